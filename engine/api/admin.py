@@ -1,0 +1,143 @@
+"""The operator's calls: organisations, keys, top-ups, and the state of the engine.
+
+Each checks the admin key before it reads anything else of the request.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from aiohttp import web
+
+from engine.api.answers import Answer, answer_of
+from engine.api.auth import AdminKey
+from engine.api.bodies import Shape, invalid, read_body
+from engine.api.exchange import fingerprint, idempotency_key
+from engine.api.problems import not_found
+from engine.api.services import Services
+from engine.records import ApiKey, Once, Organisation
+
+_PAGE_DEFAULT = 100
+_PAGE_MAX = 1_000
+# At most 18 digits: every such number fits PostgreSQL's bigint.
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_SCOPE = "admin"
+
+
+class _NewOrganisation(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _NewTopUp(msgspec.Struct, forbid_unknown_fields=True):
+    units: int
+    reference: str
+
+
+class _Organisations(msgspec.Struct):
+    organisations: list[Organisation]
+    # The `after` of the next page; null on the last.
+    next: int | None
+
+
+class _Keys(msgspec.Struct):
+    keys: list[ApiKey]
+
+
+_ORGANISATION = Shape(_NewOrganisation, "an organisation", {"name": "a string of 1 to 200 characters"})
+_KEY = Shape(_NewKey, "a key", {})
+_TOP_UP = Shape(
+    _NewTopUp,
+    "a top-up",
+    {"units": "a whole number of units", "reference": "a string of 1 to 200 characters"},
+)
+
+
+class Admin:
+    """The actions on /v1/admin."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._directory = services.directory
+        self._key = AdminKey(services.admin_key_sha256)
+
+    async def create_organisation(self, request: web.Request) -> Answer:
+        body, once = await self._posted(request)
+        wanted = _ORGANISATION.decode(body)
+        return answer_of(201, await self._directory.create_organisation(wanted.name, once))
+
+    async def organisations(self, request: web.Request) -> Answer:
+        self._key.check(request)
+        after = _asked(request, "after", 0, 0, 10**18 - 1)
+        limit = _asked(request, "limit", _PAGE_DEFAULT, 1, _PAGE_MAX)
+        # One more than asked for tells whether there is another page.
+        found = await self._directory.organisations(after, limit + 1)
+        page = found[:limit]
+        return answer_of(200, _Organisations(page, page[-1].id if len(found) > limit else None))
+
+    async def create_key(self, request: web.Request) -> Answer:
+        body, once = await self._posted(request)
+        _KEY.decode(body or b"{}")
+        return answer_of(201, await self._directory.create_key(_organisation_id(request), once))
+
+    async def keys(self, request: web.Request) -> Answer:
+        self._key.check(request)
+        return answer_of(200, _Keys(await self._directory.api_keys(_organisation_id(request))))
+
+    async def revoke_key(self, request: web.Request) -> Answer:
+        self._key.check(request)
+        organisation_id = _organisation_id(request)
+        await self._directory.revoke_key(organisation_id, _number(request, "key_id", "key"))
+        return Answer(204)
+
+    async def balance(self, request: web.Request) -> Answer:
+        self._key.check(request)
+        return answer_of(200, await self._directory.balance(_organisation_id(request)))
+
+    async def top_up(self, request: web.Request) -> Answer:
+        body, once = await self._posted(request)
+        wanted = _TOP_UP.decode(body)
+        organisation_id = _organisation_id(request)
+        top_up, added = await self._directory.top_up(organisation_id, wanted.units, wanted.reference, once)
+        return answer_of(201 if added else 200, top_up)
+
+    async def status(self, request: web.Request) -> Answer:
+        self._key.check(request)
+        return answer_of(200, await self._services.status())
+
+    async def audit(self, request: web.Request) -> Answer:
+        self._key.check(request)
+        return answer_of(200, await self._services.audit())
+
+    async def _posted(self, request: web.Request) -> tuple[bytes, Once | None]:
+        self._key.check(request)
+        key = idempotency_key(request)
+        body = await read_body(request, self._services.body_bytes_max)
+        if not key:
+            return body, None
+        return body, Once(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body))
+
+
+def _organisation_id(request: web.Request) -> int:
+    return _number(request, "organisation_id", "organisation")
+
+
+def _number(request: web.Request, name: str, noun: str) -> int:
+    told = request.match_info[name]
+    if not _NUMBER.fullmatch(told):
+        raise not_found(f"There is no {noun} with this id.")
+    return int(told)
+
+
+def _asked(request: web.Request, name: str, default: int, least: int, most: int) -> int:
+    """A number from the query."""
+    told = request.query.get(name)
+    if told is None:
+        return default
+    if not _NUMBER.fullmatch(told) or not least <= int(told) <= most:
+        raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
+    return int(told)

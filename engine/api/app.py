@@ -1,0 +1,114 @@
+"""The HTTP API: which action answers which call."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from aiohttp import HttpVersion11, hdrs, web
+
+from engine.api.accounts import Accounts
+from engine.api.admin import Admin
+from engine.api.answers import Answer, answer_of
+from engine.api.auth import Keys
+from engine.api.exchange import Action, Exchanges
+from engine.api.messages import Messages
+from engine.api.problems import MethodNotAllowed, not_found
+from engine.api.services import Services
+from engine.errors import Refusal
+
+
+class _Readiness(msgspec.Struct):
+    status: str
+    parts: dict[str, str]
+
+
+class Probes:
+    """What a load balancer asks; no key needed."""
+
+    def __init__(self, services: Services) -> None:
+        self._ready = services.ready
+        self._draining = services.draining
+
+    async def alive(self, _: web.Request) -> Answer:
+        """200 as long as this process answers anything, also while it drains."""
+        return Answer(200, b'{"status":"ok"}')
+
+    async def ready(self, _: web.Request) -> Answer:
+        """200 when every part is "ok" and the process takes new work."""
+        parts = await self._ready()
+        if self._draining.is_set():
+            return answer_of(503, _Readiness("draining", parts))
+        if any(state != "ok" for state in parts.values()):
+            return answer_of(503, _Readiness("unavailable", parts))
+        return answer_of(200, _Readiness("ok", parts))
+
+
+def create_app(services: Services, keys: Keys | None = None) -> web.Application:
+    """The application, to be served by `server.Server`. Call it on the loop it will run on."""
+    keys = keys or Keys(services.directory)
+    messages, accounts = Messages(services, keys), Accounts(services, keys)
+    admin, probes = Admin(services), Probes(services)
+    routes: dict[str, dict[str, Action]] = {
+        "/v1/messages": {"POST": messages.send},
+        "/v1/messages/batch": {"POST": messages.send_batch},
+        "/v1/messages/{id}": {"GET": messages.show},
+        "/v1/balance": {"GET": accounts.balance},
+        "/healthz": {"GET": probes.alive},
+        "/readyz": {"GET": probes.ready},
+        "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},
+        "/v1/admin/organisations/{organisation_id}/keys": {"GET": admin.keys, "POST": admin.create_key},
+        "/v1/admin/organisations/{organisation_id}/keys/{key_id}": {"DELETE": admin.revoke_key},
+        "/v1/admin/organisations/{organisation_id}/balance": {"GET": admin.balance},
+        "/v1/admin/organisations/{organisation_id}/top-ups": {"POST": admin.top_up},
+        "/v1/admin/status": {"GET": admin.status},
+        "/v1/admin/audit": {"GET": admin.audit},
+    }
+    app = web.Application()
+    _route(app.router, routes, Exchanges(services))
+
+    async def own_keys(_: web.Application) -> AsyncIterator[None]:
+        yield
+        await keys.close()
+
+    app.cleanup_ctx.append(own_keys)
+    return app
+
+
+def _route(router: web.UrlDispatcher, routes: dict[str, dict[str, Action]], exchanges: Exchanges) -> None:
+    """Every method of every path has a handler, so that 404 and 405 are problems too."""
+    expected = exchanges.guard(_refuse_expectation)
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get(hdrs.EXPECT, "").lower() != "100-continue":
+            return await expected(request)
+        if request.version >= HttpVersion11:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            # The answer itself has not begun.
+            request.writer.output_size = 0
+        return None
+
+    for path, actions in routes.items():
+        for method, action in actions.items():
+            handler = exchanges.guard(action)
+            router.add_route(method, path, handler, expect_handler=expect)
+            if method == "GET":
+                router.add_route("HEAD", path, handler, expect_handler=expect)
+        allowed = ", ".join([*actions, *(["HEAD"] if "GET" in actions else [])])
+        router.add_route("*", path, exchanges.guard(_refuse_method(allowed)), expect_handler=expect)
+    router.add_route("*", "/{tail:.*}", exchanges.guard(_refuse_path), expect_handler=expect)
+
+
+def _refuse_method(allowed: str) -> Action:
+    async def refuse(_: web.Request) -> Answer:
+        raise MethodNotAllowed(allowed)
+
+    return refuse
+
+
+async def _refuse_path(_: web.Request) -> Answer:
+    raise not_found("There is nothing at this path.")
+
+
+async def _refuse_expectation(_: web.Request) -> Answer:
+    raise Refusal("expectation_failed", 417, "`Expect` must be 100-continue.", "Expect")

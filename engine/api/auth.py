@@ -1,0 +1,194 @@
+"""Who is calling: API keys, remembered for seconds, and the admin key.
+
+A key that PostgreSQL knew less than `fresh_s` ago is taken at once; from half that age
+on it is looked up again in the background, so a busy key never waits and a revoked one
+is refused within `fresh_s`. What is not known is looked up in batches: all that are
+wanted while one query is under way go with the next, each key once, however many
+requests wait for it.
+
+Under failure. PostgreSQL away: keys known are good for `stale_s` from when they were
+last seen, without waiting, while lookups go on behind; other keys get Unavailable. The
+first requests after the loss wait for the lookup that finds it out. When PostgreSQL is
+back, a stale key may be taken until the first lookup has answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from itertools import islice
+
+import structlog
+from aiohttp import hdrs, web
+
+from engine import keys
+from engine.api.services import Directory
+from engine.errors import Refusal, Unavailable
+from engine.records import Credential
+
+_LOOKUP_MAX = 1_000
+_WANTED_MAX = 10_000
+_UNKNOWN_MAX = 10_000
+_CLOSE_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+# A failed lookup is an answer too: futures carry it as a value, so that one that nobody
+# waits for any more needs no reader.
+_Looked = Credential | Exception | None
+
+
+class Keys:
+    """The organisation a request speaks for. One per process, on its loop."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        fresh_s: float = 10.0,
+        unknown_s: float = 1.0,
+        stale_s: float = 300.0,
+        entries_max: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._fresh_s = fresh_s
+        self._unknown_s = unknown_s
+        self._stale_s = stale_s
+        self._entries_max = entries_max
+        self._clock = clock
+        # Least recently used first: key id → credential and when PostgreSQL said so.
+        self._known: OrderedDict[int, tuple[Credential, float]] = OrderedDict()
+        # Apart, so that guesses cannot push good keys out.
+        self._unknown: OrderedDict[int, float] = OrderedDict()
+        self._wanted: dict[int, asyncio.Future[_Looked]] = {}
+        self._asked: dict[int, asyncio.Future[_Looked]] = {}
+        self._lookups: asyncio.Task[None] | None = None
+        # The last lookup failed: PostgreSQL is away as far as we know.
+        self._away = False
+
+    async def organisation(self, request: web.Request) -> int:
+        """The organisation whose key the request carries. Raises Refusal 401, Unavailable."""
+        told = request.headers.get(hdrs.AUTHORIZATION)
+        presented = keys.bearer_key(told) if told is not None else None
+        if presented is None:
+            raise unauthorised()
+        key_id, secret = presented
+        return _checked(self._remembered(key_id) or await self._looked_up(key_id), secret)
+
+    async def close(self) -> None:
+        """Give up the lookups under way."""
+        if self._lookups is not None:
+            self._lookups.cancel()
+            await asyncio.wait([self._lookups], timeout=_CLOSE_S)
+
+    def _remembered(self, key_id: int) -> Credential | None:
+        """The credential when no lookup need be awaited. Raises Refusal 401 for a key known to be none."""
+        now = self._clock()
+        entry = self._known.get(key_id)
+        if entry is None:
+            unknown_at = self._unknown.get(key_id)
+            if unknown_at is not None and now - unknown_at < self._unknown_s:
+                raise unauthorised()
+            return None
+        credential, seen_at = entry
+        age_s = now - seen_at
+        if age_s >= self._fresh_s and not (self._away and age_s < self._stale_s):
+            return None
+        if age_s * 2 > self._fresh_s and len(self._wanted) < _WANTED_MAX:
+            self._want(key_id)
+        self._known.move_to_end(key_id)
+        return credential
+
+    async def _looked_up(self, key_id: int) -> Credential | None:
+        if len(self._wanted) >= _WANTED_MAX:
+            raise Unavailable("Too many unknown API keys are being looked up.")
+        # Shielded: a request that gives up must not take the answer from the others.
+        looked = await asyncio.shield(self._want(key_id))
+        if isinstance(looked, Unavailable):
+            entry = self._known.get(key_id)
+            if entry is None or self._clock() - entry[1] >= self._stale_s:
+                raise looked
+            return entry[0]
+        if isinstance(looked, Exception):
+            raise looked
+        return looked
+
+    def _want(self, key_id: int) -> asyncio.Future[_Looked]:
+        future = self._wanted.get(key_id) or self._asked.get(key_id)
+        if future is None:
+            loop = asyncio.get_running_loop()
+            future = self._wanted[key_id] = loop.create_future()
+            if self._lookups is None or self._lookups.done():
+                self._lookups = loop.create_task(self._look_up(), name="api key lookups")
+        return future
+
+    async def _look_up(self) -> None:
+        """Look up until nothing is wanted."""
+        try:
+            while self._wanted:
+                for key_id in list(islice(self._wanted, _LOOKUP_MAX)):
+                    self._asked[key_id] = self._wanted.pop(key_id)
+                try:
+                    found = await self._directory.credentials(list(self._asked))
+                except Exception as e:
+                    # The top of this loop: whoever waits is told, the next lookup tries anew.
+                    if not self._away:
+                        _log.warning("API keys cannot be looked up", error=type(e).__qualname__)
+                    self._away = True
+                    self._tell(dict.fromkeys(self._asked, e))
+                else:
+                    self._away = False
+                    for key_id in self._asked:
+                        self._remember(key_id, found.get(key_id))
+                    self._tell(found)
+        finally:
+            for future in (*self._asked.values(), *self._wanted.values()):
+                future.cancel()
+
+    def _tell(self, looked: Mapping[int, _Looked]) -> None:
+        for key_id, future in self._asked.items():
+            future.set_result(looked.get(key_id))
+        self._asked.clear()
+
+    def _remember(self, key_id: int, credential: Credential | None) -> None:
+        now = self._clock()
+        if credential is not None:
+            self._unknown.pop(key_id, None)
+            # A refresh is no use: the place among the least recently used stays.
+            self._known[key_id] = (credential, now)
+            if len(self._known) > self._entries_max:
+                self._known.popitem(last=False)
+        else:
+            self._known.pop(key_id, None)
+            self._unknown[key_id] = now
+            self._unknown.move_to_end(key_id)
+            if len(self._unknown) > _UNKNOWN_MAX:
+                self._unknown.popitem(last=False)
+
+
+class AdminKey:
+    """The one key of the admin calls."""
+
+    def __init__(self, key_sha256: bytes) -> None:
+        self._key_sha256 = key_sha256
+
+    def check(self, request: web.Request) -> None:
+        """Raises Refusal 401."""
+        token = keys.bearer(request.headers.get(hdrs.AUTHORIZATION, "")) or ""
+        if not hmac.compare_digest(keys.digest(token), self._key_sha256):
+            raise unauthorised("the admin key")
+
+
+def unauthorised(wanted: str = "an API key that is not revoked") -> Refusal:
+    """The same whether the key is missing, misspelt, unknown, revoked or wrong."""
+    return Refusal("unauthorised", 401, f"`Authorization` must be `Bearer` and {wanted}.", "Authorization")
+
+
+def _checked(credential: Credential | None, secret: str) -> int:
+    if credential is None or not hmac.compare_digest(keys.digest(secret), credential.secret_sha256):
+        raise unauthorised()
+    return credential.organisation_id

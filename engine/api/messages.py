@@ -1,0 +1,169 @@
+"""Messages: one, many at once, and what became of one.
+
+The API decodes and renders; what a message may say and whether it can be paid is
+`ingest`'s to decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import web
+
+from engine.api.answers import Answer, answer_of
+from engine.api.auth import Keys
+from engine.api.bodies import NOT_JSON, Shape, invalid, not_json, read_body
+from engine.api.exchange import fingerprint, idempotency_key
+from engine.api.problems import Problem, not_found, problem_of
+from engine.api.services import Draft, Outcome, Services, Submitted
+from engine.errors import Refusal
+from engine.records import Accepted, MessageDraft
+
+_BATCH_MAX = 1_000
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_REPLAYED = {"Idempotency-Replayed": "true"}
+
+_DRAFT = Shape(
+    MessageDraft,
+    "a message",
+    {
+        "to": 'a phone number in E.164 as a string, such as "+14155550123"',
+        "text": "a string",
+        "from": "a sender id as a string",
+        "queue": '"express" or "normal"',
+        "validity": "a whole number of seconds",
+        "send_at": 'an RFC 3339 time with an offset as a string, such as "2030-01-31T09:00:00Z"',
+        "reference": "a string",
+    },
+)
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    messages: list[MessageDraft]
+
+
+class _RawBatch(msgspec.Struct, forbid_unknown_fields=True):
+    messages: list[msgspec.Raw]
+
+
+class _Refused(msgspec.Struct):
+    error: Problem
+
+
+class _Results(msgspec.Struct):
+    results: list[Accepted | _Refused]
+
+
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+_RAW_BATCH = Shape(_RawBatch, "a batch", {"messages": f"an array of 1 to {_BATCH_MAX} messages"})
+_encode = msgspec.json.Encoder().encode
+
+
+def drafts_of(body: bytes) -> Sequence[Draft]:
+    """The messages of a batch; one that is no message is a Refusal, the others stay good.
+
+    Raises Refusal when the body is no batch at all.
+    """
+    drafts: Sequence[Draft]
+    try:
+        drafts = _decode_batch(body).messages
+    except msgspec.ValidationError:
+        # Once more, each on its own: the price of a bad message is paid by those who send one.
+        raws = _RAW_BATCH.decode(body).messages
+        _check_count(len(raws))
+        drafts = [_draft_of(raw) for raw in raws]
+    except NOT_JSON as e:
+        raise not_json() from e
+    _check_count(len(drafts))
+    return drafts
+
+
+def _draft_of(raw: msgspec.Raw) -> Draft:
+    try:
+        return _DRAFT.decode(raw)
+    except Refusal as refusal:
+        # Text that is not JSON spoils the batch: where its messages end is a guess.
+        if refusal.code == "invalid_json":
+            raise
+        return refusal
+
+
+def _check_count(count: int) -> None:
+    if count == 0:
+        raise invalid(f"`messages` must be an array of 1 to {_BATCH_MAX} messages.", "messages")
+    if count > _BATCH_MAX:
+        detail = f"`messages` must be at most {_BATCH_MAX} messages; this batch has {count}."
+        raise Refusal("batch_too_large", 413, detail, "messages")
+
+
+def render_one(outcomes: Sequence[Outcome]) -> bytes:
+    """The body of a 202; raises the message's Refusal, so that it becomes the whole answer."""
+    outcome = outcomes[0]
+    if isinstance(outcome, Refusal):
+        raise outcome
+    return _encode(outcome)
+
+
+def render_batch(outcomes: Sequence[Outcome]) -> bytes:
+    """The body of a 202 with one result per message, in order."""
+    results = [
+        _refused(position, outcome) if isinstance(outcome, Refusal) else outcome
+        for position, outcome in enumerate(outcomes)
+    ]
+    return _encode(_Results(results))
+
+
+def _refused(position: int, refusal: Refusal) -> _Refused:
+    at = f"messages[{position}]"
+    return _Refused(problem_of(refusal, at if refusal.field is None else f"{at}.{refusal.field}"))
+
+
+class Messages:
+    """The actions on /v1/messages."""
+
+    def __init__(self, services: Services, keys: Keys) -> None:
+        self._ingest = services.ingest
+        self._history = services.history
+        self._body_bytes_max = services.body_bytes_max
+        self._keys = keys
+
+    async def send(self, request: web.Request) -> Answer:
+        organisation_id = await self._keys.organisation(request)
+        body = await read_body(request, self._body_bytes_max)
+        key = idempotency_key(request)
+        submitted = await self._ingest.submit(
+            organisation_id,
+            (_DRAFT.decode(body),),
+            render=render_one,
+            idempotency_key=key,
+            fingerprint=fingerprint(request, body) if key else b"",
+        )
+        return _accepted(submitted)
+
+    async def send_batch(self, request: web.Request) -> Answer:
+        organisation_id = await self._keys.organisation(request)
+        body = await read_body(request, self._body_bytes_max)
+        key = idempotency_key(request)
+        submitted = await self._ingest.submit(
+            organisation_id,
+            drafts_of(body),
+            render=render_batch,
+            idempotency_key=key,
+            fingerprint=fingerprint(request, body) if key else b"",
+        )
+        return _accepted(submitted)
+
+    async def show(self, request: web.Request) -> Answer:
+        organisation_id = await self._keys.organisation(request)
+        message_id = request.match_info["id"]
+        if _UUID.fullmatch(message_id):
+            view = await self._history(organisation_id, message_id.lower())
+            if view is not None:
+                return answer_of(200, view)
+        raise not_found("The organisation has no message with this id.")
+
+
+def _accepted(submitted: Submitted) -> Answer:
+    return Answer(202, submitted.answer, more=_REPLAYED if submitted.replayed else None)

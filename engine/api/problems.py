@@ -1,0 +1,73 @@
+"""Errors as the caller sees them: problem details, RFC 9457."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+
+import msgspec
+
+from engine.api.answers import Answer
+from engine.errors import Refusal, Unavailable
+
+_encode = msgspec.json.Encoder().encode
+
+
+class MethodNotAllowed(Refusal):
+    """The path is there, but not for this method; `allowed` are those it is there for."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__("method_not_allowed", 405, f"The method of this path must be one of: {allowed}.")
+        self.allowed = allowed
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    # A name for the kind of problem, not an address to open.
+    type: str
+    # The same for every problem of this type.
+    title: str
+    # The HTTP status.
+    status: int
+    # Stable and machine-readable.
+    code: str
+    # One sentence about this occurrence: what is wrong and what is allowed.
+    detail: str
+    # The part of the request that is wrong.
+    field: str | None = None
+    request_id: str | None = None
+
+
+def problem_of(refusal: Refusal, field: str | None = None, request_id: str | None = None) -> Problem:
+    """The refusal as a problem; `field` replaces the refusal's own."""
+    return Problem(
+        type=f"urn:smsengine:problem:{refusal.code}",
+        title=refusal.code.replace("_", " ").capitalize(),
+        status=int(refusal.status),
+        code=refusal.code,
+        detail=refusal.detail,
+        field=field if field is not None else refusal.field,
+        request_id=request_id,
+    )
+
+
+def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Answer:
+    """The whole answer to a refused request."""
+    more = {}
+    if refusal.status == HTTPStatus.UNAUTHORIZED:
+        more["WWW-Authenticate"] = 'Bearer realm="smsengine"'
+    if isinstance(refusal, MethodNotAllowed):
+        more["Allow"] = refusal.allowed
+    if retry_after_s:
+        # Whole seconds, at least one.
+        more["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    body = _encode(problem_of(refusal, request_id=request_id))
+    return Answer(int(refusal.status), body, content_type="application/problem+json", more=more)
+
+
+def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") -> Answer:
+    """503 with Retry-After."""
+    return refused(Refusal(code, 503, error.detail), request_id, max(1, error.retry_after))
+
+
+def not_found(detail: str) -> Refusal:
+    return Refusal("not_found", 404, detail)

@@ -1,0 +1,102 @@
+"""What the HTTP face needs from below, as protocols; `boot` gives the real parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from engine.errors import Refusal
+from engine.records import (
+    Accepted,
+    ApiKey,
+    Balance,
+    Credential,
+    MessageDraft,
+    NewKey,
+    NewOrganisation,
+    Once,
+    Organisation,
+    TopUp,
+)
+
+Draft = MessageDraft | Refusal
+Outcome = Accepted | Refusal
+Render = Callable[[Sequence[Outcome]], bytes]
+
+
+class Submitted(Protocol):
+    @property
+    def answer(self) -> bytes:
+        """The rendered outcomes, or for a repeated Idempotency-Key the first answer."""
+
+    @property
+    def replayed(self) -> bool: ...
+
+
+class Ingest(Protocol):
+    async def submit(
+        self,
+        organisation_id: int,
+        drafts: Sequence[Draft],
+        *,
+        render: Render,
+        idempotency_key: str = "",
+        fingerprint: bytes = b"",
+    ) -> Submitted:
+        """One outcome per draft, in order; a draft that is a Refusal already stays refused.
+
+        What `render` raises is raised here, and then nothing was accepted. Raises
+        Refusal 409 when the key was used for another request, and Unavailable when
+        nothing could be decided: then the same may be submitted again.
+        """
+
+
+class Directory(Protocol):
+    """Organisations, their keys and their top-ups. Every call raises Unavailable."""
+
+    async def credentials(self, key_ids: Sequence[int]) -> Mapping[int, Credential]:
+        """Those of the keys that exist and are not revoked, by key id."""
+
+    async def create_organisation(self, name: str, once: Once | None = None) -> NewOrganisation: ...
+
+    async def organisations(self, after: int, limit: int) -> list[Organisation]: ...
+
+    async def create_key(self, organisation_id: int, once: Once | None = None) -> NewKey: ...
+
+    async def api_keys(self, organisation_id: int) -> list[ApiKey]: ...
+
+    async def revoke_key(self, organisation_id: int, key_id: int) -> None: ...
+
+    async def top_up(
+        self, organisation_id: int, units: int, reference: str, once: Once | None = None
+    ) -> tuple[TopUp, bool]:
+        """The top-up, and whether this call added it."""
+
+    async def balance(self, organisation_id: int) -> Balance: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """Everything a process gives its HTTP face."""
+
+    ingest: Ingest
+    directory: Directory
+    # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
+    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
+    # The two admin reports; anything that msgspec can encode.
+    status: Callable[[], Awaitable[object]]
+    audit: Callable[[], Awaitable[object]]
+    # Each part that is needed to serve, and "ok" or what is wrong with it.
+    ready: Callable[[], Awaitable[dict[str, str]]]
+    # `keys.digest` of the whole admin key; b"" closes the admin calls.
+    admin_key_sha256: bytes
+    # Largest request body, bytes.
+    body_bytes_max: int
+    # A request not answered by then gets 503, seconds.
+    timeout_s: float
+    # Set when this process is about to end: every answer asks the client to reconnect.
+    draining: asyncio.Event

@@ -1,0 +1,107 @@
+"""The records of the ledger: what it reads, the part of the books at hand, what it writes.
+
+Where a unit can be, and how it moves (the journal's movements):
+
+    payments --top-up--> available --grant--> granted --hold--> held --capture--> captured
+                             ^                   |                |
+                             +---- return/fence -+                |
+                             +------------ release ---------------+
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from engine.records import Answer, Request
+
+UsageKind = Literal["usage", "settle", "request", "return", "fence"]
+MovementKind = Literal["grant", "hold", "capture", "release", "return", "fence"]
+
+# movement: (debit, credit), as in the journal.
+MOVEMENTS: dict[MovementKind, tuple[str, str]] = {
+    "grant": ("available", "granted"),
+    "hold": ("granted", "held"),
+    "capture": ("held", "captured"),
+    "release": ("held", "available"),
+    "return": ("granted", "available"),
+    "fence": ("granted", "available"),
+}
+
+
+class UsageEntry(msgspec.Struct, frozen=True):
+    """One entry of a shard's usage stream. `data` by kind, MessagePack:
+
+    usage    [organisation, held, ...]           units a holder has held
+    settle   [organisation, captured, released, ...]
+    request  Request    return  Return    fence  empty
+    """
+
+    shard: int
+    position: str
+    kind: UsageKind
+    holder: str
+    epoch: int
+    data: bytes
+
+
+class Account(msgspec.Struct):
+    """Where an organisation's units are; `captured` only grows."""
+
+    shard: int
+    available: int
+    granted: int
+    held: int
+    captured: int
+
+
+class WaitingRequest(msgspec.Struct):
+    """A request that waits for recalled quota; persisted so that a new ledger goes on with it."""
+
+    shard: int
+    holder: str
+    epoch: int
+    request: Request
+    # Holders asked to return their quota, not heard of since. Not persisted: a new
+    # ledger asks again, and a holder that has nothing answers with an empty return.
+    recalled: set[str] = msgspec.field(default_factory=set)
+    # Its row, once written.
+    row_id: int = 0
+
+
+class Books(msgspec.Struct):
+    """The accounts, quotas and waiting requests that a batch of entries concerns.
+
+    `decide` changes them in place and appends to the lists below.
+    """
+
+    accounts: dict[int, Account]
+    # organisation: {holder: units}
+    quotas: dict[int, dict[str, int]]
+    # organisation: its requests in order of arrival
+    waiting: dict[int, list[WaitingRequest]]
+    # (shard, organisation, movement): units
+    movements: dict[tuple[int, int, MovementKind], int] = {}
+    # (shard, holder, answer), in order
+    answers: list[tuple[int, str, Answer]] = []
+    # (organisation, holder) whose quota changed
+    changed: set[tuple[int, str]] = set()
+    # Rows of waiting requests that wait no more
+    closed: list[int] = []
+
+
+class StoredAnswer(msgspec.Struct, frozen=True):
+    """An answer that is committed, by its row."""
+
+    row_id: int
+    shard: int
+    holder: str
+    payload: bytes
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    positions: dict[int, str]
+    # Committed but perhaps never sent.
+    answers: list[StoredAnswer]
+    waiting: dict[int, list[WaitingRequest]]

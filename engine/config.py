@@ -1,0 +1,188 @@
+"""Settings: one TOML file, decoded once into frozen records.
+
+Below `boot.py` and the supervisor nothing reads a file or the environment; what a
+part needs is given to it as plain arguments.
+"""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine.errors import ConfigError
+from engine.records import Queue
+
+Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
+# In the order in which they start; they are drained in the order of DRAIN_ORDER.
+ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest")
+# Whoever produces stops before whoever consumes, so that nothing is left in hand.
+DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # HOST:PORT of the API.
+    listen: str = "127.0.0.1:8080"
+    # Largest request body, bytes.
+    body_bytes_max: int = 4 * 1024 * 1024
+    # A request not answered by then gets 503, seconds.
+    timeout_s: float = 10.0
+    # File with the key of the admin calls; "": `secrets/admin_key` in the data directory.
+    admin_key_file: str = ""
+
+
+class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # "" means: start an embedded server under the data directory.
+    url: str = ""
+
+
+class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many processes of each role."""
+
+    ingest: int = 1
+    express: int = 1
+    normal: int = 1
+    ledger: int = 1
+    archiver: int = 1
+
+
+class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # Sends in flight per worker process.
+    concurrency: int = 200
+    # How long a message may be tried when the caller does not say, seconds.
+    validity_s: int = 86400
+    # First pause after a temporary failure; doubles, with jitter, up to the second, seconds.
+    backoff_s: float = 1.0
+    backoff_max_s: float = 60.0
+
+
+class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    express: QueueSettings = QueueSettings(concurrency=200, validity_s=300, backoff_s=0.5, backoff_max_s=15.0)
+    normal: QueueSettings = QueueSettings()
+
+    def of(self, queue: Queue) -> QueueSettings:
+        return self.express if queue == "express" else self.normal
+
+
+class ProviderSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str
+    type: Literal["simulated"] = "simulated"
+    # Base URL, e.g. http://127.0.0.1:8090. "" with type "simulated": the embedded simulator.
+    url: str = ""
+    # No answer by then makes the outcome unknown, seconds.
+    timeout_s: float = 10.0
+    # Connections kept per worker process.
+    connections_max: int = 256
+
+
+class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # A quota is meant to last this long at the observed rate, seconds.
+    quota_s: float = 2.0
+    # Smallest quota asked for, units.
+    quota_min: int = 100
+    # Quota not used for this long is returned, seconds.
+    validity_s: float = 30.0
+
+
+class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    # Name of this machine in holder names and the activity.
+    node: str = ""
+    data_dir: str = ""
+    # Streams are spread over this many shards; fixed once the engine has run.
+    shards: int = 16
+    http: Http = Http()
+    redis: Store = Store()
+    postgres: Store = Store()
+    clickhouse: Store = Store()
+    roles: Roles = Roles()
+    queues: Queues = Queues()
+    providers: list[ProviderSettings] = []
+    # Units per segment by destination prefix, longest match; "" matches all.
+    prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
+    credit: Credit = Credit()
+    # A worker that sits on an entry for this long loses it to another, seconds.
+    take_over_s: float = 60.0
+
+    @property
+    def node_name(self) -> str:
+        return self.node or socket.gethostname()
+
+
+def decode(text: str, origin: str) -> Config:
+    """Settings from TOML text; `origin` names the text in errors.
+
+    Raises ConfigError naming the setting and what is allowed.
+    """
+    try:
+        config = msgspec.convert(tomllib.loads(text), Config)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{origin} is not TOML: {e}.") from e
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{origin}: {e}.") from e
+    return _checked(config, origin)
+
+
+def load(path: Path) -> Config:
+    """Settings from a TOML file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "not UTF-8"
+        raise ConfigError(f"The configuration {path} cannot be read: {reason}.") from e
+    return decode(text, str(path))
+
+
+def _checked(config: Config, origin: str) -> Config:
+    def need(holds: bool, setting: str, allowed: str) -> None:
+        if not holds:
+            raise ConfigError(f"{origin}: {setting} must be {allowed}.")
+
+    need(1 <= config.shards <= 256, "shards", "from 1 to 256")
+    need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
+    for role in ROLES:
+        need(0 <= getattr(config.roles, role) <= 256, f"roles.{role}", "from 0 to 256")
+    for queue in ("express", "normal"):
+        settings: QueueSettings = getattr(config.queues, queue)
+        need(1 <= settings.concurrency <= 10_000, f"queues.{queue}.concurrency", "from 1 to 10000")
+        need(1 <= settings.validity_s <= 7 * 86400, f"queues.{queue}.validity_s", "from 1 to 604800")
+        need(
+            0 < settings.backoff_s <= settings.backoff_max_s,
+            f"queues.{queue}.backoff_s",
+            "greater than 0 and at most backoff_max_s",
+        )
+    names = [p.name for p in config.providers]
+    need(len(set(names)) == len(names), "providers", "named differently from one another")
+    for p in config.providers:
+        need(
+            0 < p.timeout_s <= config.take_over_s / 2,
+            f"providers.{p.name}.timeout_s",
+            "greater than 0 and at most half of take_over_s",
+        )
+        need(1 <= p.connections_max <= 10_000, f"providers.{p.name}.connections_max", "from 1 to 10000")
+    need("" in config.prices, "prices", 'a table with an entry "" for all other destinations')
+    for prefix, price in config.prices.items():
+        need(
+            prefix == "" or (prefix[:1] == "+" and prefix[1:].isdigit()),
+            f"prices.{prefix}",
+            'a prefix such as "+98"',
+        )
+        need(1 <= price <= 1_000_000, f'prices."{prefix}"', "from 1 to 1000000 units a segment")
+    need(config.credit.quota_s > 0, "credit.quota_s", "greater than 0")
+    need(config.credit.quota_min >= 1, "credit.quota_min", "at least 1")
+    need(config.credit.validity_s >= 1, "credit.validity_s", "at least 1")
+    return config
+
+
+def split_listen(listen: str) -> tuple[str, int] | tuple[()]:
+    """("127.0.0.1", 8080) from "127.0.0.1:8080"; () when it is not HOST:PORT."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        return ()
+    return host.strip("[]"), int(port)

@@ -1,0 +1,202 @@
+"""The ledger's side of credit, as a pure function over the books.
+
+Entries of one shard are applied in the order in which Redis took them; Redis is serial,
+so all valid usage of a holder stands before the marker that fences it.
+
+Requests for one organisation are answered one after another. When `available` does not
+cover the first one and other holders have quota, each of those is sent a recall and the
+request waits; a recall is over when no holder asked has quota of the organisation any
+more (else it is sent again) or it has been fenced. Then all its units are available or
+used, and the ledger grants what is there, or refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from engine.books import MOVEMENTS, Account, Books, MovementKind, UsageEntry, WaitingRequest
+from engine.errors import Broken
+from engine.records import Answer, Request, Return
+
+_flat = msgspec.msgpack.Decoder(list[int])
+_request = msgspec.msgpack.Decoder(Request)
+_return = msgspec.msgpack.Decoder(Return)
+
+
+def organisations_of(entry: UsageEntry) -> list[int]:
+    """The organisations an entry names; a fence names none, but concerns the holder's."""
+    if entry.kind == "usage":
+        return _flat.decode(entry.data)[::2]
+    if entry.kind == "settle":
+        return _flat.decode(entry.data)[::3]
+    if entry.kind == "request":
+        return [_request.decode(entry.data).organisation_id]
+    if entry.kind == "return":
+        return [_return.decode(entry.data).organisation_id]
+    return []
+
+
+def urgent(entry: UsageEntry) -> bool:
+    """Somebody waits for this entry to be applied; the others may gather."""
+    return entry.kind not in ("usage", "settle")
+
+
+def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
+    """Apply `entries` to the books. Raises Broken when the books cannot bear one."""
+    for entry in entries:
+        _APPLY[entry.kind](books, entry)
+
+
+def size_grant(available: int, request: Request) -> int:
+    """How much to grant of `available`, which covers what is needed: enough for all who
+    wait; beyond that what is wanted, but at most a quarter of what there is, so that
+    other holders find some when the balance is low."""
+    supply = min(request.wanted, available // 4)
+    return min(available, max(request.needed, request.waiting, supply))
+
+
+def _usage(books: Books, entry: UsageEntry) -> None:
+    flat = _flat.decode(entry.data)
+    for organisation_id, units in zip(flat[::2], flat[1::2], strict=True):
+        _change_quota(books, organisation_id, entry.holder, -units)
+        _move(books, entry.shard, organisation_id, "hold", units)
+
+
+def _settle(books: Books, entry: UsageEntry) -> None:
+    flat = _flat.decode(entry.data)
+    for organisation_id, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        _move(books, entry.shard, organisation_id, "capture", captured)
+        _move(books, entry.shard, organisation_id, "release", released)
+        if released:
+            _serve(books, organisation_id)
+
+
+def _ask(books: Books, entry: UsageEntry) -> None:
+    request = _request.decode(entry.data)
+    waiting = books.waiting.setdefault(request.organisation_id, [])
+    waiting.append(WaitingRequest(entry.shard, entry.holder, entry.epoch, request))
+    _serve(books, request.organisation_id)
+
+
+def _give_back(books: Books, entry: UsageEntry) -> None:
+    given = _return.decode(entry.data)
+    _change_quota(books, given.organisation_id, entry.holder, -given.units)
+    _move(books, entry.shard, given.organisation_id, "return", given.units)
+    if given.recall:
+        for waiting in books.waiting.get(given.organisation_id, ()):
+            waiting.recalled.discard(entry.holder)
+    _serve(books, given.organisation_id)
+
+
+def _fence(books: Books, entry: UsageEntry) -> None:
+    holder = entry.holder
+    for organisation_id, by_holder in books.quotas.items():
+        units = by_holder.get(holder, 0)
+        # The marker ends the holder's epoch in its own shard only.
+        if units and _account(books, organisation_id).shard == entry.shard:
+            _change_quota(books, organisation_id, holder, -units)
+            _move(books, entry.shard, organisation_id, "fence", units)
+    for organisation_id, line in books.waiting.items():
+        if not line or line[0].shard != entry.shard:
+            continue
+        # What the fenced holder asked for, nobody waits for any more.
+        for gone in [w for w in line if w.holder == holder]:
+            _close(books, line, gone)
+        for waiting in line:
+            waiting.recalled.discard(holder)
+        _serve(books, organisation_id)
+
+
+def _serve(books: Books, organisation_id: int) -> None:
+    """Answer the organisation's requests in order, as far as can be decided now."""
+    line = books.waiting.get(organisation_id)
+    while line:
+        head = line[0]
+        account = _account(books, organisation_id)
+        if account.available >= head.request.needed:
+            units = size_grant(account.available, head.request)
+            _change_quota(books, organisation_id, head.holder, units)
+            _move(books, head.shard, organisation_id, "grant", units)
+            _answer(books, head, "grant", units)
+        elif _recall(books, organisation_id, head):
+            return
+        else:
+            _answer(books, head, "refusal", 0)
+        _close(books, line, head)
+
+
+def _close(books: Books, line: list[WaitingRequest], waiting: WaitingRequest) -> None:
+    line.remove(waiting)
+    if waiting.row_id:
+        books.closed.append(waiting.row_id)
+
+
+def _recall(books: Books, organisation_id: int, head: WaitingRequest) -> bool:
+    """Whether other holders have quota; those not asked yet are asked."""
+    others = [
+        holder
+        for holder, units in books.quotas.get(organisation_id, {}).items()
+        if units > 0 and holder != head.holder
+    ]
+    for holder in others:
+        if holder not in head.recalled:
+            head.recalled.add(holder)
+            recall = Answer(kind="recall", number=head.request.number, organisation_id=organisation_id)
+            books.answers.append((head.shard, holder, recall))
+    return bool(others)
+
+
+def _answer(books: Books, head: WaitingRequest, kind: str, units: int) -> None:
+    answer = Answer(
+        kind="grant" if kind == "grant" else "refusal",
+        number=head.request.number,
+        organisation_id=head.request.organisation_id,
+        units=units,
+        epoch=head.epoch,
+    )
+    books.answers.append((head.shard, head.holder, answer))
+
+
+def _account(books: Books, organisation_id: int) -> Account:
+    account = books.accounts.get(organisation_id)
+    if account is None:
+        raise Broken(f"Usage names organisation {organisation_id}, which has no account.")
+    return account
+
+
+def _change_quota(books: Books, organisation_id: int, holder: str, units: int) -> None:
+    if not units:
+        return
+    by_holder = books.quotas.setdefault(organisation_id, {})
+    left = by_holder.get(holder, 0) + units
+    if left < 0:
+        raise Broken(
+            f"Holder {holder} used {-left} units more of organisation {organisation_id} than granted."
+        )
+    by_holder[holder] = left
+    books.changed.add((organisation_id, holder))
+
+
+def _move(books: Books, shard: int, organisation_id: int, kind: MovementKind, units: int) -> None:
+    if not units:
+        return
+    account = _account(books, organisation_id)
+    debit, credit = MOVEMENTS[kind]
+    left = getattr(account, debit) - units
+    if left < 0:
+        raise Broken(f"Organisation {organisation_id} has {-left} units too few in {debit} for a {kind}.")
+    setattr(account, debit, left)
+    setattr(account, credit, getattr(account, credit) + units)
+    key = (shard, organisation_id, kind)
+    books.movements[key] = books.movements.get(key, 0) + units
+
+
+_APPLY = {
+    "usage": _usage,
+    "settle": _settle,
+    "request": _ask,
+    "return": _give_back,
+    "fence": _fence,
+}

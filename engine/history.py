@@ -1,0 +1,122 @@
+"""Rule: the rows of one message -> what the API says about it.
+
+The rows may come in any order, more than once (archived and not yet trimmed), and
+without their beginning: see `engine.lifecycle` for why the status is the same still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from engine.lifecycle import Charge, Status, charge_after, status_after
+from engine.records import ActivityRow, Encoding, Event, Queue
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a message; times are RFC 3339 in UTC."""
+
+    at: str
+    event: Event
+    # The status of the message once this event was known.
+    status: Status
+    # "" where no provider had a part in it.
+    provider: str
+    provider_message_id: str
+    # The provider's raw answer code, or the engine's own reason.
+    code: str
+    # From 1; 0 before any attempt.
+    attempt: int
+    # How long the provider took to answer, milliseconds.
+    latency_ms: float
+
+
+class MessageView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message with its history: the body of `GET /v1/messages/{id}`."""
+
+    id: str
+    status: Status
+    charge: Charge
+    queue: Queue
+    to: str
+    sender: str = msgspec.field(name="from")
+    encoding: Encoding
+    segments: int
+    units: int
+    reference: str
+    accepted_at: str
+    # None while the event of its admission has not been seen.
+    expires_at: str | None
+    # The provider that took it, else the one tried last; "" before any attempt.
+    provider: str
+    attempts: int
+    # An attempt ended without an answer: the recipient may have got the message, or got
+    # it twice.
+    outcome_unknown: bool
+    events: list[EventView]
+
+
+def rfc3339(at_us: int) -> str:
+    """ "2026-11-22T08:26:00.000001Z" from microseconds since 1970; always six decimals."""
+    at = _EPOCH + timedelta(microseconds=at_us)
+    return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+
+
+def describe(rows: Iterable[ActivityRow]) -> MessageView:
+    """The message that all these rows are of. Raises ValueError when there is no row."""
+    known = _distinct(rows)
+    if not known:
+        raise ValueError("a message without rows cannot be described")
+    charge: Charge = "held"
+    status: Status | None = None
+    events = []
+    for row in known:
+        status = status_after(status, row.event)
+        charge = charge_after(charge, row.event)
+        events.append(_event_view(row, status))
+    assert status is not None
+    first = known[0]
+    tried = [row for row in known if row.provider]
+    takers = [row for row in tried if row.event == "sent"] or tried
+    expires_at_us = max(row.expires_at_us for row in known)
+    return MessageView(
+        id=first.message_id,
+        status=status,
+        charge=charge,
+        queue=first.queue,
+        to=first.to,
+        sender=first.sender,
+        encoding=first.encoding,
+        segments=first.segments,
+        units=first.units,
+        reference=first.reference,
+        accepted_at=rfc3339(first.accepted_at_us),
+        expires_at=rfc3339(expires_at_us) if expires_at_us else None,
+        provider=takers[-1].provider if takers else "",
+        attempts=max(row.attempt for row in known),
+        outcome_unknown=any(row.outcome_unknown for row in known),
+        events=events,
+    )
+
+
+def _distinct(rows: Iterable[ActivityRow]) -> list[ActivityRow]:
+    """Each event once, by time; an event is known by its name, its attempt and its time."""
+    by_key = {(row.at_us, row.attempt, row.event): row for row in rows}
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def _event_view(row: ActivityRow, status: Status) -> EventView:
+    return EventView(
+        at=rfc3339(row.at_us),
+        event=row.event,
+        status=status,
+        provider=row.provider,
+        provider_message_id=row.provider_message_id,
+        code=row.code,
+        attempt=row.attempt,
+        latency_ms=row.latency_us / 1000,
+    )

@@ -1,0 +1,52 @@
+"""API keys as text: `smse_<key id>_<secret>`, the secret 256 random bits as 43 characters
+of base64url (RFC 4648, section 5, no padding).
+
+The id finds the key, the secret proves it. What is kept of a secret is the SHA-256 of
+its 43 characters. A slow, salted hash protects secrets that can be guessed; no guessing
+reaches a secret of 256 random bits, so a fast hash protects it as well, and every
+request pays for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+
+# RFC 6750; the scheme is case-insensitive (RFC 9110, section 11.1), the rest is strict.
+_SCHEME = "[Bb][Ee][Aa][Rr][Ee][Rr] "
+_BEARER = re.compile(_SCHEME + r"([\x21-\x7e]{1,200})")
+# An id of at most 18 digits: every such id fits PostgreSQL's bigint.
+_KEY = re.compile(_SCHEME + r"smse_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")
+
+
+def new_secret() -> str:
+    """256 bits from the system's source of randomness, 43 characters."""
+    return secrets.token_urlsafe(32)
+
+
+def key_text(key_id: int, secret: str) -> str:
+    """The key as the organisation presents it."""
+    return f"smse_{key_id}_{secret}"
+
+
+def new_admin_key() -> str:
+    """A key for the admin calls; whoever keeps it keeps `digest` of the whole text."""
+    return f"smsa_{new_secret()}"
+
+
+def digest(secret: str) -> bytes:
+    """SHA-256, 32 bytes. Of a key's secret, or of a whole admin key."""
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def bearer(authorization: str) -> str | None:
+    """The token of an Authorization header; None when it carries none."""
+    found = _BEARER.fullmatch(authorization)
+    return found[1] if found else None
+
+
+def bearer_key(authorization: str) -> tuple[int, str] | None:
+    """Key id and secret of the API key in an Authorization header; None when it carries none."""
+    found = _KEY.fullmatch(authorization)
+    return (int(found[1]), found[2]) if found else None

@@ -1,0 +1,159 @@
+"""The ledger: usage into the books, quota out to the holders. One active, others stand by.
+
+One step: read entries behind the applied positions, decide (credit_ledger), write the
+outcome and the new positions in one transaction, put the answers into the inboxes, trim.
+
+Killed before the commit: nothing happened; the next active ledger reads the same entries
+again. Killed after it: the positions say so, and the answers found in the books are sent
+again; holders ignore what they have had. The commit's answer lost: everything in memory is
+dropped and read from the books. Frozen: it keeps its lock and nobody is granted anything
+until its supervisor ends it; if PostgreSQL drops the session, the lock is gone and so is
+the only connection it could write with.
+
+Entries for which somebody waits (requests, returns, fences) are applied at once, with all
+that stands before them in their shard; plain usage gathers for `gather_s`, so that rows
+written do not grow with messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from engine.books import UsageEntry
+from engine.credit_ledger import decide, urgent
+from engine.errors import Unavailable
+from engine.ports import LedgerStore, UsageStream
+
+log = structlog.get_logger("ledger")
+
+_READ_COUNT = 500
+_PENDING_MAX = 20_000
+_STANDBY_S = 0.5
+_RETRY_S = 0.5
+# Applied entries stay on the stream this long, so that an audit can compare the books'
+# position with what came after it.
+_KEEP_S = 10.0
+
+
+class Ledger:
+    """Construct, then `run` until told to drain."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        usage: UsageStream,
+        *,
+        shards: int,
+        fresh_generation: str,
+        clock_s: Callable[[], float],
+        gather_s: float = 0.4,
+    ) -> None:
+        self._store = store
+        self._usage = usage
+        self._shards = shards
+        self._fresh_generation = fresh_generation
+        self._clock_s = clock_s
+        self._gather_s = gather_s
+        self._sent = 0
+        # Applied positions by shard, and the ones read up to.
+        self._applied: dict[int, str] = {}
+        self._read: dict[int, str] = {}
+        self._pending: dict[int, list[UsageEntry]] = {}
+        # When the oldest pending entry of a shard was read.
+        self._since: dict[int, float] = {}
+        self._trims: deque[tuple[float, dict[int, str]]] = deque()
+
+    async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
+        """Lead when possible, else stand by; returns when drained. Raises Broken.
+
+        `on_standby` is called each time it is known that it works, leading or not.
+        """
+        try:
+            while not draining.is_set():
+                try:
+                    leads = await self._store.lead()
+                    if leads:
+                        await self._recover()
+                    on_standby()
+                    if leads:
+                        await self._lead(draining)
+                except Unavailable as e:
+                    log.warning("ledger waits", reason=e.detail)
+                    await self._store.resign()
+                    await _either(draining, _RETRY_S)
+                    continue
+                await _either(draining, _STANDBY_S)
+        finally:
+            await self._store.resign()
+
+    async def _recover(self) -> None:
+        generations = await self._usage.generations(self._fresh_generation)
+        recovered = await self._store.recover(generations)
+        self._applied = dict(recovered.positions)
+        self._read = dict(recovered.positions)
+        self._pending.clear()
+        self._since.clear()
+        self._trims.clear()
+        await self._usage.send([(a.shard, a.holder, a.payload) for a in recovered.answers])
+        self._sent = recovered.answers[-1].row_id if recovered.answers else 0
+        log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
+
+    async def _lead(self, draining: asyncio.Event) -> None:
+        while True:
+            drained = draining.is_set()
+            await self._gather(0.001 if drained else self._gather_s)
+            due = self._due(everything=drained)
+            if due:
+                await self._apply(due)
+            elif drained:
+                return
+
+    async def _gather(self, patience_s: float) -> None:
+        """Read until a shard is due."""
+        if sum(map(len, self._pending.values())) >= _PENDING_MAX:
+            return
+        now_s = self._clock_s()
+        oldest_s = min(self._since.values(), default=now_s)
+        wait_s = min(patience_s, max(0.001, oldest_s + self._gather_s - now_s))
+        entries = await self._usage.read(self._read, _READ_COUNT, max(1, int(wait_s * 1000)))
+        now_s = self._clock_s()
+        for entry in entries:
+            self._pending.setdefault(entry.shard, []).append(entry)
+            self._since.setdefault(entry.shard, now_s)
+            self._read[entry.shard] = entry.position
+
+    def _due(self, *, everything: bool) -> list[int]:
+        ripe_s = self._clock_s() - self._gather_s
+        return [
+            shard
+            for shard, entries in self._pending.items()
+            if everything or self._since[shard] <= ripe_s or any(urgent(e) for e in entries)
+        ]
+
+    async def _apply(self, shards: list[int]) -> None:
+        entries = [entry for shard in shards for entry in self._pending[shard]]
+        answers = await self._store.apply(entries, partial(decide, entries=entries), self._sent)
+        for shard in shards:
+            self._applied[shard] = self._pending.pop(shard)[-1].position
+            del self._since[shard]
+        if answers:
+            await self._usage.send([(a.shard, a.holder, a.payload) for a in answers])
+            self._sent = answers[-1].row_id
+        now_s = self._clock_s()
+        if not self._trims or now_s - self._trims[-1][0] >= 1.0:
+            self._trims.append((now_s, dict(self._applied)))
+        if now_s - self._trims[0][0] >= _KEEP_S:
+            await self._usage.trim(self._trims.popleft()[1])
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

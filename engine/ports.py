@@ -1,0 +1,232 @@
+"""What the services ask of the world outside; adapters in `stores/` and `providers/` give it.
+
+Deadlines: every coroutine here ends within the time its adapter was built with, or
+raises `Unavailable`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from engine._fastcredits import CreditMap
+from engine.books import Books, Recovered, StoredAnswer, UsageEntry
+from engine.errors import Fenced
+from engine.outbox import Flush
+from engine.records import (
+    ActivityBlock,
+    ActivityEntry,
+    ActivityRow,
+    Answer,
+    Backlog,
+    BlockPlan,
+    Entry,
+    Event,
+    Message,
+    Queue,
+    RecentRows,
+    Replay,
+    Settlement,
+    StreamId,
+    Submission,
+    Verdict,
+)
+
+# Called exactly once per submitted message, on the loop, never from inside `submit`.
+Done = Callable[[Verdict], None]
+
+
+class Provider(Protocol):
+    """A way to hand messages to a carrier."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def start(self) -> None:
+        """Make ready; does not fail because the carrier is away."""
+
+    async def stop(self) -> None:
+        """Close; what is in flight is first given its verdict, `unknown` at worst."""
+
+    def submit(self, message: Message, done: Done) -> None:
+        """Begin to send. Returns at once; `done` is called with the verdict.
+
+        The caller bounds how many are in flight. Every message gets its verdict
+        within the provider's time-out, come what may.
+        """
+
+
+class QueueReader(Protocol):
+    """The worker's side of a queue's streams, all shards of one queue."""
+
+    @property
+    def queue(self) -> Queue: ...
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """About `count` new entries (at most `count` + shards), waiting up to `block_ms` for the first."""
+
+    async def settle(self, settlements: Sequence[Settlement]) -> int:
+        """Settle each entry once, in one round trip; how many counted.
+
+        Settling the same again counts nothing, so after `Unavailable` call it again
+        with the same settlements.
+        """
+
+    def drop(self, entries: Sequence[Entry]) -> None:
+        """Give up entries unsent and unsettled. They stay pending, and come back to this
+        worker with a later `read` unless another has taken them over."""
+
+    async def beat(self, now_us: int) -> None:
+        """Say that this worker lives; one that has been fenced meanwhile joins again."""
+
+    async def promote(self, now_us: int, limit: int) -> int:
+        """Move up to `limit` messages a shard whose time has come to the queue; how many."""
+
+    async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
+        """Claim about `limit` entries (at most two a shard more) of workers that are fenced, or
+        that were given out `min_idle_ms` ago; also this worker's own of which it never heard."""
+
+
+class ActivityStream(Protocol):
+    """The archiver's side of the activity streams, all shards, and the plan beside them."""
+
+    async def lease(self, owner: str, ttl_ms: int) -> bool:
+        """Become or stay the one active archiver for `ttl_ms`; False while another is."""
+
+    async def release(self, owner: str) -> None:
+        """Give the lease up at once, if it is `owner`'s."""
+
+    async def plan(self) -> BlockPlan | None:
+        """The plan that is written down and not finished, whoever wrote it."""
+
+    async def propose(self, owner: str, plan: BlockPlan) -> bool:
+        """Write `plan` down; False when the lease is not `owner`'s or a plan stands already."""
+
+    async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
+        """Up to `count` entries a shard behind `after` (absent: from the start), by shard and id.
+
+        Waits up to `block_ms` for the first; 0 does not wait.
+        """
+
+    async def entries_of(self, plan: BlockPlan) -> list[ActivityEntry]:
+        """The entries of exactly those ranges, by shard and id."""
+
+    async def finish(self, plan: BlockPlan, unreadable: Sequence[ActivityEntry]) -> bool:
+        """In one step, if `plan` still stands: put `unreadable` aside, remove the plan's
+        entries from the streams and the plan itself. False when it does not stand."""
+
+    async def backlog(self) -> list[Backlog]:
+        """What waits in each shard."""
+
+    async def recent_rows_of(
+        self,
+        shard: int,
+        organisation_id: int,
+        message_id: str,
+        accepted_at_us: int,
+        entries_max: int = 10_000,
+    ) -> RecentRows:
+        """One message's rows that are not archived yet, looking at up to `entries_max` entries.
+
+        Ask this before `ActivityStore.rows_of`, never after: a row leaves the stream only
+        once the store has it, so in this order none can slip through in between.
+        """
+
+
+class ActivityStore(Protocol):
+    """Where activity is kept for good."""
+
+    async def insert(self, block: ActivityBlock, token: str) -> None:
+        """Store the block as a whole; again with the same `token` stores nothing.
+
+        Raises Unavailable (try again with the same token), ConfigError (the operator must
+        act; then the same) or ValueError (a value does not fit its column; nothing stored).
+        """
+
+    async def rows_of(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
+        """One message's rows by time; `accepted_at_us` may be cut to its millisecond."""
+
+    async def sums_before(self, firsts: Mapping[int, StreamId]) -> dict[int, dict[Event, int]]:
+        """Units by organisation and event over the rows that stood before `firsts` in the
+        streams of those shards."""
+
+
+class AdmissionStore(Protocol):
+    """The holder's side of the shards' streams."""
+
+    async def register(self, name: str, now_us: int) -> list[int]:
+        """Begin a new epoch of the holder in every shard; the epochs, by shard."""
+
+    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced]:
+        """Apply each flush whole or not at all, in one round trip.
+
+        For each flush the submissions that repeat an idempotency key, by their index, or
+        `Fenced`. After `Unavailable` send the same flushes again.
+        """
+
+    async def beat(self, name: str, now_us: int) -> bool:
+        """Show that the holder lives; False when any shard has fenced it."""
+
+    async def fence(self, name: str) -> None:
+        """End the holder's epoch in every shard; again does nothing."""
+
+    async def inbox(
+        self, name: str, positions: Sequence[str], block_ms: int
+    ) -> list[tuple[int, str, Answer]]:
+        """Answers behind `positions` (by shard) as (shard, position, answer), waiting up
+        to `block_ms` for the first."""
+
+
+class Holding(Protocol):
+    """The credit of this process, as those who spend it see it (see quota.Quota)."""
+
+    @property
+    def credit(self) -> CreditMap: ...
+
+    @property
+    def incarnation(self) -> int: ...
+
+    async def wait(self, organisation_id: int, cost: int, total: int) -> bool: ...
+
+    def release(self, organisation_id: int, units: int, incarnation: int) -> None: ...
+
+    def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]: ...
+
+
+class UsageStream(Protocol):
+    """The ledger's side of the shards' usage streams and inboxes."""
+
+    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+        """Up to `count` entries a shard behind `positions`, waiting up to `block_ms` for the first."""
+
+    async def send(self, answers: Sequence[tuple[int, str, bytes]]) -> None:
+        """Put answers (shard, holder, payload) into inboxes, in order, in one round trip."""
+
+    async def trim(self, positions: dict[int, str]) -> None:
+        """Forget entries up to and including each shard's position."""
+
+    async def generations(self, fresh: str) -> dict[int, str]:
+        """The name of each shard's life of Redis; a shard that has none is named `fresh`."""
+
+
+class LedgerStore(Protocol):
+    """The books in PostgreSQL. One active ledger at a time; all others wait in `lead`."""
+
+    async def lead(self) -> bool:
+        """Try to become the active ledger; at once. Raises Unavailable."""
+
+    async def resign(self) -> None:
+        """Stop being the active ledger, drop the connection."""
+
+    async def recover(self, generations: dict[int, str]) -> Recovered:
+        """What the last active ledger had committed. Raises Unavailable, Broken."""
+
+    async def apply(
+        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
+    ) -> list[StoredAnswer]:
+        """Load what `entries` concern, let `decide` change it, write it back with the new
+        positions, all in one transaction; delete answers up to `sent`. The answers to send.
+
+        After `Unavailable` it is unknown whether it was committed: `recover`.
+        """

@@ -1,0 +1,121 @@
+"""Reads one HTTP/1.1 answer after another from the bytes of one connection.
+
+Wire format: RFC 9112, parsed by llhttp through httptools in strict mode. What counts
+as an answer: a final status with its whole body, ended by Content-Length, by the last
+chunk, or, when the head names neither, by the server's close (6.3). Interim answers
+(1xx) are skipped. No I/O and no clock here.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+# An answer's head may have this many bytes, interim answers included.
+HEAD_BYTES_MAX = 64 * 1024
+
+_PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+
+class AnswerReader:
+    """`expect` one answer, `feed` until `complete` or until `fault` says why it never will be."""
+
+    __slots__ = (
+        "_body", "_body_bytes", "_body_bytes_max", "_framed", "_head_bytes", "_in_body", "_parser",
+        "complete", "fault", "reusable", "status",
+    )  # fmt: skip
+
+    def __init__(self, body_bytes_max: int) -> None:
+        self._body_bytes_max = body_bytes_max
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self.expect()
+
+    def expect(self) -> None:
+        """A new request has gone out."""
+        self._body: bytes | bytearray = b""
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._framed = False
+        self._in_body = False
+        self.status = 0
+        self.complete = False
+        # Nothing has come that the next answer could be mistaken for.
+        self.reusable = True
+        self.fault = ""
+
+    def close(self) -> None:
+        """Let go of the parser, which holds this reader's methods: breaks the circle."""
+        self._parser = None
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self._body)
+
+    @property
+    def begun(self) -> bool:
+        return self._in_body or self._head_bytes > 0
+
+    def feed(self, data: bytes) -> None:
+        parser = self._parser
+        assert parser is not None
+        try:
+            parser.feed_data(data)
+        except _PARSE_ERRORS:
+            self.reusable = False
+            if not self.complete:
+                self.fault = "bad-answer"
+            return
+        if self.complete:
+            self.reusable = self.reusable and parser.should_keep_alive()
+        elif self._body_bytes > self._body_bytes_max:
+            self.fault = "answer-too-large"
+        elif not self._in_body:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.fault = "answer-too-large"
+
+    def feed_eof(self) -> None:
+        """The server has closed its side in good order."""
+        self.reusable = False
+        if self._in_body and not self._framed and self._body_bytes <= self._body_bytes_max:
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self._parser is not None
+        self.status = self._parser.get_status_code()
+        self.complete = True
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+
+    def on_body(self, body: bytes) -> None:
+        if self.complete:
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > self._body_bytes_max:
+            return
+        if not self._body:
+            self._body = body
+        else:
+            # The first piece is nearly always the whole; only then pay for a buffer.
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        assert self._parser is not None
+        if self.complete or self._body_bytes > self._body_bytes_max:
+            return
+        if self._parser.get_status_code() < 200:
+            self._in_body = self._framed = False
+        else:
+            self._finish()

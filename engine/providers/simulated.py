@@ -1,0 +1,134 @@
+"""The simulated provider: a carrier's HTTP API as `smsengine simulator` speaks it.
+
+`POST {url}/send` with JSON `{"id","to","from","text","segments"}` is answered by
+200 `{"status":"accepted","id"}` or by an error `{"code"}`. What becomes of an answer:
+
+    2xx                                        accepted
+    429, 5xx, 3xx, not sent                    temporary
+    other 4xx                                  permanent
+    sent, but no whole answer in time          unknown
+
+The verdict's code is the provider's own, else the HTTP status, else the word for what
+went wrong on the way (`refused`, `timeout`, `reset`, ...).
+"""
+
+from __future__ import annotations
+
+import ssl
+from functools import partial
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.config import ProviderSettings
+from engine.errors import ConfigError
+from engine.ports import Done
+from engine.providers.http import HttpOutcome, HttpPool
+from engine.records import Message, Verdict, VerdictKind
+
+
+class _Send(msgspec.Struct, frozen=True, gc=False):
+    id: str
+    to: str
+    sender: str = msgspec.field(name="from")
+    text: str = ""
+    segments: int = 1
+
+
+# Longer ones are not a provider's id or code but a page of some kind.
+_Word = Annotated[str, msgspec.Meta(max_length=256)]
+
+
+class _Answer(msgspec.Struct, frozen=True, gc=False):
+    id: _Word = ""
+    code: _Word = ""
+
+
+_HEADERS = b"Content-Type: application/json\r\nAccept: application/json\r\n"
+_NOTHING = _Answer()
+
+
+class SimulatedProvider:
+    """Sends over one pool of connections; see `engine.ports.Provider`.
+
+    Raises ConfigError when the settings' URL is not usable.
+    """
+
+    def __init__(self, settings: ProviderSettings) -> None:
+        host, port, path, context = _address(settings)
+        self._name = settings.name
+        self._timeout_s = settings.timeout_s
+        self._path = path + b"/send"
+        self._encode = msgspec.json.Encoder().encode
+        self._decode = msgspec.json.Decoder(_Answer).decode
+        self._pool = HttpPool(
+            host,
+            port,
+            connections_max=settings.connections_max,
+            timeout_s=settings.timeout_s,
+            ssl_context=context,
+        )
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def start(self) -> None:
+        self._pool.start()
+
+    async def stop(self) -> None:
+        await self._pool.stop(self._timeout_s)
+
+    def submit(self, message: Message, done: Done) -> None:
+        body = self._encode(
+            _Send(message.id, message.to, message.sender, message.text, message.segments),
+        )
+        self._pool.request(b"POST", self._path, _HEADERS, body, partial(self._ended, done))
+
+    def _ended(self, done: Done, outcome: HttpOutcome) -> None:
+        done(self._verdict(outcome))
+
+    def _verdict(self, outcome: HttpOutcome) -> Verdict:
+        if outcome.kind != "answered":
+            kind: VerdictKind = "temporary" if outcome.kind == "not_sent" else "unknown"
+            return Verdict(kind=kind, provider=self._name, code=outcome.reason, latency_us=outcome.latency_us)
+        try:
+            answer = self._decode(outcome.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            answer = _NOTHING  # the status has said what matters
+        return Verdict(
+            kind=_kind(outcome.status),
+            provider=self._name,
+            provider_message_id=answer.id if outcome.status < 300 else "",
+            code=answer.code or str(outcome.status),
+            latency_us=outcome.latency_us,
+        )
+
+
+def _kind(status: int) -> VerdictKind:
+    if status < 300:
+        return "accepted"
+    if 400 <= status < 500 and status != 429:
+        return "permanent"
+    return "temporary"
+
+
+def _address(settings: ProviderSettings) -> tuple[str, int, bytes, ssl.SSLContext | None]:
+    """Host, port, path prefix and TLS context of the provider's base URL."""
+    wrong = ConfigError(
+        f"providers.{settings.name}.url must be http://HOST[:PORT][/PATH], or the same with https, "
+        f"not {settings.url!r}."
+    )
+    try:
+        url = urlsplit(settings.url)
+        port = url.port
+    except ValueError as e:
+        raise wrong from e
+    usable = (
+        url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
+    )
+    if not usable or not url.hostname or not settings.url.isascii() or not settings.url.isprintable():
+        raise wrong
+    context = ssl.create_default_context() if url.scheme == "https" else None
+    return url.hostname, port or (443 if context else 80), url.path.rstrip("/").encode(), context

@@ -1,0 +1,350 @@
+"""Every record that crosses a process or module border.
+
+Records on a Redis stream are MessagePack arrays (`array_like`): the order of the
+fields below is the wire format. Fields may only be added at the end, with a default.
+Times are UTC in microseconds since 1970 (`_us`), amounts are integer units.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+Queue = Literal["express", "normal"]
+QUEUES: tuple[Queue, ...] = ("express", "normal")
+
+Encoding = Literal["GSM-7", "UCS-2"]
+
+Event = Literal[
+    "accepted",  # admitted to its queue; its units are held
+    "scheduled",  # admitted, but not to be sent before a later time; its units are held
+    "sent",  # a provider accepted it; its units are captured
+    "retrying",  # an attempt failed for now; another follows
+    "failed",  # no provider takes it; its units are released
+    "expired",  # its validity ended before a provider took it; its units are released
+    "dead",  # set aside in the dead-letter stream after killing workers; still held
+]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One message as it lies in a queue stream, field `m` of its entry."""
+
+    # UUIDv7 as text; sorts by time of acceptance.
+    id: str
+    organisation_id: int
+    # E.164, with the leading "+".
+    to: str
+    text: str
+    # Sender id shown to the recipient; "" leaves it to the provider.
+    sender: str
+    encoding: Encoding
+    segments: int
+    # Units of credit held for it: segments times the price of its destination.
+    units: int
+    accepted_at_us: int
+    # Not sent at or after this time.
+    expires_at_us: int
+    # Attempts already made that ended in a temporary failure.
+    attempts: int = 0
+    # The organisation's own name for it, "" when none was given.
+    reference: str = ""
+
+
+class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """One event of one message. Column for column the ClickHouse table `activity`."""
+
+    at_us: int
+    organisation_id: int
+    message_id: str
+    # From the message: with the organisation and the id, the table's sort key.
+    accepted_at_us: int
+    event: Event
+    queue: Queue
+    to: str
+    sender: str
+    encoding: Encoding
+    segments: int
+    units: int
+    # Number of the attempt this event belongs to, from 1; 0 before any attempt.
+    attempt: int = 0
+    provider: str = ""
+    provider_message_id: str = ""
+    # The provider's raw answer code, or the engine's own reason.
+    code: str = ""
+    # How long the provider took to answer, microseconds.
+    latency_us: int = 0
+    reference: str = ""
+    # For `retrying` and `scheduled`: not sent before this time; else 0.
+    due_at_us: int = 0
+    # For `accepted` and `scheduled`: when the validity ends; else 0.
+    expires_at_us: int = 0
+    # The request had gone out when the attempt failed: it may have been delivered.
+    outcome_unknown: bool = False
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A message as read from its queue stream, to be settled by `entry_id`."""
+
+    shard: int
+    queue: Queue
+    entry_id: bytes
+    message: Message
+    # How many workers have been given this entry, this one included.
+    deliveries: int = 1
+
+
+VerdictKind = Literal["accepted", "temporary", "permanent", "unknown"]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider's answer to one attempt.
+
+    accepted   the provider has the message; `provider_message_id` is its id for it
+    temporary  it has not; the same message may be taken later or elsewhere
+    permanent  it will never take this message
+    unknown    the request went out whole but no answer came in time
+    """
+
+    kind: VerdictKind
+    provider: str
+    provider_message_id: str = ""
+    code: str = ""
+    latency_us: int = 0
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes of one entry. Exactly one settlement of an entry counts.
+
+    captured  charge the hold; released  give it back; retry  hold on, put it on the
+    due set until `due_at_us`; dead  hold on, move it to the dead-letter stream.
+    """
+
+    entry: Entry
+    outcome: Literal["captured", "released", "retry", "dead"]
+    # The event to record if this settlement is the one that counts; None: nothing happened.
+    row: ActivityRow | None
+    due_at_us: int = 0
+    # For `retry` and `dead`: the message as it goes on.
+    message: Message | None = None
+
+
+class Addressed(msgspec.Struct, frozen=True, kw_only=True):
+    """An admitted message with its place: a queue now (`due_at_us` 0) or its due set."""
+
+    queue: Queue
+    message: Message
+    due_at_us: int = 0
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """Messages of one organisation that are admitted together or not at all."""
+
+    organisation_id: int
+    messages: list[Addressed]
+    # The sum of the messages' units, already reserved by the holder.
+    units: int
+    # "" when the caller gave no Idempotency-Key.
+    idempotency_key: str = ""
+    # Digest of the request, to tell a repetition from another use of the same key.
+    fingerprint: bytes = b""
+    # The HTTP answer that a repetition is given.
+    answer: bytes = b""
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """What an idempotency key was first used for."""
+
+    fingerprint: bytes
+    answer: bytes
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A holder asks the ledger for quota of one organisation."""
+
+    # Counts up per holder incarnation, over all organisations of the shard.
+    number: int
+    organisation_id: int
+    # Units that would carry it for a while.
+    wanted: int
+    # Fewer than these would serve nobody who waits.
+    needed: int
+    # These would serve all who wait.
+    waiting: int = 0
+
+
+class Return(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A holder gives unspent quota back."""
+
+    organisation_id: int
+    units: int
+    # The recall it answers, 0 when the holder does so of itself.
+    recall: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The ledger's word to a holder, in its inbox.
+
+    grant   `units` more quota, for request `number`
+    refusal for request `number`: at the instant of refusal `available` did not cover it
+    recall  return what is not reserved; `number` is the recall's
+    """
+
+    kind: Literal["grant", "refusal", "recall"]
+    number: int
+    organisation_id: int
+    units: int = 0
+    epoch: int = 0
+
+
+class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A message as a caller asks for it: the body of `POST /v1/messages`."""
+
+    to: str
+    text: str
+    sender: str | None = msgspec.field(default=None, name="from")
+    queue: Queue = "normal"
+    # Seconds from acceptance (from `send_at` when given); None: the queue's default.
+    validity: int | None = None
+    # RFC 3339 with offset; None: now.
+    send_at: str | None = None
+    reference: str | None = None
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one accepted message: the body of a 202."""
+
+    id: str
+    status: Literal["accepted", "scheduled"]
+    queue: Queue
+    segments: int
+    encoding: Encoding
+    units: int
+
+
+class Balance(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation's credit as it sees it, units.
+
+    posted     paid in and not spent: top-ups less captures
+    held       of that, set aside for messages under way
+    available  what new messages can use: posted less held
+    """
+
+    posted: int
+    held: int
+    available: int
+
+
+# A Redis stream id: milliseconds and sequence number.
+StreamId = tuple[int, int]
+
+
+class ActivityEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One entry of an activity stream: a batch of rows, still encoded."""
+
+    shard: int
+    id: StreamId
+    # A MessagePack array32 of `ActivityRow` arrays.
+    blob: bytes
+
+
+class ShardRange(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The entries of one shard's activity stream from `first` to `last`, both included."""
+
+    shard: int
+    first: StreamId
+    last: StreamId
+
+
+class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Which entries go to ClickHouse together, as one block. Written down before the insert."""
+
+    # In the order of the shards; a shard without entries is not named.
+    ranges: list[ShardRange]
+
+
+class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows as columns: those of `ActivityRow` in order, then shard, stream_ms, stream_seq."""
+
+    rows: int
+    columns: list[list[int] | list[str] | list[bool]]
+
+
+class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of one message that still wait in the stream."""
+
+    rows: list[ActivityRow]
+    # False: the search gave up at its bound, later events may be missing.
+    complete: bool
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What one shard's activity stream holds that is not archived."""
+
+    shard: int
+    entries: int
+    # Id of the oldest entry; None when there is none.
+    first: StreamId | None
+
+
+class Organisation(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer of the engine, as the directory lists it."""
+
+    id: int
+    name: str
+    created_at: datetime
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation's key, without anything of its secret."""
+
+    id: int
+    created_at: datetime
+    # None while the key is good.
+    revoked_at: datetime | None
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """What a key presented by a caller is checked against."""
+
+    key_id: int
+    organisation_id: int
+    secret_sha256: bytes
+
+
+class NewKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key just made; the only time that its secret is known."""
+
+    id: int
+    # The whole key, as the organisation presents it.
+    api_key: str
+
+
+class NewOrganisation(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation just made, with its first key."""
+
+    id: int
+    name: str
+    api_key: str
+
+
+class TopUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Money that came in, and the balance as it is now."""
+
+    organisation_id: int
+    # The payer's name for it; counts once per organisation.
+    reference: str
+    units: int
+    at: datetime
+    balance: Balance
+
+
+class Once(msgspec.Struct, frozen=True, kw_only=True):
+    """An Idempotency-Key: what it is given with is done at most once."""
+
+    # Whose key it is: keys of different scopes are different keys.
+    scope: str
+    key: str
+    # Digest of the request, to tell a repetition from another use of the same key.
+    fingerprint: bytes

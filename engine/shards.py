@@ -1,0 +1,74 @@
+"""Which shard an organisation belongs to, and the names of a shard's Redis keys.
+
+All keys that one transaction touches carry the shard's hash tag `{s}`, so the same
+functions run on one Redis and on a Redis Cluster.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from engine.records import Queue
+
+# The consumer group in which the workers of a queue share its stream.
+GROUP = b"workers"
+
+_MIX = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def shard_of(organisation_id: int, shards: int) -> int:
+    """Spread ids, also consecutive ones, evenly (Fibonacci hashing, Knuth 6.4)."""
+    return ((organisation_id * _MIX & _MASK) >> 32) % shards
+
+
+@cache
+def queue_key(shard: int, queue: Queue) -> bytes:
+    return b"sms:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def due_key(shard: int, queue: Queue) -> bytes:
+    return b"due:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def dead_key(shard: int, queue: Queue) -> bytes:
+    return b"dead:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def activity_key(shard: int) -> bytes:
+    return b"activity:{%d}" % shard
+
+
+@cache
+def usage_key(shard: int) -> bytes:
+    return b"credit:{%d}:usage" % shard
+
+
+@cache
+def held_key(shard: int) -> bytes:
+    return b"credit:{%d}:held" % shard
+
+
+@cache
+def generation_key(shard: int) -> bytes:
+    return b"credit:{%d}:generation" % shard
+
+
+@cache
+def holders_key(shard: int) -> bytes:
+    return b"holders:{%d}" % shard
+
+
+def holder_key(shard: int, holder: str) -> bytes:
+    return b"holder:{%d}:%s" % (shard, holder.encode())
+
+
+def inbox_key(shard: int, holder: str) -> bytes:
+    return b"credit:{%d}:inbox:%s" % (shard, holder.encode())
+
+
+def idempotency_key(shard: int, organisation_id: int, key: str) -> bytes:
+    return b"idempotency:{%d}:%d:%s" % (shard, organisation_id, key.encode())

@@ -1,0 +1,108 @@
+"""A connection to ClickHouse's HTTP interface, and its failures in the engine's terms."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+import msgspec
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from engine.errors import ConfigError, Unavailable
+
+# Codes of https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+# that mean the operator must act; all others may pass.
+_TO_ACT_ON = {
+    16: "a column is missing: run `smsengine migrate`",
+    60: "a table is missing: run `smsengine migrate`",
+    81: "the database is missing: run `smsengine migrate`",
+    192: "the user is not known",
+    193: "the password is wrong",
+    194: "a password is required",
+    497: "the user may not do this",
+    516: "the user or the password is wrong",
+}
+
+
+class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
+    """One server's address and credentials."""
+
+    # Without credentials, for messages.
+    shown: str
+    host: str
+    port: int
+    tls: bool
+    user: str
+    password: str
+    database: str
+
+
+def parse_url(url: str) -> ClickHouseUrl:
+    """Read http[s]://[user[:password]@]host[:port][/database].
+
+    Raises ConfigError; its text never holds the password.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as e:
+        raise ConfigError("The ClickHouse URL cannot be read: its port is malformed.") from e
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError("The ClickHouse URL must look like http://user:password@host:8123/database.")
+    if parts.query or parts.fragment:
+        raise ConfigError("The ClickHouse URL must end with the database; settings are the engine's own.")
+    tls = parts.scheme == "https"
+    port = port or (8443 if tls else 8123)
+    return ClickHouseUrl(
+        shown=f"{parts.scheme}://{parts.hostname}:{port}",
+        host=parts.hostname,
+        port=port,
+        tls=tls,
+        user=unquote(parts.username or "default"),
+        password=unquote(parts.password or ""),
+        database=unquote(parts.path.strip("/")) or "default",
+    )
+
+
+async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any:
+    """A clickhouse_connect AsyncClient. Raises Unavailable, ConfigError."""
+    async with answering(url, timeout_s):
+        return await clickhouse_connect.get_async_client(
+            interface="https" if url.tls else "http",
+            host=url.host,
+            port=url.port,
+            username=url.user,
+            password=url.password,
+            database=database,
+            connect_timeout=min(5.0, timeout_s),
+            send_receive_timeout=timeout_s,
+            # Sessions forbid two requests at once.
+            autogenerate_session_id=False,
+            query_retries=0,
+            tz_source="server",
+        )
+
+
+@asynccontextmanager
+async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]:
+    """Set the deadline of a call and name its failures."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as e:
+        raise Unavailable(f"ClickHouse at {url.shown} gives no answer within {timeout_s:g} s.") from e
+    except ClickHouseError as e:
+        code = getattr(e, "code", None)
+        if code in _TO_ACT_ON:
+            raise ConfigError(f"ClickHouse at {url.shown} refuses: {_TO_ACT_ON[code]}.") from e
+        raise Unavailable(f"ClickHouse at {url.shown} fails: {_sentence(e)}.") from e
+    except OSError as e:
+        raise Unavailable(f"ClickHouse at {url.shown} cannot be reached: {_sentence(e)}.") from e
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())[:300].rstrip(".")

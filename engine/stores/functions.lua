@@ -1,0 +1,320 @@
+#!lua name=smsengine
+-- The atomic steps of the credit and queue protocol (Redis 7.0 functions).
+--
+-- Each function touches the keys of one shard only. Each is answered either whole or
+-- not at all, and each may be sent again when its answer was lost: see the notes.
+
+local GROUP = 'workers'
+
+-- A MessagePack array32 header and the rows behind it: rows arrive encoded one by one,
+-- and only those that count may be recorded.
+local function array_of(rows)
+  local n = #rows
+  return '\221' .. string.char(
+    math.floor(n / 16777216) % 256, math.floor(n / 65536) % 256,
+    math.floor(n / 256) % 256, n % 256) .. table.concat(rows)
+end
+
+-- register(holder, holders; name, now_us) -> epoch
+-- Sent again: a second epoch; the first was never used.
+local function register(keys, args)
+  local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
+  redis.call('HSET', keys[1], 'seq', 0, 'reply', '')
+  redis.call('PERSIST', keys[1])
+  redis.call('HSET', keys[2], args[1], args[2])
+  return epoch
+end
+
+-- beat(holders; name, now_us) -> 1 when the holder is alive, 0 when it was fenced
+local function beat(keys, args)
+  if redis.call('HEXISTS', keys[1], args[1]) == 0 then return 0 end
+  redis.call('HSET', keys[1], args[1], args[2])
+  return 1
+end
+
+-- fence(holder, holders, usage, inbox; name) -> 1 when this call fenced it
+-- Redis is serial: all valid usage of the holder stands before the marker.
+local function fence(keys, args)
+  if redis.call('HDEL', keys[2], args[1]) == 0 then return 0 end
+  local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
+  redis.call('EXPIRE', keys[1], 86400)
+  redis.call('DEL', keys[4])
+  redis.call('XADD', keys[3], '*', 'k', 'fence', 'h', args[1], 'e', epoch - 1, 'd', '')
+  return 1
+end
+
+-- admit(holder, sms express, sms normal, due express, due normal, activity, usage, held,
+--       idempotency keys ...; name, epoch, seq, idempotency_ttl_s, submissions, notes,
+--       then per submission: organisation, units, key index (0: none), fingerprint,
+--         answer, rows, array of rows without header, messages,
+--         then per message: lane ('e' or 'n'), due_at_us ('' for now), payload,
+--       then per note: kind, data)
+-- -> {status, hits}: status 'applied' or 'fenced'; hits: {submission index, fingerprint,
+--    answer} for each idempotency key used before.
+--
+-- A sequence already applied answers its stored outcome and writes nothing, also to a
+-- holder fenced since: a flush whose answer was lost is simply sent again.
+local function admit(keys, args)
+  local name, epoch, seq, ttl = args[1], args[2], tonumber(args[3]), args[4]
+  local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied')
+  if state[4] == epoch .. ':' .. args[3] then
+    return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3])}
+  end
+  if state[1] ~= epoch then return {'fenced', {}} end
+  if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}} end
+
+  local at = 7
+  local sums, order, rows, row_count, held, hits = {}, {}, {}, 0, 0, {}
+  for index = 1, tonumber(args[5]) do
+    local org, units, key_index = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
+    local n = tonumber(args[at + 7])
+    local hit = false
+    if key_index > 0 then
+      local key = keys[8 + key_index]
+      local old = redis.call('HMGET', key, 'f', 'a')
+      if old[1] then
+        hit = true
+        hits[#hits + 1] = {index - 1, old[1], old[2]}
+      else
+        redis.call('HSET', key, 'f', args[at + 3], 'a', args[at + 4])
+        redis.call('EXPIRE', key, ttl)
+      end
+    end
+    if not hit then
+      local first = at + 8
+      for i = first, first + 3 * n - 1, 3 do
+        local express = args[i] == 'e'
+        if args[i + 1] == '' then
+          redis.call('XADD', express and keys[2] or keys[3], '*', 'm', args[i + 2])
+        else
+          redis.call('ZADD', express and keys[4] or keys[5], args[i + 1], args[i + 2])
+        end
+      end
+      if sums[org] == nil then
+        sums[org] = 0
+        order[#order + 1] = org
+      end
+      sums[org] = sums[org] + units
+      held = held + units
+      rows[#rows + 1] = args[at + 6]
+      row_count = row_count + tonumber(args[at + 5])
+    end
+    at = at + 8 + 3 * n
+  end
+
+  if row_count > 0 then
+    local blob = '\221' .. string.char(
+      math.floor(row_count / 16777216) % 256, math.floor(row_count / 65536) % 256,
+      math.floor(row_count / 256) % 256, row_count % 256) .. table.concat(rows)
+    redis.call('XADD', keys[6], '*', 'b', blob)
+  end
+  if #order > 0 then
+    local flat = {}
+    for i, org in ipairs(order) do
+      flat[2 * i - 1] = tonumber(org)
+      flat[2 * i] = sums[org]
+    end
+    redis.call('XADD', keys[7], '*', 'k', 'usage', 'h', name, 'e', epoch, 'd', cmsgpack.pack(flat))
+    redis.call('INCRBY', keys[8], held)
+  end
+  for _ = 1, tonumber(args[6]) do
+    redis.call('XADD', keys[7], '*', 'k', args[at], 'h', name, 'e', epoch, 'd', args[at + 1])
+    at = at + 2
+  end
+
+  local reply = ''
+  if #hits > 0 then reply = cmsgpack.pack(hits) end
+  redis.call('HSET', keys[1], 'seq', seq, 'reply', reply, 'applied', epoch .. ':' .. args[3])
+  return {'applied', hits}
+end
+
+-- settle(sms, due, dead, activity, usage, held; name, settlements,
+--        then each: entry id, outcome ('c', 'r', 'd' due again, 'x' dead), organisation,
+--        units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
+-- -> how many counted
+-- Only entries that this call acknowledges are booked: sent again, or sent by a worker
+-- whose entries another has settled since, it books nothing.
+local function settle(keys, args)
+  local at, counted, rows, held = 3, 0, {}, 0
+  local captured, released, order = {}, {}, {}
+  for _ = 1, tonumber(args[2]) do
+    local id, outcome, org = args[at], args[at + 1], args[at + 2]
+    if redis.call('XACK', keys[1], GROUP, id) == 1 then
+      redis.call('XDEL', keys[1], id)
+      counted = counted + 1
+      if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
+      if outcome == 'd' then
+        redis.call('ZADD', keys[2], args[at + 5], args[at + 6])
+      elseif outcome == 'x' then
+        redis.call('XADD', keys[3], '*', 'm', args[at + 5])
+      else
+        local units = tonumber(args[at + 3])
+        if captured[org] == nil then
+          captured[org], released[org] = 0, 0
+          order[#order + 1] = org
+        end
+        local sums = outcome == 'c' and captured or released
+        sums[org] = sums[org] + units
+        held = held + units
+      end
+    end
+    at = at + 5 + (outcome == 'd' and 2 or outcome == 'x' and 1 or 0)
+  end
+  if #rows > 0 then redis.call('XADD', keys[4], '*', 'b', array_of(rows)) end
+  if #order > 0 then
+    local flat = {}
+    for i, org in ipairs(order) do
+      flat[3 * i - 2] = tonumber(org)
+      flat[3 * i - 1] = captured[org]
+      flat[3 * i] = released[org]
+    end
+    redis.call('XADD', keys[5], '*', 'k', 'settle', 'h', args[1], 'e', 0, 'd', cmsgpack.pack(flat))
+    redis.call('DECRBY', keys[6], held)
+  end
+  return counted
+end
+
+-- promote(due, sms; now_us, limit) -> how many moved to the queue
+local function promote(keys, args)
+  local ready = redis.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
+  for _, payload in ipairs(ready) do
+    redis.call('XADD', keys[2], '*', 'm', payload)
+    redis.call('ZREM', keys[1], payload)
+  end
+  return #ready
+end
+
+-- take_over(sms, holders; name, min_idle_ms, limit, suspects)
+-- -> {{{entry id, payload, deliveries} ...}, how many suspects were passed over}
+-- Takes what fenced workers left, and what a worker has sat on for too long; forgets
+-- fenced workers that have nothing left.
+--
+-- A worker that dies brings every entry in its hands one delivery nearer to the dead
+-- letters, though one of them at most has killed it. So an entry on its last chance is a
+-- suspect: `suspects` at most are taken, and the rest stay where they are, uncounted,
+-- until those have proved themselves.
+local LAST_CHANCE = 2
+local function take_over(keys, args)
+  local name, limit, suspects = args[1], tonumber(args[3]), tonumber(args[4])
+  local taken, passed = {}, 0
+  local function claim(consumer, min_idle)
+    local from, pending = '-', nil
+    repeat
+      pending = redis.call('XPENDING', keys[1], GROUP, 'IDLE', min_idle, from, '+', limit, consumer)
+      for _, p in ipairs(pending) do
+        if #taken == limit then return end
+        if p[4] == LAST_CHANCE and suspects == 0 then
+          passed = passed + 1
+        else
+          local claimed = redis.call('XCLAIM', keys[1], GROUP, name, min_idle, p[1])
+          if claimed[1] then
+            taken[#taken + 1] = {p[1], claimed[1][2][2], p[4] + 1}
+            if p[4] == LAST_CHANCE then suspects = suspects - 1 end
+          end
+        end
+        from = '(' .. p[1]
+      end
+    until #pending < limit
+  end
+  for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', keys[1], GROUP)) do
+    local consumer, pending = info[2], info[4]
+    if consumer ~= name and #taken < limit then
+      if redis.call('HEXISTS', keys[2], consumer) == 1 then
+        if pending > 0 then claim(consumer, args[2]) end
+      elseif pending > 0 then
+        claim(consumer, 0)
+      else
+        redis.call('XGROUP', 'DELCONSUMER', keys[1], GROUP, consumer)
+      end
+    end
+  end
+  return {taken, passed}
+end
+
+-- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
+--     activity, usage, held; position, rows_max)
+-- -> {trimmed, held, usage entries behind `position`, waiting, recount, first activity id,
+--     activity sums}
+-- One instant of a shard, for the audit. `trimmed` is 1 when entries behind `position` are
+-- gone already. `waiting` messages were counted; `recount` is the sum of their units, -1
+-- when there are more than `rows_max`. The sums are a msgpack array of {organisation,
+-- event, units} over the activity still on the stream, '' when that is too much.
+local function cut(keys, args)
+  local position, rows_max = args[1], tonumber(args[2])
+
+  local function compare(a, b)
+    local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
+    local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
+    if tonumber(a_ms) ~= tonumber(b_ms) then return tonumber(a_ms) < tonumber(b_ms) and -1 or 1 end
+    if tonumber(a_seq) ~= tonumber(b_seq) then return tonumber(a_seq) < tonumber(b_seq) and -1 or 1 end
+    return 0
+  end
+
+  local function stream(key)
+    local found = {}
+    if redis.call('EXISTS', key) == 0 then return found end
+    local flat = redis.call('XINFO', 'STREAM', key)
+    for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+    return found
+  end
+
+  -- A dead letter may be what no decoder could read.
+  local function units_of(payload)
+    local readable, message = pcall(cmsgpack.unpack, payload)
+    return readable and type(message) == 'table' and tonumber(message[8]) or 0
+  end
+
+  local deleted = stream(keys[8])['max-deleted-entry-id']
+  local trimmed = (deleted and compare(deleted, position) > 0) and 1 or 0
+  local usage = redis.call('XRANGE', keys[8], '(' .. position, '+')
+
+  local waiting, recount = 0, 0
+  for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + redis.call('XLEN', keys[i]) end
+  for _, i in ipairs({3, 4}) do waiting = waiting + redis.call('ZCARD', keys[i]) end
+  if waiting > rows_max then
+    recount = -1
+  else
+    for _, i in ipairs({1, 2, 5, 6}) do
+      for _, entry in ipairs(redis.call('XRANGE', keys[i], '-', '+')) do
+        recount = recount + units_of(entry[2][2])
+      end
+    end
+    for _, i in ipairs({3, 4}) do
+      for _, payload in ipairs(redis.call('ZRANGE', keys[i], 0, -1)) do
+        recount = recount + units_of(payload)
+      end
+    end
+  end
+
+  local first, sums = '', ''
+  local activity = stream(keys[7])
+  if activity['length'] == 0 then
+    first = activity['last-generated-id'] .. '+'
+  elseif activity['length'] then
+    first = activity['first-entry'][1]
+  end
+  if (activity['length'] or 0) <= rows_max then
+    local totals, order = {}, {}
+    for _, entry in ipairs(redis.call('XRANGE', keys[7], '-', '+')) do
+      for _, row in ipairs(cmsgpack.unpack(entry[2][2])) do
+        local name = row[2] .. ' ' .. row[5]
+        if not totals[name] then
+          totals[name] = {row[2], row[5], 0}
+          order[#order + 1] = totals[name]
+        end
+        totals[name][3] = totals[name][3] + row[11]
+      end
+    end
+    sums = #order > 0 and cmsgpack.pack(order) or '\144'
+  end
+  return {trimmed, redis.call('GET', keys[9]) or '0', usage, waiting, recount, first, sums}
+end
+
+redis.register_function('cut', cut)
+redis.register_function('register', register)
+redis.register_function('beat', beat)
+redis.register_function('fence', fence)
+redis.register_function('admit', admit)
+redis.register_function('settle', settle)
+redis.register_function('promote', promote)
+redis.register_function('take_over', take_over)

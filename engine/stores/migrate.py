@@ -1,0 +1,227 @@
+"""Bring the tables of PostgreSQL and ClickHouse to this version.
+
+Scripts are the files `NNNN_what.sql` beside this one, in `postgres/` and `clickhouse/`,
+applied in the order of their numbers, each once. A table `smsengine_migrations` in each
+database keeps the number, the name and the SHA-256 of what was applied. A script is
+never changed once it has been applied anywhere; what changes is a new script.
+
+PostgreSQL: one session at a time (advisory lock), each script in a transaction of its
+own together with its record. Killed here: the script is applied with its record or not
+at all, and the lock falls with the connection.
+
+ClickHouse has neither locks nor transactions for this, so every statement of a script
+must be one that may be executed again (`IF NOT EXISTS`). Killed between a statement and
+the record, or two at once: statements run again and do nothing; the record may stand
+there twice, which counts as once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from engine.errors import ConfigError, Unavailable
+from engine.stores.clickhouse_client import ClickHouseUrl, answering, connect, parse_url
+
+_FOLDER = Path(__file__).parent
+_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+# "SMS1" in ASCII, so that it is ours among the database's advisory locks.
+_LOCK = 0x534D5331
+
+_CREATE_POSTGRES = """
+CREATE TABLE IF NOT EXISTS smsengine_migrations (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    sha256     text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+_CREATE_CLICKHOUSE = """
+CREATE TABLE IF NOT EXISTS smsengine_migrations (
+    number     UInt32,
+    name       String,
+    sha256     String,
+    applied_at DateTime('UTC') DEFAULT now()
+) ENGINE = MergeTree ORDER BY number
+"""
+
+
+class Script(msgspec.Struct, frozen=True, kw_only=True):
+    """One numbered file of SQL."""
+
+    number: int
+    name: str
+    sql: str
+    sha256: str
+
+
+def scripts_in(folder: Path) -> list[Script]:
+    """The scripts of a folder in order. Raises ConfigError for a misnamed or doubled one."""
+    scripts: list[Script] = []
+    for path in sorted(folder.glob("*.sql")):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise ConfigError(f"The migration {path.name} must be named like 0001_what.sql.")
+        if scripts and scripts[-1].number == int(match[1]):
+            raise ConfigError(f"The migrations {scripts[-1].name} and {path.name} have the same number.")
+        text = path.read_bytes()
+        digest = hashlib.sha256(text).hexdigest()
+        scripts.append(Script(number=int(match[1]), name=path.name, sql=text.decode(), sha256=digest))
+    return scripts
+
+
+def due(scripts: Sequence[Script], applied: Mapping[int, str], where: str) -> list[Script]:
+    """The scripts still to apply; `applied` maps numbers to digests.
+
+    Numbers above all of ours are a newer version's and left alone. Raises ConfigError when
+    an applied script has changed or gone, or a new one comes before an applied one.
+    """
+    ours = {script.number: script for script in scripts}
+    newest = max(ours, default=0)
+    for number, digest in applied.items():
+        if number <= newest and number not in ours:
+            raise ConfigError(f"{where} has migration {number:04} applied, but its file is missing.")
+        if number in ours and ours[number].sha256 != digest:
+            raise ConfigError(
+                f"The migration {ours[number].name} has changed since it was applied to {where}; "
+                "restore the file and put the change into a new one."
+            )
+    late = [s for s in scripts if s.number not in applied and s.number < max(applied, default=0)]
+    if late:
+        raise ConfigError(
+            f"The migration {late[0].name} must have a number above {max(applied):04}, "
+            f"which {where} has applied."
+        )
+    return [script for script in scripts if script.number not in applied]
+
+
+async def migrate_postgres(url: str, folder: Path | None = None, timeout_s: float = 600.0) -> list[str]:
+    """Apply what is due to PostgreSQL; the names of what was applied now.
+
+    Raises ConfigError, Unavailable. `timeout_s` also bounds the wait for another that is
+    migrating.
+    """
+    scripts = scripts_in(folder or _FOLDER / "postgres")
+    async with _postgres(url, timeout_s) as connection:
+        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
+        await connection.execute(_CREATE_POSTGRES)
+        rows = await connection.fetch("SELECT number, sha256 FROM smsengine_migrations")
+        applied = {row["number"]: row["sha256"] for row in rows}
+        names = []
+        for script in due(scripts, applied, "PostgreSQL"):
+            await _apply_postgres(connection, script)
+            names.append(script.name)
+        return names
+
+
+async def _apply_postgres(connection: Any, script: Script) -> None:
+    try:
+        async with connection.transaction():
+            await connection.execute(script.sql)
+            await connection.execute(
+                "INSERT INTO smsengine_migrations (number, name, sha256) VALUES ($1, $2, $3)",
+                script.number,
+                script.name,
+                script.sha256,
+            )
+    except asyncpg.PostgresConnectionError:
+        raise
+    except asyncpg.PostgresError as e:
+        raise ConfigError(f"The migration {script.name} fails on PostgreSQL and was undone: {e}.") from e
+
+
+@asynccontextmanager
+async def _postgres(url: str, timeout_s: float) -> AsyncIterator[Any]:
+    """A connection for this block, its deadline, and its failures in the engine's terms."""
+    connection = None
+    try:
+        async with asyncio.timeout(timeout_s):
+            connection = await asyncpg.connect(url, timeout=min(10.0, timeout_s), command_timeout=None)
+            yield connection
+    except TimeoutError as e:
+        raise Unavailable(f"PostgreSQL gives no answer within {timeout_s:g} s.") from e
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as e:
+        raise ConfigError(f"PostgreSQL refuses: {e}.") from e
+    except (asyncpg.ClientConfigurationError, ValueError) as e:
+        raise ConfigError("The PostgreSQL URL must look like postgresql://user:password@host:5432/db.") from e
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        raise Unavailable(f"PostgreSQL cannot be used: {e}.") from e
+    finally:
+        if connection is not None:
+            connection.terminate()
+
+
+async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: float = 600.0) -> list[str]:
+    """Apply what is due to ClickHouse, making the database first; the names of what was applied now.
+
+    Raises ConfigError, Unavailable.
+    """
+    scripts = scripts_in(folder or _FOLDER / "clickhouse")
+    place = parse_url(url)
+    await _make_database(place, timeout_s)
+    client = await connect(place, database=place.database, timeout_s=timeout_s)
+    try:
+        async with answering(place, timeout_s):
+            await client.command(_CREATE_CLICKHOUSE)
+            # Two versions of one script, applied at once: the digest "", which is nobody's.
+            found = await client.query(
+                "SELECT number, if(uniqExact(sha256) = 1, any(sha256), '') "
+                "FROM smsengine_migrations GROUP BY number"
+            )
+        applied = dict(found.result_rows)
+        names = []
+        for script in due(scripts, applied, "ClickHouse"):
+            await _apply_clickhouse(client, place, script, timeout_s)
+            names.append(script.name)
+        return names
+    finally:
+        await client.close()
+
+
+async def _apply_clickhouse(client: Any, place: ClickHouseUrl, script: Script, timeout_s: float) -> None:
+    async with answering(place, timeout_s):
+        for statement in statements_of(script.sql):
+            await client.command(statement)
+        await client.insert(
+            "smsengine_migrations",
+            [[script.number, script.name, script.sha256]],
+            column_names=["number", "name", "sha256"],
+            settings={"async_insert": 0, "wait_end_of_query": 1},
+        )
+
+
+async def _make_database(place: ClickHouseUrl, timeout_s: float) -> None:
+    if place.database == "default":
+        return
+    client = await connect(place, database="default", timeout_s=timeout_s)
+    try:
+        async with answering(place, timeout_s):
+            found = await client.query(
+                "SELECT 1 FROM system.databases WHERE name = {name:String}",
+                parameters={"name": place.database},
+            )
+            if not found.result_rows:
+                await client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(place.database)}")
+    finally:
+        await client.close()
+
+
+def statements_of(sql: str) -> list[str]:
+    """The statements of a ClickHouse script: each ends with a semicolon at the end of a line.
+
+    Lines that begin with `--` are dropped; a server takes one statement at a time.
+    """
+    lines = [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
+    return [s.strip() for s in re.split(r";\s*\n", "\n".join(lines) + "\n") if s.strip()]
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

@@ -1,0 +1,112 @@
+"""How much waits where: what an operator watches."""
+
+from __future__ import annotations
+
+import asyncpg
+import msgspec
+
+from engine import shards as keys
+from engine.errors import Unavailable
+from engine.ports import ActivityStream
+from engine.records import QUEUES, Queue
+from engine.stores.redis import Command, RedisLink, ReplyError
+
+_READS = 5
+
+
+class QueueStatus(msgspec.Struct):
+    """Messages of one queue, all shards."""
+
+    # Not yet given to a worker.
+    waiting: int = 0
+    # Given to a worker, not settled.
+    in_hand: int = 0
+    # Scheduled, or waiting for another attempt.
+    due: int = 0
+    # Set aside after killing workers.
+    dead: int = 0
+    # Age of the oldest message waiting or in hand, milliseconds.
+    oldest_ms: int = 0
+
+
+class LedgerStatus(msgspec.Struct):
+    # How far the books are behind the usage streams, the worst shard, milliseconds.
+    lag_ms: int = 0
+
+
+class ActivityStatus(msgspec.Struct):
+    waiting_entries: int = 0
+    oldest_ms: int = 0
+
+
+class Status(msgspec.Struct):
+    node: str
+    processes: object
+    queues: dict[str, QueueStatus]
+    ledger: LedgerStatus
+    activity: ActivityStatus
+
+
+class StatusReader:
+    def __init__(self, pool: asyncpg.Pool, link: RedisLink, activity: ActivityStream, shards: int) -> None:
+        self._pool = pool
+        self._link = link
+        self._activity = activity
+        self._shards = range(shards)
+
+    async def queues(self, now_ms: int) -> dict[str, QueueStatus]:
+        """Two round trips for all queues and shards. Raises Unavailable."""
+        return {queue: await self._queue(queue, now_ms) for queue in QUEUES}
+
+    async def ledger(self) -> LedgerStatus:
+        """Behind is a shard whose stream ends after the position in the books."""
+        try:
+            rows = await self._pool.fetch("SELECT shard, position FROM shards")
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as e:
+            raise Unavailable(f"PostgreSQL cannot be reached: {e}.") from e
+        positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
+        lasts = await self._link.batch(
+            [("XREVRANGE", keys.usage_key(s), "+", "-", "COUNT", 1) for s in self._shards]
+        )
+        lags = [
+            _ms(last[0][0]) - positions.get(shard, 0)
+            for shard, last in zip(self._shards, lasts, strict=True)
+            if last and not isinstance(last, ReplyError)
+        ]
+        return LedgerStatus(lag_ms=max([0, *lags]))
+
+    async def activity(self, now_ms: int) -> ActivityStatus:
+        backlogs = await self._activity.backlog()
+        oldest = [b.first[0] for b in backlogs if b.first]
+        return ActivityStatus(
+            waiting_entries=sum(b.entries for b in backlogs),
+            oldest_ms=max(0, now_ms - min(oldest)) if oldest else 0,
+        )
+
+    async def _queue(self, queue: Queue, now_ms: int) -> QueueStatus:
+        commands: list[Command] = []
+        for s in self._shards:
+            stream = keys.queue_key(s, queue)
+            commands += [
+                ("XLEN", stream),
+                ("XPENDING", stream, keys.GROUP),
+                ("XRANGE", stream, "-", "+", "COUNT", 1),
+                ("ZCARD", keys.due_key(s, queue)),
+                ("XLEN", keys.dead_key(s, queue)),
+            ]
+        replies = await self._link.batch(commands)
+        status = QueueStatus()
+        for at in range(0, len(replies), _READS):
+            length, pending, first, due, dead = replies[at : at + _READS]
+            in_hand = 0 if isinstance(pending, ReplyError) else pending[0]
+            status.in_hand += in_hand
+            status.waiting += max(0, length - in_hand)
+            status.due += due
+            status.dead += dead
+            if first:
+                status.oldest_ms = max(status.oldest_ms, now_ms - _ms(first[0][0]))
+        return status
+
+
+def _ms(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0])

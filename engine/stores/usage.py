@@ -1,0 +1,79 @@
+"""The ledger's side of the shards in Redis: usage streams, inboxes, generations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engine import shards as keys
+from engine.books import UsageEntry
+from engine.errors import Broken
+from engine.stores.redis import Command, RedisLink, ReplyError
+
+# An inbox is read at once by a holder that lives; this bounds one whose holder does not.
+_INBOX_MAX = 10_000
+_INBOX_TTL_S = 86400
+
+
+class RedisUsage:
+    """UsageStream on two links: one for commands, one that waits for entries."""
+
+    def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
+        self._link = link
+        self._read_link = read_link
+        self._shards = range(shards)
+
+    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+        streams = {keys.usage_key(s): s for s in positions}
+        reply = await self._read_link.call(
+            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams, *positions.values(),
+            timeout_s=block_ms / 1000 + 5,
+        )  # fmt: skip
+        return [
+            _entry(streams[key], entry_id, fields)
+            for key, entries in reply or ()
+            for entry_id, fields in entries
+        ]
+
+    async def send(self, answers: Sequence[tuple[int, str, bytes]]) -> None:
+        commands: list[Command] = []
+        for shard, holder, payload in answers:
+            inbox = keys.inbox_key(shard, holder)
+            commands.append(("XADD", inbox, "MAXLEN", "~", _INBOX_MAX, "*", "d", payload))
+        for inbox in {keys.inbox_key(shard, holder) for shard, holder, _ in answers}:
+            commands.append(("EXPIRE", inbox, _INBOX_TTL_S))
+        await self._all(commands)
+
+    async def trim(self, positions: dict[int, str]) -> None:
+        await self._all(
+            [("XTRIM", keys.usage_key(s), "MINID", _after(position)) for s, position in positions.items()]
+        )
+
+    async def generations(self, fresh: str) -> dict[int, str]:
+        await self._all([("SET", keys.generation_key(s), fresh, "NX") for s in self._shards])
+        names = await self._all([("GET", keys.generation_key(s)) for s in self._shards])
+        return {s: name.decode() for s, name in zip(self._shards, names, strict=True)}
+
+    async def _all(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._link.batch(commands)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                raise Broken(f"Redis refused a step of the ledger: {reply}")
+        return replies
+
+
+def _entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
+    # k, kind, h, holder, e, epoch, d, data: the order in which functions.lua writes them.
+    return UsageEntry(
+        shard=shard,
+        position=entry_id.decode(),
+        kind=fields[1].decode(),  # type: ignore[arg-type]
+        holder=fields[3].decode(),
+        epoch=int(fields[5]),
+        data=fields[7],
+    )
+
+
+def _after(position: str) -> str:
+    ms, _, sequence = position.partition("-")
+    return f"{ms}-{int(sequence) + 1}"

@@ -1,0 +1,81 @@
+"""Logs: one line per event on stderr, as key=value or as JSON. Configured in one place.
+
+Neither a message's text nor a telephone number nor a secret is ever written. Whoever
+logs leaves them out; should one slip in, by an exception's text say, it is masked here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import msgspec
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
+
+# Values of these keys are masked whole.
+_SECRET_KEYS = frozenset({
+    "text", "to", "sender", "msisdn", "recipient", "body", "password", "token", "api_key",
+    "authorization",
+})  # fmt: skip
+# "+" and 7 to 15 digits is a number in E.164; "//user:password@" stands in URLs.
+_NUMBER = re.compile(r"\+\d{7,15}(?!\d)")
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
+_PLAIN = re.compile(r"[^\s\"=]+")
+
+_Event = MutableMapping[str, Any]
+
+
+def configure_logs(as_json: bool, level: Level = "info") -> None:
+    """Send all logs of this process, and of those forked from it, to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            mask,
+            as_json_line if as_json else as_text_line,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def mask(logger: object, method: str, event: _Event) -> _Event:
+    """Replace what must not be written."""
+    for key, value in event.items():
+        if key in _SECRET_KEYS:
+            event[key] = "***"
+        elif isinstance(value, int | float | None):
+            continue
+        else:
+            text = value if isinstance(value, str) else str(value)
+            event[key] = _CREDENTIALS.sub("***@", _NUMBER.sub("+***", text))
+    return event
+
+
+def as_json_line(logger: object, method: str, event: _Event) -> str:
+    return msgspec.json.encode(event).decode()
+
+
+def as_text_line(logger: object, method: str, event: _Event) -> str:
+    """`time level event key=value …`; an exception follows on lines of its own."""
+    time, level, name = event.pop("timestamp", "-"), event.pop("level", "-"), event.pop("event", "-")
+    exception = event.pop("exception", None)
+    pairs = [f"{key}={_quoted(value)}" for key, value in event.items()]
+    line = " ".join([str(time), f"{level:<7}", str(name), *pairs])
+    return f"{line}\n{exception}" if exception else line
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if _PLAIN.fullmatch(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

@@ -1,0 +1,79 @@
+"""What the API answers to the commands, as far as they show it.
+
+Unknown fields are passed over, so that a command also talks to a newer engine.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.records import Balance, Organisation
+
+
+class Organisations(msgspec.Struct, frozen=True, kw_only=True):
+    organisations: list[Organisation]
+    # Ask again with `after` set to this; None: that was all.
+    next: int | None = None
+
+
+class QueueState(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue over all shards."""
+
+    # Messages that no worker has yet.
+    waiting: int = 0
+    # With a worker now.
+    in_hand: int = 0
+    # Scheduled, or waiting for another attempt.
+    due: int = 0
+    # Set aside after killing workers.
+    dead: int = 0
+    # Age of the oldest that waits.
+    oldest_ms: int = 0
+
+
+class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
+    # Usage not yet in PostgreSQL.
+    lag_entries: int = 0
+    lag_ms: int = 0
+
+
+class ActivityState(msgspec.Struct, frozen=True, kw_only=True):
+    # Events not yet in ClickHouse.
+    waiting_rows: int = 0
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    role: str
+    index: int = 1
+    pid: int = 0
+    state: str = ""
+    since_us: int = 0
+    restarts: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    node: str = ""
+    processes: list[Process] = []
+    queues: dict[str, QueueState] = {}
+    ledger: LedgerState = LedgerState()
+    activity: ActivityState = ActivityState()
+
+
+class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    clean: bool
+    detail: str = ""
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    clean: bool
+    checks: list[AuditCheck] = []
+    totals: dict[str, int] = {}
+
+
+class TopUp(msgspec.Struct, frozen=True, kw_only=True):
+    organisation_id: int
+    reference: str
+    units: int
+    balance: Balance
+    at: str = ""

@@ -1,0 +1,211 @@
+"""From the fork to the role: what a child does before it is itself, and its parent's end.
+
+Everything a child must not have of its parent is taken off here: signal handlers and
+mask, the terminal's input, descriptors of siblings, the random state, the name in `ps`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import random
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import msgspec
+import setproctitle
+import structlog
+
+from engine.errors import ConfigError, EngineError
+
+# Exit code of a child that cannot boot as it is configured; the supervisor explains it.
+CANNOT_BOOT = 3
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_LINE_BYTES_MAX = 4096
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ChildFailed(EngineError):
+    """A child that was to do one thing did not; the text says why."""
+
+
+class Child:
+    """The parent's end of one child: its process id and the pipe it speaks through."""
+
+    def __init__(self, title: str, pid: int, fd: int) -> None:
+        self.title = title
+        self.pid = pid
+        self.fd = fd
+        self.silent = False
+        self._rest = b""
+
+    def lines(self) -> list[str]:
+        """What the child has said since. Sets `silent` when it has closed the pipe."""
+        while not self.silent:
+            try:
+                piece = os.read(self.fd, 65536)
+            except BlockingIOError:
+                break
+            self.silent = not piece
+            self._rest += piece
+        *lines, self._rest = self._rest.split(b"\n")
+        self._rest = self._rest[-_LINE_BYTES_MAX:]
+        return [line.decode(errors="replace") for line in lines]
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative is the signal that ended it. Reaps: ask until told, once."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def send(self, signum: int) -> None:
+        """Its id cannot be another's yet: a dead child keeps it until reaped."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def fork_child(title: str, run: Callable[[int], int], forget: Callable[[], None]) -> Child:
+    """Fork a child that runs `run(pipe_fd)` and ends with the exit code it returns.
+
+    `forget` is called in the child to close what is its parent's alone. Both ends of
+    the pipe are non-blocking: a parent that does not read never holds a child up.
+    Raises OSError when the system has no room for another process.
+
+    The parent dies before the child has asked for its death signal: the child sees a
+    new parent and ends. A signal for the parent while it forks waits until it has.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    # What is still buffered would otherwise be written twice.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent, pid = os.getpid(), 0
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        try:
+            pid = os.fork()
+            if pid == 0:
+                os.close(reader)
+                _live(title, parent, forget, run, writer)
+        finally:
+            os.close(writer)
+            # A handler of the caller's may raise from here.
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:
+        os.close(reader)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        raise
+    return Child(title, pid, reader)
+
+
+def run_once(function: Callable[[], Any], *, title: str, timeout_s: float) -> Any:
+    """Run the function in a child of its own and return what it returned, by way of JSON.
+
+    The parent thus stays without clients, threads and loops. Raises ConfigError as the
+    function did, and ChildFailed when it failed otherwise, died, or took too long.
+    """
+    child = fork_child(title, lambda fd: _answer(function, fd), lambda: None)
+    reaped = False
+    try:
+        answer = _read_all(child, time.monotonic() + timeout_s)
+        if not answer:
+            code = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+            reaped = True
+            raise ChildFailed(f"The step {title!r} ended with exit code {code}.")
+        kind, value = msgspec.json.decode(answer, type=tuple[str, Any])
+    finally:
+        if not reaped:
+            child.send(signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+        child.close()
+    if kind == "result":
+        return value
+    raise ConfigError(value) if kind == "config" else ChildFailed(value)
+
+
+def set_title(title: str) -> None:
+    """Name this process `smsengine: <title>` in `ps`, and shorter (15 bytes) in `top`."""
+    setproctitle.setproctitle(f"smsengine: {title}")
+    _libc.prctl(_PR_SET_NAME, f"sms {title}".encode()[:15], 0, 0, 0)
+
+
+def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
+    """Make a forked copy of the parent a process of its own."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(signum, signal.SIG_DFL)
+    # Aborted because it hangs, it writes to stderr where it hung.
+    faulthandler.enable(all_threads=False)
+    # A terminal sends these to the whole group; what they mean is the parent's to decide.
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    forget()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    random.seed()
+    set_title(title)
+    structlog.contextvars.bind_contextvars(process=title)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _live(
+    title: str, parent: int, forget: Callable[[], None], run: Callable[[int], int], pipe_fd: int
+) -> NoReturn:
+    """Run, and leave without ever returning into the copy of the parent's stack."""
+    code = 1
+    try:
+        _become(title, parent, forget)
+        code = run(pipe_fd)
+    except EngineError as e:
+        code = CANNOT_BOOT if isinstance(e, ConfigError) else 1
+        with contextlib.suppress(OSError):
+            os.write(pipe_fd, b"failed " + " ".join(str(e).split()).encode()[:2000] + b"\n")
+    except BaseException:
+        structlog.get_logger().exception("child_broken", process=title)
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _answer(function: Callable[[], Any], fd: int) -> int:
+    answer: tuple[str, Any]
+    try:
+        answer = ("result", function())
+    except EngineError as e:
+        answer = ("config" if isinstance(e, ConfigError) else "failed", str(e))
+    os.set_blocking(fd, True)
+    rest = memoryview(msgspec.json.encode(answer))
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+    return 0
+
+
+def _read_all(child: Child, until: float) -> bytes:
+    """All that the child writes before it closes the pipe, at the latest by dying."""
+    poll = select.poll()
+    poll.register(child.fd, select.POLLIN)
+    pieces: list[bytes] = []
+    while True:
+        left = until - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise ChildFailed(f"The step {child.title!r} took too long and was stopped.")
+        if not (piece := os.read(child.fd, 65536)):
+            return b"".join(pieces)
+        pieces.append(piece)

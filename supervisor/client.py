@@ -1,0 +1,150 @@
+"""The HTTP API from a caller's side: one kept connection, typed answers, the engine's errors.
+
+Synchronous on purpose: the commands that use it do one thing after another, and the
+sender gives each of its few threads a client of its own.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine.errors import ConfigError, Refusal, Unavailable
+
+T = TypeVar("T")
+
+# How long to pause when the engine says 429 or 503 without saying how long, seconds.
+RETRY_AFTER_S = 1.0
+# An answer to come within this time, seconds; longer than the engine's own limit.
+TIMEOUT_S = 30.0
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """RFC 9457 problem details as the API words them."""
+
+    code: str = ""
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    field: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer below 400."""
+
+    status: int
+    body: bytes
+
+
+class Client:
+    """One connection to the API at `url`, opened when needed and again when it broke.
+
+    Not for use by several threads at once.
+    """
+
+    def __init__(self, url: str, key: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Raises ConfigError when `url` is not an http or https URL."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError as e:
+            raise ConfigError(f"The URL {url!r} is not valid: {e}.") from e
+        if parts.scheme not in ("http", "https") or not host:
+            raise ConfigError(f"The URL {url!r} must look like http://HOST:PORT.")
+        if not key.isascii() or any(c.isspace() for c in key):
+            raise ConfigError("The key must be plain ASCII text without spaces.")
+        self.url = url.rstrip("/")
+        self._prefix = parts.path.rstrip("/")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(host, port, timeout=timeout_s)
+        self._headers = {"Accept": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def get(self, path: str, answer: type[T]) -> T:
+        """The decoded answer. Raises Refusal, Unavailable."""
+        return decode(self.call("GET", path).body, answer)
+
+    def post(self, path: str, body: object, answer: type[T], idempotency_key: str = "") -> T:
+        """Send a JSON body, decode the answer. Raises Refusal, Unavailable.
+
+        After Unavailable it is not known whether the engine acted; with the same
+        `idempotency_key` the same call can be repeated without acting twice.
+        """
+        return decode(self.call("POST", path, json_bytes(body), idempotency_key).body, answer)
+
+    def call(self, method: str, path: str, body: bytes | None = None, idempotency_key: str = "") -> Reply:
+        """One request. Raises Refusal for 4xx, Unavailable for 429, 5xx and a broken connection."""
+        headers = self._headers
+        if body is not None:
+            headers = headers | {"Content-Type": "application/json"}
+        if idempotency_key:
+            headers = headers | {"Idempotency-Key": idempotency_key}
+        try:
+            self._connection.request(method, self._prefix + path, body, headers)
+            answer = self._connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as e:
+            self._connection.close()
+            raise Unavailable(f"The engine at {self.url} cannot be reached: {_reason(e)}.", 0.05) from e
+        if answer.status < 400:
+            return Reply(status=answer.status, body=content)
+        raise _error(answer.status, answer.getheader("Retry-After"), content, self.url)
+
+
+def json_bytes(body: object) -> bytes:
+    return msgspec.json.encode(body)
+
+
+def decode(body: bytes, answer: type[T]) -> T:
+    """Raises Unavailable when the body is not what the API promises: something else answers there."""
+    try:
+        return msgspec.json.decode(body, type=answer)
+    except msgspec.MsgspecError as e:
+        raise Unavailable(f"The answer is not that of an smsengine of this version: {e}.") from e
+
+
+def plain(body: bytes) -> object:
+    """An answer to be shown as it came."""
+    try:
+        return json.loads(body)
+    except ValueError as e:
+        raise Unavailable("The answer is not JSON; something else than smsengine listens there.") from e
+
+
+def _error(status: int, retry_after: str | None, content: bytes, url: str) -> Refusal | Unavailable:
+    try:
+        problem = msgspec.json.decode(content, type=Problem)
+    except msgspec.MsgspecError:
+        problem = Problem(detail=f"{url} answered {status} {http.client.responses.get(status, '')}".strip())
+    detail = problem.detail or problem.title or f"The engine answered {status}"
+    if status == 429 or status >= 500:
+        return Unavailable(detail, _seconds(retry_after))
+    return Refusal(problem.code or str(status), status, detail, problem.field)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """RFC 9110 allows a date too; the engine never sends one."""
+    try:
+        return min(max(float(retry_after or ""), 0.0), 3600.0)
+    except ValueError:
+        return RETRY_AFTER_S
+
+
+def _reason(e: OSError | http.client.HTTPException) -> str:
+    if isinstance(e, TimeoutError):
+        return "no answer in time"
+    if isinstance(e, ConnectionRefusedError):
+        return "nothing listens there"
+    if isinstance(e, OSError) and e.strerror:
+        return e.strerror.lower()
+    return "the connection broke"

@@ -1,0 +1,168 @@
+"""The data directory: who uses it, which layout it has, its secrets, the engine that runs in it.
+
+format                version of this layout, a decimal number
+lock                  held by the `smsengine up` that uses the directory
+secrets/              keys made here, mode 0600
+run/engine.json       where the running engine is, for the other commands; mode 0600
+postgres/ redis/ ...  the embedded servers' own
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from engine.config import Config
+from engine.errors import ConfigError
+from supervisor import filelock
+from supervisor.embedded.place import write_private
+
+FORMAT = 1
+DEFAULT = Path("data")
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """run/engine.json: the engine that runs in a data directory, or last did."""
+
+    url: str
+    pid: int
+    # Path of the file that holds the admin key.
+    admin_key_file: str
+    # "" when no simulated provider was started.
+    simulator_url: str
+    # The configuration as it runs: all URLs filled in, passwords included.
+    config: Config
+
+
+class DataDir:
+    """One data directory. Nothing is created before `claim`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.run = self.path / "run"
+        self.secrets = self.path / "secrets"
+        self._lock = self.path / "lock"
+
+    def claim(self) -> None:
+        """Create it if need be, take its lock and check its format.
+
+        Killed here at any instruction: the next `claim` finds an empty directory or
+        a finished one. Raises ConfigError.
+        """
+        with self._writing():
+            made = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            if made:
+                # Embedded servers of root run as an unprivileged user, who must pass through.
+                self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
+        # Before the lock, so that nothing is written into what is not ours.
+        self._check_format()
+        with self._writing():
+            self._take_lock()
+            if not (self.path / "format").exists():
+                write_private(self.path / "format", f"{FORMAT}\n")
+            self.run.mkdir(mode=0o755, exist_ok=True)
+            self.secrets.mkdir(mode=0o700, exist_ok=True)
+
+    def leave(self) -> None:
+        """Let another process claim it. Without effect when it is not claimed."""
+        filelock.give_back(self._lock)
+
+    def holder(self) -> int | None:
+        """Process id of the `smsengine up` that holds the directory now, None when none does."""
+        return filelock.holder(self._lock)
+
+    def secret(self, name: str, make: Callable[[], str]) -> str:
+        """The secret of that name, made on first use."""
+        known = self.known_secret(name)
+        if known:
+            return known
+        made = make()
+        self.keep_secret(name, made)
+        return made
+
+    def known_secret(self, name: str) -> str:
+        """The secret of that name, "" when there is none. Raises ConfigError when it may not be read."""
+        return read_secret(self.secrets / name)
+
+    def keep_secret(self, name: str, value: str) -> None:
+        with self._writing():
+            write_private(self.secrets / name, value + "\n")
+
+    def write_running(self, running: Running) -> None:
+        with self._writing():
+            # Escapes what is not ASCII, in paths for example.
+            text = json.dumps(msgspec.to_builtins(running), indent=2)
+            write_private(self.run / "engine.json", text + "\n")
+
+    def forget_running(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.run / "engine.json").unlink()
+
+    def running(self) -> Running | None:
+        """What run/engine.json says, None when it is not there. Raises ConfigError."""
+        path = self.run / "engine.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Running)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise ConfigError(f"{path} cannot be read: {e.strerror}.") from e
+        except msgspec.MsgspecError as e:
+            raise ConfigError(f"{path} was written by another version of smsengine; start it anew.") from e
+
+    def _check_format(self) -> None:
+        try:
+            found = (self.path / "format").read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            with self._writing():
+                names = {p.name for p in self.path.iterdir()}
+            # With a format by now, another process has just made it: the lock will tell.
+            if names - {"lost+found", "lock", "format.new"} and "format" not in names:
+                raise ConfigError(
+                    f"{self.path} is not empty and no data directory of smsengine; "
+                    "name another with --data-dir."
+                ) from None
+            return
+        except (OSError, UnicodeDecodeError) as e:
+            reason = e.strerror if isinstance(e, OSError) else "not a number"
+            raise ConfigError(f"{self.path / 'format'} cannot be read: {reason}.") from e
+        if found != str(FORMAT):
+            raise ConfigError(
+                f"{self.path} has data format {found[:20]!r} and this smsengine reads only {FORMAT}; use the "
+                "version that wrote it, or name another directory with --data-dir."
+            )
+
+    def _take_lock(self) -> None:
+        try:
+            filelock.take(self._lock)
+        except filelock.Held as e:
+            raise ConfigError(
+                f"Another smsengine (process {e.holder}) uses {self.path}; stop it or name another directory "
+                "with --data-dir."
+            ) from e
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise ConfigError(
+                f"The data directory {self.path} cannot be used: {e.strerror}; name another with --data-dir."
+            ) from e
+
+
+def read_secret(path: Path) -> str:
+    """The secret in a file, "" when there is no file. Raises ConfigError when it may not be read."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "not ASCII"
+        raise ConfigError(f"The key file {path} cannot be read: {reason}.") from e

@@ -1,0 +1,246 @@
+"""The simulator's HTTP server: a raw protocol, for it must never be what a load run measures.
+
+Requests may be pipelined; answers keep their order, so one that is late holds back
+those behind it on the same connection. Delayed answers share one heap and one timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import cast
+
+import httptools
+
+from supervisor.embedded import simulator_wire as wire
+from supervisor.embedded.simulator_carrier import Carrier
+
+BODY_BYTES_MAX = 1 << 20
+HEAD_BYTES_MAX = 64 * 1024
+# Answers a connection may owe before no more of its requests are read.
+OWED_MAX = 1024
+
+_PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
+
+class Owed:
+    """One answer in its place in the order; `answer` is None until it is due."""
+
+    __slots__ = ("answer", "connection", "last")
+
+    def __init__(self, connection: Connection, answer: bytes | Iterator[bytes] | None, last: bool) -> None:
+        self.connection = connection
+        self.answer = answer
+        self.last = last
+
+
+class Delays:
+    """Answers to be given later, in order of time; one timer for the first of them."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Owed, bytes]] = []
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+
+    def add(self, due_s: float, owed: Owed, answer: bytes) -> None:
+        self._count += 1  # keeps those due together in order
+        heapq.heappush(self._heap, (due_s, self._count, owed, answer))
+        if self._timer is None or due_s < self._timer_at_s:
+            self._arm(due_s)
+
+    def _arm(self, due_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = due_s
+        pause_s = max(0.0, due_s - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(pause_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        # The loop's clock ticks in milliseconds: what is due within half of one is due.
+        horizon_s = time.monotonic() + 0.0005
+        heap = self._heap
+        while heap and heap[0][0] <= horizon_s:
+            _, _, owed, answer = heapq.heappop(heap)
+            owed.answer = answer
+            owed.connection.flush()
+        if heap and self._timer is None:
+            self._arm(heap[0][0])
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    __slots__ = (
+        "_body", "_body_bytes", "_carrier", "_delays", "_head_bytes", "_in_head", "_now_s", "_out", "_owed",
+        "_parser", "_paused", "_target", "_transport",
+    )  # fmt: skip
+
+    def __init__(self, carrier: Carrier, delays: Delays) -> None:
+        self._carrier = carrier
+        self._delays = delays
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpRequestParser | None = None
+        self._target = b""
+        self._body = bytearray()
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._in_head = False
+        self._now_s = 0.0
+        self._owed: deque[Owed] = deque()
+        self._out: list[bytes] = []
+        self._paused = False
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpRequestParser(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._parser = None
+        self._owed.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            return
+        self._now_s = time.monotonic()
+        try:
+            self._parser.feed_data(data)
+        except _PARSE_ERRORS:
+            self._refuse(HTTPStatus.BAD_REQUEST, "This is not HTTP/1.1.")
+        if self._body_bytes > BODY_BYTES_MAX:
+            self._refuse(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {BODY_BYTES_MAX} bytes."
+            )
+        elif self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large.")
+        self.flush()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self.flush()
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._target = b""
+        self._body.clear()
+        self._body_bytes = self._head_bytes = 0
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes <= BODY_BYTES_MAX:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        parser = self._parser
+        if parser is None or self._body_bytes > BODY_BYTES_MAX:
+            return
+        method = parser.get_method()
+        last = not parser.should_keep_alive()
+        if self._target != b"/send" or method != b"POST":
+            answer = self._carrier.ask(method, self._target, bytes(self._body))
+            if isinstance(answer, wire.Listing):
+                chunks = parser.get_http_version() == "1.1"
+                self._owed.append(Owed(self, answer.chunked() if chunks else answer.whole(), last))
+            else:
+                self._owed.append(Owed(self, answer, last))
+            return
+        reply, delay_s = self._carrier.take(self._body, self._now_s)
+        in_turn = not delay_s and not last and not self._owed
+        if in_turn and reply is not None and reply is not wire.RESET and reply is not wire.CLOSE:
+            self._out.append(reply)
+            return
+        owed = Owed(self, None if delay_s else reply, last)
+        self._owed.append(owed)
+        if delay_s and reply is not None:
+            self._delays.add(self._now_s + delay_s, owed, reply)
+
+    # -- answering
+
+    def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        """Nothing after this can be understood: answer in turn, then close."""
+        self._parser = None
+        self._owed.append(Owed(self, wire.problem(status, detail, headers=b"Connection: close\r\n"), True))
+
+    def flush(self) -> None:
+        """Write what is due and in turn, in one call."""
+        transport = self._transport
+        if transport is None:
+            return
+        end = self._collect()
+        if self._out:
+            transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
+            self._out.clear()
+        if end == wire.RESET:
+            linger = struct.pack("ii", 1, 0)  # close sends RST instead of FIN (socket(7))
+            sock: socket.socket = transport.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            transport.abort()
+        elif end == wire.CLOSE:
+            transport.close()
+        elif self._paused or len(self._owed) >= OWED_MAX:
+            transport.pause_reading()
+        elif not transport.is_reading():
+            transport.resume_reading()
+
+    def _collect(self) -> bytes:
+        """Move answers that are due to `_out`; RESET or CLOSE when the connection ends with them."""
+        owed = self._owed
+        while owed and not self._paused and (answer := owed[0].answer) is not None:
+            if answer in (wire.RESET, wire.CLOSE):
+                self._parser = None
+                return answer
+            if isinstance(answer, bytes):
+                self._out.append(answer)
+            elif not self._stream(answer):
+                break
+            if owed.popleft().last:
+                self._parser = None
+                return wire.CLOSE
+        return b""
+
+    def _stream(self, pieces: Iterator[bytes]) -> bool:
+        """Write piece by piece until the client has to catch up; whether it is at its end."""
+        transport = self._transport
+        assert transport is not None
+        transport.write(b"".join(self._out))
+        self._out.clear()
+        for piece in pieces:
+            transport.write(piece)
+            if self._paused:
+                return False
+        return True
+
+
+async def listen(carrier: Carrier, host: str, port: int) -> asyncio.Server:
+    """Raises OSError when the port is not to be had."""
+    delays = Delays()
+    return await asyncio.get_running_loop().create_server(
+        lambda: Connection(carrier, delays), host, port, backlog=4096
+    )

@@ -1,0 +1,150 @@
+"""Reading messages to send from a CSV or JSONL file, line by line, whatever its size.
+
+A line that cannot be a message is handed on with the reason instead of a draft: one bad
+line never stops the others. Whether a well-formed message is acceptable (its number, its
+length, its queue) is for the engine alone to say.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import msgspec
+
+from engine.errors import ConfigError
+from engine.records import MessageDraft
+
+FileFormat = Literal["csv", "jsonl"]
+FIELDS = ("to", "text", "from", "queue", "validity", "send_at", "reference")
+_SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Line:
+    """One line that is not blank."""
+
+    # Counted from 1, as editors do; of a CSV record over several lines, the last.
+    number: int
+    # None: not a message, for `reason`.
+    draft: MessageDraft | None
+    reason: str = ""
+    # Bytes of the file up to the end of this line.
+    position: int = 0
+
+
+@dataclass(kw_only=True)
+class MessageFile:
+    """A file of messages; iterate over `lines` once."""
+
+    path: Path
+    format: FileFormat
+    # Used where a line names none, e.g. {"to": "+98…"}.
+    defaults: Mapping[str, str | int] = field(default_factory=dict)
+    # Names of fields seen so far that are no part of a message; they are left out.
+    ignored: set[str] = field(default_factory=set)
+
+    def size(self) -> int:
+        """Bytes. Raises ConfigError."""
+        try:
+            return self.path.stat().st_size
+        except OSError as e:
+            raise self._unreadable(e) from e
+
+    def lines(self) -> Iterator[Line]:
+        """Raises ConfigError when the file, or its CSV header, cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                yield from self._jsonl(file) if self.format == "jsonl" else self._csv(file)
+        except OSError as e:
+            raise self._unreadable(e) from e
+
+    def _jsonl(self, file: BinaryIO) -> Iterator[Line]:
+        position = 0
+        for number, raw in enumerate(file, 1):
+            position += len(raw)
+            raw = raw.removeprefix(_BOM).strip() if number == 1 else raw.strip()
+            if not raw:
+                continue
+            try:
+                given = msgspec.json.decode(raw, type=dict[str, object])
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                yield Line(number=number, draft=None, reason="not a JSON object", position=position)
+                continue
+            # null is how some writers say that a field is not there.
+            yield self._line(number, {k: v for k, v in given.items() if v is not None}, position, strict=True)
+
+    def _csv(self, file: BinaryIO) -> Iterator[Line]:
+        position = 0
+
+        def text() -> Iterator[str]:
+            nonlocal position
+            for raw in file:
+                line = raw if position else raw.removeprefix(_BOM)
+                position += len(raw)
+                # What is not UTF-8 must not stop the other lines: see `_line`.
+                yield line.decode("utf-8", "surrogateescape")
+
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(text(), delimiter=_delimiter(first), strict=True)
+        try:
+            header = [name.strip().lower() for name in next(reader, [])]
+            self._check_header(header)
+            for row in reader:
+                if not any(cell.strip() for cell in row):
+                    continue
+                if len(row) > len(header):
+                    reason = f"{len(row)} fields where the header names {len(header)}"
+                    yield Line(number=reader.line_num, draft=None, reason=reason, position=position)
+                    continue
+                given: dict[str, object] = {n: v for n, v in zip(header, row, strict=False) if v != ""}
+                yield self._line(reader.line_num, given, position, strict=False)
+        except csv.Error as e:
+            raise ConfigError(f"{self.path} line {reader.line_num} is not CSV: {e}.") from e
+
+    def _check_header(self, header: list[str]) -> None:
+        for name in ("to", "text"):
+            if name not in header and name not in self.defaults:
+                raise ConfigError(
+                    f"The first line of {self.path} must name the columns, with {name} among them "
+                    f"(allowed: {', '.join(FIELDS)})."
+                )
+
+    def _line(self, number: int, given: dict[str, object], position: int, *, strict: bool) -> Line:
+        self.ignored.update(given.keys() - set(FIELDS))
+        fields = {**self.defaults, **{k: v for k, v in given.items() if k in FIELDS}}
+        for name in ("to", "text"):
+            if name not in fields:
+                return Line(number=number, draft=None, reason=f"{name} is missing", position=position)
+        try:
+            draft = msgspec.convert(fields, MessageDraft, strict=strict)
+            # A lone surrogate: the line was not UTF-8, or JSON escaped half a character.
+            msgspec.json.encode(draft)
+        except msgspec.ValidationError as e:
+            return Line(number=number, draft=None, reason=str(e), position=position)
+        except UnicodeEncodeError:
+            return Line(number=number, draft=None, reason="not UTF-8", position=position)
+        return Line(number=number, draft=draft, position=position)
+
+    def _unreadable(self, e: OSError) -> ConfigError:
+        return ConfigError(f"{self.path} cannot be read: {e.strerror}.")
+
+
+def format_of(path: Path, said: FileFormat | None) -> FileFormat:
+    """The format named, or the one the file's name tells. Raises ConfigError."""
+    found = said or _SUFFIXES.get(path.suffix.lower())
+    if found is None:
+        raise ConfigError(f"The name of {path} must end in .csv or .jsonl, or name the format with --format.")
+    return found
+
+
+def _delimiter(header: bytes) -> str:
+    """Spreadsheets write semicolons where the comma is the decimal point."""
+    if b"," in header:
+        return ","
+    return ";" if b";" in header else "\t" if b"\t" in header else ","

@@ -1,0 +1,143 @@
+"""What must be so before the roles start: tables, functions, the demo organisation.
+
+Everything here runs in children of its own, made by `child.run_once`, so that the forking
+parent stays without loops and connections. All of it may be repeated, also after it was
+killed at any instruction: it finds what is there and adds what is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+
+from engine import keys
+from engine.config import Config, Store, load
+from engine.errors import ConfigError
+from engine.records import NewOrganisation
+from engine.stores.directory import Directory
+from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.redis import RedisLink, ReplyError, load_functions
+from supervisor.child import run_once
+from supervisor.datadir import DEFAULT, DataDir
+from supervisor.embedded.servers import start_all
+
+STORES = ("postgres", "redis", "clickhouse")
+DEMO_NAME = "demo"
+DEMO_UNITS = 1_000_000
+_DEMO_REFERENCE = "demo credit"
+# A migration of large tables takes its time, seconds.
+_MIGRATE_S = 3600.0
+_DEMO_S = 30.0
+_REDIS_S = 5.0
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """The demo organisation, ready to send."""
+
+    organisation_id: int
+    api_key: str
+
+
+def with_urls(config: Config, urls: dict[str, str]) -> Config:
+    """The configuration with these stores' URLs filled in."""
+    return msgspec.structs.replace(config, **{name: Store(url=url) for name, url in urls.items()})
+
+
+def without_url(config: Config) -> set[str]:
+    """The stores that the configuration leaves to embedded servers."""
+    return {name for name in STORES if not getattr(config, name).url}
+
+
+def migrate(config: Config) -> None:
+    """Bring tables and functions to this version. Raises ConfigError, ChildFailed."""
+    run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
+
+
+def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
+    """`smsengine migrate`. Embedded servers that do not run are started for as long as it takes."""
+    config = load(config_file) if config_file else Config()
+    directory = DataDir(data_dir or Path(config.data_dir or DEFAULT))
+    wanted = without_url(config)
+    running = directory.running() if directory.holder() is not None else None
+    if wanted and running is not None:
+        migrate(with_urls(config, {name: getattr(running.config, name).url for name in wanted}))
+        return
+    if not wanted:
+        migrate(config)
+        return
+    directory.claim()
+    try:
+        servers = start_all(directory.path, wanted)
+        try:
+            migrate(with_urls(config, {name: server.url for name, server in servers.items()}))
+        finally:
+            for server in servers.values():
+                server.stop(10.0)
+    finally:
+        directory.leave()
+
+
+def prepare_demo(config: Config, known_key: str) -> Prepared:
+    """The demo organisation with its credit; made on first use, found again later.
+
+    `known_key` is the API key it was given before, "" for none. Killed before that key
+    was kept: the organisation is found by its name and given another key.
+    Raises ConfigError, ChildFailed.
+    """
+
+    def step() -> object:
+        return msgspec.to_builtins(asyncio.run(_prepare_demo(config, known_key)))
+
+    return msgspec.convert(run_once(step, title="demo", timeout_s=_DEMO_S), Prepared)
+
+
+async def _migrate(config: Config) -> None:
+    await migrate_postgres(config.postgres.url)
+    await migrate_clickhouse(config.clickhouse.url)
+    link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
+    try:
+        await link.start()
+        await load_functions(link)
+    except ReplyError as e:
+        raise ConfigError(
+            f"Redis refuses the engine's functions ({e}); needed is Redis 7.0 or newer, or Valkey, and a "
+            "user who may load functions."
+        ) from e
+    finally:
+        await link.close()
+
+
+async def _prepare_demo(config: Config, known_key: str) -> Prepared:
+    directory = await Directory.connect(config.postgres.url, shards=config.shards)
+    try:
+        found = await _known(directory, known_key) or await _named_or_new(directory)
+        await directory.top_up(found.organisation_id, DEMO_UNITS, _DEMO_REFERENCE)
+        return found
+    finally:
+        await directory.close()
+
+
+async def _known(directory: Directory, key: str) -> Prepared | None:
+    """The organisation the key is of, None when it is no key, or revoked."""
+    parsed = keys.bearer_key(f"Bearer {key}")
+    if parsed is None:
+        return None
+    key_id, secret = parsed
+    credential = (await directory.credentials([key_id])).get(key_id)
+    if credential is None or credential.secret_sha256 != keys.digest(secret):
+        return None
+    return Prepared(organisation_id=credential.organisation_id, api_key=key)
+
+
+async def _named_or_new(directory: Directory) -> Prepared:
+    after = 0
+    while page := await directory.organisations(after, 1000):
+        for organisation in page:
+            if organisation.name == DEMO_NAME:
+                made = await directory.create_key(organisation.id)
+                return Prepared(organisation_id=organisation.id, api_key=made.api_key)
+        after = page[-1].id
+    new: NewOrganisation = await directory.create_organisation(DEMO_NAME)
+    return Prepared(organisation_id=new.id, api_key=new.api_key)

@@ -1,0 +1,245 @@
+"""`smsengine up`: everything that runs, put together from one parent.
+
+In this order: the data directory, the listening socket, the simulated provider, the
+embedded servers, tables and functions, the demo organisation, the roles. Stopped in the
+reverse order, so that each has what it needs until it has ended. A step that fails stops
+those before it, and says in one sentence why. Killed (-9) at any instruction: the kernel
+ends what was started with it, and the next start finds or mends what is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from urllib.parse import urlsplit
+
+import msgspec
+
+from engine import keys
+from engine.boot import fence, run_role
+from engine.config import Config, ProviderSettings, load, split_listen
+from engine.errors import ConfigError
+from engine.telemetry import configure_logs
+from supervisor import welcome
+from supervisor.datadir import DEFAULT, DataDir, Running, read_secret
+from supervisor.embedded.servers import Server, start_all
+from supervisor.embedded.simulator import Simulator, start_simulator
+from supervisor.keeper import Keeper
+from supervisor.locate import ADMIN_KEY, DEMO_API_KEY
+from supervisor.prepare import Prepared, migrate, prepare_demo, with_urls, without_url
+
+# Connections that wait to be accepted while the ingest processes are busy.
+_BACKLOG = 4096
+_SERVER_STOP_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What the command line asks for."""
+
+    config_file: Path | None = None
+    demo: bool = False
+    data_dir: Path | None = None
+    # "" leaves it to the configuration.
+    listen: str = ""
+    # Print one line of JSON when ready, instead of words.
+    as_json: bool = False
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGINT before the roles had started."""
+
+
+def bring_up(wish: Wish) -> int:
+    """Run until told to stop; the exit code. Raises ConfigError, ChildFailed."""
+    configure_logs(as_json=False)
+    config = _configured(wish)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_stoppable())
+            return _run(wish, config, stack)
+    except Stopped:
+        return 0
+
+
+def _configured(wish: Wish) -> Config:
+    """The configuration as far as file and command line give it. Raises ConfigError."""
+    config = load(wish.config_file) if wish.config_file else Config()
+    if wish.listen:
+        if not split_listen(wish.listen):
+            raise ConfigError(f"--listen must be HOST:PORT, not {wish.listen!r}.")
+        config = msgspec.structs.replace(
+            config, http=msgspec.structs.replace(config.http, listen=wish.listen)
+        )
+    if not config.providers and wish.demo:
+        config = msgspec.structs.replace(config, providers=[ProviderSettings(name="simulated")])
+    if not config.providers and config.roles.express + config.roles.normal > 0:
+        raise ConfigError(
+            "No SMS provider is configured; add a [[providers]] section with name and type to the file given "
+            "with --config, or use --demo for a simulated one."
+        )
+    data_dir = wish.data_dir or Path(config.data_dir or DEFAULT)
+    return msgspec.structs.replace(config, data_dir=str(data_dir.absolute()))
+
+
+def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
+    directory = DataDir(Path(config.data_dir))
+    directory.claim()
+    stack.callback(directory.leave)
+    directory.forget_running()
+    admin_key_file, admin_key = _admin_key(config, directory)
+    listener, url = listen(config.http.listen)
+    stack.callback(listener.close)
+
+    simulator = _simulator(config, directory)
+    if simulator is not None:
+        stack.callback(simulator.stop)
+        config = _with_simulator(config, simulator.url)
+    servers = start_all(directory.path, without_url(config))
+    stack.callback(_stop_all, servers)
+    config = with_urls(config, {name: server.url for name, server in servers.items()})
+    migrate(config)
+    demo = _demo(config, directory) if wish.demo else None
+
+    running = Running(
+        url=url,
+        pid=os.getpid(),
+        admin_key_file=str(admin_key_file),
+        simulator_url=simulator.url if simulator else "",
+        config=config,
+    )
+    facts = welcome.Facts(
+        url=url,
+        api_key=demo.api_key if demo else None,
+        admin_key=admin_key,
+        organisation=demo.organisation_id if demo else None,
+        simulator_url=simulator.url if simulator else None,
+    )
+
+    def on_ready() -> None:
+        directory.write_running(running)
+        print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
+
+    stack.callback(directory.forget_running)
+    watched = [*servers.values(), *([simulator] if simulator else [])]
+    keeper = Keeper(
+        config, runner=run_role, fencer=fence, listener=listener, on_ready=on_ready, watchers=watched
+    )
+    code = keeper.run()
+    # What is left takes a moment and ends by itself: Ctrl-C again must not leave it half done.
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+    return code
+
+
+def listen(address: str) -> tuple[socket.socket, str]:
+    """A listening socket on HOST:PORT (port 0: a free one), and the URL to reach it from here.
+
+    Raises ConfigError.
+    """
+    host, port = split_listen(address) or ("", 0)
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            # Connections of an earlier run that linger do not matter; one that listens does.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(_BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as e:
+        reason = (e.strerror or str(e)).lower()
+        raise ConfigError(
+            f"The API cannot listen on {address}: {reason}; name another address with --listen."
+        ) from e
+    port = listener.getsockname()[1]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+    return listener, f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+class WatchedSimulator:
+    """The simulated provider as the keeper watches it: restarted, it listens where it did."""
+
+    name = "simulator"
+
+    def __init__(self, simulator: Simulator, log_path: Path) -> None:
+        self._simulator = simulator
+        self._log_path = log_path
+        self.url = simulator.url
+
+    def poll(self) -> int | None:
+        return self._simulator.poll()
+
+    def restart(self) -> None:
+        self._simulator.stop()
+        self._simulator = start_simulator(urlsplit(self.url).netloc, log_path=self._log_path)
+
+    def stop(self) -> None:
+        self._simulator.stop()
+
+
+def _simulator(config: Config, directory: DataDir) -> WatchedSimulator | None:
+    """The simulated provider, when the configuration has one without a URL."""
+    if all(p.url for p in config.providers):
+        return None
+    logs = directory.path / "logs"
+    try:
+        logs.mkdir(mode=0o755, exist_ok=True)
+        return WatchedSimulator(start_simulator(log_path=logs / "simulator.log"), logs / "simulator.log")
+    except OSError as e:
+        raise ConfigError(f"{logs} cannot be written: {e.strerror}.") from e
+
+
+def _with_simulator(config: Config, url: str) -> Config:
+    providers = [p if p.url else msgspec.structs.replace(p, url=url) for p in config.providers]
+    return msgspec.structs.replace(config, providers=providers)
+
+
+def _admin_key(config: Config, directory: DataDir) -> tuple[Path, str]:
+    """Where the admin key is and what it is; made on first use unless the configuration names a file."""
+    if not config.http.admin_key_file:
+        return directory.secrets / ADMIN_KEY, directory.secret(ADMIN_KEY, keys.new_admin_key)
+    path = Path(config.http.admin_key_file)
+    key = read_secret(path)
+    if not key:
+        raise ConfigError(f"http.admin_key_file: {path} must hold the admin key.")
+    return path, key
+
+
+def _demo(config: Config, directory: DataDir) -> Prepared:
+    known = directory.known_secret(DEMO_API_KEY)
+    demo = prepare_demo(config, known)
+    if demo.api_key != known:
+        directory.keep_secret(DEMO_API_KEY, demo.api_key)
+    return demo
+
+
+def _stop_all(servers: dict[str, Server]) -> None:
+    for server in servers.values():
+        server.stop(_SERVER_STOP_S)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Until the keeper hears signals itself, they end the start in good order."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        # Once is enough: a second one must not disturb what the first has begun.
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_IGN)
+        raise Stopped
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,81 @@
+"""What `smsengine up` says when it is ready: for a person, or for a script."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import msgspec
+
+from supervisor.datadir import DEFAULT
+
+_EXAMPLE = Path(__file__).parent.parent / "examples" / "messages.jsonl"
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the engine is and how to get in; the keys of the JSON line."""
+
+    url: str
+    # None without --demo.
+    api_key: str | None
+    admin_key: str
+    # Id of the demo organisation, None without --demo.
+    organisation: int | None
+    # None when no simulated provider was started.
+    simulator_url: str | None
+
+    def as_json(self) -> str:
+        return msgspec.json.encode(self).decode()
+
+    def as_text(self, data_dir: Path) -> str:
+        """Every command in it can be pasted into another terminal in the same directory."""
+        command = _near(Path(sys.argv[0]))
+        where = "" if data_dir == DEFAULT.absolute() else f" --data-dir {shlex.quote(_near(data_dir))}"
+        lines = ["", f"smsengine is ready at {self.url}", ""]
+        if self.api_key is None:
+            lines += [
+                "Make an organisation and give it credit:",
+                "",
+                f"  {command} org create NAME{where}",
+                f"  {command} org topup ID UNITS --reference TEXT{where}",
+            ]
+        else:
+            lines += [
+                f"  API key  {self.api_key}  (organisation {self.organisation}, demo)",
+                f"  Messages go to a simulated provider, which counts them: {self.simulator_url}/stats",
+                "",
+                "Try in another terminal, from this directory: send one message,",
+                "",
+                f"  {self._one(command, where)}",
+                "",
+                "send a file of messages,",
+                "",
+                f"  {command} send --file {shlex.quote(_near(_EXAMPLE))}{where}",
+            ]
+        lines += [
+            "",
+            "watch the status:",
+            "",
+            f"  {command} status --watch{where}",
+            "",
+            "Ctrl-C stops it.",
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _one(self, command: str, where: str) -> str:
+        """By curl, to show the API, where there is one: a bare Debian has none."""
+        if shutil.which("curl") is None:
+            return f"{command} send --to +989121234567 --text Hello{where}"
+        body = '{"to":"+989121234567","text":"Hello"}'
+        return f"curl -s {self.url}/v1/messages -H 'Authorization: Bearer {self.api_key}' -d '{body}'"
+
+
+def _near(path: Path) -> str:
+    """The path as it is shortest from here."""
+    whole = str(path.absolute())
+    from_here = os.path.relpath(whole)
+    return whole if from_here.startswith("..") else from_here

@@ -1,0 +1,58 @@
+"""Real servers for tests, started once per session and only when a test asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.embedded.servers import Server, start_clickhouse, start_postgres, start_redis
+
+
+@pytest.fixture(scope="session")
+def servers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data directory that the servers of this session share."""
+    return tmp_path_factory.mktemp("servers")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers_dir: Path) -> Iterator[Server]:
+    server = start_postgres(servers_dir)
+    yield server
+    server.stop(10)
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_dir: Path) -> Iterator[Server]:
+    server = start_redis(servers_dir)
+    yield server
+    server.stop(10)
+
+
+@pytest.fixture(scope="session")
+def clickhouse_server(servers_dir: Path) -> Iterator[Server]:
+    server = start_clickhouse(servers_dir)
+    yield server
+    server.stop(10)
+
+
+@pytest.fixture(scope="session")
+def servers(postgres_server: Server, redis_server: Server, clickhouse_server: Server) -> dict[str, Server]:
+    """All three, by name."""
+    return {s.name: s for s in (postgres_server, redis_server, clickhouse_server)}
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: Server) -> str:
+    return postgres_server.url
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: Server) -> str:
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def clickhouse_url(clickhouse_server: Server) -> str:
+    return clickhouse_server.url
