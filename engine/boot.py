@@ -374,6 +374,7 @@ def _admin_key_digest(config: Config) -> bytes:
 
 def _processes(config: Config) -> object:
     try:
-        return msgspec.json.decode(Path(config.data_dir, "run", "processes.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
+        seen = msgspec.json.decode(Path(config.data_dir, "run", "processes.json").read_bytes())
+        return seen["processes"]
+    except (OSError, msgspec.DecodeError, KeyError):
         return []

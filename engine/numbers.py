@@ -13,6 +13,7 @@ from phonenumbers import COUNTRY_CODE_TO_REGION_CODE
 from engine.errors import Refusal
 from engine.segments import BASIC
 
+# E.164 sets no least length. Only Tokelau's mobile numbers (+690, 4 digits) are shorter.
 DIGITS_MIN, DIGITS_MAX = 8, 15
 SENDER_CHARACTERS_MAX = 11
 SENDER_DIGITS_MIN, SENDER_DIGITS_MAX = 3, 15

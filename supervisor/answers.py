@@ -32,14 +32,14 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
-    # Usage not yet in PostgreSQL.
-    lag_entries: int = 0
+    # How far the books in PostgreSQL are behind the use in Redis.
     lag_ms: int = 0
 
 
 class ActivityState(msgspec.Struct, frozen=True, kw_only=True):
-    # Events not yet in ClickHouse.
-    waiting_rows: int = 0
+    # Batches of events not yet in ClickHouse, and the age of the oldest.
+    waiting_entries: int = 0
+    oldest_ms: int = 0
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,9 +103,8 @@ async def _postgres(url: str) -> str:
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
         raise _NotOk(f"cannot be reached: {e or 'no answer in time'}") from e
     try:
-        version = connection.get_server_version()
-        name = f"PostgreSQL {version.major}.{version.minor}"
-        if version.major < POSTGRES_MIN:
+        name = f"PostgreSQL {connection.get_settings().server_version}"
+        if connection.get_server_version().major < POSTGRES_MIN:
             raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
         applied = await _applied(connection)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:

@@ -137,7 +137,7 @@ def key(
         client.call("DELETE", f"{path}/{revoke}")
         print("{}" if as_json else f"revoked {revoke}")
         return
-    made = client.post(path, None, NewKey)
+    made = client.post(path, {}, NewKey)
     if as_json:
         _print_json(made)
         return

@@ -36,10 +36,14 @@ def status(seen: Status, now_us: int) -> RenderableType:
         frozenset({1, 2, 3, 4, 5}),
     )
     behind = table(
-        ("behind", "entries", "by"),
+        ("not yet", "batches", "oldest"),
         (
-            ("ledger (usage not yet booked)", number(seen.ledger.lag_entries), span(seen.ledger.lag_ms)),
-            ("activity (events not yet in ClickHouse)", number(seen.activity.waiting_rows), ""),
+            ("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms)),
+            (
+                "written to ClickHouse (activity)",
+                number(seen.activity.waiting_entries),
+                span(seen.activity.oldest_ms),
+            ),
         ),
         frozenset({1, 2}),
     )

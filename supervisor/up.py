@@ -30,7 +30,7 @@ from supervisor import welcome
 from supervisor.datadir import DEFAULT, DataDir, Running, read_secret
 from supervisor.embedded.servers import Server, start_all
 from supervisor.embedded.simulator import Simulator, start_simulator
-from supervisor.keeper import Keeper
+from supervisor.keeper import Keeper, Watched
 from supervisor.locate import ADMIN_KEY, DEMO_API_KEY
 from supervisor.prepare import Prepared, migrate, prepare_demo, with_urls, without_url
 
@@ -127,7 +127,7 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
         print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
 
     stack.callback(directory.forget_running)
-    watched = [*servers.values(), *([simulator] if simulator else [])]
+    watched: list[Watched] = [*servers.values(), *([simulator] if simulator else [])]
     keeper = Keeper(
         config, runner=run_role, fencer=fence, listener=listener, on_ready=on_ready, watchers=watched
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
@@ -15,5 +15,5 @@ class Accounts:
         self._keys = keys
 
     async def balance(self, request: web.Request) -> Answer:
-        organisation_id = await self._keys.organisation(request)
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(organisation_id))

@@ -22,7 +22,6 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 import structlog
-from aiohttp import hdrs, web
 
 from engine import keys
 from engine.api.services import Directory
@@ -70,10 +69,9 @@ class Keys:
         # The last lookup failed: PostgreSQL is away as far as we know.
         self._away = False
 
-    async def organisation(self, request: web.Request) -> int:
-        """The organisation whose key the request carries. Raises Refusal 401, Unavailable."""
-        told = request.headers.get(hdrs.AUTHORIZATION)
-        presented = keys.bearer_key(told) if told is not None else None
+    async def organisation(self, authorization: str | None) -> int:
+        """The organisation whose key the header carries. Raises Refusal 401, Unavailable."""
+        presented = keys.bearer_key(authorization) if authorization is not None else None
         if presented is None:
             raise unauthorised()
         key_id, secret = presented
@@ -176,9 +174,9 @@ class AdminKey:
     def __init__(self, key_sha256: bytes) -> None:
         self._key_sha256 = key_sha256
 
-    def check(self, request: web.Request) -> None:
+    def check(self, authorization: str | None) -> None:
         """Raises Refusal 401."""
-        token = keys.bearer(request.headers.get(hdrs.AUTHORIZATION, "")) or ""
+        token = keys.bearer(authorization or "") or ""
         if not hmac.compare_digest(keys.digest(token), self._key_sha256):
             raise unauthorised("the admin key")
 

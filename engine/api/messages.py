@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
@@ -130,7 +130,7 @@ class Messages:
         self._keys = keys
 
     async def send(self, request: web.Request) -> Answer:
-        organisation_id = await self._keys.organisation(request)
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
         submitted = await self._ingest.submit(
@@ -143,7 +143,7 @@ class Messages:
         return _accepted(submitted)
 
     async def send_batch(self, request: web.Request) -> Answer:
-        organisation_id = await self._keys.organisation(request)
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
         submitted = await self._ingest.submit(
@@ -156,7 +156,7 @@ class Messages:
         return _accepted(submitted)
 
     async def show(self, request: web.Request) -> Answer:
-        organisation_id = await self._keys.organisation(request)
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         message_id = request.match_info["id"]
         if _UUID.fullmatch(message_id):
             view = await self._history(organisation_id, message_id.lower())

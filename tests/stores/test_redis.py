@@ -219,6 +219,27 @@ async def test_a_server_that_cannot_serve_now_is_unavailable(refusal: str) -> No
     server.close()
 
 
+async def test_more_replies_than_were_asked_for_end_the_connection() -> None:
+    """Else every later reply would go to the wrong caller."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"+OK\r\n+PONG\r\n")
+        await reader.readuntil(b"ONE\r\n")
+        writer.write(b"+one\r\n+stray\r\n")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    link = RedisLink(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_s=2, name="x")
+    assert await link.call("ECHO", "ONE") == b"one"
+    wire = link._wire
+    assert wire is not None
+    assert wire.failure is not None
+    await link.close()
+    server.close()
+
+
 async def test_a_closed_link_stays_closed(link: RedisLink) -> None:
     await link.close()
     await link.close()
