@@ -241,7 +241,7 @@ def simulator(context: typer.Context) -> None:
     # Here and not above: it is a program of its own with its own event loop.
     from supervisor.embedded import simulator as program
 
-    raise typer.Exit(program.main(context.args))
+    program.run(program.options(context.args))
 
 
 def _status(client: Client) -> bytes:

@@ -256,7 +256,7 @@ class Keeper:
             case rule.Announce():
                 self._announce()
             case rule.GiveUp(sentence):
-                sys.stderr.write(f"{sentence}\n")
+                sys.stderr.write(f"smsengine: {sentence}\n")
                 self._stop(sentence)
             case rule.Finish(exit_code):
                 self._exit_code = exit_code

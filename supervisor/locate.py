@@ -31,21 +31,23 @@ class Whereabouts:
     def customer(self, timeout_s: float = 30.0) -> Client:
         """A client with an organisation's key. Raises ConfigError when URL or key is not to be had."""
         running = self._running()
+        url = self._url(running)
         key = self.api_key or (DataDir(self.data_dir).known_secret(DEMO_API_KEY) if running else "")
         if not key:
             raise ConfigError(
                 "An API key is needed: --api-key or SMSENGINE_API_KEY "
                 "(`smsengine org create NAME` makes an organisation with one)."
             )
-        return Client(self._url(running), key, timeout_s)
+        return Client(url, key, timeout_s)
 
     def admin(self, timeout_s: float = 30.0) -> Client:
         """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
         running = self._running()
+        url = self._url(running)
         key = self.admin_key or (read_secret(Path(running.admin_key_file)) if running else "")
         if not key:
             raise ConfigError("The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY.")
-        return Client(self._url(running), key, timeout_s)
+        return Client(url, key, timeout_s)
 
     def _running(self) -> Running | None:
         """The engine of the data directory, unless the user named another one by its URL."""

@@ -32,7 +32,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     def as_text(self, data_dir: Path) -> str:
         """Every command in it can be pasted into another terminal in the same directory."""
-        command = _near(Path(sys.argv[0]))
+        command = _command()
         where = "" if data_dir == DEFAULT.absolute() else f" --data-dir {shlex.quote(_near(data_dir))}"
         lines = ["", f"smsengine is ready at {self.url}", ""]
         if self.api_key is None:
@@ -72,6 +72,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             return f"{command} send --to +989121234567 --text Hello{where}"
         body = '{"to":"+989121234567","text":"Hello"}'
         return f"curl -s {self.url}/v1/messages -H 'Authorization: Bearer {self.api_key}' -d '{body}'"
+
+
+def _command() -> str:
+    """How to call `smsengine` from here: it need not be on the PATH."""
+    beside = Path(sys.executable).with_name("smsengine")
+    if beside.exists():
+        return shlex.quote(_near(beside))
+    return f"{shlex.quote(_near(Path(sys.executable)))} -m supervisor.cli"
 
 
 def _near(path: Path) -> str:

@@ -42,6 +42,8 @@ MESSAGE = Message(
 )  # fmt: skip
 
 Round = Callable[[int], Awaitable[None]]
+# Told whether a request ended well.
+End = Callable[[bool], None]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def simulator() -> Iterator[Simulator]:
     simulator.stop()
 
 
-async def _callbacks(begin: Callable[[Callable[[bool], None]], None], requests: int) -> None:
+async def _callbacks(begin: Callable[[End], None], requests: int) -> None:
     """Keep IN_FLIGHT going until `requests` have ended well."""
     ended = asyncio.get_running_loop().create_future()
     begun = done = 0
@@ -82,7 +84,7 @@ async def _with_pool(url: str, measure: Callable[[Round], Awaitable[None]]) -> N
     pool.start()
     headers = b"Content-Type: application/json\r\n"
 
-    def begin(end: Callable[[bool], None]) -> None:
+    def begin(end: End) -> None:
         def done(outcome: HttpOutcome) -> None:
             end(outcome.status == 200)
 
@@ -96,7 +98,7 @@ async def _with_provider(url: str, measure: Callable[[Round], Awaitable[None]]) 
     provider = build(ProviderSettings(name="bench", url=url, connections_max=IN_FLIGHT, timeout_s=30))
     await provider.start()
 
-    def begin(end: Callable[[bool], None]) -> None:
+    def begin(end: End) -> None:
         def done(verdict: Verdict) -> None:
             end(verdict.kind == "accepted")
 
@@ -131,33 +133,30 @@ CLIENTS = {"pool": _with_pool, "provider": _with_provider, "aiohttp": _with_aioh
 def test_request(client: str, simulator: Simulator, benchmark: BenchmarkFixture) -> None:
     """Wall time of REQUESTS requests, IN_FLIGHT at once."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ready: asyncio.Queue[Round] = asyncio.Queue()
+        finished = asyncio.Event()
 
         async def measure(round_of: Round) -> None:
             await round_of(REQUESTS // 10)
-            rounds.append(round_of)
+            ready.put_nowait(round_of)
             await finished.wait()
 
-        rounds: list[Round] = []
-        finished = asyncio.Event()
+        async def begin() -> tuple[asyncio.Task[None], Round]:
+            task = asyncio.create_task(CLIENTS[client](simulator.url, measure))
+            async with asyncio.timeout(60):
+                return task, await ready.get()
 
-        async def begin() -> asyncio.Task[None]:
-            task = asyncio.ensure_future(CLIENTS[client](simulator.url, measure))
-            while not rounds and not task.done():
-                await asyncio.sleep(0.01)
-            return task
+        async def one(round_of: Round) -> None:
+            await round_of(REQUESTS)
 
         async def end(task: asyncio.Task[None]) -> None:
             finished.set()
             await task
 
-        task = runner.run(begin())
-        benchmark.pedantic(lambda: runner.run(_one(rounds[0])), rounds=3)
+        task, round_of = runner.run(begin())
+        benchmark.pedantic(lambda: runner.run(one(round_of)), rounds=3)  # type: ignore[no-untyped-call]
         benchmark.extra_info["requests"] = REQUESTS
         runner.run(end(task))
-
-
-async def _one(round_of: Round) -> None:
-    await round_of(REQUESTS)
 
 
 def test_the_pool_costs_a_fifth_of_aiohttps_client_or_less(simulator: Simulator) -> None:

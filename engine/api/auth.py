@@ -77,6 +77,11 @@ class Keys:
         key_id, secret = presented
         return _checked(self._remembered(key_id) or await self._looked_up(key_id), secret)
 
+    @property
+    def looking_up(self) -> bool:
+        """Whether a lookup is under way."""
+        return bool(self._wanted or self._asked)
+
     async def close(self) -> None:
         """Give up the lookups under way."""
         if self._lookups is not None:
@@ -130,6 +135,8 @@ class Keys:
             while self._wanted:
                 for key_id in list(islice(self._wanted, _LOOKUP_MAX)):
                     self._asked[key_id] = self._wanted.pop(key_id)
+                # From before the question, so that an age is never told too low.
+                asked_at = self._clock()
                 try:
                     found = await self._directory.credentials(list(self._asked))
                 except Exception as e:
@@ -141,7 +148,7 @@ class Keys:
                 else:
                     self._away = False
                     for key_id in self._asked:
-                        self._remember(key_id, found.get(key_id))
+                        self._remember(key_id, found.get(key_id), asked_at)
                     self._tell(found)
         finally:
             for future in (*self._asked.values(), *self._wanted.values()):
@@ -152,8 +159,7 @@ class Keys:
             future.set_result(looked.get(key_id))
         self._asked.clear()
 
-    def _remember(self, key_id: int, credential: Credential | None) -> None:
-        now = self._clock()
+    def _remember(self, key_id: int, credential: Credential | None, now: float) -> None:
         if credential is not None:
             self._unknown.pop(key_id, None)
             # A refresh is no use: the place among the least recently used stays.

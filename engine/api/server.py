@@ -59,7 +59,7 @@ class _Connections(web.Server):
 
 
 class Server:
-    """The application on one socket; `start` and `stop` once each."""
+    """The application on one socket. Started once; to stop again changes nothing."""
 
     def __init__(self, app: web.Application, listener: socket.socket) -> None:
         self._runner = web.AppRunner(app, access_log=None)
@@ -83,8 +83,9 @@ class Server:
         connection close and must try again with the same Idempotency-Key. Other
         processes go on accepting from a shared socket.
         """
-        if self._listening is not None and self._connections is not None:
-            self._listening.close()
+        listening, self._listening = self._listening, None
+        if listening is not None and self._connections is not None:
+            listening.close()
             self._connections.pre_shutdown()
             await self._connections.shutdown(timeout_s)
         await self._runner.cleanup()

@@ -65,8 +65,8 @@ class AnswerReader:
                 self.fault = "bad-answer"
             return
         if self.complete:
-            self.reusable = self.reusable and parser.should_keep_alive()
-        elif self._body_bytes > self._body_bytes_max:
+            return
+        if self._body_bytes > self._body_bytes_max:
             self.fault = "answer-too-large"
         elif not self._in_body:
             self._head_bytes += len(data)
@@ -77,11 +77,12 @@ class AnswerReader:
         """The server has closed its side in good order."""
         self.reusable = False
         if self._in_body and not self._framed and self._body_bytes <= self._body_bytes_max:
-            self._finish()
+            self._finish(reusable=False)
 
-    def _finish(self) -> None:
+    def _finish(self, reusable: bool) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
+        self.reusable = reusable
         self.complete = True
 
     # -- httptools
@@ -118,4 +119,5 @@ class AnswerReader:
         if self._parser.get_status_code() < 200:
             self._in_body = self._framed = False
         else:
-            self._finish()
+            # Asked here: the parser forgets with the end of the message.
+            self._finish(self._parser.should_keep_alive())

@@ -110,7 +110,7 @@ def test_a_role_that_cannot_boot_ends_everything_with_one_plain_sentence(
     running = start()
     assert running.end() == 1
     plain = [line for line in running.stderr.splitlines() if not line.startswith("{")]
-    assert plain == ["The setting of ledger must be another."]
+    assert plain == ["smsengine: The setting of ledger must be another."]
     assert running.stdout == ""
 
 

@@ -1,0 +1,138 @@
+"""An engine under measurement: started from the command line, watched from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    pid: int
+    url: str
+    admin_key: str
+    simulator_url: str
+
+    def call(self, method: str, path: str, body: object = None, timeout_s: float = 150.0) -> Any:
+        """A call with the admin key; the decoded answer."""
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else msgspec.json.encode(body),
+            headers={"Authorization": f"Bearer {self.admin_key}"},
+        )
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            return msgspec.json.decode(answer.read())
+
+    def simulator_stats(self) -> dict[str, int]:
+        with urllib.request.urlopen(f"{self.simulator_url}/stats", timeout=30) as answer:
+            return msgspec.json.decode(answer.read(), type=dict[str, int])
+
+    def organisations(self, count: int, units: int) -> list[str]:
+        """API keys of `count` new organisations with `units` each."""
+        made = []
+        for i in range(count):
+            organisation = self.call("POST", "/v1/admin/organisations", {"name": f"load {i}"})
+            top_up = {"units": units, "reference": "load"}
+            self.call("POST", f"/v1/admin/organisations/{organisation['id']}/top-ups", top_up)
+            made.append(organisation["api_key"])
+        return made
+
+    def memory_mib(self) -> dict[str, float]:
+        """Anonymous memory of each process of the engine, by what `ps` calls it, MiB."""
+        found: dict[str, float] = {}
+        for pid in _descendants(self.pid):
+            with contextlib.suppress(OSError, ValueError):
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                kib = int(rollup.partition("Anonymous:")[2].split()[0])
+                name = _short(title)
+                found[name] = found.get(name, 0.0) + kib / 1024
+        return found
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU time used so far by each process of the engine, seconds."""
+        found: dict[str, float] = {}
+        for pid in _descendants(self.pid):
+            with contextlib.suppress(OSError, ValueError):
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                name = _short(title)
+                found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / 100
+        return found
+
+
+@contextlib.contextmanager
+def engine(configuration: str, port: int = 0) -> Iterator[Engine]:
+    """A demo engine with this TOML, in a directory of its own, stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
+        Path(folder).chmod(0o755)
+        config = Path(folder, "smsengine.toml")
+        config.write_text(configuration)
+        log = Path(folder, "log")
+        command = [sys.executable, "-m", "supervisor.cli", "up", "--demo", "--json", "--config", str(config)]
+        command += ["--data-dir", f"{folder}/data", "--listen", f"127.0.0.1:{port}"]
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit(f"The engine did not start:\n{log.read_text()[-2000:]}")
+            facts = msgspec.json.decode(line)
+            yield Engine(
+                pid=process.pid,
+                url=facts["url"],
+                admin_key=facts["admin_key"],
+                simulator_url=facts["simulator_url"],
+            )
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait()
+            if code:
+                print(f"The engine ended with {code}:\n{log.read_text()[-2000:]}", file=sys.stderr)
+
+
+def settled(engine: Engine, received: int, timeout_s: float) -> float:
+    """Wait until the simulator has `received` messages and nothing waits; seconds waited."""
+    start = time.monotonic()
+    while time.monotonic() - start < timeout_s:
+        if engine.simulator_stats()["received"] >= received:
+            queues = engine.call("GET", "/v1/admin/status")["queues"].values()
+            if not any(q["waiting"] + q["in_hand"] + q["due"] for q in queues):
+                break
+        time.sleep(0.2)
+    return time.monotonic() - start
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [pid]
+    for at in found:
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{at}/task/{at}/children").read_text().split()
+            found.extend(int(child) for child in children)
+    return found
+
+
+def _short(title: str) -> str:
+    if title.startswith("smsengine: "):
+        return title.removeprefix("smsengine: ").split()[0]
+    for word in ("clickhouse", "simulator", "postgres", "valkey", "redis"):
+        if word in title:
+            return "redis" if word == "valkey" else word
+    return title.split()[0].rpartition("/")[2]

@@ -1,0 +1,292 @@
+"""API keys: who is let in, and what is remembered for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from engine import keys
+from engine.api.auth import Keys
+from engine.errors import Refusal, Unavailable
+from engine.records import Credential, NewOrganisation
+from engine.stores.directory import Directory
+from tests.adversity.proxy import Proxy
+from tests.api.world import ADMIN_KEY, Api, until
+
+
+class Watched(Directory):
+    """The real directory; counts the lookups and can hold them up."""
+
+    lookups: list[list[int]]
+    gate: asyncio.Event
+    entered: asyncio.Event
+
+    @classmethod
+    async def of(cls, url: str) -> Watched:
+        directory = await cls.connect(url, shards=16, timeout_s=2.0)
+        assert isinstance(directory, cls)
+        directory.lookups, directory.gate, directory.entered = [], asyncio.Event(), asyncio.Event()
+        directory.gate.set()
+        return directory
+
+    async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
+        self.lookups.append(list(key_ids))
+        self.entered.set()
+        await self.gate.wait()
+        return await super().credentials(key_ids)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def bearer(api_key: str) -> str:
+    return f"Bearer {api_key}"
+
+
+def key_id_of(api_key: str) -> int:
+    return int(api_key.split("_")[1])
+
+
+async def settled(known: Keys, directory: Watched, lookups: int) -> None:
+    """Until so many lookups have been made and answered."""
+    await until(lambda: len(directory.lookups) >= lookups and not known.looking_up)
+
+
+@pytest.fixture
+async def watched(directory_url: str) -> Watched:
+    return await Watched.of(directory_url)
+
+
+def wrong_secret(api_key: str) -> str:
+    return api_key[:-5] + ("AAAAA" if not api_key.endswith("AAAAA") else "BBBBB")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/batch"])
+async def test_who_shows_no_good_key_is_not_let_in(api: Api, path: str) -> None:
+    good = api.api_key
+    _, key_id, secret = good.split("_", 2)
+    for authorization in (
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Bearer  {good}",
+        f"Bearer {good}x",
+        f"Bearer {good[:-1]}",
+        f"Basic {good}",
+        good,
+        f"Bearer {good},{good}",
+        f"Bearer {wrong_secret(good)}",
+        f"Bearer smse_999999999999999999_{secret}",
+        f"Bearer smse_9999999999999999999_{secret}",
+        f"Bearer smse_0{key_id}_{secret}",
+        f"Bearer smse_\u0661_{secret}",
+        f"Bearer {ADMIN_KEY}",
+        "Bearer " + "x" * 5000,
+    ):
+        status, headers, told = await api.ask("POST", path, {}, key="", Authorization=authorization)
+        assert (status, told["code"]) == (401, "unauthorised"), authorization
+        assert headers["WWW-Authenticate"].startswith("Bearer")
+        assert headers["Content-Type"] == "application/problem+json"
+
+
+async def test_no_header_at_all_is_not_let_in(api: Api) -> None:
+    for method, path in (("POST", "/v1/messages"), ("GET", "/v1/balance"), ("GET", "/v1/messages/x")):
+        assert (await api.ask(method, path, key=""))[0] == 401
+
+
+async def test_the_scheme_is_case_insensitive(api: Api) -> None:
+    for scheme in ("bearer", "BEARER"):
+        assert (await api.ask("GET", "/v1/balance", key="", Authorization=f"{scheme} {api.api_key}"))[
+            0
+        ] == 200
+
+
+async def test_an_api_key_does_not_open_the_admin_calls(api: Api) -> None:
+    for key in ("", api.api_key, ADMIN_KEY[:-1], ADMIN_KEY + "x"):
+        status, headers, told = await api.ask("GET", "/v1/admin/status", key=key)
+        assert (status, told["code"]) == (401, "unauthorised")
+        assert headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_one_lookup_serves_all_that_wait_for_the_same_key(
+    watched: Watched, acme: NewOrganisation
+) -> None:
+    known = Keys(watched)
+    watched.gate.clear()
+    asked = [asyncio.create_task(known.organisation(bearer(acme.api_key))) for _ in range(50)]
+    async with asyncio.timeout(5):
+        await watched.entered.wait()
+        late = asyncio.create_task(known.organisation(bearer(acme.api_key)))
+        # One that gives up takes nothing from the others.
+        asked.pop().cancel()
+        await asyncio.sleep(0)
+        watched.gate.set()
+        assert await asyncio.gather(*asked, late) == [acme.id] * 50
+    assert watched.lookups == [[key_id_of(acme.api_key)]]
+    await known.close()
+    await watched.close()
+
+
+async def test_keys_wanted_during_a_lookup_go_together_with_the_next(watched: Watched) -> None:
+    known = Keys(watched)
+    made = [await watched.create_organisation(f"Batch {i}") for i in range(20)]
+    watched.gate.clear()
+    first = asyncio.create_task(known.organisation(bearer(made[0].api_key)))
+    async with asyncio.timeout(5):
+        await watched.entered.wait()
+        others = [asyncio.create_task(known.organisation(bearer(o.api_key))) for o in made[1:]]
+        await asyncio.sleep(0)
+        watched.gate.set()
+        assert await asyncio.gather(first, *others) == [o.id for o in made]
+    assert [len(ids) for ids in watched.lookups] == [1, 19]
+    await watched.close()
+
+
+async def test_a_revoked_key_is_refused_once_its_entry_is_old(watched: Watched) -> None:
+    clock = Clock()
+    known = Keys(watched, fresh_s=10, unknown_s=1, clock=clock)
+    made = await watched.create_organisation("Revoked")
+    assert await known.organisation(bearer(made.api_key)) == made.id
+    await watched.revoke_key(made.id, key_id_of(made.api_key))
+    clock.now += 4
+    assert await known.organisation(bearer(made.api_key)) == made.id
+    assert len(watched.lookups) == 1
+    clock.now += 6
+    with pytest.raises(Refusal, match="not revoked"):
+        await known.organisation(bearer(made.api_key))
+    await watched.close()
+
+
+async def test_a_busy_key_is_looked_up_again_before_it_is_old(
+    watched: Watched, acme: NewOrganisation
+) -> None:
+    clock = Clock()
+    known = Keys(watched, fresh_s=10, clock=clock)
+    await known.organisation(bearer(acme.api_key))
+    watched.gate.clear()
+    clock.now += 6
+    # Answered although the lookup that it begins is held up.
+    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    watched.gate.set()
+    await settled(known, watched, 2)
+    clock.now += 6
+    watched.gate.clear()
+    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    watched.gate.set()
+    await known.close()
+    await watched.close()
+
+
+async def test_an_unknown_key_is_asked_for_once_a_second(watched: Watched) -> None:
+    clock = Clock()
+    known = Keys(watched, unknown_s=1, clock=clock)
+    unknown = keys.key_text(10**17, keys.new_secret())
+    for lookups, step_s in ((1, 0.5), (1, 0.6), (2, 0.0)):
+        with pytest.raises(Refusal):
+            await known.organisation(bearer(unknown))
+        assert len(watched.lookups) == lookups
+        clock.now += step_s
+    await watched.close()
+
+
+async def test_a_wrong_secret_does_not_cost_the_right_one_its_entry(
+    watched: Watched, acme: NewOrganisation
+) -> None:
+    known = Keys(watched)
+    await known.organisation(bearer(acme.api_key))
+    for _ in range(3):
+        with pytest.raises(Refusal):
+            await known.organisation(bearer(wrong_secret(acme.api_key)))
+    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    assert len(watched.lookups) == 1
+    await watched.close()
+
+
+async def test_the_least_recently_used_key_is_forgotten_first(watched: Watched) -> None:
+    known = Keys(watched, entries_max=2)
+    first, second, third = [await watched.create_organisation(name) for name in ("A", "B", "C")]
+    for organisation in (first, second, first, third, first):
+        await known.organisation(bearer(organisation.api_key))
+    assert len(watched.lookups) == 3
+    await known.organisation(bearer(second.api_key))
+    assert len(watched.lookups) == 4
+    await watched.close()
+
+
+async def test_known_keys_stay_good_while_postgres_is_away(
+    directory_url: str, directory: Directory, acme: NewOrganisation
+) -> None:
+    async with Proxy.to(directory_url) as proxy:
+        watched = await Watched.of(proxy.url(directory_url))
+        clock = Clock()
+        known = Keys(watched, fresh_s=10, stale_s=300, clock=clock)
+        other = await directory.create_organisation("Never seen")
+        assert await known.organisation(bearer(acme.api_key)) == acme.id
+        proxy.refuse()
+        for step_s in (11, 100, 188):
+            clock.now += step_s
+            assert await known.organisation(bearer(acme.api_key)) == acme.id
+            with pytest.raises(Refusal):
+                await known.organisation(bearer(wrong_secret(acme.api_key)))
+            with pytest.raises(Unavailable):
+                await known.organisation(bearer(other.api_key))
+        clock.now += 2
+        with pytest.raises(Unavailable):
+            await known.organisation(bearer(acme.api_key))
+        proxy.admit()
+        async with asyncio.timeout(10):
+            assert await known.organisation(bearer(acme.api_key)) == acme.id
+            assert await known.organisation(bearer(other.api_key)) == other.id
+        await known.close()
+        await watched.close()
+
+
+async def test_a_stale_key_does_not_wait_for_a_postgres_that_hangs(
+    directory_url: str, acme: NewOrganisation
+) -> None:
+    async with Proxy.to(directory_url) as proxy:
+        watched = await Watched.of(proxy.url(directory_url))
+        clock = Clock()
+        known = Keys(watched, fresh_s=10, stale_s=300, clock=clock)
+        await known.organisation(bearer(acme.api_key))
+        proxy.refuse()
+        clock.now += 11
+        await known.organisation(bearer(acme.api_key))
+        await settled(known, watched, 2)
+        watched.gate.clear()
+        clock.now += 11
+        async with asyncio.timeout(1):
+            assert await known.organisation(bearer(acme.api_key)) == acme.id
+        watched.gate.set()
+        await known.close()
+        await watched.close()
+
+
+async def test_a_failing_lookup_is_not_remembered(directory: Directory, acme: NewOrganisation) -> None:
+    class Failing(Watched):
+        fails = True
+
+        async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
+            if self.fails:
+                raise ZeroDivisionError
+            return await directory.credentials(key_ids)
+
+    failing = Failing(None, 16, 1.0)
+    known = Keys(failing)
+    with pytest.raises(ZeroDivisionError):
+        await known.organisation(bearer(acme.api_key))
+    failing.fails = False
+    assert await known.organisation(bearer(acme.api_key)) == acme.id
+
+
+def test_a_key_is_read_as_it_was_written() -> None:
+    for _ in range(100):
+        secret = keys.new_secret()
+        assert keys.bearer_key(f"Bearer {keys.key_text(7, secret)}") == (7, secret)
+        assert len(keys.digest(secret)) == 32

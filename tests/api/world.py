@@ -1,0 +1,200 @@
+"""The API over real sockets, with a small ingest of the tests' own behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import asyncpg
+import msgspec
+
+from engine import keys
+from engine.api.app import create_app
+from engine.api.auth import Keys
+from engine.api.server import Server
+from engine.api.services import Draft, Outcome, Render, Services
+from engine.errors import Refusal
+from engine.records import Accepted
+from engine.stores.directory import Directory
+from engine.stores.migrate import migrate_postgres
+
+ADMIN_KEY = keys.new_admin_key()
+DRAFT = {"to": "+4915112345678", "text": "Your code is 123456", "queue": "express"}
+BODY_BYTES_MAX = 1 << 20
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    answer: bytes
+    replayed: bool
+
+
+class View(msgspec.Struct):
+    id: str
+    status: str
+
+
+class DeskIngest:
+    """Accepts every number that begins with "+", and remembers what it answered to which key."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.accepted: list[tuple[int, str]] = []
+        self.answers: dict[tuple[int, str], tuple[bytes, bytes]] = {}
+        # Raised by the next submissions, when set.
+        self.failure: Exception | None = None
+        # Submissions wait for it; `entered` is set when one does.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.entered = asyncio.Event()
+
+    async def submit(
+        self,
+        organisation_id: int,
+        drafts: Sequence[Draft],
+        *,
+        render: Render,
+        idempotency_key: str = "",
+        fingerprint: bytes = b"",
+    ) -> Submitted:
+        self.entered.set()
+        await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        known = self.answers.get((organisation_id, idempotency_key)) if idempotency_key else None
+        if known is not None:
+            if known[0] != fingerprint:
+                raise Refusal("idempotency_key_reused", 409, "Another request.", "Idempotency-Key")
+            return Submitted(known[1], replayed=True)
+        outcomes = [self._outcome(draft) for draft in drafts]
+        answer = render(outcomes)
+        self.accepted += [(organisation_id, o.id) for o in outcomes if isinstance(o, Accepted)]
+        if idempotency_key:
+            self.answers[organisation_id, idempotency_key] = fingerprint, answer
+        return Submitted(answer, replayed=False)
+
+    def _outcome(self, draft: Draft) -> Outcome:
+        if isinstance(draft, Refusal):
+            return draft
+        if not draft.to.startswith("+"):
+            return Refusal("invalid_field", 422, '`to` must begin with "+".', "to")
+        if draft.text == "too dear":
+            return Refusal("insufficient_credit", 402, "The message costs more than is left.")
+        message_id = f"0190a0b0-0000-7000-8000-{next(self._numbers):012}"
+        return Accepted(
+            id=message_id, status="accepted", queue=draft.queue, segments=1, encoding="GSM-7", units=1
+        )
+
+
+class Api:
+    """One running API and a client of it that presents an organisation's key."""
+
+    def __init__(
+        self, services: Services, server: Server, port: int, session: aiohttp.ClientSession, api_key: str
+    ) -> None:
+        self.services = services
+        self.server = server
+        self.port = port
+        self.session = session
+        self.api_key = api_key
+        self.ingest = services.ingest
+        assert isinstance(self.ingest, DeskIngest)
+
+    async def ask(
+        self, method: str, path: str, body: object = None, *, key: str | None = None, **headers: str
+    ) -> tuple[int, Mapping[str, str], Any]:
+        """Status, headers and decoded body. `body` is sent as it is when bytes, else as JSON."""
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        token = self.api_key if key is None else key
+        if token:
+            headers.setdefault("Authorization", f"Bearer {token}")
+        data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, data=data, headers=headers) as response:
+            told = await response.read()
+            return response.status, response.headers, msgspec.json.decode(told) if told else None
+
+    async def admin(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
+        status, _, told = await self.ask(method, f"/v1/admin{path}", body, key=ADMIN_KEY, **headers)
+        return status, told
+
+    async def raw(self, request: bytes) -> bytes:
+        """The bytes of one connection's answers to these bytes, until it closes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait for a state that no event announces."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.002)
+
+
+async def services_with(directory: Directory, **changes: Any) -> Services:
+    async def history(organisation_id: int, message_id: str) -> View | None:
+        ingest = given["ingest"]
+        found = (organisation_id, message_id) in ingest.accepted
+        return View(message_id, "accepted") if found else None
+
+    async def status() -> object:
+        return {"node": "test", "queues": {}}
+
+    async def audit() -> object:
+        return {"clean": True, "checks": [], "totals": {}}
+
+    async def ready() -> dict[str, str]:
+        return {"redis": "ok", "postgres": "ok"}
+
+    given: dict[str, Any] = {
+        "ingest": DeskIngest(),
+        "directory": directory,
+        "history": history,
+        "status": status,
+        "audit": audit,
+        "ready": ready,
+        "admin_key_sha256": keys.digest(ADMIN_KEY),
+        "body_bytes_max": BODY_BYTES_MAX,
+        "timeout_s": 10.0,
+        "draining": asyncio.Event(),
+    }
+    given |= changes
+    return Services(**given)
+
+
+@asynccontextmanager
+async def serving(services: Services, api_key: str = "", known: Keys | None = None) -> AsyncIterator[Api]:
+    """The API on a free port, while the block runs."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(create_app(services, known), listener)
+    await server.start()
+    async with aiohttp.ClientSession() as session:
+        try:
+            yield Api(services, server, listener.getsockname()[1], session, api_key)
+        finally:
+            await server.stop(5)
+
+
+@asynccontextmanager
+async def database(postgres_url: str, name: str) -> AsyncIterator[str]:
+    """A database of that name, migrated and empty; its URL."""
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await admin.execute(f"CREATE DATABASE {name}")
+    url = postgres_url.rpartition("/")[0] + f"/{name}"
+    await migrate_postgres(url)
+    try:
+        yield url
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await admin.close()

@@ -1,0 +1,189 @@
+"""What cannot be carried out is one plain sentence and exit code 2, never a stack trace."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor import cli
+
+FILES = {
+    "good.csv": b"to,text\n+989121234567,Hello\n",
+    "headless.csv": b"+989121234567,Hello\n",
+    "messages.txt": b"to,text\n",
+    "no.toml": b"[http\n",
+    "unknown.toml": b"[http]\nport = 1\n",
+    "provider.toml": b"[[providers]]\nname = 'one'\nurl = 'http://127.0.0.1:9'\n",
+    "no_provider.toml": b"shards = 4\n",
+    "stores.toml": (
+        b"[postgres]\nurl = 'postgresql://127.0.0.1:9/x'\n[redis]\nurl = 'redis://127.0.0.1:9'\n"
+        b"[clickhouse]\nurl = 'http://127.0.0.1:9'\n"
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory with the files above and no engine."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SMSENGINE_")]:
+        monkeypatch.delenv(name)
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+
+
+ENGINE = ["--url", "http://127.0.0.1:9", "--api-key", "k"]
+ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["sned"], "No such command 'sned'. Did you mean 'send'?"),
+        (["send", "--tto", "x"], "No such option: --tto"),
+        (["send"], "--to is missing (or --file, to send a file of messages)."),
+        (["send", "--to", "+1"], "--text is missing (or --file, to send a file of messages)."),
+        (["send", "--queue", "slow"], "Invalid value for '--queue'"),
+        (["send", "--validity", "0", "--to", "+1", "--text", "x"], "--validity must be at least 1 second."),
+        (["send", "--validity", "soon"], "Invalid value for '--validity'"),
+        (["send", "--file", "none.csv", *ENGINE], "none.csv cannot be read: No such file or directory."),
+        (["send", "--file", ".", "--format", "csv", *ENGINE], "nothing listens there"),
+        (["send", "--file", "messages.txt", *ENGINE], "must end in .csv or .jsonl"),
+        (["send", "--file", "good.csv", "--batch", "1001"], "Invalid value for '--batch'"),
+        (
+            ["send", "--file", "good.csv", *ENGINE],
+            "http://127.0.0.1:9 cannot be reached: nothing listens there.",
+        ),
+        (["send", "--to", "+1", "--text", "x"], "No running engine is known in the data directory data;"),
+        (["send", "--to", "+1", "--text", "x", *ENGINE[:2]], "An API key is needed: --api-key or SMSENGINE"),
+        (["send", "--to", "+1", "--text", "x", "--api-key", "k"], "No running engine is known in the data"),
+        (["send", "--to", "+1", "--text", "x", *ENGINE], "cannot be reached: nothing listens there."),
+        (["send", "--to", "+1", "--text", "x", "--url", "ftp://x", "--api-key", "k"], "http://HOST:PORT"),
+        (["send", "--to", "+1", "--text", "x", "--url", "http://h:port", "--api-key", "k"], "is not valid"),
+        (["send", "--to", "+1", "--text", "x", "--url", "http://h", "--api-key", "a b"], "without spaces"),
+        (["status"], "No running engine is known in the data directory data; start one with `smsengine up`"),
+        (["status", *ENGINE[:2]], "The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY."),
+        (["status", *ADMIN], "cannot be reached: nothing listens there."),
+        (["status", "--interval", "0"], "Invalid value for '--interval'"),
+        (["audit", *ADMIN], "cannot be reached: nothing listens there."),
+        (["org", "create", *ADMIN], "Missing argument 'NAME'"),
+        (["org", "topup", "1", "0", "--reference", "r", *ADMIN], "Invalid value for 'UNITS'"),
+        (["org", "topup", "one", "5", "--reference", "r", *ADMIN], "Invalid value for 'ID'"),
+        (["org", "topup", "1", "5", *ADMIN], "Missing option '--reference'"),
+        (["org", "list", *ADMIN], "cannot be reached: nothing listens there."),
+        (["check", "--config", "none.toml"], "The configuration none.toml cannot be read"),
+        (["migrate", "--config", "no.toml"], "no.toml is not TOML"),
+        (["up", "--config", "none.toml"], "none.toml cannot be read: No such file or directory."),
+        (["up", "--config", "unknown.toml"], "unknown.toml: Object contains unknown field `port`"),
+        (["up"], "No SMS provider is configured; add a [[providers]] section"),
+        (["up", "--config", "no_provider.toml"], "No SMS provider is configured"),
+        (["up", "--demo", "--listen", "8080"], "--listen must be HOST:PORT, not '8080'."),
+        (["up", "--demo", "--listen", "127.0.0.1:99999"], "--listen must be HOST:PORT"),
+        (["simulator", "--latency-ms", "-1"], "--latency-ms"),
+        (["simulator", "--no-such"], "--no-such"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("smsengine: ")
+    assert sentence in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not Path("data").exists()
+
+
+def smsengine(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    root = Path(cli.__file__).parents[1]
+    return subprocess.run(
+        [sys.executable, "-m", "supervisor.cli", *arguments],
+        capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | {"PYTHONPATH": str(root)} | variables,
+    )  # fmt: skip
+
+
+def refused(*arguments: str, **variables: str) -> str:
+    """The sentence of a command that ends with exit code 2."""
+    done = smsengine(*arguments, **variables)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_port_that_is_taken_is_one_sentence() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert refused("up", "--demo", "--data-dir", "here", "--listen", address) == (
+            f"smsengine: The API cannot listen on {address}: address already in use; "
+            "name another address with --listen."
+        )
+    assert "cannot listen on 192.0.2.1:80: " in refused("up", "--demo", "--listen", "192.0.2.1:80")
+    assert "cannot listen on no.invalid:80: " in refused("up", "--demo", "--listen", "no.invalid:80")
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    before = {p.name for p in tmp_path.iterdir()}
+    assert refused("up", "--demo", "--data-dir", str(tmp_path)) == (
+        f"smsengine: {tmp_path} is not empty and no data directory of smsengine; "
+        "name another with --data-dir."
+    )
+    assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_an_old_or_newer_data_directory_is_left_alone(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "format").write_text("0\n")
+    assert "has data format '0' and this smsengine reads only 1;" in refused(
+        "up", "--demo", SMSENGINE_DATA_DIR=str(old)
+    )
+    assert [p.name for p in old.iterdir()] == ["format"]
+
+
+def test_a_data_directory_that_cannot_be_made_is_one_sentence() -> None:
+    assert "The data directory /proc/none cannot be used: " in refused(
+        "up", "--demo", "--data-dir", "/proc/none"
+    )
+    assert "good.csv" in refused("up", "--demo", "--data-dir", "good.csv")
+
+
+def test_stores_that_cannot_be_reached_are_one_sentence() -> None:
+    done = smsengine(
+        "up", "--demo", "--config", "stores.toml", "--data-dir", "here", "--listen", "127.0.0.1:0"
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("smsengine: PostgreSQL cannot be used: ")
+    checked = smsengine("check", "--config", "stores.toml", "--data-dir", "here")
+    assert checked.returncode == 1
+    assert checked.stdout.count("NOT OK") == 5
+    assert checked.stderr == ""
+
+
+def test_every_command_explains_itself() -> None:
+    commands = ["up", "check", "migrate", "send", "status", "audit", "simulator", "org"]
+    shown = smsengine("--help")
+    assert shown.returncode == 0
+    for command in commands:
+        assert f" {command} " in shown.stdout
+        explained = smsengine(command, "--help")
+        assert explained.returncode == 0
+        assert f"smsengine {command}" in explained.stdout
+    assert smsengine("--version").stdout.startswith("smsengine 0.")
+
+
+def test_help_needs_no_store_and_no_server() -> None:
+    """What makes a command slow to start is loaded only by those that need it."""
+    code = "import sys, supervisor.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                            cwd=Path(cli.__file__).parents[1]).stdout.split()  # fmt: skip
+    assert {"asyncpg", "clickhouse_connect", "aiohttp", "redis", "chdb"} & set(loaded) == set()

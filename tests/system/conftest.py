@@ -1,0 +1,126 @@
+"""The whole engine as a user starts it: `smsengine up --demo` on free ports, once per session."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "supervisor.cli"]
+ROOT = Path(__file__).parents[2]
+# A first start makes three databases; other tests may share the machine, seconds.
+READY_S = 90.0
+STOP_S = 60.0
+
+
+def environment() -> dict[str, str]:
+    """Ours without what would lead a command to another engine."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("SMSENGINE_")} | {"COLUMNS": "120"}
+
+
+def smsengine(*arguments: object, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True, text=True, timeout=timeout_s, env=environment(), cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """A running engine, as its JSON line describes it."""
+
+    process: subprocess.Popen[bytes]
+    data_dir: Path
+    log: Path
+    url: str
+    api_key: str
+    admin_key: str
+    organisation: int
+    simulator_url: str
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def run(self, *arguments: object, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """A command to this engine."""
+        return smsengine(*arguments, "--data-dir", self.data_dir, timeout_s=timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_S)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(STOP_S)
+
+
+def start_engine(data_dir: Path, arguments: Sequence[object] = ("--demo",)) -> Engine:
+    """Wait for the JSON line. AssertionError with the log when none comes."""
+    log = data_dir.with_name(f"{data_dir.name}.log")
+    argv = [
+        *COMMAND,
+        "up",
+        *map(str, arguments),
+        "--data-dir",
+        str(data_dir),
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+    ]
+    with log.open("ab") as stderr:
+        process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=stderr, env=environment(), cwd=ROOT, start_new_session=True
+        )
+    try:
+        facts = json.loads(first_line(process, READY_S) or "null")
+    except BaseException:
+        process.kill()
+        raise
+    if facts is None:
+        process.kill()
+        raise AssertionError(f"The engine did not start; its log ends:\n{log.read_text()[-3000:]}")
+    return Engine(process=process, data_dir=data_dir, log=log, **facts)
+
+
+def first_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
+    """What it prints first; b"" when it ends or is silent instead."""
+    assert process.stdout is not None
+    deadline, line = time.monotonic() + timeout_s, b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            return b""
+        piece = os.read(process.stdout.fileno(), 65536)
+        if not piece:
+            return b""
+        line += piece
+    return line
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with a demo organisation, a simulated provider and a data directory of its own."""
+    engine = start_engine(tmp_path_factory.mktemp("engine") / "data")
+    yield engine
+    code = engine.stop()
+    assert code == 0, f"The engine ended with {code}; its log ends:\n{engine.log.read_text()[-3000:]}"
+
+
+def answer(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
+    """The JSON a command printed."""
+    assert done.returncode == code, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
+    return json.loads(done.stdout)

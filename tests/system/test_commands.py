@@ -1,0 +1,196 @@
+"""The commands of `smsengine` against a running engine, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import ROOT, Engine, answer, smsengine
+
+
+def received(engine: Engine) -> int:
+    """Distinct messages that the simulated provider has taken."""
+    with urllib.request.urlopen(f"{engine.simulator_url}/stats", timeout=10) as reply:
+        return int(json.load(reply)["distinct"])
+
+
+def wait_until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Ask again until it holds; the engine tells no outsider when it has come so far."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come so far in time"
+        time.sleep(0.05)
+
+
+def new_organisation(engine: Engine, units: int) -> dict[str, Any]:
+    made = answer(engine.run("org", "create", "Acme Ltd", "--json"))
+    answer(engine.run("org", "topup", made["id"], units, "--reference", "first", "--json"))
+    return dict(made)
+
+
+def balance(engine: Engine, organisation: int) -> dict[str, int]:
+    return dict(answer(engine.run("org", "balance", organisation, "--json")))
+
+
+def test_one_message_reaches_the_provider_and_is_charged(engine: Engine) -> None:
+    made = new_organisation(engine, 100)
+    before = received(engine)
+    sent = answer(
+        engine.run("send", "--to", "+989121234567", "--text", "سلام", "--api-key", made["api_key"], "--json")
+    )
+    assert (sent["status"], sent["queue"], sent["segments"], sent["encoding"], sent["units"]) == (
+        "accepted",
+        "normal",
+        1,
+        "UCS-2",
+        1,
+    )
+    wait_until(lambda: received(engine) == before + 1)
+    wait_until(lambda: balance(engine, made["id"]) == {"posted": 99, "held": 0, "available": 99})
+
+
+def test_the_demo_key_needs_not_be_named(engine: Engine) -> None:
+    done = engine.run("send", "--to", "+989121234567", "--text", "Hello", "--queue", "express")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("accepted ")
+    assert done.stdout.endswith(" (express, 1 segment GSM-7, 1 units)\n")
+
+
+@pytest.mark.parametrize("name", ["messages.jsonl", "messages.csv"])
+def test_the_example_files_are_accepted_whole(engine: Engine, name: str) -> None:
+    done = engine.run("send", "--file", ROOT / "examples" / name, "--json")
+    summary = answer(done)
+    assert summary["refused"] == summary["unknown"] == 0
+    assert summary["accepted"] == (100 if name.endswith("jsonl") else 5)
+    assert summary["complete"] is True
+
+
+def test_a_file_with_bad_lines_is_told_line_by_line(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "mixed.csv"
+    file.write_text(
+        "to,text,queue\n"
+        "+989121234567,good,normal\n"
+        "0912,bad number,normal\n"
+        "+989121234567,bad queue,slow\n"
+        "+989121234568,good,express\n"
+    )
+    refused, accepted = tmp_path / "refused.jsonl", tmp_path / "accepted.jsonl"
+    done = engine.run("send", "--file", file, "--refused", refused, "--accepted", accepted)
+    assert done.returncode == 1
+    assert done.stdout.startswith("2 accepted, 2 refused (2 segments, 2 units")
+    assert done.stderr.endswith("smsengine: 2 of the messages were refused.\n")
+    told = [json.loads(line) for line in refused.read_text().splitlines()]
+    assert [(t["line"], t["code"]) for t in told] == [(3, "invalid_number"), (4, "not_a_message")]
+    ids = [json.loads(line) for line in accepted.read_text().splitlines()]
+    assert [i["line"] for i in ids] == [2, 5]
+    assert all(f"{t['line']} " in done.stderr for t in told)
+
+
+def test_a_file_too_dear_is_refused_message_by_message(engine: Engine, tmp_path: Path) -> None:
+    made = new_organisation(engine, 10)
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(f'{{"to":"+98912{n:07}","text":"hi"}}\n' for n in range(25)))
+    summary = answer(engine.run("send", "--file", file, "--api-key", made["api_key"], "--json"), code=1)
+    assert (summary["accepted"], summary["refused"]) == (10, 15)
+    wait_until(lambda: balance(engine, made["id"]) == {"posted": 0, "held": 0, "available": 0})
+
+
+def test_a_run_repeated_with_its_key_sends_nothing_again(engine: Engine, tmp_path: Path) -> None:
+    made = new_organisation(engine, 1000)
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(f'{{"to":"+98912{n:07}","text":"hi"}}\n' for n in range(300)))
+    run = ("send", "--file", file, "--run-key", "k1", "--batch", 100, "--api-key", made["api_key"], "--json")
+    for _ in range(2):
+        assert answer(engine.run(*run))["accepted"] == 300
+    wait_until(lambda: balance(engine, made["id"])["posted"] == 700)
+
+
+def test_real_texts_with_unknown_fields_and_one_recipient_for_all(engine: Engine, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text(
+        '{"source":"uci","text":"Ok lar"}\n{"source":"thai","text":"รหัส 0750","queue":"express"}\n'
+    )
+    done = engine.run("send", "--file", file, "--to", "+66812345678")
+    assert done.returncode == 0
+    assert done.stdout.startswith("2 accepted, 0 refused")
+    assert "fields that are no part of a message were left out: source." in done.stderr
+
+
+def test_status_shows_every_role_and_queue(engine: Engine) -> None:
+    status = answer(engine.run("status", "--json"))
+    assert {p["role"] for p in status["processes"]} == {"ingest", "express", "normal", "ledger", "archiver"}
+    assert set(status["queues"]) == {"express", "normal"}
+    shown = engine.run("status").stdout
+    for word in ("ingest 1", "archiver 1", "express", "normal", "waiting", "in hand"):
+        assert word in shown
+
+
+def test_audit_finds_every_unit(engine: Engine) -> None:
+    found = answer(engine.run("audit", "--json"))
+    assert found["clean"] is True
+    assert all(check["clean"] for check in found["checks"])
+    assert "Every unit is accounted for." in engine.run("audit").stdout
+
+
+def test_check_finds_every_part_in_order(engine: Engine) -> None:
+    found = answer(engine.run("check", "--json"))
+    assert found["ok"] is True
+    assert [c["part"] for c in found["checks"]] == [
+        "postgres",
+        "redis",
+        "clickhouse",
+        "provider simulated",
+        "api",
+    ]
+
+
+def test_organisations_are_made_listed_and_topped_up_once(engine: Engine) -> None:
+    made = new_organisation(engine, 500)
+    again = answer(engine.run("org", "topup", made["id"], 500, "--reference", "first", "--json"))
+    assert again["balance"]["available"] == 500
+    listed = [json.loads(line) for line in engine.run("org", "list", "--json").stdout.splitlines()]
+    assert {"demo", "Acme Ltd"} <= {o["name"] for o in listed}
+    assert made["id"] in [o["id"] for o in listed]
+
+
+def test_a_new_key_works_until_it_is_revoked(engine: Engine) -> None:
+    made = new_organisation(engine, 10)
+    key = answer(engine.run("org", "key", made["id"], "--json"))
+    send = ("send", "--to", "+989121234567", "--text", "x", "--api-key", key["api_key"], "--url", engine.url)
+    assert smsengine(*send).returncode == 0
+    assert engine.run("org", "key", made["id"], "--revoke", key["id"]).returncode == 0
+    wait_until(lambda: smsengine(*send).returncode == 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["send", "--to", "0912", "--text", "x"], 1, "The message was refused: "),
+        (["send", "--to", "+989121234567", "--text", "x", "--api-key", "smse_1_x"], 2, "key"),
+        (["org", "topup", "999999", "5", "--reference", "r"], 2, "There is no organisation with this id."),
+        (["org", "balance", "999999"], 2, "There is no organisation with this id."),
+        (["org", "create", " "], 2, "`name` must be"),
+        (["status", "--admin-key", "smsa_wrong"], 2, "key"),
+        (["audit", "--admin-key", "smsa_wrong"], 2, "key"),
+        (["migrate"], 0, ""),
+    ],
+)
+def test_refusals_are_one_sentence(engine: Engine, arguments: list[str], code: int, sentence: str) -> None:
+    done = engine.run(*arguments)
+    assert done.returncode == code, done.stderr
+    if code:
+        assert done.stderr.startswith("smsengine: ")
+        assert sentence in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_key_of_the_data_directory_is_not_sent_to_another_engine(engine: Engine) -> None:
+    done = engine.run("send", "--to", "+989121234567", "--text", "x", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "An API key is needed" in done.stderr

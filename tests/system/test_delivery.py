@@ -1,0 +1,164 @@
+"""What a user does, from the HTTP request to the provider and the history."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.system.client import Caller, behave, eventually, fetch
+from tests.system.conftest import Engine
+
+NORMAL = {"error_rates": {"temporary": 0, "permanent": 0, "timeout": 0, "reset": 0}, "outage": False}
+
+
+@pytest.fixture
+def customer(engine: Engine) -> Iterator[Caller]:
+    """A new organisation with 1,000 units, and a provider that behaves."""
+    admin = Caller(engine.url, engine.admin_key)
+    status, made = admin.call("POST", "/v1/admin/organisations", {"name": "customer"})
+    assert status == 201
+    top_up = {"units": 1000, "reference": "r1"}
+    assert admin.call("POST", f"/v1/admin/organisations/{made['id']}/top-ups", top_up)[0] == 201
+    assert admin.call("POST", f"/v1/admin/organisations/{made['id']}/top-ups", top_up)[0] == 200
+    yield Caller(engine.url, made["api_key"])
+    behave(engine.simulator_url, **NORMAL)
+
+
+def sms(**fields: Any) -> dict[str, Any]:
+    return {"to": "+989121234567", "text": "Your code is 123456", **fields}
+
+
+def view(customer: Caller, message_id: str) -> dict[str, Any]:
+    status, found = customer.call("GET", f"/v1/messages/{message_id}")
+    assert status == 200, found
+    assert isinstance(found, dict)
+    return found
+
+
+def balance(customer: Caller) -> tuple[int, int, int]:
+    status, b = customer.call("GET", "/v1/balance")
+    assert status == 200
+    return b["posted"], b["held"], b["available"]
+
+
+def received(engine: Engine) -> set[str]:
+    return set(fetch(f"{engine.simulator_url}/received?limit=1000000")["ids"])
+
+
+def test_a_message_is_accepted_sent_recorded_and_charged(engine: Engine, customer: Caller) -> None:
+    status, accepted = customer.call("POST", "/v1/messages", sms(queue="express", reference="login"))
+    assert status == 202
+    assert {k: accepted[k] for k in ("status", "queue", "segments", "encoding", "units")} == {
+        "status": "accepted", "queue": "express", "segments": 1, "encoding": "GSM-7", "units": 1,
+    }  # fmt: skip
+    # Right after the 202 it is known.
+    assert view(customer, accepted["id"])["events"][0]["event"] == "accepted"
+    sent = eventually(lambda: (v := view(customer, accepted["id"]))["status"] == "sent" and v)
+    assert (sent["charge"], sent["reference"], sent["provider"]) == ("captured", "login", "simulated")
+    assert [e["event"] for e in sent["events"]] == ["accepted", "sent"]
+    assert accepted["id"] in received(engine)
+    eventually(lambda: balance(customer) == (999, 0, 999))
+
+
+def test_segments_and_encoding_decide_the_price(customer: Caller) -> None:
+    texts = {
+        "x" * 160: (1, "GSM-7"),
+        "x" * 161: (2, "GSM-7"),
+        "€" * 80: (1, "GSM-7"),
+        "سلام" * 18: (2, "UCS-2"),
+    }
+    body = {"messages": [sms(text=text) for text in texts]}
+    status, answer = customer.call("POST", "/v1/messages/batch", body)
+    assert status == 202
+    assert [(r["segments"], r["encoding"]) for r in answer["results"]] == list(texts.values())
+    assert [r["units"] for r in answer["results"]] == [1, 2, 1, 2]
+    eventually(lambda: balance(customer) == (994, 0, 994))
+
+
+def test_messages_of_a_batch_are_accepted_or_refused_each_on_its_own(customer: Caller) -> None:
+    body = {"messages": [sms(), sms(to="12"), sms(text=""), {"to": "+989121234567"}, sms()]}
+    status, answer = customer.call("POST", "/v1/messages/batch", body)
+    assert status == 202
+    assert ["id" in r for r in answer["results"]] == [True, False, False, False, True]
+    assert all(r["error"]["status"] == 422 for r in answer["results"] if "error" in r)
+
+
+def test_402_comes_when_the_credit_is_spent_and_not_before(customer: Caller) -> None:
+    body = {"messages": [sms()] * 1000}
+    status, answer = customer.call("POST", "/v1/messages/batch", body)
+    assert status == 202
+    assert all("id" in r for r in answer["results"])
+    status, problem = customer.call("POST", "/v1/messages", sms())
+    assert (status, problem["code"]) == (402, "insufficient_credit")
+    assert problem["status"] == 402
+    eventually(lambda: balance(customer) == (0, 0, 0))
+
+
+def test_a_temporary_failure_is_tried_again_and_charged_once(engine: Engine, customer: Caller) -> None:
+    behave(engine.simulator_url, outage=True)
+    _, accepted = customer.call("POST", "/v1/messages", sms(queue="express"))
+    retrying = eventually(
+        lambda: (v := view(customer, accepted["id"]))["events"][-1]["event"] == "retrying" and v
+    )
+    assert (retrying["status"], retrying["charge"]) == ("accepted", "held")
+    behave(engine.simulator_url, outage=False)
+    sent = eventually(lambda: (v := view(customer, accepted["id"]))["status"] == "sent" and v)
+    assert sent["attempts"] >= 2
+    eventually(lambda: balance(customer) == (999, 0, 999))
+
+
+def test_a_permanent_failure_gives_the_units_back(engine: Engine, customer: Caller) -> None:
+    behave(engine.simulator_url, error_rates={"permanent": 1})
+    _, accepted = customer.call("POST", "/v1/messages", sms())
+    failed = eventually(lambda: (v := view(customer, accepted["id"]))["status"] == "failed" and v)
+    assert failed["charge"] == "released"
+    eventually(lambda: balance(customer) == (1000, 0, 1000))
+
+
+def test_a_message_whose_validity_ends_is_not_sent_and_not_charged(engine: Engine, customer: Caller) -> None:
+    behave(engine.simulator_url, outage=True)
+    _, accepted = customer.call("POST", "/v1/messages", sms(queue="express", validity=2))
+    expired = eventually(lambda: (v := view(customer, accepted["id"]))["status"] == "expired" and v)
+    behave(engine.simulator_url, outage=False)
+    assert expired["charge"] == "released"
+    assert accepted["id"] not in received(engine)
+    eventually(lambda: balance(customer) == (1000, 0, 1000))
+
+
+def test_a_scheduled_message_waits_for_its_time(engine: Engine, customer: Caller) -> None:
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    _, accepted = customer.call("POST", "/v1/messages", sms(send_at=at.isoformat()))
+    assert accepted["status"] == "scheduled"
+    assert accepted["id"] not in received(engine)
+    sent = eventually(lambda: (v := view(customer, accepted["id"]))["status"] == "sent" and v)
+    assert sent["events"][-1]["at"] >= at.isoformat(timespec="milliseconds").replace("+00:00", "")
+
+
+def test_a_repeated_request_with_its_key_is_sent_once(engine: Engine, customer: Caller) -> None:
+    headers = {"Idempotency-Key": "order-77"}
+    first = customer.call("POST", "/v1/messages", sms(), **headers)
+    assert customer.call("POST", "/v1/messages", sms(), **headers) == first
+    status, problem = customer.call("POST", "/v1/messages", sms(text="other"), **headers)
+    assert (status, problem["code"]) == (409, "idempotency_key_reused")
+    eventually(lambda: balance(customer) == (999, 0, 999))
+
+
+def test_one_organisation_cannot_see_anothers_messages(engine: Engine, customer: Caller) -> None:
+    _, accepted = customer.call("POST", "/v1/messages", sms())
+    other = Caller(engine.url, engine.api_key)
+    assert other.call("GET", f"/v1/messages/{accepted['id']}")[0] == 404
+
+
+def test_the_books_are_clean_after_all_that(engine: Engine) -> None:
+    admin = Caller(engine.url, engine.admin_key)
+
+    def clean() -> Any:
+        status, audit = admin.call("GET", "/v1/admin/audit")
+        assert status == 200
+        assert audit["clean"], audit
+        return all(check["clean"] for check in audit["checks"])
+
+    eventually(clean)

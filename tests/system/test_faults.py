@@ -1,0 +1,195 @@
+"""Processes killed under load: nothing accepted is lost, nothing is charged twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.client import Caller, behave, eventually, fetch
+from tests.system.conftest import Engine, start_engine
+
+ROLES = ("ingest", "express", "normal", "ledger", "archiver")
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Engine]:
+    """An engine of its own, to be mistreated."""
+    engine = start_engine(tmp_path / "data")
+    yield engine
+    engine.stop()
+    engine.kill()
+
+
+class Senders:
+    """Threads that send batches until told to stop, insisting on each."""
+
+    def __init__(self, engine: Engine, count: int = 3) -> None:
+        self.accepted: list[str] = []
+        self.trouble: list[object] = []
+        self._engine = engine
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> list[str]:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        assert self.trouble == []
+        return self.accepted
+
+    def _send(self) -> None:
+        caller = Caller(self._engine.url, self._engine.api_key)
+        messages = [
+            {"to": "+989121234567", "text": "hello", "queue": ("express", "normal")[i % 2]} for i in range(40)
+        ]
+        while not self._stop.is_set():
+            try:
+                status, answer = caller.insist("/v1/messages/batch", {"messages": messages})
+                assert status == 202, answer
+                self.accepted += [result["id"] for result in answer["results"]]
+            except BaseException as e:
+                self.trouble.append(e)
+                return
+            time.sleep(0.02)
+
+
+def pid_of(engine: Engine, role: str) -> int | None:
+    processes = fetch_processes(engine)
+    ready = [p["pid"] for p in processes if p["role"] == role and p["state"] == "ready"]
+    return ready[0] if ready else None
+
+
+def fetch_processes(engine: Engine) -> list[dict[str, Any]]:
+    try:
+        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+        return list(status["processes"])
+    except (OSError, KeyError, TypeError):
+        return []
+
+
+def kill(engine: Engine, role: str, signum: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(eventually(lambda: pid_of(engine, role)), signum)
+
+
+def assert_all_delivered(engine: Engine, accepted: list[str], duplicates_max: int) -> None:
+    assert len(set(accepted)) == len(accepted)
+
+    def distinct() -> bool:
+        return bool(fetch(f"{engine.simulator_url}/stats")["distinct"] >= len(accepted))
+
+    eventually(distinct, timeout_s=60)
+    seen = set(fetch(f"{engine.simulator_url}/received?limit=1000000")["ids"])
+    assert set(accepted) - seen == set()
+    assert fetch(f"{engine.simulator_url}/stats")["duplicates"] <= duplicates_max
+
+    def settled() -> bool:
+        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+        queues = status["queues"].values()
+        return not any(q["waiting"] + q["in_hand"] + q["due"] + q["dead"] for q in queues)
+
+    eventually(settled, timeout_s=30)
+
+    def audit() -> Any:
+        status, found = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/audit")
+        assert status == 200, found
+        assert found["clean"], found
+        return all(check["clean"] for check in found["checks"]) and found
+
+    found = eventually(audit, timeout_s=30)
+    eventually(lambda: audit()["totals"]["held"] == 0, timeout_s=10)
+    assert audit()["totals"]["captured"] == len(seen)
+    assert found["totals"]["topped_up"] == 1_000_000
+
+
+def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(victim: Engine) -> None:
+    rng = random.Random(7)
+    senders = Senders(victim)
+    rounds = [role for role in ROLES for _ in range(2)]
+    rng.shuffle(rounds)
+    for role in rounds:
+        time.sleep(rng.uniform(0.2, 0.8))
+        kill(victim, role)
+    accepted = senders.stop()
+    assert len(accepted) > 500
+    # A worker killed with sends in flight: those, and only those, may go out again.
+    killed_workers = sum(role in ("express", "normal") for role in rounds)
+    assert_all_delivered(victim, accepted, duplicates_max=killed_workers * 400)
+
+
+def test_messages_of_a_killed_worker_are_taken_over_within_seconds(victim: Engine) -> None:
+    behave(victim.simulator_url, latency={"constant_ms": 60_000})
+    caller = Caller(victim.url, victim.api_key)
+    body = {"messages": [{"to": "+989121234567", "text": "hello", "queue": "express"}] * 20}
+    _, answer = caller.call("POST", "/v1/messages/batch", body)
+    accepted = [result["id"] for result in answer["results"]]
+
+    def in_hand() -> bool:
+        _, status = Caller(victim.url, victim.admin_key).call("GET", "/v1/admin/status")
+        return bool(status["queues"]["express"]["in_hand"] == 20)
+
+    eventually(in_hand)
+    behave(victim.simulator_url, latency={"constant_ms": 0})
+    killed_at = time.monotonic()
+    kill(victim, "express")
+    assert_all_delivered(victim, accepted, duplicates_max=20)
+    assert time.monotonic() - killed_at < 20
+
+
+def test_a_worker_frozen_past_the_patience_of_its_supervisor_is_replaced(victim: Engine) -> None:
+    senders = Senders(victim, count=1)
+    time.sleep(0.5)
+    kill(victim, "express", signal.SIGSTOP)
+    frozen = pid_of(victim, "express")
+    eventually(lambda: (pid := pid_of(victim, "express")) is not None and pid != frozen, timeout_s=30)
+    accepted = senders.stop()
+    assert_all_delivered(victim, accepted, duplicates_max=400)
+
+
+def test_sigterm_under_load_leaves_nothing_in_hand_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    first = start_engine(data_dir)
+    seen: set[str] = set()
+    caller = Caller(first.url, first.api_key)
+    accepted: list[str] = []
+    stop_at = time.monotonic() + 1.5
+    terminator = threading.Timer(1.0, lambda: os.kill(first.pid, signal.SIGTERM))
+    terminator.start()
+    while time.monotonic() < stop_at:
+        try:
+            body = {"messages": [{"to": "+989121234567", "text": "hello"}] * 50}
+            status, answer = caller.call("POST", "/v1/messages/batch", body)
+        except OSError:
+            break
+        if status == 202:
+            accepted += [result["id"] for result in answer["results"]]
+        seen = set(fetch(f"{first.simulator_url}/received?limit=1000000")["ids"])
+    assert first.process.wait(60) == 0
+    assert accepted
+    second = start_engine(data_dir)
+    try:
+        eventually(
+            lambda: (
+                set(accepted) <= seen | set(fetch(f"{second.simulator_url}/received?limit=1000000")["ids"])
+                or all_sent(second, accepted)
+            ),
+            timeout_s=60,
+        )
+        _, audit = Caller(second.url, second.admin_key).call("GET", "/v1/admin/audit")
+        assert audit["clean"], audit
+    finally:
+        assert second.stop() == 0
+
+
+def all_sent(engine: Engine, ids: list[str]) -> bool:
+    caller = Caller(engine.url, engine.api_key)
+    return all(caller.call("GET", f"/v1/messages/{i}")[1]["status"] == "sent" for i in ids)

@@ -1,0 +1,194 @@
+"""`smsengine up`: started again, started twice, stopped, killed."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import COMMAND, ROOT, STOP_S, answer, environment, smsengine, start_engine
+
+
+def processes_of(data_dir: Path) -> list[str]:
+    """Command lines of all processes that have to do with a data directory."""
+    found = []
+    for proc in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (proc / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            session = int((proc / "stat").read_text().rpartition(")")[2].split()[3])
+        except OSError:
+            continue
+        if int(proc.name) != os.getpid() and str(data_dir) in command:
+            found.append(f"{proc.name} (session {session}): {command}")
+    return found
+
+
+def children_of(pid: int) -> set[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in listed}
+
+
+def alive(pids: set[int]) -> set[int]:
+    return {pid for pid in pids if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)}
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_data_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    first = start_engine(data_dir)
+    try:
+        sent = answer(first.run("send", "--to", "+989121234567", "--text", "one", "--json"))
+        children = children_of(first.pid)
+        assert len(children) >= 9
+        assert first.stop() == 0
+        assert alive(children) == set()
+        assert processes_of(data_dir) == []
+        assert "Traceback" not in first.log.read_text()
+    finally:
+        first.kill()
+
+    began = time.monotonic()
+    second = start_engine(data_dir)
+    try:
+        assert time.monotonic() - began < 20
+        assert (second.api_key, second.admin_key, second.organisation) == (
+            first.api_key,
+            first.admin_key,
+            first.organisation,
+        )
+        answer(second.run("send", "--to", "+989121234567", "--text", "two", "--json"))
+        listed = second.run("org", "list", "--json").stdout.splitlines()
+        assert len(listed) == 1, "the demo organisation is made once"
+        children = children_of(second.pid)
+        second.kill()
+        deadline = time.monotonic() + STOP_S
+        while alive(children) or processes_of(data_dir):
+            assert time.monotonic() < deadline, processes_of(data_dir)
+            time.sleep(0.05)
+    finally:
+        second.kill()
+
+    third = start_engine(data_dir)
+    try:
+        deadline = time.monotonic() + 30
+        while (posted := answer(third.run("org", "balance", third.organisation, "--json")))["held"]:
+            assert time.monotonic() < deadline, posted
+            time.sleep(0.1)
+        # Topped up once, and both messages charged once.
+        assert posted["posted"] == 1_000_000 - 2
+        assert answer(third.run("audit", "--json"))["clean"] is True
+        shown = answer(smsengine("send", "--to", "+989121234567", "--text", "x", "--url", third.url,
+                                 "--api-key", third.api_key, "--json"))  # fmt: skip
+        assert shown["id"] != sent["id"]
+        assert third.stop() == 0
+    finally:
+        third.kill()
+
+
+def test_secrets_are_for_the_owner_alone(tmp_path: Path) -> None:
+    engine = start_engine(tmp_path / "data")
+    try:
+        private = [engine.data_dir / "run" / "engine.json", *(engine.data_dir / "secrets").iterdir()]
+        assert {stat.S_IMODE(p.stat().st_mode) for p in private} == {0o600}
+        assert (engine.data_dir / "secrets" / "admin_key").read_text().strip() == engine.admin_key
+        log = engine.log.read_text()
+        assert engine.admin_key not in log
+        assert engine.api_key not in log
+        again = smsengine("up", "--demo", "--data-dir", engine.data_dir, "--listen", "127.0.0.1:0")
+        assert again.returncode == 2
+        assert again.stderr == (
+            f"smsengine: Another smsengine (process {engine.pid}) uses {engine.data_dir}; "
+            "stop it or name another directory with --data-dir.\n"
+        )
+        assert engine.stop() == 0
+        gone = engine.run("status")
+        assert gone.returncode == 2
+        assert gone.stderr.startswith("smsengine: No running engine is known in the data directory")
+    finally:
+        engine.kill()
+
+
+def test_without_json_it_prints_commands_that_work_when_pasted(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    listener.close()
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*COMMAND, "up", "--demo", "--data-dir", str(data_dir), "--listen", f"127.0.0.1:{port}"],
+            stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, env=environment(),
+        )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        text = ""
+        while "Ctrl-C" not in text:
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            text += line
+        commands = [
+            line.strip() for line in text.splitlines() if line.startswith("  ") and "API key" not in line
+        ]
+        send, file, watch = (c for c in commands if not c.startswith("Messages"))
+        assert '"accepted"' in _pasted(send) or _pasted(send).startswith("accepted")
+        assert _pasted(file).startswith("100 accepted, 0 refused")
+        assert watch.endswith("--data-dir " + str(data_dir))
+        assert "ingest 1" in _pasted(watch.replace("--watch ", ""))
+        process.send_signal(2)
+        assert process.wait(STOP_S) == 0
+    finally:
+        process.kill()
+
+
+def _pasted(command: str) -> str:
+    done = subprocess.run(
+        command,
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env=environment(),
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("moment_s", [0.3, 1.0, 1.6])
+def test_stopped_while_it_starts_it_leaves_nothing(tmp_path: Path, moment_s: float) -> None:
+    data_dir = tmp_path / "data"
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--demo", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
+    )  # fmt: skip
+    try:
+        # Not to wait for anything: to hit the start at different places.
+        time.sleep(moment_s)
+        process.terminate()
+        _, err = process.communicate(timeout=STOP_S)
+        assert "Traceback" not in err
+        assert process.returncode in (0, -15)
+        deadline = time.monotonic() + STOP_S
+        while processes_of(data_dir):
+            assert time.monotonic() < deadline, processes_of(data_dir)
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    engine = start_engine(data_dir)
+    try:
+        assert answer(engine.run("audit", "--json"))["clean"] is True
+        assert engine.stop() == 0
+    finally:
+        engine.kill()
