@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from Cython.Build import cythonize
-from setuptools import Extension, setup
+from setuptools import Extension, setup  # type: ignore[import-untyped]
 
 debug = os.environ.get("SMSENGINE_DEBUG_CYTHON") == "1"
 
@@ -17,15 +17,17 @@ extension = Extension(
     "engine._fastcredits",
     ["engine/_fastcredits.pyx"],
     define_macros=[("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if debug else [],
-    # Built from the flags' end: these override what the interpreter was built with.
+    # They come last and so override what the interpreter itself was built with.
     extra_compile_args=["-O0", "-g3", "-UNDEBUG"] if debug else ["-O3", "-g0"],
 )
 
 setup(
-    ext_modules=cythonize(
+    ext_modules=cythonize(  # type: ignore[no-untyped-call]
         [extension],
         # Always anew: the C file of a debug build must not end up in a release.
         force=True,
+        # Beside the other products of a build, not among the sources that are packaged.
+        build_dir="build",
         compiler_directives={
             "language_level": 3,
             # Methods as plain C functions: the interpreter's fastest call.

@@ -44,7 +44,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from engine.blocks import block_of, oldest, plan_of, rows_in, token_of
+from engine.blocks import Pace, block_of, oldest, plan_of, token_of
 from engine.errors import Broken, ConfigError, Unavailable
 from engine.ports import ActivityStore, ActivityStream
 from engine.records import ActivityBlock, ActivityEntry, BlockPlan, StreamId
@@ -70,7 +70,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # First pause after a failure; doubles up to the second, seconds.
     backoff_s: float = 0.2
     backoff_max_s: float = 10.0
-    # What is left to archive after the wish to drain may take this long, seconds.
+    # What is left to archive after the wish to drain may take this long, and a call to the
+    # store that is under way then its own deadline, seconds.
     drain_s: float = 10.0
     # How often a store that is away is mentioned, seconds.
     remind_s: float = 60.0
@@ -104,9 +105,7 @@ class Archiver:
         self._won = asyncio.Event()
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
-        # As the last read found them: how much to ask for next.
-        self._rows_per_entry = 100.0
-        self._busy_shards = 16
+        self._pace = Pace()
         # For the metrics.
         self.rows_archived = 0
         self.blocks_archived = 0
@@ -120,7 +119,7 @@ class Archiver:
     async def run(self, draining: asyncio.Event) -> None:
         """Archive until `draining` is set, then what is there, then give the lease up.
 
-        Raises Broken when the store refuses values that were checked.
+        Raises Broken, in an ExceptionGroup, when the store refuses values that were checked.
         """
         self._draining = draining
         try:
@@ -183,6 +182,7 @@ class Archiver:
 
     async def _round(self) -> None:
         entries = await self._gather()
+        self._well()
         if not entries:
             self._emptied = self._draining.is_set()
             return
@@ -196,13 +196,13 @@ class Archiver:
         limits, found = self._limits, list[ActivityEntry]()
         rows, after, first_at = 0, dict[int, StreamId](), 0.0
         while rows < limits.rows_max:
-            count = self._entries_wanted(limits.rows_max - rows)
+            count = self._pace.entries_wanted(limits.rows_max - rows)
             idle_s = 0.0 if found or self._draining.is_set() else limits.idle_s
             more = await self._stream.read(after, count, round(idle_s * 1000))
             if not found:
                 first_at = self._now()
             found += more
-            rows += self._learn(more)
+            rows += self._pace.note(more)
             after.update((entry.shard, entry.id) for entry in more)
             if more and max(Counter(entry.shard for entry in more).values()) == count:
                 continue
@@ -211,18 +211,6 @@ class Archiver:
                 break
             await self._pause(min(limits.poll_s, left_s))
         return oldest(found, limits.rows_max)[0]
-
-    def _entries_wanted(self, rows: int) -> int:
-        """Entries to ask of each shard, so that together they have about `rows` rows."""
-        return max(1, min(10_000, round(rows / self._rows_per_entry / self._busy_shards)))
-
-    def _learn(self, entries: Sequence[ActivityEntry]) -> int:
-        """Remember how rows come; how many these are."""
-        rows = sum(map(rows_in, entries))
-        if entries:
-            self._rows_per_entry = rows / len(entries)
-            self._busy_shards = len({entry.shard for entry in entries})
-        return rows
 
     async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
         """Insert and finish. The plan stands."""
@@ -259,9 +247,6 @@ class Archiver:
                 await self._pause(pause)
                 pause = min(2 * pause, self._limits.backoff_max_s)
             else:
-                if self._mentioned is not None:
-                    log.info("archiver works again")
-                    self._mentioned = None
                 return
 
     async def _mention(self, error: Unavailable | ConfigError) -> None:
@@ -276,6 +261,12 @@ class Archiver:
             oldest_ms = min((part.first[0] for part in backlog if part.first), default=0)
             waiting["oldest_ms"] = oldest_ms
         log.warning("archiver cannot go on; activity waits in Redis", reason=str(error), **waiting)
+
+    def _well(self) -> None:
+        """No plan stands and Redis answers: whatever the trouble was, it is over."""
+        if self._mentioned is not None:
+            log.info("archiver works again")
+            self._mentioned = None
 
     async def _pause(self, seconds: float) -> None:
         """Sleep; while draining not beyond its end, otherwise until the wish to drain."""

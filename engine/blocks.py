@@ -9,7 +9,7 @@ builds the same rows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby, repeat
 from operator import attrgetter
 from typing import Any
@@ -57,6 +57,30 @@ def oldest(entries: Iterable[ActivityEntry], rows_max: int) -> tuple[list[Activi
     return taken, rows
 
 
+class Pace:
+    """How rows came at the last read, and so how much to ask for at the next.
+
+    Entries differ: one holds a single row, another a thousand; and one shard may have all
+    of them.
+    """
+
+    def __init__(self) -> None:
+        self._rows_per_entry = 100.0
+        self._busy_shards = 16
+
+    def entries_wanted(self, rows: int) -> int:
+        """Entries to ask of each shard, so that together they have about `rows` rows."""
+        return max(1, min(10_000, round(rows / self._rows_per_entry / self._busy_shards)))
+
+    def note(self, entries: Sequence[ActivityEntry]) -> int:
+        """Remember how these came; how many rows they have."""
+        rows = sum(map(rows_in, entries))
+        if entries:
+            self._rows_per_entry = rows / len(entries)
+            self._busy_shards = len({entry.shard for entry in entries})
+        return rows
+
+
 def plan_of(entries: Iterable[ActivityEntry]) -> BlockPlan:
     """The plan for entries without gaps in any shard."""
     ordered = sorted(entries, key=attrgetter("shard", "id"))
@@ -69,7 +93,8 @@ def plan_of(entries: Iterable[ActivityEntry]) -> BlockPlan:
 
 def token_of(plan: BlockPlan) -> str:
     """The name under which the store knows the block."""
-    return hashlib.blake2b(msgspec.msgpack.encode(plan), digest_size=16).hexdigest()
+    named = ";".join(f"{part.shard}:{part.first}-{part.last}" for part in plan.ranges)
+    return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
 def block_of(

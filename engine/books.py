@@ -17,7 +17,7 @@ import msgspec
 from engine.records import Answer, Request
 
 UsageKind = Literal["usage", "settle", "request", "return", "fence"]
-MovementKind = Literal["grant", "hold", "capture", "release", "return", "fence"]
+MovementKind = Literal["grant", "hold", "capture", "release", "return", "fence", "reopen"]
 
 # movement: (debit, credit), as in the journal.
 MOVEMENTS: dict[MovementKind, tuple[str, str]] = {
@@ -27,6 +27,8 @@ MOVEMENTS: dict[MovementKind, tuple[str, str]] = {
     "release": ("held", "available"),
     "return": ("granted", "available"),
     "fence": ("granted", "available"),
+    # Only when Redis went back: a message the books had charged is in its queue again.
+    "reopen": ("captured", "held"),
 }
 
 
@@ -100,7 +102,19 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     payload: bytes
 
 
+class ShardLife(msgspec.Struct, frozen=True):
+    """What a shard of Redis says of itself."""
+
+    shard: int
+    # None: it never had one, or lost it with everything else.
+    generation: str | None
+    # Last id ever given in its usage stream; "0-0" for none.
+    last_position: str
+
+
 class Recovered(msgspec.Struct, frozen=True):
+    # Of the shards that the books know.
+    generations: dict[int, str]
     positions: dict[int, str]
     # Committed but perhaps never sent.
     answers: list[StoredAnswer]

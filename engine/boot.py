@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import msgspec
 import structlog
 import uvloop
 
-from engine import history, ids, invariants, keys, providers
+from engine import ids, keys, providers
 from engine.api.app import create_app
 from engine.api.server import Server
 from engine.api.services import Services
@@ -40,14 +39,13 @@ from engine.shards import holders_key, shard_of
 from engine.stores.activity import ClickHouseActivityStore
 from engine.stores.activity_stream import RedisActivityStream
 from engine.stores.admission import RedisAdmission, fence_command
-from engine.stores.audit import AuditReader
 from engine.stores.directory import Directory
 from engine.stores.ledger import PostgresLedger
 from engine.stores.queue import QueueStreams
 from engine.stores.redis import RedisLink
-from engine.stores.status import Status, StatusReader
 from engine.stores.usage import RedisUsage
 from engine.sweeper import Sweeper
+from engine.views import Views
 from engine.worker import Worker
 
 log = structlog.get_logger("boot")
@@ -98,6 +96,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
         try:
             await _ROLES[role](process)
             return 0
+        # Whatever ended it may be wrapped in the groups of its tasks.
         except BaseException as e:
             reasons = [leaf for leaf in _leaves(e) if not isinstance(leaf, asyncio.CancelledError)]
             if not reasons or not all(isinstance(reason, EngineError) for reason in reasons):
@@ -193,51 +192,14 @@ async def _services(
         command_timeout=_STORE_TIMEOUT_S,
     )
     stack.push_async_callback(pool.close)
-    reader = StatusReader(pool, link, stream, config.shards)
-    audits = AuditReader(pool, link, activity, config.shards)
-
-    async def message(organisation_id: int, message_id: str) -> msgspec.Struct | None:
-        accepted_at_us = ids.accepted_at_us(message_id)
-        if accepted_at_us is None:
-            return None
-        # In this order: a row leaves the stream only once the store has it.
-        shard = shard_of(organisation_id, config.shards)
-        recent = await stream.recent_rows_of(shard, organisation_id, message_id, accepted_at_us)
-        rows = list(recent.rows)
-        try:
-            rows += await activity.rows_of(organisation_id, message_id, accepted_at_us)
-        except Unavailable:
-            # Enough for an answer when its beginning has not been archived yet.
-            if not any(row.event in ("accepted", "scheduled") for row in rows):
-                raise
-        return history.describe(rows) if rows else None
-
-    async def status() -> Status:
-        at_ms = now_us() // 1000
-        return Status(
-            node=config.node_name,
-            processes=_processes(config),
-            queues=await reader.queues(at_ms),
-            ledger=await reader.ledger(),
-            activity=await reader.activity(at_ms),
-        )
-
-    async def audit() -> invariants.Audit:
-        return invariants.audit(await audits.take())
-
-    async def ready() -> dict[str, str]:
-        return {
-            "redis": await _state(link.call("PING")),
-            "postgres": await _state(directory.ping()),
-        }
-
+    views = Views(config, pool, link, stream, activity, directory.ping)
     return Services(
         ingest=ingest,
         directory=directory,
-        history=message,
-        status=status,
-        audit=audit,
-        ready=ready,
+        history=views.message,
+        status=views.status,
+        audit=views.audit,
+        ready=views.ready,
         admin_key_sha256=_admin_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,
@@ -266,7 +228,7 @@ async def _worker(process: Process) -> None:
             timeout_s=_STORE_TIMEOUT_S,
             log=log,
         )
-        await reader.join(now_us())
+        await reader.join()
         worker = Worker(
             reader,
             carriers,
@@ -305,7 +267,8 @@ async def _ledger(process: Process) -> None:
             PostgresLedger(config.postgres.url, timeout_s=_STORE_TIMEOUT_S),
             RedisUsage(link, read_link, config.shards),
             shards=config.shards,
-            fresh_generation=os.urandom(16).hex(),
+            fresh_generation=lambda: os.urandom(16).hex(),
+            overdue_s=config.credit.overdue_s,
             clock_s=time.monotonic,
         )
         await ledger.run(life.draining, life.ready)
@@ -348,14 +311,6 @@ async def _end(task: asyncio.Task[Any]) -> None:
     await asyncio.wait([task])
 
 
-async def _state(probe: Awaitable[object]) -> str:
-    try:
-        await probe
-    except EngineError as e:
-        return str(e)
-    return "ok"
-
-
 def _leaves(error: BaseException) -> list[BaseException]:
     """What really happened, out of the groups that task groups wrap it in."""
     if isinstance(error, BaseExceptionGroup):
@@ -370,11 +325,3 @@ def _admin_key_digest(config: Config) -> bytes:
     except OSError as e:
         log.warning("admin calls are closed", file=str(path), reason=e.strerror)
         return b""
-
-
-def _processes(config: Config) -> object:
-    try:
-        seen = msgspec.json.decode(Path(config.data_dir, "run", "processes.json").read_bytes())
-        return seen["processes"]
-    except (OSError, msgspec.DecodeError, KeyError):
-        return []

@@ -89,6 +89,8 @@ class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota_min: int = 100
     # Quota not used for this long is returned, seconds.
     validity_s: float = 30.0
+    # A process not heard of for this long is taken for dead and its quota for free, seconds.
+    overdue_s: float = 15.0
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -177,6 +179,7 @@ def _checked(config: Config, origin: str) -> Config:
     need(config.credit.quota_s > 0, "credit.quota_s", "greater than 0")
     need(config.credit.quota_min >= 1, "credit.quota_min", "at least 1")
     need(config.credit.validity_s >= 1, "credit.validity_s", "at least 1")
+    need(config.credit.overdue_s >= 5, "credit.overdue_s", "at least 5")
     return config
 
 

@@ -49,6 +49,30 @@ def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
         _APPLY[entry.kind](books, entry)
 
 
+def close_books(books: Books, shard: int, kept: dict[int, int]) -> None:
+    """The shard's streams were lost: end all quotas, and let `held` be what is still there.
+
+    `kept` are the units of the messages that Redis still has, by organisation. Messages
+    that are gone were never sent; their units are released. Messages that Redis has
+    although the books charged or released them already (it went back in time) will be
+    settled again; their units are held again.
+    """
+    for organisation_id, account in books.accounts.items():
+        for holder, units in books.quotas.get(organisation_id, {}).items():
+            _change_quota(books, organisation_id, holder, -units)
+            _move(books, shard, organisation_id, "fence", units)
+        for waiting in list(books.waiting.get(organisation_id, ())):
+            _close(books, books.waiting[organisation_id], waiting)
+        missing = kept.get(organisation_id, 0) - account.held
+        if missing < 0:
+            _move(books, shard, organisation_id, "release", -missing)
+            continue
+        charged = min(missing, account.captured)
+        _move(books, shard, organisation_id, "reopen", charged)
+        _move(books, shard, organisation_id, "grant", missing - charged)
+        _move(books, shard, organisation_id, "hold", missing - charged)
+
+
 def size_grant(available: int, request: Request) -> int:
     """How much to grant of `available`, which covers what is needed: enough for all who
     wait; beyond that what is wanted, but at most a quarter of what there is, so that

@@ -20,7 +20,7 @@ from engine.errors import Refusal, Unavailable
 from engine.ids import MessageIds
 from engine.ports import Holding
 from engine.pricing import PriceTable
-from engine.records import Accepted, Addressed, Message, MessageDraft, Submission
+from engine.records import Accepted, Addressed, Message, MessageDraft, Replay, Submission
 
 _VALIDITY_MAX_S = 7 * 86400
 _SEND_AT_MAX_S = 30 * 86400
@@ -95,6 +95,11 @@ class Ingest:
             fingerprint=fingerprint,
             answer=answer if idempotency_key else b"",
         )
+        replay = await self._admitted(submission, incarnation, deadline)
+        return Submitted(answer=replay.answer if replay else answer, replayed=replay is not None)
+
+    async def _admitted(self, submission: Submission, incarnation: int, deadline: float) -> Replay | None:
+        """Wait until it is in Redis, or known to be a repetition of what is returned."""
         admitted = self._quota.admit(submission, incarnation)
         try:
             async with asyncio.timeout_at(deadline):
@@ -103,16 +108,14 @@ class Ingest:
             # Its outcome is unknown; if it is written yet, nobody is there to hear.
             admitted.add_done_callback(lambda f: f.cancelled() or f.exception())
             raise Unavailable("The queue did not answer in time.") from None
-        if replay is None:
-            return Submitted(answer=answer, replayed=False)
-        if replay.fingerprint != fingerprint:
+        if replay is not None and replay.fingerprint != submission.fingerprint:
             raise Refusal(
                 "idempotency_key_reused",
                 409,
                 "This Idempotency-Key was used before with another body; use a new key for a new request.",
                 "Idempotency-Key",
             )
-        return Submitted(answer=replay.answer, replayed=True)
+        return replay
 
     async def _hold(self, organisation_id: int, addressed: list[Addressed | Refusal], deadline: float) -> int:
         """Reserve for each message; those that cannot be paid become refusals. The units."""

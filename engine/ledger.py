@@ -24,9 +24,9 @@ from functools import partial
 
 import structlog
 
-from engine.books import UsageEntry
-from engine.credit_ledger import decide, urgent
-from engine.errors import Unavailable
+from engine.books import Recovered, ShardLife, UsageEntry
+from engine.credit_ledger import close_books, decide, urgent
+from engine.errors import Broken, Unavailable
 from engine.ports import LedgerStore, UsageStream
 
 log = structlog.get_logger("ledger")
@@ -40,6 +40,8 @@ _RETRY_S = 0.5
 # Applied entries stay on the stream this long, so that an audit can compare the books'
 # position with what came after it.
 _KEEP_S = 10.0
+# How often it looks for silent holders and lost data.
+_LOOK_S = 1.0
 
 
 class Ledger:
@@ -51,7 +53,8 @@ class Ledger:
         usage: UsageStream,
         *,
         shards: int,
-        fresh_generation: str,
+        fresh_generation: Callable[[], str],
+        overdue_s: float,
         clock_s: Callable[[], float],
         gather_s: float = 0.4,
     ) -> None:
@@ -59,6 +62,8 @@ class Ledger:
         self._usage = usage
         self._shards = shards
         self._fresh_generation = fresh_generation
+        self._overdue_s = overdue_s
+        self._looked_at_s = 0.0
         self._clock_s = clock_s
         self._gather_s = gather_s
         self._sent = 0
@@ -94,8 +99,7 @@ class Ledger:
             await self._store.resign()
 
     async def _recover(self) -> None:
-        generations = await self._usage.generations(self._fresh_generation)
-        recovered = await self._store.recover(generations)
+        recovered = await self._reconciled()
         self._applied = dict(recovered.positions)
         self._read = dict(recovered.positions)
         self._pending.clear()
@@ -105,10 +109,53 @@ class Ledger:
         self._sent = recovered.answers[-1].row_id if recovered.answers else 0
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
 
+    async def _reconciled(self) -> Recovered:
+        """The books, once every shard of Redis is known to be the one they speak of."""
+        await self._usage.prepare()
+        recovered = await self._store.recover()
+        lives = await self._usage.lives()
+        fresh = [life.shard for life in lives if life.shard not in recovered.generations]
+        lost = [life for life in lives if self._is_lost(life, recovered)]
+        unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
+        if not (fresh or lost or unfinished):
+            return recovered
+        generation = self._fresh_generation()
+        for life in lost:
+            kept = await self._usage.close(life.shard, generation)
+            cause = f"Redis lost generation {recovered.generations[life.shard]}"
+            log.error(
+                "closing the books of a shard", shard=life.shard, cause=cause, units_kept=sum(kept.values())
+            )
+            close = partial(close_books, shard=life.shard, kept=kept)
+            await self._store.close_shard(life.shard, generation, close, cause)
+        await self._store.open_shards(generation, fresh)
+        recovered = await self._store.recover()
+        # Only now may holders spend there: the books are ready for what they write.
+        await self._usage.begin(recovered.generations)
+        return recovered
+
+    def _is_lost(self, life: ShardLife, recovered: Recovered) -> bool:
+        """Emptied, or gone back behind what the books have applied.
+
+        Raises Broken when this is another Redis altogether.
+        """
+        if life.shard not in recovered.generations:
+            return False
+        generation = recovered.generations[life.shard]
+        if life.generation == f"closing:{generation}":
+            # Its books are closed; a ledger ended before it could say so here.
+            return False
+        if life.generation is None or life.generation.startswith("closing:"):
+            return True
+        if life.generation != generation:
+            raise Broken("Redis is not the one the books refer to; point `redis.url` to the right server.")
+        return _order(life.last_position) < _order(recovered.positions[life.shard])
+
     async def _lead(self, draining: asyncio.Event) -> None:
         while True:
             drained = draining.is_set()
             await self._gather(0.001 if drained else self._gather_s)
+            await self._look_around()
             due = self._due(everything=drained)
             if due:
                 await self._apply(due)
@@ -132,6 +179,24 @@ class Ledger:
             self._since.setdefault(entry.shard, now_s)
             self._read[entry.shard] = entry.position
 
+    async def _look_around(self) -> None:
+        """Fence who has fallen silent; notice that Redis has lost its data.
+
+        A holder of a lost node is silent for good; one that was only frozen finds its
+        epoch over and registers anew.
+        """
+        now_s = self._clock_s()
+        if now_s - self._looked_at_s < _LOOK_S:
+            return
+        self._looked_at_s = now_s
+        silent = await self._usage.overdue(int(self._overdue_s * 1000))
+        if silent:
+            log.warning("fencing holders that fell silent", holders=sorted({name for _, name in silent}))
+            await self._usage.fence(silent)
+        for life in await self._usage.lives():
+            if life.generation is None or _order(life.last_position) < _order(self._read[life.shard]):
+                raise Unavailable("Redis has lost data that the books refer to.")
+
     def _due(self, *, everything: bool) -> list[int]:
         ripe_s = self._clock_s() - self._gather_s
         return [
@@ -154,6 +219,11 @@ class Ledger:
             self._trims.append((now_s, dict(self._applied)))
         if now_s - self._trims[0][0] >= _KEEP_S:
             await self._usage.trim(self._trims.popleft()[1])
+
+
+def _order(position: str) -> tuple[int, int]:
+    ms, _, sequence = position.partition("-")
+    return int(ms), int(sequence)
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

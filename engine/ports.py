@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from engine._fastcredits import CreditMap
-from engine.books import Books, Recovered, StoredAnswer, UsageEntry
+from engine.books import Books, Recovered, ShardLife, StoredAnswer, UsageEntry
 from engine.errors import Fenced
 from engine.outbox import Flush
 from engine.records import (
@@ -77,7 +77,7 @@ class QueueReader(Protocol):
         """Give up entries unsent and unsettled. They stay pending, and come back to this
         worker with a later `read` unless another has taken them over."""
 
-    async def beat(self, now_us: int) -> None:
+    async def beat(self) -> None:
         """Say that this worker lives; one that has been fenced meanwhile joins again."""
 
     async def promote(self, now_us: int, limit: int) -> int:
@@ -155,7 +155,7 @@ class ActivityStore(Protocol):
 class AdmissionStore(Protocol):
     """The holder's side of the shards' streams."""
 
-    async def register(self, name: str, now_us: int) -> list[int]:
+    async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, by shard."""
 
     async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced]:
@@ -165,7 +165,7 @@ class AdmissionStore(Protocol):
         `Fenced`. After `Unavailable` send the same flushes again.
         """
 
-    async def beat(self, name: str, now_us: int) -> bool:
+    async def beat(self, name: str) -> bool:
         """Show that the holder lives; False when any shard has fenced it."""
 
     async def fence(self, name: str) -> None:
@@ -206,8 +206,26 @@ class UsageStream(Protocol):
     async def trim(self, positions: dict[int, str]) -> None:
         """Forget entries up to and including each shard's position."""
 
-    async def generations(self, fresh: str) -> dict[int, str]:
-        """The name of each shard's life of Redis; a shard that has none is named `fresh`."""
+    async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
+        """Holders by (shard, name) that have not been heard of for `age_ms`."""
+
+    async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
+        """End the epochs of these holders; again does nothing."""
+
+    async def prepare(self) -> None:
+        """Give Redis the engine's functions, in this version; one that was emptied has none."""
+
+    async def lives(self) -> list[ShardLife]:
+        """What each shard of Redis says of itself."""
+
+    async def close(self, shard: int, generation: str) -> dict[int, int]:
+        """End all epochs of a shard and forget its usage: units held there, by organisation.
+
+        The shard admits nothing until `begin`.
+        """
+
+    async def begin(self, generations: dict[int, str]) -> None:
+        """Name the generation of each of these shards; from now on they admit."""
 
 
 class LedgerStore(Protocol):
@@ -219,8 +237,18 @@ class LedgerStore(Protocol):
     async def resign(self) -> None:
         """Stop being the active ledger, drop the connection."""
 
-    async def recover(self, generations: dict[int, str]) -> Recovered:
-        """What the last active ledger had committed. Raises Unavailable, Broken."""
+    async def recover(self) -> Recovered:
+        """What the last active ledger had committed. Raises Unavailable."""
+
+    async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
+        """Shards used for the first time."""
+
+    async def close_shard(
+        self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
+    ) -> None:
+        """Let `decide` change all accounts and quotas of a shard whose streams were lost, write
+        that with the cause, a new generation and the position before all entries, in one
+        transaction. Nobody waits any more."""
 
     async def apply(
         self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int

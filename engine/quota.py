@@ -26,9 +26,9 @@ import structlog
 from engine._fastcredits import CreditMap
 from engine.credit_holder import Effects, Holder, Token, Waiter
 from engine.errors import Fenced, Unavailable
-from engine.outbox import Flush, Note, Outbox
+from engine.outbox import Flush, Note, NoteKind, Outbox
 from engine.ports import AdmissionStore
-from engine.records import Replay, Submission
+from engine.records import Replay, Request, Return, Submission
 
 log = structlog.get_logger("quota")
 
@@ -128,7 +128,7 @@ class Quota:
 
     async def start(self) -> None:
         """Register in every shard. Raises Unavailable."""
-        epochs = await self._store.register(self._name, self._now_us())
+        epochs = await self._store.register(self._name)
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
         self.incarnation += 1
@@ -181,7 +181,7 @@ class Quota:
         while True:
             await asyncio.sleep(_BEAT_S)
             try:
-                alive = await self._store.beat(self._name, self._now_us())
+                alive = await self._store.beat(self._name)
             except Unavailable:
                 continue
             if not alive:
@@ -195,9 +195,9 @@ class Quota:
                 await asyncio.wait(self._sending)
             void = [token for outbox in self._outboxes for token in outbox.fenced()]
             for token in void:
-                self._settle_admission(token, Unavailable("This process was fenced."))
+                _settle(self._admitting.pop(token, None), Unavailable("This process was fenced."))
             for token in self._holder.fenced():
-                self._settle_wait(token, Unavailable("This process was fenced."))
+                _settle(self._waiting.get(token), Unavailable("This process was fenced."))
             self.incarnation += 1
             while True:
                 try:
@@ -252,32 +252,23 @@ class Quota:
             for token, submission, replay in self._outboxes[flush.shard].applied(hits):
                 if replay is not None:
                     self.credit.release(submission.organisation_id, submission.units)
-                self._settle_admission(token, replay)
+                _settle(self._admitting.pop(token, None), replay)
             if not self._outboxes[flush.shard].idle:
                 self._mark(flush.shard)
 
     # -- effects
 
     def _perform(self, effects: Effects) -> None:
-        for request in effects.requests:
-            self._note(request.organisation_id, Note("request", msgspec.msgpack.encode(request)))
-        for given in effects.returns:
-            self._note(given.organisation_id, Note("return", msgspec.msgpack.encode(given)))
+        notes: list[tuple[NoteKind, Request | Return]] = [("request", r) for r in effects.requests]
+        notes += [("return", r) for r in effects.returns]
+        for kind, note in notes:
+            shard = self._shard_of(note.organisation_id)
+            self._outboxes[shard].note(Note(kind, msgspec.msgpack.encode(note)))
+            self._mark(shard)
         for token in effects.wake:
-            self._settle_wait(token, True)
+            _settle(self._waiting.get(token), True)
         for token in effects.refuse:
-            self._settle_wait(token, False)
-
-    def _note(self, organisation_id: int, note: Note) -> None:
-        shard = self._shard_of(organisation_id)
-        self._outboxes[shard].note(note)
-        self._mark(shard)
-
-    def _settle_wait(self, token: Token, outcome: bool | Unavailable) -> None:
-        _settle(self._waiting.get(token), outcome)
-
-    def _settle_admission(self, token: Token, outcome: Replay | Unavailable | None) -> None:
-        _settle(self._admitting.pop(token, None), outcome)
+            _settle(self._waiting.get(token), False)
 
 
 _Outcome = TypeVar("_Outcome")

@@ -82,7 +82,7 @@ class Sweeper:
         """One round of what is due now; whether there is more to do at once. Raises Unavailable."""
         now = asyncio.get_running_loop().time()
         if now >= self._beat_at:
-            await self._reader.beat(self._now_us())
+            await self._reader.beat()
             self._beat_at = now + _BEAT_S
         if draining:
             return False

@@ -175,6 +175,7 @@ def _live(
         code = CANNOT_BOOT if isinstance(e, ConfigError) else 1
         with contextlib.suppress(OSError):
             os.write(pipe_fd, b"failed " + " ".join(str(e).split()).encode()[:2000] + b"\n")
+    # Whatever it was, it must not return into the copy of the parent's stack.
     except BaseException:
         structlog.get_logger().exception("child_broken", process=title)
     finally:

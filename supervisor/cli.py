@@ -19,11 +19,9 @@ from rich.console import Console
 from rich.live import Live
 
 from engine import __version__
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError, Refusal, Unavailable
 from supervisor import cli_options, cli_org, cli_send, show
 from supervisor.answers import Audit, Status
-from supervisor.child import ChildFailed
-from supervisor.cli_send_file import NotAllSent
 from supervisor.client import Client, decode
 
 app = typer.Typer(
@@ -56,12 +54,9 @@ def run(arguments: list[str]) -> int:
     except typer.TyperException as e:
         _complain(e.format_message())
         return 2
-    except (NotAllSent, ChildFailed) as e:
-        _complain(str(e))
-        return 1
     except EngineError as e:
         _complain(str(e))
-        return 2
+        return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.")
         return 1

@@ -114,5 +114,9 @@ def _send_one(where: Whereabouts, given: dict[str, str | int], as_json: bool) ->
     if as_json:
         print(msgspec.json.encode(answer).decode())
         return
-    segments = f"{answer.segments} segment{'' if answer.segments == 1 else 's'} {answer.encoding}"
-    print(f"{answer.status} {answer.id} ({answer.queue}, {segments}, {answer.units} units)")
+    cost = f"{_counted(answer.segments, 'segment')} {answer.encoding}, {_counted(answer.units, 'unit')}"
+    print(f"{answer.status} {answer.id} ({answer.queue}, {cost})")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

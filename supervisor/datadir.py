@@ -1,10 +1,12 @@
 """The data directory: who uses it, which layout it has, its secrets, the engine that runs in it.
 
-format                version of this layout, a decimal number
-lock                  held by the `smsengine up` that uses the directory
-secrets/              keys made here, mode 0600
-run/engine.json       where the running engine is, for the other commands; mode 0600
-postgres/ redis/ ...  the embedded servers' own
+    format                version of this layout, a decimal number
+    lock                  held by the `smsengine up` that uses the directory
+    secrets/              keys made here, mode 0600
+    run/engine.json       where the running engine is, for the other commands; mode 0600
+    postgres/ redis/ ...  the embedded servers' own
+
+The lock (`supervisor.filelock`) ends with its holder, however that dies.
 """
 
 from __future__ import annotations

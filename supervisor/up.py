@@ -20,6 +20,7 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
 from engine import keys
 from engine.boot import fence, run_role
@@ -37,6 +38,7 @@ from supervisor.prepare import Prepared, migrate, prepare_demo, with_urls, witho
 # Connections that wait to be accepted while the ingest processes are busy.
 _BACKLOG = 4096
 _SERVER_STOP_S = 20.0
+log = structlog.get_logger("up")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,30 +98,24 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
     admin_key_file, admin_key = _admin_key(config, directory)
     listener, url = listen(config.http.listen)
     stack.callback(listener.close)
-
-    simulator = _simulator(config, directory)
-    if simulator is not None:
-        stack.callback(simulator.stop)
-        config = _with_simulator(config, simulator.url)
-    servers = start_all(directory.path, without_url(config))
-    stack.callback(_stop_all, servers)
-    config = with_urls(config, {name: server.url for name, server in servers.items()})
+    config, watched = _servers(config, directory, stack)
+    log.info("migrating")
     migrate(config)
     demo = _demo(config, directory) if wish.demo else None
-
-    running = Running(
-        url=url,
-        pid=os.getpid(),
-        admin_key_file=str(admin_key_file),
-        simulator_url=simulator.url if simulator else "",
-        config=config,
-    )
+    simulator_url = next((w.url for w in watched if isinstance(w, WatchedSimulator)), None)
     facts = welcome.Facts(
         url=url,
         api_key=demo.api_key if demo else None,
         admin_key=admin_key,
         organisation=demo.organisation_id if demo else None,
-        simulator_url=simulator.url if simulator else None,
+        simulator_url=simulator_url,
+    )
+    running = Running(
+        url=url,
+        pid=os.getpid(),
+        admin_key_file=str(admin_key_file),
+        simulator_url=simulator_url or "",
+        config=config,
     )
 
     def on_ready() -> None:
@@ -127,15 +123,32 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
         print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
 
     stack.callback(directory.forget_running)
-    watched: list[Watched] = [*servers.values(), *([simulator] if simulator else [])]
-    keeper = Keeper(
+    code = Keeper(
         config, runner=run_role, fencer=fence, listener=listener, on_ready=on_ready, watchers=watched
-    )
-    code = keeper.run()
+    ).run()
     # What is left takes a moment and ends by itself: Ctrl-C again must not leave it half done.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     return code
+
+
+def _servers(config: Config, directory: DataDir, stack: contextlib.ExitStack) -> tuple[Config, list[Watched]]:
+    """Start what the configuration names no URL of; the configuration with all URLs, and what to watch.
+
+    Stopped by `stack`: the stores first, the simulated provider last.
+    """
+    watched: list[Watched] = []
+    simulator = _simulator(config, directory)
+    if simulator is not None:
+        stack.callback(simulator.stop)
+        watched.append(simulator)
+        config = _with_simulator(config, simulator.url)
+    embedded = without_url(config)
+    log.info("starting_servers", embedded=", ".join(sorted(embedded)) or "none", data_dir=config.data_dir)
+    servers = start_all(directory.path, embedded)
+    stack.callback(_stop_all, servers)
+    watched += servers.values()
+    return with_urls(config, {name: server.url for name, server in servers.items()}), watched
 
 
 def listen(address: str) -> tuple[socket.socket, str]:
@@ -225,6 +238,7 @@ def _demo(config: Config, directory: DataDir) -> Prepared:
 def _stop_all(servers: dict[str, Server]) -> None:
     for server in servers.values():
         server.stop(_SERVER_STOP_S)
+    log.info("servers_stopped")
 
 
 @contextlib.contextmanager

@@ -26,7 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 TOPS = ("engine", "supervisor", "benchmarks", "tests")
 
 MODULE_LINES_MAX = 400
+# Cases stand side by side; more of them do not make a test harder to read.
+TEST_MODULE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 50
+TEST_FUNCTION_LINES_MAX = 70
 CLASS_METHODS_MAX = 15
 # What is over a cap and may stay for now, with its size: "path" or "path::name". It may
 # only shrink; nothing is added without a reason beside it.
@@ -36,7 +39,8 @@ GROUND = {"engine.records", "engine.errors", "engine.histogram", "engine._fastcr
 SERVICES = {f"engine.{name}" for name in
             ("ingest", "quota", "worker", "ledger", "archiver", "notifier", "sweeper")}  # fmt: skip
 # Right under engine/ and no rule: they touch the system, or describe what does.
-ADAPTERS = {"engine.config", "engine.life", "engine.telemetry", "engine.keys", "engine.ports", "engine.boot"}
+ADAPTERS = {"engine.config", "engine.life", "engine.telemetry", "engine.keys", "engine.ports", "engine.boot",
+            "engine.views"}  # fmt: skip
 CLIENTS = {"redis", "hiredis", "asyncpg", "clickhouse_connect", "aiohttp"}
 IMPURE = CLIENTS | {
     *("asyncio", "contextvars", "datetime.datetime.now", "httptools", "multiprocessing", "os", "queue"),
@@ -131,7 +135,14 @@ def floor(name: str) -> int:
         return 1
     if name in SERVICES:
         return 3
-    top = [("engine.boot", 5), ("engine.api", 4), ("engine", 2), ("supervisor", 6), ("benchmarks", 7)]
+    top = [
+        ("engine.boot", 5),
+        ("engine.views", 4),
+        ("engine.api", 4),
+        ("engine", 2),
+        ("supervisor", 6),
+        ("benchmarks", 7),
+    ]
     return next((number for prefix, number in top if within(name, prefix)), 8)
 
 
@@ -188,10 +199,12 @@ def sizes() -> Iterator[tuple[str, int, int, str, str]]:
     """(key, size, cap, what, advice) of everything that has a cap."""
     for module in modules().values():
         lines = len(module.text.splitlines())
-        yield module.path, lines, MODULE_LINES_MAX, "lines", "split it along what it is about."
+        cap = TEST_MODULE_LINES_MAX if module.path.startswith("tests/") else MODULE_LINES_MAX
+        yield module.path, lines, cap, "lines", "split it along what it is about."
         for name, lines in functions(module):
             advice = "give its steps names of their own."
-            yield f"{module.path}::{name}", lines, FUNCTION_LINES_MAX, "lines", advice
+            cap = TEST_FUNCTION_LINES_MAX if module.path.startswith("tests/") else FUNCTION_LINES_MAX
+            yield f"{module.path}::{name}", lines, cap, "lines", advice
         for name, methods in classes(module):
             yield (
                 f"{module.path}::{name}",

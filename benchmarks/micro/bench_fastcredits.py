@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
 import time
 from array import array
 from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -27,7 +28,7 @@ from engine._fastcredits import CreditMap
 CALLS = 20_000
 # As many as one group commit under load.
 BATCH = 1_000
-ROUNDS = int(os.environ.get("BENCH_ROUNDS", "100"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "60"))
 PLENTY = 10**12
 
 RESERVE_OVER_EMPTY_MAX = 1.3
@@ -107,24 +108,28 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Empty:
 def test_reserve_one_at_a_time(benchmark: BenchmarkFixture, empty: Empty, organisations: int) -> None:
     work = load(organisations)
     fast, plain = granted(work)
-    reserve = partial(each, fast.reserve, work)
-    floors = {"empty": partial(each, empty.typed, work), "untyped": partial(each, empty.untyped, work)}
-    ns = fastest_ns({**floors, "reserve": reserve}, CALLS, ROUNDS)
-    # Apart, because the dict's turns would empty the processor's cache for the others.
-    beside = fastest_ns({"reserve": reserve, "dict": partial(each, plain.reserve, work)}, CALLS, ROUNDS)
-    over_empty, over_dict = ns["reserve"] / ns["empty"], beside["dict"] / beside["reserve"]
+    ns = fastest_ns(
+        {
+            "empty": partial(each, empty.typed, work),
+            "untyped": partial(each, empty.untyped, work),
+            "reserve": partial(each, fast.reserve, work),
+            "dict": partial(each, plain.reserve, work),
+        },
+        CALLS,
+        ROUNDS,
+    )
+    over_empty, over_dict = ns["reserve"] / ns["empty"], ns["dict"] / ns["reserve"]
     print(
         f"\n{organisations:>9,} organisations: reserve {ns['reserve']:.1f} ns, "
         f"empty call {ns['empty']:.1f} ns (arguments not read: {ns['untyped']:.1f}), "
-        f"reserve/empty {over_empty:.2f}; in turns with the dict: reserve {beside['reserve']:.1f} ns, "
-        f"dict {beside['dict']:.1f} ns, dict/reserve {over_dict:.1f}"
+        f"dict {ns['dict']:.1f} ns; reserve/empty {over_empty:.2f}, dict/reserve {over_dict:.1f}"
     )
-    benchmark.extra_info.update(ns, dict=beside["dict"])
+    benchmark.extra_info.update(ns)
     benchmark.pedantic(each, (fast.reserve, work), rounds=5)  # type: ignore[no-untyped-call]
-    assert over_dict >= DICT_OVER_RESERVE_MIN
-    # With a million the processor's cache decides, and an empty call has nothing to look up.
+    # With a million it is the processor's caches that are measured.
     if organisations <= 10_000:
         assert over_empty <= RESERVE_OVER_EMPTY_MAX
+        assert over_dict >= DICT_OVER_RESERVE_MIN
 
 
 @pytest.mark.parametrize("organisations", [10, 10_000, 1_000_000])
@@ -161,9 +166,18 @@ def test_reserve_in_batches(benchmark: BenchmarkFixture, organisations: int) -> 
     assert ns["dict"] / ns["array"] >= DICT_OVER_BATCH_MIN
 
 
-def resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+# In a process of its own: how large blocks grow depends on what was freed before.
+RESIDENT = """
+from pathlib import Path
+from engine._fastcredits import CreditMap
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+credits_, before = CreditMap(), resident()
+for organisation_id in range(1_000_000):
+    credits_.grant(organisation_id, 10)
+    credits_.reserve(organisation_id, 1)
+print(resident() - before)
+"""
 
 
 def test_a_million_organisations(benchmark: BenchmarkFixture) -> None:
@@ -173,9 +187,9 @@ def test_a_million_organisations(benchmark: BenchmarkFixture) -> None:
             credits_.grant(organisation_id, 1000)
         return credits_
 
-    before = resident_bytes()
     credits_ = fill()
-    resident = resident_bytes() - before
+    said = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, check=True, timeout=60)
+    resident = int(said.stdout) * os.sysconf("SC_PAGE_SIZE")
 
     def drain_ms(touched: int) -> float:
         for organisation_id in range(touched):
@@ -187,9 +201,9 @@ def test_a_million_organisations(benchmark: BenchmarkFixture) -> None:
     few, many = min(drain_ms(10) for _ in range(10)), drain_ms(1_000_000)
     print(
         f"\n1,000,000 organisations: {credits_.memory_bytes / 1e6:.1f} MB allocated, "
-        f"{resident / 1e6:.1f} MB resident when filled; "
+        f"{resident / 1e6:.1f} MB resident when all are used; "
         f"drain of 10 touched {few:.4f} ms, of all {many:.0f} ms"
     )
     benchmark.extra_info.update(memory_bytes=credits_.memory_bytes, resident_bytes=resident)
     benchmark.pedantic(fill, rounds=2)  # type: ignore[no-untyped-call]
-    assert credits_.memory_bytes <= 64_000_000
+    assert max(credits_.memory_bytes, resident) <= 64_000_000

@@ -27,7 +27,7 @@ from benchmarks.micro.cores import cpu_s, spread
 from supervisor.embedded.simulator import Simulator, start_simulator
 
 REQUESTS = int(os.environ.get("BENCH_REQUESTS", "20000"))
-CONNECTIONS = 64
+CONNECTIONS = 256
 ROUNDS = 5
 GOAL = 20_000
 

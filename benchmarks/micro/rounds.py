@@ -11,7 +11,8 @@ def fastest_ns(ways: Mapping[str, Callable[[], object]], items: int, rounds: int
     """Nanoseconds per item of each way: its fastest round, each round running `items` items.
 
     The ways take turns, so that a slow spell of the machine meets all of them and their
-    ratios hold. The fastest round is the one least disturbed.
+    ratios hold; each turn begins with a round that is not timed, so that none finds the
+    processor's caches full of another's. The fastest round is the one least disturbed.
     """
     best = dict.fromkeys(ways, float("inf"))
     collecting = gc.isenabled()
@@ -19,6 +20,7 @@ def fastest_ns(ways: Mapping[str, Callable[[], object]], items: int, rounds: int
     try:
         for _ in range(rounds):
             for name, way in ways.items():
+                way()
                 begun = time.perf_counter_ns()
                 way()
                 best[name] = min(best[name], (time.perf_counter_ns() - begun) / items)

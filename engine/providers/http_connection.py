@@ -151,7 +151,7 @@ def tell(done: Done, outcome: HttpOutcome) -> None:
     """Call back; a fault of the caller's is reported to the loop and costs nobody else an outcome."""
     try:
         done(outcome)
-    except Exception as e:
+    except Exception as e:  # whatever it is, other requests wait behind this one
         asyncio.get_running_loop().call_exception_handler(
             {"message": "A request's callback failed.", "exception": e}
         )

@@ -128,7 +128,9 @@ def _address(settings: ProviderSettings) -> tuple[str, int, bytes, ssl.SSLContex
     usable = (
         url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
     )
-    if not usable or not url.hostname or not settings.url.isascii() or not settings.url.isprintable():
+    # What goes into the request line: no blanks, no line ends, no escapes left to make.
+    plain = all("!" <= character <= "~" for character in settings.url)
+    if not usable or not plain or not url.hostname:
         raise wrong
     context = ssl.create_default_context() if url.scheme == "https" else None
     return url.hostname, port or (443 if context else 80), url.path.rstrip("/").encode(), context

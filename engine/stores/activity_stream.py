@@ -105,6 +105,8 @@ class RedisActivityStream:
         self._finish = self._redis.register_script(_FINISH)
         self._rows = msgspec.msgpack.Decoder(list[list[Any]])
         self._plan = msgspec.msgpack.Decoder(BlockPlan)
+        # The plan last seen as it is written in Redis, perhaps by another version.
+        self._written: tuple[BlockPlan | None, bytes] = (None, b"")
 
     async def close(self) -> None:
         await self._redis.aclose()
@@ -120,12 +122,16 @@ class RedisActivityStream:
     async def plan(self) -> BlockPlan | None:
         async with self._answering():
             encoded = await self._redis.get(_PLAN)
-        return None if encoded is None else self._plan.decode(encoded)
+        if encoded is None:
+            return None
+        plan = self._plan.decode(encoded)
+        self._written = (plan, encoded)
+        return plan
 
     async def propose(self, owner: str, plan: BlockPlan) -> bool:
+        encoded = msgspec.msgpack.encode(plan)
         async with self._answering():
-            args: list[str | bytes] = [owner, msgspec.msgpack.encode(plan)]
-            return bool(await self._propose(keys=[_LOCK, _PLAN], args=args))
+            return bool(await self._propose(keys=[_LOCK, _PLAN], args=[owner, encoded]))
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
         keys = {activity_key(shard): shard for shard in range(self._shards)}
@@ -144,7 +150,8 @@ class RedisActivityStream:
 
     async def finish(self, plan: BlockPlan, unreadable: Sequence[ActivityEntry]) -> bool:
         index = {part.shard: i for i, part in enumerate(plan.ranges, 1)}
-        args: list[bytes | str | int] = [msgspec.msgpack.encode(plan)]
+        seen, written = self._written
+        args: list[bytes | str | int] = [written if seen == plan else msgspec.msgpack.encode(plan)]
         args += [_text((part.last[0], part.last[1] + 1)) for part in plan.ranges]
         for entry in unreadable:
             args += [index[entry.shard], _text(entry.id)]

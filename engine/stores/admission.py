@@ -28,19 +28,17 @@ class RedisAdmission:
         self._inbox_link = inbox_link
         self._shards = range(shards)
 
-    async def register(self, name: str, now_us: int) -> list[int]:
+    async def register(self, name: str) -> list[int]:
         replies = await self._each(
             [
-                ("FCALL", "register", 2, keys.holder_key(s, name), keys.holders_key(s), name, now_us)
+                ("FCALL", "register", 2, keys.holder_key(s, name), keys.holders_key(s), name)
                 for s in self._shards
             ]
         )
         return [int(reply) for reply in replies]
 
-    async def beat(self, name: str, now_us: int) -> bool:
-        replies = await self._each(
-            [("FCALL", "beat", 1, keys.holders_key(s), name, now_us) for s in self._shards]
-        )
+    async def beat(self, name: str) -> bool:
+        replies = await self._each([("FCALL", "beat", 1, keys.holders_key(s), name) for s in self._shards])
         return all(reply == 1 for reply in replies)
 
     async def fence(self, name: str) -> None:
@@ -77,7 +75,7 @@ class RedisAdmission:
         for reply in replies:
             if isinstance(reply, ReplyError):
                 if reply.code == "ERR" and "Function not found" in str(reply):
-                    raise Unavailable("Redis has lost the engine's functions; run `smsengine migrate`.")
+                    raise Unavailable("Redis has lost its data; the ledger is about to begin anew.")
                 raise Broken(f"Redis refused a step of the protocol: {reply}")
         return replies
 
@@ -101,6 +99,7 @@ def _admit_command(name: str, flush: Flush) -> Command:
         keys.activity_key(s),
         keys.usage_key(s),
         keys.held_key(s),
+        keys.generation_key(s),
     ]
     arguments: list[Argument] = [
         name, flush.epoch, flush.sequence, _IDEMPOTENCY_TTL_S, len(flush.submissions), len(flush.notes),

@@ -54,24 +54,27 @@ class AuditReader:
     async def take(self) -> Cut:
         """A consistent cut. Raises Unavailable when a store is away or none could be taken."""
         for _ in range(_TRIES):
-            accounts, positions = await self._books()
+            accounts, positions, lost = await self._books()
             replies = [await self._shard(s, positions.get(s, "0-0")) for s in self._shards]
             if not any(reply[0] for reply in replies):
-                return await self._cut(accounts, replies)
+                return await self._cut(accounts, lost, replies)
         raise Unavailable("The books moved on faster than they could be read; try again.", 5.0)
 
-    async def _books(self) -> tuple[list[Account], dict[int, str]]:
+    async def _books(self) -> tuple[list[Account], dict[int, str], set[int]]:
         try:
             async with (
                 self._pool.acquire() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                positions = await connection.fetch("SELECT shard, position FROM shards", timeout=_TIMEOUT_S)
+                positions = await connection.fetch(
+                    "SELECT shard, position, losses FROM shards", timeout=_TIMEOUT_S
+                )
                 rows = await connection.fetch(_ACCOUNTS, timeout=_TIMEOUT_S)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as e:
             raise Unavailable(f"PostgreSQL cannot be read for the audit: {e}.") from e
-        accounts = [Account(*tuple(row)[:8], msgspec.json.decode(row["journal"])) for row in rows]
-        return accounts, {row["shard"]: row["position"] for row in positions}
+        accounts = [_account(row) for row in rows]
+        lost = {row["shard"] for row in positions if row["losses"]}
+        return accounts, {row["shard"]: row["position"] for row in positions}, lost
 
     async def _shard(self, shard: int, position: str) -> list[Any]:
         try:
@@ -88,7 +91,7 @@ class AuditReader:
             raise Broken(f"Redis refused the audit: {e}") from e
         return reply
 
-    async def _cut(self, accounts: list[Account], replies: list[list[Any]]) -> Cut:
+    async def _cut(self, accounts: list[Account], lost: set[int], replies: list[list[Any]]) -> Cut:
         cuts: list[ShardCut] = []
         firsts: dict[int, StreamId] = {}
         activity: dict[int, dict[str, int]] | None = {}
@@ -119,7 +122,12 @@ class AuditReader:
                         _add(activity, organisation_id, event, units)
             except Unavailable as e:
                 activity, missing = None, e.detail
-        return Cut(accounts=accounts, shards=cuts, activity=activity, activity_missing=missing)
+        return Cut(accounts=accounts, shards=cuts, activity=activity, activity_missing=missing, lost=lost)
+
+
+def _account(row: asyncpg.Record) -> Account:
+    fields = dict(row)
+    return Account(**{**fields, "journal": msgspec.json.decode(fields["journal"])})
 
 
 def _add(activity: dict[int, dict[str, int]], organisation_id: int, event: str, units: int) -> None:

@@ -15,21 +15,37 @@ local function array_of(rows)
     math.floor(n / 256) % 256, n % 256) .. table.concat(rows)
 end
 
--- register(holder, holders; name, now_us) -> epoch
+-- Milliseconds by the clock of Redis: the one clock that all machines share.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- register(holder, holders; name) -> epoch
 -- Sent again: a second epoch; the first was never used.
 local function register(keys, args)
   local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
   redis.call('HSET', keys[1], 'seq', 0, 'reply', '')
   redis.call('PERSIST', keys[1])
-  redis.call('HSET', keys[2], args[1], args[2])
+  redis.call('HSET', keys[2], args[1], now_ms())
   return epoch
 end
 
--- beat(holders; name, now_us) -> 1 when the holder is alive, 0 when it was fenced
+-- beat(holders; name) -> 1 when the holder is alive, 0 when it was fenced
 local function beat(keys, args)
   if redis.call('HEXISTS', keys[1], args[1]) == 0 then return 0 end
-  redis.call('HSET', keys[1], args[1], args[2])
+  redis.call('HSET', keys[1], args[1], now_ms())
   return 1
+end
+
+-- overdue(holders; age_ms) -> names of holders that have not been heard of for `age_ms`
+local function overdue(keys, args)
+  local before, found = now_ms() - tonumber(args[1]), {}
+  local beats = redis.call('HGETALL', keys[1])
+  for i = 1, #beats, 2 do
+    if tonumber(beats[i + 1]) < before then found[#found + 1] = beats[i] end
+  end
+  return found
 end
 
 -- fence(holder, holders, usage, inbox; name) -> 1 when this call fenced it
@@ -44,7 +60,7 @@ local function fence(keys, args)
 end
 
 -- admit(holder, sms express, sms normal, due express, due normal, activity, usage, held,
---       idempotency keys ...; name, epoch, seq, idempotency_ttl_s, submissions, notes,
+--       generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s, submissions, notes,
 --       then per submission: organisation, units, key index (0: none), fingerprint,
 --         answer, rows, array of rows without header, messages,
 --         then per message: lane ('e' or 'n'), due_at_us ('' for now), payload,
@@ -53,7 +69,9 @@ end
 --    answer} for each idempotency key used before.
 --
 -- A sequence already applied answers its stored outcome and writes nothing, also to a
--- holder fenced since: a flush whose answer was lost is simply sent again.
+-- holder fenced since: a flush whose answer was lost is simply sent again. While no
+-- generation is named, because Redis lost its data and the books are not closed yet,
+-- every holder is treated as fenced.
 local function admit(keys, args)
   local name, epoch, seq, ttl = args[1], args[2], tonumber(args[3]), args[4]
   local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied')
@@ -61,6 +79,8 @@ local function admit(keys, args)
     return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3])}
   end
   if state[1] ~= epoch then return {'fenced', {}} end
+  local generation = redis.call('GET', keys[9])
+  if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}} end
   if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}} end
 
   local at = 7
@@ -70,7 +90,7 @@ local function admit(keys, args)
     local n = tonumber(args[at + 7])
     local hit = false
     if key_index > 0 then
-      local key = keys[8 + key_index]
+      local key = keys[9 + key_index]
       local old = redis.call('HMGET', key, 'f', 'a')
       if old[1] then
         hit = true
@@ -231,6 +251,54 @@ local function take_over(keys, args)
   return {taken, passed}
 end
 
+-- close(generation, holders, usage, held, sms express, sms normal, due express, due normal,
+--       dead express, dead normal; fresh generation, key prefix of holders)
+-- -> array of {organisation, units}: what the messages still here hold, and what settlements
+--    after an earlier, unfinished close have taken from it since.
+-- Ends the epoch of every holder and forgets the usage stream, whose positions the books no
+-- longer share. Done again before the books were closed: keeps what came in between.
+local function close(keys, args)
+  local resumed = string.sub(redis.call('GET', keys[1]) or '', 1, 8) == 'closing:'
+  redis.call('SET', keys[1], 'closing:' .. args[1])
+  for _, name in ipairs(redis.call('HKEYS', keys[2])) do
+    redis.call('HINCRBY', args[2] .. name, 'epoch', 1)
+  end
+  redis.call('DEL', keys[2])
+  local sums, order, total = {}, {}, 0
+  local function add(organisation, units)
+    if not sums[organisation] then
+      sums[organisation] = {organisation, 0}
+      order[#order + 1] = sums[organisation]
+    end
+    sums[organisation][2] = sums[organisation][2] + units
+  end
+  local function count(payload)
+    local readable, message = pcall(cmsgpack.unpack, payload)
+    if readable and type(message) == 'table' and tonumber(message[8]) then
+      add(message[2], message[8])
+      total = total + message[8]
+    end
+  end
+  for _, i in ipairs({5, 6, 9, 10}) do
+    for _, entry in ipairs(redis.call('XRANGE', keys[i], '-', '+')) do count(entry[2][2]) end
+  end
+  for _, i in ipairs({7, 8}) do
+    for _, payload in ipairs(redis.call('ZRANGE', keys[i], 0, -1)) do count(payload) end
+  end
+  redis.call('SET', keys[4], total)
+  if not resumed then
+    redis.call('DEL', keys[3])
+    return order
+  end
+  for _, entry in ipairs(redis.call('XRANGE', keys[3], '-', '+')) do
+    if entry[2][2] == 'settle' then
+      local flat = cmsgpack.unpack(entry[2][8])
+      for i = 1, #flat, 3 do add(flat[i], flat[i + 1] + flat[i + 2]) end
+    end
+  end
+  return order
+end
+
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
 --     activity, usage, held; position, rows_max)
 -- -> {trimmed, held, usage entries behind `position`, waiting, recount, first activity id,
@@ -313,6 +381,8 @@ end
 redis.register_function('cut', cut)
 redis.register_function('register', register)
 redis.register_function('beat', beat)
+redis.register_function('overdue', overdue)
+redis.register_function('close', close)
 redis.register_function('fence', fence)
 redis.register_function('admit', admit)
 redis.register_function('settle', settle)

@@ -28,6 +28,8 @@ WHERE organisation_id = ANY($1::bigint[]) ORDER BY organisation_id FOR UPDATE"""
 
 _LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisation_id = ANY($1::bigint[])"
 
+_ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
+
 _ORGANISATIONS_OF_HOLDERS = "SELECT DISTINCT organisation_id FROM quotas WHERE holder = ANY($1::text[])"
 
 # Changes, not values: top-ups come in by other connections, the row is locked meanwhile.
@@ -47,8 +49,9 @@ DELETE FROM quotas q USING unnest($1::bigint[], $2::text[]) AS n (organisation_i
 WHERE q.organisation_id = n.organisation_id AND q.holder = n.holder"""
 
 _WRITE_JOURNAL = """
-INSERT INTO journal (organisation_id, movement, debit, credit, units, shard, position)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[])"""
+INSERT INTO journal (organisation_id, movement, debit, credit, units, shard, position, reference)
+SELECT * FROM unnest(
+    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[], $8::text[])"""
 
 _WRITE_ANSWERS = """
 INSERT INTO answers (shard, holder, payload)
@@ -88,30 +91,14 @@ class PostgresLedger:
         if connection is not None:
             connection.terminate()
 
-    async def recover(self, generations: dict[int, str]) -> Recovered:
+    async def recover(self) -> Recovered:
         async with self._border() as connection:
-            await connection.execute(
-                "INSERT INTO shards (shard, generation) SELECT * FROM unnest($1::int[], $2::text[])"
-                " ON CONFLICT DO NOTHING",
-                list(generations),
-                list(generations.values()),
-            )
             shards = await connection.fetch("SELECT shard, generation, position FROM shards ORDER BY shard")
             answers = await connection.fetch("SELECT id, shard, holder, payload FROM answers ORDER BY id")
             waiting = await connection.fetch(
                 "SELECT id, shard, holder, epoch, number, organisation_id, wanted, needed, waiting"
                 " FROM waiting_requests ORDER BY id"
             )
-        for row in shards:
-            if row["shard"] not in generations:
-                raise Broken(
-                    f"The books know shard {row['shard']}, the configuration does not: restore `shards`."
-                )
-            if row["generation"] != generations[row["shard"]]:
-                raise Broken(
-                    "Redis is not the one the books refer to: it was emptied or replaced. "
-                    "Restore its data, or point `redis.url` to the right server."
-                )
         self._waiting = {}
         for row in waiting:
             request = Request(
@@ -124,10 +111,33 @@ class PostgresLedger:
             line = self._waiting.setdefault(row["organisation_id"], [])
             line.append(WaitingRequest(row["shard"], row["holder"], row["epoch"], request, row_id=row["id"]))
         return Recovered(
+            generations={row["shard"]: row["generation"] for row in shards},
             positions={row["shard"]: row["position"] for row in shards},
             answers=[StoredAnswer(*row) for row in answers],
             waiting=self._waiting,
         )
+
+    async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
+        async with self._border() as connection:
+            await connection.execute(
+                "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
+                list(shards),
+                generation,
+            )
+
+    async def close_shard(
+        self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
+    ) -> None:
+        async with self._border() as connection, connection.transaction():
+            rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard)
+            books = await self._load_books(connection, [row[0] for row in rows])
+            before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
+            decide(books)
+            await self._save(connection, books, before, {shard: "0-0"}, cause)
+            await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
+            await connection.execute(
+                "UPDATE shards SET generation = $2, losses = losses + 1 WHERE shard = $1", shard, generation
+            )
 
     async def apply(
         self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
@@ -136,7 +146,7 @@ class PostgresLedger:
             books = await self._load(connection, entries)
             before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
             decide(books)
-            await self._save(connection, books, before, entries)
+            await self._save(connection, books, before, {e.shard: e.position for e in entries})
             if sent:
                 await connection.execute("DELETE FROM answers WHERE id <= $1", sent)
             return await self._save_answers(connection, books)
@@ -148,7 +158,9 @@ class PostgresLedger:
             rows = await connection.fetch(_ORGANISATIONS_OF_HOLDERS, fenced)
             concerned.update(row[0] for row in rows)
             concerned.update(self._waiting)
-        organisations = sorted(concerned)
+        return await self._load_books(connection, sorted(concerned))
+
+    async def _load_books(self, connection: asyncpg.Connection, organisations: list[int]) -> Books:
         accounts = await connection.fetch(_LOAD_ACCOUNTS, organisations)
         quotas: dict[int, dict[str, int]] = {}
         for organisation_id, holder, units in await connection.fetch(_LOAD_QUOTAS, organisations):
@@ -162,7 +174,8 @@ class PostgresLedger:
         connection: asyncpg.Connection,
         books: Books,
         before: dict[int, tuple[int, ...]],
-        entries: Sequence[UsageEntry],
+        positions: dict[int, str],
+        cause: str | None = None,
     ) -> None:
         changed = [
             (o, a.available, a.granted, a.held, a.captured)
@@ -178,9 +191,8 @@ class PostgresLedger:
         dropped = [q[:2] for q in quotas if not q[2]]
         if dropped:
             await connection.execute(_DROP_QUOTAS, *map(list, zip(*dropped, strict=True)))
-        positions = {entry.shard: entry.position for entry in entries}
         journal = [
-            (o, kind, *MOVEMENTS[kind], units, shard, positions[shard])
+            (o, kind, *MOVEMENTS[kind], units, shard, positions[shard], cause)
             for (shard, o, kind), units in books.movements.items()
         ]
         if journal:

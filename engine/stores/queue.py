@@ -53,7 +53,7 @@ class QueueStreams:
         """
         self._commands = commands
         self._reading = reading
-        self._queue: Queue = queue
+        self.queue: Queue = queue
         self._shards = range(shards)
         self._name = worker_name
         self._timeout_s = timeout_s
@@ -65,27 +65,23 @@ class QueueStreams:
         # There may be pending entries of ours that are not in hand.
         self._lost = False
 
-    @property
-    def queue(self) -> Queue:
-        return self._queue
-
-    async def join(self, now_us: int) -> None:
+    async def join(self) -> None:
         """Make the groups, and be known as alive: else others take our entries over at once."""
         await self.ensure_groups()
-        await self._all([wire.register(self._name, shard, now_us) for shard in self._shards])
+        await self._all([wire.register(self._name, shard) for shard in self._shards])
 
     async def ensure_groups(self) -> None:
         """Make the consumer groups that are not there. Raises Unavailable."""
-        for reply in await self._commands.batch([wire.make_group(self._queue, s) for s in self._shards]):
+        for reply in await self._commands.batch([wire.make_group(self.queue, s) for s in self._shards]):
             if isinstance(reply, ReplyError) and reply.code != "BUSYGROUP":
                 raise Unavailable(f"Redis does not make the consumer group: {reply}.") from reply
 
-    async def beat(self, now_us: int) -> None:
-        alive = await self._all([wire.beat(self._name, shard, now_us) for shard in self._shards])
+    async def beat(self) -> None:
+        alive = await self._all([wire.beat(self._name, shard) for shard in self._shards])
         fenced = [shard for shard in self._shards if not alive[shard]]
         if fenced:
-            self._log.warning("worker was fenced, joining again", queue=self._queue, shards=fenced)
-            await self._all([wire.register(self._name, shard, now_us) for shard in fenced])
+            self._log.warning("worker was fenced, joining again", queue=self.queue, shards=fenced)
+            await self._all([wire.register(self._name, shard) for shard in fenced])
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         try:
@@ -106,7 +102,7 @@ class QueueStreams:
             block = None if self._busy else block_ms
             self._busy = []
             replies = await self._reading.batch(
-                [wire.read(self._queue, self._name, shards, share, block) for shards, share in asked],
+                [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
             streams: list[Any] = []
@@ -125,7 +121,7 @@ class QueueStreams:
         for settlement in settlements:
             by_shard.setdefault(settlement.entry.shard, []).append(settlement)
         counted = await self._all(
-            [wire.settle(self._queue, self._name, shard, some) for shard, some in by_shard.items()]
+            [wire.settle(self.queue, self._name, shard, some) for shard, some in by_shard.items()]
         )
         self._hand.let_go(settlement.entry for settlement in settlements)
         return sum(counted)
@@ -135,7 +131,7 @@ class QueueStreams:
         self._lost = self._lost or bool(entries)
 
     async def promote(self, now_us: int, limit: int) -> int:
-        return sum(await self._all([wire.promote(self._queue, s, now_us, limit) for s in self._shards]))
+        return sum(await self._all([wire.promote(self.queue, s, now_us, limit) for s in self._shards]))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         try:
@@ -170,7 +166,7 @@ class QueueStreams:
         self, shards: Sequence[int], min_idle_ms: int, limit: int, *, suspects: int
     ) -> Iterable[tuple[int, tuple[list[wire.RawEntry], int]]]:
         """Per shard: entries taken over, and suspects passed over."""
-        commands = [wire.take_over(self._queue, self._name, s, min_idle_ms, limit, suspects) for s in shards]
+        commands = [wire.take_over(self.queue, self._name, s, min_idle_ms, limit, suspects) for s in shards]
         return zip(shards, await self._all(commands), strict=True)
 
     async def _claim_own(self, min_idle_ms: int, limit: int) -> list[tuple[int, Iterable[wire.RawEntry]]]:
@@ -180,7 +176,7 @@ class QueueStreams:
         while starts and len(lost) < limit:
             pages = await self._all(
                 [
-                    wire.own_pending(self._queue, self._name, shard, min_idle_ms, start, _PAGE)
+                    wire.own_pending(self.queue, self._name, shard, min_idle_ms, start, _PAGE)
                     for shard, start in starts.items()
                 ]
             )
@@ -196,7 +192,7 @@ class QueueStreams:
             self._lost = True
             del lost[limit:]
         replies = await self._all(
-            [wire.own_again(self._queue, self._name, shard, i, idle, given) for shard, i, idle, given in lost]
+            [wire.own_again(self.queue, self._name, shard, i, idle, given) for shard, i, idle, given in lost]
         )
         return [
             (shard, [(entry_id, fields[1], given) for entry_id, fields in reply])
@@ -208,19 +204,19 @@ class QueueStreams:
         received: list[Entry] = []
         undecodable: list[wire.Undecodable] = []
         for shard, raw in claimed:
-            entries, bad = wire.decoded(shard, self._queue, raw)
+            entries, bad = wire.decoded(shard, self.queue, raw)
             received += entries
             undecodable += bad
         for entry in undecodable:
             self._log.error(
                 "queue entry holds no message, moved to the dead letters",
-                queue=self._queue,
+                queue=self.queue,
                 shard=entry.shard,
                 entry_id=entry.entry_id.decode(),
                 payload_bytes=len(entry.payload),
             )
         try:
-            await self._all([wire.set_aside(self._queue, self._name, entry) for entry in undecodable])
+            await self._all([wire.set_aside(self.queue, self._name, entry) for entry in undecodable])
         except Unavailable:
             # Still pending and not in hand: met again with the lost ones.
             self._lost = True

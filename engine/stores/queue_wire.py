@@ -142,13 +142,13 @@ def make_group(queue: Queue, shard: int) -> Command:
     return ("XGROUP", "CREATE", queue_key(shard, queue), GROUP, "0", "MKSTREAM")
 
 
-def register(name: str, shard: int, now_us: int) -> Command:
-    return ("FCALL", "register", 2, holder_key(shard, name), holders_key(shard), name, now_us)
+def register(name: str, shard: int) -> Command:
+    return ("FCALL", "register", 2, holder_key(shard, name), holders_key(shard), name)
 
 
-def beat(name: str, shard: int, now_us: int) -> Command:
+def beat(name: str, shard: int) -> Command:
     """Reply: 1 when alive, 0 when fenced."""
-    return ("FCALL", "beat", 1, holders_key(shard), name, now_us)
+    return ("FCALL", "beat", 1, holders_key(shard), name)
 
 
 def fields_of(entries: Any) -> Iterable[RawEntry]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine import shards as keys
-from engine.books import UsageEntry
+from engine.books import ShardLife, UsageEntry
 from engine.errors import Broken
-from engine.stores.redis import Command, RedisLink, ReplyError
+from engine.stores.admission import fence_command
+from engine.stores.redis import Command, RedisLink, ReplyError, load_functions
 
 # An inbox is read at once by a holder that lives; this bounds one whose holder does not.
 _INBOX_MAX = 10_000
@@ -49,10 +50,45 @@ class RedisUsage:
             [("XTRIM", keys.usage_key(s), "MINID", _after(position)) for s, position in positions.items()]
         )
 
-    async def generations(self, fresh: str) -> dict[int, str]:
-        await self._all([("SET", keys.generation_key(s), fresh, "NX") for s in self._shards])
+    async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
+        replies = await self._all(
+            [("FCALL", "overdue", 1, keys.holders_key(s), age_ms) for s in self._shards]
+        )
+        return [(s, name.decode()) for s, names in zip(self._shards, replies, strict=True) for name in names]
+
+    async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
+        await self._all([fence_command(shard, name) for shard, name in holders])
+
+    async def prepare(self) -> None:
+        await load_functions(self._link)
+
+    async def lives(self) -> list[ShardLife]:
         names = await self._all([("GET", keys.generation_key(s)) for s in self._shards])
-        return {s: name.decode() for s, name in zip(self._shards, names, strict=True)}
+        lasts = await self._link.batch([("XINFO", "STREAM", keys.usage_key(s)) for s in self._shards])
+        return [
+            ShardLife(s, name and name.decode(), _last_id(last))
+            for s, name, last in zip(self._shards, names, lasts, strict=True)
+        ]
+
+    async def close(self, shard: int, generation: str) -> dict[int, int]:
+        sums = (
+            await self._all(
+                [
+                    (
+                        "FCALL", "close", 10,
+                        keys.generation_key(shard), keys.holders_key(shard), keys.usage_key(shard),
+                        keys.held_key(shard), keys.queue_key(shard, "express"),
+                        keys.queue_key(shard, "normal"), keys.due_key(shard, "express"),
+                        keys.due_key(shard, "normal"), keys.dead_key(shard, "express"),
+                        keys.dead_key(shard, "normal"), generation, keys.holder_key(shard, ""),
+                    )
+                ]
+            )
+        )[0]  # fmt: skip
+        return dict(sums)
+
+    async def begin(self, generations: dict[int, str]) -> None:
+        await self._all([("SET", keys.generation_key(s), name) for s, name in generations.items()])
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._link.batch(commands)
@@ -72,6 +108,14 @@ def _entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
         epoch=int(fields[5]),
         data=fields[7],
     )
+
+
+def _last_id(stream: Any) -> str:
+    """`last-generated-id` out of XINFO STREAM's flat reply; a missing stream is an error reply."""
+    if isinstance(stream, ReplyError):
+        return "0-0"
+    last: bytes = stream[stream.index(b"last-generated-id") + 1]
+    return last.decode()
 
 
 def _after(position: str) -> str:

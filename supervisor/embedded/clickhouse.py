@@ -57,7 +57,7 @@ STATEMENT_BYTES_MAX = 64 * 1024 * 1024
 PIECE_BYTES = 1024 * 1024
 THREADS = 16
 # After SIGTERM requests under way have this long, seconds.
-DRAIN_S = 3.0
+DRAIN_S = 2.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -314,8 +314,7 @@ async def _form(request: web.Request) -> dict[str, str]:
     return fields
 
 
-async def _serve_until_stopped(engine: Engine, password: str, port: int) -> bool:
-    """True when no request was left running."""
+async def _serve_until_stopped(engine: Engine, password: str, port: int) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -340,7 +339,12 @@ async def _serve_until_stopped(engine: Engine, password: str, port: int) -> bool
         await stopped.wait()
     finally:
         await runner.cleanup()
-    return face.idle
+    if not face.idle:
+        # A thread is still inside the engine: to wait for it, or to take the engine away
+        # from under it, would be worse than the end that any kill brings.
+        _log.warning("stopped with a query under way")
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def main() -> None:
@@ -354,17 +358,11 @@ def main() -> None:
     try:
         password = options.password_file.read_text(encoding="ascii").strip()
         engine = Engine(options.path, MEMORY_BYTES_MAX)
-        idle = asyncio.run(_serve_until_stopped(engine, password, options.port))
+        asyncio.run(_serve_until_stopped(engine, password, options.port))
     except ImportError:
         sys.exit("chdb-core is not installed for this Python; `make install` installs it.")
     except (OSError, RuntimeError, UnicodeDecodeError) as e:
         sys.exit(f"ClickHouse's engine cannot start: {' '.join(str(e).split())}")
-    if not idle:
-        # A thread is still inside the engine; waiting for it or taking the engine away
-        # would be worse than the end that any kill brings.
-        _log.warning("Stopped with a query under way.")
-        sys.stderr.flush()
-        os._exit(0)
     engine.close()
 
 

@@ -11,13 +11,21 @@ offset in the text is an offset in the body and binary data behind it does no ha
 from __future__ import annotations
 
 import re
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from backports import zstd
-from lz4 import frame as lz4_frame  # type: ignore[import-untyped]
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+try:
+    from lz4 import frame as lz4_frame  # type: ignore[import-untyped]
+except ImportError:  # then the client of this installation has no lz4 either
+    lz4_frame = None
 
 # Where an INSERT's data begins must be known by then; the limit of a server (max_query_size), bytes.
 HEADER_BYTES_MAX = 256 * 1024
@@ -154,6 +162,9 @@ def parse(query: bytes) -> Statement:
     first = next((t for t in _tokens(text) if t.text != "("), None)
     if first is None:
         raise failed(SYNTAX_ERROR, "Empty query.")
+    if not first.word:
+        # The engine takes some of these for an empty query and says nothing.
+        raise failed(SYNTAX_ERROR, f"Syntax error: failed at position {first.start + 1}.")
     if first.text == "INSERT":
         return _parse_insert(query, text)
     _check_single(text)
@@ -346,5 +357,6 @@ _DECODERS: dict[str, _Factory | None] = {
     "gzip": lambda: zlib.decompressobj(31),
     "deflate": lambda: zlib.decompressobj(15),
     "zstd": lambda: zstd.ZstdDecompressor(),
-    "lz4": lambda: lz4_frame.LZ4FrameDecompressor(),
 }
+if lz4_frame is not None:
+    _DECODERS["lz4"] = lambda: lz4_frame.LZ4FrameDecompressor()

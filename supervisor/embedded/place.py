@@ -1,29 +1,25 @@
 """Where one embedded server lives below the data directory, and who owns that place.
 
-    DATA/<name>/          its data, owned by the user it runs as
-    DATA/logs/<name>.log  what it prints; one older file beside it
-    DATA/secrets/<name>   its password, mode 0600, made once
-    DATA/run/<name>.port  its port, kept while it stays free
-    DATA/run/<name>.pid   the process, written by the child itself before it becomes the server
-    DATA/run/<name>.lock  held by the parent that runs it
-
-The lock is a POSIX record lock: it belongs to the process, not to the open file, so it ends
-with the parent however that dies, and processes forked by the parent do not prolong it.
+DATA/<name>/          its data, owned by the user it runs as
+DATA/logs/<name>.log  what it prints; one older file beside it
+DATA/secrets/<name>   its password, mode 0600, made once
+DATA/run/<name>.port  its port, kept while it stays free
+DATA/run/<name>.pid   the process, written by the child itself before it becomes the server
+DATA/run/<name>.lock  held by the parent that runs it
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import random
 import secrets
 import shutil
 import socket
-import struct
 from pathlib import Path
 
 from engine.errors import ConfigError
+from supervisor import filelock
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
 # Below this a server would not survive its first minutes, bytes.
@@ -31,10 +27,6 @@ FREE_BYTES_MIN = 100 * 1024 * 1024
 # Below the range from which Linux takes ports for outgoing connections: such a port would
 # be taken by somebody's client sooner or later, and a probe could even connect to itself.
 PORTS = range(20_000, 32_000)
-# struct flock on 64-bit Linux: type, whence, start, length, process.
-_FLOCK = "hhqqixxxx"
-# A second lock of the same process would succeed, and closing it would end the first.
-_claimed: set[Path] = set()
 
 
 class Place:
@@ -48,7 +40,8 @@ class Place:
         self.secret = self.root / "secrets" / name
         self.run = self.root / "run"
         self.pid_file = self.run / f"{name}.pid"
-        self._lock: int | None = None
+        self._lock = self.run / f"{name}.lock"
+        self._claimed = False
 
     def claim(self) -> None:
         """Makes the directories and takes the lock; nothing is running here afterwards but strays."""
@@ -65,32 +58,26 @@ class Place:
             raise unusable(self.root, e) from e
 
     def _take_lock(self) -> None:
-        if self._lock is not None:
+        if self._claimed:
             return
-        path = self.run / f"{self.name}.lock"
-        if path in _claimed:
-            raise ConfigError(f"This process already runs {self.name} in the data directory {self.root}.")
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            holder = _lock_holder(lock)
-            os.close(lock)
-            if e.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
+            filelock.take(self._lock)
+        except filelock.Held as e:
+            if e.holder == os.getpid():
+                raise ConfigError(
+                    f"This process already runs {self.name} in the data directory {self.root}."
+                ) from e
             raise ConfigError(
                 f"The data directory {self.root} is in use by another engine"
-                f"{f' (process {holder})' if holder else ''}; stop it or name another data directory."
+                f"{f' (process {e.holder})' if e.holder else ''}; stop it or name another data directory."
             ) from e
-        self._lock = lock
-        _claimed.add(path)
+        self._claimed = True
 
     def leave(self) -> None:
         """Gives the lock back. Idempotent."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-            _claimed.discard(self.run / f"{self.name}.lock")
+        if self._claimed:
+            filelock.give_back(self._lock)
+            self._claimed = False
 
     def password(self) -> str:
         """The password, made on first use."""
@@ -204,13 +191,3 @@ def unusable(path: Path, e: OSError | UnicodeDecodeError) -> ConfigError:
         f"{where} cannot be used ({(e.strerror or str(e)).lower()}); the data directory must be "
         f"writable by the user who runs the engine."
     )
-
-
-def _lock_holder(lock: int) -> int | None:
-    """Process that holds the lock on this open file, when the kernel tells."""
-    try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
-    except (OSError, struct.error):
-        return None
-    return pid if kind != fcntl.F_UNLCK and pid > 0 else None

@@ -1,20 +1,22 @@
 """From fork to server: a child that dies with its parent and has no more rights than it needs.
 
-As root a server runs as `nobody`. Where `nobody` cannot reach the programs or the data
-because a directory above them is closed (a clone in /root, mode 0700), nobody's
-directories are opened: the process keeps one capability instead, which reads past such
-a mode. PostgreSQL asks with access(2), which for an ordinary user ignores capabilities
+As root a server runs as the owner of its data, at first `nobody`. Where that user cannot
+reach the programs or the data because a directory above them is closed (a clone in /root,
+mode 0700), no mode is changed: the process keeps one capability instead, which reads past
+such a mode. PostgreSQL asks with access(2), which for an ordinary user ignores capabilities
 unless SECBIT_NO_SETUID_FIXUP is set (capabilities(7)); so that is set too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
 import signal
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,22 +54,15 @@ class Identity:
     capability: int | None
 
 
-def identity(programs: Sequence[Path], folders: Sequence[Path]) -> Identity | None:
-    """None for an ordinary user, who runs servers as himself; `nobody` for root.
+def identity(data: Path, programs: Sequence[Path], folders: Sequence[Path]) -> Identity | None:
+    """None for an ordinary user, who runs servers as himself. For root: who owns `data`, else `nobody`.
 
     `programs` must be executable and `folders` reachable for that user.
     Raises ConfigError when they are not and the capability to get there is not ours to give.
     """
     if os.geteuid() != 0:
         return None
-    try:
-        nobody = pwd.getpwnam("nobody")
-    except KeyError as e:
-        raise ConfigError(
-            "Servers do not run as root, and there is no user nobody on this machine; "
-            "run smsengine as an ordinary user."
-        ) from e
-    uid, gid = nobody.pw_uid, nobody.pw_gid
+    uid, gid = _owner(data) or _nobody()
     closed = next((p for p in programs if not _may(p, uid, gid, 0o5)), None)
     walled = next((p for path in (*programs, *folders) if (p := _wall(path, uid, gid)) is not None), None)
     if closed is None and walled is None:
@@ -79,10 +74,30 @@ def identity(programs: Sequence[Path], folders: Sequence[Path]) -> Identity | No
         if ours >> capability & 1:
             return Identity(uid=uid, gid=gid, capability=capability)
     raise ConfigError(
-        f"Servers run as the user nobody when smsengine runs as root, but nobody cannot reach "
-        f"{closed or walled} and {_NAMES[fitting[-1]]} is not available here; run smsengine as an "
-        f"ordinary user, or keep program and data where everybody can reach them."
+        f"Servers do not run as root but as user id {uid} here, which cannot reach {closed or walled}, and "
+        f"{_NAMES[fitting[-1]]} to get there is not available; run smsengine as an ordinary user, or "
+        f"keep program and data where everybody can reach them."
     )
+
+
+def _owner(data: Path) -> tuple[int, int] | None:
+    """An ordinary user to whom the data belongs already: it stays his when root runs the engine once."""
+    try:
+        s = data.stat()
+    except OSError:
+        return None
+    return (s.st_uid, s.st_gid) if s.st_uid != 0 else None
+
+
+def _nobody() -> tuple[int, int]:
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError as e:
+        raise ConfigError(
+            "Servers do not run as root, and there is no user nobody on this machine; "
+            "run smsengine as an ordinary user."
+        ) from e
+    return nobody.pw_uid, nobody.pw_gid
 
 
 def _wall(path: Path, uid: int, gid: int) -> Path | None:
@@ -127,6 +142,7 @@ def spawn(
     It gets `death_signal` when the thread that called this ends: call it from the main
     thread. `environment` None means: the same as ours.
     """
+    assert threading.current_thread() is threading.main_thread()
     try:
         child = subprocess.Popen(  # noqa: S603 - argv is built by this package
             list(argv),
@@ -143,8 +159,10 @@ def spawn(
         raise ConfigError(f"{argv[0]} cannot be started: {why}.") from e
     if text_in is not None:
         assert child.stdin is not None
-        child.stdin.write(text_in.encode())
-        child.stdin.close()
+        # One that has ended already tells why by its exit code.
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(text_in.encode())
+            child.stdin.close()
     return child
 
 

@@ -7,8 +7,8 @@ What happens under failure:
 - the parent is killed: each server gets its stop signal from the kernel; the next start on
   the same data directory waits for whatever is still ending, then stops it by force;
 - a server is killed: `poll` tells; `restart` brings it back on the same port with the same
-  password, and what it had acknowledged is there (Valkey: what the kernel had; a loss of
-  power may cost its last second);
+  password, and what it had acknowledged is there (after a loss of power too, save in
+  ClickHouse, which leaves its newest blocks to the kernel);
 - a server never answers: ConfigError at the deadline, with its last log line.
 """
 
@@ -70,7 +70,7 @@ class Server:
 
     def _start(self, *, prepare: bool) -> None:
         place, recipe = self._place, self._recipe
-        user = identity(recipe.programs(), [*recipe.libraries(), place.root])
+        user = identity(place.data, recipe.programs(), [*recipe.libraries(), place.root])
         if prepare:
             recipe.prepare(place, user)
             self._password = place.password()
@@ -93,7 +93,7 @@ class Server:
         `may_move`: take another port when somebody has taken this one meanwhile.
         """
         deadline = time.monotonic() + timeout_s
-        while not self._answers():
+        while not self.answers():
             code = self.poll()
             log = "\n".join(self._place.log_since(self._log_start)) if code is not None else ""
             if code is not None and self._recipe.passing(log) and time.monotonic() < deadline:
@@ -108,7 +108,8 @@ class Server:
                 raise ConfigError(f"The embedded {self.name} server {ended}: {last} (see {self._place.log}).")
             time.sleep(0.01)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """One probe: whether it serves its protocol now; takes a second at most."""
         try:
             return self.poll() is None and self._recipe.answers(self._port, self._password)
         except OSError:
@@ -134,12 +135,19 @@ class Server:
             except subprocess.TimeoutExpired:
                 continue
 
-    def restart(self, timeout_s: float = READY_S) -> None:
-        """Starts it anew, stopping it first if it runs: same data, port and password. Raises ConfigError."""
+    def begin_restart(self, timeout_s: float = 10.0) -> None:
+        """Starts it anew on the same data, port and password, and returns; `answers` tells when it is ready.
+
+        It is stopped first, within `timeout_s`, if it still runs. Raises ConfigError.
+        """
         if self._child is not None:
             self._end(self._child, timeout_s)
         self._place.claim()
         self._start(prepare=True)
+
+    def restart(self, timeout_s: float = READY_S) -> None:
+        """`begin_restart`, then waits until it answers. Raises ConfigError."""
+        self.begin_restart(timeout_s)
         self.wait_ready(timeout_s, may_move=False)
 
 

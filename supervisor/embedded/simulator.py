@@ -18,7 +18,9 @@ import argparse
 import asyncio
 import ctypes
 import gc
+import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -179,10 +181,7 @@ async def _serve(wanted: Options) -> None:
     try:
         server = await listen(Carrier(wanted.behaviour), wanted.host, wanted.port)
     except (OSError, UnicodeError) as e:
-        reason = getattr(e, "strerror", None) or "it is not an address"
-        raise ConfigError(
-            f"--listen {wanted.host}:{wanted.port} cannot be listened on: {reason.lower()}."
-        ) from e
+        raise ConfigError(f"--listen {wanted.host}:{wanted.port} cannot be listened on: {_reason(e)}.") from e
     port = server.sockets[0].getsockname()[1]
     shown = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
     url = f"http://{shown}:{port}"
@@ -194,6 +193,14 @@ async def _serve(wanted: Options) -> None:
     gc.freeze()  # what is here now stays: never look at it again
     await stopping.wait()
     server.close()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror).lower()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()  # the loop puts words of its own around it
+    return "it is not an address"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ BODY_BYTES_MAX = 1 << 20
 HEAD_BYTES_MAX = 64 * 1024
 # Answers a connection may owe before no more of its requests are read.
 OWED_MAX = 1024
+# How long a client may take to close after the last answer.
+LINGER_S = 2.0
+_LAST = b"\0last"
 
 _PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -204,26 +207,34 @@ class Connection(asyncio.Protocol):
             transport.abort()
         elif end == wire.CLOSE:
             transport.close()
+        elif end == _LAST:
+            # What the client still sends is read and dropped until it closes: a close with
+            # bytes unread is a reset, which may take the answer with it (RFC 9112, 9.6).
+            transport.write_eof()
+            transport.resume_reading()
+            asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
         elif self._paused or len(self._owed) >= OWED_MAX:
             transport.pause_reading()
         elif not transport.is_reading():
             transport.resume_reading()
 
     def _collect(self) -> bytes:
-        """Move answers that are due to `_out`; RESET or CLOSE when the connection ends with them."""
+        """Move answers that are due to `_out`; RESET, CLOSE or _LAST when the connection ends with them."""
         owed = self._owed
-        while owed and not self._paused and (answer := owed[0].answer) is not None:
+        end = b""
+        while not end and owed and not self._paused and (answer := owed[0].answer) is not None:
             if answer in (wire.RESET, wire.CLOSE):
-                self._parser = None
-                return answer
-            if isinstance(answer, bytes):
+                end = answer
+            elif isinstance(answer, bytes):
                 self._out.append(answer)
             elif not self._stream(answer):
                 break
-            if owed.popleft().last:
-                self._parser = None
-                return wire.CLOSE
-        return b""
+            if owed.popleft().last and not end:
+                end = _LAST
+        if end:
+            self._parser = None
+            owed.clear()
+        return end
 
     def _stream(self, pieces: Iterator[bytes]) -> bool:
         """Write piece by piece until the client has to catch up; whether it is at its end."""

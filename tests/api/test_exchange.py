@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from engine.api.exchange import Deadlines
 from engine.errors import Broken
 from engine.records import NewOrganisation
 from engine.stores.directory import Directory
@@ -212,6 +213,18 @@ async def test_a_request_that_takes_too_long_is_answered_503(
         assert (await api.ask("POST", "/v1/messages", DRAFT))[0] == 202
         ingest.gate.clear()
         assert (await api.ask("POST", "/v1/messages", DRAFT))[0] == 503
+
+
+async def test_a_deadline_leaves_its_task_as_it_was() -> None:
+    deadlines, task = Deadlines(0.01), asyncio.current_task()
+    assert task is not None
+    for _ in range(2):
+        deadlines.begin()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        assert deadlines.is_over(task)
+        deadlines.end(task)
+        assert task.cancelling() == 0
 
 
 async def test_a_body_that_does_not_come_is_answered_408(directory: Directory, acme: NewOrganisation) -> None:

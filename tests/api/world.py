@@ -178,7 +178,7 @@ async def serving(services: Services, api_key: str = "", known: Keys | None = No
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(create_app(services, known), listener)
     await server.start()
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:
         try:
             yield Api(services, server, listener.getsockname()[1], session, api_key)
         finally:

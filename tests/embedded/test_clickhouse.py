@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import socket
@@ -202,6 +203,41 @@ async def test_a_session_keeps_its_temporary_table_and_nobody_else_sees_it(
         assert response.headers["X-ClickHouse-Exception-Code"] == "372"
 
 
+async def test_a_session_in_use_is_locked_and_then_free_again(
+    http: aiohttp.ClientSession, client: Any
+) -> None:
+    session = {"session_id": uuid.uuid4().hex}
+    slow = asyncio.create_task(_ask(http, "SELECT sleep(1.5)", session))
+    running = "SELECT count() FROM system.processes WHERE query LIKE '%sleep(1.5)%'"
+    # The question counts itself.
+    while await asyncio.to_thread(client.command, running) < 2:
+        assert not slow.done()
+    assert await _ask(http, "SELECT 1", session) == (400, "373")
+    assert await _ask(http, "SELECT 1", {}) == (200, "")
+    assert await slow == (200, "")
+    assert await _ask(http, "SELECT 1", session) == (200, "")
+
+
+async def _ask(http: aiohttp.ClientSession, query: str, params: dict[str, str]) -> tuple[int, str]:
+    """Status and error code."""
+    async with http.post("/", params=params, data=query) as response:
+        return response.status, response.headers.get("X-ClickHouse-Exception-Code", "")
+
+
+async def test_bodies_that_are_no_requests_are_refused_and_the_server_goes_on(
+    http: aiohttp.ClientSession,
+) -> None:
+    for body in (b"", b" ", b"\xff\xfe", b"SELECT '\xff'", b"\x00" * 5000, b"'" * 100_000, b"(" * 5000):
+        async with http.post("/", data=body) as response:
+            assert response.status == 400, body[:10]
+    form = {"Content-Type": "multipart/form-data"}  # without a boundary
+    async with http.post("/", data=b"x", headers=form) as response:
+        assert response.status == 400
+    async with http.post("/", data=b"SELECT 1", headers={"Content-Encoding": "br"}) as response:
+        assert response.headers["X-ClickHouse-Exception-Code"] == "89"
+    assert await _ask(http, "SELECT 1", {}) == (200, "")
+
+
 async def test_a_wrong_password_or_user_is_refused(clickhouse_url: str, http: aiohttp.ClientSession) -> None:
     at = urlsplit(clickhouse_url)
     right = at.password or ""
@@ -287,6 +323,13 @@ async def test_garbage_behind_good_rows_leaves_none_of_them(
         async with http.post("/", data=body) as response:
             assert response.status == 400
     assert count(client, table) == 0
+
+
+async def test_a_client_that_fails_while_it_serialises_leaves_no_row(async_client: Any, table: str) -> None:
+    broken: list[list[Any]] = [*rows(0, 100_000), ["no number", "x"]]
+    with pytest.raises(Exception, match="Unable to create native array"):
+        await async_client.insert(table, broken, column_names=["a", "b"])
+    assert (await async_client.query(f"SELECT count() FROM {table}")).first_row == (0,)
 
 
 @pytest.mark.parametrize("size", [100, 400_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pwd
 import re
@@ -16,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -258,7 +260,7 @@ def test_valkey_keeps_every_write_and_evicts_nothing(tmp_path: Path, running: li
     with redis.Redis.from_url(kept(running, start_redis(tmp_path)).url) as client:
         wanted = {
             "appendonly": "yes",
-            "appendfsync": "everysec",
+            "appendfsync": "always",
             "save": "",
             "maxmemory-policy": "noeviction",
             "bind": "127.0.0.1",
@@ -278,6 +280,25 @@ def test_a_frozen_server_is_killed_at_the_deadline(tmp_path: Path, running: list
     began = time.monotonic()
     server.stop(0.3)
     assert (server.poll(), time.monotonic() - began < 5) == (-signal.SIGKILL, True)
+
+
+def test_clickhouse_stops_in_order_while_a_query_is_under_way(tmp_path: Path) -> None:
+    server = start_all(tmp_path, {"clickhouse"})["clickhouse"]
+    at = urlsplit(server.url)
+    query = "SELECT sleepEachRow(1) FROM numbers(60) SETTINGS max_block_size = 1 FORMAT JSON"
+    basic = base64.b64encode(f"{at.username}:{at.password}".encode()).decode()
+    connection = HTTPConnection(at.hostname or "", at.port, timeout=10)
+    connection.request("POST", "/", query, {"Authorization": f"Basic {basic}"})
+    client = clickhouse_connect.get_client(dsn=server.url)
+    running = "SELECT count() FROM system.processes WHERE query LIKE '%numbers(60)%'"
+    # The question counts itself.
+    wait_until(lambda: client.command(running) == 2, "the query does not start")
+    client.close()
+    began = time.monotonic()
+    server.stop(20)
+    connection.close()
+    assert server.poll() == 0
+    assert time.monotonic() - began < 10
 
 
 OWNER = """
@@ -459,6 +480,17 @@ def test_root_runs_servers_as_nobody(servers: dict[str, Server]) -> None:
         assert uids is not None
         assert set(uids[1].split()) == {str(pwd.getpwnam("nobody").pw_uid)}
         assert re.search(r"^NoNewPrivs:\t1$", status, re.M)
+
+
+@as_root
+def test_data_of_an_ordinary_user_stays_his_when_root_runs_the_server(
+    tmp_path: Path, running: list[Server]
+) -> None:
+    (tmp_path / "redis").mkdir(mode=0o700)
+    os.chown(tmp_path / "redis", 12345, 12345)
+    server = kept(running, start_redis(tmp_path))
+    assert Path(f"/proc/{server.pid}").stat().st_uid == 12345
+    assert {p.stat().st_uid for p in (tmp_path / "redis").rglob("*")} == {12345}
 
 
 @as_root

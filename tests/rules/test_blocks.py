@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.blocks import block_of, oldest, plan_of, rows_in, token_of
+from engine.blocks import Pace, block_of, oldest, plan_of, rows_in, token_of
 from engine.records import ActivityEntry, ActivityRow, ShardRange
 
 WIDTH = len(ActivityRow.__struct_fields__)
@@ -114,3 +114,14 @@ def test_an_entry_larger_than_a_block_goes_alone() -> None:
 
 def test_what_has_no_header_counts_as_one_row() -> None:
     assert rows_in(ActivityEntry(shard=0, id=(1, 0), blob=b"junk!")) == 1
+
+
+def test_what_is_asked_of_each_shard_follows_what_the_last_read_brought() -> None:
+    pace = Pace()
+    assert pace.note([entry(s, 1, [values()] * 4) for s in (0, 1, 2)]) == 12
+    assert pace.entries_wanted(1200) == 100
+    assert pace.note([entry(0, ms, [values()] * 2) for ms in (1, 2)]) == 4
+    assert pace.entries_wanted(1200) == 600
+    assert pace.note([]) == 0
+    assert pace.entries_wanted(1) == 1
+    assert pace.entries_wanted(10**9) == 10_000

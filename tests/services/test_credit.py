@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import asyncpg
@@ -73,14 +73,15 @@ class World:
             await self.directory.top_up(made.id, units, "first")
         return made.id
 
-    async def ledger(self) -> asyncio.Event:
+    async def ledger(self, overdue_s: float = 15.0) -> asyncio.Event:
         """A running ledger; the event drains it."""
         draining = asyncio.Event()
         ledger = Ledger(
             PostgresLedger(self.postgres_url, timeout_s=5),
             RedisUsage(await self.open_link(), await self.open_link(), SHARDS),
             shards=SHARDS,
-            fresh_generation="g",
+            fresh_generation=lambda: f"g{random.getrandbits(64)}",
+            overdue_s=overdue_s,
             clock_s=time.monotonic,
             gather_s=0.05,
         )
@@ -247,10 +248,8 @@ async def test_quota_of_a_dead_holder_is_available_again_after_its_fence(
         assert accepted(await second.submit(org, drafts(100), render=render)) == 90
         # The fenced one spends nothing, registers anew, and goes on by the same rules.
         incarnation = dead.incarnation
-        try:
+        with suppress(Unavailable):
             assert accepted(await first.submit(org, drafts(1), render=render)) == 0
-        except Unavailable:
-            pass
 
         async def registered() -> bool:
             return dead.incarnation > incarnation
@@ -333,3 +332,95 @@ async def test_without_a_ledger_the_answer_is_unavailable_never_a_refusal(
         ingest._timeout_s = 0.3
         with pytest.raises(Unavailable):
             await ingest.submit(org, drafts(1), render=render)
+
+
+async def test_a_holder_that_fell_silent_is_fenced_and_its_quota_served_to_others(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        await w.ledger(overdue_s=3.0)
+        org = await w.organisation(100)
+        # Registered and granted, then never heard of again.
+        silent = Quota(
+            RedisAdmission(w.link, await w.open_link(), SHARDS), "silent", shards=SHARDS,
+            shard_of=partial(shards.shard_of, shards=SHARDS), now_us=now_us,
+            quota_s=2.0, quota_min=100, validity_s=30.0,
+        )  # fmt: skip
+        await silent.start()
+        running = asyncio.create_task(silent.run())
+        assert await silent.wait(org, 1, 60)
+        running.cancel()
+        await asyncio.wait([running])
+        ingest, _ = await w.holder("h2")
+        assert accepted(await ingest.submit(org, drafts(100), render=render)) == 100
+        await w.clean()
+
+
+async def test_when_redis_loses_everything_the_books_are_closed_and_service_goes_on(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        await w.ledger()
+        ingest, _ = await w.holder("h1")
+        org = await w.organisation(1000)
+        assert accepted(await ingest.submit(org, drafts(40), render=render)) == 40
+
+        async def held() -> bool:
+            return (await w.directory.balance(org)).held == 40
+
+        await eventually(held)
+        await w.link.call("FLUSHALL")
+
+        async def served() -> bool:
+            try:
+                return accepted(await ingest.submit(org, drafts(10), render=render)) == 10
+            except Unavailable:
+                return False
+
+        await eventually(served, timeout_s=15)
+
+        async def posted() -> bool:
+            balance = await w.directory.balance(org)
+            return (balance.posted, balance.held) == (1000, 10)
+
+        # The forty that Redis lost were never sent: their units are back.
+        await eventually(posted)
+        await w.clean()
+        pool = await asyncpg.create_pool(books_url, min_size=1, max_size=1)
+        causes = await pool.fetch("SELECT movement, units FROM journal WHERE reference LIKE 'Redis lost%'")
+        await pool.close()
+        assert ("release", 40) in [tuple(row) for row in causes]
+
+
+async def test_when_redis_goes_back_in_time_what_it_still_has_is_held_again(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        draining = await w.ledger()
+        ingest, _ = await w.holder("h1")
+        org = await w.organisation(1000)
+        assert accepted(await ingest.submit(org, drafts(40), render=render)) == 40
+        draining.set()
+
+        async def held() -> bool:
+            return (await w.directory.balance(org)).held == 40
+
+        await eventually(held)
+        # The books had charged 15 of these; Redis is older than that.
+        pool = await asyncpg.create_pool(books_url, min_size=1, max_size=1)
+        await pool.execute("UPDATE accounts SET held = held - 15, captured = captured + 15")
+        await pool.execute(
+            "INSERT INTO journal (organisation_id, movement, debit, credit, units)"
+            " VALUES ($1, 'capture', 'held', 'captured', 15)", org,
+        )  # fmt: skip
+        shard = shards.shard_of(org, SHARDS)
+        await pool.execute("UPDATE shards SET position = '99999999999999-0' WHERE shard = $1", shard)
+        await pool.close()
+        await w.ledger()
+
+        async def reopened() -> bool:
+            balance = await w.directory.balance(org)
+            return (balance.posted, balance.held) == (1000, 40)
+
+        await eventually(reopened)
+        await w.clean()

@@ -336,9 +336,9 @@ async def test_a_sweeper_beats_while_its_worker_drains(kit: QueueKit) -> None:
         def __getattr__(self, name: str) -> object:
             return getattr(reader, name)
 
-        async def beat(self, at_us: int) -> None:
-            await reader.beat(at_us)
-            times.append(at_us)
+        async def beat(self) -> None:
+            await reader.beat()
+            times.append(now_us())
             beaten.set()
 
     draining = asyncio.Event()

@@ -142,6 +142,7 @@ async def new_world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]
     await world.redis.flushdb()
     try:
         yield world
+        await world.query(f"DROP DATABASE {urlsplit(own).path.strip('/')}")
     finally:
         await world.close()
 

@@ -102,7 +102,7 @@ class QueueKit:
             log=log(),
         )
         if join:
-            await reader.join(now_us())
+            await reader.join()
         return reader
 
     async def put(self, shard: int, *messages: Message) -> None:

@@ -264,7 +264,7 @@ async def test_answers_that_are_lost_are_made_good(world: World) -> None:
 async def test_a_store_that_is_killed_and_comes_back_gets_every_row_once(
     redis_url: str, tmp_path: Path
 ) -> None:
-    server = await asyncio.to_thread(start_clickhouse, tmp_path)
+    server = start_clickhouse(tmp_path)
     try:
         async with new_world(redis_url, server.url) as world:
             archiver = Archiver(world.stream, world.store, "a", QUICK)
@@ -276,11 +276,11 @@ async def test_a_store_that_is_killed_and_comes_back_gets_every_row_once(
                     await world.put(40, rows=50)
                     os.kill(server.pid, signal.SIGKILL)
                     await world.put(8)
-                    await asyncio.to_thread(server.restart)
+                    server.restart()
                 await until(lambda: _nothing_waits(world))
             await world.assert_each_row_once()
     finally:
-        await asyncio.to_thread(server.stop, 10)
+        server.stop(10)
 
 
 async def test_the_store_away_is_told_once_with_the_backlog_and_once_when_it_is_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from engine.blocks import plan_of
@@ -116,6 +117,17 @@ async def test_finishing_another_plan_than_the_one_that_stands_changes_nothing(w
     assert not await world.stream.finish(plan_of(entries[:3]), [])
     assert await world.waiting() == 8
     assert await world.stream.plan() == plan_of(entries)
+
+
+async def test_a_plan_that_a_newer_version_wrote_is_understood_and_finished(world: World) -> None:
+    await world.put(8)
+    plan = plan_of(await all_entries(world))
+    parts = [[part.shard, part.first, part.last, "new"] for part in plan.ranges]
+    await world.redis.set("archiver:plan", msgspec.msgpack.encode([parts, "new"]))
+    assert await world.stream.plan() == plan
+    assert await world.stream.finish(plan, [])
+    assert await world.waiting() == 0
+    assert await world.stream.plan() is None
 
 
 async def test_an_unreadable_entry_is_set_aside_and_not_lost(world: World) -> None:

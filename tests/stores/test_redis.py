@@ -250,7 +250,7 @@ async def test_a_closed_link_stays_closed(link: RedisLink) -> None:
 async def test_functions_can_be_loaded_again_and_again(link: RedisLink) -> None:
     await load_functions(link)
     await load_functions(link)
-    assert await link.call("FCALL", "beat", 1, "holders:{0}", "nobody", 1) == 0
+    assert await link.call("FCALL", "beat", 1, "holders:{0}", "nobody") == 0
 
 
 @pytest.mark.parametrize(

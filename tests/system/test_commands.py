@@ -59,7 +59,7 @@ def test_the_demo_key_needs_not_be_named(engine: Engine) -> None:
     done = engine.run("send", "--to", "+989121234567", "--text", "Hello", "--queue", "express")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("accepted ")
-    assert done.stdout.endswith(" (express, 1 segment GSM-7, 1 units)\n")
+    assert done.stdout.endswith(" (express, 1 segment GSM-7, 1 unit)\n")
 
 
 @pytest.mark.parametrize("name", ["messages.jsonl", "messages.csv"])

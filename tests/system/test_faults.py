@@ -57,6 +57,7 @@ class Senders:
                 status, answer = caller.insist("/v1/messages/batch", {"messages": messages})
                 assert status == 202, answer
                 self.accepted += [result["id"] for result in answer["results"]]
+            # A thread's failure is the test's: it is raised in `stop`.
             except BaseException as e:
                 self.trouble.append(e)
                 return

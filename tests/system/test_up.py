@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.embedded.servers import start_all
 from tests.system.conftest import COMMAND, ROOT, STOP_S, answer, environment, smsengine, start_engine
 
 
@@ -50,7 +52,9 @@ def test_data_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
     try:
         sent = answer(first.run("send", "--to", "+989121234567", "--text", "one", "--json"))
         children = children_of(first.pid)
-        assert len(children) >= 9
+        # Five roles, three stores, the simulated provider; and nothing that must not be forked.
+        assert len(children) == 9
+        assert "Threads:\t1\n" in Path(f"/proc/{first.pid}/status").read_text()
         assert first.stop() == 0
         assert alive(children) == set()
         assert processes_of(data_dir) == []
@@ -146,7 +150,7 @@ def test_without_json_it_prints_commands_that_work_when_pasted(tmp_path: Path) -
         assert _pasted(file).startswith("100 accepted, 0 refused")
         assert watch.endswith("--data-dir " + str(data_dir))
         assert "ingest 1" in _pasted(watch.replace("--watch ", ""))
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         assert process.wait(STOP_S) == 0
     finally:
         process.kill()
@@ -192,3 +196,60 @@ def test_stopped_while_it_starts_it_leaves_nothing(tmp_path: Path, moment_s: flo
         assert engine.stop() == 0
     finally:
         engine.kill()
+
+
+def test_stores_of_the_configuration_are_used_and_left_running(tmp_path: Path) -> None:
+    servers = start_all(tmp_path / "theirs", {"postgres", "redis", "clickhouse"})
+    try:
+        stores = "".join(f'[{name}]\nurl = "{server.url}"\n' for name, server in servers.items())
+        config = tmp_path / "smsengine.toml"
+        config.write_text(f"shards = 4\n[roles]\nnormal = 2\n{stores}")
+        assert smsengine("migrate", "--config", config).returncode == 0
+        checked = answer(smsengine("check", "--config", config, "--json"), code=1)
+        assert {c["part"]: c["ok"] for c in checked["checks"]} == {
+            "postgres": True, "redis": True, "clickhouse": True, "provider": False, "api": False,
+        }  # fmt: skip
+        engine = start_engine(tmp_path / "ours", ("--demo", "--config", config))
+        try:
+            assert not (engine.data_dir / "postgres").exists()
+            status = answer(engine.run("status", "--json"))
+            assert [p["role"] for p in status["processes"]].count("normal") == 2
+            answer(engine.run("send", "--file", ROOT / "examples" / "messages.jsonl", "--json"))
+            assert answer(engine.run("check", "--json"))["ok"] is True
+            assert answer(engine.run("audit", "--json"))["clean"] is True
+            assert engine.stop() == 0
+        finally:
+            engine.kill()
+        assert [server.poll() for server in servers.values()] == [None] * 3
+    finally:
+        for server in servers.values():
+            server.stop(10)
+
+
+def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
+    engine = start_engine(tmp_path / "data")
+    try:
+        redis = int((engine.data_dir / "run" / "redis.pid").read_text())
+        os.kill(redis, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while engine.run("send", "--to", "+989121234567", "--text", "x").returncode != 0:
+            assert time.monotonic() < deadline, engine.log.read_text()[-3000:]
+        assert int((engine.data_dir / "run" / "redis.pid").read_text()) != redis
+        assert engine.stop() == 0
+    finally:
+        engine.kill()
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("only root may mount a small disk here")
+    try:
+        done = smsengine("up", "--demo", "--data-dir", tmp_path / "data", "--listen", "127.0.0.1:0")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("smsengine: The disk of the data directory ")
+        assert "Traceback" not in done.stderr
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -51,15 +51,16 @@ CREATE TABLE top_ups (
 
 -- Double entry: every movement takes `units` from one place and puts them in another.
 -- Never updated, never deleted. `shard` and `position` name the last usage entry of the
--- batch that caused it; for top-ups both are empty and `reference` is the top-up's.
+-- batch that caused it; for top-ups both are empty and `reference` is the top-up's; when
+-- the books of a shard were closed because Redis lost it, `reference` is the cause.
 CREATE TABLE journal (
     id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at              timestamptz NOT NULL DEFAULT now(),
     organisation_id bigint      NOT NULL,
     movement        text        NOT NULL CHECK (movement IN
-                        ('top-up', 'grant', 'hold', 'capture', 'release', 'return', 'fence')),
+                        ('top-up', 'grant', 'hold', 'capture', 'release', 'return', 'fence', 'reopen')),
     debit           text        NOT NULL CHECK (debit IN
-                        ('payments', 'available', 'granted', 'held')),
+                        ('payments', 'available', 'granted', 'held', 'captured')),
     credit          text        NOT NULL CHECK (credit IN
                         ('available', 'granted', 'held', 'captured')),
     units           bigint      NOT NULL CHECK (units > 0),
@@ -72,11 +73,12 @@ CREATE INDEX journal_by_organisation ON journal (organisation_id, id);
 
 -- How far the ledger has applied each shard's usage stream, written in the transaction
 -- that applies it: that makes every entry count exactly once. `generation` names the
--- life of Redis that the positions belong to.
+-- life of Redis that the positions belong to, `losses` counts the lives that were lost.
 CREATE TABLE shards (
     shard      int  PRIMARY KEY,
     generation text NOT NULL,
-    position   text NOT NULL DEFAULT '0-0'
+    position   text NOT NULL DEFAULT '0-0',
+    losses     int  NOT NULL DEFAULT 0
 );
 
 -- Answers to holders that are committed but perhaps not yet in their inbox. Sent after

@@ -1,0 +1,93 @@
+"""What the API shows: a message's history, the status, the audit, the readiness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from engine import history, ids, invariants
+from engine.config import Config
+from engine.errors import EngineError, Unavailable
+from engine.ports import ActivityStore, ActivityStream
+from engine.shards import shard_of
+from engine.stores.audit import AuditReader
+from engine.stores.redis import RedisLink
+from engine.stores.status import Status, StatusReader
+
+
+class Views:
+    """Reads across the stores of one process, for one HTTP face."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: asyncpg.Pool,
+        link: RedisLink,
+        stream: ActivityStream,
+        activity: ActivityStore,
+        ping_postgres: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._config = config
+        self._link = link
+        self._stream = stream
+        self._activity = activity
+        self._ping_postgres = ping_postgres
+        self._status = StatusReader(pool, link, stream, config.shards)
+        self._audit = AuditReader(pool, link, activity, config.shards)
+
+    async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
+        """One message with its history; None when the organisation has no such message."""
+        accepted_at_us = ids.accepted_at_us(message_id)
+        if accepted_at_us is None:
+            return None
+        # In this order: a row leaves the stream only once the store has it.
+        shard = shard_of(organisation_id, self._config.shards)
+        recent = await self._stream.recent_rows_of(shard, organisation_id, message_id, accepted_at_us)
+        rows = list(recent.rows)
+        try:
+            rows += await self._activity.rows_of(organisation_id, message_id, accepted_at_us)
+        except Unavailable:
+            # Enough for an answer when its beginning has not been archived yet.
+            if not any(row.event in ("accepted", "scheduled") for row in rows):
+                raise
+        return history.describe(rows) if rows else None
+
+    async def status(self) -> Status:
+        at_ms = time.time_ns() // 1_000_000
+        return Status(
+            node=self._config.node_name,
+            processes=_processes(self._config),
+            queues=await self._status.queues(at_ms),
+            ledger=await self._status.ledger(),
+            activity=await self._status.activity(at_ms),
+        )
+
+    async def audit(self) -> invariants.Audit:
+        return invariants.audit(await self._audit.take())
+
+    async def ready(self) -> dict[str, str]:
+        """What accepting a message needs, and "ok" or what is wrong with it."""
+        return {
+            "redis": await _state(self._link.call("PING")),
+            "postgres": await _state(self._ping_postgres()),
+        }
+
+
+async def _state(probe: Awaitable[object]) -> str:
+    try:
+        await probe
+    except EngineError as e:
+        return str(e)
+    return "ok"
+
+
+def _processes(config: Config) -> object:
+    """As the supervisor of this node last wrote it; none when there is no data directory."""
+    try:
+        return msgspec.json.decode(Path(config.data_dir, "run", "processes.json").read_bytes())["processes"]
+    except (OSError, KeyError, TypeError, msgspec.DecodeError):
+        return []
