@@ -15,7 +15,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run test lint check bench format clean
+.PHONY: help install run test chaos lint check bench format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -63,6 +63,12 @@ run: $(STAMP) ## Run the engine with a demo organisation on 127.0.0.1:8080, data
 test: $(STAMP) ## Test everything, with real servers
 	exec $(BIN)/python -m pytest $(ARGS)
 
+# Minutes of chaos, and the seed of its choices.
+MINUTES ?= 3
+SEED ?= 1
+chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
+	MINUTES=$(MINUTES) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos
+
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -70,8 +76,8 @@ lint: $(STAMP) ## Check format, style and types
 
 check: lint test ## Lint and test, as the CI does
 
-bench: $(STAMP) ## Measure the parts; see benchmarks/ for the whole
-	exec $(BIN)/python -m pytest benchmarks/micro $(ARGS)
+bench: $(STAMP) ## Measure the parts; for the whole: .venv/bin/python -m benchmarks.whole
+	exec $(BIN)/python -m pytest -o python_files='bench_*.py' -s benchmarks/micro $(ARGS)
 
 format: $(STAMP) ## Bring the code into its format
 	$(BIN)/ruff format .

@@ -28,7 +28,7 @@ from engine.api.services import Services
 from engine.archiver import Archiver
 from engine.config import Config, Role
 from engine.delivery import Backoff
-from engine.errors import EngineError, Unavailable
+from engine.errors import Broken, EngineError, Unavailable
 from engine.ingest import Ingest
 from engine.ledger import Ledger
 from engine.life import Life
@@ -53,6 +53,7 @@ log = structlog.get_logger("boot")
 CANNOT_BOOT = 3
 _STORE_TIMEOUT_S = 5.0
 _DRAIN_S = 20.0
+_START_S = 20.0
 # Due messages moved to a queue in one step of one shard.
 _PROMOTE_MAX = 500
 
@@ -91,6 +92,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
     async def main() -> int:
         life = Life(pipe_fd)
         life.start()
+        asyncio.get_running_loop().set_exception_handler(_end_when_broken)
         process = Process(role, config, name, life, listener)
         beating = asyncio.create_task(life.beat())
         try:
@@ -110,6 +112,13 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
             beating.cancel()
 
     return uvloop.run(main())
+
+
+def _end_when_broken(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An invariant that broke inside a request must not be served over: end at once."""
+    loop.default_exception_handler(context)
+    if isinstance(context.get("exception"), Broken):
+        os._exit(1)
 
 
 def fence(config: Config, names: list[str]) -> int:
@@ -153,7 +162,7 @@ async def _ingest(process: Process) -> None:
             quota_min=config.credit.quota_min,
             validity_s=config.credit.validity_s,
         )
-        await quota.start()
+        await _patiently(quota.start)
         ingest = Ingest(
             quota,
             PriceTable(config.prices),
@@ -166,6 +175,8 @@ async def _ingest(process: Process) -> None:
         server = Server(create_app(services), process.listener)
         serving = asyncio.create_task(quota.run())
         try:
+            # Meanwhile new requests wait for their own quota, as any first message does.
+            quota.prefetch(await directory.spenders(config.credit.prefetch_max))
             await server.start()
             life.ready()
             await _until(life.draining.wait(), serving)
@@ -228,7 +239,7 @@ async def _worker(process: Process) -> None:
             timeout_s=_STORE_TIMEOUT_S,
             log=log,
         )
-        await reader.join()
+        await _patiently(reader.join)
         worker = Worker(
             reader,
             carriers,
@@ -304,6 +315,18 @@ async def _until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
             task.result()
     finally:
         waiting.cancel()
+
+
+async def _patiently(step: Callable[[], Awaitable[None]]) -> None:
+    """A step that needs Redis as the ledger prepares it, which may be starting as well."""
+    deadline = time.monotonic() + _START_S
+    while True:
+        try:
+            return await step()
+        except Unavailable:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.05)
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

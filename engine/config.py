@@ -87,10 +87,13 @@ class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     quota_s: float = 2.0
     # Smallest quota asked for, units.
     quota_min: int = 100
-    # Quota not used for this long is returned, seconds.
-    validity_s: float = 30.0
+    # Quota not used for this long is returned, seconds. It may be long: quota that another
+    # process needs is recalled at once.
+    validity_s: float = 3600.0
     # A process not heard of for this long is taken for dead and its quota for free, seconds.
     overdue_s: float = 15.0
+    # A process that starts asks for quota of this many organisations that have been spending.
+    prefetch_max: int = 100_000
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

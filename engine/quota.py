@@ -16,7 +16,7 @@ in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from typing import TypeVar
 
@@ -123,6 +123,10 @@ class Quota:
         self._outboxes[shard].add(token, submission)
         self._mark(shard)
         return done
+
+    def prefetch(self, organisation_ids: Iterable[int]) -> None:
+        """Ask for quota of these before anybody needs it."""
+        self._perform(self._holder.prefetch(organisation_ids, self._now_us()))
 
     # -- life
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import msgspec
+import orjson
 
 from engine.errors import ConfigError
 from engine.records import MessageDraft
@@ -71,8 +72,10 @@ class MessageFile:
             if not raw:
                 continue
             try:
-                given = msgspec.json.decode(raw, type=dict[str, object])
-            except (msgspec.MsgspecError, UnicodeDecodeError):
+                given = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                given = None
+            if not isinstance(given, dict):
                 yield Line(number=number, draft=None, reason="not a JSON object", position=position)
                 continue
             # null is how some writers say that a field is not there.

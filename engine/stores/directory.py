@@ -93,6 +93,9 @@ _PASSING = (
     asyncpg.TransactionRollbackError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+_SPENDERS = """
+SELECT organisation_id FROM accounts
+WHERE available > 0 AND held + captured > 0 ORDER BY captured DESC LIMIT $1"""
 # Interface errors that time will not mend, and so are not Unavailable.
 _MISTAKEN = (
     asyncpg.exceptions._base.DataError,
@@ -206,6 +209,18 @@ class Directory:
                 limit,
             )
         return [Organisation(id=i, name=name, created_at=at) for i, name, at in rows]
+
+    async def spenders(self, limit: int) -> list[int]:
+        """Organisations that have units and have spent some, those that spent most first.
+
+        Empty when PostgreSQL is away: it only saves first messages a wait.
+        """
+        try:
+            async with self._connection() as connection:
+                rows = await connection.fetch(_SPENDERS, limit)
+        except Unavailable:
+            return []
+        return [row[0] for row in rows]
 
     async def exists(self, organisation_id: int) -> bool:
         async with self._connection() as connection:

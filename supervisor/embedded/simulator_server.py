@@ -83,8 +83,8 @@ class Connection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
-        "_body", "_body_bytes", "_carrier", "_delays", "_head_bytes", "_in_head", "_now_s", "_out", "_owed",
-        "_parser", "_paused", "_target", "_transport",
+        "_begun", "_body", "_body_bytes", "_carrier", "_delays", "_head_bytes", "_in_head", "_now_s", "_out",
+        "_owed", "_parser", "_paused", "_target", "_transport",
     )  # fmt: skip
 
     def __init__(self, carrier: Carrier, delays: Delays) -> None:
@@ -97,6 +97,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._head_bytes = 0
         self._in_head = False
+        # A request began in the bytes just received.
+        self._begun = False
         self._now_s = 0.0
         self._owed: deque[Owed] = deque()
         self._out: list[bytes] = []
@@ -117,6 +119,7 @@ class Connection(asyncio.Protocol):
         if self._parser is None:
             return
         self._now_s = time.monotonic()
+        self._begun = False
         try:
             self._parser.feed_data(data)
         except _PARSE_ERRORS:
@@ -125,7 +128,8 @@ class Connection(asyncio.Protocol):
             self._refuse(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {BODY_BYTES_MAX} bytes."
             )
-        elif self._in_head:
+        elif self._in_head and not self._begun:
+            # All of `data` is head; one that began in it comes after other requests.
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large.")
@@ -146,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._target = b""
         self._body.clear()
         self._body_bytes = self._head_bytes = 0
-        self._in_head = True
+        self._in_head = self._begun = True
 
     def on_url(self, url: bytes) -> None:
         self._target += url

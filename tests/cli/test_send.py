@@ -1,17 +1,21 @@
 """Sending a file: no message is lost or sent twice, whatever the connection does.
 
-The engine on the other side is a small server of this test: it keeps what it accepted by
-Idempotency-Key, as the real one does, and can be told to fail in the ways networks do.
+The engine on the other side is a small one that can be told to fail in the ways networks do.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,56 +26,7 @@ from supervisor import send
 from supervisor.client import Client
 from supervisor.message_file import Line
 from supervisor.send import NOT_A_MESSAGE, NOT_ANSWERED, Outcome, Sender
-
-# What the server does with a request before it answers: None, or what it did instead.
-Fault = Callable[["Engine", BaseHTTPRequestHandler, dict[str, Any]], bool]
-
-
-class Engine:
-    """Accepts batches once per key."""
-
-    def __init__(self) -> None:
-        self.fault: Fault = lambda engine, request, body: False
-        self.answers: dict[str, bytes] = {}
-        self.accepted: Counter[str] = Counter()
-        self.requests = 0
-        self.lock = threading.Lock()
-        engine = self
-
-        class Request(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with engine.lock:
-                    engine.requests += 1
-                    if not engine.fault(engine, self, body):
-                        self.answer(202, engine.accept(self.headers["Idempotency-Key"], body))
-
-            def answer(self, status: int, body: bytes, **headers: str) -> None:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Request)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def accept(self, key: str, body: dict[str, Any]) -> bytes:
-        if key not in self.answers:
-            results = [self.result(m) for m in body["messages"]]
-            self.answers[key] = json.dumps({"results": results}).encode()
-        return self.answers[key]
-
-    def result(self, message: dict[str, Any]) -> dict[str, Any]:
-        if not message["to"].startswith("+"):
-            return {"error": {"status": 422, "code": "invalid_number", "detail": "Bad number."}}
-        self.accepted[message["to"]] += 1
-        return {"id": message["to"][1:], "status": "accepted", "segments": 1, "units": 2}
+from tests.cli.small_engine import Engine
 
 
 @pytest.fixture
@@ -231,3 +186,37 @@ def test_a_file_that_breaks_off_leaves_nothing_in_doubt(engine: Engine) -> None:
         run(sender(engine), broken(), outcomes)
     assert {o.code for o in outcomes} == {""}
     assert len(engine.accepted) == len(outcomes) == 28
+
+
+def test_ctrl_c_ends_in_good_order_and_says_how_to_go_on(engine: Engine, tmp_path: Path) -> None:
+    held_up, go_on = threading.Event(), threading.Event()
+
+    def hold_up(engine: Engine, request: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+        if engine.requests > 3:
+            held_up.set()
+            assert go_on.wait(30)
+        return False
+
+    engine.fault = hold_up
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(f'{{"to":"+{n}","text":"a"}}\n' for n in range(1, 2001)))
+    argv = [sys.executable, "-m", "supervisor.cli", "send", "--file", str(file), "--batch", "10"]
+    argv += ["--url", engine.url, "--api-key", "k"]
+    root, streams = Path(send.__file__).parents[1], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(argv, cwd=root, env=os.environ | {"COLUMNS": "200"}, text=True, **streams)
+    try:
+        assert held_up.wait(30)
+        process.send_signal(signal.SIGINT)
+        go_on.set()
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "Traceback" not in err
+    accepted = len(engine.accepted)
+    assert 30 <= accepted < 2000
+    assert out.startswith(f"{accepted} accepted, 0 refused")
+    (key,) = re.findall(r"Interrupted; the same command with --run-key (\w+) and --batch 10 goes on", err)
+    again = subprocess.run([*argv, "--run-key", key], cwd=root, capture_output=True, text=True, check=True)
+    assert again.stdout.startswith("2,000 accepted, 0 refused")
+    assert engine.accepted == Counter({f"+{n}": 1 for n in range(1, 2001)})

@@ -198,7 +198,7 @@ def test_a_wrong_request_is_answered_with_a_problem(
 
 
 @pytest.mark.parametrize(
-    ("wire", "status"), [(b"SSH-2.0\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX: " + b"x" * 200_000, 431)]
+    ("wire", "status"), [(b"SSH-2.0\r\n\r\n", 400), (b"GET / HTTP/1.1\r\nX: " + b"x" * 1_000_000, 431)]
 )
 def test_what_is_not_http_is_refused_and_closed(simulator: Simulator, wire: bytes, status: int) -> None:
     with Client(simulator) as client:

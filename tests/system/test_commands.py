@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.conftest import ROOT, Engine, answer, smsengine
+from tests.system.conftest import COMMAND, ROOT, Engine, answer, environment, smsengine
 
 
 def received(engine: Engine) -> int:
@@ -129,6 +131,22 @@ def test_status_shows_every_role_and_queue(engine: Engine) -> None:
     shown = engine.run("status").stdout
     for word in ("ingest 1", "archiver 1", "express", "normal", "waiting", "in hand"):
         assert word in shown
+
+
+def test_status_watched_shows_a_line_a_look_until_ctrl_c(engine: Engine) -> None:
+    watch = subprocess.Popen(
+        [*COMMAND, "status", "--watch", "--json", "--interval", "0.1", "--data-dir", str(engine.data_dir)],
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert watch.stdout is not None
+        for _ in range(3):
+            assert "queues" in json.loads(watch.stdout.readline())
+        watch.send_signal(signal.SIGINT)
+        _, err = watch.communicate(timeout=30)
+    finally:
+        watch.kill()
+    assert (watch.returncode, err) == (0, "")
 
 
 def test_audit_finds_every_unit(engine: Engine) -> None:

@@ -9,14 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.system.client import Caller, behave, eventually, fetch
 from tests.system.conftest import Engine, start_engine
-
-ROLES = ("ingest", "express", "normal", "ledger", "archiver")
+from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_processes
 
 
 @pytest.fixture
@@ -28,88 +26,14 @@ def victim(tmp_path: Path) -> Iterator[Engine]:
     engine.kill()
 
 
-class Senders:
-    """Threads that send batches until told to stop, insisting on each."""
-
-    def __init__(self, engine: Engine, count: int = 3) -> None:
-        self.accepted: list[str] = []
-        self.trouble: list[object] = []
-        self._engine = engine
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._send) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> list[str]:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        assert self.trouble == []
-        return self.accepted
-
-    def _send(self) -> None:
-        caller = Caller(self._engine.url, self._engine.api_key)
-        messages = [
-            {"to": "+989121234567", "text": "hello", "queue": ("express", "normal")[i % 2]} for i in range(40)
-        ]
-        while not self._stop.is_set():
-            try:
-                status, answer = caller.insist("/v1/messages/batch", {"messages": messages})
-                assert status == 202, answer
-                self.accepted += [result["id"] for result in answer["results"]]
-            # A thread's failure is the test's: it is raised in `stop`.
-            except BaseException as e:
-                self.trouble.append(e)
-                return
-            time.sleep(0.02)
-
-
 def pid_of(engine: Engine, role: str) -> int | None:
     processes = fetch_processes(engine)
     ready = [p["pid"] for p in processes if p["role"] == role and p["state"] == "ready"]
     return ready[0] if ready else None
 
 
-def fetch_processes(engine: Engine) -> list[dict[str, Any]]:
-    try:
-        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
-        return list(status["processes"])
-    except (OSError, KeyError, TypeError):
-        return []
-
-
 def kill(engine: Engine, role: str, signum: signal.Signals = signal.SIGKILL) -> None:
     os.kill(eventually(lambda: pid_of(engine, role)), signum)
-
-
-def assert_all_delivered(engine: Engine, accepted: list[str], duplicates_max: int) -> None:
-    assert len(set(accepted)) == len(accepted)
-
-    def distinct() -> bool:
-        return bool(fetch(f"{engine.simulator_url}/stats")["distinct"] >= len(accepted))
-
-    eventually(distinct, timeout_s=60)
-    seen = set(fetch(f"{engine.simulator_url}/received?limit=1000000")["ids"])
-    assert set(accepted) - seen == set()
-    assert fetch(f"{engine.simulator_url}/stats")["duplicates"] <= duplicates_max
-
-    def settled() -> bool:
-        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
-        queues = status["queues"].values()
-        return not any(q["waiting"] + q["in_hand"] + q["due"] + q["dead"] for q in queues)
-
-    eventually(settled, timeout_s=30)
-
-    def audit() -> Any:
-        status, found = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/audit")
-        assert status == 200, found
-        assert found["clean"], found
-        return all(check["clean"] for check in found["checks"]) and found
-
-    found = eventually(audit, timeout_s=30)
-    eventually(lambda: audit()["totals"]["held"] == 0, timeout_s=10)
-    assert audit()["totals"]["captured"] == len(seen)
-    assert found["totals"]["topped_up"] == 1_000_000
 
 
 def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(victim: Engine) -> None:

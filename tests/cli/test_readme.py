@@ -1,0 +1,60 @@
+"""What the README shows is so."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import typer.main
+
+from engine import config
+from supervisor.cli import app
+from supervisor.message_file import MessageFile
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_configuration_is_valid() -> None:
+    (toml,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert config.decode(toml, "README").queues.express.concurrency == 200
+
+
+def test_its_messages_are_valid(tmp_path: Path) -> None:
+    (csv,) = re.findall(r"```csv\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "m.csv").write_text(csv)
+    (line,) = MessageFile(path=tmp_path / "m.csv", format="csv").lines()
+    assert line.draft is not None
+
+
+def test_its_commands_and_options_exist() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    shown = [
+        line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
+    ]
+    used = [re.findall(r"bin/smsengine (.*?)(?:  |$)", line) for line in shown]
+    lines = [words[0].split() for words in used if words]
+    assert len(lines) >= 8
+    for first, *rest in lines:
+        command = commands[first]
+        if first == "org":
+            command = command.commands[rest[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in rest if word.startswith("--")} <= known
+
+
+def test_its_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b(?!\.)", README)) <= targets
+
+
+def test_every_dependency_has_its_line() -> None:
+    explained = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    embedded = (ROOT / "requirements-embedded.txt").read_text().splitlines()
+    extras = [w for extra in project["optional-dependencies"].values() for w in extra]
+    wanted = [*project["dependencies"], *extras, *embedded]
+    names = {found[0] for w in wanted if (found := re.match(r"[A-Za-z][\w-]*", w))}
+    assert len(names) > 20
+    assert {name for name in names if f"`{name}`" not in explained} == set()

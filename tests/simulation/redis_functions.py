@@ -1,0 +1,250 @@
+"""`engine/stores/functions.lua` in Python: the same atomic steps, on the simulated data.
+
+Written from the Lua line by line; `test_model.py` holds both against each other. What a
+step decides stands in small methods, so that a mutation can spoil exactly one decision.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from engine.shards import GROUP
+
+if TYPE_CHECKING:
+    from tests.simulation.redis_server import Store
+
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
+_LAST_CHANCE = 2
+
+
+def _b(argument: bytes | str | int) -> bytes:
+    if isinstance(argument, bytes):
+        return argument
+    return (argument if isinstance(argument, str) else str(argument)).encode()
+
+
+def _array_of(blobs: list[bytes], count: int) -> bytes:
+    return b"\xdd" + count.to_bytes(4, "big") + b"".join(blobs)
+
+
+class Functions:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    # -- holders
+
+    def register(self, keys: Any, args: Any) -> int:
+        holder = self.store.hash(keys[0])
+        epoch = int(holder.get(b"epoch", b"0")) + 1
+        holder[b"epoch"] = b"%d" % epoch
+        holder[b"seq"], holder[b"reply"] = b"0", b""
+        self.store.hash(keys[1])[_b(args[0])] = b"%d" % self.store.clock.now_ms()
+        return epoch
+
+    def beat(self, keys: Any, args: Any) -> int:
+        holders = self.store.hash(keys[0])
+        name = _b(args[0])
+        if name not in holders:
+            return 0
+        holders[name] = b"%d" % self.store.clock.now_ms()
+        return 1
+
+    def overdue(self, keys: Any, args: Any) -> list[bytes]:
+        before = self.store.clock.now_ms() - int(args[0])
+        return [name for name, at_ms in self.store.hash(keys[0]).items() if int(at_ms) < before]
+
+    def fence(self, keys: Any, args: Any) -> int:
+        name = _b(args[0])
+        if self.store.hash(keys[1]).pop(name, None) is None:
+            return 0
+        epoch = self.end_epoch(keys[0])
+        self.store.db.pop(keys[3], None)
+        self.store.xadd(keys[2], [b"k", b"fence", b"h", name, b"e", b"%d" % (epoch - 1), b"d", b""])
+        return 1
+
+    def end_epoch(self, key: bytes) -> int:
+        holder = self.store.hash(key)
+        epoch = int(holder.get(b"epoch", b"0")) + 1
+        holder[b"epoch"] = b"%d" % epoch
+        return epoch
+
+    # -- admit
+
+    def admit(self, keys: Any, args: Any) -> list[Any]:
+        name, epoch, seq = _b(args[0]), _b(args[1]), int(args[2])
+        holder = self.store.db.get(keys[0]) or {}
+        stored = self.stored_outcome(holder, epoch, seq)
+        if stored is not None:
+            return [b"applied", stored]
+        if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[8]):
+            return [b"fenced", []]
+        if not self.is_next(holder, seq):
+            return [b"fenced", []]
+
+        sums: dict[int, int] = {}
+        rows: list[bytes] = []
+        hits: list[list[Any]] = []
+        row_count, at = 0, 6
+        for index in range(int(args[4])):
+            org, units, key_index, fingerprint, answer, n_rows, some, n = args[at : at + 8]
+            hit = self.used_before(keys[8 + key_index], fingerprint, answer) if key_index else None
+            if hit:
+                hits.append([index, *hit])
+            else:
+                for lane, due_at_us, payload in zip(*[iter(args[at + 8 : at + 8 + 3 * n])] * 3, strict=True):
+                    if due_at_us == b"":
+                        self.store.xadd(keys[1] if lane == b"e" else keys[2], [b"m", payload])
+                    else:
+                        self.store.zadd(keys[3] if lane == b"e" else keys[4], due_at_us, payload)
+                sums[org] = sums.get(org, 0) + units
+                rows.append(some)
+                row_count += n_rows
+            at += 8 + 3 * n
+
+        if row_count:
+            self.store.xadd(keys[5], [b"b", _array_of(rows, row_count)])
+        if sums:
+            flat = [value for pair in sums.items() for value in pair]
+            self.store.xadd(keys[6], [b"k", b"usage", b"h", name, b"e", epoch, b"d", _pack(flat)])
+            self.add_held(keys[7], sum(sums.values()))
+        for i in range(at, at + 2 * int(args[5]), 2):
+            self.store.xadd(keys[6], [b"k", _b(args[i]), b"h", name, b"e", epoch, b"d", args[i + 1]])
+        self.remember(keys[0], epoch, seq, hits)
+        return [b"applied", hits]
+
+    def stored_outcome(self, holder: dict[bytes, bytes], epoch: bytes, seq: int) -> list[Any] | None:
+        if holder.get(b"applied") != b"%b:%d" % (epoch, seq):
+            return None
+        reply = holder.get(b"reply", b"")
+        return _unpack(reply) if reply else []
+
+    def epoch_is_over(self, holder: dict[bytes, bytes], epoch: bytes) -> bool:
+        return holder.get(b"epoch") != epoch
+
+    def generation_is_named(self, key: bytes) -> bool:
+        generation = self.store.db.get(key)
+        return generation is not None and not generation.startswith(b"closing:")
+
+    def is_next(self, holder: dict[bytes, bytes], seq: int) -> bool:
+        return seq == int(holder[b"seq"]) + 1
+
+    def used_before(self, key: bytes, fingerprint: bytes, answer: bytes) -> list[bytes] | None:
+        known = self.store.db.get(key)
+        if known:
+            return [known[b"f"], known[b"a"]]
+        self.store.hash(key).update({b"f": fingerprint, b"a": answer})
+        return None
+
+    def remember(self, key: bytes, epoch: bytes, seq: int, hits: list[Any]) -> None:
+        self.store.hash(key).update(
+            {
+                b"seq": b"%d" % seq,
+                b"reply": _pack(hits) if hits else b"",
+                b"applied": b"%b:%d" % (epoch, seq),
+            }
+        )
+
+    def add_held(self, key: bytes, units: int) -> None:
+        self.store.db[key] = b"%d" % (int(self.store.db.get(key, b"0")) + units)
+
+    # -- the queue
+
+    def settle(self, keys: Any, args: Any) -> int:
+        at, counted, held = 2, 0, 0
+        rows: list[bytes] = []
+        sums: dict[int, list[int]] = {}
+        for _ in range(int(args[1])):
+            entry_id, outcome, org, units, row = args[at : at + 5]
+            ms, _, sequence = entry_id.partition(b"-")
+            if self.acknowledge(keys[0], (int(ms), int(sequence))):
+                self.store.xdel(keys[0], (int(ms), int(sequence)))
+                counted += 1
+                if row != b"":
+                    rows.append(row)
+                if outcome == b"d":
+                    self.store.zadd(keys[1], args[at + 5], args[at + 6])
+                elif outcome == b"x":
+                    self.store.xadd(keys[2], [b"m", args[at + 5]])
+                else:
+                    sums.setdefault(org, [0, 0])[0 if outcome == b"c" else 1] += units
+                    held += units
+            at += 5 + {b"d": 2, b"x": 1}.get(outcome, 0)
+        if rows:
+            self.store.xadd(keys[3], [b"b", _array_of(rows, len(rows))])
+        if sums:
+            flat = [value for org, pair in sums.items() for value in (org, *pair)]
+            self.store.xadd(keys[4], [b"k", b"settle", b"h", _b(args[0]), b"e", b"0", b"d", _pack(flat)])
+            self.add_held(keys[5], -held)
+        return counted
+
+    def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
+        return self.store.xack(key, GROUP, entry_id)
+
+    def promote(self, keys: Any, args: Any) -> int:
+        ready = self.store.zrange(keys[0], args[0])[: args[1]]
+        for payload in ready:
+            self.store.xadd(keys[1], [b"m", payload])
+            self.store.zrem(keys[0], payload)
+        return len(ready)
+
+    def take_over(self, keys: Any, args: Any) -> list[Any]:
+        name, min_idle_ms, limit, suspects = _b(args[0]), *args[1:]
+        taken: list[list[Any]] = []
+        passed = 0
+        group = self.store.group(keys[0], GROUP)
+        alive = self.store.hash(keys[1])
+        for consumer in sorted(group.consumers):
+            if consumer == name or len(taken) >= limit:
+                continue
+            pending = self.store.xpending(keys[0], GROUP, 0, b"-", 1 << 30, consumer)
+            if not pending:
+                if consumer not in alive:
+                    group.consumers.discard(consumer)
+                continue
+            idle_ms = min_idle_ms if consumer in alive else 0
+            for entry_id, _, idle, given in pending:
+                if idle < idle_ms or len(taken) >= limit:
+                    continue
+                if given == _LAST_CHANCE and suspects == 0:
+                    passed += 1
+                    continue
+                ms, _, sequence = entry_id.partition(b"-")
+                claimed = self.store.xclaim(
+                    keys[0], GROUP, name, idle_ms, (int(ms), int(sequence)), None
+                )
+                if claimed:
+                    taken.append([entry_id, claimed[0][1][1], given + 1])
+                    suspects -= given == _LAST_CHANCE
+        return [taken, passed]
+
+    # -- a lost shard
+
+    def close(self, keys: Any, args: Any) -> list[list[int]]:
+        resumed = (self.store.db.get(keys[0]) or b"").startswith(b"closing:")
+        self.store.db[keys[0]] = b"closing:" + _b(args[0])
+        for name in self.store.hash(keys[1]):
+            self.end_epoch(_b(args[1]) + name)
+        self.store.db.pop(keys[1], None)
+        sums: dict[int, int] = {}
+        total = 0
+        places = [self.store.db[keys[i]].fields.values() for i in (4, 5, 8, 9) if keys[i] in self.store.db]
+        payloads = [fields[1] for entries in places for fields in entries]
+        payloads += [p for i in (6, 7) for p in self.store.db.get(keys[i], ())]
+        for payload in payloads:
+            message = _unpack(payload)
+            sums[message[1]] = sums.get(message[1], 0) + message[7]
+            total += message[7]
+        self.store.db[keys[3]] = b"%d" % total
+        if not resumed:
+            self.store.db.pop(keys[2], None)
+            return [[org, units] for org, units in sums.items()]
+        usage = self.store.db.get(keys[2])
+        for fields in usage.fields.values() if usage is not None else ():
+            if fields[1] == b"settle":
+                flat = _unpack(fields[7])
+                for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+                    sums[org] = sums.get(org, 0) + captured + released
+        return [[org, units] for org, units in sums.items()]

@@ -1,0 +1,369 @@
+"""A simulated Redis: the commands that the engine uses, executed one after another.
+
+Data structures as far as the engine can see them; keys do not expire (a run is shorter
+than any time to live). `tests/simulation/test_model.py` compares this with a real server.
+A `Watch` is told of everything that enters or leaves a queue, a usage stream or an
+activity stream, below the functions, so that a wrong function cannot hide from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_left, bisect_right
+from typing import Any, Protocol
+
+from engine.stores.redis import ReplyError
+from tests.simulation.clock import Clock
+from tests.simulation.redis_functions import Functions
+from tests.simulation.wires import BLOCKED, Call, Wire
+
+StreamId = tuple[int, int]
+
+
+def as_bytes(argument: bytes | str | int) -> bytes:
+    if isinstance(argument, bytes):
+        return argument
+    return (argument if isinstance(argument, str) else str(argument)).encode()
+
+
+def parse_id(text: bytes, missing: int = 0) -> StreamId:
+    ms, _, sequence = text.partition(b"-")
+    return int(ms), int(sequence) if sequence else missing
+
+
+def format_id(entry_id: StreamId) -> bytes:
+    return b"%d-%d" % entry_id
+
+
+class Watch(Protocol):
+    """Hears of changes as they happen, and of each command's end."""
+
+    def placed(self, shard: int, payload: bytes) -> None: ...
+    def left(self, shard: int, payload: bytes) -> None: ...
+    def used(self, shard: int, entry_id: StreamId, fields: list[bytes]) -> None: ...
+    def recorded(self, shard: int, blob: bytes) -> None: ...
+    def done(self, command: tuple[Any, ...], reply: Any) -> None: ...
+
+
+class Group:
+    """A consumer group: what was given out and not acknowledged."""
+
+    def __init__(self) -> None:
+        self.last: StreamId = (0, 0)
+        # id: [consumer, given at ms, how often]; in the order of the ids.
+        self.pending: dict[StreamId, list[Any]] = {}
+        self.consumers: set[bytes] = set()
+
+
+class Stream:
+    def __init__(self) -> None:
+        self.last: StreamId = (0, 0)
+        self.ids: list[StreamId] = []
+        self.fields: dict[StreamId, list[bytes]] = {}
+        self.groups: dict[bytes, Group] = {}
+
+    def behind(self, position: StreamId, count: int) -> list[StreamId]:
+        first = bisect_right(self.ids, position)
+        return self.ids[first : first + count]
+
+    def remove(self, entry_id: StreamId) -> list[bytes] | None:
+        fields = self.fields.pop(entry_id, None)
+        if fields is not None:
+            del self.ids[bisect_left(self.ids, entry_id)]
+        return fields
+
+
+class Store:
+    """The data, and the primitives that change it."""
+
+    def __init__(self, clock: Clock, watch: Watch) -> None:
+        self.clock = clock
+        self.watch = watch
+        self.db: dict[bytes, Any] = {}
+        # Streams that grew during the present command.
+        self.grown: set[bytes] = set()
+        self._kinds: dict[bytes, tuple[str, int]] = {}
+
+    def kind(self, key: bytes) -> tuple[str, int]:
+        """What a key is for, and its shard."""
+        known = self._kinds.get(key)
+        if known is None:
+            text = key.decode()
+            head, _, rest = text.partition(":{")
+            shard, _, tail = rest.partition("}")
+            kind = {"sms": "place", "due": "place", "dead": "place", "activity": "activity"}.get(head, "")
+            if head == "credit" and tail == ":usage":
+                kind = "usage"
+            known = self._kinds[key] = (kind, int(shard) if shard else -1)
+        return known
+
+    def stream(self, key: bytes) -> Stream:
+        stream = self.db.get(key)
+        if stream is None:
+            stream = self.db[key] = Stream()
+        return stream
+
+    def hash(self, key: bytes) -> dict[bytes, bytes]:
+        return self.db.setdefault(key, {})
+
+    def xadd(self, key: bytes, fields: list[bytes]) -> bytes:
+        stream = self.stream(key)
+        now: StreamId = (self.clock.now_ms(), 0)
+        entry_id = now if now > stream.last else (stream.last[0], stream.last[1] + 1)
+        stream.last = entry_id
+        stream.ids.append(entry_id)
+        stream.fields[entry_id] = fields
+        self.grown.add(key)
+        kind, shard = self.kind(key)
+        if kind == "place":
+            self.watch.placed(shard, fields[1])
+        elif kind == "usage":
+            self.watch.used(shard, entry_id, fields)
+        elif kind == "activity":
+            self.watch.recorded(shard, fields[1])
+        return format_id(entry_id)
+
+    def xdel(self, key: bytes, entry_id: StreamId) -> int:
+        fields = self.stream(key).remove(entry_id)
+        if fields is None:
+            return 0
+        kind, shard = self.kind(key)
+        if kind == "place":
+            self.watch.left(shard, fields[1])
+        return 1
+
+    def xack(self, key: bytes, group: bytes, entry_id: StreamId) -> int:
+        found = self.stream(key).groups.get(group)
+        return 0 if found is None or found.pending.pop(entry_id, None) is None else 1
+
+    def zadd(self, key: bytes, score: float, member: bytes) -> None:
+        members = self.hash(key)
+        if member not in members:
+            self.watch.placed(self.kind(key)[1], member)
+        members[member] = score  # type: ignore[assignment]
+
+    def zrem(self, key: bytes, member: bytes) -> None:
+        if self.hash(key).pop(member, None) is not None:
+            self.watch.left(self.kind(key)[1], member)
+
+    def zrange(self, key: bytes, score_max: float | None = None) -> list[bytes]:
+        members = sorted((score, member) for member, score in self.db.get(key, {}).items())
+        return [member for score, member in members if score_max is None or score <= score_max]
+
+    def xclaim(
+        self, key: bytes, group: bytes, consumer: bytes, idle_ms: int, entry_id: StreamId, given: int | None
+    ) -> list[Any]:
+        """[[id, fields]] when it was idle for so long and is now the consumer's."""
+        stream = self.stream(key)
+        found = stream.groups[group]
+        found.consumers.add(consumer)
+        pending = found.pending.get(entry_id)
+        now_ms = self.clock.now_ms()
+        if pending is None or now_ms - pending[1] < idle_ms:
+            return []
+        if entry_id not in stream.fields:
+            del found.pending[entry_id]
+            return []
+        pending[:] = [consumer, now_ms, pending[2] + 1 if given is None else given]
+        return [[format_id(entry_id), stream.fields[entry_id]]]
+
+    def xpending(
+        self, key: bytes, group: bytes, idle_ms: int, start: bytes, count: int, consumer: bytes
+    ) -> list[Any]:
+        """[[id, consumer, idle ms, times given] ...]"""
+        first, beyond = ((0, 0), False) if start == b"-" else (parse_id(start.lstrip(b"(")), start[:1] == b"(")
+        now_ms = self.clock.now_ms()
+        found = []
+        for entry_id, (owner, at_ms, given) in self.group(key, group).pending.items():
+            if owner != consumer or entry_id < first or (beyond and entry_id == first):
+                continue
+            if now_ms - at_ms >= idle_ms and len(found) < count:
+                found.append([format_id(entry_id), owner, now_ms - at_ms, given])
+        return found
+
+    def group(self, key: bytes, group: bytes) -> Group:
+        found = self.db[key].groups.get(group) if key in self.db else None
+        if found is None:
+            raise ReplyError("NOGROUP No such key or consumer group")
+        return found  # type: ignore[no-any-return]
+
+
+class _Parked:
+    """A read that waits for entries."""
+
+    def __init__(self, wire: Wire, call: Call, command: tuple[Any, ...], keys: list[bytes]) -> None:
+        self.wire = wire
+        self.call = call
+        self.command = command
+        self.keys = keys
+        self.over = False
+
+
+class RedisServer:
+    """Commands in, replies out; one after another."""
+
+    def __init__(self, clock: Clock, watch: Watch, functions: type[Functions] = Functions) -> None:
+        self.clock = clock
+        self.up = True
+        self.life = 0
+        self.busy_until = 0.0
+        self.wires: set[Wire] = set()
+        self.store = Store(clock, watch)
+        self.functions = functions(self.store)
+        self.has_functions = True
+        self._parked: dict[bytes, list[_Parked]] = {}
+
+    def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
+        reply = self._run(command)
+        if reply is BLOCKED and wire is not None and call is not None:
+            self._park(wire, call, command)
+            return BLOCKED
+        self.store.watch.done(command, reply)
+        if self.store.grown:
+            self._serve_parked()
+        return None if reply is BLOCKED else reply
+
+    def hung_up(self, wire: Wire) -> None:
+        for waiting in self._parked.values():
+            for parked in waiting:
+                parked.over = parked.over or parked.wire is wire
+
+    def stop(self) -> None:
+        """All connections break; what has not been carried out never will be."""
+        self.up = False
+        self.life += 1
+        self._parked.clear()
+        for wire in sorted(self.wires, key=hash):
+            wire.fail()
+        self.wires.clear()
+
+    def lose(self, kept: dict[bytes, Any] | None = None) -> None:
+        """All data is gone, or what came after `kept` was made by `snapshot`."""
+        self.store.db = {} if kept is None else copy.deepcopy(kept)
+        self.has_functions = kept is not None
+
+    def snapshot(self) -> dict[bytes, Any]:
+        return copy.deepcopy(self.store.db)
+
+    # -- within
+
+    def _run(self, command: tuple[Any, ...]) -> Any:
+        try:
+            if command[0] == "FCALL":
+                if not self.has_functions:
+                    raise ReplyError("ERR Function not found")
+                keys = command[3 : 3 + command[2]]
+                return getattr(self.functions, command[1])(keys, command[3 + command[2] :])
+            return getattr(self, f"_{command[0].lower()}")(*command[1:])
+        except ReplyError as e:
+            return e
+
+    def _park(self, wire: Wire, call: Call, command: tuple[Any, ...]) -> None:
+        keys, _ = _streams(command)
+        parked = _Parked(wire, call, command, keys)
+        for key in keys:
+            self._parked.setdefault(key, []).append(parked)
+        block_ms = command[command.index("BLOCK") + 1]
+        if block_ms:
+            self.clock.after(block_ms / 1000, self._give_up, parked)
+
+    def _serve_parked(self) -> None:
+        grown, self.store.grown = sorted(self.store.grown), set()
+        for key in grown:
+            for parked in self._parked.pop(key, ()):
+                if parked.over:
+                    continue
+                reply = self._run(parked.command)
+                if reply is BLOCKED:
+                    self._parked.setdefault(key, []).append(parked)
+                else:
+                    parked.over = True
+                    parked.wire.answer(parked.call, reply)
+
+    def _give_up(self, parked: _Parked) -> None:
+        if not parked.over and parked.wire.life == self.life:
+            parked.over = True
+            parked.wire.answer(parked.call, None)
+
+    def _ping(self) -> bytes:
+        return b"PONG"
+
+    def _function(self, *_: Any) -> bytes:
+        self.has_functions = True
+        return b"smsengine"
+
+    def _expire(self, key: bytes, _: int) -> int:
+        return int(key in self.store.db)
+
+    def _get(self, key: bytes) -> bytes | None:
+        return self.store.db.get(key)
+
+    def _set(self, key: bytes, value: str) -> bytes:
+        self.store.db[key] = as_bytes(value)
+        return b"OK"
+
+    def _xadd(self, key: bytes, *rest: Any) -> bytes:
+        fields = rest[rest.index("*") + 1 :]
+        return self.store.xadd(key, [as_bytes(f) for f in fields])
+
+    def _xtrim(self, key: bytes, _: str, least: str) -> int:
+        stream = self.store.stream(key)
+        gone = stream.ids[: bisect_left(stream.ids, parse_id(as_bytes(least)))]
+        for entry_id in gone:
+            stream.remove(entry_id)
+        return len(gone)
+
+    def _xinfo(self, _: str, key: bytes) -> list[Any]:
+        if key not in self.store.db:
+            raise ReplyError("ERR no such key")
+        stream = self.store.stream(key)
+        return [b"length", len(stream.ids), b"last-generated-id", format_id(stream.last)]
+
+    def _xread(self, *arguments: Any) -> Any:
+        count = arguments[arguments.index("COUNT") + 1]
+        found = []
+        for key, position in zip(*_streams(("XREAD", *arguments)), strict=True):
+            stream = self.store.db.get(key)
+            if stream is not None and stream.last > (after := parse_id(as_bytes(position))):
+                entries = [[format_id(i), stream.fields[i]] for i in stream.behind(after, count)]
+                if entries:
+                    found.append([key, entries])
+        return found or (BLOCKED if "BLOCK" in arguments else None)
+
+    def _xgroup(self, _: str, key: bytes, group: bytes, start: str, __: str) -> bytes:
+        stream = self.store.stream(key)
+        if group in stream.groups:
+            raise ReplyError("BUSYGROUP Consumer Group name already exists")
+        stream.groups[group] = Group()
+        return b"OK"
+
+    def _xreadgroup(self, _: str, group: bytes, name: str, *arguments: Any) -> Any:
+        count = arguments[arguments.index("COUNT") + 1]
+        consumer, found = as_bytes(name), []
+        for key in _streams(("XREADGROUP", *arguments))[0]:
+            given = self.store.group(key, group)
+            given.consumers.add(consumer)
+            stream = self.store.db[key]
+            entries = []
+            for entry_id in stream.behind(given.last, count):
+                given.last = entry_id
+                given.pending[entry_id] = [consumer, self.clock.now_ms(), 1]
+                entries.append([format_id(entry_id), stream.fields[entry_id]])
+            if entries:
+                found.append([key, entries])
+        return found or (BLOCKED if "BLOCK" in arguments else None)
+
+    def _xpending(self, key: bytes, group: bytes, _: str, idle_ms: int, start: bytes, *rest: Any) -> Any:
+        return self.store.xpending(key, group, idle_ms, as_bytes(start), rest[1], as_bytes(rest[2]))
+
+    def _xclaim(
+        self, key: bytes, group: bytes, name: str, idle_ms: int, entry_id: bytes, _: str, given: int
+    ) -> Any:
+        self.store.group(key, group)
+        return self.store.xclaim(key, group, as_bytes(name), idle_ms, parse_id(entry_id), given)
+
+
+def _streams(command: tuple[Any, ...]) -> tuple[list[bytes], list[Any]]:
+    """The keys and positions behind STREAMS."""
+    rest = command[command.index("STREAMS") + 1 :]
+    return list(rest[: len(rest) // 2]), list(rest[len(rest) // 2 :])
