@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import msgspec
@@ -73,14 +75,16 @@ class FileRun:
         first.close()
         sender = Sender(connect=where.customer, run_key=self.key, batch=batch, in_flight=in_flight)
         began = time.monotonic()
-        failure: BaseException | None = None
+        failure: EngineError | None = None
         try:
-            self._send(sender, size)
-        except (EngineError, KeyboardInterrupt) as e:
+            with _interruptible(sender) as interrupted:
+                self._send(sender, size)
+            failure = NotAllSent("Interrupted.") if interrupted else None
+        except EngineError as e:
             failure = e
         self._report(time.monotonic() - began, failure is None, as_json)
         if failure is not None:
-            reason = "Interrupted" if isinstance(failure, KeyboardInterrupt) else str(failure).rstrip(".")
+            reason = str(failure).rstrip(".")
             again = f"the same command with --run-key {self.key} and --batch {batch} goes on without doubling"
             stopped = ConfigError if isinstance(failure, ConfigError | Refusal) else NotAllSent
             raise stopped(f"{reason}; {again}.") from failure
@@ -153,6 +157,24 @@ class FileRun:
                     f"and {show.number(rest)} more" + ("" if self.refused else "; --refused FILE writes all")
                 )
         print(show.totals(self.totals, seconds))
+
+
+@contextlib.contextmanager
+def _interruptible(sender: Sender) -> Iterator[list[int]]:
+    """Ctrl-C ends the sending in good order; the list is then not empty. A second one ends it at once."""
+    signals: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(signum)
+        sender.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

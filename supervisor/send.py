@@ -105,14 +105,13 @@ class Sender:
     def run(self, lines: Iterable[Line]) -> Iterator[list[Outcome]]:
         """Outcomes in the order of the file, a batch at a time.
 
-        Whatever ends the run early, Ctrl-C included, no further batch is begun and the
-        outcomes of those under way still come; then it is raised: ConfigError for a file
-        that cannot be read on, Refusal for a batch refused whole (an unknown key),
-        Unavailable when patience ends.
+        Whatever ends the run early, no further batch is begun and the outcomes of those
+        under way still come; then it is raised: ConfigError for a file that cannot be read
+        on, Refusal for a batch refused whole (an unknown key), Unavailable when patience ends.
         """
         under_way: deque[Future[_Delivery]] = deque()
         batches = enumerate(_batches(iter(lines), self.batch))
-        failure: BaseException | None = None
+        failure: EngineError | None = None
         with ThreadPoolExecutor(self.in_flight, thread_name_prefix="send") as pool:
             try:
                 while True:
@@ -121,9 +120,7 @@ class Sender:
                         if not under_way:
                             break
                         delivery = under_way[0].result()
-                    except (KeyboardInterrupt, EngineError) as e:
-                        if self._stopped.is_set():
-                            raise
+                    except EngineError as e:
                         failure = e
                         self._stopped.set()
                         continue
@@ -135,6 +132,10 @@ class Sender:
                 self._stopped.set()
         if failure is not None:
             raise failure
+
+    def stop(self) -> None:
+        """Begin no further batch, repeat none; may be called by a signal handler."""
+        self._stopped.set()
 
     def _fill(
         self,

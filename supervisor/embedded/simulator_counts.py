@@ -1,7 +1,7 @@
 """What the simulated carrier has taken, by message id: the proof that nothing was lost or sent twice.
 
 Millions of ids must fit: a UUID is kept as its 16 bytes, one object that the order and
-the set share; about 120 bytes an id in all. Counts above one are kept apart.
+the set share; about 150 bytes an id in all. Counts above one are kept apart.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class Wire:
 
     def _arrive(self, call: Call) -> None:
         server = self.server
-        if not server.up or self.life != server.life:
+        if not server.up or self not in server.wires:
             self.fail()
         elif server.busy_until > self.clock.now:
             self.clock.at(server.busy_until, self._arrive, call)

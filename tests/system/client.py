@@ -19,7 +19,7 @@ class Caller:
         parts = urlsplit(url)
         assert parts.hostname is not None
         self._address = parts.hostname, parts.port
-        self._key = key
+        self.key = key
         self._connection: http.client.HTTPConnection | None = None
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
@@ -27,7 +27,7 @@ class Caller:
         if self._connection is None:
             self._connection = http.client.HTTPConnection(*self._address, timeout=20)
         try:
-            sent = {"Authorization": f"Bearer {self._key}", **headers}
+            sent = {"Authorization": f"Bearer {self.key}", **headers}
             payload = None if body is None else json.dumps(body)
             self._connection.request(method, path, payload, sent)
             answer = self._connection.getresponse()

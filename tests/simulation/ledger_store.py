@@ -1,0 +1,114 @@
+"""`engine.ports.LedgerStore` on the simulated PostgreSQL: what stores/ledger.py does in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from engine.books import Books, Recovered, StoredAnswer, UsageEntry, WaitingRequest
+from engine.credit_ledger import organisations_of
+from engine.errors import Broken, Unavailable
+from tests.simulation.clock import Process
+from tests.simulation.postgres_server import Change, PostgresServer, Refused
+from tests.simulation.wires import Network, Wire
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class LedgerBooks:
+    """LedgerStore of one ledger process, on one session."""
+
+    def __init__(self, network: Network, process: Process, server: PostgresServer, timeout_s: float) -> None:
+        self._network = network
+        self._process = process
+        self._server = server
+        self._timeout_s = timeout_s
+        self._wire: Wire | None = None
+        self._waiting: dict[int, list[WaitingRequest]] = {}
+
+    async def lead(self) -> bool:
+        if self._wire is None or self._wire.failed:
+            self._wire = self._network.wire(self._process, self._server)
+            if self._wire is None:
+                raise Unavailable("PostgreSQL cannot be reached.")
+        return bool(await self._call("lock"))
+
+    async def resign(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+    async def recover(self) -> Recovered:
+        generations, positions, answers, waiting = await self._call("recover")
+        self._waiting = {}
+        for row in waiting:
+            line = self._waiting.setdefault(row.request.organisation_id, [])
+            line.append(WaitingRequest(row.shard, row.holder, row.epoch, row.request, row_id=row.row_id))
+        return Recovered(generations, positions, answers, self._waiting)
+
+    async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
+        await self._call("open_shards", generation, list(shards))
+
+    async def close_shard(
+        self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
+    ) -> None:
+        accounts, quotas = await self._call("begin_shard", shard)
+        change = await self._decided(Books(accounts, quotas, self._waiting), decide, {shard: "0-0"})
+        change.generation = (shard, generation)
+        await self._commit(change)
+
+    async def apply(
+        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
+    ) -> list[StoredAnswer]:
+        concerned = {o for entry in entries for o in organisations_of(entry)}
+        fenced = sorted({entry.holder for entry in entries if entry.kind == "fence"})
+        if fenced:
+            concerned.update(self._waiting)
+        accounts, quotas = await self._call("begin", sorted(concerned), fenced)
+        positions = {entry.shard: entry.position for entry in entries}
+        books = Books(accounts, quotas, self._waiting)
+        change = await self._decided(books, decide, positions)
+        change.sent = sent
+        change.answers = [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
+        rows = await self._commit(change)
+        return [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
+
+    async def _decided(
+        self, books: Books, decide: Callable[[Books], None], positions: dict[int, str]
+    ) -> Change:
+        before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
+        decide(books)
+        return Change(
+            accounts={
+                o: (a.available, a.granted, a.held, a.captured)
+                for o, a in books.accounts.items()
+                if msgspec.structs.astuple(a) != before[o]
+            },
+            quotas=[(o, holder, books.quotas[o][holder]) for o, holder in sorted(books.changed)],
+            journal=[(o, kind, units) for (_, o, kind), units in books.movements.items()],
+            positions=positions,
+            closed=books.closed,
+            waiting=[(w.shard, w.holder, w.epoch, w.request) for w in self._unwritten()],
+        )
+
+    def _unwritten(self) -> list[WaitingRequest]:
+        return [w for line in self._waiting.values() for w in line if not w.row_id]
+
+    async def _commit(self, change: Change) -> list[int]:
+        written = await self._call("commit", change)
+        for waiting, row_id in zip(self._unwritten(), written.waiting, strict=True):
+            waiting.row_id = row_id
+        for organisation_id in [o for o, line in self._waiting.items() if not line]:
+            del self._waiting[organisation_id]
+        rows: list[int] = written.answers
+        return rows
+
+    async def _call(self, *command: Any) -> Any:
+        if self._wire is None:
+            raise Unavailable("PostgreSQL cannot be reached.")
+        reply = (await self._wire.post([command], self._timeout_s))[0]
+        if isinstance(reply, Refused):
+            raise Broken(f"PostgreSQL refused a step of the ledger: {reply}")
+        return reply

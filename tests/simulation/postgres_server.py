@@ -1,0 +1,266 @@
+"""A simulated PostgreSQL: the books, transactions with row locks, sessions, an advisory lock.
+
+Only what the ledger and the top-ups ask of it. A transaction is two commands, `begin` (load
+and lock) and `commit`; between them anything may happen to the connection, and then the
+transaction has never been. A session that ended can write nothing any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from engine.books import Account, StoredAnswer
+from engine.records import Request
+from tests.simulation.clock import Clock
+from tests.simulation.wires import BLOCKED, Call, Wire
+
+
+class Refused(Exception):  # noqa: N818 - as the server says it
+    """A constraint of the tables does not hold."""
+
+
+class Row(msgspec.Struct, kw_only=True):
+    """One account."""
+
+    shard: int
+    topped_up: int = 0
+    available: int = 0
+    granted: int = 0
+    held: int = 0
+    captured: int = 0
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """One waiting request, by its row id."""
+
+    row_id: int
+    shard: int
+    holder: str
+    epoch: int
+    request: Request
+
+
+class Change(msgspec.Struct, kw_only=True):
+    """What one transaction of the ledger writes."""
+
+    # organisation: (available, granted, held, captured)
+    accounts: dict[int, tuple[int, int, int, int]] = {}
+    # (organisation, holder, units)
+    quotas: list[tuple[int, str, int]] = []
+    # (organisation, movement, units)
+    journal: list[tuple[int, str, int]] = []
+    positions: dict[int, str] = {}
+    # Rows of `waiting_requests` to delete, and requests to add.
+    closed: list[int] = []
+    waiting: list[tuple[int, str, int, Request]] = []
+    answers: list[tuple[int, str, bytes]] = []
+    # Answers up to this row are deleted.
+    sent: int = 0
+    # For a shard that is closed: (shard, its new generation).
+    generation: tuple[int, str] | None = None
+
+
+class Written(msgspec.Struct, frozen=True):
+    """Row ids of what a commit inserted."""
+
+    waiting: list[int]
+    answers: list[int]
+
+
+class Tables(msgspec.Struct):
+    """What is durable."""
+
+    accounts: dict[int, Row] = {}
+    quotas: dict[int, dict[str, int]] = {}
+    journal: dict[int, dict[str, int]] = {}
+    positions: dict[int, str] = {}
+    generations: dict[int, str] = {}
+    waiting: dict[int, Waiting] = {}
+    answers: dict[int, StoredAnswer] = {}
+    references: set[tuple[int, str]] = set()
+    last_row: int = 0
+
+    def next_row(self) -> int:
+        self.last_row += 1
+        return self.last_row
+
+
+class BooksWatch(Protocol):
+    """Hears of every commit, at its instant."""
+
+    def topped_up(self, organisation_id: int, units: int) -> None: ...
+    def committed(self, change: Change) -> None: ...
+
+
+class PostgresServer:
+    def __init__(self, clock: Clock, watch: BooksWatch) -> None:
+        self.clock = clock
+        self.watch = watch
+        self.up = True
+        self.life = 0
+        self.busy_until = 0.0
+        self.wires: set[Wire] = set()
+        self.tables = Tables()
+        # The session that has the advisory lock.
+        self.leader: Wire | None = None
+        # organisation: the session whose transaction has locked its account.
+        self.locks: dict[int, Wire] = {}
+        self._parked: list[tuple[Wire, Call, tuple[Any, ...]]] = []
+
+    def create(self, organisation_id: int, shard: int) -> None:
+        self.tables.accounts[organisation_id] = Row(shard=shard)
+
+    # -- as a server
+
+    def execute(self, wire: Wire, call: Call, command: tuple[Any, ...]) -> Any:
+        try:
+            reply = getattr(self, f"_{command[0]}")(wire, *command[1:])
+        except Refused as e:
+            self._end(wire)
+            return e
+        if reply is BLOCKED:
+            self._parked.append((wire, call, command))
+        return reply
+
+    def hung_up(self, wire: Wire) -> None:
+        self._parked = [p for p in self._parked if p[0] is not wire]
+        if self.leader is wire:
+            self.leader = None
+        self._end(wire)
+
+    def drop(self, wire: Wire) -> None:
+        """End a session from this side, as for a client that has not been heard of."""
+        self.wires.discard(wire)
+        self.hung_up(wire)
+        wire.fail()
+
+    def stop(self) -> None:
+        """Transactions under way have never been; sessions and their locks are gone."""
+        self.up = False
+        self.life += 1
+        self.leader = None
+        self.locks.clear()
+        self._parked.clear()
+        for wire in sorted(self.wires, key=hash):
+            wire.fail()
+        self.wires.clear()
+
+    # -- commands
+
+    def _lock(self, wire: Wire) -> bool:
+        if self.leader is None:
+            self.leader = wire
+        return self.leader is wire
+
+    def _recover(self, wire: Wire) -> tuple[Any, ...]:
+        t = self.tables
+        return (
+            dict(t.generations), dict(t.positions), [t.answers[i] for i in sorted(t.answers)],
+            [t.waiting[i] for i in sorted(t.waiting)],
+        )  # fmt: skip
+
+    def _open_shards(self, wire: Wire, generation: str, shards: list[int]) -> None:
+        for shard in shards:
+            self.tables.generations[shard] = generation
+            self.tables.positions[shard] = "0-0"
+
+    def _begin(self, wire: Wire, organisations: Iterable[int], fenced: list[str]) -> Any:
+        """Load and lock: the named ones, and all that have quota with a fenced holder."""
+        t = self.tables
+        concerned = set(organisations)
+        concerned.update(o for o, by_holder in t.quotas.items() if any(h in by_holder for h in fenced))
+        return self._load(wire, sorted(concerned))
+
+    def _begin_shard(self, wire: Wire, shard: int) -> Any:
+        return self._load(wire, sorted(o for o, row in self.tables.accounts.items() if row.shard == shard))
+
+    def _load(self, wire: Wire, organisations: list[int]) -> Any:
+        t = self.tables
+        if any(self.locks.get(o, wire) is not wire for o in organisations):
+            return BLOCKED
+        self.locks.update(dict.fromkeys(organisations, wire))
+        accounts = {
+            o: Account(r.shard, r.available, r.granted, r.held, r.captured)
+            for o in organisations
+            if (r := t.accounts.get(o)) is not None
+        }
+        quotas = {o: dict(sorted(t.quotas[o].items())) for o in organisations if t.quotas.get(o)}
+        return accounts, quotas
+
+    def _commit(self, wire: Wire, change: Change) -> Written:
+        t = self.tables
+        for organisation_id, values in change.accounts.items():
+            row = t.accounts[organisation_id]
+            if min(values) < 0 or sum(values) != row.topped_up:
+                raise Refused(f"accounts: organisation {organisation_id} {values} of {row.topped_up}")
+        for organisation_id, (available, granted, held, captured) in change.accounts.items():
+            row = t.accounts[organisation_id]
+            row.available, row.granted, row.held, row.captured = available, granted, held, captured
+        for organisation_id, holder, units in change.quotas:
+            if units < 0:
+                raise Refused(f"quotas: {holder} {units}")
+            by_holder = t.quotas.setdefault(organisation_id, {})
+            by_holder[holder] = units
+            if not units:
+                del by_holder[holder]
+        for organisation_id, movement, units in change.journal:
+            sums = t.journal.setdefault(organisation_id, {})
+            sums[movement] = sums.get(movement, 0) + units
+        self._write_positions(change)
+        for row_id in change.closed:
+            t.waiting.pop(row_id, None)
+        waiting = [t.next_row() for _ in change.waiting]
+        for row_id, fields in zip(waiting, change.waiting, strict=True):
+            t.waiting[row_id] = Waiting(row_id, *fields)
+        for row_id in [i for i in t.answers if i <= change.sent]:
+            del t.answers[row_id]
+        answers = self._write_answers(change)
+        if change.generation is not None:
+            shard, t.generations[shard] = change.generation
+            t.answers = {i: a for i, a in t.answers.items() if a.shard != shard}
+        self.watch.committed(change)
+        self._end(wire)
+        return Written(waiting, answers)
+
+    def _write_positions(self, change: Change) -> None:
+        self.tables.positions.update(change.positions)
+
+    def _write_answers(self, change: Change) -> list[int]:
+        rows = [self.tables.next_row() for _ in change.answers]
+        for row_id, (shard, holder, payload) in zip(rows, change.answers, strict=True):
+            self.tables.answers[row_id] = StoredAnswer(row_id, shard, holder, payload)
+        return rows
+
+    def _rollback(self, wire: Wire) -> None:
+        self._end(wire)
+
+    def _top_up(self, wire: Wire, organisation_id: int, units: int, reference: str) -> Any:
+        if organisation_id in self.locks:
+            return BLOCKED
+        t = self.tables
+        if (organisation_id, reference) not in t.references:
+            t.references.add((organisation_id, reference))
+            row = t.accounts[organisation_id]
+            row.topped_up += units
+            row.available += units
+            sums = t.journal.setdefault(organisation_id, {})
+            sums["top-up"] = sums.get("top-up", 0) + units
+            self.watch.topped_up(organisation_id, units)
+        return True
+
+    def _end(self, wire: Wire) -> None:
+        """The session's transaction is over; who waited for its locks goes on."""
+        released = [o for o, holder in self.locks.items() if holder is wire]
+        for organisation_id in released:
+            del self.locks[organisation_id]
+        if released:
+            parked, self._parked = self._parked, []
+            for waiting, call, command in parked:
+                if waiting not in self.wires:
+                    continue
+                reply = self.execute(waiting, call, command)
+                if reply is not BLOCKED:
+                    waiting.answer(call, reply)

@@ -1,0 +1,181 @@
+"""Stores that go away and ledgers that die: what the customer sees meanwhile, and after."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.client import Caller, eventually
+from tests.system.conftest import Engine, start_engine
+from tests.system.faults import fetch_processes
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine with a standby ledger."""
+    folder = tmp_path_factory.mktemp("outages")
+    config = folder / "smsengine.toml"
+    config.write_text("[roles]\nledger = 2\ningest = 2\n")
+    engine = start_engine(folder / "data", ("--demo", "--config", config))
+    yield engine
+    engine.stop()
+    engine.kill()
+
+
+def descendants(pid: int) -> list[int]:
+    found = [pid]
+    for at in found:
+        try:
+            found += [int(c) for c in Path(f"/proc/{at}/task/{at}/children").read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def server_of(engine: Engine, mark: str) -> int:
+    """The supervisor's child whose command line contains `mark`."""
+    for pid in descendants(engine.pid)[1:]:
+        if mark in Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode():
+            return pid
+    raise AssertionError(f"no process with {mark!r}")
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process and all below it stand still."""
+    pids = descendants(pid)
+    for p in pids:
+        os.kill(p, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for p in reversed(pids):
+            with suppress(ProcessLookupError):
+                os.kill(p, signal.SIGCONT)
+
+
+def customer(engine: Engine, units: int) -> Caller:
+    admin = Caller(engine.url, engine.admin_key)
+    _, made = admin.call("POST", "/v1/admin/organisations", {"name": "customer"})
+    top_up = {"units": units, "reference": "r"}
+    assert admin.call("POST", f"/v1/admin/organisations/{made['id']}/top-ups", top_up)[0] == 201
+    return Caller(engine.url, made["api_key"])
+
+
+def send(caller: Caller) -> tuple[int, Any]:
+    return caller.call("POST", "/v1/messages", {"to": "+989121234567", "text": "hello"})
+
+
+def clean(engine: Engine) -> Any:
+    status, audit = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/audit")
+    assert status != 200 or audit["clean"], audit
+    return status == 200 and all(check["clean"] for check in audit["checks"])
+
+
+def active_ledger(engine: Engine) -> int:
+    leading = re.findall(r'leading .*process="ledger (\d)"', engine.log.read_text())
+    rows = [p for p in fetch_processes(engine) if p["role"] == "ledger"]
+    return next(p["pid"] for p in rows if p["index"] == int(leading[-1]))
+
+
+def test_a_standby_ledger_takes_over_within_two_seconds(victim: Engine) -> None:
+    fresh = customer(victim, 100)
+    os.kill(active_ledger(victim), signal.SIGKILL)
+    start = time.monotonic()
+    # Its first message needs a grant, so it needs a ledger that leads.
+    assert send(fresh)[0] == 202
+    assert time.monotonic() - start < 2
+    eventually(lambda: clean(victim))
+
+
+def test_while_postgresql_is_away_quotas_are_spent_and_nobody_is_refused(victim: Engine) -> None:
+    known, fresh = customer(victim, 10_000), customer(victim, 10_000)
+    # Every process has quota for the one; the other has only had its key looked up.
+    for _ in range(40):
+        assert send(known)[0] == 202
+        assert fresh.call("GET", "/v1/balance")[0] == 200
+    with frozen(server_of(victim, "/postgres")):
+        answers = [send(known)[0] for _ in range(20)]
+        status, problem = send(fresh)
+    assert answers == [202] * 20
+    assert (status, problem["code"]) == (503, "unavailable")
+    eventually(lambda: send(fresh)[0] == 202)
+    eventually(lambda: clean(victim))
+
+
+def test_redis_killed_and_restarted_from_its_file_loses_nothing(victim: Engine) -> None:
+    caller = customer(victim, 10_000)
+    body = {"messages": [{"to": "+989121234567", "text": "hello"}] * 100}
+    accepted = []
+    for _ in range(10):
+        status, answer = caller.insist("/v1/messages/batch", body)
+        assert status == 202
+        accepted += [result["id"] for result in answer["results"]]
+        if len(accepted) == 500:
+            os.kill(server_of(victim, "valkey-server"), signal.SIGKILL)
+    assert len(set(accepted)) == 1000
+
+    def all_charged() -> bool:
+        status, balance = caller.call("GET", "/v1/balance")
+        return status == 200 and (balance["posted"], balance["held"]) == (9000, 0)
+
+    eventually(all_charged)
+    eventually(lambda: clean(victim))
+
+
+def test_a_hung_ingest_process_is_ended_and_its_quota_served_by_the_others(victim: Engine) -> None:
+    caller = customer(victim, 100)
+    assert send(caller)[0] == 202
+    hung = next(p["pid"] for p in fetch_processes(victim) if p["role"] == "ingest")
+    with frozen(hung):
+        eventually(lambda: hung not in [p["pid"] for p in fetch_processes(victim)])
+    assert spend_all(victim, caller) == 99
+
+
+def test_an_ingest_process_frozen_past_its_fencing_spends_nothing_when_it_wakes(victim: Engine) -> None:
+    caller = customer(victim, 100)
+    frozen_pid, other = (p["pid"] for p in fetch_processes(victim) if p["role"] == "ingest")
+    # Both have quota, and the supervisor that would end the frozen one is frozen with it,
+    # as on a machine that stands still: the ledger fences it for its silence.
+    with frozen(other):
+        assert send(fresh_connection(victim, caller))[0] == 202
+    os.kill(victim.pid, signal.SIGSTOP)
+    os.kill(frozen_pid, signal.SIGSTOP)
+    try:
+        assert spend_all(victim, caller) == 99
+        assert "fencing holders that fell silent" in victim.log.read_text()
+    finally:
+        os.kill(frozen_pid, signal.SIGCONT)
+        os.kill(victim.pid, signal.SIGCONT)
+    # Both answer again, and neither has anything left to spend.
+    answers = [send(fresh_connection(victim, caller))[0] for _ in range(20)]
+    assert set(answers) <= {402, 503}
+    assert eventually(lambda: (s := send(fresh_connection(victim, caller))[0]) != 503 and s) == 402
+    eventually(lambda: clean(victim))
+
+
+def fresh_connection(engine: Engine, caller: Caller) -> Caller:
+    """Accepted by whichever process is awake."""
+    return Caller(engine.url, caller.key)
+
+
+def spend_all(engine: Engine, caller: Caller) -> int:
+    """Send until 402; how many were accepted."""
+    accepted, deadline = 0, time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            status = send(fresh_connection(engine, caller))[0]
+        except OSError:
+            continue
+        if status == 402:
+            return accepted
+        accepted += status == 202
+    raise AssertionError(f"never refused; {accepted} accepted")
