@@ -32,7 +32,7 @@ from engine.errors import Broken, EngineError, Unavailable
 from engine.ingest import Ingest
 from engine.ledger import Ledger
 from engine.life import Life
-from engine.pricing import PriceTable
+from engine.price_list import PriceList
 from engine.quota import Quota
 from engine.records import Queue
 from engine.shards import holders_key, shard_of
@@ -40,7 +40,10 @@ from engine.stores.activity import ClickHouseActivityStore
 from engine.stores.activity_stream import RedisActivityStream
 from engine.stores.admission import RedisAdmission, fence_command
 from engine.stores.directory import Directory
+from engine.stores.journal import Journal
 from engine.stores.ledger import PostgresLedger
+from engine.stores.pool import Pool
+from engine.stores.prices import Prices
 from engine.stores.queue import QueueStreams
 from engine.stores.redis import RedisLink
 from engine.stores.usage import RedisUsage
@@ -150,8 +153,9 @@ async def _ingest(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         inbox_link = await stack.enter_async_context(process.link("inbox"))
-        directory = await Directory.connect(config.postgres.url, shards=config.shards)
-        stack.push_async_callback(directory.close)
+        postgres = await Pool.connect(config.postgres.url)
+        stack.push_async_callback(postgres.close)
+        directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         quota = Quota(
             RedisAdmission(link, inbox_link, config.shards),
             process.name,
@@ -161,33 +165,38 @@ async def _ingest(process: Process) -> None:
             quota_s=config.credit.quota_s,
             quota_min=config.credit.quota_min,
             validity_s=config.credit.validity_s,
+            spenders=await directory.spenders(config.credit.prefetch_max),
         )
         await _patiently(quota.start)
+        await prices.refresh()
         ingest = Ingest(
             quota,
-            PriceTable(config.prices),
+            prices,
             config.queues,
             ids.MessageIds(random.SystemRandom().getrandbits(26), random.SystemRandom().getrandbits(48)),
             now_us=now_us,
             timeout_s=config.http.timeout_s * 0.9,
         )
-        services = await _services(process, stack, link, directory, ingest)
+        services = await _services(process, stack, link, postgres, directory, ingest)
         server = Server(create_app(services), process.listener)
-        serving = asyncio.create_task(quota.run())
+        serving = [asyncio.create_task(quota.run()), asyncio.create_task(prices.run())]
         try:
-            # Meanwhile new requests wait for their own quota, as any first message does.
-            quota.prefetch(await directory.spenders(config.credit.prefetch_max))
             await server.start()
             life.ready()
-            await _until(life.draining.wait(), serving)
+            await _until(life.draining.wait(), *serving)
             await server.stop(_DRAIN_S)
             await quota.leave()
         finally:
-            await _end(serving)
+            await _end(*serving)
 
 
 async def _services(
-    process: Process, stack: AsyncExitStack, link: RedisLink, directory: Directory, ingest: Ingest
+    process: Process,
+    stack: AsyncExitStack,
+    link: RedisLink,
+    postgres: Pool,
+    directory: Directory,
+    ingest: Ingest,
 ) -> Services:
     config = process.config
     stream = RedisActivityStream(config.redis.url, config.shards)
@@ -207,6 +216,8 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
+        prices=Prices(postgres),
+        transactions=Journal(postgres).transactions,
         history=views.message,
         status=views.status,
         audit=views.audit,
@@ -329,9 +340,10 @@ async def _patiently(step: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _end(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

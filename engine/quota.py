@@ -16,7 +16,7 @@ in order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TypeVar
 
@@ -53,10 +53,13 @@ class Quota:
         quota_s: float,
         quota_min: int,
         validity_s: float,
+        spenders: Sequence[int] = (),
         collect_s: float = 0.0005,
         messages_max: int = 1000,
     ) -> None:
+        """`spenders`: organisations to have quota of before they ask; the rest as in `config.Credit`."""
         self._store = store
+        self._spenders = spenders
         self._name = name
         self._shard_of = shard_of
         self._now_us = now_us
@@ -124,27 +127,28 @@ class Quota:
         self._mark(shard)
         return done
 
-    def prefetch(self, organisation_ids: Iterable[int]) -> None:
-        """Ask for quota of these before anybody needs it."""
-        self._perform(self._holder.prefetch(organisation_ids, self._now_us()))
-
     # -- life
 
     async def start(self) -> None:
-        """Register in every shard. Raises Unavailable."""
+        """Register in every shard, and ask for the spenders' quota. Raises Unavailable."""
         epochs = await self._store.register(self._name)
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
         self.incarnation += 1
+        self._perform(self._holder.prefetch(self._spenders, self._now_us()))
 
     async def run(self) -> None:
         """Serve until canceled; `leave` afterwards."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            group.create_task(self._read_inbox())
-            group.create_task(self._tick())
-            group.create_task(self._beat())
-            group.create_task(self._register_anew())
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._mark(0)
+                group.create_task(self._read_inbox())
+                group.create_task(self._tick())
+                group.create_task(self._beat())
+                group.create_task(self._register_anew())
+        finally:
+            self._group = None
 
     async def leave(self) -> None:
         """Write what has gathered, then fence itself: the rest of its quota is the ledger's.
@@ -228,12 +232,11 @@ class Quota:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._fenced.is_set():
+        if self._fenced.is_set() or self._group is None:
             return
         flushes = [f for s in self._dirty if (f := self._outboxes[s].next_flush()) is not None]
         self._dirty.clear()
         if flushes:
-            assert self._group is not None
             task = self._group.create_task(self._send(flushes))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)

@@ -20,7 +20,7 @@ from rich.live import Live
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
-from supervisor import cli_options, cli_org, cli_send, show
+from supervisor import cli_options, cli_org, cli_price, cli_send, show
 from supervisor.answers import Audit, Status
 from supervisor.client import Client, decode
 
@@ -35,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cli_org.app, name="org")
+app.add_typer(cli_price.app, name="price")
 app.command()(cli_send.send)
 
 # An audit reads every account and every queue, seconds.

@@ -1,4 +1,4 @@
-"""What must be so before the roles start: tables, functions, the demo organisation.
+"""What must be so before the roles start: tables, functions, first prices, the demo organisation.
 
 Everything here runs in children of its own, made by `child.run_once`, so that the forking
 parent stays without loops and connections. All of it may be repeated, also after it was
@@ -18,6 +18,8 @@ from engine.errors import ConfigError
 from engine.records import NewOrganisation
 from engine.stores.directory import Directory
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.pool import Pool
+from engine.stores.prices import Prices
 from engine.stores.redis import RedisLink, ReplyError, load_functions
 from supervisor.child import run_once
 from supervisor.datadir import DEFAULT, DataDir
@@ -51,7 +53,8 @@ def without_url(config: Config) -> set[str]:
 
 
 def migrate(config: Config) -> None:
-    """Bring tables and functions to this version. Raises ConfigError, ChildFailed."""
+    """Bring tables and functions to this version, and fill an empty price table from the
+    configuration. Raises ConfigError, ChildFailed."""
     run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
 
 
@@ -95,6 +98,7 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 
 async def _migrate(config: Config) -> None:
     await migrate_postgres(config.postgres.url)
+    await _seed_prices(config)
     await migrate_clickhouse(config.clickhouse.url)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
@@ -107,6 +111,15 @@ async def _migrate(config: Config) -> None:
         ) from e
     finally:
         await link.close()
+
+
+async def _seed_prices(config: Config) -> None:
+    """Where prices were ever set, the table rules, whatever the configuration says."""
+    pool = await Pool.connect(config.postgres.url)
+    try:
+        await Prices(pool).seed(config.prices)
+    finally:
+        await pool.close()
 
 
 async def _prepare_demo(config: Config, known_key: str) -> Prepared:

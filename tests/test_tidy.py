@@ -31,13 +31,16 @@ TEST_MODULE_LINES_MAX = 600
 FUNCTION_LINES_MAX = 50
 TEST_FUNCTION_LINES_MAX = 70
 CLASS_METHODS_MAX = 15
+TEST_CLASS_METHODS_MAX = 25
 # What is over a cap and may stay for now, with its size: "path" or "path::name". It may
 # only shrink; nothing is added without a reason beside it.
 RATCHET: dict[str, int] = {}
 
 GROUND = {"engine.records", "engine.errors", "engine.histogram", "engine._fastcredits"}
-SERVICES = {f"engine.{name}" for name in
-            ("ingest", "quota", "worker", "ledger", "archiver", "notifier", "sweeper")}  # fmt: skip
+SERVICES = {
+    f"engine.{name}"
+    for name in ("ingest", "quota", "price_list", "worker", "ledger", "archiver", "notifier", "sweeper")
+}
 # Right under engine/ and no rule: they touch the system, or describe what does.
 ADAPTERS = {"engine.config", "engine.life", "engine.telemetry", "engine.keys", "engine.ports", "engine.boot",
             "engine.views"}  # fmt: skip
@@ -205,14 +208,9 @@ def sizes() -> Iterator[tuple[str, int, int, str, str]]:
             advice = "give its steps names of their own."
             cap = TEST_FUNCTION_LINES_MAX if module.path.startswith("tests/") else FUNCTION_LINES_MAX
             yield f"{module.path}::{name}", lines, cap, "lines", advice
+        cap = TEST_CLASS_METHODS_MAX if module.path.startswith("tests/") else CLASS_METHODS_MAX
         for name, methods in classes(module):
-            yield (
-                f"{module.path}::{name}",
-                methods,
-                CLASS_METHODS_MAX,
-                "methods",
-                "it is two things: part them.",
-            )
+            yield f"{module.path}::{name}", methods, cap, "methods", "it is two things: part them."
 
 
 def test_there_is_something_to_look_at() -> None:

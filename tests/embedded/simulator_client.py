@@ -25,11 +25,15 @@ class Answer:
 class Client:
     """One connection, byte by byte under the test's control."""
 
-    def __init__(self, simulator: Simulator) -> None:
+    def __init__(self, simulator: Simulator, receive_bytes: int | None = None) -> None:
         address = urlsplit(simulator.url)
         assert address.hostname
         assert address.port
-        self.socket = socket.create_connection((address.hostname, address.port), timeout=20)
+        self.socket = socket.socket()
+        self.socket.settimeout(20)
+        if receive_bytes is not None:  # has to be known when the connection is made
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.socket.connect((address.hostname, address.port))
         self.stream = self.socket.makefile("rb")
 
     def __enter__(self) -> Client:

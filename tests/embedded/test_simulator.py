@@ -119,6 +119,19 @@ def test_pipelined_requests_are_answered_in_order_though_the_first_is_slow(simul
         assert client.read().json["received"] == 50
 
 
+def test_an_answer_that_could_go_at_once_waits_for_the_one_before(simulator: Simulator) -> None:
+    ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 300}})
+    with Client(simulator) as client:
+        client.write("POST", "/send", json.dumps(send_of(1)).encode())
+        deadline = time.monotonic() + 10
+        while ask(simulator, "GET", "/stats").json["received"] < 1 and time.monotonic() < deadline:
+            pass
+        ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 0}})
+        client.write("POST", "/send", json.dumps(send_of(2)).encode())
+        ids = [client.read().json["id"] for _ in range(2)]
+        assert ids == sorted(ids)
+
+
 def test_a_request_may_come_in_pieces(simulator: Simulator) -> None:
     body = json.dumps(send_of(1)).encode()
     wire = b"POST /send HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
@@ -141,15 +154,20 @@ def test_a_connection_that_does_not_stay_is_closed_after_its_answer(simulator: S
             assert client.stream.read() == b""
 
 
-def test_a_long_list_is_streamed_at_the_readers_pace(simulator: Simulator) -> None:
-    total = 60_000
+def fill(client: Client, total: int, id_suffix: str = "") -> None:
+    head = b"POST /send HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+    for start in range(0, total, 1000):
+        sends = [send_of(n) for n in range(start, start + 1000)]
+        bodies = [json.dumps({**send, "id": f"{send['id']}{id_suffix}"}).encode() for send in sends]
+        client.socket.sendall(b"".join(head % len(body) + body for body in bodies))
+        for _ in bodies:
+            assert client.read().status == 200
+
+
+def test_a_long_list_comes_whole(simulator: Simulator) -> None:
+    total = 30_000
     with Client(simulator) as client:
-        for start in range(0, total, 1000):
-            bodies = [json.dumps(send_of(n)).encode() for n in range(start, start + 1000)]
-            head = b"POST /send HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
-            client.socket.sendall(b"".join(head % len(body) + body for body in bodies))
-            for _ in bodies:
-                assert client.read().status == 200
+        fill(client, total)
         client.write("GET", "/received?format=lines")
         client.write("GET", "/received")
         # Meanwhile nobody else waits for this reader.
@@ -157,6 +175,16 @@ def test_a_long_list_is_streamed_at_the_readers_pace(simulator: Simulator) -> No
         lines = client.read().body.decode().split()
         assert lines == [send_of(n)["id"] for n in range(total)]
         assert client.read().json["ids"] == lines
+
+
+def test_a_list_is_made_at_the_readers_pace(simulator: Simulator) -> None:
+    """What a slow reader has not come to is not kept for it: it is gone with a reset."""
+    total = 60_000  # with long ids more than the kernel buffers for a connection
+    with Client(simulator) as filling, Client(simulator, receive_bytes=4096) as slow:
+        fill(filling, total, id_suffix="x" * 90)
+        slow.write("GET", "/received?format=lines")
+        assert ask(simulator, "POST", "/reset").status == 200
+        assert 0 < len(slow.read().body.split()) < total
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,22 @@ async def test_a_late_answer_goes_to_nobody_else() -> None:
         assert server.connections == 2
 
 
+async def test_an_answer_that_comes_unasked_is_given_to_nobody() -> None:
+    """An idle connection is sent an answer, as a server does that gives up on it (408)."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def remember(body: bytes, writer: asyncio.StreamWriter) -> bytes:
+        writers.append(writer)
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n" + body
+
+    async with serving(remember) as server, pool_to(server.port, connections_max=1, idle_s=60) as pool:
+        requests = Outcomes(pool)
+        assert (await requests.one(b"1")).body == b"1"
+        writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        await until(lambda: pool.connections == 0)
+        assert (await requests.one(b"2")).body == b"2"
+
+
 async def test_an_answer_nobody_asked_for_ends_the_connection() -> None:
     async def twice(body: bytes, writer: asyncio.StreamWriter) -> bytes:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%b" % body + OK

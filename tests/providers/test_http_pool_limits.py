@@ -80,6 +80,15 @@ async def test_a_server_that_is_away_is_told_at_once_and_left_alone_for_a_while(
         assert pool._backoff.failures <= attempts + 1 + (time.monotonic() - start) / 0.025
 
 
+async def test_a_refusal_does_not_wait_for_the_sweep() -> None:
+    pool = HttpPool("127.0.0.1", free_port(), connections_max=4, timeout_s=5)  # never started: no sweep
+    requests = Outcomes(pool)
+    for _ in range(10):
+        requests.send()
+    assert {(o.kind, o.reason) for o in await requests.ended()} == {("not_sent", "refused")}
+    await pool.stop(0)
+
+
 async def test_a_server_that_comes_back_is_found() -> None:
     port = free_port()
     async with pool_to(port) as pool:
@@ -108,7 +117,7 @@ async def test_idle_connections_are_closed() -> None:
 
 
 async def test_idle_connections_that_the_server_closes_are_noticed() -> None:
-    async with serving(ok) as server, pool_to(server.port) as pool:
+    async with serving(ok) as server, pool_to(server.port, idle_s=60) as pool:
         requests = Outcomes(pool)
         for _ in range(4):
             requests.send()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
@@ -39,35 +40,22 @@ async def test_after_a_freeze_the_loop_reads_before_the_tick() -> None:
     order: list[str] = []
     ticked = asyncio.Event()
 
+    class Reader(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            order.append("read")
+
     def tick() -> None:
         order.append("tick")
         ticked.set()
 
-    ticker = Ticker(0.02, tick)
-    reader, writer = await _pair()
-    arrived = asyncio.create_task(reader.readexactly(1))
-    arrived.add_done_callback(lambda _: order.append("read"))
-    await asyncio.sleep(0)
-    ticker.start()
-    writer.write(b"x")
-    time.sleep(0.1)  # noqa: ASYNC251 - the freeze
-    async with asyncio.timeout(5):
-        await ticked.wait()
-        await arrived
-    ticker.stop()
-    writer.close()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport, _ = await asyncio.get_running_loop().create_connection(Reader, sock=ours)
+        ticker = Ticker(0.02, tick)
+        ticker.start()
+        theirs.send(b"x")
+        time.sleep(0.1)  # noqa: ASYNC251 - the freeze
+        await asyncio.wait_for(ticked.wait(), 5)
+        ticker.stop()
+        transport.close()
     assert order[:2] == ["read", "tick"]
-
-
-async def _pair() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A reader and the writer whose bytes reach it, over a socket."""
-    accepted: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
-
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        accepted.put_nowait(reader)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    reader = await accepted.get()
-    server.close()
-    return reader, writer
