@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.records import Answer, Request
+from engine.records import ActivityRow, Answer, OrganisationEvent, Request
 
 UsageKind = Literal["usage", "settle", "request", "return", "fence"]
 MovementKind = Literal["grant", "hold", "capture", "release", "return", "fence", "reopen"]
@@ -56,6 +56,13 @@ class Account(msgspec.Struct):
     granted: int
     held: int
     captured: int
+    # The organisation is told when it falls below so many usable units; None: never.
+    low_balance: int | None = None
+
+    @property
+    def usable(self) -> int:
+        """What new messages can use: with the ledger, and with the holders."""
+        return self.available + self.granted
 
 
 class WaitingRequest(msgspec.Struct):
@@ -91,6 +98,8 @@ class Books(msgspec.Struct):
     changed: set[tuple[int, str]] = set()
     # Rows of waiting requests that wait no more
     closed: list[int] = []
+    # Organisations that fell below their threshold
+    low: list[int] = []
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
@@ -100,6 +109,35 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     shard: int
     holder: str
     payload: bytes
+
+
+class BalanceEvent(msgspec.Struct, frozen=True):
+    """An event of an organisation that is committed, by its row; rows count up."""
+
+    row_id: int
+    shard: int
+    organisation_id: int
+    event: OrganisationEvent
+    # Usable units left.
+    units: int
+    # Of the transaction that brought it about; the same however often the event is sent.
+    at_us: int
+
+    def activity(self) -> ActivityRow:
+        """The event as it is recorded."""
+        return ActivityRow(
+            at_us=self.at_us,
+            organisation_id=self.organisation_id,
+            message_id="",
+            accepted_at_us=self.at_us,
+            event=self.event,
+            queue="",
+            to="",
+            sender="",
+            encoding="",
+            segments=0,
+            units=self.units,
+        )
 
 
 class ShardLife(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ Exit codes: 0 drained; 1 ended, to be replaced; 3 ended by what an operator must
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import random
 import socket
@@ -57,6 +58,8 @@ CANNOT_BOOT = 3
 _STORE_TIMEOUT_S = 5.0
 _DRAIN_S = 20.0
 _START_S = 20.0
+# malloc.h
+_M_ARENA_MAX = -8
 # Due messages moved to a queue in one step of one shard.
 _PROMOTE_MAX = 500
 
@@ -298,6 +301,9 @@ async def _ledger(process: Process) -> None:
 
 async def _archiver(process: Process) -> None:
     config, life = process.config, process.life
+    # Blocks are built in threads; with an arena of its own (glibc's malloc) each thread would
+    # keep the largest block it ever built.
+    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     stream = RedisActivityStream(config.redis.url, config.shards)
     store = ClickHouseActivityStore(config.clickhouse.url)
     try:

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from engine.errors import ConfigError
+from engine.pricing import first_wrong
 from engine.records import Queue
 
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
@@ -109,7 +110,8 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roles: Roles = Roles()
     queues: Queues = Queues()
     providers: list[ProviderSettings] = []
-    # Units per segment by destination prefix, longest match; "" matches all.
+    # Units per segment by destination prefix, longest match; "" matches all. These fill an empty
+    # table in PostgreSQL; from then on that table rules: see `smsengine price`.
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
     credit: Credit = Credit()
     # A worker that sits on an entry for this long loses it to another, seconds.
@@ -171,14 +173,8 @@ def _checked(config: Config, origin: str) -> Config:
             "greater than 0 and at most half of take_over_s",
         )
         need(1 <= p.connections_max <= 10_000, f"providers.{p.name}.connections_max", "from 1 to 10000")
-    need("" in config.prices, "prices", 'a table with an entry "" for all other destinations')
-    for prefix, price in config.prices.items():
-        need(
-            prefix == "" or (prefix[:1] == "+" and prefix[1:].isdigit()),
-            f"prices.{prefix}",
-            'a prefix such as "+98"',
-        )
-        need(1 <= price <= 1_000_000, f'prices."{prefix}"', "from 1 to 1000000 units a segment")
+    if wrong := first_wrong(config.prices):
+        need(False, *wrong)
     need(config.credit.quota_s > 0, "credit.quota_s", "greater than 0")
     need(config.credit.quota_min >= 1, "credit.quota_min", "at least 1")
     need(config.credit.validity_s >= 1, "credit.validity_s", "at least 1")

@@ -8,11 +8,17 @@ cover the first one and other holders have quota, each of those is sent a recall
 request waits; a recall is over when no holder asked has quota of the organisation any
 more (else it is sent again) or it has been fenced. Then all its units are available or
 used, and the ledger grants what is there, or refuses.
+
+An organisation with a threshold is told when its usable units, available and granted, were
+not below it before a transaction and are below it after: once, until they have been at the
+threshold again. That needs no memory, and a top-up, which comes by a transaction of its
+own, counts as any other way up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -45,8 +51,9 @@ def urgent(entry: UsageEntry) -> bool:
 
 def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
     """Apply `entries` to the books. Raises Broken when the books cannot bear one."""
-    for entry in entries:
-        _APPLY[entry.kind](books, entry)
+    with _watched(books):
+        for entry in entries:
+            _APPLY[entry.kind](books, entry)
 
 
 def close_books(books: Books, shard: int, kept: dict[int, int]) -> None:
@@ -57,6 +64,11 @@ def close_books(books: Books, shard: int, kept: dict[int, int]) -> None:
     although the books charged or released them already (it went back in time) will be
     settled again; their units are held again.
     """
+    with _watched(books):
+        _close_books(books, shard, kept)
+
+
+def _close_books(books: Books, shard: int, kept: dict[int, int]) -> None:
     for organisation_id, account in books.accounts.items():
         for holder, units in books.quotas.get(organisation_id, {}).items():
             _change_quota(books, organisation_id, holder, -units)
@@ -79,6 +91,18 @@ def size_grant(available: int, request: Request) -> int:
     other holders find some when the balance is low."""
     supply = min(request.wanted, available // 4)
     return min(available, max(request.needed, request.waiting, supply))
+
+
+@contextmanager
+def _watched(books: Books) -> Iterator[None]:
+    """Note which organisations fall below their threshold from the beginning to the end of this block."""
+    above = {
+        organisation_id: account.low_balance
+        for organisation_id, account in books.accounts.items()
+        if account.low_balance is not None and account.usable >= account.low_balance
+    }
+    yield
+    books.low += [o for o, threshold in above.items() if books.accounts[o].usable < threshold]
 
 
 def _usage(books: Books, entry: UsageEntry) -> None:
@@ -108,10 +132,27 @@ def _give_back(books: Books, entry: UsageEntry) -> None:
     given = _return.decode(entry.data)
     _change_quota(books, given.organisation_id, entry.holder, -given.units)
     _move(books, entry.shard, given.organisation_id, "return", given.units)
-    if given.recall:
-        for waiting in books.waiting.get(given.organisation_id, ()):
+    for waiting in books.waiting.get(given.organisation_id, ()):
+        if given.recall:
             waiting.recalled.discard(entry.holder)
+        if waiting.holder == entry.holder and given.units:
+            waiting.request = _without(waiting.request, given.units)
     _serve(books, given.organisation_id)
+
+
+def _without(request: Request, units: int) -> Request:
+    """A request is for what its holder needs beyond what it had when it asked. Since then
+    it has given `units` of that back (to a recall), so it needs as many more.
+
+    Else two holders could take the last units from each other for ever, each granted a
+    little less than it can use. A new ledger does not know of this, and once grants too little.
+    """
+    return msgspec.structs.replace(
+        request,
+        needed=request.needed + units,
+        waiting=request.waiting + units,
+        wanted=request.wanted + units,
+    )
 
 
 def _fence(books: Books, entry: UsageEntry) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from engine.lifecycle import Charge, Status, charge_after, status_after
-from engine.records import ActivityRow, Encoding, Event, Queue
+from engine.records import ActivityRow, Encoding, MessageEvent, Queue
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -21,7 +21,7 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a message; times are RFC 3339 in UTC."""
 
     at: str
-    event: Event
+    event: MessageEvent
     # The status of the message once this event was known.
     status: Status
     # "" where no provider had a part in it.
@@ -46,6 +46,8 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True):
     sender: str = msgspec.field(name="from")
     encoding: Encoding
     segments: int
+    # Units for each segment, as priced when it was accepted, and for all of them.
+    price: int
     units: int
     reference: str
     accepted_at: str
@@ -75,11 +77,16 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
     status: Status | None = None
     events = []
     for row in known:
-        status = status_after(status, row.event)
-        charge = charge_after(charge, row.event)
-        events.append(_event_view(row, status))
-    assert status is not None
+        event = row.event
+        # Of an organisation: such a row has no message's id.
+        assert event != "low_balance"
+        status = status_after(status, event)
+        charge = charge_after(charge, event)
+        events.append(_event_view(row, event, status))
     first = known[0]
+    assert status is not None
+    assert first.queue
+    assert first.encoding
     tried = [row for row in known if row.provider]
     takers = [row for row in tried if row.event == "sent"] or tried
     expires_at_us = max(row.expires_at_us for row in known)
@@ -92,6 +99,8 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
         sender=first.sender,
         encoding=first.encoding,
         segments=first.segments,
+        # Exact: the units of a message are its segments times the price.
+        price=first.units // first.segments,
         units=first.units,
         reference=first.reference,
         accepted_at=rfc3339(first.accepted_at_us),
@@ -109,10 +118,10 @@ def _distinct(rows: Iterable[ActivityRow]) -> list[ActivityRow]:
     return [by_key[key] for key in sorted(by_key)]
 
 
-def _event_view(row: ActivityRow, status: Status) -> EventView:
+def _event_view(row: ActivityRow, event: MessageEvent, status: Status) -> EventView:
     return EventView(
         at=rfc3339(row.at_us),
-        event=row.event,
+        event=event,
         status=status,
         provider=row.provider,
         provider_message_id=row.provider_message_id,

@@ -15,17 +15,19 @@ from datetime import UTC, datetime
 import msgspec
 
 from engine import numbers, segments
+from engine._fastcredits import CreditMap
 from engine.config import Queues
 from engine.errors import Refusal, Unavailable
 from engine.ids import MessageIds
-from engine.ports import Holding
-from engine.pricing import PriceTable
+from engine.ports import Holding, Prices
 from engine.records import Accepted, Addressed, Message, MessageDraft, Replay, Submission
 
 _VALIDITY_MAX_S = 7 * 86400
 _SEND_AT_MAX_S = 30 * 86400
 _SEGMENTS_MAX = 10
 _REFERENCE_MAX = 200
+# More units than any message costs.
+_NEVER = 1 << 63
 
 Outcome = Accepted | Refusal
 
@@ -42,7 +44,7 @@ class Ingest:
     def __init__(
         self,
         quota: Holding,
-        prices: PriceTable,
+        prices: Prices,
         queues: Queues,
         ids: MessageIds,
         *,
@@ -72,6 +74,7 @@ class Ingest:
         """
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
+        # Without an await in between, so that all of it has the prices of one instant.
         addressed: list[Addressed | Refusal] = [
             self._address(organisation_id, message_id, draft, now_us)
             for message_id, draft in zip(ids, drafts, strict=True)
@@ -118,40 +121,36 @@ class Ingest:
         return replay
 
     async def _hold(self, organisation_id: int, addressed: list[Addressed | Refusal], deadline: float) -> int:
-        """Reserve for each message; those that cannot be paid become refusals. The units."""
-        quota, credit = self._quota, self._quota.credit
+        """Reserve for each message; those that cannot be paid become refusals. The units.
+
+        Nothing stays reserved while it waits: two processes that each held a part of an
+        organisation's last units would wait for each other.
+        """
+        quota = self._quota
         incarnation = quota.incarnation
-        open_at = [i for i, a in enumerate(addressed) if isinstance(a, Addressed)]
-        costs = {i: a.message.units for i in open_at if isinstance(a := addressed[i], Addressed)}
-        total = sum(costs.values())
-        if not open_at or credit.reserve(organisation_id, total):
-            return total
-        held = 0
-        try:
-            while True:
-                waiting = []
-                for i in open_at:
-                    if credit.reserve(organisation_id, costs[i]):
-                        held += costs[i]
-                    else:
-                        waiting.append(i)
-                if not waiting:
-                    return held
-                open_at = waiting
-                left = [costs[i] for i in open_at]
+        costs = {i: a.message.units for i, a in enumerate(addressed) if isinstance(a, Addressed)}
+        # The organisation had fewer unspent units than this, once since the request came.
+        refused = _NEVER
+        while True:
+            held, left = _reserve(quota.credit, organisation_id, costs)
+            if not left:
+                return held
+            enough = held + min(costs[i] for i in left)
+            if enough >= refused:
+                for i in left:
+                    addressed[i] = _insufficient(costs[i])
+                return held
+            if held:
+                quota.credit.release(organisation_id, held)
+            try:
                 async with asyncio.timeout_at(deadline):
-                    worth_a_try = await quota.wait(organisation_id, min(left), sum(left))
-                if not worth_a_try:
-                    for i in open_at:
-                        addressed[i] = _insufficient(costs[i])
-                    return held
-                if incarnation != quota.incarnation:
-                    raise Unavailable("This process was fenced and registers anew.")
-        except BaseException as e:
-            quota.release(organisation_id, held, incarnation)
-            if isinstance(e, TimeoutError):
+                    worth_a_try = await quota.wait(organisation_id, enough, sum(costs.values()))
+            except TimeoutError:
                 raise Unavailable("The ledger did not answer in time.") from None
-            raise
+            if incarnation != quota.incarnation:
+                raise Unavailable("This process was fenced and registers anew.")
+            if not worth_a_try:
+                refused = enough
 
     def _address(
         self, organisation_id: int, message_id: str, draft: MessageDraft | Refusal, now_us: int
@@ -193,6 +192,15 @@ class Ingest:
         if not 1 <= draft.validity <= _VALIDITY_MAX_S:
             raise _invalid("validity", f"from 1 to {_VALIDITY_MAX_S} seconds")
         return draft.validity
+
+
+def _reserve(credit: CreditMap, organisation_id: int, costs: dict[int, int]) -> tuple[int, list[int]]:
+    """Reserve as many of `costs` as there is quota for, in order: (units, those left over)."""
+    total = sum(costs.values())
+    if not costs or credit.reserve(organisation_id, total):
+        return total, []
+    left = [i for i, units in costs.items() if not credit.reserve(organisation_id, units)]
+    return total - sum(costs[i] for i in left), left
 
 
 def _text(text: str) -> str:

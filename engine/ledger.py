@@ -2,6 +2,7 @@
 
 One step: read entries behind the applied positions, decide (credit_ledger), write the
 outcome and the new positions in one transaction, put the answers into the inboxes, trim.
+Events of organisations (a low balance) are written there too, and sent within a second.
 
 Killed before the commit: nothing happened; the next active ledger reads the same entries
 again. Killed after it: the positions say so, and the answers found in the books are sent
@@ -40,7 +41,7 @@ _RETRY_S = 0.5
 # Applied entries stay on the stream this long, so that an audit can compare the books'
 # position with what came after it.
 _KEEP_S = 10.0
-# How often it looks for silent holders and lost data.
+# How often it looks for silent holders, lost data and events to send.
 _LOOK_S = 1.0
 
 
@@ -67,6 +68,8 @@ class Ledger:
         self._clock_s = clock_s
         self._gather_s = gather_s
         self._sent = 0
+        # Row of the last event put on an activity stream.
+        self._announced = 0
         # Applied positions by shard, and the ones read up to.
         self._applied: dict[int, str] = {}
         self._read: dict[int, str] = {}
@@ -107,6 +110,7 @@ class Ledger:
         self._trims.clear()
         await self._usage.send([(a.shard, a.holder, a.payload) for a in recovered.answers])
         self._sent = recovered.answers[-1].row_id if recovered.answers else 0
+        self._announced = 0
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
 
     async def _reconciled(self) -> Recovered:
@@ -160,6 +164,7 @@ class Ledger:
             if due:
                 await self._apply(due)
             elif drained:
+                await self._announce()
                 return
 
     async def _gather(self, patience_s: float) -> None:
@@ -196,6 +201,18 @@ class Ledger:
         for life in await self._usage.lives():
             if life.generation is None or _order(life.last_position) < _order(self._read[life.shard]):
                 raise Unavailable("Redis has lost data that the books refer to.")
+        await self._announce()
+
+    async def _announce(self) -> None:
+        """Send what has befallen organisations: committed first, then sent, then forgotten.
+
+        Killed in between, or an answer lost: sent again, by whoever leads then, and passed
+        over where it is on the stream already.
+        """
+        events = await self._store.events(self._announced)
+        if events:
+            await self._usage.announce(events)
+        self._announced = events[-1].row_id if events else 0
 
     def _due(self, *, everything: bool) -> list[int]:
         ripe_s = self._clock_s() - self._gather_s

@@ -37,14 +37,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from engine.records import Event
+from engine.records import MessageEvent
 
 Status = Literal[
     "scheduled", "accepted", "sent", "rejected", "canceled", "expired", "failed", "undelivered", "delivered"
 ]
 Charge = Literal["held", "captured", "released"]
-# Every event there is or is to be; `engine.records.Event` lists those recorded today.
-Happening = Event | Literal["rejected", "canceled", "undelivered", "delivered"]
+# Every event of a message there is or is to be; `MessageEvent` lists those recorded today.
+Happening = MessageEvent | Literal["rejected", "canceled", "undelivered", "delivered"]
 
 # From the least to the furthest.
 STATUSES: tuple[Status, ...] = get_args(Status)

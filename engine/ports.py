@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from engine._fastcredits import CreditMap
-from engine.books import Books, Recovered, ShardLife, StoredAnswer, UsageEntry
+from engine.books import BalanceEvent, Books, Recovered, ShardLife, StoredAnswer, UsageEntry
 from engine.errors import Fenced
 from engine.outbox import Flush
 from engine.records import (
@@ -24,6 +24,7 @@ from engine.records import (
     Entry,
     Event,
     Message,
+    PriceSheet,
     Queue,
     RecentRows,
     Replay,
@@ -194,6 +195,23 @@ class Holding(Protocol):
     def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]: ...
 
 
+class Prices(Protocol):
+    """What a segment costs now (see price_list.PriceList and pricing.PriceTable)."""
+
+    def units_per_segment(self, to: str) -> int:
+        """Without waiting; the same table answers until the caller awaits something."""
+
+
+class PriceStore(Protocol):
+    """Where the prices are kept. Every call raises Unavailable."""
+
+    async def version(self) -> int:
+        """Goes up with each change; cheap to ask."""
+
+    async def read(self) -> PriceSheet:
+        """All prices; none as long as nobody has set any."""
+
+
 class UsageStream(Protocol):
     """The ledger's side of the shards' usage streams and inboxes."""
 
@@ -202,6 +220,9 @@ class UsageStream(Protocol):
 
     async def send(self, answers: Sequence[tuple[int, str, bytes]]) -> None:
         """Put answers (shard, holder, payload) into inboxes, in order, in one round trip."""
+
+    async def announce(self, events: Sequence[BalanceEvent]) -> None:
+        """Put events on the activity streams, in order; one that is there already is passed over."""
 
     async def trim(self, positions: dict[int, str]) -> None:
         """Forget entries up to and including each shard's position."""
@@ -258,3 +279,7 @@ class LedgerStore(Protocol):
 
         After `Unavailable` it is unknown whether it was committed: `recover`.
         """
+
+    async def events(self, sent: int) -> list[BalanceEvent]:
+        """Events that `apply` and `close_shard` committed and that are perhaps not sent, oldest
+        first, not all at once; forget those up to row `sent`."""

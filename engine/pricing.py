@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from engine.errors import ConfigError
+
+_UNITS_MAX = 1_000_000
+_ENTRIES_MAX = 10_000
+# E.164 numbers have no more digits.
+_PREFIX = re.compile(r"(\+[0-9]{1,15})?")
+_SHOWN_MAX = 20
 
 
 class PriceTable:
@@ -32,3 +39,18 @@ class PriceTable:
             if price is not None:
                 return price
         return self._base
+
+
+def first_wrong(prices: Mapping[str, int]) -> tuple[str, str] | None:
+    """What is wrong with the table `prices`, as (field, what is allowed); None when nothing is."""
+    if "" not in prices:
+        return "prices", 'a table with an entry "" for all other destinations'
+    if len(prices) > _ENTRIES_MAX:
+        return "prices", f"a table of at most {_ENTRIES_MAX} entries"
+    for prefix, units in prices.items():
+        field = f'prices["{prefix[:_SHOWN_MAX]}"]'
+        if not _PREFIX.fullmatch(prefix):
+            return field, 'the entry of a prefix such as "+98", "+" and 1 to 15 digits'
+        if not 1 <= units <= _UNITS_MAX:
+            return field, f"from 1 to {_UNITS_MAX} units a segment"
+    return None

@@ -175,7 +175,12 @@ class Quota:
             pause_s = _RETRY_S
             for shard, position, answer in arrived:
                 self._positions[shard] = position
-                self._perform(self._holder.answered(answer, self._now_us()))
+                effects = self._holder.answered(answer, self._now_us())
+                self._perform(effects)
+                if effects.wake:
+                    # They reserve before the next answer is seen: it may be a recall, and
+                    # a grant taken back unused would send them round once more.
+                    await asyncio.sleep(0)
 
     async def _tick(self) -> None:
         last_us = self._now_us()

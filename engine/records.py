@@ -17,7 +17,7 @@ QUEUES: tuple[Queue, ...] = ("express", "normal")
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
-Event = Literal[
+MessageEvent = Literal[
     "accepted",  # admitted to its queue; its units are held
     "scheduled",  # admitted, but not to be sent before a later time; its units are held
     "sent",  # a provider accepted it; its units are captured
@@ -26,6 +26,11 @@ Event = Literal[
     "expired",  # its validity ended before a provider took it; its units are released
     "dead",  # set aside in the dead-letter stream after killing workers; still held
 ]
+# Of an organisation, not of a message.
+OrganisationEvent = Literal[
+    "low_balance",  # its usable units fell below its threshold; `units` are those left
+]
+Event = MessageEvent | OrganisationEvent
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -53,7 +58,11 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """One event of one message. Column for column the ClickHouse table `activity`."""
+    """One event of one message. Column for column the ClickHouse table `activity`.
+
+    An event of an organisation has "" and 0 where a message would have something to say;
+    its `accepted_at_us` is its time, which places it in the table.
+    """
 
     at_us: int
     organisation_id: int
@@ -61,10 +70,10 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     # From the message: with the organisation and the id, the table's sort key.
     accepted_at_us: int
     event: Event
-    queue: Queue
+    queue: Queue | Literal[""]
     to: str
     sender: str
-    encoding: Encoding
+    encoding: Encoding | Literal[""]
     segments: int
     units: int
     # Number of the attempt this event belongs to, from 1; 0 before any attempt.
@@ -294,6 +303,8 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     name: str
     created_at: datetime
+    # It is told when its usable units fall below so many; None: never.
+    low_balance: int | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -338,6 +349,31 @@ class TopUp(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     at: datetime
     balance: Balance
+
+
+class Transaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A movement of an organisation's units, as the organisation sees it.
+
+    Those of messages are sums: what the ledger booked in one batch.
+    """
+
+    # Counts up for an organisation in the order in which its movements were committed.
+    id: int
+    at: datetime
+    type: Literal["top-up", "hold", "capture", "release", "reopen"]
+    units: int
+    # Of a top-up the payer's name for it; where books were closed because Redis lost them,
+    # the cause; else None.
+    reference: str | None
+
+
+class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):
+    """All prices at one time."""
+
+    # Goes up with each change.
+    version: int
+    # Units a segment by prefix of the destination; the longest that matches counts.
+    prices: dict[str, int]
 
 
 class Once(msgspec.Struct, frozen=True, kw_only=True):

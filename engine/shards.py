@@ -43,6 +43,12 @@ def activity_key(shard: int) -> bytes:
 
 
 @cache
+def announced_key(shard: int) -> bytes:
+    """Number of the last of the ledger's own events that is on the shard's activity stream."""
+    return b"credit:{%d}:announced" % shard
+
+
+@cache
 def usage_key(shard: int) -> bytes:
     return b"credit:{%d}:usage" % shard
 

@@ -130,7 +130,7 @@ async def consume(url: str, pid: int, batch: int, count: int) -> tuple[float, fl
     reader = QueueStreams(
         commands, reading, queue="normal", shards=SHARDS, worker_name="w1", timeout_s=10, log=log
     )
-    await reader.join(0)
+    await reader.join()
     await fill(commands, count)
     verdict = Verdict(kind="accepted", provider="p", provider_message_id="0193abcd", latency_us=50_000)
     backoff, rng = Backoff(first_us=1, max_us=1), Random(1)

@@ -6,14 +6,20 @@ from aiohttp import hdrs, web
 
 from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
+from engine.api.pages import transactions_page
 from engine.api.services import Services
 
 
 class Accounts:
     def __init__(self, services: Services, keys: Keys) -> None:
         self._directory = services.directory
+        self._transactions = services.transactions
         self._keys = keys
 
     async def balance(self, request: web.Request) -> Answer:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(organisation_id))
+
+    async def transactions(self, request: web.Request) -> Answer:
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        return answer_of(200, await transactions_page(request, self._transactions, organisation_id))

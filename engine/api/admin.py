@@ -5,28 +5,27 @@ Each checks the admin key before it reads anything else of the request.
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from aiohttp import hdrs, web
 
 from engine.api.answers import Answer, answer_of
 from engine.api.auth import AdminKey
-from engine.api.bodies import Shape, invalid, read_body
+from engine.api.bodies import Shape, read_body
 from engine.api.exchange import fingerprint, idempotency_key
+from engine.api.pages import NUMBER, asked, limit_asked, transactions_page
 from engine.api.problems import not_found
 from engine.api.services import Services
 from engine.records import ApiKey, Once, Organisation
 
-_PAGE_DEFAULT = 100
-_PAGE_MAX = 1_000
-# At most 18 digits: every such number fits PostgreSQL's bigint.
-_NUMBER = re.compile(r"[0-9]{1,18}")
 _SCOPE = "admin"
 
 
 class _NewOrganisation(msgspec.Struct, forbid_unknown_fields=True):
     name: str
+
+
+class _Change(msgspec.Struct, forbid_unknown_fields=True):
+    low_balance: int | None
 
 
 class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,6 +48,9 @@ class _Keys(msgspec.Struct):
 
 
 _ORGANISATION = Shape(_NewOrganisation, "an organisation", {"name": "a string of 1 to 200 characters"})
+_CHANGE = Shape(
+    _Change, "a change of an organisation", {"low_balance": "a whole number of units, or null for never"}
+)
 _KEY = Shape(_NewKey, "a key", {})
 _TOP_UP = Shape(
     _NewTopUp,
@@ -72,12 +74,18 @@ class Admin:
 
     async def organisations(self, request: web.Request) -> Answer:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        after = _asked(request, "after", 0, 0, 10**18 - 1)
-        limit = _asked(request, "limit", _PAGE_DEFAULT, 1, _PAGE_MAX)
+        after, limit = asked(request, "after", 0), limit_asked(request)
         # One more than asked for tells whether there is another page.
         found = await self._directory.organisations(after, limit + 1)
         page = found[:limit]
         return answer_of(200, _Organisations(page, page[-1].id if len(found) > limit else None))
+
+    async def change_organisation(self, request: web.Request) -> Answer:
+        """Safe to repeat."""
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        wanted = _CHANGE.decode(await read_body(request, self._services.body_bytes_max))
+        organisation_id = _organisation_id(request)
+        return answer_of(200, await self._directory.set_low_balance(organisation_id, wanted.low_balance))
 
     async def create_key(self, request: web.Request) -> Answer:
         body, once = await self._posted(request)
@@ -97,6 +105,11 @@ class Admin:
     async def balance(self, request: web.Request) -> Answer:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(_organisation_id(request)))
+
+    async def transactions(self, request: web.Request) -> Answer:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        page = await transactions_page(request, self._services.transactions, _organisation_id(request))
+        return answer_of(200, page)
 
     async def top_up(self, request: web.Request) -> Answer:
         body, once = await self._posted(request)
@@ -128,16 +141,6 @@ def _organisation_id(request: web.Request) -> int:
 
 def _number(request: web.Request, name: str, noun: str) -> int:
     told = request.match_info[name]
-    if not _NUMBER.fullmatch(told):
+    if not NUMBER.fullmatch(told):
         raise not_found(f"There is no {noun} with this id.")
-    return int(told)
-
-
-def _asked(request: web.Request, name: str, default: int, least: int, most: int) -> int:
-    """A number from the query."""
-    told = request.query.get(name)
-    if told is None:
-        return default
-    if not _NUMBER.fullmatch(told) or not least <= int(told) <= most:
-        raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
     return int(told)

@@ -13,6 +13,7 @@ from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
 from engine.api.exchange import Action, Exchanges
 from engine.api.messages import Messages
+from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.services import Services
 from engine.errors import Refusal
@@ -48,19 +49,23 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     """The application, to be served by `server.Server`. Call it on the loop it will run on."""
     keys = keys or Keys(services.directory)
     messages, accounts = Messages(services, keys), Accounts(services, keys)
-    admin, probes = Admin(services), Probes(services)
+    admin, prices, probes = Admin(services), PriceTables(services), Probes(services)
     routes: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},
         "/v1/messages/{id}": {"GET": messages.show},
         "/v1/balance": {"GET": accounts.balance},
+        "/v1/balance/transactions": {"GET": accounts.transactions},
         "/healthz": {"GET": probes.alive},
         "/readyz": {"GET": probes.ready},
         "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},
+        "/v1/admin/organisations/{organisation_id}": {"PATCH": admin.change_organisation},
         "/v1/admin/organisations/{organisation_id}/keys": {"GET": admin.keys, "POST": admin.create_key},
         "/v1/admin/organisations/{organisation_id}/keys/{key_id}": {"DELETE": admin.revoke_key},
         "/v1/admin/organisations/{organisation_id}/balance": {"GET": admin.balance},
+        "/v1/admin/organisations/{organisation_id}/transactions": {"GET": admin.transactions},
         "/v1/admin/organisations/{organisation_id}/top-ups": {"POST": admin.top_up},
+        "/v1/admin/prices": {"GET": prices.show, "PUT": prices.replace},
         "/v1/admin/status": {"GET": admin.status},
         "/v1/admin/audit": {"GET": admin.audit},
     }

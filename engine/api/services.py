@@ -20,12 +20,16 @@ from engine.records import (
     NewOrganisation,
     Once,
     Organisation,
+    PriceSheet,
     TopUp,
+    Transaction,
 )
 
 Draft = MessageDraft | Refusal
 Outcome = Accepted | Refusal
 Render = Callable[[Sequence[Outcome]], bytes]
+# (organisation id, before id, limit) → its transactions, newest first. Raises Refusal 404, Unavailable.
+Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
 
 
 class Submitted(Protocol):
@@ -78,6 +82,17 @@ class Directory(Protocol):
 
     async def balance(self, organisation_id: int) -> Balance: ...
 
+    async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation: ...
+
+
+class Prices(Protocol):
+    """The price table. Every call raises Unavailable."""
+
+    async def read(self) -> PriceSheet: ...
+
+    async def replace(self, prices: Mapping[str, int], version: int | None = None) -> PriceSheet:
+        """Let the table be `prices`; with `version` only if that one stands."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
@@ -85,6 +100,8 @@ class Services:
 
     ingest: Ingest
     directory: Directory
+    prices: Prices
+    transactions: Transactions
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     # The two admin reports; anything that msgspec can encode.

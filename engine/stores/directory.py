@@ -4,24 +4,21 @@ Under failure. Every call is one statement or one transaction: it took effect wh
 not at all. `Unavailable` from a call that writes means that nobody knows which (the
 connection may have broken in the commit). A top-up is then repeated with the same
 reference; the creation of an organisation or a key with the same Idempotency-Key, which
-answers 409 when it did take effect. Nothing here is retried by itself. A caller that
-gives up has its statement canceled and its transaction rolled back.
+answers 409 when it did take effect. Nothing here is retried by itself; what becomes of
+the statements of a caller that gives up is said in `pool`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import unicodedata
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
 
 from engine import keys
-from engine.errors import ConfigError, Refusal, Unavailable
+from engine.errors import Refusal, Unavailable
 from engine.records import (
     ApiKey,
     Balance,
@@ -33,8 +30,11 @@ from engine.records import (
     TopUp,
 )
 from engine.shards import shard_of
+from engine.stores.pool import Pool
 
 UNITS_MAX = 10**15
+# What the activity's column `units` can hold, rounded down.
+LOW_BALANCE_MAX = 4_000_000_000
 _TEXT_MAX = 200
 # Keys of one organisation that are listed; more is a mistake.
 _KEYS_MAX = 1_000
@@ -53,6 +53,15 @@ _CLAIM = """
 _CLAIMED = "SELECT fingerprint, answer FROM idempotency WHERE scope = $1 AND key = $2"
 _KEEP_ANSWER = "UPDATE idempotency SET answer = $3 WHERE scope = $1 AND key = $2"
 
+_ORGANISATIONS = """
+    SELECT o.id, o.name, o.created_at, a.low_balance
+    FROM organisations o LEFT JOIN accounts a ON a.organisation_id = o.id
+    WHERE o.id > $1 ORDER BY o.id LIMIT $2
+"""
+_SET_LOW_BALANCE = """
+    UPDATE accounts a SET low_balance = $2 FROM organisations o
+    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING o.name, o.created_at
+"""
 _CREDENTIALS = """
     SELECT id, organisation_id, secret_sha256 FROM api_keys
     WHERE id = ANY($1::bigint[]) AND revoked_at IS NULL
@@ -82,33 +91,9 @@ _ADD_TO_JOURNAL = """
     VALUES ($1, 'top-up', 'payments', 'available', $2, $3)
 """
 
-# What passes: the server is away, starting, stopping, too busy, or a replica just now.
-_PASSING = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
 _SPENDERS = """
 SELECT organisation_id FROM accounts
 WHERE available > 0 AND held + captured > 0 ORDER BY captured DESC LIMIT $1"""
-# Interface errors that time will not mend, and so are not Unavailable.
-_MISTAKEN = (
-    asyncpg.exceptions._base.DataError,
-    asyncpg.ClientConfigurationError,
-    asyncpg.UnsupportedClientFeatureError,
-)
-# What an operator must mend; until then the same call may be tried again.
-_TO_MEND = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.UndefinedTableError,
-)
 
 
 class _Made(msgspec.Struct, frozen=True):
@@ -118,62 +103,31 @@ class _Made(msgspec.Struct, frozen=True):
     key_id: int
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except _MISTAKEN:
-        raise
-    except _PASSING as e:
-        raise Unavailable("PostgreSQL cannot be reached or did not answer in time.") from e
-    except _TO_MEND as e:
-        raise Unavailable("PostgreSQL refuses the engine, or its schema is not set up.", 5.0) from e
-
-
 class Directory:
-    """One pool of connections; made by `connect`, on the loop that uses it."""
+    """What an API process knows of organisations; made by `connect`, on the loop that uses it."""
 
-    def __init__(self, pool: Any, shards: int, timeout_s: float) -> None:
+    def __init__(self, pool: Pool, shards: int) -> None:
         self._pool = pool
         self._shards = shards
-        self._timeout_s = timeout_s
 
     @classmethod
     async def connect(
         cls, url: str, *, shards: int, timeout_s: float = 3.0, connections_max: int = 4
     ) -> Directory:
-        """Does not fail because PostgreSQL is away: it is connected to when needed.
-
-        A statement, a connect and the wait for a free connection end after `timeout_s`
-        each. Raises ConfigError when the URL is none of PostgreSQL.
-        """
-        _check_url(url)
-        pool = await asyncpg.create_pool(
-            url,
-            min_size=0,
-            max_size=connections_max,
-            timeout=timeout_s,
-            command_timeout=timeout_s,
-            server_settings={"application_name": "smsengine directory"},
-        )
-        return cls(pool, shards, timeout_s)
+        """With a pool of its own: see `Pool.connect`."""
+        return cls(await Pool.connect(url, timeout_s=timeout_s, connections_max=connections_max), shards)
 
     async def close(self) -> None:
-        """Close the connections; those in use are cut after the time-out."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
+        """Close the pool."""
+        await self._pool.close()
 
     async def ping(self) -> None:
         """Raises Unavailable when PostgreSQL does not answer."""
-        async with self._connection() as connection:
-            await connection.execute("SELECT 1")
+        await self._pool.ping()
 
     async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
         """Those of the keys that exist and are not revoked, by key id."""
-        async with self._connection() as connection:
+        async with self._pool.connection() as connection:
             rows = await connection.fetch(_CREDENTIALS, key_ids)
         return {
             key_id: Credential(key_id=key_id, organisation_id=o, secret_sha256=s) for key_id, o, s in rows
@@ -186,7 +140,7 @@ class Directory:
         """
         _check_text("name", name)
         secret = keys.new_secret()
-        async with self._transaction() as connection:
+        async with self._pool.transaction() as connection:
             await _claim(connection, once)
             new_id = await connection.fetchval(
                 "INSERT INTO organisations (name) VALUES ($1) RETURNING id", name
@@ -202,13 +156,25 @@ class Directory:
 
     async def organisations(self, after: int, limit: int) -> list[Organisation]:
         """Those with ids above `after`, by id."""
-        async with self._connection() as connection:
-            rows = await connection.fetch(
-                "SELECT id, name, created_at FROM organisations WHERE id > $1 ORDER BY id LIMIT $2",
-                after,
-                limit,
-            )
-        return [Organisation(id=i, name=name, created_at=at) for i, name, at in rows]
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(_ORGANISATIONS, after, limit)
+        return [Organisation(id=i, name=name, created_at=at, low_balance=low) for i, name, at, low in rows]
+
+    async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
+        """Tell the organisation when it falls below so many usable units; None: never.
+
+        Falling below is what counts: one that has fewer already is told the next time.
+        Raises Refusal 404, 422.
+        """
+        if units is not None and not 1 <= units <= LOW_BALANCE_MAX:
+            allowed = f"from 1 to {LOW_BALANCE_MAX} units, or null for never"
+            raise Refusal("invalid_field", 422, f"`low_balance` must be {allowed}.", "low_balance")
+        async with self._pool.connection() as connection:
+            row = await connection.fetchrow(_SET_LOW_BALANCE, organisation_id, units)
+        if row is None:
+            raise _no_organisation()
+        name, at = row
+        return Organisation(id=organisation_id, name=name, created_at=at, low_balance=units)
 
     async def spenders(self, limit: int) -> list[int]:
         """Organisations that have units and have spent some, those that spent most first.
@@ -216,20 +182,20 @@ class Directory:
         Empty when PostgreSQL is away: it only saves first messages a wait.
         """
         try:
-            async with self._connection() as connection:
+            async with self._pool.connection() as connection:
                 rows = await connection.fetch(_SPENDERS, limit)
         except Unavailable:
             return []
         return [row[0] for row in rows]
 
     async def exists(self, organisation_id: int) -> bool:
-        async with self._connection() as connection:
+        async with self._pool.connection() as connection:
             return await _exists(connection, organisation_id)
 
     async def create_key(self, organisation_id: int, once: Once | None = None) -> NewKey:
         """One more key; the others stay good. Raises Refusal 404, 409 when `once` was used before."""
         secret = keys.new_secret()
-        async with self._transaction() as connection:
+        async with self._pool.transaction() as connection:
             await _claim(connection, once)
             if not await _exists(connection, organisation_id):
                 raise _no_organisation()
@@ -239,7 +205,7 @@ class Directory:
 
     async def api_keys(self, organisation_id: int) -> list[ApiKey]:
         """The newest thousand, revoked ones too, newest first. Raises Refusal 404."""
-        async with self._connection() as connection:
+        async with self._pool.connection() as connection:
             rows = await connection.fetch(_KEYS, organisation_id, _KEYS_MAX)
             if not rows and not await _exists(connection, organisation_id):
                 raise _no_organisation()
@@ -247,7 +213,7 @@ class Directory:
 
     async def revoke_key(self, organisation_id: int, key_id: int) -> None:
         """Revoking again changes nothing. Raises Refusal 404."""
-        async with self._connection() as connection:
+        async with self._pool.connection() as connection:
             if not await connection.fetchval(_REVOKE, key_id, organisation_id):
                 raise Refusal("not_found", 404, "The organisation has no key with this id.")
 
@@ -262,7 +228,7 @@ class Directory:
         _check_text("reference", reference)
         if not 1 <= units <= UNITS_MAX:
             raise Refusal("invalid_field", 422, f"`units` must be from 1 to {UNITS_MAX}.", "units")
-        async with self._transaction() as connection:
+        async with self._pool.transaction() as connection:
             await _claim(connection, once, repeatable=True)
             if not await _exists(connection, organisation_id):
                 raise _no_organisation()
@@ -284,19 +250,8 @@ class Directory:
 
     async def balance(self, organisation_id: int) -> Balance:
         """Exact as of the last usage that the ledger has booked. Raises Refusal 404."""
-        async with self._connection() as connection:
+        async with self._pool.connection() as connection:
             return await _balance(connection, organisation_id)
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Any]:
-        with _translated():
-            async with self._pool.acquire(timeout=self._timeout_s) as connection:
-                yield connection
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Any]:
-        async with self._connection() as connection, connection.transaction():
-            yield connection
 
 
 async def _claim(connection: Any, once: Once | None, *, repeatable: bool = False) -> None:
@@ -375,13 +330,3 @@ def _check_text(field: str, text: str) -> None:
     if not good or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         allowed = f"1 to {_TEXT_MAX} characters, not all blank, without control characters"
         raise Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("postgresql", "postgres") and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError("postgres.url must be a URL such as postgresql://HOST:PORT/DATABASE.")

@@ -156,12 +156,12 @@ end
 -- whose entries another has settled since, it books nothing.
 local function settle(keys, args)
   local at, counted, rows, held = 3, 0, {}, 0
-  local captured, released, order = {}, {}, {}
+  local captured, released, order, done = {}, {}, {}, {}
   for _ = 1, tonumber(args[2]) do
     local id, outcome, org = args[at], args[at + 1], args[at + 2]
     if redis.call('XACK', keys[1], GROUP, id) == 1 then
-      redis.call('XDEL', keys[1], id)
       counted = counted + 1
+      done[counted] = id
       if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
       if outcome == 'd' then
         redis.call('ZADD', keys[2], args[at + 5], args[at + 6])
@@ -180,6 +180,10 @@ local function settle(keys, args)
     end
     at = at + 5 + (outcome == 'd' and 2 or outcome == 'x' and 1 or 0)
   end
+  -- Not too many at once for Lua's stack.
+  for first = 1, counted, 500 do
+    redis.call('XDEL', keys[1], unpack(done, first, math.min(first + 499, counted)))
+  end
   if #rows > 0 then redis.call('XADD', keys[4], '*', 'b', array_of(rows)) end
   if #order > 0 then
     local flat = {}
@@ -192,6 +196,25 @@ local function settle(keys, args)
     redis.call('DECRBY', keys[6], held)
   end
   return counted
+end
+
+-- announce(activity, announced; then per event: its number, its row)
+-- -> how many were put on the stream
+-- Numbers count up; `announced` is the last that is on the stream. Sent again, by this ledger
+-- or the next, or by one that was frozen meanwhile: passed over.
+local function announce(keys, args)
+  local rows, last = {}, redis.call('GET', keys[2]) or '0'
+  for i = 1, #args, 2 do
+    if tonumber(args[i]) > tonumber(last) then
+      rows[#rows + 1] = args[i + 1]
+      last = args[i]
+    end
+  end
+  if #rows > 0 then
+    redis.call('XADD', keys[1], '*', 'b', array_of(rows))
+    redis.call('SET', keys[2], last)
+  end
+  return #rows
 end
 
 -- promote(due, sms; now_us, limit) -> how many moved to the queue
@@ -386,5 +409,6 @@ redis.register_function('close', close)
 redis.register_function('fence', fence)
 redis.register_function('admit', admit)
 redis.register_function('settle', settle)
+redis.register_function('announce', announce)
 redis.register_function('promote', promote)
 redis.register_function('take_over', take_over)

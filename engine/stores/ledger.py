@@ -12,7 +12,16 @@ from contextlib import asynccontextmanager
 import asyncpg
 import msgspec
 
-from engine.books import MOVEMENTS, Account, Books, Recovered, StoredAnswer, UsageEntry, WaitingRequest
+from engine.books import (
+    MOVEMENTS,
+    Account,
+    BalanceEvent,
+    Books,
+    Recovered,
+    StoredAnswer,
+    UsageEntry,
+    WaitingRequest,
+)
 from engine.credit_ledger import organisations_of
 from engine.errors import Broken, Unavailable
 from engine.records import Request
@@ -23,7 +32,7 @@ _LOCK = 0x736D7365
 _encode = msgspec.msgpack.Encoder().encode
 
 _LOAD_ACCOUNTS = """
-SELECT organisation_id, shard, available, granted, held, captured FROM accounts
+SELECT organisation_id, shard, available, granted, held, captured, low_balance FROM accounts
 WHERE organisation_id = ANY($1::bigint[]) ORDER BY organisation_id FOR UPDATE"""
 
 _LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisation_id = ANY($1::bigint[])"
@@ -66,6 +75,17 @@ WHERE s.shard = n.shard"""
 _WRITE_WAITING = """
 INSERT INTO waiting_requests (shard, holder, epoch, number, organisation_id, wanted, needed, waiting)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id"""
+
+_WRITE_EVENTS = """
+INSERT INTO balance_events (shard, organisation_id, event, units)
+SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[])"""
+
+_FORGET_EVENTS = "DELETE FROM balance_events WHERE id <= $1"
+
+_EVENTS = """
+SELECT id, shard, organisation_id, event, units, (extract(epoch FROM at) * 1000000)::bigint
+FROM balance_events ORDER BY id LIMIT $1"""
+_EVENTS_MAX = 1_000
 
 
 class PostgresLedger:
@@ -151,6 +171,13 @@ class PostgresLedger:
                 await connection.execute("DELETE FROM answers WHERE id <= $1", sent)
             return await self._save_answers(connection, books)
 
+    async def events(self, sent: int) -> list[BalanceEvent]:
+        async with self._border() as connection:
+            if sent:
+                await connection.execute(_FORGET_EVENTS, sent)
+            rows = await connection.fetch(_EVENTS, _EVENTS_MAX)
+        return [BalanceEvent(*row) for row in rows]
+
     async def _load(self, connection: asyncpg.Connection, entries: Sequence[UsageEntry]) -> Books:
         concerned = {o for entry in entries for o in organisations_of(entry)}
         fenced = list({entry.holder for entry in entries if entry.kind == "fence"})
@@ -197,6 +224,9 @@ class PostgresLedger:
         ]
         if journal:
             await connection.execute(_WRITE_JOURNAL, *map(list, zip(*journal, strict=True)))
+        events = [(books.accounts[o].shard, o, "low_balance", books.accounts[o].usable) for o in books.low]
+        if events:
+            await connection.execute(_WRITE_EVENTS, *map(list, zip(*events, strict=True)))
         await connection.execute(_SAVE_POSITIONS, list(positions), list(positions.values()))
         await self._save_waiting(connection, books)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from engine import shards as keys
-from engine.books import ShardLife, UsageEntry
+from engine.books import BalanceEvent, ShardLife, UsageEntry
 from engine.errors import Broken
 from engine.stores.admission import fence_command
 from engine.stores.redis import Command, RedisLink, ReplyError, load_functions
@@ -14,6 +16,8 @@ from engine.stores.redis import Command, RedisLink, ReplyError, load_functions
 # An inbox is read at once by a holder that lives; this bounds one whose holder does not.
 _INBOX_MAX = 10_000
 _INBOX_TTL_S = 86400
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisUsage:
@@ -44,6 +48,17 @@ class RedisUsage:
         for inbox in {keys.inbox_key(shard, holder) for shard, holder, _ in answers}:
             commands.append(("EXPIRE", inbox, _INBOX_TTL_S))
         await self._all(commands)
+
+    async def announce(self, events: Sequence[BalanceEvent]) -> None:
+        by_shard: dict[int, list[bytes | int]] = {}
+        for event in events:
+            by_shard.setdefault(event.shard, []).extend((event.row_id, _encode(event.activity())))
+        await self._all(
+            [
+                ("FCALL", "announce", 2, keys.activity_key(s), keys.announced_key(s), *numbered)
+                for s, numbered in by_shard.items()
+            ]
+        )
 
     async def trim(self, positions: dict[int, str]) -> None:
         await self._all(

@@ -277,7 +277,7 @@ async def test_a_failing_lookup_is_not_remembered(directory: Directory, acme: Ne
                 raise ZeroDivisionError
             return await directory.credentials(key_ids)
 
-    failing = Failing(None, 16, 1.0)
+    failing = Failing(directory._pool, 16)
     known = Keys(failing)
     with pytest.raises(ZeroDivisionError):
         await known.organisation(bearer(acme.api_key))

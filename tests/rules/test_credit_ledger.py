@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.books import Account, Books, UsageEntry
-from engine.credit_ledger import decide, size_grant
+from engine.books import Account, BalanceEvent, Books, UsageEntry
+from engine.credit_ledger import close_books, decide, size_grant
 from engine.errors import Broken
 from engine.records import Answer, Request, Return
 
@@ -119,6 +119,66 @@ def test_requests_are_answered_one_after_another() -> None:
 def test_usage_beyond_the_quota_breaks() -> None:
     with pytest.raises(Broken, match="more of organisation 1 than granted"):
         decide(books(0, a=5), [entry("usage", "a", [ORG, 6])])
+
+
+def watched(threshold: int | None, available: int = TOTAL, **quotas: int) -> Books:
+    b = books(available, **quotas)
+    b.accounts[ORG].low_balance = threshold
+    return b
+
+
+@pytest.mark.parametrize(
+    ("threshold", "told"), [(970, []), (971, [ORG]), (1000, [ORG]), (1001, []), (None, [])]
+)
+def test_falling_below_the_threshold_is_told(threshold: int | None, told: list[int]) -> None:
+    b = watched(threshold, 900, a=100)
+    decide(b, [entry("usage", "a", [ORG, 10]), entry("usage", "a", [ORG, 20])])
+    assert b.low == told
+
+
+def test_quota_with_a_holder_is_usable_still() -> None:
+    b = watched(1000)
+    decide(b, [request("a", 1, 100, 1), given_back("a", 100), request("a", 2, 100, 1), entry("fence", "a")])
+    assert b.low == []
+
+
+def test_who_is_below_is_not_told_again_before_the_threshold_was_reached_again() -> None:
+    b = watched(950, 900, a=100)
+    steps = []
+    for entries in (
+        [entry("usage", "a", [ORG, 60])],
+        [entry("usage", "a", [ORG, 20])],
+        [entry("settle", "w", [ORG, 50, 29])],
+        [entry("settle", "w", [ORG, 0, 1]), entry("usage", "a", [ORG, 1])],
+        [entry("usage", "a", [ORG, 1])],
+    ):
+        decide(b, entries)
+        steps.append((b.accounts[ORG].usable, len(b.low)))
+    # A top-up comes by another transaction.
+    b.accounts[ORG].available += 100
+    decide(b, [entry("usage", "a", [ORG, 1])])
+    decide(b, [request("a", 1, 200, 1), entry("usage", "a", [ORG, 98])])
+    steps.append((b.accounts[ORG].usable, len(b.low)))
+    assert steps == [(940, 1), (920, 1), (949, 1), (949, 1), (948, 1), (949, 2)]
+
+
+def test_down_and_up_again_within_one_transaction_is_not_told() -> None:
+    b = watched(1000, 900, a=100)
+    decide(b, [entry("usage", "a", [ORG, 30]), entry("settle", "w", [ORG, 0, 30])])
+    assert b.low == []
+
+
+def test_closing_the_books_tells_as_well() -> None:
+    b = watched(1000, 900, a=100)
+    close_books(b, 0, {ORG: 1})
+    assert (b.accounts[ORG].usable, b.low) == (999, [ORG])
+
+
+def test_an_event_of_an_organisation_is_a_row_without_a_message() -> None:
+    event = BalanceEvent(row_id=5, shard=3, organisation_id=ORG, event="low_balance", units=49, at_us=17)
+    row = event.activity()
+    assert (row.organisation_id, row.event, row.units, row.at_us) == (ORG, "low_balance", 49, 17)
+    assert (row.message_id, row.to, row.segments, row.accepted_at_us) == ("", "", 0, 17)
 
 
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))

@@ -50,6 +50,7 @@ def test_a_sent_message_shows_its_whole_history() -> None:
         "from": "ACME",
         "encoding": "GSM-7",
         "segments": 2,
+        "price": 3,
         "units": 6,
         "reference": "order-1",
         "accepted_at": "2026-11-22T08:26:00.000000Z",

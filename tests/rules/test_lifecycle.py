@@ -20,7 +20,7 @@ from engine.lifecycle import (
     charge_after,
     status_after,
 )
-from engine.records import Event
+from engine.records import MessageEvent
 
 EVENTS: tuple[Happening, ...] = tuple(STANDS_FOR)
 ENDS: tuple[Status, ...] = ("rejected", "canceled", "expired", "failed", "undelivered", "delivered")
@@ -34,7 +34,7 @@ def status_of(events: list[Happening]) -> Status | None:
 
 
 def test_every_recorded_event_is_in_the_tables() -> None:
-    assert set(get_args(Event)) <= set(EVENTS)
+    assert set(get_args(MessageEvent)) <= set(EVENTS)
 
 
 def test_the_tables_name_every_pair() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from engine.pricing import PriceTable
+from engine.pricing import PriceTable, first_wrong
 
 
 def test_the_longest_prefix_counts() -> None:
@@ -48,3 +48,31 @@ def test_a_wrong_table_is_named_to_the_operator(prices: dict[str, int], named: s
     with pytest.raises(ConfigError) as caught:
         PriceTable(prices)
     assert named in str(caught.value)
+
+
+def test_a_table_that_is_right_has_nothing_wrong() -> None:
+    assert first_wrong({"": 1, "+1": 1_000_000, "+123456789012345": 2}) is None
+
+
+@pytest.mark.parametrize(
+    ("prices", "field"),
+    [
+        ({}, "prices"),
+        ({"+98": 1}, "prices"),
+        ({"": 1} | {f"+{n}": 1 for n in range(10_000)}, "prices"),
+        ({"": 0}, 'prices[""]'),
+        ({"": 1, "+98": 0}, 'prices["+98"]'),
+        ({"": 1, "+98": 1_000_001}, 'prices["+98"]'),
+        ({"": 1, "98": 2}, 'prices["98"]'),
+        ({"": 1, "+": 2}, 'prices["+"]'),
+        ({"": 1, "+1234567890123456": 2}, 'prices["+1234567890123456"]'),
+        ({"": 1, "+98\n": 2}, 'prices["+98\n"]'),
+        ({"": 1, "+\u0661": 2}, 'prices["+\u0661"]'),
+        ({"": 1, "x" * 1000: 2}, f'prices["{"x" * 20}"]'),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_is_allowed(prices: dict[str, int], field: str) -> None:
+    wrong = first_wrong(prices)
+    assert wrong is not None
+    assert wrong[0] == field
+    assert wrong[1]

@@ -66,6 +66,8 @@ class Clock:
         self.lines: list[str] | None = None
         # Errors that nobody has heard of.
         self.unheard: list[str] = []
+        # What ended the run; "" while it goes on.
+        self.halted = ""
         self._heap: list[tuple[float, int, Handle]] = []
         self._made = 0
         self._runnable: list[Process] = []
@@ -98,7 +100,7 @@ class Clock:
     def run(self, until: float, steps_max: int) -> None:
         """Step until virtual time `until`, or `steps_max` steps in all."""
         heap, rng = self._heap, self.rng
-        while self.steps < steps_max:
+        while self.steps < steps_max and not self.halted:
             while heap and heap[0][0] <= self.now:
                 handle = heapq.heappop(heap)[2]
                 if handle.gone:
@@ -139,6 +141,8 @@ class Process(asyncio.AbstractEventLoop):
         self.name = name
         self.role = role
         self.alive = True
+        # The engine.quota.Quota of an ingest process.
+        self.quota: Any = None
         # How many freezes are on it, one in another.
         self.held = 0
         self.queued = False

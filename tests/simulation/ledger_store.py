@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.books import Books, Recovered, StoredAnswer, UsageEntry, WaitingRequest
+from engine.books import BalanceEvent, Books, Recovered, StoredAnswer, UsageEntry, WaitingRequest
 from engine.credit_ledger import organisations_of
 from engine.errors import Broken, Unavailable
 from tests.simulation.clock import Process
@@ -75,6 +75,10 @@ class LedgerBooks:
         rows = await self._commit(change)
         return [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
 
+    async def events(self, sent: int) -> list[BalanceEvent]:
+        events: list[BalanceEvent] = await self._call("events", sent)
+        return events
+
     async def _decided(
         self, books: Books, decide: Callable[[Books], None], positions: dict[int, str]
     ) -> Change:
@@ -90,6 +94,7 @@ class LedgerBooks:
             journal=[(o, kind, units) for (_, o, kind), units in books.movements.items()],
             positions=positions,
             closed=books.closed,
+            events=[(books.accounts[o].shard, o, books.accounts[o].usable) for o in books.low],
             waiting=[(w.shard, w.holder, w.epoch, w.request) for w in self._unwritten()],
         )
 

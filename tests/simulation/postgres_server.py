@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.books import Account, StoredAnswer
+from engine.books import Account, BalanceEvent, StoredAnswer
 from engine.records import Request
 from tests.simulation.clock import Clock
 from tests.simulation.wires import BLOCKED, Call, Wire
@@ -31,6 +31,7 @@ class Row(msgspec.Struct, kw_only=True):
     granted: int = 0
     held: int = 0
     captured: int = 0
+    low_balance: int | None = None
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -57,6 +58,8 @@ class Change(msgspec.Struct, kw_only=True):
     closed: list[int] = []
     waiting: list[tuple[int, str, int, Request]] = []
     answers: list[tuple[int, str, bytes]] = []
+    # (shard, organisation, usable units) of those that fell below their threshold
+    events: list[tuple[int, int, int]] = []
     # Answers up to this row are deleted.
     sent: int = 0
     # For a shard that is closed: (shard, its new generation).
@@ -80,6 +83,7 @@ class Tables(msgspec.Struct):
     generations: dict[int, str] = {}
     waiting: dict[int, Waiting] = {}
     answers: dict[int, StoredAnswer] = {}
+    events: dict[int, BalanceEvent] = {}
     references: set[tuple[int, str]] = set()
     last_row: int = 0
 
@@ -110,8 +114,8 @@ class PostgresServer:
         self.locks: dict[int, Wire] = {}
         self._parked: list[tuple[Wire, Call, tuple[Any, ...]]] = []
 
-    def create(self, organisation_id: int, shard: int) -> None:
-        self.tables.accounts[organisation_id] = Row(shard=shard)
+    def create(self, organisation_id: int, shard: int, low_balance: int | None = None) -> None:
+        self.tables.accounts[organisation_id] = Row(shard=shard, low_balance=low_balance)
 
     # -- as a server
 
@@ -167,6 +171,12 @@ class PostgresServer:
             self.tables.generations[shard] = generation
             self.tables.positions[shard] = "0-0"
 
+    def _events(self, wire: Wire, sent: int) -> list[BalanceEvent]:
+        events = self.tables.events
+        for row_id in [i for i in events if i <= sent]:
+            del events[row_id]
+        return [events[i] for i in sorted(events)]
+
     def _begin(self, wire: Wire, organisations: Iterable[int], fenced: list[str]) -> Any:
         """Load and lock: the named ones, and all that have quota with a fenced holder."""
         t = self.tables
@@ -183,7 +193,7 @@ class PostgresServer:
             return BLOCKED
         self.locks.update(dict.fromkeys(organisations, wire))
         accounts = {
-            o: Account(r.shard, r.available, r.granted, r.held, r.captured)
+            o: Account(r.shard, r.available, r.granted, r.held, r.captured, r.low_balance)
             for o in organisations
             if (r := t.accounts.get(o)) is not None
         }
@@ -218,9 +228,17 @@ class PostgresServer:
         for row_id in [i for i in t.answers if i <= change.sent]:
             del t.answers[row_id]
         answers = self._write_answers(change)
+        for event in change.events:
+            row_id = t.next_row()
+            t.events[row_id] = BalanceEvent(
+                row_id, *event[:2], "low_balance", event[2], self.clock.now_us()
+            )
         if change.generation is not None:
             shard, t.generations[shard] = change.generation
             t.answers = {i: a for i, a in t.answers.items() if a.shard != shard}
+        if self.clock.lines is not None:
+            told = [(holder, msgspec.msgpack.decode(payload)) for _, holder, payload in change.answers]
+            self.clock.trace(wire.process.name, "commits", change.positions, change.quotas, told)
         self.watch.committed(change)
         self._end(wire)
         return Written(waiting, answers)

@@ -183,6 +183,18 @@ class Functions:
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
         return self.store.xack(key, GROUP, entry_id)
 
+    def announce(self, keys: Any, args: Any) -> int:
+        rows = []
+        last = int(self.store.db.get(keys[1], b"0"))
+        for number, row in zip(args[::2], args[1::2], strict=True):
+            if number > last:
+                rows.append(row)
+                last = number
+        if rows:
+            self.store.xadd(keys[0], [b"b", _array_of(rows, len(rows))])
+            self.store.db[keys[1]] = b"%d" % last
+        return len(rows)
+
     def promote(self, keys: Any, args: Any) -> int:
         ready = self.store.zrange(keys[0], args[0])[: args[1]]
         for payload in ready:

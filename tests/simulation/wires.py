@@ -122,7 +122,7 @@ class Wire:
 
     def close(self) -> None:
         """Closed by the client, or by its kernel when it was killed."""
-        if not self.failed or self in self.server.wires:
+        if not self.failed:
             self.failed = self.cut = True
             self._hang_up()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engine.blocks import block_of
+from engine.books import BalanceEvent
 from engine.errors import ConfigError, Unavailable
 from engine.records import ActivityBlock, ActivityEntry, ActivityRow
 from engine.stores.activity import ClickHouseActivityStore
@@ -174,6 +175,24 @@ async def test_the_roll_up_has_quantiles_by_minute_provider_and_code(world: Worl
         "WHERE event = 'accepted'"
     )
     assert all(quantile != quantile for quantile in accepted[0]), "no attempt, no latency"
+
+
+async def test_an_event_of_an_organisation_is_kept_among_those_of_messages(world: World) -> None:
+    event = BalanceEvent(
+        row_id=1, shard=0, organisation_id=7, event="low_balance", units=3_999_999_999, at_us=T0 + 123_456
+    )
+    rows = [make_row(0, organisation_id=7, event="accepted", units=2), event.activity()]
+    for _ in range(2):
+        await world.store.insert(block(rows), "t")
+    assert await world.query(
+        "SELECT toUnixTimestamp64Micro(at), units, message_id, queue FROM activity"
+        " WHERE event = 'low_balance'"
+    ) == [(T0 + 123_456, 3_999_999_999, "", "")]
+    assert await world.query(
+        "SELECT event, queue, sum(messages), sum(units) FROM activity_minute"
+        " GROUP BY event, queue ORDER BY event"
+    ) == [("accepted", rows[0].queue, 1, 2), ("low_balance", "", 1, 3_999_999_999)]
+    assert (await world.store.sums_before({0: (9, 0)}))[7] == {"accepted": 2, "low_balance": 3_999_999_999}
 
 
 async def test_inserting_a_large_block_leaves_the_loop_free(world: World) -> None:

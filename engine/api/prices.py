@@ -1,0 +1,45 @@
+"""The operator's calls on the price table."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.answers import Answer, answer_of
+from engine.api.auth import AdminKey
+from engine.api.bodies import Shape, read_body
+from engine.api.services import Services
+
+
+class _NewPrices(msgspec.Struct, forbid_unknown_fields=True):
+    prices: dict[str, int]
+    version: int | None = None
+
+
+_PRICES = Shape(
+    _NewPrices,
+    "a price table",
+    {
+        "prices": 'an object of whole numbers of units by prefix, such as {"": 1, "+98": 2}',
+        "version": "the version that the change is based on, a whole number",
+    },
+)
+
+
+class PriceTables:
+    """The actions on /v1/admin/prices."""
+
+    def __init__(self, services: Services) -> None:
+        self._prices = services.prices
+        self._body_bytes_max = services.body_bytes_max
+        self._key = AdminKey(services.admin_key_sha256)
+
+    async def show(self, request: web.Request) -> Answer:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        return answer_of(200, await self._prices.read())
+
+    async def replace(self, request: web.Request) -> Answer:
+        """Safe to repeat: the same table again changes nothing, whatever `version` says."""
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        wanted = _PRICES.decode(await read_body(request, self._body_bytes_max))
+        return answer_of(200, await self._prices.replace(wanted.prices, wanted.version))

@@ -1,0 +1,381 @@
+"""What must hold at every instant, for whoever sees everything.
+
+`Truth` hears of every change where it happens: in the simulated Redis below its functions,
+at each commit of the simulated PostgreSQL, and in each holder's credit map. A step that
+changes none of these cannot break a promise, so checking at the change is checking after
+every step. Per organisation, in units:
+
+    T topped up   H of the messages in Redis   C captured, by settlements in Redis
+    R reserved in maps of living epochs, for a request that is being answered
+    M quota left in those maps                 A available in PostgreSQL
+
+1. never overspent      H + C <= T, and what could be spent next: A + M + R <= T - H - C
+2. never refused falsely   U = T - H - C - R are the unspent units everywhere. For every
+   request the smallest U (plus what the request itself has reserved) during its life is
+   kept; a message may be refused only if that was less than what was accepted of the
+   request plus its cost.
+3. exactly once         a message is in one place, enters once, ends once; with it, in the
+   same atomic step, its units enter and leave `held`, and its row is recorded
+4. the books            every commit conserves; its quotas add up; and it says exactly what
+   a second, simpler reading of the usage entries up to its position says
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import msgspec
+
+from engine.records import ActivityRow, Message
+from engine.shards import held_key, shard_of
+from tests.simulation.clock import Clock
+from tests.simulation.holdings import Holding
+from tests.simulation.postgres_server import Change, PostgresServer
+from tests.simulation.redis_server import RedisServer
+
+_message = msgspec.msgpack.Decoder(Message).decode
+_rows = msgspec.msgpack.Decoder(list[ActivityRow]).decode
+_flat = msgspec.msgpack.Decoder(list[int]).decode
+
+_ENDS = {"sent": "captured", "failed": "released", "expired": "released"}
+
+
+class Violation(AssertionError):  # noqa: N818 - of a promise
+    """A promise does not hold."""
+
+
+class Asking:
+    """A request that is being answered."""
+
+    def __init__(self, organisation_id: int, unspent: int) -> None:
+        self.organisation_id = organisation_id
+        # Units that it has reserved itself.
+        self.own = 0
+        # The smallest number of unspent units since it came, its own included.
+        self.least: float = unspent
+
+
+# The request for which the running task works.
+asking: ContextVar[Asking | None] = ContextVar("asking", default=None)
+
+
+class Known:
+    """One message, from the first time it was seen in Redis."""
+
+    __slots__ = ("attempt", "begun", "ended", "organisation_id", "places", "shard", "state", "units")
+
+    def __init__(self, shard: int, message: Message) -> None:
+        self.shard = shard
+        self.organisation_id = message.organisation_id
+        self.units = message.units
+        self.attempt = message.reference
+        self.places = 0
+        self.state = "new"
+        # Rows of its acceptance, and of its end.
+        self.begun = 0
+        self.ended = ""
+
+
+class Sums:
+    """Units of one organisation, everywhere."""
+
+    __slots__ = ("a", "asking", "c", "h", "m", "r", "shard", "t")
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        self.t = self.h = self.c = self.r = self.m = self.a = 0
+        self.asking: list[Asking] = []
+
+
+class Truth:
+    def __init__(self, clock: Clock, shards: int) -> None:
+        self.clock = clock
+        self.shards = shards
+        self.redis: RedisServer
+        self.postgres: PostgresServer
+        self.sums: dict[int, Sums] = {}
+        self.messages: dict[str, Known] = {}
+        self.holdings: dict[str, Holding] = {}
+        # What an idempotency key has been admitted for.
+        self.keys: dict[tuple[int, str], str] = {}
+        # {organisation: {event: units}} of all rows ever recorded.
+        self.activity: dict[int, dict[str, int]] = {}
+        # Shards whose data was lost and whose books are not closed yet; and all that ever were.
+        self.broken: set[int] = set()
+        self.lost: set[int] = set()
+        # Events of organisations, by (organisation, time of its commit), and how often recorded.
+        self.announced: Counter[tuple[int, int]] = Counter()
+        self._queued_units = [0] * shards
+        # Usage entries not yet in the books: (id, {organisation: (held, captured, released)}).
+        self._behind: list[deque[tuple[Any, dict[int, list[int]]]]] = [deque() for _ in range(shards)]
+        # Of the books, by the second reading: [held, captured] by organisation.
+        self._shadow: dict[int, list[int]] = {}
+        # Of the command that runs.
+        self._touched: dict[str, Known] = {}
+        self._used: list[tuple[str, str, dict[int, list[int]]]] = []
+        self._recorded: list[ActivityRow] = []
+
+    def fail(self, sentence: str) -> NoReturn:
+        """Halt the world, whoever may catch the error."""
+        self.clock.halted = self.clock.halted or sentence
+        raise Violation(sentence)
+
+    def organisation(self, organisation_id: int) -> None:
+        self.sums[organisation_id] = Sums(shard_of(organisation_id, self.shards))
+        self._shadow[organisation_id] = [0, 0]
+
+    def unspent(self, organisation_id: int) -> int:
+        s = self.sums[organisation_id]
+        return s.t - s.h - s.c - s.r
+
+    def changed(self, organisation_id: int) -> None:
+        """After any change: what could be spent, and what every request has seen."""
+        s = self.sums[organisation_id]
+        if s.shard in self.broken:
+            for request in s.asking:
+                request.least = float("-inf")
+            return
+        unspent = s.t - s.h - s.c - s.r
+        if unspent < 0 or s.a + s.m > unspent:
+            self.fail(
+                f"organisation {organisation_id} can overspend: topped up {s.t}, held {s.h}, captured {s.c}, "
+                f"reserved {s.r}, in maps {s.m}, available {s.a}"
+            )
+        for request in s.asking:
+            if unspent + request.own < request.least:
+                request.least = unspent + request.own
+
+    # -- requests
+
+    def begin(self, organisation_id: int) -> Asking:
+        request = Asking(organisation_id, self.unspent(organisation_id))
+        if self.sums[organisation_id].shard in self.broken:
+            request.least = float("-inf")
+        self.sums[organisation_id].asking.append(request)
+        return request
+
+    def end(self, request: Asking) -> None:
+        self.sums[request.organisation_id].asking.remove(request)
+
+    def accepted(self, message_ids: list[str]) -> None:
+        """Somebody was told that these are accepted."""
+        for message_id in message_ids:
+            if message_id not in self.messages:
+                self.fail(f"message {message_id} was accepted, but has never been in Redis")
+
+    def refused(self, request: Asking, accepted: int, cost: int) -> None:
+        if request.least >= accepted + cost:
+            self.fail(
+                f"organisation {request.organisation_id} was refused a message of {cost} units beside "
+                f"{accepted} accepted, though it never had fewer than {request.least} unspent"
+            )
+
+    # -- Redis
+
+    def placed(self, shard: int, payload: bytes) -> None:
+        message = _message(payload)
+        known = self.messages.get(message.id)
+        if known is None:
+            known = self.messages[message.id] = Known(shard, message)
+        known.places += 1
+        self._queued_units[shard] += known.units
+        self._touched[message.id] = known
+
+    def left(self, shard: int, payload: bytes) -> None:
+        message_id = _message(payload).id
+        known = self.messages[message_id]
+        known.places -= 1
+        self._queued_units[shard] -= known.units
+        self._touched[message_id] = known
+
+    def used(self, shard: int, entry_id: Any, fields: list[bytes]) -> None:
+        kind, holder = fields[1].decode(), fields[3].decode()
+        deltas: dict[int, list[int]] = {}
+        if kind == "usage":
+            flat = _flat(fields[7])
+            deltas = {o: [held, 0, 0] for o, held in zip(flat[::2], flat[1::2], strict=True)}
+        elif kind == "settle":
+            flat = _flat(fields[7])
+            deltas = {o: [0, c, r] for o, c, r in zip(flat[::3], flat[1::3], flat[2::3], strict=True)}
+        self._behind[shard].append((entry_id, deltas))
+        if deltas:
+            self._used.append((kind, holder, deltas))
+
+    def recorded(self, shard: int, blob: bytes) -> None:
+        self._recorded += _rows(blob)
+
+    def done(self, command: tuple[Any, ...], reply: Any) -> None:
+        if command[0] != "FCALL" or isinstance(reply, Exception):
+            return
+        name = command[1]
+        if name in ("register", "fence", "close"):
+            self._epochs(name, command, reply)
+        if self._touched or self._used or self._recorded:
+            self._step(command)
+
+    def _epochs(self, name: str, command: tuple[Any, ...], reply: Any) -> None:
+        key: bytes = command[3]
+        shard = int(key[key.index(b"{") + 1 : key.index(b"}")])
+        if name == "close":
+            self.lose({shard})
+            self._behind[shard].clear()
+            for holding in self.holdings.values():
+                holding.void(shard, -1)
+        elif reply and (held := self.holdings.get(command[3 + command[2]])) is not None:
+            epoch = int(self.redis.store.hash(key)[b"epoch"])
+            self.clock.trace("epoch", held.name, "shard", shard, name, epoch)
+            held.void(shard, epoch)
+
+    def _step(self, command: tuple[Any, ...]) -> None:
+        """One atomic step of a shard has ended: does it add up?"""
+        wanted: dict[int, list[int]] = {}
+        shards = set()
+        for message_id, known in self._touched.items():
+            shards.add(known.shard)
+            delta = self._moved(message_id, known)
+            if delta is not None:
+                sums = wanted.setdefault(known.organisation_id, [0, 0])
+                sums[0] += delta[0]
+                sums[1] += delta[1]
+        for kind, holder, deltas in self._used:
+            for o, (held, captured, released) in deltas.items():
+                sums = wanted.setdefault(o, [0, 0])
+                sums[0] -= held
+                sums[1] -= captured + released
+                self.sums[o].c += captured
+                if kind == "usage" and (holding := self.holdings.get(holder)) is not None:
+                    holding.admitted(o, held)
+        if any(map(any, wanted.values())):
+            self.fail(f"{command[1]} booked other units than it moved: {wanted}")
+        self._check_rows()
+        for shard in shards:
+            held_units = int(self.redis.store.db.get(held_key(shard), b"0"))
+            if held_units != self._queued_units[shard]:
+                self.fail(f"held says {held_units}, queues have {self._queued_units[shard]} units")
+        for o in wanted:
+            self.changed(o)
+        self._touched, self._used, self._recorded = {}, [], []
+
+    def _moved(self, message_id: str, known: Known) -> tuple[int, int] | None:
+        """(units that entered, units that left) with this message in this step."""
+        if known.places not in (0, 1):
+            self.fail(f"message {message_id} is in {known.places} places")
+        if known.state == "new" and known.places:
+            known.state = "queued"
+            self.sums[known.organisation_id].h += known.units
+            key, _, attempt = known.attempt.partition("#")
+            if key and self.keys.setdefault((known.organisation_id, key), attempt) != attempt:
+                self.fail(f"idempotency key {key} was admitted twice")
+            return known.units, 0
+        if known.state == "queued" and not known.places:
+            known.state = "ended"
+            self.sums[known.organisation_id].h -= known.units
+            return 0, known.units
+        if known.state == "ended" and known.places:
+            self.fail(f"message {message_id} is in a queue again after its end")
+        return None
+
+    def _check_rows(self) -> None:
+        captured: dict[int, int] = {}
+        for row in self._recorded:
+            events = self.activity.setdefault(row.organisation_id, {})
+            events[row.event] = events.get(row.event, 0) + row.units
+            if not row.message_id:
+                self.announced[row.organisation_id, row.at_us] += 1
+                continue
+            known = self.messages[row.message_id]
+            if row.event in ("accepted", "scheduled"):
+                known.begun += 1
+            elif row.event in _ENDS:
+                if known.ended:
+                    self.fail(f"message {row.message_id} ended twice: {known.ended}, {row.event}")
+                known.ended = row.event
+                if row.event == "sent":
+                    captured[row.organisation_id] = captured.get(row.organisation_id, 0) + row.units
+            if known.begun != 1 or (known.state == "ended") != bool(known.ended):
+                self.fail(f"message {row.message_id} is {known.state} after {row.event}")
+        for _, _, deltas in self._used:
+            for o, (_, units, _) in deltas.items():
+                if units != captured.get(o, 0):
+                    self.fail(f"organisation {o} was charged {units}, sent {captured.get(o, 0)} units")
+
+    def lose(self, shards: set[int]) -> None:
+        """From now on, until its books are closed, nothing can be said of these shards."""
+        self.broken |= shards
+        self.lost |= shards
+        for o, s in self.sums.items():
+            if s.shard in shards:
+                self.changed(o)
+
+    def emptied(self) -> None:
+        """Redis has lost everything."""
+        self.lose(set(range(self.shards)))
+        for known in self.messages.values():
+            if known.state == "queued":
+                known.state, known.places = "lost", 0
+        for holding in self.holdings.values():
+            for shard in range(self.shards):
+                holding.void(shard, -1)
+        for s in self.sums.values():
+            s.h = 0
+        self.keys.clear()
+        self._queued_units = [0] * self.shards
+
+    # -- PostgreSQL
+
+    def topped_up(self, organisation_id: int, units: int) -> None:
+        s = self.sums[organisation_id]
+        s.t += units
+        s.a += units
+        self.changed(organisation_id)
+
+    def committed(self, change: Change) -> None:
+        tables = self.postgres.tables
+        for o, (available, granted, _, _) in change.accounts.items():
+            self.sums[o].a = available
+            quotas = sum(tables.quotas.get(o, {}).values())
+            if quotas != granted:
+                self.fail(f"organisation {o}: granted {granted}, quotas {quotas}")
+        if change.generation is not None:
+            self._closed(change.generation[0])
+            return
+        touched = set(change.accounts)
+        for shard, position in change.positions.items():
+            ms, _, sequence = position.partition("-")
+            touched |= self._read_again(shard, (int(ms), int(sequence)))
+        for o in sorted(touched):
+            row = tables.accounts[o]
+            if [row.held, row.captured] != self._shadow[o] and self.sums[o].shard not in self.broken:
+                self.fail(
+                    f"organisation {o}: the books say held {row.held}, captured {row.captured}; "
+                    f"the entries up to their position {self._shadow[o]}"
+                )
+            self.changed(o)
+
+    def _read_again(self, shard: int, position: tuple[int, int]) -> set[int]:
+        behind, touched = self._behind[shard], set()
+        while behind and behind[0][0] <= position:
+            for o, (held, captured, released) in behind.popleft()[1].items():
+                shadow = self._shadow[o]
+                shadow[0] += held - captured - released
+                shadow[1] += captured
+                touched.add(o)
+        return touched
+
+    def _closed(self, shard: int) -> None:
+        """The books of a lost shard are closed: from here on everything is certain again."""
+        self.broken.discard(shard)
+        settling: dict[int, int] = {}
+        for _, deltas in self._behind[shard]:
+            for o, (_, captured, released) in deltas.items():
+                settling[o] = settling.get(o, 0) + captured + released
+        for o, s in self.sums.items():
+            if s.shard == shard:
+                row = self.postgres.tables.accounts[o]
+                if row.held != s.h + settling.get(o, 0):
+                    self.fail(f"organisation {o}: closed with {row.held} held, Redis has {s.h}")
+                self._shadow[o] = [row.held, row.captured]
+                s.c = row.captured + sum(d[o][1] for _, d in self._behind[shard] if o in d)
+                self.changed(o)

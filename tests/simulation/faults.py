@@ -1,0 +1,129 @@
+"""What befalls the world while there is chaos. Each seed draws which faults, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.simulation.roles import Role
+from tests.simulation.supervisor import Supervisor
+from tests.simulation.world import World
+
+_RATES = (0.0, 0.3, 1.0, 2.0)
+_CUTS = (0.0, 0.002, 0.01, 0.04)
+_STALLS = (0.0, 0.002, 0.01)
+
+
+class Faults:
+    """Faults at random times until `until`; every one of them is over by then."""
+
+    def __init__(self, world: World, supervisor: Supervisor, until: float) -> None:
+        self._world = world
+        self._supervisor = supervisor
+        self._until = until
+        rng = world.clock.rng
+        every: list[Callable[[], None]] = [
+            self._kill, self._kill, self._freeze, self._freeze_long, self._fence_alive, self._drain,
+            self._restart_redis, self._stall_redis, self._restart_postgres, self._stall_postgres,
+            self._depose_ledger, self._cut_wires,
+        ]  # fmt: skip
+        self.enabled = rng.sample(every, rng.randrange(len(every) + 1))
+        self._rate = rng.choice(_RATES) if self.enabled else 0.0
+        world.weather.cut = rng.choice(_CUTS)
+        world.clock.stall = rng.choice(_STALLS)
+        world.clock.stall_s = rng.choice((0.001, 0.01))
+        names = sorted({fault.__name__.strip("_") for fault in self.enabled})
+        world.clock.trace("faults", names, "rate", self._rate, "cut", world.weather.cut)
+        if rng.random() < 0.15:
+            world.clock.at(rng.random() * until, self._lose_redis)
+        world.clock.at(until, self._end)
+        self._next()
+
+    def _next(self) -> None:
+        clock = self._world.clock
+        if self._rate and (at := clock.now + clock.rng.expovariate(self._rate)) < self._until:
+            clock.at(at, self._strike)
+
+    def _strike(self) -> None:
+        fault = self._world.clock.rng.choice(self.enabled)
+        self._world.clock.trace("fault", fault.__name__.strip("_"))
+        fault()
+        self._next()
+
+    def _end(self) -> None:
+        world = self._world
+        world.clock.trace("calm")
+        world.weather.cut = world.weather.slow = world.clock.stall = 0.0
+        world.calm = True
+
+    def _seconds(self, least: float, most: float) -> float:
+        """A duration that ends before the chaos does."""
+        clock = self._world.clock
+        return min(least + clock.rng.random() * (most - least), self._until - clock.now)
+
+    def _any(self, kind: str = "") -> Role | None:
+        roles = [r for r in self._world.roles if not kind or r.process.role == kind]
+        return self._world.clock.rng.choice(roles) if roles else None
+
+    def _kill(self) -> None:
+        if (role := self._any()) is not None:
+            self._world.kill(role)
+
+    def _freeze(self) -> None:
+        if (role := self._any()) is not None:
+            role.process.hold(self._seconds(0.005, 0.5))
+
+    def _freeze_long(self) -> None:
+        if (role := self._any()) is not None:
+            role.process.hold(self._seconds(0.5, 9.0))
+
+    def _fence_alive(self) -> None:
+        """Fenced while it is frozen, as by an overdue heartbeat; it wakes and knows nothing."""
+        if (role := self._any("ingest")) is not None:
+            role.process.hold(self._seconds(0.0, 2.0))
+            fencing = self._supervisor.fence(role.process.name)
+            self._supervisor.process.call_soon(self._supervisor.process.create_task, fencing)
+
+    def _drain(self) -> None:
+        if (role := self._any()) is not None:
+            role.draining.set()
+
+    def _restart_redis(self) -> None:
+        world = self._world
+        if world.redis.up:
+            world.redis.stop()
+            world.clock.after(self._seconds(0.02, 2.0), setattr, world.redis, "up", True)
+
+    def _stall_redis(self) -> None:
+        self._world.redis.busy_until = self._world.clock.now + self._seconds(0.02, 0.8)
+
+    def _restart_postgres(self) -> None:
+        world = self._world
+        if world.postgres.up:
+            world.postgres.stop()
+            world.clock.after(self._seconds(0.02, 4.0), setattr, world.postgres, "up", True)
+
+    def _stall_postgres(self) -> None:
+        self._world.postgres.busy_until = self._world.clock.now + self._seconds(0.02, 1.0)
+
+    def _depose_ledger(self) -> None:
+        """The active ledger is frozen, and PostgreSQL ends its session: another leads."""
+        leader = self._world.postgres.leader
+        if leader is not None:
+            leader.process.hold(self._seconds(0.0, 3.0))
+            self._world.clock.after(self._seconds(0.0, 0.5), self._world.postgres.drop, leader)
+
+    def _cut_wires(self) -> None:
+        role = self._any()
+        for server in (self._world.redis, self._world.postgres):
+            for wire in sorted(server.wires, key=hash):
+                if role is not None and wire.process is role.process:
+                    wire.fail()
+
+    def _lose_redis(self) -> None:
+        """Redis comes back empty."""
+        world = self._world
+        world.clock.trace("redis loses everything")
+        world.redis.stop()
+        world.redis.lose()
+        world.truth.emptied()
+        world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)

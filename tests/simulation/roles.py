@@ -1,0 +1,199 @@
+"""The processes: the engine's real services, put together as engine/boot.py does.
+
+The real adapters of Redis run too (stores/admission.py, usage.py, queue.py), on simulated
+links; only the ledger's books are a simulation of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from engine import shards
+from engine.config import Queues
+from engine.delivery import Backoff
+from engine.errors import Unavailable
+from engine.ids import MessageIds
+from engine.ingest import Ingest
+from engine.ledger import Ledger
+from engine.pricing import PriceTable
+from engine.quota import Quota
+from engine.records import Message, Verdict
+from engine.stores.admission import RedisAdmission
+from engine.stores.queue import QueueStreams
+from engine.stores.usage import RedisUsage
+from engine.sweeper import Sweeper
+from engine.worker import Worker
+from tests.simulation.clock import Process
+from tests.simulation.holdings import Holding
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+PRICES = {"": 1, "+44": 2, "+98": 3}
+_CONCURRENCY = 20
+
+
+class Role:
+    """One process at work, and how it is told to drain."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world = world
+        self.process = process
+        self.draining = asyncio.Event()
+        self.ready = False
+        self.ingest: Ingest | None = None
+        # It has ended by itself.
+        self.over = False
+
+    def start(self, main: Coroutine[Any, Any, None]) -> None:
+        self.process.create_task(self._run(main))
+
+    async def _run(self, main: Coroutine[Any, Any, None]) -> None:
+        try:
+            await main
+        except BaseExceptionGroup as group:
+            unavailable, rest = group.split(Unavailable)
+            if rest is not None:
+                self.world.broken(self.process, rest)
+        except Unavailable:
+            # As engine/boot.py: the process ends, another takes its place.
+            pass
+        except Exception as e:  # everything else is an error of the engine, and a finding
+            self.world.broken(self.process, e)
+        self.world.clock.trace(self.process.name, "ends")
+        self.over = True
+
+
+async def ingest(world: World, role: Role) -> None:
+    process, settings = role.process, world.settings
+    link, inbox = world.link(process), world.link(process)
+    world.truth.holdings[process.name] = Holding(world.truth, process)
+    await link.start()
+    await inbox.start()
+    quota = process.quota = Quota(
+        RedisAdmission(link, inbox, settings.shards),  # type: ignore[arg-type]
+        process.name,
+        shards=settings.shards,
+        shard_of=partial(shards.shard_of, shards=settings.shards),
+        now_us=world.clock.now_us,
+        quota_s=settings.quota_s,
+        quota_min=settings.quota_min,
+        validity_s=settings.validity_s,
+    )
+    await quota.start()
+    rng = world.clock.rng
+    ids = MessageIds(rng.getrandbits(26), rng.getrandbits(48))
+    role.ingest = Ingest(
+        quota, PriceTable(PRICES), Queues(), ids, now_us=world.clock.now_us, timeout_s=settings.timeout_s
+    )
+    serving = asyncio.create_task(quota.run())
+    role.ready = True
+    try:
+        draining = asyncio.ensure_future(role.draining.wait())
+        done, _ = await asyncio.wait({draining, serving}, return_when=asyncio.FIRST_COMPLETED)
+        role.ready = False
+        if serving in done:
+            serving.result()
+        while world.requests_at(process):
+            await asyncio.sleep(0.05)
+        await quota.leave()
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+class Carrier:
+    """A provider whose verdicts are drawn from the seed."""
+
+    name = "carrier"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def submit(self, message: Message, done: Callable[[Verdict], None]) -> None:
+        world = self._world
+        kind, latency_s = world.verdict()
+        if kind == "accepted":
+            world.sent[message.id] = world.sent.get(message.id, 0) + 1
+        asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider="carrier"))
+
+
+async def worker(world: World, role: Role) -> None:
+    process, settings = role.process, world.settings
+    link, reading = world.link(process), world.link(process)
+    await link.start()
+    await reading.start()
+    reader = QueueStreams(
+        link,  # type: ignore[arg-type]
+        reading,  # type: ignore[arg-type]
+        queue="normal",
+        shards=settings.shards,
+        worker_name=process.name,
+        timeout_s=settings.link_timeout_s,
+        log=world.log,  # type: ignore[arg-type]
+    )
+    await reader.join()
+    work = Worker(
+        reader,
+        [Carrier(world)],
+        concurrency=_CONCURRENCY,
+        backoff=Backoff(first_us=100_000, max_us=1_000_000),
+        hand_s=settings.take_over_s / 4,
+        now_us=world.clock.now_us,
+        rng=Random(world.clock.rng.getrandbits(32)),
+        log=world.log,  # type: ignore[arg-type]
+    )
+    sweeper = Sweeper(
+        reader,
+        room=work.room,
+        take=work.take,
+        min_idle_ms=int(settings.take_over_s * 1000),
+        promote_max=100,
+        now_us=world.clock.now_us,
+        log=world.log,  # type: ignore[arg-type]
+    )
+    sweeping = asyncio.create_task(sweeper.run(role.draining))
+    role.ready = True
+    try:
+        working = asyncio.ensure_future(work.run(role.draining, 10.0))
+        done, _ = await asyncio.wait({working, sweeping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        sweeping.cancel()
+        await asyncio.wait([sweeping])
+    await RedisAdmission(link, link, settings.shards).fence(process.name)  # type: ignore[arg-type]
+
+
+async def ledger(world: World, role: Role) -> None:
+    process, settings = role.process, world.settings
+    link, reading = world.link(process), world.link(process)
+    service = Ledger(
+        world.ledger_books(world.network, process, world.postgres, settings.link_timeout_s),
+        RedisUsage(link, reading, settings.shards),  # type: ignore[arg-type]
+        shards=settings.shards,
+        fresh_generation=lambda: f"g{world.clock.rng.getrandbits(32):08x}",
+        overdue_s=settings.overdue_s,
+        clock_s=process.time,
+        gather_s=settings.gather_s,
+    )
+
+    def works() -> None:
+        role.ready = True
+
+    await service.run(role.draining, works)
+
+
+ROLES: dict[str, Callable[[World, Role], Coroutine[Any, Any, None]]] = {
+    "ingest": ingest,
+    "worker": worker,
+    "ledger": ledger,
+}

@@ -1,0 +1,173 @@
+"""One run: a seed, some seconds of chaos, calm, and the end, at which everything must add up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from engine import invariants, ledger, quota
+from engine.errors import Unavailable
+from tests.simulation.checkers import Violation, asking
+from tests.simulation.clients import Clients
+from tests.simulation.faults import Faults
+from tests.simulation.holdings import WatchedMap
+from tests.simulation.supervisor import Supervisor
+from tests.simulation.wires import Link, Weather
+from tests.simulation.world import Settings, World
+
+# Balances to begin with: one that lasts, and some that clients race for.
+_BALANCES = (100_000, 2_000, 120, 60, 15)
+_FIRST_ORGANISATION = 101
+# Virtual seconds within which a world without faults must come to rest.
+_REST_S = 60.0
+
+
+class Result(msgspec.Struct, frozen=True):
+    seed: int
+    steps: int
+    # Virtual seconds.
+    seconds: float
+    # Answers given, by kind.
+    answered: dict[str, int]
+    # Messages admitted; sent more than once.
+    messages: int
+    twice: int
+    # "" when every promise was kept.
+    violation: str
+    trace: list[str]
+
+
+def run(seed: int, *, trace: bool = False, steps_max: int = 1 << 60, **world: Any) -> Result:
+    """Run one seed; a broken promise is in the result, not raised."""
+    settings, weather = Settings(), Weather()
+    with World(seed, settings, weather, **world) as w, _watching(w):
+        if trace:
+            w.clock.lines = []
+        violation = ""
+        clients = Clients(w)
+        try:
+            _live(w, clients, steps_max)
+        except Violation as e:
+            violation = str(e)
+            w.clock.trace("VIOLATION", violation)
+        return Result(
+            seed, w.clock.steps, w.clock.now, clients.answered, len(w.truth.messages),
+            sum(n > 1 for n in w.sent.values()), violation, w.clock.lines or [],
+        )  # fmt: skip
+
+
+@contextmanager
+def _watching(world: World) -> Iterator[None]:
+    """While the world runs, the services' maps and logs are watched."""
+
+    def watched_map() -> WatchedMap:
+        return WatchedMap(world.truth.holdings[asyncio.get_running_loop().name], asking)  # type: ignore[attr-defined]
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(quota, "CreditMap", watched_map))
+        stack.enter_context(patch.object(quota, "log", world.log))
+        stack.enter_context(patch.object(ledger, "log", world.log))
+        yield
+
+
+def _live(world: World, clients: Clients, steps_max: int) -> None:
+    settings, rng = world.settings, world.clock.rng
+    supervisor = Supervisor(world)
+    for i, units in enumerate(_BALANCES):
+        organisation_id = _FIRST_ORGANISATION + i
+        world.truth.organisation(organisation_id)
+        world.postgres.create(organisation_id, world.truth.sums[organisation_id].shard, units // 2)
+        world.postgres._top_up(None, organisation_id, units, "first")  # type: ignore[arg-type]
+    for role, count in (
+        ("ledger", settings.ledgers), ("worker", settings.workers), ("ingest", settings.ingest),
+    ):  # fmt: skip
+        for _ in range(count):
+            world.spawn(role)
+    Faults(world, supervisor, settings.chaos_s)
+    for i in range(len(_BALANCES)):
+        pause_s = rng.choice((0.05, 0.2, 0.5))
+        for _ in range(rng.choice((1, 2, 4))):
+            clients.add(_FIRST_ORGANISATION + i, pause_s)
+    payer = clients.process
+    payer.call_soon(lambda: payer.create_task(_pay(world, clients)))
+    world.run(settings.chaos_s + settings.calm_s, steps_max)
+    if world.clock.steps >= steps_max:
+        return
+    clients.stopping = True
+    _until(world, lambda: not clients.under_way, "clients were not answered")
+    _until(world, lambda: _settled(world), "messages were not settled")
+    supervisor.draining = True
+    for role in world.roles:
+        if role.process.role == "ingest":
+            role.draining.set()
+    _until(world, lambda: _returned(world), "quota was not returned")
+    _audit(world)
+
+
+async def _pay(world: World, clients: Clients) -> None:
+    """Top-ups of every size, each until it is known to be booked."""
+    rng = world.clock.rng
+    link = Link(world.network, clients.process, world.postgres, world.settings.link_timeout_s)
+    number = 0
+    while not clients.stopping:
+        await asyncio.sleep(rng.expovariate(1.5))
+        organisation_id = _FIRST_ORGANISATION + rng.randrange(1, len(_BALANCES))
+        units = rng.choice((1, 5, 20, 100, 400))
+        number += 1
+        while True:
+            try:
+                await link.call("top_up", organisation_id, units, f"t{number}")
+                break
+            except Unavailable:
+                await asyncio.sleep(0.2)
+
+
+def _until(world: World, holds: Any, complaint: str) -> None:
+    deadline = world.clock.now + _REST_S
+    while not holds():
+        if world.clock.now >= deadline:
+            raise Violation(f"{complaint} within {_REST_S} s without faults")
+        world.run(world.clock.now + 0.25)
+
+
+def _settled(world: World) -> bool:
+    return not any(known.state == "queued" for known in world.truth.messages.values())
+
+
+def _returned(world: World) -> bool:
+    tables = world.postgres.tables
+    return not tables.waiting and all(
+        row.granted == 0 and row.held == 0 for row in tables.accounts.values()
+    )
+
+
+def _audit(world: World) -> None:
+    """engine.invariants on the end, and that each message was settled as it was sent."""
+    truth, tables = world.truth, world.postgres.tables
+    for o, s in truth.sums.items():
+        if s.r or s.m or s.h:
+            raise Violation(f"organisation {o}: reserved {s.r}, in maps {s.m}, held {s.h} are left over")
+    for message_id, known in truth.messages.items():
+        if known.ended == "sent" and not world.sent.get(message_id):
+            raise Violation(f"message {message_id} was charged but never accepted by the carrier")
+    if set(truth.announced.values()) - {1} and not truth.lost:
+        raise Violation(f"events were recorded more than once: {truth.announced}")
+    accounts = [
+        invariants.Account(
+            o, row.shard, row.topped_up, row.available, row.granted, row.held, row.captured,
+            sum(tables.quotas.get(o, {}).values()), tables.journal.get(o, {}),
+        )
+        for o, row in tables.accounts.items()
+    ]  # fmt: skip
+    cuts = [
+        invariants.ShardCut(shard, int(world.redis.store.db.get(b"credit:{%d}:held" % shard, b"0")), [], 0, 0)
+        for shard in range(world.settings.shards)
+    ]
+    audit = invariants.audit(invariants.Cut(accounts, cuts, truth.activity, lost=truth.lost))
+    if not audit.clean:
+        raise Violation("; ".join(check.detail for check in audit.checks if check.clean is False))

@@ -1,0 +1,159 @@
+"""One world: servers, processes, supervisor, clients, faults; from a seed to a verdict."""
+
+from __future__ import annotations
+
+from asyncio import events
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from engine.records import VerdictKind
+from tests.simulation.checkers import Truth, Violation
+from tests.simulation.clock import Clock, Process
+from tests.simulation.ledger_store import LedgerBooks
+from tests.simulation.postgres_server import PostgresServer
+from tests.simulation.redis_functions import Functions
+from tests.simulation.redis_server import RedisServer
+from tests.simulation.roles import ROLES, Role
+from tests.simulation.wires import Link, Network, Weather
+
+
+class Settings(msgspec.Struct, kw_only=True):
+    """The engine's settings in this world, and how much of it there is."""
+
+    shards: int = 2
+    ingest: int = 3
+    workers: int = 2
+    ledgers: int = 2
+    quota_s: float = 2.0
+    quota_min: int = 20
+    validity_s: float = 3.0
+    timeout_s: float = 4.0
+    link_timeout_s: float = 2.0
+    take_over_s: float = 4.0
+    overdue_s: float = 6.0
+    gather_s: float = 0.1
+    # Virtual seconds of faults, and then of calm before the end.
+    chaos_s: float = 15.0
+    calm_s: float = 12.0
+
+
+class Log:
+    """Takes the engine's log lines into the trace."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def _line(self, event: str, **fields: object) -> None:
+        if self._clock.lines is not None:
+            loop = events._get_running_loop()
+            name = loop.name if isinstance(loop, Process) else "-"
+            self._clock.trace(name, event, *(f"{k}={v}" for k, v in fields.items()))
+
+    info = warning = error = debug = _line
+
+
+class World:
+    """Everything there is. `servers` first, then processes by `spawn`."""
+
+    def __init__(
+        self,
+        seed: int,
+        settings: Settings,
+        weather: Weather,
+        *,
+        functions: type[Functions] = Functions,
+        ledger_books: type[LedgerBooks] = LedgerBooks,
+        postgres: type[PostgresServer] = PostgresServer,
+    ) -> None:
+        self.settings = settings
+        self.clock = Clock(seed)
+        self.weather = weather
+        self.network = Network(self.clock, weather)
+        self.log = Log(self.clock)
+        self.truth = Truth(self.clock, settings.shards)
+        self.redis = self.truth.redis = RedisServer(self.clock, self.truth, functions)
+        self.postgres = self.truth.postgres = postgres(self.clock, self.truth)
+        self.ledger_books = ledger_books
+        self.roles: list[Role] = []
+        # Processes that are gone for good; kept, so that nothing of theirs is finalized early.
+        self.graves: list[Process] = []
+        # Requests under way, by process name.
+        self.requests: dict[str, int] = {}
+        # How often the carrier has accepted each message.
+        self.sent: dict[str, int] = {}
+        self.calm = False
+        # Called with each process that is gone, to tell its clients and its supervisor.
+        self.on_death: list[Callable[[Role], None]] = []
+        self._numbers: dict[str, int] = {}
+
+    # -- for roles
+
+    def link(self, process: Process) -> Link:
+        return Link(self.network, process, self.redis, self.settings.link_timeout_s)
+
+    def verdict(self) -> tuple[VerdictKind, float]:
+        rng = self.clock.rng
+        draw, latency_s = rng.random(), 0.005 + rng.expovariate(1 / 0.03)
+        if self.calm:
+            return "accepted" if draw < 0.9 else "permanent", min(latency_s, 0.3)
+        kinds: tuple[VerdictKind, ...] = ("temporary", "permanent", "unknown")
+        return ("accepted" if draw < 0.8 else kinds[int(rng.random() * 3)]), latency_s
+
+    def requests_at(self, process: Process) -> int:
+        return self.requests.get(process.name, 0)
+
+    def broken(self, process: Process, error: BaseException) -> None:
+        if process.alive and not self.network.closed:
+            self.clock.halted = self.clock.halted or f"{process.name} ended: {error!r}"
+
+    # -- for the supervisor and the faults
+
+    def process(self, role: str) -> Process:
+        number = self._numbers[role] = self._numbers.get(role, 0) + 1
+        return Process(self.clock, f"{role}{number}", role)
+
+    def spawn(self, role: str) -> Role:
+        process = self.process(role)
+        made = Role(self, process)
+        self.roles.append(made)
+        self.clock.trace("spawn", process.name)
+        process.call_soon(lambda: made.start(ROLES[role](self, made)))
+        return made
+
+    def kill(self, role: Role) -> None:
+        """SIGKILL: nothing of it runs any more; the kernel closes its connections."""
+        process = role.process
+        self.clock.trace("kill", process.name)
+        process.kill()
+        self.graves.append(process)
+        self.roles.remove(role)
+        if (holding := self.truth.holdings.get(process.name)) is not None:
+            holding.killed()
+        for server in (self.redis, self.postgres):
+            for wire in sorted(server.wires, key=hash):
+                if wire.process is process:
+                    wire.close()
+        for tell in self.on_death:
+            tell(role)
+
+    def run(self, until: float, steps_max: int = 1 << 60) -> None:
+        self.clock.run(until, steps_max)
+        if self.clock.halted or self.clock.unheard:
+            raise Violation(self.clock.halted or "; ".join(self.clock.unheard))
+
+    def close(self) -> None:
+        """End the world: nothing may be left that the interpreter finalizes in disorder."""
+        self.network.closed = True
+        for server in (self.redis, self.postgres):
+            server.up = False
+        for process in [*self.graves, *(role.process for role in self.roles)]:
+            process.dispose()
+        events._set_running_loop(None)
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
