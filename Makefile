@@ -10,12 +10,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # More arguments for pytest: make test ARGS='-k send -x'
 ARGS ?=
+# Seeds to simulate, a number of them or FIRST:BEYOND.
+SEEDS ?= 200
 
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run test chaos lint check bench format clean
+.PHONY: help install run test simulate chaos lint check bench format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -60,14 +62,28 @@ $(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.
 run: $(STAMP) ## Run the engine with a demo organisation on 127.0.0.1:8080, data in ./data
 	exec $(BIN)/smsengine up --demo
 
+# Two at a time, for most of it is waiting: the whole engine beside its parts. With ARGS
+# one after the other, so that the output is that of one pytest.
 test: $(STAMP) ## Test everything, with real servers
-	exec $(BIN)/python -m pytest $(ARGS)
+	$(if $(strip $(ARGS)),exec $(BIN)/python -m pytest $(ARGS),:)
+	whole=$$(mktemp)
+	trap 'rm -f "$$whole"' EXIT
+	$(BIN)/python -m pytest tests/system > "$$whole" 2>&1 &
+	beside=$$!
+	failed=0
+	$(BIN)/python -m pytest --ignore=tests/system --ignore=tests/chaos tests || failed=$$?
+	wait $$beside || failed=$$?
+	cat "$$whole"
+	exit $$failed
 
 # Minutes of chaos, and the seed of its choices.
 MINUTES ?= 3
 SEED ?= 1
 chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
 	MINUTES=$(MINUTES) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos
+
+simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
+	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .

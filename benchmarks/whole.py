@@ -54,7 +54,10 @@ class Memory:
         parts = self._samples[third : 2 * third], self._samples[-third:]
         names = self._samples[-1][1] if self._samples else {}
         return {
-            name: (_mean([s.get(name, 0.0) for _, s in parts[0]]), _mean([s.get(name, 0.0) for _, s in parts[1]]))
+            name: (
+                _mean([s.get(name, 0.0) for _, s in parts[0]]),
+                _mean([s.get(name, 0.0) for _, s in parts[1]]),
+            )
             for name in sorted(names)
         }
 
@@ -66,7 +69,8 @@ def _mean(values: list[float]) -> float:
 def _cpu(before: dict[str, float], after: dict[str, float], messages: int) -> dict[str, float]:
     """CPU per message, microseconds, by process."""
     return {
-        name: round((after[name] - before.get(name, 0.0)) * 1e6 / max(messages, 1), 1) for name in sorted(after)
+        name: round((after[name] - before.get(name, 0.0)) * 1e6 / max(messages, 1), 1)
+        for name in sorted(after)
     }
 
 

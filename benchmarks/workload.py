@@ -26,7 +26,7 @@ _NOTICES = (
     "Sale! {p}% off everything this weekend only, in all our shops and online. Show this message at the "
     "till. Terms apply, see example.com/sale. To opt out reply STOP. We look forward to seeing you!",
     "مشتری گرامی، سفارش شماره {n:06d} شما ارسال شد. از خرید شما سپاسگزاریم.",
-    "Dear customer, your invoice of {p}.20 € is due on the 1st. Pay online at example.com/{n:x} [ref {n:06d}]",
+    "Dear customer, your invoice of {p}.20 € is due on the 1st. Pay at example.com/{n:x} [ref {n:06d}]",
     "ok",
 )
 

@@ -7,7 +7,8 @@ quota back. It has no clock and no socket; `now_us` is an argument, effects are 
 Why a refusal is true (never refuse falsely). One request per organisation is under way.
 It says `needed = c - r`, with `c` the smallest cost waiting and `r` the quota left when
 it was made. The ledger refuses at an instant when `available < needed` and no other
-holder has quota. Between, `r` only shrinks: no other grant is under way. So at that
+holder has quota. Between, `r` only shrinks: no other grant is under way, and when a
+reservation is undone, who waits is told to try again and then asks anew. So at that
 instant the organisation's unspent units everywhere were at most `available + r < c`, and
 every waiter with a cost of at least `c` who was there when the request was made may be
 told so. Whoever came later waits for the next request: a top-up confirmed before a
@@ -132,6 +133,19 @@ class Holder:
         effects.refuse = [w.token for w in asked.waiters]
         if asked.later:
             self._ask(organisation_id, asked.later, now_us, effects)
+        return effects
+
+    def released(self, organisation_id: int) -> Effects:
+        """Reserved units are left over again, other than by a grant: who waits tries again.
+
+        The request under way stands; but it said what was needed beyond what was left when
+        it was made, so its refusal would no longer tell the truth to them.
+        """
+        effects = Effects()
+        asked = self._asked.get(organisation_id)
+        if asked is not None:
+            effects.wake = [w.token for w in asked.waiters + asked.later]
+            asked.waiters, asked.later = [], []
         return effects
 
     def tick(self, elapsed_s: float, now_us: int) -> Effects:

@@ -125,7 +125,7 @@ class Ledger:
             return recovered
         generation = self._fresh_generation()
         for life in lost:
-            kept = await self._usage.close(life.shard, generation)
+            kept = await self._usage.close(life, generation)
             cause = f"Redis lost generation {recovered.generations[life.shard]}"
             log.error(
                 "closing the books of a shard", shard=life.shard, cause=cause, units_kept=sum(kept.values())

@@ -239,14 +239,18 @@ class UsageStream(Protocol):
     async def lives(self) -> list[ShardLife]:
         """What each shard of Redis says of itself."""
 
-    async def close(self, shard: int, generation: str) -> dict[int, int]:
+    async def close(self, life: ShardLife, generation: str) -> dict[int, int]:
         """End all epochs of a shard and forget its usage: units held there, by organisation.
 
-        The shard admits nothing until `begin`.
+        The shard admits nothing until `begin`. Raises Unavailable when it is not in the life
+        that was seen any more.
         """
 
     async def begin(self, generations: dict[int, str]) -> None:
-        """Name the generation of each of these shards; from now on they admit."""
+        """Name the generation of each of these shards; from now on they admit.
+
+        Raises Unavailable when one was neither closed for that name nor without any.
+        """
 
 
 class LedgerStore(Protocol):

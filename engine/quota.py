@@ -107,6 +107,7 @@ class Quota:
         """Undo a reservation made in `incarnation`."""
         if units and incarnation == self.incarnation:
             self.credit.release(organisation_id, units)
+            self._perform(self._holder.released(organisation_id))
 
     def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]:
         """Write a submission whose units were reserved in `incarnation`; done when in Redis.
@@ -139,16 +140,19 @@ class Quota:
 
     async def run(self) -> None:
         """Serve until canceled; `leave` afterwards."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
-                self._mark(0)
-                group.create_task(self._read_inbox())
-                group.create_task(self._tick())
-                group.create_task(self._beat())
-                group.create_task(self._register_anew())
-        finally:
-            self._group = None
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._mark(0)
+            group.create_task(self._read_inbox())
+            group.create_task(self._tick())
+            group.create_task(self._beat())
+            group.create_task(self._register_anew())
+            try:
+                # Until canceled, from outside or because one of them broke.
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # While the group winds down, no flush may begin any more.
+                self._group = None
 
     async def leave(self) -> None:
         """Write what has gathered, then fence itself: the rest of its quota is the ledger's.
@@ -263,7 +267,7 @@ class Quota:
                 continue
             for token, submission, replay in self._outboxes[flush.shard].applied(hits):
                 if replay is not None:
-                    self.credit.release(submission.organisation_id, submission.units)
+                    self.release(submission.organisation_id, submission.units, self.incarnation)
                 _settle(self._admitting.pop(token, None), replay)
             if not self._outboxes[flush.shard].idle:
                 self._mark(flush.shard)

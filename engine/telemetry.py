@@ -43,7 +43,8 @@ def configure_logs(as_json: bool, level: Level = "info") -> None:
             as_json_line if as_json else as_text_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        # Looked up at each line: what was stderr here may be closed by then.
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 

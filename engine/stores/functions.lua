@@ -275,16 +275,20 @@ local function take_over(keys, args)
 end
 
 -- close(generation, holders, usage, held, sms express, sms normal, due express, due normal,
---       dead express, dead normal; fresh generation, key prefix of holders)
+--       dead express, dead normal; generation seen ('' for none), fresh generation,
+--       key prefix of holders)
 -- -> array of {organisation, units}: what the messages still here hold, and what settlements
---    after an earlier, unfinished close have taken from it since.
+--    after an earlier, unfinished close have taken from it since. Nothing when the shard is
+--    not in the life that was seen: the call is late, and another ledger has gone on.
 -- Ends the epoch of every holder and forgets the usage stream, whose positions the books no
 -- longer share. Done again before the books were closed: keeps what came in between.
 local function close(keys, args)
-  local resumed = string.sub(redis.call('GET', keys[1]) or '', 1, 8) == 'closing:'
-  redis.call('SET', keys[1], 'closing:' .. args[1])
+  local seen = redis.call('GET', keys[1]) or ''
+  if seen ~= args[1] then return false end
+  local resumed = string.sub(seen, 1, 8) == 'closing:'
+  redis.call('SET', keys[1], 'closing:' .. args[2])
   for _, name in ipairs(redis.call('HKEYS', keys[2])) do
-    redis.call('HINCRBY', args[2] .. name, 'epoch', 1)
+    redis.call('HINCRBY', args[3] .. name, 'epoch', 1)
   end
   redis.call('DEL', keys[2])
   local sums, order, total = {}, {}, 0
@@ -320,6 +324,16 @@ local function close(keys, args)
     end
   end
   return order
+end
+
+-- begin(generation; name) -> 1 when the shard now lives, or lived already, under this name
+-- Only after it was closed for it, or when it never had a name: a call that is late must
+-- not bring back the name of an earlier life.
+local function begin(keys, args)
+  local seen = redis.call('GET', keys[1])
+  if seen and seen ~= 'closing:' .. args[1] then return seen == args[1] and 1 or 0 end
+  redis.call('SET', keys[1], args[1])
+  return 1
 end
 
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
@@ -406,6 +420,7 @@ redis.register_function('register', register)
 redis.register_function('beat', beat)
 redis.register_function('overdue', overdue)
 redis.register_function('close', close)
+redis.register_function('begin', begin)
 redis.register_function('fence', fence)
 redis.register_function('admit', admit)
 redis.register_function('settle', settle)

@@ -9,7 +9,7 @@ import msgspec
 
 from engine import shards as keys
 from engine.books import BalanceEvent, ShardLife, UsageEntry
-from engine.errors import Broken
+from engine.errors import Broken, Unavailable
 from engine.stores.admission import fence_command
 from engine.stores.redis import Command, RedisLink, ReplyError, load_functions
 
@@ -85,7 +85,8 @@ class RedisUsage:
             for s, name, last in zip(self._shards, names, lasts, strict=True)
         ]
 
-    async def close(self, shard: int, generation: str) -> dict[int, int]:
+    async def close(self, life: ShardLife, generation: str) -> dict[int, int]:
+        shard = life.shard
         sums = (
             await self._all(
                 [
@@ -95,20 +96,30 @@ class RedisUsage:
                         keys.held_key(shard), keys.queue_key(shard, "express"),
                         keys.queue_key(shard, "normal"), keys.due_key(shard, "express"),
                         keys.due_key(shard, "normal"), keys.dead_key(shard, "express"),
-                        keys.dead_key(shard, "normal"), generation, keys.holder_key(shard, ""),
+                        keys.dead_key(shard, "normal"),
+                        life.generation or "", generation, keys.holder_key(shard, ""),
                     )
                 ]
             )
         )[0]  # fmt: skip
+        if sums is None:
+            raise Unavailable(f"Shard {shard} of Redis has changed meanwhile.")
         return dict(sums)
 
     async def begin(self, generations: dict[int, str]) -> None:
-        await self._all([("SET", keys.generation_key(s), name) for s, name in generations.items()])
+        began = await self._all(
+            [("FCALL", "begin", 1, keys.generation_key(s), name) for s, name in generations.items()]
+        )
+        if not all(began):
+            raise Unavailable("A shard of Redis has changed meanwhile.")
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
+                if reply.code == "ERR" and "Function not found" in str(reply):
+                    # It came back empty, and this link was the first to see it.
+                    raise Unavailable("Redis has lost its data; begin anew.")
                 raise Broken(f"Redis refused a step of the ledger: {reply}")
         return replies
 

@@ -50,6 +50,18 @@ def test_a_grant_wakes_all_who_wait_in_order_of_arrival() -> None:
     assert credit.remaining(ORG) == 50
 
 
+def test_after_units_were_released_those_who_wait_try_again_and_the_refusal_is_not_for_them() -> None:
+    machine, credit = holder()
+    machine.want(ORG, Waiter(1, 3, 3), 0)
+    credit.grant(ORG, 5)
+    assert machine.released(ORG).wake == [1]
+    # It asked when nothing was left; now five are, so the answer says nothing of a cost of 3.
+    assert machine.want(ORG, Waiter(2, 6, 6), 0) == Effects()
+    effects = machine.answered(refusal(1), 0)
+    assert effects.refuse == []
+    assert [(r.number, r.needed) for r in effects.requests] == [(2, 1)]
+
+
 def test_a_refusal_is_only_for_those_who_were_there_when_the_request_was_made() -> None:
     machine, _ = holder()
     machine.want(ORG, Waiter(1, 1, 1), 0)

@@ -93,7 +93,9 @@ class World:
             await task
 
         self.stack.push_async_callback(stop)
-        await ready.wait()
+        waiting = asyncio.create_task(ready.wait())
+        await asyncio.wait({waiting, task}, return_when=asyncio.FIRST_COMPLETED)
+        assert not task.done(), task
         return draining
 
     async def holder(self, name: str, link: RedisLink | None = None) -> tuple[Ingest, Quota]:
@@ -158,7 +160,8 @@ def accepted(submitted: Submitted) -> int:
 async def eventually(holds: object, timeout_s: float = 5.0) -> None:
     """Until `holds()` is true."""
     async with asyncio.timeout(timeout_s):
-        while not await holds():  # type: ignore[operator]
+        # What changes is in the stores, which do not tell.
+        while not await holds():  # type: ignore[operator]  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 

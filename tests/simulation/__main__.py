@@ -1,19 +1,19 @@
 """Replay one seed with a trace, or run many: python -m tests.simulation --help"""
 
+# ruff: noqa: T201 - it is a command
+
 from __future__ import annotations
 
 import argparse
 import sys
 import time
 
-from tests.simulation.runs import Result, run
+from tests.simulation.runs import run
 
-
-def replay(seed: int, steps_max: int, trace: bool) -> Result:
-    result = run(seed, trace=trace, steps_max=steps_max)
-    for line in result.trace:
-        print(line)
-    return result
+_REWINDS = (
+    "when Redis is lost, it comes back without its last moments instead of empty; "
+    "not every such loss is noticed yet, so this fails"
+)
 
 
 def main() -> int:
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seeds", help="run these: A:B, the last one not included", default="")
     parser.add_argument("--steps", type=int, default=1 << 60, help="end a run after so many steps")
     parser.add_argument("--trace", action="store_true", help="print what happens, with virtual times")
+    parser.add_argument("--rewinds", action="store_true", help=_REWINDS)
     options = parser.parse_args()
     if options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
@@ -30,16 +31,18 @@ def main() -> int:
         seeds = range(int(first or 0), int(beyond))
     begun, steps, failed = time.perf_counter(), 0, []
     for seed in seeds:
-        result = replay(seed, options.steps, options.trace)
+        result = run(seed, trace=options.trace, steps_max=options.steps, rewinds=options.rewinds)
+        print(*result.trace, sep="\n", end="\n" if result.trace else "")
         steps += result.steps
         if result.violation:
             failed.append(seed)
             print(f"seed {seed}: {result.violation}\n  python -m tests.simulation --seed {seed} --trace")
         elif len(seeds) == 1:
             print(f"seed {seed}: {result.answered}, {result.messages} messages, {result.twice} sent twice")
-        if sys.stderr.isatty() or seed % 50 == 49:
+        done = seed + 1 - seeds[0]
+        if done % 20 == 0 and done < len(seeds):
             rate = steps / (time.perf_counter() - begun)
-            print(f"{seed + 1 - seeds[0]} seeds, {steps} steps, {rate:.0f} steps/s", file=sys.stderr)
+            print(f"{done} of {len(seeds)} seeds, {steps} steps, {rate:.0f} a second", file=sys.stderr)
     print(f"{len(seeds)} seeds, {steps} steps, {len(failed)} failed{': ' if failed else ''}{failed or ''}")
     return 1 if failed else 0
 

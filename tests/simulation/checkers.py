@@ -42,7 +42,7 @@ _flat = msgspec.msgpack.Decoder(list[int]).decode
 _ENDS = {"sent": "captured", "failed": "released", "expired": "released"}
 
 
-class Violation(AssertionError):  # noqa: N818 - of a promise
+class Violation(AssertionError):
     """A promise does not hold."""
 
 
@@ -218,6 +218,8 @@ class Truth:
     def _epochs(self, name: str, command: tuple[Any, ...], reply: Any) -> None:
         key: bytes = command[3]
         shard = int(key[key.index(b"{") + 1 : key.index(b"}")])
+        if name == "close" and reply is None:
+            return
         if name == "close":
             self.lose({shard})
             self._behind[shard].clear()
@@ -311,7 +313,8 @@ class Truth:
 
     def emptied(self) -> None:
         """Redis has lost everything."""
-        self.lose(set(range(self.shards)))
+        # A shard that no ledger has opened yet has nothing to lose.
+        self.lose(set(self.postgres.tables.generations))
         for known in self.messages.values():
             if known.state == "queued":
                 known.state, known.places = "lost", 0
@@ -322,6 +325,20 @@ class Truth:
             s.h = 0
         self.keys.clear()
         self._queued_units = [0] * self.shards
+
+    def rewound(self) -> None:
+        """After `emptied`: Redis has the data of an earlier moment."""
+        db = self.redis.store.db
+        for key in sorted(db):
+            kind, shard = self.redis.store.kind(key)
+            if kind != "place":
+                continue
+            value = db[key]
+            for payload in list(value) if isinstance(value, dict) else [f[1] for f in value.fields.values()]:
+                known = self.messages[_message(payload).id]
+                known.state, known.places, known.ended = "queued", 1, ""
+                self.sums[known.organisation_id].h += known.units
+                self._queued_units[shard] += known.units
 
     # -- PostgreSQL
 

@@ -15,8 +15,8 @@ from engine.ingest import Outcome, Submitted
 from engine.records import Accepted, MessageDraft
 from tests.simulation.checkers import asking
 from tests.simulation.clock import EPOCH_S
-from tests.simulation.roles import PRICES, Role
-from tests.simulation.world import World
+from tests.simulation.roles import PRICES
+from tests.simulation.world import Role, World
 
 _DESTINATIONS = {"+4915112345678": 1, "+447700900123": PRICES["+44"], "+989121234567": PRICES["+98"]}
 _COUNTS = (1, 1, 1, 1, 2, 3, 5, 20)
@@ -37,7 +37,7 @@ class Request(msgspec.Struct, frozen=True):
     key: str
 
 
-class _Reset(Exception):  # noqa: N818 - the connection's end
+class _Reset(Exception):
     """The process that should have answered is gone."""
 
 
@@ -57,9 +57,7 @@ class Clients:
         self.answered: dict[str, int] = {}
 
     def add(self, organisation_id: int, pause_s: float) -> None:
-        self.process.call_soon(
-            lambda: self.process.create_task(self._client(organisation_id, pause_s))
-        )
+        self.process.call_soon(lambda: self.process.create_task(self._client(organisation_id, pause_s)))
 
     async def _client(self, organisation_id: int, pause_s: float) -> None:
         rng = self._world.clock.rng
@@ -93,7 +91,7 @@ class Clients:
         """Until it is answered; without a key it is not safe to repeat, and is not."""
         rng = self._world.clock.rng
         for attempt in range(6):
-            if request.key and rng.random() < 0.05:
+            if request.key and rng.random() < 0.15:
                 twin = asyncio.create_task(self._attempt(request, attempt + 100))
                 await asyncio.gather(self._attempt(request, attempt), twin)
                 return

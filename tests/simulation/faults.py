@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from tests.simulation.roles import Role
 from tests.simulation.supervisor import Supervisor
-from tests.simulation.world import World
+from tests.simulation.world import Role, World
 
 _RATES = (0.0, 0.3, 1.0, 2.0)
 _CUTS = (0.0, 0.002, 0.01, 0.04)
@@ -34,7 +34,8 @@ class Faults:
         names = sorted({fault.__name__.strip("_") for fault in self.enabled})
         world.clock.trace("faults", names, "rate", self._rate, "cut", world.weather.cut)
         if rng.random() < 0.15:
-            world.clock.at(rng.random() * until, self._lose_redis)
+            lose = self._rewind_redis if world.rewinds else self._lose_redis
+            world.clock.at(rng.random() * until, lose)
         world.clock.at(until, self._end)
         self._next()
 
@@ -126,4 +127,19 @@ class Faults:
         world.redis.stop()
         world.redis.lose()
         world.truth.emptied()
+        world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)
+
+    def _rewind_redis(self) -> None:
+        """Redis comes back as it was up to a second ago: what it had not persisted is lost."""
+        world = self._world
+        kept = world.redis.snapshot()
+        world.clock.after(self._seconds(0.0, 1.0), self._rewind_to, kept)
+
+    def _rewind_to(self, kept: dict[bytes, Any]) -> None:
+        world = self._world
+        world.clock.trace("redis goes back")
+        world.redis.stop()
+        world.redis.lose(kept)
+        world.truth.emptied()
+        world.truth.rewound()
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)

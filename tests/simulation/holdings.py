@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from engine._fastcredits import CreditMap
 from engine.shards import shard_of
+from tests.simulation.clock import Process
 
-if TYPE_CHECKING:
-    from tests.simulation.checkers import Truth
-    from tests.simulation.clock import Process
+
+class Totals(Protocol):
+    """Units of each organisation, everywhere (see checkers.Truth)."""
+
+    shards: int
+    sums: dict[int, Any]
+
+    def changed(self, organisation_id: int) -> None: ...
 
 
 class Holding:
@@ -19,7 +25,7 @@ class Holding:
     neither fenced it nor given another to the same name.
     """
 
-    def __init__(self, truth: Truth, process: Process) -> None:
+    def __init__(self, truth: Totals, process: Process) -> None:
         self.truth = truth
         self.process = process
         self.name = process.name

@@ -18,7 +18,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.wires import BLOCKED, Call, Wire
 
 
-class Refused(Exception):  # noqa: N818 - as the server says it
+class Refused(Exception):
     """A constraint of the tables does not hold."""
 
 
@@ -230,9 +230,7 @@ class PostgresServer:
         answers = self._write_answers(change)
         for event in change.events:
             row_id = t.next_row()
-            t.events[row_id] = BalanceEvent(
-                row_id, *event[:2], "low_balance", event[2], self.clock.now_us()
-            )
+            t.events[row_id] = BalanceEvent(row_id, *event[:2], "low_balance", event[2], self.clock.now_us())
         if change.generation is not None:
             shard, t.generations[shard] = change.generation
             t.answers = {i: a for i, a in t.answers.items() if a.shard != shard}

@@ -6,24 +6,17 @@ step decides stands in small methods, so that a mutation can spoil exactly one d
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from engine.shards import GROUP
-
-if TYPE_CHECKING:
-    from tests.simulation.redis_server import Store
+from tests.simulation.redis_store import Store
+from tests.simulation.redis_store import as_bytes as _b
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 _LAST_CHANCE = 2
-
-
-def _b(argument: bytes | str | int) -> bytes:
-    if isinstance(argument, bytes):
-        return argument
-    return (argument if isinstance(argument, str) else str(argument)).encode()
 
 
 def _array_of(blobs: list[bytes], count: int) -> bytes:
@@ -224,9 +217,7 @@ class Functions:
                     passed += 1
                     continue
                 ms, _, sequence = entry_id.partition(b"-")
-                claimed = self.store.xclaim(
-                    keys[0], GROUP, name, idle_ms, (int(ms), int(sequence)), None
-                )
+                claimed = self.store.xclaim(keys[0], GROUP, name, idle_ms, (int(ms), int(sequence)), None)
                 if claimed:
                     taken.append([entry_id, claimed[0][1][1], given + 1])
                     suspects -= given == _LAST_CHANCE
@@ -234,11 +225,21 @@ class Functions:
 
     # -- a lost shard
 
-    def close(self, keys: Any, args: Any) -> list[list[int]]:
-        resumed = (self.store.db.get(keys[0]) or b"").startswith(b"closing:")
-        self.store.db[keys[0]] = b"closing:" + _b(args[0])
+    def begin(self, keys: Any, args: Any) -> int:
+        seen, name = self.store.db.get(keys[0]), _b(args[0])
+        if seen is not None and seen != b"closing:" + name:
+            return int(seen == name)
+        self.store.db[keys[0]] = name
+        return 1
+
+    def close(self, keys: Any, args: Any) -> list[list[int]] | None:
+        seen = self.store.db.get(keys[0]) or b""
+        if seen != _b(args[0]):
+            return None
+        resumed = seen.startswith(b"closing:")
+        self.store.db[keys[0]] = b"closing:" + _b(args[1])
         for name in self.store.hash(keys[1]):
-            self.end_epoch(_b(args[1]) + name)
+            self.end_epoch(_b(args[2]) + name)
         self.store.db.pop(keys[1], None)
         sums: dict[int, int] = {}
         total = 0

@@ -1,191 +1,19 @@
 """A simulated Redis: the commands that the engine uses, executed one after another.
 
-Data structures as far as the engine can see them; keys do not expire (a run is shorter
-than any time to live). `tests/simulation/test_model.py` compares this with a real server.
-A `Watch` is told of everything that enters or leaves a queue, a usage stream or an
-activity stream, below the functions, so that a wrong function cannot hide from it.
+`tests/simulation/test_model.py` compares this with a real server.
 """
 
 from __future__ import annotations
 
 import copy
-from bisect import bisect_left, bisect_right
-from typing import Any, Protocol
+from bisect import bisect_left
+from typing import Any
 
 from engine.stores.redis import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
+from tests.simulation.redis_store import Group, Store, Watch, as_bytes, format_id, parse_id
 from tests.simulation.wires import BLOCKED, Call, Wire
-
-StreamId = tuple[int, int]
-
-
-def as_bytes(argument: bytes | str | int) -> bytes:
-    if isinstance(argument, bytes):
-        return argument
-    return (argument if isinstance(argument, str) else str(argument)).encode()
-
-
-def parse_id(text: bytes, missing: int = 0) -> StreamId:
-    ms, _, sequence = text.partition(b"-")
-    return int(ms), int(sequence) if sequence else missing
-
-
-def format_id(entry_id: StreamId) -> bytes:
-    return b"%d-%d" % entry_id
-
-
-class Watch(Protocol):
-    """Hears of changes as they happen, and of each command's end."""
-
-    def placed(self, shard: int, payload: bytes) -> None: ...
-    def left(self, shard: int, payload: bytes) -> None: ...
-    def used(self, shard: int, entry_id: StreamId, fields: list[bytes]) -> None: ...
-    def recorded(self, shard: int, blob: bytes) -> None: ...
-    def done(self, command: tuple[Any, ...], reply: Any) -> None: ...
-
-
-class Group:
-    """A consumer group: what was given out and not acknowledged."""
-
-    def __init__(self) -> None:
-        self.last: StreamId = (0, 0)
-        # id: [consumer, given at ms, how often]; in the order of the ids.
-        self.pending: dict[StreamId, list[Any]] = {}
-        self.consumers: set[bytes] = set()
-
-
-class Stream:
-    def __init__(self) -> None:
-        self.last: StreamId = (0, 0)
-        self.ids: list[StreamId] = []
-        self.fields: dict[StreamId, list[bytes]] = {}
-        self.groups: dict[bytes, Group] = {}
-
-    def behind(self, position: StreamId, count: int) -> list[StreamId]:
-        first = bisect_right(self.ids, position)
-        return self.ids[first : first + count]
-
-    def remove(self, entry_id: StreamId) -> list[bytes] | None:
-        fields = self.fields.pop(entry_id, None)
-        if fields is not None:
-            del self.ids[bisect_left(self.ids, entry_id)]
-        return fields
-
-
-class Store:
-    """The data, and the primitives that change it."""
-
-    def __init__(self, clock: Clock, watch: Watch) -> None:
-        self.clock = clock
-        self.watch = watch
-        self.db: dict[bytes, Any] = {}
-        # Streams that grew during the present command.
-        self.grown: set[bytes] = set()
-        self._kinds: dict[bytes, tuple[str, int]] = {}
-
-    def kind(self, key: bytes) -> tuple[str, int]:
-        """What a key is for, and its shard."""
-        known = self._kinds.get(key)
-        if known is None:
-            text = key.decode()
-            head, _, rest = text.partition(":{")
-            shard, _, tail = rest.partition("}")
-            kind = {"sms": "place", "due": "place", "dead": "place", "activity": "activity"}.get(head, "")
-            if head == "credit" and tail == ":usage":
-                kind = "usage"
-            known = self._kinds[key] = (kind, int(shard) if shard else -1)
-        return known
-
-    def stream(self, key: bytes) -> Stream:
-        stream = self.db.get(key)
-        if stream is None:
-            stream = self.db[key] = Stream()
-        return stream
-
-    def hash(self, key: bytes) -> dict[bytes, bytes]:
-        return self.db.setdefault(key, {})
-
-    def xadd(self, key: bytes, fields: list[bytes]) -> bytes:
-        stream = self.stream(key)
-        now: StreamId = (self.clock.now_ms(), 0)
-        entry_id = now if now > stream.last else (stream.last[0], stream.last[1] + 1)
-        stream.last = entry_id
-        stream.ids.append(entry_id)
-        stream.fields[entry_id] = fields
-        self.grown.add(key)
-        kind, shard = self.kind(key)
-        if kind == "place":
-            self.watch.placed(shard, fields[1])
-        elif kind == "usage":
-            self.watch.used(shard, entry_id, fields)
-        elif kind == "activity":
-            self.watch.recorded(shard, fields[1])
-        return format_id(entry_id)
-
-    def xdel(self, key: bytes, entry_id: StreamId) -> int:
-        fields = self.stream(key).remove(entry_id)
-        if fields is None:
-            return 0
-        kind, shard = self.kind(key)
-        if kind == "place":
-            self.watch.left(shard, fields[1])
-        return 1
-
-    def xack(self, key: bytes, group: bytes, entry_id: StreamId) -> int:
-        found = self.stream(key).groups.get(group)
-        return 0 if found is None or found.pending.pop(entry_id, None) is None else 1
-
-    def zadd(self, key: bytes, score: float, member: bytes) -> None:
-        members = self.hash(key)
-        if member not in members:
-            self.watch.placed(self.kind(key)[1], member)
-        members[member] = score  # type: ignore[assignment]
-
-    def zrem(self, key: bytes, member: bytes) -> None:
-        if self.hash(key).pop(member, None) is not None:
-            self.watch.left(self.kind(key)[1], member)
-
-    def zrange(self, key: bytes, score_max: float | None = None) -> list[bytes]:
-        members = sorted((score, member) for member, score in self.db.get(key, {}).items())
-        return [member for score, member in members if score_max is None or score <= score_max]
-
-    def xclaim(
-        self, key: bytes, group: bytes, consumer: bytes, idle_ms: int, entry_id: StreamId, given: int | None
-    ) -> list[Any]:
-        """[[id, fields]] when it was idle for so long and is now the consumer's."""
-        stream = self.stream(key)
-        found = stream.groups[group]
-        found.consumers.add(consumer)
-        pending = found.pending.get(entry_id)
-        now_ms = self.clock.now_ms()
-        if pending is None or now_ms - pending[1] < idle_ms:
-            return []
-        if entry_id not in stream.fields:
-            del found.pending[entry_id]
-            return []
-        pending[:] = [consumer, now_ms, pending[2] + 1 if given is None else given]
-        return [[format_id(entry_id), stream.fields[entry_id]]]
-
-    def xpending(
-        self, key: bytes, group: bytes, idle_ms: int, start: bytes, count: int, consumer: bytes
-    ) -> list[Any]:
-        """[[id, consumer, idle ms, times given] ...]"""
-        first, beyond = ((0, 0), False) if start == b"-" else (parse_id(start.lstrip(b"(")), start[:1] == b"(")
-        now_ms = self.clock.now_ms()
-        found = []
-        for entry_id, (owner, at_ms, given) in self.group(key, group).pending.items():
-            if owner != consumer or entry_id < first or (beyond and entry_id == first):
-                continue
-            if now_ms - at_ms >= idle_ms and len(found) < count:
-                found.append([format_id(entry_id), owner, now_ms - at_ms, given])
-        return found
-
-    def group(self, key: bytes, group: bytes) -> Group:
-        found = self.db[key].groups.get(group) if key in self.db else None
-        if found is None:
-            raise ReplyError("NOGROUP No such key or consumer group")
-        return found  # type: ignore[no-any-return]
 
 
 class _Parked:

@@ -10,12 +10,11 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine import shards
 from engine.config import Queues
 from engine.delivery import Backoff
-from engine.errors import Unavailable
 from engine.ids import MessageIds
 from engine.ingest import Ingest
 from engine.ledger import Ledger
@@ -27,45 +26,11 @@ from engine.stores.queue import QueueStreams
 from engine.stores.usage import RedisUsage
 from engine.sweeper import Sweeper
 from engine.worker import Worker
-from tests.simulation.clock import Process
 from tests.simulation.holdings import Holding
-
-if TYPE_CHECKING:
-    from tests.simulation.world import World
+from tests.simulation.world import Role, World
 
 PRICES = {"": 1, "+44": 2, "+98": 3}
 _CONCURRENCY = 20
-
-
-class Role:
-    """One process at work, and how it is told to drain."""
-
-    def __init__(self, world: World, process: Process) -> None:
-        self.world = world
-        self.process = process
-        self.draining = asyncio.Event()
-        self.ready = False
-        self.ingest: Ingest | None = None
-        # It has ended by itself.
-        self.over = False
-
-    def start(self, main: Coroutine[Any, Any, None]) -> None:
-        self.process.create_task(self._run(main))
-
-    async def _run(self, main: Coroutine[Any, Any, None]) -> None:
-        try:
-            await main
-        except BaseExceptionGroup as group:
-            unavailable, rest = group.split(Unavailable)
-            if rest is not None:
-                self.world.broken(self.process, rest)
-        except Unavailable:
-            # As engine/boot.py: the process ends, another takes its place.
-            pass
-        except Exception as e:  # everything else is an error of the engine, and a finding
-            self.world.broken(self.process, e)
-        self.world.clock.trace(self.process.name, "ends")
-        self.over = True
 
 
 async def ingest(world: World, role: Role) -> None:
@@ -83,6 +48,7 @@ async def ingest(world: World, role: Role) -> None:
         quota_s=settings.quota_s,
         quota_min=settings.quota_min,
         validity_s=settings.validity_s,
+        spenders=settings.spenders,
     )
     await quota.start()
     rng = world.clock.rng
@@ -98,8 +64,7 @@ async def ingest(world: World, role: Role) -> None:
         role.ready = False
         if serving in done:
             serving.result()
-        while world.requests_at(process):
-            await asyncio.sleep(0.05)
+        await world.idle(process)
         await quota.leave()
     finally:
         serving.cancel()

@@ -6,9 +6,8 @@ import asyncio
 
 from engine.errors import Unavailable
 from engine.stores.admission import fence_command
-from tests.simulation.roles import Role
 from tests.simulation.wires import Link
-from tests.simulation.world import World
+from tests.simulation.world import Role, World
 
 _LOOK_S = 0.1
 

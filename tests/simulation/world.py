@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from asyncio import events
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from random import Random
 from typing import Any
 
 import msgspec
 
+from engine.errors import Unavailable
 from engine.records import VerdictKind
 from tests.simulation.checkers import Truth, Violation
 from tests.simulation.clock import Clock, Process
@@ -15,28 +18,45 @@ from tests.simulation.ledger_store import LedgerBooks
 from tests.simulation.postgres_server import PostgresServer
 from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_server import RedisServer
-from tests.simulation.roles import ROLES, Role
 from tests.simulation.wires import Link, Network, Weather
 
 
 class Settings(msgspec.Struct, kw_only=True):
     """The engine's settings in this world, and how much of it there is."""
 
-    shards: int = 2
-    ingest: int = 3
-    workers: int = 2
-    ledgers: int = 2
+    shards: int
+    ingest: int
+    workers: int
+    ledgers: int
     quota_s: float = 2.0
-    quota_min: int = 20
-    validity_s: float = 3.0
-    timeout_s: float = 4.0
-    link_timeout_s: float = 2.0
+    quota_min: int
+    validity_s: float
+    timeout_s: float
+    link_timeout_s: float
     take_over_s: float = 4.0
     overdue_s: float = 6.0
-    gather_s: float = 0.1
+    gather_s: float
+    # Organisations that every holder asks for when it starts.
+    spenders: list[int]
     # Virtual seconds of faults, and then of calm before the end.
-    chaos_s: float = 15.0
-    calm_s: float = 12.0
+    chaos_s: float
+    calm_s: float = 11.0
+
+    @staticmethod
+    def drawn(rng: Random, organisations: list[int]) -> Settings:
+        return Settings(
+            shards=rng.choice((1, 2, 3)),
+            ingest=rng.choice((2, 3, 4)),
+            workers=rng.choice((1, 2)),
+            ledgers=rng.choice((1, 2, 3)),
+            quota_min=rng.choice((1, 20, 100)),
+            validity_s=rng.choice((1.0, 3.0)),
+            timeout_s=rng.choice((1.5, 4.0)),
+            link_timeout_s=rng.choice((0.5, 2.0)),
+            gather_s=rng.choice((0.02, 0.1, 0.4)),
+            spenders=organisations if rng.random() < 0.3 else [],
+            chaos_s=rng.choice((3.0, 6.0, 12.0)),
+        )
 
 
 class Log:
@@ -54,6 +74,37 @@ class Log:
     info = warning = error = debug = _line
 
 
+class Role:
+    """One process at work, and how it is told to drain."""
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world = world
+        self.process = process
+        self.draining = asyncio.Event()
+        self.ready = False
+        self.ingest: Any = None
+        # It has ended by itself.
+        self.over = False
+
+    def start(self, main: Coroutine[Any, Any, None]) -> None:
+        self.process.create_task(self._run(main))
+
+    async def _run(self, main: Coroutine[Any, Any, None]) -> None:
+        try:
+            await main
+        except BaseExceptionGroup as group:
+            rest = group.split(Unavailable)[1]
+            if rest is not None:
+                self.world.broken(self.process, rest)
+        except Unavailable:
+            # As engine/boot.py: the process ends, another takes its place.
+            pass
+        except Exception as e:  # everything else is an error of the engine, and a finding
+            self.world.broken(self.process, e)
+        self.world.clock.trace(self.process.name, "ends")
+        self.over = True
+
+
 class World:
     """Everything there is. `servers` first, then processes by `spawn`."""
 
@@ -66,7 +117,10 @@ class World:
         functions: type[Functions] = Functions,
         ledger_books: type[LedgerBooks] = LedgerBooks,
         postgres: type[PostgresServer] = PostgresServer,
+        rewinds: bool = False,
     ) -> None:
+        """`rewinds`: Redis loses the last moments of its data, not all of it."""
+        self.rewinds = rewinds
         self.settings = settings
         self.clock = Clock(seed)
         self.weather = weather
@@ -76,6 +130,8 @@ class World:
         self.redis = self.truth.redis = RedisServer(self.clock, self.truth, functions)
         self.postgres = self.truth.postgres = postgres(self.clock, self.truth)
         self.ledger_books = ledger_books
+        # What a process of each role does (see roles.py).
+        self.mains: dict[str, Callable[[World, Role], Coroutine[Any, Any, None]]] = {}
         self.roles: list[Role] = []
         # Processes that are gone for good; kept, so that nothing of theirs is finalized early.
         self.graves: list[Process] = []
@@ -101,8 +157,10 @@ class World:
         kinds: tuple[VerdictKind, ...] = ("temporary", "permanent", "unknown")
         return ("accepted" if draw < 0.8 else kinds[int(rng.random() * 3)]), latency_s
 
-    def requests_at(self, process: Process) -> int:
-        return self.requests.get(process.name, 0)
+    async def idle(self, process: Process) -> None:
+        """Until `process` has answered all its requests."""
+        while self.requests.get(process.name):  # noqa: ASYNC110 - virtual time costs nothing
+            await asyncio.sleep(0.05)
 
     def broken(self, process: Process, error: BaseException) -> None:
         if process.alive and not self.network.closed:
@@ -119,7 +177,7 @@ class World:
         made = Role(self, process)
         self.roles.append(made)
         self.clock.trace("spawn", process.name)
-        process.call_soon(lambda: made.start(ROLES[role](self, made)))
+        process.call_soon(lambda: made.start(self.mains[role](self, made)))
         return made
 
     def kill(self, role: Role) -> None:

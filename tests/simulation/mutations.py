@@ -1,0 +1,269 @@
+"""Ways to spoil the protocol, one decision each. Some seed must notice every one of them.
+
+A mutation patches or subclasses what it spoils; it copies nothing. `seed` is one that is
+known to catch it; when the engine has changed so much that it no longer does, others are
+tried (test_mutations.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+
+from engine import credit_ledger
+from engine.books import Books, WaitingRequest
+from engine.credit_holder import Effects, Holder
+from engine.errors import Unavailable
+from engine.ledger import Ledger
+from engine.outbox import Outbox
+from engine.quota import Quota
+from engine.records import Answer
+from engine.stores.admission import RedisAdmission
+from tests.simulation.holdings import WatchedMap
+from tests.simulation.postgres_server import Change, PostgresServer
+from tests.simulation.redis_functions import Functions
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Mutation(msgspec.Struct, frozen=True):
+    name: str
+    # Known to catch it.
+    seed: int
+    # What is patched: (object, attribute, replacement).
+    patches: list[tuple[Any, str, Any]] = []
+    # Servers to run the world with.
+    world: dict[str, Any] = {}
+
+    @contextmanager
+    def applied(self) -> Iterator[dict[str, Any]]:
+        """While it lasts, the engine is spoiled; arguments for `runs.run`."""
+        with ExitStack() as stack:
+            for target, attribute, replacement in self.patches:
+                stack.enter_context(patch.object(target, attribute, replacement))
+            yield self.world
+
+
+def spoiled(name: str, **methods: Any) -> type[Functions]:
+    """The atomic steps of Redis, with these methods instead of their own."""
+    return type(name, (Functions,), methods)
+
+
+# -- the holder's side
+
+_answered, _want, _next_flush = Holder.answered, Holder.want, Outbox.next_flush
+_admit, _release, _serve_answers = RedisAdmission.admit, Quota.release, Ledger._apply
+
+
+def _refuse_later_ones_too(self: Holder, answer: Answer, now_us: int) -> Effects:
+    asked = self._asked.get(answer.organisation_id)
+    if answer.kind == "refusal" and asked is not None:
+        asked.waiters, asked.later = asked.waiters + asked.later, []
+    return _answered(self, answer, now_us)
+
+
+def _remember_refusals(self: Holder, answer: Answer, now_us: int) -> Effects:
+    remembered = self.__dict__.setdefault("remembered", set())
+    if answer.kind == "refusal":
+        remembered.add(answer.organisation_id)
+    return _answered(self, answer, now_us)
+
+
+def _refuse_from_memory(self: Holder, organisation_id: int, waiter: Any, now_us: int) -> Effects:
+    if organisation_id in self.__dict__.get("remembered", ()):
+        return Effects(refuse=[waiter.token])
+    return _want(self, organisation_id, waiter, now_us)
+
+
+def _take_every_grant(self: Holder, answer: Answer, now_us: int) -> Effects:
+    asked = self._asked.get(answer.organisation_id)
+    if answer.kind == "grant" and (asked is None or asked.number != answer.number):
+        self._credit.grant(answer.organisation_id, answer.units)
+    return _answered(self, answer, now_us)
+
+
+def _answer_recalls_with_nothing(self: Holder, answer: Answer, now_us: int) -> Effects:
+    """Says that it has returned its quota, and keeps it."""
+    if answer.kind != "recall":
+        return _answered(self, answer, now_us)
+    with patch.object(self, "_credit", _Generous(self._credit)):
+        return _answered(self, answer, now_us)
+
+
+class _Generous:
+    def __init__(self, credit: Any) -> None:
+        self.take: Callable[[int], int] = credit.remaining
+
+
+async def _number_again(self: RedisAdmission, name: str, flushes: Any) -> Any:
+    """A flush whose answer was lost is sent as a new one."""
+    try:
+        return await _admit(self, name, flushes)
+    except Unavailable:
+        flushes[:] = [msgspec.structs.replace(f, sequence=f.sequence + 1) for f in flushes]
+        raise
+
+
+def _forget_what_is_under_way(self: Outbox) -> Any:
+    """A second flush goes out beside the first."""
+    self._under_way = None
+    return _next_flush(self)
+
+
+def _keep_replayed(self: Quota, organisation_id: int, units: int, incarnation: int) -> None:
+    """The units of a repeated request stay reserved."""
+
+
+async def _answer_before_commit(self: Ledger, shards: list[int]) -> None:
+    store, usage = self._store, self._usage
+
+    class Hasty:
+        async def apply(self, entries: Any, decide: Any, sent: int) -> Any:
+            told: list[Any] = []
+            await store.apply(entries, partial(_note_answers, decide, told, usage), sent)
+            return []
+
+    with patch.object(self, "_store", Hasty()):
+        await _serve_answers(self, shards)
+
+
+def _note_answers(decide: Any, told: list[Any], usage: Any, books: Books) -> None:
+    decide(books)
+    told += [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
+    if told:
+        asyncio.get_running_loop().create_task(_send(usage, told))
+
+
+async def _send(usage: Any, answers: list[Any]) -> None:
+    try:
+        await usage.send(answers)
+    except Unavailable:
+        return
+
+
+# -- the ledger's side
+
+_recall, _close_books = credit_ledger._recall, credit_ledger._close_books
+
+
+def _no_recall(books: Books, organisation_id: int, head: WaitingRequest) -> bool:
+    return False
+
+
+def _recall_once(books: Books, organisation_id: int, head: WaitingRequest) -> bool:
+    """A recall is over with the answer, whatever the books say of the holder's quota."""
+    asked = _asked.setdefault((head.holder, head.epoch, head.request.number, organisation_id), set())
+    others = [h for h, units in books.quotas.get(organisation_id, {}).items() if units and h != head.holder]
+    if set(others) - asked:
+        asked.update(others)
+        return _recall(books, organisation_id, head)
+    return any(holder in head.recalled for holder in others)
+
+
+_asked: dict[Any, set[str]] = {}
+
+
+def _leave_quotas_open(books: Books, shard: int, kept: dict[int, int]) -> None:
+    with patch.object(books, "quotas", {}):
+        _close_books(books, shard, kept)
+
+
+class PositionsApart(PostgresServer):
+    """The position is written by a statement of its own, a moment later."""
+
+    def _write_positions(self, change: Change) -> None:
+        life = self.life
+        self.clock.after(0.02, lambda: self.life == life and self.tables.positions.update(change.positions))
+
+
+class ForgetfulPostgres(PostgresServer):
+    """Answers are not kept until they are sent."""
+
+    def _write_answers(self, change: Change) -> list[int]:
+        return [self.tables.next_row() for _ in change.answers]
+
+
+class SharedLock(PostgresServer):
+    """Any number of ledgers may lead."""
+
+    def _lock(self, wire: Any) -> bool:
+        return True
+
+
+def _settle_again(self: Functions, key: bytes, entry_id: tuple[int, int]) -> int:
+    Functions.acknowledge(self, key, entry_id)
+    return 1
+
+
+def _fence_silently(self: Functions, keys: Any, args: Any) -> int:
+    """The epoch ends without a marker in the usage stream."""
+    if self.store.hash(keys[1]).pop(args[0].encode(), None) is None:
+        return 0
+    self.end_epoch(keys[0])
+    return 1
+
+
+def _spare_epoch(self: Functions, key: bytes) -> int:
+    return int(self.store.hash(key).get(b"epoch", b"0")) + 1
+
+
+def _forget_hits(self: Functions, holder: dict[bytes, bytes], epoch: bytes, seq: int) -> list[Any] | None:
+    return None if Functions.stored_outcome(self, holder, epoch, seq) is None else []
+
+
+def _first_use(self: Functions, key: bytes, fingerprint: bytes, answer: bytes) -> None:
+    return None
+
+
+MUTATIONS = [
+    Mutation(
+        "skip the fence check in admit", 0,
+        world={"functions": spoiled("Unfenced", epoch_is_over=lambda *_: False)},
+    ),
+    Mutation(
+        "fence without ending the epoch", 0,
+        world={"functions": spoiled("SameEpoch", end_epoch=_spare_epoch)},
+    ),
+    Mutation("fence without a marker", 0, world={"functions": spoiled("Silent", fence=_fence_silently)}),
+    Mutation(
+        "forget the sequence", 0,
+        world={
+            "functions": spoiled("Unnumbered", stored_outcome=lambda *_: None, is_next=lambda *_: True)
+        },
+    ),
+    Mutation(
+        "forget the stored outcome of a sequence", 90,
+        world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
+    ),
+    Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
+    Mutation(
+        "count a settlement twice", 3,
+        world={"functions": spoiled("Twice", acknowledge=_settle_again)},
+    ),
+    Mutation("write the position apart", 7, world={"postgres": PositionsApart}),
+    Mutation("forget to keep answers", 9, world={"postgres": ForgetfulPostgres}),
+    Mutation("let two ledgers lead", 0, world={"postgres": SharedLock}),
+    Mutation("send a flush again under a new number", 0, [(RedisAdmission, "admit", _number_again)]),
+    Mutation("send the next flush before the outcome of the last", 0,
+             [(Outbox, "next_flush", _forget_what_is_under_way)]),
+    Mutation("answer before the commit", 0, [(Ledger, "_apply", _answer_before_commit)]),
+    Mutation("refuse without recall", 0, [(credit_ledger, "_recall", _no_recall)]),
+    Mutation("end a recall without looking at the quotas", 5, [(credit_ledger, "_recall", _recall_once)]),
+    Mutation("forget what a recall took from a request", 5, [(credit_ledger, "_without", lambda r, _: r)]),
+    Mutation("leave quotas open when a lost shard is closed", 4,
+             [(credit_ledger, "_close_books", _leave_quotas_open)]),
+    Mutation("keep the quota after a fence", 0, [(WatchedMap, "drop", lambda self: [])]),
+    Mutation("keep quota that was said to be returned", 0,
+             [(Holder, "answered", _answer_recalls_with_nothing)]),
+    Mutation("take a grant twice", 0, [(Holder, "answered", _take_every_grant)]),
+    Mutation("refuse those who came later too", 0, [(Holder, "answered", _refuse_later_ones_too)]),
+    Mutation("remember refusals", 0,
+             [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
+    Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
+]  # fmt: skip

@@ -1,0 +1,373 @@
+"""The simulated servers behave as the real ones, on random sequences of what the engine asks."""
+
+from __future__ import annotations
+
+import re
+from asyncio import events
+from collections.abc import AsyncIterator, Coroutine
+from functools import partial
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+import pytest
+
+from engine import shards as keys
+from engine.books import UsageEntry
+from engine.credit_ledger import decide
+from engine.outbox import Flush, Note
+from engine.records import Addressed, Entry, Message, Request, Return, Settlement, Submission
+from engine.shards import shard_of
+from engine.stores import queue_wire as wire
+from engine.stores.admission import _admit_command, fence_command
+from engine.stores.directory import Directory
+from engine.stores.ledger import PostgresLedger
+from engine.stores.redis import RedisLink, ReplyError, load_functions
+from tests.services.conftest import books_url  # noqa: F401 - a fixture
+from tests.simulation.clock import Clock, Process
+from tests.simulation.ledger_store import LedgerBooks
+from tests.simulation.postgres_server import PostgresServer
+from tests.simulation.redis_server import RedisServer
+from tests.simulation.wires import Network, Weather
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+_HOLDERS = ("h1", "h2", "h3")
+_WORKERS = ("w1", "w2")
+_SHARD = 0
+# No entry is idle for so long.
+_LONG_MS = 1 << 40
+
+
+class Nobody:
+    """Watches nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Sequence:
+    """Random commands, the same for both servers but for the ids of entries."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.epochs = dict.fromkeys(_HOLDERS, 0)
+        self.sequences = dict.fromkeys(_HOLDERS, 0)
+        self.messages = 0
+        self.announced = 0
+
+    def next(self, entries: list[tuple[str, Message]]) -> tuple[Any, ...]:
+        """(what, arguments) of the next command; `entries` were given out, and to whom."""
+        rng = self.rng
+        name = rng.choice(_HOLDERS)
+        what = rng.choices(
+            ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
+             "pending", "generation", "close", "begin",
+             "announce"),
+            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 1, 1),
+        )[0]  # fmt: skip
+        if what in ("register", "fence", "beat"):
+            return what, rng.choice((name, *_WORKERS))
+        if what == "admit":
+            return what, name, self._flush(name)
+        if what == "settle":
+            some = rng.sample(range(len(entries)), min(len(entries), rng.randrange(5)))
+            outcomes = [rng.choice(("captured", "released", "retry", "dead")) for _ in some]
+            return what, rng.choice(_WORKERS), list(zip(some, outcomes, strict=True))
+        if what == "generation":
+            return what, rng.choice(("g1", "g1", "closing:g2", None))
+        if what == "announce":
+            self.announced += rng.randrange(-1, 3)
+            return what, [max(1, self.announced), self.announced + 2]
+        return what, rng.choice(_WORKERS), rng.choice((0, _LONG_MS)), rng.randrange(1, 6), rng.randrange(2)
+
+    def _flush(self, name: str) -> Flush:
+        rng = self.rng
+        epoch = max(0, self.epochs[name] - (rng.random() < 0.1))
+        sequence = max(1, self.sequences[name] + rng.choice((1, 1, 1, 1, 0, 2)))
+        submissions = [(i, self._submission()) for i in range(rng.randrange(4))]
+        notes = [Note(rng.choice(("request", "return")), b"note") for _ in range(rng.randrange(3))]
+        return Flush(_SHARD, epoch, sequence, submissions, notes)
+
+    def _submission(self) -> Submission:
+        rng = self.rng
+        organisation_id = rng.choice((1, 2, 300, 70_000))
+        messages = [self._addressed(organisation_id) for _ in range(rng.randrange(1, 4))]
+        return Submission(
+            organisation_id=organisation_id,
+            messages=messages,
+            units=sum(m.message.units for m in messages),
+            idempotency_key=rng.choice(("", "", "k1", "k2", "k3")),
+            fingerprint=rng.choice((b"f1", b"f2")),
+            answer=b"answer %d" % self.messages,
+        )
+
+    def _addressed(self, organisation_id: int) -> Addressed:
+        self.messages += 1
+        message = Message(
+            id=f"m{self.messages}", organisation_id=organisation_id, to="+1", text="x", sender="",
+            encoding="GSM-7", segments=1, units=self.rng.randrange(1, 9), accepted_at_us=1, expires_at_us=2,
+        )  # fmt: skip
+        queue = self.rng.choice(("express", "normal"))
+        return Addressed(queue=queue, message=message, due_at_us=self.rng.choice((0, 0, 100, 200)))
+
+
+class Side:
+    """One of the two servers, with the entries that it gave out."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[bytes, Message]] = []
+
+    def command(self, what: str, *given: Any) -> Any:
+        """The command as the engine's own adapters write it."""
+        holders = keys.holders_key(_SHARD)
+        if what == "register":
+            return wire.register(given[0], _SHARD)
+        if what == "fence":
+            return fence_command(_SHARD, given[0])
+        if what == "beat":
+            return wire.beat(given[0], _SHARD)
+        if what == "overdue":
+            # Everybody is overdue when the limit lies in the future.
+            return ("FCALL", "overdue", 1, holders, -1000 if given[1] else _LONG_MS)
+        if what == "admit":
+            return _admit_command(given[0], given[1])
+        if what == "settle":
+            return wire.settle("normal", given[0], _SHARD, [self._settlement(*s) for s in given[1]])
+        if what == "generation":
+            key = keys.generation_key(_SHARD)
+            return ("DEL", key) if given[0] is None else ("SET", key, given[0])
+        if what == "announce":
+            numbered = [x for n in given[0] for x in (n, _encode([n]))]
+            return ("FCALL", "announce", 2, keys.activity_key(_SHARD), keys.announced_key(_SHARD), *numbered)
+        worker, idle_ms, count, suspects = given
+        if what == "read":
+            return wire.read("normal", worker, [_SHARD], count, None)
+        if what == "promote":
+            return wire.promote("normal", _SHARD, 100 + 100 * suspects, count)
+        if what == "take_over":
+            return wire.take_over("normal", worker, _SHARD, idle_ms, count, suspects)
+        if what == "pending":
+            return wire.own_pending("normal", worker, _SHARD, idle_ms, b"-", count)
+        if what == "begin":
+            return ("FCALL", "begin", 1, keys.generation_key(_SHARD), ("g1", "g9")[suspects])
+        return self._close(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1])
+
+    def _settlement(self, index: int, outcome: Any) -> Settlement:
+        entry_id, message = self.entries[index]
+        entry = Entry(shard=_SHARD, queue="normal", entry_id=entry_id, message=message)
+        again = msgspec.structs.replace(message, attempts=message.attempts + 1)
+        return Settlement(entry=entry, outcome=outcome, row=None, due_at_us=150, message=again)
+
+    def _close(self, seen: str) -> Any:
+        queues = ("express", "normal")
+        touched = [keys.generation_key(_SHARD), keys.holders_key(_SHARD), keys.usage_key(_SHARD),
+                   keys.held_key(_SHARD)]  # fmt: skip
+        touched += [of(_SHARD, q) for of in (keys.queue_key, keys.due_key, keys.dead_key) for q in queues]
+        return ("FCALL", "close", len(touched), *touched, seen, "g9", keys.holder_key(_SHARD, ""))
+
+    def remember(self, what: str, reply: Any) -> None:
+        """Entries that were given out."""
+        if what == "read" and reply and not isinstance(reply, Exception):
+            for _, entries in reply:
+                for entry_id, fields in entries:
+                    self.entries.append((entry_id, msgspec.msgpack.decode(fields[1], type=Message)))
+
+
+def plain(reply: Any) -> Any:
+    """A reply without what differs by nature: ids, idle times."""
+    if isinstance(reply, ReplyError):
+        return reply.code
+    if isinstance(reply, list):
+        if len(reply) == 4 and isinstance(reply[2], int) and isinstance(reply[0], bytes):
+            reply = [reply[0], reply[1], 0, reply[3]]
+        return [plain(r) for r in reply]
+    return b"ID" if isinstance(reply, bytes) and re.fullmatch(rb"\d+-\d+", reply) else reply
+
+
+def stream_rows(entries: Any) -> list[Any]:
+    """Fields of a stream's entries; packed sums as values, since both pack in their own way."""
+    rows = []
+    for _, fields in entries:
+        packed = fields[0] == b"k" and fields[1] in (b"usage", b"settle")
+        rows.append([*fields[:-1], _decode(fields[-1])] if packed else fields)
+    return rows
+
+
+_STREAMS = [keys.usage_key(_SHARD), keys.activity_key(_SHARD)] + [
+    of(_SHARD, q) for of in (keys.queue_key, keys.dead_key) for q in ("express", "normal")
+]  # fmt: skip
+_DUE = [keys.due_key(_SHARD, q) for q in ("express", "normal")]
+
+
+async def real_dump(link: RedisLink) -> Any:
+    streams = [stream_rows(await link.call("XRANGE", key, "-", "+")) for key in _STREAMS]
+    due = [await link.call("ZRANGE", key, 0, -1) for key in _DUE]
+    holders = [await link.call("HMGET", keys.holder_key(_SHARD, h), "epoch", "seq") for h in _HOLDERS]
+    alive = sorted(await link.call("HKEYS", keys.holders_key(_SHARD)))
+    held = int(await link.call("GET", keys.held_key(_SHARD)) or 0)
+    return streams, due, holders, alive, held
+
+
+def simulated_dump(server: RedisServer) -> Any:
+    store, db = server.store, server.store.db
+    streams = [
+        stream_rows([(i, db[key].fields[i]) for i in db[key].ids]) if key in db else [] for key in _STREAMS
+    ]
+    due = [store.zrange(key) for key in _DUE]
+    of = [db.get(keys.holder_key(_SHARD, h), {}) for h in _HOLDERS]
+    holders = [[h.get(b"epoch"), h.get(b"seq")] for h in of]
+    alive = sorted(db.get(keys.holders_key(_SHARD), {}))
+    return streams, due, holders, alive, int(db.get(keys.held_key(_SHARD), b"0"))
+
+
+@pytest.fixture
+async def database(redis_url: str) -> AsyncIterator[RedisLink]:
+    """A logical database of its own on the real server, empty, with the functions."""
+    url = urlsplit(redis_url)._replace(path="/9").geturl()
+    link = RedisLink(url, timeout_s=10, name="model")
+    await link.start()
+    await load_functions(link)
+    await link.call("FLUSHDB")
+    yield link
+    await link.call("FLUSHDB")
+    await link.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, seed: int) -> None:
+    clock = Clock(seed)
+    server = RedisServer(clock, Nobody())
+    sequence, real, simulated = Sequence(Random(seed)), Side(), Side()
+    groups = [wire.make_group("normal", _SHARD), ("SET", keys.generation_key(_SHARD), "g1")]
+    for command in groups:
+        await database.call(*command)
+        server.execute(None, None, command)
+    for step in range(400):
+        clock.now += 0.002
+        what, *given = sequence.next(real.entries)  # type: ignore[arg-type]
+        theirs = (await database.batch([real.command(what, *given)]))[0]
+        command = simulated.command(what, *given)
+        if command[0] == "DEL":
+            ours: Any = int(server.store.db.pop(command[1], None) is not None)
+        else:
+            ours = server.execute(None, None, command)
+        assert plain(ours) == plain(theirs), (seed, step, what, given)
+        real.remember(what, theirs)
+        simulated.remember(what, ours)
+        if what == "register" and given[0] in _HOLDERS:
+            sequence.epochs[given[0]], sequence.sequences[given[0]] = theirs, 0
+        if what == "admit" and theirs[0] == b"applied":
+            sequence.sequences[given[0]] = given[1].sequence
+        if step % 20 == 19:
+            assert simulated_dump(server) == await real_dump(database), (seed, step)
+    assert real.entries
+
+
+class Books:
+    """The simulated PostgreSQL with one ledger on it, run from outside."""
+
+    def __init__(self) -> None:
+        self.clock = Clock(0)
+        self.server = PostgresServer(self.clock, Nobody())
+        self.process = Process(self.clock, "ledger", "ledger")
+        self.store = LedgerBooks(Network(self.clock, Weather()), self.process, self.server, 5.0)
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        outside = events._get_running_loop()
+        try:
+            task = self.process.create_task(call)
+            self.clock.run(self.clock.now + 10, 1 << 60)
+            return task.result()
+        finally:
+            events._set_running_loop(outside)
+
+
+def random_entry(rng: Random, server: PostgresServer, position: int, shards: int) -> UsageEntry:
+    """One that these books can bear."""
+    tables = server.tables
+    organisation_id = rng.choice(list(tables.accounts))
+    row = tables.accounts[organisation_id]
+    holder = rng.choice(_HOLDERS)
+    quota = tables.quotas.get(organisation_id, {}).get(holder, 0)
+    kind = rng.choice(("usage", "settle", "request", "request", "return", "fence"))
+    if kind == "usage" and quota:
+        data = _encode([organisation_id, rng.randrange(1, quota + 1)])
+    elif kind == "settle" and row.held:
+        captured = rng.randrange(row.held + 1)
+        data = _encode([organisation_id, captured, rng.randrange(row.held - captured + 1)])
+    elif kind == "fence":
+        data = b""
+    elif kind == "return":
+        units = rng.randrange(quota + 1)
+        data = _encode(Return(organisation_id=organisation_id, units=units, recall=rng.choice((0, 1))))
+    else:
+        kind = "request"
+        needed, waiting, wanted = sorted(rng.randrange(1, 200) for _ in range(3))
+        request = Request(
+            number=position, organisation_id=organisation_id, wanted=wanted, needed=needed, waiting=waiting
+        )
+        data = _encode(request)
+    return UsageEntry(shard_of(organisation_id, shards), f"{position}-0", kind, holder, 1, data)  # type: ignore[arg-type]
+
+
+async def real_tables(url: str) -> Any:
+    connection = await asyncpg.connect(url)
+    try:
+        accounts = await connection.fetch(
+            "SELECT organisation_id, topped_up, available, granted, held, captured FROM accounts ORDER BY 1"
+        )
+        quotas = await connection.fetch("SELECT organisation_id, holder, units FROM quotas ORDER BY 1, 2")
+        journal = await connection.fetch(
+            "SELECT organisation_id, movement, sum(units)::bigint FROM journal GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        return [[tuple(row) for row in rows] for rows in (accounts, quotas, journal)]
+    finally:
+        await connection.close()
+
+
+def simulated_tables(server: PostgresServer) -> Any:
+    t = server.tables
+    return [
+        [(o, r.topped_up, r.available, r.granted, r.held, r.captured) for o, r in sorted(t.accounts.items())],
+        sorted((o, h, units) for o, by_holder in t.quotas.items() for h, units in by_holder.items()),
+        sorted((o, movement, units) for o, sums in t.journal.items() for movement, units in sums.items()),
+    ]
+
+
+def told(answers: Any) -> list[Any]:
+    return [(a.shard, a.holder, a.payload) for a in answers]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_simulated_books_are_kept_as_the_real_ones(books_url: str, seed: int) -> None:  # noqa: F811
+    rng, shards = Random(seed), 2
+    books = Books()
+    real = PostgresLedger(books_url, timeout_s=10)
+    directory = await Directory.connect(books_url, shards=shards)
+    for units in (1000, 100, 30):
+        organisation_id = (await directory.create_organisation("model")).id
+        books.server.create(organisation_id, shard_of(organisation_id, shards))
+        await directory.top_up(organisation_id, units, "first")
+        books.server._top_up(None, organisation_id, units, "first")  # type: ignore[arg-type]
+    stores = (real, books.store)
+    for store in stores:
+        for call in (partial(store.lead), partial(store.open_shards, "g", range(shards))):
+            await call() if store is real else books.run(call())
+    for position in range(1, 120):
+        entries = [random_entry(rng, books.server, position, shards)]
+        theirs = await real.apply(entries, partial(decide, entries=entries), 0)
+        ours = books.run(books.store.apply(entries, partial(decide, entries=entries), 0))
+        assert told(ours) == told(theirs), (seed, position, entries)
+        if rng.random() < 0.1:
+            recovered, again = await real.recover(), books.run(books.store.recover())
+            assert recovered.positions == again.positions
+            assert told(recovered.answers) == told(again.answers)
+            lines = [{o: [(w.holder, w.request) for w in line] for o, line in r.waiting.items()}
+                     for r in (recovered, again)]  # fmt: skip
+            assert lines[0] == lines[1]
+    assert simulated_tables(books.server) == await real_tables(books_url)
+    await real.resign()
+    await directory.close()

@@ -1,0 +1,60 @@
+"""A million steps of the whole protocol under faults, and nothing promised is broken.
+
+A step is one callback of one process or one event of the world outside (see clock.py): a
+task resumed, a timer fired, a command reaching a server, an answer lost, a fault. The idle
+ticks of the services are steps too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.simulation.runs import run
+
+STEPS = 1_000_000
+# Each seed draws its own settings and faults: so many of them at least.
+SEEDS = 16
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_promise_holds_for_a_million_steps_of_many_seeds() -> None:
+    steps, seed = 0, 0
+    failed, answered = [], {"202": 0, "402": 0, "503": 0}
+    while steps < STEPS or seed < SEEDS:
+        result = run(seed)
+        steps += result.steps
+        for kind in answered:
+            answered[kind] += result.answered.get(kind, 0)
+        if result.violation:
+            failed.append(
+                f"seed {seed}: {result.violation}\n    python -m tests.simulation --seed {seed} --trace"
+            )
+        seed += 1
+    assert not failed, "\n" + "\n".join(failed)
+    # All three ways to answer were taken often enough to mean something.
+    assert min(answered.values()) > 100, answered
+
+
+def test_a_seed_runs_the_same_in_another_process() -> None:
+    seed = 3
+    here = "\n".join(run(seed, trace=True, steps_max=20_000).trace)
+    # Nothing may hang on the order of sets of strings, which differs between processes.
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    command = [sys.executable, "-m", "tests.simulation", "--seed", str(seed), "--steps", "20000", "--trace"]
+    there = subprocess.run(
+        command, cwd=_ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert len(here) > 10_000
+    assert _digest(here) == _digest(there[: there.rindex("\nseed ")])
+
+
+def test_a_run_can_be_cut_off_after_a_number_of_steps() -> None:
+    assert run(1, steps_max=5_000).steps == 5_000
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
