@@ -62,19 +62,9 @@ $(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.
 run: $(STAMP) ## Run the engine with a demo organisation on 127.0.0.1:8080, data in ./data
 	exec $(BIN)/smsengine up --demo
 
-# Two at a time, for most of it is waiting: the whole engine beside its parts. With ARGS
-# one after the other, so that the output is that of one pytest.
+# With ARGS it is one pytest, so that they mean what they say.
 test: $(STAMP) ## Test everything, with real servers
-	$(if $(strip $(ARGS)),exec $(BIN)/python -m pytest $(ARGS),:)
-	whole=$$(mktemp)
-	trap 'rm -f "$$whole"' EXIT
-	$(BIN)/python -m pytest tests/system > "$$whole" 2>&1 &
-	beside=$$!
-	failed=0
-	$(BIN)/python -m pytest --ignore=tests/system --ignore=tests/chaos tests || failed=$$?
-	wait $$beside || failed=$$?
-	cat "$$whole"
-	exit $$failed
+	exec $(BIN)/python -m $(if $(strip $(ARGS)),pytest $(ARGS),tests)
 
 # Minutes of chaos, and the seed of its choices.
 MINUTES ?= 3
