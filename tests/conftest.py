@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from supervisor.embedded.servers import Server, start_clickhouse, start_postgres, start_redis
+
+
+# A shell without job control starts what it puts in the background with Ctrl-C ignored, and
+# that is inherited: the commands under test must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
