@@ -10,7 +10,6 @@ import pytest
 
 from supervisor.embedded.servers import Server, start_clickhouse, start_postgres, start_redis
 
-
 # A shell without job control starts what it puts in the background with Ctrl-C ignored, and
 # that is inherited: the commands under test must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
