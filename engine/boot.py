@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from engine.api.app import create_app
 from engine.api.server import Server
 from engine.api.services import Services
 from engine.archiver import Archiver
+from engine.carriers import Receipt
 from engine.config import Config, Role
 from engine.delivery import Backoff
 from engine.errors import Broken, EngineError, Unavailable
@@ -232,6 +233,13 @@ async def _services(
     )
 
 
+class _NotKept:
+    """A sink for receipts that keeps none: the carrier is told so."""
+
+    def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
+        asyncio.get_running_loop().call_soon(stored, False)
+
+
 async def _worker(process: Process) -> None:
     config, life = process.config, process.life
     queue: Queue = "express" if process.role == "express" else "normal"
@@ -240,7 +248,7 @@ async def _worker(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
-        carriers = [providers.build(p) for p in config.providers]
+        carriers = [providers.build(p, _NotKept()) for p in config.providers]
         for carrier in carriers:
             await carrier.start()
             stack.push_async_callback(carrier.stop)

@@ -13,8 +13,10 @@ from typing import Literal
 
 import msgspec
 
+from engine.carriers import Route
 from engine.errors import ConfigError
 from engine.pricing import first_wrong
+from engine.provider_settings import ProviderSettings, wrong_setting
 from engine.records import Queue
 
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
@@ -62,6 +64,9 @@ class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     # First pause after a temporary failure; doubles, with jitter, up to the second, seconds.
     backoff_s: float = 1.0
     backoff_max_s: float = 60.0
+    # What becomes of a message that was sent and never answered: `at-least-once` sends it again,
+    # and the recipient may get it twice; `at-most-once` gives it up, unpaid.
+    unknown_outcome: Literal["at-least-once", "at-most-once"] = "at-least-once"
 
 
 class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,17 +75,6 @@ class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def of(self, queue: Queue) -> QueueSettings:
         return self.express if queue == "express" else self.normal
-
-
-class ProviderSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    name: str
-    type: Literal["simulated"] = "simulated"
-    # Base URL, e.g. http://127.0.0.1:8090. "" with type "simulated": the embedded simulator.
-    url: str = ""
-    # No answer by then makes the outcome unknown, seconds.
-    timeout_s: float = 10.0
-    # Connections kept per worker process.
-    connections_max: int = 256
 
 
 class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -110,6 +104,8 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roles: Roles = Roles()
     queues: Queues = Queues()
     providers: list[ProviderSettings] = []
+    # These fill an empty table in PostgreSQL; from then on that table rules: see `smsengine route`.
+    routes: list[Route] = []
     # Units per segment by destination prefix, longest match; "" matches all. These fill an empty
     # table in PostgreSQL; from then on that table rules: see `smsengine price`.
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
@@ -128,11 +124,16 @@ def decode(text: str, origin: str) -> Config:
     Raises ConfigError naming the setting and what is allowed.
     """
     try:
-        config = msgspec.convert(tomllib.loads(text), Config)
+        tables = tomllib.loads(text)
+        for provider in tables.get("providers", ()):
+            # The kind there was before there were others.
+            provider.setdefault("type", "simulated")
+        config = msgspec.convert(tables, Config)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{origin} is not TOML: {e}.") from e
-    except msgspec.ValidationError as e:
-        raise ConfigError(f"{origin}: {e}.") from e
+    except (msgspec.ValidationError, AttributeError, TypeError) as e:
+        wrong = e if isinstance(e, msgspec.ValidationError) else "providers must be sections [[providers]]"
+        raise ConfigError(f"{origin}: {wrong}.") from e
     return _checked(config, origin)
 
 
@@ -167,12 +168,8 @@ def _checked(config: Config, origin: str) -> Config:
     names = [p.name for p in config.providers]
     need(len(set(names)) == len(names), "providers", "named differently from one another")
     for p in config.providers:
-        need(
-            0 < p.timeout_s <= config.take_over_s / 2,
-            f"providers.{p.name}.timeout_s",
-            "greater than 0 and at most half of take_over_s",
-        )
-        need(1 <= p.connections_max <= 10_000, f"providers.{p.name}.connections_max", "from 1 to 10000")
+        if wrong := wrong_setting(p, timeout_s_max=config.take_over_s / 2):
+            need(False, *wrong)
     if wrong := first_wrong(config.prices):
         need(False, *wrong)
     need(config.credit.quota_s > 0, "credit.quota_s", "greater than 0")

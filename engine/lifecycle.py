@@ -26,7 +26,8 @@ a provisional failure into a delivery, not the other way round.
 `retrying` says that the message is in its queue and was tried: at least `accepted`.
 `dead` says the same: the message lies in the dead-letter stream, its units still held,
 until an operator replays or drops it; it is not an end, and the event itself stays
-visible in the history.
+visible in the history. `receipt` is a carrier's word on the way, or on one segment of
+several: at least `sent`.
 
 The charge begins `held`, at admission. The one settlement that counts ends it:
 `captured` when a provider took the message, `released` when none will. Both are final;
@@ -44,7 +45,7 @@ Status = Literal[
 ]
 Charge = Literal["held", "captured", "released"]
 # Every event of a message there is or is to be; `MessageEvent` lists those recorded today.
-Happening = MessageEvent | Literal["rejected", "canceled", "undelivered", "delivered"]
+Happening = MessageEvent | Literal["rejected", "canceled"]
 
 # From the least to the furthest.
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -56,6 +57,7 @@ STANDS_FOR: dict[Happening, Status] = {
     "retrying": "accepted",
     "dead": "accepted",
     "sent": "sent",
+    "receipt": "sent",
     "rejected": "rejected",
     "canceled": "canceled",
     "expired": "expired",
@@ -67,10 +69,10 @@ STANDS_FOR: dict[Happening, Status] = {
 # Which events move a status on, to what they stand for; all others leave it.
 _MOVES: dict[Status, tuple[Happening, ...]] = {
     "scheduled": (
-        "accepted", "retrying", "dead", "sent", "rejected", "canceled", "expired", "failed",
+        "accepted", "retrying", "dead", "sent", "receipt", "rejected", "canceled", "expired", "failed",
         "undelivered", "delivered",
     ),
-    "accepted": ("sent", "rejected", "canceled", "expired", "failed", "undelivered", "delivered"),
+    "accepted": ("sent", "receipt", "rejected", "canceled", "expired", "failed", "undelivered", "delivered"),
     "sent": ("rejected", "canceled", "expired", "failed", "undelivered", "delivered"),
     "rejected": ("canceled", "expired", "failed", "undelivered", "delivered"),
     "canceled": ("expired", "failed", "undelivered", "delivered"),

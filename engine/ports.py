@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from engine._fastcredits import CreditMap
 from engine.books import BalanceEvent, Books, Recovered, ShardLife, StoredAnswer, UsageEntry
+from engine.carriers import Receipt, RoutingPlan
 from engine.errors import Fenced
 from engine.outbox import Flush
 from engine.records import (
@@ -56,6 +57,54 @@ class Provider(Protocol):
         The caller bounds how many are in flight. Every message gets its verdict
         within the provider's time-out, come what may.
         """
+
+
+class ReceiptSink(Protocol):
+    """Where providers put the receipts they are sent."""
+
+    def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
+        """Take receipts; returns at once. `stored` is called exactly once, on the loop, never
+        from inside `put`: with True when they are in Redis and cannot be lost any more, with
+        False when they could not be kept and the carrier should send them again."""
+
+
+class RoutingStore(Protocol):
+    """Where the routing plan is kept. Every call raises Unavailable."""
+
+    async def version(self) -> int:
+        """Goes up with each change; cheap to ask."""
+
+    async def read(self) -> RoutingPlan:
+        """The plan that stands; version 0 when nobody has changed anything yet."""
+
+
+class Ask(NamedTuple):
+    """A worker's wish to send through a provider."""
+
+    provider: str
+    queue: Queue
+    segments: int
+    # Segments per second, all workers together.
+    rate: float
+    # Share of it that is kept for express, 0 to 1.
+    express_share: float
+
+
+class Slots(NamedTuple):
+    """Leave to send `segments` segments: the first after `delay_us`, counted from when it was
+    asked, each further one `interval_us` later. 0 segments: ask again after `delay_us`."""
+
+    segments: int
+    delay_us: int
+    interval_us: float
+
+
+class Pace(Protocol):
+    """The throughput of providers, shared by all workers of all nodes."""
+
+    async def reserve(self, asks: Sequence[Ask]) -> list[Slots]:
+        """Slots for each, in order, in one round trip. Raises Unavailable: then nothing may be
+        sent; what was reserved unheard is lost, and with it so much time of the provider."""
 
 
 class QueueReader(Protocol):

@@ -25,6 +25,9 @@ MessageEvent = Literal[
     "failed",  # no provider takes it; its units are released
     "expired",  # its validity ended before a provider took it; its units are released
     "dead",  # set aside in the dead-letter stream after killing workers; still held
+    "receipt",  # a carrier's word that ends nothing: on its way, or one segment of several
+    "delivered",  # a receipt: the recipient has it, every segment of it
+    "undelivered",  # a receipt: the recipient will not get it
 ]
 # Of an organisation, not of a message.
 OrganisationEvent = Literal[
@@ -55,6 +58,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     attempts: int = 0
     # The organisation's own name for it, "" when none was given.
     reference: str = ""
+    # Providers that failed it since its last pause: the others are tried first.
+    tried: tuple[str, ...] = ()
 
 
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -104,7 +109,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: int = 1
 
 
-VerdictKind = Literal["accepted", "temporary", "permanent", "unknown"]
+VerdictKind = Literal["accepted", "temporary", "throttled", "permanent", "unknown"]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,12 +117,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
     accepted   the provider has the message; `provider_message_id` is its id for it
     temporary  it has not; the same message may be taken later or elsewhere
+    throttled  it has not, only because it was sent too much at once; no fault of its
     permanent  it will never take this message
     unknown    the request went out whole but no answer came in time
     """
 
     kind: VerdictKind
     provider: str
+    # When it took each segment by itself: the ids of all, in order, with commas in between
+    # (a comma inside an id is written %2C).
     provider_message_id: str = ""
     code: str = ""
     latency_us: int = 0

@@ -68,6 +68,29 @@ def holders_key(shard: int) -> bytes:
     return b"holders:{%d}" % shard
 
 
+@cache
+def receipts_key(shard: int) -> bytes:
+    """Receipts that are not matched to their messages yet."""
+    return b"receipts:{%d}" % shard
+
+
+@cache
+def receipts_later_key(shard: int) -> bytes:
+    """Receipts to be matched later, by time: their message was not found yet."""
+    return b"receipts:{%d}:later" % shard
+
+
+@cache
+def receipts_applied_key(shard: int) -> bytes:
+    """How far the receipts of each shard's stream are on this shard's activity stream."""
+    return b"receipts:{%d}:applied" % shard
+
+
+def rate_key(provider: str) -> bytes:
+    """The throughput of a provider, used so far: on whichever node of a cluster."""
+    return b"rate:{%s}" % provider.encode()
+
+
 def holder_key(shard: int, holder: str) -> bytes:
     return b"holder:{%d}:%s" % (shard, holder.encode())
 

@@ -15,8 +15,16 @@ from urllib.parse import urlsplit
 import asyncpg
 import msgspec
 
-from engine.config import Config, ProviderSettings, load
+from engine.config import Config, load
 from engine.errors import ConfigError, EngineError, Refusal
+from engine.provider_settings import (
+    CustomSettings,
+    HttpSettings,
+    ProviderSettings,
+    SimulatedSettings,
+    SmppSettings,
+    needs_simulator,
+)
 from engine.stores import clickhouse_client, migrate
 from engine.stores.redis import RedisLink, ReplyError
 from supervisor.client import Client
@@ -62,7 +70,7 @@ def _effective(said: Config | None, running: Running | None) -> Config:
     if running is None:
         return said
     open_urls = {name: getattr(running.config, name).url for name in STORES if not getattr(said, name).url}
-    providers = said.providers if all(p.url for p in said.providers) else running.config.providers
+    providers = running.config.providers if any(map(needs_simulator, said.providers)) else said.providers
     return msgspec.structs.replace(with_urls(said, open_urls), providers=providers)
 
 
@@ -178,18 +186,24 @@ async def _clickhouse(url: str) -> str:
 
 async def _provider(settings: ProviderSettings) -> str:
     """A connection is opened and closed: what a provider would do with a message is its own to know."""
-    parts = urlsplit(settings.url)
-    if not settings.url:
+    if needs_simulator(settings):
         raise _NotOk("simulated by `smsengine up`, which is not running")
-    if not parts.hostname:
-        raise _NotOk("the URL must look like http://host:port")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    match settings:
+        case CustomSettings():
+            return "not known from here; its own module connects it"
+        case SmppSettings():
+            host, port = settings.host, settings.port
+        case SimulatedSettings() | HttpSettings():
+            parts = urlsplit(settings.url)
+            if not parts.hostname:
+                raise _NotOk("the URL must look like http://host:port")
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), _TIMEOUT_S)
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _TIMEOUT_S)
     except (OSError, TimeoutError) as e:
-        raise _NotOk(f"{parts.hostname}:{port} cannot be reached") from e
+        raise _NotOk(f"{host}:{port} cannot be reached") from e
     writer.close()
-    return f"{parts.hostname}:{port} can be reached"
+    return f"{host}:{port} can be reached"
 
 
 async def _api(url: str) -> str:

@@ -24,8 +24,9 @@ import structlog
 
 from engine import keys
 from engine.boot import fence, run_role
-from engine.config import Config, ProviderSettings, load, split_listen
+from engine.config import Config, load, split_listen
 from engine.errors import ConfigError
+from engine.provider_settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
 from supervisor import welcome
 from supervisor.datadir import DEFAULT, DataDir, Running, read_secret
@@ -80,7 +81,7 @@ def _configured(wish: Wish) -> Config:
             config, http=msgspec.structs.replace(config.http, listen=wish.listen)
         )
     if not config.providers and wish.demo:
-        config = msgspec.structs.replace(config, providers=[ProviderSettings(name="simulated")])
+        config = msgspec.structs.replace(config, providers=[SimulatedSettings(name="simulated")])
     if not config.providers and config.roles.express + config.roles.normal > 0:
         raise ConfigError(
             "No SMS provider is configured; add a [[providers]] section with name and type to the file given "
@@ -201,7 +202,7 @@ class WatchedSimulator:
 
 def _simulator(config: Config, directory: DataDir) -> WatchedSimulator | None:
     """The simulated provider, when the configuration has one without a URL."""
-    if all(p.url for p in config.providers):
+    if not any(map(needs_simulator, config.providers)):
         return None
     logs = directory.path / "logs"
     try:
@@ -212,7 +213,10 @@ def _simulator(config: Config, directory: DataDir) -> WatchedSimulator | None:
 
 
 def _with_simulator(config: Config, url: str) -> Config:
-    providers = [p if p.url else msgspec.structs.replace(p, url=url) for p in config.providers]
+    providers = [
+        msgspec.structs.replace(p, url=url) if isinstance(p, SimulatedSettings) and not p.url else p
+        for p in config.providers
+    ]
     return msgspec.structs.replace(config, providers=providers)
 
 

@@ -22,9 +22,9 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import spread
-from engine.config import ProviderSettings
-from engine.providers import build
+from engine.provider_settings import SimulatedSettings
 from engine.providers.http import HttpOutcome, HttpPool
+from engine.providers.simulated import SimulatedProvider
 from engine.records import Message, Verdict
 from supervisor.embedded.simulator import Simulator, start_simulator
 
@@ -95,7 +95,8 @@ async def _with_pool(url: str, measure: Callable[[Round], Awaitable[None]]) -> N
 
 
 async def _with_provider(url: str, measure: Callable[[Round], Awaitable[None]]) -> None:
-    provider = build(ProviderSettings(name="bench", url=url, connections_max=IN_FLIGHT, timeout_s=30))
+    settings = SimulatedSettings(name="bench", url=url, connections_max=IN_FLIGHT, timeout_s=30)
+    provider = SimulatedProvider(settings)
     await provider.start()
 
     def begin(end: End) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from engine.config import ProviderSettings
-from engine.ports import Provider
+from engine.ports import Provider, ReceiptSink
+from engine.provider_settings import ProviderSettings, SimulatedSettings
 from engine.providers.simulated import SimulatedProvider
 
 
-def build(settings: ProviderSettings) -> Provider:
-    """The provider that a `[[providers]]` section describes, not yet started.
+def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
+    """The provider that a `[[providers]]` section describes, not yet started; the receipts it
+    is sent go to `receipts`.
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
-    # The type is a Literal: anything else did not get past the configuration.
-    return SimulatedProvider(settings)
+    match settings:
+        case SimulatedSettings():
+            return SimulatedProvider(settings)
+    raise AssertionError(settings)

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.config import ProviderSettings
 from engine.errors import ConfigError
 from engine.ports import Done
+from engine.provider_settings import SimulatedSettings
 from engine.providers.http import HttpOutcome, HttpPool
 from engine.records import Message, Verdict, VerdictKind
 
@@ -55,7 +55,7 @@ class SimulatedProvider:
     Raises ConfigError when the settings' URL is not usable.
     """
 
-    def __init__(self, settings: ProviderSettings) -> None:
+    def __init__(self, settings: SimulatedSettings) -> None:
         host, port, path, context = _address(settings)
         self._name = settings.name
         self._timeout_s = settings.timeout_s
@@ -114,7 +114,7 @@ def _kind(status: int) -> VerdictKind:
     return "temporary"
 
 
-def _address(settings: ProviderSettings) -> tuple[str, int, bytes, ssl.SSLContext | None]:
+def _address(settings: SimulatedSettings) -> tuple[str, int, bytes, ssl.SSLContext | None]:
     """Host, port, path prefix and TLS context of the provider's base URL."""
     wrong = ConfigError(
         f"providers.{settings.name}.url must be http://HOST[:PORT][/PATH], or the same with https, "

@@ -310,9 +310,9 @@ class RedisLink:
 
 
 async def load_functions(link: RedisLink) -> None:
-    """Load `functions.lua` into Redis, over whatever version is there.
+    """Load the engine's functions (`*.lua`) into Redis, over whatever versions are there.
 
     Raises Unavailable, or ReplyError when Redis refuses it (Redis before 7.0).
     """
-    code = (Path(__file__).parent / "functions.lua").read_bytes()
-    await link.call("FUNCTION", "LOAD", "REPLACE", code)
+    for library in sorted(Path(__file__).parent.glob("*.lua")):
+        await link.call("FUNCTION", "LOAD", "REPLACE", library.read_bytes())

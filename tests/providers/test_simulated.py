@@ -15,13 +15,14 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from engine.config import ProviderSettings
 from engine.errors import ConfigError
 from engine.ports import Provider
+from engine.provider_settings import SimulatedSettings
 from engine.providers import build
 from engine.records import Message, Verdict
 from supervisor.embedded.simulator import Simulator, start_simulator
 from tests.providers.scripted import serving
+from tests.providers.sink import Sink
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -65,7 +66,8 @@ def message(number: int = 1) -> Message:
 @asynccontextmanager
 async def provider_to(url: str, timeout_s: float = 5.0, connections_max: int = 50) -> AsyncIterator[Provider]:
     provider = build(
-        ProviderSettings(name="carrier", url=url, timeout_s=timeout_s, connections_max=connections_max)
+        SimulatedSettings(name="carrier", url=url, timeout_s=timeout_s, connections_max=connections_max),
+        Sink(),
     )
     await provider.start()
     try:
@@ -278,7 +280,7 @@ def certificate(tmp_path: Path) -> Path:
 )  # fmt: skip
 async def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
     with pytest.raises(ConfigError, match=r"^providers\.carrier\.url must be http://HOST"):
-        build(ProviderSettings(name="carrier", url=url))
+        build(SimulatedSettings(name="carrier", url=url), Sink())
 
 
 async def test_over_tls_the_carriers_name_is_checked(certificate: Path) -> None:
