@@ -12,8 +12,10 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from urllib.parse import urlsplit
 
 import msgspec
@@ -56,10 +58,14 @@ class Load:
         self._headers = [
             f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n".encode() for key in api_keys
         ]
-        self._organisations = organisations(rng, len(api_keys))
+        self._organisations: Iterator[int] = organisations(rng, len(api_keys))
         self._size = size
         self._sent = 0
         self.tally = Tally()
+
+    def in_turn(self) -> None:
+        """From now on one organisation after the other, instead of by Zipf's law."""
+        self._organisations = cycle(range(len(self._headers)))
 
     async def closed(self, clients: int, seconds: float) -> None:
         """`clients` at once for `seconds`; then waits for the last answers."""

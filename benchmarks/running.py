@@ -74,16 +74,18 @@ class Engine:
 
 
 @contextlib.contextmanager
-def engine(configuration: str, port: int = 0) -> Iterator[Engine]:
-    """A demo engine with this TOML, in a directory of its own, stopped at the end."""
-    with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
+def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iterator[Engine]:
+    """A demo engine with this TOML, stopped at the end; in a directory of its own unless `place`
+    is given, where its data and its log stay."""
+    with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary:
+        folder = str(place or temporary)
         Path(folder).chmod(0o755)
         config = Path(folder, "smsengine.toml")
         config.write_text(configuration)
         log = Path(folder, "log")
         command = [sys.executable, "-m", "supervisor.cli", "up", "--demo", "--json", "--config", str(config)]
         command += ["--data-dir", f"{folder}/data", "--listen", f"127.0.0.1:{port}"]
-        with log.open("wb") as stderr:
+        with log.open("ab") as stderr:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
         assert process.stdout is not None
         try:

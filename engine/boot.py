@@ -190,6 +190,13 @@ async def _ingest(process: Process) -> None:
             await _until(life.draining.wait(), *serving)
             await server.stop(_DRAIN_S)
             await quota.leave()
+            counts = ingest.counts
+            log.info(
+                "credit found",
+                submissions=counts.submissions,
+                waited=counts.waited,
+                waited_again=counts.waited_again,
+            )
         finally:
             await _end(*serving)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from itertools import count
 
 import msgspec
 
@@ -30,6 +31,15 @@ _REFERENCE_MAX = 200
 _NEVER = 1 << 63
 
 Outcome = Accepted | Refusal
+
+
+class HoldCounts(msgspec.Struct):
+    """How often submissions found their credit here, and how often they had to wait for it."""
+
+    submissions: int = 0
+    # Those that waited for the ledger, and those that waited for it a second time.
+    waited: int = 0
+    waited_again: int = 0
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -57,6 +67,7 @@ class Ingest:
         self._ids = ids
         self._now_us = now_us
         self._timeout_s = timeout_s
+        self.counts = HoldCounts()
 
     async def submit(
         self,
@@ -131,7 +142,8 @@ class Ingest:
         costs = {i: a.message.units for i, a in enumerate(addressed) if isinstance(a, Addressed)}
         # The organisation had fewer unspent units than this, once since the request came.
         refused = _NEVER
-        while True:
+        self.counts.submissions += 1
+        for rounds in count():
             held, left = _reserve(quota.credit, organisation_id, costs)
             if not left:
                 return held
@@ -142,6 +154,8 @@ class Ingest:
                 return held
             if held:
                 quota.credit.release(organisation_id, held)
+            self.counts.waited += rounds == 0
+            self.counts.waited_again += rounds == 1
             try:
                 async with asyncio.timeout_at(deadline):
                     worth_a_try = await quota.wait(organisation_id, enough, sum(costs.values()))
@@ -151,6 +165,7 @@ class Ingest:
                 raise Unavailable("This process was fenced and registers anew.")
             if not worth_a_try:
                 refused = enough
+        raise AssertionError("counting ended")
 
     def _address(
         self, organisation_id: int, message_id: str, draft: MessageDraft | Refusal, now_us: int

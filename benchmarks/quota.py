@@ -1,0 +1,94 @@
+"""How often credit is found in the process: many organisations, two ingest processes, real stores.
+
+    python -m benchmarks.quota [--organisations 50000] [--rate 2000] [--seconds 60]
+
+Every organisation sends once, the engine is restarted (its processes then ask for quota of
+those that have been spending), and traffic by Zipf's law is offered for a while. The ingest
+processes count themselves how many submissions found their credit, how many waited for the
+ledger, and how many of those waited for it again; goals: at most 1 in 1,000, and none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.load import Load, Tally
+from benchmarks.running import Engine, engine, settled
+
+_CONFIGURATION = "[roles]\ningest = 2\n"
+_MAKERS = 8
+# After a start the processes ask for quota of everybody; the load begins when that is done.
+_PREFETCH_S = 10.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--organisations", type=int, default=50_000)
+    parser.add_argument("--rate", type=float, default=2000.0, help="messages a second, one a request")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    wish = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as folder:
+        place = Path(folder)
+        with engine(_CONFIGURATION, place=place) as running:
+            keys = _organisations(running, wish.organisations)
+            print(f"{len(keys)} organisations made; each sends once", flush=True)
+            tally = asyncio.run(_each_once(running, keys))
+            settled(running, tally.accepted, 120)
+        before = _counted(place)
+        with engine(_CONFIGURATION, place=place) as running:
+            time.sleep(_PREFETCH_S)
+            print(f"{wish.rate:.0f} messages a second for {wish.seconds:.0f} s", flush=True)
+            tally = asyncio.run(_zipf(running, keys, wish.rate, wish.seconds))
+            settled(running, tally.accepted, 120)
+            clean = running.call("GET", "/v1/admin/audit")["clean"]
+        submissions, waited, again = (a - b for a, b in zip(_counted(place), before, strict=True))
+    print(
+        f"accepted {tally.accepted}, trouble {dict(tally.trouble)}, audit {'clean' if clean else 'NOT CLEAN'}"
+    )
+    print(f"answers p50 {tally.quantile_ms(0.5):.1f} ms, p99 {tally.quantile_ms(0.99):.1f} ms")
+    share = 1 - waited / max(1, submissions)
+    print(f"{submissions} submissions, {waited} waited for the ledger ({share:.4%} did not), {again} twice")
+
+
+def _organisations(running: Engine, count: int) -> list[str]:
+    """API keys of `count` organisations with credit for long."""
+    each = -(-count // _MAKERS)
+    with ThreadPoolExecutor(_MAKERS) as makers:
+        parts = makers.map(lambda _: running.organisations(each, 100_000), range(_MAKERS))
+        return [key for part in parts for key in part][:count]
+
+
+async def _each_once(running: Engine, keys: list[str]) -> Tally:
+    load = Load(running.url, keys, size=1, express_share=0.5, connections=64, seed=1)
+    load.in_turn()
+    await load.open(1000.0, len(keys) / 1000.0)
+    return load.tally
+
+
+async def _zipf(running: Engine, keys: list[str], rate: float, seconds: float) -> Tally:
+    load = Load(running.url, keys, size=1, express_share=0.5, connections=64, seed=2)
+    await load.open(rate, seconds)
+    return load.tally
+
+
+def _counted(place: Path) -> tuple[int, int, int]:
+    """Submissions, waits and second waits of all ingest processes that have ended so far."""
+    found = re.findall(
+        r"credit found.* submissions=(\d+) waited=(\d+) waited_again=(\d+)", _plain(place / "log")
+    )
+    sums = [sum(int(counts[i]) for counts in found) for i in range(3)]
+    return sums[0], sums[1], sums[2]
+
+
+def _plain(log: Path) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", log.read_text(errors="replace"))
+
+
+if __name__ == "__main__":
+    main()
