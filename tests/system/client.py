@@ -21,6 +21,8 @@ class Caller:
         self._address = parts.hostname, parts.port
         self.key = key
         self._connection: http.client.HTTPConnection | None = None
+        # Of the last answer.
+        self.headers: http.client.HTTPMessage = http.client.HTTPMessage()
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
         """Status and decoded answer of one call, sent once."""
@@ -32,6 +34,7 @@ class Caller:
             self._connection.request(method, path, payload, sent)
             answer = self._connection.getresponse()
             text = answer.read()
+            self.headers = answer.headers
         except (OSError, http.client.HTTPException):
             self._connection.close()
             self._connection = None
