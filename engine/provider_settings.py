@@ -76,6 +76,8 @@ class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     receipts: bool = True
     # Optional parameters of every submit_sm, by tag in hex ("1400"), values in hex.
     parameters: dict[str, str] = {}
+    # Tag of an optional parameter that is to carry our own id of the message; "": none.
+    message_id_parameter: str = ""
 
 
 class HttpSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="http"):

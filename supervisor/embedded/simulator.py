@@ -2,19 +2,24 @@
 
     POST /send       {"id","to","from","text","segments"} -> {"status":"accepted","id"}
     GET  /stats      {"received","distinct","duplicates"}; ?detail=1 for more
-    GET  /received   the message ids taken; ?format=lines, ?after=N&limit=M, ?duplicates=1
+    GET  /received   the message ids taken; ?format=lines, ?after=N&limit=M, ?duplicates=1;
+                     ?further=1 those of segments 2, 3, ... over SMPP
     POST /reset      counts from nought
     GET, PUT /behaviour   how it answers, as a whole or in part (`simulator_behaviour`)
+
+and SMPP 3.4 on a second port, if asked for (`simulator_smpp`): the same carrier, the same
+behaviour and counts.
 
 `received` counts the sends the carrier took: those answered 200 and, unless
 `lost_answers_count` is false, those whose answer it lost (`timeout`, `reset`).
 Throttled sends and sends in an outage are answered at once, all others after the
-latency drawn. Everything is kept in memory only: a killed simulator starts from nought.
+latency drawn. Receipts of what it took are sent if the behaviour says so
+(`simulator_receipts`). Everything is kept in memory only: a killed simulator starts from
+nought, and the receipts it had not sent never come.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import ctypes
 import gc
@@ -22,133 +27,26 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Sequence
+from typing import Any
 
 import msgspec
 import uvloop
 
-from engine.config import split_listen
-from engine.errors import ConfigError, Refusal
-from supervisor.embedded.simulator_behaviour import Behaviour, decode, quantiles_from_csv
+from engine.errors import ConfigError
 from supervisor.embedded.simulator_carrier import Carrier
+from supervisor.embedded.simulator_control import Control
 from supervisor.embedded.simulator_launch import Simulator, start_simulator
+from supervisor.embedded.simulator_options import Options, options
+from supervisor.embedded.simulator_outbox import Outbox
+from supervisor.embedded.simulator_push import Pusher
 from supervisor.embedded.simulator_server import listen
+from supervisor.embedded.simulator_smpp import listen_smpp
+from supervisor.embedded.simulator_smpp_sessions import Sessions
 
 __all__ = ["Simulator", "main", "options", "run", "start_simulator"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
-# Which flag sets a field of the behaviour, for errors in the operator's words.
-_FLAGS = {
-    "latency.constant_ms": "--latency-ms",
-    "latency.lognormal.median_ms": "--latency-lognormal",
-    "latency.lognormal.sigma": "--latency-lognormal",
-    "latency.quantiles": "--latency-file",
-    "error_rates.temporary": "--temporary",
-    "error_rates.permanent": "--permanent",
-    "error_rates.timeout": "--timeout-rate",
-    "error_rates.reset": "--reset-rate",
-    "error_rates": "--temporary, --permanent, --timeout-rate and --reset-rate",
-    "throughput": "--throughput",
-    "seed": "--seed",
-}
-
-
-class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says."""
-
-    host: str
-    port: int
-    behaviour: Behaviour
-    json: bool = False
-    die_with_parent: bool = False
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message[:1].upper()}{message[1:]}.")
-
-
-def options(arguments: Sequence[str]) -> Options:
-    """Raises ConfigError naming the flag and what is allowed."""
-    given = _parser().parse_args(arguments)
-    address = split_listen(given.listen)
-    if not address:
-        raise ConfigError(f"--listen must be HOST:PORT, not {given.listen!r}.")
-    settings: dict[str, Any] = {
-        "error_rates": {
-            "temporary": given.temporary,
-            "permanent": given.permanent,
-            "timeout": given.timeout_rate,
-            "reset": given.reset_rate,
-        },
-        "throughput": given.throughput,
-        "outage": {"no": False, "yes": True}.get(given.outage, given.outage),
-        "seed": given.seed,
-    }
-    try:
-        settings["latency"] = _latency(given)
-        behaviour = decode(settings)
-    except Refusal as e:
-        flag = _FLAGS.get(e.field or "")
-        sentence = e.detail.replace(str(e.field), flag, 1) if flag else e.detail
-        raise ConfigError(sentence) from e
-    return Options(
-        host=address[0],
-        port=address[1],
-        behaviour=behaviour,
-        json=given.json,
-        die_with_parent=given.die_with_parent,
-    )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="smsengine simulator", description="A simulated SMS carrier to send to.", allow_abbrev=False
-    )
-    add = parser.add_argument
-    add(
-        "--listen",
-        default="127.0.0.1:8090",
-        metavar="HOST:PORT",
-        help="port 0 takes a free one (%(default)s)",
-    )
-    latency = parser.add_mutually_exclusive_group()
-    latency.add_argument("--latency-ms", type=float, metavar="MS", help="every answer takes this long (0)")
-    latency.add_argument("--latency-lognormal", metavar="MEDIAN:SIGMA", help="median in milliseconds")
-    latency.add_argument("--latency-file", type=Path, metavar="FILE", help="CSV of quantile,milliseconds")
-    rate = "share of sends, 0 to 1, that"
-    add("--temporary", type=float, default=0.0, metavar="P", help=f"{rate} fail for now (503)")
-    add("--permanent", type=float, default=0.0, metavar="P", help=f"{rate} are rejected (422)")
-    add("--timeout-rate", type=float, default=0.0, metavar="P", help=f"{rate} are never answered")
-    add("--reset-rate", type=float, default=0.0, metavar="P", help=f"{rate} have their connection reset")
-    add("--throughput", type=float, metavar="N", help="sends a second, above it 429 (no bound)")
-    add("--outage", choices=["no", "yes", "refuse", "hang"], nargs="?", const="yes", default="no",
-        help="take nothing: answer 503, close the connection, or never answer")  # fmt: skip
-    add("--seed", type=int, metavar="N", help="make the same decisions in the same order")
-    add("--json", action="store_true", help='print one line {"url": ...} when ready')
-    add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
-    return parser
-
-
-def _latency(given: argparse.Namespace) -> dict[str, Any]:
-    if given.latency_lognormal is not None:
-        median, _, sigma = given.latency_lognormal.partition(":")
-        try:
-            shape = {"median_ms": float(median), "sigma": float(sigma)}
-        except ValueError as e:
-            raise ConfigError("--latency-lognormal must be MEDIAN:SIGMA, e.g. 120:0.5.") from e
-        return {"lognormal": shape}
-    if given.latency_file is not None:
-        try:
-            text = given.latency_file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as e:
-            reason = e.strerror if isinstance(e, OSError) else "not UTF-8"
-            raise ConfigError(f"--latency-file {given.latency_file} cannot be read: {reason}.") from e
-        return {"quantiles": quantiles_from_csv(text)}
-    return {"constant_ms": given.latency_ms or 0.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -178,21 +76,51 @@ async def _serve(wanted: Options) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    try:
-        server = await listen(Carrier(wanted.behaviour), wanted.host, wanted.port)
-    except (OSError, UnicodeError) as e:
-        raise ConfigError(f"--listen {wanted.host}:{wanted.port} cannot be listened on: {_reason(e)}.") from e
-    port = server.sockets[0].getsockname()[1]
-    shown = f"[{wanted.host}]" if ":" in wanted.host else wanted.host
-    url = f"http://{shown}:{port}"
-    ready = msgspec.json.encode({"url": url}).decode() if wanted.json else (
-        f"A simulated carrier answers at {url} (POST /send; GET /stats, /received; PUT /behaviour)."
-    )  # fmt: skip
-    sys.stdout.write(ready + "\n")
+    outbox = Outbox()
+    carrier = Carrier(wanted.behaviour, outbox)
+    sessions = Sessions(lambda: carrier.behaviour, outbox.ended)
+    outbox.use(http=Pusher(lambda: _receipt_url(carrier), outbox.ended), smpp=sessions)
+    control = Control(carrier, {"receipts": outbox.stats, "smpp": sessions.stats})
+    http = listen(carrier, control, wanted.host, wanted.port)
+    servers = [await _listening(http, "--listen", wanted.host, wanted.port)]
+    ready: dict[str, Any] = {"url": f"http://{_shown(wanted.host, servers[0])}"}
+    sentence = (
+        f"A simulated carrier answers at {ready['url']} (POST /send; GET /stats, /received; PUT /behaviour)"
+    )
+    if wanted.smpp is not None:
+        smpp = listen_smpp(carrier, sessions, *wanted.smpp)
+        servers.append(await _listening(smpp, "--smpp-listen", *wanted.smpp))
+        ready["smpp_port"] = _port(servers[1])
+        sentence += f" and takes SMPP at {_shown(wanted.smpp[0], servers[1])}"
+        sessions.start()
+    sys.stdout.write((msgspec.json.encode(ready).decode() if wanted.json else f"{sentence}.") + "\n")
     sys.stdout.flush()
     gc.freeze()  # what is here now stays: never look at it again
     await stopping.wait()
-    server.close()
+    sessions.stop()
+    for server in servers:
+        server.close()
+
+
+def _receipt_url(carrier: Carrier) -> str | None:
+    receipts = carrier.behaviour.receipts
+    return None if receipts is None else receipts.url
+
+
+async def _listening(server: Awaitable[asyncio.Server], flag: str, host: str, port: int) -> asyncio.Server:
+    try:
+        return await server
+    except (OSError, UnicodeError) as e:
+        raise ConfigError(f"{flag} {host}:{port} cannot be listened on: {_reason(e)}.") from e
+
+
+def _port(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+def _shown(host: str, server: asyncio.Server) -> str:
+    return f"[{host}]:{_port(server)}" if ":" in host else f"{host}:{_port(server)}"
 
 
 def _reason(error: Exception) -> str:

@@ -1,19 +1,13 @@
-"""How the simulated carrier behaves: settings, their checks, and one decision per send.
-
-Rules only: no I/O, no clock, and the randomness is an argument, so that a seed replays
-the same decisions in the same order.
-"""
+"""How the simulated carrier behaves: settings, and their checks. Rules only; no I/O."""
 
 from __future__ import annotations
 
 import csv
-import math
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import pairwise
-from random import Random
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,9 +16,7 @@ from engine.errors import Refusal
 LATENCY_MS_MAX = 3_600_000.0
 QUANTILES_MAX = 10_000
 
-Fate = Literal[
-    "accepted", "temporary", "permanent", "timeout", "reset", "throttled", "outage", "refuse", "hang"
-]
+IdForm = Literal["same", "hex", "decimal", "upper", "leading_zeros"]
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,6 +49,43 @@ class ErrorRates(_Record, frozen=True):
     reset: float = 0.0
 
 
+class Receipts(_Record, frozen=True):
+    """What the carrier says later of what it took. Shares are from 0 to 1, each drawn by itself."""
+
+    # From the answer to the first receipt, and from each receipt of a send to its next.
+    delay: Latency = Latency(constant_ms=0.0)
+    # Share that the recipient never gets.
+    undelivered: float = 0.0
+    # Share whose last receipt comes a second time.
+    duplicate: float = 0.0
+    # Share whose first receipt goes out before the answer to the send.
+    before_response: float = 0.0
+    # Share with a receipt before the last that says: not yet.
+    pending: float = 0.0
+    # Where those of HTTP sends are posted; None: nowhere. Those of SMPP go over its sessions.
+    url: str | None = None
+    # How ids are written in receipts, compared with the answers: see `simulator_receipts`.
+    id_form: IdForm = "same"
+
+
+class Smpp(_Record, frozen=True):
+    """What only SMPP sessions meet."""
+
+    # Who may bind; None: anybody, with any password.
+    system_id: str | None = None
+    password: str | None = None
+    # Submits a session may have unanswered; what exceeds it is ESME_RMSGQFUL. None: no bound.
+    window: int | None = None
+    # Share of submits whose answer comes behind a PDU that is malformed.
+    malformed: float = 0.0
+    # A session is cut after so many PDUs from the client, the bind included. None: never.
+    disconnect_every: int | None = None
+    # Sessions of one system_id; a bind that exceeds it is ESME_RBINDFAIL. None: no bound.
+    sessions_max: int | None = None
+    # What a receipt is written in: the text of a deliver_sm, optional parameters, or both.
+    receipt_form: Literal["text", "tlv", "both"] = "both"
+
+
 class Behaviour(_Record, frozen=True):
     latency: Latency = Latency(constant_ms=0.0)
     error_rates: ErrorRates = ErrorRates()
@@ -64,16 +93,21 @@ class Behaviour(_Record, frozen=True):
     lost_answers_count: bool = True
     # Sends a second; what exceeds it, after a tenth of a second's worth, is refused. None: no bound.
     throughput: float | None = None
-    # true: refuses with 503; "refuse": closes the connection; "hang": never answers.
+    # "segments": an HTTP send counts as many as it has. A submit_sm is one either way.
+    throughput_unit: Literal["sends", "segments"] = "sends"
+    # true: refuses sends with 503 or ESME_RSYSERR; "refuse": closes the connection; "hang": never answers.
     outage: bool | Literal["refuse", "hang"] = False
     # None: different decisions every time.
     seed: int | None = None
+    # None: none are sent.
+    receipts: Receipts | None = None
+    smpp: Smpp = Smpp()
 
 
 def changed(current: Behaviour, change: bytes) -> Behaviour:
     """The behaviour after a change, given as JSON of all or some of its fields.
 
-    `error_rates` is changed rate by rate, everything else is replaced.
+    `error_rates`, `receipts` and `smpp` are changed field by field, everything else is replaced.
     Raises Refusal naming the field.
     """
     try:
@@ -81,9 +115,10 @@ def changed(current: Behaviour, change: bytes) -> Behaviour:
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise Refusal("not_json", 400, f"The body is not a JSON object: {e}.") from e
     merged: dict[str, Any] = msgspec.to_builtins(current)
-    rates = wanted.get("error_rates")
-    if isinstance(rates, dict):
-        wanted = {**wanted, "error_rates": {**merged["error_rates"], **rates}}
+    for name in ("error_rates", "receipts", "smpp"):
+        part = wanted.get(name)
+        if isinstance(part, dict):
+            wanted[name] = {**(merged[name] or {}), **part}
     return decode({**merged, **wanted})
 
 
@@ -99,7 +134,7 @@ def decode(settings: Mapping[str, Any]) -> Behaviour:
 
 def check(behaviour: Behaviour) -> None:
     """Raises Refusal naming the first field that is out of bounds. NaN is out of every bound."""
-    _check_latency(behaviour.latency)
+    _check_latency(behaviour.latency, "latency")
     rates = msgspec.structs.asdict(behaviour.error_rates)
     for name, rate in rates.items():
         _need(0 <= rate <= 1, f"error_rates.{name}", "must be from 0 to 1")
@@ -108,26 +143,61 @@ def check(behaviour: Behaviour) -> None:
     _need(
         throughput is None or 0 < throughput <= 1e9,
         "throughput",
-        "must be greater than 0 and at most 1000000000 sends a second, or null for no bound",
+        "must be greater than 0 and at most 1000000000 a second, or null for no bound",
     )
+    if behaviour.receipts is not None:
+        _check_receipts(behaviour.receipts)
+    _check_smpp(behaviour.smpp)
 
 
-def _check_latency(latency: Latency) -> None:
+def _check_receipts(receipts: Receipts) -> None:
+    _check_latency(receipts.delay, "receipts.delay")
+    for name in ("undelivered", "duplicate", "before_response", "pending"):
+        _need(0 <= getattr(receipts, name) <= 1, f"receipts.{name}", "must be from 0 to 1")
+    url = receipts.url
+    _need(url is None or _is_address(url), "receipts.url", "must be http://HOST[:PORT][/PATH][?QUERY]")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        _ = url.port  # raises when it is no number
+    except ValueError:
+        return False
+    # What goes into the request line: no blanks, no line ends, no escapes left to make.
+    plain = all("!" <= character <= "~" for character in text)
+    return bool(plain and url.scheme == "http" and url.hostname and not (url.username or url.fragment))
+
+
+def _check_smpp(smpp: Smpp) -> None:
+    # Sizes of the fields: SMPP 3.4, 5.2.1 and 5.2.2, without the NUL; passwords as long as
+    # some carriers give them out.
+    for name, longest in (("system_id", 15), ("password", 63)):
+        text = getattr(smpp, name)
+        fits = text is None or (len(text) <= longest and all("\0" < c < "\u0100" for c in text))
+        _need(fits, f"smpp.{name}", f"must be at most {longest} characters of Latin-1, or null for any")
+    for name in ("window", "disconnect_every", "sessions_max"):
+        number = getattr(smpp, name)
+        _need(number is None or number >= 1, f"smpp.{name}", "must be at least 1, or null for no bound")
+    _need(0 <= smpp.malformed <= 1, "smpp.malformed", "must be from 0 to 1")
+
+
+def _check_latency(latency: Latency, at: str) -> None:
     given = [kind for kind in (latency.constant_ms, latency.lognormal, latency.quantiles) if kind is not None]
-    _need(len(given) == 1, "latency", "must be one of constant_ms, lognormal and quantiles")
+    _need(len(given) == 1, at, "must be one of constant_ms, lognormal and quantiles")
     span = f"must be from 0 to {LATENCY_MS_MAX:.0f}"
     if latency.constant_ms is not None:
-        _need(0 <= latency.constant_ms <= LATENCY_MS_MAX, "latency.constant_ms", span)
+        _need(0 <= latency.constant_ms <= LATENCY_MS_MAX, f"{at}.constant_ms", span)
     if latency.lognormal is not None:
         _need(
             0 < latency.lognormal.median_ms <= LATENCY_MS_MAX,
-            "latency.lognormal.median_ms",
+            f"{at}.lognormal.median_ms",
             f"must be greater than 0 and at most {LATENCY_MS_MAX:.0f}",
         )
-        _need(0 <= latency.lognormal.sigma <= 5, "latency.lognormal.sigma", "must be from 0 to 5")
+        _need(0 <= latency.lognormal.sigma <= 5, f"{at}.lognormal.sigma", "must be from 0 to 5")
     if latency.quantiles is not None:
         points = latency.quantiles
-        field = "latency.quantiles"
+        field = f"{at}.quantiles"
         _need(2 <= len(points) <= QUANTILES_MAX, field, f"must have from 2 to {QUANTILES_MAX} points")
         _need(all(0 <= q <= 1 for q, _ in points), field, "must have quantiles from 0 to 1")
         _need(all(0 <= ms <= LATENCY_MS_MAX for _, ms in points), field, f"{span} milliseconds")
@@ -155,88 +225,6 @@ def quantiles_from_csv(text: str) -> list[tuple[float, float]]:
             raise _refusal("latency.quantiles", f"line {number} must be quantile,milliseconds") from e
         points.append((quantile, ms))
     return points
-
-
-class Sampler:
-    """Draws the fate of one send after another for one behaviour."""
-
-    def __init__(self, behaviour: Behaviour, random: Random) -> None:
-        self._random = random.random
-        self._latency_s = latency_source(behaviour.latency, random)
-        rates = behaviour.error_rates
-        # Cumulated, so that one draw decides.
-        self._temporary = rates.temporary
-        self._permanent = self._temporary + rates.permanent
-        self._timeout = self._permanent + rates.timeout
-        self._reset = self._timeout + rates.reset
-        self._throttle = Throttle(behaviour.throughput) if behaviour.throughput else None
-        outage = behaviour.outage
-        self._outage: Fate | None = "outage" if outage is True else outage or None
-        # Every send is accepted at once: nothing need be drawn.
-        self.plain = not self._reset and behaviour.latency.constant_ms == 0 and not (outage or self._throttle)
-
-    def fate(self, now_s: float) -> tuple[Fate, float]:
-        """What becomes of a send that arrives at `now_s` (any steady clock), and after how
-        many seconds it is answered. `throttled` comes with the seconds until there is room.
-        """
-        if self._outage is not None:
-            return self._outage, 0.0
-        if self._throttle is not None:
-            wait_s = self._throttle.wait_s(now_s)
-            if wait_s > 0:
-                return "throttled", wait_s
-        draw = self._random() if self._reset else 1.0
-        if draw >= self._reset:
-            return "accepted", self._latency_s()
-        if draw < self._temporary:
-            return "temporary", self._latency_s()
-        if draw < self._permanent:
-            return "permanent", self._latency_s()
-        return ("timeout", 0.0) if draw < self._timeout else ("reset", self._latency_s())
-
-
-class Throttle:
-    """At most `rate` sends a second, with a tenth of a second's worth at once: the generic
-    cell rate algorithm, virtual scheduling (ITU-T I.371, annex A).
-    """
-
-    def __init__(self, rate: float) -> None:
-        self._interval_s = 1 / rate
-        # Slack for rounding: k intervals after the first send, send k+1 is due, not early.
-        self._tolerance_s = max(0.1 - self._interval_s, 0.0) + 1e-9
-        self._due_s = -math.inf
-
-    def wait_s(self, now_s: float) -> float:
-        """0.0 and the send is counted, or the seconds after which one would be."""
-        wait_s = self._due_s - self._tolerance_s - now_s
-        if wait_s > 0:
-            return wait_s
-        self._due_s = max(now_s, self._due_s) + self._interval_s
-        return 0.0
-
-
-def latency_source(latency: Latency, random: Random) -> Callable[[], float]:
-    """A function that draws one latency, in seconds."""
-    if latency.lognormal is not None:
-        mu, sigma = math.log(latency.lognormal.median_ms / 1000), latency.lognormal.sigma
-        return lambda: min(random.lognormvariate(mu, sigma), LATENCY_MS_MAX / 1000)
-    if latency.quantiles is not None:
-        quantiles = [q for q, _ in latency.quantiles]
-        seconds = [ms / 1000 for _, ms in latency.quantiles]
-        return lambda: _between(quantiles, seconds, random.random())
-    constant_s = (latency.constant_ms or 0.0) / 1000
-    return lambda: constant_s
-
-
-def _between(quantiles: list[float], values: list[float], draw: float) -> float:
-    """The inverse of a piecewise linear distribution function at `draw`."""
-    i = bisect_right(quantiles, draw)
-    if i == 0:
-        return values[0]
-    if i == len(quantiles):
-        return values[-1]
-    share = (draw - quantiles[i - 1]) / (quantiles[i] - quantiles[i - 1])
-    return values[i - 1] + share * (values[i] - values[i - 1])
 
 
 def _need(holds: bool, field: str, rule: str) -> None:

@@ -1,28 +1,31 @@
 """The simulated carrier: takes sends, decides their fate, keeps count, changes behaviour.
 
 No sockets and no timers here. What a send is answered with, and when, is returned to
-the server; `now_s` is any steady clock.
+the servers; receipts are given to a `Post`; `now_s` is time.monotonic().
+
+A message is counted when its send over HTTP is taken, or its first segment over SMPP; all
+further segments are counted apart, as ID/2, ID/3, ... (see `simulator_submit`).
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from random import Random
-from typing import Annotated, Any
-from urllib.parse import parse_qsl
+from typing import Annotated, NamedTuple
 
 import msgspec
 
-from engine.errors import Refusal
+from engine.providers.smpp_body import ShortMessage
 from supervisor.embedded import simulator_wire as wire
-from supervisor.embedded.simulator_behaviour import Behaviour, Fate, Sampler, changed
-from supervisor.embedded.simulator_counts import Counts
-
-# Ids written at a time when they are listed.
-PAGE = 5_000
+from supervisor.embedded.simulator_behaviour import Behaviour, IdForm, changed
+from supervisor.embedded.simulator_counts import Counts, Flow
+from supervisor.embedded.simulator_draws import BEFORE, Fate, ReceiptPlan, Sampler
+from supervisor.embedded.simulator_receipts import Post, Receipt, Sent, answer_id, receipt_id
+from supervisor.embedded.simulator_submit import identity
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -38,9 +41,16 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 _decode = msgspec.json.Decoder(Send).decode
 
 # An accepted answer is all constant but for an id of 16 digits.
-_ACCEPTED = wire.answer(HTTPStatus.OK, wire.JSON, b'{"status":"accepted","id":"%b"}' % (b"0" * 16)).replace(
-    b"0" * 16 + b'"}', b'%016x"}'
-)
+_ACCEPTED_PLAIN = wire.answer(
+    HTTPStatus.OK, wire.JSON, b'{"status":"accepted","id":"%b"}' % (b"0" * 16)
+).replace(b"0" * 16 + b'"}', b'%016x"}')
+
+
+class Held(NamedTuple):
+    """An answer that waits until a receipt is out."""
+
+    answer: bytes
+    receipt: Receipt
 
 
 def _error(status: HTTPStatus, code: str, *, headers: bytes = b"") -> bytes:
@@ -57,14 +67,21 @@ _ANSWERS: dict[Fate, bytes | None] = {
     "hang": None,
 }
 
-Answer = bytes | wire.Listing
+# registered_delivery (SMPP 3.4, 5.2.17): no receipts 0, all 1, only of failures 2.
+_RECEIPTS = 0x03
+_ALL_RECEIPTS = 1
+_FAILURES = 2
 
 
 class Carrier:
-    """State that all connections share."""
+    """State that all connections share. `post` None: no receipts, whatever the behaviour."""
 
-    def __init__(self, behaviour: Behaviour) -> None:
+    def __init__(self, behaviour: Behaviour, post: Post | None = None) -> None:
         self.counts = Counts()
+        # Segments behind a message's first, over SMPP.
+        self.further = Counts()
+        self.flow = Flow()
+        self._post = post
         # Sends by fate; those accepted by the plain path are `received` minus the rest.
         self.fates: dict[str, int] = {}
         # First half of the ids given out: another one with every start.
@@ -77,118 +94,129 @@ class Carrier:
             self._random.seed(behaviour.seed)
         self.behaviour = behaviour
         self._sampler = Sampler(behaviour, self._random)
+        receipts = behaviour.receipts if self._post is not None else None
+        self._receipts = ReceiptPlan(receipts, self._random) if receipts is not None else None
+        self._id_form: IdForm = receipts.id_form if receipts is not None else "same"
+        self._plain = self._sampler.plain and receipts is None
 
-    def take(self, body: bytes | bytearray, now_s: float) -> tuple[bytes | None, float]:
+    def take(self, body: bytes | bytearray, now_s: float) -> tuple[bytes | Held | None, float]:
         """The answer to one send, None for none ever, and after how many seconds it goes out."""
         try:
             send = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
             return _not_a_send(e), 0.0
-        sampler = self._sampler
-        if sampler.plain:
+        if self._plain:
             self.counts.add(send.id)
+            self.flow.add(now_s, send.segments)
             self._next_id += 1
-            return _ACCEPTED % self._next_id, 0.0
-        fate, delay_s = sampler.fate(now_s)
-        self.fates[fate] = self.fates.get(fate, 0) + 1
-        lost = fate in ("timeout", "reset")
-        if fate == "accepted" or (lost and self.behaviour.lost_answers_count):
+            return _ACCEPTED_PLAIN % self._next_id, 0.0
+        fate, delay_s = self._sampler.fate(now_s, send.segments)
+        answer, first = _ANSWERS.get(fate), None
+        if self._takes(fate):
             self.counts.add(send.id)
+            self.flow.add(now_s, send.segments)
+            self._next_id += 1
+            receipts = self.behaviour.receipts
+            if receipts is not None and receipts.url is not None:
+                first = self._promise(Sent(send.id, send.sender, send.to), now_s, delay_s)
         if fate == "accepted":
-            self._next_id += 1
-            return _ACCEPTED % self._next_id, delay_s
-        if fate == "throttled":
+            answer = self._accepted()
+        elif fate == "throttled":
             retry_after = b"Retry-After: %d\r\n" % max(1, math.ceil(delay_s))
             return _error(HTTPStatus.TOO_MANY_REQUESTS, "throttled", headers=retry_after), 0.0
-        return _ANSWERS[fate], delay_s
+        if first is not None and answer is not None:
+            return Held(answer, first), delay_s
+        if first is not None:
+            self.tell_first(first, None)
+        return answer, delay_s
 
-    def ask(self, method: bytes, target: bytes, body: bytes) -> Answer:
-        """The answer to anything but a send."""
-        path, _, query = target.partition(b"?")
-        allowed = _ROUTES.get(path)
-        if allowed is None:
-            return wire.problem(HTTPStatus.NOT_FOUND, "There is nothing at this path.")
-        if method not in allowed:
-            allow = b"Allow: %b\r\n" % b", ".join(allowed)
-            detail = f"Allowed here: {b', '.join(allowed).decode()}."
-            return wire.problem(HTTPStatus.METHOD_NOT_ALLOWED, detail, headers=allow)
-        try:
-            if path == b"/stats":
-                return wire.json_answer(self._stats(_arguments(query, {"detail"}).get("detail") == "1"))
-            if path == b"/received":
-                return self._received(_arguments(query, {"after", "limit", "format", "duplicates"}))
-            if path == b"/reset":
-                self.counts.reset()
-                self.fates.clear()
-                return wire.json_answer(self._stats(detail=False))
-            if method == b"PUT":
-                behaviour = changed(self.behaviour, body)
-                # A seed that is named starts its sequence anew, also when it is the same.
-                self._set(behaviour, reseed="seed" in msgspec.json.decode(body))
-            return wire.json_answer(self.behaviour)
-        except Refusal as e:
-            return wire.problem(e.status, e.detail, e.field)
+    def take_segment(self, system_id: str, message: ShortMessage, now_s: float) -> tuple[Fate, float, str]:
+        """What becomes of one submit_sm, after how many seconds it is answered, the carrier's id."""
+        fate: Fate
+        if self._plain:
+            fate, delay_s = "accepted", 0.0
+        else:
+            fate, delay_s = self._sampler.fate(now_s)
+            if not self._takes(fate):
+                return fate, 0.0 if fate == "throttled" else delay_s, ""
+        message_id, segment = identity(message)
+        if segment == 1:
+            self.counts.add(message_id)
+        else:
+            self.further.add(f"{message_id}/{segment}")
+        self.flow.add(now_s, 1)
+        self._next_id += 1
+        wanted = message.registered_delivery & _RECEIPTS
+        if self._receipts is not None and wanted in (_ALL_RECEIPTS, _FAILURES):
+            first = self._promise(_sent(message_id, system_id, message), now_s, delay_s, wanted)
+            if first is not None:
+                self.tell_first(first, None)
+        return fate, delay_s, answer_id(self._next_id, self._id_form)
 
-    def _stats(self, detail: bool) -> dict[str, Any]:
-        received, distinct = self.counts.received, self.counts.distinct
-        stats: dict[str, Any] = {
-            "received": received, "distinct": distinct, "duplicates": received - distinct,
-        }  # fmt: skip
-        if detail:
-            stats["fates"] = {fate: self.fates.get(fate, 0) for fate in _ANSWERS}
-            stats["fates"]["throttled"] = self.fates.get("throttled", 0)
-        return stats
+    def _takes(self, fate: Fate) -> bool:
+        """Count a fate; whether the carrier has the send all the same."""
+        self.count(fate)
+        return fate == "accepted" or (fate in ("timeout", "reset") and self.behaviour.lost_answers_count)
 
-    def _received(self, arguments: dict[str, str]) -> Answer:
-        if arguments.get("duplicates") == "1":
-            return wire.json_answer({"duplicates": self.counts.repeated()})
-        total = self.counts.distinct
-        after = min(_natural(arguments, "after", 0), total)
-        end = min(after + _natural(arguments, "limit", total), total)
-        form = arguments.get("format", "json")
-        if form == "json":
-            return wire.Listing(wire.JSON, self._as_json(after, end))
-        if form == "lines":
-            return wire.Listing(wire.TEXT, self._as_lines(after, end))
-        raise Refusal("wrong_argument", 400, "format must be json or lines.", "format")
+    def _promise(
+        self, sent: Sent, now_s: float, answer_s: float, wanted: int = _ALL_RECEIPTS
+    ) -> Receipt | None:
+        """Post the receipts of what was just taken; that which goes before the answer is returned."""
+        assert self._receipts is not None
+        assert self._post is not None
+        written = receipt_id(self._next_id, self._id_form)
+        now_wall_s = time.time()
+        first = None
+        for after_s, state in self._receipts.draw(answer_s):
+            if wanted == _FAILURES and state != "undelivered":
+                continue
+            receipt = Receipt(sent, written, state, now_wall_s, now_wall_s + max(after_s, 0.0))
+            if after_s == BEFORE:
+                first = receipt
+            else:
+                self._post.post(now_s + after_s, receipt)
+        return first
 
-    def _as_lines(self, after: int, end: int) -> Iterator[bytes]:
-        for start in range(after, end, PAGE):
-            ids = self.counts.ids(start, min(PAGE, end - start))
-            yield "".join([f"{i}\n" for i in ids]).encode()
+    def tell_first(self, receipt: Receipt, then: Callable[[], None] | None) -> None:
+        """Let the receipt of a `Held` go; `then` is called when its first attempt has ended."""
+        assert self._post is not None
+        self._post.post_now(receipt, then)
 
-    def _as_json(self, after: int, end: int) -> Iterator[bytes]:
-        yield b'{"ids":['
-        for start in range(after, end, PAGE):
-            ids = msgspec.json.encode(self.counts.ids(start, min(PAGE, end - start)))[1:-1]
-            yield b"," + ids if start > after and ids else ids
-        yield b"]}"
+    def _accepted(self) -> bytes:
+        if self._id_form == "same":
+            return _ACCEPTED_PLAIN % self._next_id
+        return wire.json_answer({"status": "accepted", "id": answer_id(self._next_id, self._id_form)})
+
+    def count(self, fate: Fate) -> None:
+        self.fates[fate] = self.fates.get(fate, 0) + 1
+
+    def happens(self, rate: float) -> bool:
+        """Draw whether something of that rate happens now."""
+        return rate > 0 and self._random.random() < rate
+
+    def pick(self, count: int) -> int:
+        """Draw one of so many."""
+        return self._random.randrange(count)
+
+    def reset(self) -> None:
+        """Count from nought; receipts that are not out are forgotten."""
+        self.counts.reset()
+        self.further.reset()
+        self.flow.reset()
+        self.fates.clear()
+        if self._post is not None:
+            self._post.reset()
+
+    def change(self, change: bytes) -> None:
+        """Raises Refusal; see `simulator_behaviour.changed`."""
+        behaviour = changed(self.behaviour, change)
+        # A seed that is named starts its sequence anew, also when it is the same.
+        self._set(behaviour, reseed="seed" in msgspec.json.decode(change))
 
 
-_ROUTES: dict[bytes, tuple[bytes, ...]] = {
-    b"/send": (b"POST",),
-    b"/stats": (b"GET",),
-    b"/received": (b"GET",),
-    b"/reset": (b"POST",),
-    b"/behaviour": (b"GET", b"PUT"),
-}
-
-
-def _arguments(query: bytes, known: set[str]) -> dict[str, str]:
-    arguments = dict(parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True))
-    for name in arguments:
-        if name not in known:
-            raise Refusal("wrong_argument", 400, f"There is no argument {name} here.", name)
-    return arguments
-
-
-def _natural(arguments: dict[str, str], name: str, default: int) -> int:
-    text = arguments.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise Refusal("wrong_argument", 400, f"{name} must be a whole number from 0.", name)
-    return int(text)
+def _sent(message_id: str, system_id: str, m: ShortMessage) -> Sent:
+    types = m.source_ton, m.source_npi, m.destination_ton, m.destination_npi
+    return Sent(message_id, m.source, m.destination, system_id, types)
 
 
 def _not_a_send(error: Exception) -> bytes:

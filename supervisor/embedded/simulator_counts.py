@@ -6,10 +6,15 @@ the set share; about 150 bytes an id in all. Counts above one are kept apart.
 
 from __future__ import annotations
 
+from collections import deque
+
 # Many small sets instead of one, so that none of them takes long to grow.
 _PARTS = 1024
 
 Key = bytes | str
+
+# How far back segments are known second by second.
+SECONDS = 120
 
 
 class Counts:
@@ -48,6 +53,45 @@ class Counts:
     def repeated(self) -> dict[str, int]:
         """Ids that came more than once, and how often."""
         return {_text(key): times for key, times in self._repeated.items()}
+
+
+class Flow:
+    """Segments taken, by the time they were read; exact for what is read within one second."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.segments = 0
+        # The most that were taken within any second, wherever it begins: [t, t + 1).
+        self.second_max = 0
+        self._seconds: dict[int, int] = {}
+        # [time, segments] of the last second, oldest first, and their sum.
+        self._last: deque[list[float]] = deque()
+        self._in_last = 0
+
+    def add(self, now_s: float, segments: int) -> None:
+        """`now_s` of a steady clock; it never falls."""
+        self.segments += segments
+        second = int(now_s)
+        self._seconds[second] = self._seconds.get(second, 0) + segments
+        last = self._last
+        if last and last[-1][0] == now_s:  # read at once with the one before
+            last[-1][1] += segments
+        else:
+            while last and last[0][0] <= now_s - 1:
+                self._in_last -= int(last.popleft()[1])
+            last.append([now_s, segments])
+            if len(self._seconds) > 2 * SECONDS:
+                self._seconds = self.per_second(now_s)
+        self._in_last += segments
+        if self._in_last > self.second_max:
+            self.second_max = self._in_last
+
+    def per_second(self, now_s: float) -> dict[int, int]:
+        """Segments by whole second of the clock, those of the last SECONDS that had any."""
+        first = int(now_s) - SECONDS
+        return {second: count for second, count in self._seconds.items() if second > first}
 
 
 def _key(message_id: str) -> Key:

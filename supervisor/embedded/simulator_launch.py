@@ -21,14 +21,17 @@ STOP_S = 5.0
 
 class _Ready(msgspec.Struct):
     url: str
+    smpp_port: int | None = None
 
 
 class Simulator:
     """A running simulator. It is killed when the thread that started it ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, smpp_port: int | None = None) -> None:
         self._process = process
         self.url = url
+        # None when it takes no SMPP.
+        self.smpp_port = smpp_port
 
     @property
     def pid(self) -> int:
@@ -52,9 +55,13 @@ class Simulator:
 
 
 def start_simulator(
-    listen: str = "127.0.0.1:0", *, log_path: Path | None = None, arguments: Sequence[str] = ()
+    listen: str = "127.0.0.1:0",
+    *,
+    smpp_listen: str | None = None,
+    log_path: Path | None = None,
+    arguments: Sequence[str] = (),
 ) -> Simulator:
-    """Blocks until it answers. `arguments` are flags of `smsengine simulator`.
+    """Blocks until it answers. `arguments` are further flags of `smsengine simulator`.
 
     Its errors go to the end of `log_path`. Raises ConfigError with its own sentence
     when it does not start.
@@ -63,6 +70,8 @@ def start_simulator(
         sys.executable, "-m", "supervisor.embedded.simulator",
         "--listen", listen, "--json", "--die-with-parent", *arguments,
     ]  # fmt: skip
+    if smpp_listen is not None:
+        argv += ["--smpp-listen", smpp_listen]
     log: IO[bytes] = tempfile.TemporaryFile() if log_path is None else log_path.open("ab+")  # noqa: SIM115
     with log:
         start = log.seek(0, 2)
@@ -80,7 +89,7 @@ def start_simulator(
         except BaseException:
             Simulator(process, "").stop()
             raise
-    return Simulator(process, ready.url)
+    return Simulator(process, ready.url, ready.smpp_port)
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:

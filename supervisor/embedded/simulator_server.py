@@ -1,26 +1,25 @@
 """The simulator's HTTP server: a raw protocol, for it must never be what a load run measures.
 
 Requests may be pipelined; answers keep their order, so one that is late holds back
-those behind it on the same connection. Delayed answers share one heap and one timer.
+those behind it on the same connection.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import heapq
-import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import cast
 
 import httptools
 
 from supervisor.embedded import simulator_wire as wire
-from supervisor.embedded.simulator_carrier import Carrier
+from supervisor.embedded.simulator_carrier import Carrier, Held
+from supervisor.embedded.simulator_control import Control
+from supervisor.embedded.simulator_transport import Delays, reset
 
 BODY_BYTES_MAX = 1 << 20
 HEAD_BYTES_MAX = 64 * 1024
@@ -28,6 +27,8 @@ HEAD_BYTES_MAX = 64 * 1024
 OWED_MAX = 1024
 # How long a client may take to close after the last answer.
 LINGER_S = 2.0
+# How long an answer waits at most for the receipt that goes before it.
+HOLD_S_MAX = 2.0
 _LAST = b"\0last"
 
 _PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
@@ -44,51 +45,27 @@ class Owed:
         self.last = last
 
 
-class Delays:
-    """Answers to be given later, in order of time; one timer for the first of them."""
+# An answer, and the place it is for.
+Late = tuple[Owed, bytes]
 
-    def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Owed, bytes]] = []
-        self._count = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = 0.0
 
-    def add(self, due_s: float, owed: Owed, answer: bytes) -> None:
-        self._count += 1  # keeps those due together in order
-        heapq.heappush(self._heap, (due_s, self._count, owed, answer))
-        if self._timer is None or due_s < self._timer_at_s:
-            self._arm(due_s)
-
-    def _arm(self, due_s: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at_s = due_s
-        pause_s = max(0.0, due_s - time.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(pause_s, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        # The loop's clock ticks in milliseconds: what is due within half of one is due.
-        horizon_s = time.monotonic() + 0.0005
-        heap = self._heap
-        while heap and heap[0][0] <= horizon_s:
-            _, _, owed, answer = heapq.heappop(heap)
-            owed.answer = answer
-            owed.connection.flush()
-        if heap and self._timer is None:
-            self._arm(heap[0][0])
+def give(late: Late) -> None:
+    owed, answer = late
+    owed.answer = answer
+    owed.connection.flush()
 
 
 class Connection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
-        "_begun", "_body", "_body_bytes", "_carrier", "_delays", "_head_bytes", "_in_head", "_now_s", "_out",
-        "_owed", "_parser", "_paused", "_target", "_transport",
+        "_begun", "_body", "_body_bytes", "_carrier", "_control", "_delays", "_head_bytes", "_in_head",
+        "_now_s", "_out", "_owed", "_parser", "_paused", "_target", "_transport",
     )  # fmt: skip
 
-    def __init__(self, carrier: Carrier, delays: Delays) -> None:
+    def __init__(self, carrier: Carrier, control: Control, delays: Delays[Late]) -> None:
         self._carrier = carrier
+        self._control = control
         self._delays = delays
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpRequestParser | None = None
@@ -170,7 +147,7 @@ class Connection(asyncio.Protocol):
         method = parser.get_method()
         last = not parser.should_keep_alive()
         if self._target != b"/send" or method != b"POST":
-            answer = self._carrier.ask(method, self._target, bytes(self._body))
+            answer = self._control.ask(method, self._target, bytes(self._body))
             if isinstance(answer, wire.Listing):
                 chunks = parser.get_http_version() == "1.1"
                 self._owed.append(Owed(self, answer.chunked() if chunks else answer.whole(), last))
@@ -178,6 +155,11 @@ class Connection(asyncio.Protocol):
                 self._owed.append(Owed(self, answer, last))
             return
         reply, delay_s = self._carrier.take(self._body, self._now_s)
+        if isinstance(reply, Held):
+            owed = Owed(self, None, last)
+            self._owed.append(owed)
+            _hold(reply, owed, self._now_s + delay_s, self._carrier, self._delays)
+            return
         in_turn = not delay_s and not last and not self._owed
         if in_turn and reply is not None and reply is not wire.RESET and reply is not wire.CLOSE:
             self._out.append(reply)
@@ -185,7 +167,7 @@ class Connection(asyncio.Protocol):
         owed = Owed(self, None if delay_s else reply, last)
         self._owed.append(owed)
         if delay_s and reply is not None:
-            self._delays.add(self._now_s + delay_s, owed, reply)
+            self._delays.add(self._now_s + delay_s, (owed, reply))
 
     # -- answering
 
@@ -204,11 +186,7 @@ class Connection(asyncio.Protocol):
             transport.write(b"".join(self._out) if len(self._out) > 1 else self._out[0])
             self._out.clear()
         if end == wire.RESET:
-            linger = struct.pack("ii", 1, 0)  # close sends RST instead of FIN (socket(7))
-            sock: socket.socket = transport.get_extra_info("socket")
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            transport.abort()
+            reset(transport)
         elif end == wire.CLOSE:
             transport.close()
         elif end == _LAST:
@@ -253,9 +231,17 @@ class Connection(asyncio.Protocol):
         return True
 
 
-async def listen(carrier: Carrier, host: str, port: int) -> asyncio.Server:
+def _hold(held: Held, owed: Owed, answer_s: float, carrier: Carrier, delays: Delays[Late]) -> None:
+    """Answer when the receipt that goes first is out, or HOLD_S_MAX after the answer was due."""
+    late = owed, held.answer
+    delays.add(answer_s + HOLD_S_MAX, late)
+    # What is due already when the receipt is out goes at the next ring of the timer.
+    carrier.tell_first(held.receipt, partial(delays.add, answer_s, late))
+
+
+async def listen(carrier: Carrier, control: Control, host: str, port: int) -> asyncio.Server:
     """Raises OSError when the port is not to be had."""
-    delays = Delays()
+    delays = Delays(give)
     return await asyncio.get_running_loop().create_server(
-        lambda: Connection(carrier, delays), host, port, backlog=4096
+        lambda: Connection(carrier, control, delays), host, port, backlog=4096
     )

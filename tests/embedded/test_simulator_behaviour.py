@@ -17,14 +17,13 @@ from supervisor.embedded.simulator_behaviour import (
     ErrorRates,
     Latency,
     Lognormal,
-    Sampler,
-    Throttle,
+    Receipts,
     changed,
     decode,
-    latency_source,
     quantiles_from_csv,
 )
-from supervisor.embedded.simulator_counts import Counts
+from supervisor.embedded.simulator_counts import SECONDS, Counts, Flow
+from supervisor.embedded.simulator_draws import Sampler, Throttle, latency_source
 
 DRAWS = 20_000
 # Kolmogorov-Smirnov: the largest distance between the drawn and the true distribution
@@ -109,19 +108,48 @@ def test_an_outage_meets_every_send(outage: bool, fate: str) -> None:
 
 @given(
     rate=st.floats(0.5, 50_000),
-    gaps=st.lists(st.floats(0, 0.5), min_size=1, max_size=200),
+    sends=st.lists(st.tuples(st.floats(0, 0.5), st.integers(1, 10)), min_size=1, max_size=100),
 )
-def test_the_throughput_is_never_exceeded(rate: float, gaps: list[float]) -> None:
-    """In no window more sends than the rate allows, plus a tenth of a second's worth and one."""
+def test_the_throughput_is_never_exceeded(rate: float, sends: list[tuple[float, int]]) -> None:
+    """In no window more segments than the rate allows, plus a tenth of a second's worth, one,
+    and what the last send has besides its first."""
     throttle = Throttle(rate)
     now_s, taken = 1000.0, []
-    for gap in gaps:
+    for gap, segments in sends:
         now_s += gap
-        if throttle.wait_s(now_s) == 0:
-            taken.append(now_s)
+        if throttle.wait_s(now_s, segments) == 0:
+            taken.append((now_s, segments))
     for start in range(len(taken)):
-        for end in range(start, len(taken)):
-            assert end - start + 1 <= (taken[end] - taken[start]) * rate + max(rate * 0.1, 1) + 1
+        total = 0
+        for end_s, segments in taken[start:]:
+            allowed = (end_s - taken[start][0]) * rate + max(rate * 0.1, 1) + 1
+            assert total + 1 <= allowed + 1e-6 * allowed
+            total += segments
+
+
+@given(
+    st.lists(
+        st.tuples(st.one_of(st.just(0.0), st.floats(0, 0.4), st.floats(0, 90)), st.integers(1, 9)),
+        max_size=80,
+    )
+)
+def test_segments_are_counted_by_the_second(arrivals: list[tuple[float, int]]) -> None:
+    flow, now_s, came = Flow(), 1000.0, list[tuple[float, int]]()
+    for gap, segments in arrivals:
+        now_s += gap
+        flow.add(now_s, segments)
+        came.append((now_s, segments))
+    assert flow.segments == sum(segments for _, segments in came)
+    # The fullest second ends with an arrival: [t - 1, t] without its beginning.
+    seconds = [sum(n for at_s, n in came[: i + 1] if at_s > end_s - 1) for i, (end_s, _) in enumerate(came)]
+    assert flow.second_max == max(seconds, default=0)
+    by_second: Counter[int] = Counter()
+    for at_s, segments in came:
+        by_second[int(at_s)] += segments
+    last = {s: n for s, n in by_second.items() if s > int(now_s) - SECONDS}
+    assert flow.per_second(now_s) == last
+    flow.reset()
+    assert (flow.segments, flow.second_max, flow.per_second(now_s)) == (0, 0, {})
 
 
 @pytest.mark.parametrize("rate", [1, 3, 10, 1000, 20_000])
@@ -162,6 +190,28 @@ def test_a_throttled_send_is_taken_after_the_wait_it_was_told() -> None:
         ({"outage": "sometimes"}, "outage"),
         ({"seed": 1.5}, "seed"),
         ({"speed": 1}, "speed"),
+        ({"throughput_unit": "messages"}, "throughput_unit"),
+        ({"receipts": {"undelivered": 1.5}}, "receipts.undelivered"),
+        ({"receipts": {"pending": float("nan")}}, "receipts.pending"),
+        ({"receipts": {"delay": {}}}, "receipts.delay"),
+        ({"receipts": {"delay": {"constant_ms": -1}}}, "receipts.delay.constant_ms"),
+        (
+            {"receipts": {"delay": {"lognormal": {"median_ms": 1, "sigma": 9}}}},
+            "receipts.delay.lognormal.sigma",
+        ),
+        ({"receipts": {"url": "engine"}}, "receipts.url"),
+        ({"receipts": {"url": "https://engine/"}}, "receipts.url"),
+        ({"receipts": {"url": "http://engine/a b"}}, "receipts.url"),
+        ({"receipts": {"url": "http://engine:x/"}}, "receipts.url"),
+        ({"receipts": {"id_form": "octal"}}, "receipts.id_form"),
+        ({"receipts": {"speed": 1}}, "receipts.speed"),
+        ({"smpp": {"system_id": "x" * 16}}, "smpp.system_id"),
+        ({"smpp": {"password": "\0"}}, "smpp.password"),
+        ({"smpp": {"window": 0}}, "smpp.window"),
+        ({"smpp": {"sessions_max": 0}}, "smpp.sessions_max"),
+        ({"smpp": {"disconnect_every": 0}}, "smpp.disconnect_every"),
+        ({"smpp": {"malformed": 2}}, "smpp.malformed"),
+        ({"smpp": {"receipt_form": "json"}}, "smpp.receipt_form"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(settings: dict[str, object], field: str) -> None:
@@ -183,6 +233,18 @@ def test_a_part_changes_that_part_only() -> None:
     assert (after.throughput, after.seed) == (5, 1)
     assert changed(after, b'{"throughput":null}').throughput is None
     assert changed(after, b"{}") == after
+
+
+def test_receipts_and_smpp_are_changed_field_by_field() -> None:
+    before = decode({"smpp": {"window": 5, "password": "word"}})
+    after = changed(before, b'{"receipts":{"pending":0.5},"smpp":{"window":null}}')
+    assert after.receipts == Receipts(pending=0.5)
+    assert (after.smpp.window, after.smpp.password) == (None, "word")
+    after = changed(after, b'{"receipts":{"duplicate":1,"delay":{"lognormal":{"median_ms":9,"sigma":1}}}}')
+    delay = Latency(lognormal=Lognormal(median_ms=9, sigma=1))
+    assert after.receipts == Receipts(pending=0.5, duplicate=1, delay=delay)
+    assert changed(after, b"{}") == after
+    assert changed(after, b'{"receipts":null}').receipts is None
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"a"}'])

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from engine.errors import ConfigError
-from supervisor.embedded.simulator import Simulator, main, start_simulator
+from supervisor.embedded.simulator import Simulator, main, options, start_simulator
+from supervisor.embedded.simulator_behaviour import Receipts
 from tests.embedded.simulator_client import Client, ask, send_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,10 +33,43 @@ def test_flags_set_the_behaviour(tmp_path: Path) -> None:
         assert ask(simulator, "GET", "/behaviour").json == {
             "latency": {"quantiles": [[0, 1], [1, 2]]},
             "error_rates": {"temporary": 0.1, "permanent": 0.2, "timeout": 0.3, "reset": 0.4},
-            "lost_answers_count": True, "throughput": 50, "outage": "hang", "seed": 9,
+            "lost_answers_count": True, "throughput": 50, "throughput_unit": "sends", "outage": "hang",
+            "seed": 9, "receipts": None,
+            "smpp": {"system_id": None, "password": None, "window": None, "malformed": 0,
+                     "disconnect_every": None, "sessions_max": None, "receipt_form": "both"},
         }  # fmt: skip
     finally:
         simulator.stop()
+
+
+def test_flags_set_receipts_and_smpp() -> None:
+    simulator = start_simulator(smpp_listen="127.0.0.1:0", arguments=[
+        "--receipt-url", "http://127.0.0.1:9/r", "--receipt-delay-lognormal", "90:0.5",
+        "--receipt-undelivered", "0.1", "--receipt-duplicate", "0.2", "--receipt-before-response", "0.3",
+        "--receipt-pending", "0.4", "--receipt-id-form", "decimal", "--smpp-system-id", "me",
+        "--smpp-password", "word", "--smpp-window", "7", "--smpp-malformed", "0.5",
+        "--smpp-disconnect-every", "8", "--smpp-sessions-max", "9", "--smpp-receipt-form", "tlv",
+        "--throughput-unit", "segments",
+    ])  # fmt: skip
+    try:
+        behaviour = ask(simulator, "GET", "/behaviour").json
+        assert behaviour["receipts"] == {
+            "delay": {"lognormal": {"median_ms": 90, "sigma": 0.5}}, "undelivered": 0.1, "duplicate": 0.2,
+            "before_response": 0.3, "pending": 0.4, "url": "http://127.0.0.1:9/r", "id_form": "decimal",
+        }  # fmt: skip
+        assert behaviour["smpp"] == {
+            "system_id": "me", "password": "word", "window": 7, "malformed": 0.5, "disconnect_every": 8,
+            "sessions_max": 9, "receipt_form": "tlv",
+        }  # fmt: skip
+        assert behaviour["throughput_unit"] == "segments"
+    finally:
+        simulator.stop()
+
+
+def test_any_flag_of_receipts_turns_them_on() -> None:
+    assert options([]).behaviour.receipts is None
+    assert options(["--receipts"]).behaviour.receipts == Receipts()
+    assert options(["--receipt-pending", "1"]).behaviour.receipts == Receipts(pending=1)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +91,18 @@ def test_flags_set_the_behaviour(tmp_path: Path) -> None:
         (["--outage", "maybe"], "--outage"),
         (["--seed", "x"], "--seed"),
         (["--speed", "1"], "--speed"),
+        (["--smpp-listen", "2775"], "--smpp-listen"),
+        (["--throughput-unit", "messages"], "--throughput-unit"),
+        (["--receipt-url", "engine"], "--receipt-url"),
+        (["--receipt-undelivered", "2"], "--receipt-undelivered"),
+        (["--receipt-before-response", "2"], "--receipt-before-response"),
+        (["--receipt-delay-ms", "-1"], "--receipt-delay-ms"),
+        (["--receipt-delay-lognormal", "5"], "--receipt-delay-lognormal"),
+        (["--receipt-delay-file", __file__], "--receipt-delay-file"),
+        (["--receipt-id-form", "octal"], "--receipt-id-form"),
+        (["--smpp-window", "0"], "--smpp-window"),
+        (["--smpp-system-id", "sixteen letters!"], "--smpp-system-id"),
+        (["--smpp-receipt-form", "xml"], "--smpp-receipt-form"),
     ],
 )
 def test_a_wrong_flag_is_named_in_one_sentence(
