@@ -21,7 +21,7 @@ from engine.records import ActivityBlock, ActivityEntry, ActivityRow, BlockPlan,
 _WIDTH = len(ActivityRow.__struct_fields__)
 _DEFAULTS: tuple[Any, ...] = ActivityRow.__struct_defaults__
 _DECODER = msgspec.msgpack.Decoder(list[list[Any]])
-# Highest value of each number in the table, by field; all others are text or truth.
+# Highest value of each number in the table, by field; all others are of the types below.
 _HIGHEST = {
     "at_us": 2**62,
     "organisation_id": 2**63 - 1,
@@ -32,7 +32,9 @@ _HIGHEST = {
     "latency_us": 2**32 - 1,
     "due_at_us": 2**62,
     "expires_at_us": 2**62,
+    "segment": 2**16 - 1,
 }
+_TYPES: dict[str, type] = {"outcome_unknown": bool, "kept": bytes}
 
 
 def rows_in(entry: ActivityEntry) -> int:
@@ -142,6 +144,6 @@ def _check(rows: list[list[Any]]) -> None:
             if name in _HIGHEST:
                 fits = type(value) is int and 0 <= value <= _HIGHEST[name]
             else:
-                fits = type(value) is (bool if name == "outcome_unknown" else str)
+                fits = type(value) is _TYPES.get(name, str)
             if not fits:
                 raise ValueError(f"{name} does not fit")

@@ -12,7 +12,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,9 @@ from engine.api.app import create_app
 from engine.api.server import Server
 from engine.api.services import Services
 from engine.archiver import Archiver
-from engine.carriers import Receipt
 from engine.config import Config, Role
 from engine.delivery import Backoff
+from engine.dispatch import Dispatcher
 from engine.errors import Broken, EngineError, Unavailable
 from engine.ingest import Ingest
 from engine.ledger import Ledger
@@ -37,6 +37,7 @@ from engine.life import Life
 from engine.price_list import PriceList
 from engine.quota import Quota
 from engine.records import Queue
+from engine.routing_table import RoutingTable
 from engine.shards import holders_key, shard_of
 from engine.stores.activity import ClickHouseActivityStore
 from engine.stores.activity_stream import RedisActivityStream
@@ -44,10 +45,13 @@ from engine.stores.admission import RedisAdmission, fence_command
 from engine.stores.directory import Directory
 from engine.stores.journal import Journal
 from engine.stores.ledger import PostgresLedger
+from engine.stores.pacing import RedisPace
 from engine.stores.pool import Pool
 from engine.stores.prices import Prices
 from engine.stores.queue import QueueStreams
+from engine.stores.receipts import RedisReceipts
 from engine.stores.redis import RedisLink
+from engine.stores.routing import Routing, RoutingCopy
 from engine.stores.usage import RedisUsage
 from engine.sweeper import Sweeper
 from engine.views import Views
@@ -228,6 +232,8 @@ async def _services(
         ingest=ingest,
         directory=directory,
         prices=Prices(postgres),
+        routing=Routing(postgres, [p.name for p in config.providers]),
+        providers=config.providers,
         transactions=Journal(postgres).transactions,
         history=views.message,
         status=views.status,
@@ -240,13 +246,6 @@ async def _services(
     )
 
 
-class _NotKept:
-    """A sink for receipts that keeps none: the carrier is told so."""
-
-    def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
-        asyncio.get_running_loop().call_soon(stored, False)
-
-
 async def _worker(process: Process) -> None:
     config, life = process.config, process.life
     queue: Queue = "express" if process.role == "express" else "normal"
@@ -255,7 +254,24 @@ async def _worker(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
-        carriers = [providers.build(p, _NotKept()) for p in config.providers]
+        pace_link = await stack.enter_async_context(process.link("pace"))
+        receipts_link = await stack.enter_async_context(process.link("receipts"))
+        receipts = RedisReceipts(receipts_link, config.shards)
+        stack.push_async_callback(receipts.close)
+        carriers = [providers.build(p, receipts) for p in config.providers]
+        dispatcher = Dispatcher(
+            queue,
+            carriers,
+            config.providers,
+            RedisPace(pace_link),
+            concurrency=settings.concurrency,
+            rng=random.Random(),
+            log=log,
+        )
+        postgres = await Pool.connect(config.postgres.url, connections_max=1)
+        stack.push_async_callback(postgres.close)
+        routes = RoutingTable(Routing(postgres), RoutingCopy(link), dispatcher.use)
+        await _patiently(routes.start)
         for carrier in carriers:
             await carrier.start()
             stack.push_async_callback(carrier.stop)
@@ -271,13 +287,14 @@ async def _worker(process: Process) -> None:
         await _patiently(reader.join)
         worker = Worker(
             reader,
-            carriers,
+            dispatcher,
             concurrency=settings.concurrency,
             backoff=Backoff(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
             hand_s=config.take_over_s / 4,
             now_us=now_us,
             rng=random.Random(),
             log=log,
+            at_most_once=settings.unknown_outcome == "at-most-once",
         )
         sweeper = Sweeper(
             reader,
@@ -288,12 +305,12 @@ async def _worker(process: Process) -> None:
             now_us=now_us,
             log=log,
         )
-        sweeping = asyncio.create_task(sweeper.run(life.draining))
+        beside = [asyncio.create_task(sweeper.run(life.draining)), asyncio.create_task(routes.run())]
         try:
             life.ready()
-            await _until(worker.run(life.draining, _DRAIN_S), sweeping)
+            await _until(worker.run(life.draining, _DRAIN_S), *beside)
         finally:
-            await _end(sweeping)
+            await _end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
         await link.batch([fence_command(s, process.name) for s in range(config.shards)])
 

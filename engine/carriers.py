@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from engine.records import Queue
+from engine.records import Encoding, Event, Queue
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -34,6 +34,43 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     to: str = ""
     # Our id of the message when the carrier gave it back; "": to be found by the carrier's.
     message_id: str = ""
+
+
+class Filed(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+    """One event of an attempt, as it is filed under each id the carrier gave for it.
+
+    Of the attempt itself all fields are there; of what was recorded about it later, only
+    the first five.
+    """
+
+    # `sent`, or how an attempt ended whose outcome is not known; else what a receipt made of
+    # it: `receipt`, `delivered`, `undelivered`, or `retrying` when it was sent again.
+    event: Event
+    message_id: str
+    attempt: int
+    code: str
+    segment: int = 0
+    at_us: int = 0
+    provider: str = ""
+    # As in `Verdict`: the ids of all segments, with commas in between.
+    provider_message_id: str = ""
+    organisation_id: int = 0
+    accepted_at_us: int = 0
+    queue: Queue = "normal"
+    to: str = ""
+    sender: str = ""
+    encoding: Encoding = "GSM-7"
+    segments: int = 1
+    units: int = 0
+    reference: str = ""
+
+
+class LateReceipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """A receipt whose message was not found yet, as it waits to be looked up again."""
+
+    receipt: Receipt
+    # How often it was looked up.
+    tries: int
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

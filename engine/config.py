@@ -15,9 +15,10 @@ import msgspec
 
 from engine.carriers import Route
 from engine.errors import ConfigError
-from engine.pricing import first_wrong
+from engine.pricing import first_wrong as first_wrong_price
 from engine.provider_settings import ProviderSettings, wrong_setting
 from engine.records import Queue
+from engine.routing import first_wrong as first_wrong_route
 
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
@@ -170,7 +171,7 @@ def _checked(config: Config, origin: str) -> Config:
     for p in config.providers:
         if wrong := wrong_setting(p, timeout_s_max=config.take_over_s / 2):
             need(False, *wrong)
-    if wrong := first_wrong(config.prices):
+    if wrong := first_wrong_price(config.prices) or first_wrong_route(config.routes, names):
         need(False, *wrong)
     need(config.credit.quota_s > 0, "credit.quota_s", "greater than 0")
     need(config.credit.quota_min >= 1, "credit.quota_min", "at least 1")

@@ -2,16 +2,22 @@
 
     verdict                             the hold      the message               row
     accepted                            captured      is done                   sent
-    temporary or unknown, time left     stays held    is due again, later       retrying
-    temporary or unknown, no time left  released      is done                   expired
     permanent                           released      is done                   failed
+    unknown, at most once               released      is done                   failed
+    any other, another provider left    stays held    is due again, at once     retrying
+    any other, none left in this round  stays held    is due again, later       retrying
+    any other, no time left             released      is done                   expired
 
-An unknown outcome is tried again (at-least-once): the recipient may get it twice, the
-organisation pays once, for the attempt that was accepted. When the validity ends on an
-unknown outcome nothing is charged: nobody can show that it was sent. Rows of unknown
+An unknown outcome is tried again where the queue promises at-least-once: the recipient may
+get it twice, the organisation pays once, for the attempt that was accepted. Where it
+promises at-most-once the message is given up. Nothing is charged then, nor when the
+validity ends on an unknown outcome: nobody can show that it was sent. Rows of unknown
 outcomes carry `outcome_unknown`.
 
-The pause before attempt n + 1 is drawn evenly from the upper half of
+A round is one attempt with each provider that can carry the message; between rounds it
+pauses. A provider that throttles has judged itself, not the message: the pause is short.
+
+The pause after round n is drawn evenly from the upper half of
 min(max, first * 2 ** (n - 1)): "equal jitter" in Brooker, "Exponential Backoff And
 Jitter", AWS Architecture Blog, 2015.
 """
@@ -34,10 +40,10 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     first_us: int
     max_us: int
 
-    def pause_us(self, attempts: int, rng: Random) -> int:
-        """Pause after attempt number `attempts`, from 1."""
+    def pause_us(self, rounds: int, rng: Random) -> int:
+        """Pause after round number `rounds`, from 1."""
         # Beyond 2 ** 40 any first pause is over its maximum.
-        whole = min(self.max_us, self.first_us << min(attempts - 1, 40))
+        whole = min(self.max_us, self.first_us << min(rounds - 1, 40))
         return rng.randint(whole // 2, whole)
 
 
@@ -52,17 +58,34 @@ def before_sending(entry: Entry, now_us: int) -> Settlement | None:
     return None
 
 
-def after_verdict(entry: Entry, verdict: Verdict, now_us: int, backoff: Backoff, rng: Random) -> Settlement:
-    """What becomes of an entry whose attempt ended with `verdict`."""
+def after_verdict(
+    entry: Entry,
+    verdict: Verdict,
+    now_us: int,
+    backoff: Backoff,
+    rng: Random,
+    *,
+    others: bool = False,
+    at_most_once: bool = False,
+) -> Settlement:
+    """What becomes of an entry whose attempt ended with `verdict`.
+
+    `others`: another provider can take it now and has not failed it in this round.
+    """
     message, kind = entry.message, verdict.kind
     attempt = message.attempts + 1
     if kind == "accepted":
         row = _row(entry, "sent", now_us, attempt=attempt, verdict=verdict)
         return Settlement(entry=entry, outcome="captured", row=row)
-    if kind == "permanent":
+    if kind == "permanent" or (kind == "unknown" and at_most_once):
         row = _row(entry, "failed", now_us, attempt=attempt, verdict=verdict)
         return Settlement(entry=entry, outcome="released", row=row)
-    due_at_us = now_us + backoff.pause_us(attempt, rng)
+    tried = (*message.tried, verdict.provider)
+    due_at_us = now_us
+    if not others:
+        rounds = 1 if kind == "throttled" else max(1, attempt // len(tried))
+        due_at_us += backoff.pause_us(rounds, rng)
+        tried = ()
     if due_at_us >= message.expires_at_us:
         row = _row(entry, "expired", now_us, attempt=attempt, verdict=verdict)
         return Settlement(entry=entry, outcome="released", row=row)
@@ -71,13 +94,19 @@ def after_verdict(entry: Entry, verdict: Verdict, now_us: int, backoff: Backoff,
         outcome="retry",
         row=_row(entry, "retrying", now_us, attempt=attempt, verdict=verdict, due_at_us=due_at_us),
         due_at_us=due_at_us,
-        message=msgspec.structs.replace(message, attempts=attempt),
+        message=msgspec.structs.replace(message, attempts=attempt, tried=tried),
     )
 
 
-def handed_back(entry: Entry, now_us: int) -> Settlement:
-    """An entry that its worker has not begun to send and will not: due at once, for any worker."""
-    return Settlement(entry=entry, outcome="retry", row=None, due_at_us=now_us, message=entry.message)
+def put_off(entry: Entry, due_at_us: int) -> Settlement:
+    """An entry that its worker has not begun to send: due then, for any worker."""
+    return Settlement(entry=entry, outcome="retry", row=None, due_at_us=due_at_us, message=entry.message)
+
+
+def unroutable(entry: Entry, now_us: int) -> Settlement:
+    """An entry that no route leads anywhere: refunded."""
+    row = _row(entry, "failed", now_us, attempt=entry.message.attempts, code="no_route")
+    return Settlement(entry=entry, outcome="released", row=row)
 
 
 def _row(

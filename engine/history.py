@@ -27,11 +27,13 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     # "" where no provider had a part in it.
     provider: str
     provider_message_id: str
-    # The provider's raw answer code, or the engine's own reason.
+    # The provider's raw answer code, or that of its receipt, or the engine's own reason.
     code: str
     # From 1; 0 before any attempt.
     attempt: int
-    # How long the provider took to answer, milliseconds.
+    # Of a `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
+    segment: int
+    # How long the provider took to answer, milliseconds; 0 for receipts.
     latency_ms: float
 
 
@@ -53,7 +55,8 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: str
     # None while the event of its admission has not been seen.
     expires_at: str | None
-    # The provider that took it, else the one tried last; "" before any attempt.
+    # The provider that delivered it, else the last that took it, else the one tried last;
+    # "" before any attempt.
     provider: str
     attempts: int
     # An attempt ended without an answer: the recipient may have got the message, or got
@@ -88,7 +91,13 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
     assert first.queue
     assert first.encoding
     tried = [row for row in known if row.provider]
-    takers = [row for row in tried if row.event == "sent"] or tried
+    takers = (
+        [row for row in tried if row.event == "delivered"]
+        or [row for row in tried if row.event == "sent"]
+        or tried
+    )
+    # What is sent again after its receipt holds none any more.
+    units = max(row.units for row in known)
     expires_at_us = max(row.expires_at_us for row in known)
     return MessageView(
         id=first.message_id,
@@ -100,8 +109,8 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
         encoding=first.encoding,
         segments=first.segments,
         # Exact: the units of a message are its segments times the price.
-        price=first.units // first.segments,
-        units=first.units,
+        price=units // first.segments,
+        units=units,
         reference=first.reference,
         accepted_at=rfc3339(first.accepted_at_us),
         expires_at=rfc3339(expires_at_us) if expires_at_us else None,
@@ -113,8 +122,9 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
 
 
 def _distinct(rows: Iterable[ActivityRow]) -> list[ActivityRow]:
-    """Each event once, by time; an event is known by its name, its attempt and its time."""
-    by_key = {(row.at_us, row.attempt, row.event): row for row in rows}
+    """Each event once, by time; an event is known by its name, its attempt and its time, and
+    as receipts may come several at a time, by what it says."""
+    by_key = {(row.at_us, row.attempt, row.event, row.segment, row.code): row for row in rows}
     return [by_key[key] for key in sorted(by_key)]
 
 
@@ -127,5 +137,6 @@ def _event_view(row: ActivityRow, event: MessageEvent, status: Status) -> EventV
         provider_message_id=row.provider_message_id,
         code=row.code,
         attempt=row.attempt,
+        segment=row.segment,
         latency_ms=row.latency_us / 1000,
     )

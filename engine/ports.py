@@ -78,6 +78,16 @@ class RoutingStore(Protocol):
         """The plan that stands; version 0 when nobody has changed anything yet."""
 
 
+class RoutingCopy(Protocol):
+    """A copy of the routing plan outside of PostgreSQL. Every call raises Unavailable."""
+
+    async def put(self, plan: RoutingPlan) -> None:
+        """Keep `plan`, unless a newer one is there. Again changes nothing."""
+
+    async def newest(self) -> RoutingPlan | None:
+        """The newest plan that was put; None: there is none that can be read."""
+
+
 class Ask(NamedTuple):
     """A worker's wish to send through a provider."""
 
@@ -88,6 +98,8 @@ class Ask(NamedTuple):
     rate: float
     # Share of it that is kept for express, 0 to 1.
     express_share: float
+    # The slots come in bundles of so many segments: those of a message, which goes as a whole.
+    together: int = 1
 
 
 class Slots(NamedTuple):

@@ -63,7 +63,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """One event of one message. Column for column the ClickHouse table `activity`.
+    """One event of one message. But for `kept`, column for column the ClickHouse table `activity`.
 
     An event of an organisation has "" and 0 where a message would have something to say;
     its `accepted_at_us` is its time, which places it in the table.
@@ -96,6 +96,11 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     expires_at_us: int = 0
     # The request had gone out when the attempt failed: it may have been delivered.
     outcome_unknown: bool = False
+    # For `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
+    segment: int = 0
+    # For `sent`, of a message that is to be sent again when a receipt says that it did not
+    # arrive: the message, MessagePack. Kept apart from the activity, until its validity ends.
+    kept: bytes = b""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -285,7 +290,7 @@ class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Rows as columns: those of `ActivityRow` in order, then shard, stream_ms, stream_seq."""
 
     rows: int
-    columns: list[list[int] | list[str] | list[bool]]
+    columns: list[list[int] | list[str] | list[bool] | list[bytes]]
 
 
 class RecentRows(msgspec.Struct, frozen=True, kw_only=True):

@@ -82,8 +82,14 @@ def receipts_later_key(shard: int) -> bytes:
 
 @cache
 def receipts_applied_key(shard: int) -> bytes:
-    """How far the receipts of each shard's stream are on this shard's activity stream."""
+    """Who may record receipts on this shard's activity stream, and what was recorded last."""
     return b"receipts:{%d}:applied" % shard
+
+
+@cache
+def receipts_unreadable_key(shard: int) -> bytes:
+    """Entries of receipts that nobody could read."""
+    return b"receipts:{%d}:unreadable" % shard
 
 
 def rate_key(provider: str) -> bytes:

@@ -1,6 +1,6 @@
 """One queue in one process: read ahead, send with bounded concurrency, settle in batches.
 
-Entries flow from the reader into `_ahead`, from there to a provider while fewer than
+Entries flow from the reader to the dispatcher, from there to a provider while fewer than
 `concurrency` sends are in flight, and with their verdict into `_settlements`, which one
 flush at a time writes back. Per message there is no task, no future and no round trip:
 a provider calls back, and callbacks move the next entry along.
@@ -19,18 +19,16 @@ back through the due set. After a clean end nothing is pending under our name.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from random import Random
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.delivery import Backoff, after_verdict, before_sending, handed_back
+from engine.delivery import Backoff, after_verdict, before_sending, put_off, unroutable
+from engine.dispatch import Dispatcher
 from engine.errors import Unavailable
-from engine.ports import Provider, QueueReader
+from engine.ports import QueueReader
 from engine.records import Entry, Settlement, Verdict
-from engine.routing import provider_for
 
 # A read waits this long for a first entry, and a drain at most this long for the read.
 _BLOCK_MS = 250
@@ -39,6 +37,8 @@ _FLUSH_COUNT = 200
 _FLUSH_S = 0.002
 # Most settlements in one flush.
 _FLUSH_MAX = 1000
+# While no provider has room, it is asked again this often, seconds.
+_LOOK_S = 0.1
 # Pause after Redis was unavailable; doubles up to the second.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
@@ -50,7 +50,7 @@ class Worker:
     def __init__(
         self,
         reader: QueueReader,
-        providers: Sequence[Provider],
+        dispatcher: Dispatcher,
         *,
         concurrency: int,
         backoff: Backoff,
@@ -58,34 +58,34 @@ class Worker:
         now_us: Callable[[], int],
         rng: Random,
         log: FilteringBoundLogger,
+        at_most_once: bool = False,
     ) -> None:
-        """`providers` in order of preference, started and stopped by the caller.
-        `concurrency` bounds the sends in flight. `hand_s` plus a provider's time-out must
-        be less than the idle time after which entries are taken over.
+        """`concurrency` bounds the sends in flight, as the dispatcher counts them. `hand_s` plus
+        a provider's time-out must be less than the idle time after which entries are taken
+        over. `at_most_once`: what was sent and never answered is given up, not sent again.
         """
         self._reader = reader
-        self._providers = providers
+        self._dispatcher = dispatcher
         self._concurrency = concurrency
         self._backoff = backoff
         self._hand_s = hand_s
         self._now_us = now_us
         self._rng = rng
         self._log = log
-        # Sends in flight, entries read ahead, and verdicts not yet settled, together.
-        self._in_hand_max = concurrency + max(1, concurrency // 2)
+        self._at_most_once = at_most_once
+        # Sends in flight, entries that wait in lanes, and verdicts not yet settled, together.
+        self._in_hand_max = concurrency + max(1, concurrency // 2) * dispatcher.lanes
         self._in_hand = 0
-        self._in_flight = 0
-        # Entries with the loop time at which they were read.
-        self._ahead: deque[tuple[Entry, float]] = deque()
         self._settlements: list[Settlement] = []
         self._flush = asyncio.Event()
         # Set whenever something in hand was settled.
         self._settled = asyncio.Event()
         self._draining = False
+        dispatcher.report_to(self)
 
     @property
     def in_flight(self) -> int:
-        return self._in_flight
+        return self._dispatcher.in_flight
 
     @property
     def in_hand(self) -> int:
@@ -98,13 +98,16 @@ class Worker:
 
     def take(self, entries: Sequence[Entry]) -> None:
         """Take entries in hand, to be sent in order; while draining, to be handed back."""
-        read_at = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time()
         self._in_hand += len(entries)
-        self._ahead.extend([(entry, read_at) for entry in entries])
         if self._draining:
-            self._hand_back()
-        else:
-            self._send()
+            now_us = self._now_us()
+            for entry in entries:
+                self._settle(put_off(entry, now_us))
+            return
+        for entry in entries:
+            self._dispatcher.place(entry, now_s, now_s)
+        self._dispatcher.pump(now_s)
 
     async def run(self, draining: asyncio.Event, drain_s: float) -> None:
         """Deliver until `draining` is set; then end within about `drain_s`.
@@ -114,9 +117,11 @@ class Worker:
         """
         async with asyncio.TaskGroup() as group:
             flushing = group.create_task(self._flush_loop(), name="settle")
+            dispatching = group.create_task(self._dispatcher.run(), name="dispatch")
             await self._read_loop(draining)
             self._draining = True
-            self._hand_back()
+            for entry, _ in self._dispatcher.clear():
+                self._settle(put_off(entry, self._now_us()))
             try:
                 async with asyncio.timeout(drain_s):
                     while self._in_hand:
@@ -124,6 +129,7 @@ class Worker:
                         await self._settled.wait()
             except TimeoutError:
                 self._log.warning("drained with entries left to other workers", left=self._in_hand)
+            dispatching.cancel()
             flushing.cancel()
 
     async def _read_loop(self, draining: asyncio.Event) -> None:
@@ -135,6 +141,10 @@ class Worker:
             if room < worthwhile:
                 self._settled.clear()
                 await _first_of(self._settled, draining)
+                continue
+            if not self._dispatcher.worth_reading(asyncio.get_running_loop().time()):
+                self._settled.clear()
+                await _first_of(self._settled, draining, timeout_s=_LOOK_S)
                 continue
             try:
                 entries = await self._reader.read(room, _BLOCK_MS)
@@ -150,32 +160,38 @@ class Worker:
             if entries:
                 self.take(entries)
 
-    def _send(self) -> None:
-        """Submit what is read ahead, up to the concurrency."""
-        now_us = self._now_us()
-        oldest = asyncio.get_running_loop().time() - self._hand_s
-        while self._ahead and self._in_flight < self._concurrency:
-            entry, read_at = self._ahead.popleft()
-            if read_at < oldest:
-                self._reader.drop([entry])
-                self._let_go(1)
-            elif (settlement := before_sending(entry, now_us)) is not None:
-                self._settle(settlement)
-            else:
-                self._in_flight += 1
-                provider = provider_for(entry.message.attempts, self._providers)
-                provider.submit(entry.message, partial(self._done, entry))
+    def fit(self, entry: Entry, read_at_s: float) -> bool:
+        """See `engine.dispatch.Desk`; so are the next three."""
+        if read_at_s < asyncio.get_running_loop().time() - self._hand_s:
+            self._reader.drop([entry])
+            self._let_go(1)
+            return False
+        settlement = before_sending(entry, self._now_us())
+        if settlement is not None:
+            self._settle(settlement)
+        return settlement is None
 
-    def _done(self, entry: Entry, verdict: Verdict) -> None:
-        self._in_flight -= 1
-        self._settle(after_verdict(entry, verdict, self._now_us(), self._backoff, self._rng))
-        if self._ahead:
-            self._send()
+    def ended(self, entry: Entry, verdict: Verdict, *, others: bool) -> None:
+        self._settle(
+            after_verdict(
+                entry,
+                verdict,
+                self._now_us(),
+                self._backoff,
+                self._rng,
+                others=others,
+                at_most_once=self._at_most_once,
+            )
+        )
 
-    def _hand_back(self) -> None:
+    def put_off(self, entry: Entry, pause_s: float) -> None:
         now_us = self._now_us()
-        while self._ahead:
-            self._settle(handed_back(self._ahead.popleft()[0], now_us))
+        # What has expired or killed workers is settled now, not moved round.
+        self._settle(before_sending(entry, now_us) or put_off(entry, now_us + int(pause_s * 1e6)))
+
+    def unroutable(self, entry: Entry) -> None:
+        now_us = self._now_us()
+        self._settle(before_sending(entry, now_us) or unroutable(entry, now_us))
 
     def _let_go(self, count: int) -> None:
         self._in_hand -= count
@@ -219,11 +235,11 @@ class Worker:
             return
 
 
-async def _first_of(*events: asyncio.Event) -> None:
-    """Until one of them is set."""
+async def _first_of(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+    """Until one of them is set, or the time is over."""
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()

@@ -20,7 +20,7 @@ from rich.live import Live
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
-from supervisor import cli_options, cli_org, cli_price, cli_send, show
+from supervisor import cli_options, cli_org, cli_price, cli_provider, cli_route, cli_send, show
 from supervisor.answers import Audit, Status
 from supervisor.client import Client, decode
 
@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 app.add_typer(cli_org.app, name="org")
 app.add_typer(cli_price.app, name="price")
+app.add_typer(cli_route.app, name="route")
+app.add_typer(cli_provider.app, name="provider")
 app.command()(cli_send.send)
 
 # An audit reads every account and every queue, seconds.
@@ -97,6 +99,10 @@ def up(
 
     For Redis, PostgreSQL and ClickHouse the configuration names no URL of, a
     server of its own is started, with its data in the data directory.
+
+    On SIGHUP (kill -HUP) the configuration is read again, and when it is right the
+    workers and the API are replaced by ones that have it, one process after another:
+    providers are added and changed without an interruption.
 
     [bold]Examples[/bold]
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from supervisor.client import Client
 from supervisor.datadir import DEFAULT
 from supervisor.locate import Whereabouts
 
@@ -63,3 +64,8 @@ def whereabouts(
     data_dir: Path | None, url: str = "", *, api_key: str = "", admin_key: str = ""
 ) -> Whereabouts:
     return Whereabouts(data_dir=data_dir or DEFAULT, url=url, api_key=api_key, admin_key=admin_key)
+
+
+def admin(data_dir: Path | None, url: str, admin_key: str) -> Client:
+    """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
+    return whereabouts(data_dir, url, admin_key=admin_key).admin()

@@ -11,7 +11,6 @@ from rich.console import Console
 from engine.records import Balance, NewKey, NewOrganisation, Organisation
 from supervisor import cli_options, show
 from supervisor.answers import Organisations, TopUp
-from supervisor.client import Client
 
 app = typer.Typer(
     help="Organisations: create, list, top up, new keys, balance.",
@@ -42,7 +41,9 @@ def create(
 
     [cyan]smsengine org create "Acme Ltd"[/cyan]
     """
-    made = _admin(data_dir, url, admin_key).post("/v1/admin/organisations", _Name(name=name), NewOrganisation)
+    made = cli_options.admin(data_dir, url, admin_key).post(
+        "/v1/admin/organisations", _Name(name=name), NewOrganisation
+    )
     if as_json:
         _print_json(made)
         return
@@ -64,7 +65,7 @@ def list_organisations(
 
     [cyan]smsengine org list[/cyan]
     """
-    client = _admin(data_dir, url, admin_key)
+    client = cli_options.admin(data_dir, url, admin_key)
     found: list[Organisation] = []
     after: int | None = None
     while True:
@@ -103,7 +104,7 @@ def topup(
     """
     path = f"/v1/admin/organisations/{organisation}/top-ups"
     body = _TopUp(units=units, reference=reference)
-    done = _admin(data_dir, url, admin_key).post(path, body, TopUp)
+    done = cli_options.admin(data_dir, url, admin_key).post(path, body, TopUp)
     if as_json:
         _print_json(done)
         return
@@ -131,7 +132,7 @@ def key(
     [cyan]smsengine org key 7[/cyan]
     [cyan]smsengine org key 7 --revoke 12[/cyan]
     """
-    client = _admin(data_dir, url, admin_key)
+    client = cli_options.admin(data_dir, url, admin_key)
     path = f"/v1/admin/organisations/{organisation}/keys"
     if revoke is not None:
         client.call("DELETE", f"{path}/{revoke}")
@@ -159,7 +160,9 @@ def balance(
 
     [cyan]smsengine org balance 7[/cyan]
     """
-    found = _admin(data_dir, url, admin_key).get(f"/v1/admin/organisations/{organisation}/balance", Balance)
+    found = cli_options.admin(data_dir, url, admin_key).get(
+        f"/v1/admin/organisations/{organisation}/balance", Balance
+    )
     if as_json:
         _print_json(found)
         return
@@ -175,10 +178,6 @@ class _Name(msgspec.Struct, frozen=True, kw_only=True):
 class _TopUp(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     reference: str
-
-
-def _admin(data_dir: cli_options.DataDir, url: str, admin_key: str) -> Client:
-    return cli_options.whereabouts(data_dir, url, admin_key=admin_key).admin()
 
 
 def _print_json(fact: msgspec.Struct) -> None:

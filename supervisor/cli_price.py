@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,8 @@ from rich.console import Console
 
 from engine.errors import ConfigError
 from engine.records import PriceSheet
-from supervisor import cli_options, show
-from supervisor.client import Client, decode, json_bytes
+from supervisor import cli_options, show, toml_file
+from supervisor.client import decode, json_bytes
 
 app = typer.Typer(
     help="Prices by destination: list, set. In force within a second, without a restart.",
@@ -47,7 +46,7 @@ def list_prices(
 
     [cyan]smsengine price list[/cyan]
     """
-    _print(_admin(data_dir, url, admin_key).get(_PATH, PriceSheet), as_json)
+    _print(cli_options.admin(data_dir, url, admin_key).get(_PATH, PriceSheet), as_json)
 
 
 @app.command("set")
@@ -76,7 +75,7 @@ def set_prices(
     """
     file = Path(changes[0]) if len(changes) == 1 and "=" not in changes[0] else None
     wanted = _in_file(file) if file else _in_arguments(changes)
-    client = _admin(data_dir, url, admin_key)
+    client = cli_options.admin(data_dir, url, admin_key)
     now = client.get(_PATH, PriceSheet)
     prices = wanted if file else now.prices | wanted
     # Refused when somebody else has changed them since: nothing is overwritten unseen.
@@ -85,16 +84,8 @@ def set_prices(
 
 
 def _in_file(path: Path) -> dict[str, int]:
-    try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _File).prices
-    except OSError as e:
-        raise ConfigError(f"The prices {path} cannot be read: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is not TOML: {e}.") from e
-    except msgspec.ValidationError as e:
-        raise ConfigError(
-            f'{path} must have a table [prices] of units by prefix, as in "+98" = 2: {e}.'
-        ) from e
+    must = 'a table [prices] of units by prefix, as in "+98" = 2'
+    return toml_file.read(path, _File, "prices", must).prices
 
 
 def _in_arguments(changes: list[str]) -> dict[str, int]:
@@ -113,7 +104,3 @@ def _print(sheet: PriceSheet, as_json: bool) -> None:
         return
     rows = ((prefix or "all others", show.number(units)) for prefix, units in sorted(sheet.prices.items()))
     Console(highlight=False).print(show.table(("prefix", "units a segment"), rows, frozenset({1})))
-
-
-def _admin(data_dir: cli_options.DataDir, url: str, admin_key: str) -> Client:
-    return cli_options.whereabouts(data_dir, url, admin_key=admin_key).admin()

@@ -30,9 +30,9 @@ from typing import Any, Protocol
 import structlog
 
 from engine.config import DRAIN_ORDER, Config, Role
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError
 from supervisor import reconcile as rule
-from supervisor import slots, snapshot
+from supervisor import rolling, slots, snapshot
 from supervisor.child import set_title
 from supervisor.children import FENCE, Children
 from supervisor.slots import Event, Key, Limits, Slot, State
@@ -90,16 +90,22 @@ class Keeper:
         listener: socket.socket | None = None,
         on_ready: Callable[[], None] | None = None,
         on_reload: Callable[[Keeper], None] | None = None,
+        on_reloaded: Callable[[Config], None] | None = None,
         watchers: Sequence[Watched] = (),
         notifier: Notifier | None = None,
         limits: Limits | None = None,
         log: Any = None,
     ) -> None:
-        """`listener` is for the children of role `ingest` alone; it is closed here on stopping."""
+        """`listener` is for the children of role `ingest` alone; it is closed here on stopping.
+        `on_reload` is called on SIGHUP, `on_reloaded` when a configuration given to
+        `reconfigure`, or the one before it, is that of all processes.
+        """
         now = time.monotonic()
         self._config = config
+        # By generation; see `rolling`.
+        self._configs = {0: config}
         self._runner, self._fencer = runner, fencer
-        self._on_ready, self._on_reload = on_ready, on_reload
+        self._on_ready, self._on_reload, self._on_reloaded = on_ready, on_reload, on_reloaded
         self._watchers = {watched.name: watched for watched in watchers}
         self._notifier = notifier or Notifier()
         self._limits = limits or Limits()
@@ -146,9 +152,21 @@ class Keeper:
         """From now on keep this many; those too many are drained, the last added first."""
         self._seen.wanted[role] = count
 
-    def snapshot(self) -> list[snapshot.ProcessRow]:
-        """All processes of the roles as they are known now."""
-        return snapshot.rows_of(self._seen.slots.values())
+    def reconfigure(self, config: Config) -> None:
+        """Replace workers and ingest by processes with `config`, one after another; see `rolling`.
+
+        Numbers of processes that it changes are wanted from now on. What a fence or a
+        process of another role is given must be as it was. Raises ConfigError while the
+        engine is starting or stopping.
+        """
+        if not self._seen.announced or self._seen.stopping is not None:
+            raise ConfigError("The engine is starting or stopping; reload it when it is ready.")
+        generation = max(self._configs) + 1
+        self._configs[generation] = config
+        before = self._configs[self._seen.rolling.generation]
+        rolling.begin(self._seen.rolling, generation)
+        self._seen.wanted |= _changed_roles(before, config)
+        self._log.info("reloading", generation=generation)
 
     # Hear.
 
@@ -255,6 +273,16 @@ class Keeper:
                 self._restart(server)
             case rule.Announce():
                 self._announce()
+            case rule.Settle():
+                rolling.settle(self._seen.rolling)
+                self._log.info("reloaded", generation=self._seen.rolling.generation)
+                if self._on_reloaded is not None:
+                    self._on_reloaded(self._configs[self._seen.rolling.generation])
+            case rule.GoBack(sentence):
+                self._log.error("reload_undone", why=sentence)
+                tried = self._configs[self._seen.rolling.generation]
+                rolling.go_back(self._seen.rolling)
+                self._seen.wanted |= _changed_roles(tried, self._configs[self._seen.rolling.generation])
             case rule.GiveUp(sentence):
                 sys.stderr.write(f"smsengine: {sentence}\n")
                 self._stop(sentence)
@@ -262,12 +290,16 @@ class Keeper:
                 self._exit_code = exit_code
 
     def _spawn(self, role: Role, index: int, now: float) -> None:
-        slot = self._seen.slots.get((role, index)) or Slot(role=role, index=index, since=now)
+        generation = self._seen.rolling.generation
+        config = self._configs[generation]
+        slot = self._seen.slots.get((role, index)) or Slot(
+            role=role, index=index, since=now, generation=generation
+        )
         self._born += 1
         name = f"{self._config.node_name}.{role}.{self._birth}-{self._born}"
 
         def run(pipe_fd: int, listener: socket.socket | None) -> int:
-            return self._runner(role, self._config, name, pipe_fd, listener)
+            return self._runner(role, config, name, pipe_fd, listener)
 
         try:
             child = self._children.fork(slot.key, slot.title, run, listens=role == "ingest")
@@ -275,7 +307,7 @@ class Keeper:
             self._log.error("fork_failed", child=slot.title, why=e.strerror)
             self._seen.slots[slot.key] = slots.not_spawned(slot, now, self._limits)
             return
-        self._seen.slots[slot.key] = slots.spawned(slot, name, child.pid, now)
+        self._seen.slots[slot.key] = slots.spawned(slot, name, child.pid, now, generation)
         self._log.info("child_started", child=slot.title, pid=child.pid, holder=name)
 
     def _start_fence(self, names: tuple[str, ...], now: float) -> None:
@@ -314,3 +346,9 @@ class Keeper:
         self._log.info("supervisor_stopping", why=sentence or "signal")
         self._notifier.stopping(within_s=len(DRAIN_ORDER) * self._limits.drain_s + self._limits.fence_s)
         self._children.close_listener()
+
+
+def _changed_roles(before: Config, after: Config) -> dict[Role, int]:
+    """How many are wanted of each role whose number differs; others may have been scaled by hand."""
+    numbers = ((role, getattr(after.roles, role)) for role in DRAIN_ORDER)
+    return {role: count for role, count in numbers if count != getattr(before.roles, role)}

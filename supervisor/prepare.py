@@ -1,4 +1,4 @@
-"""What must be so before the roles start: tables, functions, first prices, the demo organisation.
+"""What must be so before the roles start: tables, functions, first prices and routes, the demo organisation.
 
 Everything here runs in children of its own, made by `child.run_once`, so that the forking
 parent stays without loops and connections. All of it may be repeated, also after it was
@@ -15,12 +15,14 @@ import msgspec
 from engine import keys
 from engine.config import Config, Store, load
 from engine.errors import ConfigError
+from engine.provider_settings import SimulatedSettings
 from engine.records import NewOrganisation
 from engine.stores.directory import Directory
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.pool import Pool
 from engine.stores.prices import Prices
 from engine.stores.redis import RedisLink, ReplyError, load_functions
+from engine.stores.routing import Routing
 from supervisor.child import run_once
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
@@ -47,14 +49,23 @@ def with_urls(config: Config, urls: dict[str, str]) -> Config:
     return msgspec.structs.replace(config, **{name: Store(url=url) for name, url in urls.items()})
 
 
+def with_simulator(config: Config, url: str) -> Config:
+    """The configuration with this URL for every simulated provider that has none."""
+    providers = [
+        msgspec.structs.replace(p, url=url) if isinstance(p, SimulatedSettings) and not p.url else p
+        for p in config.providers
+    ]
+    return msgspec.structs.replace(config, providers=providers)
+
+
 def without_url(config: Config) -> set[str]:
     """The stores that the configuration leaves to embedded servers."""
     return {name for name in STORES if not getattr(config, name).url}
 
 
 def migrate(config: Config) -> None:
-    """Bring tables and functions to this version, and fill an empty price table from the
-    configuration. Raises ConfigError, ChildFailed."""
+    """Bring tables and functions to this version, and fill prices and routes that nobody has
+    set yet from the configuration. Raises ConfigError, ChildFailed."""
     run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
 
 
@@ -98,7 +109,7 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 
 async def _migrate(config: Config) -> None:
     await migrate_postgres(config.postgres.url)
-    await _seed_prices(config)
+    await _seed(config)
     await migrate_clickhouse(config.clickhouse.url)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
@@ -113,11 +124,12 @@ async def _migrate(config: Config) -> None:
         await link.close()
 
 
-async def _seed_prices(config: Config) -> None:
-    """Where prices were ever set, the table rules, whatever the configuration says."""
+async def _seed(config: Config) -> None:
+    """Where prices or routes were ever set, the tables rule, whatever the configuration says."""
     pool = await Pool.connect(config.postgres.url)
     try:
         await Prices(pool).seed(config.prices)
+        await Routing(pool).seed(config.routes)
     finally:
         await pool.close()
 

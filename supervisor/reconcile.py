@@ -14,6 +14,7 @@ one action per pass. What differs from a slot's life otherwise:
 - Until everything wanted has been ready once (`announced`), a process that says it
   cannot boot ends the supervisor: the operator is watching and must hear why. After
   that the same refusal is retried with back-off, for a store may be away for a while.
+- Another configuration replaces processes one after another: see `rolling`.
 - Stopping drains role by role in DRAIN_ORDER and starts nothing: what a dead process
   left on the streams lies there until the next start.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.config import DRAIN_ORDER, ROLES, Role
+from supervisor import rolling as rolls
 from supervisor.slots import Event, Key, Limits, Slot, State, backoff_s
 
 
@@ -75,6 +77,7 @@ class Observed(msgspec.Struct, kw_only=True):
     slots: dict[Key, Slot] = {}
     fencing: Fencing
     servers: dict[str, Server] = {}
+    rolling: rolls.Rolling = msgspec.field(default_factory=rolls.Rolling)
     stopping: Stopping | None = None
     # Everything wanted has been ready at the same time, at least once.
     announced: bool = False
@@ -118,6 +121,16 @@ class Announce(msgspec.Struct, frozen=True):
     """Everything wanted is ready for the first time."""
 
 
+class Settle(msgspec.Struct, frozen=True):
+    """All processes have the configuration that is wanted."""
+
+
+class GoBack(msgspec.Struct, frozen=True):
+    """The configuration that is wanted cannot boot; the one before is to be wanted again."""
+
+    sentence: str
+
+
 class GiveUp(msgspec.Struct, frozen=True):
     """Stop everything; the operator must read the sentence."""
 
@@ -130,7 +143,7 @@ class Finish(msgspec.Struct, frozen=True):
     exit_code: int
 
 
-Action = Spawn | Send | Forget | Fence | KillFence | Restart | Announce | GiveUp | Finish
+Action = Spawn | Send | Forget | Fence | KillFence | Restart | Announce | Settle | GoBack | GiveUp | Finish
 
 
 def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
@@ -144,8 +157,13 @@ def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
     elif observed.fencing.leftovers:
         # Nothing is running yet; a process that starts now would be fenced with the leftovers.
         actions += _leftovers_verdict(observed, now, limits)
+    elif sentence := rolls.cannot_boot(observed.slots.values(), observed.rolling, limits):
+        # Alone: nothing more is started with it.
+        actions.append(GoBack(sentence))
     else:
         actions += _processes(observed, now, limits) + _boot_verdict(observed, limits)
+        if rolls.settled(observed.slots.values(), observed.wanted, observed.rolling):
+            actions.append(Settle())
     # Last, for to perform it takes a while.
     return actions + _servers(observed, now)
 
@@ -197,13 +215,17 @@ def _fences(observed: Observed, now: float, limits: Limits) -> list[Action]:
 def _processes(observed: Observed, now: float, limits: Limits) -> list[Action]:
     """Every role in the order of ROLES; what is too many goes, the highest index first."""
     actions: list[Action] = []
+    step = rolls.step(observed.slots.values(), observed.wanted, observed.rolling)
     for role in ROLES:
-        wanted = observed.wanted.get(role, 0)
+        extra = step is not None and step.role == role
+        wanted = observed.wanted.get(role, 0) + extra
         present = {slot.index: slot for slot in observed.slots.values() if slot.role == role}
         for index in range(1, wanted + 1):
             slot = present.get(index)
             if slot is None:
                 actions.append(Spawn(role, index))
+            elif step is not None and step.leaving == slot.key:
+                actions.append(Send(slot.key, Event.DRAIN, "replaced"))
             elif (action := _for_slot(slot, False, now, limits)) is not None:
                 actions.append(action)
         for index in sorted((i for i in present if i > wanted), reverse=True):

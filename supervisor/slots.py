@@ -101,11 +101,13 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     # The incarnation's name as a holder, and its process id; the last one's while waiting.
     name: str = ""
     pid: int = 0
+    # Which configuration the process was started with: see `rolling`.
+    generation: int = 0
     # When this state, the process, and its last sign of life began.
     since: float
     started_at: float = 0.0
     beat_at: float = 0.0
-    # Some incarnation has been ready.
+    # Some incarnation has been ready, with this configuration.
     was_ready: bool = False
     # Deaths in a row, not counting those of processes that drained or lived long.
     deaths: int = 0
@@ -141,11 +143,14 @@ def moved(slot: Slot, event: Event, now: float) -> Slot:
     return slot if state == slot.state else msgspec.structs.replace(slot, state=state, since=now)
 
 
-def spawned(slot: Slot, name: str, pid: int, now: float) -> Slot:
+def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) -> Slot:
     first = slot.name == ""
+    if generation != slot.generation:
+        # What befell the last configuration is not held against this one.
+        slot = msgspec.structs.replace(slot, was_ready=False, deaths=0)
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
-        name=name, pid=pid, started_at=now, beat_at=now,
+        name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
         restarts=slot.restarts + (not first), sentence="", code=0,
     )  # fmt: skip
 

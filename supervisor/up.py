@@ -3,8 +3,9 @@
 In this order: the data directory, the listening socket, the simulated provider, the
 embedded servers, tables and functions, the demo organisation, the roles. Stopped in the
 reverse order, so that each has what it needs until it has ended. A step that fails stops
-those before it, and says in one sentence why. Killed (-9) at any instruction: the kernel
-ends what was started with it, and the next start finds or mends what is there.
+those before it, and says in one sentence why. On SIGHUP the configuration is read again
+(see `reload` and `rolling`). Killed (-9) at any instruction: the kernel ends what was
+started with it, and the next start finds or mends what is there.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from engine.config import Config, load, split_listen
 from engine.errors import ConfigError
 from engine.provider_settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
-from supervisor import welcome
+from supervisor import reload, welcome
 from supervisor.datadir import DEFAULT, DataDir, Running, read_secret
 from supervisor.embedded.servers import Server, start_all
 from supervisor.embedded.simulator import Simulator, start_simulator
 from supervisor.keeper import Keeper, Watched
 from supervisor.locate import ADMIN_KEY, DEMO_API_KEY
-from supervisor.prepare import Prepared, migrate, prepare_demo, with_urls, without_url
+from supervisor.prepare import Prepared, migrate, prepare_demo, with_simulator, with_urls, without_url
 
 # Connections that wait to be accepted while the ingest processes are busy.
 _BACKLOG = 4096
@@ -99,6 +100,7 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
     admin_key_file, admin_key = _admin_key(config, directory)
     listener, url = listen(config.http.listen)
     stack.callback(listener.close)
+    configured = config
     config, watched = _servers(config, directory, stack)
     log.info("migrating")
     migrate(config)
@@ -119,18 +121,52 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
         config=config,
     )
 
-    def on_ready() -> None:
-        directory.write_running(running)
-        print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
-
     stack.callback(directory.forget_running)
-    code = Keeper(
-        config, runner=run_role, fencer=fence, listener=listener, on_ready=on_ready, watchers=watched
-    ).run()
+    code = _keeper(wish, configured, running, facts, directory, listener, watched).run()
     # What is left takes a moment and ends by itself: Ctrl-C again must not leave it half done.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     return code
+
+
+def _keeper(
+    wish: Wish,
+    configured: Config,
+    running: Running,
+    facts: welcome.Facts,
+    directory: DataDir,
+    listener: socket.socket,
+    watched: list[Watched],
+) -> Keeper:
+    """The parent of the roles; `configured` is as file and command line gave it."""
+
+    def on_ready() -> None:
+        directory.write_running(running)
+        print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
+
+    def on_reload(keeper: Keeper) -> None:
+        if wish.config_file is None:
+            raise ConfigError("There is no file to read again: the engine was started without --config.")
+        read = _configured(wish)
+        keeper.reconfigure(reload.carried_on(configured, read, running.config, running.simulator_url))
+
+    def on_reloaded(config: Config) -> None:
+        try:
+            directory.write_running(msgspec.structs.replace(running, config=config))
+        except ConfigError as e:
+            # Only `smsengine check` looks there for it; a full disk must not end the engine.
+            log.warning("running_not_written", why=str(e))
+
+    return Keeper(
+        running.config,
+        runner=run_role,
+        fencer=fence,
+        listener=listener,
+        on_ready=on_ready,
+        on_reload=on_reload,
+        on_reloaded=on_reloaded,
+        watchers=watched,
+    )
 
 
 def _servers(config: Config, directory: DataDir, stack: contextlib.ExitStack) -> tuple[Config, list[Watched]]:
@@ -143,7 +179,7 @@ def _servers(config: Config, directory: DataDir, stack: contextlib.ExitStack) ->
     if simulator is not None:
         stack.callback(simulator.stop)
         watched.append(simulator)
-        config = _with_simulator(config, simulator.url)
+        config = with_simulator(config, simulator.url)
     embedded = without_url(config)
     log.info("starting_servers", embedded=", ".join(sorted(embedded)) or "none", data_dir=config.data_dir)
     servers = start_all(directory.path, embedded)
@@ -210,14 +246,6 @@ def _simulator(config: Config, directory: DataDir) -> WatchedSimulator | None:
         return WatchedSimulator(start_simulator(log_path=logs / "simulator.log"), logs / "simulator.log")
     except OSError as e:
         raise ConfigError(f"{logs} cannot be written: {e.strerror}.") from e
-
-
-def _with_simulator(config: Config, url: str) -> Config:
-    providers = [
-        msgspec.structs.replace(p, url=url) if isinstance(p, SimulatedSettings) and not p.url else p
-        for p in config.providers
-    ]
-    return msgspec.structs.replace(config, providers=providers)
 
 
 def _admin_key(config: Config, directory: DataDir) -> tuple[Path, str]:

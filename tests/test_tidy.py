@@ -49,13 +49,14 @@ SERVICES = {
         "ledger",
         "archiver",
         "matcher",
+        "matching",
         "notifier",
         "sweeper",
     )
 }
 # Right under engine/ and no rule: they touch the system, or describe what does.
 ADAPTERS = {"engine.config", "engine.life", "engine.telemetry", "engine.keys", "engine.ports", "engine.boot",
-            "engine.views", "engine.provider_settings"}  # fmt: skip
+            "engine.views", "engine.provider_settings", "engine.receipt_ports"}  # fmt: skip
 CLIENTS = {"redis", "hiredis", "asyncpg", "clickhouse_connect", "aiohttp"}
 IMPURE = CLIENTS | {
     *("asyncio", "contextvars", "datetime.datetime.now", "httptools", "multiprocessing", "os", "queue"),

@@ -15,6 +15,7 @@ from engine.api.exchange import Action, Exchanges
 from engine.api.messages import Messages
 from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
+from engine.api.routes import Providers, Routes
 from engine.api.services import Services
 from engine.errors import Refusal
 
@@ -50,7 +51,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     keys = keys or Keys(services.directory)
     messages, accounts = Messages(services, keys), Accounts(services, keys)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services)
-    routes: dict[str, dict[str, Action]] = {
+    routes, providers = Routes(services), Providers(services)
+    actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},
         "/v1/messages/{id}": {"GET": messages.show},
@@ -66,11 +68,16 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/organisations/{organisation_id}/transactions": {"GET": admin.transactions},
         "/v1/admin/organisations/{organisation_id}/top-ups": {"POST": admin.top_up},
         "/v1/admin/prices": {"GET": prices.show, "PUT": prices.replace},
+        "/v1/admin/routes": {"GET": routes.show, "PUT": routes.replace},
+        "/v1/admin/providers": {"GET": providers.show_all},
+        "/v1/admin/providers/{name}": {"GET": providers.show, "PUT": providers.change},
+        "/v1/admin/providers/{name}/pause": {"POST": providers.pause},
+        "/v1/admin/providers/{name}/resume": {"POST": providers.resume},
         "/v1/admin/status": {"GET": admin.status},
         "/v1/admin/audit": {"GET": admin.audit},
     }
     app = web.Application()
-    _route(app.router, routes, Exchanges(services))
+    _route(app.router, actions, Exchanges(services))
 
     async def own_keys(_: web.Application) -> AsyncIterator[None]:
         yield
@@ -80,7 +87,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     return app
 
 
-def _route(router: web.UrlDispatcher, routes: dict[str, dict[str, Action]], exchanges: Exchanges) -> None:
+def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], exchanges: Exchanges) -> None:
     """Every method of every path has a handler, so that 404 and 405 are problems too."""
     expected = exchanges.guard(_refuse_expectation)
 
@@ -93,7 +100,7 @@ def _route(router: web.UrlDispatcher, routes: dict[str, dict[str, Action]], exch
             request.writer.output_size = 0
         return None
 
-    for path, actions in routes.items():
+    for path, actions in paths.items():
         for method, action in actions.items():
             handler = exchanges.guard(action)
             router.add_route(method, path, handler, expect_handler=expect)

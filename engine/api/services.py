@@ -9,7 +9,9 @@ from typing import Protocol
 
 import msgspec
 
+from engine.carriers import Route, RoutingPlan
 from engine.errors import Refusal
+from engine.provider_settings import ProviderSettings
 from engine.records import (
     Accepted,
     ApiKey,
@@ -94,6 +96,19 @@ class Prices(Protocol):
         """Let the table be `prices`; with `version` only if that one stands."""
 
 
+class Routing(Protocol):
+    """Routes, and what operators have changed of providers. Every call raises Unavailable."""
+
+    async def read(self) -> RoutingPlan: ...
+
+    async def replace(self, routes: Sequence[Route], version: int | None = None) -> RoutingPlan:
+        """Let `routes` be all routes; with `version` only if that one stands."""
+
+    async def set_paused(self, provider: str, paused: bool, once: Once | None = None) -> RoutingPlan: ...
+
+    async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
     """Everything a process gives its HTTP face."""
@@ -101,6 +116,9 @@ class Services:
     ingest: Ingest
     directory: Directory
     prices: Prices
+    routing: Routing
+    # In the order of the configuration.
+    providers: Sequence[ProviderSettings]
     transactions: Transactions
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]

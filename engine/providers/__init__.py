@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from engine.ports import Provider, ReceiptSink
-from engine.provider_settings import ProviderSettings, SimulatedSettings
+from engine.provider_settings import (
+    CustomSettings,
+    HttpSettings,
+    ProviderSettings,
+    SimulatedSettings,
+    SmppSettings,
+)
+from engine.providers.custom import custom_provider
+from engine.providers.http_provider import HttpProvider
 from engine.providers.simulated import SimulatedProvider
+from engine.providers.smpp import SmppProvider
 
 
 def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
@@ -16,4 +25,9 @@ def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
     match settings:
         case SimulatedSettings():
             return SimulatedProvider(settings)
-    raise AssertionError(settings)
+        case SmppSettings():
+            return SmppProvider(settings, receipts)
+        case HttpSettings():
+            return HttpProvider(settings)
+        case CustomSettings():
+            return custom_provider(settings, receipts)

@@ -45,6 +45,7 @@ class HttpPool:
                      meets such a close ends unanswered
     waiting_max      requests that may wait for a connection
     body_bytes_max   a longer answer is a broken one
+    keep_headers     of an answer these are kept, names in lower case
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class HttpPool:
         idle_s: float = 4.0,
         waiting_max: int = 10_000,
         body_bytes_max: int = 1 << 20,
+        keep_headers: frozenset[bytes] = frozenset(),
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         shown = f"[{host}]" if ":" in host else host
@@ -65,7 +67,7 @@ class HttpPool:
         self._address = host, port, ssl_context
         self._connections_max = connections_max
         self._waiting_max = waiting_max
-        self._body_bytes_max = body_bytes_max
+        self._kept = body_bytes_max, keep_headers
         self._connect_s = min(CONNECT_S_MAX, timeout_s / 2)
         self._timeout_ns = int(timeout_s * 1e9)
         self._idle_ns = int(idle_s * 1e9)
@@ -188,7 +190,7 @@ class HttpPool:
 
     async def _open(self) -> None:
         host, port, context = self._address
-        made = partial(Connection, self, self._body_bytes_max)
+        made = partial(Connection, self, *self._kept)
         reason = "unreachable"
         try:
             async with asyncio.timeout(self._connect_s):

@@ -17,15 +17,21 @@ _PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class AnswerReader:
-    """`expect` one answer, `feed` until `complete` or until `fault` says why it never will be."""
+    """`expect` one answer, `feed` until `complete` or until `fault` says why it never will be.
+
+    `keep`: names of the headers whose values are kept, in lower case.
+    """
 
     __slots__ = (
-        "_body", "_body_bytes", "_body_bytes_max", "_framed", "_head_bytes", "_in_body", "_parser",
-        "complete", "fault", "reusable", "status",
+        "_body", "_body_bytes", "_body_bytes_max", "_framed", "_head_bytes", "_in_body", "_keep",
+        "_keep_lengths", "_parser", "complete", "fault", "headers", "reusable", "status",
     )  # fmt: skip
 
-    def __init__(self, body_bytes_max: int) -> None:
+    def __init__(self, body_bytes_max: int, keep: frozenset[bytes] = frozenset()) -> None:
         self._body_bytes_max = body_bytes_max
+        self._keep = keep
+        # Asked first: nearly all headers are told apart by it, and cost no more.
+        self._keep_lengths = frozenset(len(name) for name in keep)
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self.expect()
 
@@ -37,6 +43,7 @@ class AnswerReader:
         self._framed = False
         self._in_body = False
         self.status = 0
+        self.headers: dict[bytes, bytes] = {}
         self.complete = False
         # Nothing has come that the next answer could be mistaken for.
         self.reusable = True
@@ -94,6 +101,8 @@ class AnswerReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(name) in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
+        elif len(name) in self._keep_lengths and not self._in_body and name.lower() in self._keep:
+            self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self._in_body = True
@@ -118,6 +127,7 @@ class AnswerReader:
             return
         if self._parser.get_status_code() < 200:
             self._in_body = self._framed = False
+            self.headers = {}
         else:
             # Asked here: the parser forgets with the end of the message.
             self._finish(self._parser.should_keep_alive())

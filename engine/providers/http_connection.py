@@ -32,6 +32,8 @@ class HttpOutcome(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
     # From the write to the end of the answer, or to giving up; 0 when not sent.
     latency_us: int = 0
+    # Of the answer, those that the pool was asked to keep, by name in lower case.
+    headers: dict[bytes, bytes] = {}
 
 
 # Called exactly once per request.
@@ -55,9 +57,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = ("_answer", "_done", "_owner", "_sent_ns", "_transport", "deadline_ns", "idle_since_ns")
 
-    def __init__(self, owner: Owner, body_bytes_max: int) -> None:
+    def __init__(self, owner: Owner, body_bytes_max: int, keep: frozenset[bytes]) -> None:
         self._owner = owner
-        self._answer = AnswerReader(body_bytes_max)
+        self._answer = AnswerReader(body_bytes_max, keep)
         self._transport: asyncio.Transport | None = None
         self._done: Done | None = None
         self._sent_ns = 0
@@ -109,7 +111,7 @@ class Connection(asyncio.Protocol):
         # All is taken out first: `released` may begin the next request on this connection.
         done, self._done = self._done, None
         answer = self._answer
-        outcome = HttpOutcome("answered", answer.status, answer.body, "", self._latency_us())
+        outcome = HttpOutcome("answered", answer.status, answer.body, "", self._latency_us(), answer.headers)
         self._owner.released(self, answer.reusable)
         if done is not None:
             tell(done, outcome)

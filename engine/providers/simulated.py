@@ -14,17 +14,16 @@ went wrong on the way (`refused`, `timeout`, `reset`, ...).
 
 from __future__ import annotations
 
-import ssl
 from functools import partial
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.errors import ConfigError
 from engine.ports import Done
 from engine.provider_settings import SimulatedSettings
 from engine.providers.http import HttpOutcome, HttpPool
+from engine.providers.http_address import parse_address, tls_context
+from engine.providers.http_verdict import unanswered_verdict
 from engine.records import Message, Verdict, VerdictKind
 
 
@@ -56,18 +55,18 @@ class SimulatedProvider:
     """
 
     def __init__(self, settings: SimulatedSettings) -> None:
-        host, port, path, context = _address(settings)
+        address = parse_address(settings.url, f"providers.{settings.name}.url")
         self._name = settings.name
         self._timeout_s = settings.timeout_s
-        self._path = path + b"/send"
+        self._path = f"{address.path}/send".encode()
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(_Answer).decode
         self._pool = HttpPool(
-            host,
-            port,
+            address.host,
+            address.port,
             connections_max=settings.connections_max,
             timeout_s=settings.timeout_s,
-            ssl_context=context,
+            ssl_context=tls_context(address, "", ""),
         )
 
     @property
@@ -91,8 +90,7 @@ class SimulatedProvider:
 
     def _verdict(self, outcome: HttpOutcome) -> Verdict:
         if outcome.kind != "answered":
-            kind: VerdictKind = "temporary" if outcome.kind == "not_sent" else "unknown"
-            return Verdict(kind=kind, provider=self._name, code=outcome.reason, latency_us=outcome.latency_us)
+            return unanswered_verdict(self._name, outcome)
         try:
             answer = self._decode(outcome.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -112,25 +110,3 @@ def _kind(status: int) -> VerdictKind:
     if 400 <= status < 500 and status != 429:
         return "permanent"
     return "temporary"
-
-
-def _address(settings: SimulatedSettings) -> tuple[str, int, bytes, ssl.SSLContext | None]:
-    """Host, port, path prefix and TLS context of the provider's base URL."""
-    wrong = ConfigError(
-        f"providers.{settings.name}.url must be http://HOST[:PORT][/PATH], or the same with https, "
-        f"not {settings.url!r}."
-    )
-    try:
-        url = urlsplit(settings.url)
-        port = url.port
-    except ValueError as e:
-        raise wrong from e
-    usable = (
-        url.scheme in ("http", "https") and url.hostname and not (url.query or url.fragment or url.username)
-    )
-    # What goes into the request line: no blanks, no line ends, no escapes left to make.
-    plain = all("!" <= character <= "~" for character in settings.url)
-    if not usable or not plain or not url.hostname:
-        raise wrong
-    context = ssl.create_default_context() if url.scheme == "https" else None
-    return url.hostname, port or (443 if context else 80), url.path.rstrip("/").encode(), context

@@ -17,18 +17,20 @@ a server drops a request whose body stalls (`http_receive_timeout`, 30 s by defa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver.exceptions import DataError
 
 from engine.errors import Unavailable
-from engine.records import ActivityBlock, ActivityRow, Event, StreamId
+from engine.records import ActivityBlock, ActivityRow, Event, Message, StreamId
 from engine.stores.clickhouse_client import answering, connect, parse_url
 
-# Column and type on the wire, in the order of ActivityRow; the server turns strings into
-# LowCardinality itself, which costs it less than it costs Python.
+# Column and type on the wire, in the order of ActivityRow without `kept`; the server turns
+# strings into LowCardinality itself, which costs it less than it costs Python.
 _TIME = "DateTime64(6, 'UTC')"
 _COLUMNS = {
     "at": _TIME,
@@ -51,6 +53,7 @@ _COLUMNS = {
     "due_at": _TIME,
     "expires_at": _TIME,
     "outcome_unknown": "Bool",
+    "segment": "UInt16",
     "shard": "UInt16",
     "stream_ms": "UInt64",
     "stream_seq": "UInt32",
@@ -68,12 +71,22 @@ _INSERT_SETTINGS = {
     "max_partitions_per_insert_block": 100,
     "input_format_native_allow_types_conversion": 1,
 }
+# The messages that are kept to be sent again, in a table of their own.
+_KEPT_COLUMNS = {
+    "message_id": "String",
+    "attempt": "UInt16",
+    "expires_at": "DateTime('UTC')",
+    "message": "String",
+}
 # More events than any message has.
 _ROWS_MAX = 10_000
 
+_FIELDS = ActivityRow.__struct_fields__
+_AT = {name: place for place, name in enumerate(_FIELDS)}
+_STORED = [name for name in _FIELDS if name != "kept"]
 _SELECT = ", ".join(
     f"toUnixTimestamp64Micro(`{name}`) AS {name}_us" if kind == _TIME else f"`{name}`"
-    for name, kind in list(_COLUMNS.items())[: len(ActivityRow.__struct_fields__)]
+    for name, kind in list(_COLUMNS.items())[: len(_STORED)]
 )
 # rows_of: one message's events by time. The sort key's first two columns bound what is read.
 _ROWS_OF = f"""
@@ -106,7 +119,7 @@ class ClickHouseActivityStore:
         self._timeout_s = timeout_s
         self._client: Any = None
         self._connecting = asyncio.Lock()
-        self._types = [get_from_name(name) for name in _COLUMNS.values()]
+        self._message = msgspec.msgpack.Decoder(Message).decode
 
     async def close(self) -> None:
         client, self._client = self._client, None
@@ -116,24 +129,48 @@ class ClickHouseActivityStore:
     async def insert(self, block: ActivityBlock, token: str) -> None:
         """Store the block as a whole; again with the same `token` stores nothing.
 
-        Killed here: the server has it whole, or the view lacks it, or one month of two
-        does; the same insert completes what is missing. Answered twice, never answered,
-        time-out: insert again.
+        Killed here: the server has it whole, or a view lacks it, or one month of two
+        does, or only the kept messages are there, which by themselves mean nothing; the same
+        insert completes what is missing. Answered twice, never answered, time-out: insert
+        again.
         """
         if not block.rows:
             return
+        columns = list(block.columns)
+        kept = columns.pop(_AT["kept"])
+        # First, so that no `sent` is seen whose message is not there yet.
+        if any(kept) and (messages := self._kept(block, kept)):
+            await self._insert("kept_messages", _KEPT_COLUMNS, messages, token + "-kept")
+        await self._insert("activity", _COLUMNS, columns, token)
+
+    def _kept(self, block: ActivityBlock, kept: Sequence[Any]) -> list[list[Any]]:
+        """Columns of `kept_messages`; a message that cannot be read will not be sent again."""
+        rows = []
+        for message_id, attempt, encoded in zip(
+            block.columns[_AT["message_id"]], block.columns[_AT["attempt"]], kept, strict=True
+        ):
+            if encoded:
+                with contextlib.suppress(msgspec.DecodeError):
+                    # Rounded up: it may be sent until its very end.
+                    expires_at_s = self._message(encoded).expires_at_us // 1_000_000 + 1
+                    rows.append((message_id, attempt, min(expires_at_s, 2**32 - 1), encoded))
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    async def _insert(
+        self, table: str, names_and_types: Mapping[str, str], columns: Sequence[Sequence[Any]], token: str
+    ) -> None:
         client = await self._connected()
         try:
             async with answering(self._url, self._timeout_s):
                 context = await client.create_insert_context(
-                    "activity",
-                    column_names=list(_COLUMNS),
-                    column_types=self._types,
+                    table,
+                    column_names=list(names_and_types),
+                    column_types=[get_from_name(name) for name in names_and_types.values()],
                     column_oriented=True,
                     settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
                 )
-                context.req_block_size = block.rows
-                await client.insert(data=block.columns, context=context)
+                context.req_block_size = len(columns[0])
+                await client.insert(data=columns, context=context)
         except Unavailable as e:
             if isinstance(e.__cause__, DataError):
                 raise ValueError(str(e.__cause__)) from e
@@ -150,8 +187,7 @@ class ClickHouseActivityStore:
         client = await self._connected()
         async with answering(self._url, self._timeout_s):
             found = await client.query(_ROWS_OF, parameters=parameters)
-        names = ActivityRow.__struct_fields__
-        return [ActivityRow(**dict(zip(names, values, strict=True))) for values in found.result_rows]
+        return [ActivityRow(**dict(zip(_STORED, values, strict=True))) for values in found.result_rows]
 
     async def sums_before(self, firsts: Mapping[int, StreamId]) -> dict[int, dict[Event, int]]:
         shards = sorted(firsts)

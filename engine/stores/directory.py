@@ -30,6 +30,7 @@ from engine.records import (
     TopUp,
 )
 from engine.shards import shard_of
+from engine.stores.once import claim, keep_answer
 from engine.stores.pool import Pool
 
 UNITS_MAX = 10**15
@@ -38,20 +39,6 @@ LOW_BALANCE_MAX = 4_000_000_000
 _TEXT_MAX = 200
 # Keys of one organisation that are listed; more is a mistake.
 _KEYS_MAX = 1_000
-
-# An Idempotency-Key is remembered for 30 days; whoever uses a new one sweeps a few old ones.
-_SWEEP = """
-    DELETE FROM idempotency WHERE (scope, key) IN (
-        SELECT scope, key FROM idempotency WHERE at < now() - interval '30 days'
-        ORDER BY at LIMIT 100 FOR UPDATE SKIP LOCKED)
-"""
-# Waits for a transaction under way with the same key, and yields to it if it commits.
-_CLAIM = """
-    INSERT INTO idempotency (scope, key, fingerprint, status, answer) VALUES ($1, $2, $3, 201, '')
-    ON CONFLICT DO NOTHING RETURNING true
-"""
-_CLAIMED = "SELECT fingerprint, answer FROM idempotency WHERE scope = $1 AND key = $2"
-_KEEP_ANSWER = "UPDATE idempotency SET answer = $3 WHERE scope = $1 AND key = $2"
 
 _ORGANISATIONS = """
     SELECT o.id, o.name, o.created_at, a.low_balance
@@ -261,38 +248,22 @@ async def _claim(connection: Any, once: Once | None, *, repeatable: bool = False
     unless that is `repeatable` as it is. The answer of the first cannot be given again:
     it showed a secret, of which only the digest was kept.
     """
-    if once is None:
+    answer = await claim(connection, once)
+    if answer is None or repeatable:
         return
-    await connection.execute(_SWEEP)
-    if await connection.fetchval(_CLAIM, once.scope, once.key, once.fingerprint):
-        return
-    claimed = await connection.fetchrow(_CLAIMED, once.scope, once.key)
-    if claimed is None:
-        raise Unavailable("The Idempotency-Key was forgotten just now, after 30 days; try again.")
-    fingerprint, answer = claimed
-    if fingerprint != once.fingerprint:
-        raise Refusal(
-            "idempotency_key_reused",
-            409,
-            "`Idempotency-Key` was used for another request; use a new key for a new request.",
-            "Idempotency-Key",
-        )
-    if not repeatable:
-        made = msgspec.json.decode(answer, type=_Made)
-        raise Refusal(
-            "idempotency_key_used",
-            409,
-            f"This request was answered before: it made key {made.key_id} of organisation"
-            f" {made.organisation_id}, whose secret cannot be shown again;"
-            " if it was lost, revoke that key and create another.",
-            "Idempotency-Key",
-        )
+    made = msgspec.json.decode(answer, type=_Made)
+    raise Refusal(
+        "idempotency_key_used",
+        409,
+        f"This request was answered before: it made key {made.key_id} of organisation"
+        f" {made.organisation_id}, whose secret cannot be shown again;"
+        " if it was lost, revoke that key and create another.",
+        "Idempotency-Key",
+    )
 
 
 async def _keep_answer(connection: Any, once: Once | None, organisation_id: int, key_id: int) -> None:
-    if once is not None:
-        made = msgspec.json.encode(_Made(organisation_id, key_id))
-        await connection.execute(_KEEP_ANSWER, once.scope, once.key, made)
+    await keep_answer(connection, once, msgspec.json.encode(_Made(organisation_id, key_id)))
 
 
 async def _add(connection: Any, organisation_id: int, units: int, reference: str) -> Balance:

@@ -20,15 +20,21 @@ from engine.api.auth import Keys
 from engine.api.server import Server
 from engine.api.services import Draft, Outcome, Render, Services
 from engine.errors import Refusal
+from engine.provider_settings import ProviderSettings, SimulatedSettings
 from engine.records import Accepted
 from engine.stores.directory import Directory
 from engine.stores.journal import Journal
 from engine.stores.migrate import migrate_postgres
 from engine.stores.prices import Prices
+from engine.stores.routing import Routing
 
 ADMIN_KEY = keys.new_admin_key()
 DRAFT = {"to": "+4915112345678", "text": "Your code is 123456", "queue": "express"}
 BODY_BYTES_MAX = 1 << 20
+PROVIDERS: tuple[ProviderSettings, ...] = (
+    SimulatedSettings(name="first", url="http://127.0.0.1:9", throughput=100.0),
+    SimulatedSettings(name="second", url="http://127.0.0.1:9"),
+)
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -163,6 +169,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "ingest": DeskIngest(),
         "directory": directory,
         "prices": Prices(pool),
+        "routing": Routing(pool, [p.name for p in PROVIDERS]),
+        "providers": PROVIDERS,
         "transactions": Journal(pool).transactions,
         "history": history,
         "status": status,

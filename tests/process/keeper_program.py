@@ -3,7 +3,8 @@
 `python -m tests.process.keeper_program DIR OPTIONS` with OPTIONS in JSON. Tests steer the
 roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies
 before it is ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready. SIGUSR1 makes
-a child's loop hang. `fence-fails` makes fencing fail. What the children do is appended to DIR/events.
+a child's loop hang. `fence-fails` makes fencing fail. On SIGHUP the numbers of processes are those of
+`wanted`, or the configuration becomes that of `config.toml`. What the children do is appended to DIR/events.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from engine.config import Config, Role, Roles
+from engine.config import Config, Role, Roles, load
 from engine.errors import ConfigError, Unavailable
 from engine.life import Life
 from engine.telemetry import configure_logs
@@ -73,7 +74,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
     record(
         event="born", role=role, name=name, pid=os.getpid(), random=random.random(),
         stdin=os.readlink("/proc/self/fd/0"), pipe_fd=pipe_fd,
-        listener=listener.fileno() if listener is not None else None,
+        listener=listener.fileno() if listener is not None else None, take_over_s=config.take_over_s,
         fds={int(fd): _target(fd) for fd in os.listdir("/proc/self/fd")},
     )  # fmt: skip
     if asked("refuse", role):
@@ -121,6 +122,9 @@ class Sleeper:
 
 
 def reload(keeper: Keeper) -> None:
+    if (HERE / "config.toml").exists():
+        keeper.reconfigure(load(HERE / "config.toml"))
+        return
     for role, count in json.loads((HERE / "wanted").read_text()).items():
         keeper.set_wanted(role, count)
 
@@ -139,6 +143,7 @@ def main() -> int:
         listener=listener,
         on_ready=lambda: print(f"ready {port}", flush=True),  # noqa: T201
         on_reload=reload,
+        on_reloaded=lambda config: record(event="reloaded", take_over_s=config.take_over_s),
         watchers=[sleeper] if sleeper else [],
         notifier=notifier,
         limits=msgspec.convert(options.get("limits", {}), Limits),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.delivery import DELIVERIES_MAX, Backoff, after_verdict, before_sending, handed_back
+from engine.delivery import DELIVERIES_MAX, Backoff, after_verdict, before_sending, put_off, unroutable
 from engine.records import Entry, Message, Verdict, VerdictKind
-from engine.routing import provider_for
 
 NOW = 1_700_000_000_000_000
 SECOND = 1_000_000
@@ -50,6 +50,7 @@ def verdict(kind: VerdictKind) -> Verdict:
         ("temporary", False, "released", "expired", False),
         ("unknown", True, "retry", "retrying", True),
         ("unknown", False, "released", "expired", True),
+        ("throttled", True, "retry", "retrying", False),
     ],
 )
 def test_each_verdict_has_its_outcome(
@@ -120,13 +121,62 @@ def test_an_entry_given_out_too_often_is_set_aside_with_its_hold() -> None:
     assert settlement.message is not None
 
 
-def test_what_was_not_begun_is_handed_back_as_it_was() -> None:
+def test_what_was_not_begun_is_put_off_as_it_was() -> None:
     unsent = entry(attempts=2)
-    settlement = handed_back(unsent, NOW)
-    assert (settlement.outcome, settlement.due_at_us, settlement.row) == ("retry", NOW, None)
+    settlement = put_off(unsent, NOW + 5)
+    assert (settlement.outcome, settlement.due_at_us, settlement.row) == ("retry", NOW + 5, None)
     assert settlement.message == unsent.message
 
 
-def test_a_retry_goes_to_the_next_provider_and_round_again() -> None:
-    assert [provider_for(n, ["a", "b", "c"]) for n in range(5)] == ["a", "b", "c", "a", "b"]
-    assert provider_for(9, ["only"]) == "only"
+def test_what_no_route_leads_anywhere_is_refunded() -> None:
+    settlement = unroutable(entry(), NOW)
+    assert settlement.row is not None
+    assert (settlement.outcome, settlement.row.event, settlement.row.code) == (
+        "released",
+        "failed",
+        "no_route",
+    )
+
+
+@pytest.mark.parametrize("kind", ["temporary", "throttled", "unknown"])
+def test_while_another_provider_is_left_the_message_is_due_at_once_and_remembers_who_failed_it(
+    kind: VerdictKind,
+) -> None:
+    settlement = after_verdict(entry(), verdict(kind), NOW, BACKOFF, Random(1), others=True)
+    assert settlement.message is not None
+    assert (settlement.outcome, settlement.due_at_us) == ("retry", NOW)
+    assert (settlement.message.attempts, settlement.message.tried) == (1, ("p",))
+    again = msgspec.structs.replace(entry(), message=settlement.message)
+    last = after_verdict(again, verdict(kind), NOW, BACKOFF, Random(1), others=False)
+    assert last.message is not None
+    # The round is over: after the pause anybody may try.
+    assert last.due_at_us > NOW
+    assert (last.message.attempts, last.message.tried) == (2, ())
+
+
+def test_the_pause_doubles_with_each_round_and_not_with_each_provider() -> None:
+    second_of_two = msgspec.structs.replace(entry().message, attempts=1, tried=("other",))
+    settlement = after_verdict(
+        msgspec.structs.replace(entry(), message=second_of_two), verdict("temporary"), NOW, BACKOFF, Random(1)
+    )
+    assert NOW + SECOND / 2 <= settlement.due_at_us <= NOW + SECOND
+
+
+def test_a_provider_that_throttles_costs_a_short_pause_however_often() -> None:
+    settlement = after_verdict(entry(attempts=20), verdict("throttled"), NOW, BACKOFF, Random(1))
+    assert NOW + SECOND / 2 <= settlement.due_at_us <= NOW + SECOND
+
+
+def test_at_most_once_gives_up_what_was_sent_and_never_answered_and_charges_nothing() -> None:
+    settlement = after_verdict(
+        entry(), verdict("unknown"), NOW, BACKOFF, Random(1), others=True, at_most_once=True
+    )
+    assert settlement.row is not None
+    assert (settlement.outcome, settlement.row.event, settlement.row.outcome_unknown) == (
+        "released",
+        "failed",
+        True,
+    )
+    # Nothing else is given up by it.
+    sure = after_verdict(entry(), verdict("temporary"), NOW, BACKOFF, Random(1), at_most_once=True)
+    assert sure.outcome == "retry"

@@ -67,6 +67,7 @@ def test_a_sent_message_shows_its_whole_history() -> None:
                 "provider_message_id": "",
                 "code": "",
                 "attempt": 0,
+                "segment": 0,
                 "latency_ms": 0.0,
             },
             {
@@ -77,6 +78,7 @@ def test_a_sent_message_shows_its_whole_history() -> None:
                 "provider_message_id": "",
                 "code": "503",
                 "attempt": 1,
+                "segment": 0,
                 "latency_ms": 38.5,
             },
             {
@@ -87,6 +89,7 @@ def test_a_sent_message_shows_its_whole_history() -> None:
                 "provider_message_id": "A1",
                 "code": "0",
                 "attempt": 2,
+                "segment": 0,
                 "latency_ms": 21.25,
             },
         ],
@@ -131,6 +134,37 @@ def test_a_history_without_its_beginning_still_has_a_status() -> None:
 def test_a_clock_that_runs_behind_does_not_take_the_status_back() -> None:
     early = row("sent", -50, attempt=1, provider="one")
     assert describe([ACCEPTED, early]).status == "sent"
+
+
+def test_receipts_move_the_status_on_and_show_the_carriers_own_codes() -> None:
+    told = {"attempt": 2, "provider": "two", "provider_message_id": "A1,A2"}
+    one = row("receipt", 1900, segment=2, code="DELIVRD 000", **told)
+    both = row("delivered", 1900, code="DELIVRD 000", **told)
+    view = describe([ACCEPTED, SENT, one, both])
+    assert (view.status, view.charge, view.provider) == ("delivered", "captured", "two")
+    shown = [(e.event, e.status, e.code, e.segment) for e in view.events[-2:]]
+    assert shown == [
+        ("delivered", "delivered", "DELIVRD 000", 0),
+        ("receipt", "delivered", "DELIVRD 000", 2),
+    ]
+    assert all(e.latency_ms == 0 for e in view.events[-2:])
+    assert describe([ACCEPTED, SENT, one]).status == "sent"
+    lost = row("undelivered", 1900, code="UNDELIV 069", **told)
+    assert describe([ACCEPTED, SENT, lost]).status == "undelivered"
+
+
+def test_two_segments_that_arrive_in_the_same_instant_are_two_events() -> None:
+    receipts = [row("receipt", 1900, attempt=2, provider="two", segment=n, code="0") for n in (1, 2)]
+    assert [e.segment for e in describe([ACCEPTED, SENT, *receipts, *receipts]).events[2:]] == [1, 2]
+
+
+def test_a_message_sent_again_after_its_receipt_shows_who_delivered_it_and_what_it_cost() -> None:
+    again = row("retrying", 2000, attempt=2, provider="two", provider_message_id="A1", code="UNDELIV")
+    second = row("sent", 2100, attempt=3, provider="three", units=0)
+    arrived = row("delivered", 3000, attempt=2, provider="two")
+    view = describe([ACCEPTED, SENT, again, second])
+    assert (view.status, view.provider, view.attempts, view.units) == ("sent", "three", 3, 6)
+    assert describe([SENT, again, second, arrived]).provider == "two"
 
 
 def test_nothing_known_cannot_be_described() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from engine.config import DRAIN_ORDER, ROLES, Role
 from supervisor import reconcile as rule
-from supervisor import slots
+from supervisor import rolling, slots
 from supervisor.slots import TABLE, Event, Limits, Slot, State, backoff_s
 
 LIMITS = Limits()
@@ -31,6 +31,9 @@ class World:
         self.announced = 0
         self.finished: int | None = None
         self.given_up = ""
+        # Generations that settled, and why others were given up.
+        self.settled: list[int] = []
+        self.gone_back: list[str] = []
         self.sent: list[tuple[slots.Key, Event]] = []
 
     def tick(self, seconds: float = 0.0) -> list[rule.Action]:
@@ -48,7 +51,9 @@ class World:
                 self.born += 1
                 name = f"n.{role}.{self.born}"
                 self.alive[name] = key
-                self.seen.slots[key] = slots.spawned(slot, name, self.born, self.now)
+                self.seen.slots[key] = slots.spawned(
+                    slot, name, self.born, self.now, self.seen.rolling.generation
+                )
             case rule.Send(key, event, _):
                 self.sent.append((key, event))
                 self.seen.slots[key] = slots.moved(self.seen.slots[key], event, self.now)
@@ -62,6 +67,12 @@ class World:
             case rule.Announce():
                 self.announced += 1
                 self.seen.announced = True
+            case rule.Settle():
+                rolling.settle(self.seen.rolling)
+                self.settled.append(self.seen.rolling.generation)
+            case rule.GoBack(sentence):
+                rolling.go_back(self.seen.rolling)
+                self.gone_back.append(sentence)
             case rule.GiveUp(sentence):
                 self.given_up = sentence
                 self.seen.stopping = rule.Stopping(sentence=sentence)

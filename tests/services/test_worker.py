@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -12,6 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.delivery import Backoff
+from engine.dispatch import Dispatcher
+from engine.ports import Ask, Slots
+from engine.provider_settings import SimulatedSettings
 from engine.stores.queue import QueueStreams
 from engine.sweeper import Sweeper
 from engine.worker import Worker
@@ -20,6 +23,13 @@ from tests.services.carrier import Carrier
 from tests.stores.kit import SHARDS, QueueKit, log, message, now_us, until
 
 BACKOFF = Backoff(first_us=50_000, max_us=100_000)
+
+
+class Unlimited:
+    """No provider here is limited."""
+
+    async def reserve(self, asks: Sequence[Ask]) -> list[Slots]:
+        raise AssertionError(asks)
 
 
 class Running:
@@ -66,9 +76,18 @@ async def working(
     drain_s: float = 5.0,
     min_idle_ms: int = 60_000,
 ) -> AsyncIterator[Running]:
+    dispatcher = Dispatcher(
+        "normal",
+        carriers,
+        [SimulatedSettings(name=carrier.name, timeout_s=4.0) for carrier in carriers],
+        Unlimited(),
+        concurrency=concurrency,
+        rng=Random(5),
+        log=log(),
+    )
     worker = Worker(
         reader,
-        carriers,
+        dispatcher,
         concurrency=concurrency,
         backoff=BACKOFF,
         hand_s=hand_s,

@@ -14,7 +14,7 @@ from engine.errors import Refusal, Unavailable
 from engine.records import PriceSheet
 from engine.stores.pool import Pool
 from engine.stores.prices import Prices
-from supervisor.prepare import _seed_prices, with_urls
+from supervisor.prepare import _seed, with_urls
 from tests.adversity.proxy import Proxy
 from tests.api.world import database
 
@@ -46,11 +46,11 @@ async def test_a_fresh_table_is_empty_and_of_version_0(prices: Prices) -> None:
 
 async def test_the_configuration_fills_an_empty_table_and_only_that(url: str, prices: Prices) -> None:
     config = with_urls(Config(prices={"": 3, "+98": 5}), {"postgres": url})
-    await asyncio.gather(*(_seed_prices(config) for _ in range(5)))
+    await asyncio.gather(*(_seed(config) for _ in range(5)))
     assert await prices.read() == PriceSheet(version=1, prices={"": 3, "+98": 5})
-    await _seed_prices(with_urls(Config(prices={"": 7}), {"postgres": url}))
+    await _seed(with_urls(Config(prices={"": 7}), {"postgres": url}))
     await prices.replace({"": 1})
-    await _seed_prices(config)
+    await _seed(config)
     assert await prices.read() == PriceSheet(version=2, prices={"": 1})
 
 

@@ -1,0 +1,176 @@
+"""The operator's calls on routes and providers."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.answers import Answer, answer_of
+from engine.api.auth import AdminKey
+from engine.api.bodies import Shape, read_body
+from engine.api.exchange import fingerprint, idempotency_key
+from engine.api.problems import not_found
+from engine.api.services import Services
+from engine.carriers import Route, RoutingPlan
+from engine.errors import Refusal
+from engine.records import Once
+
+_SCOPE = "admin"
+
+
+class _NewRoutes(msgspec.Struct, forbid_unknown_fields=True):
+    # Each is decoded by itself, so that an error names the one that is wrong.
+    routes: list[msgspec.Raw]
+    version: int | None = None
+
+
+class _Routes(msgspec.Struct):
+    version: int
+    routes: tuple[Route, ...]
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Change(msgspec.Struct, forbid_unknown_fields=True):
+    throughput: float | None
+
+
+class _Throughput(msgspec.Struct):
+    """Segments per second, all workers together; null: unlimited."""
+
+    configured: float | None
+    in_force: float | None
+
+
+class _Provider(msgspec.Struct):
+    name: str
+    type: str
+    paused: bool
+    throughput: _Throughput
+
+
+class _Providers(msgspec.Struct):
+    version: int
+    # In the order of the configuration.
+    providers: list[_Provider]
+
+
+_ROUTES = Shape(
+    _NewRoutes,
+    "a routing table",
+    {
+        "routes": "an array of routes, each an object",
+        "version": "the version that the change is based on, a whole number",
+    },
+)
+_ROUTE = Shape(
+    Route,
+    "a route",
+    {
+        "prefix": 'a string: empty, or "+" and 1 to 15 digits',
+        "sender": "a string",
+        "queue": "express, normal or empty",
+        "providers": "an array of names of providers",
+        "weights": "an array of whole numbers",
+        "reroute": "true or false",
+    },
+)
+_NOTHING = Shape(_Nothing, "a pause", {})
+_CHANGE = Shape(
+    _Change, "a change of a provider", {"throughput": "a number of segments a second, or null: as configured"}
+)
+
+
+class Routes:
+    """The actions on /v1/admin/routes."""
+
+    def __init__(self, services: Services) -> None:
+        self._routing = services.routing
+        self._body_bytes_max = services.body_bytes_max
+        self._key = AdminKey(services.admin_key_sha256)
+
+    async def show(self, request: web.Request) -> Answer:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        return _shown(await self._routing.read())
+
+    async def replace(self, request: web.Request) -> Answer:
+        """Safe to repeat: the same routes again change nothing, whatever `version` says."""
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        wanted = _ROUTES.decode(await read_body(request, self._body_bytes_max))
+        routes = [_route(number, route) for number, route in enumerate(wanted.routes)]
+        return _shown(await self._routing.replace(routes, wanted.version))
+
+
+class Providers:
+    """The actions on /v1/admin/providers."""
+
+    def __init__(self, services: Services) -> None:
+        self._routing = services.routing
+        self._settings = {p.name: p for p in services.providers}
+        self._body_bytes_max = services.body_bytes_max
+        self._key = AdminKey(services.admin_key_sha256)
+
+    async def show_all(self, request: web.Request) -> Answer:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        plan = await self._routing.read()
+        return answer_of(200, _Providers(plan.version, [self._provider(n, plan) for n in self._settings]))
+
+    async def show(self, request: web.Request) -> Answer:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        name = self._named(request)
+        return answer_of(200, self._provider(name, await self._routing.read()))
+
+    async def pause(self, request: web.Request) -> Answer:
+        return await self._set_paused(request, True)
+
+    async def resume(self, request: web.Request) -> Answer:
+        return await self._set_paused(request, False)
+
+    async def change(self, request: web.Request) -> Answer:
+        """Safe to repeat."""
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        name = self._named(request)
+        wanted = _CHANGE.decode(await read_body(request, self._body_bytes_max))
+        return answer_of(
+            200, self._provider(name, await self._routing.set_throughput(name, wanted.throughput))
+        )
+
+    async def _set_paused(self, request: web.Request, paused: bool) -> Answer:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        name = self._named(request)
+        key = idempotency_key(request)
+        body = await read_body(request, self._body_bytes_max)
+        _NOTHING.decode(body or b"{}")
+        once = Once(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
+        return answer_of(200, self._provider(name, await self._routing.set_paused(name, paused, once)))
+
+    def _named(self, request: web.Request) -> str:
+        name = request.match_info["name"]
+        if name not in self._settings:
+            raise not_found("There is no provider with this name in the configuration.")
+        return name
+
+    def _provider(self, name: str, plan: RoutingPlan) -> _Provider:
+        settings = self._settings[name]
+        return _Provider(
+            name=name,
+            type=str(settings.__struct_config__.tag),
+            paused=name in plan.paused,
+            throughput=_Throughput(settings.throughput, plan.throughput.get(name, settings.throughput)),
+        )
+
+
+def _route(number: int, told: msgspec.Raw) -> Route:
+    """Raises Refusal naming the route by its number."""
+    try:
+        return _ROUTE.decode(told)
+    except Refusal as e:
+        at = f"routes.{number}"
+        field = at if e.field is None else f"{at}.{e.field}"
+        raise Refusal(e.code, e.status, f"`{at}`: {e.detail}", field) from e
+
+
+def _shown(plan: RoutingPlan) -> Answer:
+    return answer_of(200, _Routes(plan.version, plan.routes))

@@ -1,0 +1,264 @@
+"""From an entry to a provider: route, wait for room and for the provider's throughput, submit.
+
+Every provider has a lane of its own (see `engine.lane`), so that one that is slow, hangs,
+throttles or is paused holds up nobody else's messages. What a lane cannot take goes to the
+message's next provider or, through the desk, back to Redis until later.
+
+Nothing here is kept: what waits is in the worker's hand, which Redis remembers. Killed: the
+other workers take it over. Frozen: whatever waited too long is not sent (the desk says so
+when its turn comes), and slots reserved before are void by then. Redis away: no slots are
+granted, and limited providers send nothing; the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.breaker import Breaker
+from engine.carriers import RoutingPlan
+from engine.errors import Unavailable
+from engine.lane import Lane
+from engine.ports import Ask, Pace, Provider
+from engine.provider_settings import ProviderSettings
+from engine.records import Entry, Queue, Verdict
+from engine.routing import Candidates, Router, choose
+
+# Pause after Redis could not be asked for slots.
+_PAUSE_S = 0.1
+# Pause of a message whose route names only providers that this process does not know.
+_ELSEWHERE_S = 5.0
+# Closed and stalled lanes are looked at this often though nothing happens.
+_LOOK_S = 0.1
+
+
+class Desk(Protocol):
+    """Who gives entries to the dispatcher and hears what became of them."""
+
+    def fit(self, entry: Entry, read_at_s: float) -> bool:
+        """Its turn has come: whether it is still to be sent. False: the desk has dealt with it."""
+
+    def ended(self, entry: Entry, verdict: Verdict, *, others: bool) -> None:
+        """Its attempt ended; `others`: another provider could take it at once."""
+
+    def put_off(self, entry: Entry, pause_s: float) -> None:
+        """No provider can take it for so long."""
+
+    def unroutable(self, entry: Entry) -> None:
+        """No route leads anywhere."""
+
+
+class Dispatcher:
+    """The providers of one queue in one worker."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        providers: Sequence[Provider],
+        settings: Sequence[ProviderSettings],
+        pace: Pace,
+        *,
+        concurrency: int,
+        rng: Random,
+        log: FilteringBoundLogger,
+    ) -> None:
+        """`providers` in order of preference, started and stopped by the caller, and the settings
+        of each in the same order. `concurrency` bounds the sends in flight, not counting
+        those that a stalled provider owes answers to.
+        """
+        self._queue = queue
+        self._providers = {provider.name: provider for provider in providers}
+        self._lanes = {p.name: _lane(p, concurrency, len(settings)) for p in settings}
+        self._settings = {p.name: p for p in settings}
+        self._pace = pace
+        self._concurrency = concurrency
+        self._rng = rng
+        self._log = log
+        self._names = [provider.name for provider in providers]
+        self._desk: Desk | None = None
+        self._wake = asyncio.Event()
+        self.use(RoutingPlan(version=0))
+
+    def report_to(self, desk: Desk) -> None:
+        """Before anything else."""
+        self._desk = desk
+
+    def use(self, plan: RoutingPlan) -> None:
+        """Route by `plan` from now on; what waits for a provider that is paused now leaves it."""
+        self._router = Router(plan, self._names)
+        for name, lane in self._lanes.items():
+            lane.paused = name in plan.paused
+            lane.limit(plan.throughput.get(name, self._settings[name].throughput))
+        self._wake.set()
+
+    @property
+    def lanes(self) -> int:
+        """How many providers there are."""
+        return len(self._lanes)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self._lanes.values())
+
+    @property
+    def busy(self) -> int:
+        """Sends in flight whose answers can be expected."""
+        return sum(lane.owed for lane in self._lanes.values())
+
+    def worth_reading(self, now_s: float) -> bool:
+        """Whether any provider could do more than it has to do."""
+        return any(lane.open(now_s) and not lane.crowded(now_s) for lane in self._lanes.values())
+
+    def place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
+        """Give `entry` to a provider, or to the desk."""
+        assert self._desk is not None
+        message = entry.message
+        candidates = self._router.candidates(message, self._queue)
+        if not candidates.routed:
+            self._desk.unroutable(entry)
+            return
+        if not candidates.providers:
+            # Another node's configuration has the providers of this route; not ours.
+            self._desk.put_off(entry, _ELSEWHERE_S)
+            return
+        name = self._choose(candidates, message.tried, now_s)
+        if name is None:
+            # Wherever it could go is closed: back until the first of them may have opened.
+            first = min(
+                (self._lanes[n] for n in candidates.providers),
+                key=lambda lane: lane.breaker.closed_for(now_s),
+            )
+            self._desk.put_off(entry, first.put_off_s(message.segments, now_s))
+            return
+        lane = self._lanes[name]
+        if lane.crowded(now_s) and len(self._lanes) > 1:
+            self._desk.put_off(entry, lane.put_off_s(message.segments, now_s))
+            return
+        lane.add(entry, read_at_s)
+
+    def _choose(self, candidates: Candidates, tried: tuple[str, ...], now_s: float) -> str | None:
+        lanes = self._lanes
+        # Express goes where there is room at once; normal waits for its turn where it belongs.
+        if self._queue == "express":
+            roomy = choose(
+                candidates,
+                tried,
+                lambda n: lanes[n].open(now_s) and not lanes[n].crowded(now_s),
+                self._rng,
+            )
+            if roomy is not None:
+                return roomy
+        usable = partial(_is_open, lanes, now_s)
+        chosen = choose(candidates, tried, usable, self._rng)
+        # Nobody is left in this round: one that failed it may still be better than nobody.
+        return chosen if chosen is not None or not tried else choose(candidates, (), usable, self._rng)
+
+    def pump(self, now_s: float) -> None:
+        """Submit what may go."""
+        free = self._concurrency - self.busy
+        for lane in self._lanes.values():
+            lane.look(now_s)
+            if not lane.waiting:
+                continue
+            if lane.shut(now_s):
+                self._empty(lane, now_s)
+                continue
+            while free > 0 and (taken := lane.next(now_s)) is not None:
+                free -= self._submit(lane, *taken, now_s)
+            if lane.waiting and lane.allowance is not None:
+                self._wake.set()
+
+    def _submit(self, lane: Lane, entry: Entry, read_at_s: float, now_s: float) -> int:
+        assert self._desk is not None
+        if not self._desk.fit(entry, read_at_s):
+            return 0
+        lane.began(now_s)
+        provider = self._providers[lane.name]
+        provider.submit(entry.message, partial(self._done, lane, entry, now_s))
+        return 1
+
+    def _done(self, lane: Lane, entry: Entry, began_s: float, verdict: Verdict) -> None:
+        assert self._desk is not None
+        now_s = asyncio.get_running_loop().time()
+        lane.ended(verdict.kind, began_s, now_s)
+        others = False
+        if verdict.kind not in ("accepted", "permanent"):
+            message = entry.message
+            candidates = self._router.candidates(message, self._queue)
+            tried = (*message.tried, lane.name)
+            others = choose(candidates, tried, partial(_is_open, self._lanes, now_s), self._rng) is not None
+        self._desk.ended(entry, verdict, others=others)
+        self.pump(now_s)
+
+    def _empty(self, lane: Lane, now_s: float) -> None:
+        """Its lane has closed: everyone who waited there goes elsewhere, or back."""
+        for entry, read_at_s in lane.leave():
+            self.place(entry, read_at_s, now_s)
+
+    def clear(self) -> list[tuple[Entry, float]]:
+        """Everything that waits, taken back: the worker drains."""
+        return [waiting for lane in self._lanes.values() for waiting in lane.leave()]
+
+    async def run(self) -> None:
+        """Reserve slots for limited providers and look at the lanes, until canceled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now_s = loop.time()
+            again_at_s = now_s + _LOOK_S
+            for lane in self._lanes.values():
+                at_s = lane.again_at_s(now_s)
+                if at_s is not None:
+                    again_at_s = min(again_at_s, at_s)
+            if again_at_s > now_s:
+                timer = loop.call_at(again_at_s, self._wake.set)
+                await self._wake.wait()
+                timer.cancel()
+            else:
+                await asyncio.sleep(0)
+            self._wake.clear()
+            await self._reserve()
+            self.pump(loop.time())
+
+    async def _reserve(self) -> None:
+        """Ask for the slots that limited lanes want now, all in one call."""
+        loop = asyncio.get_running_loop()
+        asked_at_s = loop.time()
+        wishes = []
+        for name, lane in self._lanes.items():
+            segments = lane.wanted(asked_at_s)
+            if segments and (allowance := lane.allowance) is not None:
+                share = self._settings[name].express_share
+                ask = Ask(name, self._queue, segments, allowance.rate, share, allowance.together)
+                wishes.append((allowance, ask))
+        if not wishes:
+            return
+        try:
+            granted = await self._pace.reserve([ask for _, ask in wishes])
+        except Unavailable as e:
+            self._log.warning("no slots can be reserved", reason=e.detail)
+            await asyncio.sleep(_PAUSE_S)
+            return
+        answered_at_s = loop.time()
+        for (allowance, _), slots in zip(wishes, granted, strict=True):
+            allowance.granted(slots, asked_at_s, answered_at_s)
+
+
+def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
+    # Where there are others, one may take no more than so much of what a worker can do.
+    shared = lanes > 1
+    return Lane(
+        settings.name,
+        Breaker(failures=settings.breaker_failures, pause_s=settings.breaker_pause_s),
+        timeout_s=settings.timeout_s,
+        in_flight_max=max(1, concurrency * 3 // 4) if shared else concurrency,
+        waiting_max=max(1, concurrency // 2),
+    )
+
+
+def _is_open(lanes: Mapping[str, Lane], now_s: float, name: str) -> bool:
+    return lanes[name].open(now_s)

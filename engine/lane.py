@@ -1,0 +1,206 @@
+"""Rule: what one worker does with one provider: who waits for it, who may go, who had better not wait.
+
+A lane is *open* while its provider is not paused and its circuit is closed, or lets a probe
+go. A provider that has *stalled* (it owes answers, and has given none for longer than its
+own past answers explain) has its circuit opened at once, about a second after it began to
+hang and long before its time-out; what it owes is then not counted as work of this worker.
+When an answer of those comes after all, the circuit is closed again.
+
+A lane is *crowded* when more waits in it than it can send within about a second. What
+comes then is put off, along a timeline that moves at the rate at which the lane has been
+sending, so that a message of a long backlog is put off about once, to about when its turn
+will come. (A fixed pause would move the whole backlog round and round.)
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+
+from engine.breaker import Breaker
+from engine.records import Entry, VerdictKind
+from engine.throughput import LOOK_AHEAD, Allowance
+
+# A lane has stalled when no answer came for so many times its slowest recent one, within bounds.
+_STALL_FACTOR = 4.0
+_STALL_MIN_S = 1.0
+# How much of the slowest answer remembered is forgotten with each answer.
+_FORGET = 0.02
+# Part that the newest answer has in the usual one.
+_SMOOTHING = 0.1
+# What waits in a limited lane is at most this much of its time.
+_WAITING_S = 1.0
+_WAITING_MIN = 8
+# Put off no further than this: the rate may rise meanwhile.
+_PUT_OFF_MAX_S = 600.0
+_PUT_OFF_MIN_S = 0.5
+# A provider without a limit of ours that throttles is left alone for a moment, doubling while
+# it goes on.
+_REST_S = 0.1
+_REST_MAX_S = 2.0
+# Assumed rate of a provider without a limit that cannot be used, segments a second.
+_UNKNOWN_RATE = 500.0
+
+
+class Lane:
+    """One provider in one worker. Construct with what the configuration says of it."""
+
+    def __init__(
+        self,
+        name: str,
+        breaker: Breaker,
+        *,
+        timeout_s: float,
+        in_flight_max: int,
+        waiting_max: int,
+    ) -> None:
+        self.name = name
+        self.breaker = breaker
+        # None: unlimited.
+        self.allowance: Allowance | None = None
+        self.paused = False
+        self.in_flight = 0
+        # Of those in flight, the ones begun since the circuit last opened.
+        self.owed = 0
+        # Entries with the time at which they were read, and the sum of their segments.
+        self.waiting: deque[tuple[Entry, float]] = deque()
+        self.waiting_segments = 0
+        self._timeout_s = timeout_s
+        self._in_flight_max = in_flight_max
+        self._waiting_max = waiting_max
+        # When it last gave an answer, or began to owe one.
+        self._heard_at_s = 0.0
+        self._slowest_s = 0.0
+        # How long an answer takes, smoothed; 0: there was none yet.
+        self._usual_s = 0.0
+        self._put_off_to_s = 0.0
+        self._rest_s = 0.0
+        self._rests_until_s = 0.0
+        self._tripped_at_s = float("-inf")
+
+    def limit(self, rate: float | None) -> None:
+        """Segments a second from now on, all workers together; None: as many as there are."""
+        if rate is None:
+            self.allowance = None
+        elif self.allowance is None:
+            self.allowance = Allowance(rate)
+        elif rate != self.allowance.rate:
+            self.allowance.change_rate(rate)
+
+    def wanted(self, now_s: float) -> int:
+        """Segments to ask slots for now, in bundles of `allowance.together`; 0: none."""
+        if self.allowance is None or not self.waiting or not self.breaker.usable(now_s):
+            return 0
+        sizes = [entry.message.segments for entry, _ in islice(self.waiting, LOOK_AHEAD)]
+        return self.allowance.wanted(self.waiting_segments, now_s, sizes)
+
+    def look(self, now_s: float) -> None:
+        """Open the circuit when the provider has stalled."""
+        if not self.owed or self.breaker.state != "closed":
+            return
+        # Until it has answered once, nobody knows how long it takes.
+        usual_s = _STALL_FACTOR * self._slowest_s or self._timeout_s / 4
+        if now_s - self._heard_at_s > min(self._timeout_s / 2, max(_STALL_MIN_S, usual_s)):
+            self.breaker.trip(now_s)
+            self.owed = 0
+            self._tripped_at_s = now_s
+
+    def open(self, now_s: float) -> bool:
+        """Whether messages may be given to it; one that probes takes one at a time."""
+        if self.paused or not self.breaker.usable(now_s):
+            return False
+        return self.breaker.state == "closed" or not self.waiting
+
+    def shut(self, now_s: float) -> bool:
+        """Whether those who wait in it had better go elsewhere."""
+        return self.paused or (self.breaker.state == "open" and not self.breaker.usable(now_s))
+
+    def crowded(self, now_s: float) -> bool:
+        """Whether more waits than it can send soon."""
+        if self.allowance is not None:
+            of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
+            return self.waiting_segments >= min(self._waiting_max, max(_WAITING_MIN, of_rate))
+        if not self._usual_s:
+            return len(self.waiting) >= self._waiting_max
+        return len(self.waiting) >= max(_WAITING_MIN, self._in_flight_max * _WAITING_S / self._usual_s)
+
+    def add(self, entry: Entry, read_at_s: float) -> None:
+        self.waiting.append((entry, read_at_s))
+        self.waiting_segments += entry.message.segments
+
+    def next(self, now_s: float) -> tuple[Entry, float] | None:
+        """The next that may go, taken out of the line; None: nobody for now.
+
+        Whoever takes it calls `began`, unless it is not sent after all.
+        """
+        if not self.waiting or self.owed >= self._in_flight_max or now_s < self._rests_until_s:
+            return None
+        if not self.breaker.usable(now_s):
+            return None
+        segments = self.waiting[0][0].message.segments
+        if self.allowance is not None and not self.allowance.take(segments, now_s):
+            return None
+        self.waiting_segments -= segments
+        return self.waiting.popleft()
+
+    def began(self, now_s: float) -> None:
+        """One more is in flight."""
+        if not self.owed:
+            self._heard_at_s = now_s
+        self.in_flight += 1
+        self.owed += 1
+        self.breaker.began(now_s)
+
+    def ended(self, kind: VerdictKind, began_s: float, now_s: float) -> None:
+        """A verdict for what began at `began_s`."""
+        self.in_flight -= 1
+        if began_s > self._tripped_at_s:
+            self.owed -= 1
+            self._heard_at_s = now_s
+        elif kind == "accepted" and self.breaker.state == "open":
+            self.breaker.mend(now_s)
+        self.breaker.ended(kind, now_s, began_s)
+        if kind == "throttled":
+            self._slow_down(now_s)
+        elif kind == "accepted":
+            self._rest_s = 0.0
+        # A time-out says nothing about how long its answers take.
+        if kind != "unknown":
+            took_s = max(now_s - began_s, 1e-6)
+            self._slowest_s = max(took_s, self._slowest_s * (1 - _FORGET))
+            self._usual_s += (took_s - self._usual_s) * (_SMOOTHING if self._usual_s else 1.0)
+
+    def _slow_down(self, now_s: float) -> None:
+        if self.allowance is not None:
+            self.allowance.slow_down(now_s)
+        elif now_s >= self._rests_until_s:
+            self._rest_s = min(_REST_MAX_S, max(_REST_S, 2 * self._rest_s))
+            self._rests_until_s = now_s + self._rest_s
+
+    def again_at_s(self, now_s: float) -> float | None:
+        """When it is worth while to ask for `next` again though nothing happens; None: not at all."""
+        if not self.waiting or self.owed >= self._in_flight_max:
+            return None
+        if now_s < self._rests_until_s:
+            return self._rests_until_s
+        return None if self.allowance is None else self.allowance.next_at(now_s)
+
+    def leave(self) -> list[tuple[Entry, float]]:
+        """All who wait, taken out of the line: it has closed."""
+        left = list(self.waiting)
+        self.waiting.clear()
+        self.waiting_segments = 0
+        return left
+
+    def put_off_s(self, segments: int, now_s: float) -> float:
+        """For how long one more is put off, seconds."""
+        ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
+        rate = _UNKNOWN_RATE
+        if self.allowance is not None:
+            rate = max(self.allowance.rate_seen(now_s), 0.1)
+            ahead_s = max(ahead_s, self.waiting_segments / rate)
+        turn_s = max(self._put_off_to_s, now_s + ahead_s)
+        self._put_off_to_s = min(turn_s + segments / rate, now_s + _PUT_OFF_MAX_S)
+        return min(turn_s - now_s, _PUT_OFF_MAX_S)

@@ -1,0 +1,47 @@
+"""The configuration read again while the engine runs: what may change, and what the rest stays.
+
+Some of it is tied to what goes on running (the stores, the socket, the ledger, names that
+others know this node by): a change there is refused as a whole, so that nobody believes
+it to be in force. Prices and routes are not looked at: their tables rule by now.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+import msgspec
+
+from engine.config import Config
+from engine.errors import ConfigError
+from engine.provider_settings import needs_simulator
+from supervisor.prepare import STORES, with_simulator
+
+_FIXED = (
+    "node",
+    "data_dir",
+    "shards",
+    *(f"{store}.url" for store in STORES),
+    "http.listen",
+    "http.admin_key_file",
+    "credit.overdue_s",
+)
+
+
+def carried_on(before: Config, read: Config, running: Config, simulator_url: str) -> Config:
+    """`read` as the processes of the running engine are to have it.
+
+    `before` is the configuration as it was read at the start, `running` what became of it
+    there, with the URLs of the embedded servers; `simulator_url` is "" when the simulated
+    provider was not started. Raises ConfigError naming what only a restart can change.
+    """
+    for setting in _FIXED:
+        if attrgetter(setting)(before) != attrgetter(setting)(read):
+            raise ConfigError(f"{setting} cannot be changed while the engine runs; restart it for that.")
+    simulated = next(filter(needs_simulator, read.providers), None)
+    if simulated is not None and not simulator_url:
+        raise ConfigError(
+            f"providers.{simulated.name}.url must be given: a simulated provider of the engine's own is only "
+            "started together with it."
+        )
+    stores = {store: getattr(running, store) for store in STORES}
+    return with_simulator(msgspec.structs.replace(read, **stores), simulator_url)

@@ -1,0 +1,214 @@
+"""`engine/stores/pacing.lua` in Python, and workers that send through it in simulated time.
+
+The model is written from the Lua line by line; `tests/stores/test_pacing.py` holds both
+against each other on a real Redis.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import NamedTuple
+
+from engine.ports import Ask, Slots
+from engine.records import Queue
+from engine.throughput import LOOK_AHEAD, Allowance, timing
+
+HORIZON_US = 100_000
+
+
+class Timeline:
+    """What Redis keeps of one provider."""
+
+    def __init__(self) -> None:
+        # seen, tail, kept; then moments and segments.
+        self.state: list[float] | None = None
+
+    def reserve(self, ask: Ask, now: float) -> tuple[int, int]:
+        """(segments, delay_us) at `now`, microseconds."""
+        interval_s, tolerance_s, most = timing(ask.rate)
+        interval, span = interval_s * 1e6, (1 + tolerance_s) * 1e6
+        return self._reserve(ask, now, interval, span, most)
+
+    def _reserve(self, ask: Ask, now: float, interval: float, span: float, most: int) -> tuple[int, int]:
+        express, bundle, share = ask.queue == "express", ask.together, ask.express_share
+        bundles = max(1, ask.segments // bundle)
+        reach, step = HORIZON_US / 2, bundle * interval
+        begun = self._state_at(now)
+        _, tail, kept, *log = begun
+        tail, kept = max(tail, now), max(kept, now)
+        first, ahead = tail, tail - now
+        if most > 0:
+            while log and log[0] <= now - span:
+                del log[:2]
+            if log:
+                first = max(tail, log[-2] + interval)
+            first = _earliest(log, first, bundle, most, span)
+            ahead = first - now - (bundle - 1) * interval
+        opened = max(0, math.floor((reach - ahead) / step) + 1)
+        again, room = ahead - reach, opened
+        if express and share > 0:
+            reserve_open = max(0, math.floor((HORIZON_US - (kept - now)) * share / step) + 1)
+            further = max(0, math.floor((HORIZON_US - ahead) / step) + 1) - opened
+            room += min(reserve_open, further)
+            again = min(again, max(ahead, kept - now) - HORIZON_US)
+        if not room:
+            self.state = self.state or begun
+            return 0, max(1, math.ceil(again))
+        granted = min(bundles, math.ceil(room / 2))
+        if most > 0:
+            granted = _write_down(log, first, step, bundle, granted, most, span)
+        if granted > opened:
+            kept += (granted - opened) * step / share
+        self.state = [now, tail + granted * step, kept, *log]
+        return granted * bundle, max(0, math.ceil(first - now))
+
+    def _state_at(self, now: float) -> list[float]:
+        if self.state is None:
+            return [now, now + HORIZON_US, now]
+        back = max(0.0, self.state[0] - now)
+        seen, tail, kept, *log = self.state
+        return [seen, tail - back, kept - back, *(n - back if i % 2 == 0 else n for i, n in enumerate(log))]
+
+
+def _earliest(log: Sequence[float], at: float, segments: float, most: int, span: float) -> float:
+    for i in range(len(log) - 2, -1, -2):
+        segments += log[i + 1]
+        if segments > most:
+            return max(at, log[i] + span)
+    return at
+
+
+def _write_down(
+    log: list[float], first: float, step: float, bundle: int, bundles: int, most: int, span: float
+) -> int:
+    for n in range(bundles):
+        at = first + n * step
+        if n and _earliest(log, at, bundle, most, span) > at + 1:
+            return n
+        log += (at, bundle)
+    return bundles
+
+
+class Sent(NamedTuple):
+    at_s: float
+    segments: int
+    worker: int
+
+
+class Sender:
+    """A worker as the engine has them, in simulated time: late, slow to be answered, sometimes frozen."""
+
+    def __init__(
+        self,
+        number: int,
+        queue: Queue,
+        rate: float,
+        sizes: Iterator[int],
+        *,
+        arrivals: Callable[[float], int] | None = None,
+        share: float = 0.2,
+    ) -> None:
+        """`arrivals`: messages that have come by a time; None: there is always another."""
+        self.number = number
+        self.queue: Queue = queue
+        self.allowance = Allowance(rate)
+        self.sizes = sizes
+        self.arrivals = arrivals
+        self.share = share
+        self.waiting: deque[int] = deque()
+        self.come = 0
+        self.asks = 0
+
+    def refill(self, now_s: float) -> None:
+        count = 600 - len(self.waiting) if self.arrivals is None else self.arrivals(now_s) - self.come
+        self.come += max(0, count)
+        self.waiting.extend(itertools.islice(self.sizes, max(0, count)))
+
+    def send(self, now_s: float) -> list[Sent]:
+        sent = []
+        while self.waiting and self.allowance.take(self.waiting[0], now_s):
+            sent.append(Sent(now_s, self.waiting.popleft(), self.number))
+            self.refill(now_s)
+        return sent
+
+    def ask(self, now_s: float) -> Ask | None:
+        sizes = tuple(itertools.islice(self.waiting, LOOK_AHEAD))
+        wanted = self.allowance.wanted(sum(self.waiting), now_s, sizes)
+        if not wanted:
+            return None
+        self.asks += 1
+        allowance = self.allowance
+        return Ask("p", self.queue, wanted, allowance.rate, self.share, allowance.together)
+
+
+class Weather(NamedTuple):
+    """How late things are, seconds: a small lateness always, a large one now and then."""
+
+    late_s: float = 0.001
+    round_trip_s: float = 0.002
+    freeze_s: float = 0.0
+    freeze_chance: float = 0.0
+    # Clocks of workers differ by up to so much from each other and from that of Redis.
+    clocks_s: float = 1000.0
+
+
+def simulate(
+    senders: Sequence[Sender], until_s: float, rng: Random, weather: Weather, timeline: Timeline
+) -> list[Sent]:
+    """What was sent when, in true time."""
+    offsets = [rng.uniform(-weather.clocks_s, weather.clocks_s) for _ in senders]
+    numbers = itertools.count()
+    events: list[tuple[float, int, int, Slots | None, float]] = []
+    sent: list[Sent] = []
+
+    def late() -> float:
+        if rng.random() < weather.freeze_chance:
+            return rng.uniform(0, weather.freeze_s)
+        return rng.uniform(0, weather.late_s)
+
+    # When each wakes next; an answer may come before and change that.
+    awake = [rng.uniform(0, 0.01) for _ in senders]
+    for index, wake_s in enumerate(awake):
+        heapq.heappush(events, (wake_s, next(numbers), index, None, 0.0))
+    while events and events[0][0] < until_s:
+        now_s, _, index, slots, asked_s = heapq.heappop(events)
+        sender, offset = senders[index], offsets[index]
+        if slots is not None:
+            sender.allowance.granted(slots, asked_s + offset, now_s + offset)
+        elif now_s != awake[index]:
+            continue
+        sender.refill(now_s)
+        sent += [s._replace(at_s=now_s) for s in sender.send(now_s + offset)]
+        ask = sender.ask(now_s + offset)
+        if ask is not None:
+            there_s = now_s + rng.uniform(0, weather.round_trip_s / 2)
+            segments, delay_us = timeline.reserve(ask, there_s * 1e6)
+            answer = Slots(segments, delay_us, timing(ask.rate).interval_s * 1e6)
+            back_s = there_s + rng.uniform(0, weather.round_trip_s / 2) + late()
+            heapq.heappush(events, (back_s, next(numbers), index, answer, now_s))
+        at_s = sender.allowance.next_at(now_s + offset)
+        wake_s = (now_s + 0.01 if at_s is None else max(now_s, at_s - offset)) + late() + 1e-6
+        awake[index] = wake_s
+        heapq.heappush(events, (wake_s, next(numbers), index, None, 0.0))
+    return sent
+
+
+def most_in(sent: Sequence[Sent], window_s: float) -> int:
+    """Segments in the fullest window (closed at its beginning, open at its end)."""
+    ordered = sorted(sent)
+    sums = [0, *itertools.accumulate(s.segments for s in ordered)]
+    times = [s.at_s for s in ordered]
+    # A nanosecond: what is exactly a window apart is not in it, however the clocks were rounded.
+    ends = (bisect.bisect_left(times, t + window_s - 1e-9) for t in times)
+    return max((sums[end] - sums[begin] for begin, end in enumerate(ends)), default=0)
+
+
+def rate_between(sent: Sequence[Sent], from_s: float, to_s: float) -> float:
+    """Segments a second."""
+    return sum(s.segments for s in sent if from_s <= s.at_s < to_s) / (to_s - from_s)

@@ -1,0 +1,146 @@
+"""Providers added and changed while the engine works: SIGHUP, on the whole engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.client import Caller, eventually, fetch
+from tests.system.conftest import Engine, answer, start_engine
+
+DRAFT = {"to": "+989121234567", "text": "Your code is 123456"}
+ONE = '[[providers]]\nname = "one"\n'
+TWO_FIRST = '[[providers]]\nname = "two"\n' + ONE
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "smsengine.toml"
+    path.write_text(ONE)
+    return path
+
+
+@pytest.fixture
+def engine(tmp_path: Path, config: Path) -> Iterator[Engine]:
+    engine = start_engine(tmp_path / "data", ("--demo", "--config", config))
+    yield engine
+    engine.kill()
+
+
+class Customer(threading.Thread):
+    """Sends one message after another on either queue, each until it is accepted."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._caller = Caller(engine.url, engine.api_key)
+        self.enough = threading.Event()
+        self.accepted: list[str] = []
+        self.failure = ""
+
+    def run(self) -> None:
+        while not self.enough.is_set():
+            queue = "express" if len(self.accepted) % 2 else "normal"
+            status, told = self._caller.insist("/v1/messages", {**DRAFT, "queue": queue})
+            if status != 202:
+                self.failure = f"{status}: {told}"
+                return
+            self.accepted.append(told["id"])
+
+
+def reload(engine: Engine, config: Path, text: str, outcome: str, times: int = 1) -> str:
+    """Write the configuration, ask for it, and wait for what the log says of it; the line."""
+    config.write_text(text)
+    os.kill(engine.pid, signal.SIGHUP)
+
+    def lines() -> list[str]:
+        return [line for line in engine.log.read_text().splitlines() if outcome in line]
+
+    eventually(lambda: len(lines()) >= times, timeout_s=60)
+    return lines()[-1]
+
+
+def provider_of(caller: Caller, message_id: str) -> str:
+    def sent() -> str:
+        status, view = caller.call("GET", f"/v1/messages/{message_id}")
+        return str(view["provider"]) if status == 200 and view["status"] == "sent" else ""
+
+    return str(eventually(sent))
+
+
+def test_a_provider_is_added_while_messages_go_on_and_none_is_lost(engine: Engine, config: Path) -> None:
+    customer = Customer(engine)
+    caller = Caller(engine.url, engine.api_key)
+    customer.start()
+    try:
+        eventually(lambda: len(customer.accepted) > 20)
+        reload(engine, config, TWO_FIRST, "reloaded")
+        seen = len(customer.accepted)
+        eventually(lambda: len(customer.accepted) > seen + 20 or customer.failure)
+    finally:
+        customer.enough.set()
+        customer.join()
+    assert customer.failure == ""
+    assert provider_of(caller, customer.accepted[0]) == "one"
+    for message_id in customer.accepted[-2:]:
+        assert provider_of(caller, message_id) == "two"
+    accepted = set(customer.accepted)
+    assert len(accepted) == len(customer.accepted)
+    received = f"{engine.simulator_url}/received?limit=1000000"
+    eventually(lambda: set(fetch(received)["ids"]) == accepted)
+    assert len(fetch(received)["ids"]) == len(accepted), "none was sent twice"
+    assert answer(engine.run("audit", "--json"))["clean"] is True
+    listed = answer(engine.run("provider", "list", "--json"))
+    assert [p["name"] for p in listed["providers"]] == ["two", "one"]
+    assert answer(engine.run("check", "--json"))["ok"] is True
+    assert engine.stop() == 0
+    assert "Traceback" not in engine.log.read_text()
+
+
+def test_what_cannot_be_is_one_sentence_in_the_log_and_the_engine_goes_on(
+    engine: Engine, config: Path
+) -> None:
+    before = {p["name"] for p in answer(engine.run("status", "--json"))["processes"]}
+    for times, (text, sentence) in enumerate(
+        [
+            ("[[providers]\n", "is not TOML"),
+            ("shards = 4\n" + ONE, "shards cannot be changed while the engine runs; restart it for that."),
+            ("[redis]\nurl = 'redis://127.0.0.1:9'\n" + ONE, "redis.url cannot be changed"),
+            (ONE + "[[routes]]\nproviders = ['two']\n", "routes.0.providers must be names of configured"),
+            ("", "one"),
+        ],
+        start=1,
+    ):
+        if not text:
+            config.unlink()
+            os.kill(engine.pid, signal.SIGHUP)
+            eventually(lambda: "cannot be read: No such file" in engine.log.read_text())
+            continue
+        assert sentence in reload(engine, config, text, "reload_failed", times)
+    assert "Traceback" not in engine.log.read_text()
+    assert {p["name"] for p in answer(engine.run("status", "--json"))["processes"]} == before
+    answer(engine.run("send", "--to", "+989121234567", "--text", "still here", "--json"))
+    assert engine.stop() == 0
+
+
+def test_routes_and_pauses_made_at_run_time_outlive_a_reload_and_a_restart(
+    engine: Engine, config: Path, tmp_path: Path
+) -> None:
+    reload(engine, config, TWO_FIRST, "reloaded")
+    routes = answer(engine.run("route", "set", "+98", "one=1", "two=3", "--json"))
+    answer(engine.run("provider", "pause", "one", "--json"))
+    reload(engine, config, TWO_FIRST + "[[routes]]\nproviders = ['one']\n", "reloaded", 2)
+    assert answer(engine.run("route", "list", "--json"))["routes"] == routes["routes"]
+    assert engine.stop() == 0
+    again = start_engine(tmp_path / "data", ("--demo", "--config", config))
+    try:
+        assert answer(again.run("route", "list", "--json"))["routes"] == routes["routes"]
+        listed = answer(again.run("provider", "list", "--json"))["providers"]
+        assert {p["name"]: p["paused"] for p in listed} == {"one": True, "two": False}
+        assert again.stop() == 0
+    finally:
+        again.kill()
