@@ -34,7 +34,7 @@ _HIGHEST = {
     "expires_at_us": 2**62,
     "segment": 2**16 - 1,
 }
-_TYPES: dict[str, type] = {"outcome_unknown": bool, "kept": bytes}
+_TYPES: dict[str, type] = {"outcome_unknown": bool}
 
 
 def rows_in(entry: ActivityEntry) -> int:

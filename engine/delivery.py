@@ -66,16 +66,21 @@ def after_verdict(
     rng: Random,
     *,
     others: bool = False,
+    reroute: bool = False,
     at_most_once: bool = False,
 ) -> Settlement:
     """What becomes of an entry whose attempt ended with `verdict`.
 
     `others`: another provider can take it now and has not failed it in this round.
+    `reroute`: it is to be sent again when a receipt says that it did not arrive, and so
+    must be kept until then.
     """
     message, kind = entry.message, verdict.kind
     attempt = message.attempts + 1
     if kind == "accepted":
         row = _row(entry, "sent", now_us, attempt=attempt, verdict=verdict)
+        if reroute:
+            row = msgspec.structs.replace(row, kept=msgspec.json.encode(message).decode())
         return Settlement(entry=entry, outcome="captured", row=row)
     if kind == "permanent" or (kind == "unknown" and at_most_once):
         row = _row(entry, "failed", now_us, attempt=attempt, verdict=verdict)

@@ -43,8 +43,9 @@ class Desk(Protocol):
     def fit(self, entry: Entry, read_at_s: float) -> bool:
         """Its turn has come: whether it is still to be sent. False: the desk has dealt with it."""
 
-    def ended(self, entry: Entry, verdict: Verdict, *, others: bool) -> None:
-        """Its attempt ended; `others`: another provider could take it at once."""
+    def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
+        """Its attempt ended; `others`: another provider could take it at once. `reroute`: by its
+        route it is sent again when a receipt says that it did not arrive."""
 
     def put_off(self, entry: Entry, pause_s: float) -> None:
         """No provider can take it for so long."""
@@ -186,13 +187,13 @@ class Dispatcher:
         assert self._desk is not None
         now_s = asyncio.get_running_loop().time()
         lane.ended(verdict.kind, began_s, now_s)
+        message = entry.message
+        candidates = self._router.candidates(message, self._queue)
         others = False
         if verdict.kind not in ("accepted", "permanent"):
-            message = entry.message
-            candidates = self._router.candidates(message, self._queue)
             tried = (*message.tried, lane.name)
             others = choose(candidates, tried, partial(_is_open, self._lanes, now_s), self._rng) is not None
-        self._desk.ended(entry, verdict, others=others)
+        self._desk.ended(entry, verdict, others=others, reroute=candidates.reroute)
         self.pump(now_s)
 
     def _empty(self, lane: Lane, now_s: float) -> None:

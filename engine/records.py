@@ -99,8 +99,9 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     # For `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
     segment: int = 0
     # For `sent`, of a message that is to be sent again when a receipt says that it did not
-    # arrive: the message, MessagePack. Kept apart from the activity, until its validity ends.
-    kept: bytes = b""
+    # arrive: the message, JSON (the functions in Redis look into rows, and cannot read the
+    # binary type of MessagePack). Kept apart from the activity, until its validity ends.
+    kept: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -290,7 +291,7 @@ class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Rows as columns: those of `ActivityRow` in order, then shard, stream_ms, stream_seq."""
 
     rows: int
-    columns: list[list[int] | list[str] | list[bool] | list[bytes]]
+    columns: list[list[int] | list[str] | list[bool]]
 
 
 class RecentRows(msgspec.Struct, frozen=True, kw_only=True):

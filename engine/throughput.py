@@ -59,11 +59,11 @@ _LEAD_S = 0.04
 _GAP_S = 0.005
 # An answer that has not come by then never comes.
 _UNANSWERED_S = 0.05
-# Waits so much longer with asking again, the larger its part of the rate has been: he who
-# had least asks first.
+# Waits so much longer with asking again, the larger its part of the rate has been, and half of
+# that after each time that there was none: who had least asks first.
 _COURTESY_S = 0.01
-# Asks for whole messages of about so much time of its own, as far as it knows their sizes.
-_AT_ONCE_S = 0.02
+# Asks for whole messages of about so much of the provider's time, as far as it knows their sizes.
+_AT_ONCE_S = 0.015
 # Wakes no more often than this for slots that come close together.
 _TICK_S = 0.001
 
@@ -191,6 +191,8 @@ class Allowance:
         self._next = 1
         self._asked = 0
         self._together = 1
+        # Times in a row that there was no slot.
+        self._refused = 0
         self._not_before_s = -math.inf
         self._wants_more = False
         self._slowness = _Slowness()
@@ -238,7 +240,7 @@ class Allowance:
         missing, bundle = 0, 1
         if waiting_segments > 0:
             alike = (self._next,) * min(LOOK_AHEAD, -(-waiting_segments // self._next))
-            at_once = int(self._attained.value * _AT_ONCE_S)
+            at_once = int(self._rate * _AT_ONCE_S)
             missing, bundle = self._slots.missing(waiting_segments, sizes or alike, at_once)
         self._wants_more = missing > 0
         if missing <= 0 or now_s < self._asks_at_s():
@@ -262,6 +264,7 @@ class Allowance:
             self._attained.short = True
         first_s = answered_at_s + slots.delay_us / 1e6
         self._not_before_s = answered_at_s + _GAP_S
+        self._refused = 0 if slots.segments else self._refused + 1
         if not slots.segments:
             self._not_before_s = max(self._not_before_s, first_s + self._courtesy_s())
             return
@@ -314,7 +317,7 @@ class Allowance:
         return max(self._not_before_s, self._slots.end_s - _LEAD_S + self._courtesy_s())
 
     def _courtesy_s(self) -> float:
-        return _COURTESY_S * self._attained.value / self._rate
+        return _COURTESY_S * self._attained.value / self._rate / (1 << min(self._refused, 10))
 
     def _no_slots(self) -> FlowingSlots | BundledSlots:
         return BundledSlots() if self._timing.most else FlowingSlots()

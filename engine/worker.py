@@ -171,7 +171,7 @@ class Worker:
             self._settle(settlement)
         return settlement is None
 
-    def ended(self, entry: Entry, verdict: Verdict, *, others: bool) -> None:
+    def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
         self._settle(
             after_verdict(
                 entry,
@@ -180,6 +180,7 @@ class Worker:
                 self._backoff,
                 self._rng,
                 others=others,
+                reroute=reroute,
                 at_most_once=self._at_most_once,
             )
         )

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 PAUSE_S = 0.2
 _PERIOD_S = 1.0
-_RATE_MIN = 1.0
+# One for each pause: with less it would not be seen when the carrier takes more again.
+_RATE_MIN = 1 / PAUSE_S
 # Below this no rate counts as what a carrier allows.
 _CEILING_MIN = 10.0
 _FACTOR = 0.5

@@ -119,7 +119,7 @@ class ClickHouseActivityStore:
         self._timeout_s = timeout_s
         self._client: Any = None
         self._connecting = asyncio.Lock()
-        self._message = msgspec.msgpack.Decoder(Message).decode
+        self._message = msgspec.json.Decoder(Message).decode
 
     async def close(self) -> None:
         client, self._client = self._client, None

@@ -62,7 +62,7 @@ class ClickHouseOutstanding:
         self._connecting = asyncio.Lock()
         # Not strict: a server may write large numbers as JSON strings.
         self._filed = msgspec.json.Decoder(Filed, strict=False).decode
-        self._message = msgspec.msgpack.Decoder(Message).decode
+        self._message = msgspec.json.Decoder(Message).decode
 
     async def close(self) -> None:
         client, self._client = self._client, None

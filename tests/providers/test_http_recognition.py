@@ -198,7 +198,8 @@ def test_paths() -> None:
     assert find(document, ()) is document
     assert list(find_all(document, parse_path("a.*.b"))) == [1]
     assert list(find_all(document, parse_path("*.*.b"))) == [1]
-    assert [word(v) for v in ("x", 7, 1.5, True, None, [], {})] == ["x", "7", "1.5", "true", "", "", ""]
+    values: list[Any] = ["x", 7, 1.5, True, None, [], {}]
+    assert [word(value) for value in values] == ["x", "7", "1.5", "true", "", "", ""]
 
 
 # -- mistakes

@@ -160,7 +160,7 @@ def test_every_placeholder() -> None:
     ],
 )
 def test_the_validity_is_what_is_left_within_the_carriers_bounds(
-    left_s: float, bounds: dict[str, int], seconds: int, minutes: int
+    left_s: float, bounds: dict[str, Any], seconds: int, minutes: int
 ) -> None:
     given = fields(
         message(validity_s=left_s), fields={"s": "{validity_s}", "m": "{validity_minutes}"}, **bounds

@@ -164,7 +164,10 @@ def simulate(
     """What was sent when, in true time."""
     offsets = [rng.uniform(-weather.clocks_s, weather.clocks_s) for _ in senders]
     numbers = itertools.count()
-    events: list[tuple[float, int, int, Slots | None, float]] = []
+    # (time, order, sender, what comes, when it was asked)
+    events: list[tuple[float, int, int, Ask | Slots | None, float]] = []
+    # When each wakes next; an answer may come before and change that.
+    awake = [rng.uniform(0, 0.01) for _ in senders]
     sent: list[Sent] = []
 
     def late() -> float:
@@ -172,30 +175,31 @@ def simulate(
             return rng.uniform(0, weather.freeze_s)
         return rng.uniform(0, weather.late_s)
 
-    # When each wakes next; an answer may come before and change that.
-    awake = [rng.uniform(0, 0.01) for _ in senders]
+    def put(at_s: float, index: int, what: Ask | Slots | None, asked_s: float = 0.0) -> None:
+        heapq.heappush(events, (at_s, next(numbers), index, what, asked_s))
+
     for index, wake_s in enumerate(awake):
-        heapq.heappush(events, (wake_s, next(numbers), index, None, 0.0))
+        put(wake_s, index, None)
     while events and events[0][0] < until_s:
-        now_s, _, index, slots, asked_s = heapq.heappop(events)
+        now_s, _, index, what, asked_s = heapq.heappop(events)
         sender, offset = senders[index], offsets[index]
-        if slots is not None:
-            sender.allowance.granted(slots, asked_s + offset, now_s + offset)
+        if isinstance(what, Ask):
+            segments, delay_us = timeline.reserve(what, now_s * 1e6)
+            back_s = now_s + rng.uniform(0, weather.round_trip_s / 2) + late()
+            put(back_s, index, Slots(segments, delay_us, timing(what.rate).interval_s * 1e6), asked_s)
+            continue
+        if isinstance(what, Slots):
+            sender.allowance.granted(what, asked_s + offset, now_s + offset)
         elif now_s != awake[index]:
             continue
         sender.refill(now_s)
         sent += [s._replace(at_s=now_s) for s in sender.send(now_s + offset)]
         ask = sender.ask(now_s + offset)
         if ask is not None:
-            there_s = now_s + rng.uniform(0, weather.round_trip_s / 2)
-            segments, delay_us = timeline.reserve(ask, there_s * 1e6)
-            answer = Slots(segments, delay_us, timing(ask.rate).interval_s * 1e6)
-            back_s = there_s + rng.uniform(0, weather.round_trip_s / 2) + late()
-            heapq.heappush(events, (back_s, next(numbers), index, answer, now_s))
+            put(now_s + rng.uniform(0, weather.round_trip_s / 2), index, ask, now_s)
         at_s = sender.allowance.next_at(now_s + offset)
-        wake_s = (now_s + 0.01 if at_s is None else max(now_s, at_s - offset)) + late() + 1e-6
-        awake[index] = wake_s
-        heapq.heappush(events, (wake_s, next(numbers), index, None, 0.0))
+        awake[index] = (now_s + 0.01 if at_s is None else max(now_s, at_s - offset)) + late() + 1e-6
+        put(awake[index], index, None)
     return sent
 
 

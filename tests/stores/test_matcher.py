@@ -468,7 +468,7 @@ async def test_what_did_not_arrive_is_sent_again_once_when_its_route_says_so(
     messages[18] = kept(18, expires_at_us=now_us() - 1)
     messages[19] = kept(19, tried=("one",))
     for number, message in messages.items():
-        await world.sent(number, kept=msgspec.msgpack.encode(message), archived=False)
+        await world.sent(number, kept=msgspec.json.encode(message).decode(), archived=False)
     await world.sent(20, 21)
     await world.told_by_number(range(21), "undelivered")
     await world.told_by_number([21])

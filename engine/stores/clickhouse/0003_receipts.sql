@@ -83,7 +83,7 @@ FROM
     WHERE event = 'sent' AND provider_message_id != ''
 );
 
--- Messages that are to be sent again when a receipt says that they did not arrive, MessagePack
+-- Messages that are to be sent again when a receipt says that they did not arrive, JSON
 -- (engine.records.Message), by the attempt that took them. Their texts are here and nowhere
 -- else in ClickHouse, and go within a day of the end of their validity.
 CREATE TABLE IF NOT EXISTS kept_messages
