@@ -7,7 +7,6 @@ Exit codes: 0 drained; 1 ended, to be replaced; 3 ended by what an operator must
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import random
 import socket
@@ -26,7 +25,7 @@ from engine import ids, keys, providers
 from engine.api.app import create_app
 from engine.api.server import Server
 from engine.api.services import Services
-from engine.archiver import Archiver
+from engine.boot_archiver import archive_and_match
 from engine.config import Config, Role
 from engine.delivery import Backoff
 from engine.dispatch import Dispatcher
@@ -45,6 +44,7 @@ from engine.stores.admission import RedisAdmission, fence_command
 from engine.stores.directory import Directory
 from engine.stores.journal import Journal
 from engine.stores.ledger import PostgresLedger
+from engine.stores.outstanding import ClickHouseOutstanding
 from engine.stores.pacing import RedisPace
 from engine.stores.pool import Pool
 from engine.stores.prices import Prices
@@ -63,8 +63,6 @@ CANNOT_BOOT = 3
 _STORE_TIMEOUT_S = 5.0
 _DRAIN_S = 20.0
 _START_S = 20.0
-# malloc.h
-_M_ARENA_MAX = -8
 # Due messages moved to a queue in one step of one shard.
 _PROMOTE_MAX = 500
 
@@ -227,11 +225,18 @@ async def _services(
         command_timeout=_STORE_TIMEOUT_S,
     )
     stack.push_async_callback(pool.close)
-    views = Views(config, pool, link, stream, activity, directory.ping)
+    receipts = RedisReceipts(await stack.enter_async_context(process.link("receipts")), config.shards)
+    stack.push_async_callback(receipts.close)
+    outstanding = ClickHouseOutstanding(config.clickhouse.url)
+    stack.push_async_callback(outstanding.close)
+    views = Views(config, pool, link, stream, activity, directory.ping, outstanding.unmatched)
     return Services(
         ingest=ingest,
         directory=directory,
         prices=Prices(postgres),
+        receipt_readers=providers.receipt_readers(config.providers),
+        receipts=receipts,
+        now_us=now_us,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
         transactions=Journal(postgres).transactions,
@@ -332,18 +337,7 @@ async def _ledger(process: Process) -> None:
 
 
 async def _archiver(process: Process) -> None:
-    config, life = process.config, process.life
-    # Blocks are built in threads; with an arena of its own (glibc's malloc) each thread would
-    # keep the largest block it ever built.
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-    stream = RedisActivityStream(config.redis.url, config.shards)
-    store = ClickHouseActivityStore(config.clickhouse.url)
-    try:
-        life.ready()
-        await Archiver(stream, store, process.name).run(life.draining)
-    finally:
-        await stream.close()
-        await store.close()
+    await archive_and_match(process.config, process.name, process.life, process.link, now_us)
 
 
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {

@@ -119,8 +119,9 @@ class FlowingSlots(Reserved):
         """(segments, bundle) to be asked for: whole messages, about `at_once` segments of them.
 
         A run that ended within a message would often end in slots that become void before the
-        next run comes. Where `sizes` does not reach far enough runs are long and that matters
-        little: all that waits is asked for.
+        next run comes, and a worker that took what little there is would never have enough.
+        Where `sizes` does not reach that far, all that waits is asked for, in bundles of what
+        it does reach.
         """
         short = max(waiting_segments, sizes[0]) - self.held
         if short <= 0:
@@ -135,8 +136,9 @@ class FlowingSlots(Reserved):
             if bundle >= at_once:
                 return (bundle, bundle)
         if sum(sizes) >= waiting_segments:
-            return (bundle, bundle) if bundle else (0, 1)
-        return (short, sizes[-1])
+            return (bundle, max(1, bundle))
+        bundle = bundle or min(short, max(1, at_once))
+        return (max(short, bundle), bundle)
 
 
 class BundledSlots(Reserved):

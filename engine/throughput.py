@@ -160,7 +160,8 @@ class _Attained:
         if elapsed_s < self._window_s:
             return
         self._sent_rate = self.sent / elapsed_s
-        if self.short:
+        # After a pause it says nothing that there were too few before it.
+        if self.short and elapsed_s < 2 * self._window_s:
             self.value += (self._sent_rate - self.value) / 2
         else:
             # Nothing says it could not have had more: it doubles with each window.

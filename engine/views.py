@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from engine.ports import ActivityStore, ActivityStream
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.redis import RedisLink
-from engine.stores.status import Status, StatusReader
+from engine.stores.status import ReceiptsStatus, Status, StatusReader
 
 
 class Views:
@@ -30,12 +31,15 @@ class Views:
         stream: ActivityStream,
         activity: ActivityStore,
         ping_postgres: Callable[[], Awaitable[object]],
+        unmatched: Callable[[int], Awaitable[int]],
     ) -> None:
+        """`unmatched`: receipts that were given up since then, seconds since 1970."""
         self._config = config
         self._link = link
         self._stream = stream
         self._activity = activity
         self._ping_postgres = ping_postgres
+        self._unmatched = unmatched
         self._status = StatusReader(pool, link, stream, config.shards)
         self._audit = AuditReader(pool, link, activity, config.shards)
 
@@ -64,7 +68,14 @@ class Views:
             queues=await self._status.queues(at_ms),
             ledger=await self._status.ledger(),
             activity=await self._status.activity(at_ms),
+            receipts=await self._receipts(at_ms),
         )
+
+    async def _receipts(self, at_ms: int) -> ReceiptsStatus:
+        status = await self._status.receipts(at_ms)
+        with contextlib.suppress(EngineError):
+            status.unmatched = await self._unmatched(at_ms // 1000 - 86_400)
+        return status
 
     async def audit(self) -> invariants.Audit:
         return invariants.audit(await self._audit.take())

@@ -42,6 +42,16 @@ class ActivityState(msgspec.Struct, frozen=True, kw_only=True):
     oldest_ms: int = 0
 
 
+class ReceiptsState(msgspec.Struct, frozen=True, kw_only=True):
+    # Batches of receipts not looked at yet, and the age of the oldest.
+    waiting_entries: int = 0
+    oldest_ms: int = 0
+    # Receipts whose message was not found yet.
+    set_aside: int = 0
+    # Receipts given up in the last 24 hours; None: ClickHouse does not answer.
+    unmatched: int | None = None
+
+
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     role: str
     index: int = 1
@@ -57,6 +67,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     queues: dict[str, QueueState] = {}
     ledger: LedgerState = LedgerState()
     activity: ActivityState = ActivityState()
+    receipts: ReceiptsState = ReceiptsState()
 
 
 class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,10 +44,23 @@ def status(seen: Status, now_us: int) -> RenderableType:
                 number(seen.activity.waiting_entries),
                 span(seen.activity.oldest_ms),
             ),
+            (
+                "matched to messages (receipts)",
+                number(seen.receipts.waiting_entries),
+                span(seen.receipts.oldest_ms),
+            ),
         ),
         frozenset({1, 2}),
     )
     parts: list[RenderableType] = [queues, Text(), behind]
+    if seen.receipts.set_aside or seen.receipts.unmatched:
+        parts += [
+            Text(),
+            Text(
+                f"receipts without a message: {number(seen.receipts.set_aside)} looked for,"
+                f" {number(seen.receipts.unmatched or 0)} given up in 24 h"
+            ),
+        ]
     if seen.processes:
         processes = table(
             ("process", "pid", "state", "since", "restarts"),

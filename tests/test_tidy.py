@@ -153,6 +153,7 @@ def floor(name: str) -> int:
         return 3
     top = [
         ("engine.boot", 5),
+        ("engine.boot_archiver", 5),
         ("engine.views", 4),
         ("engine.api", 4),
         ("engine", 2),

@@ -15,6 +15,7 @@ from engine.api.exchange import Action, Exchanges
 from engine.api.messages import Messages
 from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
+from engine.api.receipts import Receipts
 from engine.api.routes import Providers, Routes
 from engine.api.services import Services
 from engine.errors import Refusal
@@ -51,13 +52,14 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     keys = keys or Keys(services.directory)
     messages, accounts = Messages(services, keys), Accounts(services, keys)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services)
-    routes, providers = Routes(services), Providers(services)
+    routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
     actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},
         "/v1/messages/{id}": {"GET": messages.show},
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
+        "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
         "/healthz": {"GET": probes.alive},
         "/readyz": {"GET": probes.ready},
         "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},

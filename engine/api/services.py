@@ -9,8 +9,9 @@ from typing import Protocol
 
 import msgspec
 
-from engine.carriers import Route, RoutingPlan
+from engine.carriers import Receipt, Route, RoutingPlan
 from engine.errors import Refusal
+from engine.ports import ReceiptSink
 from engine.provider_settings import ProviderSettings
 from engine.records import (
     Accepted,
@@ -109,6 +110,34 @@ class Routing(Protocol):
     async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan: ...
 
 
+class ReceiptReply(Protocol):
+    """What a carrier is answered once its receipts are kept."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def body(self) -> str: ...
+
+
+class ReceiptReader(Protocol):
+    """How a provider's receipts come."""
+
+    @property
+    def token(self) -> str:
+        """What must stand in the path."""
+
+    @property
+    def read(self) -> Callable[[str, str, str, bytes, int], list[Receipt]]:
+        """Method, query of the URL as it came, content type, body, now_us → receipts. It raises Refusal."""
+
+    @property
+    def reply(self) -> ReceiptReply: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
     """Everything a process gives its HTTP face."""
@@ -119,6 +148,11 @@ class Services:
     routing: Routing
     # In the order of the configuration.
     providers: Sequence[ProviderSettings]
+    # By name, those of the providers that push their receipts; and where these are put.
+    receipt_readers: Mapping[str, ReceiptReader]
+    receipts: ReceiptSink
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]
     transactions: Transactions
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from engine.ports import Provider, ReceiptSink
 from engine.provider_settings import (
     CustomSettings,
@@ -11,6 +13,7 @@ from engine.provider_settings import (
     SmppSettings,
 )
 from engine.providers.custom import custom_provider
+from engine.providers.http_description import ReceiptReader, receipt_reader
 from engine.providers.http_provider import HttpProvider
 from engine.providers.simulated import SimulatedProvider
 from engine.providers.smpp import SmppProvider
@@ -31,3 +34,9 @@ def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
             return HttpProvider(settings)
         case CustomSettings():
             return custom_provider(settings, receipts)
+
+
+def receipt_readers(sections: Iterable[ProviderSettings]) -> dict[str, ReceiptReader]:
+    """By name, how those are read that push their receipts to the API. Raises ConfigError."""
+    found = {s.name: receipt_reader(s) for s in sections if isinstance(s, HttpSettings)}
+    return {name: reader for name, reader in found.items() if reader is not None and reader.token}

@@ -107,6 +107,6 @@ class SimulatedProvider:
 def _kind(status: int) -> VerdictKind:
     if status < 300:
         return "accepted"
-    if 400 <= status < 500 and status != 429:
-        return "permanent"
-    return "temporary"
+    if status == 429:
+        return "throttled"
+    return "permanent" if 400 <= status < 500 else "temporary"

@@ -73,7 +73,7 @@ class Sending(msgspec.Struct):
             self.sent_s = now_s
         self.in_flight += 1
         if self.again:
-            part = self.again.pop()
+            part = self.again.pop(0)
         else:
             part = self.next
             self.next = part + 1

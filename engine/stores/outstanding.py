@@ -20,6 +20,9 @@ from engine.receipts import Reason
 from engine.records import Message
 from engine.stores.clickhouse_client import answering, connect, parse_url
 
+_UNMATCHED_SINCE = """
+SELECT count() FROM receipts_unmatched FINAL WHERE given_up_at >= fromUnixTimestamp({since:UInt32})
+"""
 # PREWHERE: the rows, which are most of the bytes, are read only where a key was found.
 # One thread reads thousands of small granules as fast as two, and leaves the other core alone.
 _FILED = """
@@ -111,6 +114,10 @@ class ClickHouseOutstanding:
                 column_oriented=True,
                 settings={"async_insert": 0, "wait_end_of_query": 1},
             )
+
+    async def unmatched(self, since_s: int) -> int:
+        """How many receipts were given up since then, seconds since 1970."""
+        return int((await self._query(_UNMATCHED_SINCE, {"since": since_s}))[0][0])
 
     async def _under(self, keys: Collection[int]) -> dict[int, list[Filed]]:
         filed: dict[int, list[Filed]] = {}

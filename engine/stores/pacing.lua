@@ -94,8 +94,9 @@ local function reserve(keys, args)
     state = forget(state, now - span)
     if #state >= FIRST then first = math.max(tail, state[#state - 1] + interval) end
     first = earliest(state, first, bundle, most, span)
-    -- Reaches as much further as it is wide: else single segments would always be before it.
-    ahead = first - now - (bundle - 1) * interval
+    -- The gap before a bundle does not keep it from being the next, as long as it is no wider
+    -- than the bundle: else single segments would always be before it.
+    ahead = math.max(ahead, first - now - (bundle - 1) * interval)
   end
 
   local open = math.max(0, math.floor((reach - ahead) / step) + 1)

@@ -39,12 +39,25 @@ class ActivityStatus(msgspec.Struct):
     oldest_ms: int = 0
 
 
+class ReceiptsStatus(msgspec.Struct):
+    """Receipts from carriers that are not matched to their messages."""
+
+    # Batches that came and were not looked at yet, and the age of the oldest, milliseconds.
+    waiting_entries: int = 0
+    oldest_ms: int = 0
+    # Receipts whose message was not found yet.
+    set_aside: int = 0
+    # Given up in the last 24 hours; None when ClickHouse does not answer.
+    unmatched: int | None = None
+
+
 class Status(msgspec.Struct):
     node: str
     processes: object
     queues: dict[str, QueueStatus]
     ledger: LedgerStatus
     activity: ActivityStatus
+    receipts: ReceiptsStatus
 
 
 class StatusReader:
@@ -80,6 +93,23 @@ class StatusReader:
         oldest = [b.first[0] for b in backlogs if b.first]
         return ActivityStatus(
             waiting_entries=sum(b.entries for b in backlogs),
+            oldest_ms=max(0, now_ms - min(oldest)) if oldest else 0,
+        )
+
+    async def receipts(self, now_ms: int) -> ReceiptsStatus:
+        """All but `unmatched`. Raises Unavailable."""
+        commands: list[Command] = []
+        for s in self._shards:
+            commands += [
+                ("XLEN", keys.receipts_key(s)),
+                ("ZCARD", keys.receipts_later_key(s)),
+                ("FCALL_RO", "receipts_first", 1, keys.receipts_key(s)),
+            ]
+        replies = await self._link.batch(commands)
+        oldest = [_ms(first) for first in replies[2::3] if first and not isinstance(first, ReplyError)]
+        return ReceiptsStatus(
+            waiting_entries=sum(replies[0::3]),
+            set_aside=sum(replies[1::3]),
             oldest_ms=max(0, now_ms - min(oldest)) if oldest else 0,
         )
 

@@ -27,6 +27,7 @@ from engine.stores.journal import Journal
 from engine.stores.migrate import migrate_postgres
 from engine.stores.prices import Prices
 from engine.stores.routing import Routing
+from tests.providers.sink import Sink
 
 ADMIN_KEY = keys.new_admin_key()
 DRAFT = {"to": "+4915112345678", "text": "Your code is 123456", "queue": "express"}
@@ -171,6 +172,9 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "prices": Prices(pool),
         "routing": Routing(pool, [p.name for p in PROVIDERS]),
         "providers": PROVIDERS,
+        "receipt_readers": {},
+        "receipts": Sink(),
+        "now_us": lambda: time.time_ns() // 1000,
         "transactions": Journal(pool).transactions,
         "history": history,
         "status": status,

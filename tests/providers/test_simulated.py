@@ -169,7 +169,7 @@ async def test_above_its_throughput_the_carrier_refuses_for_now(simulator: Simul
     async with provider_to(simulator.url) as provider:
         given = await verdicts(provider, [message(n) for n in range(300)])
     kinds = {(v.kind, v.code) for v in given.values()}
-    assert kinds == {("accepted", "200"), ("temporary", "throttled")}
+    assert kinds == {("accepted", "200"), ("throttled", "throttled")}
 
 
 async def test_a_carrier_that_is_away_fails_for_now() -> None:
@@ -189,7 +189,7 @@ async def test_a_carrier_that_is_away_fails_for_now() -> None:
         (b"302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n", "temporary", "302"),
         (b"400 Bad Request\r\nContent-Length: 0\r\n\r\n", "permanent", "400"),
         (b"404 Not Found\r\nContent-Length: 13\r\n\r\n<html></html>", "permanent", "404"),
-        (b"429 Too Many\r\nContent-Length: 0\r\n\r\n", "temporary", "429"),
+        (b"429 Too Many\r\nContent-Length: 0\r\n\r\n", "throttled", "429"),
         (b'500 Oops\r\nContent-Length: 15\r\n\r\n{"code":"E-17"}', "temporary", "E-17"),
         (b"503 Away\r\nContent-Length: 2\r\n\r\n\xff\xfe", "temporary", "503"),
     ],

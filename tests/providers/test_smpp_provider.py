@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from engine.provider_settings import SmppSettings
+from engine.errors import ConfigError
 from engine.providers import build
 from engine.providers.smpp import SmppProvider
 from engine.providers.smpp_body import decode_bind, decode_short_message
@@ -250,8 +252,6 @@ async def test_a_fault_of_the_callback_costs_nobody_else_a_verdict() -> None:
         raise ZeroDivisionError
 
     async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
-        import asyncio
-
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
         try:
@@ -266,7 +266,33 @@ async def test_a_fault_of_the_callback_costs_nobody_else_a_verdict() -> None:
 # -- settings
 
 
-def test_a_password_stands_in_a_file(tmp_path_factory: pytest.TempPathFactory) -> None:
-    file = tmp_path_factory.mktemp("secret") / "password"
+async def test_a_password_stands_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
     file.write_text("s3cret\nsecond line\n")
-    SmppProvider(settings(1, password="", password_file=str(file)), Sink())
+    async with smsc() as carrier:
+        async with provider_to(carrier.port, password="", password_file=str(file)):
+            await until(lambda: bool(carrier.binds))
+        assert decode_bind(carrier.binds[0].body).password == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"password": "", "password_file": "/nowhere/password"}, "providers.carrier.password_file"),
+        ({"password": "pässwörd\u20ac"}, "providers.carrier.password"),
+        ({"system_id": "\u20ac"}, "providers.carrier.system_id"),
+        ({"tls": True, "tls_ca_file": "/nowhere/ca.pem"}, "providers.carrier.tls_ca_file"),
+        ({"tls": True, "tls_ca_file": __file__}, "providers.carrier.tls_ca_file"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as raised:
+        SmppProvider(settings(1, **changes), Sink())
+    assert "pässwörd" not in str(raised.value)
+
+
+def test_a_password_in_a_file_may_not_be_too_long(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("x" * 64)
+    with pytest.raises(ConfigError, match=r"providers\.carrier\.password_file"):
+        SmppProvider(settings(1, password="", password_file=str(file)), Sink())

@@ -49,7 +49,7 @@ class Timeline:
             if log:
                 first = max(tail, log[-2] + interval)
             first = _earliest(log, first, bundle, most, span)
-            ahead = first - now - (bundle - 1) * interval
+            ahead = max(ahead, first - now - (bundle - 1) * interval)
         opened = max(0, math.floor((reach - ahead) / step) + 1)
         again, room = ahead - reach, opened
         if express and share > 0:
@@ -134,7 +134,6 @@ class Sender:
         sent = []
         while self.waiting and self.allowance.take(self.waiting[0], now_s):
             sent.append(Sent(now_s, self.waiting.popleft(), self.number))
-            self.refill(now_s)
         return sent
 
     def ask(self, now_s: float) -> Ask | None:
@@ -159,7 +158,12 @@ class Weather(NamedTuple):
 
 
 def simulate(
-    senders: Sequence[Sender], until_s: float, rng: Random, weather: Weather, timeline: Timeline
+    senders: Sequence[Sender],
+    until_s: float,
+    rng: Random,
+    weather: Weather,
+    timeline: Timeline,
+    from_s: float = 0.0,
 ) -> list[Sent]:
     """What was sent when, in true time."""
     offsets = [rng.uniform(-weather.clocks_s, weather.clocks_s) for _ in senders]
@@ -167,7 +171,7 @@ def simulate(
     # (time, order, sender, what comes, when it was asked)
     events: list[tuple[float, int, int, Ask | Slots | None, float]] = []
     # When each wakes next; an answer may come before and change that.
-    awake = [rng.uniform(0, 0.01) for _ in senders]
+    awake = [from_s + rng.uniform(0, 0.01) for _ in senders]
     sent: list[Sent] = []
 
     def late() -> float:

@@ -19,7 +19,13 @@ import pytest
 from engine.carriers import Receipt
 from engine.errors import Unavailable
 from engine.records import Message
-from engine.shards import due_key, receipts_key, receipts_later_key, receipts_unreadable_key
+from engine.shards import (
+    due_key,
+    receipts_applied_key,
+    receipts_key,
+    receipts_later_key,
+    receipts_unreadable_key,
+)
 from engine.stores.outstanding import ClickHouseOutstanding
 from supervisor.embedded.servers import start_clickhouse
 from tests.stores.activity_process import Gated
@@ -258,6 +264,34 @@ async def test_a_matcher_killed_at_any_step_loses_and_doubles_nothing(
     await world.told_by_number(range(30))
     await world.match_all()
     await world.assert_delivered_once(range(60))
+
+
+async def test_a_matcher_that_takes_over_waits_until_what_was_recorded_is_in_the_store(
+    world: ReceiptWorld,
+) -> None:
+    await world.sent(*range(20))
+    await world.told_by_number(range(20))
+    async with process(world, "killed", "finish:before") as first:
+        await first.says("at finish:before")
+        first.child.kill()
+        await first.ended()
+    recorded = await world.activity.waiting()
+    assert recorded > 0
+    async with world.matching("second") as matching:
+
+        async def begun() -> bool:
+            state = await world.activity.redis.hget(receipts_applied_key(SHARDS - 1), "token")
+            return bytes(state).startswith(b"second/")
+
+        await until(begun)
+        # Nobody archives; time for many rounds.
+        await asyncio.sleep(0.5)
+        assert (matching.matched, await world.activity.waiting()) == (0, recorded)
+        async with world.archiving():
+            await until(world.nothing_waits)
+        assert (matching.matched, matching.recorded) == (20, 0)
+    await world.archive()
+    await world.assert_delivered_once(range(20))
 
 
 @pytest.mark.parametrize("point", POINTS)

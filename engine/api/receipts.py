@@ -1,0 +1,74 @@
+"""Where carriers push their receipts: `/v1/providers/{name}/receipts/{token}`.
+
+Carriers know no API keys. Each is given an address with a word in it that only it knows
+(`receipt_token` of its section); how its requests are read is the section's, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Sequence
+
+from aiohttp import hdrs, web
+
+from engine.api.answers import Answer
+from engine.api.bodies import read_body
+from engine.api.problems import not_found
+from engine.api.services import ReceiptReader, Services
+from engine.carriers import Receipt
+from engine.errors import Unavailable
+
+
+class Receipts:
+    """The actions on the address of a provider's receipts."""
+
+    def __init__(self, services: Services) -> None:
+        self._readers = services.receipt_readers
+        self._sink = services.receipts
+        self._now_us = services.now_us
+        self._body_bytes_max = services.body_bytes_max
+
+    async def take(self, request: web.Request) -> Answer:
+        """Answered as the carrier expects it only once the receipts are in Redis; until then,
+        and when they cannot be put there, the carrier is to send them again: it may, as
+        often as it likes.
+
+        Raises Refusal 404, or what the provider's section says of a request it cannot read;
+        Unavailable.
+        """
+        reader = self._reader(request)
+        reply = Answer(
+            reader.reply.status, reader.reply.body.encode(), content_type=reader.reply.content_type
+        )
+        if request.method == hdrs.METH_HEAD:
+            # Somebody tries whether the address is there.
+            return reply
+        body = await read_body(request, self._body_bytes_max)
+        # As it came; octets that are no UTF-8 stand in it as lone surrogates, which nothing takes.
+        query = request.raw_path.partition("?")[2].encode(errors="replace").decode()
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        receipts = reader.read(request.method, query, content_type, body, self._now_us())
+        if receipts and not await self._kept(receipts):
+            raise Unavailable("The receipts cannot be kept now; send them again.")
+        return reply
+
+    async def _kept(self, receipts: Sequence[Receipt]) -> bool:
+        kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def stored(done: bool) -> None:
+            # The exchange may have ended at its deadline.
+            if not kept.done():
+                kept.set_result(done)
+
+        self._sink.put(receipts, stored)
+        return await kept
+
+    def _reader(self, request: web.Request) -> ReceiptReader:
+        """An unknown provider and a wrong token look alike."""
+        reader = self._readers.get(request.match_info["name"])
+        token = request.match_info["token"].encode(errors="replace")
+        wanted = reader.token.encode() if reader is not None else b""
+        if not hmac.compare_digest(token, wanted) or reader is None or not wanted:
+            raise not_found("There is nothing at this path.")
+        return reader

@@ -1,0 +1,332 @@
+"""One limit, kept by processes that share nothing but Redis: killed, frozen, and with it emptied.
+
+How noise is kept out on a busy machine. That no second holds too much follows from clocks
+that were read before and after, so it must hold however late everything is, and is asserted
+of every second. That the limit is used does not: a machine that stands still sends nothing.
+It is asserted of the best stretch of the run, a second and a half long; what is wrong with
+the timeline itself (a slot handed out too late, or lost to everybody) would show there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from engine.errors import Unavailable
+from engine.ports import Ask, Slots
+from engine.records import Queue
+from engine.shards import rate_key
+from engine.stores.pacing import HORIZON_US, RedisPace
+from engine.stores.redis import RedisLink, load_functions
+from engine.throughput import timing
+from tests.rules import pacing_model
+from tests.rules.pacing_model import Sent, Timeline, most_in
+from tests.stores.pacing_process import RECORD
+
+DATABASE = 13
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def url(redis_url: str) -> str:
+    return redis_url.rpartition("/")[0] + f"/{DATABASE}"
+
+
+@pytest.fixture
+async def link(url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink(url, timeout_s=5, name="test")
+    await link.call("FLUSHDB")
+    await load_functions(link)
+    yield link
+    await link.close()
+
+
+def ask(
+    segments: int, rate: float = 1000.0, queue: Queue = "normal", together: int = 1, provider: str = "p"
+) -> Ask:
+    return Ask(provider, queue, segments, rate, 0.2, together)
+
+
+async def after_the_beginning(pace: RedisPace, *asks: Ask) -> None:
+    """Past the first horizon of a timeline, in which nothing is given to normal."""
+    slots = await pace.reserve(asks)
+    await asyncio.sleep(max(s.delay_us for s in slots) / 1e6)
+
+
+# -- the functions
+
+
+async def test_asks_are_answered_in_order_each_from_its_own_timeline(link: RedisLink) -> None:
+    pace = RedisPace(link)
+    asks = [
+        ask(5, 1000.0, provider="a"),
+        ask(7, 100.0, provider="b", together=7),
+        ask(3, 5000.0, provider="c"),
+    ]
+    await after_the_beginning(pace, *asks)
+    slots = await pace.reserve(asks)
+    assert [s.segments for s in slots] == [5, 7, 3]
+    assert [s.interval_us for s in slots] == [timing(a.rate).interval_s * 1e6 for a in asks]
+    assert await pace.reserve([]) == []
+
+
+async def test_slots_follow_each_other_and_reach_no_further_than_the_horizon(link: RedisLink) -> None:
+    pace = RedisPace(link)
+    await after_the_beginning(pace, ask(1))
+    ends = []
+    for queue, reach_us in (("normal", HORIZON_US / 2), ("express", HORIZON_US)):
+        for _ in range(20):
+            [(segments, delay_us, interval_us)] = await pace.reserve([ask(10_000, queue=queue)])  # type: ignore[arg-type]
+            if segments:
+                ends.append(delay_us + (segments - 1) * interval_us)
+                assert ends[-1] <= reach_us + 1
+            else:
+                assert 0 < delay_us < HORIZON_US
+    assert max(ends) > 0.55 * HORIZON_US
+
+
+async def test_a_redis_without_functions_is_given_them(link: RedisLink) -> None:
+    pace = RedisPace(link)
+    await link.call("FUNCTION", "FLUSH")
+    [slots] = await pace.reserve([ask(1, queue="express")])
+    assert slots.segments == 1
+    # Those of the queue and of credit are there again too.
+    assert len(await link.call("FUNCTION", "LIST")) >= 2
+
+
+async def test_after_redis_was_emptied_no_slot_is_given_twice(link: RedisLink) -> None:
+    pace = RedisPace(link)
+    await after_the_beginning(pace, ask(1))
+    await pace.reserve([ask(10_000, queue="express")])
+    await link.call("FLUSHDB")
+    [slots] = await pace.reserve([ask(1, queue="express")])
+    assert slots.delay_us >= HORIZON_US
+
+
+async def test_what_redis_refuses_is_unavailable(link: RedisLink) -> None:
+    await link.call("LPUSH", rate_key("p"), "no timeline")
+    with pytest.raises(Unavailable, match="gives no slots"):
+        await RedisPace(link).reserve([ask(1)])
+    await link.close()
+    with pytest.raises(Unavailable):
+        await RedisPace(link).reserve([ask(1)])
+
+
+@pytest.mark.parametrize("rate", [2.5, 40.0, 200.0, 1000.0])
+async def test_the_model_in_python_decides_as_redis_does(link: RedisLink, rate: float) -> None:
+    rng, model, pace = Random(int(rate)), Timeline(), RedisPace(link)
+    granted = 0
+    for _ in range(150):
+        queue: Queue = rng.choice(("express", "normal"))
+        wish = ask(rng.randint(1, 40), rate, queue, rng.choice((1, 1, 1, 2, 5)))
+        model.state = await state(link)
+        earliest, slots, latest = await timed(link, pace, wish)
+        if model.state is None:
+            continue
+        if slots.segments:
+            granted += 1
+            after = await state(link)
+            assert after is not None
+            assert model.reserve(wish, after[0]) == (slots.segments, slots.delay_us)
+            assert model.state == pytest.approx(after, abs=0.5)
+        else:
+            # The time at which it was refused is not told, but lies between these two.
+            refused = [model.reserve(wish, now) for now in (latest, earliest)]
+            assert refused[0][0] == 0 or refused[0][1] <= slots.delay_us
+            assert refused[1][0] == 0
+            assert slots.delay_us <= refused[1][1]
+        if rng.random() < 0.3:
+            await asyncio.sleep(rng.choice((0.001, 0.01, 0.05)))
+    assert granted > 3
+
+
+async def state(link: RedisLink) -> list[float] | None:
+    blob = await link.call("GET", rate_key("p"))
+    return None if blob is None else [float(n) for n in msgspec.msgpack.decode(blob)]
+
+
+async def timed(link: RedisLink, pace: RedisPace, wish: Ask) -> tuple[int, Slots, int]:
+    """An answer between two readings of the clock of Redis."""
+    before, [slots], after = await asyncio.gather(link.call("TIME"), pace.reserve([wish]), link.call("TIME"))
+    return int(before[0]) * 10**6 + int(before[1]), slots, int(after[0]) * 10**6 + int(after[1])
+
+
+async def test_the_model_has_the_horizon_of_the_store() -> None:
+    assert pacing_model.HORIZON_US == HORIZON_US
+
+
+# -- processes
+
+
+class Pacers:
+    """Processes that pace against one key, and what they wrote down."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self._url = url
+        self._directory = directory
+        self.processes: list[asyncio.subprocess.Process] = []
+        self.queues: list[Queue] = []
+
+    async def spawn(
+        self, queue: Queue, rate: float, seconds: float, *, sizes: str = "1", wants: float = 0.0
+    ) -> None:
+        number = len(self.processes)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.stores.pacing_process",
+            self._url, "p", queue, str(rate), sizes, str(wants), str(seconds), str(self.file(number)),
+            cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self.processes.append(process)
+        self.queues.append(queue)
+
+    def file(self, number: int) -> Path:
+        return self._directory / f"{number}.sent"
+
+    async def begin(self) -> None:
+        async with asyncio.timeout(30):
+            for process in self.processes:
+                assert process.stdout is not None
+                assert await process.stdout.readline() == b"ready\n"
+        for process in self.processes:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+
+    async def end(self) -> None:
+        async with asyncio.timeout(30):
+            for process in self.processes:
+                assert await process.wait() in (0, -signal.SIGKILL)
+
+    async def until_sent(self, number: int, segments: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(self.sent_by(number)) < segments:
+            assert time.monotonic() < deadline, f"process {number} does not send"
+            await asyncio.sleep(0.01)
+
+    def sent_by(self, number: int) -> list[Sent]:
+        """A process killed while writing leaves part of a record at the end."""
+        blob = self.file(number).read_bytes() if self.file(number).exists() else b""
+        whole = len(blob) - len(blob) % RECORD.size
+        return [Sent(at_s, segments, number) for at_s, segments in RECORD.iter_unpack(blob[:whole])]
+
+    def sent(self, queue: Queue | None = None) -> list[Sent]:
+        numbers = [n for n, q in enumerate(self.queues) if queue in (None, q)]
+        return sorted(itertools.chain.from_iterable(map(self.sent_by, numbers)))
+
+    def kill_all(self) -> None:
+        for process in self.processes:
+            if process.returncode is None:
+                process.kill()
+
+
+@pytest.fixture
+async def pacers(link: RedisLink, url: str, tmp_path: Path) -> AsyncIterator[Pacers]:
+    pacers = Pacers(url, tmp_path)
+    yield pacers
+    pacers.kill_all()
+    for process in pacers.processes:
+        await process.wait()
+
+
+def best_rate(sent: Sequence[Sent], stretch_s: float = 1.5) -> float:
+    """Segments a second in the best stretch of about that length."""
+    total = sum(s.segments for s in sent)
+    span_s = sent[-1].at_s - sent[0].at_s
+    count = min(len(sent) - 1, max(1, int(len(sent) * stretch_s / span_s)))
+    assert total
+    sums = [0, *itertools.accumulate(s.segments for s in sent)]
+    return max(
+        (sums[i + count] - sums[i]) / (sent[i + count].at_s - sent[i].at_s) for i in range(len(sent) - count)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "processes", "sizes"), [(10.0, 3, "1"), (100.0, 3, "1,3"), (300.0, 4, "1"), (5000.0, 3, "1")]
+)
+async def test_processes_together_use_the_limit_and_keep_it(
+    pacers: Pacers, rate: float, processes: int, sizes: str
+) -> None:
+    for _ in range(processes):
+        await pacers.spawn("normal", rate, 3.5, sizes=sizes)
+    await pacers.begin()
+    await pacers.end()
+    sent = pacers.sent()
+    assert most_in(sent, 1.0) <= 1.05 * rate
+    assert best_rate(sent) >= 0.95 * rate
+    assert all(pacers.sent_by(n) for n in range(processes))
+
+
+async def test_killed_and_frozen_processes_break_nothing(pacers: Pacers) -> None:
+    rate = 1000.0
+    for _ in range(4):
+        await pacers.spawn("normal", rate, 3.5)
+    await pacers.begin()
+    await pacers.until_sent(0, 100)
+    await pacers.until_sent(1, 100)
+    pacers.processes[0].kill()
+    os.kill(pacers.processes[1].pid, signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    # Longer than any slot is good for.
+    await asyncio.sleep(0.7)
+    woken_s = time.monotonic()
+    os.kill(pacers.processes[1].pid, signal.SIGCONT)
+    await pacers.end()
+    sent = pacers.sent()
+    assert most_in(sent, 1.0) <= 1.05 * rate
+    assert any(s.at_s > woken_s for s in pacers.sent_by(1)), "it never came back"
+    assert best_rate([s for s in sent if s.at_s > stopped_s + HORIZON_US / 1e6], 1.0) >= 0.95 * rate
+
+
+async def test_emptied_in_full_swing_redis_lets_nothing_through_twice(
+    pacers: Pacers, link: RedisLink
+) -> None:
+    rate = 1000.0
+    for _ in range(3):
+        await pacers.spawn("normal", rate, 3.0)
+    await pacers.begin()
+    await pacers.until_sent(0, 200)
+    for _ in range(5):
+        await link.call("FLUSHDB")
+        await asyncio.sleep(0.15)
+    await pacers.end()
+    sent = pacers.sent()
+    assert most_in(sent, 1.0) <= 1.05 * rate
+    assert best_rate(sent, 0.5) >= 0.95 * rate
+
+
+@pytest.mark.parametrize("rate", [50.0, 2000.0])
+async def test_express_has_its_share_however_many_want_the_rest(pacers: Pacers, rate: float) -> None:
+    await pacers.spawn("express", rate, 3.0)
+    for _ in range(3):
+        await pacers.spawn("normal", rate, 3.0)
+    await pacers.begin()
+    await pacers.end()
+    assert most_in(pacers.sent(), 1.0) <= 1.05 * rate
+    assert best_rate(pacers.sent()) >= 0.95 * rate
+    assert best_rate(pacers.sent("express")) >= 0.95 * 0.2 * rate
+    assert best_rate(pacers.sent("normal")) > 0.2 * rate
+
+
+@pytest.mark.parametrize("wanted", [0.0, 0.05])
+async def test_normal_has_what_express_does_not_want(pacers: Pacers, wanted: float) -> None:
+    rate = 2000.0
+    if wanted:
+        await pacers.spawn("express", rate, 3.0, wants=wanted * rate)
+    for _ in range(2):
+        await pacers.spawn("normal", rate, 3.0)
+    await pacers.begin()
+    await pacers.end()
+    assert most_in(pacers.sent(), 1.0) <= 1.05 * rate
+    assert best_rate(pacers.sent("normal")) >= 0.95 * (1 - wanted) * rate
+    if wanted:
+        assert len(pacers.sent("express")) >= 0.9 * math.floor(wanted * rate * 2.9)

@@ -1,0 +1,160 @@
+"""Carriers as an operator connects them: SMPP and HTTP, receipts, failover, limits, changes at run time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.system.carriers import (
+    Carriers,
+    Traffic,
+    all_sent,
+    audited,
+    carriers,
+    message_of,
+    quantile,
+    seconds_until,
+)
+from tests.system.client import Caller, behave, eventually, fetch
+from tests.system.conftest import answer
+
+NUMBER = "+989121234567"
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Carriers]:
+    with carriers(tmp_path_factory.mktemp("carriers")) as pair:
+        yield pair
+
+
+@pytest.fixture
+def customer(pair: Carriers) -> Iterator[Caller]:
+    yield Caller(pair.engine.url, pair.engine.api_key)
+    for simulator in (pair.a, pair.b):
+        behave(
+            simulator.url,
+            outage=False,
+            latency={"constant_ms": 0},
+            throughput=None,
+            receipts=None,
+            error_rates={"temporary": 0, "permanent": 0, "timeout": 0, "reset": 0},
+        )
+
+
+def send(caller: Caller, text: str, **fields: Any) -> str:
+    status, accepted = caller.call("POST", "/v1/messages", {"to": NUMBER, "text": text, **fields})
+    assert status == 202, accepted
+    return str(accepted["id"])
+
+
+def status_of(pair: Carriers, message_id: str, wanted: str) -> Any:
+    return eventually(lambda: (m := message_of(pair.engine, message_id))["status"] == wanted and m)
+
+
+@pytest.mark.parametrize("form", ["same", "hex", "leading_zeros", "upper"])
+def test_a_message_goes_by_smpp_and_its_receipt_makes_it_delivered(
+    pair: Carriers, customer: Caller, form: str
+) -> None:
+    behave(pair.a.url, receipts={"delay": {"constant_ms": 100}, "id_form": form})
+    message = status_of(pair, send(customer, f"hello {form}"), "delivered")
+    assert message["provider"] == "a"
+    assert message["charge"] == "captured"
+    assert [e["event"] for e in message["events"]] == ["accepted", "sent", "delivered"]
+
+
+def test_receipts_that_come_before_the_answer_or_twice_count_once(pair: Carriers, customer: Caller) -> None:
+    behave(pair.a.url, receipts={"before_response": 1, "duplicate": 1}, latency={"constant_ms": 200})
+    ids = [send(customer, f"early {n}") for n in range(5)]
+    for message_id in ids:
+        status_of(pair, message_id, "delivered")
+    # The repetitions have been taken and have changed nothing.
+    eventually(lambda: fetch(f"{pair.a.url}/stats?detail=1")["receipts"]["pending"] == 0)
+    for message_id in ids:
+        events = [e["event"] for e in message_of(pair.engine, message_id)["events"]]
+        assert sorted(events) == ["accepted", "delivered", "sent"]
+
+
+def test_a_long_message_is_delivered_when_each_of_its_segments_is(pair: Carriers, customer: Caller) -> None:
+    behave(pair.a.url, receipts={"delay": {"constant_ms": 50}})
+    message = status_of(pair, send(customer, "long " * 80), "delivered")
+    assert message["segments"] == 3
+    events = [e["event"] for e in message["events"]]
+    assert events.count("delivered") == 1
+    assert len(message["events"][1]["provider_message_id"].split(",")) == 3
+
+
+def test_a_receipt_that_it_was_not_delivered_moves_no_money(pair: Carriers, customer: Caller) -> None:
+    behave(pair.a.url, receipts={"undelivered": 1})
+    message = status_of(pair, send(customer, "gone"), "undelivered")
+    assert message["charge"] == "captured"
+    assert message["events"][-1]["code"].startswith("UNDELIV")
+
+
+def test_receipts_come_back_over_http_too(pair: Carriers, customer: Caller) -> None:
+    behave(pair.a.url, outage=True)
+    message_id = send(customer, "by http")
+    sent = eventually(lambda: (m := message_of(pair.engine, message_id))["status"] == "sent" and m)
+    assert sent["provider"] == "b"
+    receipt = {"id": sent["events"][-1]["provider_message_id"], "status": "delivered", "to": NUMBER}
+    stranger = Caller(pair.engine.url, "")
+    assert stranger.call("POST", "/v1/providers/b/receipts/wrong-token", receipt)[0] == 404
+    place = "/v1/providers/b/receipts/token-of-the-test"
+    assert stranger.call("POST", place, receipt)[0] == 200
+    status_of(pair, message_id, "delivered")
+    # And as the carrier itself pushes them.
+    behave(pair.b.url, receipts={"url": pair.engine.url + place, "id_form": "upper"})
+    status_of(pair, send(customer, "pushed"), "delivered")
+
+
+def test_a_paused_provider_gets_nothing_until_it_is_resumed(pair: Carriers, customer: Caller) -> None:
+    before = fetch(f"{pair.a.url}/stats")["received"]
+    answer(pair.engine.run("provider", "pause", "a", "--json"))
+    time.sleep(1.5)
+    message = all_sent(pair.engine, [send(customer, "round about")])[0]
+    assert (message["provider"], fetch(f"{pair.a.url}/stats")["received"]) == ("b", before)
+    answer(pair.engine.run("provider", "resume", "a", "--json"))
+    eventually(lambda: all_sent(pair.engine, [send(customer, "again")])[0]["provider"] == "a")
+
+
+def test_a_throughput_set_while_it_runs_is_kept_and_used(pair: Carriers, customer: Caller) -> None:
+    answer(pair.engine.run("provider", "pause", "b", "--json"))
+    answer(pair.engine.run("provider", "throughput", "a", "40", "--json"))
+    time.sleep(1.5)
+    fetch(f"{pair.a.url}/stats?detail=1")
+    try:
+        messages = [{"to": NUMBER, "text": f"paced {n}"} for n in range(200)]
+        status, accepted = customer.call("POST", "/v1/messages/batch", {"messages": messages})
+        assert status == 202
+        all_sent(pair.engine, [r["id"] for r in accepted["results"]])
+        segments = fetch(f"{pair.a.url}/stats?detail=1")["segments"]
+        # By when they arrived, on a machine that does other things too.
+        assert segments["second_max"] <= 44, segments
+        seconds = [n for n in segments["per_second"].values() if n]
+        assert max(seconds[-6:]) <= 44
+    finally:
+        answer(pair.engine.run("provider", "throughput", "a", "configured", "--json"))
+        answer(pair.engine.run("provider", "resume", "b", "--json"))
+        time.sleep(1.5)
+
+
+def test_express_keeps_its_time_while_the_preferred_carrier_hangs(pair: Carriers) -> None:
+    traffic = Traffic(pair.engine, per_s=40.0)
+    with traffic.flowing():
+        time.sleep(2)
+        behave(pair.a.url, outage="hang")
+        time.sleep(6)
+        behave(pair.a.url, outage=False)
+        time.sleep(2)
+    messages = all_sent(pair.engine, traffic.accepted)
+    ids, _ = pair.received()
+    assert set(traffic.accepted) <= ids
+    waited = [seconds_until("sent", m) for m in messages]
+    assert all(w is not None for w in waited)
+    # Those that were in flight when it began to hang wait for its time-out; nobody else does.
+    quick = [w for w in waited if w is not None and w < 2.0]
+    assert len(quick) >= 0.8 * len(waited)
+    assert quantile(quick, 0.99) < 2.0
+    audited(pair.engine)
