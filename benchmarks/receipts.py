@@ -29,6 +29,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
+import msgspec
 import uvloop
 
 from engine.carriers import Receipt
@@ -93,7 +94,7 @@ class Bench:
     def client(self) -> Any:
         parts = urlsplit(self._clickhouse_url)
         return clickhouse_connect.get_client(
-            host=parts.hostname, port=parts.port, username=parts.username, password=parts.password,
+            host=parts.hostname, port=parts.port, username=parts.username, password=parts.password or "",
             database=parts.path.strip("/"), send_receive_timeout=600, autogenerate_session_id=False,
         )  # fmt: skip
 
@@ -107,8 +108,6 @@ class Bench:
     async def rows(self) -> list[tuple[str, int]]:
         """(message id, time of the receipt) of every row that was recorded, and when it was, are
         on the activity streams."""
-        import msgspec
-
         found = []
         for shard in range(_SHARDS):
             for entry_id, fields in await self.link.call("XRANGE", activity_key(shard), "-", "+"):

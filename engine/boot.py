@@ -272,6 +272,7 @@ async def _worker(process: Process) -> None:
             concurrency=settings.concurrency,
             rng=random.Random(),
             log=log,
+            hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
         )
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         stack.push_async_callback(postgres.close)

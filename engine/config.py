@@ -68,10 +68,15 @@ class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     # What becomes of a message that was sent and never answered: `at-least-once` sends it again,
     # and the recipient may get it twice; `at-most-once` gives it up, unpaid.
     unknown_outcome: Literal["at-least-once", "at-most-once"] = "at-least-once"
+    # A message whose provider takes longer to answer than it ever does goes to another provider
+    # at once, before the time-out; only with at-least-once.
+    hedge: bool = False
 
 
 class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    express: QueueSettings = QueueSettings(concurrency=200, validity_s=300, backoff_s=0.5, backoff_max_s=15.0)
+    express: QueueSettings = QueueSettings(
+        concurrency=200, validity_s=300, backoff_s=0.5, backoff_max_s=15.0, hedge=True
+    )
     normal: QueueSettings = QueueSettings()
 
     def of(self, queue: Queue) -> QueueSettings:

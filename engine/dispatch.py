@@ -67,10 +67,13 @@ class Dispatcher:
         concurrency: int,
         rng: Random,
         log: FilteringBoundLogger,
+        hedge: bool = False,
     ) -> None:
         """`providers` in order of preference, started and stopped by the caller, and the settings
         of each in the same order. `concurrency` bounds the sends in flight, not counting
-        those that a stalled provider owes answers to.
+        those that a stalled provider owes answers to. `hedge`: what has waited for an answer
+        longer than its provider ever takes goes to another at once, before the time-out;
+        only where the recipient may get a message twice.
         """
         self._queue = queue
         self._providers = {provider.name: provider for provider in providers}
@@ -80,6 +83,7 @@ class Dispatcher:
         self._concurrency = concurrency
         self._rng = rng
         self._log = log
+        self._hedge = hedge
         self._names = [provider.name for provider in providers]
         self._desk: Desk | None = None
         self._wake = asyncio.Event()
@@ -178,23 +182,38 @@ class Dispatcher:
         assert self._desk is not None
         if not self._desk.fit(entry, read_at_s):
             return 0
-        lane.began(now_s)
+        token = lane.began(entry, now_s)
         provider = self._providers[lane.name]
-        provider.submit(entry.message, partial(self._done, lane, entry, now_s))
+        provider.submit(entry.message, partial(self._done, lane, entry, token, now_s))
         return 1
 
-    def _done(self, lane: Lane, entry: Entry, began_s: float, verdict: Verdict) -> None:
+    def _done(self, lane: Lane, entry: Entry, token: int, began_s: float, verdict: Verdict) -> None:
         assert self._desk is not None
         now_s = asyncio.get_running_loop().time()
-        lane.ended(verdict.kind, began_s, now_s)
+        if lane.ended(token, verdict.kind, began_s, now_s):
+            failed = verdict.kind not in ("accepted", "permanent")
+            others = failed and self._another(lane, entry, now_s)
+            reroute = self._router.candidates(entry.message, self._queue).reroute
+            self._desk.ended(entry, verdict, others=others, reroute=reroute)
+        self.pump(now_s)
+
+    def _another(self, lane: Lane, entry: Entry, now_s: float) -> bool:
+        """Whether somebody else can take it now who has not failed it in this round."""
         message = entry.message
         candidates = self._router.candidates(message, self._queue)
-        others = False
-        if verdict.kind not in ("accepted", "permanent"):
-            tried = (*message.tried, lane.name)
-            others = choose(candidates, tried, partial(_is_open, self._lanes, now_s), self._rng) is not None
-        self._desk.ended(entry, verdict, others=others, reroute=candidates.reroute)
-        self.pump(now_s)
+        tried = (*message.tried, lane.name)
+        return choose(candidates, tried, partial(_is_open, self._lanes, now_s), self._rng) is not None
+
+    def _give_up_overdue(self, now_s: float) -> None:
+        """Send elsewhere what waits for an answer for too long (hedged requests: Dean and Barroso,
+        The Tail at Scale, 2013). Its outcome is as unknown as after a time-out."""
+        assert self._desk is not None
+        for lane in self._lanes.values():
+            for token, entry in lane.overdue(now_s):
+                if self._another(lane, entry, now_s):
+                    lane.give_up(token)
+                    verdict = Verdict(kind="unknown", provider=lane.name, code="overdue")
+                    self._desk.ended(entry, verdict, others=True, reroute=False)
 
     def _empty(self, lane: Lane, now_s: float) -> None:
         """Its lane has closed: everyone who waited there goes elsewhere, or back."""
@@ -223,7 +242,10 @@ class Dispatcher:
                 await asyncio.sleep(0)
             self._wake.clear()
             await self._reserve()
-            self.pump(loop.time())
+            now_s = loop.time()
+            self.pump(now_s)
+            if self._hedge:
+                self._give_up_overdue(now_s)
 
     async def _reserve(self) -> None:
         """Ask for the slots that limited lanes want now, all in one call."""

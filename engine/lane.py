@@ -23,11 +23,11 @@ from engine.breaker import Breaker
 from engine.records import Entry, VerdictKind
 from engine.throughput import LOOK_AHEAD, Allowance
 
-# A lane has stalled when no answer came for so many times its slowest recent one, within bounds.
-_STALL_FACTOR = 4.0
-_STALL_MIN_S = 1.0
+# Answers are awaited for so many times the slowest recent one, at least for so long.
+_PATIENCE_FACTOR = 2.0
+_PATIENCE_MIN_S = 1.0
 # How much of the slowest answer remembered is forgotten with each answer.
-_FORGET = 0.02
+_FORGET = 0.002
 # Part that the newest answer has in the usual one.
 _SMOOTHING = 0.1
 # What waits in a limited lane is at most this much of its time.
@@ -67,6 +67,10 @@ class Lane:
         # Entries with the time at which they were read, and the sum of their segments.
         self.waiting: deque[tuple[Entry, float]] = deque()
         self.waiting_segments = 0
+        # Entries in flight with the time at which they began, oldest first, but for those that
+        # are not waited for any more.
+        self._awaited: dict[int, tuple[Entry, float]] = {}
+        self._began = 0
         self._timeout_s = timeout_s
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
@@ -100,12 +104,30 @@ class Lane:
         """Open the circuit when the provider has stalled."""
         if not self.owed or self.breaker.state != "closed":
             return
-        # Until it has answered once, nobody knows how long it takes.
-        usual_s = _STALL_FACTOR * self._slowest_s or self._timeout_s / 4
-        if now_s - self._heard_at_s > min(self._timeout_s / 2, max(_STALL_MIN_S, usual_s)):
+        if now_s - self._heard_at_s > self._patience_s():
             self.breaker.trip(now_s)
             self.owed = 0
             self._tripped_at_s = now_s
+
+    def _patience_s(self) -> float:
+        # Until it has answered once, nobody knows how long it takes.
+        usual_s = _PATIENCE_FACTOR * self._slowest_s or self._timeout_s / 4
+        return min(self._timeout_s / 2, max(_PATIENCE_MIN_S, usual_s))
+
+    def overdue(self, now_s: float) -> list[tuple[int, Entry]]:
+        """Those in flight that have waited longer than its answers ever take, or that it owed
+        when it stalled: each may be sent elsewhere, after `give_up`."""
+        before_s = max(now_s - self._patience_s(), self._tripped_at_s)
+        found = []
+        for token, (entry, began_s) in self._awaited.items():
+            if began_s > before_s:
+                break
+            found.append((token, entry))
+        return found
+
+    def give_up(self, token: int) -> None:
+        """Its verdict is not waited for any more."""
+        del self._awaited[token]
 
     def open(self, now_s: float) -> bool:
         """Whether messages may be given to it; one that probes takes one at a time."""
@@ -119,6 +141,8 @@ class Lane:
 
     def crowded(self, now_s: float) -> bool:
         """Whether more waits than it can send soon."""
+        if now_s < self._rests_until_s:
+            return True
         if self.allowance is not None:
             of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
             return self.waiting_segments >= min(self._waiting_max, max(_WAITING_MIN, of_rate))
@@ -145,16 +169,23 @@ class Lane:
         self.waiting_segments -= segments
         return self.waiting.popleft()
 
-    def began(self, now_s: float) -> None:
-        """One more is in flight."""
+    def began(self, entry: Entry, now_s: float) -> int:
+        """One more is in flight; the token by which it ends."""
         if not self.owed:
             self._heard_at_s = now_s
         self.in_flight += 1
         self.owed += 1
         self.breaker.began(now_s)
+        self._began += 1
+        self._awaited[self._began] = (entry, now_s)
+        return self._began
 
-    def ended(self, kind: VerdictKind, began_s: float, now_s: float) -> None:
-        """A verdict for what began at `began_s`."""
+    def ended(self, token: int, kind: VerdictKind, began_s: float, now_s: float) -> bool:
+        """A verdict for what began at `began_s`; whether it is still waited for."""
+        self._count(kind, began_s, now_s)
+        return self._awaited.pop(token, None) is not None
+
+    def _count(self, kind: VerdictKind, began_s: float, now_s: float) -> None:
         self.in_flight -= 1
         if began_s > self._tripped_at_s:
             self.owed -= 1

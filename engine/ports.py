@@ -109,6 +109,8 @@ class Slots(NamedTuple):
     segments: int
     delay_us: int
     interval_us: float
+    # As asked for: the slots come in bundles of so many.
+    together: int = 1
 
 
 class Pace(Protocol):

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from engine.carriers import Filed, Receipt
-from engine.receipt_ids import IdForms, forms, normal
+from engine.receipt_ids import IdForms, likeliest, normal, others
 from engine.receipts import NOTHING, Known, Match, Reason, known_of, learnt, match, rows_for
 from engine.records import ActivityRow, StreamId
 
@@ -27,17 +27,20 @@ class Search:
         self._receipts = receipts
         self._how: list[IdForms] = [ids.get(r.provider, "auto") for r in receipts]
         self._settled_us = settled_us
-        self._keys = [_keys(receipt, how) for receipt, how in zip(receipts, self._how, strict=True)]
+        self._first = [
+            (r.provider, likeliest(r.provider_message_id, how) or normal(r.message_id))
+            for r, how in zip(receipts, self._how, strict=True)
+        ]
         self._filed: list[list[Filed]] = [[] for _ in receipts]
         # In the order of the receipts.
         self.outcomes: list[Match | Reason] = ["unknown"] * len(receipts)
 
     def first_keys(self) -> set[Key]:
-        return {key for place in range(len(self._receipts)) for key in self._keys[place][:1]}
+        return set(self._first)
 
     def further_keys(self) -> set[Key]:
         """For those that have no attempt yet."""
-        return {key for place in self._open() for key in self._keys[place][1:]}
+        return {key for place in self._open() for key in self._further(place)}
 
     def message_ids(self) -> set[str]:
         """The same, of those that name our message: its id as we write it."""
@@ -47,12 +50,15 @@ class Search:
     def learn(
         self, under: Mapping[Key, Sequence[Filed]], of_messages: Mapping[str, Sequence[Filed]] | None = None
     ) -> None:
-        """Take in what the store has, and match what is open."""
+        """Take in what the store has under the first keys, or then (with `of_messages`) under
+        the further ones and by our own ids; and match what is open."""
         for place in self._open():
             receipt, filed = self._receipts[place], self._filed[place]
-            for key in self._keys[place]:
-                filed += under.get(key, ())
-            filed += (of_messages or {}).get(receipt.message_id.lower(), ())
+            if of_messages is None:
+                filed += under.get(self._first[place], ())
+            else:
+                filed += (f for key in self._further(place) for f in under.get(key, ()))
+                filed += of_messages.get(receipt.message_id.lower(), ())
             settled = receipt.at_us < self._settled_us
             self.outcomes[place] = match(receipt, filed, self._how[place], settled=settled)
 
@@ -71,6 +77,13 @@ class Search:
             for attempt, known, told in attempts.values()
         )
         return [rows for rows in found if rows]
+
+    def _further(self, place: int) -> list[Key]:
+        receipt = self._receipts[place]
+        forms = others(receipt.provider_message_id, self._how[place])
+        if receipt.message_id and receipt.provider_message_id:
+            forms.append(normal(receipt.message_id))
+        return [(receipt.provider, form) for form in forms if form != self._first[place][1]]
 
     def _open(self) -> list[int]:
         return [place for place, outcome in enumerate(self.outcomes) if not isinstance(outcome, Match)]
@@ -116,11 +129,3 @@ class Unseen:
         self._known.clear()
         self._recorded.clear()
         self._last.clear()
-
-
-def _keys(receipt: Receipt, how: IdForms) -> list[Key]:
-    """All that a receipt's attempt may be filed under, the likeliest first."""
-    wanted = forms(receipt.provider_message_id, how)
-    if receipt.message_id:
-        wanted.append(normal(receipt.message_id))
-    return [(receipt.provider, form) for form in wanted]

@@ -37,35 +37,40 @@ def normal(provider_message_id: str) -> str:
 
     The views that file attempts write the same in SQL: see 0003_receipts.sql.
     """
-    escaped = provider_message_id.replace(",", "%2C")
-    # Only ASCII letters, as ClickHouse's lower().
-    lowered = escaped.encode("utf-8", "replace").lower().decode()
+    if provider_message_id.isascii():
+        lowered = provider_message_id.lower()
+    else:
+        # Only ASCII letters, as ClickHouse's lower().
+        lowered = provider_message_id.encode("utf-8", "replace").lower().decode()
+    if "," in lowered:
+        lowered = lowered.replace(",", "%2c")
     return lowered.lstrip("0") or lowered[:1]
 
 
-def forms(provider_message_id: str, how: IdForms) -> list[str]:
-    """Normal forms of the ids that were perhaps given, the likeliest first; none for ""."""
+def likeliest(provider_message_id: str, how: IdForms) -> str:
+    """Normal form of the id that was likely given: the way back from the receipt. "" for ""."""
     same = normal(provider_message_id)
-    if not same:
+    if how == "hex-to-decimal":
+        return _hex_of(same) or same
+    if how == "decimal-to-hex":
+        return _decimal_of(same) or same
+    return same
+
+
+def others(provider_message_id: str, how: IdForms) -> list[str]:
+    """Normal forms of the ids that were perhaps given instead, in another base."""
+    if how != "auto":
         return []
-    # The way back: from the receipt to what was given.
-    to_hex, to_decimal = _hex_of(same), _decimal_of(same)
-    match how:
-        case "same":
-            return [same]
-        case "hex-to-decimal":
-            return [to_hex or same]
-        case "decimal-to-hex":
-            return [to_decimal or same]
-        case "auto":
-            return list(dict.fromkeys(form for form in (same, to_hex, to_decimal) if form))
+    same = normal(provider_message_id)
+    return [form for form in (_hex_of(same), _decimal_of(same)) if form and form != same]
 
 
 def ids_of(provider_message_id: str, message_id: str) -> list[str]:
     """Normal forms under which an attempt is filed: one for each segment that has an id of
     its own; the message's own id when the carrier gave none."""
+    ids = provider_message_id or message_id
     # The comma parts them, so none is inside.
-    return [normal(part) for part in (provider_message_id or message_id).split(",")]
+    return [normal(part) for part in ids.split(",")] if "," in ids else [normal(ids)]
 
 
 def numbers_agree(digits: str, to: str) -> bool | None:
@@ -83,13 +88,13 @@ def numbers_agree(digits: str, to: str) -> bool | None:
 
 def _hex_of(form: str) -> str:
     """A decimal number in hexadecimal, "" for none."""
-    if len(form) > _DECIMAL_DIGITS_MAX or not _DECIMAL.issuperset(form):
+    if not 0 < len(form) <= _DECIMAL_DIGITS_MAX or not _DECIMAL.issuperset(form):
         return ""
     return f"{int(form):x}"
 
 
 def _decimal_of(form: str) -> str:
     """A hexadecimal number in decimal, "" for none."""
-    if len(form) > _HEX_DIGITS_MAX or not _HEX.issuperset(form):
+    if not 0 < len(form) <= _HEX_DIGITS_MAX or not _HEX.issuperset(form):
         return ""
     return str(int(form, 16))

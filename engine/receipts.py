@@ -25,7 +25,7 @@ from typing import Literal
 import msgspec
 
 from engine.carriers import Filed, Receipt
-from engine.receipt_ids import IdForms, forms, ids_of, normal, numbers_agree
+from engine.receipt_ids import IdForms, ids_of, likeliest, normal, numbers_agree, others
 from engine.records import ActivityRow, Event, Message
 
 # Why a receipt has no attempt: none has its id; one has, but was sent to another number;
@@ -53,6 +53,10 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     delivered: bool = False
 
     def joined(self, other: Known) -> Known:
+        if other is NOTHING:
+            return self
+        if self is NOTHING:
+            return other
         return Known(
             arrived=self.arrived | other.arrived,
             codes=self.codes | other.codes,
@@ -72,36 +76,42 @@ def match(receipt: Receipt, filed: Iterable[Filed], how: IdForms, *, settled: bo
     other message's id too, sooner or later.
     """
     taken = [f for f in filed if f.organisation_id and f.provider == receipt.provider]
-    as_written, *in_other_bases = [
-        _with_form(taken, form) for form in forms(receipt.provider_message_id, how)
-    ] or [[]]
-    guessed = [m for matches in in_other_bases for m in matches]
-    if receipt.message_id and not (as_written or guessed):
-        return _by_our_id(receipt, taken)
-    if how == "auto" and numbers_agree(receipt.to, "") is not None:
-        agreeing = [_agreeing(receipt, matches) for matches in (as_written, guessed)]
-        if not any(agreeing) and (as_written or guessed):
-            return "recipient"
-        as_written, guessed = agreeing
-    elif not settled:
-        guessed = []
-    rivals = as_written or guessed
-    return _latest(receipt, rivals) if rivals else "unknown"
+    if receipt.message_id:
+        return _by_our_id(receipt, taken, how)
+    if not taken:
+        return "unknown"
+    matches = _with_form(taken, likeliest(receipt.provider_message_id, how))
+    told = how == "auto" and numbers_agree(receipt.to, "") is not None
+    agreeing = _agreeing(receipt, matches) if told else matches
+    if agreeing:
+        return _latest(receipt, agreeing)
+    if told or settled:
+        guessed = [m for form in others(receipt.provider_message_id, how) for m in _with_form(taken, form)]
+        agreeing = _agreeing(receipt, guessed) if told else guessed
+        if agreeing:
+            return _latest(receipt, agreeing)
+        matches += guessed
+    return "recipient" if matches else "unknown"
 
 
 def _with_form(taken: Iterable[Filed], form: str) -> list[Match]:
-    found = []
-    for attempt in taken:
+    found: list[Match] = []
+    for attempt in taken if form else ():
         ids = ids_of(attempt.provider_message_id, attempt.message_id)
         if form in ids:
             found.append(Match(attempt=attempt, segment=ids.index(form) + 1))
     return found
 
 
-def _by_our_id(receipt: Receipt, taken: Iterable[Filed]) -> Match | Reason:
-    """By the message's own id: the attempt that was accepted, or else the last."""
+def _by_our_id(receipt: Receipt, taken: Iterable[Filed], how: IdForms) -> Match | Reason:
+    """Of the message that the receipt names: the attempt with the carrier's id, or the one that
+    was accepted, or the last."""
     ours = normal(receipt.message_id)
     attempts = [f for f in taken if normal(f.message_id) == ours]
+    given = receipt.provider_message_id
+    for form in (likeliest(given, how), *others(given, how)):
+        if matches := _with_form(attempts, form):
+            return max(matches, key=lambda m: (m.attempt.event == "sent", m.attempt.attempt))
     if not attempts:
         return "unknown"
     best = max(attempts, key=lambda f: (f.event == "sent", f.attempt))
@@ -115,6 +125,8 @@ def _agreeing(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
 def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
     """A carrier that begins to count anew gives one id to several messages: the number tells
     which are meant, and of those the latest."""
+    if len(rivals) == 1:
+        return rivals[0]
     agreeing = _agreeing(receipt, rivals)
     if not agreeing and len({m.attempt.message_id for m in rivals}) > 1:
         return "ambiguous"
@@ -148,10 +160,12 @@ def rows_for(attempt: Filed, known: Known, told: Sequence[tuple[int, Receipt]]) 
     """The rows that receipts (each with its segment, in the order in which they came) add."""
     rows: list[ActivityRow] = []
     for segment, receipt in told:
+        if rows:
+            last = rows[-1]
+            known = known.joined(learnt(last.event, last.code, last.segment))
         row = _row_for(attempt, known, segment, receipt)
         if row is not None:
             rows.append(row)
-            known = known.joined(learnt(row.event, row.code, row.segment))
     return rows
 
 

@@ -272,7 +272,7 @@ class Allowance:
         self._slowness.used(slots.segments, answered_at_s)
         usable_s = self._timing.tolerance_s - (answered_at_s - asked_at_s)
         if usable_s > 0:
-            self._slots.add(first_s, slots.interval_us / 1e6, slots.segments, self._together, usable_s)
+            self._slots.add(first_s, slots.interval_us / 1e6, slots.segments, slots.together, usable_s)
         else:
             self._lost_before += slots.segments
 

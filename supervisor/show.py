@@ -35,32 +35,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
         ),
         frozenset({1, 2, 3, 4, 5}),
     )
-    behind = table(
-        ("not yet", "batches", "oldest"),
-        (
-            ("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms)),
-            (
-                "written to ClickHouse (activity)",
-                number(seen.activity.waiting_entries),
-                span(seen.activity.oldest_ms),
-            ),
-            (
-                "matched to messages (receipts)",
-                number(seen.receipts.waiting_entries),
-                span(seen.receipts.oldest_ms),
-            ),
-        ),
-        frozenset({1, 2}),
-    )
-    parts: list[RenderableType] = [queues, Text(), behind]
-    if seen.receipts.set_aside or seen.receipts.unmatched:
-        parts += [
-            Text(),
-            Text(
-                f"receipts without a message: {number(seen.receipts.set_aside)} looked for,"
-                f" {number(seen.receipts.unmatched or 0)} given up in 24 h"
-            ),
-        ]
+    parts: list[RenderableType] = [queues, Text(), *_behind(seen)]
     if seen.processes:
         processes = table(
             ("process", "pid", "state", "since", "restarts"),
@@ -78,6 +53,38 @@ def status(seen: Status, now_us: int) -> RenderableType:
         )
         parts = [Text(f"node {seen.node}"), processes, Text(), *parts]
     return Group(*parts)
+
+
+def _behind(seen: Status) -> list[RenderableType]:
+    """What is done later than it came, and what cannot be done."""
+    behind: list[RenderableType] = [
+        table(
+            ("not yet", "batches", "oldest"),
+            (
+                ("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms)),
+                (
+                    "written to ClickHouse (activity)",
+                    number(seen.activity.waiting_entries),
+                    span(seen.activity.oldest_ms),
+                ),
+                (
+                    "matched to messages (receipts)",
+                    number(seen.receipts.waiting_entries),
+                    span(seen.receipts.oldest_ms),
+                ),
+            ),
+            frozenset({1, 2}),
+        )
+    ]
+    if seen.receipts.set_aside or seen.receipts.unmatched:
+        behind += [
+            Text(),
+            Text(
+                f"receipts without a message: {number(seen.receipts.set_aside)} looked for,"
+                f" {number(seen.receipts.unmatched or 0)} given up in 24 h"
+            ),
+        ]
+    return behind
 
 
 def audit(found: Audit) -> RenderableType:

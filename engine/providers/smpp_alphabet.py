@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 
-from engine.segments import BASIC, EXTENSION
+from engine.segments import BASIC, EXTENSION, SEPTETS_SINGLE
 
 _ESCAPE = 0x1B
 _CARRIAGE_RETURN = b"\r"
@@ -33,6 +33,7 @@ def _table() -> str:
     return "".join(codes)
 
 
+_charmap_encode = codecs.charmap_encode
 _ENCODING = codecs.charmap_build(_table())
 
 # Packing all groups of eight octets at once, in one integer whose lowest octet is the first:
@@ -48,6 +49,15 @@ _STEPS = [
         (b"\xff\xff\xff\x0f\0\0\0\0", 28),
     )
 ]
+
+
+def straight(text: str) -> bytes | None:
+    """As `unpacked`, of a text that fits one segment as it is; None: ask `unpacked`."""
+    try:
+        raw, _ = _charmap_encode(text, "strict", _ENCODING)
+    except UnicodeEncodeError:
+        return None
+    return raw if raw.isascii() and len(raw) <= SEPTETS_SINGLE and 0 not in raw else None
 
 
 def unpacked(text: str) -> bytes:

@@ -177,8 +177,9 @@ class Line:
         self._was_bound = False
         self._connection: Connection | None = None
         self.slowdown = Slowdown()
-        # Messages that have begun here and have a segment to send.
+        # Messages that have begun here and have a segment to send: now, and after the next tick.
         self.queue: deque[Sending] = deque()
+        self.later: list[Sending] = []
         # The session that carries messages; None while there is none.
         self.session: Session[Sending] | None = None
 

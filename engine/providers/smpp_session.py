@@ -186,7 +186,9 @@ class Session(Generic[Token]):
                     self._counts.late_responses += 1
             else:
                 self._heard(pdu, heard, now_s)
-        if isinstance(wrong, WrongPdu):
+                if self.state == "ended":
+                    break
+        if isinstance(wrong, WrongPdu) and self.state != "ended":
             self._counts.wrong_pdus += 1
             self.out.append(pack(_GENERIC_NACK, wrong.status, wrong.sequence or 0))
             self._end("framing")

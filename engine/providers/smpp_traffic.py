@@ -69,6 +69,8 @@ class Traffic:
         for line in self.lines:
             for late, *_ in line.tick(now_s, overdue_s):
                 self._fail(late, "unknown", "timeout", now_s)
+            line.queue.extend(line.later)
+            line.later.clear()
             for sending in [s for s in line.queue if s.begun_s <= unsent_s]:
                 line.queue.remove(sending)
                 self._give_up(sending, "window", now_s)
@@ -161,7 +163,7 @@ class Traffic:
             sending.throttled(part, code(pdu.status))
             if sending.wants and not sending.queued:
                 sending.queued = True
-                line.queue.append(sending)
+                line.later.append(sending)
         else:
             sending.failed(verdict, code(pdu.status))
         self._look(sending, now_s)
@@ -229,8 +231,9 @@ class Traffic:
 
     def _move(self, line: Line) -> None:
         """What is queued for a session that carries no more goes before all that waits."""
-        while line.queue:
-            self._waiting.appendleft(line.queue.pop())
+        self._waiting.extendleft(reversed([*line.queue, *line.later]))
+        line.queue.clear()
+        line.later.clear()
 
     def _hopeless(self, now_s: float) -> str:
         """Why a message cannot even wait; "" when it can."""
@@ -239,7 +242,7 @@ class Traffic:
         return "not_bound" if not self._open and now_s >= self.patient_to_s else ""
 
     def _look_idle(self) -> None:
-        busy = self._inbox.owed or self._waiting or any(line.in_flight or line.queue for line in self.lines)
+        busy = self._inbox.owed or self._waiting or any(line.in_flight or line.queue or line.later for line in self.lines)
         if self.stopping and not busy:
             self.idle.set()
 

@@ -16,8 +16,9 @@
 -- holds `most` segments at most with it, and a bundle larger than that has its span for
 -- itself. Time lost to such a gap is made up for as long as it has not passed.
 --
--- State: one MessagePack array {seen, tail, kept, moment 1, segments 1, moment 2, ...}, all
--- times in microseconds of the clock of Redis, which alone decides.
+-- State: {seen, tail, kept} as doubles and, of a slow timeline, what was written down, as a
+-- MessagePack array of runs {first, step, segments of each, count, ...}, oldest first. Times are
+-- microseconds of the clock of Redis, which alone decides.
 --
 -- Redis emptied: the timeline begins a horizon from now. Nobody was given a slot beyond, so no
 -- slot is used twice; only what a slow timeline had written down is forgotten.
@@ -26,49 +27,58 @@
 -- Clock set back: all times move with it. Set forward: at most a horizon is used twice.
 -- Sent again after a lost answer: more slots; those unheard of are lost.
 
-local FIRST = 4
 -- A provider unheard of for so long is forgotten, milliseconds.
 local FORGET_MS = 604800000
+local HEADER = '>ddd'
+local HEADER_SIZE = 24
 
--- What stands at `now`.
+-- seen, tail and kept as they stand at `now`, and how far the clock went back since they were written.
 local function state_at(blob, now, horizon)
-  if not blob then return {now, now + horizon, now} end
-  local state = cmsgpack.unpack(blob)
-  local back = state[1] - now
-  if back > 0 then
-    for i = 2, FIRST - 1 do state[i] = state[i] - back end
-    for i = FIRST, #state, 2 do state[i] = state[i] - back end
-  end
-  return state
+  if not blob then return now + horizon, now, 0 end
+  local seen, tail, kept = struct.unpack(HEADER, blob)
+  local back = math.max(0, seen - now)
+  return math.max(tail - back, now), math.max(kept - back, now), back
 end
 
--- Forget what no span can hold any more that begins or ends after now.
-local function forget(state, before)
-  local gone = FIRST
-  while gone < #state and state[gone] <= before do gone = gone + 2 end
-  if gone == FIRST then return state end
-  local left = {state[1], state[2], state[3]}
-  for i = gone, #state do left[#left + 1] = state[i] end
+-- What was written down and is not over at `before`.
+local function runs_of(blob, back, before)
+  if not blob or #blob == HEADER_SIZE then return {} end
+  local runs, left = cmsgpack.unpack(string.sub(blob, HEADER_SIZE + 1)), {}
+  for i = 1, #runs, 4 do
+    local first, step, count = runs[i] - back, runs[i + 1], runs[i + 3]
+    local gone = math.max(0, math.floor((before - first) / step) + 1)
+    if gone < count then
+      local n = #left
+      left[n + 1], left[n + 2] = first + gone * step, step
+      left[n + 3], left[n + 4] = runs[i + 2], count - gone
+    end
+  end
   return left
 end
 
 -- From `at` on, when `segments` more leave every span with `most` at most.
-local function earliest(state, at, segments, most, span)
-  for i = #state - 1, FIRST, -2 do
-    segments = segments + state[i + 1]
-    if segments > most then return math.max(at, state[i] + span) end
+local function earliest(runs, at, segments, most, span)
+  for i = #runs - 3, 1, -4 do
+    local step, size, count = runs[i + 1], runs[i + 2], runs[i + 3]
+    local fit = math.max(0, math.floor((most - segments) / size))
+    if fit < count then return math.max(at, runs[i] + (count - 1 - fit) * step + span) end
+    segments = segments + size * count
   end
   return at
 end
 
 -- Write down up to `bundles` from `first` on, `step` apart, as long as each may be; how many.
-local function write_down(state, first, step, bundle, bundles, most, span)
+-- A microsecond: times are doubles, and a quarter of one is the last bit.
+local function write_down(runs, first, step, bundle, bundles, most, span)
   for n = 0, bundles - 1 do
-    local at = first + n * step
-    -- A microsecond: times are doubles, and a quarter of one is the last bit.
-    if n > 0 and earliest(state, at, bundle, most, span) > at + 1 then return n end
-    state[#state + 1] = at
-    state[#state + 1] = bundle
+    local at, last = first + n * step, #runs - 3
+    if n > 0 and earliest(runs, at, bundle, most, span) > at + 1 then return n end
+    if last > 0 and runs[last + 1] == step and runs[last + 2] == bundle
+        and math.abs(runs[last] + runs[last + 3] * step - at) <= 1 then
+      runs[last + 3] = runs[last + 3] + 1
+    else
+      runs[last + 4], runs[last + 5], runs[last + 6], runs[last + 7] = at, step, bundle, 1
+    end
   end
   return bundles
 end
@@ -86,14 +96,17 @@ local function reserve(keys, args)
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
   local blob = redis.call('GET', keys[1])
-  local state = state_at(blob, now, horizon)
-  local tail, kept = math.max(state[2], now), math.max(state[3], now)
+  local tail, kept, back = state_at(blob, now, horizon)
+  local private = express and share > 0
 
-  local first, ahead = tail, tail - now
-  if most > 0 then
-    state = forget(state, now - span)
-    if #state >= FIRST then first = math.max(tail, state[#state - 1] + interval) end
-    first = earliest(state, first, bundle, most, span)
+  local first, ahead, runs = tail, tail - now, nil
+  if most > 0 and ahead <= (private and horizon or reach) then
+    runs = runs_of(blob, back, now - span)
+    local last = #runs - 3
+    if last > 0 then
+      first = math.max(tail, runs[last] + (runs[last + 3] - 1) * runs[last + 1] + interval)
+    end
+    first = earliest(runs, first, bundle, most, span)
     -- The gap before a bundle does not keep it from being the next, as long as it is no wider
     -- than the bundle: else single segments would always be before it.
     ahead = math.max(ahead, first - now - (bundle - 1) * interval)
@@ -101,23 +114,23 @@ local function reserve(keys, args)
 
   local open = math.max(0, math.floor((reach - ahead) / step) + 1)
   local again, room = ahead - reach, open
-  if express and share > 0 then
+  if private then
     local reserve_open = math.max(0, math.floor((horizon - (kept - now)) * share / step) + 1)
     local further = math.max(0, math.floor((horizon - ahead) / step) + 1) - open
     room = open + math.min(reserve_open, further)
     again = math.min(again, math.max(ahead, kept - now) - horizon)
   end
   if room == 0 then
-    if not blob then redis.call('SET', keys[1], cmsgpack.pack(state), 'PX', FORGET_MS) end
+    if not blob then redis.call('SET', keys[1], struct.pack(HEADER, now, tail, kept), 'PX', FORGET_MS) end
     return {0, math.max(1, math.ceil(again))}
   end
 
   local granted = math.min(bundles, math.ceil(room / 2))
-  if most > 0 then granted = write_down(state, first, step, bundle, granted, most, span) end
-  state[1], state[2] = now, tail + granted * step
+  if most > 0 then granted = write_down(runs, first, step, bundle, granted, most, span) end
   if granted > open then kept = kept + (granted - open) * step / share end
-  state[3] = kept
-  redis.call('SET', keys[1], cmsgpack.pack(state), 'PX', FORGET_MS)
+  blob = struct.pack(HEADER, now, tail + granted * step, kept)
+  if most > 0 then blob = blob .. cmsgpack.pack(runs) end
+  redis.call('SET', keys[1], blob, 'PX', FORGET_MS)
   return {granted * bundle, math.max(0, math.ceil(first - now))}
 end
 

@@ -44,7 +44,7 @@ class RedisPace:
         for ask, reply in zip(asks, replies, strict=True):
             if isinstance(reply, ReplyError):
                 raise Unavailable(f"Redis gives no slots: {reply}.", retry_after=0.05)
-            slots.append(Slots(reply[0], reply[1], timing(ask.rate).interval_s * 1e6))
+            slots.append(Slots(reply[0], reply[1], timing(ask.rate).interval_s * 1e6, ask.together))
         return slots
 
     async def _load(self) -> None:

@@ -1,7 +1,7 @@
 """`engine/stores/pacing.lua` in Python, and workers that send through it in simulated time.
 
-The model is written from the Lua line by line; `tests/stores/test_pacing.py` holds both
-against each other on a real Redis.
+The model is written from the Lua, but keeps bundle by bundle what Redis keeps in runs;
+`tests/stores/test_pacing.py` holds both against each other on a real Redis.
 """
 
 from __future__ import annotations
@@ -22,37 +22,41 @@ from engine.throughput import LOOK_AHEAD, Allowance, timing
 HORIZON_US = 100_000
 
 
+class State(NamedTuple):
+    """Microseconds."""
+
+    seen: float
+    tail: float
+    kept: float
+    # Moments and segments of what was written down one by one, oldest first.
+    log: tuple[tuple[float, int], ...] = ()
+
+
 class Timeline:
     """What Redis keeps of one provider."""
 
     def __init__(self) -> None:
-        # seen, tail, kept; then moments and segments.
-        self.state: list[float] | None = None
+        self.state: State | None = None
 
     def reserve(self, ask: Ask, now: float) -> tuple[int, int]:
         """(segments, delay_us) at `now`, microseconds."""
         interval_s, tolerance_s, most = timing(ask.rate)
         interval, span = interval_s * 1e6, (1 + tolerance_s) * 1e6
-        return self._reserve(ask, now, interval, span, most)
-
-    def _reserve(self, ask: Ask, now: float, interval: float, span: float, most: int) -> tuple[int, int]:
-        express, bundle, share = ask.queue == "express", ask.together, ask.express_share
-        bundles = max(1, ask.segments // bundle)
+        bundle, share = ask.together, ask.express_share
         reach, step = HORIZON_US / 2, bundle * interval
         begun = self._state_at(now)
-        _, tail, kept, *log = begun
-        tail, kept = max(tail, now), max(kept, now)
+        tail, kept, log = begun.tail, begun.kept, list(begun.log)
+        private = ask.queue == "express" and share > 0
         first, ahead = tail, tail - now
-        if most > 0:
-            while log and log[0] <= now - span:
-                del log[:2]
+        if most > 0 and ahead <= (HORIZON_US if private else reach):
+            log = [entry for entry in log if entry[0] > now - span]
             if log:
-                first = max(tail, log[-2] + interval)
+                first = max(tail, log[-1][0] + interval)
             first = _earliest(log, first, bundle, most, span)
             ahead = max(ahead, first - now - (bundle - 1) * interval)
         opened = max(0, math.floor((reach - ahead) / step) + 1)
         again, room = ahead - reach, opened
-        if express and share > 0:
+        if private:
             reserve_open = max(0, math.floor((HORIZON_US - (kept - now)) * share / step) + 1)
             further = max(0, math.floor((HORIZON_US - ahead) / step) + 1) - opened
             room += min(reserve_open, further)
@@ -60,38 +64,45 @@ class Timeline:
         if not room:
             self.state = self.state or begun
             return 0, max(1, math.ceil(again))
-        granted = min(bundles, math.ceil(room / 2))
+        granted = min(max(1, ask.segments // bundle), math.ceil(room / 2))
         if most > 0:
             granted = _write_down(log, first, step, bundle, granted, most, span)
         if granted > opened:
             kept += (granted - opened) * step / share
-        self.state = [now, tail + granted * step, kept, *log]
+        self.state = State(now, tail + granted * step, kept, tuple(log) if most > 0 else ())
         return granted * bundle, max(0, math.ceil(first - now))
 
-    def _state_at(self, now: float) -> list[float]:
+    def _state_at(self, now: float) -> State:
         if self.state is None:
-            return [now, now + HORIZON_US, now]
-        back = max(0.0, self.state[0] - now)
-        seen, tail, kept, *log = self.state
-        return [seen, tail - back, kept - back, *(n - back if i % 2 == 0 else n for i, n in enumerate(log))]
+            return State(now, now + HORIZON_US, now)
+        seen, tail, kept, log = self.state
+        back = max(0.0, seen - now)
+        moved = tuple((moment - back, segments) for moment, segments in log)
+        return State(now, max(tail - back, now), max(kept - back, now), moved)
 
 
-def _earliest(log: Sequence[float], at: float, segments: float, most: int, span: float) -> float:
-    for i in range(len(log) - 2, -1, -2):
-        segments += log[i + 1]
+def _earliest(log: Sequence[tuple[float, int]], at: float, segments: int, most: int, span: float) -> float:
+    for moment, size in reversed(log):
+        segments += size
         if segments > most:
-            return max(at, log[i] + span)
+            return max(at, moment + span)
     return at
 
 
 def _write_down(
-    log: list[float], first: float, step: float, bundle: int, bundles: int, most: int, span: float
+    log: list[tuple[float, int]],
+    first: float,
+    step: float,
+    bundle: int,
+    bundles: int,
+    most: int,
+    span: float,
 ) -> int:
     for n in range(bundles):
         at = first + n * step
         if n and _earliest(log, at, bundle, most, span) > at + 1:
             return n
-        log += (at, bundle)
+        log.append((at, bundle))
     return bundles
 
 
@@ -190,7 +201,8 @@ def simulate(
         if isinstance(what, Ask):
             segments, delay_us = timeline.reserve(what, now_s * 1e6)
             back_s = now_s + rng.uniform(0, weather.round_trip_s / 2) + late()
-            put(back_s, index, Slots(segments, delay_us, timing(what.rate).interval_s * 1e6), asked_s)
+            interval_us = timing(what.rate).interval_s * 1e6
+            put(back_s, index, Slots(segments, delay_us, interval_us, what.together), asked_s)
             continue
         if isinstance(what, Slots):
             sender.allowance.granted(what, asked_s + offset, now_s + offset)

@@ -24,14 +24,16 @@ def lane(*, timeout_s: float = 10.0, in_flight_max: int = 100, waiting_max: int 
     )
 
 
-def submitted(lane: Lane, now_s: float) -> None:
+def submitted(lane: Lane, now_s: float) -> int:
     lane.add(entry(), now_s)
     assert lane.next(now_s) is not None
-    lane.began(now_s)
+    return lane.began(entry(), now_s)
 
 
 def answered(lane: Lane, kind: VerdictKind, began_s: float, now_s: float) -> None:
-    lane.ended(kind, began_s, now_s)
+    """The verdict of one that began then."""
+    token = next(t for t, (_, began) in lane._awaited.items() if began == began_s)
+    assert lane.ended(token, kind, began_s, now_s)
 
 
 def test_no_more_go_than_may_be_in_flight() -> None:
@@ -40,7 +42,7 @@ def test_no_more_go_than_may_be_in_flight() -> None:
         narrow.add(entry(), 0.0)
     for _ in range(2):
         assert narrow.next(0.0) is not None
-        narrow.began(0.0)
+        narrow.began(entry(), 0.0)
     assert narrow.next(0.0) is None
     answered(narrow, "accepted", 0.0, 0.1)
     assert narrow.next(0.1) is not None
@@ -49,7 +51,7 @@ def test_no_more_go_than_may_be_in_flight() -> None:
 def test_a_provider_that_hangs_is_avoided_after_a_few_times_its_usual_answer() -> None:
     hung = lane()
     submitted(hung, 0.0)
-    answered(hung, "accepted", 0.0, 0.3)
+    answered(hung, "accepted", 0.0, 0.6)
     for n in range(5):
         submitted(hung, 1.0 + n / 100)
     hung.look(2.1)
@@ -64,8 +66,8 @@ def test_a_slow_provider_that_answers_in_its_usual_time_is_not_taken_for_hung() 
     submitted(slow, 0.0)
     answered(slow, "accepted", 0.0, 2.4)
     submitted(slow, 3.0)
-    slow.look(7.9)
-    assert slow.open(7.9)
+    slow.look(7.7)
+    assert slow.open(7.7)
 
 
 def test_an_idle_provider_is_not_taken_for_hung_when_traffic_returns() -> None:
@@ -134,3 +136,27 @@ def test_messages_put_off_come_back_one_after_another_and_not_all_at_once(rate: 
     assert pauses[-1] == pytest.approx(0.5 + 999 / rate)
     # No further than so much, however many there are.
     assert max(full.put_off_s(1, 0.0) for _ in range(400_000)) == 600.0
+
+
+def test_what_waits_longer_than_answers_ever_take_may_be_given_up_and_its_late_verdict_is_not_heard() -> None:
+    uneven = lane()
+    submitted(uneven, 0.0)
+    answered(uneven, "accepted", 0.0, 0.7)
+    lost, fine = submitted(uneven, 1.0), submitted(uneven, 2.0)
+    assert uneven.overdue(2.3) == []
+    assert [token for token, _ in uneven.overdue(2.5)] == [lost]
+    uneven.give_up(lost)
+    assert uneven.overdue(2.5) == []
+    assert not uneven.ended(lost, "accepted", 1.0, 2.6)
+    assert uneven.ended(fine, "accepted", 2.0, 2.6)
+    assert (uneven.in_flight, uneven.owed) == (0, 0)
+
+
+def test_all_that_a_stalled_provider_owes_is_overdue_at_once() -> None:
+    hung = lane()
+    submitted(hung, 0.0)
+    answered(hung, "accepted", 0.0, 0.1)
+    tokens = [submitted(hung, 1.0 + n / 10) for n in range(10)]
+    assert hung.overdue(1.95) == []
+    hung.look(2.1)
+    assert [token for token, _ in hung.overdue(2.1)] == tokens

