@@ -109,14 +109,15 @@ class SmppProvider:
             self._ticker.stop()
 
     def submit(self, message: Message, done: Done) -> None:
+        traffic = self._traffic
         try:
-            bodies = self._bodies(message, time.time_ns() // 1000)
+            bodies = self._bodies(message, traffic.turn_us or time.time_ns() // 1000)
         except ValueError as e:
             # No carrier that is spoken to by SMPP could take it.
             verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
             asyncio.get_running_loop().call_soon(tell, done, verdict)
             return
-        self._traffic.begin(bodies, done, time.monotonic())
+        traffic.begin(bodies, done, traffic.turn_s or time.monotonic())
 
 
 def _terms(settings: SmppSettings) -> Terms:

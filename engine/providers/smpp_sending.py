@@ -80,13 +80,6 @@ class Sending(msgspec.Struct):
         self.wants = self.next < len(self.bodies) or bool(self.again)
         return part
 
-    def take_whole(self, now_s: float) -> bytes:
-        """As `take`, of a message with a single segment; its body."""
-        self.sent_s = self.sent_s or now_s
-        self.in_flight = 1
-        self.wants = False
-        return self.bodies[0]
-
     def give_back(self, part: int) -> None:
         """A segment taken has not left after all."""
         self.in_flight -= 1

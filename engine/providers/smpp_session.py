@@ -66,6 +66,7 @@ class Timed(Protocol):
 Token = TypeVar("Token", bound=Timed)
 # A submit: the message, which of its segments it is, and the body of its submit_sm.
 Segment = tuple[Token, int, bytes]
+Answers = list[tuple[Segment[Token], Pdu]]
 State = Literal["new", "binding", "bound", "leaving", "unbinding", "ended"]
 
 
@@ -96,7 +97,7 @@ class Heard(NamedTuple, Generic[Token]):
     """What came in one piece of the stream, for the caller to act on."""
 
     # Submits with the answer to each.
-    answers: list[tuple[Segment[Token], Pdu]]
+    answers: Answers[Token]
     # Requests deliver_sm and data_sm, to be answered with `answer_delivery`.
     deliveries: list[Pdu]
 

@@ -17,7 +17,7 @@ from engine.providers.smpp_connection import Connection, Line, Segments
 from engine.providers.smpp_inbox import Inbox
 from engine.providers.smpp_pdu import Pdu
 from engine.providers.smpp_sending import ACCEPTED_CODE, Sending
-from engine.providers.smpp_session import Counts, Heard
+from engine.providers.smpp_session import Answers, Counts, Heard
 from engine.providers.smpp_verdicts import code, kind
 from engine.records import Verdict, VerdictKind
 
@@ -41,6 +41,9 @@ class Traffic:
         self._waiting: deque[Sending] = deque()
         # Until then they wait even while no session is bound.
         self.patient_to_s = 0.0
+        # The time, monotonic and of day, while callbacks are told verdicts; else 0.
+        self.turn_s = 0.0
+        self.turn_us = 0
         self.lines: list[Line] = []
         self.stopping = False
         self.idle = asyncio.Event()
@@ -104,33 +107,13 @@ class Traffic:
             self._pump_all()
 
     def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
-        accepted, sent_s, latency_us = 0, -1.0, 0
-        for (sending, part, _), pdu in heard.answers:
-            if pdu.status:
-                self._refused(line, sending, part, pdu, now_s)
-                continue
-            accepted += 1
-            # As `decode_message_id`, in a third of its time.
-            message_id = pdu.body.rstrip(b"\0").decode("latin-1")
-            if len(message_id) >= MESSAGE_ID_OCTETS or "\0" in message_id:
-                message_id = decode_message_id(pdu.body)
-            if "," in message_id:
-                message_id = message_id.replace(",", "%2C")
-            if not sending.single:
-                sending.accepted(part, message_id)
-                self._look(sending, now_s)
-                continue
-            # Nearly all: what `Sending` comes to when it has one segment, without its steps.
-            if sending.sent_s != sent_s:
-                sent_s = sending.sent_s
-                latency_us = int((now_s - sent_s) * 1e6)
-            done, sending.done = sending.done, None
-            if done is not None:
-                tell(done, Verdict(
-                    kind="accepted", provider=self._name, provider_message_id=message_id, code=ACCEPTED_CODE,
-                    latency_us=latency_us,
-                ))  # fmt: skip
-        line.slowdown.taken(accepted, now_s)
+        if heard.answers:
+            # While callbacks run, time stands still for what they submit.
+            self.turn_s, self.turn_us = now_s, time.time_ns() // 1000
+            try:
+                self._answered(line, heard.answers, now_s)
+            finally:
+                self.turn_s = self.turn_us = 0
         if heard.deliveries:
             self._inbox.take(heard.deliveries, on)
         self._pump(line, now_s, _WAITING_MAX)
@@ -154,6 +137,37 @@ class Traffic:
         self._pump_all()
 
     # -- one message
+
+    def _answered(self, line: Line, answers: Answers[Sending], now_s: float) -> None:
+        name, accepted, sent_s, latency_us = self._name, 0, -1.0, 0
+        for (sending, part, _), pdu in answers:
+            if pdu.status:
+                self._refused(line, sending, part, pdu, now_s)
+                continue
+            accepted += 1
+            # As `decode_message_id`, in a third of its time, for ids as they should be.
+            message_id = pdu.body.rstrip(b"\0").decode("latin-1")
+            if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
+                message_id = decode_message_id(pdu.body).replace(",", "%2C")
+            if not sending.single:
+                sending.accepted(part, message_id)
+                self._look(sending, now_s)
+                continue
+            # Nearly all: what `Sending` comes to when it has one segment, without its steps.
+            if sending.sent_s != sent_s:
+                sent_s = sending.sent_s
+                latency_us = int((now_s - sent_s) * 1e6)
+            done, sending.done = sending.done, None
+            verdict = Verdict(
+                kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
+                latency_us=latency_us,
+            )  # fmt: skip
+            try:
+                if done is not None:
+                    done(verdict)
+            except Exception as e:  # as in `tell`, which would be one call more
+                report(e)
+        line.slowdown.taken(accepted, now_s)
 
     def _refused(self, line: Line, sending: Sending, part: int, pdu: Pdu, now_s: float) -> None:
         verdict = kind(pdu.status)
@@ -212,14 +226,18 @@ class Traffic:
             if queue:
                 sending = queue.popleft()
             elif share > 0 and waiting:
+                # Nearly all have one segment and are new: as below, without the steps.
                 sending = waiting.popleft()
                 share -= 1
+                if sending.single and sending.wants and not sending.again:
+                    sending.sent_s = now_s
+                    sending.next = sending.in_flight = 1
+                    sending.wants = sending.queued = False
+                    segments.append((sending, 0, sending.bodies[0]))
+                    continue
             else:
                 break
             sending.queued = False
-            if sending.single and sending.wants:
-                segments.append((sending, 0, sending.take_whole(now_s)))
-                continue
             while sending.wants:
                 if len(segments) == room:
                     sending.queued = True
@@ -242,7 +260,11 @@ class Traffic:
         return "not_bound" if not self._open and now_s >= self.patient_to_s else ""
 
     def _look_idle(self) -> None:
-        busy = self._inbox.owed or self._waiting or any(line.in_flight or line.queue or line.later for line in self.lines)
+        busy = (
+            self._inbox.owed
+            or self._waiting
+            or any(line.in_flight or line.queue or line.later for line in self.lines)
+        )
         if self.stopping and not busy:
             self.idle.set()
 
@@ -252,6 +274,10 @@ def tell(done: Done, verdict: Verdict) -> None:
     try:
         done(verdict)
     except Exception as e:  # whatever it is, other messages wait behind this one
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": "A message's callback failed.", "exception": e}
-        )
+        report(e)
+
+
+def report(fault: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "A message's callback failed.", "exception": fault}
+    )

@@ -40,12 +40,17 @@ local function state_at(blob, now, horizon)
   return math.max(tail - back, now), math.max(kept - back, now), back
 end
 
--- What was written down and is not over at `before`.
-local function runs_of(blob, back, before)
+-- What was written down. What no span can hold any more that ends after now does no harm; it
+-- is taken out now and then, not each time.
+local function runs_of(blob, back, now, span)
   if not blob or #blob == HEADER_SIZE then return {} end
-  local runs, left = cmsgpack.unpack(string.sub(blob, HEADER_SIZE + 1)), {}
+  local runs, left, before = cmsgpack.unpack(string.sub(blob, HEADER_SIZE + 1)), {}, now - span
+  if back > 0 then
+    for i = 1, #runs, 4 do runs[i] = runs[i] - back end
+  end
+  if #runs == 0 or runs[1] >= before - span / 4 then return runs end
   for i = 1, #runs, 4 do
-    local first, step, count = runs[i] - back, runs[i + 1], runs[i + 3]
+    local first, step, count = runs[i], runs[i + 1], runs[i + 3]
     local gone = math.max(0, math.floor((before - first) / step) + 1)
     if gone < count then
       local n = #left
@@ -97,11 +102,11 @@ local function reserve(keys, args)
   local now = time[1] * 1000000 + time[2]
   local blob = redis.call('GET', keys[1])
   local tail, kept, back = state_at(blob, now, horizon)
-  local private = express and share > 0
+  local private = express and share > 0 and kept <= now + horizon
 
   local first, ahead, runs = tail, tail - now, nil
   if most > 0 and ahead <= (private and horizon or reach) then
-    runs = runs_of(blob, back, now - span)
+    runs = runs_of(blob, back, now, span)
     local last = #runs - 3
     if last > 0 then
       first = math.max(tail, runs[last] + (runs[last + 3] - 1) * runs[last + 1] + interval)
@@ -115,11 +120,11 @@ local function reserve(keys, args)
   local open = math.max(0, math.floor((reach - ahead) / step) + 1)
   local again, room = ahead - reach, open
   if private then
-    local reserve_open = math.max(0, math.floor((horizon - (kept - now)) * share / step) + 1)
+    local reserve_open = math.floor((horizon - (kept - now)) * share / step) + 1
     local further = math.max(0, math.floor((horizon - ahead) / step) + 1) - open
     room = open + math.min(reserve_open, further)
-    again = math.min(again, math.max(ahead, kept - now) - horizon)
   end
+  if express and share > 0 then again = math.min(again, math.max(ahead, kept - now) - horizon) end
   if room == 0 then
     if not blob then redis.call('SET', keys[1], struct.pack(HEADER, now, tail, kept), 'PX', FORGET_MS) end
     return {0, math.max(1, math.ceil(again))}

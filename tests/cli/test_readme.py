@@ -10,6 +10,7 @@ import typer.main
 
 from engine import config
 from supervisor.cli import app
+from supervisor.embedded import simulator_options
 from supervisor.message_file import MessageFile
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def test_its_configuration_is_valid() -> None:
     (toml,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     assert config.decode(toml, "README").queues.express.concurrency == 200
+
+
+def test_the_configurations_of_the_page_on_providers_are_valid() -> None:
+    page = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
+    for toml in re.findall(r"```toml\n(.*?)```", page, re.DOTALL):
+        tables = tomllib.loads(re.sub(r"^ {3}", "", toml, flags=re.MULTILINE))
+        named = {name for route in tables.get("routes", ()) for name in route["providers"]}
+        missing = named - {p["name"] for p in tables.get("providers", ())}
+        others = "".join(f'[[providers]]\nname = "{name}"\ntype = "simulated"\n' for name in missing)
+        config.decode(re.sub(r"^ {3}", "", toml, flags=re.MULTILINE) + others, "docs/providers.md")
 
 
 def test_its_messages_are_valid(tmp_path: Path) -> None:
@@ -37,6 +48,10 @@ def test_its_commands_and_options_exist() -> None:
     lines = [words[0].split() for words in used if words]
     assert len(lines) >= 8
     for first, *rest in lines:
+        if first == "simulator":
+            # It reads its own flags, and says which are wrong.
+            simulator_options.options(rest)
+            continue
         command = commands[first]
         if first == "org":
             command = command.commands[rest[0]]

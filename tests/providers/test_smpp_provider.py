@@ -235,6 +235,16 @@ async def test_a_throttled_segment_is_sent_again_until_it_is_taken(status: int) 
         assert len(carrier.submits) == 6
 
 
+async def test_a_throttled_message_is_sent_again_once_each_time() -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (_, verdicts):
+        carrier.on_submit = lambda peer, pdu: (
+            peer.answer(pdu, THROTTLED) if len(carrier.submits) < 3 else peer.accept(pdu)
+        )
+        assert (await verdicts.one()).kind == "accepted"
+        assert (await verdicts.one()).kind == "accepted"
+        assert len(carrier.submits) == 4
+
+
 async def test_throttled_to_the_end_is_throttled_and_little_was_sent() -> None:
     async with smsc() as carrier, provider_to(carrier.port, timeout_s=1.6) as (_, verdicts):
         carrier.on_submit = lambda peer, pdu: peer.answer(pdu, THROTTLED)

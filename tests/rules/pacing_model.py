@@ -46,10 +46,12 @@ class Timeline:
         reach, step = HORIZON_US / 2, bundle * interval
         begun = self._state_at(now)
         tail, kept, log = begun.tail, begun.kept, list(begun.log)
-        private = ask.queue == "express" and share > 0
+        express = ask.queue == "express" and share > 0
+        private = express and kept <= now + HORIZON_US
         first, ahead = tail, tail - now
         if most > 0 and ahead <= (HORIZON_US if private else reach):
-            log = [entry for entry in log if entry[0] > now - span]
+            if log and log[0][0] < now - span - span / 4:
+                log = [entry for entry in log if entry[0] > now - span]
             if log:
                 first = max(tail, log[-1][0] + interval)
             first = _earliest(log, first, bundle, most, span)
@@ -57,9 +59,10 @@ class Timeline:
         opened = max(0, math.floor((reach - ahead) / step) + 1)
         again, room = ahead - reach, opened
         if private:
-            reserve_open = max(0, math.floor((HORIZON_US - (kept - now)) * share / step) + 1)
+            reserve_open = math.floor((HORIZON_US - (kept - now)) * share / step) + 1
             further = max(0, math.floor((HORIZON_US - ahead) / step) + 1) - opened
             room += min(reserve_open, further)
+        if express:
             again = min(again, max(ahead, kept - now) - HORIZON_US)
         if not room:
             self.state = self.state or begun

@@ -44,6 +44,7 @@ async def working(
     *,
     concurrency: int = 20,
     at_most_once: bool = False,
+    hedge: bool = False,
     pace: Pace | None = None,
     queue: Queue = "normal",
     **settings: Any,
@@ -56,6 +57,7 @@ async def working(
         concurrency=concurrency,
         rng=Random(5),
         log=log(),
+        hedge=hedge,
     )
     dispatcher.use(plan)
     reader = await kit.reader("w1")
@@ -217,3 +219,26 @@ async def test_a_limited_provider_is_kept_busy_to_its_limit_and_holds_up_nobody_
     span = sent_at[-1] - sent_at[0]
     assert len(sent_at) / span >= 50 * 0.8
     assert max(Counter(m.id for m in slow.submitted).values()) == 1
+
+
+async def test_what_a_carrier_never_answers_goes_to_another_before_the_time_out_where_that_is_wanted(
+    kit: QueueKit,
+) -> None:
+    silent, good = Carrier("silent"), Carrier("good")
+    silent.latency_s = None
+    loop = asyncio.get_running_loop()
+    await kit.put(0, message("code"))
+    async with working(kit, [silent, good], plan(), hedge=True, timeout_s=8.0):
+        began = loop.time()
+        await until(lambda: good.submitted, "the other provider to have it")
+        assert loop.time() - began < 4.0
+        await settled(kit, 2)
+        # The answer that comes after all charges nobody a second time.
+        silent.finish(1)
+        await asyncio.sleep(0.1)
+    assert [m.tried for m in good.submitted] == [("silent",)]
+    assert await kit.usage() == {7: (2, 0)}
+    assert [(r.event, r.code, r.outcome_unknown) for r in await kit.rows()] == [
+        ("retrying", "overdue", True),
+        ("sent", "", False),
+    ]

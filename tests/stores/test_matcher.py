@@ -27,6 +27,7 @@ from engine.shards import (
     receipts_unreadable_key,
 )
 from engine.stores.outstanding import ClickHouseOutstanding
+from engine.stores.status import StatusReader
 from supervisor.embedded.servers import start_clickhouse
 from tests.stores.activity_process import Gated
 from tests.stores.activity_world import SHARDS, until
@@ -129,6 +130,23 @@ async def test_an_early_receipt_waits_for_its_message(world: ReceiptWorld) -> No
             await until(world.nothing_waits)
     await world.archive()
     await world.assert_delivered_once(range(20))
+
+
+async def test_the_status_tells_what_waits_and_since_when(world: ReceiptWorld) -> None:
+    nothing: Any = None
+    reader = StatusReader(nothing, world.link, world.activity.stream, SHARDS)
+    assert msgspec.to_builtins(await reader.receipts(now_us() // 1000)) == {
+        "waiting_entries": 0, "oldest_ms": 0, "set_aside": 0, "unmatched": None,
+    }  # fmt: skip
+    await world.told(receipt(1))
+    await world.told(receipt(2))
+    told = await reader.receipts(now_us() // 1000 + 5000)
+    assert (told.waiting_entries, told.set_aside) == (2, 0)
+    assert 5000 <= told.oldest_ms < 15_000
+    async with world.matching(limits=limits(again_s=60.0)) as matching:
+        await until(lambda: _is(matching.set_aside == 2))
+    told = await reader.receipts(now_us() // 1000)
+    assert (told.waiting_entries, told.oldest_ms, told.set_aside) == (0, 0, 2)
 
 
 async def test_a_receipt_looked_up_again_waits_longer_each_time(world: ReceiptWorld) -> None:

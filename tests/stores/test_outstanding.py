@@ -177,6 +177,8 @@ async def test_a_receipt_given_up_twice_is_kept_once(world: ReceiptWorld) -> Non
         (r.provider, r.provider_message_id, r.message_id, r.state, r.code, r.to, reason, r.at_us)
         for r, reason in zip(lost, ("unknown", "ambiguous"), strict=True)
     ]
+    now_s = now_us() // 1_000_000
+    assert (await world.store.unmatched(now_s - 60), await world.store.unmatched(now_s + 60)) == (2, 0)
 
 
 async def test_a_store_that_is_away_is_unavailable() -> None:

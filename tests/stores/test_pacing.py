@@ -90,12 +90,12 @@ async def test_slots_follow_each_other_and_reach_no_further_than_the_horizon(lin
     ends = []
     for queue, reach_us in (("normal", HORIZON_US / 2), ("express", HORIZON_US)):
         for _ in range(20):
-            [(segments, delay_us, interval_us)] = await pace.reserve([ask(10_000, queue=queue)])  # type: ignore[arg-type]
-            if segments:
-                ends.append(delay_us + (segments - 1) * interval_us)
+            [slots] = await pace.reserve([ask(10_000, queue=cast(Queue, queue))])
+            if slots.segments:
+                ends.append(slots.delay_us + (slots.segments - 1) * slots.interval_us)
                 assert ends[-1] <= reach_us + 1
             else:
-                assert 0 < delay_us < HORIZON_US
+                assert 0 < slots.delay_us < HORIZON_US
     assert max(ends) > 0.55 * HORIZON_US
 
 
