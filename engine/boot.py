@@ -11,8 +11,8 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,15 @@ from engine.api.app import create_app
 from engine.api.server import Server
 from engine.api.services import Services
 from engine.boot_archiver import archive_and_match
+from engine.boot_process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
+from engine.boot_worker import deliver
 from engine.config import Config, Role
-from engine.delivery import Backoff
-from engine.dispatch import Dispatcher
 from engine.errors import Broken, EngineError, Unavailable
 from engine.ingest import Ingest
 from engine.ledger import Ledger
 from engine.life import Life
 from engine.price_list import PriceList
 from engine.quota import Quota
-from engine.records import Queue
-from engine.routing_table import RoutingTable
 from engine.shards import holders_key, shard_of
 from engine.stores.activity import ClickHouseActivityStore
 from engine.stores.activity_stream import RedisActivityStream
@@ -45,54 +43,17 @@ from engine.stores.directory import Directory
 from engine.stores.journal import Journal
 from engine.stores.ledger import PostgresLedger
 from engine.stores.outstanding import ClickHouseOutstanding
-from engine.stores.pacing import RedisPace
 from engine.stores.pool import Pool
 from engine.stores.prices import Prices
-from engine.stores.queue import QueueStreams
 from engine.stores.receipts import RedisReceipts
 from engine.stores.redis import RedisLink
-from engine.stores.routing import Routing, RoutingCopy
+from engine.stores.routing import Routing
 from engine.stores.usage import RedisUsage
-from engine.sweeper import Sweeper
 from engine.views import Views
-from engine.worker import Worker
 
 log = structlog.get_logger("boot")
 
 CANNOT_BOOT = 3
-_STORE_TIMEOUT_S = 5.0
-_DRAIN_S = 20.0
-_START_S = 20.0
-# Due messages moved to a queue in one step of one shard.
-_PROMOTE_MAX = 500
-
-
-def now_us() -> int:
-    """UTC, microseconds since 1970."""
-    return time.time_ns() // 1000
-
-
-class Process:
-    """What every role is given."""
-
-    def __init__(
-        self, role: Role, config: Config, name: str, life: Life, listener: socket.socket | None
-    ) -> None:
-        self.role = role
-        self.config = config
-        self.name = name
-        self.life = life
-        self.listener = listener
-
-    @asynccontextmanager
-    async def link(self, purpose: str) -> AsyncIterator[RedisLink]:
-        """A Redis connection of this process, closed at the end."""
-        link = RedisLink(self.config.redis.url, timeout_s=_STORE_TIMEOUT_S, name=f"{self.role}:{purpose}")
-        await link.start()
-        try:
-            yield link
-        finally:
-            await link.close()
 
 
 def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:
@@ -134,7 +95,7 @@ def fence(config: Config, names: list[str]) -> int:
     """Fence these holders in every shard; none named: all of this node. Exit code 0 when done."""
 
     async def main() -> int:
-        link = RedisLink(config.redis.url, timeout_s=_STORE_TIMEOUT_S, name="fence")
+        link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="fence")
         try:
             wanted = names
             if not names:
@@ -173,7 +134,7 @@ async def _ingest(process: Process) -> None:
             validity_s=config.credit.validity_s,
             spenders=await directory.spenders(config.credit.prefetch_max),
         )
-        await _patiently(quota.start)
+        await patiently(quota.start)
         await prices.refresh()
         ingest = Ingest(
             quota,
@@ -189,8 +150,8 @@ async def _ingest(process: Process) -> None:
         try:
             await server.start()
             life.ready()
-            await _until(life.draining.wait(), *serving)
-            await server.stop(_DRAIN_S)
+            await until(life.draining.wait(), *serving)
+            await server.stop(DRAIN_S)
             await quota.leave()
             counts = ingest.counts
             log.info(
@@ -200,7 +161,7 @@ async def _ingest(process: Process) -> None:
                 waited_again=counts.waited_again,
             )
         finally:
-            await _end(*serving)
+            await end(*serving)
 
 
 async def _services(
@@ -221,8 +182,8 @@ async def _services(
         config.postgres.url,
         min_size=0,
         max_size=2,
-        timeout=_STORE_TIMEOUT_S,
-        command_timeout=_STORE_TIMEOUT_S,
+        timeout=STORE_TIMEOUT_S,
+        command_timeout=STORE_TIMEOUT_S,
     )
     stack.push_async_callback(pool.close)
     receipts = RedisReceipts(await stack.enter_async_context(process.link("receipts")), config.shards)
@@ -251,83 +212,13 @@ async def _services(
     )
 
 
-async def _worker(process: Process) -> None:
-    config, life = process.config, process.life
-    queue: Queue = "express" if process.role == "express" else "normal"
-    log = structlog.get_logger(queue)
-    settings = config.queues.of(queue)
-    async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(process.link("commands"))
-        read_link = await stack.enter_async_context(process.link("read"))
-        pace_link = await stack.enter_async_context(process.link("pace"))
-        receipts_link = await stack.enter_async_context(process.link("receipts"))
-        receipts = RedisReceipts(receipts_link, config.shards)
-        stack.push_async_callback(receipts.close)
-        carriers = [providers.build(p, receipts) for p in config.providers]
-        dispatcher = Dispatcher(
-            queue,
-            carriers,
-            config.providers,
-            RedisPace(pace_link),
-            concurrency=settings.concurrency,
-            rng=random.Random(),
-            log=log,
-            hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
-        )
-        postgres = await Pool.connect(config.postgres.url, connections_max=1)
-        stack.push_async_callback(postgres.close)
-        routes = RoutingTable(Routing(postgres), RoutingCopy(link), dispatcher.use)
-        await _patiently(routes.start)
-        for carrier in carriers:
-            await carrier.start()
-            stack.push_async_callback(carrier.stop)
-        reader = QueueStreams(
-            link,
-            read_link,
-            queue=queue,
-            shards=config.shards,
-            worker_name=process.name,
-            timeout_s=_STORE_TIMEOUT_S,
-            log=log,
-        )
-        await _patiently(reader.join)
-        worker = Worker(
-            reader,
-            dispatcher,
-            concurrency=settings.concurrency,
-            backoff=Backoff(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
-            hand_s=config.take_over_s / 4,
-            now_us=now_us,
-            rng=random.Random(),
-            log=log,
-            at_most_once=settings.unknown_outcome == "at-most-once",
-        )
-        sweeper = Sweeper(
-            reader,
-            room=worker.room,
-            take=worker.take,
-            min_idle_ms=int(config.take_over_s * 1000),
-            promote_max=_PROMOTE_MAX,
-            now_us=now_us,
-            log=log,
-        )
-        beside = [asyncio.create_task(sweeper.run(life.draining)), asyncio.create_task(routes.run())]
-        try:
-            life.ready()
-            await _until(worker.run(life.draining, _DRAIN_S), *beside)
-        finally:
-            await _end(*beside)
-        # Whatever could not be settled in time is now free for the other workers.
-        await link.batch([fence_command(s, process.name) for s in range(config.shards)])
-
-
 async def _ledger(process: Process) -> None:
     config, life = process.config, process.life
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
         ledger = Ledger(
-            PostgresLedger(config.postgres.url, timeout_s=_STORE_TIMEOUT_S),
+            PostgresLedger(config.postgres.url, timeout_s=STORE_TIMEOUT_S),
             RedisUsage(link, read_link, config.shards),
             shards=config.shards,
             fresh_generation=lambda: os.urandom(16).hex(),
@@ -343,40 +234,11 @@ async def _archiver(process: Process) -> None:
 
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "ingest": _ingest,
-    "express": _worker,
-    "normal": _worker,
+    "express": deliver,
+    "normal": deliver,
     "ledger": _ledger,
     "archiver": _archiver,
 }
-
-
-async def _until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
-    """Wait for `wanted`; a needed task that ends first brings its error here."""
-    waiting = asyncio.ensure_future(wanted)
-    try:
-        done, _ = await asyncio.wait({waiting, *needed}, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        waiting.cancel()
-
-
-async def _patiently(step: Callable[[], Awaitable[None]]) -> None:
-    """A step that needs Redis as the ledger prepares it, which may be starting as well."""
-    deadline = time.monotonic() + _START_S
-    while True:
-        try:
-            return await step()
-        except Unavailable:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(0.05)
-
-
-async def _end(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

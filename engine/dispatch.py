@@ -13,21 +13,20 @@ granted, and limited providers send nothing; the others go on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from random import Random
-from typing import Protocol
 
 from structlog.typing import FilteringBoundLogger
 
 from engine.breaker import Breaker
 from engine.carriers import RoutingPlan
+from engine.choice import Choice
 from engine.errors import Unavailable
 from engine.lane import Lane
-from engine.ports import Ask, Pace, Provider
+from engine.ports import Ask, Desk, Pace, Provider
 from engine.provider_settings import ProviderSettings
 from engine.records import Entry, Queue, Verdict
-from engine.routing import Candidates, Router, choose
 
 # Pause after Redis could not be asked for slots.
 _PAUSE_S = 0.1
@@ -35,23 +34,6 @@ _PAUSE_S = 0.1
 _ELSEWHERE_S = 5.0
 # Closed and stalled lanes are looked at this often though nothing happens.
 _LOOK_S = 0.1
-
-
-class Desk(Protocol):
-    """Who gives entries to the dispatcher and hears what became of them."""
-
-    def fit(self, entry: Entry, read_at_s: float) -> bool:
-        """Its turn has come: whether it is still to be sent. False: the desk has dealt with it."""
-
-    def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
-        """Its attempt ended; `others`: another provider could take it at once. `reroute`: by its
-        route it is sent again when a receipt says that it did not arrive."""
-
-    def put_off(self, entry: Entry, pause_s: float) -> None:
-        """No provider can take it for so long."""
-
-    def unroutable(self, entry: Entry) -> None:
-        """No route leads anywhere."""
 
 
 class Dispatcher:
@@ -81,10 +63,9 @@ class Dispatcher:
         self._settings = {p.name: p for p in settings}
         self._pace = pace
         self._concurrency = concurrency
-        self._rng = rng
         self._log = log
         self._hedge = hedge
-        self._names = [provider.name for provider in providers]
+        self._choice = Choice(queue, [provider.name for provider in providers], self._lanes, rng)
         self._desk: Desk | None = None
         self._wake = asyncio.Event()
         self.use(RoutingPlan(version=0))
@@ -95,7 +76,7 @@ class Dispatcher:
 
     def use(self, plan: RoutingPlan) -> None:
         """Route by `plan` from now on; what waits for a provider that is paused now leaves it."""
-        self._router = Router(plan, self._names)
+        self._choice.use(plan)
         for name, lane in self._lanes.items():
             lane.paused = name in plan.paused
             lane.limit(plan.throughput.get(name, self._settings[name].throughput))
@@ -108,12 +89,7 @@ class Dispatcher:
 
     @property
     def in_flight(self) -> int:
-        return sum(lane.in_flight for lane in self._lanes.values())
-
-    @property
-    def busy(self) -> int:
-        """Sends in flight whose answers can be expected."""
-        return sum(lane.owed for lane in self._lanes.values())
+        return sum(lane.awaited.in_flight for lane in self._lanes.values())
 
     def worth_reading(self, now_s: float) -> bool:
         """Whether any provider could do more than it has to do."""
@@ -123,7 +99,7 @@ class Dispatcher:
         """Give `entry` to a provider, or to the desk."""
         assert self._desk is not None
         message = entry.message
-        candidates = self._router.candidates(message, self._queue)
+        candidates = self._choice.candidates(message)
         if not candidates.routed:
             self._desk.unroutable(entry)
             return
@@ -131,41 +107,20 @@ class Dispatcher:
             # Another node's configuration has the providers of this route; not ours.
             self._desk.put_off(entry, _ELSEWHERE_S)
             return
-        name = self._choose(candidates, message.tried, now_s)
-        if name is None:
+        lane = self._choice.of(candidates, message, now_s)
+        if lane is None:
             # Wherever it could go is closed: back until the first of them may have opened.
-            first = min(
-                (self._lanes[n] for n in candidates.providers),
-                key=lambda lane: lane.breaker.closed_for(now_s),
-            )
+            lanes = [self._lanes[name] for name in candidates.providers]
+            first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
             self._desk.put_off(entry, first.put_off_s(message.segments, now_s))
-            return
-        lane = self._lanes[name]
-        if lane.crowded(now_s) and len(self._lanes) > 1:
+        elif lane.crowded(now_s) and len(self._lanes) > 1:
             self._desk.put_off(entry, lane.put_off_s(message.segments, now_s))
-            return
-        lane.add(entry, read_at_s)
-
-    def _choose(self, candidates: Candidates, tried: tuple[str, ...], now_s: float) -> str | None:
-        lanes = self._lanes
-        # Express goes where there is room at once; normal waits for its turn where it belongs.
-        if self._queue == "express":
-            roomy = choose(
-                candidates,
-                tried,
-                lambda n: lanes[n].open(now_s) and not lanes[n].crowded(now_s),
-                self._rng,
-            )
-            if roomy is not None:
-                return roomy
-        usable = partial(_is_open, lanes, now_s)
-        chosen = choose(candidates, tried, usable, self._rng)
-        # Nobody is left in this round: one that failed it may still be better than nobody.
-        return chosen if chosen is not None or not tried else choose(candidates, (), usable, self._rng)
+        else:
+            lane.add(entry, read_at_s)
 
     def pump(self, now_s: float) -> None:
         """Submit what may go."""
-        free = self._concurrency - self.busy
+        free = self._concurrency - sum(lane.awaited.owed for lane in self._lanes.values())
         for lane in self._lanes.values():
             lane.look(now_s)
             if not lane.waiting:
@@ -192,26 +147,19 @@ class Dispatcher:
         now_s = asyncio.get_running_loop().time()
         if lane.ended(token, verdict.kind, began_s, now_s):
             failed = verdict.kind not in ("accepted", "permanent")
-            others = failed and self._another(lane, entry, now_s)
-            reroute = self._router.candidates(entry.message, self._queue).reroute
+            others = failed and self._choice.another(lane, entry.message, now_s)
+            reroute = self._choice.candidates(entry.message).reroute
             self._desk.ended(entry, verdict, others=others, reroute=reroute)
         self.pump(now_s)
-
-    def _another(self, lane: Lane, entry: Entry, now_s: float) -> bool:
-        """Whether somebody else can take it now who has not failed it in this round."""
-        message = entry.message
-        candidates = self._router.candidates(message, self._queue)
-        tried = (*message.tried, lane.name)
-        return choose(candidates, tried, partial(_is_open, self._lanes, now_s), self._rng) is not None
 
     def _give_up_overdue(self, now_s: float) -> None:
         """Send elsewhere what waits for an answer for too long (hedged requests: Dean and Barroso,
         The Tail at Scale, 2013). Its outcome is as unknown as after a time-out."""
         assert self._desk is not None
         for lane in self._lanes.values():
-            for token, entry in lane.overdue(now_s):
-                if self._another(lane, entry, now_s):
-                    lane.give_up(token)
+            for token, entry in lane.awaited.overdue(now_s):
+                if self._choice.another(lane, entry.message, now_s):
+                    lane.awaited.give_up(token)
                     verdict = Verdict(kind="unknown", provider=lane.name, code="overdue")
                     self._desk.ended(entry, verdict, others=True, reroute=False)
 
@@ -281,7 +229,3 @@ def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
         in_flight_max=max(1, concurrency * 3 // 4) if shared else concurrency,
         waiting_max=max(1, concurrency // 2),
     )
-
-
-def _is_open(lanes: Mapping[str, Lane], now_s: float, name: str) -> bool:
-    return lanes[name].open(now_s)

@@ -1,10 +1,9 @@
 """Rule: what one worker does with one provider: who waits for it, who may go, who had better not wait.
 
 A lane is *open* while its provider is not paused and its circuit is closed, or lets a probe
-go. A provider that has *stalled* (it owes answers, and has given none for longer than its
-own past answers explain) has its circuit opened at once, about a second after it began to
-hang and long before its time-out; what it owes is then not counted as work of this worker.
-When an answer of those comes after all, the circuit is closed again.
+go. A provider that has stalled (see `engine.awaited`) has its circuit opened at once, about
+a second after it began to hang and long before its time-out. When an answer of those it
+owed comes after all, the circuit is closed again.
 
 A lane is *crowded* when more waits in it than it can send within about a second. What
 comes then is put off, along a timeline that moves at the rate at which the lane has been
@@ -19,17 +18,11 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
+from engine.awaited import Awaited
 from engine.breaker import Breaker
 from engine.records import Entry, VerdictKind
 from engine.throughput import LOOK_AHEAD, Allowance
 
-# Answers are awaited for so many times the slowest recent one, at least for so long.
-_PATIENCE_FACTOR = 2.0
-_PATIENCE_MIN_S = 1.0
-# How much of the slowest answer remembered is forgotten with each answer.
-_FORGET = 0.002
-# Part that the newest answer has in the usual one.
-_SMOOTHING = 0.1
 # What waits in a limited lane is at most this much of its time.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
@@ -61,28 +54,15 @@ class Lane:
         # None: unlimited.
         self.allowance: Allowance | None = None
         self.paused = False
-        self.in_flight = 0
-        # Of those in flight, the ones begun since the circuit last opened.
-        self.owed = 0
+        self.awaited = Awaited(timeout_s)
         # Entries with the time at which they were read, and the sum of their segments.
         self.waiting: deque[tuple[Entry, float]] = deque()
         self.waiting_segments = 0
-        # Entries in flight with the time at which they began, oldest first, but for those that
-        # are not waited for any more.
-        self._awaited: dict[int, tuple[Entry, float]] = {}
-        self._began = 0
-        self._timeout_s = timeout_s
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
-        # When it last gave an answer, or began to owe one.
-        self._heard_at_s = 0.0
-        self._slowest_s = 0.0
-        # How long an answer takes, smoothed; 0: there was none yet.
-        self._usual_s = 0.0
         self._put_off_to_s = 0.0
         self._rest_s = 0.0
         self._rests_until_s = 0.0
-        self._tripped_at_s = float("-inf")
 
     def limit(self, rate: float | None) -> None:
         """Segments a second from now on, all workers together; None: as many as there are."""
@@ -102,32 +82,9 @@ class Lane:
 
     def look(self, now_s: float) -> None:
         """Open the circuit when the provider has stalled."""
-        if not self.owed or self.breaker.state != "closed":
-            return
-        if now_s - self._heard_at_s > self._patience_s():
+        if self.breaker.state == "closed" and self.awaited.silent(now_s):
             self.breaker.trip(now_s)
-            self.owed = 0
-            self._tripped_at_s = now_s
-
-    def _patience_s(self) -> float:
-        # Until it has answered once, nobody knows how long it takes.
-        usual_s = _PATIENCE_FACTOR * self._slowest_s or self._timeout_s / 4
-        return min(self._timeout_s / 2, max(_PATIENCE_MIN_S, usual_s))
-
-    def overdue(self, now_s: float) -> list[tuple[int, Entry]]:
-        """Those in flight that have waited longer than its answers ever take, or that it owed
-        when it stalled: each may be sent elsewhere, after `give_up`."""
-        before_s = max(now_s - self._patience_s(), self._tripped_at_s)
-        found = []
-        for token, (entry, began_s) in self._awaited.items():
-            if began_s > before_s:
-                break
-            found.append((token, entry))
-        return found
-
-    def give_up(self, token: int) -> None:
-        """Its verdict is not waited for any more."""
-        del self._awaited[token]
+            self.awaited.stalled(now_s)
 
     def open(self, now_s: float) -> bool:
         """Whether messages may be given to it; one that probes takes one at a time."""
@@ -146,9 +103,9 @@ class Lane:
         if self.allowance is not None:
             of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
             return self.waiting_segments >= min(self._waiting_max, max(_WAITING_MIN, of_rate))
-        if not self._usual_s:
+        if not self.awaited.usual_s:
             return len(self.waiting) >= self._waiting_max
-        return len(self.waiting) >= max(_WAITING_MIN, self._in_flight_max * _WAITING_S / self._usual_s)
+        return len(self.waiting) >= max(_WAITING_MIN, self._in_flight_max * _WAITING_S / self.awaited.usual_s)
 
     def add(self, entry: Entry, read_at_s: float) -> None:
         self.waiting.append((entry, read_at_s))
@@ -159,7 +116,7 @@ class Lane:
 
         Whoever takes it calls `began`, unless it is not sent after all.
         """
-        if not self.waiting or self.owed >= self._in_flight_max or now_s < self._rests_until_s:
+        if not self.waiting or self.awaited.owed >= self._in_flight_max or now_s < self._rests_until_s:
             return None
         if not self.breaker.usable(now_s):
             return None
@@ -171,37 +128,19 @@ class Lane:
 
     def began(self, entry: Entry, now_s: float) -> int:
         """One more is in flight; the token by which it ends."""
-        if not self.owed:
-            self._heard_at_s = now_s
-        self.in_flight += 1
-        self.owed += 1
         self.breaker.began(now_s)
-        self._began += 1
-        self._awaited[self._began] = (entry, now_s)
-        return self._began
+        return self.awaited.began(entry, now_s)
 
     def ended(self, token: int, kind: VerdictKind, began_s: float, now_s: float) -> bool:
         """A verdict for what began at `began_s`; whether it is still waited for."""
-        self._count(kind, began_s, now_s)
-        return self._awaited.pop(token, None) is not None
-
-    def _count(self, kind: VerdictKind, began_s: float, now_s: float) -> None:
-        self.in_flight -= 1
-        if began_s > self._tripped_at_s:
-            self.owed -= 1
-            self._heard_at_s = now_s
-        elif kind == "accepted" and self.breaker.state == "open":
-            self.breaker.mend(now_s)
-        self.breaker.ended(kind, now_s, began_s)
-        if kind == "throttled":
-            self._slow_down(now_s)
-        elif kind == "accepted":
+        if kind == "accepted":
             self._rest_s = 0.0
-        # A time-out says nothing about how long its answers take.
-        if kind != "unknown":
-            took_s = max(now_s - began_s, 1e-6)
-            self._slowest_s = max(took_s, self._slowest_s * (1 - _FORGET))
-            self._usual_s += (took_s - self._usual_s) * (_SMOOTHING if self._usual_s else 1.0)
+            if self.breaker.state == "open" and self.awaited.from_before(began_s):
+                self.breaker.mend(now_s)
+        elif kind == "throttled":
+            self._slow_down(now_s)
+        self.breaker.ended(kind, now_s, began_s)
+        return self.awaited.ended(token, kind, began_s, now_s)
 
     def _slow_down(self, now_s: float) -> None:
         if self.allowance is not None:
@@ -212,7 +151,7 @@ class Lane:
 
     def again_at_s(self, now_s: float) -> float | None:
         """When it is worth while to ask for `next` again though nothing happens; None: not at all."""
-        if not self.waiting or self.owed >= self._in_flight_max:
+        if not self.waiting or self.awaited.owed >= self._in_flight_max:
             return None
         if now_s < self._rests_until_s:
             return self._rests_until_s

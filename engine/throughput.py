@@ -29,7 +29,8 @@ others use the same account: `slow_down` halves this worker's own use, which the
 by a tenth of what it was each second (additive increase, multiplicative decrease: Chiu and
 Jain, 1989). As each worker that hears it does so, the sum falls.
 
-Times are monotonic seconds of this process.
+Times are seconds of `time.monotonic()`, read at that moment. uvloop's `loop.time()` is cut to
+whole milliseconds: by so much slots would be used too early, or too late.
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ from random import Random
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery import Backoff, after_verdict, before_sending, put_off, unroutable
-from engine.dispatch import Dispatcher
 from engine.errors import Unavailable
-from engine.ports import QueueReader
+from engine.ports import Dispatch, QueueReader
 from engine.records import Entry, Settlement, Verdict
 
 # A read waits this long for a first entry, and a drain at most this long for the read.
@@ -50,7 +49,7 @@ class Worker:
     def __init__(
         self,
         reader: QueueReader,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatch,
         *,
         concurrency: int,
         backoff: Backoff,
@@ -161,7 +160,7 @@ class Worker:
                 self.take(entries)
 
     def fit(self, entry: Entry, read_at_s: float) -> bool:
-        """See `engine.dispatch.Desk`; so are the next three."""
+        """See `engine.ports.Desk`; so are the next three."""
         if read_at_s < asyncio.get_running_loop().time() - self._hand_s:
             self._reader.drop([entry])
             self._let_go(1)

@@ -154,6 +154,8 @@ def floor(name: str) -> int:
     top = [
         ("engine.boot", 5),
         ("engine.boot_archiver", 5),
+        ("engine.boot_process", 5),
+        ("engine.boot_worker", 5),
         ("engine.views", 4),
         ("engine.api", 4),
         ("engine", 2),

@@ -11,9 +11,9 @@ Three clients with a window of 100 on one session, against one SMSC that accepts
     provider  `SmppProvider` as the worker uses it
     futures   as bare, but with a future, a task's turn and a write for each submit_sm
 
-The rounds of the clients alternate, so that a slow spell of the machine meets all of them; the
-ratios are medians over the rounds, of the CPU time of this process. Set BENCH_REQUESTS for
-longer rounds.
+Rates are per second of this process's CPU. The rounds of the clients alternate, so that a slow
+spell of the machine meets all of them, and the fastest of each counts: the one that other
+processes disturbed least. Set BENCH_REQUESTS for longer rounds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from struct import Struct
 from typing import cast
 
@@ -39,9 +39,9 @@ from engine.provider_settings import SmppSettings
 from engine.providers.smpp import SmppProvider
 from engine.records import Message, Verdict
 
-SUBMITS = int(os.environ.get("BENCH_REQUESTS", "30000"))
+SUBMITS = int(os.environ.get("BENCH_REQUESTS", "10000"))
 WINDOW = 100
-ROUNDS = 7
+ROUNDS = 20
 
 MESSAGE = Message(
     id="01930000-0000-7000-8000-000000000001", organisation_id=1, to="+989120000000", sender="Demo",
@@ -49,7 +49,7 @@ MESSAGE = Message(
     expires_at_us=int(time.time() + 3600) * 1_000_000,
 )  # fmt: skip
 _header = Struct(">IIII")
-_BIND = _header.pack(28, 9, 0, 1) + b"bench\0" b"\0" b"\0" b"\x34\0\0" b"\0"
+_BIND = _header.pack(28, 9, 0, 1) + b"bench\0\0\0\x34\0\0\0"
 _SUBMIT_SM = 4
 
 VALIDITY = b"000000010000000R"
@@ -64,7 +64,7 @@ def packed(sequence: int) -> bytes:
     return _header.pack(16 + len(body), _SUBMIT_SM, 0, sequence) + body
 
 
-Round = Callable[[int], Awaitable[None]]
+Round = Callable[[int], Coroutine[None, None, None]]
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ class Futures(Bare):
 
 
 @contextlib.asynccontextmanager
-async def _protocol(made: Callable[[], Bare], port: int) -> Iterator[Round]:
+async def _protocol(made: Callable[[], Bare], port: int) -> AsyncIterator[Round]:
     _, protocol = await asyncio.get_running_loop().create_connection(made, "127.0.0.1", port)
     await protocol.bound
     yield protocol.round_of
@@ -175,12 +175,12 @@ async def _protocol(made: Callable[[], Bare], port: int) -> Iterator[Round]:
 
 
 class _NoReceipts:
-    def put(self, receipts: list[Receipt], stored: Callable[[bool], None]) -> None:
+    def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
         raise AssertionError
 
 
 @contextlib.asynccontextmanager
-async def _provider(port: int) -> Iterator[Round]:
+async def _provider(port: int) -> AsyncIterator[Round]:
     settings = SmppSettings(name="bench", host="127.0.0.1", port=port, system_id="bench", window=WINDOW)
     provider = SmppProvider(settings, _NoReceipts())
     await provider.start()
@@ -243,12 +243,10 @@ def test_half_of_the_bare_protocol_and_twice_the_futures(port: int) -> None:
         rates = runner.run(compare())
     print()
     for name, values in rates.items():
-        shown = ", ".join(f"{value / 1000:.0f}" for value in values)
-        print(f"{name:9} {statistics.median(values) / 1000:6.1f} thousand submits a second of CPU ({shown})")
-    ratios = {}
-    for other in ("bare", "futures"):
-        each = [ours / theirs for ours, theirs in zip(rates["provider"], rates[other], strict=True)]
-        ratios[other] = statistics.median(each)
-        print(f"provider / {other}: {ratios[other]:.2f} ({', '.join(f'{ratio:.2f}' for ratio in each)})")
+        median, fastest = statistics.median(values) / 1000, max(values) / 1000
+        print(f"{name:9} {fastest:5.0f} thousand submits a second of CPU (median {median:.0f})")
+    ratios = {other: max(rates["provider"]) / max(rates[other]) for other in ("bare", "futures")}
+    for other, ratio in ratios.items():
+        print(f"provider / {other}: {ratio:.2f}")
     assert ratios["bare"] >= 0.5
     assert ratios["futures"] >= 2

@@ -29,6 +29,7 @@ import asyncio
 import contextlib
 import ssl
 import time
+from collections.abc import Callable
 
 from engine.errors import ConfigError
 from engine.ports import Done, ReceiptSink
@@ -41,8 +42,8 @@ from engine.providers.smpp_connection import Line, Terms
 from engine.providers.smpp_inbox import Inbox
 from engine.providers.smpp_session import Counts
 from engine.providers.smpp_submit import SubmitEncoder
-from engine.providers.smpp_traffic import Traffic, tell
-from engine.records import Message, Verdict
+from engine.providers.smpp_traffic import Traffic
+from engine.records import Message
 
 # How long messages wait for the first bind after the start, seconds.
 FIRST_BIND_S = 1.0
@@ -61,16 +62,20 @@ class SmppProvider:
     Raises ConfigError naming the setting that cannot be used.
     """
 
+    # The traffic's own: handing each message on would cost as much as packing it does.
+    submit: Callable[[Message, Done], None]
+
     def __init__(self, settings: SmppSettings, receipts: ReceiptSink) -> None:
         self._name = settings.name
         self._timeout_s = settings.timeout_s
-        self._bodies = SubmitEncoder(settings).bodies
+        encode = SubmitEncoder(settings).bodies
         self.counts = Counts()
         inbox = Inbox(settings.name, receipts, self.counts)
         tick_s = min(0.1, max(0.005, settings.timeout_s / 20))
         self._traffic = Traffic(
-            settings.name, inbox, self.counts, timeout_s=settings.timeout_s, tick_s=tick_s
+            settings.name, encode, inbox, self.counts, timeout_s=settings.timeout_s, tick_s=tick_s
         )
+        self.submit = self._traffic.submit
         terms = _terms(settings)
         self._traffic.lines = [
             Line(self._traffic, terms, bind, self.counts)
@@ -107,17 +112,6 @@ class SmppProvider:
                 keeping.cancel()
             await asyncio.gather(*self._keeping, return_exceptions=True)
             self._ticker.stop()
-
-    def submit(self, message: Message, done: Done) -> None:
-        traffic = self._traffic
-        try:
-            bodies = self._bodies(message, traffic.turn_us or time.time_ns() // 1000)
-        except ValueError as e:
-            # No carrier that is spoken to by SMPP could take it.
-            verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
-            asyncio.get_running_loop().call_soon(tell, done, verdict)
-            return
-        traffic.begin(bodies, done, traffic.turn_s or time.monotonic())
 
 
 def _terms(settings: SmppSettings) -> Terms:

@@ -51,13 +51,14 @@ _STEPS = [
 ]
 
 
-def straight(text: str) -> bytes | None:
-    """As `unpacked`, of a text that fits one segment as it is; None: ask `unpacked`."""
+def plain(text: str) -> bytes:
+    """As `unpacked`, for a text that fits one segment and is the same before and after its
+    second step; b"" for one that is not, and for one that has no code."""
     try:
-        raw, _ = _charmap_encode(text, "strict", _ENCODING)
+        raw: bytes = _charmap_encode(text, "strict", _ENCODING)[0]
     except UnicodeEncodeError:
-        return None
-    return raw if raw.isascii() and len(raw) <= SEPTETS_SINGLE and 0 not in raw else None
+        return b""
+    return raw if raw.isascii() and 0 not in raw and len(raw) <= SEPTETS_SINGLE else b""
 
 
 def unpacked(text: str) -> bytes:

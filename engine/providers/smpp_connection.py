@@ -213,8 +213,10 @@ class Line:
         return late
 
     @property
-    def in_flight(self) -> int:
-        return len(self._connection.session.pending) if self._connection is not None else 0
+    def busy(self) -> bool:
+        """It has messages that are not answered, or not sent."""
+        in_flight = self._connection is not None and bool(self._connection.session.pending)
+        return in_flight or bool(self.queue or self.later)
 
     async def keep(self) -> None:
         """Bind, and bind again whenever the session ends, until canceled."""

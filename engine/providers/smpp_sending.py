@@ -34,11 +34,15 @@ _WEIGHT: dict[VerdictKind, int] = {
 ACCEPTED_CODE = code(0)
 
 
-class Sending(msgspec.Struct):
-    """A message on its way, from `submit` to its verdict. Times are monotonic seconds."""
+class Sending(msgspec.Struct, eq=False):
+    """A message on its way, from `submit` to its verdict. Times are monotonic seconds.
 
-    # None once the verdict is out.
-    done: Done | None
+    The short way, for the many that have one segment and are accepted at once: instead of
+    `take`, only `sent_s` is set; instead of `accepted`, the verdict is given and this is
+    forgotten. Whatever else happens to one that was sent so, the methods below make good.
+    """
+
+    done: Done
     # One submit_sm body for each segment.
     bodies: list[bytes]
     # When it was submitted.
@@ -61,6 +65,8 @@ class Sending(msgspec.Struct):
     # The carrier's id of each segment that was accepted.
     ids: dict[int, str] | None = None
     throttled_code: str = ""
+    # The verdict is out; it may still stand in a queue.
+    told: bool = False
 
     @property
     def over(self) -> bool:
@@ -82,7 +88,7 @@ class Sending(msgspec.Struct):
 
     def give_back(self, part: int) -> None:
         """A segment taken has not left after all."""
-        self.in_flight -= 1
+        self._landed()
         self._send_again(part)
 
     def accepted(self, part: int, message_id: str) -> None:
@@ -93,13 +99,13 @@ class Sending(msgspec.Struct):
         self.ids[part] = message_id
 
     def throttled(self, part: int, code: str) -> None:
-        self.in_flight -= 1
+        self._landed()
         self.throttled_code = code
         self._send_again(part)
 
     def failed(self, kind: VerdictKind, code: str) -> None:
         """A segment that was in flight is not accepted: see the table."""
-        self.in_flight -= 1
+        self._landed()
         self._worsen(kind, code)
 
     def give_up(self, code: str) -> None:
@@ -122,6 +128,15 @@ class Sending(msgspec.Struct):
             code=self.code,
             latency_us=int((now_s - self.sent_s) * 1e6) if self.sent_s else 0,
         )
+
+    def _landed(self) -> None:
+        """One segment less is in flight."""
+        if self.in_flight:
+            self.in_flight -= 1
+        else:
+            # It was sent the short way.
+            self.next = 1
+            self.wants = self.queued = False
 
     def _worsen(self, kind: VerdictKind, code: str) -> None:
         if _WEIGHT[kind] > _WEIGHT[self.kind]:

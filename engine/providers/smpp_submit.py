@@ -21,7 +21,7 @@ from zlib import crc32
 
 from engine.errors import ConfigError
 from engine.provider_settings import SmppSettings
-from engine.providers.smpp_alphabet import straight
+from engine.providers.smpp_alphabet import plain
 from engine.providers.smpp_body import (
     ADDRESS_OCTETS,
     PARAMETER_OCTETS_MAX,
@@ -48,6 +48,7 @@ _OURS = {_PAYLOAD, _SAR_REFERENCE, _SAR_TOTAL, _SAR_NUMBER}
 _UDH_OCTETS = 6
 # The NUL of destination_addr, esm_class, protocol_id, priority_flag, schedule_delivery_time.
 _PLAIN, _WITH_UDH = b"\0\0\0\0\0", b"\0\x40\0\0\0"
+_PLUS = ord("+")
 _OCTETS = [bytes((n,)) for n in range(256)]
 # registered_delivery, replace_if_present_flag, data_coding, sm_default_msg_id, sm_length.
 _pack_five = Struct(">BBBBB").pack
@@ -97,18 +98,18 @@ class SubmitEncoder:
         lets through, only a sender with a Greek capital. Such a message will never be taken.
         """
         if self._straight and message.segments == 1 and message.encoding == "GSM-7":
-            # The way of nearly all messages, which `_bodies` would go too, with no step that
+            # The way of nearly all messages, which `_bodies` would go too, without a step that
             # they do not need; it is left wherever something is out of the ordinary.
             before, to = self._before.get(message.sender), message.to.encode()
-            left_s, text = (message.expires_at_us - now_us) // 1_000_000, straight(message.text)
+            left_s, digits, text = (message.expires_at_us - now_us) // 1_000_000, to[1:], plain(message.text)
             if (
-                before is not None and text is not None and left_s == self._validity_s
-                and to[:1] == b"+" and to[1:].isdigit() and len(to) <= ADDRESS_OCTETS
+                text and before is not None and left_s == self._validity_s
+                and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS
             ):  # fmt: skip
                 return [
                     b"".join(
                         (
-                            before, to[1:], _PLAIN, self._validity, self._before_length,
+                            before, digits, _PLAIN, self._validity, self._before_length,
                             _OCTETS[len(text)], text, self._parameters,
                         )
                     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 from engine.ports import Done
 from engine.providers.smpp_body import MESSAGE_ID_OCTETS, decode_message_id
@@ -19,17 +20,27 @@ from engine.providers.smpp_pdu import Pdu
 from engine.providers.smpp_sending import ACCEPTED_CODE, Sending
 from engine.providers.smpp_session import Answers, Counts, Heard
 from engine.providers.smpp_verdicts import code, kind
-from engine.records import Verdict, VerdictKind
+from engine.records import Message, Verdict, VerdictKind
+
+# Given a message and the time of day, microseconds.
+Encode = Callable[[Message, int], list[bytes]]
 
 # Messages that may wait for room; the caller's own bound is far below.
 _WAITING_MAX = 100_000
 
 
 class Traffic:
-    """All messages of one provider that have no verdict yet. `tick_s`: how often `sweep` is called."""
+    """All messages of one provider that have no verdict yet.
 
-    def __init__(self, name: str, inbox: Inbox, counts: Counts, *, timeout_s: float, tick_s: float) -> None:
+    encode    the bodies of a message's submit_sm; raises ValueError for what has none
+    tick_s    how often `sweep` is called
+    """
+
+    def __init__(
+        self, name: str, encode: Encode, inbox: Inbox, counts: Counts, *, timeout_s: float, tick_s: float
+    ) -> None:
         self._name = name
+        self._encode = encode
         self._inbox = inbox
         self._counts = counts
         self._timeout_s = timeout_s
@@ -42,21 +53,29 @@ class Traffic:
         # Until then they wait even while no session is bound.
         self.patient_to_s = 0.0
         # The time, monotonic and of day, while callbacks are told verdicts; else 0.
-        self.turn_s = 0.0
-        self.turn_us = 0
+        self._turn_s = 0.0
+        self._turn_us = 0
         self.lines: list[Line] = []
         self.stopping = False
         self.idle = asyncio.Event()
 
-    def begin(self, bodies: list[bytes], done: Done, now_s: float) -> None:
-        """A message to be sent, as the bodies of its submit_sm."""
+    def submit(self, message: Message, done: Done) -> None:
+        """See `engine.ports.Provider`."""
+        try:
+            bodies = self._encode(message, self._turn_us or time.time_ns() // 1000)
+        except ValueError as e:
+            # No carrier that is spoken to by SMPP could take it.
+            verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
+            asyncio.get_running_loop().call_soon(tell, done, verdict)
+            return
+        now_s = self._turn_s or time.monotonic()
         sending = Sending(done, bodies, now_s, len(bodies) == 1)
         waiting = self._waiting
         if not waiting:
             if reason := self._hopeless(now_s):
                 self._refuse(sending, reason)
                 return
-            # Once for all that is begun in this turn of the loop.
+            # Once for all that is submitted in this turn of the loop.
             asyncio.get_running_loop().call_soon(self._pump_all)
         elif len(waiting) >= _WAITING_MAX:
             self._refuse(sending, "window")
@@ -109,11 +128,11 @@ class Traffic:
     def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
         if heard.answers:
             # While callbacks run, time stands still for what they submit.
-            self.turn_s, self.turn_us = now_s, time.time_ns() // 1000
+            self._turn_s, self._turn_us = now_s, time.time_ns() // 1000
             try:
                 self._answered(line, heard.answers, now_s)
             finally:
-                self.turn_s = self.turn_us = 0
+                self._turn_s = self._turn_us = 0
         if heard.deliveries:
             self._inbox.take(heard.deliveries, on)
         self._pump(line, now_s, _WAITING_MAX)
@@ -153,18 +172,16 @@ class Traffic:
                 sending.accepted(part, message_id)
                 self._look(sending, now_s)
                 continue
-            # Nearly all: what `Sending` comes to when it has one segment, without its steps.
+            # Nearly all: what `Sending` comes to when it has one segment, by the short way.
             if sending.sent_s != sent_s:
                 sent_s = sending.sent_s
                 latency_us = int((now_s - sent_s) * 1e6)
-            done, sending.done = sending.done, None
             verdict = Verdict(
                 kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
                 latency_us=latency_us,
             )  # fmt: skip
             try:
-                if done is not None:
-                    done(verdict)
+                sending.done(verdict)
             except Exception as e:  # as in `tell`, which would be one call more
                 report(e)
         line.slowdown.taken(accepted, now_s)
@@ -175,6 +192,9 @@ class Traffic:
             self._counts.throttled += 1
             line.slowdown.throttled(now_s)
             sending.throttled(part, code(pdu.status))
+            if sending in line.queue:
+                line.queue.remove(sending)
+                sending.queued = False
             if sending.wants and not sending.queued:
                 sending.queued = True
                 line.later.append(sending)
@@ -193,15 +213,15 @@ class Traffic:
         self._look(sending, now_s)
 
     def _refuse(self, sending: Sending, why: str) -> None:
-        """One that was never begun; not from inside `begin`."""
+        """One that was never begun; not from inside `submit`."""
         sending.give_up(why)
         asyncio.get_running_loop().call_soon(self._look, sending, 0.0)
 
     def _look(self, sending: Sending, now_s: float) -> None:
         """Give the verdict if it can be given."""
-        if sending.over and sending.done is not None:
-            done, sending.done = sending.done, None
-            tell(done, sending.verdict(self._name, now_s))
+        if sending.over and not sending.told:
+            sending.told = True
+            tell(sending.done, sending.verdict(self._name, now_s))
 
     # -- the queues
 
@@ -226,13 +246,11 @@ class Traffic:
             if queue:
                 sending = queue.popleft()
             elif share > 0 and waiting:
-                # Nearly all have one segment and are new: as below, without the steps.
                 sending = waiting.popleft()
                 share -= 1
-                if sending.single and sending.wants and not sending.again:
+                if sending.single and not sending.sent_s:
+                    # Nearly all: as below, by the short way (see `Sending`).
                     sending.sent_s = now_s
-                    sending.next = sending.in_flight = 1
-                    sending.wants = sending.queued = False
                     segments.append((sending, 0, sending.bodies[0]))
                     continue
             else:
@@ -260,11 +278,7 @@ class Traffic:
         return "not_bound" if not self._open and now_s >= self.patient_to_s else ""
 
     def _look_idle(self) -> None:
-        busy = (
-            self._inbox.owed
-            or self._waiting
-            or any(line.in_flight or line.queue or line.later for line in self.lines)
-        )
+        busy = self._inbox.owed or self._waiting or any(line.busy for line in self.lines)
         if self.stopping and not busy:
             self.idle.set()
 

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import subprocess
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,7 +129,7 @@ async def test_a_receiver_alone_carries_no_messages() -> None:
 
 @pytest.mark.parametrize(("how", "code"), [(Peer.close, "closed"), (Peer.reset, "reset")])
 async def test_a_lost_session_leaves_what_was_sent_unknown_and_the_rest_unsent(
-    how: object, code: str
+    how: Callable[[Peer], None], code: str
 ) -> None:
     async with smsc() as carrier, provider_to(carrier.port, window=2) as (provider, verdicts):
         carrier.on_submit = nothing

@@ -91,8 +91,8 @@ async def test_data_sm_brings_receipts_too() -> None:
     sink = Sink()
     async with smsc() as carrier, provider_to(carrier.port, sink) as (_, verdicts):
         await verdicts.one()
-        parameters = {Tag.receipted_message_id: b"id9\0", Tag.message_state: b"\x02"}
-        body = encode_data_sm(ShortMessage(source="4912", esm_class=4, parameters=dict(parameters)))
+        parameters: dict[int, bytes] = {Tag.receipted_message_id: b"id9\0", Tag.message_state: b"\x02"}
+        body = encode_data_sm(ShortMessage(source="4912", esm_class=4, parameters=parameters))
         sequence = carrier.peer.ask(Command.data_sm, body)
         await until(lambda: bool(carrier.peer.answers_to(sequence)))
         [answer] = carrier.peer.answers_to(sequence)

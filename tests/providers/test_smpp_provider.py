@@ -158,6 +158,16 @@ async def test_the_worst_segment_decides(statuses: dict[bytes, int], kind: str) 
         assert (await verdicts.one(long_message(3))).kind == kind
 
 
+async def test_a_message_that_failed_while_a_segment_waits_has_one_verdict() -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
+        carrier.on_submit = lambda peer, pdu: by_letter(
+            peer, pdu, {b"a": THROTTLED, b"b": Status.ESME_RINVDSTADR}
+        )
+        assert (await verdicts.one(long_message(2))).kind == "permanent"
+        await provider.stop()
+        assert len(await verdicts.all()) == 1
+
+
 async def test_a_segment_without_an_answer_makes_the_message_unknown() -> None:
     def but_one(peer: Peer, pdu: Pdu) -> None:
         if decode_short_message(pdu.body).short_message[-1:] != b"b":

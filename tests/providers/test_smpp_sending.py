@@ -10,13 +10,17 @@ import pytest
 
 from engine.providers.smpp_sending import Sending
 from engine.providers.smpp_slowdown import Slowdown
-from engine.records import VerdictKind
+from engine.records import Verdict, VerdictKind
 
 OUTCOMES = ("accepted", "permanent", "unknown", "temporary", "throttled", "unsent")
 
 
+def no_verdict(verdict: Verdict) -> None:
+    raise AssertionError
+
+
 def sending(segments: int) -> Sending:
-    return Sending(None, [b"%d" % n for n in range(segments)], 1.0, segments == 1)
+    return Sending(no_verdict, [b"%d" % n for n in range(segments)], 1.0, segments == 1)
 
 
 def told(to: Sending, part: int, outcome: str) -> None:
@@ -43,7 +47,6 @@ def test_the_table_holds_in_whatever_order_the_answers_come(outcomes: tuple[str,
     for order in permutations(range(len(outcomes))):
         one = sending(len(outcomes))
         assert [one.take(2.0) for _ in outcomes] == list(range(len(outcomes)))
-        assert not one.wants
         for part in order:
             assert not one.over
             told(one, part, outcomes[part])
@@ -56,14 +59,28 @@ def test_the_table_holds_in_whatever_order_the_answers_come(outcomes: tuple[str,
         assert verdict.latency_us == 1_000_000
 
 
+@pytest.mark.parametrize("outcome", [outcome for outcome in OUTCOMES if outcome != "accepted"])
+def test_sent_the_short_way_a_message_comes_to_the_same(outcome: str) -> None:
+    one = sending(1)
+    one.sent_s = 2.0
+    told(one, 0, outcome)
+    assert not one.queued
+    if one.wants:
+        assert (one.over, one.take(2.5), one.wants) == (False, 0, False)
+        told(one, 0, outcome)
+    one.give_up("window")
+    assert one.over
+    verdict = one.verdict("carrier", 3.0)
+    assert (verdict.kind, verdict.code) == expected((outcome,))
+
+
 def test_segments_go_out_in_order_and_again_in_order() -> None:
     one = sending(3)
     assert [one.take(2.0), one.take(2.0)] == [0, 1]
     told(one, 0, "throttled")
     told(one, 1, "throttled")
     assert [one.take(2.5), one.take(2.5), one.take(2.5)] == [0, 1, 2]
-    assert not one.wants
-    assert not one.over
+    assert (one.wants, one.over) == (False, False)
 
 
 @pytest.mark.parametrize("kind", ["permanent", "temporary", "unknown"])
@@ -73,8 +90,7 @@ def test_after_a_failure_nothing_more_is_sent(kind: VerdictKind) -> None:
         one.take(2.0)
     one.failed(kind, "code")
     one.throttled(1, "code-throttled")
-    assert not one.wants
-    assert not one.over, "one is still under way"
+    assert (one.wants, one.over) == (False, False), "one is still under way"
     one.accepted(2, "id2")
     assert one.over
     assert one.verdict("carrier", 3.0).kind == kind

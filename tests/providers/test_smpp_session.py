@@ -57,9 +57,9 @@ def test_it_binds_and_is_bound_by_the_answer() -> None:
     made, _ = session(bound=False)
     [bind] = written(made)
     assert (bind.command_id, bind.status, bind.sequence, bind.body) == (9, 0, 1, b"body")
-    assert made.state == "binding"
+    states = [made.state]
     made.receive(answer(bind, body=b""), 1.0)
-    assert made.state == "bound"
+    assert [*states, made.state] == ["binding", "bound"]
 
 
 @pytest.mark.parametrize("command", [Command.bind_transceiver_resp, Command.generic_nack])

@@ -32,7 +32,7 @@ def submitted(lane: Lane, now_s: float) -> int:
 
 def answered(lane: Lane, kind: VerdictKind, began_s: float, now_s: float) -> None:
     """The verdict of one that began then."""
-    token = next(t for t, (_, began) in lane._awaited.items() if began == began_s)
+    token = next(t for t, (_, began) in lane.awaited._entries.items() if began == began_s)
     assert lane.ended(token, kind, began_s, now_s)
 
 
@@ -58,7 +58,7 @@ def test_a_provider_that_hangs_is_avoided_after_a_few_times_its_usual_answer() -
     assert hung.open(2.1)
     hung.look(2.3)
     assert not hung.open(2.3)
-    assert (hung.owed, hung.in_flight) == (0, 5)
+    assert (hung.awaited.owed, hung.awaited.in_flight) == (0, 5)
 
 
 def test_a_slow_provider_that_answers_in_its_usual_time_is_not_taken_for_hung() -> None:
@@ -88,7 +88,7 @@ def test_an_answer_from_a_provider_taken_for_hung_brings_it_back() -> None:
     answered(late, "accepted", 0.0, 1.6)
     assert late.open(1.6)
     answered(late, "accepted", 0.0, 1.7)
-    assert (late.in_flight, late.owed) == (0, 0)
+    assert (late.awaited.in_flight, late.awaited.owed) == (0, 0)
 
 
 def test_after_its_pause_one_message_probes_and_the_next_waits_for_its_verdict() -> None:
@@ -143,13 +143,13 @@ def test_what_waits_longer_than_answers_ever_take_may_be_given_up_and_its_late_v
     submitted(uneven, 0.0)
     answered(uneven, "accepted", 0.0, 0.7)
     lost, fine = submitted(uneven, 1.0), submitted(uneven, 2.0)
-    assert uneven.overdue(2.3) == []
-    assert [token for token, _ in uneven.overdue(2.5)] == [lost]
-    uneven.give_up(lost)
-    assert uneven.overdue(2.5) == []
+    assert uneven.awaited.overdue(2.3) == []
+    assert [token for token, _ in uneven.awaited.overdue(2.5)] == [lost]
+    uneven.awaited.give_up(lost)
+    assert uneven.awaited.overdue(2.5) == []
     assert not uneven.ended(lost, "accepted", 1.0, 2.6)
     assert uneven.ended(fine, "accepted", 2.0, 2.6)
-    assert (uneven.in_flight, uneven.owed) == (0, 0)
+    assert (uneven.awaited.in_flight, uneven.awaited.owed) == (0, 0)
 
 
 def test_all_that_a_stalled_provider_owes_is_overdue_at_once() -> None:
@@ -157,6 +157,6 @@ def test_all_that_a_stalled_provider_owes_is_overdue_at_once() -> None:
     submitted(hung, 0.0)
     answered(hung, "accepted", 0.0, 0.1)
     tokens = [submitted(hung, 1.0 + n / 10) for n in range(10)]
-    assert hung.overdue(1.95) == []
+    assert hung.awaited.overdue(1.95) == []
     hung.look(2.1)
-    assert [token for token, _ in hung.overdue(2.1)] == tokens
+    assert [token for token, _ in hung.awaited.overdue(2.1)] == tokens

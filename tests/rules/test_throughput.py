@@ -156,6 +156,14 @@ def test_workers_of_a_queue_all_get_some(rate: float, sizes: Sequence[int]) -> N
     assert min(each) > 0.12 * sum(each), each
 
 
+@pytest.mark.parametrize("rate", [SLOW, 50.0])
+def test_long_messages_of_one_worker_are_not_starved_by_short_ones_of_others(rate: float) -> None:
+    workers = [Sender(n, "normal", rate, itertools.repeat(5 if n == 0 else 1)) for n in range(4)]
+    sent = simulate(workers, 30.0, Random(1), Weather(), Timeline())
+    assert sum(s.segments for s in sent if s.worker == 0) > 0.2 * sum(s.segments for s in sent)
+    assert most_in(sent, 1.0) <= allowed(rate, 5)
+
+
 @pytest.mark.parametrize("rate", [SLOW, 100.0, FAST])
 def test_the_others_use_what_a_killed_worker_leaves(rate: float) -> None:
     workers = senders(["normal"] * 3, rate)

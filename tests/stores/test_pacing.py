@@ -17,7 +17,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import cast
@@ -32,23 +32,27 @@ from engine.shards import rate_key
 from engine.stores.pacing import HORIZON_US, RedisPace
 from engine.stores.redis import RedisLink, load_functions
 from engine.throughput import timing
+from supervisor.embedded.servers import start_redis
 from tests.rules import pacing_model
 from tests.rules.pacing_model import Sent, State, Timeline, most_in
 from tests.stores.pacing_process import RECORD
 
-DATABASE = 13
 RUNS_MAX = 5
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def url(redis_url: str) -> str:
-    return redis_url.rpartition("/")[0] + f"/{DATABASE}"
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of our own that writes nothing to disk: a busy one holds it up for half a second."""
+    server = start_redis(tmp_path_factory.mktemp("pacing"))
+    yield server.url
+    server.stop(10)
 
 
 @pytest.fixture
 async def link(url: str) -> AsyncIterator[RedisLink]:
     link = RedisLink(url, timeout_s=5, name="test")
+    await link.call("CONFIG", "SET", "appendonly", "no")
     await link.call("FLUSHDB")
     await load_functions(link)
     yield link

@@ -117,6 +117,7 @@ class Traffic:
                 status, answer = caller.insist("/v1/messages", message)
                 assert status == 202, answer
                 self.accepted.append(answer["id"])
+            # A thread's failure is the test's: it is raised where the thread has ended.
             except BaseException as e:
                 self.trouble.append(e)
                 return
