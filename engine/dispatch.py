@@ -8,11 +8,14 @@ Nothing here is kept: what waits is in the worker's hand, which Redis remembers.
 other workers take it over. Frozen: whatever waited too long is not sent (the desk says so
 when its turn comes), and slots reserved before are void by then. Redis away: no slots are
 granted, and limited providers send nothing; the others go on.
+
+Times are monotonic seconds; not the loop's, which uvloop cuts to milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
 from random import Random
@@ -144,7 +147,7 @@ class Dispatcher:
 
     def _done(self, lane: Lane, entry: Entry, token: int, began_s: float, verdict: Verdict) -> None:
         assert self._desk is not None
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         if lane.ended(token, verdict.kind, began_s, now_s):
             failed = verdict.kind not in ("accepted", "permanent")
             others = failed and self._choice.another(lane, entry.message, now_s)
@@ -176,29 +179,28 @@ class Dispatcher:
         """Reserve slots for limited providers and look at the lanes, until canceled."""
         loop = asyncio.get_running_loop()
         while True:
-            now_s = loop.time()
+            now_s = time.monotonic()
             again_at_s = now_s + _LOOK_S
             for lane in self._lanes.values():
                 at_s = lane.again_at_s(now_s)
                 if at_s is not None:
                     again_at_s = min(again_at_s, at_s)
             if again_at_s > now_s:
-                timer = loop.call_at(again_at_s, self._wake.set)
+                timer = loop.call_later(again_at_s - now_s, self._wake.set)
                 await self._wake.wait()
                 timer.cancel()
             else:
                 await asyncio.sleep(0)
             self._wake.clear()
             await self._reserve()
-            now_s = loop.time()
+            now_s = time.monotonic()
             self.pump(now_s)
             if self._hedge:
                 self._give_up_overdue(now_s)
 
     async def _reserve(self) -> None:
         """Ask for the slots that limited lanes want now, all in one call."""
-        loop = asyncio.get_running_loop()
-        asked_at_s = loop.time()
+        asked_at_s = time.monotonic()
         wishes = []
         for name, lane in self._lanes.items():
             segments = lane.wanted(asked_at_s)
@@ -214,7 +216,7 @@ class Dispatcher:
             self._log.warning("no slots can be reserved", reason=e.detail)
             await asyncio.sleep(_PAUSE_S)
             return
-        answered_at_s = loop.time()
+        answered_at_s = time.monotonic()
         for (allowance, _), slots in zip(wishes, granted, strict=True):
             allowance.granted(slots, asked_at_s, answered_at_s)
 

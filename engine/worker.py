@@ -19,6 +19,7 @@ back through the due set. After a clean end nothing is pending under our name.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -97,7 +98,7 @@ class Worker:
 
     def take(self, entries: Sequence[Entry]) -> None:
         """Take entries in hand, to be sent in order; while draining, to be handed back."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         self._in_hand += len(entries)
         if self._draining:
             now_us = self._now_us()
@@ -141,7 +142,7 @@ class Worker:
                 self._settled.clear()
                 await _first_of(self._settled, draining)
                 continue
-            if not self._dispatcher.worth_reading(asyncio.get_running_loop().time()):
+            if not self._dispatcher.worth_reading(time.monotonic()):
                 self._settled.clear()
                 await _first_of(self._settled, draining, timeout_s=_LOOK_S)
                 continue
@@ -161,7 +162,7 @@ class Worker:
 
     def fit(self, entry: Entry, read_at_s: float) -> bool:
         """See `engine.ports.Desk`; so are the next three."""
-        if read_at_s < asyncio.get_running_loop().time() - self._hand_s:
+        if read_at_s < time.monotonic() - self._hand_s:
             self._reader.drop([entry])
             self._let_go(1)
             return False

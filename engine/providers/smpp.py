@@ -1,8 +1,8 @@
 """A carrier that is spoken to by SMPP 3.4.
 
 Each of `sessions` is bound and kept bound (`smpp_connection`). A message goes out as one
-submit_sm for each segment, all on one session (`smpp_traffic`), of which at most `window`
-are without an answer. What the answers to them mean together is in `smpp_sending`, what a
+submit_sm for each segment, all on one session, of which at most `window` are without an
+answer (`smpp_waiting`, `smpp_traffic`). What the answers to them mean together is in `smpp_sending`, what a
 single one means in `smpp_verdicts`. Receipts come in by `smpp_inbox`. There is no place for
 messages from handsets (MO) yet: they are answered ESME_ROK, counted and dropped.
 
@@ -43,6 +43,7 @@ from engine.providers.smpp_inbox import Inbox
 from engine.providers.smpp_session import Counts
 from engine.providers.smpp_submit import SubmitEncoder
 from engine.providers.smpp_traffic import Traffic
+from engine.providers.smpp_waiting import Waiting
 from engine.records import Message
 
 # How long messages wait for the first bind after the start, seconds.
@@ -68,16 +69,21 @@ class SmppProvider:
     def __init__(self, settings: SmppSettings, receipts: ReceiptSink) -> None:
         self._name = settings.name
         self._timeout_s = settings.timeout_s
-        encode = SubmitEncoder(settings).bodies
         self.counts = Counts()
-        inbox = Inbox(settings.name, receipts, self.counts)
         tick_s = min(0.1, max(0.005, settings.timeout_s / 20))
+        waiting = Waiting()
         self._traffic = Traffic(
-            settings.name, encode, inbox, self.counts, timeout_s=settings.timeout_s, tick_s=tick_s
+            settings.name,
+            SubmitEncoder(settings).bodies,
+            waiting,
+            Inbox(settings.name, receipts, self.counts),
+            self.counts,
+            timeout_s=settings.timeout_s,
+            tick_s=tick_s,
         )
         self.submit = self._traffic.submit
         terms = _terms(settings)
-        self._traffic.lines = [
+        self._lines = waiting.lines = [
             Line(self._traffic, terms, bind, self.counts)
             for _ in range(settings.sessions)
             for bind in _BINDS[settings.bind]
@@ -93,7 +99,7 @@ class SmppProvider:
         """Begin to bind; does not wait for it."""
         self._traffic.patient_to_s = time.monotonic() + FIRST_BIND_S
         self._ticker.start()
-        self._keeping = [asyncio.create_task(line.keep()) for line in self._traffic.lines]
+        self._keeping = [asyncio.create_task(line.keep()) for line in self._lines]
 
     async def stop(self) -> None:
         """What has a segment left to send is `temporary` at once; what is in flight has the rest
@@ -106,7 +112,7 @@ class SmppProvider:
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._traffic.idle.wait(), self._timeout_s)
-            await asyncio.gather(*(line.unbind() for line in self._traffic.lines))
+            await asyncio.gather(*(line.unbind() for line in self._lines))
         finally:
             for keeping in self._keeping:
                 keeping.cancel()

@@ -179,7 +179,7 @@ class Line:
         self.slowdown = Slowdown()
         # Messages that have begun here and have a segment to send: now, and after the next tick.
         self.queue: deque[Sending] = deque()
-        self.later: list[Sending] = []
+        self.later: deque[Sending] = deque()
         # The session that carries messages; None while there is none.
         self.session: Session[Sending] | None = None
 

@@ -79,8 +79,8 @@ async def test_binds_are_tried_at_longer_and_longer_intervals() -> None:
     async with smsc() as carrier:
         carrier.on_bind = refuse
         async with provider_to(carrier.port, reconnect_s=0.05, reconnect_max_s=0.4):
-            await until(lambda: len(times) == 6)
-    pauses = [after - before for before, after in pairwise(times)]
+            await until(lambda: len(times) >= 6)
+    pauses = [after - before for before, after in pairwise(times[:6])]
     # Half of 50, 100, 200, 400, 400 ms at least.
     assert all(pause >= least for pause, least in zip(pauses, (0.025, 0.05, 0.1, 0.2, 0.2), strict=True))
     assert max(pauses) < 0.8
