@@ -45,7 +45,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         else:
             lines += [
                 f"  API key  {self.api_key}  (organisation {self.organisation}, demo)",
-                f"  Messages go to a simulated provider, which counts them: {self.simulator_url}/stats",
+                self._where_to(),
                 "",
                 "Try in another terminal, from this directory: send one message,",
                 "",
@@ -65,6 +65,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
             "",
         ]
         return "\n".join(lines)
+
+    def _where_to(self) -> str:
+        if self.simulator_url is None:
+            return "  Messages go to the providers of the configuration, so perhaps to real telephones."
+        return f"  Messages go to a simulated provider, which counts them: {self.simulator_url}/stats"
 
     def _one(self, command: str, where: str) -> str:
         """By curl, to show the API, where there is one: a bare Debian has none."""

@@ -2,9 +2,10 @@
 
 Each of `sessions` is bound and kept bound (`smpp_connection`). A message goes out as one
 submit_sm for each segment, all on one session, of which at most `window` are without an
-answer (`smpp_waiting`, `smpp_traffic`). What the answers to them mean together is in `smpp_sending`, what a
-single one means in `smpp_verdicts`. Receipts come in by `smpp_inbox`. There is no place for
-messages from handsets (MO) yet: they are answered ESME_ROK, counted and dropped.
+answer (`smpp_waiting`, `smpp_traffic`). What the answers to them mean together is in
+`smpp_sending`, what a single one means in `smpp_verdicts`. Receipts come in by `smpp_inbox`.
+There is no place for messages from handsets (MO) yet: they are answered ESME_ROK, counted
+and dropped.
 
 Times of one message, from `submit` on:
 
@@ -63,7 +64,7 @@ class SmppProvider:
     Raises ConfigError naming the setting that cannot be used.
     """
 
-    # The traffic's own: handing each message on would cost as much as packing it does.
+    # The traffic's own: a call less for each message.
     submit: Callable[[Message, Done], None]
 
     def __init__(self, settings: SmppSettings, receipts: ReceiptSink) -> None:

@@ -8,6 +8,7 @@ have no place to go in this engine: they are answered, counted and dropped.
     receipt, kept                      ESME_ROK                 when the sink says so
     receipt, the sink could not        ESME_RX_T_APPN           when the sink says so
     receipt, too many unanswered       ESME_RX_T_APPN           at once
+    a receipt that names no message    ESME_ROK                 at once
     no receipt                         ESME_ROK                 at once
     cannot be read                     the fault's status       at once
 
@@ -27,7 +28,7 @@ from engine.ports import ReceiptSink
 from engine.providers.smpp_body import decode_data_sm, decode_short_message
 from engine.providers.smpp_codes import Command, Status
 from engine.providers.smpp_pdu import Pdu, WrongPdu
-from engine.providers.smpp_receipt import receipt
+from engine.providers.smpp_receipt import is_receipt, receipt
 from engine.providers.smpp_session import Counts
 
 # Receipts of one provider that may wait for the sink.
@@ -60,13 +61,17 @@ class Inbox:
         for pdu in deliveries:
             try:
                 decode = decode_data_sm if pdu.command_id == _DATA_SM else decode_short_message
-                one = receipt(decode(pdu.body), self._name, at_us)
+                message = decode(pdu.body)
             except WrongPdu as e:
                 self._counts.wrong_pdus += 1
                 answering.answer((pdu,), e.status)
                 continue
+            one = receipt(message, self._name, at_us)
             if one is None:
-                self._counts.mo_dropped += 1
+                if is_receipt(message):
+                    self._counts.receipts_nameless += 1
+                else:
+                    self._counts.mo_dropped += 1
                 answering.answer((pdu,), Status.ESME_ROK)
             elif self.owed >= OWED_MAX:
                 self._counts.receipts_refused += 1

@@ -87,9 +87,11 @@ class Counts(msgspec.Struct):
     wrong_pdus: int = 0
     unknown_commands: int = 0
     generic_nacks: int = 0
-    # Receipts taken, receipts the carrier was asked to send again, messages from handsets.
+    # Receipts taken, receipts the carrier was asked to send again, receipts without an id,
+    # messages from handsets.
     receipts: int = 0
     receipts_refused: int = 0
+    receipts_nameless: int = 0
     mo_dropped: int = 0
 
 

@@ -76,15 +76,16 @@ class Traffic:
         sending = Sending(done, bodies, now_s, len(bodies) == 1)
         messages = self._messages
         if not messages:
-            if reason := self._hopeless(now_s):
-                self._refuse(sending, reason)
-                return
+            reason = self._hopeless(now_s)
             # Once for all that is submitted in this turn of the loop.
-            asyncio.get_running_loop().call_soon(self._pump)
-        elif len(messages) >= _WAITING_MAX:
-            self._refuse(sending, "window")
-            return
-        messages.append(sending)
+            asyncio.get_running_loop().call_soon(self._waiting.pump_all, now_s)
+        else:
+            reason = "window" if len(messages) >= _WAITING_MAX else ""
+        if reason:
+            sending.give_up(reason)
+            asyncio.get_running_loop().call_soon(self._look, sending, now_s)
+        else:
+            messages.append(sending)
 
     def sweep(self) -> None:
         """Let time pass."""
@@ -113,7 +114,7 @@ class Traffic:
     def bound(self, line: Line) -> None:
         if line.transmits and not self.stopping:
             self._waiting.open_for(line)
-            self._pump()
+            self._waiting.pump_all(time.monotonic())
 
     def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
         if heard.answers:
@@ -190,11 +191,6 @@ class Traffic:
         sending.give_up(why)
         self._look(sending, now_s)
 
-    def _refuse(self, sending: Sending, why: str) -> None:
-        """One that never was in a queue; its verdict not from inside `submit`."""
-        sending.give_up(why)
-        asyncio.get_running_loop().call_soon(self._look, sending, 0.0)
-
     def _look(self, sending: Sending, now_s: float) -> None:
         """Give the verdict if it can be given."""
         if sending.over and not sending.told:
@@ -202,9 +198,6 @@ class Traffic:
             tell(sending.done, sending.verdict(self._name, now_s))
 
     # -- all of them
-
-    def _pump(self) -> None:
-        self._waiting.pump_all(time.monotonic())
 
     def _hopeless(self, now_s: float) -> str:
         """Why a message cannot even wait; "" when it can."""

@@ -111,6 +111,15 @@ async def test_a_message_from_a_handset_is_answered_and_dropped() -> None:
         assert provider.counts.mo_dropped == 1
 
 
+async def test_a_receipt_that_names_no_message_is_answered_and_counted() -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
+        await verdicts.one()
+        sequence = carrier.peer.ask(Command.deliver_sm, delivery("stat:DELIVRD"))
+        await until(lambda: bool(carrier.peer.answers_to(sequence)))
+        assert carrier.peer.answers_to(sequence)[0].status == 0
+        assert (provider.counts.receipts_nameless, provider.counts.mo_dropped) == (1, 0)
+
+
 async def test_a_delivery_that_cannot_be_read_is_answered_with_its_fault() -> None:
     async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
         await verdicts.one()
