@@ -13,7 +13,7 @@ import msgspec
 from engine.records import Encoding, Event, Queue
 
 
-class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """A carrier's word on what became of a message, or of one segment, after it took it.
 
     delivered    the recipient has it

@@ -33,7 +33,7 @@ from engine.records import ActivityRow, Event, Message
 Reason = Literal["unknown", "recipient", "ambiguous"]
 
 
-class Match(msgspec.Struct, frozen=True, kw_only=True):
+class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The attempt a receipt is about."""
 
     attempt: Filed
@@ -41,7 +41,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True):
     segment: int
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class Known(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is recorded about one attempt since the carrier took it."""
 
     # Numbers of the segments that arrived, of several.

@@ -25,8 +25,11 @@ SELECT count() FROM receipts_unmatched FINAL WHERE given_up_at >= fromUnixTimest
 """
 # PREWHERE: the rows, which are most of the bytes, are read only where a key was found.
 # One thread reads thousands of small granules as fast as two, and leaves the other core alone.
+# Blocks as large as they come: cut to their usual bytes, each would hold a few granules only,
+# at half as much CPU again.
 _FILED = """
-SELECT key, row FROM outstanding PREWHERE key IN {keys:Array(UInt64)} SETTINGS max_threads = 1
+SELECT key, row FROM outstanding PREWHERE key IN {keys:Array(UInt64)}
+SETTINGS max_threads = 1, preferred_block_size_bytes = 0, local_filesystem_read_method = 'pread'
 """
 _KEYS_OF_MESSAGES = """
 SELECT message_id, key FROM outstanding_messages PREWHERE message_id IN {ids:Array(String)}

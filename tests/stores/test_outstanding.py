@@ -161,7 +161,7 @@ async def test_a_batch_of_keys_is_found_without_reading_the_table(world: Receipt
     )
     granules = [line for (line,) in plan if "Granules" in line]
     read, _, of = granules[-1].rpartition(" ")[2].partition("/")
-    # One granule a key and part at most, of 128 rows.
+    # One granule a key and part at most, of 64 rows.
     assert int(read) <= 3 * len(wanted) < int(of)
 
 

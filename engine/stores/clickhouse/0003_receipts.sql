@@ -25,7 +25,7 @@ ENGINE = MergeTree
 PARTITION BY day
 ORDER BY key
 TTL day + INTERVAL 8 DAY
-SETTINGS index_granularity = 128, min_compress_block_size = 4096, ttl_only_drop_parts = 1,
+SETTINGS index_granularity = 64, min_compress_block_size = 4096, ttl_only_drop_parts = 1,
          non_replicated_deduplication_window = 1000;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS activity_to_outstanding TO outstanding AS
