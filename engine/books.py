@@ -38,6 +38,10 @@ class UsageEntry(msgspec.Struct, frozen=True):
     usage    [organisation, held, ...]           units a holder has held
     settle   [organisation, captured, released, ...]
     request  Request    return  Return    fence  empty
+
+    The entries of a stream are a chain: `follows` is the link of the entry before, and `link`
+    the digest of that, the entry's id and all it says. So two entries with the same link have
+    the same history. Both are "" before the first, and in streams of an older version.
     """
 
     shard: int
@@ -46,6 +50,15 @@ class UsageEntry(msgspec.Struct, frozen=True):
     holder: str
     epoch: int
     data: bytes
+    follows: str = ""
+    link: str = ""
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A place in a shard's usage stream: behind the entry at `position`, whose link it names."""
+
+    position: str = "0-0"
+    link: str = ""
 
 
 class Account(msgspec.Struct):
@@ -140,20 +153,42 @@ class BalanceEvent(msgspec.Struct, frozen=True):
         )
 
 
-class ShardLife(msgspec.Struct, frozen=True):
-    """What a shard of Redis says of itself."""
+class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shard of Redis says of itself, and of the mark it was asked about."""
 
     shard: int
     # None: it never had one, or lost it with everything else.
     generation: str | None
+    # Of the server process that answered, and the one in which a ledger found the shard whole.
+    run: str
+    seen_run: str
     # Last id ever given in its usage stream; "0-0" for none.
     last_position: str
+    # The link behind which stands what the stream has after the mark; the mark's own when the
+    # stream has not lost it.
+    follows: str
+    # Row of the last answer that was put into an inbox there.
+    delivered: int
+
+
+class Left(msgspec.Struct, frozen=True):
+    """What a lost shard still has of one organisation, units."""
+
+    # Held by its messages, or taken from that by settlements that are not in the books.
+    held: int
+    # How much of it was held by usage that the books have not applied.
+    news: int
 
 
 class Recovered(msgspec.Struct, frozen=True):
     # Of the shards that the books know.
     generations: dict[int, str]
-    positions: dict[int, str]
+    # How far their usage is applied.
+    marks: dict[int, Mark]
+    # Row of the last answer that is known to have been put into an inbox.
+    delivered: dict[int, int]
+    # Earlier generations, whose loss the books know of.
+    former: dict[int, frozenset[str]]
     # Committed but perhaps never sent.
     answers: list[StoredAnswer]
     waiting: dict[int, list[WaitingRequest]]

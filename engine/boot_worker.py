@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from contextlib import AsyncExitStack
 
 import structlog
@@ -93,6 +94,7 @@ async def _dispatcher(
         concurrency=settings.concurrency,
         rng=random.Random(),
         log=log,
+        clock_s=time.monotonic,
         hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
     )
     return carriers, dispatcher
@@ -113,6 +115,7 @@ def _worker(
         backoff=Backoff(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
         hand_s=config.take_over_s / 4,
         now_us=now_us,
+        clock_s=time.monotonic,
         rng=random.Random(),
         log=log,
         at_most_once=settings.unknown_outcome == "at-most-once",

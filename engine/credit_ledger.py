@@ -22,9 +22,21 @@ from contextlib import contextmanager
 
 import msgspec
 
-from engine.books import MOVEMENTS, Account, Books, MovementKind, UsageEntry, WaitingRequest
+from engine.books import (
+    MOVEMENTS,
+    Account,
+    Books,
+    Left,
+    Mark,
+    MovementKind,
+    ShardLife,
+    UsageEntry,
+    WaitingRequest,
+)
 from engine.errors import Broken
 from engine.records import Answer, Request, Return
+
+_NOTHING = Left(0, 0)
 
 _flat = msgspec.msgpack.Decoder(list[int])
 _request = msgspec.msgpack.Decoder(Request)
@@ -49,6 +61,26 @@ def urgent(entry: UsageEntry) -> bool:
     return entry.kind not in ("usage", "settle")
 
 
+def follows(mark: Mark, link: str) -> bool:
+    """Whether what stands behind `link` is what comes after `mark`.
+
+    Redis may have lost entries and been given others since, as many and even under the same
+    ids; the link is the digest of all that was said, so it tells.
+    """
+    return mark.link == link
+
+
+def goes_on(mark: Mark, life: ShardLife) -> bool:
+    """Whether the shard still has the entry at the mark that it was asked about."""
+    return order(life.last_position) >= order(mark.position) and follows(mark, life.follows)
+
+
+def order(position: str) -> tuple[int, int]:
+    """A stream's id, to compare with others."""
+    ms, _, sequence = position.partition("-")
+    return int(ms), int(sequence)
+
+
 def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
     """Apply `entries` to the books. Raises Broken when the books cannot bear one."""
     with _watched(books):
@@ -56,26 +88,30 @@ def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
             _APPLY[entry.kind](books, entry)
 
 
-def close_books(books: Books, shard: int, kept: dict[int, int]) -> None:
+def close_books(books: Books, shard: int, left: dict[int, Left]) -> None:
     """The shard's streams were lost: end all quotas, and let `held` be what is still there.
 
-    `kept` are the units of the messages that Redis still has, by organisation. Messages
-    that are gone were never sent; their units are released. Messages that Redis has
-    although the books charged or released them already (it went back in time) will be
-    settled again; their units are held again.
+    `left` are the units of the messages that Redis still has, by organisation. Messages that are
+    gone were never sent; their units are released. Messages that Redis has although the books
+    charged or released them already (it went back in time) will be settled again; their units
+    are held again. Of messages that are back and others that are gone, only the difference is
+    known here.
     """
     with _watched(books):
-        _close_books(books, shard, kept)
+        _close_books(books, shard, left)
 
 
-def _close_books(books: Books, shard: int, kept: dict[int, int]) -> None:
+def _close_books(books: Books, shard: int, left: dict[int, Left]) -> None:
     for organisation_id, account in books.accounts.items():
         for holder, units in books.quotas.get(organisation_id, {}).items():
             _change_quota(books, organisation_id, holder, -units)
             _move(books, shard, organisation_id, "fence", units)
         for waiting in list(books.waiting.get(organisation_id, ())):
             _close(books, books.waiting[organisation_id], waiting)
-        missing = kept.get(organisation_id, 0) - account.held
+        found = left.get(organisation_id, _NOTHING)
+        _move(books, shard, organisation_id, "grant", found.news)
+        _move(books, shard, organisation_id, "hold", found.news)
+        missing = found.held - account.held
         if missing < 0:
             _move(books, shard, organisation_id, "release", -missing)
             continue
@@ -145,7 +181,9 @@ def _without(request: Request, units: int) -> Request:
     it has given `units` of that back (to a recall), so it needs as many more.
 
     Else two holders could take the last units from each other for ever, each granted a
-    little less than it can use. A new ledger does not know of this, and once grants too little.
+    little less than it can use. A new ledger does not know of this. It may once grant too
+    little, and the holder asks again for what it then needs; a refusal is as true as ever,
+    since who has less than was asked for has less than is needed.
     """
     return msgspec.structs.replace(
         request,

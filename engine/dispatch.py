@@ -9,14 +9,13 @@ other workers take it over. Frozen: whatever waited too long is not sent (the de
 when its turn comes), and slots reserved before are void by then. Redis away: no slots are
 granted, and limited providers send nothing; the others go on.
 
-Times are monotonic seconds; not the loop's, which uvloop cuts to milliseconds.
+Times are monotonic seconds, of a clock finer than the loop's, which uvloop cuts to milliseconds.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
 
@@ -52,6 +51,7 @@ class Dispatcher:
         concurrency: int,
         rng: Random,
         log: FilteringBoundLogger,
+        clock_s: Callable[[], float],
         hedge: bool = False,
     ) -> None:
         """`providers` in order of preference, started and stopped by the caller, and the settings
@@ -67,6 +67,7 @@ class Dispatcher:
         self._pace = pace
         self._concurrency = concurrency
         self._log = log
+        self._clock_s = clock_s
         self._hedge = hedge
         self._choice = Choice(queue, [provider.name for provider in providers], self._lanes, rng)
         self._desk: Desk | None = None
@@ -147,7 +148,7 @@ class Dispatcher:
 
     def _done(self, lane: Lane, entry: Entry, token: int, began_s: float, verdict: Verdict) -> None:
         assert self._desk is not None
-        now_s = time.monotonic()
+        now_s = self._clock_s()
         if lane.ended(token, verdict.kind, began_s, now_s):
             failed = verdict.kind not in ("accepted", "permanent")
             others = failed and self._choice.another(lane, entry.message, now_s)
@@ -179,7 +180,7 @@ class Dispatcher:
         """Reserve slots for limited providers and look at the lanes, until canceled."""
         loop = asyncio.get_running_loop()
         while True:
-            now_s = time.monotonic()
+            now_s = self._clock_s()
             again_at_s = now_s + _LOOK_S
             for lane in self._lanes.values():
                 at_s = lane.again_at_s(now_s)
@@ -193,14 +194,14 @@ class Dispatcher:
                 await asyncio.sleep(0)
             self._wake.clear()
             await self._reserve()
-            now_s = time.monotonic()
+            now_s = self._clock_s()
             self.pump(now_s)
             if self._hedge:
                 self._give_up_overdue(now_s)
 
     async def _reserve(self) -> None:
         """Ask for the slots that limited lanes want now, all in one call."""
-        asked_at_s = time.monotonic()
+        asked_at_s = self._clock_s()
         wishes = []
         for name, lane in self._lanes.items():
             segments = lane.wanted(asked_at_s)
@@ -216,7 +217,7 @@ class Dispatcher:
             self._log.warning("no slots can be reserved", reason=e.detail)
             await asyncio.sleep(_PAUSE_S)
             return
-        answered_at_s = time.monotonic()
+        answered_at_s = self._clock_s()
         for (allowance, _), slots in zip(wishes, granted, strict=True):
             allowance.granted(slots, asked_at_s, answered_at_s)
 

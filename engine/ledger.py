@@ -11,6 +11,11 @@ dropped and read from the books. Frozen: it keeps its lock and nobody is granted
 until its supervisor ends it; if PostgreSQL drops the session, the lock is gone and so is
 the only connection it could write with.
 
+Redis may come back without its last moments (a power cut, a failover). No shard admits in a new
+run of Redis before the ledger has looked at it (`begin`). Where the entry at the books' position
+is gone, or an answer that a holder waits for, and also where entries that were read do not follow
+one another, the shard is lost: its books are closed.
+
 Entries for which somebody waits (requests, returns, fences) are applied at once, with all
 that stands before them in their shard; plain usage gathers for `gather_s`, so that rows
 written do not grow with messages.
@@ -20,13 +25,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
 
-from engine.books import Recovered, ShardLife, UsageEntry
-from engine.credit_ledger import close_books, decide, urgent
+from engine.books import Mark, Recovered, ShardLife, StoredAnswer, UsageEntry
+from engine.credit_ledger import close_books, decide, follows, goes_on, order, urgent
 from engine.errors import Broken, Unavailable
 from engine.ports import LedgerStore, UsageStream
 
@@ -70,9 +75,12 @@ class Ledger:
         self._sent = 0
         # Row of the last event put on an activity stream.
         self._announced = 0
-        # Applied positions by shard, and the ones read up to.
+        # Row of the last answer that each shard was given.
+        self._delivered: dict[int, int] = {}
+        self._generations: dict[int, str] = {}
+        # Applied positions by shard, and the marks read up to.
         self._applied: dict[int, str] = {}
-        self._read: dict[int, str] = {}
+        self._read: dict[int, Mark] = {}
         self._pending: dict[int, list[UsageEntry]] = {}
         # When the oldest pending entry of a shard was read.
         self._since: dict[int, float] = {}
@@ -103,13 +111,14 @@ class Ledger:
 
     async def _recover(self) -> None:
         recovered = await self._reconciled()
-        self._applied = dict(recovered.positions)
-        self._read = dict(recovered.positions)
+        self._generations = dict(recovered.generations)
+        self._applied = {shard: mark.position for shard, mark in recovered.marks.items()}
+        self._read = dict(recovered.marks)
         self._pending.clear()
         self._since.clear()
         self._trims.clear()
-        await self._usage.send([(a.shard, a.holder, a.payload) for a in recovered.answers])
-        self._sent = recovered.answers[-1].row_id if recovered.answers else 0
+        self._sent = 0
+        await self._send(recovered.answers)
         self._announced = 0
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
 
@@ -117,43 +126,67 @@ class Ledger:
         """The books, once every shard of Redis is known to be the one they speak of."""
         await self._usage.prepare()
         recovered = await self._store.recover()
-        lives = await self._usage.lives()
+        lives = await self._usage.lives(self._furthest(recovered))
+        self._delivered = {life.shard: life.delivered for life in lives}
         fresh = [life.shard for life in lives if life.shard not in recovered.generations]
-        lost = [life for life in lives if self._is_lost(life, recovered)]
+        lost = [(life, cause) for life in lives if (cause := self._loss(life, recovered))]
         unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
-        if not (fresh or lost or unfinished):
-            return recovered
-        generation = self._fresh_generation()
-        for life in lost:
-            kept = await self._usage.close(life, generation)
-            cause = f"Redis lost generation {recovered.generations[life.shard]}"
-            log.error(
-                "closing the books of a shard", shard=life.shard, cause=cause, units_kept=sum(kept.values())
-            )
-            close = partial(close_books, shard=life.shard, kept=kept)
-            await self._store.close_shard(life.shard, generation, close, cause)
-        await self._store.open_shards(generation, fresh)
-        recovered = await self._store.recover()
-        # Only now may holders spend there: the books are ready for what they write.
-        await self._usage.begin(recovered.generations)
+        if fresh or lost:
+            generation = self._fresh_generation()
+            for life, cause in lost:
+                await self._close(life, generation, cause, recovered)
+            await self._store.open_shards(generation, fresh)
+            recovered = await self._store.recover()
+        if fresh or lost or unfinished or any(life.seen_run != life.run for life in lives):
+            # Only now may holders spend there: the books are ready for what they write.
+            await self._usage.begin(recovered.generations, lives[0].run)
         return recovered
 
-    def _is_lost(self, life: ShardLife, recovered: Recovered) -> bool:
-        """Emptied, or gone back behind what the books have applied.
+    def _furthest(self, recovered: Recovered) -> dict[int, Mark]:
+        """How far each shard is known to have come: applied, or by this ledger only read.
+
+        What was read and is gone was perhaps archived too, so the books must tell.
+        """
+        marks = dict(recovered.marks)
+        for shard, read in self._read.items():
+            applied = marks.get(shard)
+            if applied is None or self._generations[shard] != recovered.generations[shard]:
+                continue
+            if order(read.position) > order(applied.position):
+                marks[shard] = read
+        return marks
+
+    def _loss(self, life: ShardLife, recovered: Recovered) -> str:
+        """Why the shard's books must be closed; "" when all is there.
 
         Raises Broken when this is another Redis altogether.
         """
-        if life.shard not in recovered.generations:
-            return False
-        generation = recovered.generations[life.shard]
-        if life.generation == f"closing:{generation}":
-            # Its books are closed; a ledger ended before it could say so here.
-            return False
+        generation = recovered.generations.get(life.shard)
+        if generation is None:
+            return ""
         if life.generation is None or life.generation.startswith("closing:"):
-            return True
-        if life.generation != generation:
+            # "closing" for the books' own generation: they are closed, and a ledger ended before
+            # it could say so here.
+            if life.generation != f"closing:{generation}":
+                return f"Redis lost generation {generation}"
+        elif life.generation in recovered.former[life.shard]:
+            return f"Redis went back to a time before generation {generation}"
+        elif life.generation != generation:
             raise Broken("Redis is not the one the books refer to; point `redis.url` to the right server.")
-        return _order(life.last_position) < _order(recovered.positions[life.shard])
+        whole = goes_on(self._furthest(recovered)[life.shard], life)
+        if whole and life.delivered >= recovered.delivered[life.shard]:
+            return ""
+        return f"Redis went back in generation {generation}"
+
+    async def _close(self, life: ShardLife, generation: str, cause: str, recovered: Recovered) -> None:
+        """Close the books of a lost shard. Killed in between: the next ledger does it again."""
+        shard = life.shard
+        left = await self._usage.close(life, generation, recovered.generations[shard], recovered.marks[shard])
+        units = sum(of.held for of in left.values())
+        log.error("closing the books of a shard", shard=shard, cause=cause, units_kept=units)
+        close = partial(close_books, shard=shard, left=left)
+        await self._store.close_shard(shard, generation, close, cause)
+        self._delivered[shard] = 0
 
     async def _lead(self, draining: asyncio.Event) -> None:
         while True:
@@ -174,15 +207,18 @@ class Ledger:
         now_s = self._clock_s()
         oldest_s = min(self._since.values(), default=now_s)
         wait_s = min(patience_s, max(0.001, oldest_s + self._gather_s - now_s))
-        entries = await self._usage.read(self._read, _READ_COUNT, max(1, int(wait_s * 1000)))
+        positions = {shard: mark.position for shard, mark in self._read.items()}
+        entries = await self._usage.read(positions, _READ_COUNT, max(1, int(wait_s * 1000)))
         now_s = self._clock_s()
         if entries and not any(map(urgent, entries)):
             # Under load there is always another entry: let some gather before reading on.
             await asyncio.sleep(_BREATH_S)
         for entry in entries:
+            if not follows(self._read[entry.shard], entry.follows):
+                raise Unavailable(f"Redis has lost usage of shard {entry.shard} that was read.")
             self._pending.setdefault(entry.shard, []).append(entry)
             self._since.setdefault(entry.shard, now_s)
-            self._read[entry.shard] = entry.position
+            self._read[entry.shard] = Mark(entry.position, entry.link)
 
     async def _look_around(self) -> None:
         """Fence who has fallen silent; notice that Redis has lost its data.
@@ -198,9 +234,13 @@ class Ledger:
         if silent:
             log.warning("fencing holders that fell silent", holders=sorted({name for _, name in silent}))
             await self._usage.fence(silent)
-        for life in await self._usage.lives():
-            if life.generation is None or _order(life.last_position) < _order(self._read[life.shard]):
+        for life in await self._usage.lives(self._read):
+            if life.generation != self._generations[life.shard] or not goes_on(self._read[life.shard], life):
                 raise Unavailable("Redis has lost data that the books refer to.")
+            if life.delivered < self._delivered[life.shard]:
+                raise Unavailable("Redis has lost answers that were in its inboxes.")
+            if life.seen_run != life.run:
+                raise Unavailable("Redis was started again.")
         await self._announce()
 
     async def _announce(self) -> None:
@@ -228,19 +268,18 @@ class Ledger:
         for shard in shards:
             self._applied[shard] = self._pending.pop(shard)[-1].position
             del self._since[shard]
-        if answers:
-            await self._usage.send([(a.shard, a.holder, a.payload) for a in answers])
-            self._sent = answers[-1].row_id
+        await self._send(answers)
         now_s = self._clock_s()
         if not self._trims or now_s - self._trims[-1][0] >= 1.0:
             self._trims.append((now_s, dict(self._applied)))
         if now_s - self._trims[0][0] >= _KEEP_S:
             await self._usage.trim(self._trims.popleft()[1])
 
-
-def _order(position: str) -> tuple[int, int]:
-    ms, _, sequence = position.partition("-")
-    return int(ms), int(sequence)
+    async def _send(self, answers: Sequence[StoredAnswer]) -> None:
+        if answers:
+            await self._usage.send(answers, self._delivered)
+            self._delivered.update({a.shard: a.row_id for a in answers})
+            self._sent = answers[-1].row_id
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from engine._fastcredits import CreditMap
-from engine.books import BalanceEvent, Books, Recovered, ShardLife, StoredAnswer, UsageEntry
+from engine.books import BalanceEvent, Books, Left, Mark, Recovered, ShardLife, StoredAnswer, UsageEntry
 from engine.carriers import Receipt, RoutingPlan
 from engine.errors import Fenced
 from engine.outbox import Flush
@@ -275,8 +275,9 @@ class AdmissionStore(Protocol):
         `Fenced`. After `Unavailable` send the same flushes again.
         """
 
-    async def beat(self, name: str) -> bool:
-        """Show that the holder lives; False when any shard has fenced it."""
+    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
+        """Show that the holder lives; False when any shard has fenced it, or is behind what it
+        was `heard` there: its epoch and the last sequence that was answered, by shard."""
 
     async def fence(self, name: str) -> None:
         """End the holder's epoch in every shard; again does nothing."""
@@ -327,8 +328,12 @@ class UsageStream(Protocol):
     async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
         """Up to `count` entries a shard behind `positions`, waiting up to `block_ms` for the first."""
 
-    async def send(self, answers: Sequence[tuple[int, str, bytes]]) -> None:
-        """Put answers (shard, holder, payload) into inboxes, in order, in one round trip."""
+    async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
+        """Put answers into inboxes, in order, in one round trip; one that is there is passed over.
+
+        `before`: the row of the answer that each shard was given last. Raises Unavailable when
+        one does not have it any more; then it was given nothing.
+        """
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Put events on the activity streams, in order; one that is there already is passed over."""
@@ -345,20 +350,23 @@ class UsageStream(Protocol):
     async def prepare(self) -> None:
         """Give Redis the engine's functions, in this version; one that was emptied has none."""
 
-    async def lives(self) -> list[ShardLife]:
-        """What each shard of Redis says of itself."""
+    async def lives(self, marks: Mapping[int, Mark]) -> list[ShardLife]:
+        """What each shard of Redis says of itself, and of the mark given for it."""
 
-    async def close(self, life: ShardLife, generation: str) -> dict[int, int]:
-        """End all epochs of a shard and forget its usage: units held there, by organisation.
+    async def close(self, life: ShardLife, generation: str, books: str, mark: Mark) -> dict[int, Left]:
+        """End all epochs of a shard and begin its usage anew: what is left, by organisation.
 
-        The shard admits nothing until `begin`. Raises Unavailable when it is not in the life
-        that was seen any more.
+        `books` is the generation in the books, and `mark` how far they have applied it. What was
+        settled after that is the first entry of the new stream, and counts as held. The new
+        stream's first link is the new generation. The shard admits nothing until `begin`.
+        Raises Unavailable when it is not in the life that was seen any more.
         """
 
-    async def begin(self, generations: dict[int, str]) -> None:
+    async def begin(self, generations: Mapping[int, str], run: str) -> None:
         """Name the generation of each of these shards; from now on they admit.
 
-        Raises Unavailable when one was neither closed for that name nor without any.
+        Raises Unavailable when one was neither closed for that name nor without any, or when
+        Redis is not the `run` that was looked at any more.
         """
 
 
@@ -382,13 +390,13 @@ class LedgerStore(Protocol):
     ) -> None:
         """Let `decide` change all accounts and quotas of a shard whose streams were lost, write
         that with the cause, a new generation and the position before all entries, in one
-        transaction. Nobody waits any more."""
+        transaction. Nobody waits any more. The new generation is the link of that position."""
 
     async def apply(
         self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
     ) -> list[StoredAnswer]:
         """Load what `entries` concern, let `decide` change it, write it back with the new
-        positions, all in one transaction; delete answers up to `sent`. The answers to send.
+        marks, all in one transaction; delete answers up to `sent`. The answers to send.
 
         After `Unavailable` it is unknown whether it was committed: `recover`.
         """

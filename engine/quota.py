@@ -79,6 +79,8 @@ class Quota:
         self._admitting: dict[Token, asyncio.Future[Replay | None]] = {}
         self._waiting: dict[Token, asyncio.Future[bool]] = {}
         self._positions = ["0-0"] * shards
+        # Epoch and last answered sequence, by shard.
+        self._heard = [(0, 0)] * shards
         self._fenced = asyncio.Event()
         # Counts registrations: units reserved in one are void in the next.
         self.incarnation = 0
@@ -135,6 +137,7 @@ class Quota:
         epochs = await self._store.register(self._name)
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
+        self._heard = [(epoch, 0) for epoch in epochs]
         self.incarnation += 1
         self._perform(self._holder.prefetch(self._spenders, self._now_us()))
 
@@ -170,6 +173,7 @@ class Quota:
     async def _read_inbox(self) -> None:
         pause_s = _RETRY_S
         while True:
+            incarnation = self.incarnation
             try:
                 arrived = await self._store.inbox(self._name, self._positions, _INBOX_BLOCK_MS)
             except Unavailable:
@@ -177,6 +181,9 @@ class Quota:
                 pause_s = min(2 * pause_s, _RETRY_MAX_S)
                 continue
             pause_s = _RETRY_S
+            if incarnation != self.incarnation:
+                # Asked for before it registered anew, behind positions that count no more.
+                continue
             for shard, position, answer in arrived:
                 self._positions[shard] = position
                 effects = self._holder.answered(answer, self._now_us())
@@ -197,11 +204,12 @@ class Quota:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(_BEAT_S)
+            incarnation = self.incarnation
             try:
-                alive = await self._store.beat(self._name)
+                alive = await self._store.beat(self._name, self._heard)
             except Unavailable:
                 continue
-            if not alive:
+            if not alive and incarnation == self.incarnation:
                 self._fenced.set()
 
     async def _register_anew(self) -> None:
@@ -265,6 +273,7 @@ class Quota:
                 # Its submissions stay in the outbox until `_register_anew` names them void.
                 self._fenced.set()
                 continue
+            self._heard[flush.shard] = (flush.epoch, flush.sequence)
             for token, submission, replay in self._outboxes[flush.shard].applied(hits):
                 if replay is not None:
                     self.release(submission.organisation_id, submission.units, self.incarnation)

@@ -19,7 +19,6 @@ back through the due set. After a clean end nothing is pending under our name.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -56,6 +55,7 @@ class Worker:
         backoff: Backoff,
         hand_s: float,
         now_us: Callable[[], int],
+        clock_s: Callable[[], float],
         rng: Random,
         log: FilteringBoundLogger,
         at_most_once: bool = False,
@@ -70,6 +70,7 @@ class Worker:
         self._backoff = backoff
         self._hand_s = hand_s
         self._now_us = now_us
+        self._clock_s = clock_s
         self._rng = rng
         self._log = log
         self._at_most_once = at_most_once
@@ -98,7 +99,7 @@ class Worker:
 
     def take(self, entries: Sequence[Entry]) -> None:
         """Take entries in hand, to be sent in order; while draining, to be handed back."""
-        now_s = time.monotonic()
+        now_s = self._clock_s()
         self._in_hand += len(entries)
         if self._draining:
             now_us = self._now_us()
@@ -142,7 +143,7 @@ class Worker:
                 self._settled.clear()
                 await _first_of(self._settled, draining)
                 continue
-            if not self._dispatcher.worth_reading(time.monotonic()):
+            if not self._dispatcher.worth_reading(self._clock_s()):
                 self._settled.clear()
                 await _first_of(self._settled, draining, timeout_s=_LOOK_S)
                 continue
@@ -162,7 +163,7 @@ class Worker:
 
     def fit(self, entry: Entry, read_at_s: float) -> bool:
         """See `engine.ports.Desk`; so are the next three."""
-        if read_at_s < time.monotonic() - self._hand_s:
+        if read_at_s < self._clock_s() - self._hand_s:
             self._reader.drop([entry])
             self._let_go(1)
             return False

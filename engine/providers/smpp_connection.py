@@ -10,6 +10,7 @@ Under failure:
 - the carrier stops reading: nothing more is sent to it, and it is dropped when it lets answers
   to its own requests pile up beyond `_UNREAD_BYTES_MAX`;
 - a connection that does not close in good order is cut after a second;
+- a fault of this program's own in a callback: the connection is lost by it, and no more;
 - this process frozen: what arrived meanwhile is read before time is let pass (`Ticker`).
 """
 
@@ -158,7 +159,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self.end("reset" if isinstance(exc, ConnectionError) else "closed")
+        self.end("closed" if exc is None else "reset")
 
 
 class Line:
@@ -222,15 +223,21 @@ class Line:
         """Bind, and bind again whenever the session ends, until canceled."""
         try:
             while True:
-                reason = await self._one_session()
+                try:
+                    reason = await self._one_session()
+                except Exception as e:  # whatever it is, this line goes on
+                    reason = "fault"
+                    self._log.error("session failed", exc_info=e)
                 now_s = time.monotonic()
                 if self._bound_s and now_s - self._bound_s >= _HELD_S:
                     self._backoff.succeeded()
-                if reason != self._reason:
+                if reason != self._reason and reason != "stopped":
                     self._log.warning("session lost" if self._bound_s else "cannot be bound", reason=reason)
                 self._reason, self._bound_s = reason, 0.0
                 self._backoff.failed(now_s, reason, random.random())
-                await asyncio.sleep(self._backoff.pause_s(now_s))
+                while pause_s := self._backoff.pause_s(time.monotonic()):  # noqa: ASYNC110 - timers
+                    # may ring a little early
+                    await asyncio.sleep(pause_s)
         finally:
             if self._connection is not None:
                 self._connection.end("stopped")
@@ -282,9 +289,10 @@ class Line:
         self.owner.unbound(self, "unbound", [], [])
 
     def lost(self, connection: Connection, sent: Segments, unsent: Segments) -> None:
-        self._counts.sessions_lost += bool(self._bound_s)
+        reason = connection.session.reason
+        self._counts.sessions_lost += bool(self._bound_s) and reason != "stopped"
         self._connection = self.session = None
-        self.owner.unbound(self, connection.session.reason, sent, unsent)
+        self.owner.unbound(self, reason, sent, unsent)
 
 
 def _reason(error: Exception) -> str:

@@ -74,10 +74,12 @@ class Waiting:
 
     def pump_all(self, now_s: float) -> None:
         """Send what waits, as far as there is room."""
-        lines = self.open
-        for left in range(len(lines), 0, -1):
-            self._turn = (self._turn + 1) % len(lines)
-            line = lines[self._turn]
+        if not self.open:
+            return
+        # Another begins each time. A copy, for one may be lost while it is written to.
+        self._turn = (self._turn + 1) % len(self.open)
+        lines = self.open[self._turn :] + self.open[: self._turn]
+        for left, line in zip(range(len(lines), 0, -1), lines, strict=True):
             self.pump(line, now_s, -(-len(self.messages) // left))
             line.flush()
 

@@ -37,8 +37,13 @@ class RedisAdmission:
         )
         return [int(reply) for reply in replies]
 
-    async def beat(self, name: str) -> bool:
-        replies = await self._each([("FCALL", "beat", 1, keys.holders_key(s), name) for s in self._shards])
+    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
+        replies = await self._each(
+            [
+                ("FCALL", "beat", 2, keys.holders_key(s), keys.holder_key(s, name), name, epoch, sequence)
+                for s, (epoch, sequence) in zip(self._shards, heard, strict=True)
+            ]
+        )
         return all(reply == 1 for reply in replies)
 
     async def fence(self, name: str) -> None:
@@ -48,6 +53,8 @@ class RedisAdmission:
         replies = await self._each([_admit_command(name, flush) for flush in flushes])
         outcomes: list[dict[int, Replay] | Fenced] = []
         for status, hits in replies:
+            if status == b"unseen":
+                raise Unavailable("Redis was restarted, and the ledger has not looked at it yet.")
             if status != b"applied":
                 outcomes.append(Fenced(f"The epoch of holder {name} is over."))
             else:

@@ -14,12 +14,13 @@ import asyncpg
 import msgspec
 
 from engine import shards as keys
-from engine.books import UsageEntry
+from engine.books import Mark
 from engine.errors import Broken, Unavailable
 from engine.invariants import Account, Cut, ShardCut
 from engine.ports import ActivityStore
 from engine.records import StreamId
 from engine.stores.redis import RedisLink, ReplyError
+from engine.stores.usage import usage_entry
 
 _ACCOUNTS = """
 SELECT a.organisation_id, a.shard, a.topped_up, a.available, a.granted, a.held, a.captured,
@@ -54,29 +55,29 @@ class AuditReader:
     async def take(self) -> Cut:
         """A consistent cut. Raises Unavailable when a store is away or none could be taken."""
         for _ in range(_TRIES):
-            accounts, positions, lost = await self._books()
-            replies = [await self._shard(s, positions.get(s, "0-0")) for s in self._shards]
+            accounts, marks, lost = await self._books()
+            replies = [await self._shard(s, marks.get(s, Mark())) for s in self._shards]
             if not any(reply[0] for reply in replies):
                 return await self._cut(accounts, lost, replies)
-        raise Unavailable("The books moved on faster than they could be read; try again.", 5.0)
+        raise Unavailable("The books and Redis have moved on faster than they could be read.", 5.0)
 
-    async def _books(self) -> tuple[list[Account], dict[int, str], set[int]]:
+    async def _books(self) -> tuple[list[Account], dict[int, Mark], set[int]]:
         try:
             async with (
                 self._pool.acquire() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                positions = await connection.fetch(
-                    "SELECT shard, position, losses FROM shards", timeout=_TIMEOUT_S
+                shards = await connection.fetch(
+                    "SELECT shard, position, link, losses FROM shards", timeout=_TIMEOUT_S
                 )
                 rows = await connection.fetch(_ACCOUNTS, timeout=_TIMEOUT_S)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as e:
             raise Unavailable(f"PostgreSQL cannot be read for the audit: {e}.") from e
         accounts = [_account(row) for row in rows]
-        lost = {row["shard"] for row in positions if row["losses"]}
-        return accounts, {row["shard"]: row["position"] for row in positions}, lost
+        lost = {row["shard"] for row in shards if row["losses"]}
+        return accounts, {row["shard"]: Mark(row["position"], row["link"]) for row in shards}, lost
 
-    async def _shard(self, shard: int, position: str) -> list[Any]:
+    async def _shard(self, shard: int, mark: Mark) -> list[Any]:
         try:
             reply: list[Any] = await self._link.call(
                 "FCALL", "cut", 9,
@@ -84,7 +85,7 @@ class AuditReader:
                 keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
                 keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
                 keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
-                position, _ROWS_MAX,
+                mark.position, mark.link, _ROWS_MAX,
                 timeout_s=_TIMEOUT_S,
             )  # fmt: skip
         except ReplyError as e:
@@ -97,17 +98,7 @@ class AuditReader:
         activity: dict[int, dict[str, int]] | None = {}
         missing = ""
         for shard, (_, held, usage, waiting, recount, first, sums) in enumerate(replies):
-            entries = [
-                UsageEntry(
-                    shard,
-                    entry_id.decode(),
-                    fields[1].decode(),
-                    fields[3].decode(),
-                    int(fields[5]),
-                    fields[7],
-                )
-                for entry_id, fields in usage
-            ]
+            entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]
             cuts.append(ShardCut(shard, int(held), entries, waiting, None if recount < 0 else recount))
             if not sums and first:
                 activity, missing = None, "the archiver is too far behind to count what waits."

@@ -21,19 +21,86 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Of this server process. Not of its data: another one after each restart and each failover,
+-- which are the moments at which data can be lost.
+local run
+local function run_id()
+  if not run then run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '' end
+  return run
+end
+
+-- What XINFO says of a stream, by name; empty when there is none.
+local function stream_of(key)
+  local found = {}
+  if redis.call('EXISTS', key) == 0 then return found end
+  local flat = redis.call('XINFO', 'STREAM', key)
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
+-- The usage stream is a chain. An entry names the link before it (`p`), and its own link is the
+-- digest of that, its id and all it says; so equal links mean equal histories, whatever was lost
+-- and written again in between, by whichever clock. What is known of the end of the stream is in
+-- a hash beside it, `head`:
+--   link       of the last entry ('' before the first; after a close the generation)
+--   run        the run of Redis in which a ledger found the shard whole
+--   since      the last entry before another run wrote here without having been looked at
+--   delivered  see inbox.lua
+local function chain_of(usage)
+  local head = redis.call('HMGET', usage .. ':head', 'link', 'run', 'since')
+  return {
+    usage = usage,
+    link = head[1] or '',
+    unseen = head[2] and head[2] ~= run_id(),
+    since = head[3],
+  }
+end
+
+-- `epoch` as text: Lua writes large numbers in its own way.
+local function append(chain, kind, holder, epoch, data)
+  if chain.unseen and not chain.since then
+    chain.since = stream_of(chain.usage)['last-generated-id'] or '0-0'
+    redis.call('HSET', chain.usage .. ':head', 'since', chain.since)
+  end
+  local id = redis.call(
+    'XADD', chain.usage, '*', 'k', kind, 'h', holder, 'e', epoch, 'd', data, 'p', chain.link)
+  chain.link = redis.sha1hex(table.concat({chain.link, id, kind, holder, epoch, data}, '\n'))
+end
+
+-- After the last `append` of a step.
+local function keep(chain)
+  redis.call('HSET', chain.usage .. ':head', 'link', chain.link)
+end
+
+-- The link behind which stands whatever the stream has after `position`.
+local function link_at(chain, position)
+  local behind = redis.call('XRANGE', chain.usage, '(' .. position, '+', 'COUNT', 1)
+  if behind[1] then return behind[1][2][10] or '' end
+  return chain.link
+end
+
 -- register(holder, holders; name) -> epoch
--- Sent again: a second epoch; the first was never used.
+-- Sent again: a second epoch; the first was never used. By the clock, so that no epoch comes
+-- again when Redis has gone back: what was sent in the one must not count in the other.
 local function register(keys, args)
-  local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
-  redis.call('HSET', keys[1], 'seq', 0, 'reply', '')
+  local time = redis.call('TIME')
+  local before = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
+  local epoch = math.max(before + 1, time[1] * 1000000 + time[2])
+  redis.call('HSET', keys[1], 'epoch', string.format('%.0f', epoch), 'seq', 0, 'reply', '')
   redis.call('PERSIST', keys[1])
   redis.call('HSET', keys[2], args[1], now_ms())
   return epoch
 end
 
--- beat(holders; name) -> 1 when the holder is alive, 0 when it was fenced
+-- beat(holders[, holder]; name[, epoch, seq]) -> 1 when the holder is alive, 0 when it was fenced
+-- A holder that says how far it was heard, and is not known to be that far, is as good as fenced:
+-- Redis went back, and some of what it admitted or asked for is gone.
 local function beat(keys, args)
   if redis.call('HEXISTS', keys[1], args[1]) == 0 then return 0 end
+  if keys[2] then
+    local known = redis.call('HMGET', keys[2], 'epoch', 'seq')
+    if known[1] ~= args[2] or tonumber(known[2]) < tonumber(args[3]) then return 0 end
+  end
   redis.call('HSET', keys[1], args[1], now_ms())
   return 1
 end
@@ -55,7 +122,9 @@ local function fence(keys, args)
   local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
   redis.call('EXPIRE', keys[1], 86400)
   redis.call('DEL', keys[4])
-  redis.call('XADD', keys[3], '*', 'k', 'fence', 'h', args[1], 'e', epoch - 1, 'd', '')
+  local chain = chain_of(keys[3])
+  append(chain, 'fence', args[1], string.format('%.0f', epoch - 1), '')
+  keep(chain)
   return 1
 end
 
@@ -65,13 +134,15 @@ end
 --         answer, rows, array of rows without header, messages,
 --         then per message: lane ('e' or 'n'), due_at_us ('' for now), payload,
 --       then per note: kind, data)
--- -> {status, hits}: status 'applied' or 'fenced'; hits: {submission index, fingerprint,
---    answer} for each idempotency key used before.
+-- -> {status, hits}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
+--    fingerprint, answer} for each idempotency key used before.
 --
 -- A sequence already applied answers its stored outcome and writes nothing, also to a
 -- holder fenced since: a flush whose answer was lost is simply sent again. While no
 -- generation is named, because Redis lost its data and the books are not closed yet,
--- every holder is treated as fenced.
+-- every holder is treated as fenced. 'unseen', to be sent again: this is another run of
+-- Redis, and no ledger has looked yet whether all is there. A lost fence would let a
+-- holder spend what others have been granted since.
 local function admit(keys, args)
   local name, epoch, seq, ttl = args[1], args[2], tonumber(args[3]), args[4]
   local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied')
@@ -82,6 +153,8 @@ local function admit(keys, args)
   local generation = redis.call('GET', keys[9])
   if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}} end
   if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}} end
+  local chain = chain_of(keys[7])
+  if chain.unseen then return {'unseen', {}} end
 
   local at = 7
   local sums, order, rows, row_count, held, hits = {}, {}, {}, 0, 0, {}
@@ -134,13 +207,14 @@ local function admit(keys, args)
       flat[2 * i - 1] = tonumber(org)
       flat[2 * i] = sums[org]
     end
-    redis.call('XADD', keys[7], '*', 'k', 'usage', 'h', name, 'e', epoch, 'd', cmsgpack.pack(flat))
+    append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
     redis.call('INCRBY', keys[8], held)
   end
   for _ = 1, tonumber(args[6]) do
-    redis.call('XADD', keys[7], '*', 'k', args[at], 'h', name, 'e', epoch, 'd', args[at + 1])
+    append(chain, args[at], name, epoch, args[at + 1])
     at = at + 2
   end
+  keep(chain)
 
   local reply = ''
   if #hits > 0 then reply = cmsgpack.pack(hits) end
@@ -192,7 +266,9 @@ local function settle(keys, args)
       flat[3 * i - 1] = captured[org]
       flat[3 * i] = released[org]
     end
-    redis.call('XADD', keys[5], '*', 'k', 'settle', 'h', args[1], 'e', 0, 'd', cmsgpack.pack(flat))
+    local chain = chain_of(keys[5])
+    append(chain, 'settle', args[1], '0', cmsgpack.pack(flat))
+    keep(chain)
     redis.call('DECRBY', keys[6], held)
   end
   return counted
@@ -276,33 +352,36 @@ end
 
 -- close(generation, holders, usage, held, sms express, sms normal, due express, due normal,
 --       dead express, dead normal; generation seen ('' for none), fresh generation,
---       key prefix of holders)
--- -> array of {organisation, units}: what the messages still here hold, and what settlements
---    after an earlier, unfinished close have taken from it since. Nothing when the shard is
---    not in the life that was seen: the call is late, and another ledger has gone on.
--- Ends the epoch of every holder and forgets the usage stream, whose positions the books no
--- longer share. Done again before the books were closed: keeps what came in between.
+--       key prefix of holders, key prefix of inboxes,
+--       the books' generation, position and link)
+-- -> array of {organisation, units, news}: what the messages still here hold, and what settlements
+--    that the books do not have took from that; and how much of it the books have not heard of.
+--    Nothing when the shard is not in the life that was seen: the call is late, and another ledger
+--    has gone on.
+-- Ends the epoch of every holder, and begins the usage stream anew with those settlements, as one
+-- entry. Done again before the books were closed: keeps what came in between.
 local function close(keys, args)
   local seen = redis.call('GET', keys[1]) or ''
   if seen ~= args[1] then return false end
-  local resumed = string.sub(seen, 1, 8) == 'closing:'
   redis.call('SET', keys[1], 'closing:' .. args[2])
   for _, name in ipairs(redis.call('HKEYS', keys[2])) do
     redis.call('HINCRBY', args[3] .. name, 'epoch', 1)
+    redis.call('DEL', args[4] .. name)
   end
   redis.call('DEL', keys[2])
   local sums, order, total = {}, {}, 0
-  local function add(organisation, units)
+  local function add(organisation, units, news)
     if not sums[organisation] then
-      sums[organisation] = {organisation, 0}
+      sums[organisation] = {organisation, 0, 0}
       order[#order + 1] = sums[organisation]
     end
     sums[organisation][2] = sums[organisation][2] + units
+    sums[organisation][3] = sums[organisation][3] + news
   end
   local function count(payload)
     local readable, message = pcall(cmsgpack.unpack, payload)
     if readable and type(message) == 'table' and tonumber(message[8]) then
-      add(message[2], message[8])
+      add(message[2], message[8], 0)
       total = total + message[8]
     end
   end
@@ -313,55 +392,70 @@ local function close(keys, args)
     for _, payload in ipairs(redis.call('ZRANGE', keys[i], 0, -1)) do count(payload) end
   end
   redis.call('SET', keys[4], total)
-  if not resumed then
-    redis.call('DEL', keys[3])
-    return order
+
+  -- From where on are entries not in the books?
+  local chain, first = chain_of(keys[3]), nil
+  if link_at(chain, args[6]) == args[7] then
+    first = '(' .. args[6]
+  elseif string.sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[5] then
+    -- An earlier close, of which the books know nothing, has begun this stream.
+    first = '-'
+  elseif chain.since then
+    first = '(' .. chain.since
   end
-  for _, entry in ipairs(redis.call('XRANGE', keys[3], '-', '+')) do
-    if entry[2][2] == 'settle' then
-      local flat = cmsgpack.unpack(entry[2][8])
-      for i = 1, #flat, 3 do add(flat[i], flat[i + 1] + flat[i + 2]) end
+  local flat, at = {}, {}
+  for _, entry in ipairs(first and redis.call('XRANGE', keys[3], first, '+') or {}) do
+    local kind = entry[2][2]
+    local told = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
+    for i = 1, #told, kind == 'usage' and 2 or 3 do
+      local organisation = told[i]
+      if kind == 'usage' then
+        add(organisation, 0, told[i + 1])
+      else
+        if not at[organisation] then
+          at[organisation] = #flat
+          flat[#flat + 1], flat[#flat + 2], flat[#flat + 3] = organisation, 0, 0
+        end
+        local place = at[organisation]
+        flat[place + 2] = flat[place + 2] + told[i + 1]
+        flat[place + 3] = flat[place + 3] + told[i + 2]
+        add(organisation, told[i + 1] + told[i + 2], 0)
+      end
     end
   end
+  redis.call('DEL', keys[3], keys[3] .. ':head')
+  chain = {usage = keys[3], link = args[2]}
+  if #flat > 0 then append(chain, 'settle', '', '0', cmsgpack.pack(flat)) end
+  redis.call('HSET', keys[3] .. ':head', 'link', chain.link, 'run', run_id())
   return order
 end
 
--- begin(generation; name) -> 1 when the shard now lives, or lived already, under this name
+-- begin(generation, usage; name, run) -> 1 when the shard now lives, or lived already, under this
+-- name, and admits
 -- Only after it was closed for it, or when it never had a name: a call that is late must
--- not bring back the name of an earlier life.
+-- not bring back the name of an earlier life. Only in the run of Redis that was looked at.
 local function begin(keys, args)
   local seen = redis.call('GET', keys[1])
-  if seen and seen ~= 'closing:' .. args[1] then return seen == args[1] and 1 or 0 end
+  if args[2] ~= run_id() then return 0 end
+  if seen and seen ~= args[1] then
+    if seen ~= 'closing:' .. args[1] then return 0 end
+  end
   redis.call('SET', keys[1], args[1])
+  redis.call('HSET', keys[2] .. ':head', 'run', args[2])
+  redis.call('HDEL', keys[2] .. ':head', 'since')
   return 1
 end
 
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
---     activity, usage, held; position, rows_max)
+--     activity, usage, held; position, link, rows_max)
 -- -> {trimmed, held, usage entries behind `position`, waiting, recount, first activity id,
 --     activity sums}
--- One instant of a shard, for the audit. `trimmed` is 1 when entries behind `position` are
--- gone already. `waiting` messages were counted; `recount` is the sum of their units, -1
+-- One instant of a shard, for the audit. `trimmed` is 1 when the stream does not go on where the
+-- books are: entries behind `position` are gone already, or Redis went back. `waiting` messages were counted; `recount` is the sum of their units, -1
 -- when there are more than `rows_max`. The sums are a msgpack array of {organisation,
 -- event, units} over the activity still on the stream, '' when that is too much.
 local function cut(keys, args)
-  local position, rows_max = args[1], tonumber(args[2])
-
-  local function compare(a, b)
-    local a_ms, a_seq = string.match(a, '(%d+)-(%d+)')
-    local b_ms, b_seq = string.match(b, '(%d+)-(%d+)')
-    if tonumber(a_ms) ~= tonumber(b_ms) then return tonumber(a_ms) < tonumber(b_ms) and -1 or 1 end
-    if tonumber(a_seq) ~= tonumber(b_seq) then return tonumber(a_seq) < tonumber(b_seq) and -1 or 1 end
-    return 0
-  end
-
-  local function stream(key)
-    local found = {}
-    if redis.call('EXISTS', key) == 0 then return found end
-    local flat = redis.call('XINFO', 'STREAM', key)
-    for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-    return found
-  end
+  local position, rows_max = args[1], tonumber(args[3])
 
   -- A dead letter may be what no decoder could read.
   local function units_of(payload)
@@ -369,8 +463,7 @@ local function cut(keys, args)
     return readable and type(message) == 'table' and tonumber(message[8]) or 0
   end
 
-  local deleted = stream(keys[8])['max-deleted-entry-id']
-  local trimmed = (deleted and compare(deleted, position) > 0) and 1 or 0
+  local trimmed = link_at(chain_of(keys[8]), position) == args[2] and 0 or 1
   local usage = redis.call('XRANGE', keys[8], '(' .. position, '+')
 
   local waiting, recount = 0, 0
@@ -392,7 +485,7 @@ local function cut(keys, args)
   end
 
   local first, sums = '', ''
-  local activity = stream(keys[7])
+  local activity = stream_of(keys[7])
   if activity['length'] == 0 then
     first = activity['last-generated-id'] .. '+'
   elseif activity['length'] then

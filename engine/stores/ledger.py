@@ -17,6 +17,7 @@ from engine.books import (
     Account,
     BalanceEvent,
     Books,
+    Mark,
     Recovered,
     StoredAnswer,
     UsageEntry,
@@ -68,9 +69,21 @@ SELECT shard, holder, payload FROM unnest($1::int[], $2::text[], $3::bytea[])
     WITH ORDINALITY AS n (shard, holder, payload, place) ORDER BY place
 RETURNING id"""
 
-_SAVE_POSITIONS = """
-UPDATE shards s SET position = n.position FROM unnest($1::int[], $2::text[]) AS n (shard, position)
+_SAVE_MARKS = """
+UPDATE shards s SET position = n.position, link = n.link
+FROM unnest($1::int[], $2::text[], $3::text[]) AS n (shard, position, link)
 WHERE s.shard = n.shard"""
+
+# Those that were sent, and what is known of them when they are gone.
+_FORGET_ANSWERS = """
+WITH sent AS (DELETE FROM answers WHERE id <= $1 RETURNING shard, id)
+UPDATE shards s SET delivered = n.id
+FROM (SELECT shard, max(id) AS id FROM sent GROUP BY shard) AS n
+WHERE s.shard = n.shard"""
+
+_CLOSE_SHARD = """
+UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0,
+    losses = losses + 1 WHERE shard = $1"""
 
 _WRITE_WAITING = """
 INSERT INTO waiting_requests (shard, holder, epoch, number, organisation_id, wanted, needed, waiting)
@@ -113,7 +126,9 @@ class PostgresLedger:
 
     async def recover(self) -> Recovered:
         async with self._border() as connection:
-            shards = await connection.fetch("SELECT shard, generation, position FROM shards ORDER BY shard")
+            shards = await connection.fetch(
+                "SELECT shard, generation, position, link, delivered, former FROM shards ORDER BY shard"
+            )
             answers = await connection.fetch("SELECT id, shard, holder, payload FROM answers ORDER BY id")
             waiting = await connection.fetch(
                 "SELECT id, shard, holder, epoch, number, organisation_id, wanted, needed, waiting"
@@ -132,7 +147,9 @@ class PostgresLedger:
             line.append(WaitingRequest(row["shard"], row["holder"], row["epoch"], request, row_id=row["id"]))
         return Recovered(
             generations={row["shard"]: row["generation"] for row in shards},
-            positions={row["shard"]: row["position"] for row in shards},
+            marks={row["shard"]: Mark(row["position"], row["link"]) for row in shards},
+            delivered={row["shard"]: row["delivered"] for row in shards},
+            former={row["shard"]: frozenset(row["former"]) for row in shards},
             answers=[StoredAnswer(*row) for row in answers],
             waiting=self._waiting,
         )
@@ -153,11 +170,9 @@ class PostgresLedger:
             books = await self._load_books(connection, [row[0] for row in rows])
             before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
             decide(books)
-            await self._save(connection, books, before, {shard: "0-0"}, cause)
+            await self._save(connection, books, before, {shard: Mark(link=generation)}, cause)
             await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
-            await connection.execute(
-                "UPDATE shards SET generation = $2, losses = losses + 1 WHERE shard = $1", shard, generation
-            )
+            await connection.execute(_CLOSE_SHARD, shard, generation)
 
     async def apply(
         self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
@@ -166,9 +181,9 @@ class PostgresLedger:
             books = await self._load(connection, entries)
             before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
             decide(books)
-            await self._save(connection, books, before, {e.shard: e.position for e in entries})
+            await self._save(connection, books, before, {e.shard: Mark(e.position, e.link) for e in entries})
             if sent:
-                await connection.execute("DELETE FROM answers WHERE id <= $1", sent)
+                await connection.execute(_FORGET_ANSWERS, sent)
             return await self._save_answers(connection, books)
 
     async def events(self, sent: int) -> list[BalanceEvent]:
@@ -201,7 +216,7 @@ class PostgresLedger:
         connection: asyncpg.Connection,
         books: Books,
         before: dict[int, tuple[int, ...]],
-        positions: dict[int, str],
+        marks: dict[int, Mark],
         cause: str | None = None,
     ) -> None:
         changed = [
@@ -219,7 +234,7 @@ class PostgresLedger:
         if dropped:
             await connection.execute(_DROP_QUOTAS, *map(list, zip(*dropped, strict=True)))
         journal = [
-            (o, kind, *MOVEMENTS[kind], units, shard, positions[shard], cause)
+            (o, kind, *MOVEMENTS[kind], units, shard, marks[shard].position, cause)
             for (shard, o, kind), units in books.movements.items()
         ]
         if journal:
@@ -227,7 +242,8 @@ class PostgresLedger:
         events = [(books.accounts[o].shard, o, "low_balance", books.accounts[o].usable) for o in books.low]
         if events:
             await connection.execute(_WRITE_EVENTS, *map(list, zip(*events, strict=True)))
-        await connection.execute(_SAVE_POSITIONS, list(positions), list(positions.values()))
+        places = [(mark.position, mark.link) for mark in marks.values()]
+        await connection.execute(_SAVE_MARKS, list(marks), *map(list, zip(*places, strict=True)))
         await self._save_waiting(connection, books)
 
     async def _save_waiting(self, connection: asyncpg.Connection, books: Books) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from engine import shards as keys
-from engine.books import BalanceEvent, ShardLife, UsageEntry
+from engine.books import BalanceEvent, Left, Mark, ShardLife, StoredAnswer, UsageEntry
 from engine.errors import Broken, Unavailable
 from engine.stores.admission import fence_command
 from engine.stores.redis import Command, RedisLink, ReplyError, load_functions
@@ -35,19 +37,18 @@ class RedisUsage:
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
         return [
-            _entry(streams[key], entry_id, fields)
+            usage_entry(streams[key], entry_id, fields)
             for key, entries in reply or ()
             for entry_id, fields in entries
         ]
 
-    async def send(self, answers: Sequence[tuple[int, str, bytes]]) -> None:
-        commands: list[Command] = []
-        for shard, holder, payload in answers:
-            inbox = keys.inbox_key(shard, holder)
-            commands.append(("XADD", inbox, "MAXLEN", "~", _INBOX_MAX, "*", "d", payload))
-        for inbox in {keys.inbox_key(shard, holder) for shard, holder, _ in answers}:
-            commands.append(("EXPIRE", inbox, _INBOX_TTL_S))
-        await self._all(commands)
+    async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
+        by_shard: dict[int, list[StoredAnswer]] = {}
+        for answer in answers:
+            by_shard.setdefault(answer.shard, []).append(answer)
+        replies = await self._all([_deliver(s, of, before.get(s, 0)) for s, of in by_shard.items()])
+        if not all(replies):
+            raise Unavailable("Redis has lost answers that were in its inboxes.")
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         by_shard: dict[int, list[bytes | int]] = {}
@@ -77,15 +78,23 @@ class RedisUsage:
     async def prepare(self) -> None:
         await load_functions(self._link)
 
-    async def lives(self) -> list[ShardLife]:
-        names = await self._all([("GET", keys.generation_key(s)) for s in self._shards])
-        lasts = await self._link.batch([("XINFO", "STREAM", keys.usage_key(s)) for s in self._shards])
-        return [
-            ShardLife(s, name and name.decode(), _last_id(last))
-            for s, name, last in zip(self._shards, names, lasts, strict=True)
-        ]
+    async def lives(self, marks: Mapping[int, Mark]) -> list[ShardLife]:
+        commands: list[Command] = [("INFO", "server")]
+        for s in self._shards:
+            usage, position = keys.usage_key(s), marks.get(s, Mark()).position
+            # The head before the entries: what is appended in between is seen with its link.
+            commands += [
+                ("GET", keys.generation_key(s)),
+                ("HGETALL", keys.usage_head_key(s)),
+                ("XINFO", "STREAM", usage),
+                ("XRANGE", usage, f"({position}", "+", "COUNT", 1),
+            ]
+        # On one connection, so of one run of Redis.
+        replies = await self._link.batch(commands)
+        run = _run_id(replies[0])
+        return [_life(s, run, replies[at : at + 4]) for s, at in enumerate(range(1, len(replies), 4))]
 
-    async def close(self, life: ShardLife, generation: str) -> dict[int, int]:
+    async def close(self, life: ShardLife, generation: str, books: str, mark: Mark) -> dict[int, Left]:
         shard = life.shard
         sums = (
             await self._all(
@@ -98,17 +107,21 @@ class RedisUsage:
                         keys.due_key(shard, "normal"), keys.dead_key(shard, "express"),
                         keys.dead_key(shard, "normal"),
                         life.generation or "", generation, keys.holder_key(shard, ""),
+                        keys.inbox_key(shard, ""), books, mark.position, mark.link,
                     )
                 ]
             )
         )[0]  # fmt: skip
         if sums is None:
             raise Unavailable(f"Shard {shard} of Redis has changed meanwhile.")
-        return dict(sums)
+        return {organisation: Left(held, news) for organisation, held, news in sums}
 
-    async def begin(self, generations: dict[int, str]) -> None:
+    async def begin(self, generations: Mapping[int, str], run: str) -> None:
         began = await self._all(
-            [("FCALL", "begin", 1, keys.generation_key(s), name) for s, name in generations.items()]
+            [
+                ("FCALL", "begin", 2, keys.generation_key(s), keys.usage_key(s), name, run)
+                for s, name in generations.items()
+            ]
         )
         if not all(began):
             raise Unavailable("A shard of Redis has changed meanwhile.")
@@ -124,16 +137,64 @@ class RedisUsage:
         return replies
 
 
-def _entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
-    # k, kind, h, holder, e, epoch, d, data: the order in which functions.lua writes them.
+def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
+    """Out of the fields k, h, e, d, p in the order in which functions.lua writes them; an older
+    version wrote no p."""
+    _, kind, _, holder, _, epoch, _, data, *chained = fields
+    follows = link = ""
+    if chained:
+        follows = chained[1].decode()
+        link = hashlib.sha1(
+            b"\n".join((chained[1], entry_id, kind, holder, epoch, data)), usedforsecurity=False
+        ).hexdigest()
     return UsageEntry(
         shard=shard,
         position=entry_id.decode(),
-        kind=fields[1].decode(),  # type: ignore[arg-type]
-        holder=fields[3].decode(),
-        epoch=int(fields[5]),
-        data=fields[7],
+        kind=kind.decode(),  # type: ignore[arg-type]
+        holder=holder.decode(),
+        epoch=int(epoch),
+        data=data,
+        follows=follows,
+        link=link,
     )
+
+
+def _deliver(shard: int, answers: Sequence[StoredAnswer], before: int) -> Command:
+    inboxes = list(dict.fromkeys(keys.inbox_key(shard, answer.holder) for answer in answers))
+    places = {inbox: place for place, inbox in enumerate(inboxes, 1)}
+    told: list[bytes | int] = []
+    for a in answers:
+        told += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
+    return (
+        "FCALL", "deliver", 1 + len(inboxes), keys.usage_head_key(shard), *inboxes,
+        before, _INBOX_MAX, _INBOX_TTL_S, *told,
+    )  # fmt: skip
+
+
+def _life(shard: int, run: str, replies: list[Any]) -> ShardLife:
+    for reply in (replies[0], replies[1], replies[3]):
+        if isinstance(reply, ReplyError):
+            raise Broken(f"Redis refused a step of the ledger: {reply}")
+    generation, flat, stream, behind = replies
+    head = dict(zip(flat[::2], flat[1::2], strict=True))
+    link = head.get(b"link", b"")
+    return ShardLife(
+        shard=shard,
+        generation=generation and generation.decode(),
+        run=run,
+        seen_run=head.get(b"run", b"").decode(),
+        last_position=_last_id(stream),
+        follows=usage_entry(shard, *behind[0]).follows if behind else link.decode(),
+        delivered=int(head.get(b"delivered", 0)),
+    )
+
+
+def _run_id(info: Any) -> str:
+    """Of the server process, out of INFO's reply; the same that functions.lua reads."""
+    if isinstance(info, ReplyError):
+        raise Broken(f"Redis refused a step of the ledger: {info}")
+    found = re.search(rb"run_id:(\w+)", info)
+    return found[1].decode() if found else ""
 
 
 def _last_id(stream: Any) -> str:

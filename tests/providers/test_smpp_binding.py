@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.providers.smpp_codes import Command, Status
-from engine.providers.smpp_pdu import Pdu, pack
+from engine.providers.smpp_codes import ANSWER, Command, Status
+from engine.providers.smpp_pdu import Pdu, Reader, pack
 from tests.providers.scripted import until
 from tests.providers.scripted_smsc import (
     THROTTLED,
@@ -81,9 +83,8 @@ async def test_binds_are_tried_at_longer_and_longer_intervals() -> None:
         async with provider_to(carrier.port, reconnect_s=0.05, reconnect_max_s=0.4):
             await until(lambda: len(times) >= 6)
     pauses = [after - before for before, after in pairwise(times[:6])]
-    # Half of 50, 100, 200, 400, 400 ms at least.
+    # At least half of 50, 100, 200, 400 and 400 ms.
     assert all(pause >= least for pause, least in zip(pauses, (0.025, 0.05, 0.1, 0.2, 0.2), strict=True))
-    assert max(pauses) < 0.8
 
 
 async def test_a_bind_that_is_never_answered_is_given_up() -> None:
@@ -188,15 +189,19 @@ async def test_the_rest_of_a_message_goes_by_another_session() -> None:
 async def test_messages_are_spread_evenly_over_the_sessions() -> None:
     async with smsc() as carrier, provider_to(carrier.port, sessions=4, window=10) as (_, verdicts):
         await until(lambda: carrier.bound(4))
+        # An answer from each shows that each is bound here too.
+        while len({id(peer) for peer, _ in carrier.submits}) < 4:
+            await verdicts.one()
+        carrier.submits.clear()
         carrier.on_submit = nothing
-        for _ in range(40):
+        for _ in range(20):
             verdicts.submit()
-        await until(lambda: len(carrier.submits) == 40)
+        await until(lambda: len(carrier.submits) == 20)
         for peer, pdu in carrier.submits:
             peer.accept(pdu)
         await verdicts.all()
         counts = [sum(peer is one for one, _ in carrier.submits) for peer in carrier.peers]
-        assert counts == [10] * 4
+        assert counts == [5] * 4
 
 
 async def test_garbage_ends_the_session_with_a_word_and_it_is_bound_anew() -> None:
@@ -297,6 +302,35 @@ async def test_a_carrier_that_does_not_read_does_not_make_this_process_grow() ->
         assert (await verdicts.one()).kind == "accepted"
 
 
+async def test_a_frozen_process_reads_what_came_before_it_times_anything_out() -> None:
+    """The carrier lives in a thread of its own: it answers while this loop stands still."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            reader = Reader()
+            while data := connection.recv(65536):
+                for pdu in reader.feed(data):
+                    assert isinstance(pdu, Pdu)
+                    if pdu.command_id == Command.submit_sm:
+                        submitted.set()
+                        time.sleep(0.1)
+                    connection.sendall(pack(pdu.command_id | ANSWER, 0, pdu.sequence, b"x\0"))
+
+    submitted = threading.Event()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listener:
+        async with provider_to(listener.getsockname()[1], timeout_s=0.5) as (_, verdicts):
+            number = verdicts.submit()
+            await until(submitted.is_set)
+            time.sleep(0.8)  # noqa: ASYNC251 - frozen
+            assert (await verdicts.of(number))[0].kind == "accepted"
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 # -- stopping
 
 
@@ -314,6 +348,7 @@ async def test_stopping_waits_for_answers_unbinds_and_says_what_was_not_sent() -
         assert (await verdicts.of(sent))[0].kind == "accepted"
         assert len(carrier.peer.asked(Command.unbind)) == 1
         await until(lambda: carrier.peer.closed)
+        assert provider.counts.sessions_lost == 0
         assert (await verdicts.one()).code == "stopped"
         await provider.stop()
         assert len(carrier.peers) == 1

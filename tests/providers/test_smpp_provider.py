@@ -197,6 +197,19 @@ async def test_no_answer_is_unknown_within_the_time_out_and_a_late_one_is_ignore
         assert (provider.counts.timeouts, provider.counts.late_responses) == (1, 1)
 
 
+async def test_every_message_has_the_whole_time_out_whenever_it_comes() -> None:
+    """Also right after the answer to another, when this process has seen the clock before."""
+
+    def accept_later(peer: Peer, pdu: Pdu) -> None:
+        asyncio.get_running_loop().call_later(0.25, peer.accept, pdu)
+
+    async with smsc() as carrier, provider_to(carrier.port, timeout_s=0.6) as (_, verdicts):
+        carrier.on_submit = accept_later
+        for _ in range(3):
+            assert (await verdicts.one()).kind == "accepted"
+            await asyncio.sleep(0.4)
+
+
 async def test_the_window_is_kept_and_what_waits_goes_out_as_answers_come() -> None:
     async with smsc() as carrier, provider_to(carrier.port, window=3) as (_, verdicts):
         carrier.on_submit = nothing

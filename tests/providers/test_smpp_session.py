@@ -162,6 +162,7 @@ def test_asked_to_unbind_it_does_not_wait_for_ever() -> None:
 def test_it_unbinds_and_ends_answered_or_not(reply: bytes) -> None:
     made, _ = session()
     made.unbind(1.0)
+    made.unbind(1.0)
     assert [pdu.command_id for pdu in written(made)] == [Command.unbind]
     made.receive(reply, 1.0)
     made.tick(1.0 + TIMEOUT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -84,6 +85,7 @@ async def working(
         concurrency=concurrency,
         rng=Random(5),
         log=log(),
+        clock_s=time.monotonic,
     )
     worker = Worker(
         reader,
@@ -92,6 +94,7 @@ async def working(
         backoff=BACKOFF,
         hand_s=hand_s,
         now_us=now_us,
+        clock_s=time.monotonic,
         rng=Random(5),
         log=log(),
     )

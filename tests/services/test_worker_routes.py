@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -57,6 +58,7 @@ async def working(
         concurrency=concurrency,
         rng=Random(5),
         log=log(),
+        clock_s=time.monotonic,
         hedge=hedge,
     )
     dispatcher.use(plan)
@@ -68,6 +70,7 @@ async def working(
         backoff=BACKOFF,
         hand_s=30.0,
         now_us=now_us,
+        clock_s=time.monotonic,
         rng=Random(5),
         log=log(),
         at_most_once=at_most_once,
@@ -201,7 +204,7 @@ async def test_a_limited_provider_is_kept_busy_to_its_limit_and_holds_up_nobody_
         sent_at.append(loop.time())
         carry(m, done)
 
-    slow.submit = noted  # type: ignore[method-assign]
+    slow.submit = noted  # type: ignore[method-assign, assignment]
     for n in range(600):
         await kit.put(n % 4, message(f"s{n}", to="+441234567890", segments=1))
     for n in range(200):

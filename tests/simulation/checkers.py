@@ -16,21 +16,25 @@ every step. Per organisation, in units:
    request plus its cost.
 3. exactly once         a message is in one place, enters once, ends once; with it, in the
    same atomic step, its units enter and leave `held`, and its row is recorded
-4. the books            every commit conserves; its quotas add up; and it says exactly what
+4. nothing unseen       a shard that has lost what the books have admits nothing until they
+   are closed; see `Truth.rewound`
+5. the books            every commit conserves; its quotas add up; and it says exactly what
    a second, simpler reading of the usage entries up to its position says
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from contextvars import ContextVar
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
+from engine.books import Mark
 from engine.records import ActivityRow, Message
-from engine.shards import held_key, shard_of
+from engine.shards import generation_key, held_key, holder_key, shard_of, usage_head_key
 from tests.simulation.clock import Clock
+from tests.simulation.history import History, settled
 from tests.simulation.holdings import Holding
 from tests.simulation.postgres_server import Change, PostgresServer
 from tests.simulation.redis_server import RedisServer
@@ -89,6 +93,18 @@ class Sums:
         self.asking: list[Asking] = []
 
 
+class Past(NamedTuple):
+    """What was true of Redis at a moment."""
+
+    # By message: state, rows of its acceptance and its end.
+    messages: dict[str, tuple[str, int, str]]
+    keys: dict[tuple[int, str], str]
+    activity: dict[int, dict[str, int]]
+    announced: Counter[tuple[int, int]]
+    # By shard, see `History.fork`.
+    forks: list[str | None]
+
+
 class Truth:
     def __init__(self, clock: Clock, shards: int) -> None:
         self.clock = clock
@@ -108,8 +124,10 @@ class Truth:
         # Events of organisations, by (organisation, time of its commit), and how often recorded.
         self.announced: Counter[tuple[int, int]] = Counter()
         self._queued_units = [0] * shards
-        # Usage entries not yet in the books: (id, {organisation: (held, captured, released)}).
-        self._behind: list[deque[tuple[Any, dict[int, list[int]]]]] = [deque() for _ in range(shards)]
+        # The generation for which each shard was last closed in Redis.
+        self._closed_before: list[str | None] = [None] * shards
+        # Of the usage streams.
+        self._histories = [History() for _ in range(shards)]
         # Of the books, by the second reading: [held, captured] by organisation.
         self._shadow: dict[int, list[int]] = {}
         # Of the command that runs.
@@ -179,6 +197,9 @@ class Truth:
         known = self.messages.get(message.id)
         if known is None:
             known = self.messages[message.id] = Known(shard, message)
+        if known.state == "lost":
+            # Redis had lost it, and its flush came again.
+            known.state = "new"
         known.places += 1
         self._queued_units[shard] += known.units
         self._touched[message.id] = known
@@ -199,9 +220,17 @@ class Truth:
         elif kind == "settle":
             flat = _flat(fields[7])
             deltas = {o: [0, c, r] for o, c, r in zip(flat[::3], flat[1::3], flat[2::3], strict=True)}
-        self._behind[shard].append((entry_id, deltas))
+        if wrong := self._histories[shard].append(b"%d-%d" % entry_id, fields, deltas):
+            self.fail(wrong)
         if deltas:
             self._used.append((kind, holder, deltas))
+
+    def cleared(self, shard: int) -> None:
+        """The usage stream of a shard begins anew."""
+        tables = self.postgres.tables
+        # Whether an earlier close has begun this stream, of which the books know nothing.
+        unheard = self._closed_before[shard] not in (None, tables.generations.get(shard))
+        self._histories[shard].cleared(self._link(shard), tables.marks.get(shard, Mark()).link, unheard)
 
     def recorded(self, shard: int, blob: bytes) -> None:
         self._recorded += _rows(blob)
@@ -210,7 +239,7 @@ class Truth:
         if command[0] != "FCALL" or isinstance(reply, Exception):
             return
         name = command[1]
-        if name in ("register", "fence", "close"):
+        if name in ("register", "fence", "close", "begin"):
             self._epochs(name, command, reply)
         if self._touched or self._used or self._recorded:
             self._step(command)
@@ -220,9 +249,15 @@ class Truth:
         shard = int(key[key.index(b"{") + 1 : key.index(b"}")])
         if name == "close" and reply is None:
             return
+        if name == "begin":
+            if reply:
+                self._closed_before[shard] = self._histories[shard].fork = None
+            return
         if name == "close":
             self.lose({shard})
-            self._behind[shard].clear()
+            self._closed_before[shard] = command[3 + command[2] :][1]
+            # Nothing moved: it only sums up settlements that the books have not heard of.
+            self._used = []
             for holding in self.holdings.values():
                 holding.void(shard, -1)
         elif reply and (held := self.holdings.get(command[3 + command[2]])) is not None:
@@ -247,8 +282,8 @@ class Truth:
                 sums[0] -= held
                 sums[1] -= captured + released
                 self.sums[o].c += captured
-                if kind == "usage" and (holding := self.holdings.get(holder)) is not None:
-                    holding.admitted(o, held)
+            if kind == "usage":
+                self._admitted(command, holder, {o: held for o, (held, _, _) in deltas.items()})
         if any(map(any, wanted.values())):
             self.fail(f"{command[1]} booked other units than it moved: {wanted}")
         self._check_rows()
@@ -259,6 +294,14 @@ class Truth:
         for o in wanted:
             self.changed(o)
         self._touched, self._used, self._recorded = {}, [], []
+
+    def _admitted(self, command: tuple[Any, ...], holder: str, held: dict[int, int]) -> None:
+        shard = self.sums[next(iter(held))].shard
+        if shard in self.broken:
+            self.fail(f"shard {shard} admits, though it has lost what the books have")
+        if (holding := self.holdings.get(holder)) is not None:
+            _, epoch, sequence = command[3 + command[2] :][:3]
+            holding.admitted((shard, epoch, sequence), held)
 
     def _moved(self, message_id: str, known: Known) -> tuple[int, int] | None:
         """(units that entered, units that left) with this message in this step."""
@@ -306,39 +349,76 @@ class Truth:
     def lose(self, shards: set[int]) -> None:
         """From now on, until its books are closed, nothing can be said of these shards."""
         self.broken |= shards
-        self.lost |= shards
         for o, s in self.sums.items():
             if s.shard in shards:
                 self.changed(o)
 
+    def past(self) -> Past:
+        """What is true now, for `rewound`."""
+        return Past(
+            {message_id: (k.state, k.begun, k.ended) for message_id, k in self.messages.items()},
+            dict(self.keys),
+            {o: dict(events) for o, events in self.activity.items()},
+            Counter(self.announced),
+            [history.fork for history in self._histories],
+        )
+
     def emptied(self) -> None:
         """Redis has lost everything."""
-        # A shard that no ledger has opened yet has nothing to lose.
-        self.lose(set(self.postgres.tables.generations))
-        for known in self.messages.values():
-            if known.state == "queued":
-                known.state, known.places = "lost", 0
-        for holding in self.holdings.values():
-            for shard in range(self.shards):
-                holding.void(shard, -1)
+        self.rewound(Past({}, {}, {}, Counter(), [None] * self.shards))
+
+    def rewound(self, past: Past) -> None:
+        """Redis has the data of an earlier moment, perhaps one that it went back behind since.
+
+        Where the books are not ahead of it, nothing is uncertain: what was lost has never been.
+        """
+        self.keys, self.activity = dict(past.keys), {o: dict(e) for o, e in past.activity.items()}
+        self.announced = Counter(past.announced)
+        self._queued_units = [0] * self.shards
         for s in self.sums.values():
             s.h = 0
-        self.keys.clear()
-        self._queued_units = [0] * self.shards
-
-    def rewound(self) -> None:
-        """After `emptied`: Redis has the data of an earlier moment."""
-        db = self.redis.store.db
-        for key in sorted(db):
-            kind, shard = self.redis.store.kind(key)
-            if kind != "place":
-                continue
-            value = db[key]
-            for payload in list(value) if isinstance(value, dict) else [f[1] for f in value.fields.values()]:
-                known = self.messages[_message(payload).id]
-                known.state, known.places, known.ended = "queued", 1, ""
+        for message_id, known in self.messages.items():
+            known.state, known.begun, known.ended = past.messages.get(message_id, ("lost", 0, ""))
+            known.places = int(known.state == "queued")
+            if known.places:
                 self.sums[known.organisation_id].h += known.units
-                self._queued_units[shard] += known.units
+                self._queued_units[known.shard] += known.units
+        for shard in range(self.shards):
+            self._look_at(shard, past.forks[shard])
+        for o in self.sums:
+            self.changed(o)
+
+    def _look_at(self, shard: int, fork: str | None) -> None:
+        """What is true of a shard whose data was exchanged."""
+        db, tables = self.redis.store.db, self.postgres.tables
+        history = self._histories[shard]
+        history.went_to(self._link(shard), fork)
+        self.broken.discard(shard)
+        generation = tables.generations.get(shard)
+        named = db.get(generation_key(shard), b"").decode()
+        self._closed_before[shard] = named[len("closing:") :] if named.startswith("closing:") else None
+        if generation is not None:
+            behind = history.between(tables.marks[shard].link, self._link(shard))
+            if behind is None or named not in (generation, f"closing:{generation}"):
+                self.broken.add(shard)
+            else:
+                history.behind = behind
+                self._recount(shard)
+        for holding in self.holdings.values():
+            epoch = db.get(holder_key(shard, holding.name), {}).get(b"epoch", b"-1")
+            holding.went_back(shard, int(epoch))
+
+    def _link(self, shard: int) -> str:
+        """Of the last usage entry, as Redis says."""
+        head: dict[bytes, bytes] = self.redis.store.db.get(usage_head_key(shard), {})
+        return head.get(b"link", b"").decode()
+
+    def _recount(self, shard: int) -> None:
+        """What was captured, by the books and by what they have not applied yet."""
+        behind = self._histories[shard].behind
+        for o, s in self.sums.items():
+            if s.shard == shard:
+                s.c = self._shadow[o][1] + sum(u.deltas[o][1] for u in behind if o in u.deltas)
 
     # -- PostgreSQL
 
@@ -356,12 +436,16 @@ class Truth:
             if quotas != granted:
                 self.fail(f"organisation {o}: granted {granted}, quotas {quotas}")
         if change.generation is not None:
-            self._closed(change.generation[0])
+            self._closed(*change.generation)
             return
         touched = set(change.accounts)
-        for shard, position in change.positions.items():
-            ms, _, sequence = position.partition("-")
-            touched |= self._read_again(shard, (int(ms), int(sequence)))
+        for shard, mark in change.marks.items():
+            behind = self._histories[shard].between(mark.link, self._link(shard))
+            if behind is None:
+                # It was read before Redis went back.
+                self.lose({shard})
+            else:
+                touched |= self._read_again(shard, len(behind))
         for o in sorted(touched):
             row = tables.accounts[o]
             if [row.held, row.captured] != self._shadow[o] and self.sums[o].shard not in self.broken:
@@ -371,28 +455,40 @@ class Truth:
                 )
             self.changed(o)
 
-    def _read_again(self, shard: int, position: tuple[int, int]) -> set[int]:
-        behind, touched = self._behind[shard], set()
-        while behind and behind[0][0] <= position:
-            for o, (held, captured, released) in behind.popleft()[1].items():
+    def _read_again(self, shard: int, left: int) -> set[int]:
+        """Up to the last `left` entries."""
+        behind, touched = self._histories[shard].behind, set()
+        while len(behind) > left:
+            for o, (held, captured, released) in behind.popleft().deltas.items():
                 shadow = self._shadow[o]
                 shadow[0] += held - captured - released
                 shadow[1] += captured
                 touched.add(o)
         return touched
 
-    def _closed(self, shard: int) -> None:
-        """The books of a lost shard are closed: from here on everything is certain again."""
+    def _closed(self, shard: int, generation: str) -> None:
+        """The books of a lost shard are closed: from here on everything is certain again, unless
+        Redis has lost that too meanwhile."""
+        self.lost.add(shard)
+        named = self.redis.store.db.get(generation_key(shard), b"").decode()
+        history = self._histories[shard]
+        behind = history.between(generation, self._link(shard))
+        if behind is None or named != f"closing:{generation}":
+            self.lose({shard})
+            return
         self.broken.discard(shard)
-        settling: dict[int, int] = {}
-        for _, deltas in self._behind[shard]:
-            for o, (_, captured, released) in deltas.items():
-                settling[o] = settling.get(o, 0) + captured + released
+        history.behind = behind
+        settling = settled(behind)
+        for o, units in history.settling.items():
+            if settling.get(o, 0) < units:
+                self.fail(f"organisation {o}: {units} units were settled, closed with {settling.get(o, 0)}")
         for o, s in self.sums.items():
             if s.shard == shard:
                 row = self.postgres.tables.accounts[o]
                 if row.held != s.h + settling.get(o, 0):
                     self.fail(f"organisation {o}: closed with {row.held} held, Redis has {s.h}")
                 self._shadow[o] = [row.held, row.captured]
-                s.c = row.captured + sum(d[o][1] for _, d in self._behind[shard] if o in d)
+        self._recount(shard)
+        for o, s in self.sums.items():
+            if s.shard == shard:
                 self.changed(o)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.simulation.checkers import Past
 from tests.simulation.supervisor import Supervisor
 from tests.simulation.world import Role, World
 
 _RATES = (0.0, 0.3, 1.0, 2.0)
 _CUTS = (0.0, 0.002, 0.01, 0.04)
 _STALLS = (0.0, 0.002, 0.01)
+_REWINDS = (0.0, 0.0, 0.5, 2.0)
+# Before which function; "" for any moment.
+_MOMENTS = ("", "", "admit", "deliver", "settle", "fence", "register", "close", "begin")
+# From how long ago at most the data is that Redis comes back with.
+_AGES_S = (0.01, 0.2, 1.0)
 
 
 class Faults:
@@ -34,15 +40,22 @@ class Faults:
         names = sorted({fault.__name__.strip("_") for fault in self.enabled})
         world.clock.trace("faults", names, "rate", self._rate, "cut", world.weather.cut)
         if rng.random() < 0.15:
-            lose = self._rewind_redis if world.rewinds else self._lose_redis
-            world.clock.at(rng.random() * until, lose)
+            world.clock.at(rng.random() * until, self._lose_redis)
+        # How often Redis goes back, a second.
+        self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
         world.clock.at(until, self._end)
         self._next()
+        self._next_rewind()
 
     def _next(self) -> None:
         clock = self._world.clock
         if self._rate and (at := clock.now + clock.rng.expovariate(self._rate)) < self._until:
             clock.at(at, self._strike)
+
+    def _next_rewind(self) -> None:
+        clock = self._world.clock
+        if self._rewinds and (at := clock.now + clock.rng.expovariate(self._rewinds)) < self._until:
+            clock.at(at, self._rewind_redis)
 
     def _strike(self) -> None:
         fault = self._world.clock.rng.choice(self.enabled)
@@ -54,6 +67,7 @@ class Faults:
         world = self._world
         world.clock.trace("calm")
         world.weather.cut = world.weather.slow = world.clock.stall = 0.0
+        world.redis.before = None
         world.calm = True
 
     def _seconds(self, least: float, most: float) -> float:
@@ -130,16 +144,31 @@ class Faults:
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)
 
     def _rewind_redis(self) -> None:
-        """Redis comes back as it was up to a second ago: what it had not persisted is lost."""
-        world = self._world
-        kept = world.redis.snapshot()
-        world.clock.after(self._seconds(0.0, 1.0), self._rewind_to, kept)
+        """Redis comes back as it was up to a second ago: what it had not persisted is lost.
 
-    def _rewind_to(self, kept: dict[bytes, Any]) -> None:
+        Or what it had not replicated: then it is another machine, whose clock may be behind.
+        """
         world = self._world
-        world.clock.trace("redis goes back")
+        world.redis.before = (world.clock.rng.choice(_MOMENTS), self._rewind_soon)
+        if not world.redis.before[0]:
+            self._rewind_soon()
+        self._next_rewind()
+
+    def _rewind_soon(self) -> None:
+        """To how it is now."""
+        world = self._world
+        world.redis.before = None
+        if world.clock.now < self._until:
+            then = world.redis.snapshot(), world.truth.past()
+            age_s = world.clock.rng.choice(_AGES_S)
+            world.clock.after(self._seconds(0.0, age_s), self._rewind_to, *then)
+
+    def _rewind_to(self, kept: dict[bytes, Any], past: Past) -> None:
+        world = self._world
+        rng = world.clock.rng
         world.redis.stop()
         world.redis.lose(kept)
-        world.truth.emptied()
-        world.truth.rewound()
+        world.redis.store.skew_ms = rng.choice((0, 0, rng.randrange(-500, 500), rng.randrange(-3000, 1000)))
+        world.truth.rewound(past)
+        world.clock.trace("redis goes back; lost are shards", sorted(world.truth.broken))
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)

@@ -34,6 +34,8 @@ class Holding:
         # By shard: the epoch that Redis has for the name, and whether we count.
         self._epochs = [0] * truth.shards
         self._lives = [False] * truth.shards
+        # Flushes whose units were counted as held, by (shard, epoch, sequence).
+        self._admitted: set[tuple[int, ...]] = set()
         self._shard_of: dict[int, int] = {}
 
     def void(self, shard: int, epoch: int) -> None:
@@ -60,11 +62,21 @@ class Holding:
             sums.r += reserved
             self.truth.changed(organisation_id)
 
-    def admitted(self, organisation_id: int, units: int) -> None:
-        """What was reserved is held in Redis now."""
-        if self._lives[shard_of(organisation_id, self.truth.shards)]:
-            self.reserved[organisation_id] -= units
-            self.truth.sums[organisation_id].r -= units
+    def went_back(self, shard: int, epoch: int) -> None:
+        """Redis has another epoch for this name, perhaps an earlier one that is ours again."""
+        self.void(shard, epoch)
+        self._comes_to_life(shard)
+
+    def admitted(self, flush: tuple[int, ...], held: dict[int, int]) -> None:
+        """What was reserved is held in Redis now. Once for each flush: when Redis has lost it
+        unanswered, it comes again."""
+        if flush in self._admitted:
+            return
+        self._admitted.add(flush)
+        for organisation_id, units in held.items():
+            if self._lives[shard_of(organisation_id, self.truth.shards)]:
+                self.reserved[organisation_id] -= units
+                self.truth.sums[organisation_id].r -= units
 
     def dropped(self) -> None:
         for shard, lives in enumerate(self._lives):

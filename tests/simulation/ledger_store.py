@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from engine.books import BalanceEvent, Books, Recovered, StoredAnswer, UsageEntry, WaitingRequest
+from engine.books import BalanceEvent, Books, Mark, Recovered, StoredAnswer, UsageEntry, WaitingRequest
 from engine.credit_ledger import organisations_of
 from engine.errors import Broken, Unavailable
 from tests.simulation.clock import Process
@@ -41,12 +41,12 @@ class LedgerBooks:
             wire.close()
 
     async def recover(self) -> Recovered:
-        generations, positions, answers, waiting = await self._call("recover")
+        generations, marks, delivered, former, answers, waiting = await self._call("recover")
         self._waiting = {}
         for row in waiting:
             line = self._waiting.setdefault(row.request.organisation_id, [])
             line.append(WaitingRequest(row.shard, row.holder, row.epoch, row.request, row_id=row.row_id))
-        return Recovered(generations, positions, answers, self._waiting)
+        return Recovered(generations, marks, delivered, former, answers, self._waiting)
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         await self._call("open_shards", generation, list(shards))
@@ -55,7 +55,9 @@ class LedgerBooks:
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:
         accounts, quotas = await self._call("begin_shard", shard)
-        change = await self._decided(Books(accounts, quotas, self._waiting), decide, {shard: "0-0"})
+        change = await self._decided(
+            Books(accounts, quotas, self._waiting), decide, {shard: Mark(link=generation)}
+        )
         change.generation = (shard, generation)
         await self._commit(change)
 
@@ -67,9 +69,9 @@ class LedgerBooks:
         if fenced:
             concerned.update(self._waiting)
         accounts, quotas = await self._call("begin", sorted(concerned), fenced)
-        positions = {entry.shard: entry.position for entry in entries}
+        marks = {entry.shard: Mark(entry.position, entry.link) for entry in entries}
         books = Books(accounts, quotas, self._waiting)
-        change = await self._decided(books, decide, positions)
+        change = await self._decided(books, decide, marks)
         change.sent = sent
         change.answers = [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
         rows = await self._commit(change)
@@ -79,9 +81,7 @@ class LedgerBooks:
         events: list[BalanceEvent] = await self._call("events", sent)
         return events
 
-    async def _decided(
-        self, books: Books, decide: Callable[[Books], None], positions: dict[int, str]
-    ) -> Change:
+    async def _decided(self, books: Books, decide: Callable[[Books], None], marks: dict[int, Mark]) -> Change:
         before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
         decide(books)
         return Change(
@@ -92,7 +92,7 @@ class LedgerBooks:
             },
             quotas=[(o, holder, books.quotas[o][holder]) for o, holder in sorted(books.changed)],
             journal=[(o, kind, units) for (_, o, kind), units in books.movements.items()],
-            positions=positions,
+            marks=marks,
             closed=books.closed,
             events=[(books.accounts[o].shard, o, books.accounts[o].usable) for o in books.low],
             waiting=[(w.shard, w.holder, w.epoch, w.request) for w in self._unwritten()],

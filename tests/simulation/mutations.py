@@ -17,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from engine import credit_ledger
-from engine.books import Books, WaitingRequest
+from engine.books import Books, Left, StoredAnswer, WaitingRequest
 from engine.credit_holder import Effects, Holder
 from engine.errors import Unavailable
 from engine.ledger import Ledger
@@ -121,28 +121,30 @@ def _keep_replayed(self: Quota, organisation_id: int, units: int, incarnation: i
 
 
 async def _answer_before_commit(self: Ledger, shards: list[int]) -> None:
-    store, usage = self._store, self._usage
+    store, ledger = self._store, self
 
     class Hasty:
         async def apply(self, entries: Any, decide: Any, sent: int) -> Any:
             told: list[Any] = []
-            await store.apply(entries, partial(_note_answers, decide, told, usage), sent)
+            await store.apply(entries, partial(_note_answers, decide, told, ledger), sent)
             return []
 
     with patch.object(self, "_store", Hasty()):
         await _serve_answers(self, shards)
 
 
-def _note_answers(decide: Any, told: list[Any], usage: Any, books: Books) -> None:
+def _note_answers(decide: Any, told: list[Any], self: Ledger, books: Books) -> None:
     decide(books)
-    told += [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
+    for shard, holder, answer in books.answers:
+        row = self._delivered[shard] = self._delivered[shard] + 1
+        told.append(StoredAnswer(row, shard, holder, _encode(answer)))
     if told:
-        asyncio.get_running_loop().create_task(_send(usage, told))
+        asyncio.get_running_loop().create_task(_send(self._usage, told))
 
 
 async def _send(usage: Any, answers: list[Any]) -> None:
     try:
-        await usage.send(answers)
+        await usage.send(answers, {})
     except Unavailable:
         return
 
@@ -169,17 +171,17 @@ def _recall_once(books: Books, organisation_id: int, head: WaitingRequest) -> bo
 _asked: dict[Any, set[str]] = {}
 
 
-def _leave_quotas_open(books: Books, shard: int, kept: dict[int, int]) -> None:
+def _leave_quotas_open(books: Books, shard: int, left: dict[int, Left]) -> None:
     with patch.object(books, "quotas", {}):
-        _close_books(books, shard, kept)
+        _close_books(books, shard, left)
 
 
 class PositionsApart(PostgresServer):
     """The position is written by a statement of its own, a moment later."""
 
-    def _write_positions(self, change: Change) -> None:
+    def _write_marks(self, change: Change) -> None:
         life = self.life
-        self.clock.after(0.02, lambda: self.life == life and self.tables.positions.update(change.positions))
+        self.clock.after(0.02, lambda: self.life == life and self.tables.marks.update(change.marks))
 
 
 class ForgetfulPostgres(PostgresServer):

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.books import Account, BalanceEvent, StoredAnswer
+from engine.books import Account, BalanceEvent, Mark, StoredAnswer
 from engine.records import Request
 from tests.simulation.clock import Clock
 from tests.simulation.wires import BLOCKED, Call, Wire
@@ -53,7 +53,7 @@ class Change(msgspec.Struct, kw_only=True):
     quotas: list[tuple[int, str, int]] = []
     # (organisation, movement, units)
     journal: list[tuple[int, str, int]] = []
-    positions: dict[int, str] = {}
+    marks: dict[int, Mark] = {}
     # Rows of `waiting_requests` to delete, and requests to add.
     closed: list[int] = []
     waiting: list[tuple[int, str, int, Request]] = []
@@ -79,8 +79,10 @@ class Tables(msgspec.Struct):
     accounts: dict[int, Row] = {}
     quotas: dict[int, dict[str, int]] = {}
     journal: dict[int, dict[str, int]] = {}
-    positions: dict[int, str] = {}
+    marks: dict[int, Mark] = {}
     generations: dict[int, str] = {}
+    former: dict[int, list[str]] = {}
+    delivered: dict[int, int] = {}
     waiting: dict[int, Waiting] = {}
     answers: dict[int, StoredAnswer] = {}
     events: dict[int, BalanceEvent] = {}
@@ -162,14 +164,17 @@ class PostgresServer:
     def _recover(self, wire: Wire) -> tuple[Any, ...]:
         t = self.tables
         return (
-            dict(t.generations), dict(t.positions), [t.answers[i] for i in sorted(t.answers)],
-            [t.waiting[i] for i in sorted(t.waiting)],
+            dict(t.generations), dict(t.marks), dict(t.delivered),
+            {shard: frozenset(names) for shard, names in t.former.items()},
+            [t.answers[i] for i in sorted(t.answers)], [t.waiting[i] for i in sorted(t.waiting)],
         )  # fmt: skip
 
     def _open_shards(self, wire: Wire, generation: str, shards: list[int]) -> None:
         for shard in shards:
             self.tables.generations[shard] = generation
-            self.tables.positions[shard] = "0-0"
+            self.tables.former[shard] = []
+            self.tables.delivered[shard] = 0
+            self.tables.marks[shard] = Mark()
 
     def _events(self, wire: Wire, sent: int) -> list[BalanceEvent]:
         events = self.tables.events
@@ -219,30 +224,33 @@ class PostgresServer:
         for organisation_id, movement, units in change.journal:
             sums = t.journal.setdefault(organisation_id, {})
             sums[movement] = sums.get(movement, 0) + units
-        self._write_positions(change)
+        self._write_marks(change)
         for row_id in change.closed:
             t.waiting.pop(row_id, None)
         waiting = [t.next_row() for _ in change.waiting]
         for row_id, fields in zip(waiting, change.waiting, strict=True):
             t.waiting[row_id] = Waiting(row_id, *fields)
-        for row_id in [i for i in t.answers if i <= change.sent]:
-            del t.answers[row_id]
+        for row_id in sorted(i for i in t.answers if i <= change.sent):
+            t.delivered[t.answers.pop(row_id).shard] = row_id
         answers = self._write_answers(change)
         for event in change.events:
             row_id = t.next_row()
             t.events[row_id] = BalanceEvent(row_id, *event[:2], "low_balance", event[2], self.clock.now_us())
         if change.generation is not None:
-            shard, t.generations[shard] = change.generation
+            shard, generation = change.generation
+            t.former[shard].append(t.generations[shard])
+            t.generations[shard] = generation
+            t.delivered[shard] = 0
             t.answers = {i: a for i, a in t.answers.items() if a.shard != shard}
         if self.clock.lines is not None:
             told = [(holder, msgspec.msgpack.decode(payload)) for _, holder, payload in change.answers]
-            self.clock.trace(wire.process.name, "commits", change.positions, change.quotas, told)
+            self.clock.trace(wire.process.name, "commits", change.marks, change.quotas, told)
         self.watch.committed(change)
         self._end(wire)
         return Written(waiting, answers)
 
-    def _write_positions(self, change: Change) -> None:
-        self.tables.positions.update(change.positions)
+    def _write_marks(self, change: Change) -> None:
+        self.tables.marks.update(change.marks)
 
     def _write_answers(self, change: Change) -> list[int]:
         rows = [self.tables.next_row() for _ in change.answers]

@@ -1,4 +1,4 @@
-"""`engine/stores/functions.lua` in Python: the same atomic steps, on the simulated data.
+"""`engine/stores/functions.lua` and `inbox.lua` in Python: the same atomic steps, on the simulated data.
 
 Written from the Lua line by line; `test_model.py` holds both against each other. What a
 step decides stands in small methods, so that a mutation can spoil exactly one decision.
@@ -6,21 +6,60 @@ step decides stands in small methods, so that a mutation can spoil exactly one d
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
 
 from engine.shards import GROUP
-from tests.simulation.redis_store import Store
+from tests.simulation.redis_store import Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 _LAST_CHANCE = 2
+# inbox.lua
+_FIRST = 1 << 44
 
 
 def _array_of(blobs: list[bytes], count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big") + b"".join(blobs)
+
+
+class Chain:
+    """The end of a usage stream."""
+
+    def __init__(self, store: Store, usage: bytes) -> None:
+        head = store.db.get(usage + b":head", {})
+        self.store = store
+        self.usage = usage
+        self.link: bytes = head.get(b"link", b"")
+        self.unseen = b"run" in head and head[b"run"] != store.run
+        self.since: bytes | None = head.get(b"since")
+
+    def append(self, kind: bytes, holder: bytes, epoch: bytes, data: bytes) -> None:
+        if self.unseen and self.since is None:
+            stream = self.store.db.get(self.usage)
+            self.since = format_id(stream.last) if stream is not None else b"0-0"
+            self.store.hash(self.usage + b":head")[b"since"] = self.since
+        fields = [b"k", kind, b"h", holder, b"e", epoch, b"d", data, b"p", self.link]
+        entry_id = self.store.xadd(self.usage, fields)
+        self.link = (
+            hashlib.sha1(b"\n".join((self.link, entry_id, kind, holder, epoch, data))).hexdigest().encode()
+        )
+
+    def keep(self) -> None:
+        self.store.hash(self.usage + b":head")[b"link"] = self.link
+
+    def behind(self, position: bytes) -> list[list[bytes]]:
+        stream = self.store.db.get(self.usage)
+        return (
+            [] if stream is None else [stream.fields[i] for i in stream.behind(parse_id(position), 1 << 30)]
+        )
+
+    def link_at(self, position: bytes) -> bytes:
+        behind = self.behind(position)
+        return behind[0][9] if behind else self.link
 
 
 class Functions:
@@ -31,22 +70,29 @@ class Functions:
 
     def register(self, keys: Any, args: Any) -> int:
         holder = self.store.hash(keys[0])
-        epoch = int(holder.get(b"epoch", b"0")) + 1
+        epoch = self.next_epoch(int(holder.get(b"epoch", b"0")))
         holder[b"epoch"] = b"%d" % epoch
         holder[b"seq"], holder[b"reply"] = b"0", b""
-        self.store.hash(keys[1])[_b(args[0])] = b"%d" % self.store.clock.now_ms()
+        self.store.hash(keys[1])[_b(args[0])] = b"%d" % self.store.now_ms()
         return epoch
+
+    def next_epoch(self, before: int) -> int:
+        return max(before + 1, self.store.now_us())
 
     def beat(self, keys: Any, args: Any) -> int:
         holders = self.store.hash(keys[0])
         name = _b(args[0])
-        if name not in holders:
+        if name not in holders or (len(keys) > 1 and self.is_behind(keys[1], _b(args[1]), args[2])):
             return 0
-        holders[name] = b"%d" % self.store.clock.now_ms()
+        holders[name] = b"%d" % self.store.now_ms()
         return 1
 
+    def is_behind(self, key: bytes, epoch: bytes, seq: int) -> bool:
+        known = self.store.hash(key)
+        return known.get(b"epoch") != epoch or int(known[b"seq"]) < seq
+
     def overdue(self, keys: Any, args: Any) -> list[bytes]:
-        before = self.store.clock.now_ms() - int(args[0])
+        before = self.store.now_ms() - int(args[0])
         return [name for name, at_ms in self.store.hash(keys[0]).items() if int(at_ms) < before]
 
     def fence(self, keys: Any, args: Any) -> int:
@@ -55,7 +101,9 @@ class Functions:
             return 0
         epoch = self.end_epoch(keys[0])
         self.store.db.pop(keys[3], None)
-        self.store.xadd(keys[2], [b"k", b"fence", b"h", name, b"e", b"%d" % (epoch - 1), b"d", b""])
+        chain = Chain(self.store, keys[2])
+        chain.append(b"fence", name, b"%d" % (epoch - 1), b"")
+        chain.keep()
         return 1
 
     def end_epoch(self, key: bytes) -> int:
@@ -76,6 +124,9 @@ class Functions:
             return [b"fenced", []]
         if not self.is_next(holder, seq):
             return [b"fenced", []]
+        chain = Chain(self.store, keys[6])
+        if self.is_unseen(chain):
+            return [b"unseen", []]
 
         sums: dict[int, int] = {}
         rows: list[bytes] = []
@@ -101,10 +152,11 @@ class Functions:
             self.store.xadd(keys[5], [b"b", _array_of(rows, row_count)])
         if sums:
             flat = [value for pair in sums.items() for value in pair]
-            self.store.xadd(keys[6], [b"k", b"usage", b"h", name, b"e", epoch, b"d", _pack(flat)])
+            chain.append(b"usage", name, epoch, _pack(flat))
             self.add_held(keys[7], sum(sums.values()))
         for i in range(at, at + 2 * int(args[5]), 2):
-            self.store.xadd(keys[6], [b"k", _b(args[i]), b"h", name, b"e", epoch, b"d", args[i + 1]])
+            chain.append(_b(args[i]), name, epoch, args[i + 1])
+        chain.keep()
         self.remember(keys[0], epoch, seq, hits)
         return [b"applied", hits]
 
@@ -120,6 +172,9 @@ class Functions:
     def generation_is_named(self, key: bytes) -> bool:
         generation = self.store.db.get(key)
         return generation is not None and not generation.startswith(b"closing:")
+
+    def is_unseen(self, chain: Chain) -> bool:
+        return chain.unseen
 
     def is_next(self, holder: dict[bytes, bytes], seq: int) -> bool:
         return seq == int(holder[b"seq"]) + 1
@@ -169,7 +224,9 @@ class Functions:
             self.store.xadd(keys[3], [b"b", _array_of(rows, len(rows))])
         if sums:
             flat = [value for org, pair in sums.items() for value in (org, *pair)]
-            self.store.xadd(keys[4], [b"k", b"settle", b"h", _b(args[0]), b"e", b"0", b"d", _pack(flat)])
+            chain = Chain(self.store, keys[4])
+            chain.append(b"settle", _b(args[0]), b"0", _pack(flat))
+            chain.keep()
             self.add_held(keys[5], -held)
         return counted
 
@@ -223,41 +280,83 @@ class Functions:
                     suspects -= given == _LAST_CHANCE
         return [taken, passed]
 
+    # -- answers (inbox.lua)
+
+    def deliver(self, keys: Any, args: Any) -> int:
+        head = self.store.hash(keys[0])
+        delivered = int(head.get(b"delivered", b"0"))
+        if self.is_forgotten(delivered, args[0]):
+            return 0
+        for row, place, payload in zip(args[3::3], args[4::3], args[5::3], strict=True):
+            if row > delivered:
+                self.store.xadd(keys[place], [b"d", payload], (_FIRST + row, 0))
+                delivered = row
+        head[b"delivered"] = b"%d" % delivered
+        return 1
+
+    def is_forgotten(self, delivered: int, before: int) -> bool:
+        return delivered < before
+
     # -- a lost shard
 
     def begin(self, keys: Any, args: Any) -> int:
         seen, name = self.store.db.get(keys[0]), _b(args[0])
-        if seen is not None and seen != b"closing:" + name:
-            return int(seen == name)
+        if _b(args[1]) != self.store.run or seen not in (None, name, b"closing:" + name):
+            return 0
         self.store.db[keys[0]] = name
+        head = self.store.hash(keys[1] + b":head")
+        head[b"run"] = self.store.run
+        head.pop(b"since", None)
         return 1
 
     def close(self, keys: Any, args: Any) -> list[list[int]] | None:
         seen = self.store.db.get(keys[0]) or b""
         if seen != _b(args[0]):
             return None
-        resumed = seen.startswith(b"closing:")
         self.store.db[keys[0]] = b"closing:" + _b(args[1])
         for name in self.store.hash(keys[1]):
             self.end_epoch(_b(args[2]) + name)
+            self.store.db.pop(_b(args[3]) + name, None)
         self.store.db.pop(keys[1], None)
-        sums: dict[int, int] = {}
+        sums: dict[int, list[int]] = {}
         total = 0
         places = [self.store.db[keys[i]].fields.values() for i in (4, 5, 8, 9) if keys[i] in self.store.db]
         payloads = [fields[1] for entries in places for fields in entries]
         payloads += [p for i in (6, 7) for p in self.store.db.get(keys[i], ())]
         for payload in payloads:
             message = _unpack(payload)
-            sums[message[1]] = sums.get(message[1], 0) + message[7]
+            sums.setdefault(message[1], [0, 0])[0] += message[7]
             total += message[7]
         self.store.db[keys[3]] = b"%d" % total
-        if not resumed:
-            self.store.db.pop(keys[2], None)
-            return [[org, units] for org, units in sums.items()]
-        usage = self.store.db.get(keys[2])
-        for fields in usage.fields.values() if usage is not None else ():
-            if fields[1] == b"settle":
+        settled: dict[int, list[int]] = {}
+        chain = Chain(self.store, keys[2])
+        for fields in self.not_in_books(chain, seen, *map(_b, args[4:7])):
+            if fields[1] == b"usage":
+                flat = _unpack(fields[7])
+                for org, units in zip(flat[::2], flat[1::2], strict=True):
+                    sums.setdefault(org, [0, 0])[1] += units
+            elif fields[1] == b"settle":
                 flat = _unpack(fields[7])
                 for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-                    sums[org] = sums.get(org, 0) + captured + released
-        return [[org, units] for org, units in sums.items()]
+                    both = settled.setdefault(org, [0, 0])
+                    both[0] += captured
+                    both[1] += released
+                    sums.setdefault(org, [0, 0])[0] += captured + released
+        self.store.clear(keys[2])
+        head = self.store.db[keys[2] + b":head"] = {b"link": _b(args[1]), b"run": self.store.run}
+        if settled:
+            chain = Chain(self.store, keys[2])
+            chain.append(
+                b"settle", b"", b"0", _pack([v for org, both in settled.items() for v in (org, *both)])
+            )
+            head[b"link"] = chain.link
+        return [[org, *both] for org, both in sums.items()]
+
+    def not_in_books(
+        self, chain: Chain, seen: bytes, generation: bytes, position: bytes, link: bytes
+    ) -> list[list[bytes]]:
+        if chain.link_at(position) == link:
+            return chain.behind(position)
+        if seen.startswith(b"closing:") and seen != b"closing:" + generation:
+            return chain.behind(b"0-0")
+        return chain.behind(chain.since) if chain.since is not None else []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any
 
 from engine.stores.redis import ReplyError
@@ -39,9 +40,13 @@ class RedisServer:
         self.store = Store(clock, watch)
         self.functions = functions(self.store)
         self.has_functions = True
+        # Called before this function is carried out.
+        self.before: tuple[str, Callable[[], None]] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
+        if self.before is not None and self.before[0] == command[1] and command[0] == "FCALL":
+            self.before[1]()
         reply = self._run(command)
         if reply is BLOCKED and wire is not None and call is not None:
             self._park(wire, call, command)
@@ -60,6 +65,7 @@ class RedisServer:
         """All connections break; what has not been carried out never will be."""
         self.up = False
         self.life += 1
+        self.store.run = b"run%d" % self.life
         self._parked.clear()
         for wire in sorted(self.wires, key=hash):
             wire.fail()
@@ -120,8 +126,11 @@ class RedisServer:
         self.has_functions = True
         return b"smsengine"
 
-    def _expire(self, key: bytes, _: int) -> int:
-        return int(key in self.store.db)
+    def _info(self, _: str) -> bytes:
+        return b"# Server\r\nrun_id:%b\r\n" % self.store.run
+
+    def _hgetall(self, key: bytes) -> list[bytes]:
+        return [part for pair in self.store.db.get(key, {}).items() for part in pair]
 
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)
@@ -130,9 +139,10 @@ class RedisServer:
         self.store.db[key] = as_bytes(value)
         return b"OK"
 
-    def _xadd(self, key: bytes, *rest: Any) -> bytes:
-        fields = rest[rest.index("*") + 1 :]
-        return self.store.xadd(key, [as_bytes(f) for f in fields])
+    def _xrange(self, key: bytes, first: str, _: str, __: str, count: int) -> list[Any]:
+        stream = self.store.db.get(key)
+        ids = [] if stream is None else stream.behind(parse_id(as_bytes(first.lstrip("("))), count)
+        return [[format_id(i), stream.fields[i]] for i in ids]
 
     def _xtrim(self, key: bytes, _: str, least: str) -> int:
         stream = self.store.stream(key)
@@ -175,7 +185,7 @@ class RedisServer:
             entries = []
             for entry_id in stream.behind(given.last, count):
                 given.last = entry_id
-                given.pending[entry_id] = [consumer, self.clock.now_ms(), 1]
+                given.pending[entry_id] = [consumer, self.store.now_ms(), 1]
                 entries.append([format_id(entry_id), stream.fields[entry_id]])
             if entries:
                 found.append([key, entries])

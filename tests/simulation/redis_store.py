@@ -37,6 +37,7 @@ class Watch(Protocol):
     def placed(self, shard: int, payload: bytes) -> None: ...
     def left(self, shard: int, payload: bytes) -> None: ...
     def used(self, shard: int, entry_id: StreamId, fields: list[bytes]) -> None: ...
+    def cleared(self, shard: int) -> None: ...
     def recorded(self, shard: int, blob: bytes) -> None: ...
     def done(self, command: tuple[Any, ...], reply: Any) -> None: ...
 
@@ -76,6 +77,9 @@ class Store:
         self.clock = clock
         self.watch = watch
         self.db: dict[bytes, Any] = {}
+        # Of the server process, and how far its clock is from the one of the world.
+        self.run = b"run0"
+        self.skew_ms = 0
         # Streams that grew during the present command.
         self.grown: set[bytes] = set()
         self._kinds: dict[bytes, tuple[str, int]] = {}
@@ -102,10 +106,27 @@ class Store:
     def hash(self, key: bytes) -> dict[bytes, bytes]:
         return self.db.setdefault(key, {})
 
-    def xadd(self, key: bytes, fields: list[bytes]) -> bytes:
+    def now_us(self) -> int:
+        """By the clock of the server."""
+        return self.clock.now_us() + self.skew_ms * 1000
+
+    def now_ms(self) -> int:
+        return self.now_us() // 1000
+
+    def clear(self, key: bytes) -> None:
+        """DEL of a usage stream."""
+        self.db.pop(key, None)
+        self.watch.cleared(self.kind(key)[1])
+
+    def xadd(self, key: bytes, fields: list[bytes], entry_id: StreamId | None = None) -> bytes:
         stream = self.stream(key)
-        now: StreamId = (self.clock.now_ms(), 0)
-        entry_id = now if now > stream.last else (stream.last[0], stream.last[1] + 1)
+        now: StreamId = (self.now_ms(), 0)
+        if entry_id is None:
+            entry_id = now if now > stream.last else (stream.last[0], stream.last[1] + 1)
+        elif entry_id <= stream.last:
+            raise ReplyError(
+                "ERR The ID specified in XADD is equal or smaller than the target stream top item"
+            )
         stream.last = entry_id
         stream.ids.append(entry_id)
         stream.fields[entry_id] = fields
@@ -154,8 +175,8 @@ class Store:
         found = stream.groups[group]
         found.consumers.add(consumer)
         pending = found.pending.get(entry_id)
-        now_ms = self.clock.now_ms()
-        if pending is None or now_ms - pending[1] < idle_ms:
+        now_ms = self.now_ms()
+        if pending is None or max(0, now_ms - pending[1]) < idle_ms:
             return []
         if entry_id not in stream.fields:
             del found.pending[entry_id]
@@ -170,13 +191,14 @@ class Store:
         first, beyond = (
             ((0, 0), False) if start == b"-" else (parse_id(start.lstrip(b"(")), start[:1] == b"(")
         )
-        now_ms = self.clock.now_ms()
+        now_ms = self.now_ms()
         found = []
         for entry_id, (owner, at_ms, given) in self.group(key, group).pending.items():
             if owner != consumer or entry_id < first or (beyond and entry_id == first):
                 continue
-            if now_ms - at_ms >= idle_ms and len(found) < count:
-                found.append([format_id(entry_id), owner, now_ms - at_ms, given])
+            idle = max(0, now_ms - at_ms)
+            if idle >= idle_ms and len(found) < count:
+                found.append([format_id(entry_id), owner, idle, given])
         return found
 
     def group(self, key: bytes, group: bytes) -> Group:

@@ -7,7 +7,7 @@ links; only the ledger's books are a simulation of their own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from random import Random
 from typing import Any
@@ -15,10 +15,13 @@ from typing import Any
 from engine import shards
 from engine.config import Queues
 from engine.delivery import Backoff
+from engine.dispatch import Dispatcher
 from engine.ids import MessageIds
 from engine.ingest import Ingest
 from engine.ledger import Ledger
+from engine.ports import Ask, Slots
 from engine.pricing import PriceTable
+from engine.provider_settings import SimulatedSettings
 from engine.quota import Quota
 from engine.records import Message, Verdict
 from engine.stores.admission import RedisAdmission
@@ -74,10 +77,9 @@ async def ingest(world: World, role: Role) -> None:
 class Carrier:
     """A provider whose verdicts are drawn from the seed."""
 
-    name = "carrier"
-
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, name: str) -> None:
         self._world = world
+        self.name = name
 
     async def start(self) -> None: ...
 
@@ -88,7 +90,14 @@ class Carrier:
         kind, latency_s = world.verdict()
         if kind == "accepted":
             world.sent[message.id] = world.sent.get(message.id, 0) + 1
-        asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider="carrier"))
+        asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider=self.name))
+
+
+class Unlimited:
+    """No provider here is limited."""
+
+    async def reserve(self, asks: Sequence[Ask]) -> list[Slots]:
+        raise AssertionError(asks)
 
 
 async def worker(world: World, role: Role) -> None:
@@ -106,13 +115,26 @@ async def worker(world: World, role: Role) -> None:
         log=world.log,  # type: ignore[arg-type]
     )
     await reader.join()
+    names = ("carrier", "other")
+    dispatcher = Dispatcher(
+        "normal",
+        [Carrier(world, name) for name in names],
+        [SimulatedSettings(name=name) for name in names],
+        Unlimited(),
+        concurrency=_CONCURRENCY,
+        rng=Random(world.clock.rng.getrandbits(32)),
+        log=world.log,  # type: ignore[arg-type]
+        clock_s=process.time,
+        hedge=True,
+    )
     work = Worker(
         reader,
-        [Carrier(world)],
+        dispatcher,
         concurrency=_CONCURRENCY,
         backoff=Backoff(first_us=100_000, max_us=1_000_000),
         hand_s=settings.take_over_s / 4,
         now_us=world.clock.now_us,
+        clock_s=process.time,
         rng=Random(world.clock.rng.getrandbits(32)),
         log=world.log,  # type: ignore[arg-type]
     )

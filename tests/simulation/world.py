@@ -45,7 +45,7 @@ class Settings(msgspec.Struct, kw_only=True):
     @staticmethod
     def drawn(rng: Random, organisations: list[int]) -> Settings:
         return Settings(
-            shards=rng.choice((1, 2, 3)),
+            shards=rng.choice((1, 2, 3, 8)),
             ingest=rng.choice((2, 3, 4)),
             workers=rng.choice((1, 2)),
             ledgers=rng.choice((1, 2, 3)),
@@ -117,7 +117,7 @@ class World:
         functions: type[Functions] = Functions,
         ledger_books: type[LedgerBooks] = LedgerBooks,
         postgres: type[PostgresServer] = PostgresServer,
-        rewinds: bool = False,
+        rewinds: bool = True,
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it."""
         self.rewinds = rewinds
