@@ -25,11 +25,13 @@ from engine.stores.admission import _admit_command, fence_command
 from engine.stores.directory import Directory
 from engine.stores.ledger import PostgresLedger
 from engine.stores.redis import RedisLink, ReplyError, load_functions
+from engine.stores.usage import usage_entry
 from tests.services.conftest import books_url  # noqa: F401 - a fixture
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
 from tests.simulation.postgres_server import PostgresServer
 from tests.simulation.redis_server import RedisServer
+from tests.simulation.redis_store import format_id
 from tests.simulation.wires import Network, Weather
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -39,6 +41,8 @@ _WORKERS = ("w1", "w2")
 _SHARD = 0
 # No entry is idle for so long.
 _LONG_MS = 1 << 40
+# Numbers above are microseconds since 1970 and what counts up from them.
+_BY_THE_CLOCK = 10**12
 
 
 class Nobody:
@@ -53,10 +57,10 @@ class Sequence:
 
     def __init__(self, rng: Random) -> None:
         self.rng = rng
-        self.epochs = dict.fromkeys(_HOLDERS, 0)
         self.sequences = dict.fromkeys(_HOLDERS, 0)
         self.messages = 0
         self.announced = 0
+        self.delivered = 0
 
     def next(self, entries: list[tuple[str, Message]]) -> tuple[Any, ...]:
         """(what, arguments) of the next command; `entries` were given out, and to whom."""
@@ -65,11 +69,16 @@ class Sequence:
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
              "pending", "generation", "close", "begin",
-             "announce"),
-            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 1, 1),
+             "announce", "deliver"),
+            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 3, 1, 1),
         )[0]  # fmt: skip
-        if what in ("register", "fence", "beat"):
+        if what == "beat":
+            return what, name, self.sequences[name] + rng.randrange(-1, 2), rng.random() < 0.5
+        if what in ("register", "fence"):
             return what, rng.choice((name, *_WORKERS))
+        if what == "deliver":
+            self.delivered += rng.randrange(-1, 3)
+            return what, name, max(0, self.delivered), rng.randrange(1, 4)
         if what == "admit":
             return what, name, self._flush(name)
         if what == "settle":
@@ -85,7 +94,8 @@ class Sequence:
 
     def _flush(self, name: str) -> Flush:
         rng = self.rng
-        epoch = max(0, self.epochs[name] - (rng.random() < 0.1))
+        # As far from the holder's own; the servers' clocks differ, and so do their epochs.
+        epoch = -1 if rng.random() < 0.1 else 0
         sequence = max(1, self.sequences[name] + rng.choice((1, 1, 1, 1, 0, 2)))
         submissions = [(i, self._submission()) for i in range(rng.randrange(4))]
         notes = [Note(rng.choice(("request", "return")), b"note") for _ in range(rng.randrange(3))]
@@ -115,10 +125,12 @@ class Sequence:
 
 
 class Side:
-    """One of the two servers, with the entries that it gave out."""
+    """One of the two servers, with the entries and epochs that it gave out, in its own run."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str) -> None:
+        self.run = run
         self.entries: list[tuple[bytes, Message]] = []
+        self.epochs = dict.fromkeys(_HOLDERS, 1)
 
     def command(self, what: str, *given: Any) -> Any:
         """The command as the engine's own adapters write it."""
@@ -128,12 +140,21 @@ class Side:
         if what == "fence":
             return fence_command(_SHARD, given[0])
         if what == "beat":
-            return wire.beat(given[0], _SHARD)
+            name, sequence, far = given
+            if not far:
+                return wire.beat(name, _SHARD)
+            holder = keys.holder_key(_SHARD, name)
+            return ("FCALL", "beat", 2, holders, holder, name, self.epochs[name], sequence)
+        if what == "deliver":
+            head, inbox = keys.usage_head_key(_SHARD), keys.inbox_key(_SHARD, given[0])
+            told = [x for row in range(given[1] + 1, given[1] + 1 + given[2]) for x in (row, 1, b"told")]
+            return ("FCALL", "deliver", 2, head, inbox, given[1], 100, 1000, *told)
         if what == "overdue":
             # Everybody is overdue when the limit lies in the future.
             return ("FCALL", "overdue", 1, holders, -1000 if given[1] else _LONG_MS)
         if what == "admit":
-            return _admit_command(given[0], given[1])
+            own = msgspec.structs.replace(given[1], epoch=self.epochs[given[0]] + given[1].epoch)
+            return _admit_command(given[0], own)
         if what == "settle":
             return wire.settle("normal", given[0], _SHARD, [self._settlement(*s) for s in given[1]])
         if what == "generation":
@@ -152,7 +173,9 @@ class Side:
         if what == "pending":
             return wire.own_pending("normal", worker, _SHARD, idle_ms, b"-", count)
         if what == "begin":
-            return ("FCALL", "begin", 1, keys.generation_key(_SHARD), ("g1", "g9")[suspects])
+            run = "another run" if count == 1 else self.run
+            generation, usage = keys.generation_key(_SHARD), keys.usage_key(_SHARD)
+            return ("FCALL", "begin", 2, generation, usage, ("g1", "g9")[suspects], run)
         return self._close(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1])
 
     def _settlement(self, index: int, outcome: Any) -> Settlement:
@@ -166,10 +189,13 @@ class Side:
         touched = [keys.generation_key(_SHARD), keys.holders_key(_SHARD), keys.usage_key(_SHARD),
                    keys.held_key(_SHARD)]  # fmt: skip
         touched += [of(_SHARD, q) for of in (keys.queue_key, keys.due_key, keys.dead_key) for q in queues]
-        return ("FCALL", "close", len(touched), *touched, seen, "g9", keys.holder_key(_SHARD, ""))
+        prefixes = keys.holder_key(_SHARD, ""), keys.inbox_key(_SHARD, "")
+        return ("FCALL", "close", len(touched), *touched, seen, "g9", *prefixes, "g1", "0-0", "")
 
-    def remember(self, what: str, reply: Any) -> None:
-        """Entries that were given out."""
+    def remember(self, what: str, given: list[Any], reply: Any) -> None:
+        """Entries and epochs that were given out."""
+        if what == "register":
+            self.epochs[given[0]] = reply
         if what == "read" and reply and not isinstance(reply, Exception):
             for _, entries in reply:
                 for entry_id, fields in entries:
@@ -184,15 +210,40 @@ def plain(reply: Any) -> Any:
         if len(reply) == 4 and isinstance(reply[2], int) and isinstance(reply[0], bytes):
             reply = [reply[0], reply[1], 0, reply[3]]
         return [plain(r) for r in reply]
+    if isinstance(reply, int) and reply > _BY_THE_CLOCK:
+        return "EPOCH"
     return b"ID" if isinstance(reply, bytes) and re.fullmatch(rb"\d+-\d+", reply) else reply
 
 
-def stream_rows(entries: Any) -> list[Any]:
-    """Fields of a stream's entries; packed sums as values, since both pack in their own way."""
+def stream_rows(entries: Any, side: Side) -> list[Any]:
+    """Fields of a stream's entries; packed sums as values, since both pack in their own way.
+
+    Of usage, epochs as their distance from the holder's; links only as there or not, for
+    they digest ids. That they are a chain is looked at here.
+    """
+    rows, link = [], None
+    for entry_id, fields in entries:
+        if fields[0] == b"k":
+            entry = usage_entry(_SHARD, entry_id, list(fields))
+            assert link is None or entry.follows == link
+            link = entry.link
+            base = side.epochs.get(entry.holder, 0)
+            told = _decode(entry.data) if entry.kind in ("usage", "settle") else entry.data
+            distance = entry.epoch - base if entry.epoch > _BY_THE_CLOCK else entry.epoch
+            # One that was registered again since: how far back is the clocks' affair.
+            since = "earlier" if distance < -1000 else distance
+            rows.append([entry.kind, entry.holder, since, told, bool(entry.follows)])
+        else:
+            rows.append(fields)
+    return rows
+
+
+def holder_rows(side: Side, found: list[list[Any]]) -> list[Any]:
+    """Epochs as their distance from what the holder was given."""
     rows = []
-    for _, fields in entries:
-        packed = fields[0] == b"k" and fields[1] in (b"usage", b"settle")
-        rows.append([*fields[:-1], _decode(fields[-1])] if packed else fields)
+    for name, (epoch, sequence) in zip(_HOLDERS, found, strict=True):
+        number = None if epoch is None else int(epoch)
+        rows.append((number - side.epochs[name] if number and number > _BY_THE_CLOCK else number, sequence))
     return rows
 
 
@@ -200,27 +251,35 @@ _STREAMS = [keys.usage_key(_SHARD), keys.activity_key(_SHARD)] + [
     of(_SHARD, q) for of in (keys.queue_key, keys.dead_key) for q in ("express", "normal")
 ]  # fmt: skip
 _DUE = [keys.due_key(_SHARD, q) for q in ("express", "normal")]
+_INBOXES = [keys.inbox_key(_SHARD, h) for h in _HOLDERS]
 
 
-async def real_dump(link: RedisLink) -> Any:
-    streams = [stream_rows(await link.call("XRANGE", key, "-", "+")) for key in _STREAMS]
+async def real_dump(link: RedisLink, side: Side) -> Any:
+    streams = [stream_rows(await link.call("XRANGE", key, "-", "+"), side) for key in _STREAMS]
     due = [await link.call("ZRANGE", key, 0, -1) for key in _DUE]
     holders = [await link.call("HMGET", keys.holder_key(_SHARD, h), "epoch", "seq") for h in _HOLDERS]
     alive = sorted(await link.call("HKEYS", keys.holders_key(_SHARD)))
     held = int(await link.call("GET", keys.held_key(_SHARD)) or 0)
-    return streams, due, holders, alive, held
+    inboxes = [await link.call("XRANGE", key, "-", "+") for key in _INBOXES]
+    return streams, due, holder_rows(side, holders), alive, held, inboxes
 
 
-def simulated_dump(server: RedisServer) -> Any:
+def simulated_dump(server: RedisServer, side: Side) -> Any:
     store, db = server.store, server.store.db
     streams = [
-        stream_rows([(i, db[key].fields[i]) for i in db[key].ids]) if key in db else [] for key in _STREAMS
+        stream_rows([(format_id(i), db[key].fields[i]) for i in db[key].ids], side) if key in db else []
+        for key in _STREAMS
     ]
     due = [store.zrange(key) for key in _DUE]
     of = [db.get(keys.holder_key(_SHARD, h), {}) for h in _HOLDERS]
     holders = [[h.get(b"epoch"), h.get(b"seq")] for h in of]
     alive = sorted(db.get(keys.holders_key(_SHARD), {}))
-    return streams, due, holders, alive, int(db.get(keys.held_key(_SHARD), b"0"))
+    inboxes = [
+        [[format_id(i), list(db[key].fields[i])] for i in db[key].ids] if key in db else []
+        for key in _INBOXES
+    ]
+    held = int(db.get(keys.held_key(_SHARD), b"0"))
+    return streams, due, holder_rows(side, holders), alive, held, inboxes
 
 
 @pytest.fixture
@@ -240,12 +299,14 @@ async def database(redis_url: str) -> AsyncIterator[RedisLink]:
 async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, seed: int) -> None:
     clock = Clock(seed)
     server = RedisServer(clock, Nobody())
-    sequence, real, simulated = Sequence(Random(seed)), Side(), Side()
+    run = re.search(r"run_id:(\w+)", (await database.call("INFO", "server")).decode())
+    assert run
+    sequence, real, simulated = Sequence(Random(seed)), Side(run[1]), Side(server.store.run.decode())
     groups = [wire.make_group("normal", _SHARD), ("SET", keys.generation_key(_SHARD), "g1")]
     for command in groups:
         await database.call(*command)
         server.execute(None, None, command)
-    for step in range(400):
+    for step in range(500):
         clock.now += 0.002
         what, *given = sequence.next(real.entries)  # type: ignore[arg-type]
         theirs = (await database.batch([real.command(what, *given)]))[0]
@@ -255,14 +316,14 @@ async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, 
         else:
             ours = server.execute(None, None, command)
         assert plain(ours) == plain(theirs), (seed, step, what, given)
-        real.remember(what, theirs)
-        simulated.remember(what, ours)
+        real.remember(what, given, theirs)
+        simulated.remember(what, given, ours)
         if what == "register" and given[0] in _HOLDERS:
-            sequence.epochs[given[0]], sequence.sequences[given[0]] = theirs, 0
+            sequence.sequences[given[0]] = 0
         if what == "admit" and theirs[0] == b"applied":
             sequence.sequences[given[0]] = given[1].sequence
         if step % 20 == 19:
-            assert simulated_dump(server) == await real_dump(database), (seed, step)
+            assert simulated_dump(server, simulated) == await real_dump(database, real), (seed, step)
     assert real.entries
 
 
@@ -363,7 +424,8 @@ async def test_the_simulated_books_are_kept_as_the_real_ones(books_url: str, see
         assert told(ours) == told(theirs), (seed, position, entries)
         if rng.random() < 0.1:
             recovered, again = await real.recover(), books.run(books.store.recover())
-            assert recovered.positions == again.positions
+            assert recovered.marks == again.marks
+            assert recovered.delivered == again.delivered
             assert told(recovered.answers) == told(again.answers)
             lines = [{o: [(w.holder, w.request) for w in line] for o, line in r.waiting.items()}
                      for r in (recovered, again)]  # fmt: skip
