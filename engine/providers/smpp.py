@@ -9,9 +9,11 @@ and dropped.
 
 Times of one message, from `submit` on:
 
+    a second             what the carrier has taken nothing of by then, because it throttles or
+                         the window is full, is `throttled` (code `window`): it had better go
+                         to another provider, or wait where it is remembered
     half of timeout_s    the last moment at which a segment goes out, so that each has as long
-                         again for its answer; what was never sent is `temporary` then, with
-                         the code `window`, and what was throttled to the end is `throttled`
+                         again for its answer; a message taken in part is `throttled` then
     timeout_s            what has no answer is `unknown`
 
 Under failure, every message gets exactly one verdict:

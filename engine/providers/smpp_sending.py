@@ -6,8 +6,9 @@ A message is sent as one submit_sm for each segment. The first line that holds c
     one was refused for good                     permanent    that answer's status
     one went out and has no answer               unknown      timeout, closed, reset, ...
     one was refused for now                      temporary    that answer's status
+    one was never sent, no session               temporary    not_bound, stopped
     one was refused as too much, its time over   throttled    that answer's status
-    one was never sent, its time over            temporary    window, not_bound, stopped
+    one was never sent, no room in time          throttled    window
     all were accepted                            accepted     0x00000000
 
 Once one has failed in any of these ways, what has not been sent stays unsent, and the verdict
@@ -111,8 +112,8 @@ class Sending(msgspec.Struct, eq=False):
     def give_up(self, code: str) -> None:
         """What has not been sent will not be; `code` says why."""
         if self.wants:
-            if self.throttled_code:
-                self._worsen("throttled", self.throttled_code)
+            if self.throttled_code or code == "window":
+                self._worsen("throttled", self.throttled_code or code)
             else:
                 self._worsen("temporary", code)
 

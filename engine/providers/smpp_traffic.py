@@ -23,6 +23,8 @@ from engine.records import Message, Verdict
 # Given a message and the time of day, microseconds.
 Encode = Callable[[Message, int], list[bytes]]
 
+# A message of which the carrier has taken nothing is held so long: see `engine.providers.smpp`.
+HOLD_S = 1.0
 # Messages that may wait for room; the caller's own bound is far below.
 _WAITING_MAX = 100_000
 
@@ -95,8 +97,10 @@ class Traffic:
         for line in self._waiting.lines:
             self._unanswered(line.tick(now_s, overdue_s), "timeout", now_s)
         self._waiting.tick()
-        for sending in self._waiting.take_older(overdue_s + self._timeout_s / 2):
-            self._give_up(sending, "window", now_s)
+        half_s = self._timeout_s / 2
+        due_s = now_s + self._tick_s
+        for sending in self._waiting.take_older(due_s - min(half_s, HOLD_S), due_s - half_s):
+            self._give_up(sending, "window" if self._waiting.open else "not_bound", now_s)
         self._refuse_hopeless(now_s)
         self._waiting.pump_all(now_s)
         self._look_idle()

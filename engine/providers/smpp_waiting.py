@@ -58,13 +58,17 @@ class Waiting:
             line.queue.extend(line.later)
             line.later.clear()
 
-    def take_older(self, begun_s: float) -> Iterator[Sending]:
-        """Take out the messages that were begun at `begun_s` or before."""
+    def take_older(self, whole_s: float, in_part_s: float) -> Iterator[Sending]:
+        """Take out the messages that were begun at `whole_s` or before, those of which the carrier
+        has taken a segment only when at `in_part_s` or before."""
         for line in self.lines:
-            for sending in [s for s in line.queue if s.begun_s <= begun_s]:
+            for sending in [s for s in line.queue if s.begun_s <= (in_part_s if s.ids else whole_s)]:
                 line.queue.remove(sending)
                 yield sending
-        while self.messages and self.messages[0].begun_s <= begun_s:
+        while self.messages:
+            first = self.messages[0]
+            if first.begun_s > (in_part_s if first.ids else whole_s):
+                return
             yield self.messages.popleft()
 
     def take_all(self) -> Iterator[Sending]:

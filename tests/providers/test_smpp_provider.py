@@ -232,7 +232,7 @@ async def test_what_finds_no_room_in_half_the_time_out_was_never_sent() -> None:
         begun_s = time.monotonic()
         waited = await verdicts.one("second")
         assert 0.2 < time.monotonic() - begun_s < 0.4
-        assert (waited.kind, waited.code, waited.latency_us) == ("temporary", "window", 0)
+        assert (waited.kind, waited.code, waited.latency_us) == ("throttled", "window", 0)
         first, _ = await verdicts.all()
         assert first.kind == "unknown"
         assert carrier.texts == [b"first"]

@@ -39,7 +39,7 @@ def expected(outcomes: tuple[str, ...]) -> tuple[str, str]:
     for kind in ("permanent", "unknown", "temporary", "throttled"):
         if kind in outcomes:
             return kind, f"code-{kind}"
-    return ("temporary", "window") if "unsent" in outcomes else ("accepted", "ESME_ROK 0x00")
+    return ("throttled", "window") if "unsent" in outcomes else ("accepted", "ESME_ROK 0x00")
 
 
 @pytest.mark.parametrize("outcomes", [o for n in (1, 2, 3) for o in product(OUTCOMES, repeat=n)])
