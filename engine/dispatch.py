@@ -24,9 +24,10 @@ from structlog.typing import FilteringBoundLogger
 from engine.breaker import Breaker
 from engine.carriers import RoutingPlan
 from engine.choice import Choice
+from engine.dispatch_ports import Ask, Desk, Pace
 from engine.errors import Unavailable
 from engine.lane import Lane
-from engine.ports import Ask, Desk, Pace, Provider
+from engine.ports import Provider
 from engine.provider_settings import ProviderSettings
 from engine.records import Entry, Queue, Verdict
 

@@ -20,8 +20,8 @@ from collections.abc import Callable
 import structlog
 
 from engine.carriers import RoutingPlan
+from engine.dispatch_ports import RoutingCopy, RoutingStore
 from engine.errors import Unavailable
-from engine.ports import RoutingCopy, RoutingStore
 
 log = structlog.get_logger("routing")
 

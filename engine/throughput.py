@@ -40,7 +40,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from engine.ports import Slots
+from engine.dispatch_ports import Slots
 from engine.reserved import BundledSlots, FlowingSlots
 
 # The timeline runs so much slower than the rate.

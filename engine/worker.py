@@ -25,8 +25,9 @@ from random import Random
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery import Backoff, after_verdict, before_sending, put_off, unroutable
+from engine.dispatch_ports import Dispatch
 from engine.errors import Unavailable
-from engine.ports import Dispatch, QueueReader
+from engine.ports import QueueReader
 from engine.records import Entry, Settlement, Verdict
 
 # A read waits this long for a first entry, and a drain at most this long for the read.
@@ -162,7 +163,7 @@ class Worker:
                 self.take(entries)
 
     def fit(self, entry: Entry, read_at_s: float) -> bool:
-        """See `engine.ports.Desk`; so are the next three."""
+        """See `engine.dispatch_ports.Desk`; so are the next three."""
         if read_at_s < self._clock_s() - self._hand_s:
             self._reader.drop([entry])
             self._let_go(1)

@@ -24,7 +24,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import cpu_s, spread
 from benchmarks.micro.rounds import fastest_ns
-from engine.ports import Ask, Slots
+from engine.dispatch_ports import Ask, Slots
 from engine.shards import rate_key
 from engine.stores.pacing import RedisPace
 from engine.stores.redis import Command, RedisLink

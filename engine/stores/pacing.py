@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.dispatch_ports import Ask, Slots
 from engine.errors import Unavailable
-from engine.ports import Ask, Slots
 from engine.shards import rate_key
 from engine.stores.redis import Command, RedisLink, ReplyError, load_functions
 from engine.throughput import timing

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
-from engine.ports import Ask, Slots
+from engine.dispatch_ports import Ask, Slots
 from engine.records import Queue
 from engine.throughput import LOOK_AHEAD, Allowance, timing
 

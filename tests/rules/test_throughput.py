@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.ports import Ask, Slots
+from engine.dispatch_ports import Ask, Slots
 from engine.records import Queue
 from engine.throughput import COUNTED_RATE_MAX, Allowance, timing
 from tests.rules.pacing_model import (

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from engine.delivery import Backoff
 from engine.dispatch import Dispatcher
-from engine.ports import Ask, Slots
+from engine.dispatch_ports import Ask, Slots
 from engine.provider_settings import SimulatedSettings
 from engine.stores.queue import QueueStreams
 from engine.sweeper import Sweeper

@@ -15,7 +15,7 @@ import pytest
 from engine.carriers import Route, RoutingPlan
 from engine.delivery import Backoff
 from engine.dispatch import Dispatcher
-from engine.ports import Pace
+from engine.dispatch_ports import Pace
 from engine.provider_settings import SimulatedSettings
 from engine.records import Queue
 from engine.stores.pacing import RedisPace

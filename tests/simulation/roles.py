@@ -16,10 +16,10 @@ from engine import shards
 from engine.config import Queues
 from engine.delivery import Backoff
 from engine.dispatch import Dispatcher
+from engine.dispatch_ports import Ask, Slots
 from engine.ids import MessageIds
 from engine.ingest import Ingest
 from engine.ledger import Ledger
-from engine.ports import Ask, Slots
 from engine.pricing import PriceTable
 from engine.provider_settings import SimulatedSettings
 from engine.quota import Quota

@@ -24,7 +24,7 @@ from typing import NamedTuple, cast
 
 import uvloop
 
-from engine.ports import Ask
+from engine.dispatch_ports import Ask
 from engine.records import Queue
 from engine.stores.pacing import RedisPace
 from engine.stores.redis import RedisLink

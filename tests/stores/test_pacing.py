@@ -25,8 +25,8 @@ from typing import cast
 import msgspec
 import pytest
 
+from engine.dispatch_ports import Ask, Slots
 from engine.errors import Unavailable
-from engine.ports import Ask, Slots
 from engine.records import Queue
 from engine.shards import rate_key
 from engine.stores.pacing import HORIZON_US, RedisPace
