@@ -10,7 +10,7 @@ from unittest.mock import ANY
 import pytest
 from structlog.testing import capture_logs
 
-from engine.delivery import Backoff, after_verdict, handed_back
+from engine.delivery import Backoff, after_verdict, put_off
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
 from engine.shards import GROUP, holders_key, queue_key
@@ -150,7 +150,7 @@ async def test_a_retry_comes_back_when_due_with_one_attempt_more_and_its_hold(ki
 async def test_promote_moves_at_most_its_limit_a_shard(kit: QueueKit) -> None:
     reader = await kit.reader("w1")
     await kit.put(0, *(message(f"{n}") for n in range(10)))
-    await reader.settle([handed_back(entry, 5) for entry in await read_all(reader, 10)])
+    await reader.settle([put_off(entry, 5) for entry in await read_all(reader, 10)])
     assert [await reader.promote(5, 4) for _ in range(4)] == [4, 4, 2, 0]
 
 
