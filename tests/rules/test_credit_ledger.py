@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.books import Account, BalanceEvent, Books, UsageEntry
+from engine.books import Account, BalanceEvent, Books, Left, UsageEntry
 from engine.credit_ledger import close_books, decide, size_grant
 from engine.errors import Broken
 from engine.records import Answer, Request, Return
@@ -170,7 +170,7 @@ def test_down_and_up_again_within_one_transaction_is_not_told() -> None:
 
 def test_closing_the_books_tells_as_well() -> None:
     b = watched(1000, 900, a=100)
-    close_books(b, 0, {ORG: 1})
+    close_books(b, 0, {ORG: Left(held=1, news=0)})
     assert (b.accounts[ORG].usable, b.low) == (999, [ORG])
 
 

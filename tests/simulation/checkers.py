@@ -126,6 +126,8 @@ class Truth:
         self._queued_units = [0] * shards
         # The generation for which each shard was last closed in Redis.
         self._closed_before: list[str | None] = [None] * shards
+        # While the data of Redis is exchanged for other.
+        self._exchanging = False
         # Of the usage streams.
         self._histories = [History() for _ in range(shards)]
         # Of the books, by the second reading: [held, captured] by organisation.
@@ -150,6 +152,8 @@ class Truth:
 
     def changed(self, organisation_id: int) -> None:
         """After any change: what could be spent, and what every request has seen."""
+        if self._exchanging:
+            return
         s = self.sums[organisation_id]
         if s.shard in self.broken:
             for request in s.asking:
@@ -383,8 +387,10 @@ class Truth:
             if known.places:
                 self.sums[known.organisation_id].h += known.units
                 self._queued_units[known.shard] += known.units
+        self._exchanging = True
         for shard in range(self.shards):
             self._look_at(shard, past.forks[shard])
+        self._exchanging = False
         for o in self.sums:
             self.changed(o)
 
