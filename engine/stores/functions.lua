@@ -81,12 +81,13 @@ end
 
 -- register(holder, holders; name) -> epoch
 -- Sent again: a second epoch; the first was never used. By the clock, so that no epoch comes
--- again when Redis has gone back: what was sent in the one must not count in the other.
+-- again when Redis has gone back: what was sent in the one must not count in the other. The stored
+-- outcome stays: this call may be a late one, and the flush it belongs to may still be sent again.
 local function register(keys, args)
   local time = redis.call('TIME')
   local before = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
   local epoch = math.max(before + 1, time[1] * 1000000 + time[2])
-  redis.call('HSET', keys[1], 'epoch', string.format('%.0f', epoch), 'seq', 0, 'reply', '')
+  redis.call('HSET', keys[1], 'epoch', string.format('%.0f', epoch), 'seq', 0)
   redis.call('PERSIST', keys[1])
   redis.call('HSET', keys[2], args[1], now_ms())
   return epoch

@@ -72,7 +72,7 @@ class Functions:
         holder = self.store.hash(keys[0])
         epoch = self.next_epoch(int(holder.get(b"epoch", b"0")))
         holder[b"epoch"] = b"%d" % epoch
-        holder[b"seq"], holder[b"reply"] = b"0", b""
+        holder[b"seq"] = b"0"
         self.store.hash(keys[1])[_b(args[0])] = b"%d" % self.store.now_ms()
         return epoch
 
