@@ -73,10 +73,17 @@ class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     hedge: bool = False
 
 
+class ExpressSettings(QueueSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is different for express where the configuration does not say."""
+
+    validity_s: int = 300
+    backoff_s: float = 0.5
+    backoff_max_s: float = 15.0
+    hedge: bool = True
+
+
 class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    express: QueueSettings = QueueSettings(
-        concurrency=200, validity_s=300, backoff_s=0.5, backoff_max_s=15.0, hedge=True
-    )
+    express: ExpressSettings = ExpressSettings()
     normal: QueueSettings = QueueSettings()
 
     def of(self, queue: Queue) -> QueueSettings:
