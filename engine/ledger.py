@@ -133,6 +133,9 @@ class Ledger:
         unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
         if fresh or lost:
             generation = self._fresh_generation()
+            if lost:
+                # They are all on one Redis, and of each the archiver may have stored what is back.
+                await self._store.mark_lost(list(recovered.generations))
             for life, cause in lost:
                 await self._close(life, generation, cause, recovered)
             await self._store.open_shards(generation, fresh)

@@ -286,6 +286,9 @@ class LedgerStore(Protocol):
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Shards used for the first time."""
 
+    async def mark_lost(self, shards: Sequence[int]) -> None:
+        """From now on what is recorded of these shards cannot be compared with their books."""
+
     async def close_shard(
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:

@@ -162,6 +162,12 @@ class PostgresLedger:
                 generation,
             )
 
+    async def mark_lost(self, shards: Sequence[int]) -> None:
+        async with self._border() as connection:
+            await connection.execute(
+                "UPDATE shards SET losses = losses + 1 WHERE shard = ANY($1::int[])", list(shards)
+            )
+
     async def close_shard(
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:

@@ -51,6 +51,9 @@ class LedgerBooks:
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         await self._call("open_shards", generation, list(shards))
 
+    async def mark_lost(self, shards: Sequence[int]) -> None:
+        """Recorded events go back with the rest here, so they stay comparable."""
+
     async def close_shard(
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:

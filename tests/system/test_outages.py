@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.client import Caller, eventually
 from tests.system.conftest import Engine, start_engine
-from tests.system.faults import fetch_processes
+from tests.system.faults import Senders, fetch_processes
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,50 @@ def test_redis_killed_and_restarted_from_its_file_loses_nothing(victim: Engine) 
 
     eventually(all_charged)
     eventually(lambda: clean(victim))
+
+
+def test_redis_that_comes_back_without_its_last_moments_is_noticed_and_service_goes_on(
+    victim: Engine,
+) -> None:
+    files = victim.data_dir / "redis" / "appendonlydir"
+    before = victim.log.read_text().count("closing the books of a shard")
+    senders = Senders(victim, count=2, patience_s=60.0)
+    eventually(lambda: len(senders.accepted) > 500)
+    moment = {path: path.stat().st_size for path in files.iterdir()}
+    then = len(senders.accepted)
+    # So much is accepted, charged and paid for with what the file is about to lose.
+    eventually(lambda: len(senders.accepted) > then + 1000)
+    go_back(victim, moment)
+    lost = len(senders.accepted)
+    eventually(lambda: len(senders.accepted) > lost + 1000)
+    senders.stop()
+    closings = victim.log.read_text().split("closing the books of a shard")[before + 1 :]
+    assert closings
+    assert all('cause="Redis went back in generation ' in closing for closing in closings)
+
+    def settled() -> bool:
+        _, status = Caller(victim.url, victim.admin_key).call("GET", "/v1/admin/status")
+        return not any(q["waiting"] + q["in_hand"] + q["due"] for q in status["queues"].values())
+
+    eventually(settled, timeout_s=60)
+    eventually(lambda: clean(victim))
+    # Whoever was granted something before is served by the new rules.
+    caller = customer(victim, 10)
+    assert spend_all(victim, caller) == 10
+
+
+def go_back(engine: Engine, moment: dict[Path, int]) -> None:
+    """Kill Redis, and let it start with the file it had at a moment."""
+    redis = server_of(engine, "valkey-server")
+    # Whoever would start it at once is held up.
+    os.kill(engine.pid, signal.SIGSTOP)
+    try:
+        os.kill(redis, signal.SIGKILL)
+        eventually(lambda: ") Z " in Path(f"/proc/{redis}/stat").read_text())
+        for path, size in moment.items():
+            os.truncate(path, size)
+    finally:
+        os.kill(engine.pid, signal.SIGCONT)
 
 
 def test_a_hung_ingest_process_is_ended_and_its_quota_served_by_the_others(victim: Engine) -> None:
