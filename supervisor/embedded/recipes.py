@@ -31,7 +31,8 @@ POSTGRES_MAJOR = "18"
 # With "everysec" Valkey answers while a sync is under way and writes to the file only after it,
 # up to 2 s later: killed in between, it has lost what it acknowledged (seen). "always" syncs
 # once per turn of its loop, for all clients of that turn together; a quarter of the speed for a
-# client that waits for each answer, half for three that send 50 commands at a time.
+# client that waits for each answer, half for three that send 50 commands at a time. The ledger
+# would notice the loss and close the books over it, but what was accepted would be gone.
 APPENDFSYNC = "always"
 # What a C program needs of the environment; variables such as PGOPTIONS stay outside.
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}

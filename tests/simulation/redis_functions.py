@@ -88,7 +88,7 @@ class Functions:
         return 1
 
     def is_behind(self, key: bytes, epoch: bytes, seq: int) -> bool:
-        known = self.store.hash(key)
+        known = self.store.db.get(key, {})
         return known.get(b"epoch") != epoch or int(known[b"seq"]) < seq
 
     def overdue(self, keys: Any, args: Any) -> list[bytes]:
@@ -177,7 +177,7 @@ class Functions:
         return chain.unseen
 
     def is_next(self, holder: dict[bytes, bytes], seq: int) -> bool:
-        return seq == int(holder[b"seq"]) + 1
+        return seq == int(holder.get(b"seq", b"0")) + 1
 
     def used_before(self, key: bytes, fingerprint: bytes, answer: bytes) -> list[bytes] | None:
         known = self.store.db.get(key)
