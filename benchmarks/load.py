@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from benchmarks.workload import batches, organisations
-from engine.providers.http import HttpPool
-from engine.providers.http_connection import HttpOutcome
+from engine.providers.http_client.connection import HttpOutcome
+from engine.providers.http_client.pool import HttpPool
 
 _BODIES = 64
 

@@ -8,7 +8,7 @@ that are random, so that no two of a batch lie near each other, which is the wor
 
 Backlog: `--receipts` receipts wait in Redis, then one matcher begins: receipts/s, and CPU a
 receipt, of this process and of ClickHouse's, which tell more on a busy machine. Paced:
-`--rate` receipts/s for 20 s, and how long each took from the carrier's push to its row on
+`--rate` receipts/s for 20 s, and how long each took from the provider's push to its row on
 the activity stream. Early: as the backlog, but none has a message: what a look-up costs
 that finds nothing and sets the receipt aside. Redis' memory is told before and after. Exit
 code 1 when a receipt is lost or doubled.
@@ -33,15 +33,15 @@ import clickhouse_connect
 import msgspec
 import uvloop
 
-from engine.carriers import Receipt
-from engine.matching import Matching
-from engine.receipt_ports import MatchLimits
+from engine.receipts.ports import MatchLimits
+from engine.receipts.records import Receipt
+from engine.receipts.rounds import Matching
 from engine.shards import activity_key, receipts_key, receipts_later_key, shard_of
+from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse
-from engine.stores.outstanding import ClickHouseOutstanding
-from engine.stores.receipt_stream import RedisReceiptStream
-from engine.stores.receipts import RedisReceipts
-from engine.stores.redis import RedisLink, load_functions
+from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.receipt_sink import RedisReceiptSink
+from engine.stores.redis.receipt_stream import RedisReceiptStream
 from supervisor.embedded.servers import Server, start_clickhouse, start_redis
 
 _SHARDS = 16
@@ -75,8 +75,8 @@ class Bench:
         self.link = RedisLink(redis_url, timeout_s=30, name="bench")
         self._read_link = RedisLink(redis_url, timeout_s=30, name="bench read")
         self._sink_link = RedisLink(redis_url, timeout_s=30, name="bench sink")
-        self.sink = RedisReceipts(self._sink_link, _SHARDS)
-        self.store = ClickHouseOutstanding(clickhouse_url)
+        self.sink = RedisReceiptSink(self._sink_link, _SHARDS)
+        self.store = ClickHouseAttempts(clickhouse_url)
         self._clickhouse_url = clickhouse_url
         self.rounds = Matching(
             RedisReceiptStream(self.link, self._read_link, _SHARDS),

@@ -18,15 +18,15 @@ overwrites a receipt, nor an end that was reached before it.
 
 Why this order. The ends that the engine decides (rejected, canceled, expired, failed)
 exclude one another, because exactly one settlement of a message counts; their order
-among themselves never matters. A receipt stands above them: it is the carrier's own
+among themselves never matters. A receipt stands above them: it is the provider's own
 word, and an attempt whose outcome was unknown may have been given up as failed and
-then be delivered after all. `delivered` stands above `undelivered`: carriers correct
+then be delivered after all. `delivered` stands above `undelivered`: providers correct
 a provisional failure into a delivery, not the other way round.
 
 `retrying` says that the message is in its queue and was tried: at least `accepted`.
 `dead` says the same: the message lies in the dead-letter stream, its units still held,
 until an operator replays or drops it; it is not an end, and the event itself stays
-visible in the history. `receipt` is a carrier's word on the way, or on one segment of
+visible in the history. `receipt` is a provider's word on the way, or on one segment of
 several: at least `sent`.
 
 The charge begins `held`, at admission. The one settlement that counts ends it:

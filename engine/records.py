@@ -7,7 +7,6 @@ Times are UTC in microseconds since 1970 (`_us`), amounts are integer units.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -25,7 +24,7 @@ MessageEvent = Literal[
     "failed",  # no provider takes it; its units are released
     "expired",  # its validity ended before a provider took it; its units are released
     "dead",  # set aside in the dead-letter stream after killing workers; still held
-    "receipt",  # a carrier's word that ends nothing: on its way, or one segment of several
+    "receipt",  # a provider's word that ends nothing: on its way, or one segment of several
     "delivered",  # a receipt: the recipient has it, every segment of it
     "undelivered",  # a receipt: the recipient will not get it
 ]
@@ -183,44 +182,6 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     answer: bytes
 
 
-class Request(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """A holder asks the ledger for quota of one organisation."""
-
-    # Counts up per holder incarnation, over all organisations of the shard.
-    number: int
-    organisation_id: int
-    # Units that would carry it for a while.
-    wanted: int
-    # Fewer than these would serve nobody who waits.
-    needed: int
-    # These would serve all who wait.
-    waiting: int = 0
-
-
-class Return(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """A holder gives unspent quota back."""
-
-    organisation_id: int
-    units: int
-    # The recall it answers, 0 when the holder does so of itself.
-    recall: int = 0
-
-
-class Answer(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """The ledger's word to a holder, in its inbox.
-
-    grant   `units` more quota, for request `number`
-    refusal for request `number`: at the instant of refusal `available` did not cover it
-    recall  return what is not reserved; `number` is the recall's
-    """
-
-    kind: Literal["grant", "refusal", "recall"]
-    number: int
-    organisation_id: int
-    units: int = 0
-    epoch: int = 0
-
-
 class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A message as a caller asks for it: the body of `POST /v1/messages`."""
 
@@ -246,139 +207,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     units: int
 
 
-class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation's credit as it sees it, units.
-
-    posted     paid in and not spent: top-ups less captures
-    held       of that, set aside for messages under way
-    available  what new messages can use: posted less held
-    """
-
-    posted: int
-    held: int
-    available: int
-
-
 # A Redis stream id: milliseconds and sequence number.
 StreamId = tuple[int, int]
-
-
-class ActivityEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One entry of an activity stream: a batch of rows, still encoded."""
-
-    shard: int
-    id: StreamId
-    # A MessagePack array32 of `ActivityRow` arrays.
-    blob: bytes
-
-
-class ShardRange(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """The entries of one shard's activity stream from `first` to `last`, both included."""
-
-    shard: int
-    first: StreamId
-    last: StreamId
-
-
-class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Which entries go to ClickHouse together, as one block. Written down before the insert."""
-
-    # In the order of the shards; a shard without entries is not named.
-    ranges: list[ShardRange]
-
-
-class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows as columns: those of `ActivityRow` in order, then shard, stream_ms, stream_seq."""
-
-    rows: int
-    columns: list[list[int] | list[str] | list[bool]]
-
-
-class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows of one message that still wait in the stream."""
-
-    rows: list[ActivityRow]
-    # False: the search gave up at its bound, later events may be missing.
-    complete: bool
-
-
-class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What one shard's activity stream holds that is not archived."""
-
-    shard: int
-    entries: int
-    # Id of the oldest entry; None when there is none.
-    first: StreamId | None
-
-
-class Organisation(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer of the engine, as the directory lists it."""
-
-    id: int
-    name: str
-    created_at: datetime
-    # It is told when its usable units fall below so many; None: never.
-    low_balance: int | None = None
-
-
-class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation's key, without anything of its secret."""
-
-    id: int
-    created_at: datetime
-    # None while the key is good.
-    revoked_at: datetime | None
-
-
-class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key presented by a caller is checked against."""
-
-    key_id: int
-    organisation_id: int
-    secret_sha256: bytes
-
-
-class NewKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key just made; the only time that its secret is known."""
-
-    id: int
-    # The whole key, as the organisation presents it.
-    api_key: str
-
-
-class NewOrganisation(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation just made, with its first key."""
-
-    id: int
-    name: str
-    api_key: str
-
-
-class TopUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Money that came in, and the balance as it is now."""
-
-    organisation_id: int
-    # The payer's name for it; counts once per organisation.
-    reference: str
-    units: int
-    at: datetime
-    balance: Balance
-
-
-class Transaction(msgspec.Struct, frozen=True, kw_only=True):
-    """A movement of an organisation's units, as the organisation sees it.
-
-    Those of messages are sums: what the ledger booked in one batch.
-    """
-
-    # Counts up for an organisation in the order in which its movements were committed.
-    id: int
-    at: datetime
-    type: Literal["top-up", "hold", "capture", "release", "reopen"]
-    units: int
-    # Of a top-up the payer's name for it; where books were closed because Redis lost them,
-    # the cause; else None.
-    reference: str | None
 
 
 class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):
@@ -390,7 +220,7 @@ class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, int]
 
 
-class Once(msgspec.Struct, frozen=True, kw_only=True):
+class IdempotentCall(msgspec.Struct, frozen=True, kw_only=True):
     """An Idempotency-Key: what it is given with is done at most once."""
 
     # Whose key it is: keys of different scopes are different keys.

@@ -55,7 +55,7 @@ def usage_key(shard: int) -> bytes:
 
 @cache
 def usage_head_key(shard: int) -> bytes:
-    """What is known of the end of the usage stream; functions.lua names it by the stream."""
+    """What is known of the end of the usage stream; queue.lua names it by the stream."""
     return usage_key(shard) + b":head"
 
 

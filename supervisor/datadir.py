@@ -6,7 +6,7 @@
     run/engine.json       where the running engine is, for the other commands; mode 0600
     postgres/ redis/ ...  the embedded servers' own
 
-The lock (`supervisor.filelock`) ends with its holder, however that dies.
+The lock (`supervisor.embedded.filelock`) ends with its holder, however that dies.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ import msgspec
 
 from engine.config import Config
 from engine.errors import ConfigError
-from supervisor import filelock
-from supervisor.embedded.place import write_private
+from supervisor.embedded import filelock
+from supervisor.embedded.server_dir import write_private
+
+# Names of the secrets in the data directory.
+ADMIN_KEY = "admin_key"
+DEMO_API_KEY = "demo_api_key"
 
 FORMAT = 1
 DEFAULT = Path("data")

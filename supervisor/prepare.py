@@ -15,17 +15,17 @@ import msgspec
 from engine import keys
 from engine.config import Config, Store, load
 from engine.errors import ConfigError
-from engine.provider_settings import SimulatedSettings
-from engine.records import NewOrganisation
-from engine.stores.directory import Directory
+from engine.organisations import NewOrganisation
+from engine.providers.settings import SimulatedSettings
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
-from engine.stores.pool import Pool
-from engine.stores.prices import Prices
-from engine.stores.redis import RedisLink, ReplyError, load_functions
-from engine.stores.routing import Routing
-from supervisor.child import run_once
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.pool import Pool
+from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.routing import Routing
+from engine.stores.redis.link import RedisLink, ReplyError, load_functions
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
+from supervisor.process.child import run_once
 
 STORES = ("postgres", "redis", "clickhouse")
 DEMO_NAME = "demo"

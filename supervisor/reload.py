@@ -13,7 +13,7 @@ import msgspec
 
 from engine.config import Config
 from engine.errors import ConfigError
-from engine.provider_settings import needs_simulator
+from engine.providers.settings import needs_simulator
 from supervisor.prepare import STORES, with_simulator
 
 _FIXED = (

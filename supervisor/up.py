@@ -27,15 +27,14 @@ from engine import keys
 from engine.boot import fence, run_role
 from engine.config import Config, load, split_listen
 from engine.errors import ConfigError
-from engine.provider_settings import SimulatedSettings, needs_simulator
+from engine.providers.settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
 from supervisor import reload, welcome
-from supervisor.datadir import DEFAULT, DataDir, Running, read_secret
+from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, DataDir, Running, read_secret
 from supervisor.embedded.servers import Server, start_all
-from supervisor.embedded.simulator import Simulator, start_simulator
-from supervisor.keeper import Keeper, Watched
-from supervisor.locate import ADMIN_KEY, DEMO_API_KEY
 from supervisor.prepare import Prepared, migrate, prepare_demo, with_simulator, with_urls, without_url
+from supervisor.process.keeper import Keeper, Watched
+from supervisor.simulator import Simulator, start_simulator
 
 # Connections that wait to be accepted while the ingest processes are busy.
 _BACKLOG = 4096

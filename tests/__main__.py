@@ -13,7 +13,7 @@ import tempfile
 
 PYTEST = [sys.executable, "-m", "pytest"]
 # Folders whose tests run in a group of their own; all others make the first one.
-GROUPS = [["system"], ["providers", "embedded", "process"]]
+GROUPS = [["system"], ["providers", "supervisor"]]
 # Run by targets of their own.
 LONG = ["chaos"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from engine.stores.migrate import migrate_postgres
+from engine.stores.redis.link import RedisLink, load_functions
 from supervisor.embedded.servers import Server, start_clickhouse, start_postgres, start_redis
 
 # A shell without job control starts what it puts in the background with Ctrl-C ignored, and
@@ -62,3 +65,27 @@ def redis_url(redis_server: Server) -> str:
 @pytest.fixture(scope="session")
 def clickhouse_url(clickhouse_server: Server) -> str:
     return clickhouse_server.url
+
+
+@pytest.fixture
+async def books_url(postgres_url: str) -> AsyncIterator[str]:
+    """A PostgreSQL database of its own, migrated and empty."""
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
+    await admin.execute("CREATE DATABASE books")
+    url = postgres_url.rpartition("/")[0] + "/books"
+    await migrate_postgres(url)
+    yield url
+    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def streams_url(redis_url: str) -> AsyncIterator[str]:
+    """Redis, emptied, with the engine's functions."""
+    link = RedisLink(redis_url, timeout_s=5, name="test")
+    await link.start()
+    await link.call("FLUSHALL")
+    await load_functions(link)
+    yield redis_url
+    await link.close()

@@ -1,15 +1,20 @@
 """The style of the code, as a test. A failure says what to do.
 
-Floors, from the ground up; an import never points upwards:
+A *room* is a folder of modules. Rooms stand on floors, from the ground up:
 
-    1  ground       engine.records, carriers, errors, histogram, _fastcredits
-    2  rules        every other module right under engine/: pure, no clock, no randomness
-       adapters     engine.stores, engine.providers, and the few modules in ADAPTERS
-    3  services     SERVICES: async loops that know rules, ports and ground
-    4  engine.api   5  engine.boot   6  supervisor   7  benchmarks   8  tests
+    ground      the modules right under `engine/`: records, errors, ids; they import no room
+    domains     `engine/<domain>/`: rules, and services that know rules and ports
+    adapters    `engine/stores/` and `engine/providers/`: the only ones that know clients of servers
+    boot        `engine/boot/`: puts the roles together
+    supervisor, benchmarks, tests
 
-Every import counts, also one made for types only or inside a function, because those are
-what hides a circle.
+Which room stands on which is not listed here: it follows from the imports. A room's floor is one
+above the highest room it imports, so there is a floor for each as long as the rooms import each
+other in no circle, and that is what the test asks. Every import counts, also one made for types
+only or inside a function, because those are what hides a circle.
+
+A package's `__init__` that puts its modules together, and its `__main__`, are rooms of their own
+above it.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+# From the ground up: none imports one that comes after it.
 TOPS = ("engine", "supervisor", "benchmarks", "tests")
 
 MODULE_LINES_MAX = 400
@@ -40,30 +46,22 @@ RATCHET: dict[str, int] = {
     # One method for each function in Lua, and for each decision that a mutation spoils by itself.
     "tests/simulation/redis_functions.py::Functions": 27,
 }
-
-GROUND = {"engine.records", "engine.carriers", "engine.errors", "engine.histogram", "engine._fastcredits"}
-SERVICES = {
-    f"engine.{name}"
-    for name in (
-        "ingest",
-        "quota",
-        "price_list",
-        "routing_table",
-        "worker",
-        "dispatch",
-        "ledger",
-        "archiver",
-        "matcher",
-        "matching",
-        "notifier",
-        "sweeper",
-    )
+# Modules that only one module outside their room imports, and why they do not live beside it.
+APART: dict[str, str] = {
+    "engine.activity.history": "a rule of the activity, which the API only shows",
+    "engine.boot": "the supervisor calls it, in the child that it has forked",
+    "engine.providers.presets": "a folder of data, one file for each carrier",
+    "engine.stores.audit": "the API shows it, and knows no store",
+    "engine.stores.status": "the API shows it, and knows no store",
 }
-# Right under engine/ and no rule: they touch the system, or describe what does.
-ADAPTERS = {"engine.config", "engine.life", "engine.telemetry", "engine.keys", "engine.ports", "engine.boot",
-            "engine.views", "engine.provider_settings", "engine.receipt_ports",
-            "engine.dispatch_ports"}  # fmt: skip
+# Rooms whose public definitions lack docstrings, and how many still do. It may only shrink.
+UNDOCUMENTED: dict[str, int] = {}
+
+# Who may import a client of a server.
 CLIENTS = {"redis", "hiredis", "asyncpg", "clickhouse_connect", "aiohttp"}
+ADAPTERS = ("engine.stores", "engine.providers", "engine.api", "engine.boot")
+# What a domain may know of the providers: what they are asked for, and how they are set up.
+PROVIDER_FACE = {"engine.providers.ports", "engine.providers.settings"}
 IMPURE = CLIENTS | {
     *("asyncio", "contextvars", "datetime.datetime.now", "httptools", "multiprocessing", "os", "queue"),
     *("random", "secrets", "selectors", "signal", "socket", "subprocess", "threading", "time", "uvloop"),
@@ -147,40 +145,52 @@ def imports() -> dict[str, set[str]]:
         for name in imported_names(module):
             whole, source = name, name.rpartition(".")[0]
             target = whole if whole in modules() else source
-            if target in modules():
+            if target in modules() and target != module.name:
                 graph[module.name].add(target)
     return graph
-
-
-def floor(name: str) -> int:
-    if name in GROUND or name == "engine":
-        return 1
-    if name in SERVICES:
-        return 3
-    top = [
-        ("engine.boot", 5),
-        ("engine.boot_archiver", 5),
-        ("engine.boot_process", 5),
-        ("engine.boot_worker", 5),
-        ("engine.views", 4),
-        ("engine.api", 4),
-        ("engine", 2),
-        ("supervisor", 6),
-        ("benchmarks", 7),
-    ]
-    return next((number for prefix, number in top if within(name, prefix)), 8)
 
 
 def within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
-def is_rule(name: str) -> bool:
-    return floor(name) <= 2 and name.count(".") == 1 and name not in ADAPTERS and not is_adapter(name)
+@cache
+def room(name: str) -> str:
+    """The room that a module is in; the ground is the room `engine`."""
+    module, package = modules()[name], name.rpartition(".")[0]
+    if module.path.endswith("__init__.py"):
+        alone = not any(other.rpartition(".")[0] == name for other in modules())
+        return name if alone or name in TOPS else f"{name}.__init__"
+    return f"{package}.__main__" if name.endswith(".__main__") else package
 
 
-def is_adapter(name: str) -> bool:
-    return within(name, "engine.stores") or within(name, "engine.providers")
+@cache
+def rooms() -> dict[str, set[str]]:
+    """Which other rooms each room imports."""
+    graph: dict[str, set[str]] = {room(name): set() for name in modules()}
+    for name, targets in imports().items():
+        graph[room(name)] |= {room(target) for target in targets} - {room(name)}
+    return graph
+
+
+@cache
+def floor(of_room: str) -> int:
+    """One above the highest room that it imports. Only for rooms without a circle."""
+    return 1 + max((floor(below) for below in rooms()[of_room]), default=0)
+
+
+def is_domain(name: str) -> bool:
+    """Whether it is a rule or a service: in a room right under engine/ that is no adapter."""
+    parts = name.split(".")
+    apart = any(within(name, adapter) for adapter in (*ADAPTERS, "engine.config"))
+    return parts[0] == "engine" and len(parts) == 3 and not apart
+
+
+def is_service(module: Module) -> bool:
+    """Whether it waits for something; a domain's module that does not is a rule."""
+    assert module.tree is not None
+    waits = any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(module.tree))
+    return waits or any(within(name, "asyncio") for name in imported_names(module))
 
 
 def oversize(key: str, size: int, size_max: int, what: str, advice: str) -> list[str]:
@@ -237,7 +247,9 @@ def sizes() -> Iterator[tuple[str, int, int, str, str]]:
 
 def test_there_is_something_to_look_at() -> None:
     assert {"engine.records", "engine._fastcredits", "tests.test_tidy"} <= modules().keys()
-    assert "engine.errors" in imports()["engine.segments"]
+    assert "engine.errors" in imports()["engine.intake.segments"]
+    assert room("engine.errors") == "engine"
+    assert room("engine.intake.segments") == "engine.intake"
 
 
 def test_modules_functions_and_classes_stay_small() -> None:
@@ -298,62 +310,138 @@ def test_imports_form_no_circle() -> None:
     report([f"{' <-> '.join(circle)} import each other: {advice}" for circle in circles(imports())])
 
 
+def test_rooms_form_no_circle() -> None:
+    advice = "move what they share to a room below both, or the module to the room that it serves."
+    report([f"{' <-> '.join(circle)} import each other: {advice}" for circle in circles(rooms())])
+
+
 def test_no_import_points_upwards() -> None:
     wrong = []
     for name, targets in imports().items():
         for target in targets:
-            if floor(target) > floor(name):
+            top, below = name.partition(".")[0], target.partition(".")[0]
+            if TOPS.index(below) > TOPS.index(top) or (room(name) == "engine" and room(target) != "engine"):
+                wrong.append(f"{name} imports {target}, which stands above it: pass it in as an argument, or "
+                             "state what is needed as a Protocol in the ports of its room.")  # fmt: skip
+    report(wrong)
+
+
+def test_the_ground_is_the_lowest_floor_and_boot_the_highest_of_the_engine() -> None:
+    floors = {name: floor(name) for name in rooms() if within(name, "engine")}
+    assert floors["engine"] == 1
+    assert max(floors, key=lambda name: floors[name]) == "engine.boot.__init__"
+
+
+def test_domains_know_no_adapter() -> None:
+    wrong = []
+    for module in filter(lambda m: is_domain(m.name), modules().values()):
+        for target in imported_names(module):
+            client = any(within(target, client) for client in CLIENTS)
+            ours = target if target in modules() else target.rpartition(".")[0]
+            adapter = any(within(ours, adapter) for adapter in ADAPTERS) and ours not in PROVIDER_FACE
+            if client or adapter:
                 wrong.append(
-                    f"{name} (floor {floor(name)}) imports {target} (floor {floor(target)}): "
-                    "pass it in as an argument, or state what is needed as a Protocol in engine/ports.py."
+                    f"{module.name} imports {target}: ask for it through a Protocol in the ports of its room."
                 )
     report(wrong)
 
 
-def test_rules_are_pure() -> None:
+def test_rules_are_pure_and_services_take_time_and_chance_as_arguments() -> None:
     wrong = []
-    for module in modules().values():
-        if not is_rule(module.name):
-            continue
+    for module in filter(lambda m: is_domain(m.name), modules().values()):
+        waiting = {"asyncio", "contextvars"} if is_service(module) else set()
         for name in imported_names(module) - PURE:
-            if name in IMPURE or any(within(name, impure) for impure in IMPURE) or is_adapter(name):
+            if any(within(name, impure) for impure in IMPURE - waiting):
                 wrong.append(
-                    f"{module.path} is a rule and imports {name}: take the time, randomness or answer as an "
-                    "argument; if it is no rule, list it in tests/test_tidy.py."
+                    f"{module.path} imports {name}: take the time, randomness or answer as an argument."
                 )
-        if module.tree is not None and any(
-            isinstance(n, ast.AsyncFunctionDef) for n in ast.walk(module.tree)
-        ):
-            wrong.append(f"{module.path} is a rule and has an async function: decide here, act in a service.")
     report(wrong)
 
 
-def test_services_know_neither_adapters_nor_each_other() -> None:
+def test_stores_and_providers_do_not_know_each_other() -> None:
     wrong = []
-    for name in SERVICES & modules().keys():
-        for target in imported_names(modules()[name]):
-            if any(within(target, client) for client in CLIENTS) or is_adapter(target):
-                wrong.append(f"{name} imports {target}: ask for it through a Protocol in engine/ports.py.")
-        for target in imports()[name] & SERVICES - {name}:
-            wrong.append(f"{name} imports {target}, both services: let engine/boot.py hand one to the other.")
+    for name, targets in imports().items():
+        for one, other in (("stores", "providers"), ("providers", "stores")):
+            for target in targets:
+                if within(name, f"engine.{one}") and within(target, f"engine.{other}"):
+                    wrong.append(f"{name} imports {target}: move what both need to a room below them.")
     report(wrong)
 
 
-def test_only_adapters_import_clients_and_adapters_not_each_other() -> None:
+def test_only_adapters_import_clients() -> None:
     wrong = []
     for module in modules().values():
-        name = module.name
-        if not within(name, "engine"):
+        if not within(module.name, "engine") or any(within(module.name, adapter) for adapter in ADAPTERS):
             continue
         for target in imported_names(module):
-            allowed = is_adapter(name) or floor(name) >= 4
-            if any(within(target, client) for client in CLIENTS) and not allowed:
-                wrong.append(
-                    f"{name} imports {target}: only stores, providers, api and boot speak to servers."
-                )
-            for one, other in (("stores", "providers"), ("providers", "stores")):
-                if within(name, f"engine.{one}") and within(target, f"engine.{other}"):
-                    wrong.append(f"{name} imports {target}: move what both need to a rule or to the ground.")
+            if any(within(target, client) for client in CLIENTS):
+                wrong.append(f"{module.name} imports {target}: only {', '.join(ADAPTERS)} speak to servers.")
+    report(wrong)
+
+
+def near(user: str) -> str:
+    """The place whose modules are beside `user`: everything, for what puts parts together."""
+    together = within(user, "engine.boot") or room(user).endswith(("__init__", "__main__"))
+    return user.partition(".")[0] if together else room(user)
+
+
+def test_a_module_lives_beside_the_only_one_that_needs_it() -> None:
+    users: dict[str, set[str]] = {name: set() for name in modules()}
+    for name, targets in imports().items():
+        for target in targets:
+            users[target].add(name)
+    wrong = []
+    for name, by in users.items():
+        ours = {user for user in by if not within(user, "tests")}
+        # What puts parts together imports each of them alone, and that is its purpose.
+        far = len(ours) == 1 and not any(within(room(name), near(user)) for user in ours)
+        if far and room(name) not in TOPS and not within(name, "tests") and name not in APART:
+            wrong.append(f"{name} is only needed by {ours.pop()}: move it there, or say in APART why not.")
+        if name in APART and not far:
+            wrong.append(f"{name} is no longer needed by one other room alone: take it out of APART.")
+    report(wrong)
+
+
+def undocumented(module: Module) -> Iterator[str]:
+    """Public definitions without a docstring: "line name". What overrides or overloads may be silent."""
+    if module.tree is None:
+        return
+
+    def look(body: list[ast.stmt], owner: str) -> Iterator[str]:
+        for node in body:
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            special = node.name.startswith("_")
+            decorators = {ast.unparse(d).rpartition(".")[2] for d in node.decorator_list}
+            if (
+                not special
+                and not decorators & {"override", "overload", "setter"}
+                and not ast.get_docstring(node)
+            ):
+                yield f"{node.lineno} {owner}{node.name}"
+            if isinstance(node, ast.ClassDef) and not special:
+                yield from look(node.body, f"{node.name}.")
+
+    if module.text.strip() and not ast.get_docstring(module.tree):
+        yield "1 the module"
+    yield from look(module.tree.body, "")
+
+
+def test_every_public_definition_has_a_docstring() -> None:
+    wrong, counts = [], dict.fromkeys(rooms(), 0)
+    for module in modules().values():
+        if within(module.name, "tests"):
+            continue
+        missing = list(undocumented(module))
+        counts[room(module.name)] += len(missing)
+        if room(module.name) not in UNDOCUMENTED:
+            wrong += [
+                f"{module.path}:{place} has no docstring: say what it does, in which units."
+                for place in missing
+            ]
+    for name, allowed in UNDOCUMENTED.items():
+        if counts[name] != allowed:
+            wrong.append(f"{name} lacks {counts[name]} docstrings, UNDOCUMENTED says {allowed}: lower it.")
     report(wrong)
 
 

@@ -22,13 +22,14 @@ import pytest
 import uvloop
 from redis.asyncio import Redis
 
-from engine.archiver import Archiver, Limits
-from engine.blocks import block_of
-from engine.records import ActivityEntry, ActivityRow
+from engine.activity.archiver import Archiver, Limits
+from engine.activity.blocks import block_of
+from engine.activity.records import ActivityEntry
+from engine.records import ActivityRow
 from engine.shards import activity_key
-from engine.stores.activity import ClickHouseActivityStore
-from engine.stores.activity_stream import RedisActivityStream
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.migrate import migrate_clickhouse
+from engine.stores.redis.activity_stream import RedisActivityStream
 from supervisor.embedded.servers import start_all
 
 SHARDS = 16

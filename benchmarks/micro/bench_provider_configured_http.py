@@ -23,10 +23,10 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import spread
 from benchmarks.micro.http_answerer import Answerer, answerer
-from engine.provider_settings import HttpSettings
-from engine.providers.http import HttpOutcome, HttpPool
-from engine.providers.http_description import describe, receipt_reader
-from engine.providers.http_provider import HttpProvider
+from engine.providers.http.description import describe, receipt_reader
+from engine.providers.http.provider import HttpProvider
+from engine.providers.http_client.pool import HttpOutcome, HttpPool
+from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
 
 REQUESTS = int(os.environ.get("BENCH_REQUESTS", "5000"))
@@ -53,7 +53,7 @@ def settings(preset: str, port: int = 1) -> HttpSettings:
 
 
 @pytest.fixture(scope="module")
-def carrier() -> Iterator[Answerer]:
+def provider() -> Iterator[Answerer]:
     with answerer() as running, spread(running.pid):
         yield running
 
@@ -119,7 +119,7 @@ WAYS: dict[str, Way] = {
 }
 
 
-def test_sending_as_described_costs_at_most_twice_the_bare_pool(carrier: Answerer) -> None:
+def test_sending_as_described_costs_at_most_twice_the_bare_pool(provider: Answerer) -> None:
     async def compare() -> dict[str, list[float]]:
         cpu_us: dict[str, list[float]] = {name: [] for name in WAYS}
         for turn in range(ROUNDS + 1):
@@ -131,7 +131,7 @@ def test_sending_as_described_costs_at_most_twice_the_bare_pool(carrier: Answere
                     if turn:  # the first turn warms up
                         cpu_us[name].append((time.process_time() - start) * 1e6 / REQUESTS)
 
-                await way(carrier.port, measure)
+                await way(provider.port, measure)
         return cpu_us
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -22,11 +22,11 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import spread
-from engine.provider_settings import SimulatedSettings
-from engine.providers.http import HttpOutcome, HttpPool
-from engine.providers.simulated import SimulatedProvider
+from engine.providers.http.simulated import SimulatedProvider
+from engine.providers.http_client.pool import HttpOutcome, HttpPool
+from engine.providers.settings import SimulatedSettings
 from engine.records import Message, Verdict
-from supervisor.embedded.simulator import Simulator, start_simulator
+from supervisor.simulator import Simulator, start_simulator
 
 REQUESTS = int(os.environ.get("BENCH_REQUESTS", "5000"))
 IN_FLIGHT = 50

@@ -34,9 +34,9 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import spread
-from engine.carriers import Receipt
-from engine.provider_settings import SmppSettings
-from engine.providers.smpp import SmppProvider
+from engine.providers.settings import SmppSettings
+from engine.providers.smpp.provider import SmppProvider
+from engine.receipts.records import Receipt
 from engine.records import Message, Verdict
 
 SUBMITS = int(os.environ.get("BENCH_REQUESTS", "10000"))

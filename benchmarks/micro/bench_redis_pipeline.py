@@ -25,11 +25,11 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import cpu_s, spread
-from engine.delivery import Backoff, after_verdict
+from engine.delivery.settlement import Backoff, after_verdict
 from engine.records import Message, Verdict
 from engine.shards import queue_key
-from engine.stores.queue import QueueStreams
-from engine.stores.redis import Command, RedisLink, load_functions
+from engine.stores.redis.link import Command, RedisLink, load_functions
+from engine.stores.redis.queue import QueueStreams
 from supervisor.embedded.servers import Server, start_redis
 
 BATCHES = int(os.environ.get("BENCH_BATCHES", "100"))

@@ -17,9 +17,9 @@ import smsutil
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.rounds import fastest_ns
-from engine.numbers import e164, sender
-from engine.pricing import PriceTable
-from engine.segments import measure, split
+from engine.intake.phone_numbers import e164, sender
+from engine.intake.pricing import PriceTable
+from engine.intake.segments import measure, split
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "20"))
 CALLS = 1_000

@@ -24,7 +24,7 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import cpu_s, spread
-from supervisor.embedded.simulator import Simulator, start_simulator
+from supervisor.simulator import Simulator, start_simulator
 
 REQUESTS = int(os.environ.get("BENCH_REQUESTS", "20000"))
 CONNECTIONS = 256

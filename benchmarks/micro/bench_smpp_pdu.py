@@ -25,19 +25,19 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.rounds import fastest_ns
-from engine.provider_settings import SmppSettings
-from engine.providers.smpp_body import (
+from engine.providers.settings import SmppSettings
+from engine.providers.smpp.body import (
     ShortMessage,
     decode_message_id,
     decode_short_message,
     encode_message_id,
     encode_short_message,
 )
-from engine.providers.smpp_codes import Command
-from engine.providers.smpp_pdu import Pdu, Reader, pack
-from engine.providers.smpp_receipt import receipt
-from engine.providers.smpp_submit import SubmitEncoder
-from engine.providers.smpp_verdicts import kind
+from engine.providers.smpp.codes import Command
+from engine.providers.smpp.pdu import Pdu, Reader, pack
+from engine.providers.smpp.receipt import receipt
+from engine.providers.smpp.submit import SubmitEncoder
+from engine.providers.smpp.verdicts import kind
 from engine.records import Encoding, Message
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "20"))
@@ -155,7 +155,7 @@ def reads_of_libraries(wire: bytes) -> dict[str, Callable[[], object]]:
 def test_submit_sm_of_one_segment(
     benchmark: BenchmarkFixture, name: str, text: str, encoding: Encoding, values: dict[str, Any]
 ) -> None:
-    encoder = SubmitEncoder(SmppSettings(name="carrier", host="localhost", system_id="us", **values))
+    encoder = SubmitEncoder(SmppSettings(name="provider", host="localhost", system_id="us", **values))
     of = message(text, encoding)
     [body] = encoder.bodies(of, NOW_US)
     fields = decode_short_message(body)
@@ -175,7 +175,7 @@ def test_submit_sm_of_one_segment(
 
 @pytest.mark.parametrize("concatenation", ["udh", "sar", "payload"])
 def test_submit_sm_of_three_segments(benchmark: BenchmarkFixture, concatenation: Any) -> None:
-    settings = SmppSettings(name="carrier", host="localhost", system_id="us", concatenation=concatenation)
+    settings = SmppSettings(name="provider", host="localhost", system_id="us", concatenation=concatenation)
     encoder, of = SubmitEncoder(settings), message((CODE * 5)[:450], "GSM-7", 3)
     us = us_each({"ours": lambda: encoder.bodies(of, NOW_US)}, CALLS)
     show(f"submit_sm, three segments, {concatenation}, all of them", us, benchmark)
@@ -222,7 +222,7 @@ def test_deliver_sm_with_a_receipt(benchmark: BenchmarkFixture) -> None:
     us = us_each(
         {
             "body alone": lambda: decode_short_message(body),
-            "ours": lambda: receipt(decode_short_message(body), "carrier", NOW_US),
+            "ours": lambda: receipt(decode_short_message(body), "provider", NOW_US),
         },
         CALLS,
     )

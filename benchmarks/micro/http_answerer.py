@@ -1,4 +1,4 @@
-"""A carrier that takes everything at once: `python -m benchmarks.micro.http_answerer`.
+"""A provider that takes everything at once: `python -m benchmarks.micro.http_answerer`.
 
 Prints its port and answers until its standard input ends: POST with an id in JSON, GET as
 Kannel's smsbox does. As little as a server can do, so that it is never what is measured.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
-from engine.api.pages import transactions_page
-from engine.api.services import Services
+from engine.api.paging import transactions_page
+from engine.api.ports import Services
+from engine.api.response import Response, answer_of
 
 
 class Accounts:
@@ -16,10 +16,10 @@ class Accounts:
         self._transactions = services.transactions
         self._keys = keys
 
-    async def balance(self, request: web.Request) -> Answer:
+    async def balance(self, request: web.Request) -> Response:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(organisation_id))
 
-    async def transactions(self, request: web.Request) -> Answer:
+    async def transactions(self, request: web.Request) -> Response:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await transactions_page(request, self._transactions, organisation_id))

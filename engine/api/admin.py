@@ -8,14 +8,15 @@ from __future__ import annotations
 import msgspec
 from aiohttp import hdrs, web
 
-from engine.api.answers import Answer, answer_of
 from engine.api.auth import AdminKey
-from engine.api.bodies import Shape, read_body
-from engine.api.exchange import fingerprint, idempotency_key
-from engine.api.pages import NUMBER, asked, limit_asked, transactions_page
+from engine.api.decoding import Shape, read_body
+from engine.api.guard import fingerprint, idempotency_key
+from engine.api.paging import NUMBER, asked, limit_asked, transactions_page
+from engine.api.ports import Services
 from engine.api.problems import not_found
-from engine.api.services import Services
-from engine.records import ApiKey, Once, Organisation
+from engine.api.response import Response, answer_of
+from engine.organisations import ApiKey, Organisation
+from engine.records import IdempotentCall
 
 _SCOPE = "admin"
 
@@ -67,12 +68,12 @@ class Admin:
         self._directory = services.directory
         self._key = AdminKey(services.admin_key_sha256)
 
-    async def create_organisation(self, request: web.Request) -> Answer:
+    async def create_organisation(self, request: web.Request) -> Response:
         body, once = await self._posted(request)
         wanted = _ORGANISATION.decode(body)
         return answer_of(201, await self._directory.create_organisation(wanted.name, once))
 
-    async def organisations(self, request: web.Request) -> Answer:
+    async def organisations(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         after, limit = asked(request, "after", 0), limit_asked(request)
         # One more than asked for tells whether there is another page.
@@ -80,59 +81,59 @@ class Admin:
         page = found[:limit]
         return answer_of(200, _Organisations(page, page[-1].id if len(found) > limit else None))
 
-    async def change_organisation(self, request: web.Request) -> Answer:
+    async def change_organisation(self, request: web.Request) -> Response:
         """Safe to repeat."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _CHANGE.decode(await read_body(request, self._services.body_bytes_max))
         organisation_id = _organisation_id(request)
         return answer_of(200, await self._directory.set_low_balance(organisation_id, wanted.low_balance))
 
-    async def create_key(self, request: web.Request) -> Answer:
+    async def create_key(self, request: web.Request) -> Response:
         body, once = await self._posted(request)
         _KEY.decode(body or b"{}")
         return answer_of(201, await self._directory.create_key(_organisation_id(request), once))
 
-    async def keys(self, request: web.Request) -> Answer:
+    async def keys(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, _Keys(await self._directory.api_keys(_organisation_id(request))))
 
-    async def revoke_key(self, request: web.Request) -> Answer:
+    async def revoke_key(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         organisation_id = _organisation_id(request)
         await self._directory.revoke_key(organisation_id, _number(request, "key_id", "key"))
-        return Answer(204)
+        return Response(204)
 
-    async def balance(self, request: web.Request) -> Answer:
+    async def balance(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(_organisation_id(request)))
 
-    async def transactions(self, request: web.Request) -> Answer:
+    async def transactions(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         page = await transactions_page(request, self._services.transactions, _organisation_id(request))
         return answer_of(200, page)
 
-    async def top_up(self, request: web.Request) -> Answer:
+    async def top_up(self, request: web.Request) -> Response:
         body, once = await self._posted(request)
         wanted = _TOP_UP.decode(body)
         organisation_id = _organisation_id(request)
         top_up, added = await self._directory.top_up(organisation_id, wanted.units, wanted.reference, once)
         return answer_of(201 if added else 200, top_up)
 
-    async def status(self, request: web.Request) -> Answer:
+    async def status(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._services.status())
 
-    async def audit(self, request: web.Request) -> Answer:
+    async def audit(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._services.audit())
 
-    async def _posted(self, request: web.Request) -> tuple[bytes, Once | None]:
+    async def _posted(self, request: web.Request) -> tuple[bytes, IdempotentCall | None]:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         key = idempotency_key(request)
         body = await read_body(request, self._services.body_bytes_max)
         if not key:
             return body, None
-        return body, Once(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body))
+        return body, IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body))
 
 
 def _organisation_id(request: web.Request) -> int:

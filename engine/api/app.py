@@ -9,15 +9,15 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from engine.api.accounts import Accounts
 from engine.api.admin import Admin
-from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
-from engine.api.exchange import Action, Exchanges
+from engine.api.guard import Action, Exchanges
 from engine.api.messages import Messages
+from engine.api.ports import Services
 from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
+from engine.api.response import Response, answer_of
 from engine.api.routes import Providers, Routes
-from engine.api.services import Services
 from engine.errors import Refusal
 
 
@@ -33,11 +33,11 @@ class Probes:
         self._ready = services.ready
         self._draining = services.draining
 
-    async def alive(self, _: web.Request) -> Answer:
+    async def alive(self, _: web.Request) -> Response:
         """200 as long as this process answers anything, also while it drains."""
-        return Answer(200, b'{"status":"ok"}')
+        return Response(200, b'{"status":"ok"}')
 
-    async def ready(self, _: web.Request) -> Answer:
+    async def ready(self, _: web.Request) -> Response:
         """200 when every part is "ok" and the process takes new work."""
         parts = await self._ready()
         if self._draining.is_set():
@@ -114,15 +114,15 @@ def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], excha
 
 
 def _refuse_method(allowed: str) -> Action:
-    async def refuse(_: web.Request) -> Answer:
+    async def refuse(_: web.Request) -> Response:
         raise MethodNotAllowed(allowed)
 
     return refuse
 
 
-async def _refuse_path(_: web.Request) -> Answer:
+async def _refuse_path(_: web.Request) -> Response:
     raise not_found("There is nothing at this path.")
 
 
-async def _refuse_expectation(_: web.Request) -> Answer:
+async def _refuse_expectation(_: web.Request) -> Response:
     raise Refusal("expectation_failed", 417, "`Expect` must be 100-continue.", "Expect")

@@ -24,9 +24,9 @@ from itertools import islice
 import structlog
 
 from engine import keys
-from engine.api.services import Directory
+from engine.api.ports import Directory
 from engine.errors import Refusal, Unavailable
-from engine.records import Credential
+from engine.organisations import Credential
 
 _LOOKUP_MAX = 1_000
 _WANTED_MAX = 10_000

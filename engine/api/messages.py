@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import hdrs, web
 
-from engine.api.answers import Answer, answer_of
 from engine.api.auth import Keys
-from engine.api.bodies import NOT_JSON, Shape, invalid, not_json, read_body
-from engine.api.exchange import fingerprint, idempotency_key
+from engine.api.decoding import NOT_JSON, Shape, invalid, not_json, read_body
+from engine.api.guard import fingerprint, idempotency_key
+from engine.api.ports import Draft, Outcome, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
-from engine.api.services import Draft, Outcome, Services, Submitted
+from engine.api.response import Response, answer_of
 from engine.errors import Refusal
 from engine.records import Accepted, MessageDraft
 
@@ -129,7 +129,7 @@ class Messages:
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
-    async def send(self, request: web.Request) -> Answer:
+    async def send(self, request: web.Request) -> Response:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
@@ -142,7 +142,7 @@ class Messages:
         )
         return _accepted(submitted)
 
-    async def send_batch(self, request: web.Request) -> Answer:
+    async def send_batch(self, request: web.Request) -> Response:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
@@ -155,7 +155,7 @@ class Messages:
         )
         return _accepted(submitted)
 
-    async def show(self, request: web.Request) -> Answer:
+    async def show(self, request: web.Request) -> Response:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         message_id = request.match_info["id"]
         if _UUID.fullmatch(message_id):
@@ -165,5 +165,5 @@ class Messages:
         raise not_found("The organisation has no message with this id.")
 
 
-def _accepted(submitted: Submitted) -> Answer:
-    return Answer(202, submitted.answer, more=_REPLAYED if submitted.replayed else None)
+def _accepted(submitted: Submitted) -> Response:
+    return Response(202, submitted.answer, more=_REPLAYED if submitted.replayed else None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 from aiohttp import hdrs, web
 
-from engine.api.answers import Answer, answer_of
 from engine.api.auth import AdminKey
-from engine.api.bodies import Shape, read_body
-from engine.api.services import Services
+from engine.api.decoding import Shape, read_body
+from engine.api.ports import Services
+from engine.api.response import Response, answer_of
 
 
 class _NewPrices(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,11 +34,11 @@ class PriceTables:
         self._body_bytes_max = services.body_bytes_max
         self._key = AdminKey(services.admin_key_sha256)
 
-    async def show(self, request: web.Request) -> Answer:
+    async def show(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._prices.read())
 
-    async def replace(self, request: web.Request) -> Answer:
+    async def replace(self, request: web.Request) -> Response:
         """Safe to repeat: the same table again changes nothing, whatever `version` says."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _PRICES.decode(await read_body(request, self._body_bytes_max))

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from engine.api.answers import Answer
+from engine.api.response import Response
 from engine.errors import Refusal, Unavailable
 
 _encode = msgspec.json.Encoder().encode
@@ -50,7 +50,7 @@ def problem_of(refusal: Refusal, field: str | None = None, request_id: str | Non
     )
 
 
-def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Answer:
+def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Response:
     """The whole answer to a refused request."""
     more = {}
     if refusal.status == HTTPStatus.UNAUTHORIZED:
@@ -61,10 +61,10 @@ def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Answ
         # Whole seconds, at least one.
         more["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     body = _encode(problem_of(refusal, request_id=request_id))
-    return Answer(int(refusal.status), body, content_type="application/problem+json", more=more)
+    return Response(int(refusal.status), body, content_type="application/problem+json", more=more)
 
 
-def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") -> Answer:
+def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") -> Response:
     """503 with Retry-After."""
     return refused(Refusal(code, 503, error.detail), request_id, max(1, error.retry_after))
 

@@ -1,6 +1,6 @@
-"""Where carriers push their receipts: `/v1/providers/{name}/receipts/{token}`.
+"""Where providers push their receipts: `/v1/providers/{name}/receipts/{token}`.
 
-Carriers know no API keys. Each is given an address with a word in it that only it knows
+Providers know no API keys. Each is given an address with a word in it that only it knows
 (`receipt_token` of its section); how its requests are read is the section's, too.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from aiohttp import hdrs, web
 
-from engine.api.answers import Answer
-from engine.api.bodies import read_body
+from engine.api.decoding import read_body
+from engine.api.ports import ReceiptReader, Services
 from engine.api.problems import not_found
-from engine.api.services import ReceiptReader, Services
-from engine.carriers import Receipt
+from engine.api.response import Response
 from engine.errors import Unavailable
+from engine.receipts.records import Receipt
 
 
 class Receipts:
@@ -29,16 +29,16 @@ class Receipts:
         self._now_us = services.now_us
         self._body_bytes_max = services.body_bytes_max
 
-    async def take(self, request: web.Request) -> Answer:
-        """Answered as the carrier expects it only once the receipts are in Redis; until then,
-        and when they cannot be put there, the carrier is to send them again: it may, as
+    async def take(self, request: web.Request) -> Response:
+        """Answered as the provider expects it only once the receipts are in Redis; until then,
+        and when they cannot be put there, the provider is to send them again: it may, as
         often as it likes.
 
         Raises Refusal 404, or what the provider's section says of a request it cannot read;
         Unavailable.
         """
         reader = self._reader(request)
-        reply = Answer(
+        reply = Response(
             reader.reply.status, reader.reply.body.encode(), content_type=reader.reply.content_type
         )
         if request.method == hdrs.METH_HEAD:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import msgspec
 from aiohttp import hdrs, web
 
-from engine.api.answers import Answer, answer_of
 from engine.api.auth import AdminKey
-from engine.api.bodies import Shape, read_body
-from engine.api.exchange import fingerprint, idempotency_key
+from engine.api.decoding import Shape, read_body
+from engine.api.guard import fingerprint, idempotency_key
+from engine.api.ports import Services
 from engine.api.problems import not_found
-from engine.api.services import Services
-from engine.carriers import Route, RoutingPlan
+from engine.api.response import Response, answer_of
 from engine.errors import Refusal
-from engine.records import Once
+from engine.records import IdempotentCall
+from engine.routing.records import Route, RoutingPlan
 
 _SCOPE = "admin"
 
@@ -91,11 +91,11 @@ class Routes:
         self._body_bytes_max = services.body_bytes_max
         self._key = AdminKey(services.admin_key_sha256)
 
-    async def show(self, request: web.Request) -> Answer:
+    async def show(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return _shown(await self._routing.read())
 
-    async def replace(self, request: web.Request) -> Answer:
+    async def replace(self, request: web.Request) -> Response:
         """Safe to repeat: the same routes again change nothing, whatever `version` says."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _ROUTES.decode(await read_body(request, self._body_bytes_max))
@@ -112,23 +112,23 @@ class Providers:
         self._body_bytes_max = services.body_bytes_max
         self._key = AdminKey(services.admin_key_sha256)
 
-    async def show_all(self, request: web.Request) -> Answer:
+    async def show_all(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         plan = await self._routing.read()
         return answer_of(200, _Providers(plan.version, [self._provider(n, plan) for n in self._settings]))
 
-    async def show(self, request: web.Request) -> Answer:
+    async def show(self, request: web.Request) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         name = self._named(request)
         return answer_of(200, self._provider(name, await self._routing.read()))
 
-    async def pause(self, request: web.Request) -> Answer:
+    async def pause(self, request: web.Request) -> Response:
         return await self._set_paused(request, True)
 
-    async def resume(self, request: web.Request) -> Answer:
+    async def resume(self, request: web.Request) -> Response:
         return await self._set_paused(request, False)
 
-    async def change(self, request: web.Request) -> Answer:
+    async def change(self, request: web.Request) -> Response:
         """Safe to repeat."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         name = self._named(request)
@@ -137,13 +137,13 @@ class Providers:
             200, self._provider(name, await self._routing.set_throughput(name, wanted.throughput))
         )
 
-    async def _set_paused(self, request: web.Request, paused: bool) -> Answer:
+    async def _set_paused(self, request: web.Request, paused: bool) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         name = self._named(request)
         key = idempotency_key(request)
         body = await read_body(request, self._body_bytes_max)
         _NOTHING.decode(body or b"{}")
-        once = Once(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
+        once = IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
         return answer_of(200, self._provider(name, await self._routing.set_paused(name, paused, once)))
 
     def _named(self, request: web.Request) -> str:
@@ -172,5 +172,5 @@ def _route(number: int, told: msgspec.Raw) -> Route:
         raise Refusal(e.code, e.status, f"`{at}`: {e.detail}", field) from e
 
 
-def _shown(plan: RoutingPlan) -> Answer:
+def _shown(plan: RoutingPlan) -> Response:
     return answer_of(200, _Routes(plan.version, plan.routes))

@@ -1,22 +1,23 @@
-"""Ways to hand messages to carriers, one module for each kind of provider."""
+"""Ways to hand messages to providers, one module for each kind of provider."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.ports import Provider, ReceiptSink
-from engine.provider_settings import (
+from engine.providers.custom import custom_provider
+from engine.providers.http.description import ReceiptReader, receipt_reader
+from engine.providers.http.provider import HttpProvider
+from engine.providers.http.simulated import SimulatedProvider
+from engine.providers.ports import Provider
+from engine.providers.settings import (
     CustomSettings,
     HttpSettings,
     ProviderSettings,
     SimulatedSettings,
     SmppSettings,
 )
-from engine.providers.custom import custom_provider
-from engine.providers.http_description import ReceiptReader, receipt_reader
-from engine.providers.http_provider import HttpProvider
-from engine.providers.simulated import SimulatedProvider
-from engine.providers.smpp import SmppProvider
+from engine.providers.smpp.provider import SmppProvider
+from engine.receipts.ports import ReceiptSink
 
 
 def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:

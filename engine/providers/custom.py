@@ -5,9 +5,9 @@ The function is called once in every worker, with keywords:
     name       of the provider, which its verdicts must carry
     timeout_s  every message has its verdict by then
     options    the table `options` of the section, as it is in TOML
-    receipts   `engine.ports.ReceiptSink`: where its receipts go
+    receipts   `engine.receipts.ports.ReceiptSink`: where its receipts go
 
-and returns an `engine.ports.Provider`. The module is trusted: it runs inside the worker.
+and returns an `engine.providers.ports.Provider`. The module is trusted: it runs inside the worker.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import inspect
 from importlib import import_module
 
 from engine.errors import ConfigError
-from engine.ports import Provider, ReceiptSink
-from engine.provider_settings import CustomSettings
+from engine.providers.ports import Provider
+from engine.providers.settings import CustomSettings
+from engine.receipts.ports import ReceiptSink
 
 
 def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider:
@@ -48,7 +49,7 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
 
 
 def _lack(provider: object, name: str) -> str:
-    """What keeps it from being an `engine.ports.Provider`; "" for nothing."""
+    """What keeps it from being an `engine.providers.ports.Provider`; "" for nothing."""
     for method in ("start", "stop", "submit"):
         found = getattr(provider, method, None)
         if not callable(found):

@@ -14,13 +14,13 @@ import asyncpg
 import msgspec
 
 from engine import shards as keys
-from engine.books import Mark
+from engine.activity.ports import ActivityStore
+from engine.credit.laws import Account, Cut, ShardCut
+from engine.credit.ledger_records import StreamMark
 from engine.errors import Broken, Unavailable
-from engine.invariants import Account, Cut, ShardCut
-from engine.ports import ActivityStore
 from engine.records import StreamId
-from engine.stores.redis import RedisLink, ReplyError
-from engine.stores.usage import usage_entry
+from engine.stores.redis.link import RedisLink, ReplyError
+from engine.stores.redis.usage import usage_entry
 
 _ACCOUNTS = """
 SELECT a.organisation_id, a.shard, a.topped_up, a.available, a.granted, a.held, a.captured,
@@ -56,12 +56,12 @@ class AuditReader:
         """A consistent cut. Raises Unavailable when a store is away or none could be taken."""
         for _ in range(_TRIES):
             accounts, marks, lost = await self._books()
-            replies = [await self._shard(s, marks.get(s, Mark())) for s in self._shards]
+            replies = [await self._shard(s, marks.get(s, StreamMark())) for s in self._shards]
             if not any(reply[0] for reply in replies):
                 return await self._cut(accounts, lost, replies)
         raise Unavailable("The books and Redis have moved on faster than they could be read.", 5.0)
 
-    async def _books(self) -> tuple[list[Account], dict[int, Mark], set[int]]:
+    async def _books(self) -> tuple[list[Account], dict[int, StreamMark], set[int]]:
         try:
             async with (
                 self._pool.acquire() as connection,
@@ -75,9 +75,9 @@ class AuditReader:
             raise Unavailable(f"PostgreSQL cannot be read for the audit: {e}.") from e
         accounts = [_account(row) for row in rows]
         lost = {row["shard"] for row in shards if row["losses"]}
-        return accounts, {row["shard"]: Mark(row["position"], row["link"]) for row in shards}, lost
+        return accounts, {row["shard"]: StreamMark(row["position"], row["link"]) for row in shards}, lost
 
-    async def _shard(self, shard: int, mark: Mark) -> list[Any]:
+    async def _shard(self, shard: int, mark: StreamMark) -> list[Any]:
         try:
             reply: list[Any] = await self._link.call(
                 "FCALL", "cut", 9,

@@ -29,7 +29,7 @@ import asyncpg
 import msgspec
 
 from engine.errors import ConfigError, Unavailable
-from engine.stores.clickhouse_client import ClickHouseUrl, answering, connect, parse_url
+from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
 
 _FOLDER = Path(__file__).parent
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -109,7 +109,7 @@ async def migrate_postgres(url: str, folder: Path | None = None, timeout_s: floa
     Raises ConfigError, Unavailable. `timeout_s` also bounds the wait for another that is
     migrating.
     """
-    scripts = scripts_in(folder or _FOLDER / "postgres")
+    scripts = scripts_in(folder or _FOLDER / "postgres" / "migrations")
     async with _postgres(url, timeout_s) as connection:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         await connection.execute(_CREATE_POSTGRES)
@@ -164,7 +164,7 @@ async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: fl
 
     Raises ConfigError, Unavailable.
     """
-    scripts = scripts_in(folder or _FOLDER / "clickhouse")
+    scripts = scripts_in(folder or _FOLDER / "clickhouse" / "migrations")
     place = parse_url(url)
     await _make_database(place, timeout_s)
     client = await connect(place, database=place.database, timeout_s=timeout_s)

@@ -6,10 +6,10 @@ import asyncpg
 import msgspec
 
 from engine import shards as keys
+from engine.activity.ports import ActivityStream
 from engine.errors import Unavailable
-from engine.ports import ActivityStream
 from engine.records import QUEUES, Queue
-from engine.stores.redis import Command, RedisLink, ReplyError
+from engine.stores.redis.link import Command, RedisLink, ReplyError
 
 _READS = 5
 
@@ -40,7 +40,7 @@ class ActivityStatus(msgspec.Struct):
 
 
 class ReceiptsStatus(msgspec.Struct):
-    """Receipts from carriers that are not matched to their messages."""
+    """Receipts from providers that are not matched to their messages."""
 
     # Batches that came and were not looked at yet, and the age of the oldest, milliseconds.
     waiting_entries: int = 0

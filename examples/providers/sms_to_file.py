@@ -1,6 +1,6 @@
 """A provider in one file: messages go into a text file, one JSON object a line.
 
-For staging systems that must not reach anybody, and as a pattern for carriers of your own.
+For staging systems that must not reach anybody, and as a pattern for providers of your own.
 Put this directory on PYTHONPATH, and into the configuration:
 
     [[providers]]
@@ -9,7 +9,7 @@ Put this directory on PYTHONPATH, and into the configuration:
     factory = "sms_to_file:build"
     options = { path = "/var/tmp/messages.jsonl", receipts = true }
 
-What any provider must do is in `engine.ports.Provider`: `submit` returns at once, and every
+What any provider must do is in `engine.providers.ports.Provider`: `submit` returns at once, and every
 message gets one verdict within the time-out, whatever happens. Here: the loop never waits for
 the disk, a thread writes; what comes meanwhile is the next batch; a message counts as accepted
 once it is on the disk (fsync). A disk that fails before anything is written makes it
@@ -25,9 +25,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from engine.carriers import Receipt
 from engine.errors import ConfigError
-from engine.ports import Done, ReceiptSink
+from engine.providers.ports import Done
+from engine.receipts.ports import ReceiptSink
+from engine.receipts.records import Receipt
 from engine.records import Message, Verdict, VerdictKind
 
 WAITING_MAX = 10_000
@@ -128,7 +129,7 @@ class FileProvider:
         return Verdict(kind=kind, provider=self._name, provider_message_id=their_id, code=code)
 
     def _deliver(self, sink: ReceiptSink, messages: list[Message]) -> None:
-        """As a carrier does: a receipt that was not kept is sent again."""
+        """As a provider does: a receipt that was not kept is sent again."""
         loop = asyncio.get_running_loop()
 
         def stored(kept: bool) -> None:

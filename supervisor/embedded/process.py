@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError
-from supervisor.embedded.place import Place
+from supervisor.embedded.server_dir import ServerDir
 
 # linux/prctl.h, linux/capability.h, linux/securebits.h
 _PR_SET_PDEATHSIG = 1
@@ -229,7 +229,7 @@ def runs(pid: int, token: str) -> bool:
     return any(token.encode() in argument for argument in argv)
 
 
-def stop_stray(place: Place, token: str, how: signal.Signals) -> None:
+def stop_stray(place: ServerDir, token: str, how: signal.Signals) -> None:
     """Stops a server that outlived its parent, kill -9 at the deadline.
 
     Call it with the place claimed: then no living engine owns the process. Raises

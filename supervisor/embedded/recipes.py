@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Protocol
 
 from engine.errors import ConfigError
-from supervisor.embedded.place import Place, unusable, write_private
 from supervisor.embedded.process import Identity, own, spawn
+from supervisor.embedded.server_dir import ServerDir, unusable, write_private
 
 HOST = "127.0.0.1"
 POSTGRES_MAJOR = "18"
@@ -55,15 +55,15 @@ class Recipe(Protocol):
     def libraries(self) -> Sequence[Path]:
         """Directories that must be readable for its user."""
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: ServerDir) -> Path:
         """Working directory."""
 
-    def prepare(self, place: Place, identity: Identity | None) -> None:
+    def prepare(self, place: ServerDir, identity: Identity | None) -> None:
         """Makes data and configuration ready. Raises ConfigError."""
 
-    def command(self, place: Place, port: int) -> list[str]: ...
+    def command(self, place: ServerDir, port: int) -> list[str]: ...
 
-    def token(self, place: Place) -> str:
+    def token(self, place: ServerDir) -> str:
         """An argument of `command` that names the data directory: tells a stray to be ours."""
 
     def answers(self, port: int, password: str) -> bool:
@@ -89,10 +89,10 @@ class Postgres:
     def libraries(self) -> Sequence[Path]:
         return []
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: ServerDir) -> Path:
         return place.data
 
-    def prepare(self, place: Place, identity: Identity | None) -> None:
+    def prepare(self, place: ServerDir, identity: Identity | None) -> None:
         if not place.data.exists() or not any(place.data.iterdir()):
             self._create(place, identity, place.password())
             return
@@ -108,7 +108,7 @@ class Postgres:
         if place.kept_password() is None:
             self._set_password(place, identity, secrets.token_urlsafe(24))
 
-    def _create(self, place: Place, identity: Identity | None, password: str) -> None:
+    def _create(self, place: ServerDir, identity: Identity | None, password: str) -> None:
         """initdb beside the final place and one rename: killed in between, the next start begins anew."""
         new = place.data.with_name("postgres.new")
         try:
@@ -126,7 +126,7 @@ class Postgres:
         except OSError as e:
             raise unusable(new, e) from e
 
-    def _set_password(self, place: Place, identity: Identity | None, password: str) -> None:
+    def _set_password(self, place: ServerDir, identity: Identity | None, password: str) -> None:
         """The secret was removed by hand: the cluster takes a new one, before the server runs.
 
         Kept only after the cluster has it: killed in between, the next start does it again.
@@ -137,7 +137,13 @@ class Postgres:
         place.keep_password(password)
 
     def _run(
-        self, place: Place, identity: Identity | None, argv: list[str], text: str | None, cwd: Path, what: str
+        self,
+        place: ServerDir,
+        identity: Identity | None,
+        argv: list[str],
+        text: str | None,
+        cwd: Path,
+        what: str,
     ) -> None:
         before = place.log_size()
         output = place.open_log()
@@ -161,7 +167,7 @@ class Postgres:
                 f"{what} failed (exit code {code}): {place.last_words(before)} (see {place.log})."
             )
 
-    def command(self, place: Place, port: int) -> list[str]:
+    def command(self, place: ServerDir, port: int) -> list[str]:
         settings = {
             "shared_buffers": "128MB",
             "max_connections": "100",
@@ -181,7 +187,7 @@ class Postgres:
         argv += ["-k", ""]
         return argv + [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
 
-    def token(self, place: Place) -> str:
+    def token(self, place: ServerDir) -> str:
         return str(place.data)
 
     def answers(self, port: int, password: str) -> bool:
@@ -219,10 +225,10 @@ class Valkey:
     def libraries(self) -> Sequence[Path]:
         return []
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: ServerDir) -> Path:
         return place.data
 
-    def prepare(self, place: Place, identity: Identity | None) -> None:
+    def prepare(self, place: ServerDir, identity: Identity | None) -> None:
         settings = [
             f"bind {HOST}",
             f"dir {_quoted(place.data)}",
@@ -242,13 +248,13 @@ class Valkey:
         except OSError as e:
             raise unusable(place.data, e) from e
 
-    def _settings(self, place: Place) -> Path:
+    def _settings(self, place: ServerDir) -> Path:
         return place.data / "valkey.conf"
 
-    def command(self, place: Place, port: int) -> list[str]:
+    def command(self, place: ServerDir, port: int) -> list[str]:
         return [str(self.programs()[0]), str(self._settings(place)), "--port", str(port)]
 
-    def token(self, place: Place) -> str:
+    def token(self, place: ServerDir) -> str:
         return str(self._settings(place))
 
     def answers(self, port: int, password: str) -> bool:
@@ -281,11 +287,11 @@ class ClickHouse:
     def libraries(self) -> Sequence[Path]:
         return [package("chdb", "ClickHouse's engine"), Path(__file__).resolve().parent]
 
-    def folder(self, place: Place) -> Path:
+    def folder(self, place: ServerDir) -> Path:
         # Python finds the package below its working directory, installed or not.
         return Path(__file__).resolve().parents[2]
 
-    def prepare(self, place: Place, identity: Identity | None) -> None:
+    def prepare(self, place: ServerDir, identity: Identity | None) -> None:
         password = place.password()
         try:
             place.data.mkdir(mode=0o700, exist_ok=True)
@@ -295,14 +301,14 @@ class ClickHouse:
         except OSError as e:
             raise unusable(place.data, e) from e
 
-    def _secret(self, place: Place) -> Path:
+    def _secret(self, place: ServerDir) -> Path:
         return place.data / "password"
 
-    def command(self, place: Place, port: int) -> list[str]:
+    def command(self, place: ServerDir, port: int) -> list[str]:
         argv = [sys.executable, "-m", "supervisor.embedded.clickhouse", "--port", str(port)]
         return [*argv, "--path", str(place.data / "store"), "--password-file", str(self._secret(place))]
 
-    def token(self, place: Place) -> str:
+    def token(self, place: ServerDir) -> str:
         return str(self._secret(place))
 
     def answers(self, port: int, password: str) -> bool:

@@ -21,9 +21,9 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from engine.errors import ConfigError
-from supervisor.embedded.place import Place
 from supervisor.embedded.process import identity, spawn, stop_stray
 from supervisor.embedded.recipes import ClickHouse, Postgres, Recipe, Valkey
+from supervisor.embedded.server_dir import ServerDir
 
 # A first start of PostgreSQL on a slow disk takes seconds, recovery may take longer.
 READY_S = 60.0
@@ -41,7 +41,7 @@ class Server:
     def __init__(self, recipe: Recipe, data_dir: Path) -> None:
         self.name = recipe.name
         self._recipe = recipe
-        self._place = Place(data_dir, recipe.name)
+        self._place = ServerDir(data_dir, recipe.name)
         self._child: subprocess.Popen[bytes] | None = None
         self._port = 0
         self._password = ""

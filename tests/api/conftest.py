@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from engine.records import NewOrganisation
-from engine.stores.directory import Directory
+from engine.organisations import NewOrganisation
+from engine.stores.postgres.directory import Directory
 from tests.api.world import Api, database, services_with, serving
 
 

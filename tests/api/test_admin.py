@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from engine.errors import Unavailable
-from engine.records import NewOrganisation
-from engine.stores.directory import Directory
+from engine.organisations import NewOrganisation
+from engine.stores.postgres.directory import Directory
 from tests.api.world import DRAFT, Api, services_with, serving
 
 

@@ -10,8 +10,8 @@ import pytest
 from engine import keys
 from engine.api.auth import Keys
 from engine.errors import Refusal, Unavailable
-from engine.records import Credential, NewOrganisation
-from engine.stores.directory import Directory
+from engine.organisations import Credential, NewOrganisation
+from engine.stores.postgres.directory import Directory
 from tests.adversity.proxy import Proxy
 from tests.api.world import ADMIN_KEY, Api, until
 

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from engine.errors import Refusal, Unavailable
-from engine.records import NewOrganisation
-from engine.stores.directory import Directory
+from engine.organisations import NewOrganisation
+from engine.stores.postgres.directory import Directory
 from tests.api.world import DRAFT, Api, DeskIngest, services_with, serving
 
 PROBLEM = "application/problem+json"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine.records import NewOrganisation
-from engine.stores.prices import Prices
+from engine.organisations import NewOrganisation
+from engine.stores.postgres.prices import Prices
 from tests.api.world import Api
 
 

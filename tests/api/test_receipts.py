@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from engine.api.services import ReceiptReader
-from engine.carriers import Receipt
-from engine.provider_settings import HttpSettings
+from engine.api.ports import ReceiptReader
 from engine.providers import receipt_readers
-from engine.stores.directory import Directory
-from engine.stores.receipts import RedisReceipts
-from engine.stores.redis import RedisLink
+from engine.providers.settings import HttpSettings
+from engine.receipts.records import Receipt
+from engine.stores.postgres.directory import Directory
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.receipt_sink import RedisReceiptSink
 from tests.api.world import BODY_BYTES_MAX, Api, services_with, serving
 from tests.providers.sink import Sink
 
@@ -136,7 +136,7 @@ async def test_a_carrier_is_answered_only_after_redis_has_the_receipts(
 ) -> None:
     link = RedisLink(redis_url.rpartition("/")[0] + "/13", timeout_s=5, name="receipts")
     await link.call("FLUSHDB")
-    sink = RedisReceipts(link, 1)
+    sink = RedisReceiptSink(link, 1)
     services = await services_with(directory, receipt_readers=READERS, receipts=sink)
     async with serving(services) as api:
         given = Given(api, Sink())

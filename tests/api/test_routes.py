@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engine.stores.routing import Routing
+from engine.stores.postgres.routing import Routing
 from tests.api.world import Api
 
 PLAIN = {"prefix": "", "sender": "", "queue": "", "providers": ["first"], "weights": [], "reroute": False}

@@ -17,16 +17,16 @@ import msgspec
 from engine import keys
 from engine.api.app import create_app
 from engine.api.auth import Keys
+from engine.api.ports import Draft, Outcome, Render, Services
 from engine.api.server import Server
-from engine.api.services import Draft, Outcome, Render, Services
 from engine.errors import Refusal
-from engine.provider_settings import ProviderSettings, SimulatedSettings
+from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import Accepted
-from engine.stores.directory import Directory
-from engine.stores.journal import Journal
 from engine.stores.migrate import migrate_postgres
-from engine.stores.prices import Prices
-from engine.stores.routing import Routing
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.routing import Routing
 from tests.providers.sink import Sink
 
 ADMIN_KEY = keys.new_admin_key()

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from engine.carriers import Receipt
 from engine.errors import Refusal
-from engine.ports import Provider
-from engine.provider_settings import HttpSettings
-from engine.providers.http_description import ReceiptReader, receipt_reader
+from engine.providers.http.description import ReceiptReader, receipt_reader
+from engine.providers.ports import Provider
+from engine.providers.settings import HttpSettings
+from engine.receipts.records import Receipt
 from engine.records import Encoding, Message, Verdict
 
 TOKEN = "only-the-carrier-knows"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import uvloop
 
 _TRANSPORTS = {
-    "test_http_pool",
-    "test_http_pool_limits",
-    "test_simulated",
-    "test_smpp_binding",
-    "test_smpp_provider",
+    "http/test_simulated.py",
+    "http_client/test_pool.py",
+    "http_client/test_pool_limits.py",
+    "smpp/test_binding.py",
+    "smpp/test_provider.py",
 }
 
 
@@ -21,4 +22,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config, item: pytest.Item
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     both = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
-    return both if item.path.stem in _TRANSPORTS else {"uvloop": uvloop.new_event_loop}
+    return (
+        both
+        if item.path.relative_to(Path(__file__).parent).as_posix() in _TRANSPORTS
+        else {"uvloop": uvloop.new_event_loop}
+    )

@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from engine.providers.http import HttpOutcome, HttpPool
+from engine.providers.http_client.pool import HttpOutcome, HttpPool
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 

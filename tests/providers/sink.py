@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engine.carriers import Receipt
+from engine.receipts.records import Receipt
 
 
 class Sink:
-    """See `engine.ports.ReceiptSink`; `keeps` False is a Redis that is away."""
+    """See `engine.receipts.ports.ReceiptSink`; `keeps` False is a Redis that is away."""
 
     def __init__(self) -> None:
         self.receipts: list[Receipt] = []

@@ -16,9 +16,9 @@ import pytest
 
 from engine.config import decode
 from engine.errors import ConfigError
-from engine.ports import Provider
-from engine.provider_settings import CustomSettings
 from engine.providers import build
+from engine.providers.ports import Provider
+from engine.providers.settings import CustomSettings
 from tests.providers.carrier import message, verdicts
 from tests.providers.sink import Sink
 

@@ -14,10 +14,10 @@ import aiohttp
 import pytest
 
 from engine.errors import ConfigError
-from engine.provider_settings import HttpSettings
 from engine.providers import build, presets
+from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
-from supervisor.embedded.simulator import start_simulator
+from supervisor.simulator import start_simulator
 from tests.providers.carrier import (
     TOKEN,
     Asked,

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from engine.books import Mark
+from engine.credit.ledger_records import StreamMark
 from engine.records import ActivityRow, Message
 from engine.shards import generation_key, held_key, holder_key, shard_of, usage_head_key
 from tests.simulation.clock import Clock
@@ -234,7 +234,7 @@ class Truth:
         tables = self.postgres.tables
         # Whether an earlier close has begun this stream, of which the books know nothing.
         unheard = self._closed_before[shard] not in (None, tables.generations.get(shard))
-        self._histories[shard].cleared(self._link(shard), tables.marks.get(shard, Mark()).link, unheard)
+        self._histories[shard].cleared(self._link(shard), tables.marks.get(shard, StreamMark()).link, unheard)
 
     def recorded(self, shard: int, blob: bytes) -> None:
         self._recorded += _rows(blob)

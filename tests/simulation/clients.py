@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from engine.errors import Refusal, Unavailable
-from engine.ingest import Outcome, Submitted
+from engine.intake.ingest import Outcome, Submitted
 from engine.records import Accepted, MessageDraft
 from tests.simulation.checkers import asking
 from tests.simulation.clock import EPOCH_S

@@ -141,7 +141,7 @@ class Process(asyncio.AbstractEventLoop):
         self.name = name
         self.role = role
         self.alive = True
-        # The engine.quota.Quota of an ingest process.
+        # The engine.credit.quota.Quota of an ingest process.
         self.quota: Any = None
         # How many freezes are on it, one in another.
         self.held = 0

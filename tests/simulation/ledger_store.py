@@ -1,4 +1,4 @@
-"""`engine.ports.LedgerStore` on the simulated PostgreSQL: what stores/ledger.py does in SQL."""
+"""`engine.credit.ports.LedgerStore` on the simulated PostgreSQL: what stores/ledger.py does in SQL."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import Any
 
 import msgspec
 
-from engine.books import BalanceEvent, Books, Mark, Recovered, StoredAnswer, UsageEntry, WaitingRequest
-from engine.credit_ledger import organisations_of
+from engine.credit.ledger_records import (
+    BalanceEvent,
+    Books,
+    Recovered,
+    StoredAnswer,
+    StreamMark,
+    UsageEntry,
+    WaitingRequest,
+)
+from engine.credit.posting import organisations_of
 from engine.errors import Broken, Unavailable
 from tests.simulation.clock import Process
 from tests.simulation.postgres_server import Change, PostgresServer, Refused
@@ -59,7 +67,7 @@ class LedgerBooks:
     ) -> None:
         accounts, quotas = await self._call("begin_shard", shard)
         change = await self._decided(
-            Books(accounts, quotas, self._waiting), decide, {shard: Mark(link=generation)}
+            Books(accounts, quotas, self._waiting), decide, {shard: StreamMark(link=generation)}
         )
         change.generation = (shard, generation)
         await self._commit(change)
@@ -72,7 +80,7 @@ class LedgerBooks:
         if fenced:
             concerned.update(self._waiting)
         accounts, quotas = await self._call("begin", sorted(concerned), fenced)
-        marks = {entry.shard: Mark(entry.position, entry.link) for entry in entries}
+        marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in entries}
         books = Books(accounts, quotas, self._waiting)
         change = await self._decided(books, decide, marks)
         change.sent = sent
@@ -84,7 +92,9 @@ class LedgerBooks:
         events: list[BalanceEvent] = await self._call("events", sent)
         return events
 
-    async def _decided(self, books: Books, decide: Callable[[Books], None], marks: dict[int, Mark]) -> Change:
+    async def _decided(
+        self, books: Books, decide: Callable[[Books], None], marks: dict[int, StreamMark]
+    ) -> Change:
         before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
         decide(books)
         return Change(

@@ -16,15 +16,15 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine import credit_ledger
-from engine.books import Books, Left, StoredAnswer, WaitingRequest
-from engine.credit_holder import Effects, Holder
+from engine.credit import posting
+from engine.credit.flush import Outbox
+from engine.credit.holder import Effects, Holder
+from engine.credit.ledger import Ledger
+from engine.credit.ledger_records import Books, RemainingUnits, StoredAnswer, WaitingRequest
+from engine.credit.quota import Quota
+from engine.credit.records import LedgerAnswer
 from engine.errors import Unavailable
-from engine.ledger import Ledger
-from engine.outbox import Outbox
-from engine.quota import Quota
-from engine.records import Answer
-from engine.stores.admission import RedisAdmission
+from engine.stores.redis.admission import RedisAdmission
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.postgres_server import Change, PostgresServer
 from tests.simulation.redis_functions import Functions
@@ -61,14 +61,14 @@ _answered, _want, _next_flush = Holder.answered, Holder.want, Outbox.next_flush
 _admit, _release, _serve_answers = RedisAdmission.admit, Quota.release, Ledger._apply
 
 
-def _refuse_later_ones_too(self: Holder, answer: Answer, now_us: int) -> Effects:
+def _refuse_later_ones_too(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
     asked = self._asked.get(answer.organisation_id)
     if answer.kind == "refusal" and asked is not None:
         asked.waiters, asked.later = asked.waiters + asked.later, []
     return _answered(self, answer, now_us)
 
 
-def _remember_refusals(self: Holder, answer: Answer, now_us: int) -> Effects:
+def _remember_refusals(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
     remembered = self.__dict__.setdefault("remembered", set())
     if answer.kind == "refusal":
         remembered.add(answer.organisation_id)
@@ -81,14 +81,14 @@ def _refuse_from_memory(self: Holder, organisation_id: int, waiter: Any, now_us:
     return _want(self, organisation_id, waiter, now_us)
 
 
-def _take_every_grant(self: Holder, answer: Answer, now_us: int) -> Effects:
+def _take_every_grant(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
     asked = self._asked.get(answer.organisation_id)
     if answer.kind == "grant" and (asked is None or asked.number != answer.number):
         self._credit.grant(answer.organisation_id, answer.units)
     return _answered(self, answer, now_us)
 
 
-def _answer_recalls_with_nothing(self: Holder, answer: Answer, now_us: int) -> Effects:
+def _answer_recalls_with_nothing(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
     """Says that it has returned its quota, and keeps it."""
     if answer.kind != "recall":
         return _answered(self, answer, now_us)
@@ -151,7 +151,7 @@ async def _send(usage: Any, answers: list[Any]) -> None:
 
 # -- the ledger's side
 
-_recall, _close_books = credit_ledger._recall, credit_ledger._close_books
+_recall, _close_books = posting._recall, posting._close_books
 
 
 def _no_recall(books: Books, organisation_id: int, head: WaitingRequest) -> bool:
@@ -171,7 +171,7 @@ def _recall_once(books: Books, organisation_id: int, head: WaitingRequest) -> bo
 _asked: dict[Any, set[str]] = {}
 
 
-def _leave_quotas_open(books: Books, shard: int, left: dict[int, Left]) -> None:
+def _leave_quotas_open(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
     with patch.object(books, "quotas", {}):
         _close_books(books, shard, left)
 
@@ -255,11 +255,11 @@ MUTATIONS = [
     Mutation("send the next flush before the outcome of the last", 0,
              [(Outbox, "next_flush", _forget_what_is_under_way)]),
     Mutation("answer before the commit", 0, [(Ledger, "_apply", _answer_before_commit)]),
-    Mutation("refuse without recall", 0, [(credit_ledger, "_recall", _no_recall)]),
-    Mutation("end a recall without looking at the quotas", 5, [(credit_ledger, "_recall", _recall_once)]),
-    Mutation("forget what a recall took from a request", 5, [(credit_ledger, "_without", lambda r, _: r)]),
+    Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
+    Mutation("end a recall without looking at the quotas", 5, [(posting, "_recall", _recall_once)]),
+    Mutation("forget what a recall took from a request", 5, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 4,
-             [(credit_ledger, "_close_books", _leave_quotas_open)]),
+             [(posting, "_close_books", _leave_quotas_open)]),
     Mutation("keep the quota after a fence", 0, [(WatchedMap, "drop", lambda self: [])]),
     Mutation("keep quota that was said to be returned", 0,
              [(Holder, "answered", _answer_recalls_with_nothing)]),

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.books import Account, BalanceEvent, Mark, StoredAnswer
-from engine.records import Request
+from engine.credit.ledger_records import Account, BalanceEvent, StoredAnswer, StreamMark
+from engine.credit.records import QuotaRequest
 from tests.simulation.clock import Clock
 from tests.simulation.wires import BLOCKED, Call, Wire
 
@@ -41,7 +41,7 @@ class Waiting(msgspec.Struct, frozen=True):
     shard: int
     holder: str
     epoch: int
-    request: Request
+    request: QuotaRequest
 
 
 class Change(msgspec.Struct, kw_only=True):
@@ -53,10 +53,10 @@ class Change(msgspec.Struct, kw_only=True):
     quotas: list[tuple[int, str, int]] = []
     # (organisation, movement, units)
     journal: list[tuple[int, str, int]] = []
-    marks: dict[int, Mark] = {}
+    marks: dict[int, StreamMark] = {}
     # Rows of `waiting_requests` to delete, and requests to add.
     closed: list[int] = []
-    waiting: list[tuple[int, str, int, Request]] = []
+    waiting: list[tuple[int, str, int, QuotaRequest]] = []
     answers: list[tuple[int, str, bytes]] = []
     # (shard, organisation, usable units) of those that fell below their threshold
     events: list[tuple[int, int, int]] = []
@@ -79,7 +79,7 @@ class Tables(msgspec.Struct):
     accounts: dict[int, Row] = {}
     quotas: dict[int, dict[str, int]] = {}
     journal: dict[int, dict[str, int]] = {}
-    marks: dict[int, Mark] = {}
+    marks: dict[int, StreamMark] = {}
     generations: dict[int, str] = {}
     former: dict[int, list[str]] = {}
     delivered: dict[int, int] = {}
@@ -174,7 +174,7 @@ class PostgresServer:
             self.tables.generations[shard] = generation
             self.tables.former[shard] = []
             self.tables.delivered[shard] = 0
-            self.tables.marks[shard] = Mark()
+            self.tables.marks[shard] = StreamMark()
 
     def _events(self, wire: Wire, sent: int) -> list[BalanceEvent]:
         events = self.tables.events

@@ -1,4 +1,4 @@
-"""The processes: the engine's real services, put together as engine/boot.py does.
+"""The processes: the engine's real services, put together as engine/boot/__init__.py does.
 
 The real adapters of Redis run too (stores/admission.py, usage.py, queue.py), on simulated
 links; only the ledger's books are a simulation of their own.
@@ -14,21 +14,21 @@ from typing import Any
 
 from engine import shards
 from engine.config import Queues
-from engine.delivery import Backoff
-from engine.dispatch import Dispatcher
-from engine.dispatch_ports import Ask, Slots
+from engine.credit.ledger import Ledger
+from engine.credit.quota import Quota
+from engine.delivery.dispatcher import Dispatcher
+from engine.delivery.settlement import Backoff
+from engine.delivery.sweeper import Sweeper
+from engine.delivery.worker import Worker
 from engine.ids import MessageIds
-from engine.ingest import Ingest
-from engine.ledger import Ledger
-from engine.pricing import PriceTable
-from engine.provider_settings import SimulatedSettings
-from engine.quota import Quota
+from engine.intake.ingest import Ingest
+from engine.intake.pricing import PriceTable
+from engine.providers.settings import SimulatedSettings
 from engine.records import Message, Verdict
-from engine.stores.admission import RedisAdmission
-from engine.stores.queue import QueueStreams
-from engine.stores.usage import RedisUsage
-from engine.sweeper import Sweeper
-from engine.worker import Worker
+from engine.routing.ports import SlotRequest, Slots
+from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.usage import RedisUsage
 from tests.simulation.holdings import Holding
 from tests.simulation.world import Role, World
 
@@ -96,7 +96,7 @@ class Carrier:
 class Unlimited:
     """No provider here is limited."""
 
-    async def reserve(self, asks: Sequence[Ask]) -> list[Slots]:
+    async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
         raise AssertionError(asks)
 
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine import invariants, ledger, quota
+from engine.credit import laws, ledger, quota
 from engine.errors import Unavailable
 from tests.simulation.checkers import Violation, asking
 from tests.simulation.clients import Clients
@@ -153,7 +153,7 @@ def _returned(world: World) -> bool:
 
 
 def _audit(world: World) -> None:
-    """engine.invariants on the end, and that each message was settled as it was sent."""
+    """engine.credit.laws on the end, and that each message was settled as it was sent."""
     truth, tables = world.truth, world.postgres.tables
     if truth.broken:
         raise Violation(f"nobody has noticed that Redis lost data of shards {sorted(truth.broken)}")
@@ -166,16 +166,16 @@ def _audit(world: World) -> None:
     if set(truth.announced.values()) - {1} and not truth.lost:
         raise Violation(f"events were recorded more than once: {truth.announced}")
     accounts = [
-        invariants.Account(
+        laws.Account(
             o, row.shard, row.topped_up, row.available, row.granted, row.held, row.captured,
             sum(tables.quotas.get(o, {}).values()), tables.journal.get(o, {}),
         )
         for o, row in tables.accounts.items()
     ]  # fmt: skip
     cuts = [
-        invariants.ShardCut(shard, int(world.redis.store.db.get(b"credit:{%d}:held" % shard, b"0")), [], 0, 0)
+        laws.ShardCut(shard, int(world.redis.store.db.get(b"credit:{%d}:held" % shard, b"0")), [], 0, 0)
         for shard in range(world.settings.shards)
     ]
-    audit = invariants.audit(invariants.Cut(accounts, cuts, truth.activity, lost=truth.lost))
+    audit = laws.audit(laws.Cut(accounts, cuts, truth.activity, lost=truth.lost))
     if not audit.clean:
         raise Violation("; ".join(check.detail for check in audit.checks if check.clean is False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engine.errors import Unavailable
-from engine.stores.admission import fence_command
+from engine.stores.redis.admission import fence_command
 from tests.simulation.wires import Link
 from tests.simulation.world import Role, World
 
@@ -29,7 +29,7 @@ class Supervisor:
         self.process.create_task(self._replace(role))
 
     async def fence(self, name: str) -> None:
-        """As engine/boot.py `fence`, again until it is done."""
+        """As engine/boot/__init__.py `fence`, again until it is done."""
         shards = range(self._world.settings.shards)
         while True:
             try:

@@ -15,18 +15,19 @@ import msgspec
 import pytest
 
 from engine import shards as keys
-from engine.books import UsageEntry
-from engine.credit_ledger import decide
-from engine.outbox import Flush, Note
-from engine.records import Addressed, Entry, Message, Request, Return, Settlement, Submission
+from engine.credit.flush import Flush, Note
+from engine.credit.ledger_records import UsageEntry
+from engine.credit.posting import decide
+from engine.credit.records import QuotaRequest, QuotaReturn
+from engine.records import Addressed, Entry, Message, Settlement, Submission
 from engine.shards import shard_of
-from engine.stores import queue_wire as wire
-from engine.stores.admission import _admit_command, fence_command
-from engine.stores.directory import Directory
-from engine.stores.ledger import PostgresLedger
-from engine.stores.redis import RedisLink, ReplyError, load_functions
-from engine.stores.usage import usage_entry
-from tests.services.conftest import books_url  # noqa: F401 - a fixture
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.ledger import PostgresLedger
+from engine.stores.redis import queue_wire as wire
+from engine.stores.redis.admission import _admit_command, fence_command
+from engine.stores.redis.link import RedisLink, ReplyError, load_functions
+from engine.stores.redis.usage import usage_entry
+from tests.conftest import books_url  # noqa: F401 - a fixture
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
 from tests.simulation.postgres_server import PostgresServer
@@ -363,11 +364,11 @@ def random_entry(rng: Random, server: PostgresServer, position: int, shards: int
         data = b""
     elif kind == "return":
         units = rng.randrange(quota + 1)
-        data = _encode(Return(organisation_id=organisation_id, units=units, recall=rng.choice((0, 1))))
+        data = _encode(QuotaReturn(organisation_id=organisation_id, units=units, recall=rng.choice((0, 1))))
     else:
         kind = "request"
         needed, waiting, wanted = sorted(rng.randrange(1, 200) for _ in range(3))
-        request = Request(
+        request = QuotaRequest(
             number=position, organisation_id=organisation_id, wanted=wanted, needed=needed, waiting=waiting
         )
         data = _encode(request)

@@ -223,7 +223,7 @@ class Network:
 
 
 class Link:
-    """What `engine.stores.redis.RedisLink` is to the adapters, on simulated wires."""
+    """What `engine.stores.redis.link.RedisLink` is to the adapters, on simulated wires."""
 
     def __init__(self, network: Network, process: Process, server: Server, timeout_s: float) -> None:
         self._network = network

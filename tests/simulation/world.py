@@ -97,7 +97,7 @@ class Role:
             if rest is not None:
                 self.world.broken(self.process, rest)
         except Unavailable:
-            # As engine/boot.py: the process ends, another takes its place.
+            # As engine/boot/__init__.py: the process ends, another takes its place.
             pass
         except Exception as e:  # everything else is an error of the engine, and a finding
             self.world.broken(self.process, e)

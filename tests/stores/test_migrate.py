@@ -14,16 +14,9 @@ import pytest
 
 from engine.errors import ConfigError, Unavailable
 from engine.stores import migrate
-from engine.stores.clickhouse_client import answering, connect, parse_url
-from engine.stores.migrate import (
-    Script,
-    due,
-    migrate_clickhouse,
-    migrate_postgres,
-    scripts_in,
-    statements_of,
-)
-from tests.stores.activity_world import in_database, until
+from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.migrate import Script, due, migrate_clickhouse, migrate_postgres, scripts_in, statements_of
+from tests.activity.world import in_database, until
 
 SHIPPED = Path(migrate.__file__).parent
 _numbers = itertools.count(1)
@@ -80,7 +73,7 @@ async def query(url: str, sql: str) -> list[Any]:
 
 
 async def test_what_is_shipped_for_postgresql_is_applied_once_and_in_order(postgres: str) -> None:
-    names = [script.name for script in scripts_in(SHIPPED / "postgres")]
+    names = [script.name for script in scripts_in(SHIPPED / "postgres" / "migrations")]
     assert names
     assert await migrate_postgres(postgres) == names
     assert await migrate_postgres(postgres) == []
@@ -89,7 +82,7 @@ async def test_what_is_shipped_for_postgresql_is_applied_once_and_in_order(postg
 
 
 async def test_what_is_shipped_for_clickhouse_is_applied_once_and_its_database_made(clickhouse: str) -> None:
-    names = [script.name for script in scripts_in(SHIPPED / "clickhouse")]
+    names = [script.name for script in scripts_in(SHIPPED / "clickhouse" / "migrations")]
     assert names
     assert await migrate_clickhouse(clickhouse) == names
     assert await migrate_clickhouse(clickhouse) == []
@@ -101,7 +94,9 @@ async def test_every_statement_for_clickhouse_may_be_executed_again(clickhouse: 
     """For the process that is killed before it records the script."""
     await migrate_clickhouse(clickhouse)
     await query(clickhouse, "TRUNCATE TABLE smsengine_migrations")
-    assert await migrate_clickhouse(clickhouse) == [s.name for s in scripts_in(SHIPPED / "clickhouse")]
+    assert await migrate_clickhouse(clickhouse) == [
+        s.name for s in scripts_in(SHIPPED / "clickhouse" / "migrations")
+    ]
 
 
 async def test_several_at_once_apply_each_postgresql_script_once(postgres: str, folder: Path) -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from supervisor.embedded.simulator import Simulator, start_simulator
+from supervisor.simulator import Simulator, start_simulator
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, start_engine
 

@@ -1,0 +1,1 @@
+"""Every event of every message, from Redis to ClickHouse."""

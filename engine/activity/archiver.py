@@ -1,0 +1,286 @@
+"""Service: the activity streams of all shards to the store, in large blocks, each row once.
+
+One archiver is active, the one that holds the lease; others stand by. Its round:
+
+  1 gather   read entries of all shards until a block is full or its first row has waited
+             long enough
+  2 propose  write the plan down: which ids of which streams make the block
+  3 insert   the block, under a token that is a digest of the plan
+  4 finish   in one step: remove those entries from the streams, and the plan
+
+A plan that is found when the lease is won is executed first, from exactly its ranges.
+What happens when the archiver is stopped in a step, and another takes over:
+
+  step       killed                       frozen, wakes after the take-over
+  1 gather   nothing was changed          `propose` is refused: the lease is not its own
+  2 propose  the plan stands or it does   the answer comes late: the lease is looked at
+             not; if it does, it is       again before the insert, and is over
+             executed
+  3 insert   the plan stands: the block   both send the same block with the same token, the
+             is sent again, the token     store keeps one; the first to finish removes the
+             keeps it single              plan, the other finds it gone
+  4 finish   done or not, both whole      as for 3: the plan is compared in the same step
+
+`propose` answered twice (sent again by a client): the second time a plan stands, the
+answer is no, and the plan is found and executed. Never answered: the same, on the next
+round. `insert` never answered: sent again, same token. `finish` never answered: the next
+round finds the plan, or finds it gone. Redis away: the round begins anew when it is back.
+The store away: the same block is tried for as long as it takes, activity waits in Redis.
+
+Two bounds. The store remembers the last 1,000 tokens (see `stores/activity.py`). And a
+Redis that comes back with an older state (a failover, a lost disk) brings back entries
+that are archived already without the plan that said so: those rows are stored twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+import structlog
+
+from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
+from engine.activity.ports import ActivityStore, ActivityStream
+from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
+from engine.errors import Broken, ConfigError, Unavailable
+from engine.records import StreamId
+
+log = structlog.get_logger()
+
+# Runs on while the machine sleeps, as Redis' clock does.
+_boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How large, how late and how long."""
+
+    # Rows of a block; a single entry may have more.
+    rows_max: int = 50_000
+    # How long a row may wait for its block to fill, seconds.
+    linger_s: float = 1.0
+    # How often streams are looked at meanwhile, seconds.
+    poll_s: float = 0.1
+    # A read of empty streams returns after this long, seconds.
+    idle_s: float = 1.0
+    lease_s: float = 10.0
+    # First pause after a failure; doubles up to the second, seconds.
+    backoff_s: float = 0.2
+    backoff_max_s: float = 10.0
+    # What is left to archive after the wish to drain may take this long, and a call to the
+    # store that is under way then its own deadline, seconds.
+    drain_s: float = 10.0
+    # How often a store that is away is mentioned, seconds.
+    remind_s: float = 60.0
+
+
+class _Superseded(Exception):
+    """The lease is over, or a plan stands that is not the one in hand."""
+
+
+class Archiver:
+    """One archiver process; see the module."""
+
+    def __init__(
+        self,
+        stream: ActivityStream,
+        store: ActivityStore,
+        owner: str,
+        limits: Limits | None = None,
+        now: Callable[[], float] = _boot_time,
+    ) -> None:
+        """`owner` is unique per process incarnation, never reused."""
+        self._stream = stream
+        self._store = store
+        self._owner = owner
+        self._limits = limits or Limits()
+        self._now = now
+        self._draining = asyncio.Event()
+        self._drain_until: float | None = None
+        self._emptied = False
+        self._lease_until = 0.0
+        self._won = asyncio.Event()
+        # When the trouble that lasts was last mentioned; None while all is well.
+        self._mentioned: float | None = None
+        self._pace = ReadSize()
+        # For the metrics.
+        self.rows_archived = 0
+        self.blocks_archived = 0
+        self.entries_unreadable = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether the lease is ours at this instant."""
+        return self._now() < self._lease_until
+
+    async def run(self, draining: asyncio.Event) -> None:
+        """Archive until `draining` is set, then what is there, then give the lease up.
+
+        Raises Broken, in an ExceptionGroup, when the store refuses values that were checked.
+        """
+        self._draining = draining
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(self._keep_lease())
+                await self._work()
+                keeping.cancel()
+        finally:
+            self._lease_until = 0.0
+            with contextlib.suppress(Unavailable, ConfigError):
+                await self._stream.release(self._owner)
+
+    async def _work(self) -> None:
+        pause = self._limits.backoff_s
+        while not self._ended():
+            try:
+                if not self.active:
+                    await self._stand_by()
+                    continue
+                await self._recover()
+                while self.active and not self._ended():
+                    await self._round()
+                    pause = self._limits.backoff_s
+            except _Superseded:
+                await self._pause(self._limits.poll_s)
+            except (Unavailable, ConfigError) as e:
+                await self._mention(e)
+                await self._pause(pause)
+                pause = min(2 * pause, self._limits.backoff_max_s)
+
+    async def _keep_lease(self) -> None:
+        """Win the lease when it is free, and keep it, until canceled."""
+        while True:
+            asked_at = self._now()
+            try:
+                ours = await self._stream.lease(self._owner, round(self._limits.lease_s * 1000))
+            except (Unavailable, ConfigError) as e:
+                await self._mention(e)
+            else:
+                if ours and not self.active:
+                    log.info("archiver is active", owner=self._owner)
+                elif not ours and self.active:
+                    log.warning("archiver lost its lease", owner=self._owner)
+                self._lease_until = asked_at + self._limits.lease_s if ours else 0.0
+                if ours:
+                    self._won.set()
+            await asyncio.sleep(self._limits.lease_s / 3)
+
+    async def _stand_by(self) -> None:
+        self._won.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._won.wait(), self._limits.idle_s)
+
+    async def _recover(self) -> None:
+        """Execute the plan that is found, if there is one."""
+        plan = await self._stream.plan()
+        if plan is not None:
+            log.info("archiver executes the plan it found", token=token_of(plan))
+            await self._execute(plan, await self._stream.entries_of(plan))
+
+    async def _round(self) -> None:
+        entries = await self._gather()
+        self._well()
+        if not entries:
+            self._emptied = self._draining.is_set()
+            return
+        plan = plan_of(entries)
+        if not await self._stream.propose(self._owner, plan):
+            raise _Superseded
+        await self._execute(plan, entries)
+
+    async def _gather(self) -> list[ActivityEntry]:
+        """The oldest entries, for one block; none when nothing came within `idle_s`."""
+        limits, found = self._limits, list[ActivityEntry]()
+        rows, after, first_at = 0, dict[int, StreamId](), 0.0
+        while rows < limits.rows_max:
+            count = self._pace.entries_wanted(limits.rows_max - rows)
+            idle_s = 0.0 if found or self._draining.is_set() else limits.idle_s
+            more = await self._stream.read(after, count, round(idle_s * 1000))
+            if not found:
+                first_at = self._now()
+            found += more
+            rows += self._pace.note(more)
+            after.update((entry.shard, entry.id) for entry in more)
+            if more and max(Counter(entry.shard for entry in more).values()) == count:
+                continue
+            left_s = limits.linger_s - (self._now() - first_at)
+            if not found or left_s <= 0 or self._draining.is_set():
+                break
+            await self._pause(min(limits.poll_s, left_s))
+        return oldest(found, limits.rows_max)[0]
+
+    async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
+        """Insert and finish. The plan stands."""
+        block, unreadable = await asyncio.to_thread(block_of, entries)
+        try:
+            await self._insert(block, token_of(plan))
+        except ValueError:
+            block, unreadable = await asyncio.to_thread(partial(block_of, entries, exact=True))
+            try:
+                await self._insert(block, token_of(plan))
+            except ValueError as e:
+                raise Broken(f"The store refuses rows that were checked: {e}") from e
+        if not await self._stream.finish(plan, unreadable):
+            return
+        self.rows_archived += block.rows
+        self.blocks_archived += 1
+        self.entries_unreadable += len(unreadable)
+        for entry in unreadable:
+            log.error("activity entry cannot be read, set aside", shard=entry.shard, id=entry.id)
+
+    async def _insert(self, block: ActivityBlock, token: str) -> None:
+        """Try until the store has the block. Raises _Superseded when the lease is over first,
+        Unavailable when the time to drain is."""
+        pause = self._limits.backoff_s
+        while True:
+            if not self.active:
+                raise _Superseded
+            try:
+                await self._store.insert(block, token)
+            except (Unavailable, ConfigError) as e:
+                if self._ended():
+                    raise
+                await self._mention(e)
+                await self._pause(pause)
+                pause = min(2 * pause, self._limits.backoff_max_s)
+            else:
+                return
+
+    async def _mention(self, error: Unavailable | ConfigError) -> None:
+        """Log a trouble when it begins, and now and then while it lasts."""
+        if self._mentioned is not None and self._now() - self._mentioned < self._limits.remind_s:
+            return
+        self._mentioned = self._now()
+        waiting: dict[str, int] = {}
+        with contextlib.suppress(Unavailable, ConfigError):
+            backlog = await self._stream.backlog()
+            waiting["entries_waiting"] = sum(part.entries for part in backlog)
+            oldest_ms = min((part.first[0] for part in backlog if part.first), default=0)
+            waiting["oldest_ms"] = oldest_ms
+        log.warning("archiver cannot go on; activity waits in Redis", reason=str(error), **waiting)
+
+    def _well(self) -> None:
+        """No plan stands and Redis answers: whatever the trouble was, it is over."""
+        if self._mentioned is not None:
+            log.info("archiver works again")
+            self._mentioned = None
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep; while draining not beyond its end, otherwise until the wish to drain."""
+        if self._drain_until is not None:
+            await asyncio.sleep(max(0.0, min(seconds, self._drain_until - self._now())))
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._draining.wait(), seconds)
+
+    def _ended(self) -> bool:
+        """Whether to stop: drained, out of time for it, or not the one who could."""
+        if not self._draining.is_set():
+            return False
+        if self._drain_until is None:
+            self._drain_until = self._now() + self._limits.drain_s
+        return self._emptied or not self.active or self._now() >= self._drain_until

@@ -1,0 +1,62 @@
+"""Records of the activity on its way from the streams to ClickHouse.
+
+Those that are `array_like` are MessagePack arrays: their order is the wire format, and
+fields may only be added at the end, with a default.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.records import (
+    ActivityRow,
+    StreamId,
+)
+
+
+class ActivityEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One entry of an activity stream: a batch of rows, still encoded."""
+
+    shard: int
+    id: StreamId
+    # A MessagePack array32 of `ActivityRow` arrays.
+    blob: bytes
+
+
+class ShardRange(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The entries of one shard's activity stream from `first` to `last`, both included."""
+
+    shard: int
+    first: StreamId
+    last: StreamId
+
+
+class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """Which entries go to ClickHouse together, as one block. Written down before the insert."""
+
+    # In the order of the shards; a shard without entries is not named.
+    ranges: list[ShardRange]
+
+
+class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows as columns: those of `ActivityRow` in order, then shard, stream_ms, stream_seq."""
+
+    rows: int
+    columns: list[list[int] | list[str] | list[bool]]
+
+
+class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows of one message that still wait in the stream."""
+
+    rows: list[ActivityRow]
+    # False: the search gave up at its bound, later events may be missing.
+    complete: bool
+
+
+class Backlog(msgspec.Struct, frozen=True, kw_only=True):
+    """What one shard's activity stream holds that is not archived."""
+
+    shard: int
+    entries: int
+    # Id of the oldest entry; None when there is none.
+    first: StreamId | None

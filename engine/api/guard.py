@@ -1,0 +1,178 @@
+"""One HTTP exchange: its id, its deadline, and an answer whatever happens.
+
+Every handler of the API is an action in the one wrapper below, rather than a chain of
+middlewares: that costs a few microseconds a request instead of one coroutine a link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import re
+import secrets
+import traceback
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+from multidict import istr
+
+from engine.api.ports import Services
+from engine.api.problems import refused, unavailable
+from engine.api.response import Response
+from engine.errors import Broken, Refusal, Unavailable
+
+Action = Callable[[web.Request], Awaitable[Response]]
+Handler = Callable[[web.Request], Awaitable[Response]]
+
+_X_REQUEST_ID = istr("X-Request-Id")
+_IDEMPOTENCY_KEY = istr("Idempotency-Key")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_KEY_ALLOWED = re.compile(r"[\x20-\x7e]{1,200}")
+
+_log = structlog.get_logger(__name__)
+
+
+def idempotency_key(request: web.Request) -> str:
+    """The Idempotency-Key, "" when there is none. Raises Refusal 400."""
+    key = request.headers.get(_IDEMPOTENCY_KEY)
+    if key is None:
+        return ""
+    if not _KEY_ALLOWED.fullmatch(key):
+        raise Refusal(
+            "invalid_idempotency_key",
+            400,
+            "`Idempotency-Key` must be 1 to 200 printable ASCII characters.",
+            "Idempotency-Key",
+        )
+    return key
+
+
+def fingerprint(request: web.Request, body: bytes) -> bytes:
+    """Digest of what is asked, 16 bytes: two requests with the same one are the same request."""
+    told = hashlib.blake2b(f"{request.method} {request.path}\n".encode(), digest_size=16)
+    told.update(body)
+    return told.digest()
+
+
+class Deadlines:
+    """Cancels the tasks of requests that take too long.
+
+    All have the same time, so they end in the order in which they began, and one timer
+    serves them all; `asyncio.timeout` sets and cancels one for each request.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        # Oldest first: the task of a request → when its time is over; 0 when it was canceled.
+        self._running: dict[asyncio.Task[object], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> asyncio.Task[object]:
+        """The time of the request in the current task runs from now."""
+        task = asyncio.current_task()
+        assert task is not None
+        loop = task.get_loop()
+        self._running[task] = over_at = loop.time() + self._timeout_s
+        if self._timer is None:
+            self._timer = loop.call_at(over_at, self._expire, loop)
+        return task
+
+    def is_over(self, task: asyncio.Task[object]) -> bool:
+        """Whether the task was canceled from here."""
+        return self._running[task] == 0
+
+    def end(self, task: asyncio.Task[object]) -> None:
+        if self._running.pop(task) == 0:
+            task.uncancel()
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for task, over_at in self._running.items():
+            if over_at > now:
+                self._timer = loop.call_at(over_at, self._expire, loop)
+                return
+            if over_at:
+                self._running[task] = 0
+                task.cancel()
+
+
+class Exchanges:
+    """Wraps every action of one process."""
+
+    def __init__(self, services: Services) -> None:
+        self._timeout_s = services.timeout_s
+        self._deadlines = Deadlines(services.timeout_s)
+        self._draining = services.draining
+        # Unique among processes, and cheaper than a random id for each request.
+        self._prefix = secrets.token_hex(6)
+        self._count = itertools.count(1)
+
+    def guard(self, action: Action) -> Handler:
+        """The action as a handler that never raises: every error becomes a problem."""
+        deadlines, draining = self._deadlines, self._draining
+
+        async def handler(request: web.Request) -> Response:
+            request_id = self._request_id(request)
+            task = deadlines.begin()
+            try:
+                response = await action(request)
+            except asyncio.CancelledError:
+                if not deadlines.is_over(task):
+                    raise
+                response = self._late(request, request_id)
+            except Refusal as e:
+                response = refused(e, request_id)
+            except Unavailable as e:
+                response = unavailable(e, request_id)
+            except Exception as e:
+                # The top of the request: nothing above it could tell the caller.
+                response = _failed(e, request, request_id)
+            finally:
+                deadlines.end(task)
+            response.request_id = request_id
+            if draining.is_set():
+                response.force_close()
+            return response
+
+        return handler
+
+    def _request_id(self, request: web.Request) -> str:
+        told = request.headers.get(_X_REQUEST_ID)
+        if told is not None and _REQUEST_ID.fullmatch(told):
+            return told
+        return f"{self._prefix}-{next(self._count):x}"
+
+    def _late(self, request: web.Request, request_id: str) -> Response:
+        """Whether the request took effect is unknown, unless its body never came."""
+        if not request.content.is_eof():
+            detail = f"The body must arrive within {self._timeout_s:g} seconds."
+            response = refused(Refusal("body_timeout", 408, detail), request_id)
+            response.force_close()
+            return response
+        told = Unavailable(
+            f"The request was not answered within {self._timeout_s:g} seconds and may have taken effect;"
+            " try again with the same Idempotency-Key."
+        )
+        return unavailable(told, request_id, "timeout")
+
+
+def _failed(error: Exception, request: web.Request, request_id: str) -> Response:
+    """500. The log gets the frames but not the error's text, which may quote the request."""
+    resource = request.match_info.route.resource
+    _log.error(
+        "request failed",
+        request_id=request_id,
+        method=request.method,
+        route=resource.canonical if resource else None,
+        error=type(error).__qualname__,
+        frames=traceback.format_tb(error.__traceback__),
+    )
+    if isinstance(error, Broken):
+        # Not ours to survive: the process's own handler decides to end it.
+        context = {"message": "an invariant does not hold", "exception": error}
+        asyncio.get_running_loop().call_exception_handler(context)
+    detail = "The engine failed on this request; name its `request_id` when you report it."
+    return refused(Refusal("internal", 500, detail), request_id)

@@ -1,0 +1,52 @@
+"""Lists too long for one answer: which part is asked for."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from aiohttp import web
+
+from engine.api.decoding import invalid
+from engine.api.ports import Transactions
+from engine.organisations import Transaction
+
+_LIMIT_DEFAULT = 100
+_LIMIT_MAX = 1_000
+# At most 18 digits: every such number fits PostgreSQL's bigint.
+NUMBER = re.compile(r"[0-9]{1,18}")
+_NUMBER_MAX = 10**18 - 1
+
+
+def limit_asked(request: web.Request) -> int:
+    """How many at most, `?limit=`. Raises Refusal 422."""
+    return asked(request, "limit", _LIMIT_DEFAULT, 1, _LIMIT_MAX)
+
+
+def asked(request: web.Request, name: str, default: int, least: int = 0, most: int = _NUMBER_MAX) -> int:
+    """A number from the query. Raises Refusal 422."""
+    told = request.query.get(name)
+    if told is None:
+        return default
+    if not NUMBER.fullmatch(told) or not least <= int(told) <= most:
+        raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
+    return int(told)
+
+
+class TransactionsPage(msgspec.Struct):
+    # Newest first.
+    transactions: list[Transaction]
+    # The `cursor` of the next page; null on the last.
+    next: int | None
+
+
+async def transactions_page(
+    request: web.Request, transactions: Transactions, organisation_id: int
+) -> TransactionsPage:
+    """The page that `?limit=` and `?cursor=` ask for. Raises Refusal 404, 422, Unavailable."""
+    limit = limit_asked(request)
+    before = asked(request, "cursor", _NUMBER_MAX, 1)
+    # One more than asked for tells whether there is another page.
+    found = await transactions(organisation_id, before, limit + 1)
+    page = found[:limit]
+    return TransactionsPage(page, page[-1].id if len(found) > limit else None)

@@ -1,0 +1,171 @@
+"""What the HTTP face needs from below, as protocols; `boot` gives the real parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from engine.errors import Refusal
+from engine.organisations import (
+    ApiKey,
+    Balance,
+    Credential,
+    NewKey,
+    NewOrganisation,
+    Organisation,
+    TopUp,
+    Transaction,
+)
+from engine.providers.settings import ProviderSettings
+from engine.receipts.ports import ReceiptSink
+from engine.receipts.records import Receipt
+from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet
+from engine.routing.records import Route, RoutingPlan
+
+Draft = MessageDraft | Refusal
+Outcome = Accepted | Refusal
+Render = Callable[[Sequence[Outcome]], bytes]
+# (organisation id, before id, limit) → its transactions, newest first. Raises Refusal 404, Unavailable.
+Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
+
+
+class Submitted(Protocol):
+    @property
+    def answer(self) -> bytes:
+        """The rendered outcomes, or for a repeated Idempotency-Key the first answer."""
+
+    @property
+    def replayed(self) -> bool: ...
+
+
+class Ingest(Protocol):
+    async def submit(
+        self,
+        organisation_id: int,
+        drafts: Sequence[Draft],
+        *,
+        render: Render,
+        idempotency_key: str = "",
+        fingerprint: bytes = b"",
+    ) -> Submitted:
+        """One outcome per draft, in order; a draft that is a Refusal already stays refused.
+
+        What `render` raises is raised here, and then nothing was accepted. Raises
+        Refusal 409 when the key was used for another request, and Unavailable when
+        nothing could be decided: then the same may be submitted again.
+        """
+
+
+class Directory(Protocol):
+    """Organisations, their keys and their top-ups. Every call raises Unavailable."""
+
+    async def credentials(self, key_ids: Sequence[int]) -> Mapping[int, Credential]:
+        """Those of the keys that exist and are not revoked, by key id."""
+
+    async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation: ...
+
+    async def organisations(self, after: int, limit: int) -> list[Organisation]: ...
+
+    async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey: ...
+
+    async def api_keys(self, organisation_id: int) -> list[ApiKey]: ...
+
+    async def revoke_key(self, organisation_id: int, key_id: int) -> None: ...
+
+    async def top_up(
+        self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
+    ) -> tuple[TopUp, bool]:
+        """The top-up, and whether this call added it."""
+
+    async def balance(self, organisation_id: int) -> Balance: ...
+
+    async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation: ...
+
+
+class Prices(Protocol):
+    """The price table. Every call raises Unavailable."""
+
+    async def read(self) -> PriceSheet: ...
+
+    async def replace(self, prices: Mapping[str, int], version: int | None = None) -> PriceSheet:
+        """Let the table be `prices`; with `version` only if that one stands."""
+
+
+class Routing(Protocol):
+    """Routes, and what operators have changed of providers. Every call raises Unavailable."""
+
+    async def read(self) -> RoutingPlan: ...
+
+    async def replace(self, routes: Sequence[Route], version: int | None = None) -> RoutingPlan:
+        """Let `routes` be all routes; with `version` only if that one stands."""
+
+    async def set_paused(
+        self, provider: str, paused: bool, once: IdempotentCall | None = None
+    ) -> RoutingPlan: ...
+
+    async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan: ...
+
+
+class ReceiptReply(Protocol):
+    """What a provider is answered once its receipts are kept."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def content_type(self) -> str: ...
+
+    @property
+    def body(self) -> str: ...
+
+
+class ReceiptReader(Protocol):
+    """How a provider's receipts come."""
+
+    @property
+    def token(self) -> str:
+        """What must stand in the path."""
+
+    @property
+    def read(self) -> Callable[[str, str, str, bytes, int], list[Receipt]]:
+        """Method, query of the URL as it came, content type, body, now_us → receipts. It raises Refusal."""
+
+    @property
+    def reply(self) -> ReceiptReply: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """Everything a process gives its HTTP face."""
+
+    ingest: Ingest
+    directory: Directory
+    prices: Prices
+    routing: Routing
+    # In the order of the configuration.
+    providers: Sequence[ProviderSettings]
+    # By name, those of the providers that push their receipts; and where these are put.
+    receipt_readers: Mapping[str, ReceiptReader]
+    receipts: ReceiptSink
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]
+    transactions: Transactions
+    # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
+    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
+    # The two admin reports; anything that msgspec can encode.
+    status: Callable[[], Awaitable[object]]
+    audit: Callable[[], Awaitable[object]]
+    # Each part that is needed to serve, and "ok" or what is wrong with it.
+    ready: Callable[[], Awaitable[dict[str, str]]]
+    # `keys.digest` of the whole admin key; b"" closes the admin calls.
+    admin_key_sha256: bytes
+    # Largest request body, bytes.
+    body_bytes_max: int
+    # A request not answered by then gets 503, seconds.
+    timeout_s: float
+    # Set when this process is about to end: every answer asks the client to reconnect.
+    draining: asyncio.Event

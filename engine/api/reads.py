@@ -1,0 +1,106 @@
+"""What the API shows: a message's history, the status, the audit, the readiness."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from engine import ids
+from engine.activity import history
+from engine.activity.ports import ActivityStore, ActivityStream
+from engine.config import Config
+from engine.credit import laws
+from engine.errors import EngineError, Unavailable
+from engine.shards import shard_of
+from engine.stores.audit import AuditReader
+from engine.stores.redis.link import RedisLink
+from engine.stores.status import ReceiptsStatus, Status, StatusReader
+
+
+class Reads:
+    """Reads across the stores of one process, for one HTTP face."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: asyncpg.Pool,
+        link: RedisLink,
+        stream: ActivityStream,
+        activity: ActivityStore,
+        ping_postgres: Callable[[], Awaitable[object]],
+        unmatched: Callable[[int], Awaitable[int]],
+    ) -> None:
+        """`unmatched`: receipts that were given up since then, seconds since 1970."""
+        self._config = config
+        self._link = link
+        self._stream = stream
+        self._activity = activity
+        self._ping_postgres = ping_postgres
+        self._unmatched = unmatched
+        self._status = StatusReader(pool, link, stream, config.shards)
+        self._audit = AuditReader(pool, link, activity, config.shards)
+
+    async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
+        """One message with its history; None when the organisation has no such message."""
+        accepted_at_us = ids.accepted_at_us(message_id)
+        if accepted_at_us is None:
+            return None
+        # In this order: a row leaves the stream only once the store has it.
+        shard = shard_of(organisation_id, self._config.shards)
+        recent = await self._stream.recent_rows_of(shard, organisation_id, message_id, accepted_at_us)
+        rows = list(recent.rows)
+        try:
+            rows += await self._activity.rows_of(organisation_id, message_id, accepted_at_us)
+        except Unavailable:
+            # Enough for an answer when its beginning has not been archived yet.
+            if not any(row.event in ("accepted", "scheduled") for row in rows):
+                raise
+        return history.describe(rows) if rows else None
+
+    async def status(self) -> Status:
+        at_ms = time.time_ns() // 1_000_000
+        return Status(
+            node=self._config.node_name,
+            processes=_processes(self._config),
+            queues=await self._status.queues(at_ms),
+            ledger=await self._status.ledger(),
+            activity=await self._status.activity(at_ms),
+            receipts=await self._receipts(at_ms),
+        )
+
+    async def _receipts(self, at_ms: int) -> ReceiptsStatus:
+        status = await self._status.receipts(at_ms)
+        with contextlib.suppress(EngineError):
+            status.unmatched = await self._unmatched(at_ms // 1000 - 86_400)
+        return status
+
+    async def audit(self) -> laws.Audit:
+        return laws.audit(await self._audit.take())
+
+    async def ready(self) -> dict[str, str]:
+        """What accepting a message needs, and "ok" or what is wrong with it."""
+        return {
+            "redis": await _state(self._link.call("PING")),
+            "postgres": await _state(self._ping_postgres()),
+        }
+
+
+async def _state(probe: Awaitable[object]) -> str:
+    try:
+        await probe
+    except EngineError as e:
+        return str(e)
+    return "ok"
+
+
+def _processes(config: Config) -> object:
+    """As the supervisor of this node last wrote it; none when there is no data directory."""
+    try:
+        return msgspec.json.decode(Path(config.data_dir, "run", "processes.json").read_bytes())["processes"]
+    except (OSError, KeyError, TypeError, msgspec.DecodeError):
+        return []

@@ -1,0 +1,123 @@
+"""The roles `express` and `normal`: the messages of one queue to their providers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from engine import providers
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
+from engine.delivery.dispatcher import Dispatcher
+from engine.delivery.settlement import Backoff
+from engine.delivery.sweeper import Sweeper
+from engine.delivery.worker import Worker
+from engine.providers.ports import Provider
+from engine.records import Queue
+from engine.routing.table import RoutingTable
+from engine.stores.postgres.pool import Pool
+from engine.stores.postgres.routing import Routing
+from engine.stores.redis.admission import fence_command
+from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.receipt_sink import RedisReceiptSink
+from engine.stores.redis.routing_copy import RoutingCopy
+from engine.stores.redis.throughput import RedisSlots
+
+# Due messages moved to a queue in one step of one shard.
+_PROMOTE_MAX = 500
+
+
+async def deliver(process: Process) -> None:
+    """Until drained. Raises ConfigError for a provider that cannot be used."""
+    config, life = process.config, process.life
+    queue: Queue = "express" if process.role == "express" else "normal"
+    log = structlog.get_logger(queue)
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(process.link("commands"))
+        read_link = await stack.enter_async_context(process.link("read"))
+        built, dispatcher = await _dispatcher(process, stack, queue, log)
+        postgres = await Pool.connect(config.postgres.url, connections_max=1)
+        stack.push_async_callback(postgres.close)
+        routes = RoutingTable(Routing(postgres), RoutingCopy(link), dispatcher.use)
+        await patiently(routes.start)
+        for provider in built:
+            await provider.start()
+            stack.push_async_callback(provider.stop)
+        reader = QueueStreams(
+            link,
+            read_link,
+            queue=queue,
+            shards=config.shards,
+            worker_name=process.name,
+            timeout_s=STORE_TIMEOUT_S,
+            log=log,
+        )
+        await patiently(reader.join)
+        worker = _worker(process, reader, dispatcher, queue, log)
+        sweeper = Sweeper(
+            reader,
+            room=worker.room,
+            take=worker.take,
+            min_idle_ms=int(config.take_over_s * 1000),
+            promote_max=_PROMOTE_MAX,
+            now_us=now_us,
+            log=log,
+        )
+        beside = [asyncio.create_task(sweeper.run(life.draining)), asyncio.create_task(routes.run())]
+        try:
+            life.ready()
+            await until(worker.run(life.draining, DRAIN_S), *beside)
+        finally:
+            await end(*beside)
+        # Whatever could not be settled in time is now free for the other workers.
+        await link.batch([fence_command(s, process.name) for s in range(config.shards)])
+
+
+async def _dispatcher(
+    process: Process, stack: AsyncExitStack, queue: Queue, log: FilteringBoundLogger
+) -> tuple[list[Provider], Dispatcher]:
+    """The providers, not yet started, and what gives them messages; its links end with `stack`."""
+    config, settings = process.config, process.config.queues.of(queue)
+    pace_link = await stack.enter_async_context(process.link("pace"))
+    receipts_link = await stack.enter_async_context(process.link("receipts"))
+    receipts = RedisReceiptSink(receipts_link, config.shards)
+    stack.push_async_callback(receipts.close)
+    built = [providers.build(p, receipts) for p in config.providers]
+    dispatcher = Dispatcher(
+        queue,
+        built,
+        config.providers,
+        RedisSlots(pace_link),
+        concurrency=settings.concurrency,
+        rng=random.Random(),
+        log=log,
+        clock_s=time.monotonic,
+        hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
+    )
+    return built, dispatcher
+
+
+def _worker(
+    process: Process,
+    reader: QueueStreams,
+    dispatcher: Dispatcher,
+    queue: Queue,
+    log: FilteringBoundLogger,
+) -> Worker:
+    config, settings = process.config, process.config.queues.of(queue)
+    return Worker(
+        reader,
+        dispatcher,
+        concurrency=settings.concurrency,
+        backoff=Backoff(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
+        hand_s=config.take_over_s / 4,
+        now_us=now_us,
+        clock_s=time.monotonic,
+        rng=random.Random(),
+        log=log,
+        at_most_once=settings.unknown_outcome == "at-most-once",
+    )

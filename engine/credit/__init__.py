@@ -1,0 +1,1 @@
+"""Prepaid credit: the holder, the ledger, and what they exchange."""

@@ -1,0 +1,216 @@
+"""The holder's side of credit, as a pure state machine: events in, effects out.
+
+A holder keeps quota in a `CreditMap` and reserves from it without asking anybody. This
+machine decides when to ask the ledger for more, whom an answer serves, and when to give
+quota back. It has no clock and no socket; `now_us` is an argument, effects are returned.
+
+Why a refusal is true (never refuse falsely). One request per organisation is under way.
+It says `needed = c - r`, with `c` the smallest cost waiting and `r` the quota left when
+it was made. The ledger refuses at an instant when `available < needed` and no other
+holder has quota. Between, `r` only shrinks: no other grant is under way, and when a
+reservation is undone, who waits is told to try again and then asks anew. So at that
+instant the organisation's unspent units everywhere were at most `available + r < c`, and
+every waiter with a cost of at least `c` who was there when the request was made may be
+told so. Whoever came later waits for the next request: a top-up confirmed before a
+message was sent is always seen. Refusals are not remembered.
+
+Quota is sized by the observed rate: enough for `quota_s` seconds, asked for in the
+background when half of that, or a quarter of what was last granted, is left: so also an
+organisation that sends one message an hour seldom waits. One that asks again before a
+rate is known gets twice its last quota, so that a sudden campaign needs few rounds. A
+holder that starts asks for organisations that spend, before they do (`prefetch`). Quota
+idles for long before it goes back: whoever needs it meanwhile has it recalled.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import msgspec
+
+from engine._fastcredits import CreditMap
+from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
+
+# A waiter's name, chosen by the service that waits.
+Token = int
+
+# Weight of the newest observation in the rate: about four ticks of memory.
+_SMOOTHING = 0.4
+_WANTED_MAX = 1 << 40
+
+
+class Waiter(msgspec.Struct, frozen=True):
+    token: Token
+    # The cheapest message it waits for, units.
+    cost: int
+    # All that it waits for, units.
+    total: int
+
+
+class Effects(msgspec.Struct):
+    """What the service must now do, in this order."""
+
+    requests: list[QuotaRequest] = []
+    returns: list[QuotaReturn] = []
+    # Reserve again; what still fails waits again.
+    wake: list[Token] = []
+    # The organisation cannot pay: binding.
+    refuse: list[Token] = []
+
+
+class _Asked(msgspec.Struct):
+    number: int
+    waiters: list[Waiter]
+    # Came after the request was made; they wait for the next one.
+    later: list[Waiter] = []
+
+
+class _Pace(msgspec.Struct):
+    """What is known of how fast an organisation spends."""
+
+    last_used_us: int
+    # Units per second, smoothed.
+    rate: float = 0.0
+    last_granted: int = 0
+
+
+class Holder:
+    """One holder's quotas of one shard group; the map may be shared by several."""
+
+    def __init__(self, credit: CreditMap, *, quota_s: float, quota_min: int, validity_us: int) -> None:
+        self._credit = credit
+        self._quota_s = quota_s
+        self._quota_min = quota_min
+        self._validity_us = validity_us
+        self._asked: dict[int, _Asked] = {}
+        # By last use, the longest idle first.
+        self._paces: OrderedDict[int, _Pace] = OrderedDict()
+        self._number = 0
+
+    def want(self, organisation_id: int, waiter: Waiter, now_us: int) -> Effects:
+        """A client waits for units that the map does not have."""
+        effects = Effects()
+        asked = self._asked.get(organisation_id)
+        if asked is not None:
+            asked.later.append(waiter)
+        else:
+            self._ask(organisation_id, [waiter], now_us, effects)
+        return effects
+
+    def prefetch(self, organisation_ids: Iterable[int], now_us: int) -> Effects:
+        """Ask for quota of organisations that are likely to send, before anybody waits."""
+        effects = Effects()
+        for organisation_id in organisation_ids:
+            if organisation_id not in self._asked and not self._credit.remaining(organisation_id):
+                self._ask(organisation_id, [], now_us, effects)
+        return effects
+
+    def forget(self, organisation_id: int, token: Token) -> None:
+        """The client has gone; its request stays under way and serves whoever is next."""
+        asked = self._asked.get(organisation_id)
+        if asked is not None:
+            asked.waiters = [w for w in asked.waiters if w.token != token]
+            asked.later = [w for w in asked.later if w.token != token]
+
+    def answered(self, answer: LedgerAnswer, now_us: int) -> Effects:
+        """The ledger's word. A grant or refusal of a request not under way was seen before."""
+        effects = Effects()
+        organisation_id = answer.organisation_id
+        if answer.kind == "recall":
+            units = self._credit.take(organisation_id)
+            effects.returns.append(
+                QuotaReturn(organisation_id=organisation_id, units=units, recall=answer.number)
+            )
+            return effects
+        asked = self._asked.get(organisation_id)
+        if asked is None or asked.number != answer.number:
+            return effects
+        del self._asked[organisation_id]
+        if answer.kind == "grant":
+            self._credit.grant(organisation_id, answer.units)
+            self._pace(organisation_id, now_us).last_granted = answer.units
+            effects.wake = [w.token for w in asked.waiters + asked.later]
+            return effects
+        effects.refuse = [w.token for w in asked.waiters]
+        if asked.later:
+            self._ask(organisation_id, asked.later, now_us, effects)
+        return effects
+
+    def released(self, organisation_id: int) -> Effects:
+        """Reserved units are left over again, other than by a grant: who waits tries again.
+
+        The request under way stands; but it said what was needed beyond what was left when
+        it was made, so its refusal would no longer tell the truth to them.
+        """
+        effects = Effects()
+        asked = self._asked.get(organisation_id)
+        if asked is not None:
+            effects.wake = [w.token for w in asked.waiters + asked.later]
+            asked.waiters, asked.later = [], []
+        return effects
+
+    def tick(self, elapsed_s: float, now_us: int) -> Effects:
+        """Learn the rates since the last tick, refill what runs low, return what idles."""
+        effects = Effects()
+        for organisation_id, used in self._credit.drain():
+            pace = self._pace(organisation_id, now_us)
+            pace.rate += _SMOOTHING * (used / elapsed_s - pace.rate)
+            pace.last_used_us = now_us
+            self._paces.move_to_end(organisation_id)
+            low = max(pace.rate * self._quota_s / 2, pace.last_granted / 4)
+            if organisation_id not in self._asked and self._credit.remaining(organisation_id) < low:
+                self._ask(organisation_id, [], now_us, effects)
+        self._return_idle(now_us, effects)
+        return effects
+
+    def fenced(self) -> list[Token]:
+        """The holder's epoch is over: its quota is the ledger's again. Who waited is named."""
+        tokens = [w.token for a in self._asked.values() for w in a.waiters + a.later]
+        self._asked.clear()
+        self._paces.clear()
+        self._credit.drop()
+        self._credit.drain()
+        return tokens
+
+    def _ask(self, organisation_id: int, waiters: list[Waiter], now_us: int, effects: Effects) -> None:
+        self._number += 1
+        self._asked[organisation_id] = _Asked(number=self._number, waiters=waiters)
+        pace = self._pace(organisation_id, now_us)
+        remaining = self._credit.remaining(organisation_id)
+        needed = max(1, min((w.cost for w in waiters), default=1) - remaining)
+        waiting = sum(w.total for w in waiters)
+        growth = 2 * pace.last_granted if waiters else 0
+        supply = max(self._quota_min, int(pace.rate * self._quota_s), growth)
+        wanted = min(max(needed, waiting + supply - remaining), _WANTED_MAX)
+        effects.requests.append(
+            QuotaRequest(
+                number=self._number,
+                organisation_id=organisation_id,
+                wanted=wanted,
+                needed=needed,
+                waiting=min(max(waiting - remaining, 0), wanted),
+            )
+        )
+
+    def _pace(self, organisation_id: int, now_us: int) -> _Pace:
+        pace = self._paces.get(organisation_id)
+        if pace is None:
+            pace = self._paces[organisation_id] = _Pace(last_used_us=now_us)
+        return pace
+
+    def _return_idle(self, now_us: int, effects: Effects) -> None:
+        while self._paces:
+            organisation_id, pace = next(iter(self._paces.items()))
+            if now_us - pace.last_used_us < self._validity_us:
+                return
+            if organisation_id in self._asked:
+                # An answer is under way: look again a validity time later.
+                pace.last_used_us = now_us
+                self._paces.move_to_end(organisation_id)
+                continue
+            del self._paces[organisation_id]
+            units = self._credit.take(organisation_id)
+            if units:
+                effects.returns.append(QuotaReturn(organisation_id=organisation_id, units=units))
+            self._credit.forget(organisation_id)

@@ -1,0 +1,293 @@
+"""The ledger: usage into the books, quota out to the holders. One active, others stand by.
+
+One step: read entries behind the applied positions, decide (credit_ledger), write the
+outcome and the new positions in one transaction, put the answers into the inboxes, trim.
+Events of organisations (a low balance) are written there too, and sent within a second.
+
+Killed before the commit: nothing happened; the next active ledger reads the same entries
+again. Killed after it: the positions say so, and the answers found in the books are sent
+again; holders ignore what they have had. The commit's answer lost: everything in memory is
+dropped and read from the books. Frozen: it keeps its lock and nobody is granted anything
+until its supervisor ends it; if PostgreSQL drops the session, the lock is gone and so is
+the only connection it could write with.
+
+Redis may come back without its last moments (a power cut, a failover). No shard admits in a new
+run of Redis before the ledger has looked at it (`begin`). Where the entry at the books' position
+is gone, or an answer that a holder waits for, and also where entries that were read do not follow
+one another, the shard is lost: its books are closed.
+
+Entries for which somebody waits (requests, returns, fences) are applied at once, with all
+that stands before them in their shard; plain usage gathers for `gather_s`, so that rows
+written do not grow with messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+
+from engine.credit.ledger_records import Recovered, ShardLife, StoredAnswer, StreamMark, UsageEntry
+from engine.credit.ports import LedgerStore, UsageStream
+from engine.credit.posting import close_books, decide, follows, goes_on, order, urgent
+from engine.errors import Broken, Unavailable
+
+log = structlog.get_logger("ledger")
+
+_READ_COUNT = 500
+_PENDING_MAX = 20_000
+_STANDBY_S = 0.5
+# Pause between reads of plain usage; the most that it can delay a grant.
+_BREATH_S = 0.005
+_RETRY_S = 0.5
+# Applied entries stay on the stream this long, so that an audit can compare the books'
+# position with what came after it.
+_KEEP_S = 10.0
+# How often it looks for silent holders, lost data and events to send.
+_LOOK_S = 1.0
+
+
+class Ledger:
+    """Construct, then `run` until told to drain."""
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        usage: UsageStream,
+        *,
+        shards: int,
+        fresh_generation: Callable[[], str],
+        overdue_s: float,
+        clock_s: Callable[[], float],
+        gather_s: float = 0.4,
+    ) -> None:
+        self._store = store
+        self._usage = usage
+        self._shards = shards
+        self._fresh_generation = fresh_generation
+        self._overdue_s = overdue_s
+        self._looked_at_s = 0.0
+        self._clock_s = clock_s
+        self._gather_s = gather_s
+        self._sent = 0
+        # Row of the last event put on an activity stream.
+        self._announced = 0
+        # Row of the last answer that each shard was given.
+        self._delivered: dict[int, int] = {}
+        self._generations: dict[int, str] = {}
+        # Applied positions by shard, and the marks read up to.
+        self._applied: dict[int, str] = {}
+        self._read: dict[int, StreamMark] = {}
+        self._pending: dict[int, list[UsageEntry]] = {}
+        # When the oldest pending entry of a shard was read.
+        self._since: dict[int, float] = {}
+        self._trims: deque[tuple[float, dict[int, str]]] = deque()
+
+    async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
+        """Lead when possible, else stand by; returns when drained. Raises Broken.
+
+        `on_standby` is called each time it is known that it works, leading or not.
+        """
+        try:
+            while not draining.is_set():
+                try:
+                    leads = await self._store.lead()
+                    if leads:
+                        await self._recover()
+                    on_standby()
+                    if leads:
+                        await self._lead(draining)
+                except Unavailable as e:
+                    log.warning("ledger waits", reason=e.detail)
+                    await self._store.resign()
+                    await _either(draining, _RETRY_S)
+                    continue
+                await _either(draining, _STANDBY_S)
+        finally:
+            await self._store.resign()
+
+    async def _recover(self) -> None:
+        recovered = await self._reconciled()
+        self._generations = dict(recovered.generations)
+        self._applied = {shard: mark.position for shard, mark in recovered.marks.items()}
+        self._read = dict(recovered.marks)
+        self._pending.clear()
+        self._since.clear()
+        self._trims.clear()
+        self._sent = 0
+        await self._send(recovered.answers)
+        self._announced = 0
+        log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
+
+    async def _reconciled(self) -> Recovered:
+        """The books, once every shard of Redis is known to be the one they speak of."""
+        await self._usage.prepare()
+        recovered = await self._store.recover()
+        lives = await self._usage.lives(self._furthest(recovered))
+        self._delivered = {life.shard: life.delivered for life in lives}
+        fresh = [life.shard for life in lives if life.shard not in recovered.generations]
+        lost = [(life, cause) for life in lives if (cause := self._loss(life, recovered))]
+        unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
+        if fresh or lost:
+            generation = self._fresh_generation()
+            if lost:
+                # They are all on one Redis, and of each the archiver may have stored what is back.
+                await self._store.mark_lost(list(recovered.generations))
+            for life, cause in lost:
+                await self._close(life, generation, cause, recovered)
+            await self._store.open_shards(generation, fresh)
+            recovered = await self._store.recover()
+        if fresh or lost or unfinished or any(life.seen_run != life.run for life in lives):
+            # Only now may holders spend there: the books are ready for what they write.
+            await self._usage.begin(recovered.generations, lives[0].run)
+        return recovered
+
+    def _furthest(self, recovered: Recovered) -> dict[int, StreamMark]:
+        """How far each shard is known to have come: applied, or by this ledger only read.
+
+        What was read and is gone was perhaps archived too, so the books must tell.
+        """
+        marks = dict(recovered.marks)
+        for shard, read in self._read.items():
+            applied = marks.get(shard)
+            if applied is None or self._generations[shard] != recovered.generations[shard]:
+                continue
+            if order(read.position) > order(applied.position):
+                marks[shard] = read
+        return marks
+
+    def _loss(self, life: ShardLife, recovered: Recovered) -> str:
+        """Why the shard's books must be closed; "" when all is there.
+
+        Raises Broken when this is another Redis altogether.
+        """
+        generation = recovered.generations.get(life.shard)
+        if generation is None:
+            return ""
+        if life.generation is None or life.generation.startswith("closing:"):
+            # "closing" for the books' own generation: they are closed, and a ledger ended before
+            # it could say so here.
+            if life.generation != f"closing:{generation}":
+                return f"Redis lost generation {generation}"
+        elif life.generation in recovered.former[life.shard]:
+            return f"Redis went back to a time before generation {generation}"
+        elif life.generation != generation:
+            raise Broken("Redis is not the one the books refer to; point `redis.url` to the right server.")
+        whole = goes_on(self._furthest(recovered)[life.shard], life)
+        if whole and life.delivered >= recovered.delivered[life.shard]:
+            return ""
+        return f"Redis went back in generation {generation}"
+
+    async def _close(self, life: ShardLife, generation: str, cause: str, recovered: Recovered) -> None:
+        """Close the books of a lost shard. Killed in between: the next ledger does it again."""
+        shard = life.shard
+        left = await self._usage.close(life, generation, recovered.generations[shard], recovered.marks[shard])
+        units = sum(of.held for of in left.values())
+        log.error("closing the books of a shard", shard=shard, cause=cause, units_kept=units)
+        close = partial(close_books, shard=shard, left=left)
+        await self._store.close_shard(shard, generation, close, cause)
+        self._delivered[shard] = 0
+
+    async def _lead(self, draining: asyncio.Event) -> None:
+        while True:
+            drained = draining.is_set()
+            await self._gather(0.001 if drained else self._gather_s)
+            await self._look_around()
+            due = self._due(everything=drained)
+            if due:
+                await self._apply(due)
+            elif drained:
+                await self._announce()
+                return
+
+    async def _gather(self, patience_s: float) -> None:
+        """Read until a shard is due."""
+        if sum(map(len, self._pending.values())) >= _PENDING_MAX:
+            return
+        now_s = self._clock_s()
+        oldest_s = min(self._since.values(), default=now_s)
+        wait_s = min(patience_s, max(0.001, oldest_s + self._gather_s - now_s))
+        positions = {shard: mark.position for shard, mark in self._read.items()}
+        entries = await self._usage.read(positions, _READ_COUNT, max(1, int(wait_s * 1000)))
+        now_s = self._clock_s()
+        if entries and not any(map(urgent, entries)):
+            # Under load there is always another entry: let some gather before reading on.
+            await asyncio.sleep(_BREATH_S)
+        for entry in entries:
+            if not follows(self._read[entry.shard], entry.follows):
+                raise Unavailable(f"Redis has lost usage of shard {entry.shard} that was read.")
+            self._pending.setdefault(entry.shard, []).append(entry)
+            self._since.setdefault(entry.shard, now_s)
+            self._read[entry.shard] = StreamMark(entry.position, entry.link)
+
+    async def _look_around(self) -> None:
+        """Fence who has fallen silent; notice that Redis has lost its data.
+
+        A holder of a lost node is silent for good; one that was only frozen finds its
+        epoch over and registers anew.
+        """
+        now_s = self._clock_s()
+        if now_s - self._looked_at_s < _LOOK_S:
+            return
+        self._looked_at_s = now_s
+        silent = await self._usage.overdue(int(self._overdue_s * 1000))
+        if silent:
+            log.warning("fencing holders that fell silent", holders=sorted({name for _, name in silent}))
+            await self._usage.fence(silent)
+        for life in await self._usage.lives(self._read):
+            if life.generation != self._generations[life.shard] or not goes_on(self._read[life.shard], life):
+                raise Unavailable("Redis has lost data that the books refer to.")
+            if life.delivered < self._delivered[life.shard]:
+                raise Unavailable("Redis has lost answers that were in its inboxes.")
+            if life.seen_run != life.run:
+                raise Unavailable("Redis was started again.")
+        await self._announce()
+
+    async def _announce(self) -> None:
+        """Send what has befallen organisations: committed first, then sent, then forgotten.
+
+        Killed in between, or an answer lost: sent again, by whoever leads then, and passed
+        over where it is on the stream already.
+        """
+        events = await self._store.events(self._announced)
+        if events:
+            await self._usage.announce(events)
+        self._announced = events[-1].row_id if events else 0
+
+    def _due(self, *, everything: bool) -> list[int]:
+        ripe_s = self._clock_s() - self._gather_s
+        return [
+            shard
+            for shard, entries in self._pending.items()
+            if everything or self._since[shard] <= ripe_s or any(urgent(e) for e in entries)
+        ]
+
+    async def _apply(self, shards: list[int]) -> None:
+        entries = [entry for shard in shards for entry in self._pending[shard]]
+        answers = await self._store.apply(entries, partial(decide, entries=entries), self._sent)
+        for shard in shards:
+            self._applied[shard] = self._pending.pop(shard)[-1].position
+            del self._since[shard]
+        await self._send(answers)
+        now_s = self._clock_s()
+        if not self._trims or now_s - self._trims[-1][0] >= 1.0:
+            self._trims.append((now_s, dict(self._applied)))
+        if now_s - self._trims[0][0] >= _KEEP_S:
+            await self._usage.trim(self._trims.popleft()[1])
+
+    async def _send(self, answers: Sequence[StoredAnswer]) -> None:
+        if answers:
+            await self._usage.send(answers, self._delivered)
+            self._delivered.update({a.shard: a.row_id for a in answers})
+            self._sent = answers[-1].row_id
+
+
+async def _either(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

@@ -1,0 +1,305 @@
+"""The ledger's side of credit, as a pure function over the books.
+
+Entries of one shard are applied in the order in which Redis took them; Redis is serial,
+so all valid usage of a holder stands before the marker that fences it.
+
+Requests for one organisation are answered one after another. When `available` does not
+cover the first one and other holders have quota, each of those is sent a recall and the
+request waits; a recall is over when no holder asked has quota of the organisation any
+more (else it is sent again) or it has been fenced. Then all its units are available or
+used, and the ledger grants what is there, or refuses.
+
+An organisation with a threshold is told when its usable units, available and granted, were
+not below it before a transaction and are below it after: once, until they have been at the
+threshold again. That needs no memory, and a top-up, which comes by a transaction of its
+own, counts as any other way up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from engine.credit.ledger_records import (
+    MOVEMENTS,
+    Account,
+    Books,
+    MovementKind,
+    RemainingUnits,
+    ShardLife,
+    StreamMark,
+    UsageEntry,
+    WaitingRequest,
+)
+from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
+from engine.errors import Broken
+
+_NOTHING = RemainingUnits(0, 0)
+
+_flat = msgspec.msgpack.Decoder(list[int])
+_request = msgspec.msgpack.Decoder(QuotaRequest)
+_return = msgspec.msgpack.Decoder(QuotaReturn)
+
+
+def organisations_of(entry: UsageEntry) -> list[int]:
+    """The organisations an entry names; a fence names none, but concerns the holder's."""
+    if entry.kind == "usage":
+        return _flat.decode(entry.data)[::2]
+    if entry.kind == "settle":
+        return _flat.decode(entry.data)[::3]
+    if entry.kind == "request":
+        return [_request.decode(entry.data).organisation_id]
+    if entry.kind == "return":
+        return [_return.decode(entry.data).organisation_id]
+    return []
+
+
+def urgent(entry: UsageEntry) -> bool:
+    """Somebody waits for this entry to be applied; the others may gather."""
+    return entry.kind not in ("usage", "settle")
+
+
+def follows(mark: StreamMark, link: str) -> bool:
+    """Whether what stands behind `link` is what comes after `mark`.
+
+    Redis may have lost entries and been given others since, as many and even under the same
+    ids; the link is the digest of all that was said, so it tells.
+    """
+    return mark.link == link
+
+
+def goes_on(mark: StreamMark, life: ShardLife) -> bool:
+    """Whether the shard still has the entry at the mark that it was asked about."""
+    return order(life.last_position) >= order(mark.position) and follows(mark, life.follows)
+
+
+def order(position: str) -> tuple[int, int]:
+    """A stream's id, to compare with others."""
+    ms, _, sequence = position.partition("-")
+    return int(ms), int(sequence)
+
+
+def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
+    """Apply `entries` to the books. Raises Broken when the books cannot bear one."""
+    with _watched(books):
+        for entry in entries:
+            _APPLY[entry.kind](books, entry)
+
+
+def close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
+    """The shard's streams were lost: end all quotas, and let `held` be what is still there.
+
+    `left` are the units of the messages that Redis still has, by organisation. Messages that are
+    gone were never sent; their units are released. Messages that Redis has although the books
+    charged or released them already (it went back in time) will be settled again; their units
+    are held again. Of messages that are back and others that are gone, only the difference is
+    known here.
+    """
+    with _watched(books):
+        _close_books(books, shard, left)
+
+
+def _close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
+    for organisation_id, account in books.accounts.items():
+        for holder, units in books.quotas.get(organisation_id, {}).items():
+            _change_quota(books, organisation_id, holder, -units)
+            _move(books, shard, organisation_id, "fence", units)
+        for waiting in list(books.waiting.get(organisation_id, ())):
+            _close(books, books.waiting[organisation_id], waiting)
+        found = left.get(organisation_id, _NOTHING)
+        _move(books, shard, organisation_id, "grant", found.news)
+        _move(books, shard, organisation_id, "hold", found.news)
+        missing = found.held - account.held
+        if missing < 0:
+            _move(books, shard, organisation_id, "release", -missing)
+            continue
+        charged = min(missing, account.captured)
+        _move(books, shard, organisation_id, "reopen", charged)
+        _move(books, shard, organisation_id, "grant", missing - charged)
+        _move(books, shard, organisation_id, "hold", missing - charged)
+
+
+def size_grant(available: int, request: QuotaRequest) -> int:
+    """How much to grant of `available`, which covers what is needed: enough for all who
+    wait; beyond that what is wanted, but at most a quarter of what there is, so that
+    other holders find some when the balance is low."""
+    supply = min(request.wanted, available // 4)
+    return min(available, max(request.needed, request.waiting, supply))
+
+
+@contextmanager
+def _watched(books: Books) -> Iterator[None]:
+    """Note which organisations fall below their threshold from the beginning to the end of this block."""
+    above = {
+        organisation_id: account.low_balance
+        for organisation_id, account in books.accounts.items()
+        if account.low_balance is not None and account.usable >= account.low_balance
+    }
+    yield
+    books.low += [o for o, threshold in above.items() if books.accounts[o].usable < threshold]
+
+
+def _usage(books: Books, entry: UsageEntry) -> None:
+    flat = _flat.decode(entry.data)
+    for organisation_id, units in zip(flat[::2], flat[1::2], strict=True):
+        _change_quota(books, organisation_id, entry.holder, -units)
+        _move(books, entry.shard, organisation_id, "hold", units)
+
+
+def _settle(books: Books, entry: UsageEntry) -> None:
+    flat = _flat.decode(entry.data)
+    for organisation_id, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+        _move(books, entry.shard, organisation_id, "capture", captured)
+        _move(books, entry.shard, organisation_id, "release", released)
+        if released:
+            _serve(books, organisation_id)
+
+
+def _ask(books: Books, entry: UsageEntry) -> None:
+    request = _request.decode(entry.data)
+    waiting = books.waiting.setdefault(request.organisation_id, [])
+    waiting.append(WaitingRequest(entry.shard, entry.holder, entry.epoch, request))
+    _serve(books, request.organisation_id)
+
+
+def _give_back(books: Books, entry: UsageEntry) -> None:
+    given = _return.decode(entry.data)
+    _change_quota(books, given.organisation_id, entry.holder, -given.units)
+    _move(books, entry.shard, given.organisation_id, "return", given.units)
+    for waiting in books.waiting.get(given.organisation_id, ()):
+        if given.recall:
+            waiting.recalled.discard(entry.holder)
+        if waiting.holder == entry.holder and given.units:
+            waiting.request = _without(waiting.request, given.units)
+    _serve(books, given.organisation_id)
+
+
+def _without(request: QuotaRequest, units: int) -> QuotaRequest:
+    """A request is for what its holder needs beyond what it had when it asked. Since then
+    it has given `units` of that back (to a recall), so it needs as many more.
+
+    Else two holders could take the last units from each other for ever, each granted a
+    little less than it can use. A new ledger does not know of this. It may once grant too
+    little, and the holder asks again for what it then needs; a refusal is as true as ever,
+    since who has less than was asked for has less than is needed.
+    """
+    return msgspec.structs.replace(
+        request,
+        needed=request.needed + units,
+        waiting=request.waiting + units,
+        wanted=request.wanted + units,
+    )
+
+
+def _fence(books: Books, entry: UsageEntry) -> None:
+    holder = entry.holder
+    for organisation_id, by_holder in books.quotas.items():
+        units = by_holder.get(holder, 0)
+        # The marker ends the holder's epoch in its own shard only.
+        if units and _account(books, organisation_id).shard == entry.shard:
+            _change_quota(books, organisation_id, holder, -units)
+            _move(books, entry.shard, organisation_id, "fence", units)
+    for organisation_id, line in books.waiting.items():
+        if not line or line[0].shard != entry.shard:
+            continue
+        # What the fenced holder asked for, nobody waits for any more.
+        for gone in [w for w in line if w.holder == holder]:
+            _close(books, line, gone)
+        for waiting in line:
+            waiting.recalled.discard(holder)
+        _serve(books, organisation_id)
+
+
+def _serve(books: Books, organisation_id: int) -> None:
+    """Answer the organisation's requests in order, as far as can be decided now."""
+    line = books.waiting.get(organisation_id)
+    while line:
+        head = line[0]
+        account = _account(books, organisation_id)
+        if account.available >= head.request.needed:
+            units = size_grant(account.available, head.request)
+            _change_quota(books, organisation_id, head.holder, units)
+            _move(books, head.shard, organisation_id, "grant", units)
+            _answer(books, head, "grant", units)
+        elif _recall(books, organisation_id, head):
+            return
+        else:
+            _answer(books, head, "refusal", 0)
+        _close(books, line, head)
+
+
+def _close(books: Books, line: list[WaitingRequest], waiting: WaitingRequest) -> None:
+    line.remove(waiting)
+    if waiting.row_id:
+        books.closed.append(waiting.row_id)
+
+
+def _recall(books: Books, organisation_id: int, head: WaitingRequest) -> bool:
+    """Whether other holders have quota; those not asked yet are asked."""
+    others = [
+        holder
+        for holder, units in books.quotas.get(organisation_id, {}).items()
+        if units > 0 and holder != head.holder
+    ]
+    for holder in others:
+        if holder not in head.recalled:
+            head.recalled.add(holder)
+            recall = LedgerAnswer(kind="recall", number=head.request.number, organisation_id=organisation_id)
+            books.answers.append((head.shard, holder, recall))
+    return bool(others)
+
+
+def _answer(books: Books, head: WaitingRequest, kind: str, units: int) -> None:
+    answer = LedgerAnswer(
+        kind="grant" if kind == "grant" else "refusal",
+        number=head.request.number,
+        organisation_id=head.request.organisation_id,
+        units=units,
+        epoch=head.epoch,
+    )
+    books.answers.append((head.shard, head.holder, answer))
+
+
+def _account(books: Books, organisation_id: int) -> Account:
+    account = books.accounts.get(organisation_id)
+    if account is None:
+        raise Broken(f"Usage names organisation {organisation_id}, which has no account.")
+    return account
+
+
+def _change_quota(books: Books, organisation_id: int, holder: str, units: int) -> None:
+    if not units:
+        return
+    by_holder = books.quotas.setdefault(organisation_id, {})
+    left = by_holder.get(holder, 0) + units
+    if left < 0:
+        raise Broken(
+            f"Holder {holder} used {-left} units more of organisation {organisation_id} than granted."
+        )
+    by_holder[holder] = left
+    books.changed.add((organisation_id, holder))
+
+
+def _move(books: Books, shard: int, organisation_id: int, kind: MovementKind, units: int) -> None:
+    if not units:
+        return
+    account = _account(books, organisation_id)
+    debit, credit = MOVEMENTS[kind]
+    left = getattr(account, debit) - units
+    if left < 0:
+        raise Broken(f"Organisation {organisation_id} has {-left} units too few in {debit} for a {kind}.")
+    setattr(account, debit, left)
+    setattr(account, credit, getattr(account, credit) + units)
+    key = (shard, organisation_id, kind)
+    books.movements[key] = books.movements.get(key, 0) + units
+
+
+_APPLY = {
+    "usage": _usage,
+    "settle": _settle,
+    "request": _ask,
+    "return": _give_back,
+    "fence": _fence,
+}

@@ -1,0 +1,309 @@
+"""The holder's service: quota in, usage out, for one process.
+
+It owns the process's `CreditMap`, one `Outbox` per shard and the `Holder` machine, and
+moves between them and Redis: flushes (group commit), the inbox, the heartbeat.
+
+Killed here: what was admitted is in Redis with its usage; what was reserved but not
+admitted was never answered 202, and the fence marker returns its quota to the ledger.
+Frozen here, past its fencing: the next flush or heartbeat finds the epoch over, drops the
+quota, tells all waiters to try again later, and registers anew. Redis answers a flush
+never: it is sent again under the same number until an outcome is known; meanwhile its
+shard admits nothing else, and clients run into their own deadline (503, not binding).
+Answered twice: the second answer finds no flush under way and cannot, one link answers
+in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from engine._fastcredits import CreditMap
+from engine.credit.flush import Flush, Note, NoteKind, Outbox
+from engine.credit.holder import Effects, Holder, Token, Waiter
+from engine.credit.ports import AdmissionStore
+from engine.credit.records import QuotaRequest, QuotaReturn
+from engine.errors import Fenced, Unavailable
+from engine.records import Replay, Submission
+
+log = structlog.get_logger("quota")
+
+_TICK_S = 0.25
+_BEAT_S = 2.0
+_INBOX_BLOCK_MS = 1000
+_RETRY_S = 0.1
+_RETRY_MAX_S = 2.0
+
+
+class Quota:
+    """Reserve, wait for quota, admit. Construct, `start`, then `run` beside the callers."""
+
+    def __init__(
+        self,
+        store: AdmissionStore,
+        name: str,
+        *,
+        shards: int,
+        shard_of: Callable[[int], int],
+        now_us: Callable[[], int],
+        quota_s: float,
+        quota_min: int,
+        validity_s: float,
+        spenders: Sequence[int] = (),
+        collect_s: float = 0.0005,
+        messages_max: int = 1000,
+    ) -> None:
+        """`spenders`: organisations to have quota of before they ask; the rest as in `config.Credit`."""
+        self._store = store
+        self._spenders = spenders
+        self._name = name
+        self._shard_of = shard_of
+        self._now_us = now_us
+        self._collect_s = collect_s
+        self.credit = CreditMap()
+        self._holder = Holder(
+            self.credit, quota_s=quota_s, quota_min=quota_min, validity_us=int(validity_s * 1e6)
+        )
+        self._outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
+        # Shards with something to send; a flush is scheduled when `_scheduled`.
+        self._dirty: set[int] = set()
+        self._scheduled = False
+        # Flushes run in the group of `run`: one that breaks ends the process.
+        self._group: asyncio.TaskGroup | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self._tokens = count(1)
+        self._admitting: dict[Token, asyncio.Future[Replay | None]] = {}
+        self._waiting: dict[Token, asyncio.Future[bool]] = {}
+        self._positions = ["0-0"] * shards
+        # Epoch and last answered sequence, by shard.
+        self._heard = [(0, 0)] * shards
+        self._fenced = asyncio.Event()
+        # Counts registrations: units reserved in one are void in the next.
+        self.incarnation = 0
+
+    # -- for callers
+
+    async def wait(self, organisation_id: int, cost: int, total: int) -> bool:
+        """Wait until reserving is worth another try (True), or the refusal is certain (False).
+
+        `cost` is the cheapest thing waited for, `total` all of it, units. Raises
+        Unavailable when the holder is fenced meanwhile. The caller sets the deadline.
+        """
+        if self._fenced.is_set():
+            raise Unavailable("This process is registering anew.")
+        token = next(self._tokens)
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = answer
+        try:
+            self._perform(self._holder.want(organisation_id, Waiter(token, cost, total), self._now_us()))
+            return await answer
+        finally:
+            if self._waiting.pop(token, None) is not None:
+                self._holder.forget(organisation_id, token)
+
+    def release(self, organisation_id: int, units: int, incarnation: int) -> None:
+        """Undo a reservation made in `incarnation`."""
+        if units and incarnation == self.incarnation:
+            self.credit.release(organisation_id, units)
+            self._perform(self._holder.released(organisation_id))
+
+    def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]:
+        """Write a submission whose units were reserved in `incarnation`; done when in Redis.
+
+        The future gives None when admitted, or what the idempotency key was first used
+        for; then nothing was written and the units are released here. Raises Unavailable
+        (in the future) when the holder was fenced before it was written. Cancelling the
+        future does not take the submission back.
+        """
+        done: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
+        if incarnation != self.incarnation or self._fenced.is_set():
+            done.set_exception(Unavailable("This process was fenced and registers anew."))
+            return done
+        token = next(self._tokens)
+        self._admitting[token] = done
+        shard = self._shard_of(submission.organisation_id)
+        self._outboxes[shard].add(token, submission)
+        self._mark(shard)
+        return done
+
+    # -- life
+
+    async def start(self) -> None:
+        """Register in every shard, and ask for the spenders' quota. Raises Unavailable."""
+        epochs = await self._store.register(self._name)
+        for outbox, epoch in zip(self._outboxes, epochs, strict=True):
+            outbox.registered(epoch)
+        self._heard = [(epoch, 0) for epoch in epochs]
+        self.incarnation += 1
+        self._perform(self._holder.prefetch(self._spenders, self._now_us()))
+
+    async def run(self) -> None:
+        """Serve until canceled; `leave` afterwards."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._mark(0)
+            group.create_task(self._read_inbox())
+            group.create_task(self._tick())
+            group.create_task(self._beat())
+            group.create_task(self._register_anew())
+            try:
+                # Until canceled, from outside or because one of them broke.
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # While the group winds down, no flush may begin any more.
+                self._group = None
+
+    async def leave(self) -> None:
+        """Write what has gathered, then fence itself: the rest of its quota is the ledger's.
+
+        Called while `run` still serves, and nobody admits any more.
+        """
+        while not all(outbox.idle for outbox in self._outboxes) and not self._fenced.is_set():
+            self._dirty.update(range(len(self._outboxes)))
+            self._flush()
+            await asyncio.wait(self._sending, timeout=_RETRY_S) if self._sending else await asyncio.sleep(0)
+        await self._store.fence(self._name)
+
+    # -- loops
+
+    async def _read_inbox(self) -> None:
+        pause_s = _RETRY_S
+        while True:
+            incarnation = self.incarnation
+            try:
+                arrived = await self._store.inbox(self._name, self._positions, _INBOX_BLOCK_MS)
+            except Unavailable:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+                continue
+            pause_s = _RETRY_S
+            if incarnation != self.incarnation:
+                # Asked for before it registered anew, behind positions that count no more.
+                continue
+            for shard, position, answer in arrived:
+                self._positions[shard] = position
+                effects = self._holder.answered(answer, self._now_us())
+                self._perform(effects)
+                if effects.wake:
+                    # They reserve before the next answer is seen: it may be a recall, and
+                    # a grant taken back unused would send them round once more.
+                    await asyncio.sleep(0)
+
+    async def _tick(self) -> None:
+        last_us = self._now_us()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now_us = self._now_us()
+            self._perform(self._holder.tick(max(now_us - last_us, 1) / 1e6, now_us))
+            last_us = now_us
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_S)
+            incarnation = self.incarnation
+            try:
+                alive = await self._store.beat(self._name, self._heard)
+            except Unavailable:
+                continue
+            if not alive and incarnation == self.incarnation:
+                self._fenced.set()
+
+    async def _register_anew(self) -> None:
+        while True:
+            await self._fenced.wait()
+            log.warning("fenced", holder=self._name)
+            if self._sending:
+                await asyncio.wait(self._sending)
+            void = [token for outbox in self._outboxes for token in outbox.fenced()]
+            for token in void:
+                _settle(self._admitting.pop(token, None), Unavailable("This process was fenced."))
+            for token in self._holder.fenced():
+                _settle(self._waiting.get(token), Unavailable("This process was fenced."))
+            self.incarnation += 1
+            while True:
+                try:
+                    # In every shard, so that no quota of the old epoch stays open in one.
+                    await self._store.fence(self._name)
+                    await self.start()
+                    break
+                except Unavailable:
+                    await asyncio.sleep(_RETRY_S)
+            self._positions = ["0-0"] * len(self._outboxes)
+            self._fenced.clear()
+            # What was asked for while registering was held back.
+            self._mark(0)
+            self._dirty.update(range(len(self._outboxes)))
+            log.info("registered", holder=self._name)
+
+    # -- the group commit
+
+    def _mark(self, shard: int) -> None:
+        self._dirty.add(shard)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(self._collect_s, self._flush)
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._fenced.is_set() or self._group is None:
+            return
+        flushes = [f for s in self._dirty if (f := self._outboxes[s].next_flush()) is not None]
+        self._dirty.clear()
+        if flushes:
+            task = self._group.create_task(self._send(flushes))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _send(self, flushes: list[Flush]) -> None:
+        pause_s = _RETRY_S
+        while True:
+            try:
+                outcomes = await self._store.admit(self._name, flushes)
+                break
+            except Unavailable as e:
+                log.warning("flush again", reason=e.detail)
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+        for flush, hits in zip(flushes, outcomes, strict=True):
+            if isinstance(hits, Fenced):
+                # Its submissions stay in the outbox until `_register_anew` names them void.
+                self._fenced.set()
+                continue
+            self._heard[flush.shard] = (flush.epoch, flush.sequence)
+            for token, submission, replay in self._outboxes[flush.shard].applied(hits):
+                if replay is not None:
+                    self.release(submission.organisation_id, submission.units, self.incarnation)
+                _settle(self._admitting.pop(token, None), replay)
+            if not self._outboxes[flush.shard].idle:
+                self._mark(flush.shard)
+
+    # -- effects
+
+    def _perform(self, effects: Effects) -> None:
+        notes: list[tuple[NoteKind, QuotaRequest | QuotaReturn]] = [("request", r) for r in effects.requests]
+        notes += [("return", r) for r in effects.returns]
+        for kind, note in notes:
+            shard = self._shard_of(note.organisation_id)
+            self._outboxes[shard].note(Note(kind, msgspec.msgpack.encode(note)))
+            self._mark(shard)
+        for token in effects.wake:
+            _settle(self._waiting.get(token), True)
+        for token in effects.refuse:
+            _settle(self._waiting.get(token), False)
+
+
+_Outcome = TypeVar("_Outcome")
+
+
+def _settle(future: asyncio.Future[_Outcome] | None, outcome: _Outcome | Unavailable) -> None:
+    if future is None or future.done():
+        return
+    if isinstance(outcome, Unavailable):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

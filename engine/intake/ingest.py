@@ -1,0 +1,266 @@
+"""Accept messages: validate, price, hold, admit.
+
+202 and 402 are binding. A submission is answered with its outcomes only when it is in
+Redis; its units were reserved from this process's quota before, and are held from the
+same atomic step in which the messages enter their queue. A message is refused for want
+of credit only on the ledger's word (see credit_holder).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from itertools import count
+
+import msgspec
+
+from engine._fastcredits import CreditMap
+from engine.config import Queues
+from engine.credit.ports import Holding
+from engine.errors import Refusal, Unavailable
+from engine.ids import MessageIds
+from engine.intake import phone_numbers, segments
+from engine.intake.ports import Prices
+from engine.records import Accepted, Addressed, Message, MessageDraft, Replay, Submission
+
+_VALIDITY_MAX_S = 7 * 86400
+_SEND_AT_MAX_S = 30 * 86400
+_SEGMENTS_MAX = 10
+_REFERENCE_MAX = 200
+# More units than any message costs.
+_NEVER = 1 << 63
+
+Outcome = Accepted | Refusal
+
+
+class CreditWaits(msgspec.Struct):
+    """How often submissions found their credit here, and how often they had to wait for it."""
+
+    submissions: int = 0
+    # Those that waited for the ledger, and those that waited for it a second time.
+    waited: int = 0
+    waited_again: int = 0
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    # The rendered outcomes, or for a repeated Idempotency-Key the first answer.
+    answer: bytes
+    replayed: bool
+
+
+class Ingest:
+    """The one way in for messages that come over the API."""
+
+    def __init__(
+        self,
+        quota: Holding,
+        prices: Prices,
+        queues: Queues,
+        ids: MessageIds,
+        *,
+        now_us: Callable[[], int],
+        timeout_s: float,
+    ) -> None:
+        self._quota = quota
+        self._prices = prices
+        self._queues = queues
+        self._ids = ids
+        self._now_us = now_us
+        self._timeout_s = timeout_s
+        self.counts = CreditWaits()
+
+    async def submit(
+        self,
+        organisation_id: int,
+        drafts: Sequence[MessageDraft | Refusal],
+        *,
+        render: Callable[[Sequence[Outcome]], bytes],
+        idempotency_key: str = "",
+        fingerprint: bytes = b"",
+    ) -> Submitted:
+        """Accept or refuse each draft on its own; `render` makes the answer of the outcomes.
+
+        Raises Refusal 409 when the key was used for another request, and Unavailable
+        when none of the messages could be decided or written in time.
+        """
+        now_us = self._now_us() // 1000 * 1000
+        ids = self._ids.make(now_us // 1000, len(drafts))
+        # Without an await in between, so that all of it has the prices of one instant.
+        addressed: list[Addressed | Refusal] = [
+            self._address(organisation_id, message_id, draft, now_us)
+            for message_id, draft in zip(ids, drafts, strict=True)
+        ]
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        incarnation = self._quota.incarnation
+        held = await self._hold(organisation_id, addressed, deadline)
+        messages = [a for a in addressed if isinstance(a, Addressed)]
+        try:
+            answer = render([_outcome(a) for a in addressed])
+        except Refusal:
+            self._quota.release(organisation_id, held, incarnation)
+            raise
+        if not messages:
+            return Submitted(answer=answer, replayed=False)
+        submission = Submission(
+            organisation_id=organisation_id,
+            messages=messages,
+            units=held,
+            idempotency_key=idempotency_key,
+            fingerprint=fingerprint,
+            answer=answer if idempotency_key else b"",
+        )
+        replay = await self._admitted(submission, incarnation, deadline)
+        return Submitted(answer=replay.answer if replay else answer, replayed=replay is not None)
+
+    async def _admitted(self, submission: Submission, incarnation: int, deadline: float) -> Replay | None:
+        """Wait until it is in Redis, or known to be a repetition of what is returned."""
+        admitted = self._quota.admit(submission, incarnation)
+        try:
+            async with asyncio.timeout_at(deadline):
+                replay = await asyncio.shield(admitted)
+        except TimeoutError:
+            # Its outcome is unknown; if it is written yet, nobody is there to hear.
+            admitted.add_done_callback(lambda f: f.cancelled() or f.exception())
+            raise Unavailable("The queue did not answer in time.") from None
+        if replay is not None and replay.fingerprint != submission.fingerprint:
+            raise Refusal(
+                "idempotency_key_reused",
+                409,
+                "This Idempotency-Key was used before with another body; use a new key for a new request.",
+                "Idempotency-Key",
+            )
+        return replay
+
+    async def _hold(self, organisation_id: int, addressed: list[Addressed | Refusal], deadline: float) -> int:
+        """Reserve for each message; those that cannot be paid become refusals. The units.
+
+        Nothing stays reserved while it waits: two processes that each held a part of an
+        organisation's last units would wait for each other.
+        """
+        quota = self._quota
+        incarnation = quota.incarnation
+        costs = {i: a.message.units for i, a in enumerate(addressed) if isinstance(a, Addressed)}
+        # The organisation had fewer unspent units than this, once since the request came.
+        refused = _NEVER
+        self.counts.submissions += 1
+        for rounds in count():
+            held, left = _reserve(quota.credit, organisation_id, costs)
+            if not left:
+                return held
+            enough = held + min(costs[i] for i in left)
+            if enough >= refused:
+                for i in left:
+                    addressed[i] = _insufficient(costs[i])
+                return held
+            if held:
+                quota.credit.release(organisation_id, held)
+            self.counts.waited += rounds == 0
+            self.counts.waited_again += rounds == 1
+            try:
+                async with asyncio.timeout_at(deadline):
+                    worth_a_try = await quota.wait(organisation_id, enough, sum(costs.values()))
+            except TimeoutError:
+                raise Unavailable("The ledger did not answer in time.") from None
+            if incarnation != quota.incarnation:
+                raise Unavailable("This process was fenced and registers anew.")
+            if not worth_a_try:
+                refused = enough
+        raise AssertionError("counting ended")
+
+    def _address(
+        self, organisation_id: int, message_id: str, draft: MessageDraft | Refusal, now_us: int
+    ) -> Addressed | Refusal:
+        if isinstance(draft, Refusal):
+            return draft
+        try:
+            to = phone_numbers.e164(draft.to)
+            sender = phone_numbers.sender(draft.sender) if draft.sender else ""
+            measured = segments.measure(_text(draft.text))
+            if measured.segments > _SEGMENTS_MAX:
+                raise _invalid(
+                    "text", f"at most {_SEGMENTS_MAX} segments; this text needs {measured.segments}"
+                )
+            due_at_us = _due_at_us(draft.send_at, now_us)
+            validity_s = self._validity_s(draft)
+            if draft.reference and len(draft.reference) > _REFERENCE_MAX:
+                raise _invalid("reference", f"at most {_REFERENCE_MAX} characters")
+        except Refusal as refusal:
+            return refusal
+        message = Message(
+            id=message_id,
+            organisation_id=organisation_id,
+            to=to,
+            text=draft.text,
+            sender=sender,
+            encoding=measured.encoding,
+            segments=measured.segments,
+            units=measured.segments * self._prices.units_per_segment(to),
+            accepted_at_us=now_us,
+            expires_at_us=(due_at_us or now_us) + validity_s * 1_000_000,
+            reference=draft.reference or "",
+        )
+        return Addressed(queue=draft.queue, message=message, due_at_us=due_at_us)
+
+    def _validity_s(self, draft: MessageDraft) -> int:
+        if draft.validity is None:
+            return self._queues.of(draft.queue).validity_s
+        if not 1 <= draft.validity <= _VALIDITY_MAX_S:
+            raise _invalid("validity", f"from 1 to {_VALIDITY_MAX_S} seconds")
+        return draft.validity
+
+
+def _reserve(credit: CreditMap, organisation_id: int, costs: dict[int, int]) -> tuple[int, list[int]]:
+    """Reserve as many of `costs` as there is quota for, in order: (units, those left over)."""
+    total = sum(costs.values())
+    if not costs or credit.reserve(organisation_id, total):
+        return total, []
+    left = [i for i, units in costs.items() if not credit.reserve(organisation_id, units)]
+    return total - sum(costs[i] for i in left), left
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise _invalid("text", "at least one character")
+    return text
+
+
+def _due_at_us(send_at: str | None, now_us: int) -> int:
+    if send_at is None:
+        return 0
+    try:
+        at = datetime.fromisoformat(send_at)
+    except ValueError:
+        at = datetime.min
+    if at.tzinfo is None:
+        raise _invalid("send_at", "an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z")
+    due_at_us = int(at.astimezone(UTC).timestamp() * 1_000_000)
+    if not now_us < due_at_us <= now_us + _SEND_AT_MAX_S * 1_000_000:
+        raise _invalid("send_at", "in the future, at most 30 days from now")
+    return due_at_us
+
+
+def _invalid(field: str, allowed: str) -> Refusal:
+    return Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)
+
+
+def _insufficient(cost: int) -> Refusal:
+    return Refusal(
+        "insufficient_credit",
+        402,
+        f"The message costs {cost} units, more than the organisation has left; top up and send again.",
+    )
+
+
+def _outcome(addressed: Addressed | Refusal) -> Outcome:
+    if isinstance(addressed, Refusal):
+        return addressed
+    message = addressed.message
+    return Accepted(
+        id=message.id,
+        status="scheduled" if addressed.due_at_us else "accepted",
+        queue=addressed.queue,
+        segments=message.segments,
+        encoding=message.encoding,
+        units=message.units,
+    )

@@ -1,0 +1,1 @@
+"""Providers with an HTTP API, described by settings."""

@@ -1,0 +1,102 @@
+"""A provider's HTTP API as its description says: see `http_description` and docs/providers.md.
+
+Under failure, every message has exactly one verdict:
+- provider away, or no connection free in time: `temporary`; no byte was sent;
+- answered: what `http_recognition` makes of it;
+- written and not answered whole within the time-out (reset, garbage, too large, late):
+  `unknown`: the provider may have taken it;
+- 429 with Retry-After: until then, at most RETRY_AFTER_S_MAX, messages are `throttled`
+  without being sent;
+- this process frozen or killed: see `engine.providers.http_client.pool`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+
+from engine.providers.http.description import Description, describe
+from engine.providers.http.escapes import Unencodable
+from engine.providers.http.verdict import unanswered_verdict
+from engine.providers.http_client.pool import HttpOutcome, HttpPool
+from engine.providers.ports import Done
+from engine.providers.settings import HttpSettings
+from engine.records import Message, Verdict
+
+RETRY_AFTER_S_MAX = 60
+# Providers answer in a line or two; a longer answer is none of theirs.
+ANSWER_BYTES_MAX = 64 * 1024
+_RETRY_AFTER = b"retry-after"
+
+
+class HttpProvider:
+    """Sends over one pool of connections; see `engine.providers.ports.Provider`.
+
+    Its receipts come through the API, which reads them by the same description
+    (`http_description.receipt_reader`). Raises ConfigError naming the setting when the
+    section cannot be used.
+    """
+
+    def __init__(self, settings: HttpSettings) -> None:
+        description: Description = describe(settings)
+        self._name = settings.name
+        self._timeout_s = settings.timeout_s
+        self._template = description.template
+        self._recognise = description.recognition.recognise
+        self._held_until_s = 0.0
+        self._pool = HttpPool(
+            description.address.host,
+            description.address.port,
+            connections_max=settings.connections_max,
+            timeout_s=settings.timeout_s,
+            body_bytes_max=ANSWER_BYTES_MAX,
+            keep_headers=description.recognition.headers | {_RETRY_AFTER},
+            ssl_context=description.ssl_context,
+        )
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def start(self) -> None:
+        self._pool.start()
+
+    async def stop(self) -> None:
+        await self._pool.stop(self._timeout_s)
+
+    def submit(self, message: Message, done: Done) -> None:
+        if self._held_until_s and time.monotonic() < self._held_until_s:
+            self._refuse(done, Verdict(kind="throttled", provider=self._name, code="retry-after"))
+            return
+        try:
+            request = self._template.build(message, time.time_ns() // 1000)
+        except Unencodable:
+            self._refuse(done, Verdict(kind="permanent", provider=self._name, code="unencodable"))
+            return
+        self._pool.request(self._template.method, *request, partial(self._ended, done, message.id))
+
+    def _refuse(self, done: Done, verdict: Verdict) -> None:
+        asyncio.get_running_loop().call_soon(done, verdict)
+
+    def _ended(self, done: Done, message_id: str, outcome: HttpOutcome) -> None:
+        if outcome.kind != "answered":
+            done(unanswered_verdict(self._name, outcome))
+            return
+        recognised = self._recognise(outcome.status, outcome.headers, outcome.body, message_id)
+        if recognised.kind == "throttled":
+            self._hold(outcome.headers.get(_RETRY_AFTER, b""))
+        done(
+            Verdict(
+                kind=recognised.kind,
+                provider=self._name,
+                provider_message_id=recognised.id,
+                code=recognised.code,
+                latency_us=outcome.latency_us,
+            )
+        )
+
+    def _hold(self, retry_after: bytes) -> None:
+        """Leave the provider alone for as long as it asks (RFC 9110, 10.2.3; only in seconds)."""
+        if retry_after.isdigit() and len(retry_after) < 9:
+            self._held_until_s = time.monotonic() + min(int(retry_after), RETRY_AFTER_S_MAX)

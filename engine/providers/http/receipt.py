@@ -1,0 +1,210 @@
+"""A provider's HTTP request with receipts, read by a description of its fields.
+
+Providers send receipts as a query (GET), as a form or as JSON, one or a list of them at a
+time. Where a field stands is written as its name, for JSON as a path (`json_path`), or
+`query:NAME` for a parameter of the URL in any case: what the engine itself put into the
+address it gave to the provider comes back there.
+
+A receipt is only taken when it says which message it is about and in which state that
+is; a state that no rule names is `otherwise`, so a word that a provider invents later
+ends nothing by mistake. Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it,
+`http_source.WORD_CHARACTERS_MAX` characters a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from engine.errors import ConfigError, Refusal
+from engine.ids import accepted_at_us
+from engine.providers.http.json_path import Malformed, Path, Words, find, parse_json, parse_path, word
+from engine.providers.http.source import WORD_CHARACTERS_MAX
+from engine.receipts.records import Receipt
+
+BODY_BYTES_MAX = 1 << 20
+RECEIPTS_MAX = 1000
+# What is kept of an error code, which some write as a whole sentence.
+_CUT_CHARACTERS = 64
+# A query or a form of more fields is none of a provider's.
+FIELDS_MAX = 200
+
+State = Literal["delivered", "undelivered", "pending"]
+# Asked in this order.
+STATES: tuple[State, ...] = ("delivered", "undelivered", "pending")
+
+
+class StatesTable(msgspec.Struct, frozen=True, kw_only=True):
+    """The provider's words for each state; a star at the end of one stands for any rest."""
+
+    delivered: list[str | int] = []
+    undelivered: list[str | int] = []
+    pending: list[str | int] = []
+
+
+class ReplyTable(msgspec.Struct, frozen=True, kw_only=True):
+    """What the provider is answered when its receipts are kept."""
+
+    status: int = 200
+    content_type: str = "text/plain; charset=utf-8"
+    body: str = ""
+
+
+class ReceiptTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`providers.NAME.receipt`."""
+
+    # How fields are sent; auto: GET has a query; else the content type decides.
+    format: Literal["auto", "query", "form", "json"] = "auto"
+    # Path of the list in a JSON body; "": the body is a receipt, or a list of them.
+    list: str = ""
+    # Fields: the provider's id, the engine's own id, state, error code, recipient.
+    id: str = ""
+    own_id: str = ""
+    state: str = "state"
+    code: str = ""
+    to: str = ""
+    states: StatesTable = StatesTable()
+    otherwise: State = "pending"
+    reply: ReplyTable = ReplyTable()
+
+
+class _Field(NamedTuple):
+    """Where a value stands."""
+
+    name: str
+    in_query: bool
+    path: Path
+
+
+class _Request(NamedTuple):
+    """One receipt of a request."""
+
+    query: Mapping[str, str]
+    # A JSON value, or the fields of a form or query.
+    body: Any
+    # Where it stood in a list, for refusals: "2.".
+    at: str
+
+
+class ReceiptReading:
+    """Raises ConfigError naming the setting; `where` is the name of the table."""
+
+    def __init__(self, table: ReceiptTable, provider: str, where: str) -> None:
+        self._provider = provider
+        self._format = table.format
+        self._list = parse_path(table.list)
+        self._id, self._own_id = _field(table.id), _field(table.own_id)
+        self._state, self._code, self._to = _field(table.state), _field(table.code), _field(table.to)
+        if self._id is None and self._own_id is None:
+            raise ConfigError(f"{where} must have id or own_id: else no receipt finds its message.")
+        if self._state is None:
+            raise ConfigError(f"{where}.state must name the field with the state.")
+        self._states: list[tuple[State, Words]] = [
+            (state, Words(getattr(table.states, state))) for state in STATES
+        ]
+        self._otherwise: State = table.otherwise
+        self.reply = table.reply
+        if not 200 <= table.reply.status <= 299:
+            raise ConfigError(f"{where}.reply.status must be from 200 to 299, not {table.reply.status}.")
+
+    def read(self, method: str, query: str, content_type: str, body: bytes, now_us: int) -> list[Receipt]:
+        """The receipts of one request; `query` is that of its URL, as it came.
+
+        Raises Refusal (400, 413 or 422) naming the field that is wrong: then none is taken,
+        and the provider is told why.
+        """
+        if len(body) > BODY_BYTES_MAX:
+            raise Refusal("too_large", 413, f"The body may have {BODY_BYTES_MAX} bytes.")
+        parameters = _parameters(query, "query")
+        return [self._receipt(one, now_us) for one in self._bodies(method, parameters, content_type, body)]
+
+    def _bodies(
+        self, method: str, query: Mapping[str, str], content_type: str, body: bytes
+    ) -> list[_Request]:
+        kind = self._format
+        if kind == "auto":
+            kind = "query" if method == "GET" else "json" if "json" in content_type.lower() else "form"
+        if kind == "query":
+            return [_Request(query, query, "")]
+        if kind == "form":
+            # Careless senders leave UTF-8 as it is; nothing that counts here is lost by it.
+            return [_Request(query, _parameters(body.decode(errors="replace"), "body"), "")]
+        try:
+            document = parse_json(body)
+        except Malformed as e:
+            raise Refusal("invalid_body", 400, "The body is not JSON.") from e
+        found = find(document, self._list)
+        if not isinstance(found, list):
+            return [_Request(query, found, "")]
+        if len(found) > RECEIPTS_MAX:
+            raise Refusal("too_many", 413, f"A request may have {RECEIPTS_MAX} receipts.")
+        return [_Request(query, one, f"{number}.") for number, one in enumerate(found)]
+
+    def _receipt(self, request: _Request, now_us: int) -> Receipt:
+        state = self._value(request, self._state)
+        if not state:
+            raise _missing(request, self._state)
+        own_id = self._value(request, self._own_id)
+        if accepted_at_us(own_id) is None:
+            own_id = ""  # what is no id of ours finds no message; the provider's may
+        given_id = self._value(request, self._id)
+        if not given_id and not own_id:
+            raise _missing(request, self._id or self._own_id)
+        code = self._value(request, self._code, cut=True)
+        return Receipt(
+            provider=self._provider,
+            provider_message_id=given_id or own_id,
+            state=next((kind for kind, words in self._states if state in words), self._otherwise),
+            code=f"{state} {code}" if code else state,
+            at_us=now_us,
+            to="".join(c for c in self._value(request, self._to, cut=True) if c in "0123456789"),
+            message_id=own_id,
+        )
+
+    def _value(self, request: _Request, field: _Field | None, *, cut: bool = False) -> str:
+        """ "" when it is not there. What is too long is cut where it decides nothing."""
+        if field is None:
+            return ""
+        if field.in_query:
+            text = request.query.get(field.name, "")
+        else:
+            # The name as it is, should it have a dot; else as a path.
+            whole = request.body.get(field.name) if isinstance(request.body, dict) else None
+            text = word(find(request.body, field.path) if whole is None else whole)
+        if cut:
+            return text[:_CUT_CHARACTERS]
+        if len(text) > WORD_CHARACTERS_MAX:
+            raise Refusal(
+                "invalid_receipt",
+                422,
+                f"{field.name} may have {WORD_CHARACTERS_MAX} characters.",
+                request.at + field.name,
+            )
+        return text
+
+
+def _field(text: str) -> _Field | None:
+    if not text:
+        return None
+    in_query = text.startswith("query:")
+    name = text.removeprefix("query:")
+    return _Field(name, in_query, parse_path(name))
+
+
+def _missing(request: _Request, field: _Field | None) -> Refusal:
+    assert field is not None
+    return Refusal(
+        "invalid_receipt", 422, f"{field.name} is missing, or no plain value.", request.at + field.name
+    )
+
+
+def _parameters(text: str, part: str) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="replace")
+    except ValueError as e:
+        raise Refusal("invalid_body", 400, f"The {part} may have {FIELDS_MAX} fields.") from e
+    # Of a name given twice the first counts: what the engine put into its address stands first.
+    return dict(reversed(pairs))

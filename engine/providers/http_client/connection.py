@@ -1,0 +1,159 @@
+"""One keep-alive connection of the provider client: one request out, one answer in.
+
+No pipelining: a provider that loses its place would shift every answer after it to
+the wrong message, and an SMS charged to the wrong message cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol, cast
+
+import msgspec
+
+from engine.providers.http_client.answer import AnswerReader
+
+
+class HttpOutcome(msgspec.Struct, frozen=True, gc=False):
+    """How one request ended.
+
+    answered    `status` and the whole `body`
+    not_sent    no byte of it left this process: safe to send again anywhere
+    unanswered  it was written at least in part and no whole answer came: the server
+                may have acted on it
+    `reason` is a stable word for the last two, "" for the first.
+    """
+
+    kind: Literal["answered", "not_sent", "unanswered"]
+    status: int = 0
+    body: bytes = b""
+    reason: str = ""
+    # From the write to the end of the answer, or to giving up; 0 when not sent.
+    latency_us: int = 0
+    # Of the answer, those that the pool was asked to keep, by name in lower case.
+    headers: dict[bytes, bytes] = {}
+
+
+# Called exactly once per request.
+Done = Callable[[HttpOutcome], None]
+
+
+class Owner(Protocol):
+    """What a connection tells the pool it belongs to."""
+
+    def opened(self, connection: Connection) -> None: ...
+
+    def released(self, connection: Connection, reusable: bool) -> None:
+        """Its request has ended; it may at once be given the next one."""
+
+    def lost(self, connection: Connection) -> None:
+        """It will never carry another request. Told at least once."""
+
+
+class Connection(asyncio.Protocol):
+    """Carries one request at a time; its owner never calls `send` on a busy one."""
+
+    __slots__ = ("_answer", "_done", "_owner", "_sent_ns", "_transport", "deadline_ns", "idle_since_ns")
+
+    def __init__(self, owner: Owner, body_bytes_max: int, keep: frozenset[bytes]) -> None:
+        self._owner = owner
+        self._answer = AnswerReader(body_bytes_max, keep)
+        self._transport: asyncio.Transport | None = None
+        self._done: Done | None = None
+        self._sent_ns = 0
+        self.deadline_ns = 0
+        self.idle_since_ns = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._done is not None
+
+    def send(self, payload: bytes, deadline_ns: int, done: Done) -> bool:
+        """Write a whole request; False when no byte of it left, and `done` is not kept.
+
+        False rests on the first system call: on a plain socket with nothing buffered
+        both uvloop and asyncio try it inside `write`, and one that fails (the server
+        has reset the idle connection) has taken nothing. A server that closed in good
+        order is only noticed afterwards; that request ends unanswered.
+        """
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        self._answer.expect()
+        self._sent_ns = time.monotonic_ns()
+        self.deadline_ns = deadline_ns
+        transport.write(payload)
+        if transport.is_closing() and transport.get_extra_info("ssl_object") is None:
+            return False
+        self._done = done
+        return True
+
+    def close(self) -> None:
+        """Close an idle connection in good order."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def give_up(self, reason: str) -> None:
+        """End the request in hand, if any, as unanswered, and drop the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._owner.lost(self)
+        done, self._done = self._done, None
+        if done is not None:
+            tell(done, HttpOutcome("unanswered", reason=reason, latency_us=self._latency_us()))
+
+    def _latency_us(self) -> int:
+        return (time.monotonic_ns() - self._sent_ns) // 1000
+
+    def _deliver(self) -> None:
+        # All is taken out first: `released` may begin the next request on this connection.
+        done, self._done = self._done, None
+        answer = self._answer
+        outcome = HttpOutcome("answered", answer.status, answer.body, "", self._latency_us(), answer.headers)
+        self._owner.released(self, answer.reusable)
+        if done is not None:
+            tell(done, outcome)
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._owner.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._done is None:
+            # Nobody asked: whatever it is, the next answer could not be trusted.
+            self.give_up("unasked")
+            return
+        answer = self._answer
+        answer.feed(data)
+        if answer.complete:
+            self._deliver()
+        elif answer.fault:
+            self.give_up(answer.fault)
+
+    def eof_received(self) -> None:
+        if self._done is not None:
+            self._answer.feed_eof()
+            if self._answer.complete:
+                self._deliver()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._answer.begun:
+            self.give_up("cut-short")
+        else:
+            self.give_up("reset" if isinstance(exc, ConnectionError) else "closed")
+        self._answer.close()
+
+
+def tell(done: Done, outcome: HttpOutcome) -> None:
+    """Call back; a fault of the caller's is reported to the loop and costs nobody else an outcome."""
+    try:
+        done(outcome)
+    except Exception as e:  # whatever it is, other requests wait behind this one
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "A request's callback failed.", "exception": e}
+        )

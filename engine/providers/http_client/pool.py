@@ -1,0 +1,243 @@
+"""A pooled keep-alive HTTP/1.1 client for one server, with callbacks.
+
+Per request there is no task, no future and no timer: a request is one write, its
+answer one callback, and one sweep over the busy connections ends those that are
+overdue. That is what makes it an order of magnitude cheaper than a general client
+(benchmarks/micro/bench_provider_http.py).
+
+Under failure, every request has exactly one outcome (see `HttpOutcome`):
+- server away: `not_sent` at once while no connection stands; connecting is tried
+  again after a pause that doubles, with jitter (`pacing.Backoff`);
+- no free connection: it waits its turn, at most half of the time-out, so that one
+  written late still has as long again for its answer; then `not_sent`;
+- answered never, in part, or with something that is not HTTP: `unanswered`, and its
+  connection is dropped;
+- this process frozen: what arrived meanwhile is read before anything is timed out;
+- this process killed: no outcome; the caller's own record of the request decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+import time
+from collections import deque
+from functools import partial
+
+from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
+from engine.providers.pacing import Backoff, Ticker
+
+__all__ = ["Done", "HttpOutcome", "HttpPool"]
+
+# Connection attempts under way at once, so as not to overrun the server's backlog.
+OPENING_MAX = 32
+CONNECT_S_MAX = 5.0
+
+
+class HttpPool:
+    """Up to `connections_max` connections to one server, opened as they are needed.
+
+    timeout_s        from `request` to the outcome, at most
+    idle_s           a connection unused for this long is closed; the default is below
+                     the 5 s after which common servers do so, since a request that
+                     meets such a close ends unanswered
+    waiting_max      requests that may wait for a connection
+    body_bytes_max   a longer answer is a broken one
+    keep_headers     of an answer these are kept, names in lower case
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        connections_max: int,
+        timeout_s: float,
+        idle_s: float = 4.0,
+        waiting_max: int = 10_000,
+        body_bytes_max: int = 1 << 20,
+        keep_headers: frozenset[bytes] = frozenset(),
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        shown = f"[{host}]" if ":" in host else host
+        usual_port = 443 if ssl_context else 80
+        self._host_field = (shown if port == usual_port else f"{shown}:{port}").encode("ascii")
+        self._address = host, port, ssl_context
+        self._connections_max = connections_max
+        self._waiting_max = waiting_max
+        self._kept = body_bytes_max, keep_headers
+        self._connect_s = min(CONNECT_S_MAX, timeout_s / 2)
+        self._timeout_ns = int(timeout_s * 1e9)
+        self._idle_ns = int(idle_s * 1e9)
+        tick_s = min(0.1, max(0.005, timeout_s / 20))
+        self._tick_ns = int(tick_s * 1e9)
+        self._ticker = Ticker(tick_s, self._sweep)
+        self._backoff = Backoff()
+        self._connections: set[Connection] = set()
+        # Last released, first used: the rest grows idle and is closed.
+        self._free: deque[Connection] = deque()
+        # (request, asked at, done), oldest first.
+        self._waiting: deque[tuple[bytes, int, Done]] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self._drained = asyncio.Event()
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests written and not yet ended."""
+        return len(self._connections) - len(self._free)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a connection."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Begin to keep time; opens nothing yet. To be called once, on the running loop."""
+        self._ticker.start()
+
+    def request(self, method: bytes, path: bytes, headers: bytes, body: bytes, done: Done) -> None:
+        """Begin one request; `done` is called with its outcome within the time-out.
+
+        Returns at once; `done` is never called from inside. `headers` are whole lines,
+        each ended by CRLF; Host and Content-Length are added.
+        """
+        payload = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+            method, path, self._host_field, headers, len(body), body,
+        )  # fmt: skip
+        now_ns = time.monotonic_ns()
+        while self._free:
+            connection = self._free.pop()
+            if connection.send(payload, now_ns + self._timeout_ns, done):
+                return
+            self.lost(connection)
+        if self._stopping:
+            _refuse(done, "stopped")
+        elif not self._connections and self._backoff.holds(now_ns / 1e9):
+            _refuse(done, self._backoff.reason)
+        elif len(self._waiting) >= self._waiting_max:
+            _refuse(done, "busy")
+        else:
+            self._waiting.append((payload, now_ns, done))
+            self._grow()
+
+    async def stop(self, deadline_s: float) -> None:
+        """End everything: what waits is `not_sent` at once, what is in flight has up to
+        `deadline_s` for its answer and is `unanswered` then. Repeating it is harmless.
+        """
+        self._stopping = True
+        try:
+            self._refuse_waiting("stopped")
+            for attempt in self._opening:
+                attempt.cancel()
+            if self.in_flight:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._drained.wait(), deadline_s)
+        finally:
+            for connection in list(self._connections):
+                connection.give_up("stopped")
+            self._ticker.stop()
+
+    # -- what connections report (`Owner`)
+
+    def opened(self, connection: Connection) -> None:
+        self._backoff.succeeded()
+        self._connections.add(connection)
+        self.released(connection, reusable=True)
+
+    def released(self, connection: Connection, reusable: bool) -> None:
+        if not reusable or self._stopping:
+            connection.close()
+            self.lost(connection)
+        elif self._waiting:
+            payload, asked_ns, done = self._waiting[0]
+            if connection.send(payload, asked_ns + self._timeout_ns, done):
+                self._waiting.popleft()
+            else:
+                self.lost(connection)
+        else:
+            connection.idle_since_ns = time.monotonic_ns()
+            self._free.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        with contextlib.suppress(ValueError):
+            self._free.remove(connection)
+        if self._stopping:
+            if not self.in_flight:
+                self._drained.set()
+        elif self._waiting:
+            self._grow()
+
+    # -- connecting
+
+    def _grow(self) -> None:
+        """Open connections for those that wait; one alone while the last attempt has failed."""
+        if self._backoff.holds(time.monotonic()):
+            if not self._connections:
+                self._refuse_waiting(self._backoff.reason)
+            return
+        room = self._connections_max - len(self._connections)
+        wanted = min(len(self._waiting), room, 1 if self._backoff.failures else OPENING_MAX)
+        while len(self._opening) < wanted:
+            self._opening.add(asyncio.create_task(self._open()))
+
+    async def _open(self) -> None:
+        host, port, context = self._address
+        made = partial(Connection, self, *self._kept)
+        reason = "unreachable"
+        try:
+            async with asyncio.timeout(self._connect_s):
+                await asyncio.get_running_loop().create_connection(made, host, port, ssl=context)
+            reason = ""
+        except (OSError, UnicodeError) as e:
+            reason = _reason(e)
+        finally:
+            # Whatever went wrong, the next attempt waits.
+            if reason:
+                self._backoff.failed(time.monotonic(), reason, random.random())
+            task = asyncio.current_task()
+            assert task is not None
+            self._opening.discard(task)
+            if self._waiting and not self._stopping:
+                self._grow()
+
+    def _refuse_waiting(self, reason: str) -> None:
+        while self._waiting:
+            _refuse(self._waiting.popleft()[2], reason)
+
+    def _sweep(self) -> None:
+        now_ns = time.monotonic_ns()
+        # What would be overdue at the next sweep ends now: within the time-out, not after.
+        horizon_ns = now_ns + self._tick_ns
+        for connection in [c for c in self._connections if c.busy and c.deadline_ns <= horizon_ns]:
+            connection.give_up("timeout")
+        while self._waiting and self._waiting[0][1] + self._timeout_ns // 2 <= horizon_ns:
+            _refuse(self._waiting.popleft()[2], "no-connection")
+        while self._free and self._free[0].idle_since_ns + self._idle_ns <= now_ns:
+            idle = self._free.popleft()
+            idle.close()
+            self.lost(idle)
+        if self._waiting:
+            self._grow()
+
+
+def _refuse(done: Done, reason: str) -> None:
+    asyncio.get_running_loop().call_soon(tell, done, HttpOutcome("not_sent", reason=reason))
+
+
+def _reason(error: Exception) -> str:
+    """A stable word for why no connection came about."""
+    if isinstance(error, TimeoutError):
+        return "connect-timeout"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, ssl.SSLError):
+        return "tls"
+    return "unreachable"

@@ -1,0 +1,34 @@
+"""What a provider gives to whoever sends through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from engine.records import (
+    Message,
+    Verdict,
+)
+
+# Called exactly once per submitted message, on the loop, never from inside `submit`.
+Done = Callable[[Verdict], None]
+
+
+class Provider(Protocol):
+    """A way to hand messages to a provider."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def start(self) -> None:
+        """Make ready; does not fail because the provider is away."""
+
+    async def stop(self) -> None:
+        """Close; what is in flight is first given its verdict, `unknown` at worst."""
+
+    def submit(self, message: Message, done: Done) -> None:
+        """Begin to send. Returns at once; `done` is called with the verdict.
+
+        The caller bounds how many are in flight. Every message gets its verdict
+        within the provider's time-out, come what may.
+        """

@@ -1,0 +1,1 @@
+"""Providers that speak SMPP 3.4."""

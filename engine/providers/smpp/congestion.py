@@ -1,0 +1,111 @@
+"""How fast one session sends to a provider that says it is sent too much.
+
+The rate is halved when the provider throttles and grows again afterwards, as congestion is
+avoided in TCP (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for
+Congestion Avoidance", 1989). It grows fast to nine tenths of what was too much, and from
+there by steps that begin small and become larger (as in CUBIC, RFC 9438): so it stays for
+a while where it does well, and yet soon finds out when the provider takes more again. At
+twice of what was too much nothing is slowed any more.
+
+Providers count in whole seconds, so within a second of a decrease more throttling only means
+a pause. Throttled answers that are few among many are about single messages (a full mailbox
+is ESME_RMSGQFUL too) and change nothing: the caller sends those again later.
+
+Rates are segments a second, times monotonic seconds.
+"""
+
+from __future__ import annotations
+
+PAUSE_S = 0.2
+_PERIOD_S = 1.0
+# One for each pause: with less it would not be seen when the provider takes more again.
+_RATE_MIN = 1 / PAUSE_S
+# Below this no rate counts as too much by itself.
+_CEILING_MIN = 2 * _RATE_MIN
+# Throttled answers that are about single messages: so many in a second, or for each accepted one.
+_FEW = 2
+_FEW_SHARE = 0.05
+# What is accepted in a shorter time says little of a second.
+_OBSERVED_S = 0.1
+# What has not been used may be sent at once, but no more than this much time of it.
+_BURST_S = 0.1
+_UNLIMITED = 1 << 30
+
+
+class Slowdown:
+    """One session's rate. `rate` is 0 while nothing is slowed; only then may `allowed` be passed by."""
+
+    __slots__ = (
+        "_ceiling", "_decreased_s", "_grown_s", "_paused_to_s", "_second_s", "_steps", "_taken",
+        "_taken_before", "_throttled", "_tokens", "_tokens_s", "rate",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        # The rate that was too much, and how many steps have been made towards it and beyond.
+        self._ceiling = 0.0
+        self._steps = 0
+        self._grown_s = 0.0
+        self._decreased_s = float("-inf")
+        self._paused_to_s = 0.0
+        self._tokens = 0.0
+        self._tokens_s = 0.0
+        # Answers in the second that began at `_second_s`, and accepted ones in that before.
+        self._second_s = 0.0
+        self._taken = 0
+        self._throttled = 0
+        self._taken_before = 0
+
+    def taken(self, count: int, now_s: float) -> None:
+        """The provider has accepted so many."""
+        passed_s = now_s - self._second_s
+        if passed_s >= _PERIOD_S:
+            self._taken_before = self._taken if passed_s < 2 * _PERIOD_S else 0
+            self._taken = self._throttled = 0
+            self._second_s = now_s
+        self._taken += count
+
+    def throttled(self, now_s: float) -> None:
+        """The provider has not taken one for being sent too much."""
+        self.taken(0, now_s)
+        self._throttled += 1
+        if self._throttled <= max(_FEW, _FEW_SHARE * self._taken, _FEW_SHARE * self._taken_before):
+            return
+        self._paused_to_s = now_s + PAUSE_S
+        if now_s < self._decreased_s + _PERIOD_S:
+            return
+        passed_s = max(now_s - self._second_s, _OBSERVED_S)
+        observed = max(self._taken / passed_s, float(self._taken_before))
+        too_much = min(self.rate, observed) if self.rate else observed
+        self._ceiling = max(too_much, _CEILING_MIN)
+        self.rate = self._ceiling / 2
+        self._steps = 0
+        self._decreased_s = self._grown_s = self._tokens_s = now_s
+        self._tokens = 0.0
+
+    def allowed(self, now_s: float) -> int:
+        """How many may be sent now; then tell `sent`. As many as you like while `rate` is 0."""
+        if now_s < self._paused_to_s:
+            return 0
+        while self.rate and now_s >= self._grown_s + _PERIOD_S:
+            self._grown_s += _PERIOD_S
+            self._grow()
+        if not self.rate:
+            return _UNLIMITED
+        burst = max(1.0, self.rate * _BURST_S)
+        self._tokens = min(burst, self._tokens + (now_s - self._tokens_s) * self.rate)
+        self._tokens_s = now_s
+        return int(self._tokens)
+
+    def sent(self, count: int) -> None:
+        self._tokens -= count
+
+    def _grow(self) -> None:
+        nearly = 0.9 * self._ceiling
+        if self.rate < nearly:
+            self.rate = min(nearly, 1.5 * self.rate)
+        else:
+            self._steps += 1
+            self.rate += 0.05 * self._steps * self._ceiling
+        if self.rate >= 2 * self._ceiling:
+            self.rate = 0.0

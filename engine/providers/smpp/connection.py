@@ -1,0 +1,306 @@
+"""Drives sessions over TCP or TLS: one connection after another, each bound anew.
+
+All that is to be written in one turn of the loop goes out in one write, and what comes is
+handed on in the pieces in which it is read; per PDU there is no task, no future, no timer.
+
+Under failure:
+- the provider away, or refusing the bind: tried again after a pause that doubles, with jitter;
+  it begins anew from the first pause only when a session has held for a while, so that one
+  which is bound and dropped at once is not hammered;
+- the provider stops reading: nothing more is sent to it, and it is dropped when it lets answers
+  to its own requests pile up beyond `_UNREAD_BYTES_MAX`;
+- a connection that does not close in good order is cut after a second;
+- a fault of this program's own in a callback: the connection is lost by it, and no more;
+- this process frozen: what arrived meanwhile is read before time is let pass (`Ticker`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import msgspec
+import structlog
+
+from engine.providers.pacing import Backoff
+from engine.providers.smpp.codes import Command
+from engine.providers.smpp.congestion import Slowdown
+from engine.providers.smpp.message import Sending
+from engine.providers.smpp.pdu import Pdu
+from engine.providers.smpp.session import Counts, Heard, Segment, Session
+
+_UNREAD_BYTES_MAX = 4 << 20
+_CLOSE_S = 1.0
+# A session that was bound for so long proves that the provider is well.
+_HELD_S = 10.0
+
+Segments = list[Segment[Sending]]
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How every session of a provider is made. Times are seconds."""
+
+    provider: str
+    host: str
+    port: int
+    bind_body: bytes
+    window: int
+    # For connecting, and for the answers to bind, unbind and enquire_link.
+    timeout_s: float
+    enquire_link_s: float
+    reconnect_s: float
+    reconnect_max_s: float
+    ssl_context: ssl.SSLContext | None
+
+
+class Owner(Protocol):
+    """What a line tells the provider it belongs to, always on the loop."""
+
+    def bound(self, line: Line) -> None:
+        """From now on it carries messages."""
+
+    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None: ...
+
+    def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
+        """It carries no more, though answers may still come while the provider waits for our
+        leave; told again, with what was left, at its end. `sent` may have arrived."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection and the session on it. `over` is set with its last word to the line."""
+
+    __slots__ = ("_flushing", "_line", "_loop", "_transport", "_was", "over", "session", "writable")
+
+    def __init__(self, line: Line, session: Session[Sending]) -> None:
+        self._line = line
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        # A flush will follow in this turn of the loop.
+        self._flushing = False
+        self._was = session.state
+        self.session = session
+        self.writable = True
+        self.over = asyncio.Event()
+
+    def flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what the session has to say, and follow its state."""
+        self._flushing = False
+        session, transport = self.session, self._transport
+        if session.out and transport is not None and not transport.is_closing():
+            transport.write(b"".join(session.out))
+            session.written()
+            if not self.writable and transport.get_write_buffer_size() > _UNREAD_BYTES_MAX:
+                self.end("unread")
+        if session.state != self._was:
+            self._changed()
+
+    def answer(self, deliveries: Sequence[Pdu], status: int) -> None:
+        """See `smpp_inbox.Answering`."""
+        for delivery in deliveries:
+            self.session.answer_delivery(delivery, status)
+        self.flush_soon()
+
+    def end(self, reason: str) -> None:
+        """Let go of the connection. What it owes is told to the line, once."""
+        if self.over.is_set():
+            return
+        self.over.set()
+        if self._transport is not None:
+            self._transport.close()
+            self._loop.call_later(_CLOSE_S, self._transport.abort)
+        sent, unsent = self.session.abandon(reason)
+        self._was = self.session.state
+        self._line.lost(self, sent, unsent)
+
+    def _changed(self) -> None:
+        self._was = state = self.session.state
+        if state == "bound":
+            self._line.opened(self)
+        elif state in ("leaving", "unbinding"):
+            self._line.leaving()
+        elif state == "ended":
+            self.end(self.session.reason)
+
+    # -- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._line.connected(self)
+        self.session.begin(time.monotonic())
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        if self.over.is_set():
+            return
+        now_s = time.monotonic()
+        heard = self.session.receive(data, now_s)
+        # What those who are told send meanwhile goes out with the answers.
+        self._flushing = True
+        if heard.answers or heard.deliveries:
+            self._line.owner.heard(self._line, self, heard, now_s)
+        self.flush()
+
+    def pause_writing(self) -> None:
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        self.writable = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.end("closed" if exc is None else "reset")
+
+
+class Line:
+    """One session that is kept bound, from `keep`'s start to its cancellation."""
+
+    def __init__(self, owner: Owner, terms: Terms, bind: Command, counts: Counts) -> None:
+        self.owner = owner
+        self._terms = terms
+        self._bind = bind
+        self.transmits = bind != Command.bind_receiver
+        self._counts = counts
+        self._backoff = Backoff(terms.reconnect_s, terms.reconnect_max_s)
+        self._log = structlog.get_logger("smpp").bind(provider=terms.provider, bind=bind.name)
+        self._reason = ""
+        self._bound_s = 0.0
+        self._was_bound = False
+        self._connection: Connection | None = None
+        self.slowdown = Slowdown()
+        # Messages that have begun here and have a segment to send: now, and after the next tick.
+        self.queue: deque[Sending] = deque()
+        self.later: deque[Sending] = deque()
+        # The session that carries messages; None while there is none.
+        self.session: Session[Sending] | None = None
+
+    def room(self, now_s: float) -> int:
+        """How many segments may be sent now."""
+        session, connection = self.session, self._connection
+        if session is None or connection is None or session.state != "bound" or not connection.writable:
+            return 0
+        room = self._terms.window - len(session.pending)
+        return min(room, self.slowdown.allowed(now_s)) if self.slowdown.rate else room
+
+    def send(self, segments: Segments) -> None:
+        """Send these; to be called when there is `room` for them. They go out with `flush`."""
+        if segments and self.session is not None:
+            self.session.submit(segments)
+            if self.slowdown.rate:
+                self.slowdown.sent(len(segments))
+
+    def flush(self) -> None:
+        if self._connection is not None:
+            self._connection.flush()
+
+    def tick(self, now_s: float, overdue_s: float) -> Segments:
+        """Let time pass; the submits of messages begun at `overdue_s` or before."""
+        connection = self._connection
+        if connection is None:
+            return []
+        connection.session.tick(now_s)
+        late = connection.session.overdue(overdue_s)
+        connection.flush()
+        return late
+
+    @property
+    def busy(self) -> bool:
+        """It has messages that are not answered, or not sent."""
+        in_flight = self._connection is not None and bool(self._connection.session.pending)
+        return in_flight or bool(self.queue or self.later)
+
+    async def keep(self) -> None:
+        """Bind, and bind again whenever the session ends, until canceled."""
+        try:
+            while True:
+                try:
+                    reason = await self._one_session()
+                except Exception as e:  # whatever it is, this line goes on
+                    reason = "fault"
+                    self._log.error("session failed", exc_info=e)
+                now_s = time.monotonic()
+                if self._bound_s and now_s - self._bound_s >= _HELD_S:
+                    self._backoff.succeeded()
+                if reason != self._reason and reason != "stopped":
+                    self._log.warning("session lost" if self._bound_s else "cannot be bound", reason=reason)
+                self._reason, self._bound_s = reason, 0.0
+                self._backoff.failed(now_s, reason, random.random())
+                while pause_s := self._backoff.pause_s(time.monotonic()):  # noqa: ASYNC110 - timers
+                    # may ring a little early
+                    await asyncio.sleep(pause_s)
+        finally:
+            if self._connection is not None:
+                self._connection.end("stopped")
+
+    async def unbind(self) -> None:
+        """Unbind in good order, as far as the provider answers within the time-out."""
+        connection = self._connection
+        if connection is not None:
+            connection.session.unbind(time.monotonic())
+            connection.flush()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(connection.over.wait(), min(_CLOSE_S, self._terms.timeout_s))
+
+    async def _one_session(self) -> str:
+        """From connecting to the end, and why it ended."""
+        terms = self._terms
+        session: Session[Sending] = Session(
+            self._bind, terms.bind_body, self._counts,
+            timeout_s=terms.timeout_s, enquire_link_s=terms.enquire_link_s,
+        )  # fmt: skip
+        connection = Connection(self, session)
+        try:
+            async with asyncio.timeout(terms.timeout_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection, terms.host, terms.port, ssl=terms.ssl_context
+                )
+        except (OSError, UnicodeError) as e:
+            reason = _reason(e)
+            connection.end(reason)
+            return reason
+        await connection.over.wait()
+        return session.reason
+
+    # -- what its connection reports
+
+    def connected(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def opened(self, connection: Connection) -> None:
+        self._counts.rebinds += self._was_bound
+        self._was_bound = True
+        self._bound_s = time.monotonic()
+        self.session = connection.session
+        self._log.info("bound")
+        self.owner.bound(self)
+
+    def leaving(self) -> None:
+        self.session = None
+        self.owner.unbound(self, "unbound", [], [])
+
+    def lost(self, connection: Connection, sent: Segments, unsent: Segments) -> None:
+        reason = connection.session.reason
+        self._counts.sessions_lost += bool(self._bound_s) and reason != "stopped"
+        self._connection = self.session = None
+        self.owner.unbound(self, reason, sent, unsent)
+
+
+def _reason(error: Exception) -> str:
+    """A stable word for why no connection came about."""
+    if isinstance(error, TimeoutError):
+        return "connect-timeout"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, ssl.SSLError):
+        return "tls"
+    return "unreachable"

@@ -1,0 +1,150 @@
+"""Rule: what the provider says of a message's segments, and the verdict on the message.
+
+A message is sent as one submit_sm for each segment. The first line that holds counts:
+
+    of its segments                              verdict      code
+    one was refused for good                     permanent    that answer's status
+    one went out and has no answer               unknown      timeout, closed, reset, ...
+    one was refused for now                      temporary    that answer's status
+    one was never sent, no session               temporary    not_bound, stopped
+    one was refused as too much, its time over   throttled    that answer's status
+    one was never sent, no room in time          throttled    window
+    all were accepted                            accepted     0x00000000
+
+Once one has failed in any of these ways, what has not been sent stays unsent, and the verdict
+follows when those under way are answered or late. Segments that were accepted before cannot
+be taken back: when the message is sent again, they are too, under the same reference.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.providers.ports import Done
+from engine.providers.smpp.verdicts import code
+from engine.records import Verdict, VerdictKind
+
+# What counts more than what, from the table above.
+_WEIGHT: dict[VerdictKind, int] = {
+    "accepted": 0,
+    "throttled": 2,
+    "temporary": 3,
+    "unknown": 4,
+    "permanent": 5,
+}
+ACCEPTED_CODE = code(0)
+
+
+class Sending(msgspec.Struct, eq=False):
+    """A message on its way, from `submit` to its verdict. Times are monotonic seconds.
+
+    The short way, for the many that have one segment and are accepted at once: instead of
+    `take`, only `sent_s` is set; instead of `accepted`, the verdict is given and this is
+    forgotten. Whatever else happens to one that was sent so, the methods below make good.
+    """
+
+    done: Done
+    # One submit_sm body for each segment.
+    bodies: list[bytes]
+    # When it was submitted.
+    begun_s: float
+    # There is one body.
+    single: bool
+    # A segment can be sent: there is one left, and nothing has failed.
+    wants: bool = True
+    # It stands in a queue for its next segment.
+    queued: bool = True
+    # When the first segment went out, 0 before.
+    sent_s: float = 0.0
+    # The first segment that was never sent, and those to be sent again.
+    next: int = 0
+    again: list[int] | None = None
+    # Segments sent and not answered.
+    in_flight: int = 0
+    kind: VerdictKind = "accepted"
+    code: str = ACCEPTED_CODE
+    # The provider's id of each segment that was accepted.
+    ids: dict[int, str] | None = None
+    throttled_code: str = ""
+    # The verdict is out; it may still stand in a queue.
+    told: bool = False
+
+    @property
+    def over(self) -> bool:
+        """The verdict can be given."""
+        return not self.in_flight and not self.wants
+
+    def take(self, now_s: float) -> int:
+        """Which segment to send now. To be called while it `wants`."""
+        if not self.sent_s:
+            self.sent_s = now_s
+        self.in_flight += 1
+        if self.again:
+            part = self.again.pop(0)
+        else:
+            part = self.next
+            self.next = part + 1
+        self.wants = self.next < len(self.bodies) or bool(self.again)
+        return part
+
+    def give_back(self, part: int) -> None:
+        """A segment taken has not left after all."""
+        self._landed()
+        self._send_again(part)
+
+    def accepted(self, part: int, message_id: str) -> None:
+        """`message_id` without commas."""
+        self.in_flight -= 1
+        if self.ids is None:
+            self.ids = {}
+        self.ids[part] = message_id
+
+    def throttled(self, part: int, code: str) -> None:
+        self._landed()
+        self.throttled_code = code
+        self._send_again(part)
+
+    def failed(self, kind: VerdictKind, code: str) -> None:
+        """A segment that was in flight is not accepted: see the table."""
+        self._landed()
+        self._worsen(kind, code)
+
+    def give_up(self, code: str) -> None:
+        """What has not been sent will not be; `code` says why."""
+        if self.wants:
+            if self.throttled_code or code == "window":
+                self._worsen("throttled", self.throttled_code or code)
+            else:
+                self._worsen("temporary", code)
+
+    def verdict(self, provider: str, now_s: float) -> Verdict:
+        """What it comes to; to be asked once it is `over`."""
+        ids = ""
+        if self.kind == "accepted" and self.ids is not None:
+            ids = ",".join([self.ids[part] for part in sorted(self.ids)])
+        return Verdict(
+            kind=self.kind,
+            provider=provider,
+            provider_message_id=ids,
+            code=self.code,
+            latency_us=int((now_s - self.sent_s) * 1e6) if self.sent_s else 0,
+        )
+
+    def _landed(self) -> None:
+        """One segment less is in flight."""
+        if self.in_flight:
+            self.in_flight -= 1
+        else:
+            # It was sent the short way.
+            self.next = 1
+            self.wants = self.queued = False
+
+    def _worsen(self, kind: VerdictKind, code: str) -> None:
+        if _WEIGHT[kind] > _WEIGHT[self.kind]:
+            self.kind, self.code, self.wants = kind, code, False
+
+    def _send_again(self, part: int) -> None:
+        if self.again is None:
+            self.again = []
+        self.again.append(part)
+        self.wants = self.kind == "accepted"

@@ -1,0 +1,118 @@
+"""Framing of SMPP 3.4: a stream of octets becomes PDUs, and a PDU octets.
+
+A PDU is four big-endian 32-bit integers (3.2): its length with these, command, status and
+sequence number; then the body, which is left as it is here: see `engine.providers.smpp.body`.
+The length is all that shows where the next PDU begins. One that cannot be true (below 16,
+or above what any PDU of this protocol needs) means that the place in the stream is lost and
+every octet after it could be taken for anything: an answer could be given to the wrong
+message. The connection is then of no more use.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+import msgspec
+
+from engine.providers.smpp.codes import CommandStatus
+
+HEADER_BYTES = 16
+# The longest is a submit_sm with a message_payload of 64 KiB less one, which no SMS needs.
+PDU_BYTES_MAX = 65_536
+
+_HEADER = Struct(">IIII")
+_pack_header = _HEADER.pack
+_unpack_header = _HEADER.unpack_from
+
+
+class Pdu(msgspec.Struct, frozen=True, gc=False):
+    """One PDU, its body undecoded. Any command and any status may come: see `smpp_codes`."""
+
+    command_id: int
+    status: int
+    sequence: int
+    body: bytes
+
+
+class WrongPdu(ValueError):
+    """What came is no PDU of this protocol.
+
+    `status` is the one to answer with (5.1.3), `sequence` that of the PDU, None where it is
+    not known: the decoders of bodies do not see the header. `fatal`: the place in the stream
+    is lost, and the connection must be closed.
+    """
+
+    def __init__(
+        self, detail: str, *, status: CommandStatus, sequence: int | None = None, fatal: bool = False
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.sequence = sequence
+        self.fatal = fatal
+
+
+class Reader:
+    """Cuts a stream into PDUs; one for each connection.
+
+    It judges nothing but lengths: a command nobody knows comes out as a Pdu, for only a
+    request of that kind may be answered (generic_nack, ESME_RINVCMDID).
+    """
+
+    __slots__ = ("_lost", "_needed", "_pending")
+
+    def __init__(self) -> None:
+        # The beginning of a PDU, and how many octets there must be before it is looked at again.
+        self._pending = bytearray()
+        self._needed = HEADER_BYTES
+        self._lost = False
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Pdu | WrongPdu]:
+        """The PDUs that are whole with `data`, in order.
+
+        A WrongPdu is the last thing that ever comes out: it is fatal, and what is fed
+        afterwards is ignored. Time is linear in what is fed, however it is cut; at most
+        `PDU_BYTES_MAX` octets are kept.
+        """
+        if self._lost:
+            return []
+        pending = self._pending
+        if pending:
+            pending += data
+            if len(pending) < self._needed:
+                return []
+            chunk = bytes(pending)
+            pending.clear()
+        else:
+            # One copy at most; slices of it are then `bytes` too.
+            chunk = data if type(data) is bytes else bytes(data)
+        found: list[Pdu | WrongPdu] = []
+        at, end = 0, len(chunk)
+        while end - at >= HEADER_BYTES:
+            length, command_id, status, sequence = _unpack_header(chunk, at)
+            if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
+                found.append(self._lose(length))
+                return found
+            after = at + length
+            if after > end:
+                self._needed = length
+                break
+            found.append(Pdu(command_id, status, sequence, chunk[at + HEADER_BYTES : after]))
+            at = after
+        else:
+            self._needed = HEADER_BYTES
+        if at < end:
+            pending += chunk[at:]
+        return found
+
+    def _lose(self, length: int) -> WrongPdu:
+        self._lost = True
+        return WrongPdu(
+            f"command_length is {length}; allowed are {HEADER_BYTES} to {PDU_BYTES_MAX}.",
+            status=CommandStatus.ESME_RINVCMDLEN,
+            fatal=True,
+        )
+
+
+def pack(command: int, status: int, sequence: int, body: bytes = b"") -> bytes:
+    """One PDU. The caller keeps all three within 32 bits, and `body` within `PDU_BYTES_MAX`."""
+    return _pack_header(HEADER_BYTES + len(body), command, status, sequence) + body

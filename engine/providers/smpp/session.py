@@ -1,0 +1,314 @@
+"""One session of SMPP 3.4 as its client sees it: octets and the time in, octets and events out.
+
+    state      what it waits for                         left by
+    new        its connection                            begin
+    binding    the answer to its bind                    ESME_ROK: bound; refused, late: ended
+    bound      traffic                                   unbind: unbinding; asked to: leaving
+    leaving    answers to what it has sent: the provider  all are there, or a second is over: ended
+               has asked to unbind, is answered last
+    unbinding  the answer to our unbind                  that, or it is late: ended
+    ended      nothing; `reason` says why
+
+Commands: 4.1 to 4.11 of the specification (Issue 1.2). No I/O and no clock here: what is to
+be written gathers in `out`, and `now_s` is the caller's monotonic clock.
+
+Under failure:
+- no answer to a submit: `overdue` hands it out when it is late; an answer that
+  comes after that, or twice, or to nothing that was sent, is counted and ignored;
+- nothing heard for `enquire_link_s`: asked whether it lives (enquire_link); still nothing
+  after the time-out: ended. Anything heard proves life, whatever it is;
+- framing lost: told so (generic_nack) and ended, for the next answer could be given to the
+  wrong message;
+- a request that a client does not serve: generic_nack with ESME_RINVCMDID;
+- connection gone: `abandon` parts what may have arrived from what never left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from struct import Struct
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+
+import msgspec
+
+from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
+from engine.providers.smpp.pdu import HEADER_BYTES, Pdu, Reader, WrongPdu, pack
+
+# How long answers are waited for when the provider has asked to unbind, seconds.
+LEAVE_S = 1.0
+_SEQUENCE_MAX = 0x7FFF_FFFF
+
+# Members of an enum are slow to reach; these are needed for every PDU.
+_SUBMIT_SM = int(Command.submit_sm)
+_SUBMIT_SM_RESP = int(Command.submit_sm_resp)
+_ENQUIRE_LINK = int(Command.enquire_link)
+_ENQUIRE_LINK_RESP = int(Command.enquire_link_resp)
+_GENERIC_NACK = int(Command.generic_nack)
+_UNKNOWN_ERROR = int(CommandStatus.ESME_RUNKNOWNERR)
+_UNBIND = int(Command.unbind)
+_UNBIND_RESP = int(Command.unbind_resp)
+_DELIVERIES = frozenset({int(Command.deliver_sm), int(Command.data_sm)})
+# Requests that have no answer (4.1.7, 4.12).
+_UNANSWERED = frozenset({int(Command.outbind), int(Command.alert_notification)})
+_BINDS = frozenset({
+    int(Command.bind_receiver_resp), int(Command.bind_transmitter_resp), int(Command.bind_transceiver_resp),
+})  # fmt: skip
+
+_pack_header = Struct(">IIII").pack
+
+
+class Timed(Protocol):
+    """Whatever is sent: a message."""
+
+    begun_s: float
+
+
+Token = TypeVar("Token", bound=Timed)
+# A submit: the message, which of its segments it is, and the body of its submit_sm.
+Segment = tuple[Token, int, bytes]
+Answers = list[tuple[Segment[Token], Pdu]]
+State = Literal["new", "binding", "bound", "leaving", "unbinding", "ended"]
+
+
+class Counts(msgspec.Struct):
+    """What happened at one provider since it was built, all its sessions together."""
+
+    # Sessions bound again after they had been bound before; binds refused; sessions lost.
+    rebinds: int = 0
+    binds_refused: int = 0
+    sessions_lost: int = 0
+    # Answers ESME_RTHROTTLED and ESME_RMSGQFUL.
+    throttled: int = 0
+    # Submits without an answer in time, and answers to nothing that waits for one: late,
+    # given twice, or never asked for.
+    timeouts: int = 0
+    late_responses: int = 0
+    # PDUs that could not be read, requests a client does not serve, generic_nacks received.
+    wrong_pdus: int = 0
+    unknown_commands: int = 0
+    generic_nacks: int = 0
+    # Receipts taken, receipts the provider was asked to send again, receipts without an id,
+    # messages from handsets.
+    receipts: int = 0
+    receipts_refused: int = 0
+    receipts_nameless: int = 0
+    mo_dropped: int = 0
+
+
+class Heard(NamedTuple, Generic[Token]):
+    """What came in one piece of the stream, for the caller to act on."""
+
+    # Submits with the answer to each.
+    answers: Answers[Token]
+    # Requests deliver_sm and data_sm, to be answered with `answer_delivery`.
+    deliveries: list[Pdu]
+
+
+class Session(Generic[Token]):
+    """See the top. `timeout_s`: for the answers to bind, unbind and enquire_link."""
+
+    __slots__ = (
+        "_bind",
+        "_bind_body",
+        "_counts",
+        "_due_s",
+        "_enquire_link_s",
+        "_enquired",
+        "_heard_s",
+        "_reader",
+        "_sequence",
+        "_timeout_s",
+        "_unbind_sequence",
+        "_written",
+        "out",
+        "pending",
+        "reason",
+        "state",
+    )  # fmt: skip
+
+    def __init__(
+        self, bind: Command, bind_body: bytes, counts: Counts, *, timeout_s: float, enquire_link_s: float
+    ) -> None:
+        self._bind = int(bind)
+        self._bind_body = bind_body
+        self._counts = counts
+        self._timeout_s = timeout_s
+        self._enquire_link_s = enquire_link_s
+        self._reader = Reader()
+        self._sequence = 0
+        # The last sequence number that has left.
+        self._written = 0
+        self._unbind_sequence = 0
+        self._heard_s = 0.0
+        # When what is waited for is late: the answer to bind, enquire_link or unbind.
+        self._due_s = 0.0
+        self._enquired = False
+        self.state: State = "new"
+        self.reason = ""
+        # Octets to be written, in order.
+        self.out: list[bytes] = []
+        # Submits without an answer by sequence number: the window.
+        self.pending: dict[int, Segment[Token]] = {}
+
+    def begin(self, now_s: float) -> None:
+        """The connection is made: ask to be bound."""
+        self.state = "binding"
+        self._heard_s = now_s
+        self._due_s = now_s + self._timeout_s
+        self.out.append(pack(self._bind, 0, self._next(), self._bind_body))
+
+    def submit(self, segments: Iterable[Segment[Token]]) -> None:
+        """Send each as a submit_sm. To be called while bound; the window is the caller's to keep."""
+        pending, out, sequence = self.pending, self.out, self._sequence
+        for segment in segments:
+            sequence = sequence + 1 if sequence < _SEQUENCE_MAX else 1
+            pending[sequence] = segment
+            body = segment[2]
+            # What `pack` does, without its call.
+            out.append(_pack_header(HEADER_BYTES + len(body), _SUBMIT_SM, 0, sequence))
+            out.append(body)
+        self._sequence = sequence
+
+    def written(self) -> None:
+        """All of `out` has been handed to the connection: forget it."""
+        self.out.clear()
+        self._written = self._sequence
+
+    def receive(self, data: bytes, now_s: float) -> Heard[Token]:
+        """Take what the connection brought."""
+        heard: Heard[Token] = Heard([], [])
+        pdus = self._reader.feed(data) if self.state != "ended" else []
+        # Only the last can be wrong.
+        wrong = pdus.pop() if pdus and isinstance(pdus[-1], WrongPdu) else None
+        answers, pending = heard.answers, self.pending
+        for pdu in cast("list[Pdu]", pdus):
+            if pdu.command_id == _SUBMIT_SM_RESP:
+                if (sent := pending.pop(pdu.sequence, None)) is not None:
+                    answers.append((sent, pdu))
+                else:
+                    self._counts.late_responses += 1
+            else:
+                self._heard(pdu, heard, now_s)
+                if self.state == "ended":
+                    break
+        if isinstance(wrong, WrongPdu) and self.state != "ended":
+            self._counts.wrong_pdus += 1
+            self.out.append(pack(_GENERIC_NACK, wrong.status, wrong.sequence or 0))
+            self._end("framing")
+        self._heard_s = now_s
+        if self._enquired:
+            self._enquired = False
+            self._due_s = 0.0
+        return heard
+
+    def answer_delivery(self, delivery: Pdu, status: int) -> None:
+        """Answer a request from `Heard.deliveries`; the id in it is empty, as 4.6.2 wants it."""
+        if self.state != "ended":
+            self.out.append(pack(delivery.command_id | ANSWER, status, delivery.sequence, b"\0"))
+
+    def overdue(self, begun_s: float) -> list[Segment[Token]]:
+        """Take out the submits of messages that were begun at `begun_s` or before.
+
+        All are looked at: this costs nothing when a submit is sent or answered, and they do
+        not stand in that order, since a message may have waited before it was sent.
+        """
+        late = [s for s, segment in self.pending.items() if segment[0].begun_s <= begun_s]
+        self._counts.timeouts += len(late)
+        return [self.pending.pop(sequence) for sequence in late]
+
+    def tick(self, now_s: float) -> None:
+        """Let time pass: ask whether the provider lives, give up what is late."""
+        if self.state in ("new", "ended"):
+            return
+        if self.state == "leaving" and (not self.pending or now_s >= self._due_s):
+            self.out.append(pack(_UNBIND_RESP, 0, self._unbind_sequence))
+            self._end("unbound")
+        elif self._due_s and now_s >= self._due_s:
+            self._end({"binding": "bind-timeout", "unbinding": "unbind-timeout"}.get(self.state, "silent"))
+        elif self.state == "bound" and not self._enquired and now_s >= self._heard_s + self._enquire_link_s:
+            self._enquired = True
+            self._due_s = now_s + self._timeout_s
+            self.out.append(pack(_ENQUIRE_LINK, 0, self._next()))
+
+    def unbind(self, now_s: float) -> None:
+        """Ask to be unbound; one that was not bound just ends."""
+        if self.state in ("bound", "leaving"):
+            self.state = "unbinding"
+            self._enquired = False
+            self._due_s = now_s + self._timeout_s
+            self.out.append(pack(_UNBIND, 0, self._next()))
+        elif self.state != "unbinding":
+            self._end("stopped")
+
+    def abandon(self, reason: str) -> tuple[list[Segment[Token]], list[Segment[Token]]]:
+        """The connection is gone, or shall be: submits that may have arrived, and those that
+        have never left. The session is ended, for `reason` unless it was before."""
+        self._end(reason)
+        sent: list[Segment[Token]] = []
+        unsent: list[Segment[Token]] = []
+        for sequence, segment in self.pending.items():
+            # When numbers have begun anew all count as sent, which is the safe side.
+            (unsent if self.out and sequence > self._written else sent).append(segment)
+        self.pending.clear()
+        self.out.clear()
+        return sent, unsent
+
+    def _next(self) -> int:
+        self._sequence = self._sequence % _SEQUENCE_MAX + 1
+        return self._sequence
+
+    def _end(self, reason: str) -> None:
+        if self.state != "ended":
+            self.state = "ended"
+            self.reason = reason
+
+    def _heard(self, pdu: Pdu, heard: Heard[Token], now_s: float) -> None:
+        """Anything but the answer to a submit."""
+        command = pdu.command_id
+        if command in _DELIVERIES and self.state != "binding":
+            heard.deliveries.append(pdu)
+        elif command == _GENERIC_NACK and pdu.sequence in self.pending:
+            self._counts.generic_nacks += 1
+            # Whatever its status is, it accepts nothing.
+            refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, pdu.sequence, b"")
+            heard.answers.append((self.pending.pop(pdu.sequence), refused))
+        elif command & ANSWER:
+            self._answered(pdu)
+        else:
+            self._asked(pdu, now_s)
+
+    def _answered(self, pdu: Pdu) -> None:
+        """An answer, but not to a submit."""
+        command = pdu.command_id
+        if self.state == "binding" and (command in _BINDS or command == _GENERIC_NACK):
+            if command == _GENERIC_NACK or pdu.status:
+                self._counts.binds_refused += 1
+                self._end(f"bind-refused-0x{pdu.status:08X}")
+            else:
+                self.state = "bound"
+                self._due_s = 0.0
+        elif command == _UNBIND_RESP and self.state == "unbinding":
+            self._end("stopped")
+        elif command == _GENERIC_NACK:
+            self._counts.generic_nacks += 1
+        elif command != _ENQUIRE_LINK_RESP:
+            self._counts.late_responses += 1
+
+    def _asked(self, pdu: Pdu, now_s: float) -> None:
+        """A request, but nothing delivered."""
+        command, sequence = pdu.command_id, pdu.sequence
+        if command == _ENQUIRE_LINK:
+            self.out.append(pack(_ENQUIRE_LINK_RESP, 0, sequence))
+        elif command == _UNBIND and self.state == "bound":
+            self.state = "leaving"
+            self._unbind_sequence = sequence
+            self._enquired = False
+            self._due_s = now_s + LEAVE_S
+        elif command == _UNBIND:
+            self.out.append(pack(_UNBIND_RESP, 0, sequence))
+            self._end("unbound")
+        elif command in _DELIVERIES:
+            self.out.append(pack(command | ANSWER, CommandStatus.ESME_RINVBNDSTS, sequence, b"\0"))
+        elif command not in _UNANSWERED:
+            self._counts.unknown_commands += 1
+            self.out.append(pack(_GENERIC_NACK, CommandStatus.ESME_RINVCMDID, sequence))

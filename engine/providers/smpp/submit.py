@@ -1,0 +1,271 @@
+"""A message as the bodies of the submit_sm (SMPP 3.4, 4.4.1) that carry it.
+
+What is the same for every message of a provider is made once, and what is the same for a
+sender or for a second is kept. Sending a message again makes the same parts with the same
+reference, so that a handset joins parts of both: a segment lost of the first and one lost
+of the second leave a whole text.
+
+Sender and type of number, unless the settings fix it:
+
+    ""                       0, 0   the provider's own choice
+    "+" or over 6 digits     1, 1   international, E.164; written without the "+"
+    up to 6 digits           3, 0   short code: network specific
+    anything else            5, 0   alphanumeric
+"""
+
+from __future__ import annotations
+
+import re
+from struct import Struct
+from zlib import crc32
+
+from engine.errors import ConfigError
+from engine.providers.settings import SmppSettings
+from engine.providers.smpp.alphabet import plain
+from engine.providers.smpp.body import (
+    ADDRESS_OCTETS,
+    PARAMETER_OCTETS_MAX,
+    SERVICE_TYPE_OCTETS,
+    SHORT_MESSAGE_OCTETS_MAX,
+    encode_parameters,
+    octets,
+)
+from engine.providers.smpp.codes import Tag
+from engine.providers.smpp.text import DEFAULT_ALPHABET, coded, parts
+from engine.records import Message
+
+SHORT_CODE_DIGITS_MAX = 6
+# Days are counted up to 30: how many a month has, only the provider's calendar knows.
+_VALIDITY_S_MAX = 30 * 86_400
+# Segments are numbered in one octet, from 1.
+_SEGMENTS_MAX = 255
+_SENDERS_KEPT = 1024
+# Members of an enumeration are slow to look up.
+_PAYLOAD, _SAR_REFERENCE = int(Tag.message_payload), int(Tag.sar_msg_ref_num)
+_SAR_TOTAL, _SAR_NUMBER = int(Tag.sar_total_segments), int(Tag.sar_segment_seqnum)
+_OURS = {_PAYLOAD, _SAR_REFERENCE, _SAR_TOTAL, _SAR_NUMBER}
+
+_UDH_OCTETS = 6
+# The NUL of destination_addr, esm_class, protocol_id, priority_flag, schedule_delivery_time.
+_PLAIN, _WITH_UDH = b"\0\0\0\0\0", b"\0\x40\0\0\0"
+_PLUS = ord("+")
+_OCTETS = [bytes((n,)) for n in range(256)]
+# registered_delivery, replace_if_present_flag, data_coding, sm_default_msg_id, sm_length.
+_pack_five = Struct(">BBBBB").pack
+# User data header, 3GPP TS 23.040, 9.2.3.24.1: its length, element 0 of 3 octets (reference,
+# number of parts, this part).
+_pack_udh = Struct(">BBBBBB").pack
+_pack_sar = Struct(">HHHHHBHHB").pack
+_pack_tag_length = Struct(">HH").pack
+
+
+class SubmitEncoder:
+    """Makes bodies of submit_sm for one provider.
+
+    Raises ConfigError that names the setting when one can never be sent.
+    """
+
+    def __init__(self, settings: SmppSettings) -> None:
+        where = f"providers.{settings.name}"
+        for name in ("source_ton", "source_npi", "destination_ton", "destination_npi"):
+            value = getattr(settings, name)
+            if value is not None and not 0 <= value <= 255:
+                raise ConfigError(f"{where}.{name} must be from 0 to 255, not {value}.")
+        try:
+            self._service_type = octets("service_type", settings.service_type, SERVICE_TYPE_OCTETS)
+        except ValueError:
+            raise ConfigError(
+                f"{where}.service_type must be at most {SERVICE_TYPE_OCTETS - 1} characters of Latin-1."
+            ) from None
+        self._parameters = encode_parameters(_parameters(settings.parameters, where))
+        self._id_tag = _tag(settings.message_id_parameter, f"{where}.message_id_parameter")
+        self._source_ton, self._source_npi = settings.source_ton, settings.source_npi
+        self._destination_types = bytes((settings.destination_ton, settings.destination_npi))
+        self._registered = 1 if settings.receipts else 0
+        self._gsm7 = settings.gsm7
+        self._concatenation = settings.concatenation
+        # Before the octet with the text's length, of a text in unpacked GSM-7.
+        self._straight = settings.gsm7 == "unpacked" and self._id_tag is None
+        self._before_length = bytes((self._registered, 0, DEFAULT_ALPHABET, 0))
+        # Everything before the destination's digits, by sender.
+        self._before: dict[str, bytes] = {}
+        self._validity_s, self._validity = 0, b""
+
+    def bodies(self, message: Message, now_us: int) -> list[bytes]:
+        """One body for each submit_sm, in the order of the segments.
+
+        Raises ValueError, which names the field, for what SMPP cannot carry: of what ingest
+        lets through, only a sender with a Greek capital. Such a message will never be taken.
+        """
+        if self._straight and message.segments == 1 and message.encoding == "GSM-7":
+            # The way of nearly all messages, which `_bodies` would go too, without a step that
+            # they do not need; it is left wherever something is out of the ordinary.
+            before, to = self._before.get(message.sender), message.to.encode()
+            left_s, digits, text = (message.expires_at_us - now_us) // 1_000_000, to[1:], plain(message.text)
+            if (
+                text and before is not None and left_s == self._validity_s
+                and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS
+            ):  # fmt: skip
+                return [
+                    b"".join(
+                        (
+                            before, digits, _PLAIN, self._validity, self._before_length,
+                            _OCTETS[len(text)], text, self._parameters,
+                        )
+                    )
+                ]  # fmt: skip
+        bodies = self._bodies(message, now_us)
+        if self._id_tag is None:
+            return bodies
+        own_id = encode_parameters({self._id_tag: message.id.encode()})
+        return [body + own_id for body in bodies]
+
+    def _bodies(self, message: Message, now_us: int) -> list[bytes]:
+        before = self._before.get(message.sender)
+        if before is None:
+            before = self._before_destination(message.sender)
+        to = message.to.removeprefix("+")
+        if not (to.isascii() and to.isdecimal() and len(to) < ADDRESS_OCTETS):
+            raise ValueError(f"to must be 1 to {ADDRESS_OCTETS - 1} digits.")
+        addressed = before + to.encode("ascii")
+        validity = self._validity_period(message.expires_at_us - now_us)
+        if message.segments == 1:
+            coding, [text] = coded(message, [message.text], self._gsm7, 0)
+            return [self._body(addressed, _PLAIN, validity, coding, text)]
+        match self._concatenation:
+            case "udh":
+                return self._with_udh(message, addressed, validity)
+            case "sar":
+                return self._with_sar(message, addressed, validity)
+            case "payload":
+                coding, [text] = coded(message, [message.text], self._gsm7, 0)
+                if len(text) > PARAMETER_OCTETS_MAX:
+                    raise ValueError(f"text is longer than {PARAMETER_OCTETS_MAX} octets.")
+                payload = _pack_tag_length(_PAYLOAD, len(text)) + text
+                return [self._body(addressed, _PLAIN, validity, coding, b"", payload)]
+
+    def _with_udh(self, message: Message, addressed: bytes, validity: bytes) -> list[bytes]:
+        coding, texts = coded(message, _numbered(message), self._gsm7, _UDH_OCTETS)
+        reference, total = concatenation_reference(message.id) & 0xFF, len(texts)
+        return [
+            self._body(
+                addressed, _WITH_UDH, validity, coding, _pack_udh(5, 0, 3, reference, total, number) + text
+            )
+            for number, text in enumerate(texts, 1)
+        ]
+
+    def _with_sar(self, message: Message, addressed: bytes, validity: bytes) -> list[bytes]:
+        """The provider makes a header of the parameters: the parts are those that leave it room,
+        and packed ones begin without fill bits, which only a header calls for."""
+        coding, texts = coded(message, _numbered(message), self._gsm7, 0)
+        reference, total = concatenation_reference(message.id), len(texts)
+        return [
+            self._body(addressed, _PLAIN, validity, coding, text, _sar(reference, total, number))
+            for number, text in enumerate(texts, 1)
+        ]
+
+    def _body(
+        self, addressed: bytes, options: bytes, validity: bytes, coding: int, text: bytes, tlvs: bytes = b""
+    ) -> bytes:
+        length = len(text)
+        if length > SHORT_MESSAGE_OCTETS_MAX:
+            raise ValueError(f"short_message is longer than {SHORT_MESSAGE_OCTETS_MAX} octets.")
+        return b"".join(
+            (
+                addressed,
+                options,
+                validity,
+                _pack_five(self._registered, 0, coding, 0, length),
+                text,
+                tlvs,
+                self._parameters,
+            )
+        )
+
+    def _before_destination(self, sender: str) -> bytes:
+        ton, npi, address = _source(sender)
+        ton = ton if self._source_ton is None else self._source_ton
+        npi = npi if self._source_npi is None else self._source_npi
+        source = octets("from", address, ADDRESS_OCTETS)
+        before = b"".join((self._service_type, bytes((ton, npi)), source, self._destination_types))
+        if len(self._before) >= _SENDERS_KEPT:
+            self._before.clear()
+        self._before[sender] = before
+        return before
+
+    def _validity_period(self, left_us: int) -> bytes:
+        """The time that is left as validity_period with its NUL.
+
+        7.1.1, relative: years, months, days, hours, minutes, seconds, "000R". Whole seconds,
+        rounded down: a provider that still tries later than the organisation allowed
+        delivers what nobody wants any more. At least one, because nothing (or zeros) means the
+        provider's own default, often days; at most 30 days.
+        """
+        seconds = left_us // 1_000_000
+        if seconds != self._validity_s or not self._validity:
+            minutes, second = divmod(min(max(seconds, 1), _VALIDITY_S_MAX), 60)
+            hours, minute = divmod(minutes, 60)
+            days, hour = divmod(hours, 24)
+            self._validity_s = seconds
+            self._validity = b"0000%02d%02d%02d%02d000R\0" % (days, hour, minute, second)
+        return self._validity
+
+
+def concatenation_reference(message_id: str) -> int:
+    """16 bits that all segments of a message share, however often it is sent.
+
+    The last bits of a message's id count up in the process that made it: of its messages,
+    256 in a row differ even in the 8 bits of the shorter header.
+    """
+    try:
+        return int(message_id[-4:], 16) & 0xFFFF
+    except ValueError:
+        return crc32(message_id.encode("utf-8", "surrogatepass")) & 0xFFFF
+
+
+def _numbered(message: Message) -> list[str]:
+    texts = parts(message)
+    if len(texts) > _SEGMENTS_MAX:
+        raise ValueError(f"text needs {len(texts)} segments; allowed are {_SEGMENTS_MAX}.")
+    return texts
+
+
+def _sar(reference: int, total: int, number: int) -> bytes:
+    return _pack_sar(_SAR_REFERENCE, 2, reference, _SAR_TOTAL, 1, total, _SAR_NUMBER, 1, number)
+
+
+def _source(sender: str) -> tuple[int, int, str]:
+    """Type of number, numbering plan and address of a sender: see the top."""
+    if not sender:
+        return 0, 0, ""
+    digits = sender.removeprefix("+")
+    if not (digits.isascii() and digits.isdecimal()):
+        return 5, 0, sender
+    if len(sender) <= SHORT_CODE_DIGITS_MAX and sender[0] != "+":
+        return 3, 0, digits
+    return 1, 1, digits
+
+
+def _tag(written: str, where: str) -> int | None:
+    if not written:
+        return None
+    if not re.fullmatch("[0-9a-fA-F]{4}", written) or int(written, 16) in _OURS:
+        raise ConfigError(f'{where} must be the tag of an optional parameter in four hex digits, or "".')
+    return int(written, 16)
+
+
+def _parameters(written: dict[str, str], where: str) -> dict[int, bytes]:
+    parameters: dict[int, bytes] = {}
+    for tag, value in written.items():
+        if not re.fullmatch("[0-9a-fA-F]{4}", tag):
+            raise ConfigError(f'{where}.parameters.{tag}: the tag must be four hex digits, such as "1400".')
+        if not re.fullmatch("([0-9a-fA-F]{2})*", value):
+            raise ConfigError(f"{where}.parameters.{tag} must be hex, two digits for each octet.")
+        if len(value) // 2 > PARAMETER_OCTETS_MAX - SHORT_MESSAGE_OCTETS_MAX:
+            raise ConfigError(f"{where}.parameters.{tag} is too long.")
+        if int(tag, 16) in _OURS:
+            raise ConfigError(
+                f"{where}.parameters.{tag} cannot be set: it carries the text; see {where}.concatenation."
+            )
+        parameters[int(tag, 16)] = bytes.fromhex(value)
+    return parameters

@@ -1,0 +1,233 @@
+"""Messages from `submit` to their verdict: sent as there is room, answered, late or lost.
+
+Failures and times: see `engine.providers.smpp.provider`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from engine.providers.ports import Done
+from engine.providers.smpp.body import MESSAGE_ID_OCTETS, decode_message_id
+from engine.providers.smpp.connection import Connection, Line, Segments
+from engine.providers.smpp.deliveries import Inbox
+from engine.providers.smpp.message import ACCEPTED_CODE, Sending
+from engine.providers.smpp.pdu import Pdu
+from engine.providers.smpp.send_queue import Waiting
+from engine.providers.smpp.session import Answers, Counts, Heard
+from engine.providers.smpp.verdicts import code, kind
+from engine.records import Message, Verdict
+
+# Given a message and the time of day, microseconds.
+Encode = Callable[[Message, int], list[bytes]]
+
+# A message of which the provider has taken nothing is held so long: see `engine.providers.smpp.provider`.
+HOLD_S = 1.0
+# Messages that may wait for room; the caller's own bound is far below.
+_WAITING_MAX = 100_000
+
+
+class Traffic:
+    """All messages of one provider that have no verdict yet.
+
+    encode    the bodies of a message's submit_sm; raises ValueError for what has none
+    waiting   its sessions are told before the first `submit`
+    tick_s    how often `sweep` is called
+    """
+
+    def __init__(
+        self,
+        name: str,
+        encode: Encode,
+        waiting: Waiting,
+        inbox: Inbox,
+        counts: Counts,
+        *,
+        timeout_s: float,
+        tick_s: float,
+    ) -> None:
+        self._name = name
+        self._encode = encode
+        self._waiting = waiting
+        self._messages = waiting.messages
+        self._inbox = inbox
+        self._counts = counts
+        self._timeout_s = timeout_s
+        self._tick_s = tick_s
+        # The time, monotonic and of day, while callbacks are told verdicts; else 0.
+        self._turn_s = 0.0
+        self._turn_us = 0
+        # Until then messages wait even while no session is bound.
+        self.patient_to_s = 0.0
+        self.stopping = False
+        # Stopping, and nothing that was begun is left.
+        self.idle = asyncio.Event()
+
+    def submit(self, message: Message, done: Done) -> None:
+        """See `engine.providers.ports.Provider`."""
+        try:
+            bodies = self._encode(message, self._turn_us or time.time_ns() // 1000)
+        except ValueError as e:
+            # No provider that is spoken to by SMPP could take it.
+            verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
+            asyncio.get_running_loop().call_soon(tell, done, verdict)
+            return
+        now_s = self._turn_s or time.monotonic()
+        sending = Sending(done, bodies, now_s, len(bodies) == 1)
+        messages = self._messages
+        if not messages:
+            reason = self._hopeless(now_s)
+            # Once for all that is submitted in this turn of the loop.
+            asyncio.get_running_loop().call_soon(self._waiting.pump_all, now_s)
+        else:
+            reason = "window" if len(messages) >= _WAITING_MAX else ""
+        if reason:
+            sending.give_up(reason)
+            asyncio.get_running_loop().call_soon(self._look, sending, now_s)
+        else:
+            messages.append(sending)
+
+    def sweep(self) -> None:
+        """Let time pass."""
+        now_s = time.monotonic()
+        # What would be overdue at the next sweep ends now: within the time-out, not after.
+        overdue_s = now_s + self._tick_s - self._timeout_s
+        for line in self._waiting.lines:
+            self._unanswered(line.tick(now_s, overdue_s), "timeout", now_s)
+        self._waiting.tick()
+        half_s = self._timeout_s / 2
+        due_s = now_s + self._tick_s
+        for sending in self._waiting.take_older(due_s - min(half_s, HOLD_S), due_s - half_s):
+            self._give_up(sending, "window" if self._waiting.open else "not_bound", now_s)
+        self._refuse_hopeless(now_s)
+        self._waiting.pump_all(now_s)
+        self._look_idle()
+
+    def stop(self) -> None:
+        """Begin nothing any more; `idle` is set once all that was begun has ended."""
+        self.stopping = True
+        for line in self._waiting.lines:
+            self._waiting.close_for(line, [])
+        self._refuse_hopeless(time.monotonic())
+        self._look_idle()
+
+    # -- what the sessions report (`smpp_connection.Owner`)
+
+    def bound(self, line: Line) -> None:
+        if line.transmits and not self.stopping:
+            self._waiting.open_for(line)
+            self._waiting.pump_all(time.monotonic())
+
+    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+        if heard.answers:
+            # While callbacks run, time stands still for what they submit.
+            self._turn_s, self._turn_us = now_s, time.time_ns() // 1000
+            try:
+                self._answered(line, heard.answers, now_s)
+            finally:
+                self._turn_s = self._turn_us = 0
+        if heard.deliveries:
+            self._inbox.take(heard.deliveries, on)
+        self._waiting.pump(line, now_s, _WAITING_MAX)
+        if self.stopping:
+            self._look_idle()
+
+    def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
+        now_s = time.monotonic()
+        self._waiting.close_for(line, unsent)
+        self._unanswered(sent, reason, now_s)
+        self._refuse_hopeless(now_s)
+        self._waiting.pump_all(now_s)
+
+    # -- one message
+
+    def _answered(self, line: Line, answers: Answers[Sending], now_s: float) -> None:
+        name, accepted, sent_s, latency_us = self._name, 0, -1.0, 0
+        for (sending, part, _), pdu in answers:
+            if pdu.status:
+                self._refused(line, sending, part, pdu, now_s)
+                continue
+            accepted += 1
+            # As `decode_message_id`, in a third of its time, for ids as they should be.
+            message_id = pdu.body.rstrip(b"\0").decode("latin-1")
+            if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
+                message_id = decode_message_id(pdu.body).replace(",", "%2C")
+            if not sending.single:
+                sending.accepted(part, message_id)
+                self._look(sending, now_s)
+                continue
+            # Nearly all: what `Sending` comes to when it has one segment, by the short way.
+            if sending.sent_s != sent_s:
+                sent_s = sending.sent_s
+                latency_us = int((now_s - sent_s) * 1e6)
+            verdict = Verdict(
+                kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
+                latency_us=latency_us,
+            )  # fmt: skip
+            try:
+                sending.done(verdict)
+            except Exception as e:  # as in `tell`, which would be one call more
+                report(e)
+        line.slowdown.taken(accepted, now_s)
+
+    def _refused(self, line: Line, sending: Sending, part: int, pdu: Pdu, now_s: float) -> None:
+        verdict = kind(pdu.status)
+        if verdict == "throttled":
+            self._counts.throttled += 1
+            line.slowdown.throttled(now_s)
+            sending.throttled(part, code(pdu.status))
+            self._waiting.put_off(line, sending)
+        else:
+            sending.failed(verdict, code(pdu.status))
+        self._look(sending, now_s)
+
+    def _unanswered(self, segments: Segments, why: str, now_s: float) -> None:
+        """They went out and may have arrived."""
+        for sending, *_ in segments:
+            sending.failed("unknown", why)
+            self._look(sending, now_s)
+
+    def _give_up(self, sending: Sending, why: str, now_s: float) -> None:
+        """One that was just taken from a queue."""
+        sending.queued = False
+        sending.give_up(why)
+        self._look(sending, now_s)
+
+    def _look(self, sending: Sending, now_s: float) -> None:
+        """Give the verdict if it can be given."""
+        if sending.over and not sending.told:
+            sending.told = True
+            tell(sending.done, sending.verdict(self._name, now_s))
+
+    # -- all of them
+
+    def _hopeless(self, now_s: float) -> str:
+        """Why a message cannot even wait; "" when it can."""
+        if self.stopping:
+            return "stopped"
+        return "not_bound" if not self._waiting.open and now_s >= self.patient_to_s else ""
+
+    def _refuse_hopeless(self, now_s: float) -> None:
+        if self._messages and (reason := self._hopeless(now_s)):
+            for sending in self._waiting.take_all():
+                self._give_up(sending, reason, now_s)
+
+    def _look_idle(self) -> None:
+        if self.stopping and not (self._inbox.owed or self._waiting.busy):
+            self.idle.set()
+
+
+def tell(done: Done, verdict: Verdict) -> None:
+    """Call back; a fault of the caller's is reported to the loop and costs nobody else a verdict."""
+    try:
+        done(verdict)
+    except Exception as e:  # whatever it is, other messages wait behind this one
+        report(e)
+
+
+def report(fault: Exception) -> None:
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "A message's callback failed.", "exception": fault}
+    )

@@ -1,0 +1,1 @@
+"""What providers say later, and the messages it is about."""

@@ -1,0 +1,133 @@
+"""Rule: a batch of receipts, from what is to be looked up to what is to be recorded.
+
+The store is asked twice at most for a whole batch: first under the id as each receipt has
+it, which finds nearly all; then, for the rest, under the other forms of the id and under
+our own id of the message.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+from engine.receipts.ids import IdForms, likeliest, normal, others
+from engine.receipts.match import NOTHING, Known, Match, Reason, known_of, learnt, match, rows_for
+from engine.receipts.records import AttemptRecord, Receipt
+from engine.records import ActivityRow, StreamId
+
+# (provider, normal form of an id): what an attempt is filed under.
+Key = tuple[str, str]
+
+
+class Search:
+    """Finds the attempts of receipts."""
+
+    def __init__(self, receipts: Sequence[Receipt], ids: Mapping[str, IdForms], settled_us: int) -> None:
+        """`ids`: `receipt_ids` by provider. All that was sent before `settled_us` is in the store."""
+        self._receipts = receipts
+        self._how: list[IdForms] = [ids.get(r.provider, "auto") for r in receipts]
+        self._settled_us = settled_us
+        self._first = [
+            (r.provider, likeliest(r.provider_message_id, how) or normal(r.message_id))
+            for r, how in zip(receipts, self._how, strict=True)
+        ]
+        self._filed: list[list[AttemptRecord]] = [[] for _ in receipts]
+        # In the order of the receipts.
+        self.outcomes: list[Match | Reason] = ["unknown"] * len(receipts)
+
+    def first_keys(self) -> set[Key]:
+        return set(self._first)
+
+    def further_keys(self) -> set[Key]:
+        """For those that have no attempt yet."""
+        return {key for place in self._open() for key in self._further(place)}
+
+    def message_ids(self) -> set[str]:
+        """The same, of those that name our message: its id as we write it."""
+        named = (self._receipts[place].message_id.lower() for place in self._open())
+        return {message_id for message_id in named if message_id}
+
+    def learn(
+        self,
+        under: Mapping[Key, Sequence[AttemptRecord]],
+        of_messages: Mapping[str, Sequence[AttemptRecord]] | None = None,
+    ) -> None:
+        """Take in what the store has under the first keys, or then (with `of_messages`) under
+        the further ones and by our own ids; and match what is open."""
+        for place in self._open():
+            receipt, filed = self._receipts[place], self._filed[place]
+            if of_messages is None:
+                filed += under.get(self._first[place], ())
+            else:
+                filed += (f for key in self._further(place) for f in under.get(key, ()))
+                filed += of_messages.get(receipt.message_id.lower(), ())
+            settled = receipt.at_us < self._settled_us
+            self.outcomes[place] = match(receipt, filed, self._how[place], settled=settled)
+
+    def rows(self, unseen: Unseen) -> list[list[ActivityRow]]:
+        """What is to be recorded, attempt by attempt; `unseen` is not changed."""
+        attempts: dict[tuple[str, int], tuple[AttemptRecord, Known, list[tuple[int, Receipt]]]] = {}
+        for place, outcome in enumerate(self.outcomes):
+            if isinstance(outcome, Match):
+                name = (outcome.attempt.message_id, outcome.attempt.attempt)
+                if name not in attempts:
+                    known = known_of(outcome.attempt, self._filed[place]).joined(unseen.known(*name))
+                    attempts[name] = (outcome.attempt, known, [])
+                attempts[name][2].append((outcome.segment, self._receipts[place]))
+        found = (
+            rows_for(attempt, known, sorted(told, key=lambda t: t[1].at_us))
+            for attempt, known, told in attempts.values()
+        )
+        return [rows for rows in found if rows]
+
+    def _further(self, place: int) -> list[Key]:
+        receipt = self._receipts[place]
+        forms = others(receipt.provider_message_id, self._how[place])
+        if receipt.message_id and receipt.provider_message_id:
+            forms.append(normal(receipt.message_id))
+        return [(receipt.provider, form) for form in forms if form != self._first[place][1]]
+
+    def _open(self) -> list[int]:
+        return [place for place, outcome in enumerate(self.outcomes) if not isinstance(outcome, Match)]
+
+
+class Unseen:
+    """What was recorded and is perhaps not in the store yet."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], Known] = {}
+        # By shard, oldest first: the id of the activity entry and the attempts in it.
+        self._recorded: dict[int, deque[tuple[StreamId, list[tuple[str, int]]]]] = {}
+        # The last entry about an attempt.
+        self._last: dict[tuple[str, int], StreamId] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def known(self, message_id: str, attempt: int) -> Known:
+        return self._known.get((message_id, attempt), NOTHING)
+
+    def add(self, shard: int, entry_id: StreamId, rows: Iterable[ActivityRow]) -> None:
+        names = []
+        for row in rows:
+            name = (row.message_id, row.attempt)
+            told = learnt(row.event, row.code, row.segment)
+            self._known[name] = self._known.get(name, NOTHING).joined(told)
+            self._last[name] = entry_id
+            names.append(name)
+        self._recorded.setdefault(shard, deque()).append((entry_id, names))
+
+    def forget(self, archived_before: Mapping[int, StreamId | None]) -> None:
+        """Drop what the store has by now: entries before these (None: all there ever were)."""
+        for shard, recorded in self._recorded.items():
+            until = archived_before.get(shard)
+            while recorded and (until is None or recorded[0][0] < until):
+                entry_id, names = recorded.popleft()
+                for name in names:
+                    if self._last.get(name) == entry_id:
+                        del self._last[name], self._known[name]
+
+    def clear(self) -> None:
+        self._known.clear()
+        self._recorded.clear()
+        self._last.clear()

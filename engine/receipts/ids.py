@@ -1,0 +1,100 @@
+"""Rule: which messages a receipt may mean, by the id that the provider wrote in it.
+
+Providers write the id of one message in two ways: when they take it and in its receipt.
+Seen are: hexadecimal in one place and decimal in the other, capitals in one, leading zeros
+in one. So every id has a *normal form*: ASCII letters small, no leading zeros. And for
+every provider it is set, or tried, from which base to which its ids change on the way.
+
+What `receipt_ids` of a provider says:
+
+    same            receipts have the id as it was given
+    hex-to-decimal  given in hexadecimal, in receipts in decimal
+    decimal-to-hex  given in decimal, in receipts in hexadecimal
+    auto            any of the three; and the recipient's number must agree, when the
+                    receipt has it
+
+An id without a meaning in its base (letters in a decimal one) is compared as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+IdForms = Literal["auto", "same", "hex-to-decimal", "decimal-to-hex"]
+
+# 128 bits in either base; what is longer is no number.
+_HEX_DIGITS_MAX = 32
+_DECIMAL_DIGITS_MAX = 39
+_HEX = frozenset("0123456789abcdef")
+_DECIMAL = frozenset("0123456789")
+# How many digits from the end are compared, and how few are no evidence at all.
+_NUMBER_DIGITS = 8
+_NUMBER_DIGITS_MIN = 5
+
+
+def normal(provider_message_id: str) -> str:
+    """The normal form of one id; a comma inside it is written as in `Verdict`, %2C.
+
+    The views that file attempts write the same in SQL: see 0003_receipts.sql.
+    """
+    if provider_message_id.isascii():
+        lowered = provider_message_id.lower()
+    else:
+        # Only ASCII letters, as ClickHouse's lower().
+        lowered = provider_message_id.encode("utf-8", "replace").lower().decode()
+    if "," in lowered:
+        lowered = lowered.replace(",", "%2c")
+    return lowered.lstrip("0") or lowered[:1]
+
+
+def likeliest(provider_message_id: str, how: IdForms) -> str:
+    """Normal form of the id that was likely given: the way back from the receipt. "" for ""."""
+    same = normal(provider_message_id)
+    if how == "hex-to-decimal":
+        return _hex_of(same) or same
+    if how == "decimal-to-hex":
+        return _decimal_of(same) or same
+    return same
+
+
+def others(provider_message_id: str, how: IdForms) -> list[str]:
+    """Normal forms of the ids that were perhaps given instead, in another base."""
+    if how != "auto":
+        return []
+    same = normal(provider_message_id)
+    return [form for form in (_hex_of(same), _decimal_of(same)) if form and form != same]
+
+
+def ids_of(provider_message_id: str, message_id: str) -> list[str]:
+    """Normal forms under which an attempt is filed: one for each segment that has an id of
+    its own; the message's own id when the provider gave none."""
+    ids = provider_message_id or message_id
+    # The comma parts them, so none is inside.
+    return [normal(part) for part in ids.split(",")] if "," in ids else [normal(ids)]
+
+
+def numbers_agree(digits: str, to: str) -> bool | None:
+    """Whether a receipt's number may be `to`, an E.164 number; None: it says too little.
+
+    The last eight digits are compared, because providers write numbers with and without the
+    country's code and with prefixes of their own.
+    """
+    theirs = digits.lstrip("0")
+    if len(theirs) < _NUMBER_DIGITS_MIN:
+        return None
+    count = min(_NUMBER_DIGITS, len(theirs))
+    return theirs[-count:] == to[-count:]
+
+
+def _hex_of(form: str) -> str:
+    """A decimal number in hexadecimal, "" for none."""
+    if not 0 < len(form) <= _DECIMAL_DIGITS_MAX or not _DECIMAL.issuperset(form):
+        return ""
+    return f"{int(form):x}"
+
+
+def _decimal_of(form: str) -> str:
+    """A hexadecimal number in decimal, "" for none."""
+    if not 0 < len(form) <= _HEX_DIGITS_MAX or not _HEX.issuperset(form):
+        return ""
+    return str(int(form, 16))

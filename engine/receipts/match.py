@@ -1,0 +1,219 @@
+"""Rule: which attempt a receipt is about, and what it adds to that attempt's history.
+
+An attempt's own state only moves forward, as the status of its message does (see
+`engine.lifecycle`):
+
+    nothing < receipt (on its way, or some segments arrived) < undelivered < delivered
+
+What is known of an attempt, `Known`, is a join: of what the store has and of what was
+written since and is not there yet, in any order, each as often as one likes. A receipt
+that adds nothing to what is known writes nothing; so a receipt may come twice, days
+apart, and a batch of receipts may be worked through twice, and nothing is doubled.
+
+Several segments with ids of their own have receipts of their own. Each that arrives is a
+`receipt` with the segment's number; the last one is `delivered`, for the whole message.
+The first one that does not arrive makes the message `undelivered`; if that was provisional,
+and all arrive in the end, `delivered` follows. A later word that leads back (undelivered
+after delivered, on its way after either) is not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from engine.receipts.ids import IdForms, ids_of, likeliest, normal, numbers_agree, others
+from engine.receipts.records import AttemptRecord, Receipt
+from engine.records import ActivityRow, Event, Message
+
+# Why a receipt has no attempt: none has its id; one has, but was sent to another number;
+# several have, and nothing tells which is meant.
+Reason = Literal["unknown", "recipient", "ambiguous"]
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The attempt a receipt is about."""
+
+    attempt: AttemptRecord
+    # Number of the segment, from 1; 0: the whole message.
+    segment: int
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is recorded about one attempt since the provider took it."""
+
+    # Numbers of the segments that arrived, of several.
+    arrived: frozenset[int] = frozenset()
+    # Codes of what was recorded while nothing had arrived.
+    codes: frozenset[str] = frozenset()
+    # Also true of one that was sent again because of it.
+    undelivered: bool = False
+    delivered: bool = False
+
+    def joined(self, other: Known) -> Known:
+        if other is NOTHING:
+            return self
+        if self is NOTHING:
+            return other
+        return Known(
+            arrived=self.arrived | other.arrived,
+            codes=self.codes | other.codes,
+            undelivered=self.undelivered or other.undelivered,
+            delivered=self.delivered or other.delivered,
+        )
+
+
+NOTHING = Known()
+
+
+def match(receipt: Receipt, filed: Iterable[AttemptRecord], how: IdForms, *, settled: bool) -> Match | Reason:
+    """The one attempt among `filed` that the receipt is about, or why there is none.
+
+    `settled`: whatever was sent before the receipt came is in the store. Until then, only
+    the id as it is written or an agreeing number convinces: an id in another base is some
+    other message's id too, sooner or later.
+    """
+    taken = [f for f in filed if f.organisation_id and f.provider == receipt.provider]
+    if receipt.message_id:
+        return _by_our_id(receipt, taken, how)
+    if not taken:
+        return "unknown"
+    matches = _with_form(taken, likeliest(receipt.provider_message_id, how))
+    told = how == "auto" and numbers_agree(receipt.to, "") is not None
+    agreeing = _agreeing(receipt, matches) if told else matches
+    if agreeing:
+        return _latest(receipt, agreeing)
+    if told or settled:
+        guessed = [m for form in others(receipt.provider_message_id, how) for m in _with_form(taken, form)]
+        agreeing = _agreeing(receipt, guessed) if told else guessed
+        if agreeing:
+            return _latest(receipt, agreeing)
+        matches += guessed
+    return "recipient" if matches else "unknown"
+
+
+def _with_form(taken: Iterable[AttemptRecord], form: str) -> list[Match]:
+    found: list[Match] = []
+    for attempt in taken if form else ():
+        ids = ids_of(attempt.provider_message_id, attempt.message_id)
+        if form in ids:
+            found.append(Match(attempt=attempt, segment=ids.index(form) + 1))
+    return found
+
+
+def _by_our_id(receipt: Receipt, taken: Iterable[AttemptRecord], how: IdForms) -> Match | Reason:
+    """Of the message that the receipt names: the attempt with the provider's id, or the one that
+    was accepted, or the last."""
+    ours = normal(receipt.message_id)
+    attempts = [f for f in taken if normal(f.message_id) == ours]
+    given = receipt.provider_message_id
+    for form in (likeliest(given, how), *others(given, how)):
+        if matches := _with_form(attempts, form):
+            return max(matches, key=lambda m: (m.attempt.event == "sent", m.attempt.attempt))
+    if not attempts:
+        return "unknown"
+    best = max(attempts, key=lambda f: (f.event == "sent", f.attempt))
+    return Match(attempt=best, segment=0)
+
+
+def _agreeing(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
+    return [m for m in matches if numbers_agree(receipt.to, m.attempt.to)]
+
+
+def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
+    """A provider that begins to count anew gives one id to several messages: the number tells
+    which are meant, and of those the latest."""
+    if len(rivals) == 1:
+        return rivals[0]
+    agreeing = _agreeing(receipt, rivals)
+    if not agreeing and len({m.attempt.message_id for m in rivals}) > 1:
+        return "ambiguous"
+    return max(agreeing or rivals, key=lambda m: (m.attempt.event == "sent", m.attempt.at_us))
+
+
+def known_of(attempt: AttemptRecord, filed: Iterable[AttemptRecord]) -> Known:
+    """What the store has about an attempt, out of all that is filed under its ids."""
+    known = NOTHING
+    for f in filed:
+        if f.organisation_id == 0 and (f.message_id, f.attempt) == (attempt.message_id, attempt.attempt):
+            known = known.joined(learnt(f.event, f.code, f.segment))
+    return known
+
+
+def learnt(event: Event, code: str, segment: int) -> Known:
+    """What one recorded event says about its attempt."""
+    match event:
+        case "delivered":
+            return Known(delivered=True)
+        case "undelivered" | "retrying":
+            return Known(undelivered=True)
+        case "receipt" if segment:
+            return Known(arrived=frozenset((segment,)))
+        case "receipt":
+            return Known(codes=frozenset((code,)))
+    return NOTHING
+
+
+def rows_for(attempt: AttemptRecord, known: Known, told: Sequence[tuple[int, Receipt]]) -> list[ActivityRow]:
+    """The rows that receipts (each with its segment, in the order in which they came) add."""
+    rows: list[ActivityRow] = []
+    for segment, receipt in told:
+        if rows:
+            last = rows[-1]
+            known = known.joined(learnt(last.event, last.code, last.segment))
+        row = _row_for(attempt, known, segment, receipt)
+        if row is not None:
+            rows.append(row)
+    return rows
+
+
+def _row_for(attempt: AttemptRecord, known: Known, segment: int, receipt: Receipt) -> ActivityRow | None:
+    if known.delivered:
+        return None
+    several = len(ids_of(attempt.provider_message_id, attempt.message_id))
+    if receipt.state == "delivered":
+        if not segment or len(known.arrived | {segment}) == several:
+            return _row(attempt, "delivered", receipt)
+        return None if segment in known.arrived else _row(attempt, "receipt", receipt, segment)
+    if known.undelivered or segment in known.arrived:
+        return None
+    if receipt.state == "undelivered":
+        return _row(attempt, "undelivered", receipt)
+    return None if receipt.code in known.codes else _row(attempt, "receipt", receipt)
+
+
+def sent_again(row: ActivityRow, kept: Message, now_us: int) -> tuple[ActivityRow, Message] | None:
+    """For an `undelivered` row: how its message is sent again, by another provider, and the
+    row to record instead; None when that is over.
+
+    The message is paid for: what goes on holds no units. One that the same provider has
+    failed before has been round, and stays undelivered.
+    """
+    if now_us >= kept.expires_at_us or row.provider in kept.tried:
+        return None
+    again = msgspec.structs.replace(kept, units=0, attempts=row.attempt, tried=(*kept.tried, row.provider))
+    return msgspec.structs.replace(row, event="retrying", due_at_us=now_us), again
+
+
+def _row(attempt: AttemptRecord, event: Event, receipt: Receipt, segment: int = 0) -> ActivityRow:
+    return ActivityRow(
+        at_us=receipt.at_us,
+        organisation_id=attempt.organisation_id,
+        message_id=attempt.message_id,
+        accepted_at_us=attempt.accepted_at_us,
+        event=event,
+        queue=attempt.queue,
+        to=attempt.to,
+        sender=attempt.sender,
+        encoding=attempt.encoding,
+        segments=attempt.segments,
+        units=attempt.units,
+        attempt=attempt.attempt,
+        provider=attempt.provider,
+        provider_message_id=attempt.provider_message_id,
+        code=receipt.code,
+        reference=attempt.reference,
+        segment=segment,
+    )

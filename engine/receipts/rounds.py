@@ -1,0 +1,266 @@
+"""Service: receipts to the messages they are about, each recorded once, in rounds.
+
+Providers' receipts lie in Redis as they came (`engine.receipts.ports.ReceiptSink`). Whoever matches
+them (`engine.receipts.matcher` says who) first *begins*: from then on only it may record, and it
+waits until everything that was recorded before is in the store. Then, in rounds:
+
+  1 read     receipts that came, and those that were set aside until now
+  2 look up  their attempts in the store, and what receipts have made of these before
+  3 record   what is new, on the activity stream of each message's own shard
+  4 finish   remove the receipts; those without an attempt yet are set aside in the same
+             step, for longer each time, and in the end are given up
+
+Exactly once does not rest on counting entries but on knowing: a receipt that adds nothing
+to what is recorded about its attempt writes nothing. What is recorded is in the store, or
+was recorded since this matcher began and is remembered (`Unseen`) until it is there. That
+one mechanism covers a provider that sends a receipt twice, days apart, and a matcher that
+dies and leaves its receipts to the next:
+
+  step       killed                          frozen, wakes after another has begun
+  1, 2       nothing was changed             `record` is refused
+  3 record   some shards have their rows:    refused; or done before the other began,
+             the next one waits until they   who waits until that is in the store
+             are in the store, and finds
+             the receipts known
+  4 finish   some are removed: the rest      removes what was recorded in any case, and
+             are found known                 sets aside only what it removes itself
+
+Never answered, or answered twice: `record` has a number and is passed over the second
+time, also when it comes late; `finish` is a no-op. The store away: receipts wait in Redis,
+nothing else stops. Redis away: the round is taken up where it was. Redis having lost its
+data: `record` is refused, and the matcher begins anew.
+
+A receipt may be early: its attempt is not in the store yet, because the archiver is a
+second or an hour behind, or because the provider was faster with it than with its answer.
+So a receipt's age is told by the archiver's clock (what came before `archived_us` is in
+the store), and by that clock it is given up, when its message should long have been found.
+
+One bound: an attempt stays in the store for a week (see 0003_receipts.sql). A receipt that
+comes later finds nothing and is given up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import msgspec
+import structlog
+
+from engine.activity.blocks import ReadSize, oldest
+from engine.activity.records import ActivityEntry
+from engine.errors import Unavailable
+from engine.receipts.batch import Search, Unseen
+from engine.receipts.ids import IdForms
+from engine.receipts.match import Match, Reason, sent_again
+from engine.receipts.ports import (
+    AttemptStore,
+    Finished,
+    FinishedLate,
+    Insist,
+    LateEntry,
+    MatchLimits,
+    ReceiptStream,
+    Recording,
+)
+from engine.receipts.records import LateReceipt, Receipt
+from engine.records import StreamId
+
+log = structlog.get_logger()
+
+_receipts_in = msgspec.msgpack.Decoder(list[Receipt]).decode
+_late_receipt_in = msgspec.msgpack.Decoder(LateReceipt).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class _Pending(msgspec.Struct, frozen=True, kw_only=True):
+    """Receipts in hand, and where they come from."""
+
+    receipts: list[Receipt]
+    # How often each was looked up before.
+    tries: list[int]
+    # Entries with the places of their receipts.
+    entries: list[tuple[ActivityEntry, range]]
+    # Receipts that were set aside, each with its place.
+    late: list[tuple[LateEntry, int]]
+    # What nobody can read.
+    unreadable: list[ActivityEntry | LateEntry]
+
+
+class Matching:
+    """The rounds of one matcher; see the module."""
+
+    def __init__(
+        self,
+        stream: ReceiptStream,
+        store: AttemptStore,
+        *,
+        shard_of: Callable[[int], int],
+        receipt_ids: Mapping[str, IdForms],
+        now_us: Callable[[], int],
+        limits: MatchLimits,
+    ) -> None:
+        """`shard_of` an organisation. `receipt_ids` by provider, "auto" for those not named."""
+        self._stream = stream
+        self._store = store
+        self._shard_of = shard_of
+        self._receipt_ids = receipt_ids
+        self._now_us = now_us
+        self._limits = limits
+        self._token = ""
+        # Of the last step that was recorded under this token.
+        self._number = 0
+        self._ends: dict[int, StreamId] = {}
+        self._unseen = Unseen()
+        self._pace = ReadSize()
+        # For the metrics.
+        self.matched = 0
+        self.recorded = 0
+        self.set_aside = 0
+        self.sent_again = 0
+        self.given_up: dict[Reason, int] = {"unknown": 0, "recipient": 0, "ambiguous": 0}
+
+    async def begin(self, token: str) -> None:
+        """Let nobody else record any more."""
+        self._unseen.clear()
+        self._number = 0
+        self._ends = await self._stream.begin(token)
+        self._token = token
+
+    async def caught_up(self) -> bool:
+        """Whether all that others recorded is in the store."""
+        firsts = await self._stream.archived_before()
+        return all(first is None or first > self._ends[shard] for shard, first in firsts.items())
+
+    async def round(self, insist: Insist) -> bool:
+        """One round; whether there is likely more at once. `insist` makes a step until it is
+        done. Raises Fenced; and Unavailable, after which the next round finds things as they are."""
+        limits = self._limits
+        found = await self._stream.read(self._pace.entries_wanted(limits.batch_max), 0)
+        late = await self._stream.due(self._now_us(), limits.batch_max)
+        if not found and not late:
+            await self._stream.read(1, round(limits.idle_s * 1000))
+            return True
+        self._pace.note(found)
+        pending = _pending(oldest(found, limits.batch_max)[0], late)
+        archived_us = await self._archived_us()
+        search = Search(
+            pending.receipts, self._receipt_ids, archived_us - round(limits.settled_s * 1_000_000)
+        )
+        await self._look_up(search)
+        recordings = await self._recordings(search)
+        later = await self._give_up(pending, search.outcomes, archived_us)
+        if recordings:
+            await self._record(recordings, insist)
+        await insist(partial(self._finish, pending, later))
+        self.matched += sum(isinstance(outcome, Match) for outcome in search.outcomes)
+        self.set_aside += len(later)
+        return len(pending.receipts) >= limits.batch_max // 2
+
+    async def _archived_us(self) -> int:
+        """Whatever was put on any activity stream before then is in the store."""
+        now_us = self._now_us()
+        firsts = await self._stream.archived_before()
+        self._unseen.forget(firsts)
+        if len(self._unseen) > self._limits.unseen_max:
+            raise Unavailable("The archiver is too far behind for receipts to be matched.")
+        return min([now_us, *(first[0] * 1000 for first in firsts.values() if first)])
+
+    async def _look_up(self, search: Search) -> None:
+        search.learn(await self._store.filed(search.first_keys()))
+        keys, message_ids = search.further_keys(), search.message_ids()
+        if keys or message_ids:
+            under = await self._store.filed(keys)
+            search.learn(under, await self._store.filed_by_message(message_ids))
+
+    async def _recordings(self, search: Search) -> dict[int, Recording]:
+        """What goes on the activity streams, by shard, with the messages that are sent again."""
+        attempts = search.rows(self._unseen)
+        lost = [rows[-1] for rows in attempts if rows[-1].event == "undelivered"]
+        kept = await self._store.kept([(row.message_id, row.attempt) for row in lost])
+        recordings: dict[int, Recording] = {}
+        now_us = self._now_us()
+        for rows in attempts:
+            last = rows[-1]
+            recording = recordings.setdefault(self._shard_of(last.organisation_id), Recording([], []))
+            message = kept.get((last.message_id, last.attempt)) if last.event == "undelivered" else None
+            if message and last.queue and (again := sent_again(last, message, now_us)):
+                rows[-1] = again[0]
+                recording.again.append((last.queue, now_us, again[1]))
+            recording.rows.extend(rows)
+        return recordings
+
+    async def _give_up(
+        self, pending: _Pending, outcomes: Sequence[Match | Reason], archived_us: int
+    ) -> dict[int, tuple[int, bytes]]:
+        """Keep those for good that have no message and are too old; of the others, by their
+        place, when to look them up again and what is put aside until then."""
+        too_old_us = archived_us - round(self._limits.give_up_s * 1_000_000)
+        later: dict[int, tuple[int, bytes]] = {}
+        over: list[tuple[Receipt, Reason]] = []
+        for place, outcome in enumerate(outcomes):
+            receipt, tries = pending.receipts[place], pending.tries[place]
+            if isinstance(outcome, Match):
+                continue
+            if receipt.at_us < too_old_us:
+                over.append((receipt, outcome))
+                continue
+            pause_s = min(self._limits.again_s * 2 ** min(tries, 20), self._limits.again_max_s)
+            due_at_us = self._now_us() + round(pause_s * 1_000_000)
+            later[place] = (due_at_us, _encode(LateReceipt(receipt=receipt, tries=tries + 1)))
+        if over:
+            await self._store.give_up(over, self._now_us())
+            for _, reason in over:
+                self.given_up[reason] += 1
+        return later
+
+    async def _record(self, recordings: Mapping[int, Recording], insist: Insist) -> None:
+        self._number += 1
+        ids: dict[int, StreamId] = {}
+
+        async def record() -> None:
+            ids.update(await self._stream.record(self._token, self._number, recordings))
+
+        await insist(record)
+        for shard, recording in recordings.items():
+            self._unseen.add(shard, ids[shard], recording.rows)
+            self.recorded += len(recording.rows)
+            self.sent_again += len(recording.again)
+
+    async def _finish(self, pending: _Pending, later: Mapping[int, tuple[int, bytes]]) -> None:
+        entries = [
+            Finished(entry, [later[place] for place in places if place in later])
+            for entry, places in pending.entries
+        ]
+        late = [FinishedLate(entry, later.get(place)) for entry, place in pending.late]
+        for unreadable in pending.unreadable:
+            if isinstance(unreadable, LateEntry):
+                late.append(FinishedLate(unreadable, None))
+            else:
+                entries.append(Finished(unreadable, [], unreadable=True))
+            log.error("receipts cannot be read, set aside", shard=unreadable.shard)
+        await self._stream.finish(entries, late)
+
+
+def _pending(entries: Sequence[ActivityEntry], late: Sequence[LateEntry]) -> _Pending:
+    pending = _Pending(receipts=[], tries=[], entries=[], late=[], unreadable=[])
+    for entry in entries:
+        try:
+            receipts = _receipts_in(entry.blob)
+        except msgspec.DecodeError:
+            pending.unreadable.append(entry)
+            continue
+        first = len(pending.receipts)
+        pending.entries.append((entry, range(first, first + len(receipts))))
+        pending.receipts.extend(receipts)
+        pending.tries.extend([0] * len(receipts))
+    for set_aside in late:
+        try:
+            found = _late_receipt_in(set_aside.member)
+        except msgspec.DecodeError:
+            pending.unreadable.append(set_aside)
+            continue
+        pending.late.append((set_aside, len(pending.receipts)))
+        pending.receipts.append(found.receipt)
+        pending.tries.append(found.tries)
+    return pending

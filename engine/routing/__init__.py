@@ -1,0 +1,1 @@
+"""Which provider carries a message, and how fast."""

@@ -1,0 +1,194 @@
+"""Which provider a message is sent through: the route that matches, then a choice among its providers.
+
+The longest prefix of the destination wins. Of the routes with that prefix one that names
+the message's sender goes first, then one that names its queue; when none of them matches
+(they name other senders or queues), the next shorter prefix is looked at. Without any
+route every provider may carry everything, in the order of the configuration.
+
+A route may name a provider that this process does not know: the one that accepted the
+route was started with a newer configuration. Such a name is passed over; when the route
+has no other, nothing can be chosen and the message waits, but it is not lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from engine.records import Message, Queue
+from engine.routing.records import Route, RoutingPlan
+
+_ROUTES_MAX = 10_000
+_PROVIDERS_MAX = 32
+_WEIGHT_MAX = 1_000_000
+# "+" and the 15 digits of the longest number; names are shorter (see `engine.intake.phone_numbers.sender`).
+_SENDER_MAX = 16
+# E.164 numbers have no more digits.
+_PREFIX = re.compile(r"(\+[0-9]{1,15})?")
+
+
+class Candidates(NamedTuple):
+    """Who may carry a message, by the route that matches it."""
+
+    # Those that this process knows, in the order of the route; also those paused.
+    providers: tuple[str, ...] = ()
+    # Of these the ones not paused, which `choose` draws from, and the share of each;
+    # without shares in order of preference.
+    open: tuple[str, ...] = ()
+    weights: tuple[int, ...] = ()
+    # Send again, by another provider, what a receipt says was not delivered.
+    reroute: bool = False
+    # False: no route matches. The message can never be sent, and fails with `no_route`.
+    routed: bool = True
+
+
+_NOWHERE = Candidates(routed=False)
+# A prefix: the routes that name a sender or a queue, by these, and the one that names neither.
+_Group = tuple[dict[tuple[str, str], Candidates], Candidates | None]
+
+
+class Router:
+    """Routes by one plan. Building it costs a look at each route, a look-up does not."""
+
+    __slots__ = ("_groups", "_lengths", "_paused", "_unrouted")
+
+    def __init__(self, plan: RoutingPlan, names: Sequence[str]) -> None:
+        """`names` are the providers this process knows, in the order of its configuration."""
+        known, paused = set(names), frozenset(plan.paused)
+        self._paused = paused
+        grouped: dict[str, dict[tuple[str, str], Candidates]] = {}
+        for route in plan.routes:
+            named = grouped.setdefault(route.prefix, {})
+            named[route.sender, route.queue] = _candidates(route, known, paused)
+        self._groups: dict[str, _Group] = {
+            p: (named, named.pop(("", ""), None)) for p, named in grouped.items()
+        }
+        # Only lengths that occur are looked up, the longest first; 0 is the prefix "".
+        self._lengths = tuple(sorted({len(prefix) for prefix in grouped}, reverse=True))
+        everyone = Route(providers=tuple(names))
+        self._unrouted = _NOWHERE if plan.routes else _candidates(everyone, known, paused)
+
+    def candidates(self, message: Message, queue: Queue) -> Candidates:
+        """Who may carry it; at most one look-up for each prefix length, a few for what matches."""
+        to = message.to
+        for length in self._lengths:
+            group = self._groups.get(to[:length])
+            if group is None:
+                continue
+            named, plain = group
+            if named:
+                sender = message.sender
+                found = named.get((sender, queue)) or named.get((sender, "")) or named.get(("", queue))
+                if found is not None:
+                    return found
+            if plain is not None:
+                return plain
+        return self._unrouted
+
+    def paused(self, name: str) -> bool:
+        """Whether nothing is to be sent through this provider for now."""
+        return name in self._paused
+
+
+def choose(
+    candidates: Candidates, tried: tuple[str, ...], usable: Callable[[str], bool], rng: Random
+) -> str | None:
+    """The provider to send through now; None: there is none.
+
+    One that is not paused, not in `tried` and `usable` (its circuit lets a message
+    through), in order of preference or, with weights, drawn by its share among those. A
+    share of 0 is drawn only when nobody with a share is left. `usable` must not change
+    anything: not everyone asked is chosen.
+
+    None means one of two things, and the caller does the same in both: it pauses, and
+    forgets `tried` with the pause, so that a new round may begin with any. Either all that
+    could carry the message have been tried, and the round is over; or those that have not
+    are paused or broken just now, and whoever failed it may do better after a pause.
+    """
+    if not candidates.weights:
+        for name in candidates.open:
+            if name not in tried and usable(name):
+                return name
+        return None
+    drawn = _drawn(candidates.open, candidates.weights, rng)
+    if drawn is not None and drawn not in tried and usable(drawn):
+        return drawn
+    # Drawn again among those who can: each keeps its share relative to the others.
+    able = [
+        (name, weight)
+        for name, weight in zip(candidates.open, candidates.weights, strict=True)
+        if name not in tried and usable(name)
+    ]
+    if not able:
+        return None
+    names, weights = zip(*able, strict=True)
+    return _drawn(names, weights, rng) or able[0][0]
+
+
+def _drawn(names: Sequence[str], weights: Sequence[int], rng: Random) -> str | None:
+    """One of the names by its share; None when none has any."""
+    at = rng.random() * sum(weights)
+    for name, weight in zip(names, weights, strict=True):
+        at -= weight
+        if at < 0:
+            return name
+    return None
+
+
+def first_wrong(routes: Sequence[Route], provider_names: Sequence[str]) -> tuple[str, str] | None:
+    """What is wrong with the routes, as (field, what is allowed); None when nothing is.
+
+    Fields read `routes.N.field`, N from 0.
+    """
+    if len(routes) > _ROUTES_MAX:
+        return "routes", f"at most {_ROUTES_MAX} routes"
+    seen: set[tuple[str, str, str]] = set()
+    for number, route in enumerate(routes):
+        for field, holds, allowed in _rules(route, provider_names):
+            if not holds:
+                return f"routes.{number}.{field}", allowed
+        key = (route.prefix, route.sender, route.queue)
+        if key in seen:
+            return f"routes.{number}", "different from every other in prefix, sender or queue"
+        seen.add(key)
+    return None
+
+
+def _rules(route: Route, provider_names: Sequence[str]) -> list[tuple[str, bool, str]]:
+    providers, weights = route.providers, route.weights
+    known = f"names of configured providers ({', '.join(provider_names) or 'there are none'})"
+    once = all(count == 1 for count in Counter(providers).values())
+    spaced = route.sender == route.sender.strip() and route.sender.isprintable()
+    shares = (
+        len(weights) == len(providers) and all(0 <= w <= _WEIGHT_MAX for w in weights) and sum(weights) > 0
+    )
+    return [
+        ("prefix", _PREFIX.fullmatch(route.prefix) is not None, 'empty, or "+" and 1 to 15 digits'),
+        (
+            "sender",
+            len(route.sender) <= _SENDER_MAX and spaced,
+            f"empty, or at most {_SENDER_MAX} characters",
+        ),
+        ("providers", 1 <= len(providers) <= _PROVIDERS_MAX, f"1 to {_PROVIDERS_MAX} names"),
+        ("providers", all(name in provider_names for name in providers), known),
+        ("providers", once, "different from one another"),
+        (
+            "weights",
+            not weights or shares,
+            f"left out, or one whole number from 0 to {_WEIGHT_MAX} for each provider, not all 0",
+        ),
+    ]
+
+
+def _candidates(route: Route, known: set[str], paused: frozenset[str]) -> Candidates:
+    here = [n for n, name in enumerate(route.providers) if name in known]
+    left = [n for n in here if route.providers[n] not in paused]
+    return Candidates(
+        providers=tuple(route.providers[n] for n in here),
+        open=tuple(route.providers[n] for n in left),
+        weights=tuple(route.weights[n] for n in left) if route.weights else (),
+        reroute=route.reroute,
+    )

@@ -1,0 +1,214 @@
+"""Activity in ClickHouse: the archiver's inserts, and the reads by message and for the audit.
+
+An insert is one HTTP request with one Native block, columns as they come, types given
+here, so that no insert asks the server for them. Serialising and compressing happen in
+clickhouse_connect's own threads.
+
+Under failure. Every insert carries the token of its block, so it may be sent any number
+of times, by any number of archivers at once: the table and the view behind it remember
+the last 1,000 tokens each (`non_replicated_deduplication_window`; a block that spans two
+months counts twice). What bounds the window: there is one plan at a time, so between two
+inserts of the same block other blocks can only come in while the first sender is frozen
+between its last look at its lease and the last byte of its request. It would have to
+sleep there for 1,000 blocks: minutes at full load, a quarter of an hour otherwise; and
+a server drops a request whose body stalls (`http_receive_timeout`, 30 s by default).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from clickhouse_connect.datatypes.registry import get_from_name
+from clickhouse_connect.driver.exceptions import DataError
+
+from engine.activity.records import ActivityBlock
+from engine.errors import Unavailable
+from engine.records import ActivityRow, Event, Message, StreamId
+from engine.stores.clickhouse.client import answering, connect, parse_url
+
+# Column and type on the wire, in the order of ActivityRow without `kept`; the server turns
+# strings into LowCardinality itself, which costs it less than it costs Python.
+_TIME = "DateTime64(6, 'UTC')"
+_COLUMNS = {
+    "at": _TIME,
+    "organisation_id": "Int64",
+    "message_id": "String",
+    "accepted_at": _TIME,
+    "event": "String",
+    "queue": "String",
+    "to": "String",
+    "sender": "String",
+    "encoding": "String",
+    "segments": "UInt16",
+    "units": "UInt32",
+    "attempt": "UInt16",
+    "provider": "String",
+    "provider_message_id": "String",
+    "code": "String",
+    "latency_us": "UInt32",
+    "reference": "String",
+    "due_at": _TIME,
+    "expires_at": _TIME,
+    "outcome_unknown": "Bool",
+    "segment": "UInt16",
+    "shard": "UInt16",
+    "stream_ms": "UInt64",
+    "stream_seq": "UInt32",
+}
+_INSERT_SETTINGS = {
+    # Answer after the rows are stored, not after they are buffered.
+    "async_insert": 0,
+    # Answer with the outcome: without it the status 200 may go out before an error.
+    "wait_end_of_query": 1,
+    "insert_deduplicate": 1,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+    # One block stays one block, so that there is one token a partition.
+    "min_insert_block_size_rows": 1_048_576,
+    "min_insert_block_size_bytes": 1 << 30,
+    "max_partitions_per_insert_block": 100,
+    "input_format_native_allow_types_conversion": 1,
+}
+# The messages that are kept to be sent again, in a table of their own.
+_KEPT_COLUMNS = {
+    "message_id": "String",
+    "attempt": "UInt16",
+    "expires_at": "DateTime('UTC')",
+    "message": "String",
+}
+# More events than any message has.
+_ROWS_MAX = 10_000
+
+_FIELDS = ActivityRow.__struct_fields__
+_AT = {name: place for place, name in enumerate(_FIELDS)}
+_STORED = [name for name in _FIELDS if name != "kept"]
+_SELECT = ", ".join(
+    f"toUnixTimestamp64Micro(`{name}`) AS {name}_us" if kind == _TIME else f"`{name}`"
+    for name, kind in list(_COLUMNS.items())[: len(_STORED)]
+)
+# rows_of: one message's events by time. The sort key's first two columns bound what is read.
+_ROWS_OF = f"""
+SELECT {_SELECT}
+FROM activity
+WHERE organisation_id = {{organisation_id:Int64}}
+  AND accepted_at BETWEEN fromUnixTimestamp64Micro({{from_us:Int64}}, 'UTC')
+                      AND fromUnixTimestamp64Micro({{until_us:Int64}}, 'UTC')
+  AND message_id = {{message_id:String}}
+ORDER BY at
+LIMIT {_ROWS_MAX}
+"""  # noqa: S608 - built from the constants above
+
+# sums_before: units by organisation and event of what stood before a cut in each shard.
+_SUMS_BEFORE = """
+WITH mapFromArrays({shards:Array(UInt16)}, arrayZip({ms:Array(UInt64)}, {seq:Array(UInt64)})) AS firsts
+SELECT organisation_id, event, sum(units)
+FROM activity
+WHERE shard IN {shards:Array(UInt16)} AND (stream_ms, toUInt64(stream_seq)) < firsts[shard]
+GROUP BY organisation_id, event
+"""
+
+
+class ClickHouseActivityStore:
+    """The port `ActivityStore`. Connects at the first use, and anew after a failure."""
+
+    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
+        """`timeout_s`: deadline of each call. Raises ConfigError for a malformed URL."""
+        self._url = parse_url(url)
+        self._timeout_s = timeout_s
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
+        self._message = msgspec.json.Decoder(Message).decode
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def insert(self, block: ActivityBlock, token: str) -> None:
+        """Store the block as a whole; again with the same `token` stores nothing.
+
+        Killed here: the server has it whole, or a view lacks it, or one month of two
+        does, or only the kept messages are there, which by themselves mean nothing; the same
+        insert completes what is missing. Answered twice, never answered, time-out: insert
+        again.
+        """
+        if not block.rows:
+            return
+        columns = list(block.columns)
+        kept = columns.pop(_AT["kept"])
+        # First, so that no `sent` is seen whose message is not there yet.
+        if any(kept) and (messages := self._kept(block, kept)):
+            await self._insert("kept_messages", _KEPT_COLUMNS, messages, token + "-kept")
+        await self._insert("activity", _COLUMNS, columns, token)
+
+    def _kept(self, block: ActivityBlock, kept: Sequence[Any]) -> list[list[Any]]:
+        """Columns of `kept_messages`; a message that cannot be read will not be sent again."""
+        rows = []
+        for message_id, attempt, encoded in zip(
+            block.columns[_AT["message_id"]], block.columns[_AT["attempt"]], kept, strict=True
+        ):
+            if encoded:
+                with contextlib.suppress(msgspec.DecodeError):
+                    # Rounded up: it may be sent until its very end.
+                    expires_at_s = self._message(encoded).expires_at_us // 1_000_000 + 1
+                    rows.append((message_id, attempt, min(expires_at_s, 2**32 - 1), encoded))
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    async def _insert(
+        self, table: str, names_and_types: Mapping[str, str], columns: Sequence[Sequence[Any]], token: str
+    ) -> None:
+        client = await self._connected()
+        try:
+            async with answering(self._url, self._timeout_s):
+                context = await client.create_insert_context(
+                    table,
+                    column_names=list(names_and_types),
+                    column_types=[get_from_name(name) for name in names_and_types.values()],
+                    column_oriented=True,
+                    settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
+                )
+                context.req_block_size = len(columns[0])
+                await client.insert(data=columns, context=context)
+        except Unavailable as e:
+            if isinstance(e.__cause__, DataError):
+                raise ValueError(str(e.__cause__)) from e
+            raise
+
+    async def rows_of(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
+        parameters = {
+            "organisation_id": organisation_id,
+            "message_id": message_id,
+            # A millisecond either way: an id holds no more.
+            "from_us": accepted_at_us - 1000,
+            "until_us": accepted_at_us + 1000,
+        }
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            found = await client.query(_ROWS_OF, parameters=parameters)
+        return [ActivityRow(**dict(zip(_STORED, values, strict=True))) for values in found.result_rows]
+
+    async def sums_before(self, firsts: Mapping[int, StreamId]) -> dict[int, dict[Event, int]]:
+        shards = sorted(firsts)
+        parameters = {
+            "shards": shards,
+            "ms": [firsts[shard][0] for shard in shards],
+            "seq": [firsts[shard][1] for shard in shards],
+        }
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            found = await client.query(_SUMS_BEFORE, parameters=parameters)
+        sums: dict[int, dict[Event, int]] = {}
+        for organisation_id, event, units in found.result_rows:
+            sums.setdefault(organisation_id, {})[event] = units
+        return sums
+
+    async def _connected(self) -> Any:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await connect(
+                    self._url, database=self._url.database, timeout_s=self._timeout_s
+                )
+            return self._client

@@ -1,0 +1,147 @@
+"""Attempts by the ids that providers gave them, in ClickHouse (`engine.receipts.ports.AttemptStore`).
+
+All rows here come from the activity, by the views of 0003_receipts.sql: whatever is in the
+table `activity` is found here. Under failure: these are reads, and one insert that may be
+sent again; call again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from clickhouse_connect.datatypes.registry import get_from_name
+
+from engine.receipts.match import Reason
+from engine.receipts.records import AttemptRecord, Receipt
+from engine.records import Message
+from engine.stores.clickhouse.client import answering, connect, parse_url
+
+_UNMATCHED_SINCE = """
+SELECT count() FROM receipts_unmatched FINAL WHERE given_up_at >= fromUnixTimestamp({since:UInt32})
+"""
+# PREWHERE: the rows, which are most of the bytes, are read only where a key was found.
+# One thread reads thousands of small granules as fast as two, and leaves the other core alone.
+# Blocks as large as they come: cut to their usual bytes, each would hold a few granules only,
+# at half as much CPU again.
+_FILED = """
+SELECT key, row FROM outstanding PREWHERE key IN {keys:Array(UInt64)}
+SETTINGS max_threads = 1, preferred_block_size_bytes = 0, local_filesystem_read_method = 'pread'
+"""
+_KEYS_OF_MESSAGES = """
+SELECT message_id, key FROM outstanding_messages PREWHERE message_id IN {ids:Array(String)}
+"""
+_KEPT = """
+SELECT message_id, attempt, message FROM kept_messages
+WHERE (message_id, attempt) IN {attempts:Array(Tuple(String, UInt16))}
+"""
+_UNMATCHED = {
+    "at": "DateTime64(6, 'UTC')",
+    "provider": "String",
+    "provider_message_id": "String",
+    "message_id": "String",
+    "state": "String",
+    "code": "String",
+    "to": "String",
+    "reason": "String",
+    "given_up_at": "DateTime('UTC')",
+}
+
+
+def key_of(provider: str, form: str) -> int:
+    """As ClickHouse's halfMD5 of '<provider>:<form>'; no secret, only a number evenly spread."""
+    digest = hashlib.md5(f"{provider}:{form}".encode("utf-8", "replace"), usedforsecurity=False).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+class ClickHouseAttempts:
+    """The port `OutstandingStore`. Connects at the first use, and anew after a failure."""
+
+    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
+        """`timeout_s`: deadline of each call. Raises ConfigError for a malformed URL."""
+        self._url = parse_url(url)
+        self._timeout_s = timeout_s
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
+        # Not strict: a server may write large numbers as JSON strings.
+        self._filed = msgspec.json.Decoder(AttemptRecord, strict=False).decode
+        self._message = msgspec.json.Decoder(Message).decode
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def filed(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[AttemptRecord]]:
+        names = {key_of(*key): key for key in keys}
+        return {names[number]: filed for number, filed in (await self._under(names)).items()}
+
+    async def filed_by_message(self, message_ids: Collection[str]) -> dict[str, list[AttemptRecord]]:
+        if not message_ids:
+            return {}
+        found = await self._query(_KEYS_OF_MESSAGES, {"ids": list(message_ids)})
+        under = await self._under({key for _, key in found})
+        filed: dict[str, list[AttemptRecord]] = {}
+        for message_id, key in found:
+            filed.setdefault(message_id, []).extend(under.get(key, ()))
+        return filed
+
+    async def kept(self, attempts: Collection[tuple[str, int]]) -> dict[tuple[str, int], Message]:
+        if not attempts:
+            return {}
+        found = await self._query(_KEPT, {"attempts": list(attempts)}, {"message": "bytes"})
+        return {(message_id, attempt): self._message(message) for message_id, attempt, message in found}
+
+    async def give_up(self, receipts: Sequence[tuple[Receipt, Reason]], now_us: int) -> None:
+        columns: list[list[Any]] = [
+            [r.at_us for r, _ in receipts],
+            [r.provider for r, _ in receipts],
+            [r.provider_message_id for r, _ in receipts],
+            [r.message_id for r, _ in receipts],
+            [r.state for r, _ in receipts],
+            [r.code for r, _ in receipts],
+            [r.to for r, _ in receipts],
+            [reason for _, reason in receipts],
+            [now_us // 1_000_000] * len(receipts),
+        ]
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            await client.insert(
+                "receipts_unmatched",
+                columns,
+                column_names=list(_UNMATCHED),
+                column_types=[get_from_name(kind) for kind in _UNMATCHED.values()],
+                column_oriented=True,
+                settings={"async_insert": 0, "wait_end_of_query": 1},
+            )
+
+    async def unmatched(self, since_s: int) -> int:
+        """How many receipts were given up since then, seconds since 1970."""
+        return int((await self._query(_UNMATCHED_SINCE, {"since": since_s}))[0][0])
+
+    async def _under(self, keys: Collection[int]) -> dict[int, list[AttemptRecord]]:
+        filed: dict[int, list[AttemptRecord]] = {}
+        if keys:
+            for key, row in await self._query(_FILED, {"keys": list(keys)}, {"row": "bytes"}):
+                filed.setdefault(key, []).append(self._filed(row))
+        return filed
+
+    async def _query(
+        self, sql: str, parameters: dict[str, Any], formats: dict[str, str] | None = None
+    ) -> Sequence[Sequence[Any]]:
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            found = await client.query(sql, parameters=parameters, column_formats=formats)
+        rows: Sequence[Sequence[Any]] = found.result_rows
+        return rows
+
+    async def _connected(self) -> Any:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await connect(
+                    self._url, database=self._url.database, timeout_s=self._timeout_s
+                )
+            return self._client

@@ -1,0 +1,297 @@
+"""Organisations, their API keys and their top-ups, in PostgreSQL.
+
+Under failure. Every call is one statement or one transaction: it took effect whole or
+not at all. `Unavailable` from a call that writes means that nobody knows which (the
+connection may have broken in the commit). A top-up is then repeated with the same
+reference; the creation of an organisation or a key with the same Idempotency-Key, which
+answers 409 when it did take effect. Nothing here is retried by itself; what becomes of
+the statements of a caller that gives up is said in `pool`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+import msgspec
+
+from engine import keys
+from engine.errors import Refusal, Unavailable
+from engine.organisations import ApiKey, Balance, Credential, NewKey, NewOrganisation, Organisation, TopUp
+from engine.records import IdempotentCall
+from engine.shards import shard_of
+from engine.stores.postgres.idempotency import claim, keep_answer
+from engine.stores.postgres.pool import Pool
+
+UNITS_MAX = 10**15
+# What the activity's column `units` can hold, rounded down.
+LOW_BALANCE_MAX = 4_000_000_000
+_TEXT_MAX = 200
+# Keys of one organisation that are listed; more is a mistake.
+_KEYS_MAX = 1_000
+
+_ORGANISATIONS = """
+    SELECT o.id, o.name, o.created_at, a.low_balance
+    FROM organisations o LEFT JOIN accounts a ON a.organisation_id = o.id
+    WHERE o.id > $1 ORDER BY o.id LIMIT $2
+"""
+_SET_LOW_BALANCE = """
+    UPDATE accounts a SET low_balance = $2 FROM organisations o
+    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING o.name, o.created_at
+"""
+_CREDENTIALS = """
+    SELECT id, organisation_id, secret_sha256 FROM api_keys
+    WHERE id = ANY($1::bigint[]) AND revoked_at IS NULL
+"""
+_NEW_KEY = "INSERT INTO api_keys (organisation_id, secret_sha256) VALUES ($1, $2) RETURNING id"
+_REVOKE = """
+    UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
+    WHERE id = $1 AND organisation_id = $2 RETURNING true
+"""
+_KEYS = """
+    SELECT id, created_at, revoked_at FROM api_keys WHERE organisation_id = $1 ORDER BY id DESC LIMIT $2
+"""
+_NEW_TOP_UP = """
+    INSERT INTO top_ups (organisation_id, reference, units) VALUES ($1, $2, $3)
+    ON CONFLICT DO NOTHING RETURNING at
+"""
+_TOP_UP = "SELECT units, at FROM top_ups WHERE organisation_id = $1 AND reference = $2"
+_BALANCE = """
+    SELECT topped_up - captured, held, available + granted FROM accounts WHERE organisation_id = $1
+"""
+_ADD = """
+    UPDATE accounts SET topped_up = topped_up + $2, available = available + $2
+    WHERE organisation_id = $1 RETURNING topped_up - captured, held, available + granted
+"""
+_ADD_TO_JOURNAL = """
+    INSERT INTO journal (organisation_id, movement, debit, credit, units, reference)
+    VALUES ($1, 'top-up', 'payments', 'available', $2, $3)
+"""
+
+_SPENDERS = """
+SELECT organisation_id FROM accounts
+WHERE available > 0 AND held + captured > 0 ORDER BY captured DESC LIMIT $1"""
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """What is kept of an answer with a new key: all but the secret."""
+
+    organisation_id: int
+    key_id: int
+
+
+class Directory:
+    """What an API process knows of organisations; made by `connect`, on the loop that uses it."""
+
+    def __init__(self, pool: Pool, shards: int) -> None:
+        self._pool = pool
+        self._shards = shards
+
+    @classmethod
+    async def connect(
+        cls, url: str, *, shards: int, timeout_s: float = 3.0, connections_max: int = 4
+    ) -> Directory:
+        """With a pool of its own: see `Pool.connect`."""
+        return cls(await Pool.connect(url, timeout_s=timeout_s, connections_max=connections_max), shards)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._pool.close()
+
+    async def ping(self) -> None:
+        """Raises Unavailable when PostgreSQL does not answer."""
+        await self._pool.ping()
+
+    async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
+        """Those of the keys that exist and are not revoked, by key id."""
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(_CREDENTIALS, key_ids)
+        return {
+            key_id: Credential(key_id=key_id, organisation_id=o, secret_sha256=s) for key_id, o, s in rows
+        }
+
+    async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation:
+        """An organisation with its account and its first key.
+
+        Raises Refusal 422 for the name, 409 when `once` was used before.
+        """
+        _check_text("name", name)
+        secret = keys.new_secret()
+        async with self._pool.transaction() as connection:
+            await _claim(connection, once)
+            new_id = await connection.fetchval(
+                "INSERT INTO organisations (name) VALUES ($1) RETURNING id", name
+            )
+            await connection.execute(
+                "INSERT INTO accounts (organisation_id, shard) VALUES ($1, $2)",
+                new_id,
+                shard_of(new_id, self._shards),
+            )
+            key_id = await connection.fetchval(_NEW_KEY, new_id, keys.digest(secret))
+            await _keep_answer(connection, once, new_id, key_id)
+        return NewOrganisation(id=new_id, name=name, api_key=keys.key_text(key_id, secret))
+
+    async def organisations(self, after: int, limit: int) -> list[Organisation]:
+        """Those with ids above `after`, by id."""
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(_ORGANISATIONS, after, limit)
+        return [Organisation(id=i, name=name, created_at=at, low_balance=low) for i, name, at, low in rows]
+
+    async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
+        """Tell the organisation when it falls below so many usable units; None: never.
+
+        Falling below is what counts: one that has fewer already is told the next time.
+        Raises Refusal 404, 422.
+        """
+        if units is not None and not 1 <= units <= LOW_BALANCE_MAX:
+            allowed = f"from 1 to {LOW_BALANCE_MAX} units, or null for never"
+            raise Refusal("invalid_field", 422, f"`low_balance` must be {allowed}.", "low_balance")
+        async with self._pool.connection() as connection:
+            row = await connection.fetchrow(_SET_LOW_BALANCE, organisation_id, units)
+        if row is None:
+            raise _no_organisation()
+        name, at = row
+        return Organisation(id=organisation_id, name=name, created_at=at, low_balance=units)
+
+    async def spenders(self, limit: int) -> list[int]:
+        """Organisations that have units and have spent some, those that spent most first.
+
+        Empty when PostgreSQL is away: it only saves first messages a wait.
+        """
+        try:
+            async with self._pool.connection() as connection:
+                rows = await connection.fetch(_SPENDERS, limit)
+        except Unavailable:
+            return []
+        return [row[0] for row in rows]
+
+    async def exists(self, organisation_id: int) -> bool:
+        async with self._pool.connection() as connection:
+            return await _exists(connection, organisation_id)
+
+    async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
+        """One more key; the others stay good. Raises Refusal 404, 409 when `once` was used before."""
+        secret = keys.new_secret()
+        async with self._pool.transaction() as connection:
+            await _claim(connection, once)
+            if not await _exists(connection, organisation_id):
+                raise _no_organisation()
+            key_id = await connection.fetchval(_NEW_KEY, organisation_id, keys.digest(secret))
+            await _keep_answer(connection, once, organisation_id, key_id)
+        return NewKey(id=key_id, api_key=keys.key_text(key_id, secret))
+
+    async def api_keys(self, organisation_id: int) -> list[ApiKey]:
+        """The newest thousand, revoked ones too, newest first. Raises Refusal 404."""
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(_KEYS, organisation_id, _KEYS_MAX)
+            if not rows and not await _exists(connection, organisation_id):
+                raise _no_organisation()
+        return [ApiKey(id=i, created_at=created, revoked_at=revoked) for i, created, revoked in rows]
+
+    async def revoke_key(self, organisation_id: int, key_id: int) -> None:
+        """Revoking again changes nothing. Raises Refusal 404."""
+        async with self._pool.connection() as connection:
+            if not await connection.fetchval(_REVOKE, key_id, organisation_id):
+                raise Refusal("not_found", 404, "The organisation has no key with this id.")
+
+    async def top_up(
+        self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
+    ) -> tuple[TopUp, bool]:
+        """Money in, once per reference; and whether this call added it.
+
+        The balance in the answer is the present one. Raises Refusal 404, 409 when the
+        reference was used for other units or `once` for another request, 422.
+        """
+        _check_text("reference", reference)
+        if not 1 <= units <= UNITS_MAX:
+            raise Refusal("invalid_field", 422, f"`units` must be from 1 to {UNITS_MAX}.", "units")
+        async with self._pool.transaction() as connection:
+            await _claim(connection, once, repeatable=True)
+            if not await _exists(connection, organisation_id):
+                raise _no_organisation()
+            # Waits for a transaction under way with the same reference.
+            at = await connection.fetchval(_NEW_TOP_UP, organisation_id, reference, units)
+            added = at is not None
+            if added:
+                balance = await _add(connection, organisation_id, units, reference)
+            else:
+                known_units, at = await connection.fetchrow(_TOP_UP, organisation_id, reference)
+                if known_units != units:
+                    detail = f"`reference` was used before, for a top-up of {known_units} units."
+                    raise Refusal("reference_reused", 409, detail, "reference")
+                balance = await _balance(connection, organisation_id)
+        top_up = TopUp(
+            organisation_id=organisation_id, reference=reference, units=units, at=at, balance=balance
+        )
+        return top_up, added
+
+    async def balance(self, organisation_id: int) -> Balance:
+        """Exact as of the last usage that the ledger has booked. Raises Refusal 404."""
+        async with self._pool.connection() as connection:
+            return await _balance(connection, organisation_id)
+
+
+async def _claim(connection: Any, once: IdempotentCall | None, *, repeatable: bool = False) -> None:
+    """Take the Idempotency-Key for this transaction; none given is none to take.
+
+    Raises Refusal 409 when it was used for another request; also for the same one,
+    unless that is `repeatable` as it is. The answer of the first cannot be given again:
+    it showed a secret, of which only the digest was kept.
+    """
+    answer = await claim(connection, once)
+    if answer is None or repeatable:
+        return
+    made = msgspec.json.decode(answer, type=_Made)
+    raise Refusal(
+        "idempotency_key_used",
+        409,
+        f"This request was answered before: it made key {made.key_id} of organisation"
+        f" {made.organisation_id}, whose secret cannot be shown again;"
+        " if it was lost, revoke that key and create another.",
+        "Idempotency-Key",
+    )
+
+
+async def _keep_answer(
+    connection: Any, once: IdempotentCall | None, organisation_id: int, key_id: int
+) -> None:
+    await keep_answer(connection, once, msgspec.json.encode(_Made(organisation_id, key_id)))
+
+
+async def _add(connection: Any, organisation_id: int, units: int, reference: str) -> Balance:
+    try:
+        posted, held, available = await connection.fetchrow(_ADD, organisation_id, units)
+    except asyncpg.NumericValueOutOfRangeError as e:
+        detail = "`units` must leave the sum of the organisation's top-ups below 2^63."
+        raise Refusal("invalid_field", 422, detail, "units") from e
+    await connection.execute(_ADD_TO_JOURNAL, organisation_id, units, reference)
+    return Balance(posted=posted, held=held, available=available)
+
+
+async def _balance(connection: Any, organisation_id: int) -> Balance:
+    row = await connection.fetchrow(_BALANCE, organisation_id)
+    if row is None:
+        raise _no_organisation()
+    posted, held, available = row
+    return Balance(posted=posted, held=held, available=available)
+
+
+async def _exists(connection: Any, organisation_id: int) -> bool:
+    found: bool = await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM organisations WHERE id = $1)", organisation_id
+    )
+    return found
+
+
+def _no_organisation() -> Refusal:
+    return Refusal("not_found", 404, "There is no organisation with this id.")
+
+
+def _check_text(field: str, text: str) -> None:
+    """What PostgreSQL can hold and a list can show. Raises Refusal 422."""
+    good = 1 <= len(text) <= _TEXT_MAX and not text.isspace()
+    if not good or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+        allowed = f"1 to {_TEXT_MAX} characters, not all blank, without control characters"
+        raise Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)

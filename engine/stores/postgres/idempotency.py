@@ -1,0 +1,53 @@
+"""Idempotency-Keys of calls that PostgreSQL answers, kept in the transaction of what they guard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.errors import Refusal, Unavailable
+from engine.records import IdempotentCall
+
+# An Idempotency-Key is remembered for 30 days; whoever uses a new one sweeps a few old ones.
+_SWEEP = """
+    DELETE FROM idempotency WHERE (scope, key) IN (
+        SELECT scope, key FROM idempotency WHERE at < now() - interval '30 days'
+        ORDER BY at LIMIT 100 FOR UPDATE SKIP LOCKED)
+"""
+# Waits for a transaction under way with the same key, and yields to it if it commits.
+_CLAIM = """
+    INSERT INTO idempotency (scope, key, fingerprint, status, answer) VALUES ($1, $2, $3, 201, '')
+    ON CONFLICT DO NOTHING RETURNING true
+"""
+_CLAIMED = "SELECT fingerprint, answer FROM idempotency WHERE scope = $1 AND key = $2"
+_KEEP_ANSWER = "UPDATE idempotency SET answer = $3 WHERE scope = $1 AND key = $2"
+
+
+async def claim(connection: Any, once: IdempotentCall | None) -> bytes | None:
+    """Take the key for this transaction; None: it is taken, or there is none to take.
+
+    Otherwise the same request was carried out before, and this is what was kept of its
+    answer, b"" when nothing was. Raises Refusal 409 when the key was used for another request.
+    """
+    if once is None:
+        return None
+    await connection.execute(_SWEEP)
+    if await connection.fetchval(_CLAIM, once.scope, once.key, once.fingerprint):
+        return None
+    claimed = await connection.fetchrow(_CLAIMED, once.scope, once.key)
+    if claimed is None:
+        raise Unavailable("The Idempotency-Key was forgotten just now, after 30 days; try again.")
+    fingerprint, answer = claimed
+    if fingerprint != once.fingerprint:
+        raise Refusal(
+            "idempotency_key_reused",
+            409,
+            "`Idempotency-Key` was used for another request; use a new key for a new request.",
+            "Idempotency-Key",
+        )
+    return bytes(answer)
+
+
+async def keep_answer(connection: Any, once: IdempotentCall | None, answer: bytes) -> None:
+    """Keep `answer` with the key that this transaction has claimed."""
+    if once is not None:
+        await connection.execute(_KEEP_ANSWER, once.scope, once.key, answer)

@@ -1,0 +1,173 @@
+"""The routing plan: in PostgreSQL, where it is decided, and a copy of it in Redis.
+
+Under failure. A change is one transaction: it took effect whole or not at all, and after
+`Unavailable` nobody knows which; asking for the same again is safe, it changes nothing
+the second time. Two that change at once come one after the other, the later one stands.
+
+The copy lets a worker start while PostgreSQL is away. It is a sorted set of plans by
+version of which all but the newest is removed: whoever was frozen with an old plan in
+hand adds it and removes it again, and never overwrites a newer one. Killed in between:
+two plans lie there until the next is put, and the newest is the one that is read.
+Redis loses it: whoever has a plan puts it there again within a minute. PostgreSQL is
+set back to an older state: its version is behind that of the copy until `DEL routing:plan`,
+which only a worker that starts while PostgreSQL is away would notice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from engine.errors import Refusal
+from engine.records import IdempotentCall
+from engine.routing.records import Route, RoutingPlan
+from engine.routing.routes import first_wrong
+from engine.stores.postgres.idempotency import claim
+from engine.stores.postgres.pool import Pool
+
+THROUGHPUT_MAX = 1_000_000
+
+_VERSION = "SELECT version FROM routing_version"
+_LOCK = "SELECT routes_set FROM routing_version FOR UPDATE"
+# One statement, so that everything is of one instant.
+_READ = """
+SELECT version,
+    (SELECT coalesce(json_agg(json_build_object('prefix', prefix, 'sender', sender, 'queue', queue,
+        'providers', providers, 'weights', weights, 'reroute', reroute)), '[]') FROM routes),
+    (SELECT coalesce(json_agg(json_build_array(provider, paused, throughput)), '[]') FROM provider_states)
+FROM routing_version"""
+_REMOVE = """
+DELETE FROM routes r WHERE NOT EXISTS (
+    SELECT FROM unnest($1::text[], $2::text[], $3::text[]) AS kept (prefix, sender, queue)
+    WHERE (kept.prefix, kept.sender, kept.queue) = (r.prefix, r.sender, r.queue))"""
+# A route that stays as it was keeps its `changed_at`.
+_WRITE = """
+INSERT INTO routes (prefix, sender, queue, providers, weights, reroute) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (prefix, sender, queue) DO UPDATE
+SET providers = EXCLUDED.providers, weights = EXCLUDED.weights, reroute = EXCLUDED.reroute, changed_at = now()
+WHERE (routes.providers, routes.weights, routes.reroute)
+    IS DISTINCT FROM (EXCLUDED.providers, EXCLUDED.weights, EXCLUDED.reroute)"""
+_ROUTES_SET = "UPDATE routing_version SET version = version + 1, routes_set = true"
+_PAUSE = """
+INSERT INTO provider_states (provider, paused) VALUES ($1, $2)
+ON CONFLICT (provider) DO UPDATE SET paused = EXCLUDED.paused, changed_at = now()"""
+_LIMIT = """
+INSERT INTO provider_states (provider, throughput) VALUES ($1, $2)
+ON CONFLICT (provider) DO UPDATE SET throughput = EXCLUDED.throughput, changed_at = now()"""
+_COUNT_UP = "UPDATE routing_version SET version = version + 1"
+
+_decode_routes = msgspec.json.Decoder(list[Route]).decode
+_decode_states = msgspec.json.Decoder(list[tuple[str, bool, float | None]]).decode
+
+
+class Routing:
+    """Reads and changes the plan in PostgreSQL. Every call raises Unavailable."""
+
+    def __init__(self, pool: Pool, provider_names: Sequence[str] = ()) -> None:
+        """`provider_names`: those configured, which routes may name. Readers need none."""
+        self._pool = pool
+        self._names = tuple(provider_names)
+
+    async def version(self) -> int:
+        """The version that stands; 0: nobody has changed anything yet."""
+        async with self._pool.connection() as connection:
+            version: int = await connection.fetchval(_VERSION)
+        return version
+
+    async def read(self) -> RoutingPlan:
+        """The plan that stands."""
+        async with self._pool.connection() as connection:
+            return await _read(connection)
+
+    async def replace(self, routes: Sequence[Route], version: int | None = None) -> RoutingPlan:
+        """Let `routes` be all routes; the same again, in whatever order, changes nothing.
+
+        `version`: only if that one stands; None: whichever does. Raises Refusal 422 naming
+        the field that is wrong, 409 when another version stands.
+        """
+        if wrong := first_wrong(routes, self._names):
+            field, allowed = wrong
+            raise Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)
+        async with self._pool.transaction() as connection:
+            await connection.execute(_LOCK)
+            now = await _read(connection)
+            if now.routes == _in_order(routes):
+                return now
+            if version not in (None, now.version):
+                detail = f"The routing was changed meanwhile: version {now.version} stands, not {version}."
+                raise Refusal("version_conflict", 409, detail, "version")
+            return await _write(connection, routes)
+
+    async def seed(self, routes: Sequence[Route]) -> bool:
+        """Set the routes if nobody ever has; whether this call did."""
+        async with self._pool.transaction() as connection:
+            if await connection.fetchval(_LOCK) or not routes:
+                return False
+            await _write(connection, routes)
+        return True
+
+    async def set_paused(
+        self, provider: str, paused: bool, once: IdempotentCall | None = None
+    ) -> RoutingPlan:
+        """Pause or resume; again changes nothing. Raises Refusal 404, 409.
+
+        With `once` it is done at most once: repeated later, when somebody has meanwhile
+        wished the contrary, it leaves that as it is.
+        """
+        self._check_known(provider)
+        async with self._pool.transaction() as connection:
+            await connection.execute(_LOCK)
+            done = await claim(connection, once) is not None
+            now = await _read(connection)
+            if done or (provider in now.paused) == paused:
+                return now
+            await connection.execute(_PAUSE, provider, paused)
+            await connection.execute(_COUNT_UP)
+            return await _read(connection)
+
+    async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan:
+        """Segments per second; None: as configured. Again changes nothing. Raises Refusal 404, 422."""
+        self._check_known(provider)
+        # Also false for what is not a number.
+        if throughput is not None and not 0 < throughput <= THROUGHPUT_MAX:
+            allowed = f"greater than 0 and at most {THROUGHPUT_MAX} segments a second, or null: as configured"
+            raise Refusal("invalid_field", 422, f"`throughput` must be {allowed}.", "throughput")
+        async with self._pool.transaction() as connection:
+            await connection.execute(_LOCK)
+            now = await _read(connection)
+            if now.throughput.get(provider) == throughput:
+                return now
+            await connection.execute(_LIMIT, provider, throughput)
+            await connection.execute(_COUNT_UP)
+            return await _read(connection)
+
+    def _check_known(self, provider: str) -> None:
+        if provider not in self._names:
+            raise Refusal("not_found", 404, "There is no provider with this name in the configuration.")
+
+
+async def _read(connection: Any) -> RoutingPlan:
+    version, routes, states = await connection.fetchrow(_READ)
+    told = _decode_states(states)
+    return RoutingPlan(
+        version=version,
+        routes=_in_order(_decode_routes(routes)),
+        paused=tuple(sorted(provider for provider, paused, _ in told if paused)),
+        throughput={provider: rate for provider, _, rate in sorted(told) if rate is not None},
+    )
+
+
+async def _write(connection: Any, routes: Sequence[Route]) -> RoutingPlan:
+    columns = ([getattr(r, column) for r in routes] for column in ("prefix", "sender", "queue"))
+    await connection.execute(_REMOVE, *columns)
+    rows = [(r.prefix, r.sender, r.queue, r.providers, r.weights, r.reroute) for r in routes]
+    await connection.executemany(_WRITE, rows)
+    await connection.execute(_ROUTES_SET)
+    return await _read(connection)
+
+
+def _in_order(routes: Sequence[Route]) -> tuple[Route, ...]:
+    """Their order means nothing; so it is always the same."""
+    return tuple(sorted(routes, key=lambda r: (r.prefix, r.sender, r.queue)))

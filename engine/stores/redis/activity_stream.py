@@ -1,0 +1,249 @@
+"""The activity streams in Redis: reading, the plan, the lease, the trimming.
+
+Keys: `activity:{s}`, one stream a shard, each entry one field `b` (see
+`engine.activity.records.ActivityEntry`); `archiver:lock`, the owner of the lease; `archiver:plan`,
+the BlockPlan that is being executed, MessagePack; `archiver:unreadable`, a stream to
+which entries are moved that no archiver could read.
+
+The plan and all streams are changed in one step, so they must live on one Redis. In a
+Redis Cluster each shard would need a lease and a plan of its own beside its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, RedisError
+
+from engine.activity.records import ActivityEntry, Backlog, BlockPlan, RecentRows
+from engine.errors import ConfigError, Unavailable
+from engine.records import ActivityRow, StreamId
+from engine.shards import activity_key
+
+_LOCK = b"archiver:lock"
+_PLAN = b"archiver:plan"
+_UNREADABLE = b"archiver:unreadable"
+# How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
+_CLOCK_SLACK_MS = 2000
+# Entries fetched in one go while searching the tail, and while executing a plan.
+_SEARCH_PAGE = 200
+_PLAN_PAGE = 1000
+
+# `allow-oom`: when ClickHouse was away until Redis was full, these are what empties it again.
+
+# lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
+_LEASE = """#!lua flags=allow-oom
+local owner = redis.call('GET', KEYS[1])
+if owner == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
+if owner then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# release(lock; owner)
+_RELEASE = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 1
+"""
+
+# propose(lock, plan; owner, plan) -> 1 when the plan was written down
+_PROPOSE = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('SETNX', KEYS[2], ARGV[2])
+"""
+
+# finish(plan, unreadable, streams ...; plan, first id kept of each stream ...,
+#        then per unreadable entry: index of its stream from 1, id)
+# -> 1 when the plan stood and was finished
+_FINISH = """#!lua flags=allow-oom
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local streams = #KEYS - 2
+for i = streams + 2, #ARGV, 2 do
+  local key, id = KEYS[2 + tonumber(ARGV[i])], ARGV[i + 1]
+  local found = redis.call('XRANGE', key, id, id)
+  if found[1] then redis.call('XADD', KEYS[2], '*', 'k', key, 'i', id, 'b', found[1][2][2]) end
+end
+for i = 1, streams do redis.call('XTRIM', KEYS[2 + i], 'MINID', '=', ARGV[1 + i]) end
+redis.call('DEL', KEYS[1])
+return 1
+"""
+
+
+class RedisActivityStream:
+    """The port `ActivityStream` on one Redis.
+
+    Under failure: every method may be called again after `Unavailable`. `lease`,
+    `release` and the reads change nothing the second time. `propose` that did take
+    effect though its answer was lost is found again by `plan`; `finish` likewise answers
+    False the second time, because the plan is gone.
+    """
+
+    def __init__(self, url: str, shards: int, timeout_s: float = 5.0) -> None:
+        """`url`: redis://, rediss:// or unix://. `timeout_s`: deadline of each call."""
+        self._shards = shards
+        self._timeout_s = timeout_s
+        try:
+            # RESP2: one shape of answer. No retries in the client: the archiver decides them.
+            self._redis: Any = Redis.from_url(
+                url,
+                protocol=2,
+                socket_connect_timeout=timeout_s,
+                socket_timeout=None,
+                retry=Retry(NoBackoff(), 0),
+            )
+        except ValueError as e:
+            raise ConfigError("The Redis URL must begin with redis://, rediss:// or unix://.") from e
+        self._lease = self._redis.register_script(_LEASE)
+        self._release = self._redis.register_script(_RELEASE)
+        self._propose = self._redis.register_script(_PROPOSE)
+        self._finish = self._redis.register_script(_FINISH)
+        self._rows = msgspec.msgpack.Decoder(list[list[Any]])
+        self._plan = msgspec.msgpack.Decoder(BlockPlan)
+        # The plan last seen as it is written in Redis, perhaps by another version.
+        self._written: tuple[BlockPlan | None, bytes] = (None, b"")
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def lease(self, owner: str, ttl_ms: int) -> bool:
+        async with self._answering():
+            return bool(await self._lease(keys=[_LOCK], args=[owner, ttl_ms]))
+
+    async def release(self, owner: str) -> None:
+        async with self._answering():
+            await self._release(keys=[_LOCK], args=[owner])
+
+    async def plan(self) -> BlockPlan | None:
+        async with self._answering():
+            encoded = await self._redis.get(_PLAN)
+        if encoded is None:
+            return None
+        plan = self._plan.decode(encoded)
+        self._written = (plan, encoded)
+        return plan
+
+    async def propose(self, owner: str, plan: BlockPlan) -> bool:
+        encoded = msgspec.msgpack.encode(plan)
+        async with self._answering():
+            return bool(await self._propose(keys=[_LOCK, _PLAN], args=[owner, encoded]))
+
+    async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
+        keys = {activity_key(shard): shard for shard in range(self._shards)}
+        cursors = {key: _text(after.get(shard, (0, 0))) for key, shard in keys.items()}
+        async with self._answering(block_ms / 1000):
+            answer = await self._redis.xread(cursors, count=count, block=block_ms or None)
+        return [entry for key, found in answer for entry in _entries(keys[key], found)]
+
+    async def entries_of(self, plan: BlockPlan) -> list[ActivityEntry]:
+        found: list[ActivityEntry] = []
+        for part in plan.ranges:
+            async with self._answering():
+                async for page in self._pages(part.shard, part.first, part.last, _PLAN_PAGE):
+                    found += page
+        return found
+
+    async def finish(self, plan: BlockPlan, unreadable: Sequence[ActivityEntry]) -> bool:
+        index = {part.shard: i for i, part in enumerate(plan.ranges, 1)}
+        seen, written = self._written
+        args: list[bytes | str | int] = [written if seen == plan else msgspec.msgpack.encode(plan)]
+        args += [_text((part.last[0], part.last[1] + 1)) for part in plan.ranges]
+        for entry in unreadable:
+            args += [index[entry.shard], _text(entry.id)]
+        keys = [_PLAN, _UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
+        async with self._answering():
+            return bool(await self._finish(keys=keys, args=args))
+
+    async def backlog(self) -> list[Backlog]:
+        async with self._answering():
+            pipe = self._redis.pipeline(transaction=False)
+            for shard in range(self._shards):
+                pipe.xlen(activity_key(shard))
+                pipe.xrange(activity_key(shard), count=1)
+            answers = await pipe.execute()
+        return [
+            Backlog(
+                shard=shard,
+                entries=answers[2 * shard],
+                first=next((_id(oldest) for oldest, _ in answers[2 * shard + 1]), None),
+            )
+            for shard in range(self._shards)
+        ]
+
+    async def recent_rows_of(
+        self,
+        shard: int,
+        organisation_id: int,
+        message_id: str,
+        accepted_at_us: int,
+        entries_max: int = 10_000,
+    ) -> RecentRows:
+        """See the port. At most `entries_max` entries and the call's deadline are spent; a
+        shard's tail is about one block while the archiver keeps up."""
+        needle = message_id.encode()
+        first = (max(0, accepted_at_us // 1000 - _CLOCK_SLACK_MS), 0)
+        page_size = min(_SEARCH_PAGE, entries_max)
+        rows: list[ActivityRow] = []
+        looked_at = 0
+        async with self._answering():
+            async for page in self._pages(shard, first, None, page_size):
+                for entry in page:
+                    if needle in entry.blob:
+                        rows += self._matching(entry, organisation_id, message_id)
+                looked_at += len(page)
+                if looked_at >= entries_max:
+                    return RecentRows(rows=rows, complete=False)
+        return RecentRows(rows=rows, complete=True)
+
+    def _matching(self, entry: ActivityEntry, organisation_id: int, message_id: str) -> Iterable[ActivityRow]:
+        for values in self._rows.decode(entry.blob):
+            # Not validated: an event that only a newer version knows is shown as it is.
+            row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))
+            if row.message_id == message_id and row.organisation_id == organisation_id:
+                yield row
+
+    async def _pages(
+        self, shard: int, first: StreamId, last: StreamId | None, page_size: int
+    ) -> AsyncIterator[list[ActivityEntry]]:
+        """Entries from `first` to `last` (None: the end) in pages of `page_size`."""
+        start, end = _text(first), "+" if last is None else _text(last)
+        while True:
+            found = await self._redis.xrange(activity_key(shard), start, end, count=page_size)
+            page = _entries(shard, found)
+            if page:
+                yield page
+                start = "(" + _text(page[-1].id)
+            if len(page) < page_size:
+                return
+
+    @asynccontextmanager
+    async def _answering(self, extra_s: float = 0.0) -> AsyncIterator[None]:
+        """Set the deadline of a call and name its failures."""
+        try:
+            async with asyncio.timeout(self._timeout_s + extra_s):
+                yield
+        except AuthenticationError as e:
+            raise ConfigError(f"Redis refuses the user or the password of its URL: {e}.") from e
+        except (RedisError, OSError) as e:
+            # Among them TimeoutError: an OSError.
+            reason = str(e) or f"no answer within {self._timeout_s:g} s"
+            raise Unavailable(f"Redis does not answer: {reason}.") from e
+
+
+def _text(stream_id: StreamId) -> str:
+    return f"{stream_id[0]}-{stream_id[1]}"
+
+
+def _id(text: bytes) -> StreamId:
+    ms, _, seq = text.partition(b"-")
+    return int(ms), int(seq)
+
+
+def _entries(shard: int, found: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[ActivityEntry]:
+    return [ActivityEntry(shard=shard, id=_id(i), blob=fields.get(b"b", b"")) for i, fields in found]

@@ -1,0 +1,164 @@
+"""The holder's side of the shards in Redis: functions `register`, `admit`, `beat`, `fence`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from engine import shards as keys
+from engine.credit.flush import Flush
+from engine.credit.records import LedgerAnswer
+from engine.errors import Broken, Fenced, Unavailable
+from engine.records import ActivityRow, Addressed, Replay, Submission
+from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError
+
+_encode = msgspec.msgpack.Encoder().encode
+_answer = msgspec.msgpack.Decoder(LedgerAnswer)
+
+# How long an idempotency key is remembered, seconds.
+_IDEMPOTENCY_TTL_S = 86400
+
+
+class RedisAdmission:
+    """AdmissionStore on two links: one for commands, one that waits for the inbox."""
+
+    def __init__(self, link: RedisLink, inbox_link: RedisLink, shards: int) -> None:
+        self._link = link
+        self._inbox_link = inbox_link
+        self._shards = range(shards)
+
+    async def register(self, name: str) -> list[int]:
+        replies = await self._each(
+            [
+                ("FCALL", "register", 2, keys.holder_key(s, name), keys.holders_key(s), name)
+                for s in self._shards
+            ]
+        )
+        return [int(reply) for reply in replies]
+
+    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
+        replies = await self._each(
+            [
+                ("FCALL", "beat", 2, keys.holders_key(s), keys.holder_key(s, name), name, epoch, sequence)
+                for s, (epoch, sequence) in zip(self._shards, heard, strict=True)
+            ]
+        )
+        return all(reply == 1 for reply in replies)
+
+    async def fence(self, name: str) -> None:
+        await self._each([fence_command(s, name) for s in self._shards])
+
+    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced]:
+        replies = await self._each([_admit_command(name, flush) for flush in flushes])
+        outcomes: list[dict[int, Replay] | Fenced] = []
+        for status, hits in replies:
+            if status == b"unseen":
+                raise Unavailable("Redis was restarted, and the ledger has not looked at it yet.")
+            if status != b"applied":
+                outcomes.append(Fenced(f"The epoch of holder {name} is over."))
+            else:
+                outcomes.append({i: Replay(fingerprint=f, answer=a) for i, f, a in hits})
+        return outcomes
+
+    async def inbox(
+        self, name: str, positions: Sequence[str], block_ms: int
+    ) -> list[tuple[int, str, LedgerAnswer]]:
+        inboxes = [keys.inbox_key(s, name) for s in self._shards]
+        reply = await self._inbox_link.call(
+            "XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", *inboxes, *positions,
+            timeout_s=block_ms / 1000 + 5,
+        )  # fmt: skip
+        arrived: list[tuple[int, str, LedgerAnswer]] = []
+        for key, entries in reply or ():
+            shard = inboxes.index(key)
+            for entry_id, fields in entries:
+                arrived.append((shard, entry_id.decode(), _answer.decode(fields[1])))
+        return arrived
+
+    async def _each(self, commands: list[Command]) -> list[Any]:
+        """One write for all; an error reply means that Redis is not what we were started with."""
+        replies = await self._link.batch(commands)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                if reply.code == "ERR" and "Function not found" in str(reply):
+                    raise Unavailable("Redis has lost its data; the ledger is about to begin anew.")
+                raise Broken(f"Redis refused a step of the protocol: {reply}")
+        return replies
+
+
+def fence_command(shard: int, name: str) -> Command:
+    """Fence one holder in one shard."""
+    return (
+        "FCALL", "fence", 4, keys.holder_key(shard, name), keys.holders_key(shard),
+        keys.usage_key(shard), keys.inbox_key(shard, name), name,
+    )  # fmt: skip
+
+
+def _admit_command(name: str, flush: Flush) -> Command:
+    s = flush.shard
+    touched: list[Argument] = [
+        keys.holder_key(s, name),
+        keys.queue_key(s, "express"),
+        keys.queue_key(s, "normal"),
+        keys.due_key(s, "express"),
+        keys.due_key(s, "normal"),
+        keys.activity_key(s),
+        keys.usage_key(s),
+        keys.held_key(s),
+        keys.generation_key(s),
+    ]
+    arguments: list[Argument] = [
+        name, flush.epoch, flush.sequence, _IDEMPOTENCY_TTL_S, len(flush.submissions), len(flush.notes),
+    ]  # fmt: skip
+    fixed = len(touched)
+    for _, submission in flush.submissions:
+        index = 0
+        if submission.idempotency_key:
+            touched.append(keys.idempotency_key(s, submission.organisation_id, submission.idempotency_key))
+            index = len(touched) - fixed
+        _add_submission(arguments, submission, index)
+    for note in flush.notes:
+        arguments += (note.kind, note.data)
+    return ("FCALL", "admit", len(touched), *touched, *arguments)
+
+
+def _add_submission(arguments: list[Argument], submission: Submission, key_index: int) -> None:
+    messages = submission.messages
+    arguments += (
+        submission.organisation_id,
+        submission.units,
+        key_index,
+        submission.fingerprint,
+        submission.answer,
+        len(messages),
+        b"".join([_encode(_row(addressed)) for addressed in messages]),
+        len(messages),
+    )
+    for addressed in messages:
+        arguments += (
+            b"e" if addressed.queue == "express" else b"n",
+            addressed.due_at_us or b"",
+            _encode(addressed.message),
+        )
+
+
+def _row(addressed: Addressed) -> ActivityRow:
+    message = addressed.message
+    return ActivityRow(
+        at_us=message.accepted_at_us,
+        organisation_id=message.organisation_id,
+        message_id=message.id,
+        accepted_at_us=message.accepted_at_us,
+        event="scheduled" if addressed.due_at_us else "accepted",
+        queue=addressed.queue,
+        to=message.to,
+        sender=message.sender,
+        encoding=message.encoding,
+        segments=message.segments,
+        units=message.units,
+        reference=message.reference,
+        due_at_us=addressed.due_at_us,
+        expires_at_us=message.expires_at_us,
+    )

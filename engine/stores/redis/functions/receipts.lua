@@ -1,0 +1,106 @@
+#!lua name=smsreceipts
+-- The atomic steps of matching receipts (Redis 7.0 functions): see engine/receipts/matcher.py.
+--
+-- Each function touches the keys of one shard only, and each may be sent again when its
+-- answer was lost: see the notes. `allow-oom`, because it is these that empty the receipts'
+-- streams when Redis is full.
+
+-- lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
+local function lease(keys, args)
+  local owner = redis.call('GET', keys[1])
+  if owner and owner ~= args[1] then return 0 end
+  redis.call('SET', keys[1], args[1], 'PX', args[2])
+  return 1
+end
+
+-- release(lock; owner)
+local function release(keys, args)
+  if redis.call('GET', keys[1]) == args[1] then redis.call('DEL', keys[1]) end
+  return 1
+end
+
+-- begin(activity, applied; token) -> id of the last entry ever put on the activity stream
+-- From now on only `token` may record here. What others recorded stands at or before the id.
+-- Sent again, also late: whoever began in between is refused, and begins anew.
+local function begin(keys, args)
+  redis.call('HSET', keys[2], 'token', args[1], 'number', 0, 'id', '')
+  if redis.call('EXISTS', keys[1]) == 0 then return '0-0' end
+  local stream = redis.call('XINFO', 'STREAM', keys[1])
+  for i = 1, #stream, 2 do
+    if stream[i] == 'last-generated-id' then return stream[i + 1] end
+  end
+end
+
+-- record(activity, applied, due express, due normal; token, number, array of rows,
+--        then per message that is sent again: lane ('e' or 'n'), due_at_us, payload)
+-- -> id of the entry; '' when the token is not the one that began last
+-- Numbers count up. Sent again, also late: passed over, and answered as the first time.
+local function record(keys, args)
+  local state = redis.call('HMGET', keys[2], 'token', 'number', 'id')
+  if state[1] ~= args[1] then return '' end
+  if tonumber(args[2]) <= tonumber(state[2]) then return state[3] end
+  local id = redis.call('XADD', keys[1], '*', 'b', args[3])
+  for i = 4, #args, 3 do
+    redis.call('ZADD', args[i] == 'e' and keys[3] or keys[4], args[i + 1], args[i + 2])
+  end
+  redis.call('HSET', keys[2], 'number', args[2], 'id', id)
+  return id
+end
+
+-- finish(receipts, later, unreadable; then per entry: id, how many of it are for later (-1: it
+--        cannot be read), then per receipt for later: due_at_us, member)
+-- -> how many entries this call removed
+-- Only who removes an entry puts its receipts aside: sent again, it does nothing.
+local function finish(keys, args)
+  local at, removed = 1, 0
+  while at <= #args do
+    local id, count = args[at], tonumber(args[at + 1])
+    at = at + 2
+    if count == -1 then
+      local found = redis.call('XRANGE', keys[1], id, id)
+      if found[1] then redis.call('XADD', keys[3], '*', 'i', id, 'b', found[1][2][2]) end
+      count = 0
+    end
+    if redis.call('XDEL', keys[1], id) == 1 then
+      removed = removed + 1
+      for i = at, at + 2 * count - 1, 2 do redis.call('ZADD', keys[2], args[i], args[i + 1]) end
+    end
+    at = at + 2 * count
+  end
+  return removed
+end
+
+-- finish_late(later; then per receipt: member, due_at_us ('' when it is done with), new member)
+-- -> how many this call removed
+-- As `finish`.
+local function finish_late(keys, args)
+  local removed = 0
+  for i = 1, #args, 3 do
+    if redis.call('ZREM', keys[1], args[i]) == 1 then
+      removed = removed + 1
+      if args[i + 1] ~= '' then redis.call('ZADD', keys[1], args[i + 1], args[i + 2]) end
+    end
+  end
+  return removed
+end
+
+-- first(activity) -> id of the oldest entry, '' when there is none
+-- The entry itself, which may be large, stays here.
+local function first(keys)
+  local found = redis.call('XRANGE', keys[1], '-', '+', 'COUNT', 1)
+  return found[1] and found[1][1] or ''
+end
+
+local function register(name, step, flag)
+  redis.register_function({
+    function_name = 'receipts_' .. name, callback = step, flags = {flag or 'allow-oom'},
+  })
+end
+
+register('lease', lease)
+register('release', release)
+register('begin', begin)
+register('record', record)
+register('finish', finish)
+register('finish_late', finish_late)
+register('first', first, 'no-writes')

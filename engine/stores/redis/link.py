@@ -1,0 +1,318 @@
+"""Redis by hand-packed pipelines: one write, one future and one wake-up per batch.
+
+redis-py costs about 12 µs of CPU a command on this path, `hiredis.pack_command` and
+`hiredis.Reader` on a bare protocol about 3 µs, and nearly all traffic of the engine is
+batches. Wire format: RESP2, https://redis.io/docs/latest/develop/reference/protocol-spec/
+
+Under failure. A connection that breaks, times out or answers out of order is dropped
+whole, and every batch in flight on it raises `Unavailable`: its outcome is unknown, some
+or all of its commands may have been applied. So whatever is sent here must be safe to
+send again; the functions in `queue.lua` are. The next call connects anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import hiredis
+
+from engine.errors import EngineError, Unavailable
+from engine.stores.redis.url import RedisUrl, parse_url
+
+Argument = bytes | str | int
+Command = tuple[Argument, ...]
+
+# The server is there but cannot do its work now; such an answer is as good as none.
+_PASSING = frozenset(
+    ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "BUSY")
+)
+# Bytes waiting in our own write buffer before callers have to wait.
+_WRITE_BUFFER_MAX = 1 << 20
+# First pause after a failed connect; doubles up to the second, seconds.
+_PAUSE_S = 0.02
+_PAUSE_MAX_S = 1.0
+
+_MISSING = object()
+_pack_command = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
+
+
+def pack(commands: Iterable[Command]) -> bytes:
+    """The commands as they go over the wire."""
+    return b"".join(map(_pack_command, commands))
+
+
+class ReplyError(EngineError):
+    """Redis answered a command with an error; its text begins with a code such as `NOGROUP`."""
+
+    @property
+    def code(self) -> str:
+        return str(self).partition(" ")[0]
+
+
+class _Batch:
+    """Replies still to come, in order."""
+
+    __slots__ = ("deadline", "future", "missing", "replies")
+
+    def __init__(self, missing: int, deadline: float, future: asyncio.Future[list[Any]]) -> None:
+        self.missing = missing
+        self.deadline = deadline
+        self.future = future
+        self.replies: list[Any] = []
+
+
+class _Wire(asyncio.Protocol):
+    """One connection, from made to lost; never used again once it has failed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self._loop = loop
+        self._name = name
+        self._batches: deque[_Batch] = deque()
+        self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_MISSING)
+        self._passing = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.failure: Unavailable | None = None
+
+    # -- the caller's side
+
+    def post(self, packed: bytes, replies: int, timeout_s: float) -> asyncio.Future[list[Any]]:
+        """Write now; the future gives `replies` replies, or Unavailable."""
+        assert self._transport is not None
+        future: asyncio.Future[list[Any]] = self._loop.create_future()
+        deadline = self._loop.time() + timeout_s
+        self._batches.append(_Batch(replies, deadline, future))
+        if self._timer is None or deadline < self._timer.when():
+            self._arm(deadline)
+        self._transport.write(packed)
+        return future
+
+    @property
+    def paused(self) -> bool:
+        return self._writable is not None
+
+    async def writable(self) -> None:
+        """Wait until the write buffer has room. It ends: the batches that fill the buffer
+        are answered or time out, and then the wire fails."""
+        while self._writable is not None:
+            await asyncio.shield(self._writable)
+        if self.failure is not None:
+            raise self.failure
+
+    def fail(self, sentence: str) -> None:
+        """Drop the connection; everything in flight has an unknown outcome."""
+        if self.failure is not None:
+            return
+        self.failure = Unavailable(f"Redis ({self._name}): {sentence}", retry_after=_PAUSE_S)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.abort()
+        for batch in self._batches:
+            if not batch.future.done():
+                batch.future.set_exception(Unavailable(self.failure.detail, retry_after=_PAUSE_S))
+        self._batches.clear()
+        self.resume_writing()
+
+    # -- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_MAX)
+
+    def data_received(self, data: bytes) -> None:
+        batches, gets = self._batches, self._reader.gets
+        try:
+            self._reader.feed(data)
+            while batches:
+                batch = batches[0]
+                replies, missing = batch.replies, batch.missing
+                while missing:
+                    reply = gets()
+                    if reply is _MISSING:
+                        batch.missing = missing
+                        return
+                    replies.append(reply)
+                    missing -= 1
+                if self._passing:
+                    break
+                batches.popleft()
+                if not batch.future.done():
+                    batch.future.set_result(replies)
+            if self._passing:
+                self.fail(f"cannot serve now: {self._passing}")
+            elif self._reader.has_data():
+                self.fail("sent more than it was asked for.")
+        except hiredis.ProtocolError as e:
+            self.fail(f"sent what is not RESP: {e}.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.fail(f"connection lost: {exc}." if exc else "connection closed by the server.")
+
+    def pause_writing(self) -> None:
+        if self._writable is None and self.failure is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None:
+            self._writable.set_result(None)
+            self._writable = None
+
+    # -- within
+
+    def _error_reply(self, text: str) -> Exception:
+        if text.partition(" ")[0] in _PASSING:
+            self._passing = text
+        return ReplyError(text)
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._check)
+
+    def _check(self) -> None:
+        """One timer for all batches: it is set anew only when it fires, not per batch."""
+        self._timer = None
+        if not self._batches:
+            return
+        earliest = min(batch.deadline for batch in self._batches)
+        if earliest <= self._loop.time():
+            self.fail("no answer in time.")
+        else:
+            self._arm(earliest)
+
+
+class RedisLink:
+    """One connection, made when needed and again after it was lost.
+
+    Several batches may be in flight; Redis answers them in order. A command that blocks
+    in Redis holds up everything behind it: give it a link of its own, and a time-out
+    longer than the block.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float, name: str) -> None:
+        """`url`: redis://[[user]:password@]host:port[/db], rediss://… or
+        unix:///path[?user=…&password=…&db=…]; ConfigError when it is none of these.
+        `timeout_s` bounds a connect and, unless a call says otherwise, each answer.
+        `name` is shown by CLIENT LIST and in errors.
+        """
+        self._url: RedisUrl = parse_url(url)
+        self._timeout_s = timeout_s
+        self._name = name
+        self._wire: _Wire | None = None
+        self._connecting: asyncio.Task[_Wire] | None = None
+        self._pause_s = 0.0
+        self._not_before = 0.0
+        self._closed = False
+
+    async def start(self) -> None:
+        """Connect. Raises Unavailable, or ReplyError when the password or database is refused."""
+        self._closed = False
+        await self._connected()
+
+    async def close(self) -> None:
+        """Drop the connection; what is in flight raises Unavailable."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait([self._connecting])
+        if self._wire is not None:
+            self._wire.fail("link closed.")
+            self._wire = None
+
+    async def call(self, *arguments: Argument, timeout_s: float | None = None) -> Any:
+        """One command. Raises ReplyError for an error reply, Unavailable when the outcome is unknown."""
+        reply = (await self.send(_pack_command(arguments), 1, timeout_s=timeout_s))[0]
+        if isinstance(reply, ReplyError):
+            raise reply
+        return reply
+
+    async def batch(self, commands: Sequence[Command], *, timeout_s: float | None = None) -> list[Any]:
+        """All commands in one write; their replies in order, an error reply as a ReplyError.
+
+        Raises Unavailable when the outcome is unknown: any prefix of the commands may
+        have been applied, the last one of it without our knowing.
+        """
+        if not commands:
+            return []
+        return await self.send(pack(commands), len(commands), timeout_s=timeout_s)
+
+    async def send(self, packed: bytes, replies: int, *, timeout_s: float | None = None) -> list[Any]:
+        """`batch` for commands that the caller has packed itself, `replies` of them.
+
+        Canceled while waiting: the commands stand as sent, their replies are discarded.
+        """
+        wire = self._wire
+        if wire is None or wire.failure is not None:
+            wire = await self._connected()
+        if wire.paused:
+            await wire.writable()
+        return await wire.post(packed, replies, self._timeout_s if timeout_s is None else timeout_s)
+
+    async def _connected(self) -> _Wire:
+        """The live wire; callers that come while one connects share that attempt."""
+        if self._closed:
+            raise Unavailable(f"Redis ({self._name}): link closed.")
+        if self._wire is not None and self._wire.failure is None:
+            return self._wire
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect(), name=f"redis connect {self._name}")
+            self._connecting.add_done_callback(self._connect_done)
+        try:
+            return await asyncio.shield(self._connecting)
+        except asyncio.CancelledError:
+            # Either our caller was canceled, or close() has canceled the attempt.
+            if self._closed:
+                raise Unavailable(f"Redis ({self._name}): link closed.") from None
+            raise
+
+    def _connect_done(self, task: asyncio.Task[_Wire]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _connect(self) -> _Wire:
+        """Connect and shake hands, not sooner than the pause after the last failure."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._not_before - loop.time())
+        wire = _Wire(loop, self._name)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._open(loop, wire)
+                commands = self._url.handshake(self._name)
+                for reply in await wire.post(pack(commands), len(commands), self._timeout_s):
+                    if isinstance(reply, ReplyError):
+                        raise reply
+        except BaseException as e:
+            wire.fail("could not connect.")
+            self._pause_s = min(max(2 * self._pause_s, _PAUSE_S), _PAUSE_MAX_S)
+            self._not_before = loop.time() + self._pause_s
+            if isinstance(e, OSError):  # TimeoutError is one
+                reason = e.strerror or str(e) or "no answer in time"
+                raise Unavailable(f"Redis at {self._url.shown} cannot be reached: {reason}.", 1.0) from e
+            raise
+        self._pause_s = 0.0
+        self._wire = wire
+        return wire
+
+    async def _open(self, loop: asyncio.AbstractEventLoop, wire: _Wire) -> None:
+        url = self._url
+        if url.path:
+            await loop.create_unix_connection(lambda: wire, url.path)
+        else:
+            await loop.create_connection(lambda: wire, url.host, url.port, ssl=url.tls_context())
+
+
+async def load_functions(link: RedisLink) -> None:
+    """Load the engine's functions (`*.lua`) into Redis, over whatever versions are there.
+
+    Raises Unavailable, or ReplyError when Redis refuses it (Redis before 7.0).
+    """
+    for library in sorted((Path(__file__).parent / "functions").glob("*.lua")):
+        await link.call("FUNCTION", "LOAD", "REPLACE", library.read_bytes())

@@ -1,0 +1,150 @@
+"""The receipts' streams in Redis, as the matcher sees them (`engine.receipts.ports.ReceiptStream`).
+
+Keys, by shard: `receipts:{s}`, a stream, each entry one field `b` with a batch of
+receipts; `receipts:{s}:later`, a sorted set of receipts by the time in microseconds before
+which they are not looked up again; `receipts:{s}:applied`, who may record on this shard's
+activity stream and what was recorded last; `receipts:{s}:unreadable`, a stream of entries
+that nobody could read. And one `receipts:lock`, the owner of the lease.
+
+Receipts lie on any shard; rows go to the shard of their message. No step touches two
+shards, so all of this runs on a Redis Cluster, with a link to each node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from engine import shards as keys
+from engine.activity.records import ActivityEntry
+from engine.errors import Broken, Fenced, Unavailable
+from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
+from engine.records import StreamId
+from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError, load_functions
+
+_LOCK = b"receipts:lock"
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class RedisReceiptStream:
+    """`ReceiptStream` on two links: one for commands, one that waits for entries."""
+
+    def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
+        self._link = link
+        self._read_link = read_link
+        self._shards = range(shards)
+        self._shard_of_key = {keys.receipts_key(s): s for s in self._shards}
+
+    async def lease(self, owner: str, ttl_ms: int) -> bool:
+        return bool((await self._all([("FCALL", "receipts_lease", 1, _LOCK, owner, ttl_ms)]))[0])
+
+    async def release(self, owner: str) -> None:
+        await self._all([("FCALL", "receipts_release", 1, _LOCK, owner)])
+
+    async def begin(self, token: str) -> dict[int, StreamId]:
+        lasts = await self._all(
+            [
+                ("FCALL", "receipts_begin", 2, keys.activity_key(s), keys.receipts_applied_key(s), token)
+                for s in self._shards
+            ]
+        )
+        return {s: _id(last) for s, last in zip(self._shards, lasts, strict=True)}
+
+    async def archived_before(self) -> dict[int, StreamId | None]:
+        firsts = await self._all(
+            [("FCALL_RO", "receipts_first", 1, keys.activity_key(s)) for s in self._shards]
+        )
+        return {s: _id(first) if first else None for s, first in zip(self._shards, firsts, strict=True)}
+
+    async def read(self, count: int, block_ms: int) -> list[ActivityEntry]:
+        # From the start: what was done with is gone.
+        zeros = [b"0"] * len(self._shards)
+        waits: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
+        reply = await self._read_link.call(
+            "XREAD", "COUNT", count, *waits, "STREAMS", *self._shard_of_key, *zeros,
+            timeout_s=block_ms / 1000 + 5,
+        )  # fmt: skip
+        return [
+            ActivityEntry(shard=self._shard_of_key[key], id=_id(entry_id), blob=fields[1])
+            for key, entries in reply or ()
+            for entry_id, fields in entries
+        ]
+
+    async def due(self, now_us: int, limit: int) -> list[LateEntry]:
+        share = max(1, limit // len(self._shards))
+        found = await self._all(
+            [
+                ("ZRANGEBYSCORE", keys.receipts_later_key(s), "-inf", now_us, "LIMIT", 0, share)
+                for s in self._shards
+            ]
+        )
+        return [
+            LateEntry(s, member) for s, members in zip(self._shards, found, strict=True) for member in members
+        ]
+
+    async def record(
+        self, token: str, number: int, recordings: Mapping[int, Recording]
+    ) -> dict[int, StreamId]:
+        commands: list[Command] = []
+        for shard, recording in recordings.items():
+            header = b"\xdd" + len(recording.rows).to_bytes(4, "big")
+            commands.append(
+                (
+                    "FCALL", "receipts_record", 4,
+                    keys.activity_key(shard), keys.receipts_applied_key(shard),
+                    keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
+                    token, number, header + b"".join(map(_encode, recording.rows)),
+                    *(
+                        part
+                        for queue, due_at_us, message in recording.again
+                        for part in ("e" if queue == "express" else "n", due_at_us, _encode(message))
+                    ),
+                )
+            )  # fmt: skip
+        ids = await self._all(commands)
+        if not all(ids):
+            raise Fenced("Another matcher has begun.")
+        return {shard: _id(entry_id) for shard, entry_id in zip(recordings, ids, strict=True)}
+
+    async def finish(self, entries: Sequence[Finished], late: Sequence[FinishedLate]) -> None:
+        arguments: dict[int, list[Argument]] = {}
+        for entry, later, unreadable in entries:
+            some = arguments.setdefault(entry.shard, [])
+            some += (_text(entry.id), -1 if unreadable else len(later))
+            some += (part for due_and_member in later for part in due_and_member)
+        again: dict[int, list[Argument]] = {}
+        for (shard, member), next_time in late:
+            again.setdefault(shard, []).extend((member, *(next_time or ("", ""))))
+        commands: list[Command] = [
+            (
+                "FCALL", "receipts_finish", 3,
+                keys.receipts_key(s), keys.receipts_later_key(s), keys.receipts_unreadable_key(s), *some,
+            )
+            for s, some in arguments.items()
+        ]  # fmt: skip
+        commands += [
+            ("FCALL", "receipts_finish_late", 1, keys.receipts_later_key(s), *some)
+            for s, some in again.items()
+        ]
+        await self._all(commands)
+
+    async def _all(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._link.batch(commands)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                if "Function not found" in str(reply):
+                    await load_functions(self._link)
+                    raise Unavailable("Redis had lost the engine's functions; begin anew.")
+                raise Broken(f"Redis refused a step of the matcher: {reply}")
+        return replies
+
+
+def _id(text: bytes) -> StreamId:
+    ms, _, sequence = text.partition(b"-")
+    return int(ms), int(sequence)
+
+
+def _text(entry_id: StreamId) -> str:
+    return f"{entry_id[0]}-{entry_id[1]}"

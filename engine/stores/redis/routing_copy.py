@@ -1,0 +1,35 @@
+"""The copy of the routing plan in Redis: see `engine.stores.postgres.routing` for the original."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.errors import Unavailable
+from engine.routing.records import RoutingPlan
+from engine.stores.redis.link import Command, RedisLink, ReplyError
+
+_COPY = b"routing:plan"
+
+
+class RoutingCopy:
+    """The copy in Redis. Every call raises Unavailable."""
+
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+
+    async def put(self, plan: RoutingPlan) -> None:
+        """Keep `plan`, unless a newer one is there. Again changes nothing."""
+        packed = msgspec.msgpack.encode(plan)
+        commands: list[Command] = [("ZADD", _COPY, plan.version, packed), ("ZREMRANGEBYRANK", _COPY, 0, -2)]
+        for reply in await self._link.batch(commands):
+            if isinstance(reply, ReplyError):
+                raise Unavailable(f"Redis does not keep the routing plan: {reply}.") from reply
+
+    async def newest(self) -> RoutingPlan | None:
+        """The newest plan that was put; None: there is none that can be read."""
+        try:
+            found = await self._link.call("ZRANGE", _COPY, -1, -1)
+            return msgspec.msgpack.decode(found[0], type=RoutingPlan) if found else None
+        except (ReplyError, msgspec.MsgspecError):
+            # Put there by a newer version of the engine, or by somebody else.
+            return None

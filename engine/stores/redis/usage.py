@@ -1,0 +1,219 @@
+"""The ledger's side of the shards in Redis: usage streams, inboxes, generations."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from engine import shards as keys
+from engine.credit.ledger_records import (
+    BalanceEvent,
+    RemainingUnits,
+    ShardLife,
+    StoredAnswer,
+    StreamMark,
+    UsageEntry,
+)
+from engine.errors import Broken, Unavailable
+from engine.stores.redis.admission import fence_command
+from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
+
+# An inbox is read at once by a holder that lives; this bounds one whose holder does not.
+_INBOX_MAX = 10_000
+_INBOX_TTL_S = 86400
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class RedisUsage:
+    """UsageStream on two links: one for commands, one that waits for entries."""
+
+    def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
+        self._link = link
+        self._read_link = read_link
+        self._shards = range(shards)
+
+    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+        streams = {keys.usage_key(s): s for s in positions}
+        reply = await self._read_link.call(
+            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams, *positions.values(),
+            timeout_s=block_ms / 1000 + 5,
+        )  # fmt: skip
+        return [
+            usage_entry(streams[key], entry_id, fields)
+            for key, entries in reply or ()
+            for entry_id, fields in entries
+        ]
+
+    async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
+        by_shard: dict[int, list[StoredAnswer]] = {}
+        for answer in answers:
+            by_shard.setdefault(answer.shard, []).append(answer)
+        replies = await self._all([_deliver(s, of, before.get(s, 0)) for s, of in by_shard.items()])
+        if not all(replies):
+            raise Unavailable("Redis has lost answers that were in its inboxes.")
+
+    async def announce(self, events: Sequence[BalanceEvent]) -> None:
+        by_shard: dict[int, list[bytes | int]] = {}
+        for event in events:
+            by_shard.setdefault(event.shard, []).extend((event.row_id, _encode(event.activity())))
+        await self._all(
+            [
+                ("FCALL", "announce", 2, keys.activity_key(s), keys.announced_key(s), *numbered)
+                for s, numbered in by_shard.items()
+            ]
+        )
+
+    async def trim(self, positions: dict[int, str]) -> None:
+        await self._all(
+            [("XTRIM", keys.usage_key(s), "MINID", _after(position)) for s, position in positions.items()]
+        )
+
+    async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
+        replies = await self._all(
+            [("FCALL", "overdue", 1, keys.holders_key(s), age_ms) for s in self._shards]
+        )
+        return [(s, name.decode()) for s, names in zip(self._shards, replies, strict=True) for name in names]
+
+    async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
+        await self._all([fence_command(shard, name) for shard, name in holders])
+
+    async def prepare(self) -> None:
+        await load_functions(self._link)
+
+    async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
+        commands: list[Command] = [("INFO", "server")]
+        for s in self._shards:
+            usage, position = keys.usage_key(s), marks.get(s, StreamMark()).position
+            # The head before the entries: what is appended in between is seen with its link.
+            commands += [
+                ("GET", keys.generation_key(s)),
+                ("HGETALL", keys.usage_head_key(s)),
+                ("XINFO", "STREAM", usage),
+                ("XRANGE", usage, f"({position}", "+", "COUNT", 1),
+            ]
+        # On one connection, so of one run of Redis.
+        replies = await self._link.batch(commands)
+        run = _run_id(replies[0])
+        return [_life(s, run, replies[at : at + 4]) for s, at in enumerate(range(1, len(replies), 4))]
+
+    async def close(
+        self, life: ShardLife, generation: str, books: str, mark: StreamMark
+    ) -> dict[int, RemainingUnits]:
+        shard = life.shard
+        sums = (
+            await self._all(
+                [
+                    (
+                        "FCALL", "close", 10,
+                        keys.generation_key(shard), keys.holders_key(shard), keys.usage_key(shard),
+                        keys.held_key(shard), keys.queue_key(shard, "express"),
+                        keys.queue_key(shard, "normal"), keys.due_key(shard, "express"),
+                        keys.due_key(shard, "normal"), keys.dead_key(shard, "express"),
+                        keys.dead_key(shard, "normal"),
+                        life.generation or "", generation, keys.holder_key(shard, ""),
+                        keys.inbox_key(shard, ""), books, mark.position, mark.link,
+                    )
+                ]
+            )
+        )[0]  # fmt: skip
+        if sums is None:
+            raise Unavailable(f"Shard {shard} of Redis has changed meanwhile.")
+        return {organisation: RemainingUnits(held, news) for organisation, held, news in sums}
+
+    async def begin(self, generations: Mapping[int, str], run: str) -> None:
+        began = await self._all(
+            [
+                ("FCALL", "begin", 2, keys.generation_key(s), keys.usage_key(s), name, run)
+                for s, name in generations.items()
+            ]
+        )
+        if not all(began):
+            raise Unavailable("A shard of Redis has changed meanwhile.")
+
+    async def _all(self, commands: Sequence[Command]) -> list[Any]:
+        replies = await self._link.batch(commands)
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                if reply.code == "ERR" and "Function not found" in str(reply):
+                    # It came back empty, and this link was the first to see it.
+                    raise Unavailable("Redis has lost its data; begin anew.")
+                raise Broken(f"Redis refused a step of the ledger: {reply}")
+        return replies
+
+
+def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
+    """Out of the fields k, h, e, d, p in the order in which queue.lua writes them; an older
+    version wrote no p."""
+    _, kind, _, holder, _, epoch, _, data, *chained = fields
+    follows = link = ""
+    if chained:
+        follows = chained[1].decode()
+        link = hashlib.sha1(
+            b"\n".join((chained[1], entry_id, kind, holder, epoch, data)), usedforsecurity=False
+        ).hexdigest()
+    return UsageEntry(
+        shard=shard,
+        position=entry_id.decode(),
+        kind=kind.decode(),  # type: ignore[arg-type]
+        holder=holder.decode(),
+        epoch=int(epoch),
+        data=data,
+        follows=follows,
+        link=link,
+    )
+
+
+def _deliver(shard: int, answers: Sequence[StoredAnswer], before: int) -> Command:
+    inboxes = list(dict.fromkeys(keys.inbox_key(shard, answer.holder) for answer in answers))
+    places = {inbox: place for place, inbox in enumerate(inboxes, 1)}
+    told: list[bytes | int] = []
+    for a in answers:
+        told += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
+    return (
+        "FCALL", "deliver", 1 + len(inboxes), keys.usage_head_key(shard), *inboxes,
+        before, _INBOX_MAX, _INBOX_TTL_S, *told,
+    )  # fmt: skip
+
+
+def _life(shard: int, run: str, replies: list[Any]) -> ShardLife:
+    for reply in (replies[0], replies[1], replies[3]):
+        if isinstance(reply, ReplyError):
+            raise Broken(f"Redis refused a step of the ledger: {reply}")
+    generation, flat, stream, behind = replies
+    head = dict(zip(flat[::2], flat[1::2], strict=True))
+    link = head.get(b"link", b"")
+    return ShardLife(
+        shard=shard,
+        generation=generation and generation.decode(),
+        run=run,
+        seen_run=head.get(b"run", b"").decode(),
+        last_position=_last_id(stream),
+        follows=usage_entry(shard, *behind[0]).follows if behind else link.decode(),
+        delivered=int(head.get(b"delivered", 0)),
+    )
+
+
+def _run_id(info: Any) -> str:
+    """Of the server process, out of INFO's reply; the same that queue.lua reads."""
+    if isinstance(info, ReplyError):
+        raise Broken(f"Redis refused a step of the ledger: {info}")
+    found = re.search(rb"run_id:(\w+)", info)
+    return found[1].decode() if found else ""
+
+
+def _last_id(stream: Any) -> str:
+    """`last-generated-id` out of XINFO STREAM's flat reply; a missing stream is an error reply."""
+    if isinstance(stream, ReplyError):
+        return "0-0"
+    last: bytes = stream[stream.index(b"last-generated-id") + 1]
+    return last.decode()
+
+
+def _after(position: str) -> str:
+    ms, _, sequence = position.partition("-")
+    return f"{ms}-{int(sequence) + 1}"

@@ -1,0 +1,262 @@
+"""The command `smsengine`: reads the command line and calls; what it does is done elsewhere.
+
+Exit codes: 0 it is so or it is done; 1 the engine's answer is no (a check failed, a unit
+is missing, a message was refused, a part failed while running); 2 the command cannot be
+carried out as it stands (a wrong option, file, key, setting, port, nobody there).
+Errors are one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from engine import __version__
+from engine.errors import ConfigError, EngineError, Refusal, Unavailable
+from supervisor.cli import options, org, price, provider, route, send, show
+from supervisor.cli.answers import Audit, Status
+from supervisor.cli.client import Client, decode
+
+app = typer.Typer(
+    name="smsengine",
+    help="An SMS sending engine: prepaid credit, two isolated queues, every event recorded.",
+    epilog="Start with [cyan]smsengine up --demo[/cyan]; each command explains itself with --help.",
+    add_completion=False,
+    no_args_is_help=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(org.app, name="org")
+app.add_typer(price.app, name="price")
+app.add_typer(route.app, name="route")
+app.add_typer(provider.app, name="provider")
+app.command()(send.send)
+
+# An audit reads every account and every queue, seconds.
+_AUDIT_S = 300.0
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit code of a command line; its errors are on stderr then."""
+    try:
+        # Without standalone mode a command's own Exit comes back as its code.
+        return app(arguments, prog_name="smsengine", standalone_mode=False) or 0
+    except typer.TyperException as e:
+        _complain(e.format_message())
+        return 2
+    except EngineError as e:
+        _complain(str(e))
+        return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted.")
+        return 1
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter must not try to flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as e:
+        _complain(f"{e.filename or 'the operating system'}: {e.strerror or e}.")
+        return 2
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"smsengine {__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def up(
+    config: options.ConfigFile = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="With an organisation that has credit, and a simulated provider.")
+    ] = False,
+    data_dir: options.DataDir = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Address of the API.  \\[default: 127.0.0.1:8080]")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready.")] = False,
+) -> None:
+    """Start the engine and whatever it needs; Ctrl-C stops it again.
+
+    For Redis, PostgreSQL and ClickHouse the configuration names no URL of, a
+    server of its own is started, with its data in the data directory.
+
+    On SIGHUP (kill -HUP) the configuration is read again, and when it is right the
+    workers and the API are replaced by ones that have it, one process after another:
+    providers are added and changed without an interruption.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine up --demo[/cyan]
+    [cyan]smsengine up --config /etc/smsengine.toml --data-dir /var/lib/smsengine[/cyan]
+    """
+    # Here and not above: this loads every role, several times what `send` needs to start.
+    from supervisor.up import Wish, bring_up
+
+    raise typer.Exit(
+        bring_up(Wish(config_file=config, demo=demo, data_dir=data_dir, listen=listen, as_json=as_json))
+    )
+
+
+@app.command()
+def check(
+    config: options.ConfigFile = None,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    as_json: options.Json = False,
+) -> None:
+    """Say of each part whether it can be reached, is new enough and is set up.
+
+    Looks at the parts of the engine that runs in the data directory, or at those
+    that a configuration names. Exit code 1 if any is not as it should be.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine check[/cyan]
+    [cyan]smsengine check --config /etc/smsengine.toml[/cyan]
+    """
+    # Here and not above: loads the clients of all stores.
+    from supervisor.cli.checks import check_all
+
+    found = check_all(config, data_dir, url)
+    if as_json:
+        print(msgspec.json.encode({"ok": all(c.ok for c in found), "checks": found}).decode())
+    else:
+        rows = ((c.part, "ok" if c.ok else "NOT OK", c.detail) for c in found)
+        Console(highlight=False).print(show.table(("part", "", "detail"), rows))
+    raise typer.Exit(0 if all(c.ok for c in found) else 1)
+
+
+@app.command()
+def migrate(
+    config: options.ConfigFile = None,
+    data_dir: options.DataDir = None,
+    as_json: options.Json = False,
+) -> None:
+    """Bring the tables and functions in the stores to this version.
+
+    `smsengine up` does so by itself; this is for doing it at a time of your own.
+    Doing it again changes nothing.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine migrate --config /etc/smsengine.toml[/cyan]
+    """
+    # Here and not above: loads the clients of all stores.
+    from supervisor.prepare import migrate_only
+
+    migrate_only(config, data_dir)
+    print(msgspec.json.encode({"migrated": True}).decode() if as_json else "The stores are up to date.")
+
+
+@app.command()
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Pause between two looks.")
+    ] = 1.0,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Show processes, queues and how far behind the books are.
+
+    With --json one line a look.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine status[/cyan]
+    [cyan]smsengine status --watch[/cyan]
+    """
+    client = options.whereabouts(data_dir, url, admin_key=admin_key).admin()
+    try:
+        if as_json:
+            print(_status(client).decode(), flush=True)
+            while watch:
+                time.sleep(interval)
+                print(_status(client).decode(), flush=True)
+        elif watch:
+            _watch(client, interval)
+        else:
+            Console(highlight=False).print(
+                show.status(decode(_status(client), Status), time.time_ns() // 1000)
+            )
+    except KeyboardInterrupt:
+        # The way to end --watch, not a failure.
+        return
+
+
+@app.command()
+def audit(
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Recompute from all stores that no unit of credit is missing or counted twice.
+
+    Exit code 1 if one is.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine audit[/cyan]
+    """
+    client = options.whereabouts(data_dir, url, admin_key=admin_key).admin(_AUDIT_S)
+    body = client.call("GET", "/v1/admin/audit").body
+    found = decode(body, Audit)
+    if as_json:
+        print(body.decode())
+    else:
+        Console(highlight=False).print(show.audit(found))
+    raise typer.Exit(0 if found.clean else 1)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def simulator(context: typer.Context) -> None:
+    """Run a simulated SMS provider: latencies, errors and outages as you wish.
+
+    All options are its own: [cyan]smsengine simulator --help[/cyan].
+    """
+    # Here and not above: it is a program of its own with its own event loop.
+    from supervisor import simulator as program
+
+    program.run(program.options(context.args))
+
+
+def _status(client: Client) -> bytes:
+    return client.call("GET", "/v1/admin/status").body
+
+
+def _watch(client: Client, interval: float) -> None:
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        while True:
+            seen = decode(_status(client), Status)
+            live.update(show.status(seen, time.time_ns() // 1000), refresh=True)
+            time.sleep(interval)
+
+
+def _complain(sentence: str) -> None:
+    print("smsengine: " + " ".join(sentence.split()), file=sys.stderr)

@@ -1,0 +1,5 @@
+"""The command `smsengine`: `python -m supervisor.cli`."""
+
+from supervisor.cli import main
+
+main()

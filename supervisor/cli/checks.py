@@ -1,0 +1,224 @@
+"""`smsengine check`: each part, whether it can be reached, is new enough and is set up.
+
+Changes nothing anywhere. Each check ends within its time-out and says what it found in
+one line; one that fails does not keep the others from being made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import msgspec
+
+from engine.config import Config, load
+from engine.errors import ConfigError, EngineError, Refusal
+from engine.providers.settings import (
+    CustomSettings,
+    HttpSettings,
+    ProviderSettings,
+    SimulatedSettings,
+    SmppSettings,
+    needs_simulator,
+)
+from engine.stores import migrate
+from engine.stores.clickhouse import client as clickhouse_client
+from engine.stores.redis.link import RedisLink, ReplyError
+from supervisor.cli.client import Client
+from supervisor.datadir import DEFAULT, DataDir, Running
+from supervisor.prepare import STORES, with_urls
+
+POSTGRES_MIN = 14
+REDIS_MIN = (7, 0)
+CLICKHOUSE_MIN = (23, 8)
+_TIMEOUT_S = 5.0
+_SCRIPTS = Path(migrate.__file__).parent
+_OUTDATED = "tables are not of this version: run `smsengine migrate`"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of one part."""
+
+    part: str
+    ok: bool
+    detail: str
+
+
+class _NotOk(Exception):
+    """The part is there but not as it should be; the text says why."""
+
+
+def check_all(config_file: Path | None, data_dir: Path | None, url: str) -> list[Check]:
+    """All parts of the engine in the data directory, or of the one a configuration describes.
+
+    Raises ConfigError when the configuration cannot be read.
+    """
+    said = load(config_file) if config_file else None
+    directory = DataDir(data_dir or Path(said.data_dir if said and said.data_dir else DEFAULT))
+    running = directory.running() if directory.holder() is not None else None
+    config = _effective(said, running)
+    return asyncio.run(_check_all(config, url or (running.url if running else "")))
+
+
+def _effective(said: Config | None, running: Running | None) -> Config:
+    """What the configuration leaves open is as the running engine has it."""
+    if said is None:
+        return running.config if running is not None else Config()
+    if running is None:
+        return said
+    open_urls = {name: getattr(running.config, name).url for name in STORES if not getattr(said, name).url}
+    providers = running.config.providers if any(map(needs_simulator, said.providers)) else said.providers
+    return msgspec.structs.replace(with_urls(said, open_urls), providers=providers)
+
+
+async def _check_all(config: Config, url: str) -> list[Check]:
+    stores = {"postgres": _postgres, "redis": _redis, "clickhouse": _clickhouse}
+    checks = [_store(name, getattr(config, name).url, look) for name, look in stores.items()]
+    checks += [_check(f"provider {p.name}", _provider(p)) for p in config.providers]
+    checks.append(_check("api", _api(url)))
+    found = list(await asyncio.gather(*checks))
+    if not config.providers:
+        found.append(Check(part="provider", ok=False, detail="none is configured"))
+    return found
+
+
+async def _store(name: str, url: str, look: Callable[[str], Awaitable[str]]) -> Check:
+    if not url:
+        detail = "no URL is configured and no engine is running here that has one of its own"
+        return Check(part=name, ok=False, detail=detail)
+    return await _check(name, look(url))
+
+
+async def _check(part: str, look: Awaitable[str]) -> Check:
+    try:
+        async with asyncio.timeout(2 * _TIMEOUT_S):
+            return Check(part=part, ok=True, detail=await look)
+    except TimeoutError:
+        detail = "no answer in time"
+    except (_NotOk, EngineError) as e:
+        detail = str(e).rstrip(".")
+    return Check(part=part, ok=False, detail=" ".join(detail.split()))
+
+
+async def _postgres(url: str) -> str:
+    try:
+        connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
+    except ValueError as e:
+        raise _NotOk("the URL must look like postgresql://user:password@host:5432/database") from e
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        raise _NotOk(f"cannot be reached: {e or 'no answer in time'}") from e
+    try:
+        name = f"PostgreSQL {connection.get_settings().server_version}"
+        if connection.get_server_version().major < POSTGRES_MIN:
+            raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
+        applied = await _applied(connection)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        raise _NotOk(f"fails: {e}") from e
+    finally:
+        connection.terminate()
+    if migrate.due(migrate.scripts_in(_SCRIPTS / "postgres" / "migrations"), applied, "PostgreSQL"):
+        raise _NotOk(f"{name}; {_OUTDATED}")
+    return f"{name}, tables of this version"
+
+
+async def _applied(connection: Any) -> dict[int, str]:
+    if await connection.fetchval("SELECT to_regclass('smsengine_migrations') IS NULL"):
+        return {}
+    return dict(await connection.fetch("SELECT number, sha256 FROM smsengine_migrations"))
+
+
+async def _redis(url: str) -> str:
+    link = RedisLink(url, timeout_s=_TIMEOUT_S, name="check")
+    try:
+        info = _info(await link.call("INFO"))
+        name = "Valkey" if "valkey_version" in info else "Redis"
+        shown = info.get("valkey_version") or info.get("redis_version", "")
+        # Valkey says which Redis it is compatible with.
+        if _version(info.get("redis_version", "")) < REDIS_MIN:
+            raise _NotOk(f"{name} {shown} is too old; Redis 7.0 or newer, or Valkey, is needed")
+        loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", "smsengine", "WITHCODE")
+    except ReplyError as e:
+        raise _NotOk(f"refuses: {e}") from e
+    finally:
+        await link.close()
+    if (_SCRIPTS / "redis" / "functions" / "queue.lua").read_bytes() not in (loaded[0] if loaded else ()):
+        raise _NotOk(f"{name} {shown}; functions are not of this version: run `smsengine migrate`")
+    kept = "" if info.get("aof_enabled") == "1" else "; appendonly is off: a crash of it loses messages"
+    return f"{name} {shown}, functions of this version{kept}"
+
+
+def _info(text: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
+    return {key: value.strip() for key, colon, value in pairs if colon}
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """(24, 8) of "24.8.4.13"; () of what is no version."""
+    numbers = text.split(".")[:2]
+    return tuple(int(n) for n in numbers) if all(n.isdecimal() for n in numbers) else ()
+
+
+async def _clickhouse(url: str) -> str:
+    place = clickhouse_client.parse_url(url)
+    client = await clickhouse_client.connect(place, database="default", timeout_s=_TIMEOUT_S)
+    try:
+        async with clickhouse_client.answering(place, _TIMEOUT_S):
+            shown = str((await client.query("SELECT version()")).result_rows[0][0])
+            if _version(shown) < CLICKHOUSE_MIN:
+                raise _NotOk(f"ClickHouse {shown} is too old; 23.8 or newer is needed")
+            exists = await client.query(
+                "SELECT 1 FROM system.tables WHERE database = {d:String} AND name = 'smsengine_migrations'",
+                parameters={"d": place.database},
+            )
+            applied: dict[int, str] = {}
+            if exists.result_rows:
+                table = f"`{place.database}`.smsengine_migrations"
+                applied = dict((await client.query(f"SELECT number, sha256 FROM {table}")).result_rows)  # noqa: S608
+    finally:
+        await client.close()
+    if migrate.due(migrate.scripts_in(_SCRIPTS / "clickhouse" / "migrations"), applied, "ClickHouse"):
+        raise _NotOk(f"ClickHouse {shown}; {_OUTDATED}")
+    return f"ClickHouse {shown}, tables of this version"
+
+
+async def _provider(settings: ProviderSettings) -> str:
+    """A connection is opened and closed: what a provider would do with a message is its own to know."""
+    if needs_simulator(settings):
+        raise _NotOk("simulated by `smsengine up`, which is not running")
+    match settings:
+        case CustomSettings():
+            return "not known from here; its own module connects it"
+        case SmppSettings():
+            host, port = settings.host, settings.port
+        case SimulatedSettings() | HttpSettings():
+            parts = urlsplit(settings.url)
+            if not parts.hostname:
+                raise _NotOk("the URL must look like http://host:port")
+            host, port = parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _TIMEOUT_S)
+    except (OSError, TimeoutError) as e:
+        raise _NotOk(f"{host}:{port} cannot be reached") from e
+    writer.close()
+    return f"{host}:{port} can be reached"
+
+
+async def _api(url: str) -> str:
+    if not url:
+        raise _NotOk("no engine is running here")
+    return await asyncio.to_thread(_ask_api, url)
+
+
+def _ask_api(url: str) -> str:
+    client = Client(url, "", _TIMEOUT_S)
+    try:
+        client.call("GET", "/readyz")
+    except Refusal as e:
+        raise ConfigError(f"{url} is no smsengine: {e}") from e
+    finally:
+        client.close()
+    return f"{url} is ready"

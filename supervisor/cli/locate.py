@@ -1,0 +1,64 @@
+"""How a command finds the engine it talks to, and the key to talk with.
+
+What is said outright wins (options, then the variables SMSENGINE_URL, SMSENGINE_API_KEY,
+SMSENGINE_ADMIN_KEY); what is not said comes from the data directory of an engine that
+runs on this machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import ConfigError
+from supervisor.cli.client import Client
+from supervisor.datadir import DEMO_API_KEY, DataDir, Running, read_secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whereabouts:
+    """What the user said about the engine; "" for what was left open."""
+
+    data_dir: Path
+    url: str = ""
+    api_key: str = ""
+    admin_key: str = ""
+
+    def customer(self, timeout_s: float = 30.0) -> Client:
+        """A client with an organisation's key. Raises ConfigError when URL or key is not to be had."""
+        running = self._running()
+        url = self._url(running)
+        key = self.api_key or (DataDir(self.data_dir).known_secret(DEMO_API_KEY) if running else "")
+        if not key:
+            raise ConfigError(
+                "An API key is needed: --api-key or SMSENGINE_API_KEY "
+                "(`smsengine org create NAME` makes an organisation with one)."
+            )
+        return Client(url, key, timeout_s)
+
+    def admin(self, timeout_s: float = 30.0) -> Client:
+        """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
+        running = self._running()
+        url = self._url(running)
+        key = self.admin_key or (read_secret(Path(running.admin_key_file)) if running else "")
+        if not key:
+            raise ConfigError("The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY.")
+        return Client(url, key, timeout_s)
+
+    def _running(self) -> Running | None:
+        """The engine of the data directory, unless the user named another one by its URL."""
+        running = DataDir(self.data_dir).running()
+        if running is None or (self.url and self.url.rstrip("/") != running.url):
+            # Keys of this directory are never sent to another engine.
+            return None
+        return running
+
+    def _url(self, running: Running | None) -> str:
+        if self.url:
+            return self.url
+        if running is None:
+            raise ConfigError(
+                f"No running engine is known in the data directory {self.data_dir}; start one with "
+                "`smsengine up`, or name one with --data-dir or --url."
+            )
+        return running.url

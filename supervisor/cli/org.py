@@ -1,0 +1,184 @@
+"""`smsengine org`: organisations, their keys and their credit, over the admin API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from engine.organisations import Balance, NewKey, NewOrganisation, Organisation
+from supervisor.cli import options, show
+from supervisor.cli.answers import Organisations, TopUp
+
+app = typer.Typer(
+    help="Organisations: create, list, top up, new keys, balance.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+_PAGE = 500
+
+Id = Annotated[
+    int, typer.Argument(metavar="ID", min=1, help="Id of the organisation: see `smsengine org list`.")
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, for people to read.")],
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Create an organisation and its first API key.
+
+    The key is shown this once: only a digest of it is kept. The organisation
+    can send as soon as it is topped up.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine org create "Acme Ltd"[/cyan]
+    """
+    made = options.admin(data_dir, url, admin_key).post(
+        "/v1/admin/organisations", _Name(name=name), NewOrganisation
+    )
+    if as_json:
+        _print_json(made)
+        return
+    print(f"organisation  {made.id}  {made.name}")
+    print(f"API key       {made.api_key}")
+    print("The key is not shown again. Next: smsengine org topup " + f"{made.id} 1000 --reference first")
+
+
+@app.command("list")
+def list_organisations(
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """List all organisations; with --json one object a line.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine org list[/cyan]
+    """
+    client = options.admin(data_dir, url, admin_key)
+    found: list[Organisation] = []
+    after: int | None = None
+    while True:
+        since = "" if after is None else f"&after={after}"
+        page = client.get(f"/v1/admin/organisations?limit={_PAGE}{since}", Organisations)
+        found += page.organisations
+        if as_json:
+            for organisation in page.organisations:
+                _print_json(organisation)
+        if (after := page.next) is None:
+            break
+    if not as_json:
+        rows = ((str(o.id), o.name, f"{o.created_at:%Y-%m-%d %H:%M}") for o in found)
+        Console(highlight=False).print(show.table(("id", "name", "created"), rows, frozenset({0})))
+
+
+@app.command()
+def topup(
+    organisation: Id,
+    units: Annotated[int, typer.Argument(metavar="UNITS", min=1, help="Units of credit to add.")],
+    reference: Annotated[
+        str, typer.Option(metavar="TEXT", help="Your name for this payment; the same one never counts twice.")
+    ],
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Add credit. Repeating it with the same reference adds nothing.
+
+    One unit pays for one segment at the base price.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine org topup 7 100000 --reference invoice-2041[/cyan]
+    """
+    path = f"/v1/admin/organisations/{organisation}/top-ups"
+    body = _TopUp(units=units, reference=reference)
+    done = options.admin(data_dir, url, admin_key).post(path, body, TopUp)
+    if as_json:
+        _print_json(done)
+        return
+    available = show.number(done.balance.available)
+    print(f"{show.number(done.units)} units as {done.reference!r}; {available} are available now")
+
+
+@app.command()
+def key(
+    organisation: Id,
+    revoke: Annotated[
+        int | None, typer.Option(metavar="KEY_ID", min=1, help="Revoke that key instead of making one.")
+    ] = None,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Make one more API key, or revoke one.
+
+    The key is shown this once. Its id is the number in it: smse_ID_SECRET.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine org key 7[/cyan]
+    [cyan]smsengine org key 7 --revoke 12[/cyan]
+    """
+    client = options.admin(data_dir, url, admin_key)
+    path = f"/v1/admin/organisations/{organisation}/keys"
+    if revoke is not None:
+        client.call("DELETE", f"{path}/{revoke}")
+        print("{}" if as_json else f"revoked {revoke}")
+        return
+    made = client.post(path, {}, NewKey)
+    if as_json:
+        _print_json(made)
+        return
+    print(f"key id   {made.id}")
+    print(f"API key  {made.api_key}")
+
+
+@app.command()
+def balance(
+    organisation: Id,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Show the credit: paid in and not spent, of that held for messages under way, available.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine org balance 7[/cyan]
+    """
+    found = options.admin(data_dir, url, admin_key).get(
+        f"/v1/admin/organisations/{organisation}/balance", Balance
+    )
+    if as_json:
+        _print_json(found)
+        return
+    print(f"posted     {show.number(found.posted)}")
+    print(f"held       {show.number(found.held)}")
+    print(f"available  {show.number(found.available)}")
+
+
+class _Name(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+
+
+class _TopUp(msgspec.Struct, frozen=True, kw_only=True):
+    units: int
+    reference: str
+
+
+def _print_json(fact: msgspec.Struct) -> None:
+    print(msgspec.json.encode(fact).decode())

@@ -1,0 +1,106 @@
+"""`smsengine price`: what a segment costs by destination, over the admin API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from engine.errors import ConfigError
+from engine.records import PriceSheet
+from supervisor.cli import options, show, toml_file
+from supervisor.cli.client import decode, json_bytes
+
+app = typer.Typer(
+    help="Prices by destination: list, set. In force within a second, without a restart.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+_PATH = "/v1/admin/prices"
+
+
+class _File(msgspec.Struct, frozen=True):
+    """A configuration, or any other TOML with such a table."""
+
+    prices: dict[str, int]
+
+
+class _NewPrices(msgspec.Struct, frozen=True, kw_only=True):
+    prices: dict[str, int]
+    version: int
+
+
+@app.command("list")
+def list_prices(
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """List the units a segment costs, by prefix; the longest prefix that matches counts.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine price list[/cyan]
+    """
+    _print(options.admin(data_dir, url, admin_key).get(_PATH, PriceSheet), as_json)
+
+
+@app.command("set")
+def set_prices(
+    changes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILE|PREFIX=UNITS...",
+            help="A TOML file with a table \\[prices] that replaces all prices, or single prices to change.",
+        ),
+    ],
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Change prices, all in one step.
+
+    An empty prefix stands for all other destinations.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine price set +98=2 +4477=5[/cyan]
+    [cyan]smsengine price set =1[/cyan]
+    [cyan]smsengine price set prices.toml[/cyan]
+    """
+    file = Path(changes[0]) if len(changes) == 1 and "=" not in changes[0] else None
+    wanted = _in_file(file) if file else _in_arguments(changes)
+    client = options.admin(data_dir, url, admin_key)
+    now = client.get(_PATH, PriceSheet)
+    prices = wanted if file else now.prices | wanted
+    # Refused when somebody else has changed them since: nothing is overwritten unseen.
+    body = json_bytes(_NewPrices(prices=prices, version=now.version))
+    _print(decode(client.call("PUT", _PATH, body).body, PriceSheet), as_json)
+
+
+def _in_file(path: Path) -> dict[str, int]:
+    must = 'a table [prices] of units by prefix, as in "+98" = 2'
+    return toml_file.read(path, _File, "prices", must).prices
+
+
+def _in_arguments(changes: list[str]) -> dict[str, int]:
+    prices = {}
+    for change in changes:
+        prefix, equals, units = change.partition("=")
+        if not equals or not units.isascii() or not units.isdecimal() or len(units) > 9:
+            raise ConfigError(f"{change!r} must be PREFIX=UNITS with a whole number, such as +98=2.")
+        prices[prefix] = int(units)
+    return prices
+
+
+def _print(sheet: PriceSheet, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(sheet).decode())
+        return
+    rows = ((prefix or "all others", show.number(units)) for prefix, units in sorted(sheet.prices.items()))
+    Console(highlight=False).print(show.table(("prefix", "units a segment"), rows, frozenset({1})))

@@ -1,0 +1,186 @@
+"""`smsengine provider`: pause, resume and slow down SMS providers, over the admin API."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from typing import Annotated
+from urllib.parse import quote
+
+import msgspec
+import typer
+from rich.console import Console
+
+from engine.errors import ConfigError
+from supervisor.cli import options, show
+from supervisor.cli.client import decode, json_bytes
+
+app = typer.Typer(
+    help="SMS providers: list, pause, resume, throughput. In force within a second.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+_PATH = "/v1/admin/providers"
+# Instead of a number: as the configuration has it.
+_CONFIGURED = "configured"
+
+
+class _Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    configured: float | None
+    in_force: float | None
+
+
+class _Provider(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    type: str
+    paused: bool
+    throughput: _Throughput
+
+
+class _Providers(msgspec.Struct, frozen=True, kw_only=True):
+    version: int
+    providers: list[_Provider]
+
+
+class _Change(msgspec.Struct, frozen=True, kw_only=True):
+    throughput: float | None
+
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the provider: see `smsengine provider list`.")
+]
+
+
+@app.command("list")
+def list_providers(
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """List the configured providers: whether each is paused, and its throughput.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine provider list[/cyan]
+    """
+    told = options.admin(data_dir, url, admin_key).get(_PATH, _Providers)
+    if as_json:
+        print(msgspec.json.encode(told).decode())
+    else:
+        _print_table(told.providers)
+
+
+@app.command()
+def pause(
+    name: Name,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Send nothing through a provider until it is resumed.
+
+    Messages go through the other providers of their route; those that have no other
+    wait, until they expire. What is under way is given time to end.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine provider pause provider-a[/cyan]
+    """
+    _set_paused("pause", name, data_dir, url, admin_key, as_json)
+
+
+@app.command()
+def resume(
+    name: Name,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Send through a paused provider again.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine provider resume provider-a[/cyan]
+    """
+    _set_paused("resume", name, data_dir, url, admin_key, as_json)
+
+
+@app.command()
+def throughput(
+    name: Name,
+    rate: Annotated[
+        str,
+        typer.Argument(
+            metavar="RATE",
+            help="Segments a second, all processes of all machines together; [cyan]configured[/cyan] for "
+            "what the configuration says.",
+        ),
+    ],
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    admin_key: options.AdminKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Set how much is sent through a provider at most.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine provider throughput provider-a 50[/cyan]
+    [cyan]smsengine provider throughput provider-a configured[/cyan]
+    """
+    body = json_bytes(_Change(throughput=_rate(rate)))
+    client = options.admin(data_dir, url, admin_key)
+    _print(decode(client.call("PUT", _at(name), body).body, _Provider), as_json)
+
+
+def _set_paused(
+    verb: str, name: str, data_dir: options.DataDir, url: str, admin_key: str, as_json: bool
+) -> None:
+    client = options.admin(data_dir, url, admin_key)
+    path = f"{_at(name)}/{verb}"
+    _print(client.post(path, {}, _Provider, idempotency_key=str(uuid.uuid4())), as_json)
+
+
+def _at(name: str) -> str:
+    return f"{_PATH}/{quote(name, safe='')}"
+
+
+def _rate(told: str) -> float | None:
+    if told == _CONFIGURED:
+        return None
+    try:
+        rate = float(told)
+    except ValueError:
+        rate = math.nan
+    if not (math.isfinite(rate) and rate > 0):
+        raise ConfigError(f"RATE must be a number greater than 0, or {_CONFIGURED}, not {told!r}.")
+    return rate
+
+
+def _print(provider: _Provider, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode(provider).decode())
+    else:
+        _print_table([provider])
+
+
+def _print_table(providers: list[_Provider]) -> None:
+    rows = (
+        (
+            p.name,
+            p.type,
+            "paused" if p.paused else "",
+            _per_second(p.throughput.in_force),
+            _per_second(p.throughput.configured),
+        )
+        for p in providers
+    )
+    columns = ("provider", "type", "", "segments/s", "configured")
+    Console(highlight=False).print(show.table(columns, rows, frozenset({3, 4})))
+
+
+def _per_second(rate: float | None) -> str:
+    return "unlimited" if rate is None else f"{rate:,g}"

@@ -1,0 +1,122 @@
+"""`smsengine send`: one message, or a file of them."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from engine.errors import ConfigError, Refusal
+from engine.records import Accepted, MessageDraft, Queue
+from supervisor.cli import options
+from supervisor.cli.locate import Whereabouts
+from supervisor.cli.message_file import FileFormat, MessageFile, format_of
+from supervisor.cli.send_file import FileRun, NotAllSent
+from supervisor.cli.sending import BATCH_MAX
+
+
+def _one(metavar: str | None, text: str, *names: str) -> Any:
+    panel = "One message, or what the lines of a file leave out"
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel)
+
+
+def _many(
+    metavar: str | None, text: str, *names: str, least: int | None = None, most: int | None = None
+) -> Any:
+    panel = "A file of messages"
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, min=least, max=most)
+
+
+To = Annotated[str, _one("NUMBER", "Recipient in E.164, e.g. +989121234567.")]
+Text = Annotated[str, _one("TEXT", "Text of the message.")]
+From = Annotated[str, _one("SENDER", "Sender shown to the recipient.", "--from")]
+QueueName = Annotated[Queue | None, _one(None, "Queue; normal unless the line says otherwise.")]
+Validity = Annotated[int | None, _one("SECONDS", "Not sent after this time.")]
+SendAt = Annotated[str, _one("TIME", "Not sent before this, e.g. 2030-01-31T09:00:00Z.")]
+Reference = Annotated[str, _one("TEXT", "Your own name for it.")]
+File = Annotated[Path | None, _many("FILE", "CSV or JSONL file.")]
+Format = Annotated[FileFormat | None, _many(None, "When the name does not tell.", "--format")]
+Batch = Annotated[int, _many(None, "Messages a request.", least=1, most=BATCH_MAX)]
+InFlight = Annotated[int, _many(None, "Requests under way at once.", least=1, most=64)]
+RunKey = Annotated[str, _many("KEY", "Go on with a run that broke off; nothing is sent twice.")]
+Refused = Annotated[Path | None, _many("FILE", "Write every refused line here, as JSONL.")]
+AcceptedIds = Annotated[Path | None, _many("FILE", "Write line and id of every accepted message here.")]
+Limit = Annotated[int, _many(None, "Refused lines to list at the end.", least=0)]
+
+
+def send(
+    to: To = "",
+    text: Text = "",
+    sender: From = "",
+    queue: QueueName = None,
+    validity: Validity = None,
+    send_at: SendAt = "",
+    reference: Reference = "",
+    file: File = None,
+    file_format: Format = None,
+    batch: Batch = 500,
+    in_flight: InFlight = 4,
+    run_key: RunKey = "",
+    refused: Refused = None,
+    accepted: AcceptedIds = None,
+    limit: Limit = 10,
+    data_dir: options.DataDir = None,
+    url: options.Url = "",
+    api_key: options.ApiKey = "",
+    as_json: options.Json = False,
+) -> None:
+    """Send one message, or a CSV or JSONL file of them.
+
+    A file names the fields to, text and, where wanted, from, queue, validity,
+    send_at and reference: in the first line of a CSV, or as keys of each JSON
+    object. Each line is accepted or refused on its own; exit code 1 if any was
+    refused.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine send --to +989121234567 --text "Your code is 1234"[/cyan]
+    [cyan]smsengine send --file messages.csv --refused refused.jsonl[/cyan]
+    """
+    fields = {
+        "to": to, "text": text, "from": sender, "queue": queue or "", "validity": validity or "",
+        "send_at": send_at, "reference": reference,
+    }  # fmt: skip
+    given = {name: value for name, value in fields.items() if value != ""}
+    if validity is not None and validity < 1:
+        raise ConfigError("--validity must be at least 1 second.")
+    where = options.whereabouts(data_dir, url, api_key=api_key)
+    if file is None:
+        _send_one(where, given, as_json)
+        return
+    source = MessageFile(path=file, format=format_of(file, file_format), defaults=given)
+    key = run_key or secrets.token_hex(8)
+    run = FileRun(source=source, limit=limit, key=key, refused=refused, accepted=accepted)
+    run.perform(where, batch, in_flight, as_json)
+
+
+def _send_one(where: Whereabouts, given: dict[str, str | int], as_json: bool) -> None:
+    for name in ("to", "text"):
+        if name not in given:
+            raise ConfigError(f"--{name} is missing (or --file, to send a file of messages).")
+    client = where.customer()
+    try:
+        draft = msgspec.convert(given, MessageDraft)
+        answer = client.post("/v1/messages", draft, Accepted, secrets.token_hex(16))
+    except Refusal as e:
+        if e.status in (401, 403):
+            raise
+        raise NotAllSent(f"The message was refused: {e.detail}") from e
+    finally:
+        client.close()
+    if as_json:
+        print(msgspec.json.encode(answer).decode())
+        return
+    cost = f"{_counted(answer.segments, 'segment')} {answer.encoding}, {_counted(answer.units, 'unit')}"
+    print(f"{answer.status} {answer.id} ({answer.queue}, {cost})")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,191 @@
+"""`smsengine send --file`: one run over a file, shown as it goes and summed up at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from engine.errors import ConfigError, EngineError, Refusal
+from engine.organisations import Balance
+from engine.records import MessageDraft
+from supervisor.cli import show
+from supervisor.cli.locate import Whereabouts
+from supervisor.cli.message_file import MessageFile
+from supervisor.cli.sending import NOT_ANSWERED, Sender, SendOutcome, Totals
+
+
+class NotAllSent(EngineError):
+    """Messages were refused, or a run broke off; exit code 1."""
+
+
+class _RefusedLine(msgspec.Struct, frozen=True, kw_only=True):
+    line: int
+    code: str
+    detail: str
+    # What was to be sent, so that a corrected file is soon made; None when it was no message.
+    message: MessageDraft | None
+
+
+class _AcceptedLine(msgspec.Struct, frozen=True, kw_only=True):
+    line: int
+    id: str
+
+
+class _Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What --json prints."""
+
+    accepted: int
+    refused: int
+    unknown: int
+    segments: int
+    units: int
+    seconds: float
+    run_key: str
+    complete: bool
+    ignored_fields: list[str]
+    refused_lines: list[_RefusedLine]
+
+
+@dataclass(kw_only=True)
+class FileRun:
+    source: MessageFile
+    # Refused lines to show.
+    limit: int
+    key: str
+    refused: Path | None
+    accepted: Path | None
+    totals: Totals = field(default_factory=Totals)
+    shown: list[_RefusedLine] = field(default_factory=list)
+
+    def perform(self, where: Whereabouts, batch: int, in_flight: int, as_json: bool) -> None:
+        """Raises what ended the run early, and NotAllSent when any line was refused."""
+        size = self.source.size()
+        # Better to hear now that nobody listens, or that the key is wrong, than after patience ends.
+        first = where.customer()
+        first.get("/v1/balance", Balance)
+        first.close()
+        sender = Sender(connect=where.customer, run_key=self.key, batch=batch, in_flight=in_flight)
+        began = time.monotonic()
+        failure: EngineError | None = None
+        try:
+            with _interruptible(sender) as interrupted:
+                self._send(sender, size)
+            failure = NotAllSent("Interrupted.") if interrupted else None
+        except EngineError as e:
+            failure = e
+        self._report(time.monotonic() - began, failure is None, as_json)
+        if failure is not None:
+            reason = str(failure).rstrip(".")
+            again = f"the same command with --run-key {self.key} and --batch {batch} goes on without doubling"
+            stopped = ConfigError if isinstance(failure, ConfigError | Refusal) else NotAllSent
+            raise stopped(f"{reason}; {again}.") from failure
+        if self.totals.refused:
+            raise NotAllSent(f"{show.number(self.totals.refused)} of the messages were refused.")
+
+    def _send(self, sender: Sender, size: int) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+            TextColumn("{task.fields[counts]}"), TimeElapsedColumn(),
+        )  # fmt: skip
+        with (
+            _written(self.refused) as refused_file,
+            _written(self.accepted) as accepted_file,
+            Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        ):
+            began = time.monotonic()
+            bar = progress.add_task(self.source.path.name, total=size, counts="")
+            for outcomes in sender.run(self.source.lines()):
+                for outcome in outcomes:
+                    self._note(outcome, refused_file, accepted_file)
+                every = self.totals.accepted + self.totals.refused
+                rate = show.number(int(every / max(time.monotonic() - began, 0.001)))
+                counts = (
+                    f"{show.number(self.totals.accepted)} accepted, "
+                    f"{show.number(self.totals.refused)} refused, {rate}/s"
+                )
+                done = outcomes[-1].line.position if outcomes else None
+                progress.update(bar, completed=done, counts=counts)
+
+    def _note(
+        self, outcome: SendOutcome, refused_file: IO[bytes] | None, accepted_file: IO[bytes] | None
+    ) -> None:
+        self.totals.add(outcome)
+        if not outcome.code:
+            if accepted_file is not None:
+                row = _AcceptedLine(line=outcome.line.number, id=outcome.id)
+                accepted_file.write(msgspec.json.encode(row) + b"\n")
+            return
+        line = _RefusedLine(
+            line=outcome.line.number, code=outcome.code, detail=outcome.detail, message=outcome.line.draft
+        )
+        if outcome.code != NOT_ANSWERED and len(self.shown) < self.limit:
+            self.shown.append(line)
+        if refused_file is not None:
+            refused_file.write(msgspec.json.encode(line) + b"\n")
+
+    def _report(self, seconds: float, complete: bool, as_json: bool) -> None:
+        notices = Console(stderr=True, highlight=False, soft_wrap=True)
+        if self.source.ignored and not as_json:
+            names = ", ".join(sorted(self.source.ignored))
+            notices.print(
+                f"smsengine: fields that are no part of a message were left out: {names}.", markup=False
+            )
+        if as_json:
+            t = self.totals
+            summary = _Summary(
+                accepted=t.accepted, refused=t.refused, unknown=t.unknown, segments=t.segments, units=t.units,
+                seconds=round(seconds, 3), run_key=self.key, complete=complete,
+                ignored_fields=sorted(self.source.ignored), refused_lines=self.shown,
+            )  # fmt: skip
+            print(msgspec.json.encode(summary).decode())
+            return
+        if self.shown:
+            rows = ((str(r.line), r.message.to if r.message else "", r.code, r.detail) for r in self.shown)
+            notices.print(show.table(("line", "to", "refused", "reason"), rows, frozenset({0})))
+            rest = self.totals.refused - len(self.shown)
+            if rest:
+                notices.print(
+                    f"and {show.number(rest)} more" + ("" if self.refused else "; --refused FILE writes all")
+                )
+        print(show.totals(self.totals, seconds))
+
+
+@contextlib.contextmanager
+def _interruptible(sender: Sender) -> Iterator[list[int]]:
+    """Ctrl-C ends the sending in good order; the list is then not empty. A second one ends it at once."""
+    signals: list[int] = []
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(signum)
+        sender.stop()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _written(path: Path | None) -> Iterator[IO[bytes] | None]:
+    if path is None:
+        yield None
+        return
+    try:
+        file = path.open("wb")
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be written: {e.strerror}.") from e
+    with file:
+        yield file

@@ -1,0 +1,130 @@
+"""Facts for people: tables and numbers as they are printed. Pure: facts in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from supervisor.cli.answers import Audit, Status
+from supervisor.cli.sending import Totals
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
+) -> Table:
+    """A plain table; the columns in `right` hold numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, name in enumerate(columns):
+        made.add_column(name, justify="right" if place in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def status(seen: Status, now_us: int) -> RenderableType:
+    """`smsengine status` at `now_us`, UTC microseconds."""
+    queues = table(
+        ("queue", "waiting", "in hand", "due later", "set aside", "oldest waits"),
+        (
+            (name, number(q.waiting), number(q.in_hand), number(q.due), number(q.dead), span(q.oldest_ms))
+            for name, q in seen.queues.items()
+        ),
+        frozenset({1, 2, 3, 4, 5}),
+    )
+    parts: list[RenderableType] = [queues, Text(), *_behind(seen)]
+    if seen.processes:
+        processes = table(
+            ("process", "pid", "state", "since", "restarts"),
+            (
+                (
+                    f"{p.role} {p.index}",
+                    str(p.pid or "-"),
+                    p.state,
+                    span(max(now_us - p.since_us, 0) // 1000),
+                    str(p.restarts),
+                )
+                for p in seen.processes
+            ),
+            frozenset({1, 3, 4}),
+        )
+        parts = [Text(f"node {seen.node}"), processes, Text(), *parts]
+    return Group(*parts)
+
+
+def _behind(seen: Status) -> list[RenderableType]:
+    """What is done later than it came, and what cannot be done."""
+    behind: list[RenderableType] = [
+        table(
+            ("not yet", "batches", "oldest"),
+            (
+                ("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms)),
+                (
+                    "written to ClickHouse (activity)",
+                    number(seen.activity.waiting_entries),
+                    span(seen.activity.oldest_ms),
+                ),
+                (
+                    "matched to messages (receipts)",
+                    number(seen.receipts.waiting_entries),
+                    span(seen.receipts.oldest_ms),
+                ),
+            ),
+            frozenset({1, 2}),
+        )
+    ]
+    if seen.receipts.set_aside or seen.receipts.unmatched:
+        behind += [
+            Text(),
+            Text(
+                f"receipts without a message: {number(seen.receipts.set_aside)} looked for,"
+                f" {number(seen.receipts.unmatched or 0)} given up in 24 h"
+            ),
+        ]
+    return behind
+
+
+def audit(found: Audit) -> RenderableType:
+    """`smsengine audit`."""
+    checks = table(
+        ("check", "", "detail"),
+        ((c.name, "clean" if c.clean else "NOT CLEAN", c.detail) for c in found.checks),
+    )
+    totals = table(
+        ("units", "in all"),
+        ((name.replace("_", " "), number(units)) for name, units in found.totals.items()),
+        frozenset({1}),
+    )
+    verdict = (
+        "Every unit is accounted for." if found.clean else "Units are missing or counted twice: see above."
+    )
+    return Group(checks, Text(), totals, Text(), Text(verdict))
+
+
+def totals(sent: Totals, seconds: float) -> str:
+    """One line for a run of `smsengine send`."""
+    every = sent.accepted + sent.refused + sent.unknown
+    rate = f", {number(int(every / seconds))}/s" if seconds >= 0.1 else ""
+    unknown = f", {number(sent.unknown)} without an answer" if sent.unknown else ""
+    return (
+        f"{number(sent.accepted)} accepted, {number(sent.refused)} refused{unknown} "
+        f"({number(sent.segments)} segments, {number(sent.units)} units, {seconds:.1f} s{rate})"
+    )
+
+
+def number(count: int) -> str:
+    return f"{count:,}"
+
+
+def span(ms: int) -> str:
+    """A length of time with two figures at most: 0, 340 ms, 12 s, 5 min, 3 h, 2 d."""
+    if ms < 1000:
+        return f"{ms} ms" if ms else "0"
+    seconds = ms // 1000
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // unit} {name}"
+    return f"{seconds // 86400} d"

@@ -1,0 +1,1 @@
+"""ClickHouse's engine behind a small HTTP server."""

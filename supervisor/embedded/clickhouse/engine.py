@@ -1,0 +1,262 @@
+"""ClickHouse's engine in this process: connections, sessions, reads in parts, inserts.
+
+Importing chdb starts threads, and a process forked after that hangs; so it is imported
+when an `Engine` is made, in a process that was exec'd for it, and nowhere else.
+
+All calls block and belong on a worker thread; the engine lets go of the GIL while it
+works. A connection is for one request, save in a session, where the client keeps it.
+
+Killed at any point: an insert is there as a whole or not at all as long as it is one
+block (1,048,449 rows); sent again with its `insert_deduplication_token` it is there once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from supervisor.embedded.clickhouse.protocol import (
+    READONLY,
+    SESSION_IS_LOCKED,
+    SESSION_NOT_FOUND,
+    STREAMABLE,
+    TOO_MANY_SIMULTANEOUS_QUERIES,
+    Call,
+    Failed,
+    Statement,
+    engine_failed,
+    failed,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SESSIONS_MAX = 500
+
+
+@dataclass
+class _Session:
+    connection: Any
+    used_at: float
+    expires_s: int
+    busy: bool = False
+    # Settings of the last request, which hold for that request only.
+    applied: set[str] = field(default_factory=set)
+
+
+class Engine:
+    """The one engine of this process, on one directory."""
+
+    def __init__(self, path: Path, memory_bytes_max: int) -> None:
+        # The error message names the directory's lock when another process has it.
+        from chdb.state.sqlitelike import connect
+
+        self._connect = connect
+        self._path = f"{path}?max_server_memory_usage={memory_bytes_max}"
+        # The engine ends with its last connection; this one keeps it.
+        self._root = connect(self._path)
+        self._lock = threading.Lock()
+        self._sessions: dict[str, _Session] = {}
+        self.version, self.timezone = (
+            self._root.query("SELECT version(), timezone()", "TabSeparated")
+            .bytes()
+            .decode()
+            .strip()
+            .split("\t")
+        )
+
+    def open(self, call: Call) -> Lease:
+        """A connection with the database, settings and parameters of this request. Raises Failed."""
+        # In a session `readonly` could never be taken back: such a request stands alone.
+        session = self._enter(call) if call.session and "readonly" not in call.settings else None
+        connection = session.connection if session is not None else self._connect(self._path)
+        lease = Lease(self, connection, session)
+        try:
+            lease.apply(call)
+        except BaseException:
+            lease.close()
+            raise
+        return lease
+
+    def _enter(self, call: Call) -> _Session:
+        now = time.monotonic()
+        with self._lock:
+            idle = {k: s for k, s in self._sessions.items() if not s.busy}
+            self._drop(k for k, s in idle.items() if now - s.used_at > s.expires_s)
+            session = self._sessions.get(call.session)
+            if session is None:
+                if call.session_check:
+                    raise failed(SESSION_NOT_FOUND, "Session not found")
+                if len(self._sessions) >= SESSIONS_MAX:
+                    self._drop_oldest()
+                session = _Session(self._connect(self._path), now, call.session_s)
+                self._sessions[call.session] = session
+            if session.busy:
+                raise failed(SESSION_IS_LOCKED, f"Session {call.session} is locked by a concurrent client")
+            session.busy = True
+            session.expires_s = call.session_s
+            return session
+
+    def _drop(self, keys: Iterable[str]) -> None:
+        for key in list(keys):
+            self._sessions.pop(key).connection.close()
+
+    def _drop_oldest(self) -> None:
+        idle = [k for k, s in self._sessions.items() if not s.busy]
+        if not idle:
+            raise failed(TOO_MANY_SIMULTANEOUS_QUERIES, f"Too many sessions; at most {SESSIONS_MAX}")
+        self._drop([min(idle, key=lambda k: self._sessions[k].used_at)])
+
+    def leave(self, lease: Lease) -> None:
+        with self._lock:
+            if lease.session is None:
+                lease.connection.close()
+            else:
+                lease.session.used_at = time.monotonic()
+                lease.session.busy = False
+
+    def close(self) -> None:
+        """Ends the engine; no request may be under way."""
+        with self._lock:
+            for session in self._sessions.values():
+                session.connection.close()
+            self._sessions.clear()
+        self._root.close()
+
+
+class Lease:
+    """A connection while one request has it."""
+
+    def __init__(self, engine: Engine, connection: Any, session: _Session | None) -> None:
+        self._engine = engine
+        self.connection = connection
+        self.session = session
+        self._closed = False
+
+    def apply(self, call: Call) -> None:
+        if call.database:
+            self._run(f"USE {_identifier(call.database)}")
+        settings = dict(call.settings)
+        readonly = settings.pop("readonly", None)
+        changes = [f"{_identifier(name)} = {_literal(value)}" for name, value in settings.items()]
+        if self.session is not None:
+            stale = self.session.applied - settings.keys()
+            changes += [f"{_identifier(name)} = DEFAULT" for name in sorted(stale)]
+            self.session.applied = set(settings)
+        # Not in the connection string, where the engine passes over names it does not know.
+        if changes:
+            self._run(f"SET {', '.join(changes)}")
+        # Last, because nothing can be set after it.
+        if readonly is not None:
+            self._run(f"SET readonly = {_literal(readonly)}")
+
+    def _run(self, sql: str) -> None:
+        with _translated():
+            self.connection.query(sql, "TabSeparated")
+
+    def execute(self, statement: Statement, call: Call) -> tuple[int, bytes]:
+        """Rows written, and the whole result (commands have none)."""
+        with _translated():
+            result = self.connection.query(
+                statement.sql, statement.format or call.default_format, params=dict(call.parameters)
+            )
+        return result.rows_written(), result.bytes()
+
+    def read(self, statement: Statement, call: Call) -> Result:
+        """A result in parts where statement and format allow it, else in one. Raises Failed."""
+        if statement.streams and (statement.format or call.default_format).lower() in STREAMABLE:
+            try:
+                with _translated():
+                    stream = self.connection.send_query(
+                        statement.sql, statement.format or call.default_format, params=dict(call.parameters)
+                    )
+                return Result(stream, None)
+            except Failed as e:
+                if "Streaming query is not supported" not in e.text:
+                    raise
+        return Result(None, self.execute(statement, call)[1])
+
+    def insert(self, statement: Statement, call: Call) -> Insert:
+        """Begins an insert of rows in `statement.format`. Raises Failed."""
+        for name, value in call.parameters.items():
+            self._run(f"SET {_identifier('param_' + name)} = {_literal(value)}")
+        with _translated():
+            return Insert(self.connection.send_insert(statement.sql, statement.format or "TabSeparated"))
+
+    def close(self) -> None:
+        """Gives the connection back. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._engine.leave(self)
+
+
+class Result:
+    """Parts of a result, in order."""
+
+    def __init__(self, stream: Any, whole: bytes | None) -> None:
+        self._stream = stream
+        self._whole = whole
+
+    def part(self) -> bytes | None:
+        """The next part, None after the last. Raises Failed."""
+        if self._stream is None:
+            whole, self._whole = self._whole, None
+            return whole or None
+        with _translated():
+            fetched = self._stream.fetch()
+        return None if fetched is None else fetched.bytes()
+
+    def cancel(self) -> None:
+        if self._stream is not None:
+            with contextlib.suppress(RuntimeError):
+                self._stream.cancel()
+
+
+class Insert:
+    """An insert under way: `finish` commits it, anything else must end in `cancel`."""
+
+    def __init__(self, inserter: Any) -> None:
+        self._inserter = inserter
+
+    def append(self, data: bytes) -> None:
+        with _translated():
+            self._inserter.append(data)
+
+    def finish(self) -> int:
+        """Rows written, those of materialised views included. Raises Failed; then nothing of the
+        block was written."""
+        with _translated():
+            return int(self._inserter.finish().rows_written)
+
+    def cancel(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._inserter.cancel()
+
+
+def refuse_writes(statement: Statement) -> None:
+    """GET may only read, as on a server."""
+    if statement.kind != "read":
+        raise failed(
+            READONLY,
+            "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly.",
+        )
+
+
+@contextlib.contextmanager
+def _translated() -> Any:
+    try:
+        yield
+    except RuntimeError as e:
+        raise engine_failed(str(e)) from e
+
+
+def _identifier(name: str) -> str:
+    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"
+
+
+def _literal(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

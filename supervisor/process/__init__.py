@@ -1,0 +1,1 @@
+"""The processes of one node: forked, watched, replaced, drained."""

@@ -1,0 +1,193 @@
+"""The life of one child process, as a table, and the limits it is held to.
+
+A slot is a place for one process, such as `express 2`; processes come and go in it,
+each under a name of its own that is never used again.
+
+                 spawned          said ready
+    WAITING ───────────▶ STARTING ──────────▶ READY
+       ▲                    │  │                │ │
+       │ ended (from any)   │  └───── abort ────┤ │ drain
+       │                    │                   ▼ ▼
+       └──────────────  KILLED ◀── kill ── ABORTED, DRAINING
+
+Time is monotonic, in seconds. A process is frozen: its beats cease, it is aborted.
+It is killed, by us or by others: it ends, and the slot waits for its next start.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from engine.config import Role
+
+Key = tuple[Role, int]
+
+
+class ChildState(StrEnum):
+    WAITING = "waiting"  # no process; one is started at `retry_at`
+    STARTING = "starting"  # forked, not ready yet
+    READY = "ready"
+    DRAINING = "draining"  # asked to end (SIGTERM)
+    ABORTED = "aborted"  # hung: sent SIGABRT, so that it leaves a trace
+    KILLED = "killed"  # sent SIGKILL, not reaped yet
+
+
+class Event(StrEnum):
+    SPAWN = "spawn"
+    READY = "ready"
+    DRAIN = "drain"
+    ABORT = "abort"
+    KILL = "kill"
+    END = "end"
+
+
+TABLE: dict[tuple[ChildState, Event], ChildState] = {
+    (ChildState.WAITING, Event.SPAWN): ChildState.STARTING,
+    (ChildState.STARTING, Event.READY): ChildState.READY,
+    (ChildState.READY, Event.READY): ChildState.READY,
+    # It said so while our signal was under way.
+    (ChildState.DRAINING, Event.READY): ChildState.DRAINING,
+    (ChildState.ABORTED, Event.READY): ChildState.ABORTED,
+    (ChildState.KILLED, Event.READY): ChildState.KILLED,
+    (ChildState.STARTING, Event.DRAIN): ChildState.DRAINING,
+    (ChildState.READY, Event.DRAIN): ChildState.DRAINING,
+    (ChildState.STARTING, Event.ABORT): ChildState.ABORTED,
+    (ChildState.READY, Event.ABORT): ChildState.ABORTED,
+    (ChildState.STARTING, Event.KILL): ChildState.KILLED,
+    (ChildState.READY, Event.KILL): ChildState.KILLED,
+    (ChildState.DRAINING, Event.KILL): ChildState.KILLED,
+    (ChildState.ABORTED, Event.KILL): ChildState.KILLED,
+    (ChildState.STARTING, Event.END): ChildState.WAITING,
+    (ChildState.READY, Event.END): ChildState.WAITING,
+    (ChildState.DRAINING, Event.END): ChildState.WAITING,
+    (ChildState.ABORTED, Event.END): ChildState.WAITING,
+    (ChildState.KILLED, Event.END): ChildState.WAITING,
+}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things may take, seconds, and how often they may fail."""
+
+    # From the fork to `ready`.
+    ready_s: float = 60.0
+    # Longest silence of a process that is ready.
+    beat_s: float = 10.0
+    # From SIGABRT to SIGKILL.
+    abort_s: float = 2.0
+    # From SIGTERM to SIGKILL.
+    drain_s: float = 30.0
+    # First pause before a restart; doubles with each death up to the second.
+    backoff_s: float = 0.1
+    backoff_max_s: float = 10.0
+    # A process that lived this long has its back-off start anew.
+    lived_s: float = 30.0
+    # One run of the fencing process.
+    fence_s: float = 10.0
+    # Until what earlier runs left behind must be fenced.
+    leftovers_s: float = 30.0
+    # Deaths in a row, before everything was ready once, after which the start is given up.
+    boot_deaths_max: int = 8
+    # Exit code by which a process says that it cannot boot as it is configured.
+    code_cannot_boot: int = 3
+
+
+class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    role: Role
+    # From 1.
+    index: int
+    state: ChildState = ChildState.WAITING
+    # The incarnation's name as a holder, and its process id; the last one's while waiting.
+    name: str = ""
+    pid: int = 0
+    # Which configuration the process was started with: see `rolling`.
+    generation: int = 0
+    # When this state, the process, and its last sign of life began.
+    since: float
+    started_at: float = 0.0
+    beat_at: float = 0.0
+    # Some incarnation has been ready, with this configuration.
+    was_ready: bool = False
+    # Deaths in a row, not counting those of processes that drained or lived long.
+    deaths: int = 0
+    # Processes started here after the first.
+    restarts: int = 0
+    retry_at: float = 0.0
+    # What the last process said of its failure, and its exit code (negative: a signal).
+    sentence: str = ""
+    code: int = 0
+
+    @property
+    def key(self) -> Key:
+        return self.role, self.index
+
+    @property
+    def title(self) -> str:
+        return f"{self.role} {self.index}"
+
+    @property
+    def alive(self) -> bool:
+        """A process is there, be it on its way out."""
+        return self.state != ChildState.WAITING
+
+
+def backoff_s(deaths: int, limits: Limits) -> float:
+    """The pause before the restart that follows this many deaths in a row, from 1."""
+    return min(limits.backoff_max_s, limits.backoff_s * 2.0 ** min(deaths - 1, 60))
+
+
+def moved(slot: Slot, event: Event, now: float) -> Slot:
+    """The slot after the event. KeyError: the keeper did what the rule never asks."""
+    state = TABLE[slot.state, event]
+    return slot if state == slot.state else msgspec.structs.replace(slot, state=state, since=now)
+
+
+def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) -> Slot:
+    first = slot.name == ""
+    if generation != slot.generation:
+        # What befell the last configuration is not held against this one.
+        slot = msgspec.structs.replace(slot, was_ready=False, deaths=0)
+    return msgspec.structs.replace(
+        moved(slot, Event.SPAWN, now),
+        name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
+        restarts=slot.restarts + (not first), sentence="", code=0,
+    )  # fmt: skip
+
+
+def heard(slot: Slot, line: str, now: float) -> Slot:
+    """The child said `ready`, `beat` or `failed <sentence>`; other lines mean nothing."""
+    word, _, sentence = line.partition(" ")
+    if word == "ready":
+        return msgspec.structs.replace(moved(slot, Event.READY, now), was_ready=True, beat_at=now)
+    if word == "beat":
+        return msgspec.structs.replace(slot, beat_at=now)
+    if word == "failed":
+        return msgspec.structs.replace(slot, sentence=sentence)
+    return slot
+
+
+def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
+    """The process was reaped with this exit code; negative is the signal that killed it."""
+    if slot.state == ChildState.DRAINING and left_cleanly(slot, code):
+        deaths, retry_at = 0, now
+    else:
+        deaths = 1 if now - slot.started_at >= limits.lived_s else slot.deaths + 1
+        retry_at = now + backoff_s(deaths, limits)
+    return msgspec.structs.replace(moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code)
+
+
+def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
+    """The fork itself failed, for want of memory or process numbers: as a death."""
+    deaths = slot.deaths + 1
+    return msgspec.structs.replace(slot, deaths=deaths, retry_at=now + backoff_s(deaths, limits))
+
+
+def left_cleanly(slot: Slot, code: int) -> bool:
+    """It left as it should: of itself, or by the SIGTERM that met it before it listened."""
+    return slot.state not in (ChildState.ABORTED, ChildState.KILLED) and code in (0, -15)
+
+
+def later(slot: Slot, gap_s: float) -> Slot:
+    """Time in which the supervisor itself was held up does not count against a child."""
+    return msgspec.structs.replace(slot, since=slot.since + gap_s, beat_at=slot.beat_at + gap_s)

@@ -1,0 +1,354 @@
+"""The forking parent: hears signals, pipes and deaths, and performs what `reconcile` asks.
+
+It owns no thread, no event loop and no connection to a store: whatever needs one runs
+in a child. One loop, in one order: hear everything, note it, decide, perform.
+
+- The supervisor is killed: the kernel kills every child with it (death signal), and the
+  next start fences whatever they held.
+- It is frozen: the children go on; systemd's watchdog, if any, ends it. When it comes
+  back, the beats it has not read count, and the time it was away is not held against
+  anyone.
+- A watched server is restarted by a call that blocks, a second or so: nothing else is
+  done meanwhile, and that time counts against nobody either.
+- Only its own children are reaped, each by its id: the embedded servers' end is for
+  their owner to see. As process 1 of a container it needs an init before it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from engine.config import DRAIN_ORDER, Config, Role
+from engine.errors import ConfigError, EngineError
+from supervisor.process import child_state, rolling, snapshot
+from supervisor.process import reconcile as rule
+from supervisor.process.child import set_title
+from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
+from supervisor.process.children import FENCE, Children
+from supervisor.process.systemd import Notifier
+
+# Longest sleep of the loop while all is well, and while something is under way, seconds.
+_CALM_S, _BUSY_S = 0.5, 0.05
+# How often the embedded servers are looked at, seconds. Their death wakes the loop anyway.
+_WATCH_S = 1.0
+# The loop was held up when it comes round this much later than it meant to, seconds.
+_HELD_UP_S = 1.0
+
+_SIGNUMS = {Event.DRAIN: signal.SIGTERM, Event.ABORT: signal.SIGABRT, Event.KILL: signal.SIGKILL}
+
+
+class RoleRunner(Protocol):
+    """What a child runs after the fork; its exit code."""
+
+    def __call__(
+        self, role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None
+    ) -> int: ...
+
+
+class Fencer(Protocol):
+    """Fences these holders, all of this node when there are none; 0 when all are fenced.
+
+    Runs in a child of its own. Fencing a name again changes nothing.
+    """
+
+    def __call__(self, config: Config, names: list[str]) -> int: ...
+
+
+class Watched(Protocol):
+    """An embedded server: started by its owner, watched and restarted from here."""
+
+    @property
+    def name(self) -> str: ...
+
+    def poll(self) -> int | None:
+        """Its exit code once it has ended."""
+
+    def restart(self) -> object:
+        """Start it again and wait until it serves. Raises EngineError or OSError."""
+
+
+class Keeper:
+    """Keeps the wanted number of processes of each role alive, until told to stop."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        runner: RoleRunner,
+        fencer: Fencer,
+        listener: socket.socket | None = None,
+        on_ready: Callable[[], None] | None = None,
+        on_reload: Callable[[Keeper], None] | None = None,
+        on_reloaded: Callable[[Config], None] | None = None,
+        watchers: Sequence[Watched] = (),
+        notifier: Notifier | None = None,
+        limits: Limits | None = None,
+        log: Any = None,
+    ) -> None:
+        """`listener` is for the children of role `ingest` alone; it is closed here on stopping.
+        `on_reload` is called on SIGHUP, `on_reloaded` when a configuration given to
+        `reconfigure`, or the one before it, is that of all processes.
+        """
+        now = time.monotonic()
+        self._config = config
+        # By generation; see `rolling`.
+        self._configs = {0: config}
+        self._runner, self._fencer = runner, fencer
+        self._on_ready, self._on_reload, self._on_reloaded = on_ready, on_reload, on_reloaded
+        self._watchers = {watched.name: watched for watched in watchers}
+        self._notifier = notifier or Notifier()
+        self._limits = limits or Limits()
+        self._log = log or structlog.get_logger()
+        self._seen = rule.Observed(
+            wanted={role: getattr(config.roles, role) for role in DRAIN_ORDER},
+            fencing=rule.Fencing(since=now),
+            servers={name: rule.Server(name=name, up_at=now) for name in self._watchers},
+            started_at=now,
+        )
+        self._children = Children(listener)
+        # Names are never used again, not by this supervisor and not by a later one.
+        self._birth, self._born = os.urandom(8).hex(), 0
+        self._exit_code: int | None = None
+        self._heard_at = self._watched_at = self._pinged_at = now
+        path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
+        self._publisher = snapshot.Publisher(config.node_name, path, self._notifier)
+
+    def run(self) -> int:
+        """Block until SIGTERM or SIGINT has drained everything, or it cannot go on; the exit code.
+
+        0: everything drained. 1: something had to be killed, or the start was given up;
+        then one sentence on stderr says why. To be called once, in the main thread.
+        """
+        set_title("supervisor")
+        # Shared pages stay shared when the collector of a child has nothing old to visit.
+        gc.collect()
+        gc.freeze()
+        self._children.open()
+        try:
+            while True:
+                now = time.monotonic()
+                for action in rule.reconcile(self._seen, now, self._limits):
+                    self._perform(action, now)
+                if self._exit_code is not None:
+                    return self._exit_code
+                self._publisher.publish(self._seen)
+                self._hear()
+        finally:
+            self._children.close()
+            self._publisher.withdraw()
+
+    def set_wanted(self, role: Role, count: int) -> None:
+        """From now on keep this many; those too many are drained, the last added first."""
+        self._seen.wanted[role] = count
+
+    def reconfigure(self, config: Config) -> None:
+        """Replace workers and ingest by processes with `config`, one after another; see `rolling`.
+
+        Numbers of processes that it changes are wanted from now on. What a fence or a
+        process of another role is given must be as it was. Raises ConfigError while the
+        engine is starting or stopping.
+        """
+        if not self._seen.announced or self._seen.stopping is not None:
+            raise ConfigError("The engine is starting or stopping; reload it when it is ready.")
+        generation = max(self._configs) + 1
+        self._configs[generation] = config
+        before = self._configs[self._seen.rolling.generation]
+        rolling.begin(self._seen.rolling, generation)
+        self._seen.wanted |= _changed_roles(before, config)
+        self._log.info("reloading", generation=generation)
+
+    # Hear.
+
+    def _hear(self) -> None:
+        """Wait for something to happen, then note all of it."""
+        calm = all(s.state == ChildState.READY for s in self._seen.slots.values()) and not self._seen.stopping
+        planned_s = _CALM_S if calm and FENCE not in self._children else _BUSY_S
+        speakers, signums = self._children.wait(planned_s)
+        now = time.monotonic()
+        gap_s, self._heard_at = now - self._heard_at - planned_s, now
+        if gap_s > _HELD_UP_S:
+            self._log.warning("supervisor_held_up", seconds=round(gap_s, 1))
+            self._seen.fencing.since += gap_s
+            self._seen.slots = {k: child_state.later(s, gap_s) for k, s in self._seen.slots.items()}
+        for key in speakers:
+            self._note_lines(key, self._children.lines(key), now)
+        for signum in signums:
+            self._note_signal(signum)
+        if signal.SIGCHLD in signums or now - self._watched_at >= _WATCH_S:
+            self._watched_at = now
+            for dead, code in self._children.dead():
+                self._note_end(dead, code, now)
+            self._watch(now)
+        if 0 < self._notifier.watchdog_s <= 3 * (now - self._pinged_at):
+            self._pinged_at = now
+            self._notifier.watchdog()
+
+    def _note_lines(self, key: Key, lines: list[str], now: float) -> None:
+        before = after = self._seen.slots[key]
+        for line in lines:
+            after = child_state.heard(after, line, now)
+        self._seen.slots[key] = after
+        if after.state != before.state:
+            self._log.info("child_ready", child=after.title, seconds=round(now - after.started_at, 3))
+        if after.sentence != before.sentence:
+            self._log.warning("child_failed", child=after.title, why=after.sentence)
+
+    def _note_signal(self, signum: int) -> None:
+        if signum in (signal.SIGTERM, signal.SIGINT):
+            if self._seen.stopping is None:
+                self._stop("")
+            else:
+                self._log.warning("supervisor_killing", why="second signal")
+                self._seen.stopping.at_once = True
+        elif signum == signal.SIGHUP and self._on_reload is not None:
+            if self._seen.announced:
+                self._notifier.reloading()
+            try:
+                self._on_reload(self)
+            except EngineError as e:
+                self._log.error("reload_failed", why=str(e))
+            if self._seen.announced:
+                self._notifier.ready()
+
+    def _note_end(self, key: Key | None, code: int, now: float) -> None:
+        last_words = self._children.bury(key)
+        if key is FENCE:
+            names, said = self._seen.fencing.running, [w for w in last_words if w.startswith("failed ")]
+            sentence = said[-1].removeprefix("failed ") if said else ""
+            rule.noted_fence_end(self._seen.fencing, code, sentence, now, self._limits)
+            if code == 0:
+                self._log.info("fenced", holders=list(names or ()) or "leftovers")
+            else:
+                self._log.warning("fence_failed", why=self._seen.fencing.sentence)
+            return
+        self._note_lines(key, last_words, now)
+        before = self._seen.slots[key]
+        self._seen.slots[key] = child_state.ended(before, code, now, self._limits)
+        if code != 0:
+            self._seen.fencing.names += (before.name,)
+        clean = child_state.left_cleanly(before, code)
+        if self._seen.stopping is not None and not clean:
+            self._seen.stopping.unclean = True
+        log = self._log.info if clean else self._log.warning
+        log("child_ended", child=before.title, pid=before.pid, code=code, state=str(before.state))
+
+    def _watch(self, now: float) -> None:
+        for name, watched in self._watchers.items():
+            server = self._seen.servers[name]
+            if not server.down and (code := watched.poll()) is not None:
+                self._log.warning("server_ended", server=name, code=code)
+                rule.noted_server_down(server, now, self._limits)
+
+    # Perform.
+
+    def _perform(self, action: rule.Action, now: float) -> None:
+        match action:
+            case rule.Spawn(role, index):
+                self._spawn(role, index, now)
+            case rule.Send(key, event, reason):
+                slot = self._seen.slots[key]
+                log = self._log.info if event == Event.DRAIN else self._log.warning
+                log(f"child_{event}", child=slot.title, why=reason)
+                self._children.send(key, _SIGNUMS[event])
+                self._seen.slots[key] = child_state.moved(slot, event, now)
+            case rule.Forget(key):
+                del self._seen.slots[key]
+            case rule.Fence(names):
+                self._start_fence(names, now)
+            case rule.KillFence():
+                self._children.send(FENCE, signal.SIGKILL)
+                self._seen.fencing.killed = True
+            case rule.Restart(server):
+                self._restart(server)
+            case rule.Announce():
+                self._announce()
+            case rule.Settle():
+                rolling.settle(self._seen.rolling)
+                self._log.info("reloaded", generation=self._seen.rolling.generation)
+                if self._on_reloaded is not None:
+                    self._on_reloaded(self._configs[self._seen.rolling.generation])
+            case rule.GoBack(sentence):
+                self._log.error("reload_undone", why=sentence)
+                tried = self._configs[self._seen.rolling.generation]
+                rolling.go_back(self._seen.rolling)
+                self._seen.wanted |= _changed_roles(tried, self._configs[self._seen.rolling.generation])
+            case rule.GiveUp(sentence):
+                sys.stderr.write(f"smsengine: {sentence}\n")
+                self._stop(sentence)
+            case rule.Finish(exit_code):
+                self._exit_code = exit_code
+
+    def _spawn(self, role: Role, index: int, now: float) -> None:
+        generation = self._seen.rolling.generation
+        config = self._configs[generation]
+        slot = self._seen.slots.get((role, index)) or Slot(
+            role=role, index=index, since=now, generation=generation
+        )
+        self._born += 1
+        name = f"{self._config.node_name}.{role}.{self._birth}-{self._born}"
+
+        def run(pipe_fd: int, listener: socket.socket | None) -> int:
+            return self._runner(role, config, name, pipe_fd, listener)
+
+        try:
+            child = self._children.fork(slot.key, slot.title, run, listens=role == "ingest")
+        except OSError as e:
+            self._log.error("fork_failed", child=slot.title, why=e.strerror)
+            self._seen.slots[slot.key] = child_state.not_spawned(slot, now, self._limits)
+            return
+        self._seen.slots[slot.key] = child_state.spawned(slot, name, child.pid, now, generation)
+        self._log.info("child_started", child=slot.title, pid=child.pid, holder=name)
+
+    def _start_fence(self, names: tuple[str, ...], now: float) -> None:
+        def run(pipe_fd: int, listener: socket.socket | None) -> int:
+            return self._fencer(self._config, list(names))
+
+        self._seen.fencing.running, self._seen.fencing.since = names, now
+        try:
+            self._children.fork(FENCE, "fence", run, listens=False)
+        except OSError as e:
+            rule.noted_fence_end(self._seen.fencing, 1, f"Cannot fork: {e.strerror}.", now, self._limits)
+
+    def _restart(self, name: str) -> None:
+        """Blocks until the server serves."""
+        server = self._seen.servers[name]
+        try:
+            self._watchers[name].restart()
+        except (EngineError, OSError) as e:
+            self._log.error("server_restart_failed", server=name, why=str(e))
+            rule.noted_server_down(server, time.monotonic(), self._limits)
+            return
+        server.down, server.up_at = False, time.monotonic()
+        self._log.info("server_restarted", server=name)
+
+    def _announce(self) -> None:
+        self._seen.announced = True
+        self._log.info("supervisor_ready", processes=len(self._seen.slots))
+        self._notifier.ready()
+        if self._on_ready is not None:
+            # It prints; that nobody reads it any more is no reason to end.
+            with contextlib.suppress(OSError):
+                self._on_ready()
+
+    def _stop(self, sentence: str) -> None:
+        self._seen.stopping = rule.Stopping(sentence=sentence)
+        self._log.info("supervisor_stopping", why=sentence or "signal")
+        self._notifier.stopping(within_s=len(DRAIN_ORDER) * self._limits.drain_s + self._limits.fence_s)
+        self._children.close_listener()
+
+
+def _changed_roles(before: Config, after: Config) -> dict[Role, int]:
+    """How many are wanted of each role whose number differs; others may have been scaled by hand."""
+    numbers = ((role, getattr(after.roles, role)) for role in DRAIN_ORDER)
+    return {role: count for role, count in numbers if count != getattr(before.roles, role)}

@@ -1,0 +1,313 @@
+"""What the supervisor does next: (wanted, observed, now) -> actions.
+
+Rules only. The keeper observes (a line on a pipe, a reaped process, the clock), notes
+it with the functions of `slots`, asks `reconcile` and performs what it answers.
+
+The theory. `reconcile` compares the whole of what is wanted with the whole of what is
+seen, every time, and keeps no plan of its own: an action that could not be performed,
+or that the keeper was too slow for, is simply asked for again. Each slot gets at most
+one action per pass. What differs from a slot's life otherwise:
+
+- A process that was dead without having drained leaves a name behind: its units stay
+  with it until that name is fenced. Names to fence outlive their slots, and the
+  restart does not wait for them, since a new process has a new name.
+- Until everything wanted has been ready once (`announced`), a process that says it
+  cannot boot ends the supervisor: the operator is watching and must hear why. After
+  that the same refusal is retried with back-off, for a store may be away for a while.
+- Another configuration replaces processes one after another: see `rolling`.
+- Stopping drains role by role in DRAIN_ORDER and starts nothing: what a dead process
+  left on the streams lies there until the next start.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.config import DRAIN_ORDER, ROLES, Role
+from supervisor.process import rolling as rolls
+from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot, backoff_s
+
+
+class Fencing(msgspec.Struct, kw_only=True):
+    """The dead whose names are still to be fenced; one process at a time does it."""
+
+    # Incarnations that died uncleanly, oldest first.
+    names: tuple[str, ...] = ()
+    # What earlier supervisors of this node left behind is still to be fenced.
+    leftovers: bool = True
+    # Names given to the process that is fencing now; () are the leftovers, None: no process.
+    running: tuple[str, ...] | None = None
+    # It has been killed for taking too long.
+    killed: bool = False
+    # When the running process, or the supervisor, started.
+    since: float
+    failures: int = 0
+    retry_at: float = 0.0
+    # Why the last attempt failed.
+    sentence: str = ""
+    # The attempt failed for good: a setting must be changed.
+    hopeless: bool = False
+
+
+class Server(msgspec.Struct, kw_only=True):
+    """An embedded server that the supervisor restarts when it ends."""
+
+    name: str
+    down: bool = False
+    up_at: float
+    deaths: int = 0
+    retry_at: float = 0.0
+
+
+class Stopping(msgspec.Struct, kw_only=True):
+    """The supervisor is to end."""
+
+    # Do not drain: kill.
+    at_once: bool = False
+    # Why, when it is not the operator's wish.
+    sentence: str = ""
+    # A process did not drain.
+    unclean: bool = False
+
+
+class Observed(msgspec.Struct, kw_only=True):
+    """All the supervisor knows. Written by the keeper, only read here."""
+
+    wanted: dict[Role, int]
+    slots: dict[Key, Slot] = {}
+    fencing: Fencing
+    servers: dict[str, Server] = {}
+    rolling: rolls.Rolling = msgspec.field(default_factory=rolls.Rolling)
+    stopping: Stopping | None = None
+    # Everything wanted has been ready at the same time, at least once.
+    announced: bool = False
+    started_at: float
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    role: Role
+    index: int
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Ask a process to drain, or make it abort or die."""
+
+    key: Key
+    event: Event
+    reason: str
+
+
+class Forget(msgspec.Struct, frozen=True):
+    """Nothing runs in this slot and nothing should."""
+
+    key: Key
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """Start a process that fences these names; () are all leftovers of this node."""
+
+    names: tuple[str, ...]
+
+
+class KillFence(msgspec.Struct, frozen=True):
+    """The fencing process takes too long."""
+
+
+class Restart(msgspec.Struct, frozen=True):
+    server: str
+
+
+class Announce(msgspec.Struct, frozen=True):
+    """Everything wanted is ready for the first time."""
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """All processes have the configuration that is wanted."""
+
+
+class GoBack(msgspec.Struct, frozen=True):
+    """The configuration that is wanted cannot boot; the one before is to be wanted again."""
+
+    sentence: str
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """Stop everything; the operator must read the sentence."""
+
+    sentence: str
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """Nothing is left to do."""
+
+    exit_code: int
+
+
+Action = Spawn | Send | Forget | Fence | KillFence | Restart | Announce | Settle | GoBack | GiveUp | Finish
+
+
+def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    """What to do now, in this order. `now` is monotonic, in seconds."""
+    stopping = observed.stopping
+    if stopping is not None and stopping.at_once:
+        return _at_once(observed)
+    actions = _fences(observed, now, limits)
+    if stopping is not None:
+        actions += _drains(observed, now, limits) + _finish(observed, now, limits)
+    elif observed.fencing.leftovers:
+        # Nothing is running yet; a process that starts now would be fenced with the leftovers.
+        actions += _leftovers_verdict(observed, now, limits)
+    elif sentence := rolls.cannot_boot(observed.slots.values(), observed.rolling, limits):
+        # Alone: nothing more is started with it.
+        actions.append(GoBack(sentence))
+    else:
+        actions += _processes(observed, now, limits) + _boot_verdict(observed, limits)
+        if rolls.settled(observed.slots.values(), observed.wanted, observed.rolling):
+            actions.append(Settle())
+    # Last, for to perform it takes a while.
+    return actions + _servers(observed, now)
+
+
+def noted_fence_end(fencing: Fencing, code: int, sentence: str, now: float, limits: Limits) -> None:
+    """The fencing process ended. Names fenced are forgotten; on failure all stay.
+
+    Killed or frozen half way: some names are fenced, and fencing them again is harmless.
+    """
+    done, fencing.running, fencing.killed = fencing.running, None, False
+    fencing.since = now
+    if code != 0:
+        fencing.failures += 1
+        fencing.retry_at = now + backoff_s(fencing.failures, limits)
+        fencing.sentence = sentence or f"The process that fences ended with exit code {code}."
+        fencing.hopeless = code == limits.code_cannot_boot
+        return
+    fencing.failures, fencing.retry_at, fencing.sentence, fencing.hopeless = 0, 0.0, "", False
+    if done:
+        fencing.names = tuple(n for n in fencing.names if n not in done)
+    else:
+        fencing.leftovers = False
+
+
+def noted_server_down(server: Server, now: float, limits: Limits) -> None:
+    """A server was seen to have ended, or could not be restarted."""
+    lived = not server.down and now - server.up_at >= limits.lived_s
+    server.deaths = 1 if lived else server.deaths + 1
+    server.down = True
+    server.retry_at = now + backoff_s(server.deaths, limits)
+
+
+def _servers(observed: Observed, now: float) -> list[Action]:
+    return [Restart(s.name) for s in observed.servers.values() if s.down and now >= s.retry_at]
+
+
+def _fences(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    fencing = observed.fencing
+    if fencing.running is not None:
+        late = now - fencing.since >= limits.fence_s and not fencing.killed
+        return [KillFence()] if late else []
+    if now < fencing.retry_at:
+        return []
+    if fencing.leftovers:
+        return [] if observed.stopping else [Fence(())]
+    return [Fence(fencing.names)] if fencing.names else []
+
+
+def _processes(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    """Every role in the order of ROLES; what is too many goes, the highest index first."""
+    actions: list[Action] = []
+    step = rolls.step(observed.slots.values(), observed.wanted, observed.rolling)
+    for role in ROLES:
+        extra = step is not None and step.role == role
+        wanted = observed.wanted.get(role, 0) + extra
+        present = {slot.index: slot for slot in observed.slots.values() if slot.role == role}
+        for index in range(1, wanted + 1):
+            slot = present.get(index)
+            if slot is None:
+                actions.append(Spawn(role, index))
+            elif step is not None and step.leaving == slot.key:
+                actions.append(Send(slot.key, Event.DRAIN, "replaced"))
+            elif (action := _for_slot(slot, False, now, limits)) is not None:
+                actions.append(action)
+        for index in sorted((i for i in present if i > wanted), reverse=True):
+            if (action := _for_slot(present[index], True, now, limits)) is not None:
+                actions.append(action)
+    return actions
+
+
+def _for_slot(slot: Slot, leaving: bool, now: float, limits: Limits) -> Action | None:
+    age = now - slot.since
+    match slot.state:
+        case ChildState.WAITING:
+            if leaving:
+                return Forget(slot.key)
+            return Spawn(slot.role, slot.index) if now >= slot.retry_at else None
+        case ChildState.STARTING | ChildState.READY if leaving:
+            return Send(slot.key, Event.DRAIN, "no longer wanted")
+        case ChildState.STARTING if age >= limits.ready_s:
+            return Send(slot.key, Event.ABORT, f"not ready after {limits.ready_s:g} s")
+        case ChildState.READY if now - slot.beat_at >= limits.beat_s:
+            return Send(slot.key, Event.ABORT, f"no heartbeat for {limits.beat_s:g} s")
+        case ChildState.DRAINING if age >= limits.drain_s:
+            return Send(slot.key, Event.KILL, f"not drained after {limits.drain_s:g} s")
+        case ChildState.ABORTED if age >= limits.abort_s:
+            return Send(slot.key, Event.KILL, f"did not abort within {limits.abort_s:g} s")
+    return None
+
+
+def _boot_verdict(observed: Observed, limits: Limits) -> list[Action]:
+    if observed.announced:
+        return []
+    for slot in observed.slots.values():
+        if slot.was_ready or slot.state != ChildState.WAITING:
+            continue
+        if slot.code == limits.code_cannot_boot:
+            return [GiveUp(slot.sentence or f"{slot.title} cannot start (exit code {slot.code}).")]
+        if slot.deaths >= limits.boot_deaths_max:
+            why = slot.sentence or f"The last time with exit code {slot.code}."
+            return [GiveUp(f"{slot.title} ended {slot.deaths} times before it was ready. {why}")]
+    ready = sum(slot.state == ChildState.READY for slot in observed.slots.values())
+    return [Announce()] if ready == sum(observed.wanted.values()) == len(observed.slots) else []
+
+
+def _leftovers_verdict(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    fencing = observed.fencing
+    if fencing.hopeless:
+        return [GiveUp(fencing.sentence)]
+    if now - observed.started_at >= limits.leftovers_s:
+        what = f"What an earlier run left behind could not be fenced within {limits.leftovers_s:g} s."
+        return [GiveUp(f"{what} {fencing.sentence}".strip())]
+    return []
+
+
+def _drains(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    """The first role of DRAIN_ORDER that still lives goes; the others are only watched."""
+    actions: list[Action] = []
+    leaving: Role | None = None
+    for role in DRAIN_ORDER:
+        living = [s for s in observed.slots.values() if s.role == role and s.alive]
+        if living and leaving is None:
+            leaving = role
+        for slot in living:
+            if (action := _for_slot(slot, role == leaving, now, limits)) is not None:
+                actions.append(action)
+    return actions
+
+
+def _at_once(observed: Observed) -> list[Action]:
+    alive = [s for s in observed.slots.values() if s.alive]
+    kills: list[Action] = [
+        Send(s.key, Event.KILL, "second signal") for s in alive if s.state != ChildState.KILLED
+    ]
+    return kills if alive else [Finish(1)]
+
+
+def _finish(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    stopping, fencing = observed.stopping, observed.fencing
+    assert stopping is not None
+    if any(slot.alive for slot in observed.slots.values()):
+        return []
+    # The next start fences the leftovers anyway; a store that is away must not keep us.
+    last_death = max((slot.since for slot in observed.slots.values()), default=now)
+    if fencing.names and now - last_death < limits.fence_s:
+        return []
+    return [Finish(1 if stopping.unclean or stopping.sentence else 0)]

@@ -1,0 +1,131 @@
+"""A simulated SMS provider to send to: `python -m supervisor.simulator`.
+
+    POST /send       {"id","to","from","text","segments"} -> {"status":"accepted","id"}
+    GET  /stats      {"received","distinct","duplicates"}; ?detail=1 for more
+    GET  /received   the message ids taken; ?format=lines, ?after=N&limit=M, ?duplicates=1;
+                     ?further=1 those of segments 2, 3, ... over SMPP
+    POST /reset      counts from nought
+    GET, PUT /behaviour   how it answers, as a whole or in part (`simulator_behaviour`)
+
+and SMPP 3.4 on a second port, if asked for (`simulator_smpp`): the same provider, the same
+behaviour and counts.
+
+`received` counts the sends the provider took: those answered 200 and, unless
+`lost_answers_count` is false, those whose answer it lost (`timeout`, `reset`).
+Throttled sends and sends in an outage are answered at once, all others after the
+latency drawn. Receipts of what it took are sent if the behaviour says so
+(`simulator_receipts`). Everything is kept in memory only: a killed simulator starts from
+nought, and the receipts it had not sent never come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+import msgspec
+import uvloop
+
+from engine.errors import ConfigError
+from supervisor.simulator.control import Control
+from supervisor.simulator.launch import Simulator, start_simulator
+from supervisor.simulator.options import Options, options
+from supervisor.simulator.outbox import Outbox
+from supervisor.simulator.provider import SimulatedProvider
+from supervisor.simulator.push import Pusher
+from supervisor.simulator.server import listen
+from supervisor.simulator.smpp import listen_smpp
+from supervisor.simulator.smpp_sessions import Sessions
+
+__all__ = ["Simulator", "main", "options", "run", "start_simulator"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command: 0 after SIGTERM or SIGINT, 2 with one sentence when it cannot start."""
+    try:
+        run(options(sys.argv[1:] if arguments is None else arguments))
+    except ConfigError as e:
+        sys.stderr.write(f"{e}\n")
+        return 2
+    return 0
+
+
+def run(wanted: Options) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ConfigError when the port is not to be had."""
+    if wanted.die_with_parent:
+        # A parent that is gone already is noticed at the ready line, which nobody reads.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        uvloop.run(_serve(wanted))
+    except BrokenPipeError:
+        return  # whoever wanted to know that we are ready has gone
+
+
+async def _serve(wanted: Options) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    outbox = Outbox()
+    provider = SimulatedProvider(wanted.behaviour, outbox)
+    sessions = Sessions(lambda: provider.behaviour, outbox.ended)
+    outbox.use(http=Pusher(lambda: _receipt_url(provider), outbox.ended), smpp=sessions)
+    control = Control(provider, {"receipts": outbox.stats, "smpp": sessions.stats})
+    http = listen(provider, control, wanted.host, wanted.port)
+    servers = [await _listening(http, "--listen", wanted.host, wanted.port)]
+    ready: dict[str, Any] = {"url": f"http://{_shown(wanted.host, servers[0])}"}
+    sentence = (
+        f"A simulated provider answers at {ready['url']} (POST /send; GET /stats, /received; PUT /behaviour)"
+    )
+    if wanted.smpp is not None:
+        smpp = listen_smpp(provider, sessions, *wanted.smpp)
+        servers.append(await _listening(smpp, "--smpp-listen", *wanted.smpp))
+        ready["smpp_port"] = _port(servers[1])
+        sentence += f" and takes SMPP at {_shown(wanted.smpp[0], servers[1])}"
+        sessions.start()
+    sys.stdout.write((msgspec.json.encode(ready).decode() if wanted.json else f"{sentence}.") + "\n")
+    sys.stdout.flush()
+    gc.freeze()  # what is here now stays: never look at it again
+    await stopping.wait()
+    sessions.stop()
+    for server in servers:
+        server.close()
+
+
+def _receipt_url(provider: SimulatedProvider) -> str | None:
+    receipts = provider.behaviour.receipts
+    return None if receipts is None else receipts.url
+
+
+async def _listening(server: Awaitable[asyncio.Server], flag: str, host: str, port: int) -> asyncio.Server:
+    try:
+        return await server
+    except (OSError, UnicodeError) as e:
+        raise ConfigError(f"{flag} {host}:{port} cannot be listened on: {_reason(e)}.") from e
+
+
+def _port(server: asyncio.Server) -> int:
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+def _shown(host: str, server: asyncio.Server) -> str:
+    return f"[{host}]:{_port(server)}" if ":" in host else f"{host}:{_port(server)}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror).lower()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()  # the loop puts words of its own around it
+    return "it is not an address"

@@ -1,0 +1,225 @@
+"""The simulated provider: takes sends, decides their fate, keeps count, changes behaviour.
+
+No sockets and no timers here. What a send is answered with, and when, is returned to
+the servers; receipts are given to a `Post`; `now_s` is time.monotonic().
+
+A message is counted when its send over HTTP is taken, or its first segment over SMPP; all
+further segments are counted apart, as ID/2, ID/3, ... (see `simulator_submit`).
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from random import Random
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from engine.providers.smpp.body import ShortMessage
+from supervisor.simulator import wire
+from supervisor.simulator.behaviour import Behaviour, IdForm, changed
+from supervisor.simulator.counts import Counts, Flow
+from supervisor.simulator.draws import BEFORE, Fate, ReceiptPlan, Sampler
+from supervisor.simulator.receipts import Post, Receipt, Sent, answer_id, receipt_id
+from supervisor.simulator.submit import identity
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """One `POST /send`."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    to: str
+    text: str
+    sender: str = msgspec.field(name="from", default="")
+    segments: Annotated[int, msgspec.Meta(ge=1)] = 1
+
+
+_decode = msgspec.json.Decoder(Send).decode
+
+# An accepted answer is all constant but for an id of 16 digits.
+_ACCEPTED_PLAIN = wire.answer(
+    HTTPStatus.OK, wire.JSON, b'{"status":"accepted","id":"%b"}' % (b"0" * 16)
+).replace(b"0" * 16 + b'"}', b'%016x"}')
+
+
+class Held(NamedTuple):
+    """An answer that waits until a receipt is out."""
+
+    answer: bytes
+    receipt: Receipt
+
+
+def _error(status: HTTPStatus, code: str, *, headers: bytes = b"") -> bytes:
+    return wire.json_answer({"status": "error", "code": code}, status, headers=headers)
+
+
+_ANSWERS: dict[Fate, bytes | None] = {
+    "temporary": _error(HTTPStatus.SERVICE_UNAVAILABLE, "temporary"),
+    "permanent": _error(HTTPStatus.UNPROCESSABLE_ENTITY, "rejected"),
+    "timeout": None,
+    "reset": wire.RESET,
+    "outage": _error(HTTPStatus.SERVICE_UNAVAILABLE, "outage"),
+    "refuse": wire.CLOSE,
+    "hang": None,
+}
+
+# registered_delivery (SMPP 3.4, 5.2.17): no receipts 0, all 1, only of failures 2.
+_RECEIPTS = 0x03
+_ALL_RECEIPTS = 1
+_FAILURES = 2
+
+
+class SimulatedProvider:
+    """State that all connections share. `post` None: no receipts, whatever the behaviour."""
+
+    def __init__(self, behaviour: Behaviour, post: Post | None = None) -> None:
+        self.counts = Counts()
+        # Segments behind a message's first, over SMPP.
+        self.further = Counts()
+        self.flow = Flow()
+        self._post = post
+        # Sends by fate; those accepted by the plain path are `received` minus the rest.
+        self.fates: dict[str, int] = {}
+        # First half of the ids given out: another one with every start.
+        self._next_id = secrets.randbits(31) << 32
+        self._random = Random()
+        self._set(behaviour, reseed=True)
+
+    def _set(self, behaviour: Behaviour, reseed: bool) -> None:
+        if reseed:
+            self._random.seed(behaviour.seed)
+        self.behaviour = behaviour
+        self._sampler = Sampler(behaviour, self._random)
+        receipts = behaviour.receipts if self._post is not None else None
+        self._receipts = ReceiptPlan(receipts, self._random) if receipts is not None else None
+        self._id_form: IdForm = receipts.id_form if receipts is not None else "same"
+        self._plain = self._sampler.plain and receipts is None
+
+    def take(self, body: bytes | bytearray, now_s: float) -> tuple[bytes | Held | None, float]:
+        """The answer to one send, None for none ever, and after how many seconds it goes out."""
+        try:
+            send = _decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            return _not_a_send(e), 0.0
+        if self._plain:
+            self.counts.add(send.id)
+            self.flow.add(now_s, send.segments)
+            self._next_id += 1
+            return _ACCEPTED_PLAIN % self._next_id, 0.0
+        fate, delay_s = self._sampler.fate(now_s, send.segments)
+        answer, first = _ANSWERS.get(fate), None
+        if self._takes(fate):
+            self.counts.add(send.id)
+            self.flow.add(now_s, send.segments)
+            self._next_id += 1
+            receipts = self.behaviour.receipts
+            if receipts is not None and receipts.url is not None:
+                first = self._promise(Sent(send.id, send.sender, send.to), now_s, delay_s)
+        if fate == "accepted":
+            answer = self._accepted()
+        elif fate == "throttled":
+            retry_after = b"Retry-After: %d\r\n" % max(1, math.ceil(delay_s))
+            return _error(HTTPStatus.TOO_MANY_REQUESTS, "throttled", headers=retry_after), 0.0
+        if first is not None and answer is not None:
+            return Held(answer, first), delay_s
+        if first is not None:
+            self.tell_first(first, None)
+        return answer, delay_s
+
+    def take_segment(self, system_id: str, message: ShortMessage, now_s: float) -> tuple[Fate, float, str]:
+        """What becomes of one submit_sm, after how many seconds it is answered, the provider's id."""
+        fate: Fate
+        if self._plain:
+            fate, delay_s = "accepted", 0.0
+        else:
+            fate, delay_s = self._sampler.fate(now_s)
+            if not self._takes(fate):
+                return fate, 0.0 if fate == "throttled" else delay_s, ""
+        message_id, segment = identity(message)
+        if segment == 1:
+            self.counts.add(message_id)
+        else:
+            self.further.add(f"{message_id}/{segment}")
+        self.flow.add(now_s, 1)
+        self._next_id += 1
+        wanted = message.registered_delivery & _RECEIPTS
+        if self._receipts is not None and wanted in (_ALL_RECEIPTS, _FAILURES):
+            first = self._promise(_sent(message_id, system_id, message), now_s, delay_s, wanted)
+            if first is not None:
+                self.tell_first(first, None)
+        return fate, delay_s, answer_id(self._next_id, self._id_form)
+
+    def _takes(self, fate: Fate) -> bool:
+        """Count a fate; whether the provider has the send all the same."""
+        self.count(fate)
+        return fate == "accepted" or (fate in ("timeout", "reset") and self.behaviour.lost_answers_count)
+
+    def _promise(
+        self, sent: Sent, now_s: float, answer_s: float, wanted: int = _ALL_RECEIPTS
+    ) -> Receipt | None:
+        """Post the receipts of what was just taken; that which goes before the answer is returned."""
+        assert self._receipts is not None
+        assert self._post is not None
+        written = receipt_id(self._next_id, self._id_form)
+        now_wall_s = time.time()
+        first = None
+        for after_s, state in self._receipts.draw(answer_s):
+            if wanted == _FAILURES and state != "undelivered":
+                continue
+            receipt = Receipt(sent, written, state, now_wall_s, now_wall_s + max(after_s, 0.0))
+            if after_s == BEFORE:
+                first = receipt
+            else:
+                self._post.post(now_s + after_s, receipt)
+        return first
+
+    def tell_first(self, receipt: Receipt, then: Callable[[], None] | None) -> None:
+        """Let the receipt of a `Held` go; `then` is called when its first attempt has ended."""
+        assert self._post is not None
+        self._post.post_now(receipt, then)
+
+    def _accepted(self) -> bytes:
+        if self._id_form == "same":
+            return _ACCEPTED_PLAIN % self._next_id
+        return wire.json_answer({"status": "accepted", "id": answer_id(self._next_id, self._id_form)})
+
+    def count(self, fate: Fate) -> None:
+        self.fates[fate] = self.fates.get(fate, 0) + 1
+
+    def happens(self, rate: float) -> bool:
+        """Draw whether something of that rate happens now."""
+        return rate > 0 and self._random.random() < rate
+
+    def pick(self, count: int) -> int:
+        """Draw one of so many."""
+        return self._random.randrange(count)
+
+    def reset(self) -> None:
+        """Count from nought; receipts that are not out are forgotten."""
+        self.counts.reset()
+        self.further.reset()
+        self.flow.reset()
+        self.fates.clear()
+        if self._post is not None:
+            self._post.reset()
+
+    def change(self, change: bytes) -> None:
+        """Raises Refusal; see `simulator_behaviour.changed`."""
+        behaviour = changed(self.behaviour, change)
+        # A seed that is named starts its sequence anew, also when it is the same.
+        self._set(behaviour, reseed="seed" in msgspec.json.decode(change))
+
+
+def _sent(message_id: str, system_id: str, m: ShortMessage) -> Sent:
+    types = m.source_ton, m.source_npi, m.destination_ton, m.destination_npi
+    return Sent(message_id, m.source, m.destination, system_id, types)
+
+
+def _not_a_send(error: Exception) -> bytes:
+    what, _, where = str(error).partition(" - at `$.")
+    field = where.rstrip("`") or None
+    return wire.problem(HTTPStatus.BAD_REQUEST, f"The body is not a send: {what}.", field)

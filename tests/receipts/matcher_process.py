@@ -1,0 +1,89 @@
+"""A matcher in a process of its own, that stops at a named point until it is told to go on.
+
+`python -m tests.receipts.matcher_process REDIS_URL CLICKHOUSE_URL OWNER POINT`
+POINT is METHOD:before, METHOD:after, `record:between` (some shards have their rows, the
+others do not), or `none`. It prints `at POINT` there and goes on when a line comes on
+stdin; it prints `active` when it has the lease first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from engine.receipts.matcher import Matcher
+from engine.receipts.ports import Recording
+from engine.receipts.rounds import Matching
+from engine.records import StreamId
+from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.receipt_stream import RedisReceiptStream
+from tests.activity.archiver_process import Gate, Gated, say
+from tests.activity.world import SHARDS, until
+from tests.receipts.world import QUICK_MATCH, home_of, now_us
+
+
+class Piecewise:
+    """Records shard by shard, so that one can stop in between."""
+
+    def __init__(self, inner: RedisReceiptStream, gate: Gate) -> None:
+        self._inner = inner
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def record(
+        self, token: str, number: int, recordings: Mapping[int, Recording]
+    ) -> dict[int, StreamId]:
+        ids: dict[int, StreamId] = {}
+        for shard, recording in recordings.items():
+            ids |= await self._inner.record(token, number, {shard: recording})
+            if len(ids) < len(recordings):
+                await self._gate("record:between")
+        return ids
+
+
+async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> None:
+    loop = asyncio.get_running_loop()
+    passed = False
+
+    async def gate(here: str) -> None:
+        nonlocal passed
+        if here == point and not passed:
+            passed = True
+            say(f"at {here}")
+            await loop.run_in_executor(None, sys.stdin.readline)
+
+    links = [RedisLink(redis_url, timeout_s=5, name=f"{owner} {use}") for use in ("commands", "read")]
+    stream: Any = Gated(Piecewise(RedisReceiptStream(*links, SHARDS), gate), gate)
+    store = ClickHouseAttempts(clickhouse_url)
+    gated_store: Any = Gated(store, gate)
+    rounds = Matching(
+        stream, gated_store, shard_of=home_of, receipt_ids={}, now_us=now_us, limits=QUICK_MATCH
+    )
+    matcher = Matcher(stream, rounds, owner, QUICK_MATCH)
+    draining = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, draining.set)
+
+    async def tell() -> None:
+        async def active() -> bool:
+            return matcher.active
+
+        await until(active, 60.0)
+        say("active")
+
+    async with asyncio.TaskGroup() as group:
+        telling = group.create_task(tell())
+        await matcher.run(draining)
+        telling.cancel()
+    await store.close()
+    for link in links:
+        await link.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

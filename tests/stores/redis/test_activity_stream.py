@@ -1,0 +1,229 @@
+"""The Redis side of the activity: reading, lease, plan, trimming, search."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+from engine.activity.blocks import plan_of
+from engine.activity.records import ActivityEntry
+from engine.errors import ConfigError, Unavailable
+from engine.shards import activity_key
+from engine.stores.redis.activity_stream import RedisActivityStream
+from tests.activity.world import REDIS_DATABASE, SHARDS, T0, World, blob_of, in_database, make_row, until
+
+
+@pytest.fixture
+async def world(redis_url: str) -> AsyncIterator[World]:
+    world = World(in_database(redis_url, REDIS_DATABASE), "http://127.0.0.1:1/never-asked")
+    await world.redis.flushdb()
+    yield world
+    await world.close()
+
+
+async def all_entries(world: World) -> list[ActivityEntry]:
+    return await world.stream.read({}, 10_000, 0)
+
+
+async def test_reading_goes_on_behind_what_was_read_in_every_shard(world: World) -> None:
+    await world.put(10)
+    first = await world.stream.read({}, 2, 0)
+    assert [sum(e.shard == s for e in first) for s in range(SHARDS)] == [2, 2, 2, 2]
+    after = {entry.shard: entry.id for entry in first}
+    second = await world.stream.read(after, 100, 0)
+    assert len(second) == 2
+    assert {e.id for e in first}.isdisjoint(e.id for e in second)
+
+
+async def test_a_read_that_waits_returns_with_the_first_entry(world: World) -> None:
+    reading = asyncio.create_task(world.stream.read({}, 10, 10_000))
+    await asyncio.sleep(0)
+    await world.put(1)
+    async with asyncio.timeout(5):
+        assert len(await reading) == 1
+
+
+async def test_empty_streams_are_read_as_nothing(world: World) -> None:
+    assert await world.stream.read({}, 10, 0) == []
+    assert await world.stream.read({}, 10, 20) == []
+
+
+async def test_only_one_owner_has_the_lease_until_it_is_given_up(world: World) -> None:
+    assert await world.stream.lease("a", 10_000)
+    assert await world.stream.lease("a", 10_000)
+    assert not await world.stream.lease("b", 10_000)
+    await world.stream.release("b")
+    assert not await world.stream.lease("b", 10_000)
+    await world.stream.release("a")
+    assert await world.stream.lease("b", 10_000)
+
+
+async def test_a_lease_that_is_not_renewed_ends(world: World) -> None:
+    assert await world.stream.lease("a", 30)
+    await until(lambda: world.stream.lease("b", 30))
+
+
+async def test_a_plan_needs_the_lease_and_no_other_plan(world: World) -> None:
+    await world.put(4)
+    entries = await all_entries(world)
+    plan, other = plan_of(entries), plan_of(entries[:1])
+    assert not await world.stream.propose("a", plan)
+    await world.stream.lease("a", 10_000)
+    assert not await world.stream.propose("b", plan)
+    assert await world.stream.propose("a", plan)
+    assert not await world.stream.propose("a", other)
+    assert await world.stream.plan() == plan
+
+
+async def test_the_entries_of_a_plan_are_exactly_its_ranges(world: World) -> None:
+    await world.put(12)
+    entries = await all_entries(world)
+    inner = [entry for s in range(SHARDS) for entry in entries if entry.shard == s][1:-1]
+    plan = plan_of(inner)
+    assert await world.stream.entries_of(plan) == inner
+
+
+async def test_finishing_removes_the_plans_entries_and_the_plan_once(world: World) -> None:
+    await world.put(8)
+    entries = await all_entries(world)
+    later = {s: max(e.id for e in entries if e.shard == s) for s in range(SHARDS)}
+    plan = plan_of([e for e in entries if e.id != later[e.shard]])
+    await world.stream.lease("a", 10_000)
+    await world.stream.propose("a", plan)
+    assert await world.stream.finish(plan, [])
+    assert {e.shard: e.id for e in await all_entries(world)} == later
+    assert await world.stream.plan() is None
+    assert not await world.stream.finish(plan, [])
+    assert await world.waiting() == SHARDS
+
+
+async def test_finishing_another_plan_than_the_one_that_stands_changes_nothing(world: World) -> None:
+    await world.put(8)
+    entries = await all_entries(world)
+    await world.stream.lease("a", 10_000)
+    await world.stream.propose("a", plan_of(entries))
+    assert not await world.stream.finish(plan_of(entries[:3]), [])
+    assert await world.waiting() == 8
+    assert await world.stream.plan() == plan_of(entries)
+
+
+async def test_a_plan_that_a_newer_version_wrote_is_understood_and_finished(world: World) -> None:
+    await world.put(8)
+    plan = plan_of(await all_entries(world))
+    parts = [[part.shard, part.first, part.last, "new"] for part in plan.ranges]
+    await world.redis.set("archiver:plan", msgspec.msgpack.encode([parts, "new"]))
+    assert await world.stream.plan() == plan
+    assert await world.stream.finish(plan, [])
+    assert await world.waiting() == 0
+    assert await world.stream.plan() is None
+
+
+async def test_an_unreadable_entry_is_set_aside_and_not_lost(world: World) -> None:
+    await world.redis.xadd(activity_key(2), {b"b": b"junk"})
+    await world.put(3, shards=3)
+    entries = await all_entries(world)
+    bad = next(e for e in entries if e.blob == b"junk")
+    plan = plan_of(entries)
+    await world.stream.lease("a", 10_000)
+    await world.stream.propose("a", plan)
+    assert await world.stream.finish(plan, [bad])
+    [(_, fields)] = await world.redis.xrange("archiver:unreadable")
+    assert fields == {b"k": b"activity:{2}", b"i": b"%d-%d" % bad.id, b"b": b"junk"}
+    assert await world.waiting() == 0
+
+
+async def test_a_full_redis_can_still_be_emptied(world: World) -> None:
+    await world.put(8)
+    entries = await all_entries(world)
+    plan = plan_of(entries)
+    before = (await world.redis.config_get("maxmemory"))["maxmemory"]
+    await world.redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(Exception, match="maxmemory"):
+            await world.put(1)
+        assert await world.stream.lease("a", 10_000)
+        assert await world.stream.propose("a", plan)
+        assert await world.stream.finish(plan, entries[:1])
+    finally:
+        await world.redis.config_set("maxmemory", before)
+    assert await world.waiting() == 0
+
+
+async def test_the_backlog_tells_what_waits_and_since_when(world: World) -> None:
+    await world.put(6)
+    entries = await all_entries(world)
+    backlog = await world.stream.backlog()
+    assert [part.entries for part in backlog] == [2, 2, 1, 1]
+    for part in backlog:
+        assert part.first == min(e.id for e in entries if e.shard == part.shard)
+    await world.redis.flushdb()
+    assert [(part.entries, part.first) for part in await world.stream.backlog()] == [(0, None)] * SHARDS
+
+
+async def test_a_message_is_found_in_the_tail_from_its_acceptance_on(world: World) -> None:
+    # The three events of one message, among those of others.
+    wanted = [make_row(n, organisation_id=1000) for n in (0, 1, 2)]
+    namesake = make_row(0, organisation_id=5)
+    ms = T0 // 1000
+    for at, rows in (
+        (ms - 5000, [make_row(2, organisation_id=1000, attempt=9)]),
+        (ms - 1500, [wanted[0], make_row(7)]),
+        (ms + 10, [make_row(9), namesake]),
+        (ms + 60_000, [wanted[1]]),
+        (ms + 90_000, [make_row(4), wanted[2]]),
+    ):
+        await world.redis.xadd(activity_key(1), {b"b": blob_of(rows)}, id=f"{at}-0")
+    args = (1000, wanted[0].message_id, T0)
+    found = await world.stream.recent_rows_of(1, *args)
+    assert found.complete
+    assert found.rows == wanted
+    assert (await world.stream.recent_rows_of(0, *args)).rows == []
+
+
+async def test_the_search_stops_at_its_bound_and_says_so(world: World) -> None:
+    pipe = world.redis.pipeline(transaction=False)
+    for n in range(500):
+        pipe.xadd(activity_key(0), {b"b": blob_of([make_row(3 * n)])}, id=f"{T0 // 1000 + n}-0")
+    await pipe.execute()
+    row = make_row(3 * 499)
+    args = (row.organisation_id, row.message_id, T0)
+    assert not (await world.stream.recent_rows_of(0, *args, entries_max=300)).complete
+    whole = await world.stream.recent_rows_of(0, *args, entries_max=1000)
+    assert whole.complete
+    assert whole.rows == [row]
+
+
+async def test_a_redis_that_is_away_is_unavailable() -> None:
+    stream = RedisActivityStream("redis://127.0.0.1:1/0", SHARDS, timeout_s=1.0)
+    with pytest.raises(Unavailable, match="Redis does not answer"):
+        await stream.plan()
+    await stream.close()
+
+
+async def test_a_redis_that_never_answers_is_unavailable_within_the_deadline() -> None:
+    held = []
+    silent = await asyncio.start_server(lambda reader, writer: held.append(writer), "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    stream = RedisActivityStream(f"redis://127.0.0.1:{port}/0", SHARDS, timeout_s=0.2)
+    with pytest.raises(Unavailable, match=r"within 0\.2 s"):
+        await stream.plan()
+    await stream.close()
+    silent.close()
+    for writer in held:
+        writer.close()
+
+
+async def test_a_wrong_password_is_the_operators_to_mend(redis_url: str) -> None:
+    host = redis_url.rpartition("@")[2]
+    stream = RedisActivityStream(f"redis://:wrong@{host}", SHARDS)
+    with pytest.raises(ConfigError, match="password"):
+        await stream.plan()
+    await stream.close()
+
+
+def test_a_url_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match="redis://"):
+        RedisActivityStream("http://127.0.0.1", SHARDS)

@@ -1,0 +1,354 @@
+"""Whatever breaks between a worker and Redis, an entry is given out until settled, and settled once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from random import Random
+from unittest.mock import ANY
+
+import pytest
+from structlog.testing import capture_logs
+
+from engine.delivery.settlement import Backoff, after_verdict, put_off
+from engine.errors import Unavailable
+from engine.records import Entry, Settlement, Verdict
+from engine.shards import GROUP, holders_key, queue_key
+from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.queue_wire import shares
+from tests.adversity.proxy import Proxy
+from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
+
+BACKOFF = Backoff(first_us=1000, max_us=1000)
+
+
+@pytest.fixture
+async def kit(redis_url: str) -> AsyncIterator[QueueKit]:
+    kit = QueueKit(redis_url)
+    await kit.start()
+    yield kit
+    await kit.stop()
+
+
+def settlements(entries: Sequence[Entry], kind: str = "accepted") -> list[Settlement]:
+    verdict = Verdict(kind=kind, provider="p", provider_message_id="x1", code="0", latency_us=5)  # type: ignore[arg-type]
+    return [after_verdict(entry, verdict, now_us(), BACKOFF, Random(1)) for entry in entries]
+
+
+def names(entries: Sequence[Entry]) -> list[str]:
+    return sorted(entry.message.id for entry in entries)
+
+
+async def read_all(reader: QueueStreams, count: int) -> list[Entry]:
+    """Read until `count` have come."""
+    entries: list[Entry] = []
+    async with asyncio.timeout(10):
+        while len(entries) < count:
+            entries += await reader.read(count, 50)
+    return entries
+
+
+async def test_messages_of_all_shards_are_read_as_they_were_put(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    put = [message(f"m{n}", reference="ünï", attempts=n) for n in range(8)]
+    for n, m in enumerate(put):
+        await kit.put(n % SHARDS, m)
+    entries = await read_all(reader, 8)
+    assert sorted((e.message for e in entries), key=lambda m: m.id) == put
+    assert {(e.shard, e.queue, e.deliveries) for e in entries} == {(s, "express", 1) for s in range(SHARDS)}
+
+
+async def test_a_read_waits_for_the_first_entry_and_no_longer(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    assert await reader.read(10, 20) == []
+    reading = asyncio.create_task(reader.read(10, 5000))
+    await asyncio.sleep(0.05)
+    await kit.put(2, message("late"))
+    assert names(await asyncio.wait_for(reading, 2)) == ["late"]
+
+
+@pytest.mark.parametrize("count", [1, 5, 40, 100])
+async def test_a_read_gives_no_more_than_asked_for_and_one_a_shard(kit: QueueKit, count: int) -> None:
+    reader = await kit.reader("w1")
+    for shard in range(SHARDS):
+        await kit.put(shard, *(message(f"{shard}.{n}") for n in range(150)))
+    got = [len(await reader.read(count, 50)) for _ in range(4)]
+    assert all(1 <= n <= count + SHARDS for n in got), got
+
+
+async def test_one_busy_shard_gets_most_of_the_count_and_the_others_a_look(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put(1, *(message(f"{n}") for n in range(400)))
+    await kit.put(3, message("other"))
+    first = await reader.read(100, 50)
+    assert "other" in names(first)
+    assert len(await reader.read(100, 50)) >= 70
+
+
+@pytest.mark.parametrize("busy", [[], [2], [0, 5], list(range(16))])
+@pytest.mark.parametrize("count", [1, 3, 16, 100, 1000])
+def test_shares_ask_every_stream_and_stay_within_count_plus_shards(busy: list[int], count: int) -> None:
+    asked = shares(range(16), busy, count)
+    assert sorted(shard for of, _ in asked for shard in of) == list(range(16))
+    assert all(share >= 1 for _, share in asked)
+    assert sum(len(of) * share for of, share in asked) <= count + 16
+
+
+async def test_settling_again_counts_nothing(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    for shard in range(SHARDS):
+        await kit.put(shard, message(f"a{shard}"), message(f"b{shard}", organisation_id=8, units=5))
+    entries = await read_all(reader, 2 * SHARDS)
+    assert await kit.held() == 7 * SHARDS
+    settled = settlements(entries)
+    assert await reader.settle(settled) == 2 * SHARDS
+    assert await reader.settle(settled) == 0
+    assert await kit.usage() == {7: (2 * SHARDS, 0), 8: (5 * SHARDS, 0)}
+    assert await kit.held() == 0
+    assert (await kit.waiting(), await kit.pending()) == (0, 0)
+    rows = await kit.rows()
+    assert sorted(row.message_id for row in rows) == names(entries)
+    assert {(r.event, r.provider, r.provider_message_id, r.attempt) for r in rows} == {("sent", "p", "x1", 1)}
+
+
+async def test_two_workers_settling_the_same_entry_book_it_once(kit: QueueKit) -> None:
+    frozen, other = await kit.reader("w1"), await kit.reader("w2")
+    await kit.put(0, message("m"))
+    mine = await read_all(frozen, 1)
+    theirs = await other.take_over(0, 10)
+    assert names(theirs) == ["m"]
+    assert await other.settle(settlements(theirs)) == 1
+    assert await frozen.settle(settlements(mine, "permanent")) == 0
+    assert await kit.usage() == {7: (2, 0)}
+    assert [row.event for row in await kit.rows()] == ["sent"]
+
+
+async def test_a_refund_releases_the_hold(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put(0, message("m"))
+    assert await reader.settle(settlements(await read_all(reader, 1), "permanent")) == 1
+    assert await kit.usage() == {7: (0, 2)}
+    assert await kit.held() == 0
+
+
+async def test_a_retry_comes_back_when_due_with_one_attempt_more_and_its_hold(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put(3, message("m"))
+    (retry,) = settlements(await read_all(reader, 1), "temporary")
+    assert await reader.settle([retry]) == 1
+    assert await reader.settle([retry]) == 0
+    assert await kit.due() == [(retry.due_at_us, retry.message)]
+    assert await reader.promote(retry.due_at_us - 1, 10) == 0
+    assert await reader.promote(retry.due_at_us, 10) == 1
+    (again,) = await read_all(reader, 1)
+    assert (again.message.id, again.message.attempts, again.deliveries) == ("m", 1, 1)
+    assert await kit.held() == 2
+    assert await kit.usage() == {}
+    assert [row.event for row in await kit.rows()] == ["retrying"]
+
+
+async def test_promote_moves_at_most_its_limit_a_shard(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put(0, *(message(f"{n}") for n in range(10)))
+    await reader.settle([put_off(entry, 5) for entry in await read_all(reader, 10)])
+    assert [await reader.promote(5, 4) for _ in range(4)] == [4, 4, 2, 0]
+
+
+async def test_entries_of_a_fenced_worker_are_taken_over_at_once(kit: QueueKit) -> None:
+    dead, living = await kit.reader("w1"), await kit.reader("w2")
+    for shard in range(SHARDS):
+        await kit.put(shard, message(f"m{shard}"))
+    await read_all(dead, SHARDS)
+    assert await living.take_over(60_000, 100) == []
+    await kit.fence("w1")
+    taken = await living.take_over(60_000, 100)
+    assert names(taken) == [f"m{shard}" for shard in range(SHARDS)]
+    assert {entry.deliveries for entry in taken} == {2}
+    assert await living.settle(settlements(taken)) == SHARDS
+    # Once it has nothing left it is forgotten.
+    await living.take_over(60_000, 100)
+    consumers = await kit.link.call("XINFO", "CONSUMERS", queue_key(0, "express"), GROUP)
+    assert [dict(zip(c[::2], c[1::2], strict=True))[b"name"] for c in consumers] == [b"w2"]
+
+
+async def test_entries_of_a_frozen_worker_are_taken_over_after_the_idle_time(kit: QueueKit) -> None:
+    frozen, living = await kit.reader("w1"), await kit.reader("w2")
+    await kit.put(1, message("m"))
+    await read_all(frozen, 1)
+    assert await living.take_over(200, 100) == []
+    await asyncio.sleep(0.25)
+    assert names(await living.take_over(200, 100)) == ["m"]
+
+
+@pytest.mark.parametrize("limit", [1, 10, 33])
+async def test_take_over_keeps_to_its_limit_and_ends_with_all(kit: QueueKit, limit: int) -> None:
+    dead, living = await kit.reader("w1"), await kit.reader("w2")
+    await kit.put(0, *(message(f"a{n}") for n in range(40)))
+    await kit.put(2, *(message(f"b{n}") for n in range(3)))
+    await read_all(dead, 43)
+    await kit.fence("w1")
+    taken: list[Entry] = []
+    for _ in range(100):
+        some = await living.take_over(60_000, limit)
+        assert len(some) <= limit + 2 * SHARDS
+        taken += some
+        if len(taken) == 43:
+            break
+    assert names(taken) == sorted([f"a{n}" for n in range(40)] + [f"b{n}" for n in range(3)])
+
+
+async def test_entries_on_their_last_chance_pass_one_at_a_time_past_the_others(kit: QueueKit) -> None:
+    await kit.reader("w0")
+    await kit.put(0, *(message(f"s{n}") for n in range(30)))
+    await kit.put(1, message("t"))
+    for name in ("w1", "w2"):
+        reader = await kit.reader(name)
+        if name == "w1":
+            await read_all(reader, 31)
+        else:
+            while await reader.take_over(60_000, 100):
+                pass
+        await kit.fence(name)
+    fresh = await kit.reader("w3")
+    await kit.put(0, message("young"))
+    await read_all(fresh, 1)
+    await kit.fence("w3")
+    living = await kit.reader("w4")
+    first = await living.take_over(60_000, 10)
+    # The young one is not behind the thirty suspects, of which one alone was taken.
+    assert sorted(entry.deliveries for entry in first) == [2, 3]
+    assert "young" in names(first)
+    assert await living.take_over(60_000, 10) == []
+    await living.settle(settlements(first))
+    seen = names(first)
+    async with asyncio.timeout(10):
+        while len(seen) < 32:
+            some = await living.take_over(60_000, 10)
+            assert len(some) == 1
+            seen += names(some)
+            await living.settle(settlements(some))
+    assert sorted(seen) == sorted([f"s{n}" for n in range(30)] + ["t", "young"])
+
+
+async def test_an_entry_that_is_no_message_goes_to_the_dead_letters_as_it_is(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put_raw(2, b"\xc1 secret text")
+    await kit.put(2, message("good"))
+    with capture_logs() as logs:
+        entries = await read_all(reader, 1)
+    assert names(entries) == ["good"]
+    assert await kit.dead() == [b"\xc1 secret text"]
+    assert await kit.pending() == 1
+    assert [line["log_level"] for line in logs] == ["error"]
+    assert "secret" not in str(logs)
+    await reader.settle(settlements(entries))
+    assert [row.message_id for row in await kit.rows()] == ["good"]
+
+
+async def test_entries_whose_read_was_never_answered_are_found_again_uncounted(kit: QueueKit) -> None:
+    async with Proxy.to(kit.url) as proxy:
+        reader = await kit.reader("w1", url=proxy.url(kit.url))
+        await kit.put(0, message("kept"))
+        kept = await read_all(reader, 1)
+        await kit.put(0, message("cut"))
+        await kit.put(3, message("cut too"))
+        proxy.truncate_after(30)
+        with pytest.raises(Unavailable):
+            await reader.read(100, 1000)
+        assert await kit.pending() == 3
+        found = await read_all(reader, 2)
+        # What is in hand is not given out twice.
+        assert names(found) == ["cut", "cut too"]
+        assert {entry.deliveries for entry in found} == {1}
+        assert await reader.settle(settlements([*kept, *found])) == 3
+        assert await kit.pending() == 0
+
+
+async def test_entries_whose_take_over_was_never_answered_are_found_again(kit: QueueKit) -> None:
+    async with Proxy.to(kit.url) as proxy:
+        dead = await kit.reader("w1")
+        await kit.put(0, message("m"))
+        await read_all(dead, 1)
+        await kit.fence("w1")
+        reader = await kit.reader("w2", url=proxy.url(kit.url), timeout_s=0.3)
+        # The answers to the look at its own pending entries are empty: `*0` a shard.
+        proxy.truncate_after(4 * SHARDS + 10)
+        with pytest.raises(Unavailable):
+            await reader.take_over(60_000, 10)
+        found = await read_all(reader, 1)
+        assert (names(found), found[0].deliveries) == (["m"], 2)
+
+
+async def test_entries_given_to_a_dead_connection_are_found_by_the_sweep(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.put(0, message("m"))
+    # As when Redis still serves a blocked read whose client has gone.
+    await kit.link.call("XREADGROUP", "GROUP", GROUP, "w1", "STREAMS", queue_key(0, "express"), ">")
+    assert names(await reader.take_over(0, 10)) == ["m"]
+    assert await reader.take_over(0, 10) == []
+
+
+async def test_dropped_entries_come_back_unless_another_has_taken_them(kit: QueueKit) -> None:
+    reader, other = await kit.reader("w1"), await kit.reader("w2")
+    await kit.put(0, message("mine"), message("theirs"))
+    mine, theirs = sorted(await read_all(reader, 2), key=lambda entry: entry.message.id)
+    await kit.link.call("XCLAIM", queue_key(0, "express"), GROUP, "w2", 0, theirs.entry_id, "JUSTID")
+    reader.drop([mine, theirs])
+    assert names(await reader.read(10, 50)) == ["mine"]
+    assert await reader.read(10, 20) == []
+    assert names(await other.take_over(0, 10)) == ["mine", "theirs"]
+
+
+async def test_an_entry_taken_back_while_still_in_hand_is_not_given_out_twice(kit: QueueKit) -> None:
+    reader, other = await kit.reader("w1"), await kit.reader("w2")
+    await kit.put(0, message("m"))
+    await read_all(reader, 1)
+    assert names(await other.take_over(0, 10)) == ["m"]
+    assert await reader.take_over(0, 10) == []
+
+
+async def test_settling_through_an_outage_loses_and_doubles_nothing(kit: QueueKit) -> None:
+    async with Proxy.to(kit.url) as proxy:
+        reader = await kit.reader("w1", url=proxy.url(kit.url), timeout_s=0.5)
+        for shard in range(SHARDS):
+            await kit.put(shard, *(message(f"{shard}.{n}") for n in range(20)))
+        settled = settlements(await read_all(reader, 20 * SHARDS))
+        # Applied, but the answers are lost; then no connection at all.
+        proxy.truncate_after(6)
+        with pytest.raises(Unavailable):
+            await reader.settle(settled)
+        assert await kit.pending() == 0
+        proxy.refuse()
+        with pytest.raises(Unavailable):
+            await reader.settle(settled)
+        proxy.admit()
+        assert await reader.settle(settled) == 0
+        assert await kit.usage() == {7: (40 * SHARDS, 0)}
+        assert len(await kit.rows()) == 20 * SHARDS
+
+
+async def test_a_redis_that_lost_everything_is_made_ready_again(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    await kit.link.call("FLUSHDB")
+    await kit.link.call("FUNCTION", "FLUSH")
+    await kit.put(0, message("m"))
+    with pytest.raises(Unavailable):
+        await reader.read(10, 50)
+    with pytest.raises(Unavailable):
+        await reader.promote(1, 10)
+    assert await reader.promote(1, 10) == 0
+    assert names(await read_all(reader, 1)) == ["m"]
+    with capture_logs() as logs:
+        await reader.beat()
+    assert [line["event"] for line in logs] == ["worker was fenced, joining again"]
+    assert await kit.link.call("HGETALL", holders_key(0)) == [b"w1", ANY]
+
+
+async def test_a_beat_keeps_the_time_a_worker_was_last_seen(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    for s in range(SHARDS):
+        await kit.link.call("HSET", holders_key(s), "w1", 77)
+        assert await kit.link.call("FCALL", "overdue", 1, holders_key(s), 60_000) == [b"w1"]
+    await reader.beat()
+    for s in range(SHARDS):
+        assert await kit.link.call("FCALL", "overdue", 1, holders_key(s), 60_000) == []

@@ -1,0 +1,158 @@
+"""A supervisor with stand-in roles: real forks, signals, pipes and loops, no stores.
+
+`python -m tests.supervisor.process.keeper_program DIR OPTIONS` with OPTIONS in JSON. Tests steer the
+roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies
+before it is ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready. SIGUSR1 makes
+a child's loop hang. `fence-fails` makes fencing fail. On SIGHUP the numbers of processes are those of
+`wanted`, or the configuration becomes that of `config.toml`. What the children do is appended to DIR/events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+
+from engine.boot.heartbeat import Heartbeat
+from engine.config import Config, Role, Roles, load
+from engine.errors import ConfigError, Unavailable
+from engine.telemetry import configure_logs
+from supervisor.process.child_state import Limits
+from supervisor.process.keeper import Keeper
+from supervisor.process.systemd import take_listeners, take_notifier
+
+HERE = Path(sys.argv[1])
+
+
+def record(**event: Any) -> None:
+    fd = os.open(HERE / "events", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, json.dumps(event).encode() + b"\n")
+    os.close(fd)
+
+
+def asked(what: str, role: str) -> bool:
+    return (HERE / f"{what}-{role}").exists()
+
+
+async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | None) -> None:
+    life = Heartbeat(pipe_fd)
+    life.start()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: time.sleep(1000))
+    server = None
+    if listener is not None:
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(name.encode())
+            writer.close()
+
+        server = await asyncio.start_server(answer, sock=listener)
+    if asked("mute", role):
+        await asyncio.sleep(1000)
+    beat = asyncio.create_task(life.beat())
+    life.ready()
+    await life.draining.wait()
+    record(event="draining", role=role, name=name)
+    if asked("linger", role):
+        await asyncio.sleep(1000)
+    beat.cancel()
+    if server is not None:
+        server.close()
+    record(event="drained", role=role, name=name)
+
+
+def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:
+    record(
+        event="born", role=role, name=name, pid=os.getpid(), random=random.random(),
+        stdin=os.readlink("/proc/self/fd/0"), pipe_fd=pipe_fd,
+        listener=listener.fileno() if listener is not None else None, take_over_s=config.take_over_s,
+        fds={int(fd): _target(fd) for fd in os.listdir("/proc/self/fd")},
+    )  # fmt: skip
+    if asked("refuse", role):
+        raise ConfigError(f"The setting of {role} must be another.")
+    if asked("crash", role):
+        return 1
+    uvloop.run(live(role, name, pipe_fd, listener))
+    return 0
+
+
+def _target(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def fence(config: Config, names: list[str]) -> int:
+    if (HERE / "fence-fails").exists():
+        raise Unavailable("Redis does not answer.")
+    record(event="fenced", names=names)
+    return 0
+
+
+class Sleeper:
+    """A server to be watched: a process that only sleeps."""
+
+    name = "sleeper"
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self.restart()
+
+    def poll(self) -> int | None:
+        pid, status = os.waitpid(self._pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def restart(self) -> None:
+        self._pid = os.posix_spawn("/bin/sleep", ["sleep", "300"], {})
+        record(event="server", pid=self._pid)
+
+    def stop(self) -> None:
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def reload(keeper: Keeper) -> None:
+    if (HERE / "config.toml").exists():
+        keeper.reconfigure(load(HERE / "config.toml"))
+        return
+    for role, count in json.loads((HERE / "wanted").read_text()).items():
+        keeper.set_wanted(role, count)
+
+
+def main() -> int:
+    options = json.loads(sys.argv[2])
+    configure_logs(as_json=True)
+    notifier, listeners = take_notifier(os.environ), take_listeners(os.environ)
+    listener = listeners[0] if listeners else socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    sleeper = Sleeper() if options.get("server") else None
+    keeper = Keeper(
+        Config(node="node-1", data_dir=str(HERE), roles=Roles(**options.get("roles", {}))),
+        runner=run_role,
+        fencer=fence,
+        listener=listener,
+        on_ready=lambda: print(f"ready {port}", flush=True),  # noqa: T201
+        on_reload=reload,
+        on_reloaded=lambda config: record(event="reloaded", take_over_s=config.take_over_s),
+        watchers=[sleeper] if sleeper else [],
+        notifier=notifier,
+        limits=msgspec.convert(options.get("limits", {}), Limits),
+    )
+    code = keeper.run()
+    if sleeper:
+        sleeper.stop()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

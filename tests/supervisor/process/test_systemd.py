@@ -1,0 +1,62 @@
+"""sd_notify and socket activation, spoken over real sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ConfigError
+from supervisor.process.systemd import Notifier, take_listeners, take_notifier
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_each_word_is_one_datagram(abstract: bool) -> None:
+    with tempfile.TemporaryDirectory() as here, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        name = str(Path(here) / "notify")
+        systemd.bind("\0" + name if abstract else name)
+        systemd.settimeout(5)
+        environment = {
+            "NOTIFY_SOCKET": "@" + name if abstract else name,
+            "WATCHDOG_USEC": "2000000",
+            "A": "b",
+        }
+        notifier = take_notifier(environment)
+        assert environment == {"A": "b"}, "no child and no server inherits the address"
+        assert notifier.watchdog_s == 2.0
+        notifier.ready()
+        notifier.status("3 of 5\nready")
+        notifier.watchdog()
+        notifier.stopping(within_s=1.5)
+        heard = [systemd.recv(1000).decode() for _ in range(4)]
+        assert heard == [
+            "READY=1", "STATUS=3 of 5 ready", "WATCHDOG=1", "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000",
+        ]  # fmt: skip
+
+
+def test_without_systemd_nothing_is_said_and_a_systemd_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    assert take_notifier({}).watchdog_s == 0.0
+    Notifier().ready()
+    Notifier(str(tmp_path / "gone")).ready()
+
+
+def test_a_watchdog_for_another_process_is_not_ours() -> None:
+    assert take_notifier({"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog_s == 0.0
+    mine = {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": str(os.getpid())}
+    assert take_notifier(mine).watchdog_s == 1.0
+
+
+def test_a_malformed_environment_is_named() -> None:
+    with pytest.raises(ConfigError, match="WATCHDOG_USEC must be a whole number"):
+        take_notifier({"WATCHDOG_USEC": "soon"})
+    with pytest.raises(ConfigError, match="NOTIFY_SOCKET must be"):
+        take_notifier({"NOTIFY_SOCKET": "vsock:2:1"})
+
+
+def test_sockets_for_another_process_are_not_taken() -> None:
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
+    assert take_listeners(environment) == []
+    assert environment == {}
