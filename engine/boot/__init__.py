@@ -139,7 +139,7 @@ async def _ingest(process: Process) -> None:
         ingest = Ingest(
             quota,
             prices,
-            config.queues,
+            config.queues.validities_s(),
             ids.MessageIds(random.SystemRandom().getrandbits(26), random.SystemRandom().getrandbits(48)),
             now_us=now_us,
             timeout_s=config.http.timeout_s * 0.9,

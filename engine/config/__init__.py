@@ -16,7 +16,7 @@ import msgspec
 from engine.errors import ConfigError
 from engine.intake.pricing import first_wrong as first_wrong_price
 from engine.providers.settings import ProviderSettings, wrong_setting
-from engine.records import Queue
+from engine.records import QUEUES, Queue
 from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
 
@@ -88,6 +88,10 @@ class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def of(self, queue: Queue) -> QueueSettings:
         return self.express if queue == "express" else self.normal
+
+    def validities_s(self) -> dict[Queue, int]:
+        """The validity of a message that names none, by its queue, seconds."""
+        return {queue: self.of(queue).validity_s for queue in QUEUES}
 
 
 class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

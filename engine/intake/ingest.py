@@ -9,20 +9,19 @@ of credit only on the ledger's word (see credit_holder).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import count
 
 import msgspec
 
 from engine._fastcredits import CreditMap
-from engine.config import Queues
 from engine.credit.ports import Holding
 from engine.errors import Refusal, Unavailable
 from engine.ids import MessageIds
 from engine.intake import phone_numbers, segments
 from engine.intake.ports import Prices
-from engine.records import Accepted, Addressed, Message, MessageDraft, Replay, Submission
+from engine.records import Accepted, Addressed, Message, MessageDraft, Queue, Replay, Submission
 
 _VALIDITY_MAX_S = 7 * 86400
 _SEND_AT_MAX_S = 30 * 86400
@@ -56,15 +55,16 @@ class Ingest:
         self,
         quota: Holding,
         prices: Prices,
-        queues: Queues,
+        validity_s: Mapping[Queue, int],
         ids: MessageIds,
         *,
         now_us: Callable[[], int],
         timeout_s: float,
     ) -> None:
+        """`validity_s` by queue, of messages that name none. `timeout_s` bounds a submission."""
         self._quota = quota
         self._prices = prices
-        self._queues = queues
+        self._validity_default_s = validity_s
         self._ids = ids
         self._now_us = now_us
         self._timeout_s = timeout_s
@@ -204,7 +204,7 @@ class Ingest:
 
     def _validity_s(self, draft: MessageDraft) -> int:
         if draft.validity is None:
-            return self._queues.of(draft.queue).validity_s
+            return self._validity_default_s[draft.queue]
         if not 1 <= draft.validity <= _VALIDITY_MAX_S:
             raise _invalid("validity", f"from 1 to {_VALIDITY_MAX_S} seconds")
         return draft.validity

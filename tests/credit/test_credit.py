@@ -119,7 +119,9 @@ class World:
 
         self.stack.push_async_callback(stop)
         ids = MessageIds(random.getrandbits(26), random.getrandbits(48))
-        return Ingest(quota, PriceTable({"": 1}), Queues(), ids, now_us=now_us, timeout_s=5.0), quota
+        return Ingest(
+            quota, PriceTable({"": 1}), Queues().validities_s(), ids, now_us=now_us, timeout_s=5.0
+        ), quota
 
     async def audit(self) -> Audit:
         pool = await asyncpg.create_pool(self.postgres_url, min_size=1, max_size=1)

@@ -55,7 +55,7 @@ async def until_price(prices: PriceList, units: int, timeout_s: float = 10.0) ->
 
 def ingest_with(quota: Quota, prices: PriceList) -> Ingest:
     ids = MessageIds(random.getrandbits(26), random.getrandbits(48))
-    return Ingest(quota, prices, Queues(), ids, now_us=now_us, timeout_s=5.0)
+    return Ingest(quota, prices, Queues().validities_s(), ids, now_us=now_us, timeout_s=5.0)
 
 
 async def organisation_with(w: World, units: int) -> tuple[int, Quota]:

@@ -57,7 +57,12 @@ async def ingest(world: World, role: Role) -> None:
     rng = world.clock.rng
     ids = MessageIds(rng.getrandbits(26), rng.getrandbits(48))
     role.ingest = Ingest(
-        quota, PriceTable(PRICES), Queues(), ids, now_us=world.clock.now_us, timeout_s=settings.timeout_s
+        quota,
+        PriceTable(PRICES),
+        Queues().validities_s(),
+        ids,
+        now_us=world.clock.now_us,
+        timeout_s=settings.timeout_s,
     )
     serving = asyncio.create_task(quota.run())
     role.ready = True
