@@ -516,3 +516,15 @@ def test_no_file_names_a_place_outside_the_project() -> None:
             f"{file.relative_to(ROOT)} names {place}: say it in the project's own words." for place in named
         ]
     report(wrong)
+
+
+def test_pages_name_files_that_exist() -> None:
+    paths = [str(file.relative_to(ROOT)) for file in texts()]
+    wrong = []
+    for page in [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]:
+        if page.name == "CHANGELOG.md":
+            continue
+        for named in re.findall(r"`([\w/.-]+\.(?:py|pyx|lua))`", page.read_text(encoding="utf-8")):
+            if not any(path == named or path.endswith(f"/{named}") for path in paths):
+                wrong.append(f"{page.relative_to(ROOT)} names {named}, which is not there.")
+    report(wrong)
