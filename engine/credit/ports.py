@@ -6,11 +6,9 @@ raises `Unavailable`.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from engine._fastcredits import CreditMap
 from engine.credit.flush import Flush
 from engine.credit.ledger_records import (
     BalanceEvent,
@@ -26,7 +24,6 @@ from engine.credit.records import LedgerAnswer
 from engine.errors import Fenced
 from engine.records import (
     Replay,
-    Submission,
 )
 
 
@@ -55,22 +52,6 @@ class AdmissionStore(Protocol):
     ) -> list[tuple[int, str, LedgerAnswer]]:
         """Answers behind `positions` (by shard) as (shard, position, answer), waiting up
         to `block_ms` for the first."""
-
-
-class Holding(Protocol):
-    """The credit of this process, as those who spend it see it (see quota.Quota)."""
-
-    @property
-    def credit(self) -> CreditMap: ...
-
-    @property
-    def incarnation(self) -> int: ...
-
-    async def wait(self, organisation_id: int, cost: int, total: int) -> bool: ...
-
-    def release(self, organisation_id: int, units: int, incarnation: int) -> None: ...
-
-    def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]: ...
 
 
 class UsageStream(Protocol):

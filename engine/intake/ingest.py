@@ -16,7 +16,7 @@ from itertools import count
 import msgspec
 
 from engine._fastcredits import CreditMap
-from engine.credit.ports import Holding
+from engine.credit.quota import Quota
 from engine.errors import Refusal, Unavailable
 from engine.ids import MessageIds
 from engine.intake import phone_numbers, segments
@@ -53,7 +53,7 @@ class Ingest:
 
     def __init__(
         self,
-        quota: Holding,
+        quota: Quota,
         prices: Prices,
         validity_s: Mapping[Queue, int],
         ids: MessageIds,
