@@ -24,21 +24,25 @@ def shard_of(organisation_id: int, shards: int) -> int:
 
 @cache
 def queue_key(shard: int, queue: Queue) -> bytes:
+    """Stream of the messages that wait in a queue, one entry each (field `m`: `Message`)."""
     return b"sms:{%d}:%s" % (shard, queue.encode())
 
 
 @cache
 def due_key(shard: int, queue: Queue) -> bytes:
+    """Sorted set of messages that are scheduled or to be tried again, by the time they are due, µs."""
     return b"due:{%d}:%s" % (shard, queue.encode())
 
 
 @cache
 def dead_key(shard: int, queue: Queue) -> bytes:
+    """Stream of dead letters: entries that outlived several workers, their units still held."""
     return b"dead:{%d}:%s" % (shard, queue.encode())
 
 
 @cache
 def activity_key(shard: int) -> bytes:
+    """Stream of activity: each entry a batch of rows (field `b`: MessagePack array32 of `ActivityRow`)."""
     return b"activity:{%d}" % shard
 
 
@@ -50,6 +54,7 @@ def announced_key(shard: int) -> bytes:
 
 @cache
 def usage_key(shard: int) -> bytes:
+    """Stream from holders and workers to the ledger: see `ledger_records.UsageEntry`."""
     return b"credit:{%d}:usage" % shard
 
 
@@ -61,16 +66,19 @@ def usage_head_key(shard: int) -> bytes:
 
 @cache
 def held_key(shard: int) -> bytes:
+    """Sum of the units that are held for messages in this shard, wherever they wait."""
     return b"credit:{%d}:held" % shard
 
 
 @cache
 def generation_key(shard: int) -> bytes:
+    """Name of the shard's life; it is gone when Redis lost its data."""
     return b"credit:{%d}:generation" % shard
 
 
 @cache
 def holders_key(shard: int) -> bytes:
+    """Hash of the holders that are alive: name to the time of its last heartbeat, ms."""
     return b"holders:{%d}" % shard
 
 
@@ -104,12 +112,15 @@ def rate_key(provider: str) -> bytes:
 
 
 def holder_key(shard: int, holder: str) -> bytes:
+    """Hash of one holder: its epoch, the last sequence it flushed, and the outcome of that."""
     return b"holder:{%d}:%s" % (shard, holder.encode())
 
 
 def inbox_key(shard: int, holder: str) -> bytes:
+    """Stream from the ledger to one holder: grants, refusals and recalls."""
     return b"credit:{%d}:inbox:%s" % (shard, holder.encode())
 
 
 def idempotency_key(shard: int, organisation_id: int, key: str) -> bytes:
+    """What an organisation's idempotency key was first used for; expires."""
     return b"idempotency:{%d}:%d:%s" % (shard, organisation_id, key.encode())

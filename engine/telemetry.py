@@ -63,6 +63,7 @@ def mask(logger: object, method: str, event: _Event) -> _Event:
 
 
 def as_json_line(logger: object, method: str, event: _Event) -> str:
+    """The last processor of structlog: an event as one line of JSON, text."""
     return msgspec.json.encode(event).decode()
 
 

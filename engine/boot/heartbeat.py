@@ -37,6 +37,7 @@ class Heartbeat:
             self._say(b"ready\n")
 
     def failed(self, sentence: str) -> None:
+        """Tell the supervisor in one sentence why this process ends; an operator reads it."""
         self._say(b"failed " + " ".join(sentence.split()).encode()[:2000] + b"\n")
 
     async def beat(self) -> None:

@@ -71,6 +71,7 @@ async def patiently(step: Callable[[], Awaitable[None]]) -> None:
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks and wait until each has ended, however it ends."""
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

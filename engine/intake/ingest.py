@@ -43,6 +43,8 @@ class CreditWaits(msgspec.Struct):
 
 
 class Submitted(msgspec.Struct, frozen=True):
+    """What a caller is answered."""
+
     # The rendered outcomes, or for a repeated Idempotency-Key the first answer.
     answer: bytes
     replayed: bool

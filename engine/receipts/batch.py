@@ -36,6 +36,7 @@ class Search:
         self.outcomes: list[Match | Reason] = ["unknown"] * len(receipts)
 
     def first_keys(self) -> set[Key]:
+        """Keys (provider, normal form of an id) that find most attempts; looked up first."""
         return set(self._first)
 
     def further_keys(self) -> set[Key]:
@@ -105,9 +106,11 @@ class Unseen:
         return len(self._known)
 
     def known(self, message_id: str, attempt: int) -> Known:
+        """What is recorded about an attempt (message id, number) and not yet in the store."""
         return self._known.get((message_id, attempt), NOTHING)
 
     def add(self, shard: int, entry_id: StreamId, rows: Iterable[ActivityRow]) -> None:
+        """Remember rows that were put on the shard's activity stream under `entry_id`."""
         names = []
         for row in rows:
             name = (row.message_id, row.attempt)
@@ -128,6 +131,7 @@ class Unseen:
                         del self._last[name], self._known[name]
 
     def clear(self) -> None:
+        """Forget everything: another matcher begins."""
         self._known.clear()
         self._recorded.clear()
         self._last.clear()

@@ -53,6 +53,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     delivered: bool = False
 
     def joined(self, other: Known) -> Known:
+        """What both know together; the order does not matter."""
         if other is NOTHING:
             return self
         if self is NOTHING:

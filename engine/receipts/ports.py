@@ -79,6 +79,8 @@ class Finished(NamedTuple):
 
 
 class FinishedLate(NamedTuple):
+    """A receipt that had been set aside and was looked up again."""
+
     late: LateEntry
     # None: it is done with.
     later: tuple[int, bytes] | None
