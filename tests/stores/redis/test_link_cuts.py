@@ -121,8 +121,8 @@ async def survives(way: str, said_max: int | None, heard_max: int | None) -> Non
     """Calls that share the connect, one that comes after it, and calls of the time after the death."""
     async with Scene(way, said_max=said_max, heard_max=heard_max) as link:
         await asyncio.gather(*(later(link, way, turns) for turns in (0, 0, 1, 30)))
-        while not await echoed(link, way):
-            await asyncio.sleep(0.01)
+        # One more may find out that the connection is dead; then the link makes another.
+        assert await echoed(link, way) or await echoed(link, way)
 
 
 async def later(link: RedisLink, way: str, turns: int) -> bool:
