@@ -13,6 +13,8 @@ import msgspec
 
 Queue = Literal["express", "normal"]
 QUEUES: tuple[Queue, ...] = ("express", "normal")
+# The queue of a message that names none.
+QUEUE_DEFAULT: Queue = "normal"
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
@@ -188,7 +190,8 @@ class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     to: str
     text: str
     sender: str | None = msgspec.field(default=None, name="from")
-    queue: Queue = "normal"
+    # None: `QUEUE_DEFAULT`.
+    queue: Queue | None = None
     # Seconds from acceptance (from `send_at` when given); None: the queue's default.
     validity: int | None = None
     # RFC 3339 with offset; None: now.

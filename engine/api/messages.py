@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
-from engine.api.decoding import NOT_JSON, Shape, invalid, not_json, read_body
+from engine.api.decoding import NOT_JSON, Shape, invalid, is_whole, not_json, read_body, with_half_characters
 from engine.api.guard import fingerprint, idempotency_key
 from engine.api.ports import Draft, Outcome, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
@@ -69,13 +69,16 @@ def drafts_of(body: bytes) -> Sequence[Draft]:
     drafts: Sequence[Draft]
     try:
         drafts = _decode_batch(body).messages
-    except msgspec.ValidationError:
-        # Once more, each on its own: the price of a bad message is paid by those who send one.
-        raws = _RAW_BATCH.decode(body).messages
-        _check_count(len(raws))
-        drafts = [_draft_of(raw) for raw in raws]
     except NOT_JSON as e:
-        raise not_json() from e
+        # Once more, each on its own: the price of a bad message is paid by those who send one.
+        if isinstance(e, msgspec.ValidationError):
+            raws = _RAW_BATCH.decode(body).messages
+            _check_count(len(raws))
+            drafts = [_draft_of(raw) for raw in raws]
+        else:
+            documents = _documents_of(body)
+            _check_count(len(documents))
+            drafts = [_converted(document) for document in documents]
     _check_count(len(drafts))
     return drafts
 
@@ -87,6 +90,26 @@ def _draft_of(raw: msgspec.Raw) -> Draft:
         # Text that is not JSON spoils the batch: where its messages end is a guess.
         if refusal.code == "invalid_json":
             raise
+        return refusal
+
+
+def _documents_of(body: bytes) -> list[object]:
+    """The messages of a batch of which some have half a character. Raises Refusal for any other body."""
+    document = with_half_characters(body)
+    if is_whole(document):
+        raise not_json()
+    messages = document.get("messages") if isinstance(document, dict) else None
+    # Half a character outside the messages, or no batch at all, is for the shape to name.
+    if not isinstance(messages, list) or document.keys() != {"messages"}:
+        _RAW_BATCH.convert(document)
+        raise not_json()
+    return messages
+
+
+def _converted(document: object) -> Draft:
+    try:
+        return _DRAFT.convert(document)
+    except Refusal as refusal:
         return refusal
 
 
