@@ -124,15 +124,14 @@ def _no_constant(name: str) -> None:
 def half_character(document: object) -> Refusal | None:
     """The refusal of an object whose first bad field has half of a surrogate pair; None when none has."""
     for name, value in document.items() if isinstance(document, dict) else ():
-        if not is_whole((name, value)):
+        if not _is_whole((name, value)):
             field = name.encode(errors="replace").decode()[:_NAME_MAX]
             detail = f"`{field}` contains half of a surrogate pair; send every character whole."
             return Refusal("invalid_text", 422, detail, field)
     return None
 
 
-def is_whole(value: object) -> bool:
-    """Whether no text in a document from `with_half_characters` has half of a surrogate pair."""
+def _is_whole(value: object) -> bool:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
-from engine.api.decoding import NOT_JSON, Shape, invalid, is_whole, not_json, read_body, with_half_characters
+from engine.api.decoding import NOT_JSON, Shape, invalid, read_body, with_half_characters
 from engine.api.guard import fingerprint, idempotency_key
 from engine.api.ports import Draft, Outcome, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
@@ -69,18 +69,29 @@ def drafts_of(body: bytes) -> Sequence[Draft]:
     drafts: Sequence[Draft]
     try:
         drafts = _decode_batch(body).messages
-    except NOT_JSON as e:
+    except NOT_JSON:
         # Once more, each on its own: the price of a bad message is paid by those who send one.
-        if isinstance(e, msgspec.ValidationError):
-            raws = _RAW_BATCH.decode(body).messages
-            _check_count(len(raws))
-            drafts = [_draft_of(raw) for raw in raws]
-        else:
-            documents = _documents_of(body)
-            _check_count(len(documents))
-            drafts = [_converted(document) for document in documents]
+        drafts = _each_of(body)
     _check_count(len(drafts))
     return drafts
+
+
+def _each_of(body: bytes) -> list[Draft]:
+    """As `drafts_of`, for a batch of which at least one is no message."""
+    try:
+        raws = _RAW_BATCH.decode(body).messages
+    except Refusal as refusal:
+        if (refusal.code, refusal.field) != ("invalid_text", "messages"):
+            raise
+    else:
+        _check_count(len(raws))
+        return [_draft_of(raw) for raw in raws]
+    # Half a character is in one of the messages: msgspec does not even tell them apart.
+    batch = with_half_characters(body)
+    if batch.keys() != {"messages"} or not isinstance(batch["messages"], list):
+        _RAW_BATCH.convert(batch)
+    _check_count(len(batch["messages"]))
+    return [_converted(document) for document in batch["messages"]]
 
 
 def _draft_of(raw: msgspec.Raw) -> Draft:
@@ -91,19 +102,6 @@ def _draft_of(raw: msgspec.Raw) -> Draft:
         if refusal.code == "invalid_json":
             raise
         return refusal
-
-
-def _documents_of(body: bytes) -> list[object]:
-    """The messages of a batch of which some have half a character. Raises Refusal for any other body."""
-    document = with_half_characters(body)
-    if is_whole(document):
-        raise not_json()
-    messages = document.get("messages") if isinstance(document, dict) else None
-    # Half a character outside the messages, or no batch at all, is for the shape to name.
-    if not isinstance(messages, list) or document.keys() != {"messages"}:
-        _RAW_BATCH.convert(document)
-        raise not_json()
-    return messages
 
 
 def _converted(document: object) -> Draft:

@@ -117,7 +117,6 @@ class Api:
         self.session = session
         self.api_key = api_key
         self.ingest = services.ingest
-        assert isinstance(self.ingest, DeskIngest)
 
     async def ask(
         self, method: str, path: str, body: object = None, *, key: str | None = None, **headers: str
