@@ -13,8 +13,7 @@ import msgspec
 
 Queue = Literal["express", "normal"]
 QUEUES: tuple[Queue, ...] = ("express", "normal")
-# The queue of a message that names none.
-QUEUE_DEFAULT: Queue = "normal"
+QUEUE_DEFAULT: Queue = "normal"  # of a message that names none
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
@@ -208,10 +207,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
     encoding: Encoding
     units: int
-
-
-# A Redis stream id: milliseconds and sequence number.
-StreamId = tuple[int, int]
 
 
 class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):

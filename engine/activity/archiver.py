@@ -48,7 +48,7 @@ from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
 from engine.errors import Broken, ConfigError, Unavailable
-from engine.records import StreamId
+from engine.stream_id import StreamId
 
 log = structlog.get_logger()
 
@@ -259,7 +259,7 @@ class Archiver:
         with contextlib.suppress(Unavailable, ConfigError):
             backlog = await self._stream.backlog()
             waiting["entries_waiting"] = sum(part.entries for part in backlog)
-            oldest_ms = min((part.first[0] for part in backlog if part.first), default=0)
+            oldest_ms = min((part.first.ms for part in backlog if part.first), default=0)
             waiting["oldest_ms"] = oldest_ms
         log.warning("archiver cannot go on; activity waits in Redis", reason=str(error), **waiting)
 

@@ -10,8 +10,8 @@ import msgspec
 
 from engine.records import (
     ActivityRow,
-    StreamId,
 )
+from engine.stream_id import StreamId
 
 
 class ActivityEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):

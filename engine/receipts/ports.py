@@ -18,8 +18,8 @@ from engine.records import (
     ActivityRow,
     Message,
     Queue,
-    StreamId,
 )
+from engine.stream_id import StreamId
 
 # Makes a step again and again until it is done. Raises Fenced, and Unavailable when it is
 # time to end: then the next matcher finds out how far it got.
