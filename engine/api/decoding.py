@@ -140,10 +140,13 @@ def _is_whole(value: object) -> bool:
 
 
 def invalid(detail: str, field: str | None) -> Refusal:
+    """A 422 for a field, or for the whole body when `field` is None; `detail` is one sentence on what is
+    allowed."""
     return Refusal("invalid_field", 422, detail, field)
 
 
 def not_json() -> Refusal:
+    """A 400 for a body that is no JSON in UTF-8, or is nested too deep to be read."""
     return Refusal("invalid_json", 400, "The body must be JSON in UTF-8.")
 
 

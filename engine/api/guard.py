@@ -84,6 +84,7 @@ class Deadlines:
         return self._running[task] == 0
 
     def end(self, task: asyncio.Task[object]) -> None:
+        """The request of this task has its answer; its time no longer runs."""
         if self._running.pop(task) == 0:
             task.uncancel()
 

@@ -151,6 +151,10 @@ class Messages:
         self._keys = keys
 
     async def send(self, request: web.Request) -> Response:
+        """`POST /v1/messages`: 202 with a `records.Accepted`.
+
+        Raises Refusal 400, 401, 402, 409, 413, 422, Unavailable.
+        """
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
@@ -164,6 +168,10 @@ class Messages:
         return _accepted(submitted)
 
     async def send_batch(self, request: web.Request) -> Response:
+        """`POST /v1/messages/batch`: 202 with one result for each message, in order.
+
+        A refused message is a result too. Raises Refusal 400, 401, 409, 413, 422, Unavailable.
+        """
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
@@ -177,6 +185,8 @@ class Messages:
         return _accepted(submitted)
 
     async def show(self, request: web.Request) -> Response:
+        """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
+        Unavailable."""
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         message_id = request.match_info["id"]
         if _UUID.fullmatch(message_id):

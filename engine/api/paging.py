@@ -34,6 +34,8 @@ def asked(request: web.Request, name: str, default: int, least: int = 0, most: i
 
 
 class TransactionsPage(msgspec.Struct):
+    """One page of an organisation's transactions."""
+
     # Newest first.
     transactions: list[Transaction]
     # The `cursor` of the next page; null on the last.

@@ -35,6 +35,7 @@ class PriceTables:
         self._key = AdminKey(services.admin_key_sha256)
 
     async def show(self, request: web.Request) -> Response:
+        """`GET /v1/admin/prices`: 200 with a `records.PriceSheet`. Raises Refusal 401, Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._prices.read())
 

@@ -22,6 +22,8 @@ class MethodNotAllowed(Refusal):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem document: what is wrong with a request (RFC 9457, section 3.1)."""
+
     # A name for the kind of problem, not an address to open.
     type: str
     # The same for every problem of this type.
@@ -70,4 +72,5 @@ def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") 
 
 
 def not_found(detail: str) -> Refusal:
+    """A 404; `detail` is one sentence on what is not there."""
     return Refusal("not_found", 404, detail)

@@ -42,9 +42,11 @@ class Response(web.StreamResponse):
 
     @property
     def keep_alive(self) -> bool:
+        """Whether the connection stays open after this answer; aiohttp's server asks it."""
         return self._keeps_alive
 
     def force_close(self) -> None:
+        """Close the connection after this answer."""
         self._keeps_alive = False
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
@@ -72,6 +74,7 @@ class Response(web.StreamResponse):
 
 
 def answer_of(status: int, record: object) -> Response:
+    """`record`, anything that msgspec can encode, as a JSON answer with this HTTP status."""
     return Response(status, _encode(record))
 
 

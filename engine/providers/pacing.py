@@ -20,6 +20,7 @@ class Backoff:
         self._retry_at_s = 0.0
 
     def holds(self, now_s: float) -> bool:
+        """Whether the server is still to be left alone."""
         return now_s < self._retry_at_s
 
     def pause_s(self, now_s: float) -> float:
@@ -35,6 +36,7 @@ class Backoff:
             self.failures += 1
 
     def succeeded(self) -> None:
+        """An attempt succeeded: the next failure begins with the first pause."""
         self.failures = 0
         self._retry_at_s = 0.0
 
@@ -56,9 +58,11 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        """Begin to tick, on the running loop."""
         self._arm(self._tick_s)
 
     def stop(self) -> None:
+        """Tick no more; again changes nothing."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -40,6 +40,8 @@ class ReceiptReader(NamedTuple):
 
 
 class Description(NamedTuple):
+    """All that is needed to send through one provider and to read its answers."""
+
     address: Address
     ssl_context: ssl.SSLContext | None
     template: RequestTemplate

@@ -36,6 +36,7 @@ class Unencodable(ValueError):
 
 
 def escape_url(text: str) -> bytes:
+    """Percent-encoded UTF-8 (RFC 3986, 2.1). Raises UnicodeEncodeError for half a surrogate pair."""
     data = text.encode()
     reserved = set(data.translate(None, _UNRESERVED))
     if len(reserved) > _FEW:
@@ -55,16 +56,19 @@ def _percent(run: re.Match[bytes]) -> bytes:
 
 
 def escape_json(text: str) -> bytes:
+    """The inside of a JSON string, without the quotes (RFC 8259, 7)."""
     return _encode_json(text)[1:-1]
 
 
 def escape_header(text: str) -> bytes:
+    """The text as it is. Raises Unencodable for anything but printable ASCII."""
     if not (text.isascii() and text.isprintable()):
         raise Unencodable("not printable ASCII")
     return text.encode()
 
 
 def escape_text(text: str) -> bytes:
+    """UTF-8. Raises UnicodeEncodeError for half a surrogate pair."""
     return text.encode()
 
 

@@ -34,6 +34,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def parse_path(path: str) -> Path:
+    """The path taken apart at its dots; beyond the depth of any document of a provider it is cut."""
     return tuple(path.split(".")[:_DEPTH_MAX]) if path else ()
 
 

@@ -25,6 +25,7 @@ class PatternWriter:
         self._slots: list[Slot] = []
 
     def literal(self, data: bytes) -> None:
+        """Bytes that stand in every request as they are."""
         self._template.append(data.replace(b"%", b"%%"))
 
     def pieces(self, pieces: Sequence[str | Slot], escape: Callable[[str], bytes]) -> None:

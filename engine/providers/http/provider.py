@@ -57,15 +57,19 @@ class HttpProvider:
 
     @property
     def name(self) -> str:
+        """The name of its section."""
         return self._name
 
     async def start(self) -> None:
+        """Begin to keep time; connections are opened when messages come."""
         self._pool.start()
 
     async def stop(self) -> None:
+        """Close; what is in flight has up to the time-out for its answer, and is `unknown` then."""
         await self._pool.stop(self._timeout_s)
 
     def submit(self, message: Message, done: Done) -> None:
+        """See `engine.providers.ports.Provider`: begins one request, or refuses at once what cannot be written."""
         if self._held_until_s and time.monotonic() < self._held_until_s:
             self._refuse(done, Verdict(kind="throttled", provider=self._name, code="retry-after"))
             return

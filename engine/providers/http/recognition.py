@@ -68,6 +68,8 @@ class AnswerTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recognised(NamedTuple):
+    """What an answer means for its message."""
+
     kind: VerdictKind
     # As `Verdict.provider_message_id`.
     id: str

@@ -53,6 +53,8 @@ class HttpAnswer:
 
     @property
     def text(self) -> str:
+        """The first TEXT_CHARACTERS_MAX characters of the body, read as UTF-8; bytes that are none are
+        replaced."""
         if self._text is None:
             # No character takes more than four bytes.
             start = self._body[: 4 * TEXT_CHARACTERS_MAX].decode("utf-8", errors="replace")
@@ -64,6 +66,8 @@ _UNREAD = object()
 
 
 class Source(NamedTuple):
+    """A place in an answer, compiled from the word that describes it."""
+
     kind: str
     # What stands there in an answer, nothing that is empty or longer than a word.
     words: Callable[[HttpAnswer], list[str]]
@@ -71,6 +75,7 @@ class Source(NamedTuple):
 
     @property
     def is_own(self) -> bool:
+        """Whether the value is the engine's own id of the message."""
         return self.kind == "own"
 
 

@@ -84,6 +84,8 @@ class Fixed(NamedTuple):
 
 
 class BuiltRequest(NamedTuple):
+    """A request as bytes, ready for `HttpPool.request`."""
+
     path: bytes
     # Whole lines, each ended by CRLF.
     headers: bytes

@@ -10,6 +10,8 @@ from engine.errors import ConfigError
 
 
 class Address(NamedTuple):
+    """A base URL taken apart."""
+
     host: str
     port: int
     # Path before that of each request, without the slash at its end.

@@ -55,13 +55,16 @@ class AnswerReader:
 
     @property
     def body(self) -> bytes:
+        """The body read so far; the whole of it once `complete`."""
         return bytes(self._body)
 
     @property
     def begun(self) -> bool:
+        """Whether any byte of the answer has come."""
         return self._in_body or self._head_bytes > 0
 
     def feed(self, data: bytes) -> None:
+        """Read more bytes of the connection; sets `complete`, or `fault` to a stable word."""
         parser = self._parser
         assert parser is not None
         try:
@@ -95,19 +98,23 @@ class AnswerReader:
     # -- httptools
 
     def on_message_begin(self) -> None:
+        """Called by httptools. A second answer to one request spoils the connection."""
         if self.complete:
             self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by httptools for each header, and for each trailer after the body."""
         if len(name) in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
         elif len(name) in self._keep_lengths and not self._in_body and name.lower() in self._keep:
             self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        """Called by httptools between head and body."""
         self._in_body = True
 
     def on_body(self, body: bytes) -> None:
+        """Called by httptools for each piece of the body; pieces beyond the largest body are dropped."""
         if self.complete:
             return
         self._body_bytes += len(body)
@@ -122,6 +129,7 @@ class AnswerReader:
             self._body += body
 
     def on_message_complete(self) -> None:
+        """Called by httptools at the end of an answer; an interim one (1xx) is passed over."""
         assert self._parser is not None
         if self.complete or self._body_bytes > self._body_bytes_max:
             return

@@ -43,7 +43,8 @@ Done = Callable[[HttpOutcome], None]
 class Owner(Protocol):
     """What a connection tells the pool it belongs to."""
 
-    def opened(self, connection: Connection) -> None: ...
+    def opened(self, connection: Connection) -> None:
+        """It is connected and can be given a request."""
 
     def released(self, connection: Connection, reusable: bool) -> None:
         """Its request has ended; it may at once be given the next one."""
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
+        """Whether a request waits for its answer here."""
         return self._done is not None
 
     def send(self, payload: bytes, deadline_ns: int, done: Done) -> bool:
@@ -119,10 +121,12 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport once it is connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        """Called by the transport with bytes of the answer; those that nobody asked for end the connection."""
         if self._done is None:
             # Nobody asked: whatever it is, the next answer could not be trusted.
             self.give_up("unasked")
@@ -135,12 +139,14 @@ class Connection(asyncio.Protocol):
             self.give_up(answer.fault)
 
     def eof_received(self) -> None:
+        """Called by the transport when the server has closed its side: some answers end with that."""
         if self._done is not None:
             self._answer.feed_eof()
             if self._answer.complete:
                 self._deliver()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport once it is closed; the request in hand ends unanswered."""
         self._transport = None
         if self._answer.begun:
             self.give_up("cut-short")

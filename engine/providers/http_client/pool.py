@@ -86,6 +86,7 @@ class HttpPool:
 
     @property
     def connections(self) -> int:
+        """Connections that stand, busy ones included."""
         return len(self._connections)
 
     @property
@@ -147,11 +148,13 @@ class HttpPool:
     # -- what connections report (`Owner`)
 
     def opened(self, connection: Connection) -> None:
+        """See `http_connection.Owner`: the connection stands, and takes its first request."""
         self._backoff.succeeded()
         self._connections.add(connection)
         self.released(connection, reusable=True)
 
     def released(self, connection: Connection, reusable: bool) -> None:
+        """See `http_connection.Owner`: give it the request that waits longest, or let it idle."""
         if not reusable or self._stopping:
             connection.close()
             self.lost(connection)
@@ -166,6 +169,7 @@ class HttpPool:
             self._free.append(connection)
 
     def lost(self, connection: Connection) -> None:
+        """See `http_connection.Owner`: forget it, and open another when requests wait."""
         self._connections.discard(connection)
         with contextlib.suppress(ValueError):
             self._free.remove(connection)

@@ -55,6 +55,7 @@ class Bind(msgspec.Struct, frozen=True):
     address_range: str = ""
 
     def encode(self) -> bytes:
+        """The body as octets. Raises ValueError naming the field that is too long."""
         return b"".join(
             (
                 octets("system_id", self.system_id, SYSTEM_ID_OCTETS),

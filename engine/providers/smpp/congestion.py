@@ -98,6 +98,7 @@ class Slowdown:
         return int(self._tokens)
 
     def sent(self, count: int) -> None:
+        """So many segments went out just now."""
         self._tokens -= count
 
     def _grow(self) -> None:

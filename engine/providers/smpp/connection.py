@@ -65,7 +65,8 @@ class Owner(Protocol):
     def bound(self, line: Line) -> None:
         """From now on it carries messages."""
 
-    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None: ...
+    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+        """Answers and deliveries were read from `on` in one go, at `now_s` of the monotonic clock."""
 
     def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
         """It carries no more, though answers may still come while the provider waits for our
@@ -89,6 +90,7 @@ class Connection(asyncio.Protocol):
         self.over = asyncio.Event()
 
     def flush_soon(self) -> None:
+        """Write what has gathered at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -135,12 +137,14 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport once it is connected: the session begins to bind."""
         self._transport = cast("asyncio.Transport", transport)
         self._line.connected(self)
         self.session.begin(time.monotonic())
         self.flush()
 
     def data_received(self, data: bytes) -> None:
+        """Called by the transport with octets of any number of PDUs."""
         if self.over.is_set():
             return
         now_s = time.monotonic()
@@ -152,12 +156,15 @@ class Connection(asyncio.Protocol):
         self.flush()
 
     def pause_writing(self) -> None:
+        """Called by the transport when its write buffer is full."""
         self.writable = False
 
     def resume_writing(self) -> None:
+        """Called by the transport when its write buffer has room again."""
         self.writable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport once it is closed; the session is over."""
         self._transport = None
         self.end("closed" if exc is None else "reset")
 
@@ -200,6 +207,7 @@ class Line:
                 self.slowdown.sent(len(segments))
 
     def flush(self) -> None:
+        """Write what has gathered in the session; nothing while no connection stands."""
         if self._connection is not None:
             self._connection.flush()
 
@@ -274,9 +282,11 @@ class Line:
     # -- what its connection reports
 
     def connected(self, connection: Connection) -> None:
+        """The connection of this line stands, and is not bound yet."""
         self._connection = connection
 
     def opened(self, connection: Connection) -> None:
+        """The session of this connection is bound; its owner may send on it."""
         self._counts.rebinds += self._was_bound
         self._was_bound = True
         self._bound_s = time.monotonic()
@@ -285,10 +295,12 @@ class Line:
         self.owner.bound(self)
 
     def leaving(self) -> None:
+        """The session unbinds: nothing more is sent on it."""
         self.session = None
         self.owner.unbound(self, "unbound", [], [])
 
     def lost(self, connection: Connection, sent: Segments, unsent: Segments) -> None:
+        """The connection is over: `sent` segments went out and have no answer, `unsent` never left."""
         reason = connection.session.reason
         self._counts.sessions_lost += bool(self._bound_s) and reason != "stopped"
         self._connection = self.session = None

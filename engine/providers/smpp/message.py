@@ -100,6 +100,7 @@ class Sending(msgspec.Struct, eq=False):
         self.ids[part] = message_id
 
     def throttled(self, part: int, code: str) -> None:
+        """The provider did not take segment `part`, only because it was sent too much; it goes out again."""
         self._landed()
         self.throttled_code = code
         self._send_again(part)

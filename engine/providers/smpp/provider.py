@@ -97,6 +97,7 @@ class SmppProvider:
 
     @property
     def name(self) -> str:
+        """The name of its section."""
         return self._name
 
     async def start(self) -> None:

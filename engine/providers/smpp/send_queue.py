@@ -54,6 +54,7 @@ class Waiting:
         self._queue(sending, line.later)
 
     def tick(self) -> None:
+        """Let what was put off wait in its line's queue again."""
         for line in self.lines:
             line.queue.extend(line.later)
             line.later.clear()

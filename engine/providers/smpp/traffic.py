@@ -116,11 +116,14 @@ class Traffic:
     # -- what the sessions report (`smpp_connection.Owner`)
 
     def bound(self, line: Line) -> None:
+        """See `smpp_connection.Owner`: messages go out on this line from now on."""
         if line.transmits and not self.stopping:
             self._waiting.open_for(line)
             self._waiting.pump_all(time.monotonic())
 
     def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+        """See `smpp_connection.Owner`: verdicts for what was answered, receipts to the inbox, then more is
+        sent."""
         if heard.answers:
             # While callbacks run, time stands still for what they submit.
             self._turn_s, self._turn_us = now_s, time.time_ns() // 1000
@@ -135,6 +138,8 @@ class Traffic:
             self._look_idle()
 
     def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
+        """See `smpp_connection.Owner`: nothing goes out on this line; its segments get verdicts or another
+        line."""
         now_s = time.monotonic()
         self._waiting.close_for(line, unsent)
         self._unanswered(sent, reason, now_s)
@@ -228,6 +233,8 @@ def tell(done: Done, verdict: Verdict) -> None:
 
 
 def report(fault: Exception) -> None:
+    """Hand a fault of a message's callback to the loop's own handler, so that it costs nobody else a
+    verdict."""
     asyncio.get_running_loop().call_exception_handler(
         {"message": "A message's callback failed.", "exception": fault}
     )
