@@ -90,7 +90,10 @@ class Admin:
         return answer_of(200, _Organisations(page, page[-1].id if len(found) > limit else None))
 
     async def change_organisation(self, request: web.Request) -> Response:
-        """Safe to repeat."""
+        """`PATCH /organisations/{id}`: set its low-balance threshold; 200 with the organisation.
+
+        Safe to repeat. Raises Refusal 400, 401, 404, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _CHANGE.decode(await read_body(request, self._services.body_bytes_max))
         organisation_id = _organisation_id(request)

@@ -15,7 +15,8 @@ from engine.errors import Refusal
 
 T = TypeVar("T")
 
-# Depth bombs and strings that are not UTF-8 come out of msgspec as errors of their own.
+# What msgspec raises for a body that it cannot read: also for strings that are not UTF-8, and for
+# documents that are nested too deep.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _UNKNOWN = "Object contains unknown field `"
@@ -31,7 +32,7 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
     content = request.content
     try:
         if content.is_eof():
-            # It came with the headers, as most do: nothing to wait for.
+            # The body came together with the headers, as most do.
             body = content.read_nowait()
         else:
             body = await _rest(request, bytes_max)

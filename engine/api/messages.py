@@ -1,7 +1,7 @@
 """Messages: one, many at once, and what became of one.
 
-The API decodes and renders; what a message may say and whether it can be paid is
-`ingest`'s to decide.
+This module decodes requests and renders answers. `engine.intake.ingest` decides what a message may say
+and whether it can be paid.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 def drafts_of(body: bytes) -> Sequence[Draft]:
-    """The messages of a batch; one that is no message is a Refusal, the others stay good.
+    """The messages of a batch, in order; in place of one that is no message stands its Refusal.
 
-    Raises Refusal when the body is no batch at all.
+    Raises Refusal 400, 413 or 422 when the body is no batch at all.
     """
     drafts: Sequence[Draft]
     try:
         drafts = _decode_batch(body).messages
     except NOT_JSON:
-        # Once more, each on its own: the price of a bad message is paid by those who send one.
+        # Decode again, each message on its own. Only batches with a bad message take this longer way.
         drafts = _each_of(body)
     _check_count(len(drafts))
     return drafts
@@ -98,7 +98,7 @@ def _draft_of(raw: msgspec.Raw) -> Draft:
     try:
         return _DRAFT.decode(raw)
     except Refusal as refusal:
-        # Text that is not JSON spoils the batch: where its messages end is a guess.
+        # Where the messages end in a text that is not JSON would be a guess.
         if refusal.code == "invalid_json":
             raise
         return refusal
@@ -120,7 +120,7 @@ def _check_count(count: int) -> None:
 
 
 def render_one(outcomes: Sequence[Outcome]) -> bytes:
-    """The body of a 202; raises the message's Refusal, so that it becomes the whole answer."""
+    """The body of a 202 for one message. Raises the message's Refusal, which becomes the whole answer."""
     outcome = outcomes[0]
     if isinstance(outcome, Refusal):
         raise outcome

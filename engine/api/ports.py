@@ -1,4 +1,4 @@
-"""What the HTTP face needs from below, as protocols; `boot` gives the real parts."""
+"""What the HTTP API needs of the rest of the engine, as protocols; `boot` passes the real parts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Submitted(Protocol):
 
     @property
     def answer(self) -> bytes:
-        """The rendered outcomes, or for a repeated Idempotency-Key the first answer."""
+        """What `render` made of the outcomes; for a repeated Idempotency-Key the first answer."""
 
     @property
     def replayed(self) -> bool:
@@ -143,15 +143,18 @@ class ReceiptReply(Protocol):
 
 
 class ReceiptReader(Protocol):
-    """How a provider's receipts come."""
+    """How to read the receipts that a provider pushes, and what to answer."""
 
     @property
     def token(self) -> str:
-        """What must stand in the path."""
+        """The secret word that must stand in the path."""
 
     @property
     def read(self) -> Callable[[str, str, str, bytes, int], list[Receipt]]:
-        """Method, query of the URL as it came, content type, body, now_us → receipts. It raises Refusal."""
+        """The function (method, query of the URL as it came, content type, body, now_us) → receipts.
+
+        It raises Refusal 400, 413 or 422 naming the field that is wrong.
+        """
 
     @property
     def reply(self) -> ReceiptReply:
@@ -160,7 +163,7 @@ class ReceiptReader(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """Everything a process gives its HTTP face."""
+    """Everything that a process passes to its HTTP API."""
 
     ingest: Ingest
     directory: Directory

@@ -97,7 +97,11 @@ class Routes:
         return _shown(await self._routing.read())
 
     async def replace(self, request: web.Request) -> Response:
-        """Safe to repeat: the same routes again change nothing, whatever `version` says."""
+        """`PUT /v1/admin/routes`: 200 with the routes that stand now.
+
+        Safe to repeat: the same routes again change nothing, whatever `version` says. Raises
+        Refusal 400, 401, 409, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _ROUTES.decode(await read_body(request, self._body_bytes_max))
         routes = [_route(number, route) for number, route in enumerate(wanted.routes)]
@@ -138,7 +142,10 @@ class Providers:
         return await self._set_paused(request, False)
 
     async def change(self, request: web.Request) -> Response:
-        """Safe to repeat."""
+        """`PUT /v1/admin/providers/{name}`: set its throughput; 200 with the provider.
+
+        Safe to repeat. Raises Refusal 400, 401, 404, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         name = self._named(request)
         wanted = _CHANGE.decode(await read_body(request, self._body_bytes_max))

@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Connection(web.RequestHandler):
-    """One client's connection; what is not HTTP is told so in our own words."""
+    """One client's connection. What is not HTTP is answered with a problem document, too."""
 
     def handle_error(
         self,
@@ -42,7 +42,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """For what never became a request of the application, or broke in writing its answer."""
+        """The answer to what never became a request of the application, or failed while it was written."""
         if request.writer.output_size > 0:
             raise ConnectionError("An answer has begun already; the connection is given up.")
         request_id = secrets.token_hex(8)
@@ -89,7 +89,7 @@ def _with_a_path(make: Callable[..., web.BaseRequest]) -> Callable[..., web.Base
 
 
 class Server:
-    """The application on one socket. Started once; to stop again changes nothing."""
+    """The application on one socket. `start` it once; a second `stop` changes nothing."""
 
     def __init__(self, app: web.Application, listener: socket.socket) -> None:
         self._runner = web.AppRunner(app, access_log=None)

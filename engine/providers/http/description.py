@@ -30,7 +30,7 @@ ReadReceipts = Callable[[str, str, str, bytes, int], list[Receipt]]
 
 
 class ReceiptReader(NamedTuple):
-    """How the API takes a provider's receipts."""
+    """The word in the address of a provider's receipts, how to read them, and what to answer."""
 
     # What must stand in the path; "": this provider takes none.
     token: str
@@ -49,7 +49,7 @@ class Description(NamedTuple):
 
 
 def describe(settings: HttpSettings) -> Description:
-    """Raises ConfigError naming the setting when the section cannot be used, its receipts included."""
+    """Compile a section. Raises ConfigError naming the setting when it, or its receipts, cannot be used."""
     receipt_reader(settings)
     name = f"providers.{settings.name}"
     preset = _preset(settings)

@@ -32,7 +32,7 @@ _PERCENT = ord("%")
 
 
 class Unencodable(ValueError):
-    """A message has characters that cannot stand where the description wants them."""
+    """The message has characters that cannot stand at this place of a request."""
 
 
 def escape_url(text: str) -> bytes:

@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def parse_json(body: bytes) -> Any:
-    """Raises Malformed."""
+    """The document in `body`. Raises Malformed."""
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
@@ -74,7 +74,10 @@ def word(value: Any) -> str:
 
 
 class Words:
-    """Words that a rule names, e.g. ["0", 7, "5*"]; a star at the end stands for any rest."""
+    """The words that a rule names, e.g. ["0", 7, "5*"]; a star at the end stands for any rest.
+
+    `text in words` tells whether one of them matches the text.
+    """
 
     __slots__ = ("_exact", "_starts")
 

@@ -1,9 +1,9 @@
 """Placeholders in the texts of a request's description, e.g. `{receipt_url}?id={id}`.
 
-A text is taken apart once; what the settings give (`FIXED`) is put in then, what the
-message gives (`TEXTS`, `NUMBERS`) when it is sent. `{name?}` says that the field it stands in is
-left out when there is nothing to put there; `{nothing?}` always leaves it out, which
-takes a field of a preset away. `{{` and `}}` are plain braces.
+A text is taken apart once. What the settings give (`FIXED`) is put in at that time; what the
+message gives (`TEXTS`, `NUMBERS`) is put in when it is sent. `{name?}` leaves out the field in
+which it stands when there is nothing to put there. `{nothing?}` always leaves it out, which
+removes a field of a preset. `{{` and `}}` are plain braces.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
 
 
 class Filled(str):
-    """What the settings gave: a value, not a word of the description."""
+    """A value from the settings. It is escaped like a message's, and never read as description."""
 
     __slots__ = ()
 
@@ -84,7 +84,7 @@ class Placeholders:
         self._sender, self._rules = sender, rules
 
     def parse(self, text: str, place: Place, where: str) -> Text | None:
-        """None when the text is to be left out.
+        """The text taken apart; None when the field is to be left out.
 
         Raises ConfigError naming `where` for what is no placeholder, or for one that the
         settings have nothing to give to.

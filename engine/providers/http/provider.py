@@ -3,8 +3,8 @@
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
 - answered: what `http_recognition` makes of it;
-- written and not answered whole within the time-out (reset, garbage, too large, late):
-  `unknown`: the provider may have taken it;
+- written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
+  as the provider may have taken it;
 - 429 with Retry-After: until then, at most RETRY_AFTER_S_MAX, messages are `throttled`
   without being sent;
 - this process frozen or killed: see `engine.providers.http_client.pool`.

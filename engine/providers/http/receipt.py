@@ -5,9 +5,9 @@ time. Where a field stands is written as its name, for JSON as a path (`json_pat
 `query:NAME` for a parameter of the URL in any case: what the engine itself put into the
 address it gave to the provider comes back there.
 
-A receipt is only taken when it says which message it is about and in which state that
-is; a state that no rule names is `otherwise`, so a word that a provider invents later
-ends nothing by mistake. Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it,
+A receipt is only taken when it names its message and a state. A state that no rule names is
+`otherwise`, so that a word which a provider invents later does not end a message by mistake.
+Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it, and
 `http_source.WORD_CHARACTERS_MAX` characters a value.
 """
 
@@ -54,7 +54,7 @@ class ReplyTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReceiptTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`providers.NAME.receipt`."""
+    """The table `providers.NAME.receipt`: where the values of a receipt stand."""
 
     # How fields are sent; auto: GET has a query; else the content type decides.
     format: Literal["auto", "query", "form", "json"] = "auto"
@@ -90,7 +90,10 @@ class _Request(NamedTuple):
 
 
 class ReceiptReading:
-    """Raises ConfigError naming the setting; `where` is the name of the table."""
+    """Reads receipts by one description.
+
+    Raises ConfigError naming the setting; `where` is the name of the table.
+    """
 
     def __init__(self, table: ReceiptTable, provider: str, where: str) -> None:
         self._provider = provider

@@ -43,7 +43,7 @@ class HttpAnswer:
 
     @property
     def document(self) -> Any:
-        """None when the body is no JSON."""
+        """The body as JSON; None when it is none."""
         if self._document is _UNREAD:
             try:
                 self._document = parse_json(self._body)
@@ -111,7 +111,7 @@ def _in_header(name: bytes) -> Callable[[HttpAnswer], list[str]]:
 
 
 def parse_source(text: str, where: str) -> Source:
-    """Raises ConfigError naming `where`."""
+    """Compile the word that describes a source. Raises ConfigError naming `where`."""
     kind, _, rest = text.partition(":")
     if text == "own" or text == "":
         return Source(text, lambda answer: [])
@@ -130,8 +130,8 @@ def parse_source(text: str, where: str) -> Source:
 def linear(pattern: str, where: str) -> re.Pattern[str]:
     """A regular expression that is quick on every text of TEXT_CHARACTERS_MAX characters.
 
-    Python's engine tries again from every point where it could have gone another way, so
-    what multiplies such points is refused: more than a few repeats, a repeated group, and
+    Python's engine goes back to every point where it could have matched otherwise, so whatever
+    multiplies such points is refused: more than a few repeats, a repeated group, and
     references back. Raises ConfigError naming `where`.
     """
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)

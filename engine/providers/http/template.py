@@ -43,7 +43,7 @@ class WhenTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`providers.NAME.request`; texts may hold placeholders (`http_placeholders`)."""
+    """The table `providers.NAME.request`; its texts may hold placeholders (`http_placeholders`)."""
 
     method: Literal["GET", "POST", "PUT"] = "POST"
     # Appended to the path of the provider's url.
@@ -109,7 +109,10 @@ class RequestTemplate:
         ]  # fmt: skip
 
     def build(self, message: Message, now_us: int) -> BuiltRequest:
-        """Raises Unencodable when the message has characters that a header cannot carry."""
+        """The request for a message; `now_us` is UTC, microseconds since 1970.
+
+        Raises Unencodable when the message has characters that a header cannot carry.
+        """
         kind = 4 * (message.encoding == "UCS-2") + 2 * (not message.sender) + (not message.reference)
         path, headers, body = self._patterns[kind]
         return BuiltRequest(path(message, now_us), headers(message, now_us), body(message, now_us))

@@ -39,9 +39,10 @@ def parse_address(url: str, setting: str) -> Address:
 
 
 def tls_context(address: Address, ca_file: str, setting: str) -> ssl.SSLContext | None:
-    """How the server's certificate is checked: against `ca_file`, "" the system's; None without TLS.
+    """How the server's certificate is checked: against the authorities in `ca_file`, or those of the
+    system when it is ""; None without TLS.
 
-    Raises ConfigError naming `setting` when the file is of no use.
+    Raises ConfigError naming `setting` when the file cannot be used.
     """
     if not address.tls:
         if ca_file:

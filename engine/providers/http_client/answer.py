@@ -36,7 +36,7 @@ class AnswerReader:
         self.expect()
 
     def expect(self) -> None:
-        """A new request has gone out."""
+        """A new request has been sent: forget the last answer."""
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._head_bytes = 0
@@ -50,7 +50,7 @@ class AnswerReader:
         self.fault = ""
 
     def close(self) -> None:
-        """Let go of the parser, which holds this reader's methods: breaks the circle."""
+        """Let go of the parser. It holds methods of this reader, a circle that would keep both in memory."""
         self._parser = None
 
     @property

@@ -1,7 +1,7 @@
 """One keep-alive connection of the provider client: one request out, one answer in.
 
-No pipelining: a provider that loses its place would shift every answer after it to
-the wrong message, and an SMS charged to the wrong message cannot be taken back.
+No pipelining: when a provider skips one answer, every answer after it would go to the wrong
+message, and an SMS that is charged to the wrong message cannot be taken back.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class Owner(Protocol):
         """It is connected and can be given a request."""
 
     def released(self, connection: Connection, reusable: bool) -> None:
-        """Its request has ended; it may at once be given the next one."""
+        """Its request has ended; the owner may give it the next one at once."""
 
     def lost(self, connection: Connection) -> None:
-        """It will never carry another request. Told at least once."""
+        """It never carries another request. May be called more than once for one connection."""
 
 
 class Connection(asyncio.Protocol):
@@ -126,9 +126,9 @@ class Connection(asyncio.Protocol):
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the transport with bytes of the answer; those that nobody asked for end the connection."""
+        """Called by the transport with bytes of the answer; others end the connection."""
         if self._done is None:
-            # Nobody asked: whatever it is, the next answer could not be trusted.
+            # Without a request there is no answer: what comes next could not be trusted either.
             self.give_up("unasked")
             return
         answer = self._answer
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
 
 
 def tell(done: Done, outcome: HttpOutcome) -> None:
-    """Call back; a fault of the caller's is reported to the loop and costs nobody else an outcome."""
+    """Call `done`. What it raises goes to the loop's handler, so that other requests get their outcome."""
     try:
         done(outcome)
     except Exception as e:  # whatever it is, other requests wait behind this one

@@ -8,10 +8,10 @@ overdue. That is what makes it an order of magnitude cheaper than a general clie
 Under failure, every request has exactly one outcome (see `HttpOutcome`):
 - server away: `not_sent` at once while no connection stands; connecting is tried
   again after a pause that doubles, with jitter (`pacing.Backoff`);
-- no free connection: it waits its turn, at most half of the time-out, so that one
-  written late still has as long again for its answer; then `not_sent`;
-- answered never, in part, or with something that is not HTTP: `unanswered`, and its
-  connection is dropped;
+- no free connection: it waits for one, at most half of the time-out, so that a request
+  which is written late still has the other half for its answer; then `not_sent`;
+- no answer, part of one, or something that is not HTTP: `unanswered`, and its connection
+  is dropped;
 - this process frozen: what arrived meanwhile is read before anything is timed out;
 - this process killed: no outcome; the caller's own record of the request decides.
 """
@@ -100,7 +100,7 @@ class HttpPool:
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin to keep time; opens nothing yet. To be called once, on the running loop."""
+        """Begin to keep time; opens no connection yet. Call it once, on the running loop."""
         self._ticker.start()
 
     def request(self, method: bytes, path: bytes, headers: bytes, body: bytes, done: Done) -> None:
@@ -182,7 +182,7 @@ class HttpPool:
     # -- connecting
 
     def _grow(self) -> None:
-        """Open connections for those that wait; one alone while the last attempt has failed."""
+        """Open connections for the requests that wait; only one as long as the last attempt failed."""
         if self._backoff.holds(time.monotonic()):
             if not self._connections:
                 self._refuse_waiting(self._backoff.reason)

@@ -32,8 +32,8 @@ _WAITING_MAX = 100_000
 class Traffic:
     """All messages of one provider that have no verdict yet.
 
-    encode    the bodies of a message's submit_sm; raises ValueError for what has none
-    waiting   its sessions are told before the first `submit`
+    encode    makes the bodies of a message's submit_sm; raises ValueError when there can be none
+    waiting   must know its sessions before the first `submit`
     tick_s    how often `sweep` is called
     """
 
@@ -90,7 +90,7 @@ class Traffic:
             messages.append(sending)
 
     def sweep(self) -> None:
-        """Let time pass."""
+        """Give the verdicts of messages whose time is over. Called every `tick_s`."""
         now_s = time.monotonic()
         # What would be overdue at the next sweep ends now: within the time-out, not after.
         overdue_s = now_s + self._tick_s - self._timeout_s
@@ -106,7 +106,7 @@ class Traffic:
         self._look_idle()
 
     def stop(self) -> None:
-        """Begin nothing any more; `idle` is set once all that was begun has ended."""
+        """Begin no further message; `idle` is set once every message that was begun has ended."""
         self.stopping = True
         for line in self._waiting.lines:
             self._waiting.close_for(line, [])
@@ -225,7 +225,7 @@ class Traffic:
 
 
 def tell(done: Done, verdict: Verdict) -> None:
-    """Call back; a fault of the caller's is reported to the loop and costs nobody else a verdict."""
+    """Call `done`. What it raises goes to the loop's handler, so that other messages get their verdict."""
     try:
         done(verdict)
     except Exception as e:  # whatever it is, other messages wait behind this one
