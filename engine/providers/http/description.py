@@ -22,7 +22,7 @@ from engine.providers.secret import secret
 from engine.providers.settings import HttpSettings
 from engine.receipts.records import Receipt
 
-# It is all that keeps strangers from sending receipts, and it stands in a URL.
+# Only this word keeps strangers from sending receipts, and it stands in a URL.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 # method, query of the URL, content type, body, now_us -> receipts; raises Refusal.
@@ -32,7 +32,7 @@ ReadReceipts = Callable[[str, str, str, bytes, int], list[Receipt]]
 class ReceiptReader(NamedTuple):
     """The word in the address of a provider's receipts, how to read them, and what to answer."""
 
-    # What must stand in the path; "": this provider takes none.
+    # The word that must stand in the path; "": this provider takes no receipts.
     token: str
     read: ReadReceipts
     # What the provider is answered once they are kept.

@@ -21,12 +21,12 @@ Place = Literal["url", "json", "header", "text"]
 Escape = Callable[[str], bytes]
 
 _encode_json = msgspec.json.Encoder().encode
-# RFC 3986, 2.3: stand for themselves everywhere.
+# RFC 3986, 2.3: characters that are never escaped.
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _RESERVED = re.compile(rb"[^A-Za-z0-9_.~-]+")
 _RAW = tuple(bytes([byte]) for byte in range(256))
 _ESCAPED = tuple(b"%%%02X" % byte for byte in range(256))
-# Up to so many different ones it is quicker to replace one after another.
+# Up to so many different octets it is quicker to replace one after another.
 _FEW = 8
 _PERCENT = ord("%")
 
@@ -40,9 +40,9 @@ def escape_url(text: str) -> bytes:
     data = text.encode()
     reserved = set(data.translate(None, _UNRESERVED))
     if len(reserved) > _FEW:
-        # Whole runs at once: in most scripts nearly everything is one.
+        # Escape whole runs at once: in most scripts nearly the whole text is one run.
         return _RESERVED.sub(_percent, data)
-    # First, since the escapes have it.
+    # The percent sign first, because the escapes contain it.
     if _PERCENT in reserved:
         data = data.replace(b"%", b"%25")
         reserved.discard(_PERCENT)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-# A document nested deeper is none that a provider writes; walking it would cost stack.
+# No provider writes a document that is nested deeper; walking it would cost stack.
 _DEPTH_MAX = 32
 
 Path = tuple[str, ...]

@@ -23,7 +23,7 @@ _ID_BITS = 62
 _REMEMBERED_MAX = 1024
 
 
-# Makes a value of a message, escaped; the second is the time, microseconds since 1970.
+# (message, time in microseconds since 1970) → one of its values, escaped.
 Fill = Callable[[Message, int], bytes]
 
 
@@ -53,7 +53,7 @@ FIXED = ("username", "password", "receipt_url", "provider", "nothing")
 # Given by each message; the second are written as JSON numbers when they stand alone.
 TEXTS = ("to", "to_digits", "from", "text", "id", "encoding", "reference")
 NUMBERS = ("segments", "id_number", "validity_s", "validity_ms", "validity_minutes")
-# What of a message may be empty.
+# Values of a message that may be empty.
 MAYBE_EMPTY = ("from", "reference")
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([a-z_]+)(\??)\}|[{}]")
@@ -64,7 +64,7 @@ class Text(NamedTuple):
     """A text taken apart: literals and slots in order."""
 
     pieces: tuple[str | Slot, ...]
-    # The number it is when it is one alone, for JSON.
+    # The text is one number and nothing else: JSON writes it without quotes.
     is_number: bool
 
 
@@ -147,7 +147,7 @@ def _number(name: str, rules: NumberRules) -> Fill:
 def _text(name: str, place: Place, sender: str, rules: NumberRules) -> Fill:
     """What writes one of `TEXTS` where it is escaped for `place`."""
     escape = ESCAPES[place]
-    # Few different ones.
+    # Only few different values occur, so each is escaped once.
     remembered = lru_cache(_REMEMBERED_MAX)(escape)
     rewrite_to = rules.rewrite_to
 

@@ -25,7 +25,7 @@ from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
 
 RETRY_AFTER_S_MAX = 60
-# Providers answer in a line or two; a longer answer is none of theirs.
+# Providers answer in a line or two; a longer answer is not from a provider.
 ANSWER_BYTES_MAX = 64 * 1024
 _RETRY_AFTER = b"retry-after"
 

@@ -27,9 +27,9 @@ from engine.receipts.records import Receipt
 
 BODY_BYTES_MAX = 1 << 20
 RECEIPTS_MAX = 1000
-# What is kept of an error code, which some write as a whole sentence.
+# An error code is cut to this length: some providers write a whole sentence.
 _CUT_CHARACTERS = 64
-# A query or a form of more fields is none of a provider's.
+# No provider writes a query or a form of more fields.
 FIELDS_MAX = 200
 
 State = Literal["delivered", "undelivered", "pending"]
@@ -133,7 +133,7 @@ class ReceiptReading:
         if kind == "query":
             return [_Request(query, query, "")]
         if kind == "form":
-            # Careless senders leave UTF-8 as it is; nothing that counts here is lost by it.
+            # Some senders do not percent-encode their UTF-8. Nothing that is read here is lost by that.
             return [_Request(query, _parameters(body.decode(errors="replace"), "body"), "")]
         try:
             document = parse_json(body)
@@ -174,7 +174,7 @@ class ReceiptReading:
         if field.in_query:
             text = request.query.get(field.name, "")
         else:
-            # The name as it is, should it have a dot; else as a path.
+            # First as a plain name, which may have a dot in it; else as a path.
             whole = request.body.get(field.name) if isinstance(request.body, dict) else None
             text = word(find(request.body, field.path) if whole is None else whole)
         if cut:

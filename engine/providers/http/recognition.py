@@ -34,7 +34,7 @@ from engine.records import VerdictKind
 # In the order in which they are asked.
 RULED: tuple[VerdictKind, ...] = ("accepted", "throttled", "temporary", "permanent")
 _CODE_CHARACTERS_MAX = 64
-# The account's matter: what is wrong is not the message.
+# Statuses about the account, not about the message.
 _OF_THE_ACCOUNT = (401, 402, 407)
 
 
@@ -63,7 +63,7 @@ class AnswerTable(msgspec.Struct, frozen=True, kw_only=True):
     throttled: tuple[Condition, ...] = ()
     temporary: tuple[Condition, ...] = ()
     permanent: tuple[Condition, ...] = ()
-    # Of a 2xx whose code no rule names.
+    # What a 2xx means whose code no rule names.
     otherwise: Literal["permanent", "temporary", "throttled", "unknown"] = "permanent"
 
 

@@ -35,7 +35,7 @@ class _Send(msgspec.Struct, frozen=True, gc=False):
     segments: int = 1
 
 
-# Longer ones are not a provider's id or code but a page of some kind.
+# A longer value is no id or code, but a page of some kind.
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
 
 

@@ -25,7 +25,7 @@ PATTERN_CHARACTERS_MAX = 200
 REPEATS_MAX = 2
 OPTIONALS_MAX = 3
 
-# Longer ones are no id or code but a page of some kind.
+# A longer value is no id or code, but a page of some kind.
 WORD_CHARACTERS_MAX = 256
 
 
@@ -69,7 +69,7 @@ class Source(NamedTuple):
     """A place in an answer, compiled from the word that describes it."""
 
     kind: str
-    # What stands there in an answer, nothing that is empty or longer than a word.
+    # The values that stand there in an answer, without those that are empty or longer than a word.
     words: Callable[[HttpAnswer], list[str]]
     header: bytes = b""
 
@@ -135,7 +135,7 @@ def linear(pattern: str, where: str) -> re.Pattern[str]:
     references back. Raises ConfigError naming `where`.
     """
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)
-    # Lazy and possessive marks and the heads of groups are no repeats of their own.
+    # Marks of lazy and possessive repeats, and the heads of groups, are no further repeats.
     bare = re.sub(r"([*+?}])[?+]", r"\1", bare.replace("(?", "("))
     simple = (
         len(pattern) <= PATTERN_CHARACTERS_MAX

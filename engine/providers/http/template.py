@@ -24,7 +24,7 @@ from engine.providers.http.tables import merged, shown
 from engine.records import Message
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# The pool's own; set twice, the two ends could disagree where a request ends.
+# The pool sets these. Given twice, the two ends could disagree where a request ends.
 _OURS = ("connection", "content-length", "host", "transfer-encoding")
 _CONTENT_TYPES = {
     "json": "application/json",
@@ -59,7 +59,7 @@ class RequestTable(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     # "": that of the body.
     content_type: str = ""
-    # Beginnings of numbers and what {to} has instead; the longest that fits counts.
+    # By the beginning of a number, what {to} has in its place; the longest that matches counts.
     rewrite_to: dict[str, str] = {}
     # Bounds of the validity that is told to the provider, seconds.
     validity_min_s: int = 1

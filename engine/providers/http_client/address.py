@@ -30,7 +30,7 @@ def parse_address(url: str, setting: str) -> Address:
     except ValueError as e:
         raise wrong from e
     extra = parts.query or parts.fragment or parts.username
-    # What goes into the request line: no blanks, no line ends, no escapes left to make.
+    # They go into the request line as they are: without blanks, line ends, or anything to escape.
     plain = all("!" <= character <= "~" for character in url)
     if parts.scheme not in ("http", "https") or not parts.hostname or extra or not plain:
         raise wrong

@@ -30,7 +30,7 @@ class AnswerReader:
     def __init__(self, body_bytes_max: int, keep: frozenset[bytes] = frozenset()) -> None:
         self._body_bytes_max = body_bytes_max
         self._keep = keep
-        # Asked first: nearly all headers are told apart by it, and cost no more.
+        # Checked first: nearly all headers that are not kept have another length.
         self._keep_lengths = frozenset(len(name) for name in keep)
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self.expect()
@@ -45,7 +45,7 @@ class AnswerReader:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
-        # Nothing has come that the next answer could be mistaken for.
+        # False when octets have come that the next request could take for its answer.
         self.reusable = True
         self.fault = ""
 
@@ -123,7 +123,7 @@ class AnswerReader:
         if not self._body:
             self._body = body
         else:
-            # The first piece is nearly always the whole; only then pay for a buffer.
+            # The first piece is nearly always the whole body; a buffer is only made for a second one.
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += body
@@ -137,5 +137,5 @@ class AnswerReader:
             self._in_body = self._framed = False
             self.headers = {}
         else:
-            # Asked here: the parser forgets with the end of the message.
+            # Asked now: the parser forgets it when the message ends.
             self._finish(self._parser.should_keep_alive())

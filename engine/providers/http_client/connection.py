@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
         return (time.monotonic_ns() - self._sent_ns) // 1000
 
     def _deliver(self) -> None:
-        # All is taken out first: `released` may begin the next request on this connection.
+        # Take everything out first: `released` may begin the next request on this connection.
         done, self._done = self._done, None
         answer = self._answer
         outcome = HttpOutcome("answered", answer.status, answer.body, "", self._latency_us(), answer.headers)

@@ -76,7 +76,7 @@ class HttpPool:
         self._ticker = Ticker(tick_s, self._sweep)
         self._backoff = Backoff()
         self._connections: set[Connection] = set()
-        # Last released, first used: the rest grows idle and is closed.
+        # The one that was released last is used first, so that the others become idle and are closed.
         self._free: deque[Connection] = deque()
         # (request, asked at, done), oldest first.
         self._waiting: deque[tuple[bytes, int, Done]] = deque()
@@ -203,7 +203,7 @@ class HttpPool:
         except (OSError, UnicodeError) as e:
             reason = _reason(e)
         finally:
-            # Whatever went wrong, the next attempt waits.
+            # The next attempt waits, whatever went wrong.
             if reason:
                 self._backoff.failed(time.monotonic(), reason, random.random())
             task = asyncio.current_task()
@@ -218,7 +218,7 @@ class HttpPool:
 
     def _sweep(self) -> None:
         now_ns = time.monotonic_ns()
-        # What would be overdue at the next sweep ends now: within the time-out, not after.
+        # Requests that would be overdue at the next sweep end now, so that none ends too late.
         horizon_ns = now_ns + self._tick_ns
         for connection in [c for c in self._connections if c.busy and c.deadline_ns <= horizon_ns]:
             connection.give_up("timeout")

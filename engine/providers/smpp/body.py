@@ -109,7 +109,7 @@ def octets(field: str, text: str, size: int) -> bytes:
     if len(raw) >= size:
         raise ValueError(f"{field} is longer than {size - 1} octets.")
     if 0 in raw:
-        # It would end the string there and make other fields of the rest.
+        # A NUL would end the string there, and the rest would be read as other fields.
         raise ValueError(f"{field} has a NUL in it.")
     return raw + b"\0"
 

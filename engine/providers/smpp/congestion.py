@@ -18,16 +18,16 @@ from __future__ import annotations
 
 PAUSE_S = 0.2
 _PERIOD_S = 1.0
-# One for each pause: with less it would not be seen when the provider takes more again.
+# At least one segment goes out after each pause, to learn when the provider takes more again.
 _RATE_MIN = 1 / PAUSE_S
 # Below this no rate counts as too much by itself.
 _CEILING_MIN = 2 * _RATE_MIN
-# Throttled answers that are about single messages: so many in a second, or for each accepted one.
+# So many throttled answers in a second, or for each accepted one, are about single messages.
 _FEW = 2
 _FEW_SHARE = 0.05
-# What is accepted in a shorter time says little of a second.
+# The count of a shorter time says little about a second.
 _OBSERVED_S = 0.1
-# What has not been used may be sent at once, but no more than this much time of it.
+# Unused sends may be made up for at once, but only those of this much time.
 _BURST_S = 0.1
 _UNLIMITED = 1 << 30
 

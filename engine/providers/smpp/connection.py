@@ -37,7 +37,7 @@ from engine.providers.smpp.session import Counts, Heard, Segment, Session
 
 _UNREAD_BYTES_MAX = 4 << 20
 _CLOSE_S = 1.0
-# A session that was bound for so long proves that the provider is well.
+# A session that stays bound for so long proves that the provider works.
 _HELD_S = 10.0
 
 Segments = list[Segment[Sending]]
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
             return
         now_s = time.monotonic()
         heard = self.session.receive(data, now_s)
-        # What those who are told send meanwhile goes out with the answers.
+        # Segments that the callbacks send meanwhile go out together with the answers.
         self._flushing = True
         if heard.answers or heard.deliveries:
             self._line.owner.heard(self._line, self, heard, now_s)

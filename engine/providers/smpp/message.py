@@ -24,7 +24,7 @@ from engine.providers.ports import Done
 from engine.providers.smpp.verdicts import code
 from engine.records import Verdict, VerdictKind
 
-# What counts more than what, from the table above.
+# Which failure counts more, in the order of the table above.
 _WEIGHT: dict[VerdictKind, int] = {
     "accepted": 0,
     "throttled": 2,
@@ -52,7 +52,7 @@ class Sending(msgspec.Struct, eq=False):
     single: bool
     # A segment can be sent: there is one left, and nothing has failed.
     wants: bool = True
-    # It stands in a queue for its next segment.
+    # It waits in a queue for its next segment.
     queued: bool = True
     # When the first segment went out, 0 before.
     sent_s: float = 0.0
@@ -136,7 +136,7 @@ class Sending(msgspec.Struct, eq=False):
         if self.in_flight:
             self.in_flight -= 1
         else:
-            # It was sent the short way.
+            # It was sent the shorter way: see the class.
             self.next = 1
             self.wants = self.queued = False
 

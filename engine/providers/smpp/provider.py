@@ -66,7 +66,7 @@ class SmppProvider:
     Raises ConfigError naming the setting that cannot be used.
     """
 
-    # The traffic's own: a call less for each message.
+    # The method of the traffic itself, which saves a call for each message.
     submit: Callable[[Message, Done], None]
 
     def __init__(self, settings: SmppSettings, receipts: ReceiptSink) -> None:
@@ -132,7 +132,7 @@ def _terms(settings: SmppSettings) -> Terms:
     try:
         bind = Bind(settings.system_id, password, settings.system_type).encode()
     except ValueError as e:
-        # Its text begins with the name of the field, and never shows the value.
+        # The error's text begins with the name of the field, and never shows the value.
         raise ConfigError(f"{where}.{e}") from e
     return Terms(
         provider=settings.name,

@@ -43,7 +43,7 @@ from engine.receipts.records import Receipt
 
 _State = Literal["delivered", "undelivered", "pending"]
 
-# Bounds on what is taken over, in characters. A receipt's text has about 120.
+# Longest values that are kept, in characters. A receipt's text has about 120.
 TEXT_MAX = 1024
 ID_MAX = 255
 STAT_MAX = 16
@@ -63,7 +63,7 @@ _STATES: dict[str, _State] = {
     "REJECTD": "undelivered",
     "EXPIRED": "undelivered",
     "DELETED": "undelivered",
-    # Written out, as some providers do.
+    # Some providers write the words out.
     "DELIVERED": "delivered",
     "UNDELIVERED": "undelivered",
     "UNDELIVERABLE": "undelivered",
@@ -81,8 +81,8 @@ _WORDS: dict[int, str] = {
     MessageState.REJECTED: "REJECTD",
 }
 
-# A value never is the next key: "err: text:" has no err. Blanks are bounded, so that a text
-# of nothing but blanks takes no longer.
+# The next key is no value: "err: text:" has no err. Blanks are bounded, so that a text of blanks
+# only takes no longer.
 _FIELD = re.compile(
     r"\b(id|stat|err)\s{0,3}:\s{0,3}"
     r"(?!(?:id|sub|dlvrd|submit date|done date|stat|err|text)\s{0,3}:)(\S+)",

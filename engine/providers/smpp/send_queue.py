@@ -82,7 +82,7 @@ class Waiting:
         """Send what waits, as far as there is room."""
         if not self.open:
             return
-        # Another begins each time. A copy, for one may be lost while it is written to.
+        # Another session begins each time. A copy: a session may be lost while it is written to.
         self._turn = (self._turn + 1) % len(self.open)
         lines = self.open[self._turn :] + self.open[: self._turn]
         for left, line in zip(range(len(lines), 0, -1), lines, strict=True):
@@ -104,7 +104,7 @@ class Waiting:
                 sending = messages.popleft()
                 share -= 1
                 if sending.single and not sending.sent_s:
-                    # Nearly all: as below, by the short way (see `Sending`).
+                    # Nearly all messages: as below, by the shorter way (see `Sending`).
                     sending.sent_s = now_s
                     segments.append((sending, 0, sending.bodies[0]))
                     continue

@@ -140,7 +140,7 @@ class Session(Generic[Token]):
         self._written = 0
         self._unbind_sequence = 0
         self._heard_s = 0.0
-        # When what is waited for is late: the answer to bind, enquire_link or unbind.
+        # When the answer to bind, enquire_link or unbind is late.
         self._due_s = 0.0
         self._enquired = False
         self.state: State = "new"
@@ -247,7 +247,7 @@ class Session(Generic[Token]):
         sent: list[Segment[Token]] = []
         unsent: list[Segment[Token]] = []
         for sequence, segment in self.pending.items():
-            # When numbers have begun anew all count as sent, which is the safe side.
+            # After the numbers have begun anew all count as sent, which is the safe side.
             (unsent if self.out and sequence > self._written else sent).append(segment)
         self.pending.clear()
         self.out.clear()
@@ -269,7 +269,7 @@ class Session(Generic[Token]):
             heard.deliveries.append(pdu)
         elif command == _GENERIC_NACK and pdu.sequence in self.pending:
             self._counts.generic_nacks += 1
-            # Whatever its status is, it accepts nothing.
+            # Such an answer accepts nothing, whatever its status is.
             refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, pdu.sequence, b"")
             heard.answers.append((self.pending.pop(pdu.sequence), refused))
         elif command & ANSWER:

@@ -35,7 +35,7 @@ from engine.providers.smpp.text import DEFAULT_ALPHABET, coded, parts
 from engine.records import Message
 
 SHORT_CODE_DIGITS_MAX = 6
-# Days are counted up to 30: how many a month has, only the provider's calendar knows.
+# At most 30 days, written as days: the length of a month depends on the provider's calendar.
 _VALIDITY_S_MAX = 30 * 86_400
 # Segments are numbered in one octet, from 1.
 _SEGMENTS_MAX = 255
@@ -98,8 +98,8 @@ class SubmitEncoder:
         ingest accepts, these are only messages whose sender has a Greek capital.
         """
         if self._straight and message.segments == 1 and message.encoding == "GSM-7":
-            # The way of nearly all messages, which `_bodies` would go too, without a step that
-            # they do not need; it is left wherever something is out of the ordinary.
+            # Nearly all messages go this short way. `_bodies` would make the same octets, with steps
+            # that they do not need; it makes those of all other messages.
             before, to = self._before.get(message.sender), message.to.encode()
             left_s, digits, text = (message.expires_at_us - now_us) // 1_000_000, to[1:], plain(message.text)
             if (

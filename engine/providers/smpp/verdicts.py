@@ -24,8 +24,8 @@ _PERMANENT = (
     CommandStatus.ESME_RINVMSGLEN,
     CommandStatus.ESME_RINVSRCADR,
     CommandStatus.ESME_RINVDSTADR,
-    # Types and plans of numbers follow the sender's form; and providers answer with those of
-    # the destination for numbers that they cannot place.
+    # The types and plans of numbers come from the form of the sender; and providers refuse those of
+    # the destination when they do not know its number.
     CommandStatus.ESME_RINVSRCTON,
     CommandStatus.ESME_RINVSRCNPI,
     CommandStatus.ESME_RINVDSTTON,
