@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine.errors import ConfigError
+from engine.prefix_table import PrefixTable
 from engine.providers.http.escapes import ESCAPES, Place, Unencodable
 from engine.records import Message
 
@@ -43,7 +44,8 @@ class Filled(str):
 class NumberRules(msgspec.Struct, frozen=True):
     """How a description wants numbers written; see `RequestTable`."""
 
-    rewrite_to: tuple[tuple[str, str], ...] = ()
+    # By the beginning of a number, what is written in its place.
+    rewrite_to: dict[str, str] = {}
     validity_min_s: int = 1
     validity_max_s: int = 7 * 86400
 
@@ -149,16 +151,14 @@ def _text(name: str, place: Place, sender: str, rules: NumberRules) -> Fill:
     escape = ESCAPES[place]
     # Only few different values occur, so each is escaped once.
     remembered = lru_cache(_REMEMBERED_MAX)(escape)
-    rewrite_to = rules.rewrite_to
+    rewrite_to = PrefixTable({prefix: (len(prefix), instead) for prefix, instead in rules.rewrite_to.items()})
 
     def rewritten(m: Message, now_us: int) -> bytes:
-        for prefix, instead in rewrite_to:
-            if m.to.startswith(prefix):
-                return escape(instead + m.to[len(prefix) :])
-        return escape(m.to)
+        length, instead = rewrite_to.longest(m.to, (0, ""))
+        return escape(instead + m.to[length:])
 
     return {
-        "to": rewritten if rewrite_to else lambda m, now_us: escape(m.to),
+        "to": rewritten if rules.rewrite_to else lambda m, now_us: escape(m.to),
         "to_digits": lambda m, now_us: escape(m.to.lstrip("+")),
         "from": lambda m, now_us: remembered(m.sender or sender),
         "text": lambda m, now_us: escape(m.text),

@@ -156,12 +156,11 @@ class _Compiler:
             self._fields = merged(self._fields, when.fields)
             self._text = self._text if when.text is None else when.text
         lacks = {"from": lacks_sender, "reference": lacks_reference}
-        rewrite_to = sorted(table.rewrite_to.items(), key=lambda pair: -len(pair[0]))
         self._placeholders = Placeholders(
             fixed._asdict(),
             fixed.sender,
             frozenset(name for name, lacking in lacks.items() if lacking),
-            NumberRules(tuple(rewrite_to), table.validity_min_s, table.validity_max_s),
+            NumberRules(table.rewrite_to, table.validity_min_s, table.validity_max_s),
         )
 
     def compile(self) -> tuple[Fill, Fill, Fill]:
