@@ -49,8 +49,9 @@ STRINGS = [
 ]  # fmt: skip
 HALVES = [r'"\ud83d"', r'"half \ude00"', r'"\ud83d\ud83d"', r'{"\udfff": 1}']
 NESTED = ["null", "[]", "{}", "[[[]]]", '{"a": {"a": 1}}', "[" * 300 + "]" * 300, '{"": 1, "+98": 2}']
+KNOWN = [*NUMBERS, *HALVES, *NESTED, *(msgspec.json.encode(s).decode() for s in STRINGS)]
 VALUES = st.one_of(
-    st.sampled_from([*NUMBERS, *HALVES, *NESTED, *(msgspec.json.encode(s).decode() for s in STRINGS)]),
+    st.sampled_from(KNOWN),
     st.integers().map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.text(max_size=40).map(lambda text: msgspec.json.encode(text).decode()),
@@ -163,6 +164,23 @@ async def test_no_value_takes_the_other_messages_of_a_batch_with_it(
         at = 2 * place + 1
         problem = results[at].get("error")
         assert problem is None or names_the_field(problem["status"], problem, f"messages[{at}].{field}")
+
+
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
+async def test_every_known_value_of_a_field_refuses_at_most_its_own_message(real: Real, field: str) -> None:
+    for value in KNOWN:
+        body = written(good() | {field: value})
+        status, _, told = await real.api.ask("POST", "/v1/messages", body)
+        assert status == 202 or names_the_field(status, told, field), (value, told)
+    values = [value for value in KNOWN if is_json(value)]
+    messages = [m for value in values for m in (written(good() | {field: value}), written(good()))]
+    body = b'{"messages": [%s]}' % b", ".join(messages)
+    status, _, told = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202, told
+    assert all("id" in result for result in told["results"][1::2])
+    for place, result in enumerate(told["results"]):
+        problem = result.get("error")
+        assert problem is None or names_the_field(422, problem, f"messages[{place}].{field}"), problem
 
 
 @pytest.mark.parametrize("text", TIMES)
