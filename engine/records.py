@@ -13,6 +13,7 @@ import msgspec
 
 Queue = Literal["express", "normal"]
 QUEUES: tuple[Queue, ...] = ("express", "normal")
+QUEUE_DEFAULT: Queue = "normal"  # of a message that names none
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
@@ -188,7 +189,8 @@ class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     to: str
     text: str
     sender: str | None = msgspec.field(default=None, name="from")
-    queue: Queue = "normal"
+    # None: `QUEUE_DEFAULT`.
+    queue: Queue | None = None
     # Seconds from acceptance (from `send_at` when given); None: the queue's default.
     validity: int | None = None
     # RFC 3339 with offset; None: now.
@@ -205,10 +207,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
     encoding: Encoding
     units: int
-
-
-# A Redis stream id: milliseconds and sequence number.
-StreamId = tuple[int, int]
 
 
 class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):

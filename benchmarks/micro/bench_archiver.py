@@ -30,6 +30,7 @@ from engine.shards import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.migrate import migrate_clickhouse
 from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stream_id import StreamId
 from supervisor.embedded.servers import start_all
 
 SHARDS = 16
@@ -149,7 +150,7 @@ def test_stream_to_clickhouse(
 
 def test_columns_of_a_block(benchmark: Any, tmp_path: Path) -> None:
     entries = [
-        ActivityEntry(shard=i % SHARDS, id=(i, 0), blob=blob)
+        ActivityEntry(shard=i % SHARDS, id=StreamId(i, 0), blob=blob)
         for i, blob in enumerate(blobs_of(rows_of_round(0, 10_000)))
     ]
     block, unreadable = benchmark(block_of, entries)

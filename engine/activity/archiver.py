@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -48,12 +47,10 @@ from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
 from engine.errors import Broken, ConfigError, Unavailable
-from engine.records import StreamId
+from engine.lease import Lease, boot_time_s
+from engine.stream_id import StreamId
 
 log = structlog.get_logger()
-
-# Runs on while the machine sleeps, as Redis' clock does.
-_boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +88,7 @@ class Archiver:
         store: ActivityStore,
         owner: str,
         limits: Limits | None = None,
-        now: Callable[[], float] = _boot_time,
+        now: Callable[[], float] = boot_time_s,
     ) -> None:
         """`owner` is unique per process incarnation, never reused."""
         self._stream = stream
@@ -102,8 +99,9 @@ class Archiver:
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
         self._emptied = False
-        self._lease_until = 0.0
-        self._won = asyncio.Event()
+        self._lease = Lease(
+            stream, owner, self._limits.lease_s, of="archiver", mention=self._mention, clock_s=now
+        )
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
         self._pace = ReadSize()
@@ -115,7 +113,7 @@ class Archiver:
     @property
     def active(self) -> bool:
         """Whether the lease is ours at this instant."""
-        return self._now() < self._lease_until
+        return self._lease.active
 
     async def run(self, draining: asyncio.Event) -> None:
         """Archive until `draining` is set, then what is there, then give the lease up.
@@ -123,22 +121,15 @@ class Archiver:
         Raises Broken, in an ExceptionGroup, when the store refuses values that were checked.
         """
         self._draining = draining
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(self._keep_lease())
-                await self._work()
-                keeping.cancel()
-        finally:
-            self._lease_until = 0.0
-            with contextlib.suppress(Unavailable, ConfigError):
-                await self._stream.release(self._owner)
+        async with self._lease.held():
+            await self._work()
 
     async def _work(self) -> None:
         pause = self._limits.backoff_s
         while not self._ended():
             try:
                 if not self.active:
-                    await self._stand_by()
+                    await self._lease.stand_by(self._limits.idle_s)
                     continue
                 await self._recover()
                 while self.active and not self._ended():
@@ -150,29 +141,6 @@ class Archiver:
                 await self._mention(e)
                 await self._pause(pause)
                 pause = min(2 * pause, self._limits.backoff_max_s)
-
-    async def _keep_lease(self) -> None:
-        """Win the lease when it is free, and keep it, until canceled."""
-        while True:
-            asked_at = self._now()
-            try:
-                ours = await self._stream.lease(self._owner, round(self._limits.lease_s * 1000))
-            except (Unavailable, ConfigError) as e:
-                await self._mention(e)
-            else:
-                if ours and not self.active:
-                    log.info("archiver is active", owner=self._owner)
-                elif not ours and self.active:
-                    log.warning("archiver lost its lease", owner=self._owner)
-                self._lease_until = asked_at + self._limits.lease_s if ours else 0.0
-                if ours:
-                    self._won.set()
-            await asyncio.sleep(self._limits.lease_s / 3)
-
-    async def _stand_by(self) -> None:
-        self._won.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._won.wait(), self._limits.idle_s)
 
     async def _recover(self) -> None:
         """Execute the plan that is found, if there is one."""
@@ -259,7 +227,7 @@ class Archiver:
         with contextlib.suppress(Unavailable, ConfigError):
             backlog = await self._stream.backlog()
             waiting["entries_waiting"] = sum(part.entries for part in backlog)
-            oldest_ms = min((part.first[0] for part in backlog if part.first), default=0)
+            oldest_ms = min((part.first.ms for part in backlog if part.first), default=0)
             waiting["oldest_ms"] = oldest_ms
         log.warning("archiver cannot go on; activity waits in Redis", reason=str(error), **waiting)
 

@@ -96,7 +96,8 @@ def plan_of(entries: Iterable[ActivityEntry]) -> BlockPlan:
 
 def token_of(plan: BlockPlan) -> str:
     """The name under which the store knows the block."""
-    named = ";".join(f"{part.shard}:{part.first}-{part.last}" for part in plan.ranges)
+    # Ids as tuples are written: a plan may be carried on by a version that writes them otherwise.
+    named = ";".join(f"{part.shard}:{tuple(part.first)}-{tuple(part.last)}" for part in plan.ranges)
     return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 

@@ -6,7 +6,7 @@ without their beginning: see `engine.lifecycle` for why the status is the same s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -63,6 +63,9 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True):
     # it twice.
     outcome_unknown: bool
     events: list[EventView]
+    # False: the archiver is so far behind that the newest events could not be looked up; the
+    # message may be further than `status` and `charge` say.
+    history_complete: bool = True
 
 
 def rfc3339(at_us: int) -> str:
@@ -71,8 +74,11 @@ def rfc3339(at_us: int) -> str:
     return at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
-def describe(rows: Iterable[ActivityRow]) -> MessageView:
-    """The message that all these rows are of. Raises ValueError when there is no row."""
+def describe(rows: Iterable[ActivityRow], *, complete: bool = True) -> MessageView:
+    """The message that all these rows are of; `complete`: whether later events cannot be missing.
+
+    Raises ValueError when there is no row.
+    """
     known = _distinct(rows)
     if not known:
         raise ValueError("a message without rows cannot be described")
@@ -90,12 +96,6 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
     assert status is not None
     assert first.queue
     assert first.encoding
-    tried = [row for row in known if row.provider]
-    takers = (
-        [row for row in tried if row.event == "delivered"]
-        or [row for row in tried if row.event == "sent"]
-        or tried
-    )
     # What is sent again after its receipt holds none any more.
     units = max(row.units for row in known)
     expires_at_us = max(row.expires_at_us for row in known)
@@ -114,11 +114,23 @@ def describe(rows: Iterable[ActivityRow]) -> MessageView:
         reference=first.reference,
         accepted_at=rfc3339(first.accepted_at_us),
         expires_at=rfc3339(expires_at_us) if expires_at_us else None,
-        provider=takers[-1].provider if takers else "",
+        provider=_provider(known),
         attempts=max(row.attempt for row in known),
         outcome_unknown=any(row.outcome_unknown for row in known),
         events=events,
+        history_complete=complete,
     )
+
+
+def _provider(known: Sequence[ActivityRow]) -> str:
+    """The provider that delivered it, else the last that took it, else the one tried last, else ""."""
+    tried = [row for row in known if row.provider]
+    takers = (
+        [row for row in tried if row.event == "delivered"]
+        or [row for row in tried if row.event == "sent"]
+        or tried
+    )
+    return takers[-1].provider if takers else ""
 
 
 def _distinct(rows: Iterable[ActivityRow]) -> list[ActivityRow]:

@@ -13,8 +13,8 @@ from engine.activity.records import ActivityBlock, ActivityEntry, Backlog, Block
 from engine.records import (
     ActivityRow,
     Event,
-    StreamId,
 )
+from engine.stream_id import StreamId
 
 
 class ActivityStream(Protocol):

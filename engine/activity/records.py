@@ -10,8 +10,11 @@ import msgspec
 
 from engine.records import (
     ActivityRow,
-    StreamId,
+    Encoding,
+    Event,
+    Queue,
 )
+from engine.stream_id import StreamId
 
 
 class ActivityEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -60,3 +63,32 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     # Id of the oldest entry; None when there is none.
     first: StreamId | None
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+    """One event of an attempt, as it is filed under each id the provider gave for it.
+
+    Of the attempt itself all fields are there; of what was recorded about it later, only
+    the first five.
+    """
+
+    # `sent`, or how an attempt ended whose outcome is not known; else what a receipt made of
+    # it: `receipt`, `delivered`, `undelivered`, or `retrying` when it was sent again.
+    event: Event
+    message_id: str
+    attempt: int
+    code: str
+    segment: int = 0
+    at_us: int = 0
+    provider: str = ""
+    # As in `Verdict`: the ids of all segments, with commas in between.
+    provider_message_id: str = ""
+    organisation_id: int = 0
+    accepted_at_us: int = 0
+    queue: Queue = "normal"
+    to: str = ""
+    sender: str = ""
+    encoding: Encoding = "GSM-7"
+    segments: int = 1
+    units: int = 0
+    reference: str = ""

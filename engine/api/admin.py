@@ -69,11 +69,19 @@ class Admin:
         self._key = AdminKey(services.admin_key_sha256)
 
     async def create_organisation(self, request: web.Request) -> Response:
+        """`POST /organisations`: 201 with a `records.NewOrganisation`, the only time its key is shown.
+
+        Raises Refusal 400, 401, 409, 413, 422, Unavailable.
+        """
         body, once = await self._posted(request)
         wanted = _ORGANISATION.decode(body)
         return answer_of(201, await self._directory.create_organisation(wanted.name, once))
 
     async def organisations(self, request: web.Request) -> Response:
+        """`GET /organisations`: 200 with the page that `?after=` and `?limit=` ask for, by id.
+
+        Raises Refusal 401, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         after, limit = asked(request, "after", 0), limit_asked(request)
         # One more than asked for tells whether there is another page.
@@ -82,37 +90,60 @@ class Admin:
         return answer_of(200, _Organisations(page, page[-1].id if len(found) > limit else None))
 
     async def change_organisation(self, request: web.Request) -> Response:
-        """Safe to repeat."""
+        """`PATCH /organisations/{id}`: set its low-balance threshold; 200 with the organisation.
+
+        Safe to repeat. Raises Refusal 400, 401, 404, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _CHANGE.decode(await read_body(request, self._services.body_bytes_max))
         organisation_id = _organisation_id(request)
         return answer_of(200, await self._directory.set_low_balance(organisation_id, wanted.low_balance))
 
     async def create_key(self, request: web.Request) -> Response:
+        """`POST /organisations/{id}/keys`: 201 with a `records.NewKey`, the only time it is shown.
+
+        Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        """
         body, once = await self._posted(request)
         _KEY.decode(body or b"{}")
         return answer_of(201, await self._directory.create_key(_organisation_id(request), once))
 
     async def keys(self, request: web.Request) -> Response:
+        """`GET /organisations/{id}/keys`: 200 with the newest thousand. Raises Refusal 401, 404,
+        Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, _Keys(await self._directory.api_keys(_organisation_id(request))))
 
     async def revoke_key(self, request: web.Request) -> Response:
+        """`DELETE /organisations/{id}/keys/{key_id}`: 204, also when it was revoked before.
+
+        Raises Refusal 401, 404, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         organisation_id = _organisation_id(request)
         await self._directory.revoke_key(organisation_id, _number(request, "key_id", "key"))
         return Response(204)
 
     async def balance(self, request: web.Request) -> Response:
+        """`GET /organisations/{id}/balance`: 200 with a `records.Balance`. Raises Refusal 401, 404,
+        Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(_organisation_id(request)))
 
     async def transactions(self, request: web.Request) -> Response:
+        """`GET /organisations/{id}/transactions`: 200 with a `TransactionsPage`.
+
+        Raises Refusal 401, 404, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         page = await transactions_page(request, self._services.transactions, _organisation_id(request))
         return answer_of(200, page)
 
     async def top_up(self, request: web.Request) -> Response:
+        """`POST /organisations/{id}/top-ups`: 201 with a `records.TopUp`, 200 when it was added before.
+
+        Counts once per reference. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        """
         body, once = await self._posted(request)
         wanted = _TOP_UP.decode(body)
         organisation_id = _organisation_id(request)
@@ -120,10 +151,13 @@ class Admin:
         return answer_of(201 if added else 200, top_up)
 
     async def status(self, request: web.Request) -> Response:
+        """`GET /status`: 200 with the processes, queues and lags. Raises Refusal 401, Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._services.status())
 
     async def audit(self, request: web.Request) -> Response:
+        """`GET /audit`: 200 with the checks of the books; may take many seconds. Raises Refusal 401,
+        Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._services.audit())
 

@@ -27,18 +27,18 @@ class _Readiness(msgspec.Struct):
 
 
 class Probes:
-    """What a load balancer asks; no key needed."""
+    """The actions that a load balancer calls: /healthz and /readyz. They need no key."""
 
     def __init__(self, services: Services) -> None:
         self._ready = services.ready
         self._draining = services.draining
 
     async def alive(self, _: web.Request) -> Response:
-        """200 as long as this process answers anything, also while it drains."""
+        """`GET /healthz`: 200 as long as this process answers anything, also while it drains."""
         return Response(200, b'{"status":"ok"}')
 
     async def ready(self, _: web.Request) -> Response:
-        """200 when every part is "ok" and the process takes new work."""
+        """`GET /readyz`: 200 when every part is "ok" and the process takes new work, else 503."""
         parts = await self._ready()
         if self._draining.is_set():
             return answer_of(503, _Readiness("draining", parts))
@@ -48,7 +48,10 @@ class Probes:
 
 
 def create_app(services: Services, keys: Keys | None = None) -> web.Application:
-    """The application, to be served by `server.Server`. Call it on the loop it will run on."""
+    """The application, to be served by `server.Server`. Call this on the loop that will serve it.
+
+    `keys`: the API keys it knows; None: its own, closed with the application.
+    """
     keys = keys or Keys(services.directory)
     messages, accounts = Messages(services, keys), Accounts(services, keys)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services)

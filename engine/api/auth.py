@@ -1,15 +1,14 @@
 """Who is calling: API keys, remembered for seconds, and the admin key.
 
-A key that PostgreSQL knew less than `fresh_s` ago is taken at once; from half that age
-on it is looked up again in the background, so a busy key never waits and a revoked one
-is refused within `fresh_s`. What is not known is looked up in batches: all that are
-wanted while one query is under way go with the next, each key once, however many
-requests wait for it.
+A key that PostgreSQL knew less than `fresh_s` ago is accepted at once. From half that age on it
+is looked up again in the background: a busy key never waits, and a revoked one is refused within
+`fresh_s`. Unknown keys are looked up in batches: the next query takes all that were asked for
+while the last one was under way, each key once, however many requests wait for it.
 
-Under failure. PostgreSQL away: keys known are good for `stale_s` from when they were
-last seen, without waiting, while lookups go on behind; other keys get Unavailable. The
-first requests after the loss wait for the lookup that finds it out. When PostgreSQL is
-back, a stale key may be taken until the first lookup has answered.
+Under failure. PostgreSQL away: a known key stays good for `stale_s` after it was last seen, without
+waiting, while lookups go on in the background; any other key gets Unavailable. The first requests
+after the loss wait for the lookup that finds the loss. When PostgreSQL is back, a stale key may be
+accepted until the first lookup has answered.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ _CLOSE_S = 5.0
 
 _log = structlog.get_logger(__name__)
 
-# A failed lookup is an answer too: futures carry it as a value, so that one that nobody
-# waits for any more needs no reader.
+# A future carries a failed lookup as a value, not as an exception: nobody may wait for it any more,
+# and an exception that nobody reads is reported by the loop.
 _Looked = Credential | Exception | None
 
 
 class Keys:
-    """The organisation a request speaks for. One per process, on its loop."""
+    """API keys, and the organisation that each of them speaks for. One per process, on its loop."""
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class Keys:
         self._clock = clock
         # Least recently used first: key id → credential and when PostgreSQL said so.
         self._known: OrderedDict[int, tuple[Credential, float]] = OrderedDict()
-        # Apart, so that guesses cannot push good keys out.
+        # Key id → when PostgreSQL did not know it. Kept apart: guesses cannot push good keys out.
         self._unknown: OrderedDict[int, float] = OrderedDict()
         self._wanted: dict[int, asyncio.Future[_Looked]] = {}
         self._asked: dict[int, asyncio.Future[_Looked]] = {}
@@ -135,7 +134,7 @@ class Keys:
             while self._wanted:
                 for key_id in list(islice(self._wanted, _LOOKUP_MAX)):
                     self._asked[key_id] = self._wanted.pop(key_id)
-                # From before the question, so that an age is never told too low.
+                # The time before the question, so that no age is ever taken for lower than it is.
                 asked_at = self._clock()
                 try:
                     found = await self._directory.credentials(list(self._asked))
@@ -162,7 +161,7 @@ class Keys:
     def _remember(self, key_id: int, credential: Credential | None, now: float) -> None:
         if credential is not None:
             self._unknown.pop(key_id, None)
-            # A refresh is no use: the place among the least recently used stays.
+            # A refresh does not count as use: the key keeps its place among the least recently used.
             self._known[key_id] = (credential, now)
             if len(self._known) > self._entries_max:
                 self._known.popitem(last=False)
@@ -175,20 +174,20 @@ class Keys:
 
 
 class AdminKey:
-    """The one key of the admin calls."""
+    """The admin key, which all calls under /v1/admin need."""
 
     def __init__(self, key_sha256: bytes) -> None:
         self._key_sha256 = key_sha256
 
     def check(self, authorization: str | None) -> None:
-        """Raises Refusal 401."""
+        """Check the value of the header Authorization, None without one. Raises Refusal 401."""
         token = keys.bearer(authorization or "") or ""
         if not hmac.compare_digest(keys.digest(token), self._key_sha256):
             raise unauthorised("the admin key")
 
 
 def unauthorised(wanted: str = "an API key that is not revoked") -> Refusal:
-    """The same whether the key is missing, misspelt, unknown, revoked or wrong."""
+    """A 401. It says the same whether the key is missing, misspelt, unknown, revoked or wrong."""
     return Refusal("unauthorised", 401, f"`Authorization` must be `Bearer` and {wanted}.", "Authorization")
 
 

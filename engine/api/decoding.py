@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -13,13 +15,16 @@ from engine.errors import Refusal
 
 T = TypeVar("T")
 
-# Depth bombs and strings that are not UTF-8 come out of msgspec as errors of their own.
+# What msgspec raises for a body that it cannot read: also for strings that are not UTF-8, and for
+# documents that are nested too deep.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _UNKNOWN = "Object contains unknown field `"
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _AT = re.compile(r" - at `\$\.([A-Za-z_]+)")
 _NAME_MAX = 40
+# An integer of more digits than any field takes; longer ones only cost time to read.
+_DIGITS_MAX = 40
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
@@ -27,7 +32,7 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
     content = request.content
     try:
         if content.is_eof():
-            # It came with the headers, as most do: nothing to wait for.
+            # The body came together with the headers, as most do.
             body = content.read_nowait()
         else:
             body = await _rest(request, bytes_max)
@@ -56,6 +61,7 @@ class Shape(Generic[T]):
     """A kind of body: the record it becomes, and for each field what is allowed."""
 
     def __init__(self, record: type[T], noun: str, allowed: Mapping[str, str]) -> None:
+        self._record = record
         self._decode = msgspec.json.Decoder(record).decode
         self._noun = noun
         self._allowed = allowed
@@ -67,7 +73,17 @@ class Shape(Generic[T]):
         except msgspec.ValidationError as e:
             raise self._refusal(str(e)) from e
         except NOT_JSON as e:
-            raise not_json() from e
+            document = with_half_characters(bytes(body))
+            raise (half_character(document) or not_json()) from e
+
+    def convert(self, document: object) -> T:
+        """The record of a document that `with_half_characters` has read. Raises Refusal 422."""
+        if refusal := half_character(document):
+            raise refusal
+        try:
+            return msgspec.convert(document, self._record)
+        except msgspec.ValidationError as e:
+            raise self._refusal(str(e)) from e
 
     def _refusal(self, told: str) -> Refusal:
         """`told` is msgspec's text, which names the field but not all that is allowed."""
@@ -84,11 +100,54 @@ class Shape(Generic[T]):
         return invalid(f"The body must be {self._noun}: a JSON object with {names}.", None)
 
 
+def with_half_characters(body: bytes) -> Any:
+    """The document of a body that msgspec does not read, in which halves of surrogate pairs stand.
+
+    JSON can carry half a character, such as "\\ud83d" (RFC 8259, section 8.2), and no
+    encoding can; msgspec refuses the whole document for one, and does not say where. None
+    when the body is no JSON in UTF-8 at all, or is nested too deep. Numbers that no field
+    takes become infinities.
+    """
+    try:
+        return json.loads(body.decode(), parse_int=_integer, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS_MAX else math.inf
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def half_character(document: object) -> Refusal | None:
+    """The refusal of an object whose first bad field has half of a surrogate pair; None when none has."""
+    for name, value in document.items() if isinstance(document, dict) else ():
+        if not _is_whole((name, value)):
+            field = name.encode(errors="replace").decode()[:_NAME_MAX]
+            detail = f"`{field}` contains half of a surrogate pair; send every character whole."
+            return Refusal("invalid_text", 422, detail, field)
+    return None
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def invalid(detail: str, field: str | None) -> Refusal:
+    """A 422 for a field, or for the whole body when `field` is None; `detail` is one sentence on what is
+    allowed."""
     return Refusal("invalid_field", 422, detail, field)
 
 
 def not_json() -> Refusal:
+    """A 400 for a body that is no JSON in UTF-8, or is nested too deep to be read."""
     return Refusal("invalid_json", 400, "The body must be JSON in UTF-8.")
 
 

@@ -1,7 +1,7 @@
 """One HTTP exchange: its id, its deadline, and an answer whatever happens.
 
-Every handler of the API is an action in the one wrapper below, rather than a chain of
-middlewares: that costs a few microseconds a request instead of one coroutine a link.
+Every handler of the API is an action in the one wrapper below (`Exchanges.guard`). It costs a few
+microseconds a request; a chain of middlewares would cost a coroutine for each of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def idempotency_key(request: web.Request) -> str:
 
 
 def fingerprint(request: web.Request, body: bytes) -> bytes:
-    """Digest of what is asked, 16 bytes: two requests with the same one are the same request."""
+    """Digest of method, path and body, 16 bytes. Requests with the same digest are the same request."""
     told = hashlib.blake2b(f"{request.method} {request.path}\n".encode(), digest_size=16)
     told.update(body)
     return told.digest()
@@ -59,8 +59,8 @@ def fingerprint(request: web.Request, body: bytes) -> bytes:
 class Deadlines:
     """Cancels the tasks of requests that take too long.
 
-    All have the same time, so they end in the order in which they began, and one timer
-    serves them all; `asyncio.timeout` sets and cancels one for each request.
+    All requests have the same time, so they end in the order in which they began, and one timer
+    serves them all. `asyncio.timeout` would set and cancel a timer for each request.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -70,7 +70,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> asyncio.Task[object]:
-        """The time of the request in the current task runs from now."""
+        """Start the time of the request that runs in the current task; the task."""
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
@@ -80,10 +80,11 @@ class Deadlines:
         return task
 
     def is_over(self, task: asyncio.Task[object]) -> bool:
-        """Whether the task was canceled from here."""
+        """Whether the time of this task's request is over, and the task was canceled for that."""
         return self._running[task] == 0
 
     def end(self, task: asyncio.Task[object]) -> None:
+        """The request of this task has its answer; its time no longer runs."""
         if self._running.pop(task) == 0:
             task.uncancel()
 
@@ -100,7 +101,7 @@ class Deadlines:
 
 
 class Exchanges:
-    """Wraps every action of one process."""
+    """Makes handlers of the actions of one process."""
 
     def __init__(self, services: Services) -> None:
         self._timeout_s = services.timeout_s
@@ -128,7 +129,7 @@ class Exchanges:
             except Unavailable as e:
                 response = unavailable(e, request_id)
             except Exception as e:
-                # The top of the request: nothing above it could tell the caller.
+                # Nothing above this could answer the caller.
                 response = _failed(e, request, request_id)
             finally:
                 deadlines.end(task)
@@ -171,7 +172,7 @@ def _failed(error: Exception, request: web.Request, request_id: str) -> Response
         frames=traceback.format_tb(error.__traceback__),
     )
     if isinstance(error, Broken):
-        # Not ours to survive: the process's own handler decides to end it.
+        # An invariant is broken: the loop's handler of exceptions ends the process.
         context = {"message": "an invariant does not hold", "exception": error}
         asyncio.get_running_loop().call_exception_handler(context)
     detail = "The engine failed on this request; name its `request_id` when you report it."

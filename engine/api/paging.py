@@ -19,12 +19,12 @@ _NUMBER_MAX = 10**18 - 1
 
 
 def limit_asked(request: web.Request) -> int:
-    """How many at most, `?limit=`. Raises Refusal 422."""
+    """How many entries the page may have: `?limit=`, 1 to 1,000, 100 if absent. Raises Refusal 422."""
     return asked(request, "limit", _LIMIT_DEFAULT, 1, _LIMIT_MAX)
 
 
 def asked(request: web.Request, name: str, default: int, least: int = 0, most: int = _NUMBER_MAX) -> int:
-    """A number from the query. Raises Refusal 422."""
+    """The number `name` of the query, from `least` to `most`; `default` if absent. Raises Refusal 422."""
     told = request.query.get(name)
     if told is None:
         return default
@@ -34,6 +34,8 @@ def asked(request: web.Request, name: str, default: int, least: int = 0, most: i
 
 
 class TransactionsPage(msgspec.Struct):
+    """One page of an organisation's transactions."""
+
     # Newest first.
     transactions: list[Transaction]
     # The `cursor` of the next page; null on the last.

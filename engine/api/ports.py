@@ -1,4 +1,4 @@
-"""What the HTTP face needs from below, as protocols; `boot` gives the real parts."""
+"""What the HTTP API needs of the rest of the engine, as protocols; `boot` passes the real parts."""
 
 from __future__ import annotations
 
@@ -34,15 +34,20 @@ Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
 
 
 class Submitted(Protocol):
-    @property
-    def answer(self) -> bytes:
-        """The rendered outcomes, or for a repeated Idempotency-Key the first answer."""
+    """What became of a submission."""
 
     @property
-    def replayed(self) -> bool: ...
+    def answer(self) -> bytes:
+        """What `render` made of the outcomes; for a repeated Idempotency-Key the first answer."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether `answer` is the first answer to this Idempotency-Key."""
 
 
 class Ingest(Protocol):
+    """The way in for messages."""
+
     async def submit(
         self,
         organisation_id: int,
@@ -66,30 +71,38 @@ class Directory(Protocol):
     async def credentials(self, key_ids: Sequence[int]) -> Mapping[int, Credential]:
         """Those of the keys that exist and are not revoked, by key id."""
 
-    async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation: ...
+    async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation:
+        """An organisation with its account and its first key. Raises Refusal 409, 422."""
 
-    async def organisations(self, after: int, limit: int) -> list[Organisation]: ...
+    async def organisations(self, after: int, limit: int) -> list[Organisation]:
+        """At most `limit` organisations with ids above `after`, by id."""
 
-    async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey: ...
+    async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
+        """One more key of the organisation. Raises Refusal 404, 409."""
 
-    async def api_keys(self, organisation_id: int) -> list[ApiKey]: ...
+    async def api_keys(self, organisation_id: int) -> list[ApiKey]:
+        """The organisation's keys, newest first, revoked ones too. Raises Refusal 404."""
 
-    async def revoke_key(self, organisation_id: int, key_id: int) -> None: ...
+    async def revoke_key(self, organisation_id: int, key_id: int) -> None:
+        """Make the key good for nothing; again changes nothing. Raises Refusal 404."""
 
     async def top_up(
         self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
     ) -> tuple[TopUp, bool]:
         """The top-up, and whether this call added it."""
 
-    async def balance(self, organisation_id: int) -> Balance: ...
+    async def balance(self, organisation_id: int) -> Balance:
+        """The organisation's credit, units. Raises Refusal 404."""
 
-    async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation: ...
+    async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
+        """Tell the organisation when it has fewer usable units; None: never. Raises Refusal 404, 422."""
 
 
 class Prices(Protocol):
     """The price table. Every call raises Unavailable."""
 
-    async def read(self) -> PriceSheet: ...
+    async def read(self) -> PriceSheet:
+        """The table that stands."""
 
     async def replace(self, prices: Mapping[str, int], version: int | None = None) -> PriceSheet:
         """Let the table be `prices`; with `version` only if that one stands."""
@@ -98,49 +111,59 @@ class Prices(Protocol):
 class Routing(Protocol):
     """Routes, and what operators have changed of providers. Every call raises Unavailable."""
 
-    async def read(self) -> RoutingPlan: ...
+    async def read(self) -> RoutingPlan:
+        """The plan that stands."""
 
     async def replace(self, routes: Sequence[Route], version: int | None = None) -> RoutingPlan:
         """Let `routes` be all routes; with `version` only if that one stands."""
 
     async def set_paused(
         self, provider: str, paused: bool, once: IdempotentCall | None = None
-    ) -> RoutingPlan: ...
+    ) -> RoutingPlan:
+        """Send nothing through this provider, or send through it again. Raises Refusal 404, 409."""
 
-    async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan: ...
+    async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan:
+        """Segments a second; None: as configured. Raises Refusal 404, 422."""
 
 
 class ReceiptReply(Protocol):
     """What a provider is answered once its receipts are kept."""
 
     @property
-    def status(self) -> int: ...
+    def status(self) -> int:
+        """The HTTP status, 200 to 299."""
 
     @property
-    def content_type(self) -> str: ...
+    def content_type(self) -> str:
+        """The value of Content-Type."""
 
     @property
-    def body(self) -> str: ...
+    def body(self) -> str:
+        """The body as text."""
 
 
 class ReceiptReader(Protocol):
-    """How a provider's receipts come."""
+    """How to read the receipts that a provider pushes, and what to answer."""
 
     @property
     def token(self) -> str:
-        """What must stand in the path."""
+        """The secret word that must stand in the path."""
 
     @property
     def read(self) -> Callable[[str, str, str, bytes, int], list[Receipt]]:
-        """Method, query of the URL as it came, content type, body, now_us → receipts. It raises Refusal."""
+        """The function (method, query of the URL as it came, content type, body, now_us) → receipts.
+
+        It raises Refusal 400, 413 or 422 naming the field that is wrong.
+        """
 
     @property
-    def reply(self) -> ReceiptReply: ...
+    def reply(self) -> ReceiptReply:
+        """What the provider is answered once its receipts are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """Everything a process gives its HTTP face."""
+    """Everything that a process passes to its HTTP API."""
 
     ingest: Ingest
     directory: Directory

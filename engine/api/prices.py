@@ -35,11 +35,16 @@ class PriceTables:
         self._key = AdminKey(services.admin_key_sha256)
 
     async def show(self, request: web.Request) -> Response:
+        """`GET /v1/admin/prices`: 200 with a `records.PriceSheet`. Raises Refusal 401, Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._prices.read())
 
     async def replace(self, request: web.Request) -> Response:
-        """Safe to repeat: the same table again changes nothing, whatever `version` says."""
+        """`PUT /v1/admin/prices`: 200 with the `records.PriceSheet` that stands now.
+
+        Safe to repeat: the same table again changes nothing, whatever `version` says. Raises
+        Refusal 400, 401, 409, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _PRICES.decode(await read_body(request, self._body_bytes_max))
         return answer_of(200, await self._prices.replace(wanted.prices, wanted.version))

@@ -14,7 +14,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class MethodNotAllowed(Refusal):
-    """The path is there, but not for this method; `allowed` are those it is there for."""
+    """A 405. `allowed` are the methods of the path, with commas in between, for the header Allow."""
 
     def __init__(self, allowed: str) -> None:
         super().__init__("method_not_allowed", 405, f"The method of this path must be one of: {allowed}.")
@@ -22,6 +22,8 @@ class MethodNotAllowed(Refusal):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A problem document: what is wrong with a request (RFC 9457, section 3.1)."""
+
     # A name for the kind of problem, not an address to open.
     type: str
     # The same for every problem of this type.
@@ -51,7 +53,7 @@ def problem_of(refusal: Refusal, field: str | None = None, request_id: str | Non
 
 
 def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Response:
-    """The whole answer to a refused request."""
+    """The whole answer to a refused request; `retry_after_s` 0: without Retry-After."""
     more = {}
     if refusal.status == HTTPStatus.UNAUTHORIZED:
         more["WWW-Authenticate"] = 'Bearer realm="smsengine"'
@@ -65,9 +67,10 @@ def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Resp
 
 
 def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") -> Response:
-    """503 with Retry-After."""
+    """The whole answer when a part is away: 503 with Retry-After, whole seconds, at least one."""
     return refused(Refusal(code, 503, error.detail), request_id, max(1, error.retry_after))
 
 
 def not_found(detail: str) -> Refusal:
+    """A 404; `detail` is one sentence on what is not there."""
     return Refusal("not_found", 404, detail)

@@ -21,6 +21,9 @@ from engine.stores.audit import AuditReader
 from engine.stores.redis.link import RedisLink
 from engine.stores.status import ReceiptsStatus, Status, StatusReader
 
+# When to ask again for a message that may stand in activity that is not archived yet, seconds.
+_BEHIND_S = 10.0
+
 
 class Reads:
     """Reads across the stores of one process, for one HTTP face."""
@@ -46,7 +49,12 @@ class Reads:
         self._audit = AuditReader(pool, link, activity, config.shards)
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
-        """One message with its history; None when the organisation has no such message."""
+        """One message with its history; None when the organisation has no such message.
+
+        While the archiver is behind, the search of the stream ends at its bound: the history is
+        then marked as incomplete. Raises Unavailable when nothing was found up to there, as the
+        message may be beyond, and when a store does not answer.
+        """
         accepted_at_us = ids.accepted_at_us(message_id)
         if accepted_at_us is None:
             return None
@@ -60,7 +68,11 @@ class Reads:
             # Enough for an answer when its beginning has not been archived yet.
             if not any(row.event in ("accepted", "scheduled") for row in rows):
                 raise
-        return history.describe(rows) if rows else None
+        if rows:
+            return history.describe(rows, complete=recent.complete)
+        if not recent.complete:
+            raise Unavailable("The archiver is far behind, and the message was not found yet.", _BEHIND_S)
+        return None
 
     async def status(self) -> Status:
         at_ms = time.time_ns() // 1_000_000

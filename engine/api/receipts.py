@@ -1,7 +1,7 @@
 """Where providers push their receipts: `/v1/providers/{name}/receipts/{token}`.
 
-Providers know no API keys. Each is given an address with a word in it that only it knows
-(`receipt_token` of its section); how its requests are read is the section's, too.
+Providers know no API keys. Each gets an address with a word in it that only it knows, the
+`receipt_token` of the provider's section. The section also says how its requests are read.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Receipts:
         self._body_bytes_max = services.body_bytes_max
 
     async def take(self, request: web.Request) -> Response:
-        """Answered as the provider expects it only once the receipts are in Redis; until then,
-        and when they cannot be put there, the provider is to send them again: it may, as
-        often as it likes.
+        """Take a request with receipts. The answer that the provider expects goes out only once the
+        receipts are in Redis. A provider that gets another answer, or none, sends them again; it
+        may do so as often as it likes.
 
-        Raises Refusal 404, or what the provider's section says of a request it cannot read;
-        Unavailable.
+        Raises Refusal 404 for an unknown address, 400, 413 or 422 for a request that cannot be
+        read, Unavailable when the receipts cannot be kept.
         """
         reader = self._reader(request)
         reply = Response(
             reader.reply.status, reader.reply.body.encode(), content_type=reader.reply.content_type
         )
         if request.method == hdrs.METH_HEAD:
-            # Somebody tries whether the address is there.
+            # Somebody checks whether the address exists.
             return reply
         body = await read_body(request, self._body_bytes_max)
-        # As it came; octets that are no UTF-8 stand in it as lone surrogates, which nothing takes.
+        # As it came. Octets that are no UTF-8 stand in it as lone surrogates, which cannot be encoded.
         query = request.raw_path.partition("?")[2].encode(errors="replace").decode()
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         receipts = reader.read(request.method, query, content_type, body, self._now_us())

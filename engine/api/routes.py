@@ -92,11 +92,16 @@ class Routes:
         self._key = AdminKey(services.admin_key_sha256)
 
     async def show(self, request: web.Request) -> Response:
+        """`GET /v1/admin/routes`: 200 with all routes and the version. Raises Refusal 401, Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return _shown(await self._routing.read())
 
     async def replace(self, request: web.Request) -> Response:
-        """Safe to repeat: the same routes again change nothing, whatever `version` says."""
+        """`PUT /v1/admin/routes`: 200 with the routes that stand now.
+
+        Safe to repeat: the same routes again change nothing, whatever `version` says. Raises
+        Refusal 400, 401, 409, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _ROUTES.decode(await read_body(request, self._body_bytes_max))
         routes = [_route(number, route) for number, route in enumerate(wanted.routes)]
@@ -113,23 +118,34 @@ class Providers:
         self._key = AdminKey(services.admin_key_sha256)
 
     async def show_all(self, request: web.Request) -> Response:
+        """`GET /v1/admin/providers`: 200, in the order of the configuration. Raises Refusal 401,
+        Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         plan = await self._routing.read()
         return answer_of(200, _Providers(plan.version, [self._provider(n, plan) for n in self._settings]))
 
     async def show(self, request: web.Request) -> Response:
+        """`GET /v1/admin/providers/{name}`: 200 with that one. Raises Refusal 401, 404, Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         name = self._named(request)
         return answer_of(200, self._provider(name, await self._routing.read()))
 
     async def pause(self, request: web.Request) -> Response:
+        """`POST /v1/admin/providers/{name}/pause`: 200; nothing is sent through it any more.
+
+        Safe to repeat. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        """
         return await self._set_paused(request, True)
 
     async def resume(self, request: web.Request) -> Response:
+        """`POST /v1/admin/providers/{name}/resume`: 200; it is sent through again. Raises as `pause` does."""
         return await self._set_paused(request, False)
 
     async def change(self, request: web.Request) -> Response:
-        """Safe to repeat."""
+        """`PUT /v1/admin/providers/{name}`: set its throughput; 200 with the provider.
+
+        Safe to repeat. Raises Refusal 400, 401, 404, 413, 422, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         name = self._named(request)
         wanted = _CHANGE.decode(await read_body(request, self._body_bytes_max))

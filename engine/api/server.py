@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpProcessingError, RawRequestMessage
+from aiohttp.http_exceptions import PayloadEncodingError
+from yarl import URL
 
 from engine.api.problems import refused
 from engine.errors import Refusal
@@ -23,11 +27,13 @@ _OPTIONS: dict[str, Any] = {
     "lingering_time": 2.0,
 }
 
+_NOWHERE = URL("/*")
+
 _log = structlog.get_logger(__name__)
 
 
 class _Connection(web.RequestHandler):
-    """One client's connection; what is not HTTP is told so in our own words."""
+    """One client's connection. What is not HTTP is answered with a problem document, too."""
 
     def handle_error(
         self,
@@ -36,7 +42,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """For what never became a request of the application, or broke in writing its answer."""
+        """The answer to what never became a request of the application, or failed while it was written."""
         if request.writer.output_size > 0:
             raise ConnectionError("An answer has begun already; the connection is given up.")
         request_id = secrets.token_hex(8)
@@ -52,14 +58,38 @@ class _Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        """One line, without frames, for a body that turns out not to be as its headers say only
+        when its rest is passed over, after the answer: that is the client's fault."""
+        exc = kw.get("exc_info")
+        if isinstance(exc, web.RequestPayloadError | HttpProcessingError | PayloadEncodingError):
+            _log.info("body could not be passed over", error=type(exc).__qualname__)
+        else:
+            super().log_exception(*args, **kw)
+
 
 class _Connections(web.Server):
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=asyncio.get_running_loop(), **_OPTIONS)
 
 
+def _with_a_path(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+    """`make` for any request: the targets of `OPTIONS *` and `CONNECT host:port` (RFC 9112,
+    section 3.2) have no path, so no route would match them and aiohttp would answer by itself.
+    They get a path at which there is nothing, and the connection ends with the answer.
+    """
+
+    def request(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
+        # The other form without a slash in front, `http://host/path`, has both scheme and path.
+        if not message.path.startswith("/") and not message.url.scheme:
+            message = message._replace(url=_NOWHERE, should_close=True)
+        return make(message, *rest)
+
+    return request
+
+
 class Server:
-    """The application on one socket. Started once; to stop again changes nothing."""
+    """The application on one socket. `start` it once; a second `stop` changes nothing."""
 
     def __init__(self, app: web.Application, listener: socket.socket) -> None:
         self._runner = web.AppRunner(app, access_log=None)
@@ -72,7 +102,9 @@ class Server:
         await self._runner.setup()
         served = self._runner.server
         assert served is not None
-        self._connections = _Connections(served.request_handler, request_factory=served.request_factory)
+        self._connections = _Connections(
+            served.request_handler, request_factory=_with_a_path(served.request_factory)
+        )
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_server(self._connections, sock=self._listener)
 

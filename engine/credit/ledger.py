@@ -32,8 +32,9 @@ import structlog
 
 from engine.credit.ledger_records import Recovered, ShardLife, StoredAnswer, StreamMark, UsageEntry
 from engine.credit.ports import LedgerStore, UsageStream
-from engine.credit.posting import close_books, decide, follows, goes_on, order, urgent
+from engine.credit.posting import close_books, decide, follows, goes_on, urgent
 from engine.errors import Broken, Unavailable
+from engine.stream_id import StreamId
 
 log = structlog.get_logger("ledger")
 
@@ -155,7 +156,7 @@ class Ledger:
             applied = marks.get(shard)
             if applied is None or self._generations[shard] != recovered.generations[shard]:
                 continue
-            if order(read.position) > order(applied.position):
+            if StreamId.parse(read.position) > StreamId.parse(applied.position):
                 marks[shard] = read
         return marks
 

@@ -35,6 +35,7 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
 from engine.errors import Broken
+from engine.stream_id import StreamId
 
 _NOTHING = RemainingUnits(0, 0)
 
@@ -72,13 +73,7 @@ def follows(mark: StreamMark, link: str) -> bool:
 
 def goes_on(mark: StreamMark, life: ShardLife) -> bool:
     """Whether the shard still has the entry at the mark that it was asked about."""
-    return order(life.last_position) >= order(mark.position) and follows(mark, life.follows)
-
-
-def order(position: str) -> tuple[int, int]:
-    """A stream's id, to compare with others."""
-    ms, _, sequence = position.partition("-")
-    return int(ms), int(sequence)
+    return StreamId.parse(life.last_position) >= StreamId.parse(mark.position) and follows(mark, life.follows)
 
 
 def decide(books: Books, entries: Iterable[UsageEntry]) -> None:

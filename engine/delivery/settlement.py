@@ -28,6 +28,7 @@ from random import Random
 
 import msgspec
 
+from engine.activity.row import row_of
 from engine.records import ActivityRow, Entry, Event, Settlement, Verdict
 
 # An entry given out more often than this has outlived as many workers, and is set aside.
@@ -124,25 +125,17 @@ def _row(
     code: str = "",
     due_at_us: int = 0,
 ) -> ActivityRow:
-    message = entry.message
-    return ActivityRow(
-        at_us=now_us,
-        organisation_id=message.organisation_id,
-        message_id=message.id,
-        accepted_at_us=message.accepted_at_us,
-        event=event,
-        queue=entry.queue,
-        to=message.to,
-        sender=message.sender,
-        encoding=message.encoding,
-        segments=message.segments,
-        units=message.units,
+    return row_of(
+        entry.message,
+        entry.message.id,
+        entry.queue,
+        event,
+        now_us,
         attempt=attempt,
         provider=verdict.provider if verdict else "",
         provider_message_id=verdict.provider_message_id if verdict else "",
         code=verdict.code if verdict else code,
         latency_us=verdict.latency_us if verdict else 0,
-        reference=message.reference,
         due_at_us=due_at_us,
         outcome_unknown=verdict is not None and verdict.kind == "unknown",
     )

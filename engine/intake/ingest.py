@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import msgspec
@@ -21,12 +21,22 @@ from engine.errors import Refusal, Unavailable
 from engine.ids import MessageIds
 from engine.intake import phone_numbers, segments
 from engine.intake.ports import Prices
-from engine.records import Accepted, Addressed, Message, MessageDraft, Queue, Replay, Submission
+from engine.records import (
+    QUEUE_DEFAULT,
+    Accepted,
+    Addressed,
+    Message,
+    MessageDraft,
+    Queue,
+    Replay,
+    Submission,
+)
 
 _VALIDITY_MAX_S = 7 * 86400
 _SEND_AT_MAX_S = 30 * 86400
 _SEGMENTS_MAX = 10
 _REFERENCE_MAX = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # More units than any message costs.
 _NEVER = 1 << 63
 
@@ -202,11 +212,11 @@ class Ingest:
             expires_at_us=(due_at_us or now_us) + validity_s * 1_000_000,
             reference=draft.reference or "",
         )
-        return Addressed(queue=draft.queue, message=message, due_at_us=due_at_us)
+        return Addressed(queue=draft.queue or QUEUE_DEFAULT, message=message, due_at_us=due_at_us)
 
     def _validity_s(self, draft: MessageDraft) -> int:
         if draft.validity is None:
-            return self._validity_default_s[draft.queue]
+            return self._validity_default_s[draft.queue or QUEUE_DEFAULT]
         if not 1 <= draft.validity <= _VALIDITY_MAX_S:
             raise _invalid("validity", f"from 1 to {_VALIDITY_MAX_S} seconds")
         return draft.validity
@@ -236,7 +246,8 @@ def _due_at_us(send_at: str | None, now_us: int) -> int:
         at = datetime.min
     if at.tzinfo is None:
         raise _invalid("send_at", "an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z")
-    due_at_us = int(at.astimezone(UTC).timestamp() * 1_000_000)
+    # A difference cannot overflow, as a time in UTC can: 9999-12-31T23:59:59-01:00 is of the year 10000.
+    due_at_us = (at - _EPOCH) // timedelta(microseconds=1)
     if not now_us < due_at_us <= now_us + _SEND_AT_MAX_S * 1_000_000:
         raise _invalid("send_at", "in the future, at most 30 days from now")
     return due_at_us

@@ -38,6 +38,9 @@ def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
 
 
 def receipt_readers(sections: Iterable[ProviderSettings]) -> dict[str, ReceiptReader]:
-    """By name, how those are read that push their receipts to the API. Raises ConfigError."""
+    """How to read the receipts of each provider that pushes them to the API, by its name.
+
+    Raises ConfigError.
+    """
     found = {s.name: receipt_reader(s) for s in sections if isinstance(s, HttpSettings)}
     return {name: reader for name, reader in found.items() if reader is not None and reader.token}

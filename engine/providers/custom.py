@@ -49,7 +49,7 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
 
 
 def _lack(provider: object, name: str) -> str:
-    """What keeps it from being an `engine.providers.ports.Provider`; "" for nothing."""
+    """What the object lacks to be an `engine.providers.ports.Provider`; "" when it is one."""
     for method in ("start", "stop", "submit"):
         found = getattr(provider, method, None)
         if not callable(found):

@@ -10,7 +10,7 @@ PAUSE_S_MAX = 2.0
 
 
 class Backoff:
-    """How long to leave a server alone that does not take connections. Times are seconds."""
+    """How long to leave a server alone that refuses connections. Times are monotonic seconds."""
 
     def __init__(self, first_s: float = PAUSE_S, max_s: float = PAUSE_S_MAX) -> None:
         self._first_s = first_s
@@ -20,10 +20,11 @@ class Backoff:
         self._retry_at_s = 0.0
 
     def holds(self, now_s: float) -> bool:
+        """Whether the server is still to be left alone."""
         return now_s < self._retry_at_s
 
     def pause_s(self, now_s: float) -> float:
-        """How much of the pause is left."""
+        """Seconds of the pause that are left."""
         return max(0.0, self._retry_at_s - now_s)
 
     def failed(self, now_s: float, reason: str, jitter: float) -> None:
@@ -35,6 +36,7 @@ class Backoff:
             self.failures += 1
 
     def succeeded(self) -> None:
+        """An attempt succeeded: the next failure begins with the first pause."""
         self.failures = 0
         self._retry_at_s = 0.0
 
@@ -44,8 +46,8 @@ class Ticker:
 
     When the process was held up (stopped by a signal, swapped out, a long call), the
     loop runs timers before it reads sockets: the first late tick is put off by a
-    millisecond, so that answers that lie in the socket are seen before anybody
-    decides that they never came. Only the first: a loop that is always late still ticks.
+    millisecond, so that answers which wait in the socket are read before anybody decides that they
+    never came. Only the first is put off: a loop that is always late still ticks.
     """
 
     def __init__(self, tick_s: float, tick: Callable[[], None]) -> None:
@@ -56,9 +58,11 @@ class Ticker:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
+        """Begin to tick, on the running loop."""
         self._arm(self._tick_s)
 
     def stop(self) -> None:
+        """Tick no more; again changes nothing."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
+from engine.activity.records import AttemptRecord
 from engine.receipts.ids import IdForms, likeliest, normal, others
 from engine.receipts.match import NOTHING, Known, Match, Reason, known_of, learnt, match, rows_for
-from engine.receipts.records import AttemptRecord, Receipt
-from engine.records import ActivityRow, StreamId
+from engine.receipts.records import Receipt
+from engine.records import ActivityRow
+from engine.stream_id import StreamId
 
 # (provider, normal form of an id): what an attempt is filed under.
 Key = tuple[str, str]

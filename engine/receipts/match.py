@@ -24,8 +24,10 @@ from typing import Literal
 
 import msgspec
 
+from engine.activity.records import AttemptRecord
+from engine.activity.row import row_of
 from engine.receipts.ids import IdForms, ids_of, likeliest, normal, numbers_agree, others
-from engine.receipts.records import AttemptRecord, Receipt
+from engine.receipts.records import Receipt
 from engine.records import ActivityRow, Event, Message
 
 # Why a receipt has no attempt: none has its id; one has, but was sent to another number;
@@ -199,22 +201,15 @@ def sent_again(row: ActivityRow, kept: Message, now_us: int) -> tuple[ActivityRo
 
 
 def _row(attempt: AttemptRecord, event: Event, receipt: Receipt, segment: int = 0) -> ActivityRow:
-    return ActivityRow(
-        at_us=receipt.at_us,
-        organisation_id=attempt.organisation_id,
-        message_id=attempt.message_id,
-        accepted_at_us=attempt.accepted_at_us,
-        event=event,
-        queue=attempt.queue,
-        to=attempt.to,
-        sender=attempt.sender,
-        encoding=attempt.encoding,
-        segments=attempt.segments,
-        units=attempt.units,
+    return row_of(
+        attempt,
+        attempt.message_id,
+        attempt.queue,
+        event,
+        receipt.at_us,
         attempt=attempt.attempt,
         provider=attempt.provider,
         provider_message_id=attempt.provider_message_id,
         code=receipt.code,
-        reference=attempt.reference,
         segment=segment,
     )

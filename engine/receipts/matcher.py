@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import structlog
 
 from engine.errors import ConfigError, Fenced, Unavailable
+from engine.lease import Lease, boot_time_s
 from engine.receipts.ports import MatchLimits, ReceiptStream, Rounds
 
 log = structlog.get_logger()
-
-# Runs on while the machine sleeps, as Redis' clock does.
-_boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 class Matcher:
@@ -34,25 +30,25 @@ class Matcher:
         rounds: Rounds,
         owner: str,
         limits: MatchLimits,
-        clock_s: Callable[[], float] = _boot_time,
+        clock_s: Callable[[], float] = boot_time_s,
     ) -> None:
         """`owner` is unique per process incarnation, never reused."""
-        self._stream = stream
         self._rounds = rounds
         self._owner = owner
         self._limits = limits
         self._clock_s = clock_s
         self._begun = 0
         self._draining = asyncio.Event()
-        self._lease_until = 0.0
-        self._won = asyncio.Event()
+        self._lease = Lease(
+            stream, owner, limits.lease_s, of="matcher", mention=self._mention, clock_s=clock_s
+        )
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
 
     @property
     def active(self) -> bool:
         """Whether the lease is ours at this instant."""
-        return self._clock_s() < self._lease_until
+        return self._lease.active
 
     async def run(self, draining: asyncio.Event) -> None:
         """Match until `draining` is set; the round in hand is ended, or left to the next matcher.
@@ -60,22 +56,15 @@ class Matcher:
         Raises Broken, in an ExceptionGroup, when Redis refuses a step.
         """
         self._draining = draining
-        try:
-            async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(self._keep_lease())
-                await self._work()
-                keeping.cancel()
-        finally:
-            self._lease_until = 0.0
-            with contextlib.suppress(Unavailable, ConfigError):
-                await self._stream.release(self._owner)
+        async with self._lease.held():
+            await self._work()
 
     async def _work(self) -> None:
         begun, pause_s = False, self._limits.backoff_s
         while not self._draining.is_set():
             try:
                 if not self.active:
-                    await self._stand_by()
+                    await self._lease.stand_by(self._limits.idle_s)
                     continue
                 if not begun:
                     begun = await self._begin()
@@ -90,30 +79,9 @@ class Matcher:
                 begun = False
                 await self._pause(pause_s)
             except (Unavailable, ConfigError) as e:
-                self._mention(e)
+                await self._mention(e)
                 await self._pause(pause_s)
                 pause_s = min(2 * pause_s, self._limits.backoff_max_s)
-
-    async def _keep_lease(self) -> None:
-        """Win the lease when it is free, and keep it, until canceled."""
-        while True:
-            asked_at = self._clock_s()
-            try:
-                ours = await self._stream.lease(self._owner, round(self._limits.lease_s * 1000))
-            except (Unavailable, ConfigError) as e:
-                self._mention(e)
-            else:
-                if ours and not self.active:
-                    log.info("matcher is active", owner=self._owner)
-                self._lease_until = asked_at + self._limits.lease_s if ours else 0.0
-                if ours:
-                    self._won.set()
-            await asyncio.sleep(self._limits.lease_s / 3)
-
-    async def _stand_by(self) -> None:
-        self._won.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._won.wait(), self._limits.idle_s)
 
     async def _begin(self) -> bool:
         """Begin and catch up; False when the lease was lost meanwhile, or it is time to end."""
@@ -134,11 +102,11 @@ class Matcher:
             except Unavailable as e:
                 if self._draining.is_set():
                     raise
-                self._mention(e)
+                await self._mention(e)
             await self._pause(pause_s)
             pause_s = min(2 * pause_s, self._limits.backoff_max_s)
 
-    def _mention(self, error: Unavailable | ConfigError) -> None:
+    async def _mention(self, error: Unavailable | ConfigError) -> None:
         """Log a trouble when it begins, and now and then while it lasts."""
         if self._mentioned is None or self._clock_s() - self._mentioned >= self._limits.remind_s:
             self._mentioned = self._clock_s()

@@ -11,15 +11,15 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from engine.activity.records import ActivityEntry
+from engine.activity.records import ActivityEntry, AttemptRecord
 from engine.receipts.match import Reason
-from engine.receipts.records import AttemptRecord, Receipt
+from engine.receipts.records import Receipt
 from engine.records import (
     ActivityRow,
     Message,
     Queue,
-    StreamId,
 )
+from engine.stream_id import StreamId
 
 # Makes a step again and again until it is done. Raises Fenced, and Unavailable when it is
 # time to end: then the next matcher finds out how far it got.

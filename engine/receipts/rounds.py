@@ -64,7 +64,7 @@ from engine.receipts.ports import (
     Recording,
 )
 from engine.receipts.records import LateReceipt, Receipt
-from engine.records import StreamId
+from engine.stream_id import StreamId
 
 log = structlog.get_logger()
 
@@ -164,7 +164,7 @@ class Matching:
         self._unseen.forget(firsts)
         if len(self._unseen) > self._limits.unseen_max:
             raise Unavailable("The archiver is too far behind for receipts to be matched.")
-        return min([now_us, *(first[0] * 1000 for first in firsts.values() if first)])
+        return min([now_us, *(first.ms * 1000 for first in firsts.values() if first)])
 
     async def _look_up(self, search: Search) -> None:
         search.learn(await self._store.filed(search.first_keys()))

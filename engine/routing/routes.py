@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
+from engine.prefix_table import PrefixTable
 from engine.records import Message, Queue
 from engine.routing.records import Route, RoutingPlan
 
@@ -46,14 +47,24 @@ class Candidates(NamedTuple):
 
 
 _NOWHERE = Candidates(routed=False)
-# A prefix: the routes that name a sender or a queue, by these, and the one that names neither.
-_Group = tuple[dict[tuple[str, str], Candidates], Candidates | None]
+
+
+class _Group:
+    """The routes of one prefix: those that name a sender or a queue, by these; the one that names
+    neither; and the group of the next shorter prefix, which counts when none of them matches."""
+
+    __slots__ = ("named", "plain", "shorter")
+
+    def __init__(self, routes: dict[tuple[str, str], Candidates]) -> None:
+        self.plain = routes.pop(("", ""), None)
+        self.named = routes
+        self.shorter: _Group | None = None
 
 
 class Router:
     """Routes by one plan. Building it costs a look at each route, a look-up does not."""
 
-    __slots__ = ("_groups", "_lengths", "_paused", "_unrouted")
+    __slots__ = ("_groups", "_paused", "_unrouted")
 
     def __init__(self, plan: RoutingPlan, names: Sequence[str]) -> None:
         """`names` are the providers this process knows, in the order of its configuration."""
@@ -63,29 +74,26 @@ class Router:
         for route in plan.routes:
             named = grouped.setdefault(route.prefix, {})
             named[route.sender, route.queue] = _candidates(route, known, paused)
-        self._groups: dict[str, _Group] = {
-            p: (named, named.pop(("", ""), None)) for p, named in grouped.items()
-        }
-        # Only lengths that occur are looked up, the longest first; 0 is the prefix "".
-        self._lengths = tuple(sorted({len(prefix) for prefix in grouped}, reverse=True))
+        groups: dict[str, _Group | None] = {prefix: _Group(named) for prefix, named in grouped.items()}
+        self._groups = PrefixTable(groups)
+        for prefix, group in groups.items():
+            assert group is not None
+            group.shorter = self._groups.shorter(prefix, None)
         everyone = Route(providers=tuple(names))
         self._unrouted = _NOWHERE if plan.routes else _candidates(everyone, known, paused)
 
     def candidates(self, message: Message, queue: Queue) -> Candidates:
         """Who may carry it; at most one look-up for each prefix length, a few for what matches."""
-        to = message.to
-        for length in self._lengths:
-            group = self._groups.get(to[:length])
-            if group is None:
-                continue
-            named, plain = group
-            if named:
+        group = self._groups.longest(message.to, None)
+        while group is not None:
+            if named := group.named:
                 sender = message.sender
                 found = named.get((sender, queue)) or named.get((sender, "")) or named.get(("", queue))
                 if found is not None:
                     return found
-            if plain is not None:
-                return plain
+            if group.plain is not None:
+                return group.plain
+            group = group.shorter
         return self._unrouted
 
     def paused(self, name: str) -> bool:

@@ -18,9 +18,9 @@ from engine.activity.ports import ActivityStore
 from engine.credit.laws import Account, Cut, ShardCut
 from engine.credit.ledger_records import StreamMark
 from engine.errors import Broken, Unavailable
-from engine.records import StreamId
 from engine.stores.redis.link import RedisLink, ReplyError
 from engine.stores.redis.usage import usage_entry
+from engine.stream_id import StreamId
 
 _ACCOUNTS = """
 SELECT a.organisation_id, a.shard, a.topped_up, a.available, a.granted, a.held, a.captured,
@@ -128,5 +128,5 @@ def _add(activity: dict[int, dict[str, int]], organisation_id: int, event: str, 
 
 def _stream_id(text: bytes) -> StreamId:
     """The first id still on the stream; `ID+` means: the next one after ID."""
-    ms, _, sequence = text.decode().rstrip("+").partition("-")
-    return int(ms), int(sequence) + text.endswith(b"+")
+    last = StreamId.parse(text.removesuffix(b"+"))
+    return last.next if text.endswith(b"+") else last

@@ -10,6 +10,7 @@ from engine.activity.ports import ActivityStream
 from engine.errors import Unavailable
 from engine.records import QUEUES, Queue
 from engine.stores.redis.link import Command, RedisLink, ReplyError
+from engine.stream_id import StreamId
 
 _READS = 5
 
@@ -90,7 +91,7 @@ class StatusReader:
 
     async def activity(self, now_ms: int) -> ActivityStatus:
         backlogs = await self._activity.backlog()
-        oldest = [b.first[0] for b in backlogs if b.first]
+        oldest = [b.first.ms for b in backlogs if b.first]
         return ActivityStatus(
             waiting_entries=sum(b.entries for b in backlogs),
             oldest_ms=max(0, now_ms - min(oldest)) if oldest else 0,
@@ -139,4 +140,4 @@ class StatusReader:
 
 
 def _ms(entry_id: bytes) -> int:
-    return int(entry_id.partition(b"-")[0])
+    return StreamId.parse(entry_id).ms

@@ -135,7 +135,8 @@ def _error(status: int, retry_after: str | None, content: bytes, url: str) -> Re
 def _seconds(retry_after: str | None) -> float:
     """RFC 9110 allows a date too; the engine never sends one."""
     try:
-        return min(max(float(retry_after or ""), 0.0), 3600.0)
+        # In this order what is not a number ("nan") becomes 0.
+        return min(max(0.0, float(retry_after or "")), 3600.0)
     except ValueError:
         return RETRY_AFTER_S
 

@@ -8,6 +8,7 @@ length, its queue) is for the engine alone to say.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,10 +72,7 @@ class MessageFile:
             raw = raw.removeprefix(_BOM).strip() if number == 1 else raw.strip()
             if not raw:
                 continue
-            try:
-                given = orjson.loads(raw)
-            except orjson.JSONDecodeError:
-                given = None
+            given = _document(raw)
             if not isinstance(given, dict):
                 yield Line(number=number, draft=None, reason="not a JSON object", position=position)
                 continue
@@ -126,16 +124,37 @@ class MessageFile:
                 return Line(number=number, draft=None, reason=f"{name} is missing", position=position)
         try:
             draft = msgspec.convert(fields, MessageDraft, strict=strict)
-            # A lone surrogate: the line was not UTF-8, or JSON escaped half a character.
             msgspec.json.encode(draft)
         except msgspec.ValidationError as e:
             return Line(number=number, draft=None, reason=str(e), position=position)
         except UnicodeEncodeError:
-            return Line(number=number, draft=None, reason="not UTF-8", position=position)
+            # A lone surrogate: the line was not UTF-8, or JSON escaped half a character.
+            broken = next(name for name, value in fields.items() if not _is_whole(value))
+            reason = f"{broken} is not UTF-8, or has half of a surrogate pair"
+            return Line(number=number, draft=None, reason=reason, position=position)
         return Line(number=number, draft=draft, position=position)
 
     def _unreadable(self, e: OSError) -> ConfigError:
         return ConfigError(f"{self.path} cannot be read: {e.strerror}.")
+
+
+def _document(raw: bytes) -> object:
+    """What a line of JSONL holds; None when it is no JSON.
+
+    The standard reader also takes what no field does but a sentence can name: half of a
+    surrogate pair, and numbers out of range.
+    """
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(raw.decode())
+        except (ValueError, RecursionError):
+            return None
+
+
+def _is_whole(value: object) -> bool:
+    return not isinstance(value, str) or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def format_of(path: Path, said: FileFormat | None) -> FileFormat:

@@ -93,6 +93,7 @@ def test_a_sent_message_shows_its_whole_history() -> None:
                 "latency_ms": 21.25,
             },
         ],
+        "history_complete": True,
     }
 
 

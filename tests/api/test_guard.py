@@ -119,6 +119,32 @@ async def test_what_is_not_http_is_answered_with_a_problem(api: Api, request_byt
     assert b"Connection: close" in head
 
 
+@pytest.mark.parametrize("line", [b"OPTIONS * HTTP/1.1", b"CONNECT example.org:443 HTTP/1.1"])
+async def test_a_target_without_a_path_is_answered_with_a_problem(api: Api, line: bytes) -> None:
+    head, _, body = (await api.raw(line + b"\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
+    told = msgspec.json.decode(body)
+    assert (told["status"], told["code"]) == (404, "not_found")
+    assert b"Content-Type: application/problem+json" in head
+    assert b"Connection: close" in head
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate"])
+@pytest.mark.parametrize("key", [b"", b"Authorization: Bearer nobody\r\n"])
+async def test_a_body_that_is_not_as_encoded_as_said_leaves_no_frames_in_the_log(
+    api: Api, coding: bytes, key: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody reads the body of a caller who is unknown; the connection's own code passes it over."""
+    request = (
+        b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+        b"Content-Encoding: %s\r\n%s\r\nplain" % (coding, key)
+    )
+    with capture_logs() as logs:
+        answer = await api.raw(request)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert caplog.records == []
+    assert len(logs) <= 1
+
+
 async def test_an_expectation_is_met_or_refused(api: Api) -> None:
     body = msgspec.json.encode(DRAFT)
     head = (

@@ -48,7 +48,12 @@ async def test_every_field_of_a_message_may_be_given(api: Api) -> None:
         (b"{", 400, "invalid_json", None),
         (b"to=1", 400, "invalid_json", None),
         (b'{"to":"\xff","text":"x"}', 400, "invalid_json", None),
-        (b'{"to":"\\ud800","text":"x"}', 400, "invalid_json", None),
+        (b'{"to":"\\ud800","text":"x"}', 422, "invalid_text", "to"),
+        (b'{"to":"+1","text":"\\ud83d"}', 422, "invalid_text", "text"),
+        (b'{"to":"+1","text":"x \\ude00 y"}', 422, "invalid_text", "text"),
+        (b'{"to":"+1","text":"x","reference":"\\ud83d","validity":1e400}', 422, "invalid_text", "reference"),
+        (b'{"to":"+1","text":"x","a\\ud83d":1}', 422, "invalid_text", "a?"),
+        (b'{"to":"+1","text":"\\ud83d","validity":NaN}', 400, "invalid_json", None),
         (b'{"x":' + b"[" * 100_000, 422, "invalid_field", "x"),
         (b"[" * 100_000, 422, "invalid_field", None),
         (b"[]", 422, "invalid_field", None),
@@ -127,6 +132,24 @@ async def test_a_bad_message_of_a_batch_refuses_only_itself(api: Api) -> None:
     assert (too_dear["error"]["status"], too_dear["error"]["code"]) == (402, "insufficient_credit")
 
 
+async def test_half_a_character_in_a_batch_refuses_only_its_message(api: Api) -> None:
+    texts = [b'"whole"', b'"half \\ud83d"', b'"whole \\ud83d\\ude00"', b'"\\\\ud83d"', b"5", b"1e400"]
+    messages = b",".join(b'{"to":"+1","text":%s}' % text for text in texts)
+    status, _, told = await api.ask("POST", "/v1/messages/batch", b'{"messages":[%s]}' % messages)
+    assert status == 202
+    refused = [result.get("error", {}) for result in told["results"]]
+    assert [problem.get("field") for problem in refused] == [
+        None, "messages[1].text", None, None, "messages[4].text", "messages[5].text",
+    ]  # fmt: skip
+    assert refused[1]["code"] == "invalid_text"
+    assert refused[1]["detail"] == "`text` contains half of a surrogate pair; send every character whole."
+
+
+async def test_a_queue_of_null_is_as_one_that_is_absent(api: Api) -> None:
+    status, _, told = await api.ask("POST", "/v1/messages", DRAFT | {"queue": None})
+    assert (status, told["queue"]) == (202, "normal")
+
+
 async def test_a_batch_of_bad_messages_is_answered_too(api: Api) -> None:
     status, _, told = await api.ask("POST", "/v1/messages/batch", {"messages": [{}, 1, "x"]})
     assert status == 202
@@ -145,6 +168,10 @@ async def test_a_batch_of_bad_messages_is_answered_too(api: Api) -> None:
         (b'{"messages":{}}', 422, "invalid_field", "messages"),
         (b'{"messages":[]}', 422, "invalid_field", "messages"),
         (b'{"messages":[],"more":1}', 422, "invalid_field", "more"),
+        (b'{"messages":[],"more":"\\ud83d"}', 422, "invalid_field", "more"),
+        (b'{"messages":"\\ud83d"}', 422, "invalid_text", "messages"),
+        (b'["\\ud83d"]', 422, "invalid_field", None),
+        (b'{"messages":[' + b",".join([b'"\\ud83d"'] * 1001) + b"]}", 413, "batch_too_large", "messages"),
         (b'{"messages":[' + b",".join([b"1"] * 1001) + b"]}", 413, "batch_too_large", "messages"),
         (msgspec.json.encode({"messages": [DRAFT] * 1001}), 413, "batch_too_large", "messages"),
     ],

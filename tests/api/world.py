@@ -21,7 +21,7 @@ from engine.api.ports import Draft, Outcome, Render, Services
 from engine.api.server import Server
 from engine.errors import Refusal
 from engine.providers.settings import ProviderSettings, SimulatedSettings
-from engine.records import Accepted
+from engine.records import QUEUE_DEFAULT, Accepted
 from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -96,7 +96,12 @@ class DeskIngest:
             return Refusal("insufficient_credit", 402, "The message costs more than is left.")
         message_id = f"0190a0b0-0000-7000-8000-{next(self._numbers):012}"
         return Accepted(
-            id=message_id, status="accepted", queue=draft.queue, segments=1, encoding="GSM-7", units=1
+            id=message_id,
+            status="accepted",
+            queue=draft.queue or QUEUE_DEFAULT,
+            segments=1,
+            encoding="GSM-7",
+            units=1,
         )
 
 
@@ -112,7 +117,6 @@ class Api:
         self.session = session
         self.api_key = api_key
         self.ingest = services.ingest
-        assert isinstance(self.ingest, DeskIngest)
 
     async def ask(
         self, method: str, path: str, body: object = None, *, key: str | None = None, **headers: str

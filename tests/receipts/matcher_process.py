@@ -17,10 +17,10 @@ from typing import Any
 from engine.receipts.matcher import Matcher
 from engine.receipts.ports import Recording
 from engine.receipts.rounds import Matching
-from engine.records import StreamId
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.receipt_stream import RedisReceiptStream
+from engine.stream_id import StreamId
 from tests.activity.archiver_process import Gate, Gated, say
 from tests.activity.world import SHARDS, until
 from tests.receipts.world import QUICK_MATCH, home_of, now_us

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.activity.records import AttemptRecord
 from engine.lifecycle import status_after
 from engine.receipts.match import NOTHING, Known, Match, known_of, learnt, match, rows_for, sent_again
-from engine.receipts.records import AttemptRecord, Receipt
+from engine.receipts.records import Receipt
 from engine.records import Message
 
 T0 = 1_795_335_960_000_000

@@ -22,7 +22,7 @@ from engine.providers.secret import secret
 from engine.providers.settings import HttpSettings
 from engine.receipts.records import Receipt
 
-# It is all that keeps strangers from sending receipts, and it stands in a URL.
+# Only this word keeps strangers from sending receipts, and it stands in a URL.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 # method, query of the URL, content type, body, now_us -> receipts; raises Refusal.
@@ -30,9 +30,9 @@ ReadReceipts = Callable[[str, str, str, bytes, int], list[Receipt]]
 
 
 class ReceiptReader(NamedTuple):
-    """How the API takes a provider's receipts."""
+    """The word in the address of a provider's receipts, how to read them, and what to answer."""
 
-    # What must stand in the path; "": this provider takes none.
+    # The word that must stand in the path; "": this provider takes no receipts.
     token: str
     read: ReadReceipts
     # What the provider is answered once they are kept.
@@ -40,6 +40,8 @@ class ReceiptReader(NamedTuple):
 
 
 class Description(NamedTuple):
+    """All that is needed to send through one provider and to read its answers."""
+
     address: Address
     ssl_context: ssl.SSLContext | None
     template: RequestTemplate
@@ -47,7 +49,7 @@ class Description(NamedTuple):
 
 
 def describe(settings: HttpSettings) -> Description:
-    """Raises ConfigError naming the setting when the section cannot be used, its receipts included."""
+    """Compile a section. Raises ConfigError naming the setting when it, or its receipts, cannot be used."""
     receipt_reader(settings)
     name = f"providers.{settings.name}"
     preset = _preset(settings)

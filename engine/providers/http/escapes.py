@@ -21,27 +21,28 @@ Place = Literal["url", "json", "header", "text"]
 Escape = Callable[[str], bytes]
 
 _encode_json = msgspec.json.Encoder().encode
-# RFC 3986, 2.3: stand for themselves everywhere.
+# RFC 3986, 2.3: characters that are never escaped.
 _UNRESERVED = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _RESERVED = re.compile(rb"[^A-Za-z0-9_.~-]+")
 _RAW = tuple(bytes([byte]) for byte in range(256))
 _ESCAPED = tuple(b"%%%02X" % byte for byte in range(256))
-# Up to so many different ones it is quicker to replace one after another.
+# Up to so many different octets it is quicker to replace one after another.
 _FEW = 8
 _PERCENT = ord("%")
 
 
 class Unencodable(ValueError):
-    """A message has characters that cannot stand where the description wants them."""
+    """The message has characters that cannot stand at this place of a request."""
 
 
 def escape_url(text: str) -> bytes:
+    """Percent-encoded UTF-8 (RFC 3986, 2.1). Raises UnicodeEncodeError for half a surrogate pair."""
     data = text.encode()
     reserved = set(data.translate(None, _UNRESERVED))
     if len(reserved) > _FEW:
-        # Whole runs at once: in most scripts nearly everything is one.
+        # Escape whole runs at once: in most scripts nearly the whole text is one run.
         return _RESERVED.sub(_percent, data)
-    # First, since the escapes have it.
+    # The percent sign first, because the escapes contain it.
     if _PERCENT in reserved:
         data = data.replace(b"%", b"%25")
         reserved.discard(_PERCENT)
@@ -55,16 +56,19 @@ def _percent(run: re.Match[bytes]) -> bytes:
 
 
 def escape_json(text: str) -> bytes:
+    """The inside of a JSON string, without the quotes (RFC 8259, 7)."""
     return _encode_json(text)[1:-1]
 
 
 def escape_header(text: str) -> bytes:
+    """The text as it is. Raises Unencodable for anything but printable ASCII."""
     if not (text.isascii() and text.isprintable()):
         raise Unencodable("not printable ASCII")
     return text.encode()
 
 
 def escape_text(text: str) -> bytes:
+    """UTF-8. Raises UnicodeEncodeError for half a surrogate pair."""
     return text.encode()
 
 

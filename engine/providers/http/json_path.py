@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-# A document nested deeper is none that a provider writes; walking it would cost stack.
+# No provider writes a document that is nested deeper; walking it would cost stack.
 _DEPTH_MAX = 32
 
 Path = tuple[str, ...]
@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def parse_json(body: bytes) -> Any:
-    """Raises Malformed."""
+    """The document in `body`. Raises Malformed."""
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
@@ -34,6 +34,7 @@ def parse_json(body: bytes) -> Any:
 
 
 def parse_path(path: str) -> Path:
+    """The path taken apart at its dots; beyond the depth of any document of a provider it is cut."""
     return tuple(path.split(".")[:_DEPTH_MAX]) if path else ()
 
 
@@ -73,7 +74,10 @@ def word(value: Any) -> str:
 
 
 class Words:
-    """Words that a rule names, e.g. ["0", 7, "5*"]; a star at the end stands for any rest."""
+    """The words that a rule names, e.g. ["0", 7, "5*"]; a star at the end stands for any rest.
+
+    `text in words` tells whether one of them matches the text.
+    """
 
     __slots__ = ("_exact", "_starts")
 

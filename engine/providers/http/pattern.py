@@ -1,4 +1,4 @@
-"""One part of a request as bytes with slots: written once, filled in for each message."""
+"""One part of a request (path, headers or body) as bytes with slots that each message fills."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class PatternWriter:
         self._slots: list[Slot] = []
 
     def literal(self, data: bytes) -> None:
+        """Bytes that stand in every request as they are."""
         self._template.append(data.replace(b"%", b"%%"))
 
     def pieces(self, pieces: Sequence[str | Slot], escape: Callable[[str], bytes]) -> None:
@@ -79,7 +80,7 @@ class PatternWriter:
             self._slots += other._slots
 
     def pattern(self) -> Fill:
-        """What makes the part of a message."""
+        """The function that builds this part for a message."""
         template = b"".join(self._template)
         fills = tuple(slot.fill for slot in self._slots)
         if not fills:

@@ -1,9 +1,9 @@
 """Placeholders in the texts of a request's description, e.g. `{receipt_url}?id={id}`.
 
-A text is taken apart once; what the settings give (`FIXED`) is put in then, what the
-message gives (`TEXTS`, `NUMBERS`) when it is sent. `{name?}` says that the field it stands in is
-left out when there is nothing to put there; `{nothing?}` always leaves it out, which
-takes a field of a preset away. `{{` and `}}` are plain braces.
+A text is taken apart once. What the settings give (`FIXED`) is put in at that time; what the
+message gives (`TEXTS`, `NUMBERS`) is put in when it is sent. `{name?}` leaves out the field in
+which it stands when there is nothing to put there. `{nothing?}` always leaves it out, which
+removes a field of a preset. `{{` and `}}` are plain braces.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine.errors import ConfigError
+from engine.prefix_table import PrefixTable
 from engine.providers.http.escapes import ESCAPES, Place, Unencodable
 from engine.records import Message
 
@@ -23,7 +24,7 @@ _ID_BITS = 62
 _REMEMBERED_MAX = 1024
 
 
-# Makes a value of a message, escaped; the second is the time, microseconds since 1970.
+# (message, time in microseconds since 1970) → one of its values, escaped.
 Fill = Callable[[Message, int], bytes]
 
 
@@ -35,7 +36,7 @@ class Slot(NamedTuple):
 
 
 class Filled(str):
-    """What the settings gave: a value, not a word of the description."""
+    """A value from the settings. It is escaped like a message's, and never read as description."""
 
     __slots__ = ()
 
@@ -43,7 +44,8 @@ class Filled(str):
 class NumberRules(msgspec.Struct, frozen=True):
     """How a description wants numbers written; see `RequestTable`."""
 
-    rewrite_to: tuple[tuple[str, str], ...] = ()
+    # By the beginning of a number, what is written in its place.
+    rewrite_to: dict[str, str] = {}
     validity_min_s: int = 1
     validity_max_s: int = 7 * 86400
 
@@ -53,7 +55,7 @@ FIXED = ("username", "password", "receipt_url", "provider", "nothing")
 # Given by each message; the second are written as JSON numbers when they stand alone.
 TEXTS = ("to", "to_digits", "from", "text", "id", "encoding", "reference")
 NUMBERS = ("segments", "id_number", "validity_s", "validity_ms", "validity_minutes")
-# What of a message may be empty.
+# Values of a message that may be empty.
 MAYBE_EMPTY = ("from", "reference")
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([a-z_]+)(\??)\}|[{}]")
@@ -64,7 +66,7 @@ class Text(NamedTuple):
     """A text taken apart: literals and slots in order."""
 
     pieces: tuple[str | Slot, ...]
-    # The number it is when it is one alone, for JSON.
+    # The text is one number and nothing else: JSON writes it without quotes.
     is_number: bool
 
 
@@ -84,7 +86,7 @@ class Placeholders:
         self._sender, self._rules = sender, rules
 
     def parse(self, text: str, place: Place, where: str) -> Text | None:
-        """None when the text is to be left out.
+        """The text taken apart; None when the field is to be left out.
 
         Raises ConfigError naming `where` for what is no placeholder, or for one that the
         settings have nothing to give to.
@@ -147,18 +149,16 @@ def _number(name: str, rules: NumberRules) -> Fill:
 def _text(name: str, place: Place, sender: str, rules: NumberRules) -> Fill:
     """What writes one of `TEXTS` where it is escaped for `place`."""
     escape = ESCAPES[place]
-    # Few different ones.
+    # Only few different values occur, so each is escaped once.
     remembered = lru_cache(_REMEMBERED_MAX)(escape)
-    rewrite_to = rules.rewrite_to
+    rewrite_to = PrefixTable({prefix: (len(prefix), instead) for prefix, instead in rules.rewrite_to.items()})
 
     def rewritten(m: Message, now_us: int) -> bytes:
-        for prefix, instead in rewrite_to:
-            if m.to.startswith(prefix):
-                return escape(instead + m.to[len(prefix) :])
-        return escape(m.to)
+        length, instead = rewrite_to.longest(m.to, (0, ""))
+        return escape(instead + m.to[length:])
 
     return {
-        "to": rewritten if rewrite_to else lambda m, now_us: escape(m.to),
+        "to": rewritten if rules.rewrite_to else lambda m, now_us: escape(m.to),
         "to_digits": lambda m, now_us: escape(m.to.lstrip("+")),
         "from": lambda m, now_us: remembered(m.sender or sender),
         "text": lambda m, now_us: escape(m.text),

@@ -3,8 +3,8 @@
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
 - answered: what `http_recognition` makes of it;
-- written and not answered whole within the time-out (reset, garbage, too large, late):
-  `unknown`: the provider may have taken it;
+- written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
+  as the provider may have taken it;
 - 429 with Retry-After: until then, at most RETRY_AFTER_S_MAX, messages are `throttled`
   without being sent;
 - this process frozen or killed: see `engine.providers.http_client.pool`.
@@ -25,7 +25,7 @@ from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
 
 RETRY_AFTER_S_MAX = 60
-# Providers answer in a line or two; a longer answer is none of theirs.
+# Providers answer in a line or two; a longer answer is not from a provider.
 ANSWER_BYTES_MAX = 64 * 1024
 _RETRY_AFTER = b"retry-after"
 
@@ -57,15 +57,19 @@ class HttpProvider:
 
     @property
     def name(self) -> str:
+        """The name of its section."""
         return self._name
 
     async def start(self) -> None:
+        """Begin to keep time; connections are opened when messages come."""
         self._pool.start()
 
     async def stop(self) -> None:
+        """Close; what is in flight has up to the time-out for its answer, and is `unknown` then."""
         await self._pool.stop(self._timeout_s)
 
     def submit(self, message: Message, done: Done) -> None:
+        """Begin one request, or refuse at once what cannot be written: see the port."""
         if self._held_until_s and time.monotonic() < self._held_until_s:
             self._refuse(done, Verdict(kind="throttled", provider=self._name, code="retry-after"))
             return

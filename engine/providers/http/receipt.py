@@ -5,9 +5,9 @@ time. Where a field stands is written as its name, for JSON as a path (`json_pat
 `query:NAME` for a parameter of the URL in any case: what the engine itself put into the
 address it gave to the provider comes back there.
 
-A receipt is only taken when it says which message it is about and in which state that
-is; a state that no rule names is `otherwise`, so a word that a provider invents later
-ends nothing by mistake. Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it,
+A receipt is only taken when it names its message and a state. A state that no rule names is
+`otherwise`, so that a word which a provider invents later does not end a message by mistake.
+Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it, and
 `http_source.WORD_CHARACTERS_MAX` characters a value.
 """
 
@@ -27,9 +27,9 @@ from engine.receipts.records import Receipt
 
 BODY_BYTES_MAX = 1 << 20
 RECEIPTS_MAX = 1000
-# What is kept of an error code, which some write as a whole sentence.
+# An error code is cut to this length: some providers write a whole sentence.
 _CUT_CHARACTERS = 64
-# A query or a form of more fields is none of a provider's.
+# No provider writes a query or a form of more fields.
 FIELDS_MAX = 200
 
 State = Literal["delivered", "undelivered", "pending"]
@@ -54,7 +54,7 @@ class ReplyTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReceiptTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`providers.NAME.receipt`."""
+    """The table `providers.NAME.receipt`: where the values of a receipt stand."""
 
     # How fields are sent; auto: GET has a query; else the content type decides.
     format: Literal["auto", "query", "form", "json"] = "auto"
@@ -90,7 +90,10 @@ class _Request(NamedTuple):
 
 
 class ReceiptReading:
-    """Raises ConfigError naming the setting; `where` is the name of the table."""
+    """Reads receipts by one description.
+
+    Raises ConfigError naming the setting; `where` is the name of the table.
+    """
 
     def __init__(self, table: ReceiptTable, provider: str, where: str) -> None:
         self._provider = provider
@@ -130,7 +133,7 @@ class ReceiptReading:
         if kind == "query":
             return [_Request(query, query, "")]
         if kind == "form":
-            # Careless senders leave UTF-8 as it is; nothing that counts here is lost by it.
+            # Some senders do not percent-encode their UTF-8. Nothing that is read here is lost by that.
             return [_Request(query, _parameters(body.decode(errors="replace"), "body"), "")]
         try:
             document = parse_json(body)
@@ -171,7 +174,7 @@ class ReceiptReading:
         if field.in_query:
             text = request.query.get(field.name, "")
         else:
-            # The name as it is, should it have a dot; else as a path.
+            # First as a plain name, which may have a dot in it; else as a path.
             whole = request.body.get(field.name) if isinstance(request.body, dict) else None
             text = word(find(request.body, field.path) if whole is None else whole)
         if cut:

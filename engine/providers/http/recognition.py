@@ -12,12 +12,12 @@ permanent; the first with a condition that holds decides. When none does, the st
                                  password; until then the messages wait or go elsewhere
     other 4xx                    permanent
 
-An accepted answer without the id that it should have is unknown: it may be the page of
-some box on the way, and a message counted as sent that was not cannot be got back.
-`id_required = false` takes it for accepted.
+An accepted answer without the id that it should have is `unknown`: it may be the page of a box
+on the way, and a message that is wrongly counted as sent is lost. With `id_required = false` it is
+accepted.
 
 A provider that answers with one entry for each segment ("messages.*.status") has accepted
-the message when all entries say so; one that says otherwise is enough for the other rules.
+the message when all entries say so; for any other rule one entry is enough.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from engine.records import VerdictKind
 # In the order in which they are asked.
 RULED: tuple[VerdictKind, ...] = ("accepted", "throttled", "temporary", "permanent")
 _CODE_CHARACTERS_MAX = 64
-# The account's matter: what is wrong is not the message.
+# Statuses about the account, not about the message.
 _OF_THE_ACCOUNT = (401, 402, 407)
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is given must hold."""
+    """Conditions on an answer; all that are given must hold."""
 
     # HTTP statuses, e.g. [200, "5xx"].
     status: list[int | str] = []
@@ -63,11 +63,13 @@ class AnswerTable(msgspec.Struct, frozen=True, kw_only=True):
     throttled: tuple[Condition, ...] = ()
     temporary: tuple[Condition, ...] = ()
     permanent: tuple[Condition, ...] = ()
-    # Of a 2xx whose code no rule names.
+    # What a 2xx means whose code no rule names.
     otherwise: Literal["permanent", "temporary", "throttled", "unknown"] = "permanent"
 
 
 class Recognised(NamedTuple):
+    """What an answer means for its message."""
+
     kind: VerdictKind
     # As `Verdict.provider_message_id`.
     id: str
@@ -75,7 +77,10 @@ class Recognised(NamedTuple):
 
 
 class Recognition:
-    """Raises ConfigError naming the setting; `where` is the name of the table."""
+    """Recognises answers by one description.
+
+    Raises ConfigError naming the setting; `where` is the name of the table.
+    """
 
     def __init__(self, table: AnswerTable, where: str) -> None:
         self._id = parse_source(table.id, f"{where}.id")
@@ -97,7 +102,10 @@ class Recognition:
         return frozenset(s.header for s in (self._id, self._code) if s.kind == "header")
 
     def recognise(self, status: int, headers: dict[bytes, bytes], body: bytes, own_id: str) -> Recognised:
-        """`own_id` is the engine's id of the message that was sent."""
+        """What an answer means: its status, its headers (names in lower case) and its body.
+
+        `own_id` is the engine's id of the message that was sent.
+        """
         answer = HttpAnswer(status, headers, body)
         codes = self._code.words(answer)
         kind = self._kind(answer, codes)

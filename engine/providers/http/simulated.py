@@ -35,7 +35,7 @@ class _Send(msgspec.Struct, frozen=True, gc=False):
     segments: int = 1
 
 
-# Longer ones are not a provider's id or code but a page of some kind.
+# A longer value is no id or code, but a page of some kind.
 _Word = Annotated[str, msgspec.Meta(max_length=256)]
 
 
@@ -71,15 +71,19 @@ class SimulatedProvider:
 
     @property
     def name(self) -> str:
+        """The name of its section."""
         return self._name
 
     async def start(self) -> None:
+        """Begin to keep time; connections are opened when messages come."""
         self._pool.start()
 
     async def stop(self) -> None:
+        """Close; what is in flight has up to the time-out for its answer, and is `unknown` then."""
         await self._pool.stop(self._timeout_s)
 
     def submit(self, message: Message, done: Done) -> None:
+        """See `engine.providers.ports.Provider`: begins one request."""
         body = self._encode(
             _Send(message.id, message.to, message.sender, message.text, message.segments),
         )

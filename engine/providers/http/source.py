@@ -25,7 +25,7 @@ PATTERN_CHARACTERS_MAX = 200
 REPEATS_MAX = 2
 OPTIONALS_MAX = 3
 
-# Longer ones are no id or code but a page of some kind.
+# A longer value is no id or code, but a page of some kind.
 WORD_CHARACTERS_MAX = 256
 
 
@@ -43,7 +43,7 @@ class HttpAnswer:
 
     @property
     def document(self) -> Any:
-        """None when the body is no JSON."""
+        """The body as JSON; None when it is none."""
         if self._document is _UNREAD:
             try:
                 self._document = parse_json(self._body)
@@ -53,6 +53,8 @@ class HttpAnswer:
 
     @property
     def text(self) -> str:
+        """The first TEXT_CHARACTERS_MAX characters of the body, read as UTF-8; bytes that are none are
+        replaced."""
         if self._text is None:
             # No character takes more than four bytes.
             start = self._body[: 4 * TEXT_CHARACTERS_MAX].decode("utf-8", errors="replace")
@@ -64,13 +66,16 @@ _UNREAD = object()
 
 
 class Source(NamedTuple):
+    """A place in an answer, compiled from the word that describes it."""
+
     kind: str
-    # What stands there in an answer, nothing that is empty or longer than a word.
+    # The values that stand there in an answer, without those that are empty or longer than a word.
     words: Callable[[HttpAnswer], list[str]]
     header: bytes = b""
 
     @property
     def is_own(self) -> bool:
+        """Whether the value is the engine's own id of the message."""
         return self.kind == "own"
 
 
@@ -106,7 +111,7 @@ def _in_header(name: bytes) -> Callable[[HttpAnswer], list[str]]:
 
 
 def parse_source(text: str, where: str) -> Source:
-    """Raises ConfigError naming `where`."""
+    """Compile the word that describes a source. Raises ConfigError naming `where`."""
     kind, _, rest = text.partition(":")
     if text == "own" or text == "":
         return Source(text, lambda answer: [])
@@ -125,12 +130,12 @@ def parse_source(text: str, where: str) -> Source:
 def linear(pattern: str, where: str) -> re.Pattern[str]:
     """A regular expression that is quick on every text of TEXT_CHARACTERS_MAX characters.
 
-    Python's engine tries again from every point where it could have gone another way, so
-    what multiplies such points is refused: more than a few repeats, a repeated group, and
+    Python's engine goes back to every point where it could have matched otherwise, so whatever
+    multiplies such points is refused: more than a few repeats, a repeated group, and
     references back. Raises ConfigError naming `where`.
     """
     bare = re.sub(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", "x", pattern)
-    # Lazy and possessive marks and the heads of groups are no repeats of their own.
+    # Marks of lazy and possessive repeats, and the heads of groups, are no further repeats.
     bare = re.sub(r"([*+?}])[?+]", r"\1", bare.replace("(?", "("))
     simple = (
         len(pattern) <= PATTERN_CHARACTERS_MAX

@@ -24,7 +24,7 @@ from engine.providers.http.tables import merged, shown
 from engine.records import Message
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# The pool's own; set twice, the two ends could disagree where a request ends.
+# The pool sets these. Given twice, the two ends could disagree where a request ends.
 _OURS = ("connection", "content-length", "host", "transfer-encoding")
 _CONTENT_TYPES = {
     "json": "application/json",
@@ -43,7 +43,7 @@ class WhenTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`providers.NAME.request`; texts may hold placeholders (`http_placeholders`)."""
+    """The table `providers.NAME.request`; its texts may hold placeholders (`http_placeholders`)."""
 
     method: Literal["GET", "POST", "PUT"] = "POST"
     # Appended to the path of the provider's url.
@@ -59,7 +59,7 @@ class RequestTable(msgspec.Struct, frozen=True, kw_only=True):
     text: str = ""
     # "": that of the body.
     content_type: str = ""
-    # Beginnings of numbers and what {to} has instead; the longest that fits counts.
+    # By the beginning of a number, what {to} has in its place; the longest that matches counts.
     rewrite_to: dict[str, str] = {}
     # Bounds of the validity that is told to the provider, seconds.
     validity_min_s: int = 1
@@ -84,6 +84,8 @@ class Fixed(NamedTuple):
 
 
 class BuiltRequest(NamedTuple):
+    """A request as bytes, ready for `HttpPool.request`."""
+
     path: bytes
     # Whole lines, each ended by CRLF.
     headers: bytes
@@ -107,7 +109,10 @@ class RequestTemplate:
         ]  # fmt: skip
 
     def build(self, message: Message, now_us: int) -> BuiltRequest:
-        """Raises Unencodable when the message has characters that a header cannot carry."""
+        """The request for a message; `now_us` is UTC, microseconds since 1970.
+
+        Raises Unencodable when the message has characters that a header cannot carry.
+        """
         kind = 4 * (message.encoding == "UCS-2") + 2 * (not message.sender) + (not message.reference)
         path, headers, body = self._patterns[kind]
         return BuiltRequest(path(message, now_us), headers(message, now_us), body(message, now_us))
@@ -151,12 +156,11 @@ class _Compiler:
             self._fields = merged(self._fields, when.fields)
             self._text = self._text if when.text is None else when.text
         lacks = {"from": lacks_sender, "reference": lacks_reference}
-        rewrite_to = sorted(table.rewrite_to.items(), key=lambda pair: -len(pair[0]))
         self._placeholders = Placeholders(
             fixed._asdict(),
             fixed.sender,
             frozenset(name for name, lacking in lacks.items() if lacking),
-            NumberRules(tuple(rewrite_to), table.validity_min_s, table.validity_max_s),
+            NumberRules(table.rewrite_to, table.validity_min_s, table.validity_max_s),
         )
 
     def compile(self) -> tuple[Fill, Fill, Fill]:

@@ -10,6 +10,8 @@ from engine.errors import ConfigError
 
 
 class Address(NamedTuple):
+    """A base URL taken apart."""
+
     host: str
     port: int
     # Path before that of each request, without the slash at its end.
@@ -28,7 +30,7 @@ def parse_address(url: str, setting: str) -> Address:
     except ValueError as e:
         raise wrong from e
     extra = parts.query or parts.fragment or parts.username
-    # What goes into the request line: no blanks, no line ends, no escapes left to make.
+    # They go into the request line as they are: without blanks, line ends, or anything to escape.
     plain = all("!" <= character <= "~" for character in url)
     if parts.scheme not in ("http", "https") or not parts.hostname or extra or not plain:
         raise wrong
@@ -37,9 +39,10 @@ def parse_address(url: str, setting: str) -> Address:
 
 
 def tls_context(address: Address, ca_file: str, setting: str) -> ssl.SSLContext | None:
-    """How the server's certificate is checked: against `ca_file`, "" the system's; None without TLS.
+    """How the server's certificate is checked: against the authorities in `ca_file`, or those of the
+    system when it is ""; None without TLS.
 
-    Raises ConfigError naming `setting` when the file is of no use.
+    Raises ConfigError naming `setting` when the file cannot be used.
     """
     if not address.tls:
         if ca_file:

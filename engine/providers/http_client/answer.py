@@ -30,13 +30,13 @@ class AnswerReader:
     def __init__(self, body_bytes_max: int, keep: frozenset[bytes] = frozenset()) -> None:
         self._body_bytes_max = body_bytes_max
         self._keep = keep
-        # Asked first: nearly all headers are told apart by it, and cost no more.
+        # Checked first: nearly all headers that are not kept have another length.
         self._keep_lengths = frozenset(len(name) for name in keep)
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self.expect()
 
     def expect(self) -> None:
-        """A new request has gone out."""
+        """A new request has been sent: forget the last answer."""
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._head_bytes = 0
@@ -45,23 +45,26 @@ class AnswerReader:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
-        # Nothing has come that the next answer could be mistaken for.
+        # False when octets have come that the next request could take for its answer.
         self.reusable = True
         self.fault = ""
 
     def close(self) -> None:
-        """Let go of the parser, which holds this reader's methods: breaks the circle."""
+        """Let go of the parser. It holds methods of this reader, a circle that would keep both in memory."""
         self._parser = None
 
     @property
     def body(self) -> bytes:
+        """The body read so far; the whole of it once `complete`."""
         return bytes(self._body)
 
     @property
     def begun(self) -> bool:
+        """Whether any byte of the answer has come."""
         return self._in_body or self._head_bytes > 0
 
     def feed(self, data: bytes) -> None:
+        """Read more bytes of the connection; sets `complete`, or `fault` to a stable word."""
         parser = self._parser
         assert parser is not None
         try:
@@ -95,19 +98,23 @@ class AnswerReader:
     # -- httptools
 
     def on_message_begin(self) -> None:
+        """Called by httptools. A second answer to one request spoils the connection."""
         if self.complete:
             self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by httptools for each header, and for each trailer after the body."""
         if len(name) in (14, 17) and name.lower() in (b"content-length", b"transfer-encoding"):
             self._framed = True
         elif len(name) in self._keep_lengths and not self._in_body and name.lower() in self._keep:
             self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        """Called by httptools between head and body."""
         self._in_body = True
 
     def on_body(self, body: bytes) -> None:
+        """Called by httptools for each piece of the body; pieces beyond the largest body are dropped."""
         if self.complete:
             return
         self._body_bytes += len(body)
@@ -116,12 +123,13 @@ class AnswerReader:
         if not self._body:
             self._body = body
         else:
-            # The first piece is nearly always the whole; only then pay for a buffer.
+            # The first piece is nearly always the whole body; a buffer is only made for a second one.
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += body
 
     def on_message_complete(self) -> None:
+        """Called by httptools at the end of an answer; an interim one (1xx) is passed over."""
         assert self._parser is not None
         if self.complete or self._body_bytes > self._body_bytes_max:
             return
@@ -129,5 +137,5 @@ class AnswerReader:
             self._in_body = self._framed = False
             self.headers = {}
         else:
-            # Asked here: the parser forgets with the end of the message.
+            # Asked now: the parser forgets it when the message ends.
             self._finish(self._parser.should_keep_alive())

@@ -1,7 +1,7 @@
 """One keep-alive connection of the provider client: one request out, one answer in.
 
-No pipelining: a provider that loses its place would shift every answer after it to
-the wrong message, and an SMS charged to the wrong message cannot be taken back.
+No pipelining: when a provider skips one answer, every answer after it would go to the wrong
+message, and an SMS that is charged to the wrong message cannot be taken back.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ Done = Callable[[HttpOutcome], None]
 class Owner(Protocol):
     """What a connection tells the pool it belongs to."""
 
-    def opened(self, connection: Connection) -> None: ...
+    def opened(self, connection: Connection) -> None:
+        """It is connected and can be given a request."""
 
     def released(self, connection: Connection, reusable: bool) -> None:
-        """Its request has ended; it may at once be given the next one."""
+        """Its request has ended; the owner may give it the next one at once."""
 
     def lost(self, connection: Connection) -> None:
-        """It will never carry another request. Told at least once."""
+        """It never carries another request. May be called more than once for one connection."""
 
 
 class Connection(asyncio.Protocol):
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
+        """Whether a request waits for its answer here."""
         return self._done is not None
 
     def send(self, payload: bytes, deadline_ns: int, done: Done) -> bool:
@@ -108,7 +110,7 @@ class Connection(asyncio.Protocol):
         return (time.monotonic_ns() - self._sent_ns) // 1000
 
     def _deliver(self) -> None:
-        # All is taken out first: `released` may begin the next request on this connection.
+        # Take everything out first: `released` may begin the next request on this connection.
         done, self._done = self._done, None
         answer = self._answer
         outcome = HttpOutcome("answered", answer.status, answer.body, "", self._latency_us(), answer.headers)
@@ -119,12 +121,14 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport once it is connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        """Called by the transport with bytes of the answer; others end the connection."""
         if self._done is None:
-            # Nobody asked: whatever it is, the next answer could not be trusted.
+            # Without a request there is no answer: what comes next could not be trusted either.
             self.give_up("unasked")
             return
         answer = self._answer
@@ -135,12 +139,14 @@ class Connection(asyncio.Protocol):
             self.give_up(answer.fault)
 
     def eof_received(self) -> None:
+        """Called by the transport when the server has closed its side: some answers end with that."""
         if self._done is not None:
             self._answer.feed_eof()
             if self._answer.complete:
                 self._deliver()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport once it is closed; the request in hand ends unanswered."""
         self._transport = None
         if self._answer.begun:
             self.give_up("cut-short")
@@ -150,7 +156,7 @@ class Connection(asyncio.Protocol):
 
 
 def tell(done: Done, outcome: HttpOutcome) -> None:
-    """Call back; a fault of the caller's is reported to the loop and costs nobody else an outcome."""
+    """Call `done`. What it raises goes to the loop's handler, so that other requests get their outcome."""
     try:
         done(outcome)
     except Exception as e:  # whatever it is, other requests wait behind this one

@@ -8,10 +8,10 @@ overdue. That is what makes it an order of magnitude cheaper than a general clie
 Under failure, every request has exactly one outcome (see `HttpOutcome`):
 - server away: `not_sent` at once while no connection stands; connecting is tried
   again after a pause that doubles, with jitter (`pacing.Backoff`);
-- no free connection: it waits its turn, at most half of the time-out, so that one
-  written late still has as long again for its answer; then `not_sent`;
-- answered never, in part, or with something that is not HTTP: `unanswered`, and its
-  connection is dropped;
+- no free connection: it waits for one, at most half of the time-out, so that a request
+  which is written late still has the other half for its answer; then `not_sent`;
+- no answer, part of one, or something that is not HTTP: `unanswered`, and its connection
+  is dropped;
 - this process frozen: what arrived meanwhile is read before anything is timed out;
 - this process killed: no outcome; the caller's own record of the request decides.
 """
@@ -76,7 +76,7 @@ class HttpPool:
         self._ticker = Ticker(tick_s, self._sweep)
         self._backoff = Backoff()
         self._connections: set[Connection] = set()
-        # Last released, first used: the rest grows idle and is closed.
+        # The one that was released last is used first, so that the others become idle and are closed.
         self._free: deque[Connection] = deque()
         # (request, asked at, done), oldest first.
         self._waiting: deque[tuple[bytes, int, Done]] = deque()
@@ -86,6 +86,7 @@ class HttpPool:
 
     @property
     def connections(self) -> int:
+        """Connections that stand, busy ones included."""
         return len(self._connections)
 
     @property
@@ -99,7 +100,7 @@ class HttpPool:
         return len(self._waiting)
 
     def start(self) -> None:
-        """Begin to keep time; opens nothing yet. To be called once, on the running loop."""
+        """Begin to keep time; opens no connection yet. Call it once, on the running loop."""
         self._ticker.start()
 
     def request(self, method: bytes, path: bytes, headers: bytes, body: bytes, done: Done) -> None:
@@ -147,11 +148,13 @@ class HttpPool:
     # -- what connections report (`Owner`)
 
     def opened(self, connection: Connection) -> None:
+        """See `http_connection.Owner`: the connection stands, and takes its first request."""
         self._backoff.succeeded()
         self._connections.add(connection)
         self.released(connection, reusable=True)
 
     def released(self, connection: Connection, reusable: bool) -> None:
+        """See `http_connection.Owner`: give it the request that waits longest, or let it idle."""
         if not reusable or self._stopping:
             connection.close()
             self.lost(connection)
@@ -166,6 +169,7 @@ class HttpPool:
             self._free.append(connection)
 
     def lost(self, connection: Connection) -> None:
+        """See `http_connection.Owner`: forget it, and open another when requests wait."""
         self._connections.discard(connection)
         with contextlib.suppress(ValueError):
             self._free.remove(connection)
@@ -178,7 +182,7 @@ class HttpPool:
     # -- connecting
 
     def _grow(self) -> None:
-        """Open connections for those that wait; one alone while the last attempt has failed."""
+        """Open connections for the requests that wait; only one as long as the last attempt failed."""
         if self._backoff.holds(time.monotonic()):
             if not self._connections:
                 self._refuse_waiting(self._backoff.reason)
@@ -199,7 +203,7 @@ class HttpPool:
         except (OSError, UnicodeError) as e:
             reason = _reason(e)
         finally:
-            # Whatever went wrong, the next attempt waits.
+            # The next attempt waits, whatever went wrong.
             if reason:
                 self._backoff.failed(time.monotonic(), reason, random.random())
             task = asyncio.current_task()
@@ -214,7 +218,7 @@ class HttpPool:
 
     def _sweep(self) -> None:
         now_ns = time.monotonic_ns()
-        # What would be overdue at the next sweep ends now: within the time-out, not after.
+        # Requests that would be overdue at the next sweep end now, so that none ends too late.
         horizon_ns = now_ns + self._tick_ns
         for connection in [c for c in self._connections if c.busy and c.deadline_ns <= horizon_ns]:
             connection.give_up("timeout")

@@ -1,7 +1,7 @@
 """Text as octets of the SMSC default alphabet: 3GPP TS 23.038, 6.2.1 and 6.2.1.1.
 
 Unpacked, each septet has an octet of its own; packed (6.1.2.1.1), eight septets share seven.
-Which characters there are is `engine.intake.segments`' to say; here they only get their codes.
+`engine.intake.segments` says which characters there are; here they only get their codes.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ _STEPS = [
 
 
 def plain(text: str) -> bytes:
-    """As `unpacked`, for a text that fits one segment and is the same before and after its
-    second step; b"" for one that is not, and for one that has no code."""
+    """As `unpacked`, for a text of one segment in which no character needs an escape; b"" for any
+    other text."""
     try:
         raw: bytes = _charmap_encode(text, "strict", _ENCODING)[0]
     except UnicodeEncodeError:
@@ -81,9 +81,8 @@ def unpacked(text: str) -> bytes:
 def packed(septets: bytes, fill_bits: int = 0) -> bytes:
     """Eight septets in seven octets, after `fill_bits` (0 to 6) that are 0.
 
-    Where seven bits are left over at the end they hold a carriage return (6.1.2.3.1): zeros
-    would be read as one more character, "@", by who has only the count of octets to go by,
-    as a provider has in SMPP.
+    Where seven bits are left over at the end they hold a carriage return (6.1.2.3.1). A provider
+    only knows the count of octets in SMPP, and would read zeros as one more character, "@".
     """
     bits = 7 * len(septets) + fill_bits
     if bits % 8 == 1:

@@ -2,8 +2,8 @@
 
 Strings are Latin-1, whatever the specification calls them, so that every octet has its
 character and none is lost. Sizes are those of 4.1 to 4.7 and 5.2, in octets with the NUL
-that ends a string; what goes out keeps to them. What comes in is read more widely where
-providers are known to write more than is allowed and nothing is lost by it:
+that ends a string. Bodies that are sent keep to them. Bodies that are received may be larger
+where providers are known to write more than is allowed, and nothing is lost by it:
 
     password     64 octets instead of 9: some providers give out longer ones
     addresses    65 octets, those of data_sm, everywhere
@@ -55,6 +55,7 @@ class Bind(msgspec.Struct, frozen=True):
     address_range: str = ""
 
     def encode(self) -> bytes:
+        """The body as octets. Raises ValueError naming the field that is too long."""
         return b"".join(
             (
                 octets("system_id", self.system_id, SYSTEM_ID_OCTETS),
@@ -108,7 +109,7 @@ def octets(field: str, text: str, size: int) -> bytes:
     if len(raw) >= size:
         raise ValueError(f"{field} is longer than {size - 1} octets.")
     if 0 in raw:
-        # It would end the string there and make other fields of the rest.
+        # A NUL would end the string there, and the rest would be read as other fields.
         raise ValueError(f"{field} has a NUL in it.")
     return raw + b"\0"
 

@@ -14,6 +14,8 @@ ANSWER = 0x80000000
 
 
 class Command(IntEnum):
+    """command_id of a PDU (5.1.2.1)."""
+
     generic_nack = 0x80000000
     bind_receiver = 0x00000001
     bind_receiver_resp = 0x80000001
@@ -44,6 +46,8 @@ class Command(IntEnum):
 
 
 class CommandStatus(IntEnum):
+    """command_status of an answer (5.1.3)."""
+
     ESME_ROK = 0x00
     ESME_RINVMSGLEN = 0x01
     ESME_RINVCMDLEN = 0x02
@@ -95,6 +99,8 @@ class CommandStatus(IntEnum):
 
 
 class Tag(IntEnum):
+    """Tag of an optional parameter (5.3.2)."""
+
     dest_addr_subunit = 0x0005
     dest_network_type = 0x0006
     dest_bearer_type = 0x0007

@@ -1,11 +1,11 @@
-"""How fast one session sends to a provider that says it is sent too much.
+"""How fast one session sends to a provider that throttles.
 
-The rate is halved when the provider throttles and grows again afterwards, as congestion is
-avoided in TCP (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for
-Congestion Avoidance", 1989). It grows fast to nine tenths of what was too much, and from
-there by steps that begin small and become larger (as in CUBIC, RFC 9438): so it stays for
-a while where it does well, and yet soon finds out when the provider takes more again. At
-twice of what was too much nothing is slowed any more.
+The rate is halved when the provider throttles, and grows again afterwards, as TCP avoids congestion
+(Chiu and Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance", 1989).
+It grows fast to nine tenths of the rate that was too much, and from there by steps that begin
+small and become larger (as in CUBIC, RFC 9438). So it stays for a while at a rate that works, and
+finds out soon when the provider takes more again. At twice the rate that was too much the session
+is not slowed any more.
 
 Providers count in whole seconds, so within a second of a decrease more throttling only means
 a pause. Throttled answers that are few among many are about single messages (a full mailbox
@@ -18,22 +18,22 @@ from __future__ import annotations
 
 PAUSE_S = 0.2
 _PERIOD_S = 1.0
-# One for each pause: with less it would not be seen when the provider takes more again.
+# At least one segment goes out after each pause, to learn when the provider takes more again.
 _RATE_MIN = 1 / PAUSE_S
 # Below this no rate counts as too much by itself.
 _CEILING_MIN = 2 * _RATE_MIN
-# Throttled answers that are about single messages: so many in a second, or for each accepted one.
+# So many throttled answers in a second, or for each accepted one, are about single messages.
 _FEW = 2
 _FEW_SHARE = 0.05
-# What is accepted in a shorter time says little of a second.
+# The count of a shorter time says little about a second.
 _OBSERVED_S = 0.1
-# What has not been used may be sent at once, but no more than this much time of it.
+# Unused sends may be made up for at once, but only those of this much time.
 _BURST_S = 0.1
 _UNLIMITED = 1 << 30
 
 
 class Slowdown:
-    """One session's rate. `rate` is 0 while nothing is slowed; only then may `allowed` be passed by."""
+    """One session's rate. `rate` is 0 while it is not slowed; only then need nobody ask `allowed`."""
 
     __slots__ = (
         "_ceiling", "_decreased_s", "_grown_s", "_paused_to_s", "_second_s", "_steps", "_taken",
@@ -57,7 +57,7 @@ class Slowdown:
         self._taken_before = 0
 
     def taken(self, count: int, now_s: float) -> None:
-        """The provider has accepted so many."""
+        """The provider has accepted `count` segments just now."""
         passed_s = now_s - self._second_s
         if passed_s >= _PERIOD_S:
             self._taken_before = self._taken if passed_s < 2 * _PERIOD_S else 0
@@ -66,7 +66,7 @@ class Slowdown:
         self._taken += count
 
     def throttled(self, now_s: float) -> None:
-        """The provider has not taken one for being sent too much."""
+        """The provider refused a segment because it was sent too much."""
         self.taken(0, now_s)
         self._throttled += 1
         if self._throttled <= max(_FEW, _FEW_SHARE * self._taken, _FEW_SHARE * self._taken_before):
@@ -84,7 +84,7 @@ class Slowdown:
         self._tokens = 0.0
 
     def allowed(self, now_s: float) -> int:
-        """How many may be sent now; then tell `sent`. As many as you like while `rate` is 0."""
+        """How many segments may be sent now; call `sent` with those that were."""
         if now_s < self._paused_to_s:
             return 0
         while self.rate and now_s >= self._grown_s + _PERIOD_S:
@@ -98,6 +98,7 @@ class Slowdown:
         return int(self._tokens)
 
     def sent(self, count: int) -> None:
+        """So many segments went out just now."""
         self._tokens -= count
 
     def _grow(self) -> None:

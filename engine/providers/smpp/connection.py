@@ -1,16 +1,16 @@
 """Drives sessions over TCP or TLS: one connection after another, each bound anew.
 
-All that is to be written in one turn of the loop goes out in one write, and what comes is
-handed on in the pieces in which it is read; per PDU there is no task, no future, no timer.
+Everything that is written in one turn of the loop goes out in one write, and PDUs are passed on
+in the batches in which they are read. There is no task, future or timer per PDU.
 
 Under failure:
-- the provider away, or refusing the bind: tried again after a pause that doubles, with jitter;
-  it begins anew from the first pause only when a session has held for a while, so that one
-  which is bound and dropped at once is not hammered;
+- the provider is away, or refuses the bind: tried again after a pause that doubles, with jitter.
+  The pause begins anew only when a session has lasted for a while: a provider that drops each
+  session right after the bind is not hammered;
 - the provider stops reading: nothing more is sent to it, and it is dropped when it lets answers
   to its own requests pile up beyond `_UNREAD_BYTES_MAX`;
 - a connection that does not close in good order is cut after a second;
-- a fault of this program's own in a callback: the connection is lost by it, and no more;
+- a callback of this program raises: only this connection is lost;
 - this process frozen: what arrived meanwhile is read before time is let pass (`Ticker`).
 """
 
@@ -37,7 +37,7 @@ from engine.providers.smpp.session import Counts, Heard, Segment, Session
 
 _UNREAD_BYTES_MAX = 4 << 20
 _CLOSE_S = 1.0
-# A session that was bound for so long proves that the provider is well.
+# A session that stays bound for so long proves that the provider works.
 _HELD_S = 10.0
 
 Segments = list[Segment[Sending]]
@@ -60,20 +60,22 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Owner(Protocol):
-    """What a line tells the provider it belongs to, always on the loop."""
+    """What a line calls on the provider that it belongs to, always on the loop."""
 
     def bound(self, line: Line) -> None:
-        """From now on it carries messages."""
+        """The line carries messages from now on."""
 
-    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None: ...
+    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+        """Answers and deliveries were read from `on` in one go, at `now_s` of the monotonic clock."""
 
     def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
-        """It carries no more, though answers may still come while the provider waits for our
-        leave; told again, with what was left, at its end. `sent` may have arrived."""
+        """The line carries no more messages. Answers may still come while the provider waits for our
+        unbind; this is called again at the end, with the segments that are left. Those in `sent`
+        may have arrived."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection and the session on it. `over` is set with its last word to the line."""
+    """One connection and the session on it. `over` is set after its last call on the line."""
 
     __slots__ = ("_flushing", "_line", "_loop", "_transport", "_was", "over", "session", "writable")
 
@@ -89,6 +91,7 @@ class Connection(asyncio.Protocol):
         self.over = asyncio.Event()
 
     def flush_soon(self) -> None:
+        """Write what has gathered at the end of this turn of the loop."""
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self.flush)
@@ -112,7 +115,7 @@ class Connection(asyncio.Protocol):
         self.flush_soon()
 
     def end(self, reason: str) -> None:
-        """Let go of the connection. What it owes is told to the line, once."""
+        """Let go of the connection. Its unanswered and unsent segments go back to the line, once."""
         if self.over.is_set():
             return
         self.over.set()
@@ -135,29 +138,34 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by the transport once it is connected: the session begins to bind."""
         self._transport = cast("asyncio.Transport", transport)
         self._line.connected(self)
         self.session.begin(time.monotonic())
         self.flush()
 
     def data_received(self, data: bytes) -> None:
+        """Called by the transport with octets of any number of PDUs."""
         if self.over.is_set():
             return
         now_s = time.monotonic()
         heard = self.session.receive(data, now_s)
-        # What those who are told send meanwhile goes out with the answers.
+        # Segments that the callbacks send meanwhile go out together with the answers.
         self._flushing = True
         if heard.answers or heard.deliveries:
             self._line.owner.heard(self._line, self, heard, now_s)
         self.flush()
 
     def pause_writing(self) -> None:
+        """Called by the transport when its write buffer is full."""
         self.writable = False
 
     def resume_writing(self) -> None:
+        """Called by the transport when its write buffer has room again."""
         self.writable = True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the transport once it is closed; the session is over."""
         self._transport = None
         self.end("closed" if exc is None else "reset")
 
@@ -193,18 +201,19 @@ class Line:
         return min(room, self.slowdown.allowed(now_s)) if self.slowdown.rate else room
 
     def send(self, segments: Segments) -> None:
-        """Send these; to be called when there is `room` for them. They go out with `flush`."""
+        """Send these segments; call it only when there is `room` for them. They go out with `flush`."""
         if segments and self.session is not None:
             self.session.submit(segments)
             if self.slowdown.rate:
                 self.slowdown.sent(len(segments))
 
     def flush(self) -> None:
+        """Write what has gathered in the session; nothing while no connection stands."""
         if self._connection is not None:
             self._connection.flush()
 
     def tick(self, now_s: float, overdue_s: float) -> Segments:
-        """Let time pass; the submits of messages begun at `overdue_s` or before."""
+        """Let time pass. Takes out the submits of messages that were begun at `overdue_s` or before."""
         connection = self._connection
         if connection is None:
             return []
@@ -215,7 +224,7 @@ class Line:
 
     @property
     def busy(self) -> bool:
-        """It has messages that are not answered, or not sent."""
+        """Whether it has messages that are not answered, or not sent."""
         in_flight = self._connection is not None and bool(self._connection.session.pending)
         return in_flight or bool(self.queue or self.later)
 
@@ -243,7 +252,7 @@ class Line:
                 self._connection.end("stopped")
 
     async def unbind(self) -> None:
-        """Unbind in good order, as far as the provider answers within the time-out."""
+        """Unbind, and wait for the provider's answer, at most for the time-out."""
         connection = self._connection
         if connection is not None:
             connection.session.unbind(time.monotonic())
@@ -274,9 +283,11 @@ class Line:
     # -- what its connection reports
 
     def connected(self, connection: Connection) -> None:
+        """The connection of this line stands, and is not bound yet."""
         self._connection = connection
 
     def opened(self, connection: Connection) -> None:
+        """The session of this connection is bound; its owner may send on it."""
         self._counts.rebinds += self._was_bound
         self._was_bound = True
         self._bound_s = time.monotonic()
@@ -285,10 +296,12 @@ class Line:
         self.owner.bound(self)
 
     def leaving(self) -> None:
+        """The session unbinds: nothing more is sent on it."""
         self.session = None
         self.owner.unbound(self, "unbound", [], [])
 
     def lost(self, connection: Connection, sent: Segments, unsent: Segments) -> None:
+        """The connection is over: `sent` segments went out and have no answer, `unsent` never left."""
         reason = connection.session.reason
         self._counts.sessions_lost += bool(self._bound_s) and reason != "stopped"
         self._connection = self.session = None

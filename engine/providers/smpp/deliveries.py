@@ -1,8 +1,9 @@
-"""What a provider sends of itself: receipts, by deliver_sm or data_sm, and messages from handsets.
+"""What a provider sends without being asked: receipts, by deliver_sm or data_sm, and messages from
+handsets.
 
-A receipt is answered ESME_ROK only when it is kept for good, so that none is lost whatever
-dies in between: an unanswered one is sent again by the provider. Messages from handsets (MO)
-have no place to go in this engine: they are answered, counted and dropped.
+A receipt is answered ESME_ROK only when it is kept for good. The provider sends an unanswered one
+again, so none is lost, whatever dies in between. Messages from handsets (MO) are answered, counted
+and dropped: the engine has no use for them.
 
     what came                          answer                   when
     receipt, kept                      ESME_ROK                 when the sink says so
@@ -40,7 +41,7 @@ class Answering(Protocol):
     """The session that the deliveries came on."""
 
     def answer(self, deliveries: Sequence[Pdu], status: int) -> None:
-        """Does nothing once the session has ended."""
+        """Answer these deliveries with a status; does nothing once the session has ended."""
 
 
 class Inbox:
@@ -54,7 +55,7 @@ class Inbox:
         self.owed = 0
 
     def take(self, deliveries: Sequence[Pdu], answering: Answering) -> None:
-        """Deliveries that came together: their receipts go to the sink together."""
+        """Take deliveries that were read together: their receipts go to the sink together."""
         at_us = time.time_ns() // 1000
         found: list[Receipt] = []
         kept: list[Pdu] = []

@@ -1,6 +1,6 @@
-"""Rule: what the provider says of a message's segments, and the verdict on the message.
+"""Rule: from the provider's answers to the segments of a message to the verdict on the message.
 
-A message is sent as one submit_sm for each segment. The first line that holds counts:
+A message is sent as one submit_sm for each segment. The first line of the table that holds counts:
 
     of its segments                              verdict      code
     one was refused for good                     permanent    that answer's status
@@ -11,9 +11,9 @@ A message is sent as one submit_sm for each segment. The first line that holds c
     one was never sent, no room in time          throttled    window
     all were accepted                            accepted     0x00000000
 
-Once one has failed in any of these ways, what has not been sent stays unsent, and the verdict
-follows when those under way are answered or late. Segments that were accepted before cannot
-be taken back: when the message is sent again, they are too, under the same reference.
+Once a segment has failed in one of these ways, no other segment is sent, and the verdict follows
+when those in flight are answered or late. Segments that were accepted before cannot be taken back:
+when the message is sent again, they are sent again too, under the same reference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from engine.providers.ports import Done
 from engine.providers.smpp.verdicts import code
 from engine.records import Verdict, VerdictKind
 
-# What counts more than what, from the table above.
+# Which failure counts more, in the order of the table above.
 _WEIGHT: dict[VerdictKind, int] = {
     "accepted": 0,
     "throttled": 2,
@@ -38,9 +38,9 @@ ACCEPTED_CODE = code(0)
 class Sending(msgspec.Struct, eq=False):
     """A message on its way, from `submit` to its verdict. Times are monotonic seconds.
 
-    The short way, for the many that have one segment and are accepted at once: instead of
-    `take`, only `sent_s` is set; instead of `accepted`, the verdict is given and this is
-    forgotten. Whatever else happens to one that was sent so, the methods below make good.
+    Most messages have one segment and are accepted at once. They go a shorter way: the caller sets
+    `sent_s` instead of calling `take`, and gives the verdict itself instead of calling `accepted`.
+    When anything else happens to such a message, the methods below work as for any other.
     """
 
     done: Done
@@ -52,7 +52,7 @@ class Sending(msgspec.Struct, eq=False):
     single: bool
     # A segment can be sent: there is one left, and nothing has failed.
     wants: bool = True
-    # It stands in a queue for its next segment.
+    # It waits in a queue for its next segment.
     queued: bool = True
     # When the first segment went out, 0 before.
     sent_s: float = 0.0
@@ -71,11 +71,11 @@ class Sending(msgspec.Struct, eq=False):
 
     @property
     def over(self) -> bool:
-        """The verdict can be given."""
+        """Whether the verdict can be given."""
         return not self.in_flight and not self.wants
 
     def take(self, now_s: float) -> int:
-        """Which segment to send now. To be called while it `wants`."""
+        """The number of the segment to send now, from 0. Call it only while it `wants` to send."""
         if not self.sent_s:
             self.sent_s = now_s
         self.in_flight += 1
@@ -88,29 +88,30 @@ class Sending(msgspec.Struct, eq=False):
         return part
 
     def give_back(self, part: int) -> None:
-        """A segment taken has not left after all."""
+        """The segment that was taken was not sent after all."""
         self._landed()
         self._send_again(part)
 
     def accepted(self, part: int, message_id: str) -> None:
-        """`message_id` without commas."""
+        """The provider took segment `part` under this id, which has no commas."""
         self.in_flight -= 1
         if self.ids is None:
             self.ids = {}
         self.ids[part] = message_id
 
     def throttled(self, part: int, code: str) -> None:
+        """The provider did not take segment `part`, only because it was sent too much; it goes out again."""
         self._landed()
         self.throttled_code = code
         self._send_again(part)
 
     def failed(self, kind: VerdictKind, code: str) -> None:
-        """A segment that was in flight is not accepted: see the table."""
+        """A segment in flight was not accepted: see the table of the module."""
         self._landed()
         self._worsen(kind, code)
 
     def give_up(self, code: str) -> None:
-        """What has not been sent will not be; `code` says why."""
+        """Send no further segment; `code` says why."""
         if self.wants:
             if self.throttled_code or code == "window":
                 self._worsen("throttled", self.throttled_code or code)
@@ -118,7 +119,7 @@ class Sending(msgspec.Struct, eq=False):
                 self._worsen("temporary", code)
 
     def verdict(self, provider: str, now_s: float) -> Verdict:
-        """What it comes to; to be asked once it is `over`."""
+        """The verdict on the message. Call it once it is `over`."""
         ids = ""
         if self.kind == "accepted" and self.ids is not None:
             ids = ",".join([self.ids[part] for part in sorted(self.ids)])
@@ -135,7 +136,7 @@ class Sending(msgspec.Struct, eq=False):
         if self.in_flight:
             self.in_flight -= 1
         else:
-            # It was sent the short way.
+            # It was sent the shorter way: see the class.
             self.next = 1
             self.wants = self.queued = False
 

@@ -2,10 +2,9 @@
 
 A PDU is four big-endian 32-bit integers (3.2): its length with these, command, status and
 sequence number; then the body, which is left as it is here: see `engine.providers.smpp.body`.
-The length is all that shows where the next PDU begins. One that cannot be true (below 16,
-or above what any PDU of this protocol needs) means that the place in the stream is lost and
-every octet after it could be taken for anything: an answer could be given to the wrong
-message. The connection is then of no more use.
+Only the length shows where the next PDU begins. A length that cannot be true (below 16, or above
+what any PDU of this protocol needs) means that the place in the stream is lost: an answer could
+go to the wrong message. The connection cannot be used any more then.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Pdu(msgspec.Struct, frozen=True, gc=False):
 
 
 class WrongPdu(ValueError):
-    """What came is no PDU of this protocol.
+    """The octets are no PDU of this protocol.
 
     `status` is the one to answer with (5.1.3), `sequence` that of the PDU, None where it is
     not known: the decoders of bodies do not see the header. `fatal`: the place in the stream
@@ -54,8 +53,8 @@ class WrongPdu(ValueError):
 class Reader:
     """Cuts a stream into PDUs; one for each connection.
 
-    It judges nothing but lengths: a command nobody knows comes out as a Pdu, for only a
-    request of that kind may be answered (generic_nack, ESME_RINVCMDID).
+    It checks only lengths. An unknown command comes out as a Pdu as well, so that the session can
+    answer a request of that kind (generic_nack, ESME_RINVCMDID).
     """
 
     __slots__ = ("_lost", "_needed", "_pending")
@@ -69,9 +68,9 @@ class Reader:
     def feed(self, data: bytes | bytearray | memoryview) -> list[Pdu | WrongPdu]:
         """The PDUs that are whole with `data`, in order.
 
-        A WrongPdu is the last thing that ever comes out: it is fatal, and what is fed
-        afterwards is ignored. Time is linear in what is fed, however it is cut; at most
-        `PDU_BYTES_MAX` octets are kept.
+        A WrongPdu is the last of all: it is fatal, and octets that are fed afterwards are
+        ignored. Time is linear in the octets that are fed, in whatever pieces they come; at
+        most `PDU_BYTES_MAX` octets are kept.
         """
         if self._lost:
             return []

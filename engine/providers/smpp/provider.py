@@ -1,27 +1,26 @@
-"""A provider that is spoken to by SMPP 3.4.
+"""A provider that sends to its provider by SMPP 3.4.
 
 Each of `sessions` is bound and kept bound (`smpp_connection`). A message goes out as one
 submit_sm for each segment, all on one session, of which at most `window` are without an
 answer (`smpp_waiting`, `smpp_traffic`). What the answers to them mean together is in
 `smpp_sending`, what a single one means in `smpp_verdicts`. Receipts come in by `smpp_inbox`.
-There is no place for messages from handsets (MO) yet: they are answered ESME_ROK, counted
-and dropped.
+Messages from handsets (MO) are answered ESME_ROK, counted and dropped.
 
 Times of one message, from `submit` on:
 
-    a second             what the provider has taken nothing of by then, because it throttles or
-                         the window is full, is `throttled` (code `window`): it had better go
-                         to another provider, or wait where it is remembered
-    half of timeout_s    the last moment at which a segment goes out, so that each has as long
-                         again for its answer; a message taken in part is `throttled` then
-    timeout_s            what has no answer is `unknown`
+    a second             a message of which the provider has taken nothing by then, because it
+                         throttles or the window is full, is `throttled` (code `window`):
+                         another provider can take it, or it waits in its queue
+    half of timeout_s    no segment goes out later, so that each has the other half for its
+                         answer; a message that was taken in part is `throttled` then
+    timeout_s            a message without an answer is `unknown`
 
 Under failure, every message gets exactly one verdict:
 - no session bound: `temporary` with the code `not_bound`, at once; only in the first second
   after the start it waits for the first bind;
 - throttled: the session slows down (`smpp_slowdown`) and the segment is sent again;
-- a session lost: what went out on it and has no answer is `unknown`; what did not goes out on
-  another session, or is `temporary` when there is none;
+- a session lost: messages that went out on it and have no answer are `unknown`; the others go
+  out on another session, or are `temporary` when there is none;
 - this process frozen: what arrived meanwhile is read before anything is timed out;
 - this process killed: no verdict; the queue's own record of the message decides.
 """
@@ -67,7 +66,7 @@ class SmppProvider:
     Raises ConfigError naming the setting that cannot be used.
     """
 
-    # The traffic's own: a call less for each message.
+    # The method of the traffic itself, which saves a call for each message.
     submit: Callable[[Message, Done], None]
 
     def __init__(self, settings: SmppSettings, receipts: ReceiptSink) -> None:
@@ -97,6 +96,7 @@ class SmppProvider:
 
     @property
     def name(self) -> str:
+        """The name of its section."""
         return self._name
 
     async def start(self) -> None:
@@ -106,9 +106,9 @@ class SmppProvider:
         self._keeping = [asyncio.create_task(line.keep()) for line in self._lines]
 
     async def stop(self) -> None:
-        """What has a segment left to send is `temporary` at once; what is in flight has the rest
-        of its time-out, and so have receipts until they are kept; then the sessions are unbound.
-        Again does nothing.
+        """A message with a segment left to send is `temporary` at once. A message in flight has the
+        rest of its time-out, and so have receipts that are not kept yet. Then the sessions are
+        unbound. A second call does nothing.
         """
         if self._traffic.stopping:
             return
@@ -132,7 +132,7 @@ def _terms(settings: SmppSettings) -> Terms:
     try:
         bind = Bind(settings.system_id, password, settings.system_type).encode()
     except ValueError as e:
-        # Its text begins with the name of the field, and never shows the value.
+        # The error's text begins with the name of the field, and never shows the value.
         raise ConfigError(f"{where}.{e}") from e
     return Terms(
         provider=settings.name,

@@ -1,6 +1,6 @@
 """What a provider's deliver_sm (or data_sm) says about a message: its receipt.
 
-Whether it is a receipt at all, esm_class says (SMPP 3.4, 5.2.12, bits 5 to 2):
+esm_class says whether it is a receipt at all (SMPP 3.4, 5.2.12, bits 5 to 2):
 
     0001  delivery receipt
     1000  intermediate notification: "undelivered" is not final there, the provider goes on
@@ -8,29 +8,28 @@ Whether it is a receipt at all, esm_class says (SMPP 3.4, 5.2.12, bits 5 to 2):
           receipted_message_id, which nothing else has (5.3.2.12)
     else  an acknowledgement made by the recipient's device or by hand: no receipt
 
-Text in the form of a receipt does not make one: anybody can send such a text to a number
-that the provider passes on to us, and would change what became of somebody's message.
+A text in the form of a receipt is not enough: anybody can send such a text to a number that the
+provider passes on to us, and could so change the history of somebody's message.
 
 The parameters receipted_message_id, message_state and network_error_code are of the
 specification; the text is "SMSC vendor specific" and only its example is given (appendix B):
 
     id:IIIIIIIIII sub:SSS dlvrd:DDD submit date:YYMMDDhhmm done date:YYMMDDhhmm stat:DDDDDDD err:E Text:...
 
-So the parameters count where they are there, but for a message_state UNKNOWN, which yields
-to a text that knows more. Of the text only id, stat and err are read, in any order and case,
-with or without spaces. "text" holds the beginning of the message, whose author could have
-written "stat:DELIVRD" into it: what follows it is read only for what does not precede it, and
-then from the end.
+So the parameters count where they are given, except a message_state UNKNOWN when the text says
+more. Of the text only id, stat and err are read, in any order and case, with or without spaces.
+"text" holds the beginning of the message, and its author may have written "stat:DELIVRD" there.
+So what follows "text" counts only for fields that do not stand before it, and the last one counts.
 
     DELIVRD                            delivered
     UNDELIV, REJECTD, EXPIRED, DELETED undelivered
     ENROUTE, ACCEPTD                   pending
     UNKNOWN, any other, none           pending
 
-UNKNOWN ("the message is in an invalid state") is nobody's word that the recipient has the
-message, or has not. To call it undelivered would send it again where a route says so, and
-perhaps twice; to call it delivered would claim what nobody knows. Pending ends nothing, and
-keeps the raw word; a later receipt still may.
+UNKNOWN ("the message is in an invalid state") does not say whether the recipient has the message.
+As `undelivered` it could be sent again, and arrive twice; as `delivered` the engine would claim
+what nobody knows. So it is `pending`, which ends nothing and keeps the raw word; a later receipt
+may still end the message.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ from engine.receipts.records import Receipt
 
 _State = Literal["delivered", "undelivered", "pending"]
 
-# Bounds on what is taken over, in characters. A receipt's text has about 120.
+# Longest values that are kept, in characters. A receipt's text has about 120.
 TEXT_MAX = 1024
 ID_MAX = 255
 STAT_MAX = 16
@@ -64,7 +63,7 @@ _STATES: dict[str, _State] = {
     "REJECTD": "undelivered",
     "EXPIRED": "undelivered",
     "DELETED": "undelivered",
-    # Written out, as some providers do.
+    # Some providers write the words out.
     "DELIVERED": "delivered",
     "UNDELIVERED": "undelivered",
     "UNDELIVERABLE": "undelivered",
@@ -82,8 +81,8 @@ _WORDS: dict[int, str] = {
     MessageState.REJECTED: "REJECTD",
 }
 
-# A value never is the next key: "err: text:" has no err. Blanks are bounded, so that a text
-# of nothing but blanks takes no longer.
+# The next key is no value: "err: text:" has no err. Blanks are bounded, so that a text of blanks
+# only takes no longer.
 _FIELD = re.compile(
     r"\b(id|stat|err)\s{0,3}:\s{0,3}"
     r"(?!(?:id|sub|dlvrd|submit date|done date|stat|err|text)\s{0,3}:)(\S+)",
@@ -105,8 +104,10 @@ def is_receipt(m: ShortMessage) -> bool:
 
 
 def receipt(m: ShortMessage, provider: str, at_us: int) -> Receipt | None:
-    """The receipt in `m`, which came at `at_us`; None when it is none (`is_receipt`), and when
-    it names no message by any id: it could not be matched with any. Never raises."""
+    """The receipt in `m`, which came at `at_us`, microseconds since 1970. Never raises.
+
+    None when `m` is no receipt (`is_receipt`), or has no id by which its message could be found.
+    """
     if not is_receipt(m):
         return None
     said = _fields(_text(m))

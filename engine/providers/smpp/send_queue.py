@@ -1,8 +1,9 @@
 """Which segment goes out on which session, and what waits meanwhile.
 
 A message's segments go out on one session, in order, as its window and its slowdown allow.
-What finds no room on any waits, first come first served; the sessions take from it by even
-shares. Only what a session lost before it was sent moves to another.
+A message that finds no room on any session waits, first come first served; the sessions take
+waiting messages by even shares. A segment moves to another session only when its session is lost
+before it was sent.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Waiting:
 
     @property
     def busy(self) -> bool:
-        """There are messages that wait or are not answered."""
+        """Whether there are messages that wait or are not answered."""
         return bool(self.messages) or any(line.busy for line in self.lines)
 
     def open_for(self, line: Line) -> None:
@@ -35,7 +36,7 @@ class Waiting:
         self.open.append(line)
 
     def close_for(self, line: Line, unsent: Segments) -> None:
-        """It carries no more: what it has not sent goes before all that waits."""
+        """The session carries no more messages: those it has not sent go to the head of those that wait."""
         if line in self.open:
             self.open.remove(line)
         for sending, part, _ in unsent:
@@ -47,20 +48,21 @@ class Waiting:
         line.later.clear()
 
     def put_off(self, line: Line, sending: Sending) -> None:
-        """Its next segment waits for the next tick, on the same session."""
+        """The next segment of this message waits for the next tick, on the same session."""
         if sending in line.queue:
             line.queue.remove(sending)
             sending.queued = False
         self._queue(sending, line.later)
 
     def tick(self) -> None:
+        """Let what was put off wait in its line's queue again."""
         for line in self.lines:
             line.queue.extend(line.later)
             line.later.clear()
 
     def take_older(self, whole_s: float, in_part_s: float) -> Iterator[Sending]:
-        """Take out the messages that were begun at `whole_s` or before, those of which the provider
-        has taken a segment only when at `in_part_s` or before."""
+        """Take out the messages that were begun at `whole_s` or before; of those with a segment that the
+        provider has taken, only the ones begun at `in_part_s` or before."""
         for line in self.lines:
             for sending in [s for s in line.queue if s.begun_s <= (in_part_s if s.ids else whole_s)]:
                 line.queue.remove(sending)
@@ -72,7 +74,7 @@ class Waiting:
             yield self.messages.popleft()
 
     def take_all(self) -> Iterator[Sending]:
-        """Take out the messages that wait for any session, but not those that join them meanwhile."""
+        """Take out the messages that wait for any session now; those that join meanwhile stay."""
         for _ in range(len(self.messages)):
             yield self.messages.popleft()
 
@@ -80,7 +82,7 @@ class Waiting:
         """Send what waits, as far as there is room."""
         if not self.open:
             return
-        # Another begins each time. A copy, for one may be lost while it is written to.
+        # Another session begins each time. A copy: a session may be lost while it is written to.
         self._turn = (self._turn + 1) % len(self.open)
         lines = self.open[self._turn :] + self.open[: self._turn]
         for left, line in zip(range(len(lines), 0, -1), lines, strict=True):
@@ -88,7 +90,8 @@ class Waiting:
             line.flush()
 
     def pump(self, line: Line, now_s: float, share: int) -> None:
-        """Send what waits as far as this session has room; of what waits for any at most `share`."""
+        """Send messages that wait, as far as this session has room; at most `share` of those that wait for
+        any session."""
         room = line.room(now_s)
         if room <= 0:
             return
@@ -101,7 +104,7 @@ class Waiting:
                 sending = messages.popleft()
                 share -= 1
                 if sending.single and not sending.sent_s:
-                    # Nearly all: as below, by the short way (see `Sending`).
+                    # Nearly all messages: as below, by the shorter way (see `Sending`).
                     sending.sent_s = now_s
                     segments.append((sending, 0, sending.bodies[0]))
                     continue

@@ -15,12 +15,12 @@ be written gathers in `out`, and `now_s` is the caller's monotonic clock.
 Under failure:
 - no answer to a submit: `overdue` hands it out when it is late; an answer that
   comes after that, or twice, or to nothing that was sent, is counted and ignored;
-- nothing heard for `enquire_link_s`: asked whether it lives (enquire_link); still nothing
-  after the time-out: ended. Anything heard proves life, whatever it is;
-- framing lost: told so (generic_nack) and ended, for the next answer could be given to the
+- nothing heard for `enquire_link_s`: the provider is asked whether it lives (enquire_link); still
+  nothing after the time-out: ended. Any PDU proves that it lives;
+- framing lost: answered with generic_nack and ended, because the next answer could go to the
   wrong message;
 - a request that a client does not serve: generic_nack with ESME_RINVCMDID;
-- connection gone: `abandon` parts what may have arrived from what never left.
+- connection gone: `abandon` separates what may have arrived from what was never sent.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ State = Literal["new", "binding", "bound", "leaving", "unbinding", "ended"]
 
 
 class Counts(msgspec.Struct):
-    """What happened at one provider since it was built, all its sessions together."""
+    """Counts of what happened at one provider since it was built, all its sessions together."""
 
     # Sessions bound again after they had been bound before; binds refused; sessions lost.
     rebinds: int = 0
@@ -96,7 +96,7 @@ class Counts(msgspec.Struct):
 
 
 class Heard(NamedTuple, Generic[Token]):
-    """What came in one piece of the stream, for the caller to act on."""
+    """What was read in one piece of the stream, for the caller to act on."""
 
     # Submits with the answer to each.
     answers: Answers[Token]
@@ -105,7 +105,7 @@ class Heard(NamedTuple, Generic[Token]):
 
 
 class Session(Generic[Token]):
-    """See the top. `timeout_s`: for the answers to bind, unbind and enquire_link."""
+    """One session; see the module. `timeout_s` is for the answers to bind, unbind and enquire_link."""
 
     __slots__ = (
         "_bind",
@@ -140,7 +140,7 @@ class Session(Generic[Token]):
         self._written = 0
         self._unbind_sequence = 0
         self._heard_s = 0.0
-        # When what is waited for is late: the answer to bind, enquire_link or unbind.
+        # When the answer to bind, enquire_link or unbind is late.
         self._due_s = 0.0
         self._enquired = False
         self.state: State = "new"
@@ -151,14 +151,14 @@ class Session(Generic[Token]):
         self.pending: dict[int, Segment[Token]] = {}
 
     def begin(self, now_s: float) -> None:
-        """The connection is made: ask to be bound."""
+        """The connection stands: write the bind."""
         self.state = "binding"
         self._heard_s = now_s
         self._due_s = now_s + self._timeout_s
         self.out.append(pack(self._bind, 0, self._next(), self._bind_body))
 
     def submit(self, segments: Iterable[Segment[Token]]) -> None:
-        """Send each as a submit_sm. To be called while bound; the window is the caller's to keep."""
+        """Write each as a submit_sm. Call it only while bound; the caller keeps to the window."""
         pending, out, sequence = self.pending, self.out, self._sequence
         for segment in segments:
             sequence = sequence + 1 if sequence < _SEQUENCE_MAX else 1
@@ -170,12 +170,12 @@ class Session(Generic[Token]):
         self._sequence = sequence
 
     def written(self) -> None:
-        """All of `out` has been handed to the connection: forget it."""
+        """All of `out` was written to the connection: empty it."""
         self.out.clear()
         self._written = self._sequence
 
     def receive(self, data: bytes, now_s: float) -> Heard[Token]:
-        """Take what the connection brought."""
+        """Read octets of the connection; what the caller must act on."""
         heard: Heard[Token] = Heard([], [])
         pdus = self._reader.feed(data) if self.state != "ended" else []
         # Only the last can be wrong.
@@ -217,7 +217,7 @@ class Session(Generic[Token]):
         return [self.pending.pop(sequence) for sequence in late]
 
     def tick(self, now_s: float) -> None:
-        """Let time pass: ask whether the provider lives, give up what is late."""
+        """Let time pass: ask whether the provider lives, end what is late."""
         if self.state in ("new", "ended"):
             return
         if self.state == "leaving" and (not self.pending or now_s >= self._due_s):
@@ -231,7 +231,7 @@ class Session(Generic[Token]):
             self.out.append(pack(_ENQUIRE_LINK, 0, self._next()))
 
     def unbind(self, now_s: float) -> None:
-        """Ask to be unbound; one that was not bound just ends."""
+        """Write the unbind; a session that is not bound ends at once."""
         if self.state in ("bound", "leaving"):
             self.state = "unbinding"
             self._enquired = False
@@ -241,13 +241,13 @@ class Session(Generic[Token]):
             self._end("stopped")
 
     def abandon(self, reason: str) -> tuple[list[Segment[Token]], list[Segment[Token]]]:
-        """The connection is gone, or shall be: submits that may have arrived, and those that
-        have never left. The session is ended, for `reason` unless it was before."""
+        """End the session, because its connection is gone or is to be closed. The submits that may have
+        arrived, and those that were never sent. `reason` counts unless it had ended before."""
         self._end(reason)
         sent: list[Segment[Token]] = []
         unsent: list[Segment[Token]] = []
         for sequence, segment in self.pending.items():
-            # When numbers have begun anew all count as sent, which is the safe side.
+            # After the numbers have begun anew all count as sent, which is the safe side.
             (unsent if self.out and sequence > self._written else sent).append(segment)
         self.pending.clear()
         self.out.clear()
@@ -269,7 +269,7 @@ class Session(Generic[Token]):
             heard.deliveries.append(pdu)
         elif command == _GENERIC_NACK and pdu.sequence in self.pending:
             self._counts.generic_nacks += 1
-            # Whatever its status is, it accepts nothing.
+            # Such an answer accepts nothing, whatever its status is.
             refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, pdu.sequence, b"")
             heard.answers.append((self.pending.pop(pdu.sequence), refused))
         elif command & ANSWER:

@@ -1,9 +1,9 @@
 """A message as the bodies of the submit_sm (SMPP 3.4, 4.4.1) that carry it.
 
-What is the same for every message of a provider is made once, and what is the same for a
-sender or for a second is kept. Sending a message again makes the same parts with the same
-reference, so that a handset joins parts of both: a segment lost of the first and one lost
-of the second leave a whole text.
+Octets that are the same for every message of a provider are made once; those that are the same
+for a sender, or for a second, are kept. A message that is sent again has the same parts with the
+same reference, so that a handset joins parts of both attempts: when each attempt loses another
+segment, the text is whole still.
 
 Sender and type of number, unless the settings fix it:
 
@@ -35,7 +35,7 @@ from engine.providers.smpp.text import DEFAULT_ALPHABET, coded, parts
 from engine.records import Message
 
 SHORT_CODE_DIGITS_MAX = 6
-# Days are counted up to 30: how many a month has, only the provider's calendar knows.
+# At most 30 days, written as days: the length of a month depends on the provider's calendar.
 _VALIDITY_S_MAX = 30 * 86_400
 # Segments are numbered in one octet, from 1.
 _SEGMENTS_MAX = 255
@@ -62,7 +62,7 @@ _pack_tag_length = Struct(">HH").pack
 class SubmitEncoder:
     """Makes bodies of submit_sm for one provider.
 
-    Raises ConfigError that names the setting when one can never be sent.
+    Raises ConfigError naming the setting with which no message could ever be sent.
     """
 
     def __init__(self, settings: SmppSettings) -> None:
@@ -94,12 +94,12 @@ class SubmitEncoder:
     def bodies(self, message: Message, now_us: int) -> list[bytes]:
         """One body for each submit_sm, in the order of the segments.
 
-        Raises ValueError, which names the field, for what SMPP cannot carry: of what ingest
-        lets through, only a sender with a Greek capital. Such a message will never be taken.
+        Raises ValueError, which names the field, for a message that SMPP cannot carry. Of those that
+        ingest accepts, these are only messages whose sender has a Greek capital.
         """
         if self._straight and message.segments == 1 and message.encoding == "GSM-7":
-            # The way of nearly all messages, which `_bodies` would go too, without a step that
-            # they do not need; it is left wherever something is out of the ordinary.
+            # Nearly all messages go this short way. `_bodies` would make the same octets, with steps
+            # that they do not need; it makes those of all other messages.
             before, to = self._before.get(message.sender), message.to.encode()
             left_s, digits, text = (message.expires_at_us - now_us) // 1_000_000, to[1:], plain(message.text)
             if (

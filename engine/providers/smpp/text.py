@@ -1,7 +1,7 @@
 """The text of a message as the octets of its segments on a provider's wire.
 
-The parts are those of `engine.intake.segments`, which the message was priced by: as many go out as
-were paid for. What a provider wants only changes how each part is written:
+The parts are those of `engine.intake.segments`, by which the message was priced: as many are sent as
+were paid for. The provider's setting only changes how each part is written:
 
     GSM-7, "unpacked"  data_coding 0, an octet for each septet; up to 160
     GSM-7, "packed"    data_coding 0, eight septets in seven octets; up to 140
@@ -31,7 +31,7 @@ Gsm7 = Literal["unpacked", "packed", "latin1"]
 
 
 def parts(message: Message) -> list[str]:
-    """The text of each segment. Raises ValueError for a text that no encoding has."""
+    """The text of each segment. Raises ValueError for a text that no encoding can write."""
     if message.segments == 1:
         return [message.text]
     try:

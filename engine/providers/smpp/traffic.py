@@ -20,7 +20,7 @@ from engine.providers.smpp.session import Answers, Counts, Heard
 from engine.providers.smpp.verdicts import code, kind
 from engine.records import Message, Verdict
 
-# Given a message and the time of day, microseconds.
+# (message, time in microseconds since 1970) → the bodies of its submit_sm.
 Encode = Callable[[Message, int], list[bytes]]
 
 # A message of which the provider has taken nothing is held so long: see `engine.providers.smpp.provider`.
@@ -32,8 +32,8 @@ _WAITING_MAX = 100_000
 class Traffic:
     """All messages of one provider that have no verdict yet.
 
-    encode    the bodies of a message's submit_sm; raises ValueError for what has none
-    waiting   its sessions are told before the first `submit`
+    encode    makes the bodies of a message's submit_sm; raises ValueError when there can be none
+    waiting   must know its sessions before the first `submit`
     tick_s    how often `sweep` is called
     """
 
@@ -56,13 +56,13 @@ class Traffic:
         self._counts = counts
         self._timeout_s = timeout_s
         self._tick_s = tick_s
-        # The time, monotonic and of day, while callbacks are told verdicts; else 0.
+        # The monotonic time and the time of day while callbacks run; else 0.
         self._turn_s = 0.0
         self._turn_us = 0
-        # Until then messages wait even while no session is bound.
+        # Until this time messages wait although no session is bound.
         self.patient_to_s = 0.0
         self.stopping = False
-        # Stopping, and nothing that was begun is left.
+        # Set when it is stopping and no message is left.
         self.idle = asyncio.Event()
 
     def submit(self, message: Message, done: Done) -> None:
@@ -70,7 +70,7 @@ class Traffic:
         try:
             bodies = self._encode(message, self._turn_us or time.time_ns() // 1000)
         except ValueError as e:
-            # No provider that is spoken to by SMPP could take it.
+            # SMPP cannot carry it, so no provider could take it this way.
             verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
             asyncio.get_running_loop().call_soon(tell, done, verdict)
             return
@@ -79,7 +79,7 @@ class Traffic:
         messages = self._messages
         if not messages:
             reason = self._hopeless(now_s)
-            # Once for all that is submitted in this turn of the loop.
+            # One look at the clock for all that is submitted in this turn of the loop.
             asyncio.get_running_loop().call_soon(self._waiting.pump_all, now_s)
         else:
             reason = "window" if len(messages) >= _WAITING_MAX else ""
@@ -90,9 +90,9 @@ class Traffic:
             messages.append(sending)
 
     def sweep(self) -> None:
-        """Let time pass."""
+        """Give the verdicts of messages whose time is over. Called every `tick_s`."""
         now_s = time.monotonic()
-        # What would be overdue at the next sweep ends now: within the time-out, not after.
+        # Messages that would be overdue at the next sweep end now, so that none ends too late.
         overdue_s = now_s + self._tick_s - self._timeout_s
         for line in self._waiting.lines:
             self._unanswered(line.tick(now_s, overdue_s), "timeout", now_s)
@@ -106,7 +106,7 @@ class Traffic:
         self._look_idle()
 
     def stop(self) -> None:
-        """Begin nothing any more; `idle` is set once all that was begun has ended."""
+        """Begin no further message; `idle` is set once every message that was begun has ended."""
         self.stopping = True
         for line in self._waiting.lines:
             self._waiting.close_for(line, [])
@@ -116,13 +116,16 @@ class Traffic:
     # -- what the sessions report (`smpp_connection.Owner`)
 
     def bound(self, line: Line) -> None:
+        """See `smpp_connection.Owner`: messages go out on this line from now on."""
         if line.transmits and not self.stopping:
             self._waiting.open_for(line)
             self._waiting.pump_all(time.monotonic())
 
     def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+        """See `smpp_connection.Owner`: verdicts for what was answered, receipts to the inbox, then more is
+        sent."""
         if heard.answers:
-            # While callbacks run, time stands still for what they submit.
+            # Whatever the callbacks submit is submitted at this same time.
             self._turn_s, self._turn_us = now_s, time.time_ns() // 1000
             try:
                 self._answered(line, heard.answers, now_s)
@@ -135,6 +138,8 @@ class Traffic:
             self._look_idle()
 
     def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
+        """See `smpp_connection.Owner`: nothing goes out on this line; its segments get verdicts or another
+        line."""
         now_s = time.monotonic()
         self._waiting.close_for(line, unsent)
         self._unanswered(sent, reason, now_s)
@@ -158,7 +163,7 @@ class Traffic:
                 sending.accepted(part, message_id)
                 self._look(sending, now_s)
                 continue
-            # Nearly all: what `Sending` comes to when it has one segment, by the short way.
+            # Nearly all messages have one segment, and get here the verdict that `Sending` would give.
             if sending.sent_s != sent_s:
                 sent_s = sending.sent_s
                 latency_us = int((now_s - sent_s) * 1e6)
@@ -220,7 +225,7 @@ class Traffic:
 
 
 def tell(done: Done, verdict: Verdict) -> None:
-    """Call back; a fault of the caller's is reported to the loop and costs nobody else a verdict."""
+    """Call `done`. What it raises goes to the loop's handler, so that other messages get their verdict."""
     try:
         done(verdict)
     except Exception as e:  # whatever it is, other messages wait behind this one
@@ -228,6 +233,8 @@ def tell(done: Done, verdict: Verdict) -> None:
 
 
 def report(fault: Exception) -> None:
+    """Hand a fault of a message's callback to the loop's own handler, so that it costs nobody else a
+    verdict."""
     asyncio.get_running_loop().call_exception_handler(
         {"message": "A message's callback failed.", "exception": fault}
     )

@@ -1,17 +1,17 @@
 """What a provider's answer to a submit_sm means for the message: SMPP 3.4, 5.1.3.
 
     accepted   ESME_ROK
-    throttled  too much at once: sent more slowly, the same would be taken
-    permanent  the provider means this message: its destination, sender, length or content.
-               The next message may fare better, and this one never
-    temporary  all else: the provider's trouble, the session's state, a field that is the same
-               in every message (then a setting is wrong, which is no message's fault), and
-               every status that the specification does not know
+    throttled  too much at once: the provider would take the same message later
+    permanent  this message is refused for its destination, sender, length or content: it will
+               never be taken, others may
+    temporary  everything else: trouble at the provider, the state of the session, a field that is
+               the same in every message (then a setting is wrong, not the message), and every
+               status that the specification does not know
 
 A status of the vendors' range (0x400 to 0x4FF) or any other that is not known here can mean
-anything from "no credit" to "number barred". It is temporary because of what a wrong guess
-costs: a message given up wrongly is lost though another provider would have taken it, one
-tried again wrongly costs attempts until its validity ends, and is not charged.
+anything from "no credit" to "number barred". It is temporary because that is the cheaper mistake:
+a message that is given up wrongly is lost, though another provider would have taken it; a message
+that is tried again wrongly costs attempts until its validity ends, and is not charged.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _PERMANENT = (
     CommandStatus.ESME_RINVMSGLEN,
     CommandStatus.ESME_RINVSRCADR,
     CommandStatus.ESME_RINVDSTADR,
-    # Types and plans of numbers follow the sender's form; and providers answer with those of
-    # the destination for numbers that they cannot place.
+    # The types and plans of numbers come from the form of the sender; and providers refuse those of
+    # the destination when they do not know its number.
     CommandStatus.ESME_RINVSRCTON,
     CommandStatus.ESME_RINVSRCNPI,
     CommandStatus.ESME_RINVDSTTON,

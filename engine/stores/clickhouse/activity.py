@@ -27,8 +27,9 @@ from clickhouse_connect.driver.exceptions import DataError
 
 from engine.activity.records import ActivityBlock
 from engine.errors import Unavailable
-from engine.records import ActivityRow, Event, Message, StreamId
+from engine.records import ActivityRow, Event, Message
 from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stream_id import StreamId
 
 # Column and type on the wire, in the order of ActivityRow without `kept`; the server turns
 # strings into LowCardinality itself, which costs it less than it costs Python.
@@ -194,8 +195,8 @@ class ClickHouseActivityStore:
         shards = sorted(firsts)
         parameters = {
             "shards": shards,
-            "ms": [firsts[shard][0] for shard in shards],
-            "seq": [firsts[shard][1] for shard in shards],
+            "ms": [firsts[shard].ms for shard in shards],
+            "seq": [firsts[shard].sequence for shard in shards],
         }
         client = await self._connected()
         async with answering(self._url, self._timeout_s):

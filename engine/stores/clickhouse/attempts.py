@@ -15,8 +15,9 @@ from typing import Any
 import msgspec
 from clickhouse_connect.datatypes.registry import get_from_name
 
+from engine.activity.records import AttemptRecord
 from engine.receipts.match import Reason
-from engine.receipts.records import AttemptRecord, Receipt
+from engine.receipts.records import Receipt
 from engine.records import Message
 from engine.stores.clickhouse.client import answering, connect, parse_url
 

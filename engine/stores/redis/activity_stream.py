@@ -24,8 +24,9 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from engine.activity.records import ActivityEntry, Backlog, BlockPlan, RecentRows
 from engine.errors import ConfigError, Unavailable
-from engine.records import ActivityRow, StreamId
+from engine.records import ActivityRow
 from engine.shards import activity_key
+from engine.stream_id import STREAM_START, StreamId
 
 _LOCK = b"archiver:lock"
 _PLAN = b"archiver:plan"
@@ -136,7 +137,7 @@ class RedisActivityStream:
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
         keys = {activity_key(shard): shard for shard in range(self._shards)}
-        cursors = {key: _text(after.get(shard, (0, 0))) for key, shard in keys.items()}
+        cursors = {key: str(after.get(shard, STREAM_START)) for key, shard in keys.items()}
         async with self._answering(block_ms / 1000):
             answer = await self._redis.xread(cursors, count=count, block=block_ms or None)
         return [entry for key, found in answer for entry in _entries(keys[key], found)]
@@ -153,9 +154,9 @@ class RedisActivityStream:
         index = {part.shard: i for i, part in enumerate(plan.ranges, 1)}
         seen, written = self._written
         args: list[bytes | str | int] = [written if seen == plan else msgspec.msgpack.encode(plan)]
-        args += [_text((part.last[0], part.last[1] + 1)) for part in plan.ranges]
+        args += [str(part.last.next) for part in plan.ranges]
         for entry in unreadable:
-            args += [index[entry.shard], _text(entry.id)]
+            args += [index[entry.shard], str(entry.id)]
         keys = [_PLAN, _UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
         async with self._answering():
             return bool(await self._finish(keys=keys, args=args))
@@ -171,7 +172,7 @@ class RedisActivityStream:
             Backlog(
                 shard=shard,
                 entries=answers[2 * shard],
-                first=next((_id(oldest) for oldest, _ in answers[2 * shard + 1]), None),
+                first=next((StreamId.parse(oldest) for oldest, _ in answers[2 * shard + 1]), None),
             )
             for shard in range(self._shards)
         ]
@@ -185,21 +186,32 @@ class RedisActivityStream:
         entries_max: int = 10_000,
     ) -> RecentRows:
         """See the port. At most `entries_max` entries and the call's deadline are spent; a
-        shard's tail is about one block while the archiver keeps up."""
+        shard's tail is about one block while the archiver keeps up.
+
+        Nothing happens to a scheduled message before its time: what lies between is passed over.
+        """
         needle = message_id.encode()
-        first = (max(0, accepted_at_us // 1000 - _CLOCK_SLACK_MS), 0)
+        start = str(_not_before(accepted_at_us))
         page_size = min(_SEARCH_PAGE, entries_max)
         rows: list[ActivityRow] = []
         looked_at = 0
         async with self._answering():
-            async for page in self._pages(shard, first, None, page_size):
-                for entry in page:
-                    if needle in entry.blob:
-                        rows += self._matching(entry, organisation_id, message_id)
+            while looked_at < entries_max:
+                page = await self._page(shard, start, "+", page_size)
                 looked_at += len(page)
-                if looked_at >= entries_max:
-                    return RecentRows(rows=rows, complete=False)
-        return RecentRows(rows=rows, complete=True)
+                found = [
+                    row
+                    for entry in page
+                    if needle in entry.blob
+                    for row in self._matching(entry, organisation_id, message_id)
+                ]
+                rows += found
+                if len(page) < page_size:
+                    return RecentRows(rows=rows, complete=True)
+                due = [_not_before(row.due_at_us) for row in found if row.event == "scheduled"]
+                behind = max(due, default=page[-1].id)
+                start = str(behind) if behind > page[-1].id else f"({page[-1].id}"
+        return RecentRows(rows=rows, complete=False)
 
     def _matching(self, entry: ActivityEntry, organisation_id: int, message_id: str) -> Iterable[ActivityRow]:
         for values in self._rows.decode(entry.blob):
@@ -209,18 +221,21 @@ class RedisActivityStream:
                 yield row
 
     async def _pages(
-        self, shard: int, first: StreamId, last: StreamId | None, page_size: int
+        self, shard: int, first: StreamId, last: StreamId, page_size: int
     ) -> AsyncIterator[list[ActivityEntry]]:
-        """Entries from `first` to `last` (None: the end) in pages of `page_size`."""
-        start, end = _text(first), "+" if last is None else _text(last)
+        """Entries from `first` to `last` in pages of `page_size`."""
+        start = str(first)
         while True:
-            found = await self._redis.xrange(activity_key(shard), start, end, count=page_size)
-            page = _entries(shard, found)
+            page = await self._page(shard, start, str(last), page_size)
             if page:
                 yield page
-                start = "(" + _text(page[-1].id)
+                start = f"({page[-1].id}"
             if len(page) < page_size:
                 return
+
+    async def _page(self, shard: int, start: str, end: str, page_size: int) -> list[ActivityEntry]:
+        """The first entries of a range, at most `page_size`; `start` and `end` as XRANGE takes them."""
+        return _entries(shard, await self._redis.xrange(activity_key(shard), start, end, count=page_size))
 
     @asynccontextmanager
     async def _answering(self, extra_s: float = 0.0) -> AsyncIterator[None]:
@@ -236,14 +251,12 @@ class RedisActivityStream:
             raise Unavailable(f"Redis does not answer: {reason}.") from e
 
 
-def _text(stream_id: StreamId) -> str:
-    return f"{stream_id[0]}-{stream_id[1]}"
-
-
-def _id(text: bytes) -> StreamId:
-    ms, _, seq = text.partition(b"-")
-    return int(ms), int(seq)
+def _not_before(at_us: int) -> StreamId:
+    """An id that nothing recorded at this time, or later, is before."""
+    return StreamId(max(0, at_us // 1000 - _CLOCK_SLACK_MS), 0)
 
 
 def _entries(shard: int, found: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[ActivityEntry]:
-    return [ActivityEntry(shard=shard, id=_id(i), blob=fields.get(b"b", b"")) for i, fields in found]
+    return [
+        ActivityEntry(shard=shard, id=StreamId.parse(i), blob=fields.get(b"b", b"")) for i, fields in found
+    ]

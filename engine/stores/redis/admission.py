@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from engine import shards as keys
+from engine.activity.row import row_of
 from engine.credit.flush import Flush
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Unavailable
@@ -146,19 +147,12 @@ def _add_submission(arguments: list[Argument], submission: Submission, key_index
 
 def _row(addressed: Addressed) -> ActivityRow:
     message = addressed.message
-    return ActivityRow(
-        at_us=message.accepted_at_us,
-        organisation_id=message.organisation_id,
-        message_id=message.id,
-        accepted_at_us=message.accepted_at_us,
-        event="scheduled" if addressed.due_at_us else "accepted",
-        queue=addressed.queue,
-        to=message.to,
-        sender=message.sender,
-        encoding=message.encoding,
-        segments=message.segments,
-        units=message.units,
-        reference=message.reference,
+    return row_of(
+        message,
+        message.id,
+        addressed.queue,
+        "scheduled" if addressed.due_at_us else "accepted",
+        message.accepted_at_us,
         due_at_us=addressed.due_at_us,
         expires_at_us=message.expires_at_us,
     )

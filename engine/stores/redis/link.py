@@ -8,6 +8,12 @@ Under failure. A connection that breaks, times out or answers out of order is dr
 whole, and every batch in flight on it raises `Unavailable`: its outcome is unknown, some
 or all of its commands may have been applied. So whatever is sent here must be safe to
 send again; the functions in `queue.lua` are. The next call connects anew.
+
+Every call ends within its own time, `timeout_s`: waiting for a connection, for room in the
+write buffer and for the answer are all part of it. A connection may die at any moment:
+while it is made or shakes hands: all who wait for it get `Unavailable`; after the handshake
+and before the first batch is written: that batch is refused unsent; from then on: every
+batch in flight fails at once. Nothing is ever written to a connection that is known dead.
 """
 
 from __future__ import annotations
@@ -35,6 +41,10 @@ _WRITE_BUFFER_MAX = 1 << 20
 # First pause after a failed connect; doubles up to the second, seconds.
 _PAUSE_S = 0.02
 _PAUSE_MAX_S = 1.0
+
+# What hiredis raises for bytes that are no RESP2. A length beyond memory is a MemoryError, a
+# map of RESP3 with an array as its key a TypeError.
+_NOT_RESP = (hiredis.HiredisError, MemoryError, TypeError)
 
 _MISSING = object()
 _pack_command = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
@@ -81,11 +91,18 @@ class _Wire(asyncio.Protocol):
 
     # -- the caller's side
 
-    def post(self, packed: bytes, replies: int, timeout_s: float) -> asyncio.Future[list[Any]]:
-        """Write now; the future gives `replies` replies, or Unavailable."""
+    def post(self, packed: bytes, replies: int, deadline: float) -> asyncio.Future[list[Any]]:
+        """Write now; the future gives `replies` replies, or Unavailable.
+
+        `deadline` is a time of the loop, in seconds. Raises Unavailable, and writes nothing,
+        when the connection has failed or is closing: no event would ever end that future.
+        """
+        if self._transport is None or self._transport.is_closing():
+            self.fail("connection closed.")
+        if self.failure is not None:
+            raise self._lost()
         assert self._transport is not None
         future: asyncio.Future[list[Any]] = self._loop.create_future()
-        deadline = self._loop.time() + timeout_s
         self._batches.append(_Batch(replies, deadline, future))
         if self._timer is None or deadline < self._timer.when():
             self._arm(deadline)
@@ -102,7 +119,7 @@ class _Wire(asyncio.Protocol):
         while self._writable is not None:
             await asyncio.shield(self._writable)
         if self.failure is not None:
-            raise self.failure
+            raise self._lost()
 
     def fail(self, sentence: str) -> None:
         """Drop the connection; everything in flight has an unknown outcome."""
@@ -116,7 +133,7 @@ class _Wire(asyncio.Protocol):
             self._transport.abort()
         for batch in self._batches:
             if not batch.future.done():
-                batch.future.set_exception(Unavailable(self.failure.detail, retry_after=_PAUSE_S))
+                batch.future.set_exception(self._lost())
         self._batches.clear()
         self.resume_writing()
 
@@ -124,6 +141,10 @@ class _Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if self.failure is not None:
+            # Nobody waits for this connection any more.
+            self._transport.abort()
+            return
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_MAX)
 
     def data_received(self, data: bytes) -> None:
@@ -149,8 +170,12 @@ class _Wire(asyncio.Protocol):
                 self.fail(f"cannot serve now: {self._passing}")
             elif self._reader.has_data():
                 self.fail("sent more than it was asked for.")
-        except hiredis.ProtocolError as e:
+        except _NOT_RESP as e:
             self.fail(f"sent what is not RESP: {e}.")
+
+    def eof_received(self) -> None:
+        """The server says nothing more: what is unanswered stays so. The transport closes."""
+        self.fail("connection closed by the server.")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.fail(f"connection lost: {exc}." if exc else "connection closed by the server.")
@@ -165,6 +190,11 @@ class _Wire(asyncio.Protocol):
             self._writable = None
 
     # -- within
+
+    def _lost(self) -> Unavailable:
+        """The failure for one waiter; each gets its own, as a raised exception collects frames."""
+        assert self.failure is not None
+        return Unavailable(self.failure.detail, self.failure.retry_after)
 
     def _error_reply(self, text: str) -> Exception:
         if text.partition(" ")[0] in _PASSING:
@@ -248,12 +278,22 @@ class RedisLink:
 
         Canceled while waiting: the commands stand as sent, their replies are discarded.
         """
+        deadline = asyncio.get_running_loop().time() + (self._timeout_s if timeout_s is None else timeout_s)
         wire = self._wire
-        if wire is None or wire.failure is not None:
-            wire = await self._connected()
-        if wire.paused:
-            await wire.writable()
-        return await wire.post(packed, replies, self._timeout_s if timeout_s is None else timeout_s)
+        if wire is None or wire.failure is not None or wire.paused:
+            wire = await self._ready(deadline)
+        return await wire.post(packed, replies, deadline)
+
+    async def _ready(self, deadline: float) -> _Wire:
+        """The live wire, with room in its write buffer. Raises Unavailable; nothing was sent then."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                wire = await self._connected()
+                if wire.paused:
+                    await wire.writable()
+        except TimeoutError as e:
+            raise Unavailable(f"Redis ({self._name}): not ready in time.", retry_after=_PAUSE_S) from e
+        return wire
 
     async def _connected(self) -> _Wire:
         """The live wire; callers that come while one connects share that attempt."""
@@ -264,11 +304,12 @@ class RedisLink:
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name=f"redis connect {self._name}")
             self._connecting.add_done_callback(self._connect_done)
+        connecting = self._connecting
         try:
-            return await asyncio.shield(self._connecting)
+            return await asyncio.shield(connecting)
         except asyncio.CancelledError:
             # Either our caller was canceled, or close() has canceled the attempt.
-            if self._closed:
+            if connecting.cancelled():
                 raise Unavailable(f"Redis ({self._name}): link closed.") from None
             raise
 
@@ -286,7 +327,8 @@ class RedisLink:
             async with asyncio.timeout(self._timeout_s):
                 await self._open(loop, wire)
                 commands = self._url.handshake(self._name)
-                for reply in await wire.post(pack(commands), len(commands), self._timeout_s):
+                deadline = loop.time() + self._timeout_s
+                for reply in await wire.post(pack(commands), len(commands), deadline):
                     if isinstance(reply, ReplyError):
                         raise reply
         except BaseException as e:

@@ -21,8 +21,8 @@ from engine import shards as keys
 from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced, Unavailable
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
-from engine.records import StreamId
 from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError, load_functions
+from engine.stream_id import StreamId
 
 _LOCK = b"receipts:lock"
 _encode = msgspec.msgpack.Encoder().encode
@@ -50,13 +50,15 @@ class RedisReceiptStream:
                 for s in self._shards
             ]
         )
-        return {s: _id(last) for s, last in zip(self._shards, lasts, strict=True)}
+        return {s: StreamId.parse(last) for s, last in zip(self._shards, lasts, strict=True)}
 
     async def archived_before(self) -> dict[int, StreamId | None]:
         firsts = await self._all(
             [("FCALL_RO", "receipts_first", 1, keys.activity_key(s)) for s in self._shards]
         )
-        return {s: _id(first) if first else None for s, first in zip(self._shards, firsts, strict=True)}
+        return {
+            s: StreamId.parse(first) if first else None for s, first in zip(self._shards, firsts, strict=True)
+        }
 
     async def read(self, count: int, block_ms: int) -> list[ActivityEntry]:
         # From the start: what was done with is gone.
@@ -67,7 +69,7 @@ class RedisReceiptStream:
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
         return [
-            ActivityEntry(shard=self._shard_of_key[key], id=_id(entry_id), blob=fields[1])
+            ActivityEntry(shard=self._shard_of_key[key], id=StreamId.parse(entry_id), blob=fields[1])
             for key, entries in reply or ()
             for entry_id, fields in entries
         ]
@@ -106,13 +108,13 @@ class RedisReceiptStream:
         ids = await self._all(commands)
         if not all(ids):
             raise Fenced("Another matcher has begun.")
-        return {shard: _id(entry_id) for shard, entry_id in zip(recordings, ids, strict=True)}
+        return {shard: StreamId.parse(entry_id) for shard, entry_id in zip(recordings, ids, strict=True)}
 
     async def finish(self, entries: Sequence[Finished], late: Sequence[FinishedLate]) -> None:
         arguments: dict[int, list[Argument]] = {}
         for entry, later, unreadable in entries:
             some = arguments.setdefault(entry.shard, [])
-            some += (_text(entry.id), -1 if unreadable else len(later))
+            some += (str(entry.id), -1 if unreadable else len(later))
             some += (part for due_and_member in later for part in due_and_member)
         again: dict[int, list[Argument]] = {}
         for (shard, member), next_time in late:
@@ -139,12 +141,3 @@ class RedisReceiptStream:
                     raise Unavailable("Redis had lost the engine's functions; begin anew.")
                 raise Broken(f"Redis refused a step of the matcher: {reply}")
         return replies
-
-
-def _id(text: bytes) -> StreamId:
-    ms, _, sequence = text.partition(b"-")
-    return int(ms), int(sequence)
-
-
-def _text(entry_id: StreamId) -> str:
-    return f"{entry_id[0]}-{entry_id[1]}"

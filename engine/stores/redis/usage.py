@@ -21,6 +21,7 @@ from engine.credit.ledger_records import (
 from engine.errors import Broken, Unavailable
 from engine.stores.redis.admission import fence_command
 from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
+from engine.stream_id import STREAM_START, StreamId
 
 # An inbox is read at once by a holder that lives; this bounds one whose holder does not.
 _INBOX_MAX = 10_000
@@ -209,11 +210,10 @@ def _run_id(info: Any) -> str:
 def _last_id(stream: Any) -> str:
     """`last-generated-id` out of XINFO STREAM's flat reply; a missing stream is an error reply."""
     if isinstance(stream, ReplyError):
-        return "0-0"
+        return str(STREAM_START)
     last: bytes = stream[stream.index(b"last-generated-id") + 1]
     return last.decode()
 
 
 def _after(position: str) -> str:
-    ms, _, sequence = position.partition("-")
-    return f"{ms}-{int(sequence) + 1}"
+    return str(StreamId.parse(position).next)

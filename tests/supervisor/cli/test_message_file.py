@@ -34,7 +34,11 @@ def test_jsonl_line_becomes_a_draft_with_its_line_number(tmp_path: Path) -> None
         (b'{"to":1,"text":"a"}', "Expected `str`, got `int` - at `$.to`"),
         (b'{"to":"+1","text":"a","queue":"slow"}', "Invalid enum value 'slow' - at `$.queue`"),
         (b'{"to":"+1","text":"\xff"}', "not a JSON object"),
-        (b'{"to":"+1","text":"\\ud83d"}', "not a JSON object"),
+        (b'{"to":"+1","text":"\\ud83d"}', "text is not UTF-8, or has half of a surrogate pair"),
+        (
+            b'{"to":"+1","text":"a","validity":1e400}',
+            "Expected `int | null`, got `float` - at `$.validity`",
+        ),
         (b'{"to":"+1","text":"' + b"[" * 100_000, "not a JSON object"),
     ],
 )
@@ -86,7 +90,7 @@ def test_csv_of_a_spreadsheet_with_semicolons(tmp_path: Path) -> None:
     [
         (b"+1,a,extra", "3 fields where the header names 2"),
         (b"+1", "text is missing"),
-        (b"+1,\xff\xfe", "not UTF-8"),
+        (b"+1,\xff\xfe", "text is not UTF-8, or has half of a surrogate pair"),
     ],
 )
 def test_bad_csv_line_is_told_and_the_next_one_read(tmp_path: Path, row: bytes, reason: str) -> None:

@@ -1,0 +1,104 @@
+"""The history over HTTP while the archiver is stopped: what is missing is said, never left out in silence."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple, cast
+
+import pytest
+
+from engine.api.reads import Reads
+from engine.config import Config
+from engine.organisations import NewOrganisation
+from engine.records import ActivityRow
+from engine.shards import activity_key, shard_of
+from engine.stores.postgres.directory import Directory
+from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
+from tests.api.world import Api, services_with, serving
+
+ENTRIES_MAX = 10_000
+ACCEPTED_US = 1_795_335_960_000_000
+MESSAGE_ID = f"{ACCEPTED_US // 1000 >> 16:08x}-{ACCEPTED_US // 1000 & 0xFFFF:04x}-7000-8000-000000000001"
+PATH = f"/v1/messages/{MESSAGE_ID}"
+
+
+class Behind(NamedTuple):
+    """An API, and streams that nobody archives."""
+
+    api: Api
+    world: World
+    acme: NewOrganisation
+
+    def row(self, event: str, at_us: int, **values: Any) -> ActivityRow:
+        fields = {"accepted_at_us": ACCEPTED_US, "segments": 1} | values
+        return make_row(
+            0, event=event, at_us=at_us, organisation_id=self.acme.id, message_id=MESSAGE_ID, **fields
+        )
+
+    async def put(self, *rows: ActivityRow) -> None:
+        """Each in an entry of its own, at its time."""
+        for row in rows:
+            await self.world.redis.xadd(self.key, {b"b": blob_of([row])}, id=f"{row.at_us // 1000}-*")
+
+    async def fill(self, entries: int, at_us: int) -> None:
+        """Entries of others, all of one millisecond."""
+        pipe = self.world.redis.pipeline(transaction=False)
+        blob = blob_of([make_row(1)])
+        for _ in range(entries):
+            pipe.xadd(self.key, {b"b": blob}, id=f"{at_us // 1000}-*")
+        await pipe.execute()
+
+    @property
+    def key(self) -> bytes:
+        return activity_key(shard_of(self.acme.id, SHARDS))
+
+
+@pytest.fixture
+async def behind(
+    directory: Directory, acme: NewOrganisation, redis_url: str, clickhouse_url: str
+) -> AsyncIterator[Behind]:
+    async with new_world(redis_url, clickhouse_url) as world:
+        nothing = cast(Any, None)
+        views = Reads(
+            Config(shards=SHARDS), nothing, nothing, world.stream, world.store, directory.ping, nothing
+        )
+        services = await services_with(directory, history=views.message)
+        async with serving(services, acme.api_key) as api:
+            yield Behind(api, world, acme)
+
+
+async def test_a_history_within_the_bound_is_whole(behind: Behind) -> None:
+    await behind.put(behind.row("accepted", ACCEPTED_US))
+    await behind.fill(ENTRIES_MAX - 500, ACCEPTED_US + 1_000_000)
+    await behind.put(behind.row("sent", ACCEPTED_US + 2_000_000, attempt=1))
+    status, _, told = await behind.api.ask("GET", PATH)
+    assert (status, told["status"], told["history_complete"]) == (200, "sent", True)
+
+
+async def test_a_history_cut_short_says_so(behind: Behind) -> None:
+    await behind.put(behind.row("accepted", ACCEPTED_US))
+    await behind.fill(ENTRIES_MAX, ACCEPTED_US + 1_000_000)
+    await behind.put(behind.row("sent", ACCEPTED_US + 2_000_000, attempt=1))
+    status, _, told = await behind.api.ask("GET", PATH)
+    assert (status, told["status"], told["history_complete"]) == (200, "accepted", False)
+
+
+async def test_what_lies_before_the_time_of_a_scheduled_message_is_passed_over(behind: Behind) -> None:
+    due_at_us = ACCEPTED_US + 3_600_000_000
+    await behind.put(behind.row("scheduled", ACCEPTED_US, due_at_us=due_at_us))
+    await behind.fill(ENTRIES_MAX + 500, ACCEPTED_US + 60_000_000)
+    await behind.put(behind.row("sent", due_at_us + 20_000, attempt=1))
+    status, _, told = await behind.api.ask("GET", PATH)
+    assert (status, told["status"], told["history_complete"]) == (200, "sent", True)
+
+
+async def test_a_message_beyond_the_bound_is_not_denied(behind: Behind) -> None:
+    await behind.fill(ENTRIES_MAX + 1, ACCEPTED_US)
+    await behind.put(behind.row("accepted", ACCEPTED_US + 1000))
+    status, headers, told = await behind.api.ask("GET", PATH)
+    assert (status, told["code"], headers["Retry-After"]) == (503, "unavailable", "10")
+
+
+async def test_a_message_that_is_nowhere_is_not_found(behind: Behind) -> None:
+    status, _, _ = await behind.api.ask("GET", PATH)
+    assert status == 404
