@@ -1,4 +1,4 @@
-"""Ways to hand messages to providers, one module for each kind of provider."""
+"""Adapters that hand messages to providers, one for each `type` of a `[[providers]]` section."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ from engine.receipts.ports import ReceiptSink
 
 
 def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
-    """The provider that a `[[providers]]` section describes, not yet started; the receipts it
-    is sent go to `receipts`.
+    """The adapter for the provider of one `[[providers]]` section, not yet started.
 
-    Raises ConfigError naming the setting when the section cannot be used.
+    The receipts that the provider sends go to `receipts`. Raises ConfigError naming the setting when the section cannot be used.
     """
     match settings:
         case SimulatedSettings():
@@ -38,6 +37,6 @@ def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
 
 
 def receipt_readers(sections: Iterable[ProviderSettings]) -> dict[str, ReceiptReader]:
-    """By name, how those are read that push their receipts to the API. Raises ConfigError."""
+    """By name of the provider: the reader of receipts that it pushes to the API. Raises ConfigError."""
     found = {s.name: receipt_reader(s) for s in sections if isinstance(s, HttpSettings)}
     return {name: reader for name, reader in found.items() if reader is not None and reader.token}
