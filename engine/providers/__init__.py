@@ -23,7 +23,8 @@ from engine.receipts.ports import ReceiptSink
 def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
     """The adapter for the provider of one `[[providers]]` section, not yet started.
 
-    The receipts that the provider sends go to `receipts`. Raises ConfigError naming the setting when the section cannot be used.
+    The receipts that the provider sends go to `receipts`. Raises ConfigError naming the setting
+    when the section cannot be used.
     """
     match settings:
         case SimulatedSettings():
