@@ -48,7 +48,7 @@ class DictCredits:
         self.remaining[organisation_id] = self.remaining.get(organisation_id, 0) + units
 
     def reserve(self, organisation_id: int, units: int) -> bool:
-        """Spend the units if the organisation has so many; whether it had."""
+        """Spend the units if the organisation has them; return whether it had."""
         remaining = self.remaining
         left = remaining.get(organisation_id, 0)
         if left < units:
@@ -83,7 +83,7 @@ class Load(NamedTuple):
 
 @cache
 def load(organisations: int) -> Load:
-    """Calls for so many organisations, drawn by Zipf's law; the same ones each time."""
+    """CALLS calls for this number of organisations, drawn by Zipf's law; the same ones each time."""
     rng = random.Random(organisations)
     everyone = list(range(100_000, 100_000 + organisations))
     rng.shuffle(everyone)

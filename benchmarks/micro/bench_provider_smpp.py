@@ -97,7 +97,7 @@ class Bare(asyncio.Protocol):
         self.transport.write(_BIND)
 
     async def round_of(self, submits: int) -> None:
-        """Send so many submits, WINDOW of them at once, and wait until all are answered."""
+        """Send `submits` messages, WINDOW of them at once, and wait until all are answered."""
         self.ended = asyncio.get_running_loop().create_future()
         self._left, self._missing = submits - WINDOW, submits
         self.transport.write(b"".join([self._submit() for _ in range(WINDOW)]))
@@ -144,7 +144,7 @@ class Futures(Bare):
         self._futures: dict[int, asyncio.Future[str]] = {}
 
     async def round_of(self, submits: int) -> None:
-        """Send so many submits from WINDOW tasks, each of which waits for its last answer."""
+        """Send `submits` messages from WINDOW tasks, each of which waits for its last answer."""
         await asyncio.gather(*(self._one_after_another(submits // WINDOW) for _ in range(WINDOW)))
 
     async def _one_after_another(self, submits: int) -> None:

@@ -116,7 +116,7 @@ def message(n: int) -> Message:
 
 
 async def fill(link: RedisLink, count: int) -> None:
-    """Put so many messages into the normal queue, spread over its shards."""
+    """Put `count` messages into the normal queue, spread over its shards."""
     encode = msgspec.msgpack.Encoder().encode
     for first in range(0, count, 1000):
         await link.batch(

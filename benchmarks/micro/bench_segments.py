@@ -44,7 +44,7 @@ E164_US_MAX = 0.5
 
 
 def many(call: Callable[[str], Hashable | list[str]], argument: str, times: int = CALLS) -> None:
-    """Call so many times with this argument."""
+    """Call `times` times with this argument."""
     for _ in range(times):
         call(argument)
 

@@ -84,7 +84,7 @@ def library(name: str) -> ModuleType | None:
 
 
 def many(call: Callable[[], object], times: int) -> None:
-    """Call so many times."""
+    """Call `times` times."""
     for _ in range(times):
         call()
 

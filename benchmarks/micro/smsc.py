@@ -53,7 +53,7 @@ class Smsc(asyncio.Protocol):
 async def _serve() -> None:
     server = await asyncio.get_running_loop().create_server(Smsc, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # Ends when whoever started it closes its end, or dies.
+    # Ends when the process that started it closes its end of the pipe, or dies.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

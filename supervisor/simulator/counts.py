@@ -13,7 +13,7 @@ _PARTS = 1024
 
 Key = bytes | str
 
-# For so many seconds `Flow` keeps the count of each second.
+# `Flow` keeps the count of each of the last 120 seconds.
 SECONDS = 120
 
 

@@ -1,6 +1,6 @@
 """The simulator's SMPP 3.4 server: one session for each connection.
 
-A submit_sm meets the same fates as a send over HTTP:
+A submit_sm has the same fates as a send over HTTP:
 
     accepted             ESME_ROK and the provider's id
     temporary, outage    ESME_RSYSERR

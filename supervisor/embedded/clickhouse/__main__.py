@@ -53,7 +53,7 @@ USER = "sms"
 MEMORY_BYTES_MAX = 2_000_000_000
 # A statement without FORMAT, with its values, is held in memory as a whole, bytes.
 STATEMENT_BYTES_MAX = 64 * 1024 * 1024
-# The engine gets rows in pieces of at least so many bytes, or all at once when there are fewer.
+# The engine gets rows in pieces of at least this size, or all at once when there are fewer, bytes.
 PIECE_BYTES = 1024 * 1024
 THREADS = 16
 # After SIGTERM requests under way have this long, seconds.
