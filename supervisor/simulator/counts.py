@@ -13,7 +13,7 @@ _PARTS = 1024
 
 Key = bytes | str
 
-# `Flow` keeps the count of each of the last 120 seconds.
+# `Flow` keeps the count of each second for this long.
 SECONDS = 120
 
 
