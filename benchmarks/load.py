@@ -1,9 +1,9 @@
-"""The load: batches over `POST /v1/messages/batch`, from one process with little CPU of its own.
+"""The load: batches over `POST /v1/messages/batch`, from one process that needs little CPU itself.
 
-Two models. Closed: a number of clients that each send the next batch when the last was
-answered; that finds the most that can be had. Open: batches at fixed instants whether or
-not the last was answered; latency is counted from the instant a batch was due, so that a
-stall of the engine is not hidden (coordinated omission).
+There are two models. Closed: a number of clients each send the next batch when the last was
+answered; this finds the highest rate. Open: batches go at fixed instants, whether or not the
+last was answered. Latency is counted from the instant at which a batch was due, so that a stall
+of the engine is not hidden (coordinated omission).
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ _BODIES = 64
 
 @dataclass
 class Tally:
-    """What came back."""
+    """What came back of one load."""
 
     accepted: int = 0
-    # Requests answered otherwise than with 202, by what it was; messages refused, by code.
+    # Requests without an answer 202, by what came instead, and messages refused, by code.
     trouble: Counter[str] = field(default_factory=Counter)
-    # Milliseconds from due to answered, one a batch.
+    # Milliseconds from the instant a batch was due to its answer, one for each batch.
     latencies_ms: list[float] = field(default_factory=list)
     seconds: float = 0.0
 
     def quantile_ms(self, q: float) -> float:
+        """The latency that a share `q` (0 to 1) of the batches did not exceed, milliseconds; 0.0 of none."""
         ordered = sorted(self.latencies_ms) or [0.0]
         return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
 class Load:
-    """Batches of `size` messages for the organisations of `api_keys`, drawn by Zipf's law."""
+    """Sends batches of `size` messages for the organisations of `api_keys`, drawn by Zipf's law."""
 
     def __init__(
         self, url: str, api_keys: list[str], *, size: int, express_share: float, connections: int, seed: int
@@ -64,11 +65,11 @@ class Load:
         self.tally = Tally()
 
     def in_turn(self) -> None:
-        """From now on one organisation after the other, instead of by Zipf's law."""
+        """Take one organisation after the other from now on, instead of by Zipf's law."""
         self._organisations = cycle(range(len(self._headers)))
 
     async def closed(self, clients: int, seconds: float) -> None:
-        """`clients` at once for `seconds`; then waits for the last answers."""
+        """Closed model: `clients` at once for `seconds`, then wait for the last answers."""
         loop = asyncio.get_running_loop()
         self._pool.start()
         start = time.perf_counter()
@@ -94,7 +95,7 @@ class Load:
         self.tally.seconds = time.perf_counter() - start
 
     async def open(self, messages_per_s: float, seconds: float) -> None:
-        """Batches due at even instants for `seconds`; then waits for the last answers."""
+        """Open model: batches due at even distances for `seconds`, then wait for the last answers."""
         self._pool.start()
         count = int(messages_per_s * seconds / self._size)
         interval_s = self._size / messages_per_s

@@ -2,10 +2,10 @@
 
     python -m benchmarks.quota [--organisations 50000] [--rate 2000] [--seconds 60]
 
-Every organisation sends once, the engine is restarted (its processes then ask for quota of
-those that have been spending), and traffic by Zipf's law is offered for a while. The ingest
-processes count themselves how many submissions found their credit, how many waited for the
-ledger, and how many of those waited for it again; goals: at most 1 in 1,000, and none.
+Every organisation sends once. The engine is restarted; its processes then ask for quota of the
+organisations that have been spending. Then traffic by Zipf's law is offered for a while. The
+ingest processes count how many submissions found their credit, how many waited for the ledger,
+and how many of those waited for it again. The goals: at most 1 in 1,000 waits, and none waits again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from benchmarks.running import Engine, engine, settled
 
 _CONFIGURATION = "[roles]\ningest = 2\n"
 _MAKERS = 8
-# After a start the processes ask for quota of everybody; the load begins when that is done.
+# After a start the processes ask for quota of every organisation that spent; the load waits for it.
 _PREFETCH_S = 10.0
 
 
 def main() -> None:
+    """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--organisations", type=int, default=50_000)
     parser.add_argument("--rate", type=float, default=2000.0, help="messages a second, one a request")
@@ -57,7 +58,7 @@ def main() -> None:
 
 
 def _organisations(running: Engine, count: int) -> list[str]:
-    """API keys of `count` organisations with credit for long."""
+    """API keys of `count` new organisations, each with more credit than it will use."""
     each = -(-count // _MAKERS)
     with ThreadPoolExecutor(_MAKERS) as makers:
         parts = makers.map(lambda _: running.organisations(each, 100_000), range(_MAKERS))

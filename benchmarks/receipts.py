@@ -2,16 +2,16 @@
 
     python -m benchmarks.receipts [--outstanding 10000000] [--receipts 200000] [--rate 2000]
 
-Starts a Redis and ClickHouse's engine of its own. `--outstanding` messages are put into the
-table that matching looks in, made by the server itself as the views would file them: ids
-that are random, so that no two of a batch lie near each other, which is the worst case.
+It starts a Redis and a ClickHouse's engine of its own. ClickHouse puts `--outstanding` messages
+into the table that matching looks in, as its views would. Their ids are random, so that no two
+of a batch lie near each other: this is the worst case.
 
-Backlog: `--receipts` receipts wait in Redis, then one matcher begins: receipts/s, and CPU a
-receipt, of this process and of ClickHouse's, which tell more on a busy machine. Paced:
-`--rate` receipts/s for 20 s, and how long each took from the provider's push to its row on
-the activity stream. Early: as the backlog, but none has a message: what a look-up costs
-that finds nothing and sets the receipt aside. Redis' memory is told before and after. Exit
-code 1 when a receipt is lost or doubled.
+Backlog: `--receipts` receipts wait in Redis, then one matcher begins. Measured are receipts/s,
+and the CPU a receipt of this process and of ClickHouse's, which say more on a busy machine.
+Paced: `--rate` receipts/s for 20 s. Measured is the time of each from the provider's push to its
+row on the activity stream. Early: like the backlog, but no receipt has a message. Measured is
+the cost of a look-up that finds nothing and sets the receipt aside. The memory of Redis is shown
+before and after. Exit code 1 when a receipt is lost or doubled.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ENTRY = 100
 _PACED_S = 20.0
 _FILE_ROWS = 1_000_000
 
-# As activity_to_outstanding files a `sent` row; ids are SipHash of the number, 32 hex digits.
+# The same as the view activity_to_outstanding makes of a `sent` row. Ids are SipHash of the number.
 _FILL = """
 INSERT INTO outstanding
 WITH lower(hex(sipHash128(number))) AS id
@@ -68,7 +68,7 @@ FROM numbers({first:UInt64}, {count:UInt64})
 
 
 class Bench:
-    """The servers, and one matcher's parts."""
+    """Connections to the servers, and the parts of one matcher."""
 
     def __init__(self, redis_url: str, clickhouse_url: str, clickhouse_pid: int) -> None:
         self._clickhouse_pid = clickhouse_pid
@@ -88,12 +88,14 @@ class Bench:
         )
 
     async def close(self) -> None:
+        """Close all connections."""
         await self.sink.close()
         await self.store.close()
         for link in (self.link, self._read_link, self._sink_link):
             await link.close()
 
     def client(self) -> Any:
+        """A new client of clickhouse_connect, for statements that the store does not make."""
         parts = urlsplit(self._clickhouse_url)
         return clickhouse_connect.get_client(
             host=parts.hostname, port=parts.port, username=parts.username, password=parts.password or "",
@@ -101,19 +103,21 @@ class Bench:
         )  # fmt: skip
 
     def clickhouse_cpu_s(self) -> float:
+        """CPU time that ClickHouse's process has used so far, seconds (utime and stime of proc(5))."""
         fields = Path(f"/proc/{self._clickhouse_pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def sum_of(self, command: str, key: Any) -> int:
+        """The sum over all shards of what Redis answers to `command` on `key(shard)`."""
         return sum(await self.link.batch([(command, key(shard)) for shard in range(_SHARDS)]))
 
     async def redis_mib(self) -> float:
-        told: bytes = await self.link.call("INFO", "memory")
-        return int(told.partition(b"used_memory:")[2].split()[0]) / 2**20
+        """Memory that Redis uses, MiB."""
+        reply: bytes = await self.link.call("INFO", "memory")
+        return int(reply.partition(b"used_memory:")[2].split()[0]) / 2**20
 
     async def rows(self) -> list[tuple[str, int]]:
-        """(message id, time of the receipt) of every row that was recorded, and when it was, are
-        on the activity streams."""
+        """Every row on the activity streams: (message id, milliseconds from its receipt to the stream)."""
         found = []
         for shard in range(_SHARDS):
             for entry_id, fields in await self.link.call("XRANGE", activity_key(shard), "-", "+"):
@@ -122,6 +126,7 @@ class Bench:
         return found
 
     async def forget(self) -> None:
+        """Delete the rows on the activity streams, and the receipts that were set aside."""
         await self.link.batch([("DEL", activity_key(shard)) for shard in range(_SHARDS)])
         await self.link.batch([("DEL", receipts_later_key(shard)) for shard in range(_SHARDS)])
 
@@ -131,11 +136,12 @@ def _now_us() -> int:
 
 
 async def insist(step: Any) -> None:
+    """Make one step of a round, once: a failure ends the benchmark."""
     await step()
 
 
 def receipts_of(ids: dict[int, str], numbers: list[int]) -> Iterator[list[Receipt]]:
-    """As pushed together, `_ENTRY` at a time."""
+    """Receipts of these messages, in batches of `_ENTRY` that are pushed together."""
     for first in range(0, len(numbers), _ENTRY):
         yield [
             Receipt(
@@ -147,6 +153,7 @@ def receipts_of(ids: dict[int, str], numbers: list[int]) -> Iterator[list[Receip
 
 
 def fill(bench: Bench, count: int) -> tuple[float, dict[str, Any]]:
+    """Make `count` outstanding messages: (seconds it took, size of the table by name)."""
     client = bench.client()
     began = time.monotonic()
     for first in range(0, count, _FILE_ROWS):
@@ -165,6 +172,7 @@ def fill(bench: Bench, count: int) -> tuple[float, dict[str, Any]]:
 
 
 def ids_of(bench: Bench, numbers: list[int]) -> dict[int, str]:
+    """The provider's ids of these messages, by number: 32 hex digits each."""
     client, ids = bench.client(), dict[int, str]()
     for first in range(0, len(numbers), 20_000):
         some = numbers[first : first + 20_000]
@@ -176,6 +184,7 @@ def ids_of(bench: Bench, numbers: list[int]) -> dict[int, str]:
 
 
 async def push(bench: Bench, batch: list[Receipt]) -> None:
+    """Put one batch into Redis and wait until it is kept. Raises SystemExit when it is not."""
     kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     bench.sink.put(batch, kept.set_result)
     if not await kept:
@@ -183,7 +192,7 @@ async def push(bench: Bench, batch: list[Receipt]) -> None:
 
 
 async def drain(bench: Bench) -> tuple[float, float]:
-    """Rounds until no entry waits; seconds, and CPU seconds of this process."""
+    """Make rounds until no entry waits: (seconds, CPU seconds of this process)."""
     began, cpu = time.monotonic(), time.process_time()
     while await bench.sum_of("XLEN", receipts_key):
         await bench.rounds.round(insist)
@@ -191,6 +200,10 @@ async def drain(bench: Bench) -> tuple[float, float]:
 
 
 async def backlog(bench: Bench, ids: dict[int, str], numbers: list[int], *, found: bool) -> dict[str, Any]:
+    """Push the receipts of these messages, then match them: the figures, with `wrong` when rows are amiss.
+
+    `found` says whether the messages exist, so that each receipt makes a row.
+    """
     for batch in receipts_of(ids, numbers):
         await push(bench, batch)
     server_s = bench.clickhouse_cpu_s()
@@ -210,7 +223,7 @@ async def backlog(bench: Bench, ids: dict[int, str], numbers: list[int], *, foun
 
 
 async def paced(bench: Bench, ids: dict[int, str], numbers: list[int], rate: int) -> dict[str, Any]:
-    """An open load, matched beside it as `Matcher` does."""
+    """Push `rate` receipts a second while they are matched as `Matcher` does: ages in milliseconds."""
     stopping = False
     pushed = 0
 
@@ -241,6 +254,7 @@ async def paced(bench: Bench, ids: dict[int, str], numbers: list[int], rate: int
 
 
 async def measure(options: argparse.Namespace, redis: Server, clickhouse: Server) -> dict[str, Any]:
+    """Fill the table, then measure backlog, paced and early: the figures by name."""
     own = clickhouse.url.rpartition("/")[0] + "/bench"
     await migrate_clickhouse(own)
     bench = Bench(redis.url, own, clickhouse.pid)
@@ -256,7 +270,7 @@ async def measure(options: argparse.Namespace, redis: Server, clickhouse: Server
     numbers = rng.sample(range(options.outstanding), 2 * half + pace)
     lost = [options.outstanding + n for n in range(half // 4)]
     ids = await asyncio.to_thread(ids_of, bench, numbers + lost)
-    # What is filled is Redis' share of ten million outstanding messages: none.
+    # The two must be equal: outstanding messages take no memory of Redis.
     result["redis_mib_empty_then_filled"] = [round(empty_mib, 2), round(await bench.redis_mib(), 2)]
     await bench.rounds.begin("bench/1")
     result["backlog"] = await backlog(bench, ids, numbers[:half], found=True)
@@ -270,6 +284,7 @@ async def measure(options: argparse.Namespace, redis: Server, clickhouse: Server
 
 
 def main() -> None:
+    """Start the servers, run the benchmark, print its figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.receipts", description=__doc__)
     parser.add_argument("--outstanding", type=int, default=10_000_000)
     parser.add_argument("--receipts", type=int, default=200_000)

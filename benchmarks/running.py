@@ -19,13 +19,15 @@ import msgspec
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
+    """A running engine: its supervisor's process id, and where it and its simulator answer."""
+
     pid: int
     url: str
     admin_key: str
     simulator_url: str
 
     def call(self, method: str, path: str, body: object = None, timeout_s: float = 150.0) -> Any:
-        """A call with the admin key; the decoded answer."""
+        """The decoded answer to a call with the admin key. Raises HTTPError for a status from 400."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -36,11 +38,12 @@ class Engine:
             return msgspec.json.decode(answer.read())
 
     def simulator_stats(self) -> dict[str, int]:
+        """The simulator's counts: `received`, `distinct`, `duplicates`."""
         with urllib.request.urlopen(f"{self.simulator_url}/stats", timeout=30) as answer:
             return msgspec.json.decode(answer.read(), type=dict[str, int])
 
     def organisations(self, count: int, units: int) -> list[str]:
-        """API keys of `count` new organisations with `units` each."""
+        """API keys of `count` new organisations with `units` of credit each."""
         made = []
         for i in range(count):
             organisation = self.call("POST", "/v1/admin/organisations", {"name": f"load {i}"})
@@ -50,7 +53,7 @@ class Engine:
         return made
 
     def memory_mib(self) -> dict[str, float]:
-        """Anonymous memory of each process of the engine, by what `ps` calls it, MiB."""
+        """Anonymous memory of each process of the engine, MiB, by a short name of the process."""
         found: dict[str, float] = {}
         for pid in _descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
@@ -62,7 +65,7 @@ class Engine:
         return found
 
     def cpu_s(self) -> dict[str, float]:
-        """CPU time used so far by each process of the engine, seconds."""
+        """CPU time used so far by each process of the engine, seconds, by the same names."""
         found: dict[str, float] = {}
         for pid in _descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
@@ -75,8 +78,10 @@ class Engine:
 
 @contextlib.contextmanager
 def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iterator[Engine]:
-    """A demo engine with this TOML, stopped at the end; in a directory of its own unless `place`
-    is given, where its data and its log stay."""
+    """A demo engine with this TOML, stopped at the end.
+
+    It runs in a temporary directory, or in `place`, where its data and its log stay.
+    """
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary:
         folder = str(place or temporary)
         Path(folder).chmod(0o755)
@@ -111,7 +116,7 @@ def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iter
 
 
 def settled(engine: Engine, received: int, timeout_s: float) -> float:
-    """Wait until the simulator has `received` messages and nothing waits; seconds waited."""
+    """Wait until the simulator has `received` messages and no queue holds any: the seconds waited."""
     start = time.monotonic()
     while time.monotonic() - start < timeout_s:
         if engine.simulator_stats()["received"] >= received:

@@ -5,10 +5,10 @@
 
 Sustained: an open load at `--rate` messages/s, half express, one worker process per queue,
 the simulator at zero latency. At the end every accepted message must be at the simulator
-exactly once and the audit clean; memory of each process is compared between the first and
-the last third of the run. Ingest alone: batches of 100, one ingest process, no workers;
-Redis keeps its append-only file every second. Exit code 1 when something is lost, doubled
-or unclean.
+exactly once, and the audit must be clean. The memory of each process is compared between the
+second and the last third of the run. Ingest alone: batches of 100, one ingest process, no
+workers. Redis has its append-only file on disk before it answers. Exit code 1 when something is
+lost, doubled or unclean.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SAMPLE_S = 2.0
 
 
 class Memory:
-    """Samples the engine's memory beside a run."""
+    """Samples the engine's memory during a run, on a thread."""
 
     def __init__(self, target: Engine) -> None:
         self._target = target
@@ -46,8 +46,10 @@ class Memory:
             self._samples.append((time.monotonic(), self._target.memory_mib()))
 
     def thirds(self) -> dict[str, tuple[float, float]]:
-        """Mean MiB of each process in the second and the last third of the run; the
-        first third is warming up."""
+        """Stop, and give the mean MiB of each process in the second and the last third of the run.
+
+        The first third warms up.
+        """
         self._stop.set()
         self._thread.join()
         third = max(1, len(self._samples) // 3)
@@ -75,7 +77,7 @@ def _cpu(before: dict[str, float], after: dict[str, float], messages: int) -> di
 
 
 def sustained(rate: float, seconds: float, seed: int) -> dict[str, object]:
-    """The result, with `clean` saying whether it holds."""
+    """Run the sustained load: the figures by name. `clean` says whether nothing was lost or doubled."""
     with engine(_configuration(workers=1)) as target:
         keys = target.organisations(_ORGANISATIONS, _UNITS)
         load = Load(target.url, keys, size=100, express_share=0.5, connections=64, seed=seed)
@@ -102,6 +104,7 @@ def sustained(rate: float, seconds: float, seed: int) -> dict[str, object]:
 
 
 def ingest_alone(seconds: float, seed: int) -> dict[str, object]:
+    """Offer ingest all that it takes, without workers: the figures by name. `clean` is the audit's."""
     with engine(_configuration(workers=0)) as target:
         keys = target.organisations(_ORGANISATIONS, _UNITS)
         for key in keys:
@@ -139,6 +142,7 @@ def _show(result: dict[str, object]) -> None:
 
 
 def main() -> int:
+    """Run one of the two, print its figures and one line of JSON: the exit code."""
     parser = argparse.ArgumentParser(prog="benchmarks.whole", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--rate", type=float, default=5000, help="messages/s offered (default 5000)")

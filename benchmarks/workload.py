@@ -1,7 +1,7 @@
-"""What is sent: seeded organisations and messages that look like the world's.
+"""What the load sends: seeded organisations, and messages that look like real ones.
 
-One-time codes are short and mostly GSM-7; the rest runs from a word to several segments
-and is in part UCS-2. Organisations are as uneven as customers are: Zipf's law.
+One-time codes are short and mostly GSM-7. The other texts have from one word to several segments
+and are in part UCS-2. Organisations are as uneven as customers are: by Zipf's law.
 """
 
 from __future__ import annotations
@@ -42,8 +42,7 @@ def message(rng: random.Random, queue: str) -> dict[str, object]:
 
 
 def batches(rng: random.Random, size: int, count: int, express_share: float) -> list[bytes]:
-    """`count` request bodies of `size` messages each, encoded beforehand: making them is
-    not what is measured."""
+    """`count` request bodies of `size` messages each, encoded beforehand, so that this is not measured."""
     bodies = []
     for _ in range(count):
         queues = ["express" if rng.random() < express_share else "normal" for _ in range(size)]
@@ -52,7 +51,7 @@ def batches(rng: random.Random, size: int, count: int, express_share: float) -> 
 
 
 def organisations(rng: random.Random, count: int, exponent: float = 1.0) -> Iterator[int]:
-    """Indices 0..count-1 without end, drawn by Zipf's law."""
+    """Numbers from 0 to `count` - 1 without end, drawn by Zipf's law with this exponent."""
     weights = list(itertools.accumulate(1 / (i + 1) ** exponent for i in range(count)))
     while True:
         yield from rng.choices(range(count), cum_weights=weights, k=1000)

@@ -1,9 +1,8 @@
 """How fast activity goes from the streams to ClickHouse, and what a row costs the archiver.
 
-Blocks of 1,000, 10,000 and 50,000 rows side by side, over the same rows in the same
-entries; the servers are the embedded ones. `extra_info` holds rows/s, microseconds of
-CPU a row in the archiver's process (all its threads), and the longest time for which
-its loop did not turn.
+Blocks of 1,000, 10,000 and 50,000 rows are compared, over the same rows in the same entries.
+The servers are the embedded ones. `extra_info` holds rows/s, microseconds of CPU a row in the
+archiver's process (all its threads), and the longest time for which its loop did not turn.
 
     pytest -o python_files='bench_*.py' benchmarks/micro/bench_archiver.py
 """
@@ -43,6 +42,7 @@ _rounds = itertools.count()
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """(URL of Redis, URL of ClickHouse), both started for this module."""
     servers = start_all(tmp_path_factory.mktemp("bench"), {"redis", "clickhouse"})
     yield servers["redis"].url, servers["clickhouse"].url
     for server in servers.values():
@@ -51,12 +51,13 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
+    """One uvloop for all measurements of this module."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield runner
 
 
 def rows_of_round(number: int, count: int) -> list[ActivityRow]:
-    """Half accepted, half sent, of 500 organisations."""
+    """`count` rows that no other round has: half accepted, half sent, of 500 organisations."""
     first = number * count
     return [
         ActivityRow(
@@ -83,6 +84,7 @@ def rows_of_round(number: int, count: int) -> list[ActivityRow]:
 
 
 def blobs_of(rows: list[ActivityRow]) -> list[bytes]:
+    """The rows as entries of the stream hold them: ROWS_PER_ENTRY in each, as a msgpack array."""
     return [
         b"\xdd" + len(batch).to_bytes(4, "big") + b"".join(map(_encode, batch))
         for batch in (rows[i : i + ROWS_PER_ENTRY] for i in range(0, len(rows), ROWS_PER_ENTRY))
@@ -90,6 +92,7 @@ def blobs_of(rows: list[ActivityRow]) -> list[bytes]:
 
 
 async def fill(redis_url: str) -> None:
+    """Add ROWS new rows to the activity streams."""
     async with Redis.from_url(redis_url, protocol=2) as redis:
         pipe = redis.pipeline(transaction=False)
         for i, blob in enumerate(blobs_of(rows_of_round(next(_rounds), ROWS))):
@@ -98,7 +101,7 @@ async def fill(redis_url: str) -> None:
 
 
 class Bench:
-    """One archiver at work until its streams are empty."""
+    """Runs an archiver until its streams are empty, and notes what that took."""
 
     def __init__(self) -> None:
         self.cpu_s: list[float] = []
@@ -106,6 +109,7 @@ class Bench:
         self.gap_s = 0.0
 
     async def drain(self, redis_url: str, clickhouse_url: str, rows_max: int) -> None:
+        """Archive ROWS rows in blocks of at most `rows_max`."""
         stream, store = RedisActivityStream(redis_url, SHARDS), ClickHouseActivityStore(clickhouse_url)
         await store.rows_of(0, "", 0)  # connects
         archiver = Archiver(stream, store, f"bench{next(_rounds)}", Limits(rows_max=rows_max, linger_s=0.0))

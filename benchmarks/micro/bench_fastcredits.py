@@ -1,9 +1,9 @@
-"""The credit map beside an empty method call and beside a Python dict, in one run.
+"""What a call of the credit map costs, compared with an empty method call and with a Python dict.
 
     pytest benchmarks/micro/bench_fastcredits.py -s
 
-The cost of the Python loop that makes the calls is included on every side. Organisations
-are drawn by Zipf's law: a few send most. BENCH_ROUNDS makes it longer.
+All are measured in one run, each with the cost of the Python loop that makes the calls.
+Organisations are drawn by Zipf's law: a few send most. BENCH_ROUNDS makes it longer.
 """
 
 from __future__ import annotations
@@ -44,9 +44,11 @@ class DictCredits:
         self.used: dict[int, int] = {}
 
     def grant(self, organisation_id: int, units: int) -> None:
+        """Add units to what the organisation may spend."""
         self.remaining[organisation_id] = self.remaining.get(organisation_id, 0) + units
 
     def reserve(self, organisation_id: int, units: int) -> bool:
+        """Spend the units if the organisation has them; return whether it had."""
         remaining = self.remaining
         left = remaining.get(organisation_id, 0)
         if left < units:
@@ -57,7 +59,7 @@ class DictCredits:
         return True
 
     def reserve_batch(self, organisation_ids: list[int], units: list[int]) -> list[bool]:
-        """Without a call for each, the fastest that Python does."""
+        """`reserve` for each pair, without a call for each: the fastest that Python can do."""
         remaining, used, verdicts = self.remaining, self.used, []
         for organisation_id, amount in zip(organisation_ids, units, strict=True):
             left = remaining.get(organisation_id, 0)
@@ -71,6 +73,8 @@ class DictCredits:
 
 
 class Load(NamedTuple):
+    """The calls of one round: CALLS of them."""
+
     organisations: list[int]
     # One of `organisations` for each call, and what it costs.
     ids: list[int]
@@ -79,6 +83,7 @@ class Load(NamedTuple):
 
 @cache
 def load(organisations: int) -> Load:
+    """CALLS calls for this number of organisations, drawn by Zipf's law; the same ones each time."""
     rng = random.Random(organisations)
     everyone = list(range(100_000, 100_000 + organisations))
     rng.shuffle(everyone)
@@ -87,11 +92,13 @@ def load(organisations: int) -> Load:
 
 
 def each(call: Callable[[int, int], bool], work: Load) -> None:
+    """Make all calls of `work`, one after another."""
     for organisation_id, units in zip(work.ids, work.units, strict=True):
         call(organisation_id, units)
 
 
 def granted(work: Load) -> tuple[CreditMap, DictCredits]:
+    """Both maps, with PLENTY units for every organisation of `work`."""
     fast, plain = CreditMap(), DictCredits()
     for organisation_id in work.organisations:
         fast.grant(organisation_id, PLENTY)
@@ -101,6 +108,7 @@ def granted(work: Load) -> tuple[CreditMap, DictCredits]:
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Empty:
+    """The extension type with empty methods, compiled for this module."""
     return build_empty(tmp_path_factory.mktemp("empty_call"))
 
 
@@ -188,8 +196,8 @@ def test_a_million_organisations(benchmark: BenchmarkFixture) -> None:
         return credits_
 
     credits_ = fill()
-    said = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, check=True, timeout=60)
-    resident = int(said.stdout) * os.sysconf("SC_PAGE_SIZE")
+    ended = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, check=True, timeout=60)
+    resident = int(ended.stdout) * os.sysconf("SC_PAGE_SIZE")
 
     def drain_ms(touched: int) -> float:
         for organisation_id in range(touched):

@@ -1,11 +1,11 @@
-"""CPU per send of the configured HTTP provider, beside the bare pool under it, in one run.
+"""CPU per send of the configured HTTP provider, compared with the bare pool under it.
 
     pytest benchmarks/micro/bench_provider_configured_http.py -s
 
-A server that does next to nothing runs on one core and this process on another. The rounds
-alternate, so that a slow spell of the machine meets all; ratios are medians over the rounds.
-The bare pool sends the same bytes, made beforehand, gets the same answers, and looks at nothing
-but their status. Set BENCH_REQUESTS for longer rounds.
+A server that does next to nothing runs on one core, and this process on another. The rounds
+alternate, so that a slow phase of the machine slows all of them; ratios are medians over the
+rounds. The bare pool sends the same bytes, made beforehand, gets the same answers, and reads
+nothing but their status. Set BENCH_REQUESTS for longer rounds.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ MESSAGE = Message(
     accepted_at_us=0, expires_at_us=1 << 60,
 )  # fmt: skip
 
-# Told whether a request ended well.
+# Called with whether a request ended well.
 End = Callable[[bool], None]
 Begin = Callable[[End], None]
 Round = Callable[[], Awaitable[None]]
 
 
 def settings(preset: str, port: int = 1) -> HttpSettings:
+    """Settings of a provider with this preset that asks for receipts."""
     return HttpSettings(
         name="bench", preset=preset, url=f"http://127.0.0.1:{port}", username="user", password="secret",
         connections_max=IN_FLIGHT, timeout_s=30, public_url="https://sms.example.org", receipt_token="t" * 22,
@@ -54,6 +55,7 @@ def settings(preset: str, port: int = 1) -> HttpSettings:
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[Answerer]:
+    """The server that does next to nothing, on another core than this process."""
     with answerer() as running, spread(running.pid):
         yield running
 

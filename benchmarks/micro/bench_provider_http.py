@@ -1,10 +1,10 @@
-"""CPU per request of the pooled provider client, beside aiohttp's client, in one run.
+"""CPU per request of the HTTP pool for providers, compared with aiohttp's client.
 
     pytest benchmarks/micro/bench_provider_http.py -s
 
-The simulator runs on one core and this process on another. The rounds of the clients
-alternate, so that a slow spell of the machine meets all of them; the ratio is the
-median over the rounds. Set BENCH_REQUESTS for longer rounds.
+The simulator runs on one core, and this process on another. The rounds of the clients
+alternate, so that a slow phase of the machine slows all of them; the ratio is the median over
+the rounds. Set BENCH_REQUESTS for longer rounds.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ MESSAGE = Message(
 )  # fmt: skip
 
 Round = Callable[[int], Awaitable[None]]
-# Told whether a request ended well.
+# Called with whether a request ended well.
 End = Callable[[bool], None]
 
 
 @pytest.fixture(scope="module")
 def simulator() -> Iterator[Simulator]:
+    """A simulator that accepts all at once, on another core than this process."""
     simulator = start_simulator()
     with spread(simulator.pid):
         yield simulator

@@ -1,4 +1,4 @@
-"""Submits a second and core of the SMPP provider, beside what the bare protocol can do, in one run.
+"""Submits a second and core of the SMPP provider, compared with what the bare protocol can do.
 
     pytest benchmarks/micro/bench_provider_smpp.py -s
 
@@ -6,14 +6,14 @@ Three clients with a window of 100 on one session, against one SMSC that accepts
 (`benchmarks.micro.smsc`) on the other core:
 
     bare      each submit_sm packed by hand from one message, a callback for each answer, one
-              write for all that one read brought: the ceiling. It keeps no time, looks at
-              nothing and can carry nothing but this message
+              write for all that one read brought. It is the ceiling: it keeps no time, checks
+              nothing and can send nothing but this message
     provider  `SmppProvider` as the worker uses it
     futures   as bare, but with a future, a task's turn and a write for each submit_sm
 
 Rates are per second of this process's CPU. The rounds of the clients alternate, so that a slow
-spell of the machine meets all of them, and the fastest of each counts: the one that other
-processes disturbed least. Set BENCH_REQUESTS for longer rounds.
+phase of the machine slows all of them. The fastest round of each counts, because other processes
+disturbed it least. Set BENCH_REQUESTS for longer rounds.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ Round = Callable[[int], Coroutine[None, None, None]]
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
+    """The port of an SMSC that accepts everything, on another core than this process."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.micro.smsc"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as smsc:
@@ -91,16 +92,19 @@ class Bare(asyncio.Protocol):
         self.ended = self.bound
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bind."""
         self.transport = cast("asyncio.Transport", transport)
         self.transport.write(_BIND)
 
     async def round_of(self, submits: int) -> None:
+        """Send `submits` messages, WINDOW of them at once, and wait until all are answered."""
         self.ended = asyncio.get_running_loop().create_future()
         self._left, self._missing = submits - WINDOW, submits
         self.transport.write(b"".join([self._submit() for _ in range(WINDOW)]))
         await self.ended
 
     def data_received(self, data: bytes) -> None:
+        """Call back for every answer, and write the submits that follow in one call."""
         data = self._rest + data
         at, end, out = 0, len(data), []
         unpack, pending = _header.unpack_from, self._pending
@@ -140,6 +144,7 @@ class Futures(Bare):
         self._futures: dict[int, asyncio.Future[str]] = {}
 
     async def round_of(self, submits: int) -> None:
+        """Send `submits` messages from WINDOW tasks, each of which waits for its last answer."""
         await asyncio.gather(*(self._one_after_another(submits // WINDOW) for _ in range(WINDOW)))
 
     async def _one_after_another(self, submits: int) -> None:
@@ -151,6 +156,7 @@ class Futures(Bare):
             await future
 
     def data_received(self, data: bytes) -> None:
+        """Complete the future of every answer."""
         data = self._rest + data
         at, end = 0, len(data)
         while end - at >= 16:

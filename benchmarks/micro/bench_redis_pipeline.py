@@ -1,11 +1,11 @@
-"""CPU per command of our packed pipeline beside redis-py's, and per message of read and settle.
+"""CPU per command of our packed pipeline, compared with redis-py's, and per message of read and settle.
 
     pytest benchmarks/micro/bench_redis_pipeline.py -s
 
-Redis runs on one core and this process on the other. Rounds of the two clients alternate,
-so that a slow spell of the machine meets both; ratios are medians over the rounds. Times
-are CPU time: of this process by its own clock, of Redis by the scheduler's. Set
-BENCH_BATCHES for longer rounds.
+Redis runs on one core, and this process on the other. Rounds of the two clients alternate, so
+that a slow phase of the machine slows both; ratios are medians over the rounds. Times are CPU
+time: of this process by its own clock, of Redis by the scheduler's. Set BENCH_BATCHES for longer
+rounds.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ PAYLOAD = b"x" * 200
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An embedded Redis, on another core than this process."""
     server = start_redis(tmp_path_factory.mktemp("redis"))
     with spread(server.pid):
         yield server
@@ -48,15 +49,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def commands() -> list[Command]:
+    """One batch: BATCH entries for a stream, 200 bytes each."""
     return [("XADD", "bench", "MAXLEN", "~", 1000, "*", "m", PAYLOAD) for _ in range(BATCH)]
 
 
 async def ours(link: RedisLink) -> None:
+    """Send BATCHES batches, one after another, over our link."""
     for _ in range(BATCHES):
         await link.batch(commands())
 
 
 async def theirs(client: redis.asyncio.Redis) -> None:
+    """Send BATCHES batches, one after another, through redis-py's pipeline."""
     for _ in range(BATCHES):
         async with client.pipeline(transaction=False) as pipe:
             for command in commands():
@@ -65,7 +69,7 @@ async def theirs(client: redis.asyncio.Redis) -> None:
 
 
 async def cpu_us(work: Callable[[], Awaitable[None]], count: int) -> float:
-    """CPU time of this process per each of `count`, microseconds."""
+    """CPU time of this process for `work`, divided by `count`, microseconds."""
     before = time.process_time()
     await work()
     return (time.process_time() - before) / count * 1e6
@@ -96,6 +100,7 @@ def test_batches_of_100_against_redis_py(server: Server, benchmark: BenchmarkFix
 
 
 def message(n: int) -> Message:
+    """The message of number `n`, a one-time code of one of 50 organisations."""
     return Message(
         id=f"01930000-0000-7000-8000-{n:012x}",
         organisation_id=n % 50,
@@ -111,6 +116,7 @@ def message(n: int) -> Message:
 
 
 async def fill(link: RedisLink, count: int) -> None:
+    """Put `count` messages into the normal queue, spread over its shards."""
     encode = msgspec.msgpack.Encoder().encode
     for first in range(0, count, 1000):
         await link.batch(
@@ -122,7 +128,7 @@ async def fill(link: RedisLink, count: int) -> None:
 
 
 async def consume(url: str, pid: int, batch: int, count: int) -> tuple[float, float, float, float]:
-    """Per message, µs: our CPU for reading, for the rule and for settling, and Redis's CPU for all."""
+    """Microseconds of CPU a message: (ours to read, for the rule, to settle; Redis's for all of it)."""
     commands, reading = (RedisLink(url, timeout_s=10, name=name) for name in ("commands", "reading"))
     await load_functions(commands)
     await commands.call("FLUSHDB")

@@ -1,8 +1,8 @@
-"""What pricing a message costs: measuring its text, checking its number, finding its price.
+"""What it costs to price a message: to measure its text, check its number and find its price.
 
     pytest benchmarks/micro/bench_segments.py -s
 
-Beside the library that the tests hold it against, in one run. BENCH_ROUNDS makes it longer.
+It is compared with the libraries that the tests compare it with. BENCH_ROUNDS makes it longer.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ E164_US_MAX = 0.5
 
 
 def many(call: Callable[[str], Hashable | list[str]], argument: str, times: int = CALLS) -> None:
+    """Call `times` times with this argument."""
     for _ in range(times):
         call(argument)
 

@@ -1,11 +1,11 @@
-"""Answers a second of the provider simulator on one core.
+"""Answers a second of the simulator on one core.
 
     pytest benchmarks/micro/bench_simulator.py -s
 
-It must never be what a load run measures: 20,000 answers a second or more. The client
-writes requests made beforehand and only counts answers, on another core. `keep-alive`
-has one request in flight on each connection, as the engine sends; `pipelined` 16, which
-shows the simulator's own cost without the system calls that go with each request.
+A load run must measure the engine and not the simulator, so 20,000 answers a second are needed.
+The client writes requests made beforehand and only counts answers, on another core. `keep-alive`
+has one request in flight on each connection, as the engine sends. `pipelined` has 16, which shows
+the simulator's own cost without the system calls that go with each request.
 """
 
 from __future__ import annotations
@@ -50,23 +50,26 @@ class Loader(asyncio.Protocol):
             for start in range(first, first + requests, depth)
         ]
         self._batches.reverse()
-        self._owed = 0
+        self._unanswered = 0
         self._depth = depth
         self._left = requests
         self.ended = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport until `begin`."""
         self._transport = cast("asyncio.Transport", transport)
 
     def begin(self) -> None:
-        self._owed = min(self._depth, self._left)
+        """Write the next batch of requests."""
+        self._unanswered = min(self._depth, self._left)
         self._transport.write(self._batches.pop())
 
     def data_received(self, data: bytes) -> None:
+        """Count the answers; write the next batch, or close, when all of the last have come."""
         answers = data.count(b'"accepted"')  # short: hardly ever split between two reads
-        self._owed -= answers
+        self._unanswered -= answers
         self._left -= answers
-        if self._owed == 0:
+        if self._unanswered == 0:
             if self._batches:
                 self.begin()
             else:
@@ -97,6 +100,7 @@ async def load(url: str, first: int, depth: int) -> float:
 
 @pytest.fixture
 def simulator(request: pytest.FixtureRequest) -> Iterator[Simulator]:
+    """A simulator, with the flags that the test names, on another core than this process."""
     simulator = start_simulator(arguments=getattr(request, "param", ()))
     with spread(simulator.pid):
         yield simulator

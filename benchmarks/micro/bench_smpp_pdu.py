@@ -1,13 +1,13 @@
-"""What a PDU of SMPP costs: made from a message, cut from the stream, read.
+"""What a PDU of SMPP costs: to make it from a message, to cut it from the stream, to read it.
 
     pytest benchmarks/micro/bench_smpp_pdu.py -s
 
-Beside the libraries that are installed of smpplib (Python), smpp.pdu3 (Python) and smpp34
-(Rust), and beside the floor: the header by struct alone, put before a body that is there
-already, or read where it stands. The ways take turns; BENCH_ROUNDS makes it longer.
+It is compared with smpplib (Python), smpp.pdu3 (Python) and smpp34 (Rust), as far as they are
+installed, and with the floor: `struct` alone puts a header before a body that exists already, or
+reads it. The ways take turns; BENCH_ROUNDS makes it longer.
 
-The libraries start from the fields; ours starts from a message, whose text has no encoding
-yet and whose sender no type of number. "ours, from fields" is the same work as theirs.
+The libraries start from the fields. Ours starts from a message, whose text is not encoded yet and
+whose sender has no type of number yet. "ours, from fields" is the same work as theirs.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ HEADER = Struct(">IIII")
 
 
 def message(text: str, encoding: Encoding, segments: int = 1) -> Message:
+    """A message with this text, valid for 300 s."""
     return Message(
         id="01930000-0000-7000-8000-00000000abcd",
         organisation_id=7,
@@ -75,6 +76,7 @@ def message(text: str, encoding: Encoding, segments: int = 1) -> Message:
 
 
 def library(name: str) -> ModuleType | None:
+    """The module of that name, None when it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -82,6 +84,7 @@ def library(name: str) -> ModuleType | None:
 
 
 def many(call: Callable[[], object], times: int) -> None:
+    """Call `times` times."""
     for _ in range(times):
         call()
 
@@ -93,6 +96,7 @@ def us_each(ways: dict[str, Callable[[], object]], calls: int, items: int = 1) -
 
 
 def show(title: str, us: dict[str, float], benchmark: BenchmarkFixture, ours: str = "ours") -> None:
+    """Print the microseconds of each way and their ratio to `ours`, and keep them in `extra_info`."""
     print(f"\n{title}")
     for way, time_us in us.items():
         print(f"  {way:24} {time_us:8.2f} µs  {time_us / us[ours]:7.2f} of {ours}")
@@ -100,16 +104,17 @@ def show(title: str, us: dict[str, float], benchmark: BenchmarkFixture, ours: st
 
 
 class Numbers:
-    """What smpplib asks a client for."""
+    """Gives smpplib the sequence numbers that it asks a client for."""
 
     sequence = 1
 
     def next_sequence(self) -> int:
+        """Always 1."""
         return self.sequence
 
 
 def submits_of_libraries(m: ShortMessage) -> dict[str, Callable[[], object]]:
-    """Ways to write `m` as a submit_sm, by the libraries there are."""
+    """Ways to write `m` as a submit_sm with the installed libraries, by library."""
     ways: dict[str, Callable[[], object]] = {}
     fields: dict[str, Any] = {
         "source_addr_ton": m.source_ton,
@@ -131,7 +136,7 @@ def submits_of_libraries(m: ShortMessage) -> dict[str, Callable[[], object]]:
 
 
 def reads_of_libraries(wire: bytes) -> dict[str, Callable[[], object]]:
-    """Ways to read one PDU, by the libraries there are."""
+    """Ways to read one PDU with the installed libraries, by library."""
     ways: dict[str, Callable[[], object]] = {}
     if smpp34 := library("smpp34"):
         ways["smpp34"] = lambda: smpp34.decode(wire)

@@ -2,11 +2,11 @@
 
     pytest benchmarks/micro/bench_throughput.py -s
 
-A message costs one `Allowance.take`; it is timed beside the call of an empty method. A call
-of `reserve` is timed beside an empty function of the same arguments: CPU time of Redis by
-the scheduler's clock, of this process by its own, in batches, so that the round trip counts
-for little. Redis runs on one core and this process on the other; ways take turns, so that a
-slow spell of the machine meets all.
+A message costs one `Allowance.take`, which is compared with the call of an empty method. A call of
+`reserve` is compared with an empty function of the same arguments. The CPU time of Redis is read
+from the scheduler's clock, that of this process from its own. Calls go in batches, so that the
+round trip counts for little. Redis runs on one core, and this process on the other. The ways take
+turns, so that a slow phase of the machine slows all of them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ redis.register_function('empty', function(keys, args) return {0, 0} end)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An embedded Redis, on another core than this process."""
     server = start_redis(tmp_path_factory.mktemp("redis"))
     with spread(server.pid):
         yield server
@@ -50,12 +51,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Nothing:
+    """An `Allowance` that does nothing: the floor of a call."""
+
     def take(self, segments: int, now_s: float) -> bool:
+        """True at once."""
         return True
 
 
 def taking(rate: float, segments: int) -> None:
-    """Messages as they go in their slots, `MESSAGES` of them, a run of slots at a time."""
+    """Take slots for MESSAGES messages, at the times of the slots, a run of slots granted at a time."""
     interval_s = timing(rate).interval_s
     allowance, now_s = Allowance(rate), 0.0
     run = 50 if rate > 200 else 5
@@ -90,12 +94,12 @@ def test_taking_slots_for_a_message(benchmark: BenchmarkFixture) -> None:
 
 
 def asks(rate: float, queue: str = "normal") -> list[SlotRequest]:
-    """Of many providers, so that each finds some slots free."""
+    """A batch of requests, each of another provider, so that each finds some slots free."""
     return [SlotRequest(f"p{n}", queue, 5, rate, 0.2) for n in range(BATCH)]  # type: ignore[arg-type]
 
 
 async def full(link: RedisLink) -> bytes:
-    """A timeline of 200 a second that has been used for a second, and a horizon ahead."""
+    """The packed timeline of a provider with 200 a second, in use for a second and a horizon ahead."""
     seconds, micros = await link.call("TIME")
     now = int(seconds) * 1e6 + int(micros)
     runs = (now + n * 5128.205 for n in range(-190, 20, 2))
@@ -105,7 +109,7 @@ async def full(link: RedisLink) -> bytes:
 
 
 async def measured(url: str, pid: int) -> dict[str, tuple[float, float]]:
-    """(CPU of Redis, CPU of this process) a call, microseconds, of each way: medians over rounds."""
+    """By way: (CPU of Redis, CPU of this process) a call, microseconds, medians over the rounds."""
     link = RedisLink(url, timeout_s=10, name="bench")
     await link.call("FUNCTION", "LOAD", "REPLACE", EMPTY)
     pace = RedisSlots(link)

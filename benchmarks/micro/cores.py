@@ -1,4 +1,4 @@
-"""Two processes that must not share a core."""
+"""Keeps two processes on separate cores, and reads the CPU time of another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An extension type whose methods do nothing, built on the spot: the floor of a call."""
+"""An extension type whose methods do nothing, compiled when it is needed: the floor of a call."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ cdef class Empty:
 
 
 class Empty(Protocol):
+    """What the extension type has: two methods that do nothing."""
+
     # Both arguments become 64-bit C integers, as in any method that computes with them.
     typed: Callable[[int, int], bool]
     # The arguments are not looked at.

@@ -1,7 +1,7 @@
 """A provider that takes everything at once: `python -m benchmarks.micro.http_answerer`.
 
-Prints its port and answers until its standard input ends: POST with an id in JSON, GET as
-Kannel's smsbox does. As little as a server can do, so that it is never what is measured.
+It prints its port and answers until its standard input ends: POST with an id in JSON, GET as
+Kannel's smsbox does. It does as little as a server can, so that it is never what is measured.
 """
 
 from __future__ import annotations
@@ -60,13 +60,15 @@ async def _serve() -> None:
 
 
 class Answerer(NamedTuple):
+    """A running server: its process id and its port on 127.0.0.1."""
+
     pid: int
     port: int
 
 
 @contextlib.contextmanager
 def answerer() -> Iterator[Answerer]:
-    """One, as a process of its own."""
+    """Start this server as a process of its own, and kill it at the end."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.micro.http_answerer"],
         stdin=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Several ways of doing the same, timed in turns."""
+"""Times several ways to do the same thing, in turns."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 def fastest_ns(ways: Mapping[str, Callable[[], object]], items: int, rounds: int) -> dict[str, float]:
     """Nanoseconds per item of each way: its fastest round, each round running `items` items.
 
-    The ways take turns, so that a slow spell of the machine meets all of them and their
-    ratios hold; each turn begins with a round that is not timed, so that none finds the
-    processor's caches full of another's. The fastest round is the one least disturbed.
+    The ways take turns, so that a slow phase of the machine slows all of them and their ratios
+    hold. Each turn begins with a round that is not timed, so that no way finds the processor's
+    caches full of another's data. The fastest round is the one that was disturbed least.
     """
     best = dict.fromkeys(ways, float("inf"))
     collecting = gc.isenabled()

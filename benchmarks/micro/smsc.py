@@ -1,8 +1,8 @@
-"""The least that a client of SMPP can be measured against: accepts every bind and every message.
+"""The least SMSC that a client can be measured with: it accepts every bind and every message.
 
     python -m benchmarks.micro.smsc       prints the port it listens on
 
-All answers to what is read at once are one write. Ids count up, eight hex digits each.
+The answers to all PDUs of one read go out in one write. Ids count up, eight hex digits each.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ _SUBMIT_SM = 4
 
 
 class Smsc(asyncio.Protocol):
+    """One connection of a client."""
+
     def __init__(self) -> None:
         self._rest = b""
         self._taken = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport for the answers."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        """Answer every PDU that `data` completes; a submit_sm with the next id."""
         data = self._rest + data
         at, end, answers = 0, len(data), []
         unpack, pack = _header.unpack_from, _header.pack
@@ -49,7 +53,7 @@ class Smsc(asyncio.Protocol):
 async def _serve() -> None:
     server = await asyncio.get_running_loop().create_server(Smsc, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
-    # Ends when whoever started it closes its end, or dies.
+    # Ends when the process that started it closes its end of the pipe, or dies.
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

@@ -15,7 +15,7 @@ Done = Callable[[Verdict], None]
 
 
 class Provider(Protocol):
-    """A way to hand messages to a provider."""
+    """Hands messages to one provider."""
 
     @property
     def name(self) -> str: ...

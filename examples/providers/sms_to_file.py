@@ -9,11 +9,11 @@ Put this directory on PYTHONPATH, and into the configuration:
     factory = "sms_to_file:build"
     options = { path = "/var/tmp/messages.jsonl", receipts = true }
 
-What any provider must do is in `engine.providers.ports.Provider`: `submit` returns at once, and every
-message gets one verdict within the time-out, whatever happens. Here: the loop never waits for
-the disk, a thread writes; what comes meanwhile is the next batch; a message counts as accepted
-once it is on the disk (fsync). A disk that fails before anything is written makes it
-`temporary`, one that fails or hangs while writing `unknown`.
+`engine.providers.ports.Provider` says what any provider must do: `submit` returns at once, and every
+message gets one verdict within the time-out, whatever happens. Here a thread writes, so that the
+loop never waits for the disk. Messages that come meanwhile are the next batch. A message is
+accepted when it is on the disk (fsync). A disk that fails before anything is written makes the
+verdict `temporary`; one that fails or hangs while writing makes it `unknown`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RECEIPT_RETRY_S = 1.0
 
 
 def build(*, name: str, timeout_s: float, options: dict[str, Any], receipts: ReceiptSink) -> FileProvider:
-    """What `factory` names; called once in every worker."""
+    """The function that `factory` names; it is called once in every worker."""
     path = options.get("path")
     if not isinstance(path, str) or not path:
         raise ConfigError(f"providers.{name}.options.path must be the path of a file.")
@@ -46,6 +46,8 @@ def build(*, name: str, timeout_s: float, options: dict[str, Any], receipts: Rec
 
 
 class FileProvider:
+    """Writes batches of messages into one file, by a thread."""
+
     def __init__(self, name: str, timeout_s: float, path: str, receipts: ReceiptSink | None) -> None:
         self._name, self._path, self._receipts = name, path, receipts
         # A batch may wait for the one before it, then for itself.
@@ -59,20 +61,24 @@ class FileProvider:
 
     @property
     def name(self) -> str:
+        """The name of its `[[providers]]` section."""
         return self._name
 
     async def start(self) -> None:
+        """Begin to write what is submitted."""
         self._writing = asyncio.create_task(self._write_batches())
 
     async def stop(self) -> None:
+        """Take no more messages, and write those that wait."""
         self._stopping = True
         self._wake.set()
         if self._writing:
-            # Each of the two batches there may be ends in time by itself.
+            # At most two batches are left, and each of them ends in time.
             await self._writing
         self._thread.shutdown(wait=False)
 
     def submit(self, message: Message, done: Done) -> None:
+        """Put the message into the next batch; `temporary` when too many wait."""
         if self._stopping or len(self._waiting) >= WAITING_MAX:
             code = "stopped" if self._stopping else "busy"
             asyncio.get_running_loop().call_soon(done, self._verdict(message, "temporary", code))
@@ -104,7 +110,7 @@ class FileProvider:
         return "unknown", "timeout"
 
     def _append(self, messages: list[Message]) -> tuple[VerdictKind, str]:
-        """In the thread. What was meant to be whole lines is written by one call."""
+        """Append the messages, in the thread: all lines are written by one call."""
         lines = "".join(
             json.dumps({"id": m.id, "to": m.to, "from": m.sender, "text": m.text}, ensure_ascii=False) + "\n"
             for m in messages
@@ -129,7 +135,7 @@ class FileProvider:
         return Verdict(kind=kind, provider=self._name, provider_message_id=their_id, code=code)
 
     def _deliver(self, sink: ReceiptSink, messages: list[Message]) -> None:
-        """As a provider does: a receipt that was not kept is sent again."""
+        """Send receipts as a provider does: one that was not kept is sent again."""
         loop = asyncio.get_running_loop()
 
         def stored(kept: bool) -> None:

@@ -1,8 +1,9 @@
 """A lock on a file that one process holds and that ends with it, however it ends.
 
-POSIX record locks belong to the process: children forked from it neither inherit nor
-prolong them, unlike flock(2). Their trap is that a process may take its own lock twice,
-and that closing either descriptor ends both; so what this process holds is kept here.
+The locks are POSIX record locks, which belong to the process: unlike those of flock(2), they are
+neither inherited nor prolonged by children forked from it. They have a trap: a process may take
+its own lock twice, and closing either descriptor ends both. So this module keeps what this
+process holds.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _held: dict[Path, int] = {}
 
 
 class Held(Exception):
-    """Somebody has the lock: process `holder`, None when the kernel does not tell."""
+    """The lock is taken: by process `holder`, None when the kernel does not name it."""
 
     def __init__(self, holder: int | None) -> None:
         super().__init__(f"held by process {holder}")
@@ -27,7 +28,7 @@ class Held(Exception):
 
 
 def take(path: Path) -> None:
-    """Raises Held, or OSError when the file cannot be made."""
+    """Take the lock, on a file that is made if need be. Raises Held, or OSError for a file it cannot make."""
     if path in _held:
         raise Held(os.getpid())
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -43,7 +44,7 @@ def take(path: Path) -> None:
 
 
 def give_back(path: Path) -> None:
-    """Without effect when this process does not hold it."""
+    """Give the lock back. Has no effect when this process does not hold it."""
     if (fd := _held.pop(path, None)) is not None:
         os.close(fd)
 

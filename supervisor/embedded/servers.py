@@ -1,13 +1,13 @@
 """Embedded servers: PostgreSQL, Valkey and ClickHouse as children of one parent.
 
-Everything here blocks and keeps nothing behind: no thread, no event loop, no connection.
+Everything here blocks and leaves nothing behind: no thread, no event loop, no connection.
 Call it from the main thread: a server dies with the thread that started it.
 
 What happens under failure:
 - the parent is killed: each server gets its stop signal from the kernel; the next start on
   the same data directory waits for whatever is still ending, then stops it by force;
-- a server is killed: `poll` tells; `restart` brings it back on the same port with the same
-  password, and what it had acknowledged is there (after a loss of power too, save in
+- a server is killed: `poll` shows it; `restart` brings it back on the same port with the same
+  password, and what it had acknowledged is there (after a loss of power too, except in
   ClickHouse, which leaves its newest blocks to the kernel);
 - a server never answers: ConfigError at the deadline, with its last log line.
 """
@@ -27,7 +27,7 @@ from supervisor.embedded.server_dir import ServerDir
 
 # A first start of PostgreSQL on a slow disk takes seconds, recovery may take longer.
 READY_S = 60.0
-# In this order they are started: the slowest to answer first, so that they start side by side.
+# They are started in this order, the slowest to answer first, so that all start side by side.
 _RECIPES: dict[str, type[Postgres] | type[Valkey] | type[ClickHouse]] = {
     "clickhouse": ClickHouse,
     "redis": Valkey,
@@ -36,7 +36,7 @@ _RECIPES: dict[str, type[Postgres] | type[Valkey] | type[ClickHouse]] = {
 
 
 class Server:
-    """One embedded server. `launch` begins, `wait_ready` ends a start."""
+    """One embedded server. `launch` begins a start, `wait_ready` waits for its end."""
 
     def __init__(self, recipe: Recipe, data_dir: Path) -> None:
         self.name = recipe.name
@@ -58,7 +58,7 @@ class Server:
         return self._child.pid if self._child is not None else 0
 
     def launch(self) -> None:
-        """Begins a start and returns; the place is this parent's from here to `stop`. Raises ConfigError."""
+        """Begin a start and return. Its directory is claimed from here to `stop`. Raises ConfigError."""
         self._place.claim()
         try:
             stop_stray(self._place, self._recipe.token(self._place), self._recipe.stop_signal)
@@ -88,9 +88,10 @@ class Server:
             )
 
     def wait_ready(self, timeout_s: float = READY_S, *, may_move: bool = True) -> None:
-        """Returns once it answers its protocol. Otherwise it is stopped, and ConfigError raised.
+        """Return as soon as it answers its protocol.
 
-        `may_move`: take another port when somebody has taken this one meanwhile.
+        When it does not within `timeout_s`, it is stopped and ConfigError is raised. With
+        `may_move` it takes another port when somebody has taken this one meanwhile.
         """
         deadline = time.monotonic() + timeout_s
         while not self.answers():
@@ -120,7 +121,7 @@ class Server:
         return self._child.poll() if self._child is not None else 0
 
     def stop(self, timeout_s: float) -> None:
-        """Asks it to stop, again each second, and kills it at the deadline. Idempotent."""
+        """Ask it to stop, again each second, and kill it after `timeout_s`. Idempotent."""
         if self._child is not None:
             self._end(self._child, timeout_s)
         self._place.leave()
@@ -136,7 +137,7 @@ class Server:
                 continue
 
     def begin_restart(self, timeout_s: float = 10.0) -> None:
-        """Starts it anew on the same data, port and password, and returns; `answers` tells when it is ready.
+        """Start it again on the same data, port and password, and return; `answers` tells when it is ready.
 
         It is stopped first, within `timeout_s`, if it still runs. Raises ConfigError.
         """
@@ -146,15 +147,15 @@ class Server:
         self._start(prepare=True)
 
     def restart(self, timeout_s: float = READY_S) -> None:
-        """`begin_restart`, then waits until it answers. Raises ConfigError."""
+        """`begin_restart`, then wait until it answers. Raises ConfigError."""
         self.begin_restart(timeout_s)
         self.wait_ready(timeout_s, may_move=False)
 
 
 def start_all(data_dir: Path, wanted: AbstractSet[str]) -> dict[str, Server]:
-    """Starts the wanted of "postgres", "redis" and "clickhouse" side by side; returns when all answer.
+    """Start those of "postgres", "redis" and "clickhouse" that are wanted; return when all answer.
 
-    Raises ConfigError; then none of them is left running.
+    They start side by side. Raises ConfigError; then none of them is left running.
     """
     if unknown := wanted - _RECIPES.keys():
         raise ConfigError(

@@ -2,20 +2,20 @@
 
     POST /send       {"id","to","from","text","segments"} -> {"status":"accepted","id"}
     GET  /stats      {"received","distinct","duplicates"}; ?detail=1 for more
-    GET  /received   the message ids taken; ?format=lines, ?after=N&limit=M, ?duplicates=1;
-                     ?further=1 those of segments 2, 3, ... over SMPP
-    POST /reset      counts from nought
-    GET, PUT /behaviour   how it answers, as a whole or in part (`simulator_behaviour`)
+    GET  /received   ids of the messages taken; ?format=lines, ?after=N&limit=M, ?duplicates=1;
+                     ?further=1 lists the segments 2, 3, ... that came over SMPP
+    POST /reset      sets all counts to 0
+    GET, PUT /behaviour   how it answers; PUT takes all fields or some (`behaviour.Behaviour`)
 
-and SMPP 3.4 on a second port, if asked for (`simulator_smpp`): the same provider, the same
-behaviour and counts.
+With `--smpp-listen` it also takes SMPP 3.4 on a second port (`supervisor.simulator.smpp`),
+with the same behaviour and the same counts.
 
-`received` counts the sends the provider took: those answered 200 and, unless
-`lost_answers_count` is false, those whose answer it lost (`timeout`, `reset`).
-Throttled sends and sends in an outage are answered at once, all others after the
-latency drawn. Receipts of what it took are sent if the behaviour says so
-(`simulator_receipts`). Everything is kept in memory only: a killed simulator starts from
-nought, and the receipts it had not sent never come.
+`received` counts the sends that the provider took. These are the sends that it answered with
+200 and, unless `lost_answers_count` is false, the sends whose answer it lost (`timeout`,
+`reset`). It answers throttled sends and sends in an outage at once, and all others after the
+latency drawn for them. It sends receipts for what it took if the behaviour says so
+(`supervisor.simulator.receipts`). It keeps everything in memory only: a simulator that was
+killed starts again with counts of 0, and the receipts that it had not sent never come.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(wanted: Options) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError when the port is not to be had."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigError when a port cannot be listened on."""
     if wanted.die_with_parent:
-        # A parent that is gone already is noticed at the ready line, which nobody reads.
+        # If the parent has ended before this call, writing the ready line fails: nobody reads it.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
     try:
         uvloop.run(_serve(wanted))
     except BrokenPipeError:
-        return  # whoever wanted to know that we are ready has gone
+        return  # the process that waited for the ready line has ended
 
 
 async def _serve(wanted: Options) -> None:
@@ -95,7 +95,7 @@ async def _serve(wanted: Options) -> None:
         sessions.start()
     sys.stdout.write((msgspec.json.encode(ready).decode() if wanted.json else f"{sentence}.") + "\n")
     sys.stdout.flush()
-    gc.freeze()  # what is here now stays: never look at it again
+    gc.freeze()  # these objects stay to the end, so the collector need not look at them
     await stopping.wait()
     sessions.stop()
     for server in servers:
@@ -127,5 +127,5 @@ def _reason(error: Exception) -> str:
     if isinstance(error, socket.gaierror):
         return str(error.strerror).lower()
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()  # the loop puts words of its own around it
+        return os.strerror(error.errno).lower()  # str(error) has words of the loop around it
     return "it is not an address"

@@ -24,17 +24,19 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Lognormal(_Record, frozen=True):
+    """A lognormal distribution of latencies."""
+
     median_ms: float
     # Standard deviation of the logarithm; p99 is median * exp(2.326 * sigma).
     sigma: float
 
 
 class Latency(_Record, frozen=True, omit_defaults=True):
-    """How long an answer takes. Exactly one of the three."""
+    """How long an answer or a receipt takes. Exactly one of the three fields is set."""
 
     constant_ms: float | None = None
     lognormal: Lognormal | None = None
-    # [quantile 0 to 1, milliseconds], rising; linear in between, level outside.
+    # Points (quantile 0 to 1, milliseconds), rising: linear between two points, level outside.
     quantiles: list[tuple[float, float]] | None = None
 
 
@@ -50,56 +52,58 @@ class ErrorRates(_Record, frozen=True):
 
 
 class Receipts(_Record, frozen=True):
-    """What the provider says later of what it took. Shares are from 0 to 1, each drawn by itself."""
+    """The receipts of what the provider took. Shares are from 0 to 1; each is drawn by itself."""
 
-    # From the answer to the first receipt, and from each receipt of a send to its next.
+    # Time from the answer to the first receipt, and from one receipt of a send to its next.
     delay: Latency = Latency(constant_ms=0.0)
-    # Share that the recipient never gets.
+    # Share of messages that the recipient never gets.
     undelivered: float = 0.0
-    # Share whose last receipt comes a second time.
+    # Share whose last receipt is sent twice.
     duplicate: float = 0.0
     # Share whose first receipt goes out before the answer to the send.
     before_response: float = 0.0
-    # Share with a receipt before the last that says: not yet.
+    # Share that gets a receipt `pending` before the last one.
     pending: float = 0.0
-    # Where those of HTTP sends are posted; None: nowhere. Those of SMPP go over its sessions.
+    # Address for the receipts of HTTP sends; None: they get none. Those of SMPP go over its sessions.
     url: str | None = None
-    # How ids are written in receipts, compared with the answers: see `simulator_receipts`.
+    # How receipts write the id, compared with the answer: see `supervisor.simulator.receipts`.
     id_form: IdForm = "same"
 
 
 class Smpp(_Record, frozen=True):
-    """What only SMPP sessions meet."""
+    """The part of the behaviour that only SMPP sessions show."""
 
-    # Who may bind; None: anybody, with any password.
+    # What a bind must name; None: any.
     system_id: str | None = None
     password: str | None = None
-    # Submits a session may have unanswered; what exceeds it is ESME_RMSGQFUL. None: no bound.
+    # Submits that a session may have unanswered; a further one gets ESME_RMSGQFUL. None: no bound.
     window: int | None = None
-    # Share of submits whose answer comes behind a PDU that is malformed.
+    # Share of submits whose answer comes after a malformed PDU.
     malformed: float = 0.0
-    # A session is cut after so many PDUs from the client, the bind included. None: never.
+    # PDUs from the client, its bind included, after which the session is closed. None: never.
     disconnect_every: int | None = None
-    # Sessions of one system_id; a bind that exceeds it is ESME_RBINDFAIL. None: no bound.
+    # Sessions that one system_id may have; a further bind gets ESME_RBINDFAIL. None: no bound.
     sessions_max: int | None = None
-    # What a receipt is written in: the text of a deliver_sm, optional parameters, or both.
+    # Where a deliver_sm holds the receipt: in its text, in optional parameters, or in both.
     receipt_form: Literal["text", "tlv", "both"] = "both"
 
 
 class Behaviour(_Record, frozen=True):
+    """How the simulated provider behaves: what `GET /behaviour` shows and `PUT /behaviour` takes."""
+
     latency: Latency = Latency(constant_ms=0.0)
     error_rates: ErrorRates = ErrorRates()
-    # A send that is never answered or reset was taken all the same, and is counted.
+    # Whether a send that ends in `timeout` or `reset` was taken all the same, and is counted.
     lost_answers_count: bool = True
-    # Sends a second; what exceeds it, after a tenth of a second's worth, is refused. None: no bound.
+    # Sends a second, a tenth of a second's worth of them at once; more is throttled. None: no bound.
     throughput: float | None = None
-    # "segments": an HTTP send counts as many as it has. A submit_sm is one either way.
+    # With "segments" an HTTP send counts once for each of its segments. A submit_sm counts once.
     throughput_unit: Literal["sends", "segments"] = "sends"
     # true: refuses sends with 503 or ESME_RSYSERR; "refuse": closes the connection; "hang": never answers.
     outage: bool | Literal["refuse", "hang"] = False
-    # None: different decisions every time.
+    # Seed of all draws. None: different decisions every time.
     seed: int | None = None
-    # None: none are sent.
+    # None: no receipts are sent.
     receipts: Receipts | None = None
     smpp: Smpp = Smpp()
 
@@ -164,14 +168,14 @@ def _is_address(text: str) -> bool:
         _ = url.port  # raises when it is no number
     except ValueError:
         return False
-    # What goes into the request line: no blanks, no line ends, no escapes left to make.
+    # The address goes into the request line as it is: no blanks, no line ends, nothing to escape.
     plain = all("!" <= character <= "~" for character in text)
     return bool(plain and url.scheme == "http" and url.hostname and not (url.username or url.fragment))
 
 
 def _check_smpp(smpp: Smpp) -> None:
-    # Sizes of the fields: SMPP 3.4, 5.2.1 and 5.2.2, without the NUL; passwords as long as
-    # some providers give them out.
+    # Sizes without the NUL, as in SMPP 3.4, 5.2.1 and 5.2.2; but some providers issue longer
+    # passwords.
     for name, longest in (("system_id", 15), ("password", 63)):
         text = getattr(smpp, name)
         fits = text is None or (len(text) <= longest and all("\0" < c < "\u0100" for c in text))
@@ -209,9 +213,9 @@ def _check_latency(latency: Latency, at: str) -> None:
 
 
 def quantiles_from_csv(text: str) -> list[tuple[float, float]]:
-    """Points from lines `quantile,ms`; a first line of words is taken for a heading.
+    """Points (quantile 0 to 1, milliseconds) from lines `quantile,ms`; a first line of words is a heading.
 
-    Raises Refusal naming the line; bounds are checked with the behaviour.
+    Raises Refusal naming the line that is none. The bounds are checked with the behaviour.
     """
     points: list[tuple[float, float]] = []
     for number, row in enumerate(csv.reader(text.splitlines()), 1):

@@ -1,4 +1,4 @@
-"""What the simulator is asked about itself, over HTTP: counts, ids taken, its behaviour."""
+"""The simulator's answers about itself, over HTTP: its counts, the ids it took, its behaviour."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from supervisor.simulator.counts import Counts
 from supervisor.simulator.draws import Fate
 from supervisor.simulator.provider import SimulatedProvider
 
-# Ids written at a time when they are listed.
+# Ids in one piece of a listing.
 PAGE = 5_000
 
 Answer = bytes | wire.Listing
 
 
 class Control:
-    """Answers everything but sends. `parts`: what else the details of the stats show, by name."""
+    """Answers every request but a send.
+
+    `parts` are functions that give further details of `/stats?detail=1`, by their name there.
+    """
 
     def __init__(
         self, provider: SimulatedProvider, parts: Mapping[str, Callable[[], Any]] | None = None
@@ -32,7 +35,7 @@ class Control:
         self._parts = parts or {}
 
     def ask(self, method: bytes, target: bytes, body: bytes) -> Answer:
-        """The answer to one request."""
+        """The answer to one request; `target` is its path and query. A mistake is answered by a problem."""
         path, _, query = target.partition(b"?")
         allowed = _ROUTES.get(path)
         if allowed is None:
@@ -60,7 +63,7 @@ class Control:
     def _stats(self, detail: bool) -> dict[str, Any]:
         stats = _sums(self._provider.counts)
         if detail:
-            # Those accepted at once are not counted one by one: `received` less the others.
+            # `accepted` is not shown: the plain path does not count it. It is `received` less the others.
             names = [fate for fate in get_args(Fate) if fate != "accepted"]
             stats["fates"] = {fate: self._provider.fates.get(fate, 0) for fate in names}
             flow, now_s = self._provider.flow, time.monotonic()

@@ -1,7 +1,7 @@
 """What the simulated provider has taken, by message id: the proof that nothing was lost or sent twice.
 
-Millions of ids must fit: a UUID is kept as its 16 bytes, one object that the order and
-the set share; about 150 bytes an id in all. Counts above one are kept apart.
+Millions of ids must fit. A UUID is kept as its 16 bytes, in one object that the order and
+the set share: about 150 bytes an id in all. Counts above one are kept apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PARTS = 1024
 
 Key = bytes | str
 
-# How far back segments are known second by second.
+# `Flow` keeps the count of each second for this long.
 SECONDS = 120
 
 
@@ -24,6 +24,7 @@ class Counts:
         self.reset()
 
     def reset(self) -> None:
+        """Forget all ids and set the counts to 0."""
         self.received = 0
         # Each id at its first arrival.
         self._order: list[Key] = []
@@ -32,12 +33,14 @@ class Counts:
 
     @property
     def distinct(self) -> int:
+        """Number of different ids taken."""
         return len(self._order)
 
     def add(self, message_id: str) -> None:
+        """Count one arrival of this id."""
         key = _key(message_id)
         self.received += 1
-        # By the high bits: the set itself places by the low ones.
+        # The high bits choose the part, because the set inside uses the low ones.
         part = self._seen[hash(key) >> 40 & _PARTS - 1]
         if key in part:
             self._repeated[key] = self._repeated.get(key, 1) + 1
@@ -46,7 +49,7 @@ class Counts:
             self._order.append(key)
 
     def ids(self, after: int = 0, limit: int | None = None) -> list[str]:
-        """Distinct ids in order of first arrival, leaving out the first `after`."""
+        """Distinct ids in order of first arrival, without the first `after`, at most `limit` of them."""
         end = None if limit is None else after + limit
         return [_text(key) for key in self._order[after:end]]
 
@@ -56,12 +59,13 @@ class Counts:
 
 
 class Flow:
-    """Segments taken, by the time they were read; exact for what is read within one second."""
+    """Segments taken, by the time they were read: all, by second, and the exact most in any second."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
+        """Forget all segments."""
         self.segments = 0
         # The most that were taken within any second, wherever it begins: [t, t + 1).
         self.second_max = 0
@@ -71,12 +75,12 @@ class Flow:
         self._in_last = 0
 
     def add(self, now_s: float, segments: int) -> None:
-        """`now_s` of a steady clock; it never falls."""
+        """Count segments read at `now_s`, seconds of a steady clock; it never falls from call to call."""
         self.segments += segments
         second = int(now_s)
         self._seconds[second] = self._seconds.get(second, 0) + segments
         last = self._last
-        if last and last[-1][0] == now_s:  # read at once with the one before
+        if last and last[-1][0] == now_s:  # read at the same time as the one before
             last[-1][1] += segments
         else:
             while last and last[0][0] <= now_s - 1:
@@ -102,7 +106,7 @@ def _key(message_id: str) -> Key:
             key = bytes.fromhex(digits)
         except ValueError:
             return message_id
-        if len(key) == 16 and key.hex() == digits:  # not so with capitals or blanks, which are another id
+        if len(key) == 16 and key.hex() == digits:  # with capitals or blanks it is another id
             return key
     return message_id
 

@@ -1,6 +1,6 @@
-"""What becomes of one send after another: fates, latencies, receipts.
+"""Draws what becomes of each send: its fate, its latency, its receipts.
 
-Rules only: no I/O, no clock, and the randomness is an argument, so that a seed replays
+Rules only: no I/O and no clock. The randomness is an argument, so that one seed always gives
 the same decisions in the same order.
 """
 
@@ -21,18 +21,18 @@ Fate = Literal[
 
 State = Literal["delivered", "undelivered", "pending"]
 
-# Instead of the seconds after which a receipt goes out: before the answer to its send.
+# Stands for the seconds until a receipt goes out: it goes out before the answer to its send.
 BEFORE: Final = -1.0
 
 
 class Sampler:
-    """Draws the fate of one send after another for one behaviour."""
+    """Draws the fates of sends, one after another, for one behaviour."""
 
     def __init__(self, behaviour: Behaviour, random: Random) -> None:
         self._random = random.random
         self._latency_s = latency_source(behaviour.latency, random)
         rates = behaviour.error_rates
-        # Cumulated, so that one draw decides.
+        # Sums of the shares, so that one draw decides between all fates.
         self._temporary = rates.temporary
         self._permanent = self._temporary + rates.permanent
         self._timeout = self._permanent + rates.timeout
@@ -41,7 +41,7 @@ class Sampler:
         self._by_segment = behaviour.throughput_unit == "segments"
         outage = behaviour.outage
         self._outage: Fate | None = "outage" if outage is True else outage or None
-        # Every send is accepted at once: nothing need be drawn.
+        # Whether every send is accepted at once, so that nothing need be drawn.
         self.plain = not self._reset and behaviour.latency.constant_ms == 0 and not (outage or self._throttle)
 
     def fate(self, now_s: float, segments: int = 1) -> tuple[Fate, float]:
@@ -65,21 +65,21 @@ class Sampler:
 
 
 class Throttle:
-    """At most `rate` sends a second, with a tenth of a second's worth at once: the generic
-    cell rate algorithm, virtual scheduling (ITU-T I.371, annex A).
+    """At most `rate` sends a second, a tenth of a second's worth of them at once.
 
-    A send that counts for several is taken as soon as one would be, and all of them delay
-    the next: waiting for room for all at once, a long one might wait for ever.
+    This is the generic cell rate algorithm, virtual scheduling (ITU-T I.371, annex A). A send
+    that counts for several is taken as soon as a single one would be, and then all of them
+    delay the next. If it waited for room for all at once, a long one might wait for ever.
     """
 
     def __init__(self, rate: float) -> None:
         self._interval_s = 1 / rate
-        # Slack for rounding: k intervals after the first send, send k+1 is due, not early.
+        # The 1e-9 allows for rounding: k intervals after the first send, send k+1 is due, not early.
         self._tolerance_s = max(0.1 - self._interval_s, 0.0) + 1e-9
         self._due_s = -math.inf
 
     def wait_s(self, now_s: float, count: int = 1) -> float:
-        """0.0 and the send is counted, or the seconds after which one would be."""
+        """0.0 when the send is taken, and counts; else the seconds after which one would be taken."""
         wait_s = self._due_s - self._tolerance_s - now_s
         if wait_s > 0:
             return wait_s
@@ -112,7 +112,7 @@ def _between(quantiles: list[float], values: list[float], draw: float) -> float:
 
 
 class ReceiptPlan:
-    """Draws the receipts of one send after another."""
+    """Draws the receipts of sends, one send after another."""
 
     def __init__(self, receipts: Receipts, random: Random) -> None:
         self._random = random.random
@@ -120,8 +120,10 @@ class ReceiptPlan:
         self._receipts = receipts
 
     def draw(self, answer_s: float) -> list[tuple[float, State]]:
-        """Receipts in order, each with the seconds after which it goes out, counted as `answer_s`
-        is: those of the answer. The first may have BEFORE instead.
+        """The receipts of one send in order: list of (seconds until it goes out, state).
+
+        The seconds run from the same moment as `answer_s`, the seconds until the answer. The
+        first receipt may have BEFORE instead.
         """
         receipts = self._receipts
         before = self._happens(receipts.before_response)

@@ -1,4 +1,4 @@
-"""Starts the simulator as a process of its own and waits until it answers."""
+"""Starts the simulator as a separate process and waits until it answers."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Simulator:
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self._process.pid
 
     def poll(self) -> int | None:
@@ -42,7 +43,7 @@ class Simulator:
         return self._process.poll()
 
     def stop(self) -> None:
-        """Ends it, by force after five seconds. Repeating it is harmless."""
+        """End it, by force after STOP_S seconds. A second call has no effect."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -61,10 +62,10 @@ def start_simulator(
     log_path: Path | None = None,
     arguments: Sequence[str] = (),
 ) -> Simulator:
-    """Blocks until it answers. `arguments` are further flags of `smsengine simulator`.
+    """Start a simulator and block until it answers.
 
-    Its errors go to the end of `log_path`. Raises ConfigError with its own sentence
-    when it does not start.
+    `arguments` are further flags of `smsengine simulator`. Its errors go to the end of
+    `log_path`. When it does not start, ConfigError is raised with the simulator's own sentence.
     """
     argv = [
         sys.executable, "-m", "supervisor.simulator",
@@ -84,8 +85,8 @@ def start_simulator(
             simulator = Simulator(process, "")
             simulator.stop()
             log.seek(start)
-            said = log.read(2000).decode("utf-8", "replace").strip().splitlines()
-            raise ConfigError(said[-1] if said else "The simulator did not start in time.") from e
+            errors = log.read(2000).decode("utf-8", "replace").strip().splitlines()
+            raise ConfigError(errors[-1] if errors else "The simulator did not start in time.") from e
         except BaseException:
             Simulator(process, "").stop()
             raise
@@ -93,7 +94,7 @@ def start_simulator(
 
 
 def _line(process: subprocess.Popen[bytes]) -> bytes:
-    """Its first line; empty when it ended before. Raises TimeoutError."""
+    """The first line that it prints; b"" when it ends before that. Raises TimeoutError."""
     assert process.stdout is not None
     deadline = time.monotonic() + READY_S
     line = b""

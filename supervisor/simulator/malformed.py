@@ -1,4 +1,4 @@
-"""PDUs that no provider should send, and some do. Rules only."""
+"""PDUs that no provider should send, but that some send. Rules only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from engine.providers.smpp.pdu import pack
 # No client has a request of this number open: they count up from 1.
 _STRANGE = 0x7FFF_FFF0
 
-# A client can tell that one of the first two is wrong and then knows no more where the
-# next PDU begins: it has to close. The others it must survive.
+# A client sees that one of the first two is wrong. It no longer knows where the next PDU
+# begins, so it has to close the connection. It must survive all others.
 FORMS: tuple[bytes, ...] = (
     # command_length less than the header's, and more than any PDU has.
     b"\0\0\0\x08\x80\0\0\x04",
     b"\x7f\xff\xff\xff\x80\0\0\x04\0\0\0\0\0\0\0\x01",
     # A command that does not exist.
     pack(0x0000_0ABC, 0, _STRANGE, b"abc"),
-    # An answer to nothing, and one whose message id has no end.
+    # An answer to no request, and one whose message id has no end.
     pack(Command.submit_sm_resp, 0, _STRANGE, b"00000000deadbeef\0"),
     pack(Command.submit_sm_resp, 0, _STRANGE, b"00000000deadbeef"),
     # A deliver_sm without a body; one that ends within an address; one with a text shorter

@@ -1,4 +1,4 @@
-"""The command line of the simulator: flags, and what they say."""
+"""The command line of the simulator: its flags, and the options that they give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.config import split_listen
 from engine.errors import ConfigError, Refusal
 from supervisor.simulator.behaviour import Behaviour, IdForm, decode, quantiles_from_csv
 
-# Which flag sets a field of the behaviour, for errors in the operator's words.
+# The flag that sets a field of the behaviour: errors name the flag, which the operator knows.
 _FLAGS = {
     "latency.constant_ms": "--latency-ms",
     "latency.lognormal.median_ms": "--latency-lognormal",
@@ -47,11 +47,11 @@ _SMPP_NUMBERS = ("window", "disconnect_every", "sessions_max")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line says."""
+    """The options of the command line, checked."""
 
     host: str
     port: int
-    # Where SMPP is taken; None: nowhere.
+    # Address that takes SMPP; None: SMPP is not taken.
     smpp: tuple[str, int] | None = None
     behaviour: Behaviour
     json: bool = False
@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def options(arguments: Sequence[str]) -> Options:
-    """Raises ConfigError naming the flag and what is allowed."""
+    """Read the command line. Raises ConfigError naming the flag and what is allowed."""
     given = _parser().parse_args(arguments)
     host, port = _address("--listen", given.listen)
     settings: dict[str, Any] = {
@@ -163,7 +163,7 @@ def _add_receipts(parser: argparse.ArgumentParser) -> None:
     add("--receipt-duplicate", type=float, metavar="P", help=f"{rate} that comes twice")
     add("--receipt-before-response", type=float, metavar="P",
         help=f"{rate} that goes out before the answer to the send")  # fmt: skip
-    add("--receipt-pending", type=float, metavar="P", help=f"{rate} with a receipt before that says: not yet")
+    add("--receipt-pending", type=float, metavar="P", help=f"{rate} that gets a pending receipt first")
     add("--receipt-id-form", choices=get_args(IdForm),
         help="how the id in the receipt differs from that in the answer (same)")  # fmt: skip
 
@@ -188,8 +188,8 @@ def _receipts(given: argparse.Namespace) -> dict[str, Any] | None:
         "delay": _latency(given, "receipt-delay"),
         **{name: getattr(given, f"receipt_{name}") for name in _RECEIPT_SHARES},
     }
-    said = {name: value for name, value in wanted.items() if value is not None}
-    return said if said or given.receipts else None
+    settings = {name: value for name, value in wanted.items() if value is not None}
+    return settings if settings or given.receipts else None
 
 
 def _smpp(given: argparse.Namespace) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _smpp(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _latency(given: argparse.Namespace, name: str) -> dict[str, Any] | None:
-    """What the three flags of that name say; None when none is given."""
+    """The latency that one of the three flags `--NAME-...` gives; None when none is given."""
     constant_ms, lognormal, file = (
         getattr(given, f"{name}_{kind}".replace("-", "_")) for kind in ("ms", "lognormal", "file")
     )

@@ -1,9 +1,10 @@
-"""Receipts on their way: when each is due, what becomes of those that are not taken.
+"""Receipts that are not out yet: when each is due, and what becomes of those that are not taken.
 
-Every receipt is one small record, in one heap until it is due and then with the way it
-travels by. One that is not taken (no answer, or one that says no) is tried again after a
-pause that doubles, TRIES_MAX times in all; then it has failed. One whose SMPP session ended
-is given to the next session at once, and that is no try. The simulator killed: all are gone.
+Every receipt is one small record. It lies in one heap until it is due, and then with the way
+(HTTP or SMPP) that carries it. A receipt that is not taken (no answer, or a refusal) is tried
+again after a pause that doubles, TRIES_MAX times in all; then it has failed. When the SMPP
+session of a receipt ends, the next session gets it at once, and that does not count as a try.
+When the simulator is killed, all receipts here are lost.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from supervisor.simulator.receipts import Outcome, Receipt, Way
 from supervisor.simulator.transport import Delays
 
-# Receipts that are not out yet; more are dropped, and counted. Some 400 bytes each.
+# Receipts kept here, about 400 bytes each; further ones are dropped and counted.
 PENDING_MAX = 1_000_000
 # With these pauses a receipt is tried for about 20 seconds.
 TRIES_MAX = 8
@@ -24,7 +25,7 @@ PAUSE_S_MAX = 8.0
 
 
 class Outbox:
-    """See `simulator_receipts.Post`."""
+    """Keeps receipts until they are due, and tries them until they are taken: a `receipts.Post`."""
 
     def __init__(self) -> None:
         self._delays: Delays[Receipt] = Delays(self._go)
@@ -34,7 +35,7 @@ class Outbox:
         self._start()
 
     def use(self, http: Way, smpp: Way) -> None:
-        """To be called once, before the first receipt."""
+        """Set the two ways that receipts travel. Called once, before the first receipt."""
         self._http, self._smpp = http, smpp
 
     def _start(self) -> None:
@@ -42,6 +43,7 @@ class Outbox:
         self._sent = self._retried = self._failed = self._dropped = 0
 
     def reset(self) -> None:
+        """Forget all receipts that are not out and set the counts to 0. Attempts under way do not count."""
         self._era += 1
         self._delays.clear()
         for way in (self._http, self._smpp):
@@ -50,16 +52,19 @@ class Outbox:
         self._start()
 
     def stats(self) -> dict[str, Any]:
+        """Receipts since the last reset: how many are pending, sent, retried, failed, dropped."""
         return {
             "pending": self._pending, "sent": self._sent, "retried": self._retried,
             "failed": self._failed, "dropped": self._dropped,
         }  # fmt: skip
 
     def post(self, due_s: float, receipt: Receipt) -> None:
+        """Keep the receipt until `due_s`, or drop it when PENDING_MAX wait."""
         if self._admit(receipt):
             self._delays.add(due_s, receipt)
 
     def post_now(self, receipt: Receipt, then: Callable[[], None] | None) -> None:
+        """Give the receipt to its way at once. When it is dropped, `then` is called before this returns."""
         if self._admit(receipt):
             self._go(receipt, then)
         elif then is not None:
@@ -79,9 +84,9 @@ class Outbox:
         way.take(receipt, then)
 
     def ended(self, receipt: Receipt, outcome: Outcome) -> None:
-        """An attempt has ended; see `simulator_receipts.Ended`."""
+        """Count an attempt that has ended and plan the next one if it needs one: a `receipts.Ended`."""
         if receipt.era != self._era:
-            return  # it was under way when everything else was forgotten
+            return  # it was under way at a reset
         if outcome == "again":
             receipt.refusals += 1
             if receipt.refusals < TRIES_MAX:

@@ -1,10 +1,10 @@
 """The simulated provider: takes sends, decides their fate, keeps count, changes behaviour.
 
-No sockets and no timers here. What a send is answered with, and when, is returned to
-the servers; receipts are given to a `Post`; `now_s` is time.monotonic().
+There are no sockets and no timers here. The methods return the answer to a send, and when it
+goes out, to the servers. They give receipts to a `Post`. `now_s` is time.monotonic().
 
-A message is counted when its send over HTTP is taken, or its first segment over SMPP; all
-further segments are counted apart, as ID/2, ID/3, ... (see `simulator_submit`).
+A message is counted when its send over HTTP is taken, or its first segment over SMPP. Further
+segments are counted apart, as ID/2, ID/3, ... (see `supervisor.simulator.submit`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from supervisor.simulator.submit import identity
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """One `POST /send`."""
+    """The body of one `POST /send`."""
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
     to: str
@@ -40,14 +40,14 @@ class Send(msgspec.Struct, frozen=True, gc=False):
 
 _decode = msgspec.json.Decoder(Send).decode
 
-# An accepted answer is all constant but for an id of 16 digits.
+# All of an accepted answer is constant, except for an id of 16 digits.
 _ACCEPTED_PLAIN = wire.answer(
     HTTPStatus.OK, wire.JSON, b'{"status":"accepted","id":"%b"}' % (b"0" * 16)
 ).replace(b"0" * 16 + b'"}', b'%016x"}')
 
 
 class Held(NamedTuple):
-    """An answer that waits until a receipt is out."""
+    """An answer that waits until its receipt, which goes first, is out."""
 
     answer: bytes
     receipt: Receipt
@@ -67,24 +67,24 @@ _ANSWERS: dict[Fate, bytes | None] = {
     "hang": None,
 }
 
-# registered_delivery (SMPP 3.4, 5.2.17): no receipts 0, all 1, only of failures 2.
+# registered_delivery (SMPP 3.4, 5.2.17): 0 asks for no receipts, 1 for all, 2 for failures only.
 _RECEIPTS = 0x03
 _ALL_RECEIPTS = 1
 _FAILURES = 2
 
 
 class SimulatedProvider:
-    """State that all connections share. `post` None: no receipts, whatever the behaviour."""
+    """The state that all connections share. Without `post` no receipts are sent, whatever the behaviour."""
 
     def __init__(self, behaviour: Behaviour, post: Post | None = None) -> None:
         self.counts = Counts()
-        # Segments behind a message's first, over SMPP.
+        # Segments after a message's first, over SMPP.
         self.further = Counts()
         self.flow = Flow()
         self._post = post
-        # Sends by fate; those accepted by the plain path are `received` minus the rest.
+        # Sends by fate, except those that the plain path accepted: they are `received` less the rest.
         self.fates: dict[str, int] = {}
-        # First half of the ids given out: another one with every start.
+        # The first half of the ids given out is random: every start gives other ids.
         self._next_id = secrets.randbits(31) << 32
         self._random = Random()
         self._set(behaviour, reseed=True)
@@ -100,7 +100,10 @@ class SimulatedProvider:
         self._plain = self._sampler.plain and receipts is None
 
     def take(self, body: bytes | bytearray, now_s: float) -> tuple[bytes | Held | None, float]:
-        """The answer to one send, None for none ever, and after how many seconds it goes out."""
+        """Take one send, whose JSON is `body`: (answer, seconds until it goes out).
+
+        The answer is None when the send is never answered.
+        """
         try:
             send = _decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as e:
@@ -131,7 +134,10 @@ class SimulatedProvider:
         return answer, delay_s
 
     def take_segment(self, system_id: str, message: ShortMessage, now_s: float) -> tuple[Fate, float, str]:
-        """What becomes of one submit_sm, after how many seconds it is answered, the provider's id."""
+        """Take one submit_sm: (its fate, seconds until it is answered, the provider's id).
+
+        The id is "" when the provider does not take it.
+        """
         fate: Fate
         if self._plain:
             fate, delay_s = "accepted", 0.0
@@ -154,14 +160,14 @@ class SimulatedProvider:
         return fate, delay_s, answer_id(self._next_id, self._id_form)
 
     def _takes(self, fate: Fate) -> bool:
-        """Count a fate; whether the provider has the send all the same."""
+        """Count a fate, and tell whether the provider takes the send."""
         self.count(fate)
         return fate == "accepted" or (fate in ("timeout", "reset") and self.behaviour.lost_answers_count)
 
     def _promise(
         self, sent: Sent, now_s: float, answer_s: float, wanted: int = _ALL_RECEIPTS
     ) -> Receipt | None:
-        """Post the receipts of what was just taken; that which goes before the answer is returned."""
+        """Post the receipts of the send just taken; return the one that goes before the answer, if any."""
         assert self._receipts is not None
         assert self._post is not None
         written = receipt_id(self._next_id, self._id_form)
@@ -178,7 +184,7 @@ class SimulatedProvider:
         return first
 
     def tell_first(self, receipt: Receipt, then: Callable[[], None] | None) -> None:
-        """Let the receipt of a `Held` go; `then` is called when its first attempt has ended."""
+        """Send a receipt that goes before its answer; `then` is called when its first attempt has ended."""
         assert self._post is not None
         self._post.post_now(receipt, then)
 
@@ -188,18 +194,19 @@ class SimulatedProvider:
         return wire.json_answer({"status": "accepted", "id": answer_id(self._next_id, self._id_form)})
 
     def count(self, fate: Fate) -> None:
+        """Count one send with this fate."""
         self.fates[fate] = self.fates.get(fate, 0) + 1
 
     def happens(self, rate: float) -> bool:
-        """Draw whether something of that rate happens now."""
+        """Draw whether something happens whose share is `rate`, 0 to 1."""
         return rate > 0 and self._random.random() < rate
 
     def pick(self, count: int) -> int:
-        """Draw one of so many."""
+        """Draw a number from 0 to `count` - 1."""
         return self._random.randrange(count)
 
     def reset(self) -> None:
-        """Count from nought; receipts that are not out are forgotten."""
+        """Set all counts to 0 and forget the receipts that are not out."""
         self.counts.reset()
         self.further.reset()
         self.flow.reset()
@@ -208,9 +215,9 @@ class SimulatedProvider:
             self._post.reset()
 
     def change(self, change: bytes) -> None:
-        """Raises Refusal; see `simulator_behaviour.changed`."""
+        """Change the behaviour as a JSON object says; see `behaviour.changed`. Raises Refusal."""
         behaviour = changed(self.behaviour, change)
-        # A seed that is named starts its sequence anew, also when it is the same.
+        # A change that names the seed starts its sequence again, also when the seed is the same.
         self._set(behaviour, reseed="seed" in msgspec.json.decode(change))
 
 

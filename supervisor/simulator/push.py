@@ -1,7 +1,7 @@
-"""Receipts over HTTP: posted to the engine over a few connections that are kept.
+"""Receipts over HTTP: posted to the engine over a few connections that are kept open.
 
-An answer of 2xx means that it was taken. Any other, or none within PUSH_S, ends the
-attempt; the outbox decides whether there is another.
+An answer of 2xx means that the receipt was taken. Any other answer, or none within PUSH_S
+seconds, ends the attempt; the outbox decides whether there is another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from supervisor.simulator.receipts import Ended, Receipt, as_json
 
-# Requests under way; one connection each.
+# Most requests under way; each has a connection of its own.
 CONNECTIONS_MAX = 64
 PUSH_S = 5.0
 
@@ -25,24 +25,26 @@ Then = Callable[[], None] | None
 
 
 class Pusher:
-    """See `simulator_receipts.Way`. `url` gives the address of the moment, None for none."""
+    """Carries receipts over HTTP: a `receipts.Way`. `url` gives the present address, None for none."""
 
     def __init__(self, url: Callable[[], str | None], ended: Ended) -> None:
         self._url = url
         self._ended = ended
         self._waiting: deque[tuple[Receipt, Then]] = deque()
         self._in_flight = 0
-        # The pool's, and the request's target.
+        # The address that the pool is for, and the target of its requests.
         self._pool_url = ""
         self._path = b""
         self._pool: HttpPool | None = None
         self._stopping: set[asyncio.Task[None]] = set()
 
     def take(self, receipt: Receipt, then: Then = None) -> None:
+        """Post the receipt as soon as a connection is free. It fails when there is no address."""
         self._waiting.append((receipt, then))
         self._pump()
 
     def clear(self) -> None:
+        """Forget the receipts that wait, and call their `then`: an answer may wait for it."""
         for _, then in self._waiting:
             if then is not None:
                 then()

@@ -1,4 +1,4 @@
-"""Receipts: what the simulated provider says later of the sends it took, and how it is written.
+"""Receipts that the simulated provider sends for what it took, and how they are written.
 
 Over HTTP a receipt is `POST {"id", "message_id", "to", "status", "error"}`; over SMPP a
 deliver_sm: its text in the form of appendix B of SMPP 3.4, optional parameters
@@ -28,7 +28,7 @@ from engine.providers.smpp.codes import MessageState, Tag
 from supervisor.simulator.behaviour import IdForm
 from supervisor.simulator.draws import State
 
-# As GSM networks number it: the recipient cannot be reached.
+# The error code of an undelivered message. GSM networks use it for a recipient out of reach.
 ERROR = "069"
 
 Outcome = Literal["sent", "again", "failed"]
@@ -40,61 +40,67 @@ class Sent(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     source: str
     destination: str
-    # The SMPP session's; None for HTTP.
+    # That of the SMPP session; None for HTTP.
     system_id: str | None = None
     # TON and NPI of source, then of destination.
     types: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 class Receipt(msgspec.Struct, gc=False):
+    """One receipt on its way."""
+
     sent: Sent
-    # As it is to be written.
+    # The provider's id of the send, as the receipt writes it.
     id: str
     state: State
     # When the send came and when this was made, seconds since 1970.
     sent_s: float
     made_s: float
-    # Times it was not taken.
+    # Attempts so far that ended without its being taken.
     refusals: int = 0
     # Which life of the outbox it belongs to; see Outbox.reset.
     era: int = 0
 
 
 class Post(Protocol):
-    """Where the provider gives receipts up."""
+    """Where the provider leaves its receipts."""
 
     def post(self, due_s: float, receipt: Receipt) -> None:
-        """To go out at `due_s` by time.monotonic(), never from inside the call."""
+        """Send the receipt at `due_s` by time.monotonic(), never from inside this call."""
 
     def post_now(self, receipt: Receipt, then: Callable[[], None] | None) -> None:
-        """To go out now; `then` is called when its first attempt has ended."""
+        """Send the receipt now; `then` is called when its first attempt has ended."""
 
     def reset(self) -> None:
-        """Forget all that have not gone out, count from nought."""
+        """Forget all receipts that are not out, and set the counts to 0."""
 
-    def stats(self) -> dict[str, Any]: ...
+    def stats(self) -> dict[str, Any]:
+        """Counts of receipts since the last reset, by name."""
 
 
 class Way(Protocol):
-    """How receipts travel. What is taken is ended once for every time it is taken."""
+    """How receipts travel. Every receipt taken is ended once, by a call of `Ended`, unless it is cleared."""
 
-    def take(self, receipt: Receipt, then: Callable[[], None] | None = None) -> None: ...
+    def take(self, receipt: Receipt, then: Callable[[], None] | None = None) -> None:
+        """Make one attempt to bring the receipt to the engine; `then` is called when it has ended."""
 
     def clear(self) -> None:
-        """Forget those that wait."""
+        """Forget the receipts that wait."""
 
 
-# Told by a way that the attempt with a receipt has ended.
+# What a way calls when its attempt with a receipt has ended.
 Ended = Callable[[Receipt, Outcome], None]
 
 
 def answer_id(number: int, form: IdForm) -> str:
+    """The provider's id as the answer to the send writes it: see the table above."""
     if form == "hex":
         return str(number)
     return f"{number:x}" if form == "leading_zeros" else f"{number:016x}"
 
 
 def receipt_id(number: int, form: IdForm) -> str:
+    """The provider's id as the receipts of the send write it: see the table above."""
     match form:
         case "same":
             return f"{number:016x}"
@@ -120,6 +126,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def as_json(receipt: Receipt) -> bytes:
+    """The body of the `POST` that brings the receipt."""
     sent = receipt.sent
     error = ERROR if receipt.state == "undelivered" else ""
     return _encode(_Json(receipt.id, sent.message_id, sent.destination, receipt.state, error))
@@ -138,7 +145,7 @@ _ERROR = int(Tag.network_error_code)
 
 
 def as_deliver_sm(receipt: Receipt, form: Literal["text", "tlv", "both"]) -> bytes:
-    """The body. Raises ValueError when an address does not fit, which only its sender could have made so."""
+    """The body of the deliver_sm. Raises ValueError when an address of the submit_sm is too long for it."""
     sent = receipt.sent
     word, number, network_error, esm_class = _FORMS[receipt.state]
     parameters = {_ID: receipt.id.encode() + b"\0", _STATE: bytes((number,)), _ERROR: network_error}

@@ -1,6 +1,7 @@
-"""The simulator's HTTP server: a raw protocol, for it must never be what a load run measures.
+"""The simulator's HTTP server.
 
-Requests may be pipelined; answers keep their order, so one that is late holds back
+It is a raw protocol, so that a load run never measures the simulator instead of the engine.
+Requests may be pipelined. Answers keep the order of the requests, so a late answer holds back
 those behind it on the same connection.
 """
 
@@ -23,8 +24,8 @@ from supervisor.simulator.transport import Delays, reset
 
 BODY_BYTES_MAX = 1 << 20
 HEAD_BYTES_MAX = 64 * 1024
-# Answers a connection may owe before no more of its requests are read.
-OWED_MAX = 1024
+# Answers that a connection may have pending before no more of its requests are read.
+PENDING_ANSWERS_MAX = 1024
 # How long a client may take to close after the last answer.
 LINGER_S = 2.0
 # How long an answer waits at most for the receipt that goes before it.
@@ -34,8 +35,11 @@ _LAST = b"\0last"
 _PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
-class Owed:
-    """One answer in its place in the order; `answer` is None until it is due."""
+class PendingAnswer:
+    """One answer in its place in the order of a connection.
+
+    `answer` is None until it is due. The connection ends after it when `last` is true.
+    """
 
     __slots__ = ("answer", "connection", "last")
 
@@ -45,18 +49,19 @@ class Owed:
         self.last = last
 
 
-# An answer, and the place it is for.
-Late = tuple[Owed, bytes]
+# The place of an answer that is due later, and the answer.
+Late = tuple[PendingAnswer, bytes]
 
 
 def give(late: Late) -> None:
-    owed, answer = late
-    owed.answer = answer
-    owed.connection.flush()
+    """Put an answer that is due into its place, and write what can go out now."""
+    pending, answer = late
+    pending.answer = answer
+    pending.connection.flush()
 
 
 class Connection(asyncio.Protocol):
-    """One client."""
+    """The connection of one client."""
 
     __slots__ = (
         "_begun",
@@ -68,9 +73,9 @@ class Connection(asyncio.Protocol):
         "_in_head",
         "_now_s",
         "_out",
-        "_owed",
         "_parser",
         "_paused",
+        "_pending",
         "_provider",
         "_target",
         "_transport",
@@ -90,22 +95,25 @@ class Connection(asyncio.Protocol):
         # A request began in the bytes just received.
         self._begun = False
         self._now_s = 0.0
-        self._owed: deque[Owed] = deque()
+        self._pending: deque[PendingAnswer] = deque()
         self._out: list[bytes] = []
         self._paused = False
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read requests."""
         self._transport = cast("asyncio.Transport", transport)
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the answers that are not out: nobody waits for them now."""
         self._transport = None
         self._parser = None
-        self._owed.clear()
+        self._pending.clear()
 
     def data_received(self, data: bytes) -> None:
+        """Take the requests that `data` completes. What is not HTTP or too large ends the connection."""
         if self._parser is None:
             return
         self._now_s = time.monotonic()
@@ -119,41 +127,48 @@ class Connection(asyncio.Protocol):
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body is larger than {BODY_BYTES_MAX} bytes."
             )
         elif self._in_head and not self._begun:
-            # All of `data` is head; one that began in it comes after other requests.
+            # No request began in `data`, so all of it belongs to one header.
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large.")
         self.flush()
 
     def pause_writing(self) -> None:
+        """Read no more requests until the client has read its answers."""
         self._paused = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        """Write the answers that became due meanwhile, and read on."""
         self._paused = False
         self.flush()
 
     # -- httptools
 
     def on_message_begin(self) -> None:
+        """Forget the request before this one."""
         self._target = b""
         self._body.clear()
         self._body_bytes = self._head_bytes = 0
         self._in_head = self._begun = True
 
     def on_url(self, url: bytes) -> None:
+        """Add a piece of the request's target."""
         self._target += url
 
     def on_headers_complete(self) -> None:
+        """Count no more bytes as header."""
         self._in_head = False
 
     def on_body(self, body: bytes) -> None:
+        """Add a piece of the body; a body beyond BODY_BYTES_MAX is counted but not kept."""
         self._body_bytes += len(body)
         if self._body_bytes <= BODY_BYTES_MAX:
             self._body += body
 
     def on_message_complete(self) -> None:
+        """Answer the request, or keep a place in the order for its answer."""
         parser = self._parser
         if parser is None or self._body_bytes > BODY_BYTES_MAX:
             return
@@ -163,34 +178,36 @@ class Connection(asyncio.Protocol):
             answer = self._control.ask(method, self._target, bytes(self._body))
             if isinstance(answer, wire.Listing):
                 chunks = parser.get_http_version() == "1.1"
-                self._owed.append(Owed(self, answer.chunked() if chunks else answer.whole(), last))
+                pieces = answer.chunked() if chunks else answer.whole()
+                self._pending.append(PendingAnswer(self, pieces, last))
             else:
-                self._owed.append(Owed(self, answer, last))
+                self._pending.append(PendingAnswer(self, answer, last))
             return
         reply, delay_s = self._provider.take(self._body, self._now_s)
         if isinstance(reply, Held):
-            owed = Owed(self, None, last)
-            self._owed.append(owed)
-            _hold(reply, owed, self._now_s + delay_s, self._provider, self._delays)
+            pending = PendingAnswer(self, None, last)
+            self._pending.append(pending)
+            _hold(reply, pending, self._now_s + delay_s, self._provider, self._delays)
             return
-        in_turn = not delay_s and not last and not self._owed
+        in_turn = not delay_s and not last and not self._pending
         if in_turn and reply is not None and reply is not wire.RESET and reply is not wire.CLOSE:
             self._out.append(reply)
             return
-        owed = Owed(self, None if delay_s else reply, last)
-        self._owed.append(owed)
+        pending = PendingAnswer(self, None if delay_s else reply, last)
+        self._pending.append(pending)
         if delay_s and reply is not None:
-            self._delays.add(self._now_s + delay_s, (owed, reply))
+            self._delays.add(self._now_s + delay_s, (pending, reply))
 
     # -- answering
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        """Nothing after this can be understood: answer in turn, then close."""
+        """Answer in turn, then close: nothing after this request can be understood."""
         self._parser = None
-        self._owed.append(Owed(self, wire.problem(status, detail, headers=b"Connection: close\r\n"), True))
+        answer = wire.problem(status, detail, headers=b"Connection: close\r\n")
+        self._pending.append(PendingAnswer(self, answer, True))
 
     def flush(self) -> None:
-        """Write what is due and in turn, in one call."""
+        """Write the answers that are due and in turn, in one call; end the connection after its last one."""
         transport = self._transport
         if transport is None:
             return
@@ -203,36 +220,36 @@ class Connection(asyncio.Protocol):
         elif end == wire.CLOSE:
             transport.close()
         elif end == _LAST:
-            # What the client still sends is read and dropped until it closes: a close with
-            # bytes unread is a reset, which may take the answer with it (RFC 9112, 9.6).
+            # What the client still sends is read and dropped until it closes. A close with bytes
+            # unread is a reset, and the client may lose the answer by it (RFC 9112, 9.6).
             transport.write_eof()
             transport.resume_reading()
             asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
-        elif self._paused or len(self._owed) >= OWED_MAX:
+        elif self._paused or len(self._pending) >= PENDING_ANSWERS_MAX:
             transport.pause_reading()
         elif not transport.is_reading():
             transport.resume_reading()
 
     def _collect(self) -> bytes:
-        """Move answers that are due to `_out`; RESET, CLOSE or _LAST when the connection ends with them."""
-        owed = self._owed
+        """Move the answers that are due to `_out`; return RESET, CLOSE or _LAST when the connection ends."""
+        pending = self._pending
         end = b""
-        while not end and owed and not self._paused and (answer := owed[0].answer) is not None:
+        while not end and pending and not self._paused and (answer := pending[0].answer) is not None:
             if answer in (wire.RESET, wire.CLOSE):
                 end = answer
             elif isinstance(answer, bytes):
                 self._out.append(answer)
             elif not self._stream(answer):
                 break
-            if owed.popleft().last and not end:
+            if pending.popleft().last and not end:
                 end = _LAST
         if end:
             self._parser = None
-            owed.clear()
+            pending.clear()
         return end
 
     def _stream(self, pieces: Iterator[bytes]) -> bool:
-        """Write piece by piece until the client has to catch up; whether it is at its end."""
+        """Write pieces until the client has to catch up; return whether all of them are written."""
         transport = self._transport
         assert transport is not None
         transport.write(b"".join(self._out))
@@ -244,16 +261,18 @@ class Connection(asyncio.Protocol):
         return True
 
 
-def _hold(held: Held, owed: Owed, answer_s: float, provider: SimulatedProvider, delays: Delays[Late]) -> None:
+def _hold(
+    held: Held, pending: PendingAnswer, answer_s: float, provider: SimulatedProvider, delays: Delays[Late]
+) -> None:
     """Answer when the receipt that goes first is out, or HOLD_S_MAX after the answer was due."""
-    late = owed, held.answer
+    late = pending, held.answer
     delays.add(answer_s + HOLD_S_MAX, late)
-    # What is due already when the receipt is out goes at the next ring of the timer.
+    # An answer that is due before its receipt is out goes at the next ring of the timer.
     provider.tell_first(held.receipt, partial(delays.add, answer_s, late))
 
 
 async def listen(provider: SimulatedProvider, control: Control, host: str, port: int) -> asyncio.Server:
-    """Raises OSError when the port is not to be had."""
+    """Listen for HTTP at `host`:`port`. Raises OSError when that is not possible."""
     delays = Delays(give)
     return await asyncio.get_running_loop().create_server(
         lambda: Connection(provider, control, delays), host, port, backlog=4096

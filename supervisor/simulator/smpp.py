@@ -1,6 +1,6 @@
 """The simulator's SMPP 3.4 server: one session for each connection.
 
-A submit_sm meets the same fates as a send over HTTP:
+A submit_sm has the same fates as a send over HTTP:
 
     accepted             ESME_ROK and the provider's id
     temporary, outage    ESME_RSYSERR
@@ -8,11 +8,11 @@ A submit_sm meets the same fates as a send over HTTP:
     throttled            ESME_RTHROTTLED
     queue_full           ESME_RMSGQFUL: more submits unanswered than `smpp.window`
     timeout              no answer; it takes up no place in the window
-    reset                the connection is reset, and with it go the answers not yet given
+    reset                the connection is reset, and the answers not yet given are lost
 
-In an outage binds get ESME_RSYSERR too, enquire_link is answered; with "refuse" a connection
-is closed when it is made or when a PDU arrives, with "hang" nothing that arrives is answered.
-Answers go out when they are due, whatever their order.
+In an outage binds get ESME_RSYSERR too, and enquire_link is answered. In the outage "refuse" a
+connection is closed when it is made or when a PDU arrives. In the outage "hang" nothing that
+arrives is answered. Answers go out when they are due, whatever their order.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from supervisor.simulator.receipts import Receipt, as_deliver_sm
 from supervisor.simulator.smpp_sessions import ANSWER_S, Sessions
 from supervisor.simulator.transport import Delays, Line
 
-# Submits a session may have unanswered before no more of it is read, whatever the window.
+# Submits that a session may have unanswered before no more of it is read, whatever the window.
 UNANSWERED_MAX = 20_000
-# Receipts on their way over one session.
+# Receipts that one session may carry unanswered.
 DELIVERS_MAX = 500
 # How long a connection may take to bind.
 BIND_S = 10.0
 _SEQUENCE_MAX = 0x7FFF_FFFF
 
-# Enum members are slow to reach where every submit passes.
+# Integers, because members of an enum are slow to look up and every submit needs these.
 _SUBMIT: Final = int(Command.submit_sm)
 _SUBMIT_RESP: Final = int(Command.submit_sm_resp)
 _DELIVER: Final = int(Command.deliver_sm)
@@ -55,7 +55,7 @@ _STATUSES: dict[Fate, int] = {
     "throttled": int(CommandStatus.ESME_RTHROTTLED),
     "queue_full": int(CommandStatus.ESME_RMSGQFUL),
 }
-# Which binds may submit, and which receive.
+# By the command of the bind: whether the session may submit, and whether it may receive.
 _BINDS: dict[int, tuple[bool, bool]] = {
     int(Command.bind_transmitter): (True, False),
     int(Command.bind_receiver): (False, True),
@@ -64,7 +64,7 @@ _BINDS: dict[int, tuple[bool, bool]] = {
 
 
 class Session(Line):
-    """One client."""
+    """The connection of one client, bound or not yet."""
 
     __slots__ = (
         "_delays",
@@ -90,28 +90,31 @@ class Session(Line):
         self._reader = Reader()
         self.system_id = ""
         self._is_bound = self._submits = False
-        # When it is closed unless it has bound.
+        # When the connection is closed unless it has bound.
         self._ends_s = time.monotonic() + BIND_S
         self._now_s = 0.0
-        # PDUs read, submits to be answered later, and the number of the last deliver_sm.
+        # PDUs read, submits to be answered later, and the sequence number of the last deliver_sm.
         self._pdus = self._unanswered = self._sequence = 0
-        # Receipts by the number of their deliver_sm, with the time by which it is to be answered.
+        # Receipts by the sequence number of their deliver_sm, with the time until which it may be answered.
         self._delivering: dict[int, tuple[Receipt, float]] = {}
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Join the open sessions; in the outage "refuse" close at once."""
         super().connection_made(transport)
         self._sessions.opened(self)
         if self._provider.behaviour.outage == "refuse":
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Leave the open sessions, and give back the receipts that the client has not answered."""
         super().connection_lost(exc)
         delivering, self._delivering = self._delivering, {}
         self._sessions.closed(self, self._is_bound, [receipt for receipt, _ in delivering.values()])
 
     def data_received(self, data: bytes) -> None:
+        """Take the PDUs that `data` completes; in the outages "refuse" and "hang" only count submits."""
         if not self.is_open:
             return
         behaviour = self._provider.behaviour
@@ -145,7 +148,7 @@ class Session(Line):
             self.close()
 
     def _refuse(self, wrong: Pdu | WrongPdu) -> None:
-        """What cannot be cut into PDUs any more: say so, and close."""
+        """Answer bytes that cannot be cut into PDUs by a generic_nack, and close."""
         assert isinstance(wrong, WrongPdu)
         self.say(pack(_NACK, wrong.status, wrong.sequence or 0))
         self.close()
@@ -167,7 +170,7 @@ class Session(Line):
             self.cut()
 
     def _judge(self, pdu: Pdu, smpp: Smpp) -> tuple[Fate, float, bytes]:
-        """What becomes of it, after how many seconds that shows, and the answer; b"" for a reset."""
+        """(fate, seconds until it shows, the PDU that answers). The PDU is b"" for `reset` and `timeout`."""
         fate: Fate = "permanent"
         if not self._submits:
             return fate, 0.0, pack(_SUBMIT_RESP, CommandStatus.ESME_RINVBNDSTS, pdu.sequence)
@@ -186,7 +189,7 @@ class Session(Line):
         return fate, delay_s, pack(_SUBMIT_RESP, _STATUSES[fate], pdu.sequence)
 
     def give(self, answer: bytes) -> None:
-        """An answer is due."""
+        """Send an answer that is due; b"" resets the connection."""
         self._unanswered -= 1
         if self._unanswered == UNANSWERED_MAX - 1:
             self.read(True)
@@ -232,20 +235,22 @@ class Session(Line):
         self._submits, receives = _BINDS[pdu.command_id]
         body = encode_bind_resp("simulator", {Tag.sc_interface_version: b"\x34"})
         self.say(pack(answer, 0, sequence, body))
-        # Receipts that have waited for it go out behind the answer.
+        # Receipts that waited for this bind go out after its answer.
         self._sessions.bound(self, receives)
 
     # -- receipts
 
     @property
     def has_room(self) -> bool:
+        """Whether it can carry one more receipt now."""
         return self.is_open and not self.is_clogged and len(self._delivering) < DELIVERS_MAX
 
     def deliver(self, receipt: Receipt) -> None:
+        """Send the receipt as a deliver_sm, which the client may answer for ANSWER_S seconds."""
         try:
             body = as_deliver_sm(receipt, self._provider.behaviour.smpp.receipt_form)
         except ValueError:
-            # The submit had an address that is too long for a deliver_sm: no use to try again.
+            # The submit_sm had an address that is too long for a deliver_sm: another try would fail too.
             self._sessions.ended(receipt, "failed")
             return
         self._sequence = self._sequence % _SEQUENCE_MAX + 1
@@ -253,6 +258,7 @@ class Session(Line):
         self.say(pack(_DELIVER, 0, self._sequence, body))
 
     def sweep(self, now_s: float) -> None:
+        """Close it if it has not bound in time, and end attempts that were not answered in time."""
         if not self._is_bound and now_s >= self._ends_s:
             self.close()
         while self._delivering:
@@ -263,7 +269,7 @@ class Session(Line):
             self._sessions.ended(receipt, "again")
 
 
-# An answer, and the session it is for.
+# A session, and the PDU that is due there later; b"" is a reset.
 Late = tuple[Session, bytes]
 
 
@@ -275,7 +281,7 @@ def _give(late: Late) -> None:
 async def listen_smpp(
     provider: SimulatedProvider, sessions: Sessions, host: str, port: int
 ) -> asyncio.Server:
-    """Raises OSError when the port is not to be had."""
+    """Listen for SMPP at `host`:`port`. Raises OSError when that is not possible."""
     delays: Delays[Late] = Delays(_give)
     made: Callable[[], Session] = lambda: Session(provider, sessions, delays)  # noqa: E731 - typed
     return await asyncio.get_running_loop().create_server(made, host, port, backlog=4096)

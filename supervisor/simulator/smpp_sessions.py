@@ -1,10 +1,13 @@
 """The sessions of the SMPP server: who may bind, and which of them carries which receipt.
 
-A receipt goes over any session of the same system_id that may receive; those wait their
-turn whose system_id has none now. It is out when its deliver_sm is answered with ESME_ROK.
-Under failure: answered with another status, or not within ANSWER_S, the attempt has ended
-and the outbox decides; the session gone, another one gets it at once. In both cases the
-client may have had it already, and gets it twice.
+A receipt goes over any session of the same system_id that may receive. It waits while there is
+no such session. It is out when its deliver_sm is answered with ESME_ROK. Under failure:
+
+- the deliver_sm is answered with another status, or not within ANSWER_S seconds: the attempt
+  has ended, and the outbox decides whether there is another;
+- the session ends before the answer: another session gets the receipt at once.
+
+In both cases the client may have the receipt already, and gets it twice.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ TICK_S = 0.25
 
 
 class Session(Protocol):
-    """A session as the others see it."""
+    """What `Sessions` asks of a session."""
 
     system_id: str
 
@@ -34,42 +37,47 @@ class Session(Protocol):
     def has_room(self) -> bool:
         """Whether it can carry one more receipt now."""
 
-    def deliver(self, receipt: Receipt) -> None: ...
+    def deliver(self, receipt: Receipt) -> None:
+        """Carry the receipt; `Sessions.ended` or `Sessions.closed` is called with it once."""
 
     def sweep(self, now_s: float) -> None:
-        """End what is overdue."""
+        """End what is overdue at `now_s`, time.monotonic()."""
 
 
 class Sessions:
-    """See `simulator_receipts.Way`. `behaviour` gives that of the moment."""
+    """All SMPP sessions, which carry receipts: a `receipts.Way`. `behaviour` gives the present one."""
 
     def __init__(self, behaviour: Callable[[], Behaviour], ended: Ended) -> None:
         self._behaviour = behaviour
         self.ended = ended
         self._open: set[Session] = set()
-        # Bound sessions by system_id, and those of them that may receive, next first.
+        # By system_id: the number of bound sessions, and those that may receive, the next one first.
         self._bound: Counter[str] = Counter()
         self._receivers: dict[str, deque[Session]] = {}
         self._waiting: dict[str, deque[Receipt]] = {}
         self._ticker = Ticker(TICK_S, self._tick)
 
     def start(self) -> None:
+        """Begin to look for what is overdue, every TICK_S seconds."""
         self._ticker.start()
 
     def stop(self) -> None:
+        """Look no more for what is overdue; the connections stay open."""
         self._ticker.stop()
 
     def stats(self) -> dict[str, Any]:
+        """Number of open connections, of bound sessions, and of those that may receive."""
         receiving = sum(map(len, self._receivers.values()))
         return {"connections": len(self._open), "bound": self._bound.total(), "receiving": receiving}
 
     # -- sessions
 
     def opened(self, session: Session) -> None:
+        """A connection was made; it is not bound yet."""
         self._open.add(session)
 
     def judge(self, bind: Bind) -> CommandStatus:
-        """Whether this bind is welcome."""
+        """The status that answers this bind: ESME_ROK, or why it is refused."""
         smpp = self._behaviour().smpp
         if self._behaviour().outage:
             return CommandStatus.ESME_RSYSERR
@@ -82,13 +90,14 @@ class Sessions:
         return CommandStatus.ESME_ROK
 
     def bound(self, session: Session, receives: bool) -> None:
+        """A session has bound. When it `receives`, it gets the receipts that wait for its system_id."""
         self._bound[session.system_id] += 1
         if receives:
             self._receivers.setdefault(session.system_id, deque()).append(session)
             self.pump(session.system_id)
 
     def closed(self, session: Session, bound: bool, unanswered: Iterable[Receipt]) -> None:
-        """It has ended; `unanswered` are the receipts it carried, oldest first."""
+        """A session has ended. The receipts it carried, `unanswered`, oldest first, go to another one."""
         self._open.discard(session)
         if not bound:
             return
@@ -109,6 +118,7 @@ class Sessions:
     # -- receipts
 
     def take(self, receipt: Receipt, then: Callable[[], None] | None = None) -> None:
+        """Give the receipt to a session of its system_id as soon as one has room."""
         assert then is None, "over SMPP nothing waits for a receipt"
         system_id = receipt.sent.system_id
         assert system_id is not None
@@ -116,10 +126,11 @@ class Sessions:
         self.pump(system_id)
 
     def clear(self) -> None:
+        """Forget the receipts that wait for a session."""
         self._waiting.clear()
 
     def pump(self, system_id: str) -> None:
-        """Give sessions what they have room for, each in its turn."""
+        """Give the receipts that wait to the sessions of this system_id that have room, in turn."""
         waiting, receivers = self._waiting.get(system_id), self._receivers.get(system_id)
         if not waiting or not receivers or self._behaviour().outage == "hang":
             return
@@ -139,6 +150,6 @@ class Sessions:
         now_s = time.monotonic()
         for session in list(self._open):
             session.sweep(now_s)
-        # What an outage or a slow reader held back.
+        # An outage or a slow client may have held receipts back.
         for system_id in list(self._waiting):
             self.pump(system_id)

@@ -1,10 +1,10 @@
-"""Which message, and which of its segments, a submit_sm is. Rules only.
+"""Tells which message a submit_sm belongs to, and which of its segments it is. Rules only.
 
-A client that puts the id of its message into the parameter 0x1401 (of the range left to
-operators: SMPP 3.4, 5.3.2) is counted by it. Without, a message goes by its recipient and a
-reference: that which joins its segments, else user_message_reference, else a checksum of
-the text. References of joined segments have 8 or 16 bits: two long messages to one number
-may come to have the same.
+A client may put the id of its message into the parameter 0x1401 (of the range left to
+operators: SMPP 3.4, 5.3.2); the message is then counted by that id. Without it, a message is
+counted by its recipient and a reference: the reference that joins its segments, else
+user_message_reference, else a checksum of the text. References that join segments have 8 or
+16 bits, so two long messages to one number may have the same.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _text(message: ShortMessage) -> bytes:
 
 
 def _joined(text: bytes) -> tuple[str, int]:
-    """Reference and number of the segment by its user data header; ("", 1) for one without."""
+    """(reference, number of the segment) from the user data header; ("", 1) when it names none."""
     at, end = 1, 1 + (text[0] if text else 0)
     while at + 2 <= end:
         element, length = text[at : at + 2].ljust(2, b"\0")

@@ -1,4 +1,4 @@
-"""What the simulator's servers ask of the event loop: to answer later, and to end rudely."""
+"""What both servers of the simulator need of the event loop: late answers, resets, joined writes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
-# Given out at one ring; between two of them the sockets have their turn.
+# Things given at one ring of the timer; between two rings the sockets have their turn.
 GIVEN_MAX = 2_000
 
 T = TypeVar("T")
 
 
 class Delays(Generic[T]):
-    """Things to be given later, in order of time; one heap, and one timer for the first of them."""
+    """Things to be given later, in order of time: one heap, and one timer for the first of them."""
 
     def __init__(self, give: Callable[[T], None]) -> None:
         self._give = give
@@ -28,13 +28,14 @@ class Delays(Generic[T]):
         self._timer_at_s = 0.0
 
     def add(self, due_s: float, thing: T) -> None:
-        """`due_s` by time.monotonic(). Returns at once, also when it is due."""
-        self._count += 1  # keeps those due together in order
+        """Give `thing` at `due_s` by time.monotonic(), never from inside this call."""
+        self._count += 1  # keeps things due at the same time in order
         heapq.heappush(self._heap, (due_s, self._count, thing))
         if self._timer is None or due_s < self._timer_at_s:
             self._arm(due_s)
 
     def clear(self) -> None:
+        """Forget all things that have not been given."""
         self._heap.clear()
 
     def _arm(self, due_s: float) -> None:
@@ -46,7 +47,7 @@ class Delays(Generic[T]):
 
     def _ring(self) -> None:
         self._timer = None
-        # The loop's clock ticks in milliseconds: what is due within half of one is due.
+        # The loop's clock ticks in milliseconds, so what is due within half a millisecond is given.
         horizon_s = time.monotonic() + 0.0005
         heap = self._heap
         for _ in range(GIVEN_MAX):
@@ -74,10 +75,11 @@ class Line(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
-        # A flush is on its way.
+        # A flush is scheduled.
         self._flushing = False
         # The client has to catch up with reading.
         self._paused = False
+        # Whether more is to be read, as far as this side is concerned.
         self._willing = True
 
     @property
@@ -87,16 +89,18 @@ class Line(asyncio.Protocol):
 
     @property
     def is_clogged(self) -> bool:
+        """Whether the client has to catch up with reading before more is sent."""
         return self._paused
 
     def say(self, data: bytes) -> None:
+        """Write `data`, together with all else that is said in this turn of the loop."""
         self._out.append(data)
         if not self._flushing:
             self._flushing = True
             asyncio.get_running_loop().call_soon(self._flush)
 
     def read(self, willing: bool) -> None:
-        """Whether more is to be read; a client that does not read itself is not read from either."""
+        """Read on, or stop reading. Nothing is read from a client that does not read itself."""
         self._willing = willing
         transport = self._transport
         if transport is None:
@@ -108,14 +112,14 @@ class Line(asyncio.Protocol):
             transport.pause_reading()
 
     def close(self) -> None:
-        """Close behind what has been said."""
+        """Close the connection after what has been said."""
         self._flush()
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.close()
 
     def cut(self) -> None:
-        """Reset behind what has been said, as far as the socket takes it at once."""
+        """Reset the connection after as much of what has been said as the socket takes at once."""
         self._flush()
         transport, self._transport = self._transport, None
         if transport is not None:
@@ -131,15 +135,19 @@ class Line(asyncio.Protocol):
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport: the connection is open."""
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Drop the transport: the connection is no longer open."""
         self._transport = None
 
     def pause_writing(self) -> None:
+        """Stop reading, because the client does not read."""
         self._paused = True
         self.read(self._willing)
 
     def resume_writing(self) -> None:
+        """Read on, if more is to be read."""
         self._paused = False
         self.read(self._willing)

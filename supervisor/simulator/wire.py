@@ -12,23 +12,25 @@ JSON = b"application/json"
 PROBLEM = b"application/problem+json"
 TEXT = b"text/plain; charset=utf-8"
 
-# Instead of an answer: the connection is reset, or closed without one.
+# Stand for an answer: the connection is reset, or closed, without one.
 RESET: Final = b"\0reset"
 CLOSE: Final = b"\0close"
 
 
 def answer(status: HTTPStatus, kind: bytes, body: bytes, *, headers: bytes = b"") -> bytes:
+    """A whole answer. `kind` is its media type; `headers` are further lines, each with its CRLF."""
     return b"HTTP/1.1 %d %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b" % (
         status, status.phrase.encode(), kind, len(body), headers, body,
     )  # fmt: skip
 
 
 def json_answer(value: Any, status: HTTPStatus = HTTPStatus.OK, *, headers: bytes = b"") -> bytes:
+    """A whole answer with `value` as its JSON body."""
     return answer(status, JSON, msgspec.json.encode(value), headers=headers)
 
 
 def problem(status: HTTPStatus, detail: str, field: str | None = None, *, headers: bytes = b"") -> bytes:
-    """One plain sentence in `detail`; `field` names the part of the request that is wrong."""
+    """A refusal: `detail` is one plain sentence, `field` names the part of the request that is wrong."""
     members: dict[str, Any] = {
         "type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail,
     }  # fmt: skip
@@ -38,13 +40,14 @@ def problem(status: HTTPStatus, detail: str, field: str | None = None, *, header
 
 
 class Listing:
-    """An answer whose length is not known at its start: pieces of one body."""
+    """An answer whose body comes in pieces, so that its length is not known at its start."""
 
     def __init__(self, kind: bytes, pieces: Iterable[bytes]) -> None:
         self.kind = kind
         self.pieces = pieces
 
     def chunked(self) -> Iterator[bytes]:
+        """The answer in pieces, with chunked transfer coding (RFC 9112, 7.1)."""
         yield b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % self.kind
         for piece in self.pieces:
             if piece:
@@ -52,5 +55,5 @@ class Listing:
         yield b"0\r\n\r\n"
 
     def whole(self) -> bytes:
-        """In one piece, for HTTP/1.0, which knows no chunks."""
+        """The answer in one piece, for HTTP/1.0, which knows no chunks."""
         return answer(HTTPStatus.OK, self.kind, b"".join(self.pieces))

@@ -2,13 +2,13 @@
 
     python -m supervisor.embedded.clickhouse.__main__ --port 8123 --path DIR --password-file FILE
 
-For demonstration, development and tests on one machine: every process of the engine uses
-the ordinary ClickHouse client against it, so that there is no second code path. One user,
-`sms`. Ended by SIGTERM with exit code 0.
+It is for demonstration, development and tests on one machine. Every process of smsengine uses
+the ordinary ClickHouse client against it, so that there is no second code path. There is one
+user, `sms`. SIGTERM ends it with exit code 0.
 
 - client gone or body cut while inserting: the insert is cancelled, no row is kept;
 - killed while inserting: the client sees a closed connection and sends the block again;
-- client gone while reading: a result given in parts is cancelled, another one runs out;
+- client gone while reading: a result given in parts is cancelled, another one is read to its end;
 - an error after the first part of a result: the exception is written into the body
   between two tags (as servers do since 25.11) and the connection is closed.
 """
@@ -53,7 +53,7 @@ USER = "sms"
 MEMORY_BYTES_MAX = 2_000_000_000
 # A statement without FORMAT, with its values, is held in memory as a whole, bytes.
 STATEMENT_BYTES_MAX = 64 * 1024 * 1024
-# Rows are handed to the engine in pieces of at least this, and at once when there are fewer, bytes.
+# The engine gets rows in pieces of at least this size, or all at once when there are fewer, bytes.
 PIECE_BYTES = 1024 * 1024
 THREADS = 16
 # After SIGTERM requests under way have this long, seconds.
@@ -65,7 +65,7 @@ _log = logging.getLogger("clickhouse")
 
 
 class HttpFrontend:
-    """The HTTP face of one engine."""
+    """ClickHouse's HTTP interface to one engine."""
 
     def __init__(self, engine: Engine, password: str) -> None:
         self._engine = engine
@@ -75,10 +75,11 @@ class HttpFrontend:
 
     @property
     def idle(self) -> bool:
+        """Whether no thread is inside the engine."""
         return self._busy == 0
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """On a thread. The wait cannot be cancelled: what the thread uses must outlive it."""
+        """Run `work` on a thread. The wait is not cancelled, because what the thread uses must outlive it."""
         self._busy += 1
         future = asyncio.wrap_future(self._threads.submit(work, *args, **kwargs))
         try:
@@ -91,10 +92,11 @@ class HttpFrontend:
                 self._busy -= 1
 
     async def ping(self, request: web.Request) -> web.Response:
+        """Answer `/ping` as a server does, without a password."""
         return web.Response(text="Ok.\n")
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """One request. Every failure becomes a body and a code in the header, as on a server."""
+        """Answer one request. Every failure becomes a body and a code in the header, as on a server."""
         try:
             return await self._serve(request)
         except Failed as e:
@@ -102,7 +104,7 @@ class HttpFrontend:
             headers = self._headers(request) | {"X-ClickHouse-Exception-Code": str(e.code)}
             return web.Response(status=e.status, text=text + "\n", headers=headers)
         except (ConnectionError, web.RequestPayloadError):
-            # The client went away, or its body is no HTTP: nobody is there to be told.
+            # The client went away, or its body is no HTTP: nobody reads this answer.
             return web.Response(status=HTTPStatus.BAD_REQUEST)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
@@ -202,7 +204,7 @@ class HttpFrontend:
             written, insert = await self._run(insert.finish), None
             return written
         finally:
-            # Whatever went wrong, the client's going away included: nothing is kept.
+            # Something went wrong, or the client went away: no row is kept.
             if insert is not None:
                 await self._run(insert.cancel)
             await self._run(lease.close)
@@ -231,7 +233,7 @@ class HttpFrontend:
     def _begin_read(
         self, lease: Lease, statement: Statement, asked: Call
     ) -> tuple[Result, bytes | None, bytes | None]:
-        """With two parts in hand an error of the first is still a status, and one part needs no stream."""
+        """(result, first part, second part): an error by then is still a status, one part needs no stream."""
         result = lease.read(statement, asked)
         first = result.part()
         return result, first, None if first is None else result.part()
@@ -252,7 +254,7 @@ class HttpFrontend:
 
 
 def _parse_head(head: bytes, complete: bool) -> Statement | None:
-    """None when what is there of the body does not tell yet."""
+    """The statement, or None when more of the body is needed to tell."""
     try:
         return parse(head)
     except Failed:
@@ -262,7 +264,7 @@ def _parse_head(head: bytes, complete: bool) -> Statement | None:
 
 
 async def _gather(head: bytes, body: AsyncIterator[bytes], enough: int) -> tuple[bytes, bool]:
-    """Appends parts of the body until there are `enough` bytes; True when the body has ended."""
+    """(`head` and parts of the body, at least `enough` bytes; whether the body has ended)."""
     parts, size = [head], len(head)
     while size < enough:
         part = await anext(body, None)
@@ -280,7 +282,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 
 
 async def _decoded(request: web.Request) -> AsyncIterator[bytes]:
-    """The body in parts; aiohttp would not know lz4, so nothing is left to it."""
+    """The body in parts, decoded here and not by aiohttp, which does not know lz4."""
     decoder = Decoder(request.headers.get("Content-Encoding", "").lower())
     async for part in request.content.iter_any():
         if decoded := decoder.decode(part):
@@ -327,7 +329,7 @@ async def _serve_until_stopped(engine: Engine, password: str, port: int) -> None
         app,
         access_log=None,
         auto_decompress=False,
-        # Parameters may stand in the URL.
+        # The URL may hold long parameters.
         max_line_size=1 << 20,
         max_field_size=1 << 20,
         read_bufsize=1 << 20,
@@ -340,15 +342,15 @@ async def _serve_until_stopped(engine: Engine, password: str, port: int) -> None
     finally:
         await runner.cleanup()
     if not face.idle:
-        # A thread is still inside the engine: to wait for it, or to take the engine away
-        # from under it, would be worse than the end that any kill brings.
+        # A thread is still inside the engine. To wait for it, or to close the engine while it
+        # runs, would be worse than to end at once, as by a kill.
         _log.warning("stopped with a query under way")
         sys.stderr.flush()
         os._exit(0)
 
 
 def main() -> None:
-    """Runs until SIGTERM; exit code 1, and one sentence on stderr, when it cannot start."""
+    """Run until SIGTERM. When it cannot start: exit code 1, and one sentence on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m supervisor.embedded.clickhouse.__main__", description=__doc__
     )

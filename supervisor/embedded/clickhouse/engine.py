@@ -1,13 +1,13 @@
 """ClickHouse's engine in this process: connections, sessions, reads in parts, inserts.
 
-Importing chdb starts threads, and a process forked after that hangs; so it is imported
-when an `Engine` is made, in a process that was exec'd for it, and nowhere else.
+The import of chdb starts threads, and a process forked after that hangs. So chdb is imported
+when an `Engine` is made, in a process that was started for it by exec, and nowhere else.
 
-All calls block and belong on a worker thread; the engine lets go of the GIL while it
-works. A connection is for one request, save in a session, where the client keeps it.
+All calls block and belong on a worker thread; the engine releases the GIL while it works. A
+connection serves one request, except in a session, whose requests share one.
 
-Killed at any point: an insert is there as a whole or not at all as long as it is one
-block (1,048,449 rows); sent again with its `insert_deduplication_token` it is there once.
+Killed at any point: an insert of one block (at most 1,048,449 rows) is there as a whole or not
+at all; sent again with its `insert_deduplication_token` it is there once.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Engine:
     """The one engine of this process, on one directory."""
 
     def __init__(self, path: Path, memory_bytes_max: int) -> None:
-        # The error message names the directory's lock when another process has it.
+        # When another process has the directory, `connect` raises an error that names its lock.
         from chdb.state.sqlitelike import connect
 
         self._connect = connect
         self._path = f"{path}?max_server_memory_usage={memory_bytes_max}"
-        # The engine ends with its last connection; this one keeps it.
+        # The engine ends with its last connection; this one keeps it alive.
         self._root = connect(self._path)
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
@@ -71,7 +71,7 @@ class Engine:
 
     def open(self, call: Call) -> Lease:
         """A connection with the database, settings and parameters of this request. Raises Failed."""
-        # In a session `readonly` could never be taken back: such a request stands alone.
+        # A session could never take `readonly` back, so such a request has a connection of its own.
         session = self._enter(call) if call.session and "readonly" not in call.settings else None
         connection = session.connection if session is not None else self._connect(self._path)
         lease = Lease(self, connection, session)
@@ -112,6 +112,7 @@ class Engine:
         self._drop([min(idle, key=lambda k: self._sessions[k].used_at)])
 
     def leave(self, lease: Lease) -> None:
+        """Take back the connection of a request that has ended; a session keeps it open."""
         with self._lock:
             if lease.session is None:
                 lease.connection.close()
@@ -120,7 +121,7 @@ class Engine:
                 lease.session.busy = False
 
     def close(self) -> None:
-        """Ends the engine; no request may be under way."""
+        """End the engine; no request may be under way."""
         with self._lock:
             for session in self._sessions.values():
                 session.connection.close()
@@ -129,7 +130,7 @@ class Engine:
 
 
 class Lease:
-    """A connection while one request has it."""
+    """A connection while one request uses it."""
 
     def __init__(self, engine: Engine, connection: Any, session: _Session | None) -> None:
         self._engine = engine
@@ -138,6 +139,7 @@ class Lease:
         self._closed = False
 
     def apply(self, call: Call) -> None:
+        """Set the database and the settings of this request. Raises Failed."""
         if call.database:
             self._run(f"USE {_identifier(call.database)}")
         settings = dict(call.settings)
@@ -147,7 +149,7 @@ class Lease:
             stale = self.session.applied - settings.keys()
             changes += [f"{_identifier(name)} = DEFAULT" for name in sorted(stale)]
             self.session.applied = set(settings)
-        # Not in the connection string, where the engine passes over names it does not know.
+        # By SET, because in the connection string the engine ignores names it does not know.
         if changes:
             self._run(f"SET {', '.join(changes)}")
         # Last, because nothing can be set after it.
@@ -159,7 +161,7 @@ class Lease:
             self.connection.query(sql, "TabSeparated")
 
     def execute(self, statement: Statement, call: Call) -> tuple[int, bytes]:
-        """Rows written, and the whole result (commands have none)."""
+        """Run the statement: (rows written, whole result; b"" for commands). Raises Failed."""
         with _translated():
             result = self.connection.query(
                 statement.sql, statement.format or call.default_format, params=dict(call.parameters)
@@ -167,7 +169,7 @@ class Lease:
         return result.rows_written(), result.bytes()
 
     def read(self, statement: Statement, call: Call) -> Result:
-        """A result in parts where statement and format allow it, else in one. Raises Failed."""
+        """Run the statement; the result comes in parts if it and its format allow that. Raises Failed."""
         if statement.streams and (statement.format or call.default_format).lower() in STREAMABLE:
             try:
                 with _translated():
@@ -181,21 +183,21 @@ class Lease:
         return Result(None, self.execute(statement, call)[1])
 
     def insert(self, statement: Statement, call: Call) -> Insert:
-        """Begins an insert of rows in `statement.format`. Raises Failed."""
+        """Begin an insert of rows in `statement.format`. Raises Failed."""
         for name, value in call.parameters.items():
             self._run(f"SET {_identifier('param_' + name)} = {_literal(value)}")
         with _translated():
             return Insert(self.connection.send_insert(statement.sql, statement.format or "TabSeparated"))
 
     def close(self) -> None:
-        """Gives the connection back. Idempotent."""
+        """Give the connection back. Idempotent."""
         if not self._closed:
             self._closed = True
             self._engine.leave(self)
 
 
 class Result:
-    """Parts of a result, in order."""
+    """A result that is read part by part."""
 
     def __init__(self, stream: Any, whole: bytes | None) -> None:
         self._stream = stream
@@ -211,34 +213,39 @@ class Result:
         return None if fetched is None else fetched.bytes()
 
     def cancel(self) -> None:
+        """End a result whose parts are not all read; without effect on one that has ended."""
         if self._stream is not None:
             with contextlib.suppress(RuntimeError):
                 self._stream.cancel()
 
 
 class Insert:
-    """An insert under way: `finish` commits it, anything else must end in `cancel`."""
+    """An insert under way. It ends with `finish`, which commits it, or else must end with `cancel`."""
 
     def __init__(self, inserter: Any) -> None:
         self._inserter = inserter
 
     def append(self, data: bytes) -> None:
+        """Add bytes of the rows, cut anywhere. Raises Failed."""
         with _translated():
             self._inserter.append(data)
 
     def finish(self) -> int:
-        """Rows written, those of materialised views included. Raises Failed; then nothing of the
-        block was written."""
+        """Commit the rows; the number written, with those of materialised views.
+
+        Raises Failed; then nothing of the block was written.
+        """
         with _translated():
             return int(self._inserter.finish().rows_written)
 
     def cancel(self) -> None:
+        """Drop the rows; without effect on an insert that has ended."""
         with contextlib.suppress(RuntimeError):
             self._inserter.cancel()
 
 
 def refuse_writes(statement: Statement) -> None:
-    """GET may only read, as on a server."""
+    """Raise Failed for a statement that does not only read: GET may only read, as on a server."""
     if statement.kind != "read":
         raise failed(
             READONLY,

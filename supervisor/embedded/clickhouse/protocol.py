@@ -1,8 +1,8 @@
 """ClickHouse's HTTP interface without input or output: statements, settings, bodies, errors.
 
-https://clickhouse.com/docs/interfaces/http. What a server checks and its engine alone
-does not: one statement per request, no files of the host named by INTO OUTFILE or FROM
-INFILE, known settings only (those the engine does refuse when they are applied with SET).
+https://clickhouse.com/docs/interfaces/http. This module checks what a server checks and its
+engine alone does not: one statement per request, no files of the host named by INTO OUTFILE or
+FROM INFILE. Unknown settings the engine itself refuses when they are applied with SET.
 
 Statements are read as bytes decoded with latin-1, one character per byte, so that an
 offset in the text is an offset in the body and binary data behind it does no harm.
@@ -27,7 +27,7 @@ try:
 except ImportError:  # then the client of this installation has no lz4 either
     lz4_frame = None
 
-# Where an INSERT's data begins must be known by then; the limit of a server (max_query_size), bytes.
+# The rows of an INSERT begin before this: the limit of a server (max_query_size), bytes.
 HEADER_BYTES_MAX = 256 * 1024
 # Names in the URL or form that are neither settings nor parameters.
 RESERVED = frozenset(
@@ -35,7 +35,7 @@ RESERVED = frozenset(
     "session_check close_session compress decompress wait_end_of_query buffer_size "
     "client_protocol_version stacktrace".split()
 )
-# Formats whose parts, written one after another, are the whole; others have a head or a foot.
+# Formats whose parts, one after another, make the whole; others have a head or a foot.
 STREAMABLE = frozenset(
     "native rowbinary tabseparated tsv tabseparatedraw tsvraw csv lineasstring jsoneachrow "  # noqa: SIM905
     "jsonlines ndjson jsonstringseachrow jsoncompacteachrow jsoncompactstringseachrow".split()
@@ -57,7 +57,7 @@ _TOKEN = re.compile(
     r"|(?P<mark>.)",
     re.DOTALL,
 )
-# Up to the first semicolon outside quotes and comments, without a step in Python for each token.
+# All up to the first semicolon outside quotes and comments, with no step in Python for each token.
 _UP_TO_END = re.compile(rf"(?:[^;'\"`\-/\#$]++|{_STRING}|{_NAME}|{_HEREDOC}|{_COMMENT}|[^;])*+", re.DOTALL)
 _NOTHING = re.compile(rf"(?:\s|;|{_COMMENT})*+\Z", re.DOTALL)
 _CODE = re.compile(r"Code: (\d+)\. ")
@@ -112,15 +112,17 @@ class Failed(Exception):
 
     @property
     def status(self) -> int:
+        """The HTTP status that a server answers with."""
         return _STATUS.get(self.code, 500)
 
 
 def failed(code: int, detail: str) -> Failed:
+    """An error in the words of a server. `code` is one of the error codes above."""
     return Failed(f"Code: {code}. DB::Exception: {detail} ({_NAMES[code]})", code)
 
 
 def engine_failed(message: str) -> Failed:
-    """The engine's own error, without what its bindings put in front."""
+    """The engine's own error, without the text that its bindings put before it."""
     found = _CODE.search(message)
     if found is None:
         return failed(UNKNOWN_EXCEPTION, message)
@@ -129,7 +131,7 @@ def engine_failed(message: str) -> Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Statement:
-    """One statement, understood as far as the interface needs."""
+    """One statement, parsed as far as the interface needs it."""
 
     # read: has a result; data: INSERT whose rows follow in `format`; command: all others.
     kind: Literal["read", "data", "command"]
@@ -139,7 +141,7 @@ class Statement:
     format: str | None
     # Whether the engine can give its result in parts.
     streams: bool
-    # Where in the given bytes the rows begin.
+    # Offset in the given bytes at which the rows begin.
     data_at: int
 
 
@@ -154,7 +156,7 @@ class _Token:
 
 
 def parse(query: bytes) -> Statement:
-    """Understands the bytes of one statement, with or without rows behind it.
+    """Parse the bytes of one statement, with or without rows behind it.
 
     Raises Failed when it is more than one, names a file of the host, or is not UTF-8.
     """
@@ -163,7 +165,7 @@ def parse(query: bytes) -> Statement:
     if first is None:
         raise failed(SYNTAX_ERROR, "Empty query.")
     if not first.word:
-        # The engine takes some of these for an empty query and says nothing.
+        # The engine takes some of these for an empty query and reports no error.
         raise failed(SYNTAX_ERROR, f"Syntax error: failed at position {first.start + 1}.")
     if first.text == "INSERT":
         return _parse_insert(query, text)
@@ -206,7 +208,7 @@ def _parse_insert(query: bytes, text: str) -> Statement:
 
 
 def _after_point(token: _Token | None) -> bool:
-    """In `database.format` the word is a name."""
+    """Whether the token is a point: in `database.format` the word is a name."""
     return token is not None and token.text == "."
 
 
@@ -248,7 +250,7 @@ def _format(tokens: list[_Token], text: str) -> str | None:
 
 
 def _data_start(query: bytes, at: int) -> int:
-    """Behind FORMAT x: blanks and at most one end of line belong to the statement."""
+    """Offset of the rows: after FORMAT x, blanks and at most one end of line belong to the statement."""
     found = re.compile(rb"[ \t\f]*;?[ \t\f]*(?:\r?\n)?").match(query, at)
     return found.end() if found else at
 
@@ -278,7 +280,7 @@ class Call:
 
 
 def call(arguments: Mapping[str, str], headers: Mapping[str, str]) -> Call:
-    """From the arguments of URL and form together. Raises Failed."""
+    """Read the arguments of URL and form together. Raises Failed."""
     for name in ("compress", "decompress"):
         if arguments.get(name, "0") not in ("", "0", "false"):
             raise failed(NOT_IMPLEMENTED, f"{name}=1 is not supported; use Content-Encoding.")
@@ -299,11 +301,10 @@ def call(arguments: Mapping[str, str], headers: Mapping[str, str]) -> Call:
 
 
 class Decoder:
-    """A body in parts, one of Content-Encoding identity, gzip, deflate, zstd or lz4.
+    """Decodes a body in parts, of Content-Encoding identity, gzip, deflate, zstd or lz4.
 
-    Clients send many frames one after another (one per block), so the end of a frame
-    begins the next. Raises Failed on bytes that are not of the encoding, and from
-    `finish` when the last frame is not complete: such a body was cut.
+    Clients send many frames one after another (one per block), so the end of a frame begins
+    the next. Raises Failed for an encoding that is none of these.
     """
 
     def __init__(self, encoding: str) -> None:
@@ -313,6 +314,7 @@ class Decoder:
         self._decoder: _Decompressor | None = None
 
     def decode(self, part: bytes) -> bytes:
+        """The decoded bytes of one part. Raises Failed when the part is not of the encoding."""
         if _DECODERS[self._encoding] is None:
             return part
         decoded = []
@@ -330,6 +332,7 @@ class Decoder:
         return b"".join(decoded)
 
     def finish(self) -> None:
+        """To be called after the last part. Raises Failed when the body was cut inside a frame."""
         if self._decoder is not None:
             raise failed(INCORRECT_DATA, f"The {self._encoding} body ends in the middle of a frame.")
 
