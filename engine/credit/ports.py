@@ -13,6 +13,7 @@ from typing import Protocol
 from engine._fastcredits import CreditMap
 from engine.credit.flush import Flush
 from engine.credit.ledger_records import (
+    Applied,
     BalanceEvent,
     Books,
     Recovered,
@@ -24,6 +25,7 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer
 from engine.errors import Fenced
+from engine.ports import Decide
 from engine.records import (
     Replay,
     Submission,
@@ -148,12 +150,12 @@ class LedgerStore(Protocol):
         that with the cause, a new generation and the position before all entries, in one
         transaction. Nobody waits any more. The new generation is the link of that position."""
 
-    async def apply(
-        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
-    ) -> list[StoredAnswer]:
-        """Load what `entries` concern, let `decide` change it, write it back with the new
-        marks, all in one transaction; delete answers up to `sent`. The answers to send.
+    async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
+        """Apply of each shard's `entries` as many as one transaction takes (see
+        `credit_ledger.portion`): load what they concern, let `decide` change it, write it back
+        with the new marks; delete answers up to `sent`.
 
+        An account that another transaction has locked holds up its own shard alone.
         After `Unavailable` it is unknown whether it was committed: `recover`.
         """
 

@@ -27,6 +27,7 @@ from engine.providers.settings import (
 )
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
+from engine.stores.postgres.errors import translated
 from engine.stores.redis.link import RedisLink, ReplyError
 from supervisor.cli.client import Client
 from supervisor.datadir import DEFAULT, DataDir, Running
@@ -105,21 +106,15 @@ async def _check(part: str, look: Awaitable[str]) -> Check:
 
 
 async def _postgres(url: str) -> str:
-    try:
+    with translated(in_full=True):
         connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
-    except ValueError as e:
-        raise _NotOk("the URL must look like postgresql://user:password@host:5432/database") from e
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
-        raise _NotOk(f"cannot be reached: {e or 'no answer in time'}") from e
-    try:
-        name = f"PostgreSQL {connection.get_settings().server_version}"
-        if connection.get_server_version().major < POSTGRES_MIN:
-            raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
-        applied = await _applied(connection)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
-        raise _NotOk(f"fails: {e}") from e
-    finally:
-        connection.terminate()
+        try:
+            name = f"PostgreSQL {connection.get_settings().server_version}"
+            if connection.get_server_version().major < POSTGRES_MIN:
+                raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
+            applied = await _applied(connection)
+        finally:
+            connection.terminate()
     if migrate.due(migrate.scripts_in(_SCRIPTS / "postgres" / "migrations"), applied, "PostgreSQL"):
         raise _NotOk(f"{name}; {_OUTDATED}")
     return f"{name}, tables of this version"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from engine.credit.ledger_records import (
+    Applied,
     BalanceEvent,
     Books,
     Recovered,
@@ -18,6 +20,7 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.posting import organisations_of
 from engine.errors import Broken, Unavailable
+from engine.ports import Decide
 from tests.simulation.clock import Process
 from tests.simulation.postgres_server import Change, PostgresServer, Refused
 from tests.simulation.wires import Network, Wire
@@ -72,9 +75,7 @@ class LedgerBooks:
         change.generation = (shard, generation)
         await self._commit(change)
 
-    async def apply(
-        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
-    ) -> list[StoredAnswer]:
+    async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         concerned = {o for entry in entries for o in organisations_of(entry)}
         fenced = sorted({entry.holder for entry in entries if entry.kind == "fence"})
         if fenced:
@@ -82,11 +83,12 @@ class LedgerBooks:
         accounts, quotas = await self._call("begin", sorted(concerned), fenced)
         marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in entries}
         books = Books(accounts, quotas, self._waiting)
-        change = await self._decided(books, decide, marks)
+        change = await self._decided(books, partial(decide, entries=entries, begun=()), marks)
         change.sent = sent
         change.answers = [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
         rows = await self._commit(change)
-        return [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
+        answers = [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
+        return Applied(answers, marks)
 
     async def events(self, sent: int) -> list[BalanceEvent]:
         events: list[BalanceEvent] = await self._call("events", sent)
