@@ -18,7 +18,10 @@ from contextlib import contextmanager
 from enum import Enum
 
 import asyncpg
-from asyncpg.exceptions import DataError, InternalClientError, UnsupportedServerFeatureError
+from asyncpg.exceptions import InternalClientError, UnsupportedServerFeatureError
+
+# `asyncpg.DataError` is the server's (class 22); this one is of values that do not reach it.
+from asyncpg.exceptions._base import DataError
 
 from engine.errors import Broken, ConfigError, Unavailable
 
