@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,6 +23,8 @@ from engine.routing.routes import first_wrong as first_wrong_route
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
 ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest")
+# Shards of data that are new and of which the file does not say how many; and how many at most.
+SHARDS_DEFAULT, SHARDS_MAX = 16, 256
 # Whoever produces stops before whoever consumes, so that nothing is left in hand.
 DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
 
@@ -108,8 +110,9 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Name of this machine in holder names and the activity.
     node: str = ""
     data_dir: str = ""
-    # Streams are spread over this many shards; fixed once the engine has run.
-    shards: int = 16
+    # Streams are spread over this many shards. Kept with the data at the first start and never
+    # changed (`stores.layout`); not given, 0 here: as it is kept, and 16 for new data.
+    shards: Annotated[int, msgspec.Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
     redis: Store = Store()
     postgres: Store = Store()
@@ -165,7 +168,6 @@ def _checked(config: Config, origin: str) -> Config:
         if not holds:
             raise ConfigError(f"{origin}: {setting} must be {allowed}.")
 
-    need(1 <= config.shards <= 256, "shards", "from 1 to 256")
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
     for role in ROLES:
         need(0 <= getattr(config.roles, role) <= 256, f"roles.{role}", "from 0 to 256")

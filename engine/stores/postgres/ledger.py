@@ -31,6 +31,7 @@ from engine.credit.ledger_records import (
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.ports import Decide
+from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
 from engine.stores.postgres.errors import translated
 
 # Any constant works; it names "the ledger" among the database's advisory locks.
@@ -47,24 +48,9 @@ _QUOTAS_OF_SHARD_MIN = 50
 
 _encode = msgspec.msgpack.Encoder().encode
 
-_LOAD_ACCOUNTS = """
-SELECT organisation_id, shard, available, granted, held, captured, low_balance FROM accounts
-WHERE organisation_id = ANY($1::bigint[]) ORDER BY organisation_id FOR UPDATE"""
-
-_LOAD_FREE_ACCOUNTS = _LOAD_ACCOUNTS + " SKIP LOCKED"
-
-_EXISTING = "SELECT organisation_id FROM accounts WHERE organisation_id = ANY($1::bigint[])"
-
 _LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisation_id = ANY($1::bigint[])"
 
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
-
-# Up to $3 organisations of each fenced holder in its shard.
-_QUOTAS_OF_FENCED = """
-SELECT f.shard, f.holder, q.organisation_id FROM unnest($1::int[], $2::text[]) AS f (shard, holder)
-CROSS JOIN LATERAL (
-    SELECT organisation_id FROM quotas JOIN accounts a USING (organisation_id)
-    WHERE quotas.holder = f.holder AND a.shard = f.shard LIMIT $3) AS q"""
 
 # Changes, not values: top-ups come in by other connections, the row is locked meanwhile.
 _SAVE_ACCOUNTS = """
@@ -217,7 +203,7 @@ class PostgresLedger:
     ) -> None:
         await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
         rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard)
-        accounts = await connection.fetch(_LOAD_ACCOUNTS, [row[0] for row in rows])
+        accounts = await connection.fetch(LOCK_ACCOUNTS, [row[0] for row in rows])
         books = await self._books(connection, accounts)
         before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
         decide(books)
@@ -234,7 +220,7 @@ class PostgresLedger:
         with self._border() as connection:
             try:
                 return await self._apply(connection, entries, decide, sent)
-            except _LockedError:
+            except AccountLocked:
                 # Rolled back before anything was decided: again, without what is locked.
                 return await self._apply(connection, entries, decide, sent, patient=False)
 
@@ -251,12 +237,12 @@ class PostgresLedger:
             fences = list({(entry.shard, entry.holder): None for entry in entries if entry.kind == "fence"})
             fenced_shards = {shard for shard, _ in fences}
             quotas_max = max(_QUOTAS_OF_SHARD_MIN, _QUOTAS_MAX // max(1, len(fenced_shards)))
-            quotas = await _quotas_of(connection, fences, quotas_max + 1)
+            quotas = await quotas_of_fenced(connection, fences, quotas_max + 1)
             wanted = {o for entry in entries for o in organisations_of(entry)}
             wanted.update(o for of_fence in quotas.values() for o in of_fence)
             wanted.update(o for o, line in self._waiting.items() if line and line[0].shard in fenced_shards)
             patient = patient and self._locked.isdisjoint(wanted)
-            accounts, locked = await _lock(connection, wanted, patient=patient)
+            accounts, locked = await lock_accounts(connection, wanted, patient=patient)
             self._locked = self._locked - wanted | locked
             taken = portion(
                 entries, locked=locked, quotas=quotas, waiting=self._waiting, quotas_max=quotas_max
@@ -353,43 +339,6 @@ class PostgresLedger:
         """Foreign errors become ours here."""
         with translated(in_full=True):
             yield self._connection
-
-
-class _LockedError(Exception):
-    """An account was not had in time; the transaction is undone."""
-
-
-async def _quotas_of(
-    connection: asyncpg.Connection, fences: Sequence[tuple[int, str]], count: int
-) -> dict[tuple[int, str], list[int]]:
-    """For each fence, (shard, holder), up to `count` organisations of which the holder has quota."""
-    found: dict[tuple[int, str], list[int]] = {}
-    if fences:
-        shards, holders = zip(*fences, strict=True)
-        rows = await connection.fetch(_QUOTAS_OF_FENCED, list(shards), list(holders), count)
-        for shard, holder, organisation_id in rows:
-            found.setdefault((shard, holder), []).append(organisation_id)
-    return found
-
-
-async def _lock(
-    connection: asyncpg.Connection, wanted: set[int], *, patient: bool
-) -> tuple[list[asyncpg.Record], set[int]]:
-    """Lock accounts: their rows, and the organisations whose accounts others have locked.
-
-    `patient`: wait a moment for each. Raises _LockedError when one was not had.
-    An organisation without an account is in neither.
-    """
-    organisations = sorted(wanted)
-    if patient:
-        try:
-            return await connection.fetch(_LOAD_ACCOUNTS, organisations), set()
-        except asyncpg.LockNotAvailableError as e:
-            raise _LockedError from e
-    accounts = await connection.fetch(_LOAD_FREE_ACCOUNTS, organisations)
-    missing = wanted.difference(row[0] for row in accounts)
-    existing = await connection.fetch(_EXISTING, list(missing)) if missing else ()
-    return accounts, {row[0] for row in existing}
 
 
 async def _save_answers(connection: asyncpg.Connection, books: Books) -> list[StoredAnswer]:

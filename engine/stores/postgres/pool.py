@@ -62,7 +62,7 @@ class Pool:
         """A connection for this block. Raises Unavailable, Broken.
 
         What an operator must mend is Unavailable here too: a role that runs goes on with what it
-        knows until somebody has. What starts hears it as a ConfigError, from `stores.layout`.
+        knows until somebody has. `smsengine up` hears it as a ConfigError when it migrates.
         """
         try:
             with translated():

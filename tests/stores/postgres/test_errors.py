@@ -119,7 +119,7 @@ async def test_a_deadlock_passes(url: str, connection: Any) -> None:
     async def lock(one: Any, row: int) -> str:
         try:
             with translated():
-                await one.execute(f"SELECT FROM pair WHERE id = {row} FOR UPDATE")  # noqa: S608
+                await one.execute(f"SELECT FROM pair WHERE id = {row} FOR UPDATE")
         except Unavailable as e:
             await one.execute("ROLLBACK")
             return str(e)
@@ -165,10 +165,10 @@ async def test_a_session_that_an_administrator_ends_passes(url: str, connection:
     victim = await asyncpg.connect(url)
     sleeping = asyncio.create_task(met(victim.execute("SELECT pg_sleep(10)")))
     pid = victim.get_server_pid()
-    while not await connection.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND state = 'active'", pid
-    ):
-        await asyncio.sleep(0.01)
+    active = "SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active'"
+    async with asyncio.timeout(10):
+        while not await connection.fetch(active, pid):  # noqa: ASYNC110 - the server does not tell
+            await asyncio.sleep(0.01)
     await connection.execute("SELECT pg_terminate_backend($1)", pid)
     error, state = await sleeping
     assert isinstance(error, Unavailable)
@@ -232,8 +232,8 @@ async def test_a_server_that_is_starting_up_passes(tmp_path: Path) -> None:
     # A standby that serves nobody stays in its recovery, which is how every server starts.
     folder = tmp_path / "postgres"
     (folder / "standby.signal").touch()
-    with open(folder / "postgresql.auto.conf", "a", encoding="ascii") as settings:
-        settings.write("hot_standby = off\n")
+    settings = folder / "postgresql.auto.conf"
+    settings.write_text(settings.read_text() + "hot_standby = off\n")
     server.begin_restart()
     try:
         async with asyncio.timeout(20):
