@@ -13,9 +13,12 @@ from random import Random
 _DOUBLINGS_MAX = 40
 
 
-def pause_s(failures: int, first_s: float, max_s: float) -> float:
-    """The pause after so many failures in a row, from 1, without jitter; seconds."""
-    return min(max_s, first_s * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
+def pause_after(failures: int, first: float, most: float) -> float:
+    """The whole pause after so many failures in a row, from 1; in the unit of `first` and `most`.
+
+    For those who keep the number of failures elsewhere.
+    """
+    return min(most, first * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
 
 
 class Backoff:
@@ -32,7 +35,7 @@ class Backoff:
     def next(self) -> float:
         """Another attempt failed: how long to wait before the next one, seconds."""
         self.failures += 1
-        whole_s = pause_s(self.failures, self._first_s, self._max_s)
+        whole_s = pause_after(self.failures, self._first_s, self._max_s)
         return whole_s if self._rng is None else whole_s * (0.5 + self._rng.random() / 2)
 
     def reset(self) -> None:

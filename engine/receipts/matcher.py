@@ -16,6 +16,7 @@ from functools import partial
 
 import structlog
 
+from engine.backoff import Backoff
 from engine.errors import ConfigError, Fenced, Unavailable
 from engine.receipts.ports import MatchLimits, ReceiptStream, Rounds
 
@@ -71,7 +72,7 @@ class Matcher:
                 await self._stream.release(self._owner)
 
     async def _work(self) -> None:
-        begun, pause_s = False, self._limits.backoff_s
+        begun, backoff = False, Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while not self._draining.is_set():
             try:
                 if not self.active:
@@ -81,18 +82,17 @@ class Matcher:
                     begun = await self._begin()
                     continue
                 full = await self._rounds.round(self._insist)
-                pause_s = self._limits.backoff_s
+                backoff.reset()
                 self._well()
                 if not full:
                     await self._pause(self._limits.gather_s)
             except Fenced:
                 log.warning("another matcher has begun; begins anew", owner=self._owner)
                 begun = False
-                await self._pause(pause_s)
+                await self._pause(self._limits.backoff_s)
             except (Unavailable, ConfigError) as e:
                 self._mention(e)
-                await self._pause(pause_s)
-                pause_s = min(2 * pause_s, self._limits.backoff_max_s)
+                await self._pause(backoff.next())
 
     async def _keep_lease(self) -> None:
         """Win the lease when it is free, and keep it, until canceled."""
@@ -127,7 +127,7 @@ class Matcher:
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """See `receipt_ports.Insist`."""
-        pause_s = self._limits.backoff_s
+        backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
             try:
                 return await step()
@@ -135,8 +135,7 @@ class Matcher:
                 if self._draining.is_set():
                     raise
                 self._mention(e)
-            await self._pause(pause_s)
-            pause_s = min(2 * pause_s, self._limits.backoff_max_s)
+            await self._pause(backoff.next())
 
     def _mention(self, error: Unavailable | ConfigError) -> None:
         """Log a trouble when it begins, and now and then while it lasts."""

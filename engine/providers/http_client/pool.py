@@ -26,14 +26,17 @@ import time
 from collections import deque
 from functools import partial
 
+from engine.backoff import Backoff
 from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
-from engine.providers.pacing import Backoff, Ticker
+from engine.providers.pacing import Ticker
 
 __all__ = ["Done", "HttpOutcome", "HttpPool"]
 
 # Connection attempts under way at once, so as not to overrun the server's backlog.
 OPENING_MAX = 32
 CONNECT_S_MAX = 5.0
+# Pauses after a connection that could not be opened, seconds.
+PAUSE_S, PAUSE_S_MAX = 0.05, 2.0
 
 
 class HttpPool:
@@ -74,7 +77,9 @@ class HttpPool:
         tick_s = min(0.1, max(0.005, timeout_s / 20))
         self._tick_ns = int(tick_s * 1e9)
         self._ticker = Ticker(tick_s, self._sweep)
-        self._backoff = Backoff()
+        self._backoff = Backoff(PAUSE_S, PAUSE_S_MAX, random.Random())
+        # Until then no connection is opened, and why not.
+        self._retry_at_s, self._reason = 0.0, ""
         self._connections: set[Connection] = set()
         # Last released, first used: the rest grows idle and is closed.
         self._free: deque[Connection] = deque()
@@ -119,8 +124,8 @@ class HttpPool:
             self.lost(connection)
         if self._stopping:
             _refuse(done, "stopped")
-        elif not self._connections and self._backoff.holds(now_ns / 1e9):
-            _refuse(done, self._backoff.reason)
+        elif not self._connections and now_ns / 1e9 < self._retry_at_s:
+            _refuse(done, self._reason)
         elif len(self._waiting) >= self._waiting_max:
             _refuse(done, "busy")
         else:
@@ -147,7 +152,8 @@ class HttpPool:
     # -- what connections report (`Owner`)
 
     def opened(self, connection: Connection) -> None:
-        self._backoff.succeeded()
+        self._backoff.reset()
+        self._retry_at_s = 0.0
         self._connections.add(connection)
         self.released(connection, reusable=True)
 
@@ -179,9 +185,9 @@ class HttpPool:
 
     def _grow(self) -> None:
         """Open connections for those that wait; one alone while the last attempt has failed."""
-        if self._backoff.holds(time.monotonic()):
+        if time.monotonic() < self._retry_at_s:
             if not self._connections:
-                self._refuse_waiting(self._backoff.reason)
+                self._refuse_waiting(self._reason)
             return
         room = self._connections_max - len(self._connections)
         wanted = min(len(self._waiting), room, 1 if self._backoff.failures else OPENING_MAX)
@@ -201,12 +207,18 @@ class HttpPool:
         finally:
             # Whatever went wrong, the next attempt waits.
             if reason:
-                self._backoff.failed(time.monotonic(), reason, random.random())
+                self._failed(reason)
             task = asyncio.current_task()
             assert task is not None
             self._opening.discard(task)
             if self._waiting and not self._stopping:
                 self._grow()
+
+    def _failed(self, reason: str) -> None:
+        """An attempt failed; those that were under way together count once."""
+        self._reason, now_s = reason, time.monotonic()
+        if now_s >= self._retry_at_s:
+            self._retry_at_s = now_s + self._backoff.next()
 
     def _refuse_waiting(self, reason: str) -> None:
         while self._waiting:
