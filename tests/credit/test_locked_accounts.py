@@ -186,6 +186,30 @@ async def test_a_fence_frees_what_is_not_locked_and_the_rest_later(books: Books)
     assert await books.beside.fetchval("SELECT sum(available) FROM accounts") == 100
 
 
+async def test_a_ledger_that_is_frozen_in_a_transaction_keeps_neither_locks_nor_the_lead(
+    books_url: str, books: Books
+) -> None:
+    organisation_id = await books.organisation(1, 100)
+    await books.store.resign()
+    frozen, standby = PostgresLedger(books_url, timeout_s=0.3), PostgresLedger(books_url, timeout_s=5)
+    async with asyncio.timeout(10):
+        while not await frozen.lead():  # noqa: ASYNC110 - the server drops the first one's lock
+            await asyncio.sleep(0.01)
+        connection: Any = frozen._connection
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM accounts FOR UPDATE")
+        # It says nothing more: granted once PostgreSQL has ended its session.
+        await books.beside.execute(
+            "UPDATE accounts SET topped_up = topped_up + 1, available = available + 1"
+            " WHERE organisation_id = $1", organisation_id,
+        )  # fmt: skip
+        while not await standby.lead():  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    await standby.resign()
+    await frozen.resign()
+
+
 async def test_requests_that_wait_are_written_in_one_statement(books: Books) -> None:
     made = await books.organisations(1, 300)
     entries = [entry(1, n, "request", "h", request(o, n, 5)) for n, o in enumerate(made, 1)]

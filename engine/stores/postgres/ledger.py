@@ -133,7 +133,10 @@ class PostgresLedger:
                 self._connection = await asyncpg.connect(
                     self._url, timeout=self._timeout_s, command_timeout=self._timeout_s
                 )
-                await self._connection.execute(f"SET lock_timeout = {_LOCK_WAIT_MS}")
+                idle_ms = round(self._timeout_s * 1000)
+                await self._connection.execute(
+                    f"SET lock_timeout = {_LOCK_WAIT_MS}; SET idle_in_transaction_session_timeout = {idle_ms}"
+                )
             return bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
 
     async def resign(self) -> None:
@@ -214,8 +217,8 @@ class PostgresLedger:
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         """See `LedgerStore.apply`. Each statement ends within the store's time-out.
 
-        Killed before the commit: nothing happened, also of a fence that was only begun. Frozen: the
-        accounts stay locked until the supervisor ends the process, and top-ups of them wait.
+        Killed before the commit: nothing happened, also of a fence that was only begun. Frozen:
+        PostgreSQL ends the session after the time-out, and with it the locks and the leadership.
         """
         with self._border() as connection:
             try:

@@ -18,6 +18,9 @@ import asyncpg
 from engine.errors import ConfigError, Unavailable
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
 
+# Of this transaction alone: a pool gives its connections back as they were.
+_IDLE_MAX = "SET LOCAL idle_in_transaction_session_timeout = {}"
+
 
 class Pool:
     """A few connections; made by `connect`, on the loop that uses it."""
@@ -75,8 +78,13 @@ class Pool:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
-        """A connection in a transaction, committed at the end of this block. Raises Unavailable."""
+        """A connection in a transaction, committed at the end of this block. Raises Unavailable.
+
+        Frozen in this block: PostgreSQL undoes it when nothing has come for the time-out, so that
+        its locks hold up nobody any longer.
+        """
         async with self.connection() as connection, connection.transaction():
+            await connection.execute(_IDLE_MAX.format(round(self._timeout_s * 1000)))
             yield connection
 
 
