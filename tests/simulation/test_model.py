@@ -335,7 +335,7 @@ class Books:
         self.clock = Clock(0)
         self.server = PostgresServer(self.clock, Nobody())
         self.process = Process(self.clock, "ledger", "ledger")
-        self.store = LedgerBooks(Network(self.clock, Weather()), self.process, self.server, 5.0)
+        self.store = LedgerBooks(Network(self.clock, Weather(slow=0.0)), self.process, self.server, 5.0)
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         outside = events._get_running_loop()
