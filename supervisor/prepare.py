@@ -19,6 +19,7 @@ from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.layout import keep_shards
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
@@ -63,10 +64,14 @@ def without_url(config: Config) -> set[str]:
     return {name for name in STORES if not getattr(config, name).url}
 
 
-def migrate(config: Config) -> None:
+def migrate(config: Config) -> Config:
     """Bring tables and functions to this version, and fill prices and routes that nobody has
-    set yet from the configuration. Raises ConfigError, ChildFailed."""
-    run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
+    set yet from the configuration. Returns it with the number of shards that is kept.
+
+    Raises ConfigError, also when it wants another number of shards, and ChildFailed.
+    """
+    shards = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
+    return msgspec.structs.replace(config, shards=shards)
 
 
 def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
@@ -107,8 +112,10 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
     return msgspec.convert(run_once(step, title="demo", timeout_s=_DEMO_S), Prepared)
 
 
-async def _migrate(config: Config) -> None:
+async def _migrate(config: Config) -> int:
+    """The number of shards."""
     await migrate_postgres(config.postgres.url)
+    shards = await keep_shards(config.postgres.url, config.shards)
     await _seed(config)
     await migrate_clickhouse(config.clickhouse.url)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
@@ -122,6 +129,7 @@ async def _migrate(config: Config) -> None:
         ) from e
     finally:
         await link.close()
+    return shards
 
 
 async def _seed(config: Config) -> None:

@@ -14,12 +14,12 @@ import msgspec
 from engine.config import Config
 from engine.errors import ConfigError
 from engine.providers.settings import needs_simulator
+from engine.stores.postgres.layout import agreed
 from supervisor.prepare import STORES, with_simulator
 
 _FIXED = (
     "node",
     "data_dir",
-    "shards",
     *(f"{store}.url" for store in STORES),
     "http.listen",
     "http.admin_key_file",
@@ -37,6 +37,7 @@ def carried_on(before: Config, read: Config, running: Config, simulator_url: str
     for setting in _FIXED:
         if attrgetter(setting)(before) != attrgetter(setting)(read):
             raise ConfigError(f"{setting} cannot be changed while the engine runs; restart it for that.")
+    agreed(running.shards, read.shards)
     simulated = next(filter(needs_simulator, read.providers), None)
     if simulated is not None and not simulator_url:
         raise ConfigError(
@@ -44,4 +45,5 @@ def carried_on(before: Config, read: Config, running: Config, simulator_url: str
             "started together with it."
         )
     stores = {store: getattr(running, store) for store in STORES}
-    return with_simulator(msgspec.structs.replace(read, **stores), simulator_url)
+    carried = msgspec.structs.replace(read, **stores, shards=running.shards)
+    return with_simulator(carried, simulator_url)

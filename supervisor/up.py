@@ -102,7 +102,7 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
     configured = config
     config, watched = _servers(config, directory, stack)
     log.info("migrating")
-    migrate(config)
+    config = migrate(config)
     demo = _demo(config, directory) if wish.demo else None
     simulator_url = next((w.url for w in watched if isinstance(w, WatchedSimulator)), None)
     facts = welcome.Facts(

@@ -57,14 +57,14 @@ APART: dict[str, str] = {
 # Rooms whose public definitions lack docstrings, and how many still do. It may only shrink.
 UNDOCUMENTED: dict[str, int] = {
     "engine.api": 2,
-    "engine.config": 8,
+    "engine.config.__init__": 8,
     "engine.credit": 10,
     "engine.delivery": 11,
     "engine.providers": 2,
     "engine.routing": 5,
     "engine.stores": 5,
     "engine.stores.clickhouse": 8,
-    "engine.stores.postgres": 9,
+    "engine.stores.postgres": 8,
     "engine.stores.redis": 44,
     "supervisor": 7,
     "supervisor.cli": 16,

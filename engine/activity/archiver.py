@@ -46,6 +46,7 @@ import structlog
 from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
+from engine.backoff import Backoff
 from engine.errors import Broken, ConfigError, Unavailable
 from engine.lease import Lease, boot_time_s
 from engine.stream_id import StreamId
@@ -125,7 +126,7 @@ class Archiver:
             await self._work()
 
     async def _work(self) -> None:
-        pause = self._limits.backoff_s
+        backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while not self._ended():
             try:
                 if not self.active:
@@ -134,13 +135,12 @@ class Archiver:
                 await self._recover()
                 while self.active and not self._ended():
                     await self._round()
-                    pause = self._limits.backoff_s
+                    backoff.reset()
             except _Superseded:
                 await self._pause(self._limits.poll_s)
             except (Unavailable, ConfigError) as e:
                 await self._mention(e)
-                await self._pause(pause)
-                pause = min(2 * pause, self._limits.backoff_max_s)
+                await self._pause(backoff.next())
 
     async def _recover(self) -> None:
         """Execute the plan that is found, if there is one."""
@@ -203,7 +203,7 @@ class Archiver:
     async def _insert(self, block: ActivityBlock, token: str) -> None:
         """Try until the store has the block. Raises _Superseded when the lease is over first,
         Unavailable when the time to drain is."""
-        pause = self._limits.backoff_s
+        backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
             if not self.active:
                 raise _Superseded
@@ -213,8 +213,7 @@ class Archiver:
                 if self._ended():
                     raise
                 await self._mention(e)
-                await self._pause(pause)
-                pause = min(2 * pause, self._limits.backoff_max_s)
+                await self._pause(backoff.next())
             else:
                 return
 

@@ -1,4 +1,4 @@
-"""What the API shows: a message's history, the status, the audit, the readiness."""
+"""What the API shows: a message's history, the status, the audit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ class Reads:
         link: RedisLink,
         stream: ActivityStream,
         activity: ActivityStore,
-        ping_postgres: Callable[[], Awaitable[object]],
         unmatched: Callable[[int], Awaitable[int]],
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
@@ -43,7 +42,6 @@ class Reads:
         self._link = link
         self._stream = stream
         self._activity = activity
-        self._ping_postgres = ping_postgres
         self._unmatched = unmatched
         self._status = StatusReader(pool, link, stream, config.shards)
         self._audit = AuditReader(pool, link, activity, config.shards)
@@ -93,21 +91,6 @@ class Reads:
 
     async def audit(self) -> laws.Audit:
         return laws.audit(await self._audit.take())
-
-    async def ready(self) -> dict[str, str]:
-        """What accepting a message needs, and "ok" or what is wrong with it."""
-        return {
-            "redis": await _state(self._link.call("PING")),
-            "postgres": await _state(self._ping_postgres()),
-        }
-
-
-async def _state(probe: Awaitable[object]) -> str:
-    try:
-        await probe
-    except EngineError as e:
-        return str(e)
-    return "ok"
 
 
 def _processes(config: Config) -> object:

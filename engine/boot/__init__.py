@@ -24,6 +24,7 @@ import uvloop
 from engine import ids, keys, providers
 from engine.api.app import create_app
 from engine.api.ports import Services
+from engine.api.readiness import Readiness
 from engine.api.reads import Reads
 from engine.api.server import Server
 from engine.boot.archiver import archive_and_match
@@ -41,13 +42,14 @@ from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.layout import confirm_shards
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.activity_stream import RedisActivityStream
-from engine.stores.redis.admission import RedisAdmission, fence_command
-from engine.stores.redis.link import RedisLink
+from engine.stores.redis.admission import RedisAdmission, fence_all
+from engine.stores.redis.link import RedisLink, ReplyError
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.usage import RedisUsage
 
@@ -66,6 +68,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
         process = Process(role, config, name, life, listener)
         beating = asyncio.create_task(life.beat())
         try:
+            await confirm_shards(config.postgres.url, config.shards)
             await _ROLES[role](process)
             return 0
         # Whatever ended it may be wrapped in the groups of its tasks.
@@ -92,26 +95,32 @@ def _end_when_broken(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -
 
 
 def fence(config: Config, names: list[str]) -> int:
-    """Fence these holders in every shard; none named: all of this node. Exit code 0 when done."""
+    """Fence these holders in every shard; none named: all of this node. Exit code 0 when done.
+
+    Raises Unavailable or ReplyError when not all of it was done: Redis is away, or refuses a step.
+    Killed half way: some are fenced, and fencing them again does nothing.
+    """
 
     async def main() -> int:
         link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="fence")
         try:
-            wanted = names
-            if not names:
-                registered = await link.batch([("HKEYS", holders_key(s)) for s in range(config.shards)])
-                mine = f"{config.node_name}."
-                wanted = sorted({h.decode() for of_shard in registered for h in of_shard})
-                wanted = [h for h in wanted if h.startswith(mine)]
-            await link.batch([fence_command(s, h) for h in wanted for s in range(config.shards)])
-        except Unavailable as e:
-            log.warning("fence again", reason=e.detail)
-            return 1
+            wanted = names or await _holders_here(link, config)
+            await fence_all(link, wanted, config.shards)
         finally:
             await link.close()
         return 0
 
     return uvloop.run(main())
+
+
+async def _holders_here(link: RedisLink, config: Config) -> list[str]:
+    """The holders of this node that are registered in any shard. Raises Unavailable."""
+    found: set[str] = set()
+    for reply in await link.batch([("HKEYS", holders_key(s)) for s in range(config.shards)]):
+        if isinstance(reply, ReplyError):
+            raise Unavailable(f"Redis does not say who is registered: {reply}.") from reply
+        found.update(name.decode() for name in reply)
+    return sorted(name for name in found if name.startswith(f"{config.node_name}."))
 
 
 async def _ingest(process: Process) -> None:
@@ -190,7 +199,11 @@ async def _services(
     stack.push_async_callback(receipts.close)
     outstanding = ClickHouseAttempts(config.clickhouse.url)
     stack.push_async_callback(outstanding.close)
-    views = Reads(config, pool, link, stream, activity, directory.ping, outstanding.unmatched)
+    # A connection of its own too: anybody may ask for the readiness, without a key.
+    probe = await Pool.connect(config.postgres.url, connections_max=1)
+    stack.push_async_callback(probe.close)
+    readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)
+    views = Reads(config, pool, link, stream, activity, outstanding.unmatched)
     return Services(
         ingest=ingest,
         directory=directory,
@@ -204,7 +217,7 @@ async def _services(
         history=views.message,
         status=views.status,
         audit=views.audit,
-        ready=views.ready,
+        ready=readiness.parts,
         admin_key_sha256=_admin_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,

@@ -21,7 +21,7 @@ from engine.records import Queue
 from engine.routing.table import RoutingTable
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
-from engine.stores.redis.admission import fence_command
+from engine.stores.redis.admission import fence_all
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
@@ -74,7 +74,7 @@ async def deliver(process: Process) -> None:
         finally:
             await end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
-        await link.batch([fence_command(s, process.name) for s in range(config.shards)])
+        await fence_all(link, [process.name], config.shards)
 
 
 async def _dispatcher(

@@ -9,10 +9,12 @@ from __future__ import annotations
 import socket
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
+from engine.config.errors import sentence_of
 from engine.errors import ConfigError
 from engine.intake.pricing import first_wrong as first_wrong_price
 from engine.providers.settings import ProviderSettings, wrong_setting
@@ -23,8 +25,18 @@ from engine.routing.routes import first_wrong as first_wrong_route
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
 ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest")
+# Shards of data that are new and of which the file does not say how many; and how many at most.
+SHARDS_DEFAULT, SHARDS_MAX = 16, 256
 # Whoever produces stops before whoever consumes, so that nothing is left in hand.
 DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
+
+
+# How the URL of each store begins.
+_SCHEMES = {
+    "redis": ("redis", "rediss", "unix"),
+    "postgres": ("postgresql", "postgres"),
+    "clickhouse": ("http", "https"),
+}
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,9 +47,9 @@ class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # HOST:PORT of the API.
     listen: str = "127.0.0.1:8080"
     # Largest request body, bytes.
-    body_bytes_max: int = 4 * 1024 * 1024
+    body_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     # A request not answered by then gets 503, seconds.
-    timeout_s: float = 10.0
+    timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     # File with the key of the admin calls; "": `secrets/admin_key` in the data directory.
     admin_key_file: str = ""
 
@@ -47,24 +59,27 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     url: str = ""
 
 
+Processes = Annotated[int, Meta(ge=0, le=256)]
+
+
 class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many processes of each role."""
 
-    ingest: int = 1
-    express: int = 1
-    normal: int = 1
-    ledger: int = 1
-    archiver: int = 1
+    ingest: Processes = 1
+    express: Processes = 1
+    normal: Processes = 1
+    ledger: Processes = 1
+    archiver: Processes = 1
 
 
 class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Sends in flight per worker process.
-    concurrency: int = 200
+    concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 200
     # How long a message may be tried when the caller does not say, seconds.
-    validity_s: int = 86400
+    validity_s: Annotated[int, Meta(ge=1, le=7 * 86400)] = 86400
     # First pause after a temporary failure; doubles, with jitter, up to the second, seconds.
-    backoff_s: float = 1.0
-    backoff_max_s: float = 60.0
+    backoff_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
+    backoff_max_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     # What becomes of a message that was sent and never answered: `at-least-once` sends it again,
     # and the recipient may get it twice; `at-most-once` gives it up, unpaid.
     unknown_outcome: Literal["at-least-once", "at-most-once"] = "at-least-once"
@@ -76,9 +91,9 @@ class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
 class ExpressSettings(QueueSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is different for express where the configuration does not say."""
 
-    validity_s: int = 300
-    backoff_s: float = 0.5
-    backoff_max_s: float = 15.0
+    validity_s: Annotated[int, Meta(ge=1, le=7 * 86400)] = 300
+    backoff_s: Annotated[float, Meta(gt=0, le=3600)] = 0.5
+    backoff_max_s: Annotated[float, Meta(gt=0, le=86400)] = 15.0
     hedge: bool = True
 
 
@@ -96,24 +111,25 @@ class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # A quota is meant to last this long at the observed rate, seconds.
-    quota_s: float = 2.0
+    quota_s: Annotated[float, Meta(ge=0.1, le=3600)] = 2.0
     # Smallest quota asked for, units.
-    quota_min: int = 100
+    quota_min: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
     # Quota not used for this long is returned, seconds. It may be long: quota that another
     # process needs is recalled at once.
-    validity_s: float = 3600.0
+    validity_s: Annotated[float, Meta(ge=1, le=7 * 86400)] = 3600.0
     # A process not heard of for this long is taken for dead and its quota for free, seconds.
-    overdue_s: float = 15.0
+    overdue_s: Annotated[float, Meta(ge=5, le=3600)] = 15.0
     # A process that starts asks for quota of this many organisations that have been spending.
-    prefetch_max: int = 100_000
+    prefetch_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 100_000
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # Name of this machine in holder names and the activity.
     node: str = ""
     data_dir: str = ""
-    # Streams are spread over this many shards; fixed once the engine has run.
-    shards: int = 16
+    # Streams are spread over this many shards. Kept with the data at the first start and never
+    # changed (`stores.layout`); not given, 0 here: as it is kept, and 16 for new data.
+    shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
     redis: Store = Store()
     postgres: Store = Store()
@@ -128,7 +144,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
     credit: Credit = Credit()
     # A worker that sits on an entry for this long loses it to another, seconds.
-    take_over_s: float = 60.0
+    take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
     @property
     def node_name(self) -> str:
@@ -142,22 +158,24 @@ def decode(text: str, origin: str) -> Config:
     """
     try:
         tables = tomllib.loads(text)
-        for provider in tables.get("providers", ()):
-            # The kind there was before there were others.
-            provider.setdefault("type", "simulated")
-        config = msgspec.convert(tables, Config)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{origin} is not TOML: {e}.") from e
-    except (msgspec.ValidationError, AttributeError, TypeError) as e:
-        wrong = e if isinstance(e, msgspec.ValidationError) else "providers must be sections [[providers]]"
-        raise ConfigError(f"{origin}: {wrong}.") from e
+    providers = tables.get("providers")
+    for provider in providers if isinstance(providers, list) else ():
+        if isinstance(provider, dict):
+            # The kind there was before there were others.
+            provider.setdefault("type", "simulated")
+    try:
+        config = msgspec.convert(tables, Config)
+    except msgspec.ValidationError as e:
+        raise ConfigError(f"{origin}: {sentence_of(e, tables, Config)}.") from e
     return _checked(config, origin)
 
 
 def load(path: Path) -> Config:
-    """Settings from a TOML file. Raises ConfigError."""
+    """Settings from a TOML file in UTF-8, with or without a byte order mark. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not UTF-8"
         raise ConfigError(f"The configuration {path} cannot be read: {reason}.") from e
@@ -169,19 +187,15 @@ def _checked(config: Config, origin: str) -> Config:
         if not holds:
             raise ConfigError(f"{origin}: {setting} must be {allowed}.")
 
-    need(1 <= config.shards <= 256, "shards", "from 1 to 256")
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
-    for role in ROLES:
-        need(0 <= getattr(config.roles, role) <= 256, f"roles.{role}", "from 0 to 256")
+    for store, schemes in _SCHEMES.items():
+        url = getattr(config, store).url
+        allowed = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
+        need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
     for queue in ("express", "normal"):
         settings: QueueSettings = getattr(config.queues, queue)
-        need(1 <= settings.concurrency <= 10_000, f"queues.{queue}.concurrency", "from 1 to 10000")
-        need(1 <= settings.validity_s <= 7 * 86400, f"queues.{queue}.validity_s", "from 1 to 604800")
-        need(
-            0 < settings.backoff_s <= settings.backoff_max_s,
-            f"queues.{queue}.backoff_s",
-            "greater than 0 and at most backoff_max_s",
-        )
+        fits = settings.backoff_s <= settings.backoff_max_s
+        need(fits, f"queues.{queue}.backoff_s", "at most backoff_max_s")
     names = [p.name for p in config.providers]
     need(len(set(names)) == len(names), "providers", "named differently from one another")
     for p in config.providers:
@@ -189,10 +203,6 @@ def _checked(config: Config, origin: str) -> Config:
             need(False, *wrong)
     if wrong := first_wrong_price(config.prices) or first_wrong_route(config.routes, names):
         need(False, *wrong)
-    need(config.credit.quota_s > 0, "credit.quota_s", "greater than 0")
-    need(config.credit.quota_min >= 1, "credit.quota_min", "at least 1")
-    need(config.credit.validity_s >= 1, "credit.validity_s", "at least 1")
-    need(config.credit.overdue_s >= 5, "credit.overdue_s", "at least 5")
     return config
 
 

@@ -16,6 +16,11 @@ run of Redis before the ledger has looked at it (`begin`). Where the entry at th
 is gone, or an answer that a holder waits for, and also where entries that were read do not follow
 one another, the shard is lost: its books are closed.
 
+An account that somebody else has locked (see `stores/ledger.py`) holds up its own shard: the entries
+from there on wait, and are tried again after a pause, while the other shards go on. Entries have
+one position a shard, so they are not passed over organisation by organisation. A fence that ends
+many quotas takes several transactions; those of other shards come in between.
+
 Entries for which somebody waits (requests, returns, fences) are applied at once, with all
 that stands before them in their shard; plain usage gathers for `gather_s`, so that rows
 written do not grow with messages.
@@ -30,7 +35,8 @@ from functools import partial
 
 import structlog
 
-from engine.credit.ledger_records import Recovered, ShardLife, StoredAnswer, StreamMark, UsageEntry
+from engine.backoff import Backoff
+from engine.credit.ledger_records import Applied, Recovered, ShardLife, StoredAnswer, StreamMark, UsageEntry
 from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import close_books, decide, follows, goes_on, urgent
 from engine.errors import Broken, Unavailable
@@ -44,6 +50,8 @@ _STANDBY_S = 0.5
 # Pause between reads of plain usage; the most that it can delay a grant.
 _BREATH_S = 0.005
 _RETRY_S = 0.5
+# Pauses before a shard that another transaction holds up is tried again.
+_HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
 # Applied entries stay on the stream this long, so that an audit can compare the books'
 # position with what came after it.
 _KEEP_S = 10.0
@@ -85,6 +93,8 @@ class Ledger:
         self._pending: dict[int, list[UsageEntry]] = {}
         # When the oldest pending entry of a shard was read.
         self._since: dict[int, float] = {}
+        # Shards that another transaction holds up: their pauses, and the end of the present one.
+        self._held_up: dict[int, tuple[Backoff, float]] = {}
         self._trims: deque[tuple[float, dict[int, str]]] = deque()
 
     async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
@@ -117,6 +127,7 @@ class Ledger:
         self._read = dict(recovered.marks)
         self._pending.clear()
         self._since.clear()
+        self._held_up.clear()
         self._trims.clear()
         self._sent = 0
         await self._send(recovered.answers)
@@ -205,13 +216,18 @@ class Ledger:
                 return
 
     async def _gather(self, patience_s: float) -> None:
-        """Read until a shard is due."""
-        if sum(map(len, self._pending.values())) >= _PENDING_MAX:
+        """Read until a shard is due. Of shards that are held up nothing more is read meanwhile."""
+        going = [shard for shard in self._read if shard not in self._held_up]
+        if sum(len(self._pending.get(shard, ())) for shard in going) >= _PENDING_MAX:
             return
         now_s = self._clock_s()
-        oldest_s = min(self._since.values(), default=now_s)
-        wait_s = min(patience_s, max(0.001, oldest_s + self._gather_s - now_s))
-        positions = {shard: mark.position for shard, mark in self._read.items()}
+        ripe = [self._since[shard] + self._gather_s for shard in going if shard in self._since]
+        ripe += [again_s for _, again_s in self._held_up.values()]
+        wait_s = min(patience_s, max(0.001, min(ripe, default=now_s + self._gather_s) - now_s))
+        if not going:
+            await asyncio.sleep(wait_s)
+            return
+        positions = {shard: self._read[shard].position for shard in going}
         entries = await self._usage.read(positions, _READ_COUNT, max(1, int(wait_s * 1000)))
         now_s = self._clock_s()
         if entries and not any(map(urgent, entries)):
@@ -259,25 +275,45 @@ class Ledger:
         self._announced = events[-1].row_id if events else 0
 
     def _due(self, *, everything: bool) -> list[int]:
-        ripe_s = self._clock_s() - self._gather_s
+        now_s = self._clock_s()
+        ripe_s = now_s - self._gather_s
         return [
             shard
             for shard, entries in self._pending.items()
-            if everything or self._since[shard] <= ripe_s or any(urgent(e) for e in entries)
+            if (everything or self._since[shard] <= ripe_s or any(urgent(e) for e in entries))
+            and (shard not in self._held_up or self._held_up[shard][1] <= now_s)
         ]
 
     async def _apply(self, shards: list[int]) -> None:
         entries = [entry for shard in shards for entry in self._pending[shard]]
-        answers = await self._store.apply(entries, partial(decide, entries=entries), self._sent)
-        for shard in shards:
-            self._applied[shard] = self._pending.pop(shard)[-1].position
-            del self._since[shard]
-        await self._send(answers)
+        applied = await self._store.apply(entries, decide, self._sent)
         now_s = self._clock_s()
+        for shard in shards:
+            self._note_applied(shard, applied, now_s)
+        await self._send(applied.answers)
         if not self._trims or now_s - self._trims[-1][0] >= 1.0:
             self._trims.append((now_s, dict(self._applied)))
         if now_s - self._trims[0][0] >= _KEEP_S:
             await self._usage.trim(self._trims.popleft()[1])
+
+    def _note_applied(self, shard: int, applied: Applied, now_s: float) -> None:
+        """Drop the entries that are applied; what is left is due at once, or after a pause."""
+        pending, mark = self._pending[shard], applied.marks.get(shard)
+        if mark is not None:
+            self._applied[shard] = mark.position
+            pending = [e for e in pending if StreamId.parse(e.position) > StreamId.parse(mark.position)]
+        if pending:
+            self._pending[shard], self._since[shard] = pending, now_s - self._gather_s
+        else:
+            del self._pending[shard], self._since[shard]
+        held_up = self._held_up.pop(shard, None)
+        if shard in applied.held_up:
+            if held_up is None:
+                log.warning("a shard waits for an account that another transaction has locked", shard=shard)
+            pauses = held_up[0] if held_up else Backoff(_HELD_UP_S, _HELD_UP_MAX_S)
+            self._held_up[shard] = pauses, now_s + pauses.next()
+        elif held_up:
+            log.info("the shard goes on", shard=shard)
 
     async def _send(self, answers: Sequence[StoredAnswer]) -> None:
         if answers:

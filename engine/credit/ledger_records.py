@@ -125,6 +125,28 @@ class StoredAnswer(msgspec.Struct, frozen=True):
     payload: bytes
 
 
+class Applied(msgspec.Struct, frozen=True):
+    """What became of a batch of entries: of each shard as many are applied as could be."""
+
+    # To be sent, in order.
+    answers: list[StoredAnswer]
+    # How far each shard is applied now; a shard is absent when none of its entries was.
+    marks: dict[int, StreamMark]
+    # Shards whose next entry concerns an account that another transaction has locked.
+    held_up: frozenset[int] = frozenset()
+
+
+class Portion(msgspec.Struct, frozen=True):
+    """The entries of a batch that one transaction takes."""
+
+    # Applied as a whole, in order.
+    whole: list[UsageEntry] = []
+    # Fences of which only some quotas are ended now; the entry stays the shard's next one.
+    begun: list[UsageEntry] = []
+    # Shards whose next entry concerns an account that is locked.
+    held_up: set[int] = set()
+
+
 class BalanceEvent(msgspec.Struct, frozen=True):
     """An event of an organisation that is committed, by its row; rows count up."""
 

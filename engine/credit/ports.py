@@ -11,6 +11,7 @@ from typing import Protocol
 
 from engine.credit.flush import Flush
 from engine.credit.ledger_records import (
+    Applied,
     BalanceEvent,
     Books,
     Recovered,
@@ -25,6 +26,13 @@ from engine.errors import Fenced
 from engine.records import (
     Replay,
 )
+
+
+class Decide(Protocol):
+    """What the ledger decides on (see `engine.credit.posting.decide`)."""
+
+    def __call__(self, books: Books, entries: Sequence[UsageEntry], begun: Sequence[UsageEntry]) -> None:
+        """Apply `entries`, then of the fences in `begun` what the books hold. Raises Broken."""
 
 
 class AdmissionStore(Protocol):
@@ -129,12 +137,12 @@ class LedgerStore(Protocol):
         that with the cause, a new generation and the position before all entries, in one
         transaction. Nobody waits any more. The new generation is the link of that position."""
 
-    async def apply(
-        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
-    ) -> list[StoredAnswer]:
-        """Load what `entries` concern, let `decide` change it, write it back with the new
-        marks, all in one transaction; delete answers up to `sent`. The answers to send.
+    async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
+        """Apply of each shard's `entries` as many as one transaction takes (see
+        `credit_ledger.portion`): load what they concern, let `decide` change it, write it back
+        with the new marks; delete answers up to `sent`.
 
+        An account that another transaction has locked holds up its own shard alone.
         After `Unavailable` it is unknown whether it was committed: `recover`.
         """
 

@@ -17,7 +17,8 @@ own, counts as any other way up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 import msgspec
@@ -27,6 +28,7 @@ from engine.credit.ledger_records import (
     Account,
     Books,
     MovementKind,
+    Portion,
     RemainingUnits,
     ShardLife,
     StreamMark,
@@ -76,11 +78,58 @@ def goes_on(mark: StreamMark, life: ShardLife) -> bool:
     return StreamId.parse(life.last_position) >= StreamId.parse(mark.position) and follows(mark, life.follows)
 
 
-def decide(books: Books, entries: Iterable[UsageEntry]) -> None:
-    """Apply `entries` to the books. Raises Broken when the books cannot bear one."""
+def portion(
+    entries: Iterable[UsageEntry],
+    *,
+    locked: AbstractSet[int],
+    quotas: Mapping[tuple[int, str], Collection[int]],
+    waiting: Mapping[int, Sequence[WaitingRequest]],
+    quotas_max: int,
+) -> Portion:
+    """Which of `entries` one transaction takes: of each shard those before the first that cannot be.
+
+    Entries of a shard are applied in order, and how far is one position, so an entry that waits
+    keeps those behind it in its shard waiting, also of other organisations. Other shards go on.
+
+    `locked`: organisations whose accounts another transaction has locked. `quotas`: for each
+    (shard, holder) that is fenced, the organisations of which it has quota there, more than
+    `quotas_max` of them if there are more. `waiting`: by organisation. A fence that ends more
+    than `quotas_max` quotas of a shard, or one of a locked account, is only begun.
+    """
+    taken = Portion(whole=[], begun=[], held_up=set())
+    ended: set[int] = set()
+    room: dict[int, int] = {}
+    for entry in entries:
+        if entry.shard in ended:
+            continue
+        if entry.kind != "fence":
+            fits, free = True, locked.isdisjoint(organisations_of(entry))
+        else:
+            theirs = quotas.get((entry.shard, entry.holder), ())
+            left = room[entry.shard] = room.get(entry.shard, quotas_max) - len(theirs)
+            lines = [o for o, line in waiting.items() if line and line[0].shard == entry.shard]
+            fits = left >= 0
+            # One that does not fit gets on as long as one of its accounts is free.
+            free = locked.isdisjoint((*theirs, *lines)) if fits else not locked >= set(theirs)
+        if fits and free:
+            taken.whole.append(entry)
+            continue
+        ended.add(entry.shard)
+        if entry.kind == "fence":
+            taken.begun.append(entry)
+        if not free:
+            taken.held_up.add(entry.shard)
+    return taken
+
+
+def decide(books: Books, entries: Iterable[UsageEntry], begun: Iterable[UsageEntry] = ()) -> None:
+    """Apply `entries` to the books; of the fences in `begun`, which come after them, end the quotas
+    that the books hold, and no more. Raises Broken when the books cannot bear one."""
     with _watched(books):
         for entry in entries:
             _APPLY[entry.kind](books, entry)
+        for entry in begun:
+            _end_quotas(books, entry)
 
 
 def close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
@@ -188,7 +237,8 @@ def _without(request: QuotaRequest, units: int) -> QuotaRequest:
     )
 
 
-def _fence(books: Books, entry: UsageEntry) -> None:
+def _end_quotas(books: Books, entry: UsageEntry) -> None:
+    """End the quotas of the fenced holder that the books hold; those ended before are not there."""
     holder = entry.holder
     for organisation_id, by_holder in books.quotas.items():
         units = by_holder.get(holder, 0)
@@ -196,6 +246,11 @@ def _fence(books: Books, entry: UsageEntry) -> None:
         if units and _account(books, organisation_id).shard == entry.shard:
             _change_quota(books, organisation_id, holder, -units)
             _move(books, entry.shard, organisation_id, "fence", units)
+
+
+def _fence(books: Books, entry: UsageEntry) -> None:
+    holder = entry.holder
+    _end_quotas(books, entry)
     for organisation_id, line in books.waiting.items():
         if not line or line[0].shard != entry.shard:
             continue

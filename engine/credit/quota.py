@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from engine._fastcredits import CreditMap
+from engine.backoff import Backoff
 from engine.credit.flush import Flush, Note, NoteKind, Outbox
 from engine.credit.holder import Effects, Holder, Token, Waiter
 from engine.credit.ports import AdmissionStore
@@ -172,16 +173,15 @@ class Quota:
     # -- loops
 
     async def _read_inbox(self) -> None:
-        pause_s = _RETRY_S
+        backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
         while True:
             incarnation = self.incarnation
             try:
                 arrived = await self._store.inbox(self._name, self._positions, _INBOX_BLOCK_MS)
             except Unavailable:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+                await asyncio.sleep(backoff.next())
                 continue
-            pause_s = _RETRY_S
+            backoff.reset()
             if incarnation != self.incarnation:
                 # Asked for before it registered anew, behind positions that count no more.
                 continue
@@ -260,15 +260,14 @@ class Quota:
             task.add_done_callback(self._sending.discard)
 
     async def _send(self, flushes: list[Flush]) -> None:
-        pause_s = _RETRY_S
+        backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
         while True:
             try:
                 outcomes = await self._store.admit(self._name, flushes)
                 break
             except Unavailable as e:
                 log.warning("flush again", reason=e.detail)
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_MAX_S)
+                await asyncio.sleep(backoff.next())
         for flush, hits in zip(flushes, outcomes, strict=True):
             if isinstance(hits, Fenced):
                 # Its submissions stay in the outbox until `_register_anew` names them void.

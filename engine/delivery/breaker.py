@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
+from engine.backoff import pause_after
 from engine.records import VerdictKind
 
 State = Literal["closed", "open", "half-open"]
@@ -53,13 +54,15 @@ class Breaker:
     Every message that began must end: a provider gives each its verdict within the time-out.
     """
 
-    __slots__ = ("_failures_max", "_first_pause_s", "_in_a_row", "_pause_s", "_probing", "_recent",
+    __slots__ = ("_failed_probes", "_failures_max", "_first_pause_s", "_in_a_row", "_probing", "_recent",
                  "_retry_at_s", "_since_s", "_state")  # fmt: skip
 
     def __init__(self, *, failures: int, pause_s: float) -> None:
         """`failures` in a row open it; the first pause, which doubles while probes fail."""
         self._failures_max = failures
-        self._first_pause_s = self._pause_s = pause_s
+        self._first_pause_s = pause_s
+        # In a row, since the circuit was closed by a probe.
+        self._failed_probes = 0
         self._state: State = "closed"
         # When the present state began.
         self._since_s = float("-inf")
@@ -78,7 +81,7 @@ class Breaker:
     @property
     def pause_s(self) -> float:
         """How long it pauses when it opens now, or pauses since it has opened."""
-        return self._pause_s
+        return pause_after(1 + self._failed_probes, self._first_pause_s, PAUSE_MAX_S)
 
     def usable(self, now_s: float) -> bool:
         """Whether a message may be begun now. Changes nothing."""
@@ -116,10 +119,11 @@ class Breaker:
             if failed is None:
                 return
             if failed:
-                self._open(now_s, min(2 * self._pause_s, PAUSE_MAX_S))
+                self._failed_probes += 1
+                self._open(now_s)
             else:
                 self._turn("closed", now_s)
-                self._pause_s = self._first_pause_s
+                self._failed_probes = 0
                 self._in_a_row = 0
                 self._recent.clear()
             return
@@ -129,7 +133,7 @@ class Breaker:
     def trip(self, now_s: float) -> None:
         """Open a closed circuit: whoever watches the provider knows without a verdict."""
         if self._state == "closed":
-            self._open(now_s, self._pause_s)
+            self._open(now_s)
 
     def mend(self, now_s: float) -> None:
         """Close an open circuit that was tripped for a reason that has proved wrong."""
@@ -145,12 +149,11 @@ class Breaker:
             return
         many = len(self._recent) == WINDOW and sum(self._recent) >= WINDOW * FAILED_SHARE
         if many or self._in_a_row >= self._failures_max:
-            self._open(now_s, self._pause_s)
+            self._open(now_s)
 
-    def _open(self, now_s: float, pause_s: float) -> None:
+    def _open(self, now_s: float) -> None:
         self._turn("open", now_s)
-        self._pause_s = pause_s
-        self._retry_at_s = now_s + pause_s
+        self._retry_at_s = now_s + self.pause_s
 
     def _turn(self, state: State, now_s: float) -> None:
         self._state, self._since_s = state, now_s

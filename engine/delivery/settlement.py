@@ -17,9 +17,7 @@ outcomes carry `outcome_unknown`.
 A round is one attempt with each provider that can carry the message; between rounds it
 pauses. A provider that throttles has judged itself, not the message: the pause is short.
 
-The pause after round n is drawn evenly from the upper half of
-min(max, first * 2 ** (n - 1)): "equal jitter" in Brooker, "Exponential Backoff And
-Jitter", AWS Architecture Blog, 2015.
+The pause after a round is drawn evenly from the upper half of its length, as in `backoff`.
 """
 
 from __future__ import annotations
@@ -29,6 +27,7 @@ from random import Random
 import msgspec
 
 from engine.activity.row import row_of
+from engine.backoff import pause_after
 from engine.records import ActivityRow, Entry, Event, Settlement, Verdict
 
 # An entry given out more often than this has outlived as many workers, and is set aside.
@@ -43,8 +42,7 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
 
     def pause_us(self, rounds: int, rng: Random) -> int:
         """Pause after round number `rounds`, from 1."""
-        # Beyond 2 ** 40 any first pause is over its maximum.
-        whole = min(self.max_us, self.first_us << min(rounds - 1, 40))
+        whole = int(pause_after(rounds, self.first_us, self.max_us))
         return rng.randint(whole // 2, whole)
 
 

@@ -1,30 +1,36 @@
 """What an operator writes in a `[[providers]]` section, one record for each `type`.
 
-The kinds differ by the key `type`. Bounds are checked here, so that a provider is only
-ever built from settings that can work.
+The kinds differ by the key `type`. The bounds of a number stand beside it; what depends on
+more than one setting is checked by `wrong_setting`. So a provider is only ever built from
+settings that can work.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
+
+# One octet of a PDU.
+Octet = Annotated[int, Meta(ge=0, le=255)]
+Connections = Annotated[int, Meta(ge=1, le=10_000)]
 
 
 class _Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     # In routes, activity and metrics; letters, digits, "-" and "_".
     name: str
     # No answer by then makes the outcome unknown, seconds.
-    timeout_s: float = 10.0
+    timeout_s: Annotated[float, Meta(gt=0, le=1800)] = 10.0
     # Segments per second, shared by all workers of all nodes; None: unlimited.
-    throughput: float | None = None
+    throughput: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     # Share of the throughput kept for express while express needs it, 0 to 1.
-    express_share: float = 0.2
+    express_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
     # Opens the circuit: so many failures one after another.
-    breaker_failures: int = 10
+    breaker_failures: Annotated[int, Meta(ge=1, le=100_000)] = 10
     # How long an open circuit waits before it lets one message through to try, seconds;
     # doubles, up to a minute, while that fails.
-    breaker_pause_s: float = 2.0
+    breaker_pause_s: Annotated[float, Meta(ge=0.05, le=60)] = 2.0
     # How the ids of receipts are written, compared with those given when a message was taken:
     # "auto" tries every base and compares the recipient's number too.
     receipt_ids: Literal["auto", "same", "hex-to-decimal", "decimal-to-hex"] = "auto"
@@ -34,14 +40,14 @@ class SimulatedSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fie
     # Base URL, e.g. http://127.0.0.1:8090. "": the embedded simulator.
     url: str = ""
     # Connections kept per worker process.
-    connections_max: int = 256
+    connections_max: Connections = 256
 
 
 class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="smpp"):
     """SMPP 3.4. Every worker process binds `sessions` times."""
 
     host: str
-    port: int = 2775
+    port: Annotated[int, Meta(ge=1, le=65535)] = 2775
     system_id: str
     # One of the two; the file's first line, read when the provider is built.
     password: str = ""
@@ -50,16 +56,16 @@ class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     # How a session binds. "separate": one transmitter and one receiver each.
     bind: Literal["transceiver", "transmitter", "separate"] = "transceiver"
     # Sessions per worker process, and submits in flight per session.
-    sessions: int = 1
-    window: int = 100
+    sessions: Annotated[int, Meta(ge=1, le=100)] = 1
+    window: Annotated[int, Meta(ge=1, le=10_000)] = 100
     tls: bool = False
     # File of certificates that are trusted instead of the system's; "": the system's.
     tls_ca_file: str = ""
     # Idle for so long, a session is asked whether it lives, seconds.
-    enquire_link_s: float = 30.0
+    enquire_link_s: Annotated[float, Meta(ge=0.1, le=3600)] = 30.0
     # Pause before a session is bound again, doubling up to the second with jitter, seconds.
-    reconnect_s: float = 0.5
-    reconnect_max_s: float = 30.0
+    reconnect_s: Annotated[float, Meta(gt=0, le=3600)] = 0.5
+    reconnect_max_s: Annotated[float, Meta(gt=0, le=86400)] = 30.0
     # How a long message goes: segments joined by a header in the text, by optional
     # parameters, or whole in the parameter message_payload.
     concatenation: Literal["udh", "sar", "payload"] = "udh"
@@ -67,10 +73,10 @@ class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     # alphabet, one octet each), the same packed to 7 bits, or Latin-1 (data_coding 3).
     gsm7: Literal["unpacked", "packed", "latin1"] = "unpacked"
     # Type of number and numbering plan; source None: by the sender's form.
-    source_ton: int | None = None
-    source_npi: int | None = None
-    destination_ton: int = 1
-    destination_npi: int = 1
+    source_ton: Octet | None = None
+    source_npi: Octet | None = None
+    destination_ton: Octet = 1
+    destination_npi: Octet = 1
     service_type: str = ""
     # Ask for receipts (registered_delivery).
     receipts: bool = True
@@ -90,7 +96,7 @@ class HttpSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     password_file: str = ""
     # The sender when a message names none.
     sender: str = ""
-    connections_max: int = 64
+    connections_max: Connections = 64
     # File of certificates that are trusted instead of the system's; "": the system's.
     tls_ca_file: str = ""
     # Where this engine is reached by the provider, e.g. https://sms.example.org; for receipts.
@@ -130,21 +136,16 @@ def wrong_setting(p: ProviderSettings, *, timeout_s_max: float) -> tuple[str, st
 
 def _common(p: ProviderSettings, timeout_s_max: float) -> list[tuple[str, bool, str]]:
     plain = p.name.isascii() and p.name.replace("-", "").replace("_", "").isalnum() and len(p.name) <= 64
-    rate = p.throughput
     return [
         ("name", plain, "1 to 64 letters, digits, '-' and '_'"),
-        ("timeout_s", 0 < p.timeout_s <= timeout_s_max, "greater than 0 and at most half of take_over_s"),
-        ("throughput", rate is None or 0 < rate <= 1e6, "greater than 0 and at most 1000000"),
-        ("express_share", 0 <= p.express_share <= 1, "from 0 to 1"),
-        ("breaker_failures", 1 <= p.breaker_failures <= 100_000, "from 1 to 100000"),
-        ("breaker_pause_s", 0.05 <= p.breaker_pause_s <= 60, "from 0.05 to 60"),
+        ("timeout_s", p.timeout_s <= timeout_s_max, "greater than 0 and at most half of take_over_s"),
     ]
 
 
 def _of_kind(p: ProviderSettings) -> list[tuple[str, bool, str]]:
     match p:
         case SimulatedSettings() | HttpSettings():
-            return [("connections_max", 1 <= p.connections_max <= 10_000, "from 1 to 10000")]
+            return []
         case SmppSettings():
             return _of_smpp(p)
         case CustomSettings():
@@ -156,14 +157,10 @@ def _of_smpp(p: SmppSettings) -> list[tuple[str, bool, str]]:
     # Sizes of the fields: SMPP 3.4, 5.2, less the octet that ends a string.
     return [
         ("host", bool(p.host), "a host name or an address"),
-        ("port", 0 < p.port < 65536, "from 1 to 65535"),
         ("system_id", 0 < len(p.system_id) <= 15, "1 to 15 characters"),
         ("password", not (p.password and p.password_file), "given once, or password_file"),
         # 8 by the specification; some providers give out longer ones.
         ("password", len(p.password) <= 63, "at most 63 characters"),
         ("system_type", len(p.system_type) <= 12, "at most 12 characters"),
-        ("sessions", 1 <= p.sessions <= 100, "from 1 to 100"),
-        ("window", 1 <= p.window <= 10_000, "from 1 to 10000"),
-        ("enquire_link_s", 0.1 <= p.enquire_link_s <= 3600, "from 0.1 to 3600"),
-        ("reconnect_s", 0 < p.reconnect_s <= p.reconnect_max_s, "at most reconnect_max_s"),
+        ("reconnect_s", p.reconnect_s <= p.reconnect_max_s, "at most reconnect_max_s"),
     ]

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from engine.backoff import Backoff
 from engine.errors import ConfigError, Fenced, Unavailable
 from engine.lease import Lease, boot_time_s
 from engine.receipts.ports import MatchLimits, ReceiptStream, Rounds
@@ -60,7 +61,7 @@ class Matcher:
             await self._work()
 
     async def _work(self) -> None:
-        begun, pause_s = False, self._limits.backoff_s
+        begun, backoff = False, Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while not self._draining.is_set():
             try:
                 if not self.active:
@@ -70,18 +71,17 @@ class Matcher:
                     begun = await self._begin()
                     continue
                 full = await self._rounds.round(self._insist)
-                pause_s = self._limits.backoff_s
+                backoff.reset()
                 self._well()
                 if not full:
                     await self._pause(self._limits.gather_s)
             except Fenced:
                 log.warning("another matcher has begun; begins anew", owner=self._owner)
                 begun = False
-                await self._pause(pause_s)
+                await self._pause(self._limits.backoff_s)
             except (Unavailable, ConfigError) as e:
                 await self._mention(e)
-                await self._pause(pause_s)
-                pause_s = min(2 * pause_s, self._limits.backoff_max_s)
+                await self._pause(backoff.next())
 
     async def _begin(self) -> bool:
         """Begin and catch up; False when the lease was lost meanwhile, or it is time to end."""
@@ -95,7 +95,7 @@ class Matcher:
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
         """See `receipt_ports.Insist`."""
-        pause_s = self._limits.backoff_s
+        backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
             try:
                 return await step()
@@ -103,8 +103,7 @@ class Matcher:
                 if self._draining.is_set():
                     raise
                 await self._mention(e)
-            await self._pause(pause_s)
-            pause_s = min(2 * pause_s, self._limits.backoff_max_s)
+            await self._pause(backoff.next())
 
     async def _mention(self, error: Unavailable | ConfigError) -> None:
         """Log a trouble when it begins, and now and then while it lasts."""

@@ -49,6 +49,7 @@ import structlog
 
 from engine.activity.blocks import ReadSize, oldest
 from engine.activity.records import ActivityEntry
+from engine.backoff import pause_after
 from engine.errors import Unavailable
 from engine.receipts.batch import Search, Unseen
 from engine.receipts.ids import IdForms
@@ -205,7 +206,7 @@ class Matching:
             if receipt.at_us < too_old_us:
                 over.append((receipt, outcome))
                 continue
-            pause_s = min(self._limits.again_s * 2 ** min(tries, 20), self._limits.again_max_s)
+            pause_s = pause_after(tries + 1, self._limits.again_s, self._limits.again_max_s)
             due_at_us = self._now_us() + round(pause_s * 1_000_000)
             later[place] = (due_at_us, _encode(LateReceipt(receipt=receipt, tries=tries + 1)))
         if over:

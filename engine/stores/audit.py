@@ -18,6 +18,7 @@ from engine.activity.ports import ActivityStore
 from engine.credit.laws import Account, Cut, ShardCut
 from engine.credit.ledger_records import StreamMark
 from engine.errors import Broken, Unavailable
+from engine.stores.postgres.errors import translated
 from engine.stores.redis.link import RedisLink, ReplyError
 from engine.stores.redis.usage import usage_entry
 from engine.stream_id import StreamId
@@ -62,7 +63,7 @@ class AuditReader:
         raise Unavailable("The books and Redis have moved on faster than they could be read.", 5.0)
 
     async def _books(self) -> tuple[list[Account], dict[int, StreamMark], set[int]]:
-        try:
+        with translated():
             async with (
                 self._pool.acquire() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
@@ -71,8 +72,6 @@ class AuditReader:
                     "SELECT shard, position, link, losses FROM shards", timeout=_TIMEOUT_S
                 )
                 rows = await connection.fetch(_ACCOUNTS, timeout=_TIMEOUT_S)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as e:
-            raise Unavailable(f"PostgreSQL cannot be read for the audit: {e}.") from e
         accounts = [_account(row) for row in rows]
         lost = {row["shard"] for row in shards if row["losses"]}
         return accounts, {row["shard"]: StreamMark(row["position"], row["link"]) for row in shards}, lost

@@ -28,8 +28,9 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from engine.errors import ConfigError, Unavailable
+from engine.errors import ConfigError
 from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
+from engine.stores.postgres.errors import Remedy, judged, translated
 
 _FOLDER = Path(__file__).parent
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -132,9 +133,9 @@ async def _apply_postgres(connection: Any, script: Script) -> None:
                 script.name,
                 script.sha256,
             )
-    except asyncpg.PostgresConnectionError:
-        raise
     except asyncpg.PostgresError as e:
+        if judged(e)[0] is Remedy.WAIT:
+            raise
         raise ConfigError(f"The migration {script.name} fails on PostgreSQL and was undone: {e}.") from e
 
 
@@ -143,17 +144,10 @@ async def _postgres(url: str, timeout_s: float) -> AsyncIterator[Any]:
     """A connection for this block, its deadline, and its failures in the engine's terms."""
     connection = None
     try:
-        async with asyncio.timeout(timeout_s):
-            connection = await asyncpg.connect(url, timeout=min(10.0, timeout_s), command_timeout=None)
-            yield connection
-    except TimeoutError as e:
-        raise Unavailable(f"PostgreSQL gives no answer within {timeout_s:g} s.") from e
-    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as e:
-        raise ConfigError(f"PostgreSQL refuses: {e}.") from e
-    except (asyncpg.ClientConfigurationError, ValueError) as e:
-        raise ConfigError("The PostgreSQL URL must look like postgresql://user:password@host:5432/db.") from e
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
-        raise Unavailable(f"PostgreSQL cannot be used: {e}.") from e
+        with translated(in_full=True):
+            async with asyncio.timeout(timeout_s):
+                connection = await asyncpg.connect(url, timeout=min(10.0, timeout_s), command_timeout=None)
+                yield connection
     finally:
         if connection is not None:
             connection.terminate()

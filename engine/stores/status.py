@@ -7,8 +7,8 @@ import msgspec
 
 from engine import shards as keys
 from engine.activity.ports import ActivityStream
-from engine.errors import Unavailable
 from engine.records import QUEUES, Queue
+from engine.stores.postgres.errors import translated
 from engine.stores.redis.link import Command, RedisLink, ReplyError
 from engine.stream_id import StreamId
 
@@ -74,10 +74,8 @@ class StatusReader:
 
     async def ledger(self) -> LedgerStatus:
         """Behind is a shard whose stream ends after the position in the books."""
-        try:
+        with translated():
             rows = await self._pool.fetch("SELECT shard, position FROM shards")
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as e:
-            raise Unavailable(f"PostgreSQL cannot be reached: {e}.") from e
         positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
         lasts = await self._link.batch(
             [("XREVRANGE", keys.usage_key(s), "+", "-", "COUNT", 1) for s in self._shards]

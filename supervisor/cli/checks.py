@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,8 @@ from engine.providers.settings import (
 )
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
+from engine.stores.postgres.errors import translated
+from engine.stores.postgres.layout import agreed
 from engine.stores.redis.link import RedisLink, ReplyError
 from supervisor.cli.client import Client
 from supervisor.datadir import DEFAULT, DataDir, Running
@@ -76,7 +79,11 @@ def _effective(said: Config | None, running: Running | None) -> Config:
 
 
 async def _check_all(config: Config, url: str) -> list[Check]:
-    stores = {"postgres": _postgres, "redis": _redis, "clickhouse": _clickhouse}
+    stores: dict[str, Callable[[str], Awaitable[str]]] = {
+        "postgres": partial(_postgres, shards=config.shards),
+        "redis": _redis,
+        "clickhouse": _clickhouse,
+    }
     checks = [_store(name, getattr(config, name).url, look) for name, look in stores.items()]
     checks += [_check(f"provider {p.name}", _provider(p)) for p in config.providers]
     checks.append(_check("api", _api(url)))
@@ -104,25 +111,30 @@ async def _check(part: str, look: Awaitable[str]) -> Check:
     return Check(part=part, ok=False, detail=" ".join(detail.split()))
 
 
-async def _postgres(url: str) -> str:
-    try:
+async def _postgres(url: str, shards: int) -> str:
+    with translated(in_full=True):
         connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
-    except ValueError as e:
-        raise _NotOk("the URL must look like postgresql://user:password@host:5432/database") from e
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
-        raise _NotOk(f"cannot be reached: {e or 'no answer in time'}") from e
-    try:
-        name = f"PostgreSQL {connection.get_settings().server_version}"
-        if connection.get_server_version().major < POSTGRES_MIN:
-            raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
-        applied = await _applied(connection)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
-        raise _NotOk(f"fails: {e}") from e
-    finally:
-        connection.terminate()
+        try:
+            name = f"PostgreSQL {connection.get_settings().server_version}"
+            if connection.get_server_version().major < POSTGRES_MIN:
+                raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
+            applied = await _applied(connection)
+            kept = await _kept_shards(connection)
+        finally:
+            connection.terminate()
     if migrate.due(migrate.scripts_in(_SCRIPTS / "postgres" / "migrations"), applied, "PostgreSQL"):
         raise _NotOk(f"{name}; {_OUTDATED}")
+    if kept is not None:
+        agreed(kept, shards)
     return f"{name}, tables of this version"
+
+
+async def _kept_shards(connection: Any) -> int | None:
+    """None: nothing was started with these tables yet."""
+    if await connection.fetchval("SELECT to_regclass('layout') IS NULL"):
+        return None
+    kept: int | None = await connection.fetchval("SELECT shards FROM layout")
+    return kept
 
 
 async def _applied(connection: Any) -> dict[int, str]:

@@ -19,6 +19,7 @@ from itertools import count, islice
 
 import msgspec
 
+from engine.backoff import pause_after
 from engine.errors import EngineError, Refusal, Unavailable
 from engine.records import MessageDraft
 from supervisor.cli.client import Client, Problem, decode, json_bytes
@@ -188,7 +189,7 @@ class Sender:
             try:
                 reply = self._client().call("POST", "/v1/messages/batch", body, key)
             except Unavailable as e:
-                pause = min(max(e.retry_after, 0.05 * 2 ** min(tries, 10)), 30.0)
+                pause = min(max(e.retry_after, pause_after(tries + 1, 0.05, 30.0)), 30.0)
                 if time.monotonic() + pause > deadline or self._stopped.wait(pause):
                     raise
                 continue

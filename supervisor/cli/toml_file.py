@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def read(path: Path, record: type[T], noun: str, must: str) -> T:
-    """The file as `record`, which passes over what else stands there.
+    """The file (a byte order mark is passed over) as `record`, which passes over what else stands there.
 
     `noun` is what the file holds, `must` what it needs, for a sentence. Raises ConfigError.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), record)
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), record)
     except OSError as e:
         raise ConfigError(f"The {noun} {path} cannot be read: {e.strerror}.") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:

@@ -20,6 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
+from engine.backoff import pause_after
 from engine.config import Role
 
 Key = tuple[Role, int]
@@ -134,7 +135,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
 
 def backoff_s(deaths: int, limits: Limits) -> float:
     """The pause before the restart that follows this many deaths in a row, from 1."""
-    return min(limits.backoff_max_s, limits.backoff_s * 2.0 ** min(deaths - 1, 60))
+    return pause_after(deaths, limits.backoff_s, limits.backoff_max_s)
 
 
 def moved(slot: Slot, event: Event, now: float) -> Slot:

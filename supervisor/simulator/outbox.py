@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from engine.backoff import pause_after
 from supervisor.simulator.receipts import Outcome, Receipt, Way
 from supervisor.simulator.transport import Delays
 
@@ -91,7 +92,7 @@ class Outbox:
             receipt.refusals += 1
             if receipt.refusals < TRIES_MAX:
                 self._retried += 1
-                pause_s = min(PAUSE_S_MAX, PAUSE_S * 2 ** (receipt.refusals - 1))
+                pause_s = pause_after(receipt.refusals, PAUSE_S, PAUSE_S_MAX)
                 self._delays.add(time.monotonic() + pause_s, receipt)
                 return
         self._pending -= 1

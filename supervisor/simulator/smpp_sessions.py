@@ -17,9 +17,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from engine.providers.pacing import Ticker
 from engine.providers.smpp.body import Bind
 from engine.providers.smpp.codes import CommandStatus
+from engine.providers.ticker import Ticker
 from supervisor.simulator.behaviour import Behaviour
 from supervisor.simulator.receipts import Ended, Receipt
 

@@ -248,11 +248,12 @@ async def test_quota_of_a_dead_holder_is_available_again_after_its_fence(
         org = await w.organisation(100)
         assert accepted(await first.submit(org, drafts(10), render=render)) == 10
         admission = RedisAdmission(w.link, w.link, SHARDS)
+        # Its own heartbeat may find it out at any time from here on.
+        incarnation = dead.incarnation
         await admission.fence("h1")
         second, _ = await w.holder("h2")
         assert accepted(await second.submit(org, drafts(100), render=render)) == 90
         # The fenced one spends nothing, registers anew, and goes on by the same rules.
-        incarnation = dead.incarnation
         with suppress(Unavailable):
             assert accepted(await first.submit(org, drafts(1), render=render)) == 0
 

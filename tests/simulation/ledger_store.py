@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from engine.credit.ledger_records import (
+    Account,
+    Applied,
     BalanceEvent,
     Books,
     Recovered,
@@ -16,13 +19,19 @@ from engine.credit.ledger_records import (
     UsageEntry,
     WaitingRequest,
 )
-from engine.credit.posting import organisations_of
+from engine.credit.ports import Decide
+from engine.credit.posting import organisations_of, portion
 from engine.errors import Broken, Unavailable
 from tests.simulation.clock import Process
 from tests.simulation.postgres_server import Change, PostgresServer, Refused
 from tests.simulation.wires import Network, Wire
 
 _encode = msgspec.msgpack.Encoder().encode
+
+
+# As long as there are faults: the chance that an account is locked by others, and limits of a fence.
+_LOCKED = 0.02
+_QUOTAS_MAX = (0, 1, 1_000_000)
 
 
 class LedgerBooks:
@@ -72,21 +81,33 @@ class LedgerBooks:
         change.generation = (shard, generation)
         await self._commit(change)
 
-    async def apply(
-        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
-    ) -> list[StoredAnswer]:
+    async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         concerned = {o for entry in entries for o in organisations_of(entry)}
         fenced = sorted({entry.holder for entry in entries if entry.kind == "fence"})
         if fenced:
             concerned.update(self._waiting)
         accounts, quotas = await self._call("begin", sorted(concerned), fenced)
-        marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in entries}
-        books = Books(accounts, quotas, self._waiting)
-        change = await self._decided(books, decide, marks)
+        locked, quotas_max = self._adversity(accounts)
+        ended = _quotas_of(entries, accounts, quotas, quotas_max)
+        taken = portion(entries, locked=locked, quotas=ended, waiting=self._waiting, quotas_max=quotas_max)
+        loaded = {o for e in taken.whole for o in organisations_of(e)}
+        loaded.update(*ended.values(), self._waiting)
+        accounts = {o: a for o, a in accounts.items() if o in loaded and o not in locked}
+        books = Books(accounts, {o: q for o, q in quotas.items() if o in accounts}, self._waiting)
+        marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.whole}
+        change = await self._decided(books, partial(decide, entries=taken.whole, begun=taken.begun), marks)
         change.sent = sent
         change.answers = [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
         rows = await self._commit(change)
-        return [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
+        answers = [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
+        return Applied(answers, marks, frozenset(taken.held_up))
+
+    def _adversity(self, accounts: dict[int, Account]) -> tuple[set[int], int]:
+        """Organisations whose accounts others have locked, and how many quotas a fence ends at once."""
+        rng, weather = self._process.clock.rng, self._network.weather
+        if not weather.slow:
+            return set(), 1_000_000
+        return {o for o in accounts if rng.random() < _LOCKED}, rng.choice(_QUOTAS_MAX)
 
     async def events(self, sent: int) -> list[BalanceEvent]:
         events: list[BalanceEvent] = await self._call("events", sent)
@@ -130,3 +151,21 @@ class LedgerBooks:
         if isinstance(reply, Refused):
             raise Broken(f"PostgreSQL refused a step of the ledger: {reply}")
         return reply
+
+
+def _quotas_of(
+    entries: Sequence[UsageEntry],
+    accounts: dict[int, Account],
+    quotas: dict[int, dict[str, int]],
+    quotas_max: int,
+) -> dict[tuple[int, str], list[int]]:
+    """For each fence the organisations of which its holder has quota in its shard, at most one too many."""
+    return {
+        (fence.shard, fence.holder): [
+            o
+            for o, by_holder in quotas.items()
+            if fence.holder in by_holder and accounts[o].shard == fence.shard
+        ][: quotas_max + 1]
+        for fence in entries
+        if fence.kind == "fence"
+    }

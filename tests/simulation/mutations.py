@@ -126,15 +126,15 @@ async def _answer_before_commit(self: Ledger, shards: list[int]) -> None:
     class Hasty:
         async def apply(self, entries: Any, decide: Any, sent: int) -> Any:
             told: list[Any] = []
-            await store.apply(entries, partial(_note_answers, decide, told, ledger), sent)
-            return []
+            applied = await store.apply(entries, partial(_note_answers, decide, told, ledger), sent)
+            return msgspec.structs.replace(applied, answers=[])
 
     with patch.object(self, "_store", Hasty()):
         await _serve_answers(self, shards)
 
 
-def _note_answers(decide: Any, told: list[Any], self: Ledger, books: Books) -> None:
-    decide(books)
+def _note_answers(decide: Any, told: list[Any], self: Ledger, books: Books, **entries: Any) -> None:
+    decide(books, **entries)
     for shard, holder, answer in books.answers:
         row = self._delivered[shard] = self._delivered[shard] + 1
         told.append(StoredAnswer(row, shard, holder, _encode(answer)))

@@ -108,7 +108,11 @@ def test_what_cannot_be_is_one_sentence_in_the_log_and_the_engine_goes_on(
     for times, (text, sentence) in enumerate(
         [
             ("[[providers]\n", "is not TOML"),
-            ("shards = 4\n" + ONE, "shards cannot be changed while the engine runs; restart it for that."),
+            (
+                "shards = 4\n" + ONE,
+                "`shards` must be 16 or left out, not 4: the data of this engine are spread over 16 shards,"
+                " and that cannot be changed.",
+            ),
             ("[redis]\nurl = 'redis://127.0.0.1:9'\n" + ONE, "redis.url cannot be changed"),
             (ONE + "[[routes]]\nproviders = ['two']\n", "routes.0.providers must be names of configured"),
             ("", "one"),

@@ -220,6 +220,11 @@ def test_stores_of_the_configuration_are_used_and_left_running(tmp_path: Path) -
             assert engine.stop() == 0
         finally:
             engine.kill()
+        config.write_text(config.read_text().replace("shards = 4", "shards = 8"))
+        for command in (("check",), ("up", "--demo", "--data-dir", engine.data_dir), ("migrate",)):
+            refused = smsengine(*command, "--config", config)
+            assert refused.returncode == (1 if command == ("check",) else 2)
+            assert "`shards` must be 4 or left out, not 8" in refused.stdout + refused.stderr
         assert [server.poll() for server in servers.values()] == [None] * 3
     finally:
         for server in servers.values():

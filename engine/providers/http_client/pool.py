@@ -7,7 +7,7 @@ overdue. That is what makes it an order of magnitude cheaper than a general clie
 
 Under failure, every request has exactly one outcome (see `HttpOutcome`):
 - server away: `not_sent` at once while no connection stands; connecting is tried
-  again after a pause that doubles, with jitter (`pacing.Backoff`);
+  again after a pause that doubles, with jitter (`engine.backoff`);
 - no free connection: it waits for one, at most half of the time-out, so that a request
   which is written late still has the other half for its answer; then `not_sent`;
 - no answer, part of one, or something that is not HTTP: `unanswered`, and its connection
@@ -26,14 +26,17 @@ import time
 from collections import deque
 from functools import partial
 
+from engine.backoff import Backoff
 from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
-from engine.providers.pacing import Backoff, Ticker
+from engine.providers.ticker import Ticker
 
 __all__ = ["Done", "HttpOutcome", "HttpPool"]
 
 # Connection attempts under way at once, so as not to overrun the server's backlog.
 OPENING_MAX = 32
 CONNECT_S_MAX = 5.0
+# Pauses after a connection that could not be opened, seconds.
+PAUSE_S, PAUSE_S_MAX = 0.05, 2.0
 
 
 class HttpPool:
@@ -74,7 +77,9 @@ class HttpPool:
         tick_s = min(0.1, max(0.005, timeout_s / 20))
         self._tick_ns = int(tick_s * 1e9)
         self._ticker = Ticker(tick_s, self._sweep)
-        self._backoff = Backoff()
+        self._backoff = Backoff(PAUSE_S, PAUSE_S_MAX, random.Random())
+        # Until then no connection is opened, and why not.
+        self._retry_at_s, self._reason = 0.0, ""
         self._connections: set[Connection] = set()
         # The one that was released last is used first, so that the others become idle and are closed.
         self._free: deque[Connection] = deque()
@@ -120,8 +125,8 @@ class HttpPool:
             self.lost(connection)
         if self._stopping:
             _refuse(done, "stopped")
-        elif not self._connections and self._backoff.holds(now_ns / 1e9):
-            _refuse(done, self._backoff.reason)
+        elif not self._connections and now_ns / 1e9 < self._retry_at_s:
+            _refuse(done, self._reason)
         elif len(self._waiting) >= self._waiting_max:
             _refuse(done, "busy")
         else:
@@ -149,7 +154,8 @@ class HttpPool:
 
     def opened(self, connection: Connection) -> None:
         """See `http_connection.Owner`: the connection stands, and takes its first request."""
-        self._backoff.succeeded()
+        self._backoff.reset()
+        self._retry_at_s = 0.0
         self._connections.add(connection)
         self.released(connection, reusable=True)
 
@@ -183,9 +189,9 @@ class HttpPool:
 
     def _grow(self) -> None:
         """Open connections for the requests that wait; only one as long as the last attempt failed."""
-        if self._backoff.holds(time.monotonic()):
+        if time.monotonic() < self._retry_at_s:
             if not self._connections:
-                self._refuse_waiting(self._backoff.reason)
+                self._refuse_waiting(self._reason)
             return
         room = self._connections_max - len(self._connections)
         wanted = min(len(self._waiting), room, 1 if self._backoff.failures else OPENING_MAX)
@@ -205,12 +211,18 @@ class HttpPool:
         finally:
             # The next attempt waits, whatever went wrong.
             if reason:
-                self._backoff.failed(time.monotonic(), reason, random.random())
+                self._failed(reason)
             task = asyncio.current_task()
             assert task is not None
             self._opening.discard(task)
             if self._waiting and not self._stopping:
                 self._grow()
+
+    def _failed(self, reason: str) -> None:
+        """An attempt failed; those that were under way together count once."""
+        self._reason, now_s = reason, time.monotonic()
+        if now_s >= self._retry_at_s:
+            self._retry_at_s = now_s + self._backoff.next()
 
     def _refuse_waiting(self, reason: str) -> None:
         while self._waiting:

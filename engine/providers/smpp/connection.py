@@ -28,7 +28,7 @@ from typing import Protocol, cast
 import msgspec
 import structlog
 
-from engine.providers.pacing import Backoff
+from engine.backoff import Backoff
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.congestion import Slowdown
 from engine.providers.smpp.message import Sending
@@ -179,7 +179,7 @@ class Line:
         self._bind = bind
         self.transmits = bind != Command.bind_receiver
         self._counts = counts
-        self._backoff = Backoff(terms.reconnect_s, terms.reconnect_max_s)
+        self._backoff = Backoff(terms.reconnect_s, terms.reconnect_max_s, random.Random())
         self._log = structlog.get_logger("smpp").bind(provider=terms.provider, bind=bind.name)
         self._reason = ""
         self._bound_s = 0.0
@@ -239,14 +239,14 @@ class Line:
                     self._log.error("session failed", exc_info=e)
                 now_s = time.monotonic()
                 if self._bound_s and now_s - self._bound_s >= _HELD_S:
-                    self._backoff.succeeded()
+                    self._backoff.reset()
                 if reason != self._reason and reason != "stopped":
                     self._log.warning("session lost" if self._bound_s else "cannot be bound", reason=reason)
                 self._reason, self._bound_s = reason, 0.0
-                self._backoff.failed(now_s, reason, random.random())
-                while pause_s := self._backoff.pause_s(time.monotonic()):  # noqa: ASYNC110 - timers
+                until_s = now_s + self._backoff.next()
+                while (left_s := until_s - time.monotonic()) > 0:  # noqa: ASYNC110 - timers
                     # may ring a little early
-                    await asyncio.sleep(pause_s)
+                    await asyncio.sleep(left_s)
         finally:
             if self._connection is not None:
                 self._connection.end("stopped")

@@ -34,7 +34,6 @@ import time
 from collections.abc import Callable
 
 from engine.errors import ConfigError
-from engine.providers.pacing import Ticker
 from engine.providers.ports import Done
 from engine.providers.secret import secret
 from engine.providers.settings import SmppSettings
@@ -46,6 +45,7 @@ from engine.providers.smpp.send_queue import Waiting
 from engine.providers.smpp.session import Counts
 from engine.providers.smpp.submit import SubmitEncoder
 from engine.providers.smpp.traffic import Traffic
+from engine.providers.ticker import Ticker
 from engine.receipts.ports import ReceiptSink
 from engine.records import Message
 

@@ -100,10 +100,6 @@ class Directory:
         """Close the pool."""
         await self._pool.close()
 
-    async def ping(self) -> None:
-        """Raises Unavailable when PostgreSQL does not answer."""
-        await self._pool.ping()
-
     async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
         """Those of the keys that exist and are not revoked, by key id."""
         async with self._pool.connection() as connection:

@@ -2,12 +2,16 @@
 
 Active is who has the session's advisory lock; the connection that has it is the one that
 writes, so a ledger that loses it can no longer commit anything.
+
+Locks of others. Top-ups lock an account for a moment, and the ledger waits for them. Who keeps a
+lock for longer than that (an open transaction of an operator, an API process that was frozen in
+one) holds up that account's shard and no other: its entries are left out, and tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import asyncpg
 import msgspec
@@ -15,6 +19,7 @@ import msgspec
 from engine.credit.ledger_records import (
     MOVEMENTS,
     Account,
+    Applied,
     BalanceEvent,
     Books,
     Recovered,
@@ -23,24 +28,29 @@ from engine.credit.ledger_records import (
     UsageEntry,
     WaitingRequest,
 )
-from engine.credit.posting import organisations_of
+from engine.credit.ports import Decide
+from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
-from engine.errors import Broken, Unavailable
+from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
+from engine.stores.postgres.errors import translated
 
 # Any constant works; it names "the ledger" among the database's advisory locks.
 _LOCK = 0x736D7365
 
-_encode = msgspec.msgpack.Encoder().encode
+# How long the ledger waits for one lock: longer than a top-up has it, milliseconds.
+_LOCK_WAIT_MS = 100
+# The same when a shard is closed, which cannot leave any account out.
+_CLOSE_WAIT_MS = 3_000
+# Quotas that fences end in one transaction, and of each shard at least, however many shards
+# are fenced at once.
+_QUOTAS_MAX = 4_000
+_QUOTAS_OF_SHARD_MIN = 50
 
-_LOAD_ACCOUNTS = """
-SELECT organisation_id, shard, available, granted, held, captured, low_balance FROM accounts
-WHERE organisation_id = ANY($1::bigint[]) ORDER BY organisation_id FOR UPDATE"""
+_encode = msgspec.msgpack.Encoder().encode
 
 _LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisation_id = ANY($1::bigint[])"
 
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
-
-_ORGANISATIONS_OF_HOLDERS = "SELECT DISTINCT organisation_id FROM quotas WHERE holder = ANY($1::text[])"
 
 # Changes, not values: top-ups come in by other connections, the row is locked meanwhile.
 _SAVE_ACCOUNTS = """
@@ -87,7 +97,11 @@ UPDATE shards SET former = array_append(former, generation), generation = $2, de
 
 _WRITE_WAITING = """
 INSERT INTO waiting_requests (shard, holder, epoch, number, organisation_id, wanted, needed, waiting)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id"""
+SELECT shard, holder, epoch, number, organisation_id, wanted, needed, waiting
+FROM unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[])
+    WITH ORDINALITY AS n (shard, holder, epoch, number, organisation_id, wanted, needed, waiting, place)
+ORDER BY place RETURNING id"""
 
 _WRITE_EVENTS = """
 INSERT INTO balance_events (shard, organisation_id, event, units)
@@ -110,12 +124,18 @@ class PostgresLedger:
         self._connection: asyncpg.Connection | None = None
         # Shared with the service's `decide` through the books; lost with the leadership.
         self._waiting: dict[int, list[WaitingRequest]] = {}
+        # Organisations whose accounts were locked when they were last wanted.
+        self._locked: set[int] = set()
 
     async def lead(self) -> bool:
-        async with self._border():
+        with self._border():
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(
                     self._url, timeout=self._timeout_s, command_timeout=self._timeout_s
+                )
+                idle_ms = round(self._timeout_s * 1000)
+                await self._connection.execute(
+                    f"SET lock_timeout = {_LOCK_WAIT_MS}; SET idle_in_transaction_session_timeout = {idle_ms}"
                 )
             return bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
 
@@ -125,7 +145,7 @@ class PostgresLedger:
             connection.terminate()
 
     async def recover(self) -> Recovered:
-        async with self._border() as connection:
+        with self._border() as connection:
             shards = await connection.fetch(
                 "SELECT shard, generation, position, link, delivered, former FROM shards ORDER BY shard"
             )
@@ -135,6 +155,7 @@ class PostgresLedger:
                 " FROM waiting_requests ORDER BY id"
             )
         self._waiting = {}
+        self._locked.clear()
         for row in waiting:
             request = QuotaRequest(
                 number=row["number"],
@@ -155,7 +176,7 @@ class PostgresLedger:
         )
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
-        async with self._border() as connection:
+        with self._border() as connection:
             await connection.execute(
                 "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
                 list(shards),
@@ -163,7 +184,7 @@ class PostgresLedger:
             )
 
     async def mark_lost(self, shards: Sequence[int]) -> None:
-        async with self._border() as connection:
+        with self._border() as connection:
             await connection.execute(
                 "UPDATE shards SET losses = losses + 1 WHERE shard = ANY($1::int[])", list(shards)
             )
@@ -171,49 +192,89 @@ class PostgresLedger:
     async def close_shard(
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:
-        async with self._border() as connection, connection.transaction():
-            rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard)
-            books = await self._load_books(connection, [row[0] for row in rows])
-            before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
-            decide(books)
-            await self._save(connection, books, before, {shard: StreamMark(link=generation)}, cause)
-            await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
-            await connection.execute(_CLOSE_SHARD, shard, generation)
+        with self._border() as connection:
+            async with connection.transaction():
+                await self._close_shard(connection, shard, generation, decide, cause)
 
-    async def apply(
-        self, entries: Sequence[UsageEntry], decide: Callable[[Books], None], sent: int
-    ) -> list[StoredAnswer]:
-        async with self._border() as connection, connection.transaction():
-            books = await self._load(connection, entries)
-            before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
-            decide(books)
-            await self._save(
-                connection, books, before, {e.shard: StreamMark(e.position, e.link) for e in entries}
+    async def _close_shard(
+        self,
+        connection: asyncpg.Connection,
+        shard: int,
+        generation: str,
+        decide: Callable[[Books], None],
+        cause: str,
+    ) -> None:
+        await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
+        rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard)
+        accounts = await connection.fetch(LOCK_ACCOUNTS, [row[0] for row in rows])
+        books = await self._books(connection, accounts)
+        before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
+        decide(books)
+        await self._save(connection, books, before, {shard: StreamMark(link=generation)}, cause)
+        await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
+        await connection.execute(_CLOSE_SHARD, shard, generation)
+
+    async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
+        """See `LedgerStore.apply`. Each statement ends within the store's time-out.
+
+        Killed before the commit: nothing happened, also of a fence that was only begun. Frozen:
+        PostgreSQL ends the session after the time-out, and with it the locks and the leadership.
+        """
+        with self._border() as connection:
+            try:
+                return await self._apply(connection, entries, decide, sent)
+            except AccountLocked:
+                # Rolled back before anything was decided: again, without what is locked.
+                return await self._apply(connection, entries, decide, sent, patient=False)
+
+    async def _apply(
+        self,
+        connection: asyncpg.Connection,
+        entries: Sequence[UsageEntry],
+        decide: Decide,
+        sent: int,
+        *,
+        patient: bool = True,
+    ) -> Applied:
+        async with connection.transaction():
+            fences = list({(entry.shard, entry.holder): None for entry in entries if entry.kind == "fence"})
+            fenced_shards = {shard for shard, _ in fences}
+            quotas_max = max(_QUOTAS_OF_SHARD_MIN, _QUOTAS_MAX // max(1, len(fenced_shards)))
+            quotas = await quotas_of_fenced(connection, fences, quotas_max + 1)
+            wanted = {o for entry in entries for o in organisations_of(entry)}
+            wanted.update(o for of_fence in quotas.values() for o in of_fence)
+            wanted.update(o for o, line in self._waiting.items() if line and line[0].shard in fenced_shards)
+            patient = patient and self._locked.isdisjoint(wanted)
+            accounts, locked = await lock_accounts(connection, wanted, patient=patient)
+            self._locked = self._locked - wanted | locked
+            taken = portion(
+                entries, locked=locked, quotas=quotas, waiting=self._waiting, quotas_max=quotas_max
             )
+            marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.whole}
+            held_up = frozenset(taken.held_up)
+            if not taken.whole and not taken.begun:
+                return Applied([], marks, held_up)
+            books = await self._books(connection, accounts)
+            before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
+            decide(books, taken.whole, taken.begun)
+            # A fence that is only begun moves units before its own position is reached.
+            begun = {entry.shard: StreamMark(entry.position) for entry in taken.begun}
+            await self._save(connection, books, before, marks, places=begun | marks)
             if sent:
                 await connection.execute(_FORGET_ANSWERS, sent)
-            return await self._save_answers(connection, books)
+            return Applied(await _save_answers(connection, books), marks, held_up)
 
     async def events(self, sent: int) -> list[BalanceEvent]:
-        async with self._border() as connection:
+        with self._border() as connection:
             if sent:
                 await connection.execute(_FORGET_EVENTS, sent)
             rows = await connection.fetch(_EVENTS, _EVENTS_MAX)
         return [BalanceEvent(*row) for row in rows]
 
-    async def _load(self, connection: asyncpg.Connection, entries: Sequence[UsageEntry]) -> Books:
-        concerned = {o for entry in entries for o in organisations_of(entry)}
-        fenced = list({entry.holder for entry in entries if entry.kind == "fence"})
-        if fenced:
-            rows = await connection.fetch(_ORGANISATIONS_OF_HOLDERS, fenced)
-            concerned.update(row[0] for row in rows)
-            concerned.update(self._waiting)
-        return await self._load_books(connection, sorted(concerned))
-
-    async def _load_books(self, connection: asyncpg.Connection, organisations: list[int]) -> Books:
-        accounts = await connection.fetch(_LOAD_ACCOUNTS, organisations)
+    async def _books(self, connection: asyncpg.Connection, accounts: Sequence[asyncpg.Record]) -> Books:
+        """The books of these accounts, which are locked."""
         quotas: dict[int, dict[str, int]] = {}
-        for organisation_id, holder, units in await connection.fetch(_LOAD_QUOTAS, organisations):
+        for organisation_id, holder, units in await connection.fetch(_LOAD_QUOTAS, [a[0] for a in accounts]):
             quotas.setdefault(organisation_id, {})[holder] = units
         return Books(
             accounts={row[0]: Account(*row[1:]) for row in accounts}, quotas=quotas, waiting=self._waiting
@@ -226,7 +287,10 @@ class PostgresLedger:
         before: dict[int, tuple[int, ...]],
         marks: dict[int, StreamMark],
         cause: str | None = None,
+        places: dict[int, StreamMark] | None = None,
     ) -> None:
+        """Write what was decided. `places`: what the journal names beside a movement; `marks` when
+        there are none."""
         changed = [
             (o, a.available, a.granted, a.held, a.captured)
             for o, a in books.accounts.items()
@@ -242,7 +306,7 @@ class PostgresLedger:
         if dropped:
             await connection.execute(_DROP_QUOTAS, *map(list, zip(*dropped, strict=True)))
         journal = [
-            (o, kind, *MOVEMENTS[kind], units, shard, marks[shard].position, cause)
+            (o, kind, *MOVEMENTS[kind], units, shard, (places or marks)[shard].position, cause)
             for (shard, o, kind), units in books.movements.items()
         ]
         if journal:
@@ -250,8 +314,9 @@ class PostgresLedger:
         events = [(books.accounts[o].shard, o, "low_balance", books.accounts[o].usable) for o in books.low]
         if events:
             await connection.execute(_WRITE_EVENTS, *map(list, zip(*events, strict=True)))
-        places = [(mark.position, mark.link) for mark in marks.values()]
-        await connection.execute(_SAVE_MARKS, list(marks), *map(list, zip(*places, strict=True)))
+        if marks:
+            applied = [(shard, mark.position, mark.link) for shard, mark in marks.items()]
+            await connection.execute(_SAVE_MARKS, *map(list, zip(*applied, strict=True)))
         await self._save_waiting(connection, books)
 
     async def _save_waiting(self, connection: asyncpg.Connection, books: Books) -> None:
@@ -259,36 +324,31 @@ class PostgresLedger:
             await connection.execute(
                 "DELETE FROM waiting_requests WHERE id = ANY($1::bigint[])", books.closed
             )
-        for line in list(self._waiting.values()):
-            for waiting in line:
-                if not waiting.row_id:
-                    r = waiting.request
-                    waiting.row_id = await connection.fetchval(
-                        _WRITE_WAITING, waiting.shard, waiting.holder, waiting.epoch,
-                        r.number, r.organisation_id, r.wanted, r.needed, r.waiting,
-                    )  # fmt: skip
+        new = [w for line in self._waiting.values() for w in line if not w.row_id]
+        if new:
+            rows = [
+                (w.shard, w.holder, w.epoch, r.number, r.organisation_id, r.wanted, r.needed, r.waiting)
+                for w in new
+                for r in (w.request,)
+            ]
+            written = await connection.fetch(_WRITE_WAITING, *map(list, zip(*rows, strict=True)))
+            for waiting, row_id in zip(new, sorted(row[0] for row in written), strict=True):
+                waiting.row_id = row_id
         for organisation_id in [o for o, line in self._waiting.items() if not line]:
             del self._waiting[organisation_id]
 
-    async def _save_answers(self, connection: asyncpg.Connection, books: Books) -> list[StoredAnswer]:
-        if not books.answers:
-            return []
-        shards, holders, answers = zip(*books.answers, strict=True)
-        payloads = [_encode(answer) for answer in answers]
-        rows = await connection.fetch(_WRITE_ANSWERS, list(shards), list(holders), payloads)
-        ids = sorted(row[0] for row in rows)
-        return [StoredAnswer(*fields) for fields in zip(ids, shards, holders, payloads, strict=True)]
-
-    @asynccontextmanager
-    async def _border(self) -> AsyncIterator[asyncpg.Connection]:
+    @contextmanager
+    def _border(self) -> Iterator[asyncpg.Connection]:
         """Foreign errors become ours here."""
-        try:
+        with translated(in_full=True):
             yield self._connection
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError) as e:
-            raise Unavailable(f"PostgreSQL cannot be reached: {e or 'no answer in time'}.") from e
-        except asyncpg.exceptions.OperatorInterventionError as e:
-            raise Unavailable(f"PostgreSQL is stopping: {e}.") from e
-        except (asyncpg.CannotConnectNowError, asyncpg.TooManyConnectionsError) as e:
-            raise Unavailable(f"PostgreSQL takes no connection now: {e}.") from e
-        except asyncpg.PostgresError as e:
-            raise Broken(f"PostgreSQL refused a step of the ledger: {e}") from e
+
+
+async def _save_answers(connection: asyncpg.Connection, books: Books) -> list[StoredAnswer]:
+    if not books.answers:
+        return []
+    shards, holders, answers = zip(*books.answers, strict=True)
+    payloads = [_encode(answer) for answer in answers]
+    rows = await connection.fetch(_WRITE_ANSWERS, list(shards), list(holders), payloads)
+    ids = sorted(row[0] for row in rows)
+    return [StoredAnswer(*fields) for fields in zip(ids, shards, holders, payloads, strict=True)]

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL for calls that come at any time, and its errors in our terms.
+"""Connections to PostgreSQL for calls that come at any time.
 
 Under failure. `Unavailable` from a statement that writes means that nobody knows whether
 it took effect (the connection may have broken in the commit). A caller that gives up has
@@ -8,40 +8,18 @@ its statement canceled and its transaction rolled back. Nothing is retried here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 
 from engine.errors import ConfigError, Unavailable
+from engine.stores.postgres.errors import MEND_RETRY_S, translated
 
-# What passes: the server is away, starting, stopping, too busy, or a replica just now.
-_PASSING = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.ReadOnlySQLTransactionError,
-)
-# Interface errors that time will not mend, and so are not Unavailable.
-_MISTAKEN = (
-    asyncpg.exceptions._base.DataError,
-    asyncpg.ClientConfigurationError,
-    asyncpg.UnsupportedClientFeatureError,
-)
-# What an operator must mend; until then the same call may be tried again.
-_TO_MEND = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.UndefinedTableError,
-    asyncpg.UndefinedColumnError,
-)
+# Of this transaction alone: a pool gives its connections back as they were.
+_IDLE_MAX = "SET LOCAL idle_in_transaction_session_timeout = {}"
 
 
 class Pool:
@@ -84,28 +62,30 @@ class Pool:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        """A connection for this block. Raises Unavailable."""
-        with _translated():
-            async with self._connections.acquire(timeout=self._timeout_s) as connection:
-                yield connection
+        """A connection for this block. Raises Unavailable, Broken.
+
+        What an operator must mend is Unavailable here too: a role that runs goes on with what it
+        knows until somebody has. `smsengine up` hears it as a ConfigError when it migrates.
+        """
+        try:
+            with translated():
+                async with self._connections.acquire(timeout=self._timeout_s) as connection:
+                    yield connection
+        except ConfigError as e:
+            # Without what the server said: callers of the API are shown this.
+            detail = "PostgreSQL refuses the engine, or its schema is not set up."
+            raise Unavailable(detail, MEND_RETRY_S) from e
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
-        """A connection in a transaction, committed at the end of this block. Raises Unavailable."""
+        """A connection in a transaction, committed at the end of this block. Raises Unavailable.
+
+        Frozen in this block: PostgreSQL undoes it when nothing has come for the time-out, so that
+        its locks hold up nobody any longer.
+        """
         async with self.connection() as connection, connection.transaction():
+            await connection.execute(_IDLE_MAX.format(round(self._timeout_s * 1000)))
             yield connection
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except _MISTAKEN:
-        raise
-    except _PASSING as e:
-        raise Unavailable("PostgreSQL cannot be reached or did not answer in time.") from e
-    except _TO_MEND as e:
-        raise Unavailable("PostgreSQL refuses the engine, or its schema is not set up.", 5.0) from e
 
 
 def _check_url(url: str) -> None:

@@ -89,6 +89,17 @@ class RedisAdmission:
         return replies
 
 
+async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
+    """Fence these holders in every shard; again does nothing.
+
+    Raises Unavailable when Redis did not do all of it: some may be fenced, so call it again.
+    """
+    replies = await link.batch([fence_command(s, name) for name in names for s in range(shards)])
+    refused = [reply for reply in replies if isinstance(reply, ReplyError)]
+    if refused:
+        raise Unavailable(f"Redis refused {len(refused)} of {len(replies)} steps of a fence: {refused[0]}.")
+
+
 def fence_command(shard: int, name: str) -> Command:
     """Fence one holder in one shard."""
     return (

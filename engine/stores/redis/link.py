@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import hiredis
 
+from engine.backoff import Backoff
 from engine.errors import EngineError, Unavailable
 from engine.stores.redis.url import RedisUrl, parse_url
 
@@ -237,7 +238,7 @@ class RedisLink:
         self._name = name
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[_Wire] | None = None
-        self._pause_s = 0.0
+        self._backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         self._not_before = 0.0
         self._closed = False
 
@@ -333,13 +334,12 @@ class RedisLink:
                         raise reply
         except BaseException as e:
             wire.fail("could not connect.")
-            self._pause_s = min(max(2 * self._pause_s, _PAUSE_S), _PAUSE_MAX_S)
-            self._not_before = loop.time() + self._pause_s
+            self._not_before = loop.time() + self._backoff.next()
             if isinstance(e, OSError):  # TimeoutError is one
                 reason = e.strerror or str(e) or "no answer in time"
                 raise Unavailable(f"Redis at {self._url.shown} cannot be reached: {reason}.", 1.0) from e
             raise
-        self._pause_s = 0.0
+        self._backoff.reset()
         self._wire = wire
         return wire
 

@@ -15,6 +15,7 @@ from engine.organisations import Balance
 from engine.records import IdempotentCall
 from engine.shards import shard_of
 from engine.stores.postgres.directory import UNITS_MAX, Directory
+from engine.stores.postgres.pool import Pool
 from tests.adversity.proxy import Proxy
 from tests.api.world import database
 
@@ -233,11 +234,11 @@ async def test_a_postgres_that_is_away_hangs_or_comes_back(url: str, directory: 
     async with Proxy.to(url) as proxy:
         far = await Directory.connect(proxy.url(url), shards=SHARDS, timeout_s=0.3)
         proxy.refuse()
-        for call in (far.ping(), far.balance(made.id), far.credentials([1]), far.top_up(made.id, 1, "r")):
+        for call in (far.exists(1), far.balance(made.id), far.credentials([1]), far.top_up(made.id, 1, "r")):
             with pytest.raises(Unavailable):
                 await call
         proxy.admit()
-        await far.ping()
+        assert await far.exists(made.id)
         proxy.stall()
         async with asyncio.timeout(5):
             with pytest.raises(Unavailable):
@@ -259,6 +260,25 @@ async def test_a_busy_pool_answers_unavailable_in_time(url: str, books: Any) -> 
     assert all(isinstance(t, Unavailable) for t in told)
     assert (await narrow.balance(made.id)).posted == 0
     await narrow.close()
+
+
+async def test_who_is_frozen_in_a_transaction_keeps_its_locks_for_the_time_out_only(
+    url: str, directory: Directory, books: Any
+) -> None:
+    made = await directory.create_organisation("Frozen")
+    pool = await Pool.connect(url, timeout_s=0.3)
+    lock = "SELECT FROM accounts WHERE organisation_id = $1 FOR UPDATE"
+
+    async def freeze() -> None:
+        async with pool.transaction() as connection:
+            await connection.execute(lock, made.id)
+            # Nothing comes from the one above meanwhile: granted once PostgreSQL has ended it.
+            await books.execute(lock, made.id, timeout=10)
+            await connection.execute(lock, made.id)
+
+    with pytest.raises(Unavailable):
+        await freeze()
+    await pool.close()
 
 
 async def test_a_caller_that_gives_up_leaves_nothing_behind(directory: Directory, books: Any) -> None:
@@ -284,5 +304,5 @@ async def test_a_database_that_is_not_set_up_is_told_so(postgres_url: str) -> No
     await bare.close()
     nowhere = await Directory.connect(postgres_url.rpartition("/")[0] + "/no_such_database", shards=SHARDS)
     with pytest.raises(Unavailable):
-        await nowhere.ping()
+        await nowhere.exists(1)
     await nowhere.close()

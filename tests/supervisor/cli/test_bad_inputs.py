@@ -79,7 +79,10 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["check", "--config", "none.toml"], "The configuration none.toml cannot be read"),
         (["migrate", "--config", "no.toml"], "no.toml is not TOML"),
         (["up", "--config", "none.toml"], "none.toml cannot be read: No such file or directory."),
-        (["up", "--config", "unknown.toml"], "unknown.toml: Object contains unknown field `port`"),
+        (
+            ["up", "--config", "unknown.toml"],
+            "unknown.toml: http.port is no setting; those here are: admin_key_file, body",
+        ),
         (["up"], "No SMS provider is configured; add a [[providers]] section"),
         (["up", "--config", "no_provider.toml"], "No SMS provider is configured"),
         (["up", "--demo", "--listen", "8080"], "--listen must be HOST:PORT, not '8080'."),
@@ -161,7 +164,7 @@ def test_stores_that_cannot_be_reached_are_one_sentence() -> None:
         "up", "--demo", "--config", "stores.toml", "--data-dir", "here", "--listen", "127.0.0.1:0"
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("smsengine: PostgreSQL cannot be used: ")
+    assert done.stderr.splitlines()[-1].startswith("smsengine: PostgreSQL cannot serve: it cannot be reached")
     assert "Traceback" not in done.stderr
     checked = smsengine("check", "--config", "stores.toml", "--data-dir", "here")
     assert checked.returncode == 1
