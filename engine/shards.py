@@ -65,6 +65,12 @@ def held_key(shard: int) -> bytes:
 
 
 @cache
+def held_by_key(shard: int) -> bytes:
+    """Held units by organisation; queue.lua names it by the sum."""
+    return held_key(shard) + b":by"
+
+
+@cache
 def generation_key(shard: int) -> bytes:
     return b"credit:{%d}:generation" % shard
 

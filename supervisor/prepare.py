@@ -23,6 +23,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.link import RedisLink, ReplyError, load_functions
+from engine.stores.redis.memory import memory_of
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
 from supervisor.process.child import run_once
@@ -114,6 +115,8 @@ async def _migrate(config: Config) -> None:
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
         await link.start()
+        if fault := memory_of(await link.call("INFO", "memory")).fault:
+            raise ConfigError(fault)
         await load_functions(link)
     except ReplyError as e:
         raise ConfigError(

@@ -375,6 +375,8 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     usage, life = await begun(link)
     await usage.close(life, "g2", "g1", StreamMark())
     # A worker settles a message of 5 units meanwhile.
+    await link.call("SET", keys.held_key(0), 5)
+    await link.call("HSET", keys.held_by_key(0), 7, 5)
     stream = keys.queue_key(0, "normal")
     await link.call("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
     entry_id = await link.call("XADD", stream, "*", "m", b"x")

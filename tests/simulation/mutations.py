@@ -64,7 +64,7 @@ _admit, _release, _serve_answers = RedisAdmission.admit, Quota.release, Ledger._
 def _refuse_later_ones_too(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
     asked = self._asked.get(answer.organisation_id)
     if answer.kind == "refusal" and asked is not None:
-        asked.waiters, asked.later = asked.waiters + asked.later, []
+        asked.waiters, asked.later = asked.waiters | asked.later, {}
     return _answered(self, answer, now_us)
 
 

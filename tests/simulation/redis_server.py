@@ -13,7 +13,7 @@ from typing import Any
 from engine.stores.redis.link import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
-from tests.simulation.redis_store import Group, Store, Watch, as_bytes, format_id, parse_id
+from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
 from tests.simulation.wires import BLOCKED, Call, Wire
 
 
@@ -122,12 +122,14 @@ class RedisServer:
     def _ping(self) -> bytes:
         return b"PONG"
 
-    def _function(self, *_: Any) -> bytes:
+    def _function(self, what: str, *_: Any) -> Any:
+        if what == "LIST":
+            return []
         self.has_functions = True
         return b"smsengine"
 
     def _info(self, _: str) -> bytes:
-        return b"# Server\r\nrun_id:%b\r\n" % self.store.run
+        return b"# Server\r\nrun_id:%b\r\n# Memory\r\nused_memory:0\r\nmaxmemory:0\r\n" % self.store.run
 
     def _hgetall(self, key: bytes) -> list[bytes]:
         return [part for pair in self.store.db.get(key, {}).items() for part in pair]
@@ -139,9 +141,9 @@ class RedisServer:
         self.store.db[key] = as_bytes(value)
         return b"OK"
 
-    def _xrange(self, key: bytes, first: str, _: str, __: str, count: int) -> list[Any]:
+    def _xrange(self, key: bytes, first: bytes | str, _: str, __: str, count: int) -> list[Any]:
         stream = self.store.db.get(key)
-        ids = [] if stream is None else stream.behind(parse_id(as_bytes(first.lstrip("("))), count)
+        ids = [] if stream is None else stream.behind(parse_id(as_bytes(first).lstrip(b"(-") or b"0"), count)
         return [[format_id(i), stream.fields[i]] for i in ids]
 
     def _xtrim(self, key: bytes, _: str, least: str) -> int:
@@ -167,13 +169,6 @@ class RedisServer:
                 if entries:
                     found.append([key, entries])
         return found or (BLOCKED if "BLOCK" in arguments else None)
-
-    def _xgroup(self, _: str, key: bytes, group: bytes, start: str, __: str) -> bytes:
-        stream = self.store.stream(key)
-        if group in stream.groups:
-            raise ReplyError("BUSYGROUP Consumer Group name already exists")
-        stream.groups[group] = Group()
-        return b"OK"
 
     def _xreadgroup(self, _: str, group: bytes, name: str, *arguments: Any) -> Any:
         count = arguments[arguments.index("COUNT") + 1]

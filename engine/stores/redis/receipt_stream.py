@@ -19,10 +19,10 @@ import msgspec
 
 from engine import shards as keys
 from engine.activity.records import ActivityEntry
-from engine.errors import Broken, Fenced, Unavailable
+from engine.errors import Broken, Fenced
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
 from engine.records import StreamId
-from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError
 
 _LOCK = b"receipts:lock"
 _encode = msgspec.msgpack.Encoder().encode
@@ -134,9 +134,6 @@ class RedisReceiptStream:
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
-                if "Function not found" in str(reply):
-                    await load_functions(self._link)
-                    raise Unavailable("Redis had lost the engine's functions; begin anew.")
                 raise Broken(f"Redis refused a step of the matcher: {reply}")
         return replies
 
