@@ -109,14 +109,13 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 
 
 async def _migrate(config: Config) -> None:
+    await _check_redis(config)
     await migrate_postgres(config.postgres.url)
     await _seed(config)
     await migrate_clickhouse(config.clickhouse.url)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
         await link.start()
-        if fault := memory_of(await link.call("INFO", "memory")).fault:
-            raise ConfigError(fault)
         await load_functions(link)
     except ReplyError as e:
         raise ConfigError(
@@ -125,6 +124,19 @@ async def _migrate(config: Config) -> None:
         ) from e
     finally:
         await link.close()
+
+
+async def _check_redis(config: Config) -> None:
+    """Raises ConfigError when Redis would delete what is under way; before anything is changed."""
+    link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
+    try:
+        fault = memory_of(await link.call("INFO", "memory")).fault
+    except ReplyError as e:
+        raise ConfigError(f"Redis refuses INFO ({e}); needed is a user who may call it.") from e
+    finally:
+        await link.close()
+    if fault:
+        raise ConfigError(fault)
 
 
 async def _seed(config: Config) -> None:

@@ -40,6 +40,8 @@ class RedisServer:
         self.store = Store(clock, watch)
         self.functions = functions(self.store)
         self.has_functions = True
+        # At `maxmemory`.
+        self.full = False
         # Called before this function is carried out.
         self.before: tuple[str, Callable[[], None]] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
@@ -86,6 +88,8 @@ class RedisServer:
             if command[0] == "FCALL":
                 if not self.has_functions:
                     raise ReplyError("ERR Function not found")
+                if self.full and command[1] == "admit":
+                    raise ReplyError("OOM command not allowed when used memory > 'maxmemory'.")
                 keys = command[3 : 3 + command[2]]
                 return getattr(self.functions, command[1])(keys, command[3 + command[2] :])
             return getattr(self, f"_{command[0].lower()}")(*command[1:])
@@ -129,7 +133,9 @@ class RedisServer:
         return b"smsengine"
 
     def _info(self, _: str) -> bytes:
-        return b"# Server\r\nrun_id:%b\r\n# Memory\r\nused_memory:0\r\nmaxmemory:0\r\n" % self.store.run
+        used = 100 if self.full else 0
+        memory = b"# Memory\r\nused_memory:%d\r\nmaxmemory:100\r\n" % used
+        return b"# Server\r\nrun_id:%b\r\n" % self.store.run + memory
 
     def _hgetall(self, key: bytes) -> list[bytes]:
         return [part for pair in self.store.db.get(key, {}).items() for part in pair]
