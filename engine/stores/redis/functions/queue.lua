@@ -403,22 +403,31 @@ end
 -- tally(held, sms express, sms normal, due express, due normal, dead express, dead normal)
 -- -> array of {organisation, units} that the messages here hold
 -- As it was kept beside the sum. Only where that does not add up, because the version before this
--- one kept the sum alone, all messages are read, once; that takes about a second for a million.
+-- one kept the sum alone, all messages are read, once: 5 µs each, and Redis does nothing else.
 local function tally(keys)
-  local by, total, flat = keys[1] .. ':by', 0, nil
-  flat = redis.call('HGETALL', by)
-  for i = 2, #flat, 2 do total = total + flat[i] end
-  if total ~= tonumber(redis.call('GET', keys[1]) or '0') then
-    redis.call('DEL', by)
-    redis.call('SET', keys[1], 0)
-    each_message({keys[2], keys[3], keys[6], keys[7]}, {keys[4], keys[5]}, function(organisation, units)
-      redis.call('INCRBY', keys[1], units)
-      hold(keys[1], string.format('%.0f', organisation), units)
-    end)
-    flat = redis.call('HGETALL', by)
+  local by, sums, total = keys[1] .. ':by', {}, 0
+  local flat = redis.call('HGETALL', by)
+  for i = 1, #flat, 2 do
+    sums[#sums + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])}
+    total = total + flat[i + 1]
   end
-  local sums = {}
-  for i = 1, #flat, 2 do sums[#sums + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])} end
+  if total == tonumber(redis.call('GET', keys[1]) or '0') then return sums end
+
+  local at
+  sums, at, total = {}, {}, 0
+  each_message({keys[2], keys[3], keys[6], keys[7]}, {keys[4], keys[5]}, function(organisation, units)
+    if not at[organisation] then
+      at[organisation] = {organisation, 0}
+      sums[#sums + 1] = at[organisation]
+    end
+    at[organisation][2] = at[organisation][2] + units
+    total = total + units
+  end)
+  redis.call('DEL', by)
+  redis.call('SET', keys[1], total)
+  for _, sum in ipairs(sums) do
+    if sum[2] ~= 0 then redis.call('HSET', by, sum[1], sum[2]) end
+  end
   return sums
 end
 
