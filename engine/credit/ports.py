@@ -22,6 +22,7 @@ from engine.credit.ledger_records import (
     StreamMark,
     UsageEntry,
 )
+from engine.credit.memory_mark import MemoryMark
 from engine.credit.records import LedgerAnswer
 from engine.errors import Fenced, Full
 from engine.records import (
@@ -70,7 +71,8 @@ class Holding(Protocol):
     @property
     def incarnation(self) -> int: ...
 
-    def check_memory(self) -> None: ...
+    @property
+    def memory(self) -> MemoryMark: ...
 
     async def wait(self, organisation_id: int, cost: int, total: int) -> bool: ...
 

@@ -12,8 +12,8 @@ shard admits nothing else, and clients run into their own deadline (503, not bin
 Answered twice: the second answer finds no flush under way and cannot, one link answers
 in order.
 
-Redis with little memory left: from `_FULL` of it on nothing new is taken in (`check_memory`), so
-that what frees memory has room. The share is read with each heartbeat; and a flush that Redis
+Redis with little memory left: above a mark nothing new is taken in (see memory_mark), so that what
+frees memory has room. The share is read with each heartbeat; and a flush that Redis
 itself refuses says so at once, and its clients are told.
 """
 
@@ -30,6 +30,7 @@ import structlog
 from engine._fastcredits import CreditMap
 from engine.credit.flush import Flush, Note, NoteKind, Outbox
 from engine.credit.holder import Effects, Holder, Token, Waiter
+from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.credit.records import QuotaRequest, QuotaReturn
 from engine.errors import Fenced, Full, Unavailable
@@ -41,8 +42,6 @@ _TICK_S = 0.25
 _BEAT_S = 2.0
 _INBOX_BLOCK_MS = 1000
 _RETRY_S = 0.1
-# The share of its memory from which on Redis counts as full.
-_FULL = 0.9
 _RETRY_MAX_S = 2.0
 
 
@@ -88,17 +87,12 @@ class Quota:
         self._positions = ["0-0"] * shards
         # Epoch and last answered sequence, by shard.
         self._heard = [(0, 0)] * shards
-        self._fullness = 0.0
+        self.memory = MemoryMark()
         self._fenced = asyncio.Event()
         # Counts registrations: units reserved in one are void in the next.
         self.incarnation = 0
 
     # -- for callers
-
-    def check_memory(self) -> None:
-        """Raises Full while Redis has little memory left."""
-        if self._fullness >= _FULL:
-            raise _full()
 
     async def wait(self, organisation_id: int, cost: int, total: int) -> bool:
         """Wait until reserving is worth another try (True), or the refusal is certain (False).
@@ -151,7 +145,7 @@ class Quota:
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
         self._heard = [(epoch, 0) for epoch in epochs]
-        self._see_memory(await self._store.fullness())
+        _see(self.memory, await self._store.fullness())
         self.incarnation += 1
         self._perform(self._holder.prefetch(self._spenders, self._now_us()))
 
@@ -221,7 +215,7 @@ class Quota:
             incarnation = self.incarnation
             try:
                 alive = await self._store.beat(self._name, self._heard)
-                self._see_memory(await self._store.fullness())
+                _see(self.memory, await self._store.fullness())
             except Unavailable:
                 continue
             if not alive and incarnation == self.incarnation:
@@ -278,48 +272,38 @@ class Quota:
         # Nothing was sent of them before: so what Redis refuses was not applied earlier either.
         first = True
         while flushes:
+            again: list[Flush] = []
             try:
                 outcomes = await self._store.admit(self._name, flushes)
-                flushes = [
-                    flush
-                    for flush, outcome in zip(flushes, outcomes, strict=True)
-                    if not self._sent(flush, outcome, first=first)
-                ]
             except Unavailable as e:
                 log.warning("flush again", reason=e.detail)
-            first = False
+                outcomes, again = [], flushes
+            for flush, outcome in zip(flushes, outcomes, strict=False):
+                outbox = self._outboxes[flush.shard]
+                if isinstance(outcome, Fenced):
+                    # Its submissions stay in the outbox until `_register_anew` names them void.
+                    self._fenced.set()
+                    continue
+                if isinstance(outcome, Full):
+                    _see(self.memory, 1.0)
+                    if not first:
+                        again.append(flush)
+                        continue
+                    for token, submission in outbox.refused():
+                        self.release(submission.organisation_id, submission.units, self.incarnation)
+                        _settle(self._admitting.pop(token, None), self.memory.error())
+                else:
+                    self._heard[flush.shard] = (flush.epoch, flush.sequence)
+                    for token, submission, replay in outbox.applied(outcome):
+                        if replay is not None:
+                            self.release(submission.organisation_id, submission.units, self.incarnation)
+                        _settle(self._admitting.pop(token, None), replay)
+                if not outbox.idle:
+                    self._mark(flush.shard)
+            flushes, first = again, False
             if flushes:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _RETRY_MAX_S)
-
-    def _sent(self, flush: Flush, outcome: dict[int, Replay] | Fenced | Full, *, first: bool) -> bool:
-        """Redis has answered to a flush: whether its outcome is known now."""
-        if isinstance(outcome, Fenced):
-            # Its submissions stay in the outbox until `_register_anew` names them void.
-            self._fenced.set()
-            return True
-        outbox = self._outboxes[flush.shard]
-        if isinstance(outcome, Full):
-            self._see_memory(1.0)
-            if not first:
-                return False
-            for token, submission in outbox.refused():
-                self.release(submission.organisation_id, submission.units, self.incarnation)
-                _settle(self._admitting.pop(token, None), _full())
-        else:
-            self._heard[flush.shard] = (flush.epoch, flush.sequence)
-            for token, submission, replay in outbox.applied(outcome):
-                if replay is not None:
-                    self.release(submission.organisation_id, submission.units, self.incarnation)
-                _settle(self._admitting.pop(token, None), replay)
-        if not outbox.idle:
-            self._mark(flush.shard)
-        return True
-
-    def _see_memory(self, fullness: float) -> None:
-        if (fullness >= _FULL) != (self._fullness >= _FULL):
-            log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < _FULL)
-        self._fullness = fullness
 
     # -- effects
 
@@ -336,11 +320,9 @@ class Quota:
             _settle(self._waiting.get(token), False)
 
 
-def _full() -> Full:
-    return Full(
-        "Redis has little memory left, so no messages are accepted until some is free; send it again later.",
-        retry_after=5.0,
-    )
+def _see(memory: MemoryMark, fullness: float) -> None:
+    if memory.see(fullness):
+        log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < MARK)
 
 
 _Outcome = TypeVar("_Outcome")

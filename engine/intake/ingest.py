@@ -83,7 +83,7 @@ class Ingest:
         Raises Refusal 409 when the key was used for another request, Full when Redis has little
         memory left, and Unavailable when none of the messages could be decided or written in time.
         """
-        self._quota.check_memory()
+        self._quota.memory.check()
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
         # Without an await in between, so that all of it has the prices of one instant.

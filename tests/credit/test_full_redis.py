@@ -131,7 +131,7 @@ async def test_from_the_mark_on_nothing_is_taken_in_though_redis_still_would(ful
 
     async def refuses() -> bool:
         try:
-            quota.check_memory()
+            quota.memory.check()
         except Full:
             return True
         return False

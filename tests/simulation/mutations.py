@@ -59,7 +59,6 @@ def spoiled(name: str, **methods: Any) -> type[Functions]:
 
 _answered, _want, _next_flush = Holder.answered, Holder.want, Outbox.next_flush
 _admit, _release, _serve_answers = RedisAdmission.admit, Quota.release, Ledger._apply
-_sent = Quota._sent
 
 
 def _refuse_later_ones_too(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
@@ -117,9 +116,13 @@ def _forget_what_is_under_way(self: Outbox) -> Any:
     return _next_flush(self)
 
 
-def _believe_every_refusal(self: Quota, flush: Any, outcome: Any, *, first: bool) -> bool:
-    """Redis is full: what it refuses now was not applied earlier either."""
-    return _sent(self, flush, outcome, first=True)
+async def _believe_every_refusal(self: RedisAdmission, name: str, flushes: Any) -> Any:
+    """When Redis is full: what it refuses now was not applied earlier either, though an answer was lost."""
+    while True:
+        try:
+            return await _admit(self, name, flushes)
+        except Unavailable:
+            await asyncio.sleep(0.1)
 
 
 def _keep_replayed(self: Quota, organisation_id: int, units: int, incarnation: int) -> None:
@@ -274,6 +277,6 @@ MUTATIONS = [
     Mutation("remember refusals", 0,
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
     Mutation("forget what may have been applied when redis is full", 0,
-             [(Quota, "_sent", _believe_every_refusal)]),
+             [(RedisAdmission, "admit", _believe_every_refusal)]),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

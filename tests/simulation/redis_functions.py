@@ -61,9 +61,110 @@ class Chain:
         return behind[0][9] if behind else self.link
 
 
-class Functions:
+class Closing:
+    """What closes a lost shard and lets it live again, and what it is counted by."""
+
     def __init__(self, store: Store) -> None:
         self.store = store
+
+    def hold(self, key: bytes, sums: dict[int, int]) -> None:
+        by = self.store.hash(key + b":by")
+        for org, units in sums.items():
+            by[b"%d" % org] = b"%d" % (int(by.get(b"%d" % org, b"0")) + units)
+            if by[b"%d" % org] == b"0":
+                del by[b"%d" % org]
+        self.store.db[key] = b"%d" % (int(self.store.db.get(key, b"0")) + sum(sums.values()))
+
+    def end_epoch(self, key: bytes) -> int:
+        holder = self.store.hash(key)
+        epoch = int(holder.get(b"epoch", b"0")) + 1
+        holder[b"epoch"] = b"%d" % epoch
+        return epoch
+
+    def begin(self, keys: Any, args: Any) -> int:
+        seen, name = self.store.db.get(keys[0]), _b(args[0])
+        if _b(args[1]) != self.store.run or seen not in (None, name, b"closing:" + name):
+            return 0
+        self.store.db[keys[0]] = name
+        head = self.store.hash(keys[1] + b":head")
+        head[b"run"] = self.store.run
+        head.pop(b"since", None)
+        return 1
+
+    def seal(self, keys: Any, args: Any) -> bytes | None:
+        seen = self.store.db.get(keys[0]) or b""
+        if seen != _b(args[0]):
+            return None
+        self.store.db[keys[0]] = b"closing:" + _b(args[1])
+        for name in self.store.hash(keys[1]):
+            self.end_epoch(_b(args[2]) + name)
+            self.store.db.pop(_b(args[3]) + name, None)
+        self.store.db.pop(keys[1], None)
+        head = self.store.hash(keys[2] + b":head")
+        if b"from" not in head:
+            head[b"from"] = self.not_in_books(Chain(self.store, keys[2]), seen, *map(_b, args[4:7]))
+        return head[b"from"]
+
+    def not_in_books(
+        self, chain: Chain, seen: bytes, generation: bytes, position: bytes, link: bytes
+    ) -> bytes:
+        if chain.link_at(position) == link:
+            return b"(" + position
+        if seen.startswith(b"closing:") and seen != b"closing:" + generation:
+            return b"-"
+        if chain.since is not None:
+            return b"(" + chain.since
+        stream = self.store.db.get(chain.usage)
+        return b"(" + (b"0-0" if stream is None else format_id(stream.last))
+
+    def tally(self, keys: Any, _: Any) -> list[list[int]]:
+        by = self.store.hash(keys[0] + b":by")
+        if sum(map(int, by.values())) != int(self.store.db.get(keys[0], b"0")):
+            self.store.db.update({keys[0]: b"0", keys[0] + b":by": {}})
+            db = self.store.db
+            places = [db[keys[i]].fields.values() for i in (1, 2, 5, 6) if keys[i] in db]
+            payloads = [fields[1] for entries in places for fields in entries]
+            payloads += [p for i in (3, 4) for p in db.get(keys[i], ())]
+            for message in map(_unpack, payloads):
+                self.hold(keys[0], {message[1]: message[7]})
+            by = self.store.hash(keys[0] + b":by")
+        return [[int(org), int(units)] for org, units in by.items()]
+
+    def close(self, keys: Any, args: Any) -> list[list[int]] | None:
+        if self.store.db.get(keys[0]) != b"closing:" + _b(args[0]):
+            return None
+        # [held, used, captured, released]
+        sums: dict[int, list[int]] = {}
+
+        def add(org: int, *units: int) -> None:
+            of = sums.setdefault(org, [0, 0, 0, 0])
+            of[:] = [a + b for a, b in zip(of, units, strict=True)]
+
+        for org, *units in zip(*[iter(args[2:])] * 4, strict=True):
+            add(org, 0, *units)
+        for fields in Chain(self.store, keys[1]).behind(_b(args[1]).lstrip(b"(-") or b"0-0"):
+            if fields[1] == b"usage":
+                flat = _unpack(fields[7])
+                for org, used in zip(flat[::2], flat[1::2], strict=True):
+                    add(org, 0, used, 0, 0)
+            elif fields[1] == b"settle":
+                flat = _unpack(fields[7])
+                for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+                    add(org, 0, 0, captured, released)
+        for org, held in self.tally(keys[2:], ()):
+            add(org, held, 0, 0, 0)
+        settled = [v for org, (_, _, c, r) in sums.items() if c + r for v in (org, c, r)]
+        self.store.clear(keys[1])
+        head = self.store.db[keys[1] + b":head"] = {b"link": _b(args[0]), b"run": self.store.run}
+        if settled:
+            chain = Chain(self.store, keys[1])
+            chain.append(b"settle", b"", b"0", _pack(settled))
+            head[b"link"] = chain.link
+        return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]
+
+
+class Functions(Closing):
+    """The functions by name."""
 
     # -- holders
 
@@ -104,12 +205,6 @@ class Functions:
         chain.append(b"fence", name, b"%d" % (epoch - 1), b"")
         chain.keep()
         return 1
-
-    def end_epoch(self, key: bytes) -> int:
-        holder = self.store.hash(key)
-        epoch = int(holder.get(b"epoch", b"0")) + 1
-        holder[b"epoch"] = b"%d" % epoch
-        return epoch
 
     # -- admit
 
@@ -197,14 +292,6 @@ class Functions:
                 b"applied": b"%b:%d" % (epoch, seq),
             }
         )
-
-    def hold(self, key: bytes, sums: dict[int, int]) -> None:
-        by = self.store.hash(key + b":by")
-        for org, units in sums.items():
-            by[b"%d" % org] = b"%d" % (int(by.get(b"%d" % org, b"0")) + units)
-            if by[b"%d" % org] == b"0":
-                del by[b"%d" % org]
-        self.store.db[key] = b"%d" % (int(self.store.db.get(key, b"0")) + sum(sums.values()))
 
     # -- the queue
 
@@ -310,86 +397,3 @@ class Functions:
 
     def is_forgotten(self, delivered: int, before: int) -> bool:
         return delivered < before
-
-    # -- a lost shard
-
-    def begin(self, keys: Any, args: Any) -> int:
-        seen, name = self.store.db.get(keys[0]), _b(args[0])
-        if _b(args[1]) != self.store.run or seen not in (None, name, b"closing:" + name):
-            return 0
-        self.store.db[keys[0]] = name
-        head = self.store.hash(keys[1] + b":head")
-        head[b"run"] = self.store.run
-        head.pop(b"since", None)
-        return 1
-
-    def seal(self, keys: Any, args: Any) -> bytes | None:
-        seen = self.store.db.get(keys[0]) or b""
-        if seen != _b(args[0]):
-            return None
-        self.store.db[keys[0]] = b"closing:" + _b(args[1])
-        for name in self.store.hash(keys[1]):
-            self.end_epoch(_b(args[2]) + name)
-            self.store.db.pop(_b(args[3]) + name, None)
-        self.store.db.pop(keys[1], None)
-        head = self.store.hash(keys[2] + b":head")
-        if b"from" not in head:
-            head[b"from"] = self.not_in_books(Chain(self.store, keys[2]), seen, *map(_b, args[4:7]))
-        return head[b"from"]
-
-    def not_in_books(
-        self, chain: Chain, seen: bytes, generation: bytes, position: bytes, link: bytes
-    ) -> bytes:
-        if chain.link_at(position) == link:
-            return b"(" + position
-        if seen.startswith(b"closing:") and seen != b"closing:" + generation:
-            return b"-"
-        if chain.since is not None:
-            return b"(" + chain.since
-        stream = self.store.db.get(chain.usage)
-        return b"(" + (b"0-0" if stream is None else format_id(stream.last))
-
-    def tally(self, keys: Any, _: Any) -> list[list[int]]:
-        by = self.store.hash(keys[0] + b":by")
-        if sum(map(int, by.values())) != int(self.store.db.get(keys[0], b"0")):
-            self.store.db.update({keys[0]: b"0", keys[0] + b":by": {}})
-            db = self.store.db
-            places = [db[keys[i]].fields.values() for i in (1, 2, 5, 6) if keys[i] in db]
-            payloads = [fields[1] for entries in places for fields in entries]
-            payloads += [p for i in (3, 4) for p in db.get(keys[i], ())]
-            for message in map(_unpack, payloads):
-                self.hold(keys[0], {message[1]: message[7]})
-            by = self.store.hash(keys[0] + b":by")
-        return [[int(org), int(units)] for org, units in by.items()]
-
-    def close(self, keys: Any, args: Any) -> list[list[int]] | None:
-        if self.store.db.get(keys[0]) != b"closing:" + _b(args[0]):
-            return None
-        # [held, used, captured, released]
-        sums: dict[int, list[int]] = {}
-
-        def add(org: int, *units: int) -> None:
-            of = sums.setdefault(org, [0, 0, 0, 0])
-            of[:] = [a + b for a, b in zip(of, units, strict=True)]
-
-        for org, *units in zip(*[iter(args[2:])] * 4, strict=True):
-            add(org, 0, *units)
-        for fields in Chain(self.store, keys[1]).behind(_b(args[1]).lstrip(b"(-") or b"0-0"):
-            if fields[1] == b"usage":
-                flat = _unpack(fields[7])
-                for org, used in zip(flat[::2], flat[1::2], strict=True):
-                    add(org, 0, used, 0, 0)
-            elif fields[1] == b"settle":
-                flat = _unpack(fields[7])
-                for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-                    add(org, 0, 0, captured, released)
-        for org, held in self.tally(keys[2:], ()):
-            add(org, held, 0, 0, 0)
-        settled = [v for org, (_, _, c, r) in sums.items() if c + r for v in (org, c, r)]
-        self.store.clear(keys[1])
-        head = self.store.db[keys[1] + b":head"] = {b"link": _b(args[0]), b"run": self.store.run}
-        if settled:
-            chain = Chain(self.store, keys[1])
-            chain.append(b"settle", b"", b"0", _pack(settled))
-            head[b"link"] = chain.link
-        return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]

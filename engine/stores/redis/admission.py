@@ -9,6 +9,7 @@ import msgspec
 
 from engine import shards as keys
 from engine.credit.flush import Flush
+from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import ActivityRow, Addressed, Replay, Submission
@@ -22,7 +23,7 @@ _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 # used, then less and less, down to the second when so much is used that nothing is admitted.
 _KEY_TTL_S = 86400
 _KEY_TTL_MIN_S = 3600
-_HALF, _FULL = 0.5, 0.9
+_HALF = 0.5
 
 
 class RedisAdmission:
@@ -112,7 +113,7 @@ def _refused(reply: ReplyError) -> Broken:
 
 def key_ttl_s(fullness: float) -> int:
     """How long an idempotency key that is first used now is remembered, seconds."""
-    room = min(1.0, max(0.0, (_FULL - fullness) / (_FULL - _HALF)))
+    room = min(1.0, max(0.0, (MARK - fullness) / (MARK - _HALF)))
     return int(_KEY_TTL_MIN_S + room * (_KEY_TTL_S - _KEY_TTL_MIN_S))
 
 
