@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.simulation.checkers import Past
 from tests.simulation.supervisor import Supervisor
+from tests.simulation.wires import Wire
 from tests.simulation.world import Role, World
 
 _RATES = (0.0, 0.3, 1.0, 2.0)
@@ -69,6 +70,7 @@ class Faults:
         world.weather.cut = world.weather.slow = world.clock.stall = 0.0
         world.redis.before = None
         world.redis.full = False
+        world.redis.after_admit = None
         world.calm = True
 
     def _seconds(self, least: float, most: float) -> float:
@@ -113,9 +115,20 @@ class Faults:
         self._world.redis.busy_until = self._world.clock.now + self._seconds(0.02, 0.8)
 
     def _fill_redis(self) -> None:
-        """Redis is at its limit of memory for a while."""
-        self._world.redis.full = True
-        self._world.clock.after(self._seconds(0.01, 3.0), setattr, self._world.redis, "full", False)
+        """Redis is at its limit of memory for a while: now, or from a flush on whose answer is lost."""
+        if self._world.clock.rng.random() < 0.5:
+            self._fill()
+        else:
+            self._world.redis.after_admit = self._fill_and_cut
+
+    def _fill(self) -> None:
+        if self._world.clock.now < self._until:
+            self._world.redis.full = True
+            self._world.clock.after(self._seconds(0.01, 3.0), setattr, self._world.redis, "full", False)
+
+    def _fill_and_cut(self, wire: Wire) -> None:
+        self._fill()
+        wire.fail()
 
     def _restart_postgres(self) -> None:
         world = self._world

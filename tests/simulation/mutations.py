@@ -276,7 +276,7 @@ MUTATIONS = [
     Mutation("refuse those who came later too", 0, [(Holder, "answered", _refuse_later_ones_too)]),
     Mutation("remember refusals", 0,
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
-    Mutation("forget what may have been applied when redis is full", 0,
+    Mutation("forget what may have been applied when redis is full", 9,
              [(RedisAdmission, "admit", _believe_every_refusal)]),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

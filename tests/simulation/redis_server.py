@@ -44,6 +44,8 @@ class RedisServer:
         self.full = False
         # Called before this function is carried out.
         self.before: tuple[str, Callable[[], None]] | None = None
+        # Called once a flush with messages was applied, with the wire on which it came.
+        self.after_admit: Callable[[Wire], None] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
@@ -54,6 +56,9 @@ class RedisServer:
             self._park(wire, call, command)
             return BLOCKED
         self.store.watch.done(command, reply)
+        if self.after_admit is not None and wire is not None and command[:2] == ("FCALL", "admit"):
+            after, self.after_admit = self.after_admit, None
+            after(wire)
         if self.store.grown:
             self._serve_parked()
         return None if reply is BLOCKED else reply
