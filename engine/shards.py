@@ -61,13 +61,8 @@ def usage_head_key(shard: int) -> bytes:
 
 @cache
 def held_key(shard: int) -> bytes:
+    """Sum of held units; queue.lua keeps them by organisation beside it, with `:by` behind."""
     return b"credit:{%d}:held" % shard
-
-
-@cache
-def held_by_key(shard: int) -> bytes:
-    """Held units by organisation; queue.lua names it by the sum."""
-    return held_key(shard) + b":by"
 
 
 @cache

@@ -376,7 +376,7 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     await usage.close(life, "g2", "g1", StreamMark())
     # A worker settles a message of 5 units meanwhile.
     await link.call("SET", keys.held_key(0), 5)
-    await link.call("HSET", keys.held_by_key(0), 7, 5)
+    await link.call("HSET", keys.held_key(0) + b":by", 7, 5)
     stream = keys.queue_key(0, "normal")
     await link.call("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
     entry_id = await link.call("XADD", stream, "*", "m", b"x")
@@ -494,13 +494,13 @@ async def test_units_of_the_version_before_which_kept_their_sum_alone_are_counte
 ) -> None:
     usage, life = await begun(link)
     await used(link, 70)
-    by = await link.call("HGETALL", keys.held_by_key(0))
-    await link.call("DEL", keys.held_by_key(0))
+    by = await link.call("HGETALL", keys.held_key(0) + b":by")
+    await link.call("DEL", keys.held_key(0) + b":by")
     await usage.prepare()
-    assert sorted(await link.call("HGETALL", keys.held_by_key(0))) == sorted(by)
+    assert sorted(await link.call("HGETALL", keys.held_key(0) + b":by")) == sorted(by)
     assert await link.call("GET", keys.held_key(0)) == b"140"
     # And where no ledger had the time to do so, by the close.
-    await link.call("DEL", keys.held_by_key(0))
+    await link.call("DEL", keys.held_key(0) + b":by")
     left = await usage.close(life, "g2", "g1", StreamMark("0-0", ""))
     assert left == {org: RemainingUnits(20, 20) for org in range(1, 8)}
 

@@ -32,7 +32,7 @@ import msgspec
 
 from engine.credit.ledger_records import StreamMark
 from engine.records import ActivityRow, Message
-from engine.shards import generation_key, held_by_key, held_key, holder_key, shard_of, usage_head_key
+from engine.shards import generation_key, held_key, holder_key, shard_of, usage_head_key
 from tests.simulation.clock import Clock
 from tests.simulation.history import History, settled
 from tests.simulation.holdings import Holding
@@ -300,7 +300,7 @@ class Truth:
             if held_units != self._queued_units[shard]:
                 self.fail(f"held says {held_units}, queues have {self._queued_units[shard]} units")
         for o in wanted:
-            by = self.redis.store.db.get(held_by_key(self.sums[o].shard), {})
+            by = self.redis.store.db.get(held_key(self.sums[o].shard) + b":by", {})
             if int(by.get(b"%d" % o, b"0")) != self.sums[o].h:
                 self.fail(f"organisation {o}: held says {by.get(b'%d' % o)}, its messages {self.sums[o].h}")
             self.changed(o)

@@ -267,7 +267,7 @@ async def real_dump(link: RedisLink, side: Side) -> Any:
     alive = sorted(await link.call("HKEYS", keys.holders_key(_SHARD)))
     held = int(await link.call("GET", keys.held_key(_SHARD)) or 0)
     inboxes = [await link.call("XRANGE", key, "-", "+") for key in _INBOXES]
-    flat = await link.call("HGETALL", keys.held_by_key(_SHARD))
+    flat = await link.call("HGETALL", keys.held_key(_SHARD) + b":by")
     by = dict(zip(flat[::2], flat[1::2], strict=True))
     return streams, due, holder_rows(side, holders), alive, held, by, inboxes
 
@@ -287,7 +287,7 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
         for key in _INBOXES
     ]
     held = int(db.get(keys.held_key(_SHARD), b"0"))
-    by = db.get(keys.held_by_key(_SHARD), {})
+    by = db.get(keys.held_key(_SHARD) + b":by", {})
     return streams, due, holder_rows(side, holders), alive, held, by, inboxes
 
 
