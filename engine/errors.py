@@ -1,7 +1,8 @@
 """Every error of the engine, as one tree ordered by who must act.
 
 `Refusal`       the caller: the request cannot be honoured as it stands.
-`Unavailable`   nobody but time: the same request may succeed later.
+`Unavailable`   nobody but time: the same request may succeed later. `Full` is one: Redis has
+                little memory left.
 `ConfigError`   the operator: a setting, a port, a disk, a server.
 `Fenced`        the holder itself: its epoch is over, it must register anew.
 `Broken`        us: an invariant does not hold; the process stops.
@@ -40,6 +41,10 @@ class Unavailable(EngineError):
         super().__init__(detail)
         self.detail = detail
         self.retry_after = retry_after
+
+
+class Full(Unavailable):
+    """Redis has little memory left and takes nothing new; what was refused changed nothing."""
 
 
 class ConfigError(EngineError):

@@ -172,7 +172,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str = ""
     # Digest of the request, to tell a repetition from another use of the same key.
     fingerprint: bytes = b""
-    # The HTTP answer that a repetition is given.
+    # The answer that a repetition is given, packed (see kept_answer).
     answer: bytes = b""
 
 

@@ -66,7 +66,8 @@ def usage_head_key(shard: int) -> bytes:
 
 @cache
 def held_key(shard: int) -> bytes:
-    """Sum of the units that are held for messages in this shard, wherever they wait."""
+    """Sum of the units that are held for messages in this shard, wherever they wait; queue.lua keeps
+    them by organisation beside it, with `:by` behind."""
     return b"credit:{%d}:held" % shard
 
 

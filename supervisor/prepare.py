@@ -24,6 +24,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.link import RedisLink, ReplyError, load_functions
+from engine.stores.redis.memory import memory_of
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
 from supervisor.process.child import run_once
@@ -114,6 +115,7 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 
 async def _migrate(config: Config) -> int:
     """The number of shards."""
+    await _check_redis(config)
     await migrate_postgres(config.postgres.url)
     shards = await keep_shards(config.postgres.url, config.shards)
     await _seed(config)
@@ -130,6 +132,19 @@ async def _migrate(config: Config) -> int:
     finally:
         await link.close()
     return shards
+
+
+async def _check_redis(config: Config) -> None:
+    """Raises ConfigError when Redis would delete what is under way; before anything is changed."""
+    link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
+    try:
+        fault = memory_of(await link.call("INFO", "memory")).fault
+    except ReplyError as e:
+        raise ConfigError(f"Redis refuses INFO ({e}); needed is a user who may call it.") from e
+    finally:
+        await link.close()
+    if fault:
+        raise ConfigError(fault)
 
 
 async def _seed(config: Config) -> None:

@@ -86,6 +86,15 @@ class Outbox:
         assert flush is not None
         return [(token, s, hits.get(i)) for i, (token, s) in enumerate(flush.submissions)]
 
+    def refused(self) -> list[tuple[int, Submission]]:
+        """The flush under way changed nothing and never will: its number is free again. Its notes
+        wait for the next flush; its submissions, with their tokens, are given back."""
+        flush, self._under_way = self._under_way, None
+        assert flush is not None
+        self._sequence -= 1
+        self._notes.extendleft(reversed(flush.notes))
+        return flush.submissions
+
     def fenced(self) -> list[int]:
         """The epoch is over: nothing that waits here was or will be admitted. The tokens."""
         under_way = self._under_way.submissions if self._under_way else []

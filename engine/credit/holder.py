@@ -61,9 +61,11 @@ class Effects(msgspec.Struct):
 
 class _Asked(msgspec.Struct):
     number: int
-    waiters: list[Waiter]
+    # By token, in the order in which they came, so that one that leaves costs the same however
+    # many wait: when requests time out, all leave at once.
+    waiters: dict[Token, Waiter]
     # Came after the request was made; they wait for the next one.
-    later: list[Waiter] = []
+    later: dict[Token, Waiter] = {}
 
 
 class _Pace(msgspec.Struct):
@@ -93,9 +95,9 @@ class Holder:
         effects = Effects()
         asked = self._asked.get(organisation_id)
         if asked is not None:
-            asked.later.append(waiter)
+            asked.later[waiter.token] = waiter
         else:
-            self._ask(organisation_id, [waiter], now_us, effects)
+            self._ask(organisation_id, {waiter.token: waiter}, now_us, effects)
         return effects
 
     def prefetch(self, organisation_ids: Iterable[int], now_us: int) -> Effects:
@@ -103,15 +105,15 @@ class Holder:
         effects = Effects()
         for organisation_id in organisation_ids:
             if organisation_id not in self._asked and not self._credit.remaining(organisation_id):
-                self._ask(organisation_id, [], now_us, effects)
+                self._ask(organisation_id, {}, now_us, effects)
         return effects
 
     def forget(self, organisation_id: int, token: Token) -> None:
         """The client has gone; its request stays under way and serves whoever is next."""
         asked = self._asked.get(organisation_id)
         if asked is not None:
-            asked.waiters = [w for w in asked.waiters if w.token != token]
-            asked.later = [w for w in asked.later if w.token != token]
+            asked.waiters.pop(token, None)
+            asked.later.pop(token, None)
 
     def answered(self, answer: LedgerAnswer, now_us: int) -> Effects:
         """The ledger's word. A grant or refusal of a request not under way was seen before."""
@@ -130,9 +132,9 @@ class Holder:
         if answer.kind == "grant":
             self._credit.grant(organisation_id, answer.units)
             self._pace(organisation_id, now_us).last_granted = answer.units
-            effects.wake = [w.token for w in asked.waiters + asked.later]
+            effects.wake = [*asked.waiters, *asked.later]
             return effects
-        effects.refuse = [w.token for w in asked.waiters]
+        effects.refuse = list(asked.waiters)
         if asked.later:
             self._ask(organisation_id, asked.later, now_us, effects)
         return effects
@@ -146,8 +148,8 @@ class Holder:
         effects = Effects()
         asked = self._asked.get(organisation_id)
         if asked is not None:
-            effects.wake = [w.token for w in asked.waiters + asked.later]
-            asked.waiters, asked.later = [], []
+            effects.wake = [*asked.waiters, *asked.later]
+            asked.waiters, asked.later = {}, {}
         return effects
 
     def tick(self, elapsed_s: float, now_us: int) -> Effects:
@@ -160,26 +162,26 @@ class Holder:
             self._paces.move_to_end(organisation_id)
             low = max(pace.rate * self._quota_s / 2, pace.last_granted / 4)
             if organisation_id not in self._asked and self._credit.remaining(organisation_id) < low:
-                self._ask(organisation_id, [], now_us, effects)
+                self._ask(organisation_id, {}, now_us, effects)
         self._return_idle(now_us, effects)
         return effects
 
     def fenced(self) -> list[Token]:
         """The holder's epoch is over: its quota is the ledger's again. Who waited is named."""
-        tokens = [w.token for a in self._asked.values() for w in a.waiters + a.later]
+        tokens = [token for a in self._asked.values() for token in (*a.waiters, *a.later)]
         self._asked.clear()
         self._paces.clear()
         self._credit.drop()
         self._credit.drain()
         return tokens
 
-    def _ask(self, organisation_id: int, waiters: list[Waiter], now_us: int, effects: Effects) -> None:
+    def _ask(self, organisation_id: int, waiters: dict[Token, Waiter], now_us: int, effects: Effects) -> None:
         self._number += 1
         self._asked[organisation_id] = _Asked(number=self._number, waiters=waiters)
         pace = self._pace(organisation_id, now_us)
         remaining = self._credit.remaining(organisation_id)
-        needed = max(1, min((w.cost for w in waiters), default=1) - remaining)
-        waiting = sum(w.total for w in waiters)
+        needed = max(1, min((w.cost for w in waiters.values()), default=1) - remaining)
+        waiting = sum(w.total for w in waiters.values())
         growth = 2 * pace.last_granted if waiters else 0
         supply = max(self._quota_min, int(pace.rate * self._quota_s), growth)
         wanted = min(max(needed, waiting + supply - remaining), _WANTED_MAX)

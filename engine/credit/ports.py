@@ -22,7 +22,7 @@ from engine.credit.ledger_records import (
     UsageEntry,
 )
 from engine.credit.records import LedgerAnswer
-from engine.errors import Fenced
+from engine.errors import Fenced, Full
 from engine.records import (
     Replay,
 )
@@ -41,12 +41,16 @@ class AdmissionStore(Protocol):
     async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, by shard."""
 
-    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced]:
+    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced | Full]:
         """Apply each flush whole or not at all, in one round trip.
 
         For each flush the submissions that repeat an idempotency key, by their index, or
-        `Fenced`. After `Unavailable` send the same flushes again.
+        `Fenced`, or `Full` when this call did not apply it for want of memory; one without
+        submissions is never `Full`. After `Unavailable` send the same flushes again.
         """
+
+    async def fullness(self) -> float:
+        """The share of its memory that Redis uses, 0 when it has no limit."""
 
     async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
         """Show that the holder lives; False when any shard has fenced it, or is behind what it

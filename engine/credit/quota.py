@@ -11,6 +11,10 @@ never: it is sent again under the same number until an outcome is known; meanwhi
 shard admits nothing else, and clients run into their own deadline (503, not binding).
 Answered twice: the second answer finds no flush under way and cannot, one link answers
 in order.
+
+Redis with little memory left: above a mark nothing new is taken in (see memory_mark), so that what
+frees memory has room. The share is read with each heartbeat; and a flush that Redis
+itself refuses says so at once, and its clients are told.
 """
 
 from __future__ import annotations
@@ -27,9 +31,10 @@ from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
 from engine.credit.flush import Flush, Note, NoteKind, Outbox
 from engine.credit.holder import Effects, Holder, Token, Waiter
+from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.credit.records import QuotaRequest, QuotaReturn
-from engine.errors import Fenced, Unavailable
+from engine.errors import Fenced, Full, Unavailable
 from engine.records import Replay, Submission
 
 log = structlog.get_logger("quota")
@@ -83,6 +88,7 @@ class Quota:
         self._positions = ["0-0"] * shards
         # Epoch and last answered sequence, by shard.
         self._heard = [(0, 0)] * shards
+        self.memory = MemoryMark()
         self._fenced = asyncio.Event()
         # Counts registrations: units reserved in one are void in the next.
         self.incarnation = 0
@@ -140,6 +146,7 @@ class Quota:
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
         self._heard = [(epoch, 0) for epoch in epochs]
+        _see(self.memory, await self._store.fullness())
         self.incarnation += 1
         self._perform(self._holder.prefetch(self._spenders, self._now_us()))
 
@@ -208,6 +215,7 @@ class Quota:
             incarnation = self.incarnation
             try:
                 alive = await self._store.beat(self._name, self._heard)
+                _see(self.memory, await self._store.fullness())
             except Unavailable:
                 continue
             if not alive and incarnation == self.incarnation:
@@ -261,25 +269,40 @@ class Quota:
 
     async def _send(self, flushes: list[Flush]) -> None:
         backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
-        while True:
+        # Nothing was sent of them before: so what Redis refuses was not applied earlier either.
+        first = True
+        while flushes:
+            again: list[Flush] = []
             try:
                 outcomes = await self._store.admit(self._name, flushes)
-                break
             except Unavailable as e:
                 log.warning("flush again", reason=e.detail)
+                outcomes, again = [], flushes
+            for flush, outcome in zip(flushes, outcomes, strict=False):
+                outbox = self._outboxes[flush.shard]
+                if isinstance(outcome, Fenced):
+                    # Its submissions stay in the outbox until `_register_anew` names them void.
+                    self._fenced.set()
+                    continue
+                if isinstance(outcome, Full):
+                    _see(self.memory, 1.0)
+                    if not first:
+                        again.append(flush)
+                        continue
+                    for token, submission in outbox.refused():
+                        self.release(submission.organisation_id, submission.units, self.incarnation)
+                        _settle(self._admitting.pop(token, None), self.memory.error())
+                else:
+                    self._heard[flush.shard] = (flush.epoch, flush.sequence)
+                    for token, submission, replay in outbox.applied(outcome):
+                        if replay is not None:
+                            self.release(submission.organisation_id, submission.units, self.incarnation)
+                        _settle(self._admitting.pop(token, None), replay)
+                if not outbox.idle:
+                    self._mark(flush.shard)
+            flushes, first = again, False
+            if flushes:
                 await asyncio.sleep(backoff.next())
-        for flush, hits in zip(flushes, outcomes, strict=True):
-            if isinstance(hits, Fenced):
-                # Its submissions stay in the outbox until `_register_anew` names them void.
-                self._fenced.set()
-                continue
-            self._heard[flush.shard] = (flush.epoch, flush.sequence)
-            for token, submission, replay in self._outboxes[flush.shard].applied(hits):
-                if replay is not None:
-                    self.release(submission.organisation_id, submission.units, self.incarnation)
-                _settle(self._admitting.pop(token, None), replay)
-            if not self._outboxes[flush.shard].idle:
-                self._mark(flush.shard)
 
     # -- effects
 
@@ -294,6 +317,11 @@ class Quota:
             _settle(self._waiting.get(token), True)
         for token in effects.refuse:
             _settle(self._waiting.get(token), False)
+
+
+def _see(memory: MemoryMark, fullness: float) -> None:
+    if memory.see(fullness):
+        log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < MARK)
 
 
 _Outcome = TypeVar("_Outcome")

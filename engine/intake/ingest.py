@@ -19,7 +19,8 @@ from engine._fastcredits import CreditMap
 from engine.credit.quota import Quota
 from engine.errors import Refusal, Unavailable
 from engine.ids import MessageIds
-from engine.intake import phone_numbers, segments
+from engine.intake import kept_answer, phone_numbers, segments
+from engine.intake.kept_answer import Outcome
 from engine.intake.ports import Prices
 from engine.records import (
     QUEUE_DEFAULT,
@@ -39,8 +40,6 @@ _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # More units than any message costs.
 _NEVER = 1 << 63
-
-Outcome = Accepted | Refusal
 
 
 class CreditWaits(msgspec.Struct):
@@ -93,9 +92,10 @@ class Ingest:
     ) -> Submitted:
         """Accept or refuse each draft on its own; `render` makes the answer of the outcomes.
 
-        Raises Refusal 409 when the key was used for another request, and Unavailable
-        when none of the messages could be decided or written in time.
+        Raises Refusal 409 when the key was used for another request, Full when Redis has little
+        memory left, and Unavailable when none of the messages could be decided or written in time.
         """
+        self._quota.memory.check()
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
         # Without an await in between, so that all of it has the prices of one instant.
@@ -107,8 +107,9 @@ class Ingest:
         incarnation = self._quota.incarnation
         held = await self._hold(organisation_id, addressed, deadline)
         messages = [a for a in addressed if isinstance(a, Addressed)]
+        outcomes = [_outcome(a) for a in addressed]
         try:
-            answer = render([_outcome(a) for a in addressed])
+            answer = render(outcomes)
         except Refusal:
             self._quota.release(organisation_id, held, incarnation)
             raise
@@ -120,10 +121,13 @@ class Ingest:
             units=held,
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
-            answer=answer if idempotency_key else b"",
+            answer=kept_answer.pack(outcomes) if idempotency_key else b"",
         )
         replay = await self._admitted(submission, incarnation, deadline)
-        return Submitted(answer=replay.answer if replay else answer, replayed=replay is not None)
+        if replay is None:
+            return Submitted(answer=answer, replayed=False)
+        first = kept_answer.unpack(replay.answer)
+        return Submitted(answer=replay.answer if first is None else render(first), replayed=True)
 
     async def _admitted(self, submission: Submission, incarnation: int, deadline: float) -> Replay | None:
         """Wait until it is in Redis, or known to be a repetition of what is returned."""

@@ -31,6 +31,7 @@ from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
 from engine.stores.redis.link import RedisLink, ReplyError
+from engine.stores.redis.memory import memory_of
 from supervisor.cli.client import Client
 from supervisor.datadir import DEFAULT, DataDir, Running
 from supervisor.prepare import STORES, with_urls
@@ -146,12 +147,15 @@ async def _applied(connection: Any) -> dict[int, str]:
 async def _redis(url: str) -> str:
     link = RedisLink(url, timeout_s=_TIMEOUT_S, name="check")
     try:
-        info = _info(await link.call("INFO"))
+        told = await link.call("INFO")
+        info = _info(told)
         name = "Valkey" if "valkey_version" in info else "Redis"
         shown = info.get("valkey_version") or info.get("redis_version", "")
         # Valkey says which Redis it is compatible with.
         if _version(info.get("redis_version", "")) < REDIS_MIN:
             raise _NotOk(f"{name} {shown} is too old; Redis 7.0 or newer, or Valkey, is needed")
+        if fault := memory_of(told).fault:
+            raise _NotOk(f"{name} {shown}; {fault}")
         loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", "smsengine", "WITHCODE")
     except ReplyError as e:
         raise _NotOk(f"refuses: {e}") from e

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from engine import shards
+from engine.api.messages import render_batch
 from engine.config import Queues
 from engine.credit.laws import Audit, audit
 from engine.credit.ledger import Ledger
@@ -261,6 +262,51 @@ async def test_quota_of_a_dead_holder_is_available_again_after_its_fence(
             return dead.incarnation > incarnation
 
         await eventually(registered)
+        await w.clean()
+
+
+async def test_an_answer_that_the_version_before_kept_is_given_again(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        await w.ledger()
+        ingest, _ = await w.holder("h1")
+        org = await w.organisation(100)
+        key = shards.idempotency_key(shards.shard_of(org, SHARDS), org, "old")
+        await w.link.call("HSET", key, "f", b"one", "a", b'[{"id":"before"}]')
+        submit = partial(ingest.submit, org, render=render, idempotency_key="old")
+        again = await submit(drafts(1), fingerprint=b"one")
+        assert (again.answer, again.replayed) == (b'[{"id":"before"}]', True)
+        with pytest.raises(Refusal) as refused:
+            await submit(drafts(1), fingerprint=b"two")
+        assert refused.value.status == 409
+        await w.clean()
+
+
+async def test_a_repeated_batch_is_told_its_refusals_again_whatever_has_changed_since(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        await w.ledger()
+        first, _ = await w.holder("h1")
+        second, _ = await w.holder("h2")
+        org = await w.organisation(20)
+        batch = [
+            *drafts(3),
+            MessageDraft(to="+1", text="no number"),
+            *drafts(1, "x" * 5000),
+            *drafts(2, "ü" + "ж" * 100),
+            *drafts(30),
+            MessageDraft(to="+4915112345678", text="later", validity=0),
+        ]
+        wanted = {"render": render_batch, "idempotency_key": "batch", "fingerprint": b"f" * 16}
+        told = await first.submit(org, batch, **wanted)  # type: ignore[arg-type]
+        codes = [o.get("error", {}).get("code", "") for o in msgspec.json.decode(told.answer)["results"]]
+        assert set(codes) == {"", "invalid_number", "invalid_field", "insufficient_credit"}
+        # What was refused for want of credit could be paid now.
+        await w.directory.top_up(org, 1000, "second")
+        again = await second.submit(org, batch, **wanted)  # type: ignore[arg-type]
+        assert (again.answer, again.replayed) == (told.answer, True)
         await w.clean()
 
 

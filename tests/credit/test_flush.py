@@ -93,3 +93,20 @@ def test_a_fenced_outbox_names_what_was_not_admitted_and_begins_anew() -> None:
     flush = box.next_flush()
     assert flush is not None
     assert (flush.epoch, flush.sequence) == (7, 1)
+
+
+def test_a_flush_that_was_refused_gives_its_submissions_back_and_its_notes_go_on_under_its_number() -> None:
+    box = outbox()
+    given = submission()
+    box.add(1, given)
+    box.note(Note("request", b"a"))
+    box.note(Note("return", b"b"))
+    flush = box.next_flush()
+    assert flush is not None
+    box.note(Note("request", b"c"))
+    assert box.refused() == [(1, given)]
+    again = box.next_flush()
+    assert again is not None
+    assert again.sequence == flush.sequence
+    assert again.submissions == []
+    assert [note.data for note in again.notes] == [b"a", b"b", b"c"]

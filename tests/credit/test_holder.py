@@ -134,3 +134,12 @@ def test_a_fenced_holder_has_nothing_and_names_all_who_waited() -> None:
     assert machine.fenced() == [1, 2]
     assert len(credit) == 0
     assert machine.answered(grant(1, 50), 0) == Effects()
+
+
+def test_whoever_leaves_is_told_nothing_and_the_others_keep_their_order() -> None:
+    machine, _ = holder()
+    for token in range(1, 7):
+        machine.want(ORG, Waiter(token, 1, 1), 0)
+    for token in (1, 3, 5, 99):
+        machine.forget(ORG, token)
+    assert machine.answered(grant(1, 50), 0).wake == [2, 4, 6]

@@ -375,6 +375,8 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     usage, life = await begun(link)
     await usage.close(life, "g2", "g1", StreamMark())
     # A worker settles a message of 5 units meanwhile.
+    await link.call("SET", keys.held_key(0), 5)
+    await link.call("HSET", keys.held_key(0) + b":by", 7, 5)
     stream = keys.queue_key(0, "normal")
     await link.call("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
     entry_id = await link.call("XADD", stream, "*", "m", b"x")
@@ -452,3 +454,75 @@ async def test_no_epoch_comes_again_when_redis_has_forgotten_it(link: RedisLink)
     await link.call("FLUSHALL")
     await load_functions(link)
     assert (await admission.register("h1"))[0] > first
+
+
+async def used(link: RedisLink, flushes: int) -> None:
+    """A holder's flushes, each with one message of 2 units, of organisations 1 to 7 in turn."""
+    admission = RedisAdmission(link, link, 1)
+    epoch = (await admission.register("h1"))[0]
+    for n in range(1, flushes + 1):
+        message = Message(
+            id=f"m{n}", organisation_id=1 + n % 7, to="+1", text="x", sender="", encoding="GSM-7",
+            segments=1, units=2, accepted_at_us=1, expires_at_us=2,
+        )  # fmt: skip
+        queue = "express" if n % 2 else "normal"
+        given = Submission(
+            organisation_id=message.organisation_id,
+            messages=[Addressed(queue=queue, message=message, due_at_us=n % 3)],  # type: ignore[arg-type]
+            units=2,
+        )
+        await admission.admit("h1", [Flush(0, epoch, n, [(1, given)], [])])
+
+
+async def test_a_shard_is_closed_by_what_was_used_however_much_that_is_and_no_call_reads_all(
+    link: RedisLink,
+) -> None:
+    usage, life = await begun(link)
+    await used(link, 1750)
+    await link.call("CONFIG", "RESETSTAT")
+    left = await usage.close(life, "g2", "g1", StreamMark("0-0", ""))
+    assert left == {org: RemainingUnits(500, 500) for org in range(1, 8)}
+    # The usage came page by page, and no queue was read.
+    info = (await link.call("INFO", "commandstats")).decode()
+    calls = dict(line.split(":calls=") for line in info.splitlines() if ":calls=" in line)
+    assert int(calls["cmdstat_xrange"].split(",")[0]) == 1 + 4 + 1
+    assert "cmdstat_zrange" not in calls
+
+
+async def test_units_of_the_version_before_which_kept_their_sum_alone_are_counted_once(
+    link: RedisLink,
+) -> None:
+    usage, life = await begun(link)
+    await used(link, 70)
+    by = await link.call("HGETALL", keys.held_key(0) + b":by")
+    await link.call("DEL", keys.held_key(0) + b":by")
+    await usage.prepare()
+    assert sorted(await link.call("HGETALL", keys.held_key(0) + b":by")) == sorted(by)
+    assert await link.call("GET", keys.held_key(0)) == b"140"
+    # And where no ledger had the time to do so, by the close.
+    await link.call("DEL", keys.held_key(0) + b":by")
+    left = await usage.close(life, "g2", "g1", StreamMark("0-0", ""))
+    assert left == {org: RemainingUnits(20, 20) for org in range(1, 8)}
+
+
+async def test_what_is_settled_between_the_two_steps_of_a_close_counts(link: RedisLink) -> None:
+    usage, _ = await begun(link)
+    await used(link, 7)
+    stream = keys.queue_key(0, "normal")
+    await link.call("FCALL", "make_group", 1, stream)
+    reply = await link.call("XREADGROUP", "GROUP", keys.GROUP, "w1", "STREAMS", stream, ">")
+    [(entry_id, _)] = reply[0][1]
+    touched = (stream, keys.due_key(0, "normal"), keys.dead_key(0, "normal"), keys.activity_key(0),
+               keys.usage_key(0), keys.held_key(0))  # fmt: skip
+    # The ledger that sealed the shard dies; nothing of its books is known here.
+    seal = ("FCALL", "seal", 3, keys.generation_key(0), keys.holders_key(0), keys.usage_key(0),
+            "g1", "g2", keys.holder_key(0, ""), keys.inbox_key(0, ""), "g1", "5-0", "elsewhere")  # fmt: skip
+    assert await link.call(*seal) is not None
+    assert await link.call("FCALL", "settle", 6, *touched, "w1", 1, entry_id, "c", 7, 2, b"") == 1
+    again = (await usage.lives({}))[0]
+    left = await usage.close(again, "g3", "g1", StreamMark("5-0", "elsewhere"))
+    assert sum(of.held for of in left.values()) == 14
+    entries = await usage.read({0: "0-0"}, 10, 1)
+    assert [(e.kind, e.follows, msgspec.msgpack.decode(e.data)) for e in entries] == [
+        ("settle", "g3", [7, 2, 0])
+    ]

@@ -243,7 +243,7 @@ class Truth:
         if command[0] != "FCALL" or isinstance(reply, Exception):
             return
         name = command[1]
-        if name in ("register", "fence", "close", "begin"):
+        if name in ("register", "fence", "seal", "close", "begin"):
             self._epochs(name, command, reply)
         if self._touched or self._used or self._recorded:
             self._step(command)
@@ -251,19 +251,23 @@ class Truth:
     def _epochs(self, name: str, command: tuple[Any, ...], reply: Any) -> None:
         key: bytes = command[3]
         shard = int(key[key.index(b"{") + 1 : key.index(b"}")])
-        if name == "close" and reply is None:
+        if name in ("seal", "close") and reply is None:
             return
         if name == "begin":
             if reply:
                 self._closed_before[shard] = self._histories[shard].fork = None
             return
-        if name == "close":
+        if name == "seal":
             self.lose({shard})
-            self._closed_before[shard] = command[3 + command[2] :][1]
-            # Nothing moved: it only sums up settlements that the books have not heard of.
-            self._used = []
+            history = self._histories[shard]
+            # From here on at least the books must hear of everything.
+            history.fork = self._link(shard) if history.fork is None else history.fork
             for holding in self.holdings.values():
                 holding.void(shard, -1)
+        elif name == "close":
+            self._closed_before[shard] = command[3 + command[2] :][0]
+            # Nothing moved: it only sums up settlements that the books have not heard of.
+            self._used = []
         elif reply and (held := self.holdings.get(command[3 + command[2]])) is not None:
             epoch = int(self.redis.store.hash(key)[b"epoch"])
             self.clock.trace("epoch", held.name, "shard", shard, name, epoch)
@@ -296,6 +300,9 @@ class Truth:
             if held_units != self._queued_units[shard]:
                 self.fail(f"held says {held_units}, queues have {self._queued_units[shard]} units")
         for o in wanted:
+            by = self.redis.store.db.get(held_key(self.sums[o].shard) + b":by", {})
+            if int(by.get(b"%d" % o, b"0")) != self.sums[o].h:
+                self.fail(f"organisation {o}: held says {by.get(b'%d' % o)}, its messages {self.sums[o].h}")
             self.changed(o)
         self._touched, self._used, self._recorded = {}, [], []
 
@@ -403,6 +410,10 @@ class Truth:
         generation = tables.generations.get(shard)
         named = db.get(generation_key(shard), b"").decode()
         self._closed_before[shard] = named[len("closing:") :] if named.startswith("closing:") else None
+        sealed = db.get(usage_head_key(shard), {}).get(b"from")
+        if sealed is not None and sealed != b"-":
+            # It was not closed before it was sealed.
+            self._closed_before[shard] = None
         if generation is not None:
             behind = history.between(tables.marks[shard].link, self._link(shard))
             if behind is None or named not in (generation, f"closing:{generation}"):

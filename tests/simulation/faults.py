@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.simulation.checkers import Past
 from tests.simulation.supervisor import Supervisor
+from tests.simulation.wires import Wire
 from tests.simulation.world import Role, World
 
 _RATES = (0.0, 0.3, 1.0, 2.0)
@@ -14,7 +15,7 @@ _CUTS = (0.0, 0.002, 0.01, 0.04)
 _STALLS = (0.0, 0.002, 0.01)
 _REWINDS = (0.0, 0.0, 0.5, 2.0)
 # Before which function; "" for any moment.
-_MOMENTS = ("", "", "admit", "deliver", "settle", "fence", "register", "close", "begin")
+_MOMENTS = ("", "", "admit", "deliver", "settle", "fence", "register", "seal", "close", "begin")
 # From how long ago at most the data is that Redis comes back with.
 _AGES_S = (0.01, 0.2, 1.0)
 
@@ -30,7 +31,7 @@ class Faults:
         every: list[Callable[[], None]] = [
             self._kill, self._kill, self._freeze, self._freeze_long, self._fence_alive, self._drain,
             self._restart_redis, self._stall_redis, self._restart_postgres, self._stall_postgres,
-            self._depose_ledger, self._cut_wires,
+            self._depose_ledger, self._cut_wires, self._fill_redis,
         ]  # fmt: skip
         self.enabled = rng.sample(every, rng.randrange(len(every) + 1))
         self._rate = rng.choice(_RATES) if self.enabled else 0.0
@@ -68,6 +69,8 @@ class Faults:
         world.clock.trace("calm")
         world.weather.cut = world.weather.slow = world.clock.stall = 0.0
         world.redis.before = None
+        world.redis.full = False
+        world.redis.after_admit = None
         world.calm = True
 
     def _seconds(self, least: float, most: float) -> float:
@@ -110,6 +113,22 @@ class Faults:
 
     def _stall_redis(self) -> None:
         self._world.redis.busy_until = self._world.clock.now + self._seconds(0.02, 0.8)
+
+    def _fill_redis(self) -> None:
+        """Redis is at its limit of memory for a while: now, or from a flush on whose answer is lost."""
+        if self._world.clock.rng.random() < 0.5:
+            self._fill()
+        else:
+            self._world.redis.after_admit = self._fill_and_cut
+
+    def _fill(self) -> None:
+        if self._world.clock.now < self._until:
+            self._world.redis.full = True
+            self._world.clock.after(self._seconds(0.01, 3.0), setattr, self._world.redis, "full", False)
+
+    def _fill_and_cut(self, wire: Wire) -> None:
+        self._fill()
+        wire.fail()
 
     def _restart_postgres(self) -> None:
         world = self._world

@@ -64,7 +64,7 @@ _admit, _release, _serve_answers = RedisAdmission.admit, Quota.release, Ledger._
 def _refuse_later_ones_too(self: Holder, answer: LedgerAnswer, now_us: int) -> Effects:
     asked = self._asked.get(answer.organisation_id)
     if answer.kind == "refusal" and asked is not None:
-        asked.waiters, asked.later = asked.waiters + asked.later, []
+        asked.waiters, asked.later = asked.waiters | asked.later, {}
     return _answered(self, answer, now_us)
 
 
@@ -114,6 +114,15 @@ def _forget_what_is_under_way(self: Outbox) -> Any:
     """A second flush goes out beside the first."""
     self._under_way = None
     return _next_flush(self)
+
+
+async def _believe_every_refusal(self: RedisAdmission, name: str, flushes: Any) -> Any:
+    """When Redis is full: what it refuses now was not applied earlier either, though an answer was lost."""
+    while True:
+        try:
+            return await _admit(self, name, flushes)
+        except Unavailable:
+            await asyncio.sleep(0.1)
 
 
 def _keep_replayed(self: Quota, organisation_id: int, units: int, incarnation: int) -> None:
@@ -240,7 +249,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 219,
+        "forget the stored outcome of a sequence", 11,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
@@ -267,5 +276,7 @@ MUTATIONS = [
     Mutation("refuse those who came later too", 0, [(Holder, "answered", _refuse_later_ones_too)]),
     Mutation("remember refusals", 0,
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
+    Mutation("forget what may have been applied when redis is full", 9,
+             [(RedisAdmission, "admit", _believe_every_refusal)]),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

@@ -12,12 +12,11 @@ from typing import Any
 import msgspec
 
 from engine.shards import GROUP
-from tests.simulation.redis_store import Store, format_id, parse_id
+from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
-_LAST_CHANCE = 2
 # inbox.lua
 _FIRST = 1 << 44
 
@@ -62,9 +61,110 @@ class Chain:
         return behind[0][9] if behind else self.link
 
 
-class Functions:
+class Closing:
+    """What closes a lost shard and lets it live again, and what it is counted by."""
+
     def __init__(self, store: Store) -> None:
         self.store = store
+
+    def hold(self, key: bytes, sums: dict[int, int]) -> None:
+        by = self.store.hash(key + b":by")
+        for org, units in sums.items():
+            by[b"%d" % org] = b"%d" % (int(by.get(b"%d" % org, b"0")) + units)
+            if by[b"%d" % org] == b"0":
+                del by[b"%d" % org]
+        self.store.db[key] = b"%d" % (int(self.store.db.get(key, b"0")) + sum(sums.values()))
+
+    def end_epoch(self, key: bytes) -> int:
+        holder = self.store.hash(key)
+        epoch = int(holder.get(b"epoch", b"0")) + 1
+        holder[b"epoch"] = b"%d" % epoch
+        return epoch
+
+    def begin(self, keys: Any, args: Any) -> int:
+        seen, name = self.store.db.get(keys[0]), _b(args[0])
+        if _b(args[1]) != self.store.run or seen not in (None, name, b"closing:" + name):
+            return 0
+        self.store.db[keys[0]] = name
+        head = self.store.hash(keys[1] + b":head")
+        head[b"run"] = self.store.run
+        head.pop(b"since", None)
+        return 1
+
+    def seal(self, keys: Any, args: Any) -> bytes | None:
+        seen = self.store.db.get(keys[0]) or b""
+        if seen != _b(args[0]):
+            return None
+        self.store.db[keys[0]] = b"closing:" + _b(args[1])
+        for name in self.store.hash(keys[1]):
+            self.end_epoch(_b(args[2]) + name)
+            self.store.db.pop(_b(args[3]) + name, None)
+        self.store.db.pop(keys[1], None)
+        head = self.store.hash(keys[2] + b":head")
+        if b"from" not in head:
+            head[b"from"] = self.not_in_books(Chain(self.store, keys[2]), seen, *map(_b, args[4:7]))
+        return head[b"from"]
+
+    def not_in_books(
+        self, chain: Chain, seen: bytes, generation: bytes, position: bytes, link: bytes
+    ) -> bytes:
+        if chain.link_at(position) == link:
+            return b"(" + position
+        if seen.startswith(b"closing:") and seen != b"closing:" + generation:
+            return b"-"
+        if chain.since is not None:
+            return b"(" + chain.since
+        stream = self.store.db.get(chain.usage)
+        return b"(" + (b"0-0" if stream is None else format_id(stream.last))
+
+    def tally(self, keys: Any, _: Any) -> list[list[int]]:
+        by = self.store.hash(keys[0] + b":by")
+        if sum(map(int, by.values())) != int(self.store.db.get(keys[0], b"0")):
+            self.store.db.update({keys[0]: b"0", keys[0] + b":by": {}})
+            db = self.store.db
+            places = [db[keys[i]].fields.values() for i in (1, 2, 5, 6) if keys[i] in db]
+            payloads = [fields[1] for entries in places for fields in entries]
+            payloads += [p for i in (3, 4) for p in db.get(keys[i], ())]
+            for message in map(_unpack, payloads):
+                self.hold(keys[0], {message[1]: message[7]})
+            by = self.store.hash(keys[0] + b":by")
+        return [[int(org), int(units)] for org, units in by.items()]
+
+    def close(self, keys: Any, args: Any) -> list[list[int]] | None:
+        if self.store.db.get(keys[0]) != b"closing:" + _b(args[0]):
+            return None
+        # [held, used, captured, released]
+        sums: dict[int, list[int]] = {}
+
+        def add(org: int, *units: int) -> None:
+            of = sums.setdefault(org, [0, 0, 0, 0])
+            of[:] = [a + b for a, b in zip(of, units, strict=True)]
+
+        for org, *units in zip(*[iter(args[2:])] * 4, strict=True):
+            add(org, 0, *units)
+        for fields in Chain(self.store, keys[1]).behind(_b(args[1]).lstrip(b"(-") or b"0-0"):
+            if fields[1] == b"usage":
+                flat = _unpack(fields[7])
+                for org, used in zip(flat[::2], flat[1::2], strict=True):
+                    add(org, 0, used, 0, 0)
+            elif fields[1] == b"settle":
+                flat = _unpack(fields[7])
+                for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+                    add(org, 0, 0, captured, released)
+        for org, held in self.tally(keys[2:], ()):
+            add(org, held, 0, 0, 0)
+        settled = [v for org, (_, _, c, r) in sums.items() if c + r for v in (org, c, r)]
+        self.store.clear(keys[1])
+        head = self.store.db[keys[1] + b":head"] = {b"link": _b(args[0]), b"run": self.store.run}
+        if settled:
+            chain = Chain(self.store, keys[1])
+            chain.append(b"settle", b"", b"0", _pack(settled))
+            head[b"link"] = chain.link
+        return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]
+
+
+class Functions(Closing):
+    """The functions by name."""
 
     # -- holders
 
@@ -106,13 +206,10 @@ class Functions:
         chain.keep()
         return 1
 
-    def end_epoch(self, key: bytes) -> int:
-        holder = self.store.hash(key)
-        epoch = int(holder.get(b"epoch", b"0")) + 1
-        holder[b"epoch"] = b"%d" % epoch
-        return epoch
-
     # -- admit
+
+    def report(self, keys: Any, args: Any) -> list[Any]:
+        return self.admit(keys, args)
 
     def admit(self, keys: Any, args: Any) -> list[Any]:
         name, epoch, seq = _b(args[0]), _b(args[1]), int(args[2])
@@ -153,7 +250,7 @@ class Functions:
         if sums:
             flat = [value for pair in sums.items() for value in pair]
             chain.append(b"usage", name, epoch, _pack(flat))
-            self.add_held(keys[7], sum(sums.values()))
+            self.hold(keys[7], sums)
         for i in range(at, at + 2 * int(args[5]), 2):
             chain.append(_b(args[i]), name, epoch, args[i + 1])
         chain.keep()
@@ -181,9 +278,10 @@ class Functions:
 
     def used_before(self, key: bytes, fingerprint: bytes, answer: bytes) -> list[bytes] | None:
         known = self.store.db.get(key)
-        if known:
-            return [known[b"f"], known[b"a"]]
-        self.store.hash(key).update({b"f": fingerprint, b"a": answer})
+        if known is not None:
+            size = known[0]
+            return [known[1 : size + 1], known[size + 1 :]]
+        self.store.db[key] = bytes((len(fingerprint),)) + fingerprint + answer
         return None
 
     def remember(self, key: bytes, epoch: bytes, seq: int, hits: list[Any]) -> None:
@@ -195,13 +293,10 @@ class Functions:
             }
         )
 
-    def add_held(self, key: bytes, units: int) -> None:
-        self.store.db[key] = b"%d" % (int(self.store.db.get(key, b"0")) + units)
-
     # -- the queue
 
     def settle(self, keys: Any, args: Any) -> int:
-        at, counted, held = 2, 0, 0
+        at, counted = 2, 0
         rows: list[bytes] = []
         sums: dict[int, list[int]] = {}
         for _ in range(int(args[1])):
@@ -218,7 +313,6 @@ class Functions:
                     self.store.xadd(keys[2], [b"m", args[at + 5]])
                 else:
                     sums.setdefault(org, [0, 0])[0 if outcome == b"c" else 1] += units
-                    held += units
             at += 5 + {b"d": 2, b"x": 1}.get(outcome, 0)
         if rows:
             self.store.xadd(keys[3], [b"b", _array_of(rows, len(rows))])
@@ -227,7 +321,7 @@ class Functions:
             chain = Chain(self.store, keys[4])
             chain.append(b"settle", _b(args[0]), b"0", _pack(flat))
             chain.keep()
-            self.add_held(keys[5], -held)
+            self.hold(keys[5], {org: -captured - released for org, (captured, released) in sums.items()})
         return counted
 
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
@@ -252,8 +346,15 @@ class Functions:
             self.store.zrem(keys[0], payload)
         return len(ready)
 
+    def make_group(self, keys: Any, _: Any) -> int:
+        groups = self.store.stream(keys[0]).groups
+        if GROUP in groups:
+            return 0
+        groups[GROUP] = Group()
+        return 1
+
     def take_over(self, keys: Any, args: Any) -> list[Any]:
-        name, min_idle_ms, limit, suspects = _b(args[0]), *args[1:]
+        name, min_idle_ms, limit, suspects, deliveries_max = _b(args[0]), *args[1:]
         taken: list[list[Any]] = []
         passed = 0
         group = self.store.group(keys[0], GROUP)
@@ -270,14 +371,14 @@ class Functions:
             for entry_id, _, idle, given in pending:
                 if idle < idle_ms or len(taken) >= limit:
                     continue
-                if given == _LAST_CHANCE and suspects == 0:
+                if given == deliveries_max - 1 and suspects == 0:
                     passed += 1
                     continue
                 ms, _, sequence = entry_id.partition(b"-")
                 claimed = self.store.xclaim(keys[0], GROUP, name, idle_ms, (int(ms), int(sequence)), None)
                 if claimed:
                     taken.append([entry_id, claimed[0][1][1], given + 1])
-                    suspects -= given == _LAST_CHANCE
+                    suspects -= given == deliveries_max - 1
         return [taken, passed]
 
     # -- answers (inbox.lua)
@@ -296,67 +397,3 @@ class Functions:
 
     def is_forgotten(self, delivered: int, before: int) -> bool:
         return delivered < before
-
-    # -- a lost shard
-
-    def begin(self, keys: Any, args: Any) -> int:
-        seen, name = self.store.db.get(keys[0]), _b(args[0])
-        if _b(args[1]) != self.store.run or seen not in (None, name, b"closing:" + name):
-            return 0
-        self.store.db[keys[0]] = name
-        head = self.store.hash(keys[1] + b":head")
-        head[b"run"] = self.store.run
-        head.pop(b"since", None)
-        return 1
-
-    def close(self, keys: Any, args: Any) -> list[list[int]] | None:
-        seen = self.store.db.get(keys[0]) or b""
-        if seen != _b(args[0]):
-            return None
-        self.store.db[keys[0]] = b"closing:" + _b(args[1])
-        for name in self.store.hash(keys[1]):
-            self.end_epoch(_b(args[2]) + name)
-            self.store.db.pop(_b(args[3]) + name, None)
-        self.store.db.pop(keys[1], None)
-        sums: dict[int, list[int]] = {}
-        total = 0
-        places = [self.store.db[keys[i]].fields.values() for i in (4, 5, 8, 9) if keys[i] in self.store.db]
-        payloads = [fields[1] for entries in places for fields in entries]
-        payloads += [p for i in (6, 7) for p in self.store.db.get(keys[i], ())]
-        for payload in payloads:
-            message = _unpack(payload)
-            sums.setdefault(message[1], [0, 0])[0] += message[7]
-            total += message[7]
-        self.store.db[keys[3]] = b"%d" % total
-        settled: dict[int, list[int]] = {}
-        chain = Chain(self.store, keys[2])
-        for fields in self.not_in_books(chain, seen, *map(_b, args[4:7])):
-            if fields[1] == b"usage":
-                flat = _unpack(fields[7])
-                for org, units in zip(flat[::2], flat[1::2], strict=True):
-                    sums.setdefault(org, [0, 0])[1] += units
-            elif fields[1] == b"settle":
-                flat = _unpack(fields[7])
-                for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-                    both = settled.setdefault(org, [0, 0])
-                    both[0] += captured
-                    both[1] += released
-                    sums.setdefault(org, [0, 0])[0] += captured + released
-        self.store.clear(keys[2])
-        head = self.store.db[keys[2] + b":head"] = {b"link": _b(args[1]), b"run": self.store.run}
-        if settled:
-            chain = Chain(self.store, keys[2])
-            chain.append(
-                b"settle", b"", b"0", _pack([v for org, both in settled.items() for v in (org, *both)])
-            )
-            head[b"link"] = chain.link
-        return [[org, *both] for org, both in sums.items()]
-
-    def not_in_books(
-        self, chain: Chain, seen: bytes, generation: bytes, position: bytes, link: bytes
-    ) -> list[list[bytes]]:
-        if chain.link_at(position) == link:
-            return chain.behind(position)
-        if seen.startswith(b"closing:") and seen != b"closing:" + generation:
-            return chain.behind(b"0-0")
-        return chain.behind(chain.since) if chain.since is not None else []

@@ -13,7 +13,7 @@ from typing import Any
 from engine.stores.redis.link import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
-from tests.simulation.redis_store import Group, Store, Watch, as_bytes, format_id, parse_id
+from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
 from tests.simulation.wires import BLOCKED, Call, Wire
 
 
@@ -40,8 +40,12 @@ class RedisServer:
         self.store = Store(clock, watch)
         self.functions = functions(self.store)
         self.has_functions = True
+        # At `maxmemory`.
+        self.full = False
         # Called before this function is carried out.
         self.before: tuple[str, Callable[[], None]] | None = None
+        # Called once a flush with messages was applied, with the wire on which it came.
+        self.after_admit: Callable[[Wire], None] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
@@ -52,6 +56,9 @@ class RedisServer:
             self._park(wire, call, command)
             return BLOCKED
         self.store.watch.done(command, reply)
+        if self.after_admit is not None and wire is not None and command[:2] == ("FCALL", "admit"):
+            after, self.after_admit = self.after_admit, None
+            after(wire)
         if self.store.grown:
             self._serve_parked()
         return None if reply is BLOCKED else reply
@@ -86,6 +93,8 @@ class RedisServer:
             if command[0] == "FCALL":
                 if not self.has_functions:
                     raise ReplyError("ERR Function not found")
+                if self.full and command[1] == "admit":
+                    raise ReplyError("OOM command not allowed when used memory > 'maxmemory'.")
                 keys = command[3 : 3 + command[2]]
                 return getattr(self.functions, command[1])(keys, command[3 + command[2] :])
             return getattr(self, f"_{command[0].lower()}")(*command[1:])
@@ -122,12 +131,16 @@ class RedisServer:
     def _ping(self) -> bytes:
         return b"PONG"
 
-    def _function(self, *_: Any) -> bytes:
+    def _function(self, what: str, *_: Any) -> Any:
+        if what == "LIST":
+            return []
         self.has_functions = True
         return b"smsengine"
 
     def _info(self, _: str) -> bytes:
-        return b"# Server\r\nrun_id:%b\r\n" % self.store.run
+        used = 100 if self.full else 0
+        memory = b"# Memory\r\nused_memory:%d\r\nmaxmemory:100\r\n" % used
+        return b"# Server\r\nrun_id:%b\r\n" % self.store.run + memory
 
     def _hgetall(self, key: bytes) -> list[bytes]:
         return [part for pair in self.store.db.get(key, {}).items() for part in pair]
@@ -139,9 +152,9 @@ class RedisServer:
         self.store.db[key] = as_bytes(value)
         return b"OK"
 
-    def _xrange(self, key: bytes, first: str, _: str, __: str, count: int) -> list[Any]:
+    def _xrange(self, key: bytes, first: bytes | str, _: str, __: str, count: int) -> list[Any]:
         stream = self.store.db.get(key)
-        ids = [] if stream is None else stream.behind(parse_id(as_bytes(first.lstrip("("))), count)
+        ids = [] if stream is None else stream.behind(parse_id(as_bytes(first).lstrip(b"(-") or b"0"), count)
         return [[format_id(i), stream.fields[i]] for i in ids]
 
     def _xtrim(self, key: bytes, _: str, least: str) -> int:
@@ -167,13 +180,6 @@ class RedisServer:
                 if entries:
                     found.append([key, entries])
         return found or (BLOCKED if "BLOCK" in arguments else None)
-
-    def _xgroup(self, _: str, key: bytes, group: bytes, start: str, __: str) -> bytes:
-        stream = self.store.stream(key)
-        if group in stream.groups:
-            raise ReplyError("BUSYGROUP Consumer Group name already exists")
-        stream.groups[group] = Group()
-        return b"OK"
 
     def _xreadgroup(self, _: str, group: bytes, name: str, *arguments: Any) -> Any:
         count = arguments[arguments.index("COUNT") + 1]

@@ -69,9 +69,9 @@ class Sequence:
         name = rng.choice(_HOLDERS)
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
-             "pending", "generation", "close", "begin",
+             "pending", "generation", "seal", "close", "begin",
              "announce", "deliver"),
-            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 3, 1, 1),
+            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1),
         )[0]  # fmt: skip
         if what == "beat":
             return what, name, self.sequences[name] + rng.randrange(-1, 2), rng.random() < 0.5
@@ -177,7 +177,9 @@ class Side:
             run = "another run" if count == 1 else self.run
             generation, usage = keys.generation_key(_SHARD), keys.usage_key(_SHARD)
             return ("FCALL", "begin", 2, generation, usage, ("g1", "g9")[suspects], run)
-        return self._close(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1])
+        if what == "seal":
+            return self._seal(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1])
+        return self._close()
 
     def _settlement(self, index: int, outcome: Any) -> Settlement:
         entry_id, message = self.entries[index]
@@ -185,13 +187,16 @@ class Side:
         again = msgspec.structs.replace(message, attempts=message.attempts + 1)
         return Settlement(entry=entry, outcome=outcome, row=None, due_at_us=150, message=again)
 
-    def _close(self, seen: str) -> Any:
-        queues = ("express", "normal")
-        touched = [keys.generation_key(_SHARD), keys.holders_key(_SHARD), keys.usage_key(_SHARD),
-                   keys.held_key(_SHARD)]  # fmt: skip
-        touched += [of(_SHARD, q) for of in (keys.queue_key, keys.due_key, keys.dead_key) for q in queues]
+    def _seal(self, seen: str) -> Any:
+        touched = keys.generation_key(_SHARD), keys.holders_key(_SHARD), keys.usage_key(_SHARD)
         prefixes = keys.holder_key(_SHARD, ""), keys.inbox_key(_SHARD, "")
-        return ("FCALL", "close", len(touched), *touched, seen, "g9", *prefixes, "g1", "0-0", "")
+        return ("FCALL", "seal", 3, *touched, seen, "g9", *prefixes, "g1", "0-0", "")
+
+    def _close(self) -> Any:
+        queues = ("express", "normal")
+        touched = [keys.generation_key(_SHARD), keys.usage_key(_SHARD), keys.held_key(_SHARD)]
+        touched += [of(_SHARD, q) for of in (keys.queue_key, keys.due_key, keys.dead_key) for q in queues]
+        return ("FCALL", "close", len(touched), *touched, "g9", "-", 300, 1, 2, 3)
 
     def remember(self, what: str, given: list[Any], reply: Any) -> None:
         """Entries and epochs that were given out."""
@@ -213,7 +218,7 @@ def plain(reply: Any) -> Any:
         return [plain(r) for r in reply]
     if isinstance(reply, int) and reply > _BY_THE_CLOCK:
         return "EPOCH"
-    return b"ID" if isinstance(reply, bytes) and re.fullmatch(rb"\d+-\d+", reply) else reply
+    return b"ID" if isinstance(reply, bytes) and re.fullmatch(rb"\(?\d+-\d+", reply) else reply
 
 
 def stream_rows(entries: Any, side: Side) -> list[Any]:
@@ -262,7 +267,9 @@ async def real_dump(link: RedisLink, side: Side) -> Any:
     alive = sorted(await link.call("HKEYS", keys.holders_key(_SHARD)))
     held = int(await link.call("GET", keys.held_key(_SHARD)) or 0)
     inboxes = [await link.call("XRANGE", key, "-", "+") for key in _INBOXES]
-    return streams, due, holder_rows(side, holders), alive, held, inboxes
+    flat = await link.call("HGETALL", keys.held_key(_SHARD) + b":by")
+    by = dict(zip(flat[::2], flat[1::2], strict=True))
+    return streams, due, holder_rows(side, holders), alive, held, by, inboxes
 
 
 def simulated_dump(server: RedisServer, side: Side) -> Any:
@@ -280,7 +287,8 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
         for key in _INBOXES
     ]
     held = int(db.get(keys.held_key(_SHARD), b"0"))
-    return streams, due, holder_rows(side, holders), alive, held, inboxes
+    by = db.get(keys.held_key(_SHARD) + b":by", {})
+    return streams, due, holder_rows(side, holders), alive, held, by, inboxes
 
 
 @pytest.fixture

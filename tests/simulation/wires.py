@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.errors import Unavailable
+from engine.stores.redis.link import OutOfMemory, ReplyError
 from tests.simulation.clock import Clock, Process
 
 # What a server answers when it will answer later.
@@ -253,6 +254,12 @@ class Link:
         if wire is None or wire.failed:
             wire = await self._connected()
         replies: list[Any] = await wire.post(commands, timeout_s or self._timeout_s)
+        errors = [str(reply) for reply in replies if isinstance(reply, ReplyError)]
+        if any("Function not found" in error for error in errors):
+            await self.call("FUNCTION", "LOAD", "REPLACE", b"")
+            raise Unavailable("Redis had lost the engine's functions; they are loaded again.")
+        if any(error.startswith("OOM") for error in errors):
+            raise OutOfMemory(replies)
         return replies
 
     async def _connected(self) -> Wire:

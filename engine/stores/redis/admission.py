@@ -10,16 +10,21 @@ import msgspec
 from engine import shards as keys
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
+from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
-from engine.errors import Broken, Fenced, Unavailable
+from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import ActivityRow, Addressed, Replay, Submission
-from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError
+from engine.stores.redis.link import Argument, Command, OutOfMemory, RedisLink, ReplyError
+from engine.stores.redis.memory import memory_of
 
 _encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 
-# How long an idempotency key is remembered, seconds.
-_IDEMPOTENCY_TTL_S = 86400
+# How long an idempotency key is remembered, seconds: the first while at most half of Redis' memory is
+# used, then less and less, down to the second when so much is used that nothing is admitted.
+_KEY_TTL_S = 86400
+_KEY_TTL_MIN_S = 3600
+_HALF = 0.5
 
 
 class RedisAdmission:
@@ -29,6 +34,7 @@ class RedisAdmission:
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
+        self._key_ttl_s = _KEY_TTL_S
 
     async def register(self, name: str) -> list[int]:
         replies = await self._each(
@@ -51,10 +57,20 @@ class RedisAdmission:
     async def fence(self, name: str) -> None:
         await self._each([fence_command(s, name) for s in self._shards])
 
-    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced]:
-        replies = await self._each([_admit_command(name, flush) for flush in flushes])
-        outcomes: list[dict[int, Replay] | Fenced] = []
-        for status, hits in replies:
+    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced | Full]:
+        commands = [_admit_command(name, flush, self._key_ttl_s) for flush in flushes]
+        try:
+            replies = await self._link.batch(commands)
+        except OutOfMemory as e:
+            replies = e.replies
+        outcomes: list[dict[int, Replay] | Fenced | Full] = []
+        for reply in replies:
+            if isinstance(reply, ReplyError):
+                if reply.code != "OOM":
+                    raise _refused(reply)
+                outcomes.append(Full(str(reply)))
+                continue
+            status, hits = reply
             if status == b"unseen":
                 raise Unavailable("Redis was restarted, and the ledger has not looked at it yet.")
             if status != b"applied":
@@ -62,6 +78,11 @@ class RedisAdmission:
             else:
                 outcomes.append({i: Replay(fingerprint=f, answer=a) for i, f, a in hits})
         return outcomes
+
+    async def fullness(self) -> float:
+        fullness = memory_of(await self._link.call("INFO", "memory")).fullness
+        self._key_ttl_s = key_ttl_s(fullness)
+        return fullness
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
@@ -83,9 +104,7 @@ class RedisAdmission:
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
-                if reply.code == "ERR" and "Function not found" in str(reply):
-                    raise Unavailable("Redis has lost its data; the ledger is about to begin anew.")
-                raise Broken(f"Redis refused a step of the protocol: {reply}")
+                raise _refused(reply)
         return replies
 
 
@@ -100,6 +119,16 @@ async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
         raise Unavailable(f"Redis refused {len(refused)} of {len(replies)} steps of a fence: {refused[0]}.")
 
 
+def _refused(reply: ReplyError) -> Broken:
+    return Broken(f"Redis refused a step of the protocol: {reply}")
+
+
+def key_ttl_s(fullness: float) -> int:
+    """How long an idempotency key that is first used now is remembered, seconds."""
+    room = min(1.0, max(0.0, (MARK - fullness) / (MARK - _HALF)))
+    return int(_KEY_TTL_MIN_S + room * (_KEY_TTL_S - _KEY_TTL_MIN_S))
+
+
 def fence_command(shard: int, name: str) -> Command:
     """Fence one holder in one shard."""
     return (
@@ -108,7 +137,7 @@ def fence_command(shard: int, name: str) -> Command:
     )  # fmt: skip
 
 
-def _admit_command(name: str, flush: Flush) -> Command:
+def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Command:
     s = flush.shard
     touched: list[Argument] = [
         keys.holder_key(s, name),
@@ -122,7 +151,7 @@ def _admit_command(name: str, flush: Flush) -> Command:
         keys.generation_key(s),
     ]
     arguments: list[Argument] = [
-        name, flush.epoch, flush.sequence, _IDEMPOTENCY_TTL_S, len(flush.submissions), len(flush.notes),
+        name, flush.epoch, flush.sequence, key_ttl_s, len(flush.submissions), len(flush.notes),
     ]  # fmt: skip
     fixed = len(touched)
     for _, submission in flush.submissions:
@@ -133,7 +162,9 @@ def _admit_command(name: str, flush: Flush) -> Command:
         _add_submission(arguments, submission, index)
     for note in flush.notes:
         arguments += (note.kind, note.data)
-    return ("FCALL", "admit", len(touched), *touched, *arguments)
+    # The same step; but at `maxmemory` Redis carries out the second one only.
+    step = "admit" if flush.submissions else "report"
+    return ("FCALL", step, len(touched), *touched, *arguments)
 
 
 def _add_submission(arguments: list[Argument], submission: Submission, key_index: int) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import Entry
-
-# An entry given out as often as this is on its last chance: see take_over in queue.lua.
-_LAST_CHANCE = 3
 
 
 class HeldEntries:
@@ -25,7 +23,7 @@ class HeldEntries:
 
     @property
     def suspected(self) -> bool:
-        """Whether an entry on its last chance is among them."""
+        """Whether an entry on its last chance is among them: see take_over in queue.lua."""
         return bool(self._suspects)
 
     def take(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -36,12 +34,12 @@ class HeldEntries:
             if entry.entry_id not in ids:
                 ids.add(entry.entry_id)
                 taken.append(entry)
-                if entry.deliveries == _LAST_CHANCE:
+                if entry.deliveries == DELIVERIES_MAX:
                     self._suspects.add((entry.shard, entry.entry_id))
         return taken
 
     def let_go(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self._ids[entry.shard].discard(entry.entry_id)
-            if entry.deliveries == _LAST_CHANCE:
+            if entry.deliveries == DELIVERIES_MAX:
                 self._suspects.discard((entry.shard, entry.entry_id))

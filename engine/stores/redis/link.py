@@ -14,6 +14,11 @@ write buffer and for the answer are all part of it. A connection may die at any 
 while it is made or shakes hands: all who wait for it get `Unavailable`; after the handshake
 and before the first batch is written: that batch is refused unsent; from then on: every
 batch in flight fails at once. Nothing is ever written to a connection that is known dead.
+
+Two answers are dealt with here, so that no caller has to know them. "Function not found":
+Redis was started anew without its file; the functions are loaded, and the call raises
+`Unavailable`, so that the caller tries again. "OOM": Redis is at `maxmemory` and refuses a
+command that may not run then; the call raises `OutOfMemory`, and the connection stays.
 """
 
 from __future__ import annotations
@@ -22,12 +27,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import hiredis
 
 from engine.backoff import Backoff
-from engine.errors import EngineError, Unavailable
+from engine.errors import EngineError, Full, Unavailable
 from engine.stores.redis.url import RedisUrl, parse_url
 
 Argument = bytes | str | int
@@ -35,7 +40,7 @@ Command = tuple[Argument, ...]
 
 # The server is there but cannot do its work now; such an answer is as good as none.
 _PASSING = frozenset(
-    ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "OOM", "BUSY")
+    ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
 )
 # Bytes waiting in our own write buffer before callers have to wait.
 _WRITE_BUFFER_MAX = 1 << 20
@@ -64,6 +69,22 @@ class ReplyError(EngineError):
         return str(self).partition(" ")[0]
 
 
+class OutOfMemory(Full):
+    """Redis is at `maxmemory` and refused one or more commands of a batch.
+
+    `replies` are those of the whole batch, in order: a refused command, a ReplyError of the code
+    `OOM`, changed nothing; the others were carried out.
+    """
+
+    def __init__(self, replies: list[Any]) -> None:
+        super().__init__("Redis has no memory left.", retry_after=1.0)
+        self.replies = replies
+
+
+class _NoFunctions(Exception):
+    """Redis does not have the engine's functions."""
+
+
 class _Batch:
     """Replies still to come, in order."""
 
@@ -85,6 +106,8 @@ class _Wire(asyncio.Protocol):
         self._batches: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_MISSING)
         self._passing = ""
+        # What the answer that is being read lacks, if anything.
+        self._lacking: Literal["", "memory", "functions"] = ""
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -165,8 +188,7 @@ class _Wire(asyncio.Protocol):
                 if self._passing:
                     break
                 batches.popleft()
-                if not batch.future.done():
-                    batch.future.set_result(replies)
+                self._answer(batch)
             if self._passing:
                 self.fail(f"cannot serve now: {self._passing}")
             elif self._reader.has_data():
@@ -197,9 +219,26 @@ class _Wire(asyncio.Protocol):
         assert self.failure is not None
         return Unavailable(self.failure.detail, self.failure.retry_after)
 
+    def _answer(self, batch: _Batch) -> None:
+        """All replies of `batch` have come."""
+        lacking, self._lacking = self._lacking, ""
+        if batch.future.done():
+            return
+        if lacking == "functions":
+            batch.future.set_exception(_NoFunctions())
+        elif lacking == "memory":
+            batch.future.set_exception(OutOfMemory(batch.replies))
+        else:
+            batch.future.set_result(batch.replies)
+
     def _error_reply(self, text: str) -> Exception:
-        if text.partition(" ")[0] in _PASSING:
+        code = text.partition(" ")[0]
+        if code in _PASSING:
             self._passing = text
+        elif code == "OOM":
+            self._lacking = self._lacking or "memory"
+        elif code == "ERR" and "Function not found" in text:
+            self._lacking = "functions"
         return ReplyError(text)
 
     def _arm(self, deadline: float) -> None:
@@ -283,7 +322,17 @@ class RedisLink:
         wire = self._wire
         if wire is None or wire.failure is not None or wire.paused:
             wire = await self._ready(deadline)
-        return await wire.post(packed, replies, deadline)
+        try:
+            return await wire.post(packed, replies, deadline)
+        except _NoFunctions:
+            await self._load_functions()
+            raise Unavailable("Redis had lost the engine's functions; they are loaded again.") from None
+
+    async def _load_functions(self) -> None:
+        try:
+            await load_functions(self)
+        except ReplyError as e:
+            raise Unavailable(f"Redis does not take the engine's functions: {e}.", retry_after=1.0) from e
 
     async def _ready(self, deadline: float) -> _Wire:
         """The live wire, with room in its write buffer. Raises Unavailable; nothing was sent then."""
@@ -354,7 +403,12 @@ class RedisLink:
 async def load_functions(link: RedisLink) -> None:
     """Load the engine's functions (`*.lua`) into Redis, over whatever versions are there.
 
+    A library that is there in this version is left alone: at `maxmemory` Redis loads none.
     Raises Unavailable, or ReplyError when Redis refuses it (Redis before 7.0).
     """
     for library in sorted((Path(__file__).parent / "functions").glob("*.lua")):
-        await link.call("FUNCTION", "LOAD", "REPLACE", library.read_bytes())
+        code = library.read_bytes()
+        name = code.partition(b"name=")[2].split(maxsplit=1)[0]
+        loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")
+        if not loaded or code not in loaded[0]:
+            await link.call("FUNCTION", "LOAD", "REPLACE", code)

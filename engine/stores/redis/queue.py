@@ -28,7 +28,7 @@ from engine.records import Entry, Queue, Settlement
 from engine.shards import queue_key
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
-from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import Command, RedisLink, ReplyError
 
 # Pending entries looked through per command when searching for lost ones.
 _PAGE = 500
@@ -73,7 +73,7 @@ class QueueStreams:
     async def ensure_groups(self) -> None:
         """Make the consumer groups that are not there. Raises Unavailable."""
         for reply in await self._commands.batch([wire.make_group(self.queue, s) for s in self._shards]):
-            if isinstance(reply, ReplyError) and reply.code != "BUSYGROUP":
+            if isinstance(reply, ReplyError):
                 raise Unavailable(f"Redis does not make the consumer group: {reply}.") from reply
 
     async def beat(self) -> None:
@@ -235,12 +235,6 @@ class QueueStreams:
 
     async def _mended(self, error: ReplyError) -> Unavailable:
         """Make what Redis lost when it was emptied; the caller's next try then succeeds."""
-        text = str(error)
-        try:
-            if "Function not found" in text:
-                await load_functions(self._commands)
-            if error.code == "NOGROUP" or "no such key" in text:
-                await self.ensure_groups()
-        except ReplyError as e:
-            text = str(e)
-        return Unavailable(f"Redis refuses: {text}.", retry_after=0.05)
+        if error.code == "NOGROUP" or "no such key" in str(error):
+            await self.ensure_groups()
+        return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import Entry, Message, Queue, Settlement
 from engine.shards import (
     GROUP,
@@ -120,7 +121,7 @@ def promote(queue: Queue, shard: int, now_us: int, limit: int) -> Command:
 def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int, suspects: int) -> Command:
     """Reply: [[[id, payload, deliveries] …], suspects passed over]."""
     keys = (queue_key(shard, queue), holders_key(shard))
-    return ("FCALL", "take_over", len(keys), *keys, name, min_idle_ms, limit, suspects)
+    return ("FCALL", "take_over", len(keys), *keys, name, min_idle_ms, limit, suspects, DELIVERIES_MAX)
 
 
 def own_pending(queue: Queue, name: str, shard: int, min_idle_ms: int, start: bytes, limit: int) -> Command:
@@ -138,8 +139,8 @@ def own_again(queue: Queue, name: str, shard: int, entry_id: bytes, idle_ms: int
 
 
 def make_group(queue: Queue, shard: int) -> Command:
-    """From the stream's first entry on; error BUSYGROUP when it is there."""
-    return ("XGROUP", "CREATE", queue_key(shard, queue), GROUP, "0", "MKSTREAM")
+    """From the stream's first entry on; reply: 1 when it was made, 0 when it is there."""
+    return ("FCALL", "make_group", 1, queue_key(shard, queue))
 
 
 def register(name: str, shard: int) -> Command:

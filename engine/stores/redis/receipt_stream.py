@@ -19,9 +19,9 @@ import msgspec
 
 from engine import shards as keys
 from engine.activity.records import ActivityEntry
-from engine.errors import Broken, Fenced, Unavailable
+from engine.errors import Broken, Fenced
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
-from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError
 from engine.stream_id import StreamId
 
 _LOCK = b"receipts:lock"
@@ -136,8 +136,5 @@ class RedisReceiptStream:
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
-                if "Function not found" in str(reply):
-                    await load_functions(self._link)
-                    raise Unavailable("Redis had lost the engine's functions; begin anew.")
                 raise Broken(f"Redis refused a step of the matcher: {reply}")
         return replies

@@ -3,8 +3,8 @@
 All asks of a worker go in one write: one function call for each, none waits for another.
 
 Under failure. Answer lost: what was reserved is lost, and `Unavailable` says so; the next
-ask is a new one. Redis emptied: it has no functions either; they are loaded, and what was
-refused is asked once more. What Redis then knows of the past: see `throughput.lua`.
+ask is a new one. Redis emptied: it has no functions either; the link loads them, and the
+ask is `Unavailable`. What Redis then knows of the past: see `throughput.lua`.
 
 Providers may lie on different nodes of a Redis Cluster, each key for itself; `reserve` is
 the place where the asks would be divided.
@@ -18,7 +18,7 @@ from engine.errors import Unavailable
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import timing
 from engine.shards import rate_key
-from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import Command, RedisLink, ReplyError
 
 # Slots are handed out at most so far ahead, by normal half as far.
 HORIZON_US = 100_000
@@ -32,26 +32,13 @@ class RedisSlots:
         self._link = link
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
-        commands = [_command(ask) for ask in asks]
-        replies = await self._link.batch(commands)
-        missing = [at for at, reply in enumerate(replies) if _not_loaded(reply)]
-        if missing:
-            await self._load()
-            again = await self._link.batch([commands[at] for at in missing])
-            for at, reply in zip(missing, again, strict=True):
-                replies[at] = reply
+        replies = await self._link.batch([_command(ask) for ask in asks])
         slots = []
         for ask, reply in zip(asks, replies, strict=True):
             if isinstance(reply, ReplyError):
                 raise Unavailable(f"Redis gives no slots: {reply}.", retry_after=0.05)
             slots.append(Slots(reply[0], reply[1], timing(ask.rate).interval_s * 1e6, ask.together))
         return slots
-
-    async def _load(self) -> None:
-        try:
-            await load_functions(self._link)
-        except ReplyError as e:
-            raise Unavailable(f"Redis does not take the engine's functions: {e}.", retry_after=1.0) from e
 
 
 def _command(ask: SlotRequest) -> Command:
@@ -61,7 +48,3 @@ def _command(ask: SlotRequest) -> Command:
         ask.queue, ask.segments, ask.together, repr(interval_s * 1e6), repr(ask.express_share),
         repr((1 + tolerance_s) * 1e6), most, HORIZON_US,
     )  # fmt: skip
-
-
-def _not_loaded(reply: object) -> bool:
-    return isinstance(reply, ReplyError) and "Function not found" in str(reply)

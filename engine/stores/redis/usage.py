@@ -19,13 +19,16 @@ from engine.credit.ledger_records import (
     UsageEntry,
 )
 from engine.errors import Broken, Unavailable
+from engine.records import QUEUES
 from engine.stores.redis.admission import fence_command
-from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError, load_functions
 from engine.stream_id import STREAM_START, StreamId
 
 # An inbox is read at once by a holder that lives; this bounds one whose holder does not.
 _INBOX_MAX = 10_000
 _INBOX_TTL_S = 86400
+# Entries of usage read at a time while a shard is closed.
+_PAGE = 500
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -85,6 +88,8 @@ class RedisUsage:
 
     async def prepare(self) -> None:
         await load_functions(self._link)
+        for s in self._shards:
+            await self._all([("FCALL", "tally", len(_held_keys(s)), *_held_keys(s))])
 
     async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
         commands: list[Command] = [("INFO", "server")]
@@ -105,26 +110,37 @@ class RedisUsage:
     async def close(
         self, life: ShardLife, generation: str, books: str, mark: StreamMark
     ) -> dict[int, RemainingUnits]:
+        """Seal the shard, read what the books have not heard of page by page, then begin anew.
+
+        Killed in between: the shard stays sealed, and the next ledger closes it.
+        """
         shard = life.shard
-        sums = (
-            await self._all(
-                [
-                    (
-                        "FCALL", "close", 10,
-                        keys.generation_key(shard), keys.holders_key(shard), keys.usage_key(shard),
-                        keys.held_key(shard), keys.queue_key(shard, "express"),
-                        keys.queue_key(shard, "normal"), keys.due_key(shard, "express"),
-                        keys.due_key(shard, "normal"), keys.dead_key(shard, "express"),
-                        keys.dead_key(shard, "normal"),
-                        life.generation or "", generation, keys.holder_key(shard, ""),
-                        keys.inbox_key(shard, ""), books, mark.position, mark.link,
-                    )
-                ]
-            )
-        )[0]  # fmt: skip
-        if sums is None:
-            raise Unavailable(f"Shard {shard} of Redis has changed meanwhile.")
-        return {organisation: RemainingUnits(held, news) for organisation, held, news in sums}
+        usage = keys.usage_key(shard)
+        start = await self._step(
+            "FCALL", "seal", 3, keys.generation_key(shard), keys.holders_key(shard), usage,
+            life.generation or "", generation, keys.holder_key(shard, ""), keys.inbox_key(shard, ""),
+            books, mark.position, mark.link,
+        )  # fmt: skip
+        sums: dict[int, list[int]] = {}
+        while True:
+            page = await self._step("XRANGE", usage, start, "+", "COUNT", _PAGE)
+            for entry_id, fields in page:
+                add_usage(sums, usage_entry(shard, entry_id, fields))
+                start = b"(" + entry_id
+            if len(page) < _PAGE:
+                break
+        left = await self._step(
+            "FCALL", "close", 2 + len(_held_keys(shard)), keys.generation_key(shard), usage,
+            *_held_keys(shard), generation, start, *(x for org, of in sums.items() for x in (org, *of)),
+        )  # fmt: skip
+        return {organisation: RemainingUnits(held, news) for organisation, held, news in left}
+
+    async def _step(self, *command: Argument) -> Any:
+        """One step of closing a shard. Raises Unavailable when it is not in the life that was seen."""
+        reply = (await self._all([command]))[0]
+        if reply is None:
+            raise Unavailable("A shard of Redis has changed meanwhile.")
+        return reply
 
     async def begin(self, generations: Mapping[int, str], run: str) -> None:
         began = await self._all(
@@ -140,11 +156,27 @@ class RedisUsage:
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
-                if reply.code == "ERR" and "Function not found" in str(reply):
-                    # It came back empty, and this link was the first to see it.
-                    raise Unavailable("Redis has lost its data; begin anew.")
                 raise Broken(f"Redis refused a step of the ledger: {reply}")
         return replies
+
+
+def _held_keys(shard: int) -> list[bytes]:
+    """What `tally` in queue.lua reads: the sum of held units, and all places of messages."""
+    places = (keys.queue_key, keys.due_key, keys.dead_key)
+    return [keys.held_key(shard), *(key(shard, queue) for key in places for queue in QUEUES)]
+
+
+def add_usage(sums: dict[int, list[int]], entry: UsageEntry) -> None:
+    """Add one entry to `sums`: [units used, captured, released] by organisation."""
+    told = msgspec.msgpack.decode(entry.data) if entry.kind in ("usage", "settle") else ()
+    width = 2 if entry.kind == "usage" else 3
+    for at in range(0, len(told), width):
+        of = sums.setdefault(told[at], [0, 0, 0])
+        if entry.kind == "usage":
+            of[0] += told[at + 1]
+        else:
+            of[1] += told[at + 1]
+            of[2] += told[at + 2]
 
 
 def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.errors import ConfigError, Unavailable
-from engine.stores.redis.link import RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import OutOfMemory, RedisLink, ReplyError, load_functions
 from engine.stores.redis.url import parse_url
 from tests.adversity.proxy import Proxy
 
@@ -251,6 +251,38 @@ async def test_functions_can_be_loaded_again_and_again(link: RedisLink) -> None:
     await load_functions(link)
     await load_functions(link)
     assert await link.call("FCALL", "beat", 1, "holders:{0}", "nobody") == 0
+
+
+async def test_lost_functions_are_loaded_and_whoever_met_that_tries_again(link: RedisLink) -> None:
+    await load_functions(link)
+    await link.call("FUNCTION", "FLUSH")
+    beat = ("FCALL", "beat", 1, "holders:{0}", "nobody")
+    both = await asyncio.gather(link.batch([beat]), link.batch([beat, ("PING",)]), return_exceptions=True)
+    assert [type(e) for e in both] == [Unavailable, Unavailable]
+    assert await link.batch([beat, ("PING",)]) == [0, b"PONG"]
+
+
+async def test_what_redis_refuses_for_want_of_memory_is_named_and_the_connection_stays(
+    link: RedisLink,
+) -> None:
+    await link.call("SET", "here", "x")
+    await link.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        before = link._wire
+        reading = asyncio.create_task(link.batch([("GET", "here")]))
+        with pytest.raises(OutOfMemory) as refused:
+            await link.batch([("GET", "here"), ("SET", "there", "x"), ("PING",)])
+        first, second, third = refused.value.replies
+        assert (first, second.code, third) == (b"x", "OOM", b"PONG")
+        assert await reading == [b"x"]
+        assert link._wire is before
+        # What is loaded in this version is not loaded again, which Redis would refuse now.
+        await link.call("CONFIG", "SET", "maxmemory", 0)
+        await load_functions(link)
+        await link.call("CONFIG", "SET", "maxmemory", 1)
+        await load_functions(link)
+    finally:
+        await link.call("CONFIG", "SET", "maxmemory", 0)
 
 
 @pytest.mark.parametrize(

@@ -332,10 +332,10 @@ async def test_a_redis_that_lost_everything_is_made_ready_again(kit: QueueKit) -
     await kit.link.call("FLUSHDB")
     await kit.link.call("FUNCTION", "FLUSH")
     await kit.put(0, message("m"))
-    with pytest.raises(Unavailable):
-        await reader.read(10, 50)
-    with pytest.raises(Unavailable):
-        await reader.promote(1, 10)
+    # The first try finds no functions, and the second no groups.
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await reader.read(10, 50)
     assert await reader.promote(1, 10) == 0
     assert names(await read_all(reader, 1)) == ["m"]
     with capture_logs() as logs:

@@ -106,6 +106,8 @@ async def test_slots_follow_each_other_and_reach_no_further_than_the_horizon(lin
 async def test_a_redis_without_functions_is_given_them(link: RedisLink) -> None:
     pace = RedisSlots(link)
     await link.call("FUNCTION", "FLUSH")
+    with pytest.raises(Unavailable):
+        await pace.reserve([ask(1, queue="express")])
     [slots] = await pace.reserve([ask(1, queue="express")])
     assert slots.segments == 1
     # Those of the queue and of credit are there again too.

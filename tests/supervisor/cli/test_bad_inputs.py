@@ -164,7 +164,9 @@ def test_stores_that_cannot_be_reached_are_one_sentence() -> None:
         "up", "--demo", "--config", "stores.toml", "--data-dir", "here", "--listen", "127.0.0.1:0"
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("smsengine: PostgreSQL cannot serve: it cannot be reached")
+    assert done.stderr.splitlines()[-1].startswith(
+        "smsengine: Redis at redis://127.0.0.1:9 cannot be reached: "
+    )
     assert "Traceback" not in done.stderr
     checked = smsengine("check", "--config", "stores.toml", "--data-dir", "here")
     assert checked.returncode == 1

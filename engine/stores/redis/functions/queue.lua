@@ -45,6 +45,7 @@ end
 --   link       of the last entry ('' before the first; after a close the generation)
 --   run        the run of Redis in which a ledger found the shard whole
 --   since      the last entry before another run wrote here without having been looked at
+--   from       since a shard is sealed: from where on the books have not heard of the entries
 --   delivered  see inbox.lua
 local function chain_of(usage)
   local head = redis.call('HMGET', usage .. ':head', 'link', 'run', 'since')
@@ -70,6 +71,14 @@ end
 -- After the last `append` of a step.
 local function keep(chain)
   redis.call('HSET', chain.usage .. ':head', 'link', chain.link)
+end
+
+-- What the messages of a shard hold, units: their sum, and beside it (`:by`) how much for which
+-- organisation; one that holds nothing has no field. Every step that changes what messages hold
+-- changes both.
+local function hold(held, organisation, units)
+  local by = held .. ':by'
+  if redis.call('HINCRBY', by, organisation, units) == 0 then redis.call('HDEL', by, organisation) end
 end
 
 -- The link behind which stands whatever the stream has after `position`.
@@ -129,6 +138,21 @@ local function fence(keys, args)
   return 1
 end
 
+-- Keep fingerprint and answer with an idempotency key for `ttl` seconds, as one string: the length
+-- of the fingerprint, the fingerprint, the answer. Fingerprint and answer of its first use, when it
+-- was used before; the version before this one kept a hash.
+local function first_use(key, fingerprint, answer, ttl)
+  local kept = string.char(#fingerprint) .. fingerprint .. answer
+  local old = redis.pcall('SET', key, kept, 'NX', 'GET', 'EX', ttl)
+  if not old then return nil end
+  if type(old) == 'table' then
+    old = redis.call('HMGET', key, 'f', 'a')
+    return old[1], old[2]
+  end
+  local size = string.byte(old)
+  return string.sub(old, 2, size + 1), string.sub(old, size + 2)
+end
+
 -- admit(holder, sms express, sms normal, due express, due normal, activity, usage, held,
 --       generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s, submissions, notes,
 --       then per submission: organisation, units, key index (0: none), fingerprint,
@@ -164,14 +188,10 @@ local function admit(keys, args)
     local n = tonumber(args[at + 7])
     local hit = false
     if key_index > 0 then
-      local key = keys[9 + key_index]
-      local old = redis.call('HMGET', key, 'f', 'a')
-      if old[1] then
+      local fingerprint, answer = first_use(keys[9 + key_index], args[at + 3], args[at + 4], ttl)
+      if fingerprint then
         hit = true
-        hits[#hits + 1] = {index - 1, old[1], old[2]}
-      else
-        redis.call('HSET', key, 'f', args[at + 3], 'a', args[at + 4])
-        redis.call('EXPIRE', key, ttl)
+        hits[#hits + 1] = {index - 1, fingerprint, answer}
       end
     end
     if not hit then
@@ -207,6 +227,7 @@ local function admit(keys, args)
     for i, org in ipairs(order) do
       flat[2 * i - 1] = tonumber(org)
       flat[2 * i] = sums[org]
+      hold(keys[8], org, sums[org])
     end
     append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
     redis.call('INCRBY', keys[8], held)
@@ -266,6 +287,7 @@ local function settle(keys, args)
       flat[3 * i - 2] = tonumber(org)
       flat[3 * i - 1] = captured[org]
       flat[3 * i] = released[org]
+      hold(keys[6], org, -captured[org] - released[org])
     end
     local chain = chain_of(keys[5])
     append(chain, 'settle', args[1], '0', cmsgpack.pack(flat))
@@ -304,18 +326,28 @@ local function promote(keys, args)
   return #ready
 end
 
--- take_over(sms, holders; name, min_idle_ms, limit, suspects)
+-- make_group(sms) -> 1 when the consumer group was made, 0 when it is there
+-- From the stream's first entry on.
+local function make_group(keys)
+  local made = redis.pcall('XGROUP', 'CREATE', keys[1], GROUP, '0', 'MKSTREAM')
+  if made.ok then return 1 end
+  if string.find(made.err, 'BUSYGROUP', 1, true) then return 0 end
+  return made
+end
+
+-- take_over(sms, holders; name, min_idle_ms, limit, suspects, deliveries_max)
 -- -> {{{entry id, payload, deliveries} ...}, how many suspects were passed over}
 -- Takes what fenced workers left, and what a worker has sat on for too long; forgets
 -- fenced workers that have nothing left.
 --
 -- A worker that dies brings every entry in its hands one delivery nearer to the dead
--- letters, though one of them at most has killed it. So an entry on its last chance is a
--- suspect: `suspects` at most are taken, and the rest stay where they are, uncounted,
--- until those have proved themselves.
-local LAST_CHANCE = 2
+-- letters, though one of them at most has killed it. So an entry that was given out to all workers
+-- but one of `deliveries_max` is on its last chance, and a suspect: `suspects` at most are taken,
+-- and the rest stay where they are, uncounted, until those have proved themselves.
 local function take_over(keys, args)
   local name, limit, suspects = args[1], tonumber(args[3]), tonumber(args[4])
+  -- A worker of the version before this one does not say it.
+  local last_chance = tonumber(args[5] or '3') - 1
   local taken, passed = {}, 0
   local function claim(consumer, min_idle)
     local from, pending = '-', nil
@@ -323,13 +355,13 @@ local function take_over(keys, args)
       pending = redis.call('XPENDING', keys[1], GROUP, 'IDLE', min_idle, from, '+', limit, consumer)
       for _, p in ipairs(pending) do
         if #taken == limit then return end
-        if p[4] == LAST_CHANCE and suspects == 0 then
+        if p[4] == last_chance and suspects == 0 then
           passed = passed + 1
         else
           local claimed = redis.call('XCLAIM', keys[1], GROUP, name, min_idle, p[1])
           if claimed[1] then
             taken[#taken + 1] = {p[1], claimed[1][2][2], p[4] + 1}
-            if p[4] == LAST_CHANCE then suspects = suspects - 1 end
+            if p[4] == last_chance then suspects = suspects - 1 end
           end
         end
         from = '(' .. p[1]
@@ -351,17 +383,62 @@ local function take_over(keys, args)
   return {taken, passed}
 end
 
--- close(generation, holders, usage, held, sms express, sms normal, due express, due normal,
---       dead express, dead normal; generation seen ('' for none), fresh generation,
---       key prefix of holders, key prefix of inboxes,
---       the books' generation, position and link)
--- -> array of {organisation, units, news}: what the messages still here hold, and what settlements
---    that the books do not have took from that; and how much of it the books have not heard of.
+-- Each message that lies in these streams and sorted sets: its organisation and its units.
+-- A dead letter may be what no decoder could read.
+local function each_message(streams, sets, count)
+  local function read(payload)
+    local readable, message = pcall(cmsgpack.unpack, payload)
+    if readable and type(message) == 'table' and tonumber(message[8]) then
+      count(message[2], message[8])
+    end
+  end
+  for _, key in ipairs(streams) do
+    for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do read(entry[2][2]) end
+  end
+  for _, key in ipairs(sets) do
+    for _, payload in ipairs(redis.call('ZRANGE', key, 0, -1)) do read(payload) end
+  end
+end
+
+-- tally(held, sms express, sms normal, due express, due normal, dead express, dead normal)
+-- -> array of {organisation, units} that the messages here hold
+-- As it was kept beside the sum. Only where that does not add up, because the version before this
+-- one kept the sum alone, all messages are read, once: 5 µs each, and Redis does nothing else.
+local function tally(keys)
+  local by, sums, total = keys[1] .. ':by', {}, 0
+  local flat = redis.call('HGETALL', by)
+  for i = 1, #flat, 2 do
+    sums[#sums + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])}
+    total = total + flat[i + 1]
+  end
+  if total == tonumber(redis.call('GET', keys[1]) or '0') then return sums end
+
+  local at
+  sums, at, total = {}, {}, 0
+  each_message({keys[2], keys[3], keys[6], keys[7]}, {keys[4], keys[5]}, function(organisation, units)
+    if not at[organisation] then
+      at[organisation] = {organisation, 0}
+      sums[#sums + 1] = at[organisation]
+    end
+    at[organisation][2] = at[organisation][2] + units
+    total = total + units
+  end)
+  redis.call('DEL', by)
+  redis.call('SET', keys[1], total)
+  for _, sum in ipairs(sums) do
+    if sum[2] ~= 0 then redis.call('HSET', by, sum[1], sum[2]) end
+  end
+  return sums
+end
+
+-- seal(generation, holders, usage; generation seen ('' for none), fresh generation,
+--      key prefix of holders, key prefix of inboxes, the books' generation, position and link)
+-- -> from where on the books have not heard of the entries of the usage stream, as XRANGE takes it.
 --    Nothing when the shard is not in the life that was seen: the call is late, and another ledger
 --    has gone on.
--- Ends the epoch of every holder, and begins the usage stream anew with those settlements, as one
--- entry. Done again before the books were closed: keeps what came in between.
-local function close(keys, args)
+-- The first of two steps that close a shard. It ends the epoch of every holder; from now on nothing
+-- but settlements is appended, until `begin`. Done again before `close`: the answer is the same.
+local function seal(keys, args)
   local seen = redis.call('GET', keys[1]) or ''
   if seen ~= args[1] then return false end
   redis.call('SET', keys[1], 'closing:' .. args[2])
@@ -370,65 +447,70 @@ local function close(keys, args)
     redis.call('DEL', args[4] .. name)
   end
   redis.call('DEL', keys[2])
-  local sums, order, total = {}, {}, 0
-  local function add(organisation, units, news)
-    if not sums[organisation] then
-      sums[organisation] = {organisation, 0, 0}
-      order[#order + 1] = sums[organisation]
-    end
-    sums[organisation][2] = sums[organisation][2] + units
-    sums[organisation][3] = sums[organisation][3] + news
-  end
-  local function count(payload)
-    local readable, message = pcall(cmsgpack.unpack, payload)
-    if readable and type(message) == 'table' and tonumber(message[8]) then
-      add(message[2], message[8], 0)
-      total = total + message[8]
-    end
-  end
-  for _, i in ipairs({5, 6, 9, 10}) do
-    for _, entry in ipairs(redis.call('XRANGE', keys[i], '-', '+')) do count(entry[2][2]) end
-  end
-  for _, i in ipairs({7, 8}) do
-    for _, payload in ipairs(redis.call('ZRANGE', keys[i], 0, -1)) do count(payload) end
-  end
-  redis.call('SET', keys[4], total)
 
-  -- From where on are entries not in the books?
-  local chain, first = chain_of(keys[3]), nil
+  local from = redis.call('HGET', keys[3] .. ':head', 'from')
+  if from then return from end
+  local chain = chain_of(keys[3])
   if link_at(chain, args[6]) == args[7] then
-    first = '(' .. args[6]
+    from = '(' .. args[6]
   elseif string.sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[5] then
     -- An earlier close, of which the books know nothing, has begun this stream.
-    first = '-'
-  elseif chain.since then
-    first = '(' .. chain.since
+    from = '-'
+  else
+    from = '(' .. (chain.since or stream_of(keys[3])['last-generated-id'] or '0-0')
   end
-  local flat, at = {}, {}
-  for _, entry in ipairs(first and redis.call('XRANGE', keys[3], first, '+') or {}) do
+  redis.call('HSET', keys[3] .. ':head', 'from', from)
+  return from
+end
+
+-- close(generation, usage, held, sms express, sms normal, due express, due normal, dead express,
+--       dead normal; fresh generation, from where on the usage was not read yet,
+--       then per organisation: itself, units used, captured and released in what was read)
+-- -> array of {organisation, units, news}: what the messages still here hold, and what settlements
+--    that the books do not have took from that; and how much of it the books have not heard of.
+--    Nothing when the shard was not sealed for this generation, or another ledger has gone on.
+-- Begins the usage stream anew with those settlements, as one entry. Done again before the books
+-- were closed: keeps what came in between. The caller reads the usage before this, page by page, so
+-- that little is left to read here.
+local function close(keys, args)
+  if redis.call('GET', keys[1]) ~= 'closing:' .. args[1] then return false end
+  local sums, order = {}, {}
+  local function of(organisation)
+    if not sums[organisation] then
+      sums[organisation] = {organisation, 0, 0, 0, 0}
+      order[#order + 1] = sums[organisation]
+    end
+    return sums[organisation]
+  end
+  local function add(organisation, used, captured, released)
+    local sum = of(organisation)
+    sum[3], sum[4], sum[5] = sum[3] + used, sum[4] + captured, sum[5] + released
+  end
+  for i = 3, #args, 4 do
+    add(tonumber(args[i]), tonumber(args[i + 1]), tonumber(args[i + 2]), tonumber(args[i + 3]))
+  end
+  for _, entry in ipairs(redis.call('XRANGE', keys[2], args[2], '+')) do
     local kind = entry[2][2]
     local told = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
-    for i = 1, #told, kind == 'usage' and 2 or 3 do
-      local organisation = told[i]
-      if kind == 'usage' then
-        add(organisation, 0, told[i + 1])
-      else
-        if not at[organisation] then
-          at[organisation] = #flat
-          flat[#flat + 1], flat[#flat + 2], flat[#flat + 3] = organisation, 0, 0
-        end
-        local place = at[organisation]
-        flat[place + 2] = flat[place + 2] + told[i + 1]
-        flat[place + 3] = flat[place + 3] + told[i + 2]
-        add(organisation, told[i + 1] + told[i + 2], 0)
-      end
+    if kind == 'usage' then
+      for i = 1, #told, 2 do add(told[i], told[i + 1], 0, 0) end
+    else
+      for i = 1, #told, 3 do add(told[i], 0, told[i + 1], told[i + 2]) end
     end
   end
-  redis.call('DEL', keys[3], keys[3] .. ':head')
-  chain = {usage = keys[3], link = args[2]}
+
+  local flat, left = {}, {}
+  for _, sum in ipairs(order) do
+    local n = #flat
+    if sum[4] + sum[5] > 0 then flat[n + 1], flat[n + 2], flat[n + 3] = sum[1], sum[4], sum[5] end
+  end
+  for _, held in ipairs(tally({unpack(keys, 3)})) do of(held[1])[2] = held[2] end
+  for i, sum in ipairs(order) do left[i] = {sum[1], sum[2] + sum[4] + sum[5], sum[3]} end
+  redis.call('UNLINK', keys[2], keys[2] .. ':head')
+  local chain = {usage = keys[2], link = args[1]}
   if #flat > 0 then append(chain, 'settle', '', '0', cmsgpack.pack(flat)) end
-  redis.call('HSET', keys[3] .. ':head', 'link', chain.link, 'run', run_id())
-  return order
+  redis.call('HSET', keys[2] .. ':head', 'link', chain.link, 'run', run_id())
+  return left
 end
 
 -- begin(generation, usage; name, run) -> 1 when the shard now lives, or lived already, under this
@@ -458,12 +540,6 @@ end
 local function cut(keys, args)
   local position, rows_max = args[1], tonumber(args[3])
 
-  -- A dead letter may be what no decoder could read.
-  local function units_of(payload)
-    local readable, message = pcall(cmsgpack.unpack, payload)
-    return readable and type(message) == 'table' and tonumber(message[8]) or 0
-  end
-
   local trimmed = link_at(chain_of(keys[8]), position) == args[2] and 0 or 1
   local usage = redis.call('XRANGE', keys[8], '(' .. position, '+')
 
@@ -473,16 +549,9 @@ local function cut(keys, args)
   if waiting > rows_max then
     recount = -1
   else
-    for _, i in ipairs({1, 2, 5, 6}) do
-      for _, entry in ipairs(redis.call('XRANGE', keys[i], '-', '+')) do
-        recount = recount + units_of(entry[2][2])
-      end
-    end
-    for _, i in ipairs({3, 4}) do
-      for _, payload in ipairs(redis.call('ZRANGE', keys[i], 0, -1)) do
-        recount = recount + units_of(payload)
-      end
-    end
+    each_message({keys[1], keys[2], keys[5], keys[6]}, {keys[3], keys[4]}, function(_, units)
+      recount = recount + units
+    end)
   end
 
   local first, sums = '', ''
@@ -509,15 +578,41 @@ local function cut(keys, args)
   return {trimmed, redis.call('GET', keys[9]) or '0', usage, waiting, recount, first, sums}
 end
 
-redis.register_function('cut', cut)
-redis.register_function('register', register)
-redis.register_function('beat', beat)
-redis.register_function('overdue', overdue)
-redis.register_function('close', close)
-redis.register_function('begin', begin)
-redis.register_function('fence', fence)
+-- At `maxmemory` Redis refuses every step that may write, unless it has the flag `allow-oom`. What
+-- takes in messages is refused. Everything else goes on: it frees memory, or guards money, or adds
+-- so little that refusing it would only do harm. Each step says why.
+local function offer(name, step, flag)
+  redis.register_function({function_name = name, callback = step, flags = {flag}})
+end
+
+-- Reads only.
+offer('cut', cut, 'no-writes')
+offer('overdue', overdue, 'no-writes')
+-- Takes in messages: the one step without a flag. The same without messages is `report`: its
+-- requests and returns are what moves units between holders, a few hundred bytes each.
 redis.register_function('admit', admit)
-redis.register_function('settle', settle)
-redis.register_function('announce', announce)
-redis.register_function('promote', promote)
-redis.register_function('take_over', take_over)
+offer('report', admit, 'allow-oom')
+-- Frees: every message that is done with leaves its queue. It adds at most an activity row each,
+-- and a settlement per call.
+offer('settle', settle, 'allow-oom')
+-- Moves a message from one place to another.
+offer('promote', promote, 'allow-oom')
+-- Gives what dead workers left to those who settle it.
+offer('take_over', take_over, 'allow-oom')
+-- Once per queue and shard. A worker that starts while Redis is full must be able to read.
+offer('make_group', make_group, 'allow-oom')
+-- One small hash per process. Without it no process that was replaced could drain anything.
+offer('register', register, 'allow-oom')
+-- Overwrites a number. Without it everybody would be fenced after a while.
+offer('beat', beat, 'allow-oom')
+-- Guards money: the quota of the dead is available again, and nobody spends it twice. It frees
+-- the inbox.
+offer('fence', fence, 'allow-oom')
+-- Rewrites one hash.
+offer('tally', tally, 'allow-oom')
+-- Guard money, and free the usage stream: books of a lost shard are closed, and it lives again.
+offer('seal', seal, 'allow-oom')
+offer('close', close, 'allow-oom')
+offer('begin', begin, 'allow-oom')
+-- One row per organisation whose balance has become low.
+offer('announce', announce, 'allow-oom')

@@ -139,4 +139,5 @@ local function reserve(keys, args)
   return {granted * bundle, math.max(0, math.ceil(first - now))}
 end
 
-redis.register_function('reserve', reserve)
+-- `allow-oom`: it rewrites one small value per provider, and without it nothing would be sent.
+redis.register_function({function_name = 'reserve', callback = reserve, flags = {'allow-oom'}})
