@@ -23,8 +23,9 @@ from engine.stores.postgres.layout import keep_shards
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
-from engine.stores.redis.link import RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.memory import memory_of
+from engine.stores.redis.wire import ReplyError
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
 from supervisor.process.child import run_once

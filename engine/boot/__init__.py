@@ -49,9 +49,10 @@ from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission, fence_all
-from engine.stores.redis.link import RedisLink, ReplyError
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.usage import RedisUsage
+from engine.stores.redis.wire import ReplyError
 
 log = structlog.get_logger("boot")
 

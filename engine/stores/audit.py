@@ -19,8 +19,9 @@ from engine.credit.laws import Account, Cut, ShardCut
 from engine.credit.ledger_records import StreamMark
 from engine.errors import Broken, Unavailable
 from engine.stores.postgres.errors import translated
-from engine.stores.redis.link import RedisLink, ReplyError
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.usage import usage_entry
+from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
 _ACCOUNTS = """

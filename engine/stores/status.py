@@ -9,7 +9,8 @@ from engine import shards as keys
 from engine.activity.ports import ActivityStream
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.errors import translated
-from engine.stores.redis.link import Command, RedisLink, ReplyError
+from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
 _READS = 5

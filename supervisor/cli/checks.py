@@ -30,8 +30,9 @@ from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
-from engine.stores.redis.link import RedisLink, ReplyError
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.memory import memory_of
+from engine.stores.redis.wire import ReplyError
 from supervisor.cli.client import Client
 from supervisor.datadir import DEFAULT, DataDir, Running
 from supervisor.prepare import STORES, with_urls

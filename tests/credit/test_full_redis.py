@@ -16,10 +16,11 @@ from engine.delivery.settlement import Backoff, after_verdict
 from engine.errors import ConfigError, Full
 from engine.records import Entry, Verdict
 from engine.routing.ports import SlotRequest
-from engine.stores.redis.link import OutOfMemory, RedisLink, load_functions
+from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.throughput import RedisSlots
+from engine.stores.redis.wire import OutOfMemory
 from supervisor.cli.checks import _NotOk, _redis
 from supervisor.embedded.servers import Server, start_redis
 from supervisor.prepare import _migrate

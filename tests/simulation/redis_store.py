@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import Any, Protocol
 
-from engine.stores.redis.link import ReplyError
+from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 
 StreamId = tuple[int, int]

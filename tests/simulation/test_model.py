@@ -25,8 +25,9 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import _admit_command, fence_command
-from engine.stores.redis.link import RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.usage import usage_entry
+from engine.stores.redis.wire import ReplyError
 from tests.conftest import books_url  # noqa: F401 - a fixture
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from engine.errors import Unavailable
-from engine.stores.redis.link import OutOfMemory, ReplyError
+from engine.stores.redis.wire import OutOfMemory, ReplyError
 from tests.simulation.clock import Clock, Process
 
 # What a server answers when it will answer later.

@@ -14,8 +14,9 @@ from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import ActivityRow, Addressed, Replay, Submission
-from engine.stores.redis.link import Argument, Command, OutOfMemory, RedisLink, ReplyError
+from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.memory import memory_of
+from engine.stores.redis.wire import OutOfMemory, ReplyError
 
 _encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(LedgerAnswer)

@@ -28,7 +28,8 @@ from engine.records import Entry, Queue, Settlement
 from engine.shards import queue_key
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
-from engine.stores.redis.link import Command, RedisLink, ReplyError
+from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.wire import ReplyError
 
 # Pending entries looked through per command when searching for lost ones.
 _PAGE = 500

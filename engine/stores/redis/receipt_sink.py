@@ -20,7 +20,8 @@ import msgspec
 from engine.errors import Unavailable
 from engine.receipts.records import Receipt
 from engine.shards import receipts_key
-from engine.stores.redis.link import RedisLink, ReplyError
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.wire import ReplyError
 
 # Receipts are put when so many have gathered, or the first has waited so long.
 _ENTRY_MAX = 500

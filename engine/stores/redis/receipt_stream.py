@@ -21,7 +21,8 @@ from engine import shards as keys
 from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
-from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError
+from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
 _LOCK = b"receipts:lock"

@@ -6,7 +6,8 @@ import msgspec
 
 from engine.errors import Unavailable
 from engine.routing.records import RoutingPlan
-from engine.stores.redis.link import Command, RedisLink, ReplyError
+from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.wire import ReplyError
 
 _COPY = b"routing:plan"
 

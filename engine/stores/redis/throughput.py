@@ -18,7 +18,8 @@ from engine.errors import Unavailable
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import timing
 from engine.shards import rate_key
-from engine.stores.redis.link import Command, RedisLink, ReplyError
+from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.wire import ReplyError
 
 # Slots are handed out at most so far ahead, by normal half as far.
 HORIZON_US = 100_000

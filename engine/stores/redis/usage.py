@@ -21,7 +21,8 @@ from engine.credit.ledger_records import (
 from engine.errors import Broken, Unavailable
 from engine.records import QUEUES
 from engine.stores.redis.admission import fence_command
-from engine.stores.redis.link import Argument, Command, RedisLink, ReplyError, load_functions
+from engine.stores.redis.link import Argument, Command, RedisLink, load_functions
+from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 
 # An inbox is read at once by a holder that lives; this bounds one whose holder does not.
