@@ -32,7 +32,7 @@ DEMO_NAME = "demo"
 DEMO_UNITS = 1_000_000
 _DEMO_REFERENCE = "demo credit"
 # A migration of large tables takes its time, seconds.
-_MIGRATE_S = 3600.0
+MIGRATE_S = 3600.0
 _DEMO_S = 30.0
 _REDIS_S = 5.0
 
@@ -66,7 +66,7 @@ def without_url(config: Config) -> set[str]:
 def migrate(config: Config) -> None:
     """Bring tables and functions to this version, and fill prices and routes that nobody has
     set yet from the configuration. Raises ConfigError, ChildFailed."""
-    run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
+    run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=MIGRATE_S)
 
 
 def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:

@@ -140,7 +140,10 @@ def spawn(
     """Starts a program in a session of its own, so that Ctrl-C in the terminal does not reach it.
 
     It gets `death_signal` when the thread that called this ends: call it from the main
-    thread. `environment` None means: the same as ours.
+    thread. `environment` None means: the same as ours. SIGTERM is blocked in it: systemd
+    sends one to every process of a unit at once, and a server is to outlive whoever needs it.
+    Valkey and Python leave it blocked. PostgreSQL unblocks it; its sessions end, and it is
+    started again for as long as the roles drain.
     """
     assert threading.current_thread() is threading.main_thread()
     try:
@@ -184,7 +187,7 @@ def _before_exec(
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
         # Last, because a change of user clears it.
         _prctl(_PR_SET_PDEATHSIG, death_signal)
         if os.getppid() != parent:

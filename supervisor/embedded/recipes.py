@@ -209,12 +209,14 @@ class Postgres:
 class Valkey:
     """Valkey; any server with Redis's commands would do.
 
-    SIGTERM is re-sent by the caller: one that arrives while the append-only file is being
-    rewritten for the first time is answered with "can't exit" and forgotten.
+    SIGINT is its orderly shutdown, as SIGTERM is. It is re-sent by the caller: one that arrives
+    while the append-only file is being rewritten for the first time is answered with "can't
+    exit" and forgotten. A second one while it shuts down ends it at once; what it has
+    acknowledged is on the disk by then (see APPENDFSYNC).
     """
 
     name = "redis"
-    stop_signal = signal.SIGTERM
+    stop_signal = signal.SIGINT
     environment: Mapping[str, str] | None = _ENVIRONMENT
 
     def programs(self) -> Sequence[Path]:
@@ -277,7 +279,7 @@ class ClickHouse:
     """ClickHouse's engine behind `supervisor.embedded.clickhouse`: exec'd, because it hangs after a fork."""
 
     name = "clickhouse"
-    stop_signal = signal.SIGTERM
+    stop_signal = signal.SIGINT
     # The same interpreter with the same search path.
     environment: Mapping[str, str] | None = None
 

@@ -20,6 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
+from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import Role
 
 Key = tuple[Role, int]
@@ -29,7 +30,7 @@ class ChildState(StrEnum):
     WAITING = "waiting"  # no process; one is started at `retry_at`
     STARTING = "starting"  # forked, not ready yet
     READY = "ready"
-    DRAINING = "draining"  # asked to end (SIGTERM)
+    DRAINING = "draining"  # asked to end (DRAIN_SIGNAL)
     ABORTED = "aborted"  # hung: sent SIGABRT, so that it leaves a trace
     KILLED = "killed"  # sent SIGKILL, not reaped yet
 
@@ -76,7 +77,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     beat_s: float = 10.0
     # From SIGABRT to SIGKILL.
     abort_s: float = 2.0
-    # From SIGTERM to SIGKILL.
+    # From SIGKILL to the end of the process; beyond it the kernel holds it.
+    kill_s: float = 5.0
+    # From DRAIN_SIGNAL to SIGKILL.
     drain_s: float = 30.0
     # First pause before a restart; doubles with each death up to the second.
     backoff_s: float = 0.1
@@ -177,6 +180,24 @@ def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
     return msgspec.structs.replace(moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code)
 
 
+def overdue(slot: Slot, now: float, limits: Limits) -> bool:
+    """The supervisor should have ended this process, or seen its end, long ago."""
+    match slot.state:
+        case ChildState.WAITING:
+            return False
+        case ChildState.STARTING:
+            due_at = slot.since + limits.ready_s
+        case ChildState.READY:
+            due_at = slot.beat_at + limits.beat_s
+        case ChildState.DRAINING:
+            due_at = slot.since + limits.drain_s
+        case ChildState.ABORTED:
+            due_at = slot.since + limits.abort_s
+        case ChildState.KILLED:
+            due_at = slot.since
+    return now >= due_at + limits.kill_s
+
+
 def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
     """The fork itself failed, for want of memory or process numbers: as a death."""
     deaths = slot.deaths + 1
@@ -184,8 +205,8 @@ def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
 
 
 def left_cleanly(slot: Slot, code: int) -> bool:
-    """It left as it should: of itself, or by the SIGTERM that met it before it listened."""
-    return slot.state not in (ChildState.ABORTED, ChildState.KILLED) and code in (0, -15)
+    """It left as it should: of itself, or by the DRAIN_SIGNAL that met it before it listened."""
+    return slot.state not in (ChildState.ABORTED, ChildState.KILLED) and code in (0, -DRAIN_SIGNAL)
 
 
 def later(slot: Slot, gap_s: float) -> Slot:

@@ -53,21 +53,19 @@ def path_in(data_dir: Path) -> Path:
 class Publisher:
     """Writes the file, and systemd's status line, whenever a process has changed its state."""
 
-    def __init__(self, node: str, path: Path | None, notifier: Notifier) -> None:
-        """Without a path there is no file."""
-        self._node, self._path, self._notifier = node, path, notifier
+    def __init__(self, node: str, path: Path | None, notifier: Notifier, step_s: float) -> None:
+        """Without a path there is no file. `step_s`: longest between two changes while not all is well."""
+        self._node, self._path, self._notifier, self._step_s = node, path, notifier, step_s
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
         rows = [(s.key, s.state, s.pid, s.restarts) for s in observed.slots.values()]
         stopping = observed.stopping is not None
-        now = (rows, observed.announced, stopping)
+        now = (rows, observed.announced, stopping, observed.rolling.under_way)
         if now == self._published:
             return
         self._published = now
-        ready = sum(s.state == ChildState.READY for s in observed.slots.values())
-        wanted = sum(observed.wanted.values())
-        self._notifier.status(f"{'draining, ' if stopping else ''}{ready} of {wanted} processes ready")
+        self._tell_systemd(observed)
         if self._path is None:
             return
         pid = os.getpid()
@@ -84,6 +82,19 @@ class Publisher:
         except OSError as e:
             # A full disk must not end the engine; the next change tries again.
             structlog.get_logger().warning("processes_not_written", why=e.strerror)
+
+    def _tell_systemd(self, observed: Observed) -> None:
+        ready = sum(s.state == ChildState.READY for s in observed.slots.values())
+        how = f"{ready} of {sum(observed.wanted.values())} processes ready"
+        if observed.stopping is not None:
+            alive = sum(s.alive for s in observed.slots.values())
+            self._notifier.progress(f"draining, {alive} processes left", self._step_s)
+        elif not observed.announced:
+            self._notifier.progress(f"starting, {how}", self._step_s)
+        elif observed.rolling.under_way:
+            self._notifier.progress(f"reloading, {how}", self._step_s)
+        else:
+            self._notifier.status(how)
 
     def withdraw(self) -> None:
         if self._path is not None:

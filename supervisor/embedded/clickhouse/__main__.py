@@ -4,7 +4,7 @@
 
 For demonstration, development and tests on one machine: every process of the engine uses
 the ordinary ClickHouse client against it, so that there is no second code path. One user,
-`sms`. Ended by SIGTERM with exit code 0.
+`sms`. Ended by SIGTERM or SIGINT with exit code 0.
 
 - client gone or body cut while inserting: the insert is cancelled, no row is kept;
 - killed while inserting: the client sees a closed connection and sends the block again;
@@ -56,7 +56,7 @@ STATEMENT_BYTES_MAX = 64 * 1024 * 1024
 # Rows are handed to the engine in pieces of at least this, and at once when there are fewer, bytes.
 PIECE_BYTES = 1024 * 1024
 THREADS = 16
-# After SIGTERM requests under way have this long, seconds.
+# After that signal requests under way have this long, seconds.
 DRAIN_S = 2.0
 
 P = ParamSpec("P")
@@ -348,7 +348,7 @@ async def _serve_until_stopped(engine: Engine, password: str, port: int) -> None
 
 
 def main() -> None:
-    """Runs until SIGTERM; exit code 1, and one sentence on stderr, when it cannot start."""
+    """Runs until SIGTERM or SIGINT; exit code 1, and one sentence on stderr, when it cannot start."""
     parser = argparse.ArgumentParser(
         prog="python -m supervisor.embedded.clickhouse.__main__", description=__doc__
     )
