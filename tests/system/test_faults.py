@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.client import Caller, behave, eventually, fetch
+from tests.system.client import Caller, behave, eventually
 from tests.system.conftest import Engine, start_engine
 from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_processes
 
@@ -78,41 +77,3 @@ def test_a_worker_frozen_past_the_patience_of_its_supervisor_is_replaced(victim:
     eventually(lambda: (pid := pid_of(victim, "express")) is not None and pid != frozen, timeout_s=30)
     accepted = senders.stop()
     assert_all_delivered(victim, accepted, duplicates_max=400)
-
-
-def test_sigterm_under_load_leaves_nothing_in_hand_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
-    first = start_engine(data_dir)
-    seen: set[str] = set()
-    caller = Caller(first.url, first.api_key)
-    accepted: list[str] = []
-    stop_at = time.monotonic() + 1.5
-    terminator = threading.Timer(1.0, lambda: os.kill(first.pid, signal.SIGTERM))
-    terminator.start()
-    while time.monotonic() < stop_at:
-        try:
-            body = {"messages": [{"to": "+989121234567", "text": "hello"}] * 50}
-            status, answer = caller.call("POST", "/v1/messages/batch", body)
-        except OSError:
-            break
-        if status == 202:
-            accepted += [result["id"] for result in answer["results"]]
-        seen = set(fetch(f"{first.simulator_url}/received?limit=1000000")["ids"])
-    assert first.process.wait(60) == 0
-    assert accepted
-    second = start_engine(data_dir)
-    missing = set(accepted) - seen
-    later = Caller(second.url, second.api_key)
-
-    def none_missing() -> bool:
-        missing.difference_update(fetch(f"{second.simulator_url}/received?limit=1000000")["ids"])
-        sent = {i for i in missing if later.call("GET", f"/v1/messages/{i}")[1]["status"] == "sent"}
-        missing.difference_update(sent)
-        return not missing
-
-    try:
-        eventually(none_missing, timeout_s=60)
-        _, audit = Caller(second.url, second.admin_key).call("GET", "/v1/admin/audit")
-        assert audit["clean"], audit
-    finally:
-        assert second.stop() == 0

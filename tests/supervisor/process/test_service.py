@@ -14,51 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.supervisor.process.running import Running, until
+from tests.supervisor.process.systemd_peer import AS_SYSTEMD, Systemd
 from tests.supervisor.process.test_keeper import Start
 
 PTRACE_DETACH, PTRACE_SEIZE = 17, 0x4206
 _libc = ctypes.CDLL(None, use_errno=True)
-
-AS_SYSTEMD = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-class Systemd:
-    """The end of NOTIFY_SOCKET that systemd holds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.address = str(folder / "notify")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(self.address)
-        self._socket.settimeout(20)
-        self.heard: list[str] = []
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def hear(self, beginning: str) -> list[str]:
-        """Everything said up to the first datagram that begins so, that one included and last."""
-        said: list[str] = []
-        while not said or not said[-1].startswith(beginning):
-            said.append(self._socket.recv(4096).decode())
-        self.heard += said
-        return said
-
-    def flush(self) -> list[str]:
-        """Everything that was said and not heard yet."""
-        said: list[str] = []
-        self._socket.setblocking(False)
-        try:
-            while True:
-                said.append(self._socket.recv(4096).decode())
-        except BlockingIOError:
-            return said
-        finally:
-            self._socket.settimeout(20)
 
 
 @pytest.fixture
