@@ -75,10 +75,11 @@ chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-lint: $(STAMP) ## Check format, style and types
+lint: $(STAMP) ## Check format, style and types, and that nothing is written that nothing calls
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 check: lint test ## Lint and test, as the CI does
 

@@ -1,44 +1,61 @@
 """All tests but the long ones, in groups side by side, for most of their time is waiting:
 `python -m tests`.
 
-The output of the first group is shown as it comes, that of the others follows. Each group
-starts servers of its own. The exit code is that of the first group that failed.
+Each line is shown as it comes, behind the name of its group. Each group starts servers of
+its own. The exit code is that of the first group that failed.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import tempfile
+import threading
+from typing import IO
 
-PYTEST = [sys.executable, "-m", "pytest"]
-# Folders whose tests run in a group of their own; all others make the first one.
-GROUPS = [["system"], ["providers", "supervisor"]]
+# Folders whose tests run in a group of their own; all others make the last one.
+GROUPS = {"system": ["system"], "edges": ["providers", "supervisor"]}
+REST = "core"
 # Run by targets of their own.
 LONG = ["chaos"]
 
 
 def main() -> int:
-    apart = [folder for group in GROUPS for folder in group] + LONG
-    outputs = [tempfile.TemporaryFile() for _ in GROUPS]  # noqa: SIM115 - closed below
-    beside = [
-        subprocess.Popen(
-            [*PYTEST, *(f"tests/{folder}" for folder in group)], stdout=output, stderr=subprocess.STDOUT
-        )
-        for group, output in zip(GROUPS, outputs, strict=True)
-    ]
+    apart = [folder for folders in GROUPS.values() for folder in folders] + LONG
+    wanted = {name: [f"tests/{folder}" for folder in folders] for name, folders in GROUPS.items()}
+    wanted[REST] = ["tests", *(f"--ignore=tests/{folder}" for folder in apart)]
+    groups = {name: start(arguments) for name, arguments in wanted.items()}
+    shown = [threading.Thread(target=show, args=(name, group.stdout)) for name, group in groups.items()]
+    for thread in shown:
+        thread.start()
     try:
-        codes = [subprocess.call([*PYTEST, "tests", *(f"--ignore=tests/{folder}" for folder in apart)])]
-        codes += [group.wait() for group in beside]
+        codes = [group.wait() for group in groups.values()]
     except KeyboardInterrupt:
-        for group in beside:
-            group.wait()
-        return 130
-    for output in outputs:
-        with output:
-            output.seek(0)
-            sys.stdout.buffer.write(output.read())
+        # A terminal has told the groups too; they say what they have found so far.
+        codes = [group.wait() or 130 for group in groups.values()]
+    for thread in shown:
+        thread.join()
     return next((code for code in codes if code), 0)
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    """A group, with its output as it comes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def show(name: str, output: IO[str] | None) -> None:
+    """Each line whole, whatever the other groups print meanwhile."""
+    assert output is not None
+    for line in output:
+        sys.stdout.write(f"{name:6} | {line}")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The proof is written by the working loop itself, through a pipe, never by a thread
 beside it: a loop that hangs falls silent. Lines on the pipe, child to parent:
-`ready`, `beat`, `failed <one sentence>`.
+`ready`, `beat`, `routing <version of the plan in force>`, `failed <one sentence>`.
 
 The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here:
 systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to
@@ -42,6 +42,10 @@ class Heartbeat:
         if not self.was_ready:
             self.was_ready = True
             self._say(b"ready\n")
+
+    def routing(self, version: int) -> None:
+        """Say which version of the routing plan is in force here, for `smsengine status`."""
+        self._say(b"routing %d\n" % version)
 
     def failed(self, sentence: str) -> None:
         self._say(b"failed " + " ".join(sentence.split()).encode()[:2000] + b"\n")

@@ -117,6 +117,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     # Processes started here after the first.
     restarts: int = 0
     retry_at: float = 0.0
+    # Version of the routing plan that the process has in force; None: it routes nothing, or not yet.
+    routing: int | None = None
     # What the last process said of its failure, and its exit code (negative: a signal).
     sentence: str = ""
     code: int = 0
@@ -154,17 +156,19 @@ def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) ->
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
         name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
-        restarts=slot.restarts + (not first), sentence="", code=0,
+        restarts=slot.restarts + (not first), routing=None, sentence="", code=0,
     )  # fmt: skip
 
 
 def heard(slot: Slot, line: str, now: float) -> Slot:
-    """The child said `ready`, `beat` or `failed <sentence>`; other lines mean nothing."""
+    """The child said a line (see `engine.boot.heartbeat`); lines that are not known mean nothing."""
     word, _, sentence = line.partition(" ")
     if word == "ready":
         return msgspec.structs.replace(moved(slot, Event.READY, now), was_ready=True, beat_at=now)
     if word == "beat":
         return msgspec.structs.replace(slot, beat_at=now)
+    if word == "routing" and sentence.isdecimal():
+        return msgspec.structs.replace(slot, routing=int(sentence))
     if word == "failed":
         return msgspec.structs.replace(slot, sentence=sentence)
     return slot

@@ -33,6 +33,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     # When it came into this state, UTC microseconds.
     since_us: int
     restarts: int
+    # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
+    routing: int | None
 
 
 class Processes(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +61,7 @@ class Publisher:
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
-        rows = [(s.key, s.state, s.pid, s.restarts) for s in observed.slots.values()]
+        rows = [(s.key, s.state, s.pid, s.restarts, s.routing) for s in observed.slots.values()]
         stopping = observed.stopping is not None
         now = (rows, observed.announced, stopping, observed.rolling.under_way)
         if now == self._published:
@@ -114,6 +116,7 @@ def rows_of(slots: Iterable[Slot]) -> list[ProcessRow]:
             state=s.state,
             since_us=wall_us - int((now - s.since) * 1e6),
             restarts=s.restarts,
+            routing=s.routing if s.alive else None,
         )
         for s in sorted(slots, key=lambda s: (ROLES.index(s.role), s.index))
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,17 @@ from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_proc
 def victim(tmp_path: Path) -> Iterator[Engine]:
     """An engine of its own, to be mistreated."""
     engine = start_engine(tmp_path / "data")
+    yield engine
+    engine.stop()
+    engine.kill()
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Engine]:
+    """One in which nothing is taken from a worker only because it has had it for long."""
+    config = tmp_path / "smsengine.toml"
+    config.write_text("take_over_s = 3600\n")
+    engine = start_engine(tmp_path / "data", ("--demo", "--config", config))
     yield engine
     engine.stop()
     engine.kill()
@@ -41,7 +51,8 @@ def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(v
     rounds = [role for role in ROLES for _ in range(2)]
     rng.shuffle(rounds)
     for role in rounds:
-        time.sleep(rng.uniform(0.2, 0.8))
+        further = len(senders.accepted) + rng.randrange(40, 400)
+        eventually(lambda further=further: len(senders.accepted) >= further)
         kill(victim, role)
     accepted = senders.stop()
     assert len(accepted) > 500
@@ -50,7 +61,10 @@ def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(v
     assert_all_delivered(victim, accepted, duplicates_max=killed_workers * 400)
 
 
-def test_messages_of_a_killed_worker_are_taken_over_within_seconds(victim: Engine) -> None:
+def test_messages_of_a_killed_worker_are_taken_over_though_nobody_sits_on_them_for_long(
+    patient: Engine,
+) -> None:
+    victim = patient
     behave(victim.simulator_url, latency={"constant_ms": 60_000})
     caller = Caller(victim.url, victim.api_key)
     body = {"messages": [{"to": "+989121234567", "text": "hello", "queue": "express"}] * 20}
@@ -63,15 +77,13 @@ def test_messages_of_a_killed_worker_are_taken_over_within_seconds(victim: Engin
 
     eventually(in_hand)
     behave(victim.simulator_url, latency={"constant_ms": 0})
-    killed_at = time.monotonic()
     kill(victim, "express")
     assert_all_delivered(victim, accepted, duplicates_max=20)
-    assert time.monotonic() - killed_at < 20
 
 
 def test_a_worker_frozen_past_the_patience_of_its_supervisor_is_replaced(victim: Engine) -> None:
     senders = Senders(victim, count=1)
-    time.sleep(0.5)
+    eventually(lambda: len(senders.accepted) >= 40)
     kill(victim, "express", signal.SIGSTOP)
     frozen = pid_of(victim, "express")
     eventually(lambda: (pid := pid_of(victim, "express")) is not None and pid != frozen, timeout_s=30)
