@@ -39,6 +39,7 @@ from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
+from supervisor.process.service import Service
 from supervisor.process.systemd import Notifier
 
 # Longest sleep of the loop while all is well, and while something is under way, seconds.
@@ -112,9 +113,9 @@ class Keeper:
         self._runner, self._fencer = runner, fencer
         self._on_ready, self._on_reload, self._on_reloaded = on_ready, on_reload, on_reloaded
         self._watchers = {watched.name: watched for watched in watchers}
-        self._notifier = notifier or Notifier()
         self._limits = limits or Limits()
         self._log = log or structlog.get_logger()
+        self._service = Service(notifier or Notifier(), self._limits, self._log)
         self._seen = rule.Observed(
             wanted={role: getattr(config.roles, role) for role in DRAIN_ORDER},
             fencing=rule.Fencing(since=now),
@@ -126,10 +127,8 @@ class Keeper:
         self._birth, self._born = os.urandom(8).hex(), 0
         self._exit_code: int | None = None
         self._heard_at = self._watched_at = now
-        # systemd has heard of a reload and waits for its end.
-        self._reloading = False
         path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
-        self._publisher = snapshot.Publisher(config.node_name, path, self._notifier, self._step_s)
+        self._publisher = snapshot.Publisher(config.node_name, path)
 
     def run(self) -> int:
         """Block until SIGTERM or SIGINT has drained everything, or it cannot go on; the exit code.
@@ -150,18 +149,12 @@ class Keeper:
                 if self._exit_code is not None:
                     return self._exit_code
                 self._publisher.publish(self._seen)
-                self._judge(now)
+                self._service.publish(self._seen)
+                self._service.judge(self._seen, now)
                 self._hear()
         finally:
             self._children.close()
             self._publisher.withdraw()
-
-    @property
-    def _step_s(self) -> float:
-        """Longest from one change of a process to the next while starting, reloading or stopping, seconds."""
-        limits = self._limits
-        longest_s = max(limits.ready_s, limits.drain_s, limits.leftovers_s)
-        return longest_s + limits.abort_s + limits.kill_s + limits.fence_s + limits.backoff_max_s
 
     def reconfigure(self, config: Config) -> None:
         """Replace workers and ingest by processes with `config`, one after another; see `rolling`.
@@ -185,7 +178,7 @@ class Keeper:
         """Wait for something to happen, then note all of it."""
         calm = all(s.state == ChildState.READY for s in self._seen.slots.values()) and not self._seen.stopping
         planned_s = _CALM_S if calm and FENCE not in self._children else _BUSY_S
-        planned_s = max(0.0, min(planned_s, self._notifier.judgement_in_s(self._heard_at)))
+        planned_s = max(0.0, min(planned_s, self._service.judgement_in_s(self._heard_at)))
         speakers, signums = self._children.wait(planned_s)
         now = time.monotonic()
         gap_s, self._heard_at = now - self._heard_at - planned_s, now
@@ -202,15 +195,6 @@ class Keeper:
             for dead, code in self._children.dead():
                 self._note_end(dead, code, now)
             self._watch(now)
-
-    def _judge(self, now: float) -> None:
-        """A sign of life to systemd, as long as every process lives or is being dealt with in time."""
-        if self._notifier.judgement_in_s(now) > 0:
-            return
-        stuck = [s.title for s in self._seen.slots.values() if child_state.overdue(s, now, self._limits)]
-        if stuck:
-            self._log.error("watchdog_withheld", stuck=", ".join(stuck))
-        self._notifier.judge(not stuck, now)
 
     def _note_lines(self, key: Key, lines: list[str], now: float) -> None:
         before = after = self._seen.slots[key]
@@ -230,20 +214,12 @@ class Keeper:
                 self._log.warning("supervisor_killing", why="second signal")
                 self._seen.stopping.at_once = True
         elif signum == signal.SIGHUP and self._on_reload is not None:
-            if self._seen.announced and self._seen.stopping is None:
-                self._reloading = True
-                self._notifier.reloading()
+            self._service.begin_reload(self._seen)
             try:
                 self._on_reload(self)
             except EngineError as e:
                 self._log.error("reload_failed", why=str(e))
-            self._note_reloaded()
-
-    def _note_reloaded(self) -> None:
-        """Tell systemd that the reload is over, once no process is being replaced any more."""
-        if self._reloading and not self._seen.rolling.under_way:
-            self._reloading = False
-            self._notifier.ready()
+            self._service.end_reload(self._seen)
 
     def _note_end(self, key: Key | None, code: int, now: float) -> None:
         last_words = self._children.bury(key)
@@ -300,7 +276,7 @@ class Keeper:
             case rule.Settle():
                 rolling.settle(self._seen.rolling)
                 self._log.info("reloaded", generation=self._seen.rolling.generation)
-                self._note_reloaded()
+                self._service.end_reload(self._seen)
                 if self._on_reloaded is not None:
                     self._on_reloaded(self._configs[self._seen.rolling.generation])
             case rule.GoBack(sentence):
@@ -349,7 +325,7 @@ class Keeper:
         """Blocks until the server serves."""
         server = self._seen.servers[name]
         try:
-            with self._notifier.held_up(_RESTART_S):
+            with self._service.held_up(_RESTART_S):
                 self._watchers[name].restart()
         except (EngineError, OSError) as e:
             self._log.error("server_restart_failed", server=name, why=str(e))
@@ -361,7 +337,7 @@ class Keeper:
     def _announce(self) -> None:
         self._seen.announced = True
         self._log.info("supervisor_ready", processes=len(self._seen.slots))
-        self._notifier.ready()
+        self._service.ready()
         if self._on_ready is not None:
             # It prints; that nobody reads it any more is no reason to end.
             with contextlib.suppress(OSError):
@@ -370,7 +346,7 @@ class Keeper:
     def _stop(self, sentence: str) -> None:
         self._seen.stopping = rule.Stopping(sentence=sentence)
         self._log.info("supervisor_stopping", why=sentence or "signal")
-        self._notifier.stopping(self._step_s)
+        self._service.stopping()
         self._children.close_listener()
 
 

@@ -18,7 +18,6 @@ import structlog
 from engine.config import ROLES, Role
 from supervisor.process.child_state import ChildState, Slot
 from supervisor.process.reconcile import Observed
-from supervisor.process.systemd import Notifier
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,21 +52,20 @@ def path_in(data_dir: Path) -> Path:
 
 
 class Publisher:
-    """Writes the file, and systemd's status line, whenever a process has changed its state."""
+    """Writes the file whenever a process has changed its state."""
 
-    def __init__(self, node: str, path: Path | None, notifier: Notifier, step_s: float) -> None:
-        """Without a path there is no file. `step_s`: longest between two changes while not all is well."""
-        self._node, self._path, self._notifier, self._step_s = node, path, notifier, step_s
+    def __init__(self, node: str, path: Path | None) -> None:
+        """Without a path there is no file."""
+        self._node, self._path = node, path
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
         rows = [(s.key, s.state, s.pid, s.restarts, s.routing) for s in observed.slots.values()]
         stopping = observed.stopping is not None
-        now = (rows, observed.announced, stopping, observed.rolling.under_way)
+        now = (rows, observed.announced, stopping)
         if now == self._published:
             return
         self._published = now
-        self._tell_systemd(observed)
         if self._path is None:
             return
         pid = os.getpid()
@@ -84,19 +82,6 @@ class Publisher:
         except OSError as e:
             # A full disk must not end the engine; the next change tries again.
             structlog.get_logger().warning("processes_not_written", why=e.strerror)
-
-    def _tell_systemd(self, observed: Observed) -> None:
-        ready = sum(s.state == ChildState.READY for s in observed.slots.values())
-        how = f"{ready} of {sum(observed.wanted.values())} processes ready"
-        if observed.stopping is not None:
-            alive = sum(s.alive for s in observed.slots.values())
-            self._notifier.progress(f"draining, {alive} processes left", self._step_s)
-        elif not observed.announced:
-            self._notifier.progress(f"starting, {how}", self._step_s)
-        elif observed.rolling.under_way:
-            self._notifier.progress(f"reloading, {how}", self._step_s)
-        else:
-            self._notifier.status(how)
 
     def withdraw(self) -> None:
         if self._path is not None:

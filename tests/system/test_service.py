@@ -140,7 +140,7 @@ def test_sigterm_under_load_drains_in_order_and_the_next_start_goes_on(
         assert first.process.wait(60) == 0
         log = first.log.read_text()
         lines = [line for line in log.splitlines() if "child_drain " in line or "child_ended" in line]
-        steps = [re.findall(r"(child_\w+) .*child='(\w+) 1'", line)[0] for line in lines]
+        steps = [re.findall(r'(child_\w+) .*child="(\w+) 1"', line)[0] for line in lines]
         assert steps == [(step, role) for role in DRAIN_ORDER for step in ("child_drain", "child_ended")]
         assert "Traceback" not in log
     finally:

@@ -59,6 +59,10 @@ THREADS = 16
 # After that signal requests under way have this long, seconds.
 DRAIN_S = 2.0
 
+# The engine catches these and then hangs (seen with SIGABRT, which systemd's watchdog sends).
+# A process that ends is started again; one that hangs is not.
+_FATAL = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 _log = logging.getLogger("clickhouse")
@@ -360,6 +364,8 @@ def main() -> None:
     try:
         password = options.password_file.read_text(encoding="ascii").strip()
         engine = Engine(options.path, MEMORY_BYTES_MAX)
+        for signum in _FATAL:
+            signal.signal(signum, signal.SIG_DFL)
         asyncio.run(_serve_until_stopped(engine, password, options.port))
     except ImportError:
         sys.exit("chdb-core is not installed for this Python; `make install` installs it.")

@@ -30,7 +30,7 @@ import redis
 from engine.errors import ConfigError
 from supervisor.embedded import process, server_dir
 from supervisor.embedded.recipes import package
-from supervisor.embedded.servers import Server, start_all, start_redis
+from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
 
 ROOT = Path(__file__).parents[3]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -275,6 +275,18 @@ def test_a_frozen_server_is_killed_at_the_deadline(tmp_path: Path, running: list
     os.kill(server.pid, signal.SIGSTOP)
     server.stop(0.3)
     assert server.poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("signum", [signal.SIGABRT, signal.SIGSEGV])
+def test_clickhouse_ends_when_it_is_aborted_instead_of_hanging(
+    tmp_path: Path, running: list[Server], signum: signal.Signals
+) -> None:
+    server = kept(running, start_clickhouse(tmp_path))
+    client = clickhouse_connect.get_client(dsn=server.url)
+    assert client.command("SELECT count() FROM numbers(1000)") == 1000
+    client.close()
+    os.kill(server.pid, signum)
+    wait_until(lambda: server.poll() == -signum, "it does not end")
 
 
 def test_clickhouse_stops_in_order_while_a_query_is_under_way(tmp_path: Path) -> None:
