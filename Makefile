@@ -91,6 +91,6 @@ format: $(STAMP) ## Bring the code into its format
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and what was built; the data in ./data stays
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 	rm -f engine/_fastcredits.c engine/_fastcredits.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
