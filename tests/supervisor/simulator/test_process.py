@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ import pytest
 from engine.errors import ConfigError
 from supervisor.simulator import Simulator, main, options, start_simulator
 from supervisor.simulator.behaviour import Receipts
+from tests.supervisor.process.running import alive, until
 from tests.supervisor.simulator.http_client import Client, ask, send_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -195,16 +195,4 @@ def test_it_dies_with_its_parent() -> None:
         os.kill(pid, 0)
         parent.kill()
         parent.wait()
-        deadline = time.monotonic() + 10
-        while _runs(pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert not _runs(pid)
-
-
-def _runs(pid: int) -> bool:
-    """Whether it exists and is not merely waiting to be reaped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+        until(lambda: not alive(pid))
