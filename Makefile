@@ -75,10 +75,11 @@ chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-lint: $(STAMP) ## Check format, style and types
+lint: $(STAMP) ## Check format, style and types, and that nothing is written that nothing calls
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/vulture
 
 check: lint test ## Lint and test, as the CI does
 
@@ -90,6 +91,6 @@ format: $(STAMP) ## Bring the code into its format
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and what was built; the data in ./data stays
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 	rm -f engine/_fastcredits.c engine/_fastcredits.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

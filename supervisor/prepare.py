@@ -35,7 +35,7 @@ DEMO_NAME = "demo"
 DEMO_UNITS = 1_000_000
 _DEMO_REFERENCE = "demo credit"
 # A migration of large tables takes its time, seconds.
-_MIGRATE_S = 3600.0
+MIGRATE_S = 3600.0
 _DEMO_S = 30.0
 _REDIS_S = 5.0
 
@@ -72,7 +72,7 @@ def migrate(config: Config) -> Config:
 
     Raises ConfigError, also when it wants another number of shards, and ChildFailed.
     """
-    shards = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=_MIGRATE_S)
+    shards = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=MIGRATE_S)
     return msgspec.structs.replace(config, shards=shards)
 
 

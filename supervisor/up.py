@@ -1,6 +1,7 @@
 """`smsengine up`: everything that runs, put together from one parent.
 
-In this order: the data directory, the listening socket, the simulated provider, the
+In this order: the data directory, the listening socket (that of systemd, when it hands one
+over), the simulated provider, the
 embedded servers, tables and functions, the demo organisation, the roles. Stopped in the
 reverse order, so that each has what it needs until it has ended. A step that fails stops
 those before it, and says in one sentence why. On SIGHUP the configuration is read again
@@ -32,13 +33,24 @@ from engine.telemetry import configure_logs
 from supervisor import reload, welcome
 from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, DataDir, Running, read_secret
 from supervisor.embedded.servers import Server, start_all
-from supervisor.prepare import Prepared, migrate, prepare_demo, with_simulator, with_urls, without_url
+from supervisor.prepare import (
+    MIGRATE_S,
+    Prepared,
+    migrate,
+    prepare_demo,
+    with_simulator,
+    with_urls,
+    without_url,
+)
 from supervisor.process.keeper import Keeper, Watched
+from supervisor.process.systemd import Notifier, take_listener, take_notifier
 from supervisor.simulator import Simulator, start_simulator
 
 # Connections that wait to be accepted while the ingest processes are busy.
 _BACKLOG = 4096
 _SERVER_STOP_S = 20.0
+# Of all that is started before the roles: longest to start, and to be stopped again, seconds.
+_START_S, _STOP_S = 120.0, 4 * _SERVER_STOP_S
 log = structlog.get_logger("up")
 
 
@@ -62,11 +74,14 @@ class Stopped(BaseException):
 def bring_up(wish: Wish) -> int:
     """Run until told to stop; the exit code. Raises ConfigError, ChildFailed."""
     configure_logs(as_json=False)
+    notifier, inherited = take_notifier(os.environ), take_listener(os.environ)
     config = _configured(wish)
+    if wish.listen and inherited:
+        raise ConfigError("--listen must be left out: systemd hands over the socket to listen on.")
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_stoppable())
-            return _run(wish, config, stack)
+            stack.enter_context(_stoppable(notifier))
+            return _run(wish, config, stack, notifier, inherited)
     except Stopped:
         return 0
 
@@ -91,17 +106,26 @@ def _configured(wish: Wish) -> Config:
     return msgspec.structs.replace(config, data_dir=str(data_dir.absolute()))
 
 
-def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
+def _run(
+    wish: Wish,
+    config: Config,
+    stack: contextlib.ExitStack,
+    notifier: Notifier,
+    inherited: socket.socket | None,
+) -> int:
     directory = DataDir(Path(config.data_dir))
     directory.claim()
     stack.callback(directory.leave)
     directory.forget_running()
     admin_key_file, admin_key = _admin_key(config, directory)
-    listener, url = listen(config.http.listen)
+    listener = inherited or listen(config.http.listen)
+    url = reach(listener)
     stack.callback(listener.close)
     configured = config
+    notifier.progress("starting the servers", _START_S)
     config, watched = _servers(config, directory, stack)
     log.info("migrating")
+    notifier.progress("bringing the tables to this version", MIGRATE_S)
     config = migrate(config)
     demo = _demo(config, directory) if wish.demo else None
     simulator_url = next((w.url for w in watched if isinstance(w, WatchedSimulator)), None)
@@ -121,7 +145,9 @@ def _run(wish: Wish, config: Config, stack: contextlib.ExitStack) -> int:
     )
 
     stack.callback(directory.forget_running)
-    code = _keeper(wish, configured, running, facts, directory, listener, watched).run()
+    keeper = _keeper(wish, configured, running, facts, directory, listener, watched, notifier)
+    code = keeper.run()
+    notifier.progress("stopping the servers", (len(watched) + 1) * _SERVER_STOP_S)
     # What is left takes a moment and ends by itself: Ctrl-C again must not leave it half done.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
@@ -136,6 +162,7 @@ def _keeper(
     directory: DataDir,
     listener: socket.socket,
     watched: list[Watched],
+    notifier: Notifier,
 ) -> Keeper:
     """The parent of the roles; `configured` is as file and command line gave it."""
 
@@ -165,6 +192,7 @@ def _keeper(
         on_reload=on_reload,
         on_reloaded=on_reloaded,
         watchers=watched,
+        notifier=notifier,
     )
 
 
@@ -187,11 +215,8 @@ def _servers(config: Config, directory: DataDir, stack: contextlib.ExitStack) ->
     return with_urls(config, {name: server.url for name, server in servers.items()}), watched
 
 
-def listen(address: str) -> tuple[socket.socket, str]:
-    """A listening socket on HOST:PORT (port 0: a free one), and the URL to reach it from here.
-
-    Raises ConfigError.
-    """
+def listen(address: str) -> socket.socket:
+    """A listening socket on HOST:PORT (port 0: a free one). Raises ConfigError."""
     host, port = split_listen(address) or ("", 0)
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -209,9 +234,14 @@ def listen(address: str) -> tuple[socket.socket, str]:
         raise ConfigError(
             f"The API cannot listen on {address}: {reason}; name another address with --listen."
         ) from e
-    port = listener.getsockname()[1]
+    return listener
+
+
+def reach(listener: socket.socket) -> str:
+    """The URL to reach it from here."""
+    host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return listener, f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 class WatchedSimulator:
@@ -273,13 +303,14 @@ def _stop_all(servers: dict[str, Server]) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(notifier: Notifier) -> Iterator[None]:
     """Until the keeper hears signals itself, they end the start in good order."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # Once is enough: a second one must not disturb what the first has begun.
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_IGN)
+        notifier.stopping(_STOP_S)
         raise Stopped
 
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}

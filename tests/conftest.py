@@ -11,7 +11,7 @@ import pytest
 
 from engine.stores.migrate import migrate_postgres
 from engine.stores.redis.link import RedisLink, load_functions
-from supervisor.embedded.servers import Server, start_clickhouse, start_postgres, start_redis
+from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
 
 # A shell without job control starts what it puts in the background with Ctrl-C ignored, and
 # that is inherited: the commands under test must hear it.
@@ -27,7 +27,7 @@ def servers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_server(servers_dir: Path) -> Iterator[Server]:
-    server = start_postgres(servers_dir)
+    server = start_all(servers_dir, {"postgres"})["postgres"]
     yield server
     server.stop(10)
 

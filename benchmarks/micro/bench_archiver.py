@@ -13,7 +13,6 @@ import asyncio
 import itertools
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -152,7 +151,7 @@ def test_stream_to_clickhouse(
     benchmark.extra_info["loop_gap_ms_max"] = round(bench.gap_s * 1000, 1)
 
 
-def test_columns_of_a_block(benchmark: Any, tmp_path: Path) -> None:
+def test_columns_of_a_block(benchmark: Any) -> None:
     entries = [
         ActivityEntry(shard=i % SHARDS, id=StreamId(i, 0), blob=blob)
         for i, blob in enumerate(blobs_of(rows_of_round(0, 10_000)))

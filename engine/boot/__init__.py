@@ -1,6 +1,6 @@
 """The composition root: from a forked process to a role at work.
 
-Every role is the same skeleton: uvloop, connect, announce ready, beat, drain on SIGTERM.
+Every role is the same skeleton: uvloop, connect, announce ready, beat, drain when asked (see `life`).
 Exit codes: 0 drained; 1 ended, to be replaced; 3 ended by what an operator must mend.
 """
 

@@ -2,7 +2,12 @@
 
 The proof is written by the working loop itself, through a pipe, never by a thread
 beside it: a loop that hangs falls silent. Lines on the pipe, child to parent:
-`ready`, `beat`, `failed <one sentence>`.
+`ready`, `beat`, `routing <version of the plan in force>`, `failed <one sentence>`.
+
+The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here:
+systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to
+every process of its group. The supervisor hears both and then asks one role after another,
+so that a process that others still need does not leave before them.
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ import os
 import signal
 
 BEAT_S = 1.0
+# The supervisor's wish that this process finishes what it has in hand and ends.
+DRAIN_SIGNAL = signal.SIGUSR1
 
 
 class Heartbeat:
@@ -24,17 +31,21 @@ class Heartbeat:
         self.was_ready = False
 
     def start(self) -> None:
-        """Hear SIGTERM as the wish to drain. SIGINT is the parent's to hear (Ctrl-C
-        reaches the whole process group)."""
+        """Set `draining` on DRAIN_SIGNAL, and ignore SIGTERM and SIGINT, from now on."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self.draining.set)
-        loop.add_signal_handler(signal.SIGINT, lambda: None)
+        loop.add_signal_handler(DRAIN_SIGNAL, self.draining.set)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, lambda: None)
 
     def ready(self) -> None:
         """Say so, once; again does nothing."""
         if not self.was_ready:
             self.was_ready = True
             self._say(b"ready\n")
+
+    def routing(self, version: int) -> None:
+        """Say which version of the routing plan is in force here, for `smsengine status`."""
+        self._say(b"routing %d\n" % version)
 
     def failed(self, sentence: str) -> None:
         """Tell the supervisor in one sentence why this process ends; an operator reads it."""

@@ -18,6 +18,7 @@ from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.ports import Provider
 from engine.records import Queue
+from engine.routing.records import RoutingPlan
 from engine.routing.table import RoutingTable
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
@@ -42,7 +43,12 @@ async def deliver(process: Process) -> None:
         built, dispatcher = await _dispatcher(process, stack, queue, log)
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         stack.push_async_callback(postgres.close)
-        routes = RoutingTable(Routing(postgres), RoutingCopy(link), dispatcher.use)
+
+        def use(plan: RoutingPlan) -> None:
+            dispatcher.use(plan)
+            life.routing(plan.version)
+
+        routes = RoutingTable(Routing(postgres), RoutingCopy(link), use)
         await patiently(routes.start)
         for provider in built:
             await provider.start()

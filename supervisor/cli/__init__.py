@@ -13,7 +13,6 @@ import sys
 import time
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -84,16 +83,18 @@ def root(
 
 
 @app.command()
+@options.engine_options("data_dir")
 def up(
     config: options.ConfigFile = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="With an organisation that has credit, and a simulated provider.")
     ] = False,
-    data_dir: options.DataDir = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address of the API.  \\[default: 127.0.0.1:8080]")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready.")] = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Start the engine and whatever it needs; Ctrl-C stops it again.
 
@@ -113,17 +114,15 @@ def up(
     from supervisor.up import Wish, bring_up
 
     raise typer.Exit(
-        bring_up(Wish(config_file=config, demo=demo, data_dir=data_dir, listen=listen, as_json=as_json))
+        bring_up(
+            Wish(config_file=config, demo=demo, data_dir=engine.data_dir, listen=listen, as_json=as_json)
+        )
     )
 
 
 @app.command()
-def check(
-    config: options.ConfigFile = None,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    as_json: options.Json = False,
-) -> None:
+@options.engine_options("data_dir", "url", "as_json")
+def check(config: options.ConfigFile = None, *, engine: options.EngineOptions) -> None:
     """Say of each part whether it can be reached, is new enough and is set up.
 
     Looks at the parts of the engine that runs in the data directory, or at those
@@ -137,21 +136,16 @@ def check(
     # Here and not above: loads the clients of all stores.
     from supervisor.cli.checks import check_all
 
-    found = check_all(config, data_dir, url)
-    if as_json:
-        print(msgspec.json.encode({"ok": all(c.ok for c in found), "checks": found}).decode())
-    else:
+    found = check_all(config, engine.data_dir, engine.url)
+    if not engine.print_json({"ok": all(c.ok for c in found), "checks": found}):
         rows = ((c.part, "ok" if c.ok else "NOT OK", c.detail) for c in found)
         Console(highlight=False).print(show.table(("part", "", "detail"), rows))
     raise typer.Exit(0 if all(c.ok for c in found) else 1)
 
 
 @app.command()
-def migrate(
-    config: options.ConfigFile = None,
-    data_dir: options.DataDir = None,
-    as_json: options.Json = False,
-) -> None:
+@options.engine_options("data_dir", "as_json")
+def migrate(config: options.ConfigFile = None, *, engine: options.EngineOptions) -> None:
     """Bring the tables and functions in the stores to this version.
 
     `smsengine up` does so by itself; this is for doing it at a time of your own.
@@ -164,20 +158,20 @@ def migrate(
     # Here and not above: loads the clients of all stores.
     from supervisor.prepare import migrate_only
 
-    migrate_only(config, data_dir)
-    print(msgspec.json.encode({"migrated": True}).decode() if as_json else "The stores are up to date.")
+    migrate_only(config, engine.data_dir)
+    if not engine.print_json({"migrated": True}):
+        print("The stores are up to date.")
 
 
 @app.command()
+@options.admin_options
 def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
     interval: Annotated[
         float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Pause between two looks.")
     ] = 1.0,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Show processes, queues and how far behind the books are.
 
@@ -188,9 +182,9 @@ def status(
     [cyan]smsengine status[/cyan]
     [cyan]smsengine status --watch[/cyan]
     """
-    client = options.whereabouts(data_dir, url, admin_key=admin_key).admin()
+    client = engine.admin()
     try:
-        if as_json:
+        if engine.as_json:
             print(_status(client).decode(), flush=True)
             while watch:
                 time.sleep(interval)
@@ -207,11 +201,10 @@ def status(
 
 
 @app.command()
+@options.admin_options
 def audit(
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Recompute from all stores that no unit of credit is missing or counted twice.
 
@@ -221,10 +214,10 @@ def audit(
 
     [cyan]smsengine audit[/cyan]
     """
-    client = options.whereabouts(data_dir, url, admin_key=admin_key).admin(_AUDIT_S)
+    client = engine.admin(_AUDIT_S)
     body = client.call("GET", "/v1/admin/audit").body
     found = decode(body, Audit)
-    if as_json:
+    if engine.as_json:
         print(body.decode())
     else:
         Console(highlight=False).print(show.audit(found))

@@ -59,6 +59,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     state: str = ""
     since_us: int = 0
     restarts: int = 0
+    # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
+    routing: int | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from supervisor.cli.client import Client
@@ -60,12 +65,70 @@ ConfigFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-def whereabouts(
-    data_dir: Path | None, url: str = "", *, api_key: str = "", admin_key: str = ""
-) -> Whereabouts:
-    return Whereabouts(data_dir=data_dir or DEFAULT, url=url, api_key=api_key, admin_key=admin_key)
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What the shared options of a command line say; an option the command does not have says nothing."""
+
+    data_dir: Path | None = None
+    url: str = ""
+    api_key: str = ""
+    admin_key: str = ""
+    as_json: bool = False
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        return Whereabouts(
+            data_dir=self.data_dir or DEFAULT, url=self.url, api_key=self.api_key, admin_key=self.admin_key
+        )
+
+    def admin(self, timeout_s: float = 30.0) -> Client:
+        """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
+        return self.whereabouts.admin(timeout_s)
+
+    def print_json(self, fact: object) -> bool:
+        """With --json print the fact as one line of JSON; whether it was so."""
+        if self.as_json:
+            print(msgspec.json.encode(fact, order="deterministic").decode())
+        return self.as_json
 
 
-def admin(data_dir: Path | None, url: str, admin_key: str) -> Client:
-    """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
-    return whereabouts(data_dir, url, admin_key=admin_key).admin()
+_SHARED = {
+    "data_dir": (DataDir, None),
+    "url": (Url, ""),
+    "api_key": (ApiKey, ""),
+    "admin_key": (AdminKey, ""),
+    "as_json": (Json, False),
+}
+
+
+def engine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator: the command gets these options of EngineOptions, after its own.
+
+    It takes them as its keyword argument `engine`, of type EngineOptions.
+    """
+    shared = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=_SHARED[name][0], default=_SHARED[name][1]
+        )
+        for name in names
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "engine"]
+
+        @functools.wraps(command)
+        def with_engine(**given: Any) -> None:
+            engine = EngineOptions(**{name: given.pop(name) for name in names})
+            command(**given, engine=engine)
+
+        # Typer reads the options of a command from its signature.
+        with_engine.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
+        return with_engine
+
+    return decorate
+
+
+# For commands with the admin key, and for those with the key of an organisation.
+admin_options = engine_options("data_dir", "url", "admin_key", "as_json")
+customer_options = engine_options("data_dir", "url", "api_key", "as_json")

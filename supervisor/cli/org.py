@@ -25,12 +25,11 @@ Id = Annotated[
 
 
 @app.command()
+@options.admin_options
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name, for people to read.")],
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Create an organisation and its first API key.
 
@@ -41,11 +40,8 @@ def create(
 
     [cyan]smsengine org create "Acme Ltd"[/cyan]
     """
-    made = options.admin(data_dir, url, admin_key).post(
-        "/v1/admin/organisations", _Name(name=name), NewOrganisation
-    )
-    if as_json:
-        _print_json(made)
+    made = engine.admin().post("/v1/admin/organisations", _Name(name=name), NewOrganisation)
+    if engine.print_json(made):
         return
     print(f"organisation  {made.id}  {made.name}")
     print(f"API key       {made.api_key}")
@@ -53,11 +49,10 @@ def create(
 
 
 @app.command("list")
+@options.admin_options
 def list_organisations(
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """List all organisations; with --json one object a line.
 
@@ -65,34 +60,32 @@ def list_organisations(
 
     [cyan]smsengine org list[/cyan]
     """
-    client = options.admin(data_dir, url, admin_key)
+    client = engine.admin()
     found: list[Organisation] = []
     after: int | None = None
     while True:
         since = "" if after is None else f"&after={after}"
         page = client.get(f"/v1/admin/organisations?limit={_PAGE}{since}", Organisations)
         found += page.organisations
-        if as_json:
-            for organisation in page.organisations:
-                _print_json(organisation)
+        for organisation in page.organisations:
+            engine.print_json(organisation)
         if (after := page.next) is None:
             break
-    if not as_json:
+    if not engine.as_json:
         rows = ((str(o.id), o.name, f"{o.created_at:%Y-%m-%d %H:%M}") for o in found)
         Console(highlight=False).print(show.table(("id", "name", "created"), rows, frozenset({0})))
 
 
 @app.command()
+@options.admin_options
 def topup(
     organisation: Id,
     units: Annotated[int, typer.Argument(metavar="UNITS", min=1, help="Units of credit to add.")],
     reference: Annotated[
         str, typer.Option(metavar="TEXT", help="Your name for this payment; the same one never counts twice.")
     ],
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Add credit. Repeating it with the same reference adds nothing.
 
@@ -104,24 +97,22 @@ def topup(
     """
     path = f"/v1/admin/organisations/{organisation}/top-ups"
     body = _TopUp(units=units, reference=reference)
-    done = options.admin(data_dir, url, admin_key).post(path, body, TopUp)
-    if as_json:
-        _print_json(done)
+    done = engine.admin().post(path, body, TopUp)
+    if engine.print_json(done):
         return
     available = show.number(done.balance.available)
     print(f"{show.number(done.units)} units as {done.reference!r}; {available} are available now")
 
 
 @app.command()
+@options.admin_options
 def key(
     organisation: Id,
     revoke: Annotated[
         int | None, typer.Option(metavar="KEY_ID", min=1, help="Revoke that key instead of making one.")
     ] = None,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Make one more API key, or revoke one.
 
@@ -132,27 +123,25 @@ def key(
     [cyan]smsengine org key 7[/cyan]
     [cyan]smsengine org key 7 --revoke 12[/cyan]
     """
-    client = options.admin(data_dir, url, admin_key)
+    client = engine.admin()
     path = f"/v1/admin/organisations/{organisation}/keys"
     if revoke is not None:
         client.call("DELETE", f"{path}/{revoke}")
-        print("{}" if as_json else f"revoked {revoke}")
+        print("{}" if engine.as_json else f"revoked {revoke}")
         return
     made = client.post(path, {}, NewKey)
-    if as_json:
-        _print_json(made)
+    if engine.print_json(made):
         return
     print(f"key id   {made.id}")
     print(f"API key  {made.api_key}")
 
 
 @app.command()
+@options.admin_options
 def balance(
     organisation: Id,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Show the credit: paid in and not spent, of that held for messages under way, available.
 
@@ -160,11 +149,8 @@ def balance(
 
     [cyan]smsengine org balance 7[/cyan]
     """
-    found = options.admin(data_dir, url, admin_key).get(
-        f"/v1/admin/organisations/{organisation}/balance", Balance
-    )
-    if as_json:
-        _print_json(found)
+    found = engine.admin().get(f"/v1/admin/organisations/{organisation}/balance", Balance)
+    if engine.print_json(found):
         return
     print(f"posted     {show.number(found.posted)}")
     print(f"held       {show.number(found.held)}")
@@ -178,7 +164,3 @@ class _Name(msgspec.Struct, frozen=True, kw_only=True):
 class _TopUp(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     reference: str
-
-
-def _print_json(fact: msgspec.Struct) -> None:
-    print(msgspec.json.encode(fact).decode())

@@ -34,11 +34,10 @@ class _NewPrices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @app.command("list")
+@options.admin_options
 def list_prices(
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """List the units a segment costs, by prefix; the longest prefix that matches counts.
 
@@ -46,10 +45,11 @@ def list_prices(
 
     [cyan]smsengine price list[/cyan]
     """
-    _print(options.admin(data_dir, url, admin_key).get(_PATH, PriceSheet), as_json)
+    _print(engine.admin().get(_PATH, PriceSheet), engine)
 
 
 @app.command("set")
+@options.admin_options
 def set_prices(
     changes: Annotated[
         list[str],
@@ -58,10 +58,8 @@ def set_prices(
             help="A TOML file with a table \\[prices] that replaces all prices, or single prices to change.",
         ),
     ],
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Change prices, all in one step.
 
@@ -75,12 +73,12 @@ def set_prices(
     """
     file = Path(changes[0]) if len(changes) == 1 and "=" not in changes[0] else None
     wanted = _in_file(file) if file else _in_arguments(changes)
-    client = options.admin(data_dir, url, admin_key)
+    client = engine.admin()
     now = client.get(_PATH, PriceSheet)
     prices = wanted if file else now.prices | wanted
     # Refused when somebody else has changed them since: nothing is overwritten unseen.
     body = json_bytes(_NewPrices(prices=prices, version=now.version))
-    _print(decode(client.call("PUT", _PATH, body).body, PriceSheet), as_json)
+    _print(decode(client.call("PUT", _PATH, body).body, PriceSheet), engine)
 
 
 def _in_file(path: Path) -> dict[str, int]:
@@ -98,9 +96,8 @@ def _in_arguments(changes: list[str]) -> dict[str, int]:
     return prices
 
 
-def _print(sheet: PriceSheet, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(sheet).decode())
+def _print(sheet: PriceSheet, engine: options.EngineOptions) -> None:
+    if engine.print_json(sheet):
         return
     rows = ((prefix or "all others", show.number(units)) for prefix, units in sorted(sheet.prices.items()))
     Console(highlight=False).print(show.table(("prefix", "units a segment"), rows, frozenset({1})))

@@ -52,11 +52,10 @@ Name = Annotated[
 
 
 @app.command("list")
+@options.admin_options
 def list_providers(
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """List the configured providers: whether each is paused, and its throughput.
 
@@ -64,20 +63,17 @@ def list_providers(
 
     [cyan]smsengine provider list[/cyan]
     """
-    told = options.admin(data_dir, url, admin_key).get(_PATH, _Providers)
-    if as_json:
-        print(msgspec.json.encode(told).decode())
-    else:
+    told = engine.admin().get(_PATH, _Providers)
+    if not engine.print_json(told):
         _print_table(told.providers)
 
 
 @app.command()
+@options.admin_options
 def pause(
     name: Name,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Send nothing through a provider until it is resumed.
 
@@ -88,16 +84,15 @@ def pause(
 
     [cyan]smsengine provider pause provider-a[/cyan]
     """
-    _set_paused("pause", name, data_dir, url, admin_key, as_json)
+    _set_paused("pause", name, engine)
 
 
 @app.command()
+@options.admin_options
 def resume(
     name: Name,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Send through a paused provider again.
 
@@ -105,10 +100,11 @@ def resume(
 
     [cyan]smsengine provider resume provider-a[/cyan]
     """
-    _set_paused("resume", name, data_dir, url, admin_key, as_json)
+    _set_paused("resume", name, engine)
 
 
 @app.command()
+@options.admin_options
 def throughput(
     name: Name,
     rate: Annotated[
@@ -119,10 +115,8 @@ def throughput(
             "what the configuration says.",
         ),
     ],
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Set how much is sent through a provider at most.
 
@@ -132,16 +126,14 @@ def throughput(
     [cyan]smsengine provider throughput provider-a configured[/cyan]
     """
     body = json_bytes(_Change(throughput=_rate(rate)))
-    client = options.admin(data_dir, url, admin_key)
-    _print(decode(client.call("PUT", _at(name), body).body, _Provider), as_json)
+    client = engine.admin()
+    _print(decode(client.call("PUT", _at(name), body).body, _Provider), engine)
 
 
-def _set_paused(
-    verb: str, name: str, data_dir: options.DataDir, url: str, admin_key: str, as_json: bool
-) -> None:
-    client = options.admin(data_dir, url, admin_key)
+def _set_paused(verb: str, name: str, engine: options.EngineOptions) -> None:
+    client = engine.admin()
     path = f"{_at(name)}/{verb}"
-    _print(client.post(path, {}, _Provider, idempotency_key=str(uuid.uuid4())), as_json)
+    _print(client.post(path, {}, _Provider, idempotency_key=str(uuid.uuid4())), engine)
 
 
 def _at(name: str) -> str:
@@ -160,10 +152,8 @@ def _rate(told: str) -> float | None:
     return rate
 
 
-def _print(provider: _Provider, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(provider).decode())
-    else:
+def _print(provider: _Provider, engine: options.EngineOptions) -> None:
+    if not engine.print_json(provider):
         _print_table([provider])
 
 

@@ -53,11 +53,10 @@ OfQueue = Annotated[
 
 
 @app.command("list")
+@options.admin_options
 def list_routes(
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """List the routes.
 
@@ -70,10 +69,11 @@ def list_routes(
 
     [cyan]smsengine route list[/cyan]
     """
-    _print(options.admin(data_dir, url, admin_key).get(_PATH, _Routes), as_json)
+    _print(engine.admin().get(_PATH, _Routes), engine)
 
 
 @app.command("set")
+@options.admin_options
 def set_route(
     prefix: Prefix,
     providers: Annotated[
@@ -90,10 +90,8 @@ def set_route(
         bool,
         typer.Option("--reroute", help="Send again, by another, what a receipt says was not delivered."),
     ] = False,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Set the route of a prefix, in place of the one there was; the others stay.
 
@@ -120,21 +118,20 @@ def set_route(
         weights=weights,
         reroute=reroute,
     )
-    client = options.admin(data_dir, url, admin_key)
+    client = engine.admin()
     now = client.get(_PATH, _Routes)
     others = [other for other in now.routes if _key(other) != _key(route)]
-    _print(_replaced(client, [*others, route], now.version), as_json)
+    _print(_replaced(client, [*others, route], now.version), engine)
 
 
 @app.command()
+@options.admin_options
 def remove(
     prefix: Prefix,
     sender: Sender = "",
     queue: OfQueue = None,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Remove the route of a prefix; the others stay.
 
@@ -146,17 +143,18 @@ def remove(
     [cyan]smsengine route remove +98 --sender Acme --queue express[/cyan]
     """
     wanted = (_prefix(prefix), sender, queue or "")
-    client = options.admin(data_dir, url, admin_key)
+    client = engine.admin()
     now = client.get(_PATH, _Routes)
     left = [route for route in now.routes if _key(route) != wanted]
     if len(left) == len(now.routes):
         of = f" for sender {sender}" if sender else ""
         of += f" for queue {queue}" if queue else ""
         raise ConfigError(f"There is no route of prefix {prefix}{of}; see `smsengine route list`.")
-    _print(_replaced(client, left, now.version), as_json)
+    _print(_replaced(client, left, now.version), engine)
 
 
 @app.command("import")
+@options.admin_options
 def import_routes(
     file: Annotated[
         Path,
@@ -164,10 +162,8 @@ def import_routes(
             metavar="FILE", help="A TOML file with [\\[routes]] sections, such as a configuration."
         ),
     ],
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    admin_key: options.AdminKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Replace all routes by those of a file, in one step.
 
@@ -186,8 +182,8 @@ def import_routes(
     """
     must = "sections [[routes]], each with providers"
     wanted = toml_file.read(file, _File, "routes", must).routes
-    client = options.admin(data_dir, url, admin_key)
-    _print(_replaced(client, wanted, client.get(_PATH, _Routes).version), as_json)
+    client = engine.admin()
+    _print(_replaced(client, wanted, client.get(_PATH, _Routes).version), engine)
 
 
 def _replaced(client: Client, routes: list[Route], version: int) -> _Routes:
@@ -218,9 +214,8 @@ def _key(route: Route) -> _Key:
     return route.prefix, route.sender, route.queue
 
 
-def _print(told: _Routes, as_json: bool) -> None:
-    if as_json:
-        print(msgspec.json.encode(told, order="deterministic").decode())
+def _print(told: _Routes, engine: options.EngineOptions) -> None:
+    if engine.print_json(told):
         return
     if not told.routes:
         print("There are no routes: every provider carries everything, in the order of the configuration.")

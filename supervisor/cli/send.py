@@ -12,7 +12,6 @@ import typer
 from engine.errors import ConfigError, Refusal
 from engine.records import Accepted, MessageDraft, Queue
 from supervisor.cli import options
-from supervisor.cli.locate import Whereabouts
 from supervisor.cli.message_file import FileFormat, MessageFile, format_of
 from supervisor.cli.send_file import FileRun, NotAllSent
 from supervisor.cli.sending import BATCH_MAX
@@ -47,6 +46,7 @@ AcceptedIds = Annotated[Path | None, _many("FILE", "Write line and id of every a
 Limit = Annotated[int, _many(None, "Refused lines to list at the end.", least=0)]
 
 
+@options.customer_options
 def send(
     to: To = "",
     text: Text = "",
@@ -63,10 +63,8 @@ def send(
     refused: Refused = None,
     accepted: AcceptedIds = None,
     limit: Limit = 10,
-    data_dir: options.DataDir = None,
-    url: options.Url = "",
-    api_key: options.ApiKey = "",
-    as_json: options.Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Send one message, or a CSV or JSONL file of them.
 
@@ -87,21 +85,20 @@ def send(
     given = {name: value for name, value in fields.items() if value != ""}
     if validity is not None and validity < 1:
         raise ConfigError("--validity must be at least 1 second.")
-    where = options.whereabouts(data_dir, url, api_key=api_key)
     if file is None:
-        _send_one(where, given, as_json)
+        _send_one(given, engine)
         return
     source = MessageFile(path=file, format=format_of(file, file_format), defaults=given)
     key = run_key or secrets.token_hex(8)
     run = FileRun(source=source, limit=limit, key=key, refused=refused, accepted=accepted)
-    run.perform(where, batch, in_flight, as_json)
+    run.perform(engine.whereabouts, batch, in_flight, engine.as_json)
 
 
-def _send_one(where: Whereabouts, given: dict[str, str | int], as_json: bool) -> None:
+def _send_one(given: dict[str, str | int], engine: options.EngineOptions) -> None:
     for name in ("to", "text"):
         if name not in given:
             raise ConfigError(f"--{name} is missing (or --file, to send a file of messages).")
-    client = where.customer()
+    client = engine.whereabouts.customer()
     try:
         draft = msgspec.convert(given, MessageDraft)
         answer = client.post("/v1/messages", draft, Accepted, secrets.token_hex(16))
@@ -111,8 +108,7 @@ def _send_one(where: Whereabouts, given: dict[str, str | int], as_json: bool) ->
         raise NotAllSent(f"The message was refused: {e.detail}") from e
     finally:
         client.close()
-    if as_json:
-        print(msgspec.json.encode(answer).decode())
+    if engine.print_json(answer):
         return
     cost = f"{_counted(answer.segments, 'segment')} {answer.encoding}, {_counted(answer.units, 'unit')}"
     print(f"{answer.status} {answer.id} ({answer.queue}, {cost})")

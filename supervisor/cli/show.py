@@ -38,7 +38,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
     parts: list[RenderableType] = [queues, Text(), *_behind(seen)]
     if seen.processes:
         processes = table(
-            ("process", "pid", "state", "since", "restarts"),
+            ("process", "pid", "state", "since", "restarts", "routes"),
             (
                 (
                     f"{p.role} {p.index}",
@@ -46,6 +46,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
                     p.state,
                     span(max(now_us - p.since_us, 0) // 1000),
                     str(p.restarts),
+                    "" if p.routing is None else f"version {p.routing}",
                 )
                 for p in seen.processes
             ),

@@ -142,7 +142,10 @@ def spawn(
 
     It gets `death_signal` when the thread that called this ends: call it from the main
     thread. With `environment` None it has the environment of this process. `output` is the
-    descriptor that its output goes to. Raises ConfigError when it cannot be started.
+    descriptor that its output goes to. SIGTERM is blocked in it: systemd sends one to every process
+    of a unit at once, and a server is to outlive whoever needs it. Valkey and Python leave it blocked.
+    PostgreSQL unblocks it; its sessions end, and it is started again for as long as the roles drain.
+    Raises ConfigError when it cannot be started.
     """
     assert threading.current_thread() is threading.main_thread()
     try:
@@ -186,7 +189,7 @@ def _before_exec(
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
         # Last, because a change of user clears it.
         _prctl(_PR_SET_PDEATHSIG, death_signal)
         if os.getppid() != parent:

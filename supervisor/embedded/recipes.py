@@ -219,12 +219,14 @@ class Postgres:
 class Valkey:
     """Valkey; any server with Redis's commands would do.
 
-    The caller sends SIGTERM again and again: while Valkey rewrites the append-only file for the
-    first time, it answers SIGTERM with "can't exit" and forgets it.
+    SIGINT is its orderly shutdown, as SIGTERM is. The caller sends it again and again: while Valkey
+    rewrites the append-only file for the first time, it answers with "can't exit" and forgets it. A
+    second one while it shuts down ends it at once; what it has acknowledged is on the disk by then
+    (see APPENDFSYNC).
     """
 
     name = "redis"
-    stop_signal = signal.SIGTERM
+    stop_signal = signal.SIGINT
     environment: Mapping[str, str] | None = _ENVIRONMENT
 
     def programs(self) -> Sequence[Path]:
@@ -295,7 +297,7 @@ class ClickHouse:
     """ClickHouse's engine in `supervisor.embedded.clickhouse`: by exec, since it hangs after a fork."""
 
     name = "clickhouse"
-    stop_signal = signal.SIGTERM
+    stop_signal = signal.SIGINT
     # The same interpreter with the same search path.
     environment: Mapping[str, str] | None = None
 

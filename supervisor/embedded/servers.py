@@ -178,11 +178,6 @@ def start_all(data_dir: Path, wanted: AbstractSet[str]) -> dict[str, Server]:
     return servers
 
 
-def start_postgres(data_dir: Path) -> Server:
-    """PostgreSQL 18. Blocks until it answers; raises ConfigError."""
-    return start_all(data_dir, {"postgres"})["postgres"]
-
-
 def start_redis(data_dir: Path) -> Server:
     """Valkey. Blocks until it answers; raises ConfigError."""
     return start_all(data_dir, {"redis"})["redis"]

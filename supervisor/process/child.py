@@ -146,12 +146,13 @@ def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.set_wakeup_fd(-1)
-    for signum in (signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+    for signum in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
     # Aborted because it hangs, it writes to stderr where it hung.
     faulthandler.enable(all_threads=False)
-    # A terminal sends these to the whole group; what they mean is the parent's to decide.
-    for signum in (signal.SIGINT, signal.SIGHUP):
+    # A terminal sends these to the whole group, and systemd SIGTERM to the whole unit; what they
+    # mean is the parent's to decide, which asks its children to drain by a signal of its own.
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     forget()
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -21,6 +21,7 @@ from enum import StrEnum
 import msgspec
 
 from engine.backoff import pause_after
+from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import Role
 
 Key = tuple[Role, int]
@@ -30,7 +31,7 @@ class ChildState(StrEnum):
     WAITING = "waiting"  # no process; one is started at `retry_at`
     STARTING = "starting"  # forked, not ready yet
     READY = "ready"
-    DRAINING = "draining"  # asked to end (SIGTERM)
+    DRAINING = "draining"  # asked to end (DRAIN_SIGNAL)
     ABORTED = "aborted"  # hung: sent SIGABRT, so that it leaves a trace
     KILLED = "killed"  # sent SIGKILL, not reaped yet
 
@@ -77,7 +78,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     beat_s: float = 10.0
     # From SIGABRT to SIGKILL.
     abort_s: float = 2.0
-    # From SIGTERM to SIGKILL.
+    # From SIGKILL to the end of the process; beyond it the kernel holds it.
+    kill_s: float = 5.0
+    # From DRAIN_SIGNAL to SIGKILL.
     drain_s: float = 30.0
     # First pause before a restart; doubles with each death up to the second.
     backoff_s: float = 0.1
@@ -115,6 +118,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     # Processes started here after the first.
     restarts: int = 0
     retry_at: float = 0.0
+    # Version of the routing plan that the process has in force; None: it routes nothing, or not yet.
+    routing: int | None = None
     # What the last process said of its failure, and its exit code (negative: a signal).
     sentence: str = ""
     code: int = 0
@@ -152,17 +157,19 @@ def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) ->
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
         name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
-        restarts=slot.restarts + (not first), sentence="", code=0,
+        restarts=slot.restarts + (not first), routing=None, sentence="", code=0,
     )  # fmt: skip
 
 
 def heard(slot: Slot, line: str, now: float) -> Slot:
-    """The child said `ready`, `beat` or `failed <sentence>`; other lines mean nothing."""
+    """The child said a line (see `engine.boot.heartbeat`); lines that are not known mean nothing."""
     word, _, sentence = line.partition(" ")
     if word == "ready":
         return msgspec.structs.replace(moved(slot, Event.READY, now), was_ready=True, beat_at=now)
     if word == "beat":
         return msgspec.structs.replace(slot, beat_at=now)
+    if word == "routing" and sentence.isdecimal():
+        return msgspec.structs.replace(slot, routing=int(sentence))
     if word == "failed":
         return msgspec.structs.replace(slot, sentence=sentence)
     return slot
@@ -178,6 +185,24 @@ def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
     return msgspec.structs.replace(moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code)
 
 
+def overdue(slot: Slot, now: float, limits: Limits) -> bool:
+    """The supervisor should have ended this process, or seen its end, long ago."""
+    match slot.state:
+        case ChildState.WAITING:
+            return False
+        case ChildState.STARTING:
+            due_at = slot.since + limits.ready_s
+        case ChildState.READY:
+            due_at = slot.beat_at + limits.beat_s
+        case ChildState.DRAINING:
+            due_at = slot.since + limits.drain_s
+        case ChildState.ABORTED:
+            due_at = slot.since + limits.abort_s
+        case ChildState.KILLED:
+            due_at = slot.since
+    return now >= due_at + limits.kill_s
+
+
 def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
     """The fork itself failed, for want of memory or process numbers: as a death."""
     deaths = slot.deaths + 1
@@ -185,8 +210,8 @@ def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
 
 
 def left_cleanly(slot: Slot, code: int) -> bool:
-    """It left as it should: of itself, or by the SIGTERM that met it before it listened."""
-    return slot.state not in (ChildState.ABORTED, ChildState.KILLED) and code in (0, -15)
+    """It left as it should: of itself, or by the DRAIN_SIGNAL that met it before it listened."""
+    return slot.state not in (ChildState.ABORTED, ChildState.KILLED) and code in (0, -DRAIN_SIGNAL)
 
 
 def later(slot: Slot, gap_s: float) -> Slot:

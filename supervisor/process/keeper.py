@@ -8,6 +8,8 @@ in a child. One loop, in one order: hear everything, note it, decide, perform.
 - It is frozen: the children go on; systemd's watchdog, if any, ends it. When it comes
   back, the beats it has not read count, and the time it was away is not held against
   anyone.
+- A child neither beats nor dies when it is killed, because the kernel holds it: nothing here
+  can help, so systemd's watchdog, if any, is left without its sign of life.
 - A watched server is restarted by a call that blocks, a second or so: nothing else is
   done meanwhile, and that time counts against nobody either.
 - Only its own children are reaped, each by its id: the embedded servers' end is for
@@ -29,6 +31,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import DRAIN_ORDER, Config, Role
 from engine.errors import ConfigError, EngineError
 from supervisor.process import child_state, rolling, snapshot
@@ -36,6 +39,7 @@ from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
+from supervisor.process.service import Service
 from supervisor.process.systemd import Notifier
 
 # Longest sleep of the loop while all is well, and while something is under way, seconds.
@@ -44,8 +48,10 @@ _CALM_S, _BUSY_S = 0.5, 0.05
 _WATCH_S = 1.0
 # The loop was held up when it comes round this much later than it meant to, seconds.
 _HELD_UP_S = 1.0
+# Longest that the restart of a watched server takes, seconds.
+_RESTART_S = 90.0
 
-_SIGNUMS = {Event.DRAIN: signal.SIGTERM, Event.ABORT: signal.SIGABRT, Event.KILL: signal.SIGKILL}
+_SIGNUMS = {Event.DRAIN: DRAIN_SIGNAL, Event.ABORT: signal.SIGABRT, Event.KILL: signal.SIGKILL}
 
 
 class RoleRunner(Protocol):
@@ -107,9 +113,9 @@ class Keeper:
         self._runner, self._fencer = runner, fencer
         self._on_ready, self._on_reload, self._on_reloaded = on_ready, on_reload, on_reloaded
         self._watchers = {watched.name: watched for watched in watchers}
-        self._notifier = notifier or Notifier()
         self._limits = limits or Limits()
         self._log = log or structlog.get_logger()
+        self._service = Service(notifier or Notifier(), self._limits, self._log)
         self._seen = rule.Observed(
             wanted={role: getattr(config.roles, role) for role in DRAIN_ORDER},
             fencing=rule.Fencing(since=now),
@@ -120,9 +126,9 @@ class Keeper:
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
         self._exit_code: int | None = None
-        self._heard_at = self._watched_at = self._pinged_at = now
+        self._heard_at = self._watched_at = now
         path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
-        self._publisher = snapshot.Publisher(config.node_name, path, self._notifier)
+        self._publisher = snapshot.Publisher(config.node_name, path)
 
     def run(self) -> int:
         """Block until SIGTERM or SIGINT has drained everything, or it cannot go on; the exit code.
@@ -143,14 +149,12 @@ class Keeper:
                 if self._exit_code is not None:
                     return self._exit_code
                 self._publisher.publish(self._seen)
+                self._service.publish(self._seen)
+                self._service.judge(self._seen, now)
                 self._hear()
         finally:
             self._children.close()
             self._publisher.withdraw()
-
-    def set_wanted(self, role: Role, count: int) -> None:
-        """From now on keep this many; those too many are drained, the last added first."""
-        self._seen.wanted[role] = count
 
     def reconfigure(self, config: Config) -> None:
         """Replace workers and ingest by processes with `config`, one after another; see `rolling`.
@@ -174,6 +178,7 @@ class Keeper:
         """Wait for something to happen, then note all of it."""
         calm = all(s.state == ChildState.READY for s in self._seen.slots.values()) and not self._seen.stopping
         planned_s = _CALM_S if calm and FENCE not in self._children else _BUSY_S
+        planned_s = max(0.0, min(planned_s, self._service.judgement_in_s(self._heard_at)))
         speakers, signums = self._children.wait(planned_s)
         now = time.monotonic()
         gap_s, self._heard_at = now - self._heard_at - planned_s, now
@@ -190,9 +195,6 @@ class Keeper:
             for dead, code in self._children.dead():
                 self._note_end(dead, code, now)
             self._watch(now)
-        if 0 < self._notifier.watchdog_s <= 3 * (now - self._pinged_at):
-            self._pinged_at = now
-            self._notifier.watchdog()
 
     def _note_lines(self, key: Key, lines: list[str], now: float) -> None:
         before = after = self._seen.slots[key]
@@ -212,14 +214,12 @@ class Keeper:
                 self._log.warning("supervisor_killing", why="second signal")
                 self._seen.stopping.at_once = True
         elif signum == signal.SIGHUP and self._on_reload is not None:
-            if self._seen.announced:
-                self._notifier.reloading()
+            self._service.begin_reload(self._seen)
             try:
                 self._on_reload(self)
             except EngineError as e:
                 self._log.error("reload_failed", why=str(e))
-            if self._seen.announced:
-                self._notifier.ready()
+            self._service.end_reload(self._seen)
 
     def _note_end(self, key: Key | None, code: int, now: float) -> None:
         last_words = self._children.bury(key)
@@ -276,6 +276,7 @@ class Keeper:
             case rule.Settle():
                 rolling.settle(self._seen.rolling)
                 self._log.info("reloaded", generation=self._seen.rolling.generation)
+                self._service.end_reload(self._seen)
                 if self._on_reloaded is not None:
                     self._on_reloaded(self._configs[self._seen.rolling.generation])
             case rule.GoBack(sentence):
@@ -324,7 +325,8 @@ class Keeper:
         """Blocks until the server serves."""
         server = self._seen.servers[name]
         try:
-            self._watchers[name].restart()
+            with self._service.held_up(_RESTART_S):
+                self._watchers[name].restart()
         except (EngineError, OSError) as e:
             self._log.error("server_restart_failed", server=name, why=str(e))
             rule.noted_server_down(server, time.monotonic(), self._limits)
@@ -335,7 +337,7 @@ class Keeper:
     def _announce(self) -> None:
         self._seen.announced = True
         self._log.info("supervisor_ready", processes=len(self._seen.slots))
-        self._notifier.ready()
+        self._service.ready()
         if self._on_ready is not None:
             # It prints; that nobody reads it any more is no reason to end.
             with contextlib.suppress(OSError):
@@ -344,11 +346,11 @@ class Keeper:
     def _stop(self, sentence: str) -> None:
         self._seen.stopping = rule.Stopping(sentence=sentence)
         self._log.info("supervisor_stopping", why=sentence or "signal")
-        self._notifier.stopping(within_s=len(DRAIN_ORDER) * self._limits.drain_s + self._limits.fence_s)
+        self._service.stopping()
         self._children.close_listener()
 
 
 def _changed_roles(before: Config, after: Config) -> dict[Role, int]:
-    """How many are wanted of each role whose number differs; others may have been scaled by hand."""
+    """How many are wanted of each role whose number differs."""
     numbers = ((role, getattr(after.roles, role)) for role in DRAIN_ORDER)
     return {role: count for role, count in numbers if count != getattr(before.roles, role)}

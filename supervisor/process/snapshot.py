@@ -18,7 +18,6 @@ import structlog
 from engine.config import ROLES, Role
 from supervisor.process.child_state import ChildState, Slot
 from supervisor.process.reconcile import Observed
-from supervisor.process.systemd import Notifier
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +32,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     # When it came into this state, UTC microseconds.
     since_us: int
     restarts: int
+    # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
+    routing: int | None
 
 
 class Processes(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,23 +52,20 @@ def path_in(data_dir: Path) -> Path:
 
 
 class Publisher:
-    """Writes the file, and systemd's status line, whenever a process has changed its state."""
+    """Writes the file whenever a process has changed its state."""
 
-    def __init__(self, node: str, path: Path | None, notifier: Notifier) -> None:
+    def __init__(self, node: str, path: Path | None) -> None:
         """Without a path there is no file."""
-        self._node, self._path, self._notifier = node, path, notifier
+        self._node, self._path = node, path
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
-        rows = [(s.key, s.state, s.pid, s.restarts) for s in observed.slots.values()]
+        rows = [(s.key, s.state, s.pid, s.restarts, s.routing) for s in observed.slots.values()]
         stopping = observed.stopping is not None
         now = (rows, observed.announced, stopping)
         if now == self._published:
             return
         self._published = now
-        ready = sum(s.state == ChildState.READY for s in observed.slots.values())
-        wanted = sum(observed.wanted.values())
-        self._notifier.status(f"{'draining, ' if stopping else ''}{ready} of {wanted} processes ready")
         if self._path is None:
             return
         pid = os.getpid()
@@ -103,6 +101,7 @@ def rows_of(slots: Iterable[Slot]) -> list[ProcessRow]:
             state=s.state,
             since_us=wall_us - int((now - s.since) * 1e6),
             restarts=s.restarts,
+            routing=s.routing if s.alive else None,
         )
         for s in sorted(slots, key=lambda s: (ROLES.index(s.role), s.index))
     ]

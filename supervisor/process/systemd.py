@@ -6,14 +6,17 @@ embedded server (PostgreSQL and Valkey both speak sd_notify) answers in our plac
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 
 from engine.errors import ConfigError
 
 _FIRST_FD = 3
+_NOT_OURS = "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port)."
 
 
 class Notifier:
@@ -28,6 +31,7 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         # systemd acts when it has heard nothing for this long; 0: it does not watch.
         self.watchdog_s = watchdog_s
+        self._judged_at = -math.inf
 
     def ready(self) -> None:
         self._send("READY=1")
@@ -37,15 +41,37 @@ class Notifier:
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, within_s: float) -> None:
-        """Stopping, and not to be killed for it for `within_s` seconds."""
-        self._send(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={int(within_s * 1e6)}")
+        """Stopping, and not to be killed for it within `within_s` seconds."""
+        self._send(f"STOPPING=1\n{_extension(within_s)}")
 
     def status(self, sentence: str) -> None:
-        self._send("STATUS=" + " ".join(sentence.split()))
+        self._send(_status(sentence))
 
-    def watchdog(self) -> None:
-        """Alive. To be called more often than every `watchdog_s` seconds."""
-        self._send("WATCHDOG=1")
+    def progress(self, sentence: str, within_s: float) -> None:
+        """A start, a reload or a stop goes on: the next step of it is to take `within_s` seconds at most."""
+        self._send(f"{_status(sentence)}\n{_extension(within_s)}")
+
+    def judgement_in_s(self, now: float) -> float:
+        """Seconds until `judge` is to be called: every half of `watchdog_s`. Infinity: never."""
+        return self._judged_at + self.watchdog_s / 2 - now if self.watchdog_s else math.inf
+
+    def judge(self, healthy: bool, now: float) -> None:
+        """A sign of life, unless the service is not healthy: systemd then ends and restarts it."""
+        self._judged_at = now
+        if healthy:
+            self._send("WATCHDOG=1")
+
+    @contextmanager
+    def held_up(self, within_s: float) -> Iterator[None]:
+        """What runs inside may keep the service from its sign of life, for `within_s` seconds at most."""
+        if not self.watchdog_s:
+            yield
+            return
+        self._send(f"WATCHDOG_USEC={int((within_s + self.watchdog_s) * 1e6)}\nWATCHDOG=1")
+        try:
+            yield
+        finally:
+            self._send(f"WATCHDOG_USEC={int(self.watchdog_s * 1e6)}\nWATCHDOG=1")
 
     def _send(self, text: str) -> None:
         if not self._address:
@@ -70,33 +96,38 @@ def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
     return Notifier(address, watchdog_us / 1e6 if watched else 0.0)
 
 
-def take_listeners(environment: MutableMapping[str, str]) -> list[socket.socket]:
-    """The listening sockets that systemd opened for this process; none without systemd.
+def take_listener(environment: MutableMapping[str, str]) -> socket.socket | None:
+    """The listening socket that systemd opened for this process; None without one.
 
-    Raises ConfigError when one of them is not a listening stream socket.
+    Raises ConfigError when there are several, or it is no listening TCP socket.
     """
     pid = _number(environment, "LISTEN_PID")
     count = _number(environment, "LISTEN_FDS")
     environment.pop("LISTEN_FDNAMES", None)
-    if pid != os.getpid():
-        return []
-    return [_listener(fd) for fd in range(_FIRST_FD, _FIRST_FD + count)]
-
-
-def _listener(fd: int) -> socket.socket:
-    wrong = "The systemd socket unit must give one listening stream socket (ListenStream=)."
+    if pid != os.getpid() or not count:
+        return None
+    if count > 1:
+        raise ConfigError(f"systemd handed over {count} sockets. {_NOT_OURS}")
     try:
-        listener = socket.socket(fileno=fd)
+        listener = socket.socket(fileno=_FIRST_FD)
     except OSError as e:
-        raise ConfigError(wrong) from e
-    if listener.type != socket.SOCK_STREAM or not listener.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
+        raise ConfigError(_NOT_OURS) from e
+    internet = listener.family in (socket.AF_INET, socket.AF_INET6) and listener.type == socket.SOCK_STREAM
+    if not internet or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        # It is not ours to close.
         listener.detach()
-        raise ConfigError(wrong)
+        raise ConfigError(_NOT_OURS)
     listener.set_inheritable(False)
     listener.setblocking(False)
     return listener
+
+
+def _status(sentence: str) -> str:
+    return "STATUS=" + " ".join(sentence.split())
+
+
+def _extension(within_s: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={int(within_s * 1e6)}"
 
 
 def _number(environment: MutableMapping[str, str], name: str) -> int:

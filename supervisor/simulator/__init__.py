@@ -60,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(wanted: Options) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ConfigError when a port cannot be listened on."""
+    """Serve until SIGTERM or SIGINT. Raises ConfigError when a port cannot be listened on.
+
+    With `die_with_parent` SIGTERM is ignored: systemd sends it to every process of a unit at
+    once, and the parent still needs the simulator then. It ends it by SIGINT.
+    """
     if wanted.die_with_parent:
         # If the parent has ended before this call, writing the ready line fails: nobody reads it.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -74,8 +78,8 @@ def run(wanted: Options) -> None:
 async def _serve(wanted: Options) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGINT, stopping.set)
+    loop.add_signal_handler(signal.SIGTERM, (lambda: None) if wanted.die_with_parent else stopping.set)
     outbox = Outbox()
     provider = SimulatedProvider(wanted.behaviour, outbox)
     sessions = Sessions(lambda: provider.behaviour, outbox.ended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,7 +46,7 @@ class Simulator:
     def stop(self) -> None:
         """End it, by force after STOP_S seconds. A second call has no effect."""
         if self._process.poll() is None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)
             try:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -82,6 +83,8 @@ def start_simulator(
         try:
             ready = msgspec.json.decode(_line(process), type=_Ready)
         except (msgspec.DecodeError, TimeoutError) as e:
+            # It has ended, or hangs; asked to end in order it might add to what it said.
+            process.kill()
             simulator = Simulator(process, "")
             simulator.stop()
             log.seek(start)

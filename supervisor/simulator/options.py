@@ -137,7 +137,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_receipts(parser)
     _add_smpp(parser)
     add("--json", action="store_true", help='print one line {"url": ..., "smpp_port": ...} when ready')
-    add("--die-with-parent", action="store_true", help="end when the process that started this one ends")
+    add(
+        "--die-with-parent",
+        action="store_true",
+        help="end when the process that started this one ends, and leave SIGTERM to it",
+    )
     return parser
 
 

@@ -15,6 +15,9 @@ from supervisor.simulator import Simulator, start_simulator
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, start_engine
 
+# What a carrier is given to answer, seconds.
+TIMEOUT_S = 4
+
 CONFIG = """
 [queues.express]
 concurrency = 100
@@ -27,7 +30,7 @@ port = {smpp_port}
 system_id = "engine"
 password = "secret"
 message_id_parameter = "1401"
-timeout_s = 4
+timeout_s = {timeout_s}
 enquire_link_s = 2
 {smpp}
 
@@ -36,7 +39,7 @@ name = "b"
 type = "http"
 preset = "simulated"
 url = "{http_url}"
-timeout_s = 4
+timeout_s = {timeout_s}
 public_url = "http://127.0.0.1:{port}"
 receipt_token = "token-of-the-test"
 {http}
@@ -75,7 +78,9 @@ def carriers(
     b = start_simulator()
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "smsengine.toml"
-    settings = CONFIG.format(smpp_port=a.smpp_port, http_url=b.url, port=0, smpp=smpp, http=http, route=route)
+    settings = CONFIG.format(
+        smpp_port=a.smpp_port, http_url=b.url, port=0, smpp=smpp, http=http, route=route, timeout_s=TIMEOUT_S
+    )
     config.write_text(roles + settings)
     engine = start_engine(folder / "data", ("--demo", "--config", config))
     try:
@@ -138,6 +143,19 @@ def seconds_until(event: str, message: dict[str, Any]) -> float | None:
             at, accepted = (datetime.fromisoformat(t) for t in (row["at"], message["accepted_at"]))
             return (at - accepted).total_seconds()
     return None
+
+
+def in_force(engine: Engine) -> None:
+    """Wait until every worker routes by what was set before this call."""
+    admin = Caller(engine.url, engine.admin_key)
+    version = admin.call("GET", "/v1/admin/providers")[1]["version"]
+
+    def everywhere() -> bool:
+        rows = admin.call("GET", "/v1/admin/status")[1]["processes"]
+        workers = [row for row in rows if row["role"] in ("express", "normal")]
+        return bool(workers) and all((row["routing"] or 0) >= version for row in workers)
+
+    eventually(everywhere)
 
 
 def all_sent(engine: Engine, ids: list[str], timeout_s: float = 60.0) -> list[dict[str, Any]]:

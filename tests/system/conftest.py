@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,23 +68,26 @@ class Engine:
         self.process.wait(STOP_S)
 
 
-def start_engine(data_dir: Path, arguments: Sequence[object] = ("--demo",)) -> Engine:
-    """Wait for the JSON line. AssertionError with the log when none comes."""
+def start_engine(
+    data_dir: Path,
+    arguments: Sequence[object] = ("--demo",),
+    *,
+    listen: Sequence[str] = ("--listen", "127.0.0.1:0"),
+    before: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Engine:
+    """Wait for the JSON line. AssertionError with the log when none comes.
+
+    `before` is a program with arguments that executes the rest; `variables` are added to the environment.
+    """
     log = data_dir.with_name(f"{data_dir.name}.log")
-    argv = [
-        *COMMAND,
-        "up",
-        *map(str, arguments),
-        "--data-dir",
-        str(data_dir),
-        "--listen",
-        "127.0.0.1:0",
-        "--json",
-    ]
+    argv = [*before, *COMMAND, "up", *map(str, arguments), "--data-dir", str(data_dir), *listen, "--json"]
     with log.open("ab") as stderr:
         process = subprocess.Popen(
-            argv, stdout=subprocess.PIPE, stderr=stderr, env=environment(), cwd=ROOT, start_new_session=True
-        )
+            argv, stdout=subprocess.PIPE, stderr=stderr, cwd=ROOT, start_new_session=True,
+            env=environment() | dict(variables or {}), pass_fds=pass_fds,
+        )  # fmt: skip
     try:
         facts = json.loads(first_line(process, READY_S) or "null")
     except BaseException:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.system.client import eventually
 from tests.system.conftest import COMMAND, ROOT, Engine, answer, environment, smsengine
 
 
@@ -20,14 +19,6 @@ def received(engine: Engine) -> int:
     """Distinct messages that the simulated provider has taken."""
     with urllib.request.urlopen(f"{engine.simulator_url}/stats", timeout=10) as reply:
         return int(json.load(reply)["distinct"])
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Ask again until it holds; the engine tells no outsider when it has come so far."""
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come so far in time"
-        time.sleep(0.05)
 
 
 def new_organisation(engine: Engine, units: int) -> dict[str, Any]:
@@ -53,8 +44,8 @@ def test_one_message_reaches_the_provider_and_is_charged(engine: Engine) -> None
         "UCS-2",
         1,
     )
-    wait_until(lambda: received(engine) == before + 1)
-    wait_until(lambda: balance(engine, made["id"]) == {"posted": 99, "held": 0, "available": 99})
+    eventually(lambda: received(engine) == before + 1)
+    eventually(lambda: balance(engine, made["id"]) == {"posted": 99, "held": 0, "available": 99})
 
 
 def test_the_demo_key_needs_not_be_named(engine: Engine) -> None:
@@ -100,7 +91,7 @@ def test_a_file_too_dear_is_refused_message_by_message(engine: Engine, tmp_path:
     file.write_text("".join(f'{{"to":"+98912{n:07}","text":"hi"}}\n' for n in range(25)))
     summary = answer(engine.run("send", "--file", file, "--api-key", made["api_key"], "--json"), code=1)
     assert (summary["accepted"], summary["refused"]) == (10, 15)
-    wait_until(lambda: balance(engine, made["id"]) == {"posted": 0, "held": 0, "available": 0})
+    eventually(lambda: balance(engine, made["id"]) == {"posted": 0, "held": 0, "available": 0})
 
 
 def test_a_run_repeated_with_its_key_sends_nothing_again(engine: Engine, tmp_path: Path) -> None:
@@ -110,7 +101,7 @@ def test_a_run_repeated_with_its_key_sends_nothing_again(engine: Engine, tmp_pat
     run = ("send", "--file", file, "--run-key", "k1", "--batch", 100, "--api-key", made["api_key"], "--json")
     for _ in range(2):
         assert answer(engine.run(*run))["accepted"] == 300
-    wait_until(lambda: balance(engine, made["id"])["posted"] == 700)
+    eventually(lambda: balance(engine, made["id"])["posted"] == 700)
 
 
 def test_real_texts_with_unknown_fields_and_one_recipient_for_all(engine: Engine, tmp_path: Path) -> None:
@@ -183,7 +174,7 @@ def test_a_new_key_works_until_it_is_revoked(engine: Engine) -> None:
     send = ("send", "--to", "+989121234567", "--text", "x", "--api-key", key["api_key"], "--url", engine.url)
     assert smsengine(*send).returncode == 0
     assert engine.run("org", "key", made["id"], "--revoke", key["id"]).returncode == 0
-    wait_until(lambda: smsengine(*send).returncode == 2)
+    eventually(lambda: smsengine(*send).returncode == 2)
 
 
 @pytest.mark.parametrize(

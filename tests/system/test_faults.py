@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.system.client import Caller, behave, eventually, fetch
+from tests.system.client import Caller, behave, eventually
 from tests.system.conftest import Engine, start_engine
 from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_processes
 
@@ -21,6 +19,17 @@ from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_proc
 def victim(tmp_path: Path) -> Iterator[Engine]:
     """An engine of its own, to be mistreated."""
     engine = start_engine(tmp_path / "data")
+    yield engine
+    engine.stop()
+    engine.kill()
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[Engine]:
+    """One in which nothing is taken from a worker only because it has had it for long."""
+    config = tmp_path / "smsengine.toml"
+    config.write_text("take_over_s = 3600\n")
+    engine = start_engine(tmp_path / "data", ("--demo", "--config", config))
     yield engine
     engine.stop()
     engine.kill()
@@ -42,7 +51,8 @@ def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(v
     rounds = [role for role in ROLES for _ in range(2)]
     rng.shuffle(rounds)
     for role in rounds:
-        time.sleep(rng.uniform(0.2, 0.8))
+        further = len(senders.accepted) + rng.randrange(40, 400)
+        eventually(lambda further=further: len(senders.accepted) >= further)
         kill(victim, role)
     accepted = senders.stop()
     assert len(accepted) > 500
@@ -51,7 +61,10 @@ def test_every_role_killed_under_load_loses_and_doubles_nothing_that_was_known(v
     assert_all_delivered(victim, accepted, duplicates_max=killed_workers * 400)
 
 
-def test_messages_of_a_killed_worker_are_taken_over_within_seconds(victim: Engine) -> None:
+def test_messages_of_a_killed_worker_are_taken_over_though_nobody_sits_on_them_for_long(
+    patient: Engine,
+) -> None:
+    victim = patient
     behave(victim.simulator_url, latency={"constant_ms": 60_000})
     caller = Caller(victim.url, victim.api_key)
     body = {"messages": [{"to": "+989121234567", "text": "hello", "queue": "express"}] * 20}
@@ -64,55 +77,15 @@ def test_messages_of_a_killed_worker_are_taken_over_within_seconds(victim: Engin
 
     eventually(in_hand)
     behave(victim.simulator_url, latency={"constant_ms": 0})
-    killed_at = time.monotonic()
     kill(victim, "express")
     assert_all_delivered(victim, accepted, duplicates_max=20)
-    assert time.monotonic() - killed_at < 20
 
 
 def test_a_worker_frozen_past_the_patience_of_its_supervisor_is_replaced(victim: Engine) -> None:
     senders = Senders(victim, count=1)
-    time.sleep(0.5)
+    eventually(lambda: len(senders.accepted) >= 40)
     kill(victim, "express", signal.SIGSTOP)
     frozen = pid_of(victim, "express")
     eventually(lambda: (pid := pid_of(victim, "express")) is not None and pid != frozen, timeout_s=30)
     accepted = senders.stop()
     assert_all_delivered(victim, accepted, duplicates_max=400)
-
-
-def test_sigterm_under_load_leaves_nothing_in_hand_and_the_next_start_goes_on(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
-    first = start_engine(data_dir)
-    seen: set[str] = set()
-    caller = Caller(first.url, first.api_key)
-    accepted: list[str] = []
-    stop_at = time.monotonic() + 1.5
-    terminator = threading.Timer(1.0, lambda: os.kill(first.pid, signal.SIGTERM))
-    terminator.start()
-    while time.monotonic() < stop_at:
-        try:
-            body = {"messages": [{"to": "+989121234567", "text": "hello"}] * 50}
-            status, answer = caller.call("POST", "/v1/messages/batch", body)
-        except OSError:
-            break
-        if status == 202:
-            accepted += [result["id"] for result in answer["results"]]
-        seen = set(fetch(f"{first.simulator_url}/received?limit=1000000")["ids"])
-    assert first.process.wait(60) == 0
-    assert accepted
-    second = start_engine(data_dir)
-    missing = set(accepted) - seen
-    later = Caller(second.url, second.api_key)
-
-    def none_missing() -> bool:
-        missing.difference_update(fetch(f"{second.simulator_url}/received?limit=1000000")["ids"])
-        sent = {i for i in missing if later.call("GET", f"/v1/messages/{i}")[1]["status"] == "sent"}
-        missing.difference_update(sent)
-        return not missing
-
-    try:
-        eventually(none_missing, timeout_s=60)
-        _, audit = Caller(second.url, second.admin_key).call("GET", "/v1/admin/audit")
-        assert audit["clean"], audit
-    finally:
-        assert second.stop() == 0

@@ -4,7 +4,7 @@
 
 It is for demonstration, development and tests on one machine. Every process of smsengine uses
 the ordinary ClickHouse client against it, so that there is no second code path. There is one
-user, `sms`. SIGTERM ends it with exit code 0.
+user, `sms`. SIGTERM or SIGINT ends it with exit code 0.
 
 - client gone or body cut while inserting: the insert is cancelled, no row is kept;
 - killed while inserting: the client sees a closed connection and sends the block again;
@@ -56,8 +56,12 @@ STATEMENT_BYTES_MAX = 64 * 1024 * 1024
 # The engine gets rows in pieces of at least this size, or all at once when there are fewer, bytes.
 PIECE_BYTES = 1024 * 1024
 THREADS = 16
-# After SIGTERM requests under way have this long, seconds.
+# After that signal requests under way have this long, seconds.
 DRAIN_S = 2.0
+
+# The engine catches these and then hangs (seen with SIGABRT, which systemd's watchdog sends).
+# A process that ends is started again; one that hangs is not.
+_FATAL = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -350,7 +354,7 @@ async def _serve_until_stopped(engine: Engine, password: str, port: int) -> None
 
 
 def main() -> None:
-    """Run until SIGTERM. When it cannot start: exit code 1, and one sentence on stderr."""
+    """Run until SIGTERM or SIGINT. When it cannot start: exit code 1, and one sentence on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m supervisor.embedded.clickhouse.__main__", description=__doc__
     )
@@ -362,6 +366,8 @@ def main() -> None:
     try:
         password = options.password_file.read_text(encoding="ascii").strip()
         engine = Engine(options.path, MEMORY_BYTES_MAX)
+        for signum in _FATAL:
+            signal.signal(signum, signal.SIG_DFL)
         asyncio.run(_serve_until_stopped(engine, password, options.port))
     except ImportError:
         sys.exit("chdb-core is not installed for this Python; `make install` installs it.")

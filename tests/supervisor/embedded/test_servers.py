@@ -30,7 +30,7 @@ import redis
 from engine.errors import ConfigError
 from supervisor.embedded import process, server_dir
 from supervisor.embedded.recipes import package
-from supervisor.embedded.servers import Server, start_all, start_postgres, start_redis
+from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
 
 ROOT = Path(__file__).parents[3]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -49,7 +49,7 @@ def running() -> Iterator[list[Server]]:
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory whose PostgreSQL has been started before."""
     data = tmp_path_factory.mktemp("template")
-    start_postgres(data).stop(10)
+    start_all(data, {"postgres"})["postgres"].stop(10)
     return data
 
 
@@ -128,9 +128,7 @@ async def read(server: Server) -> list[int]:
 ALL = {"postgres", "redis", "clickhouse"}
 
 
-async def test_a_second_start_is_fast_and_finds_data_ports_and_passwords(
-    tmp_path: Path, running: list[Server]
-) -> None:
+async def test_a_second_start_finds_data_ports_and_passwords(tmp_path: Path, running: list[Server]) -> None:
     first = start_all(tmp_path, ALL)
     running += first.values()
     urls = {name: server.url for name, server in first.items()}
@@ -139,10 +137,8 @@ async def test_a_second_start_is_fast_and_finds_data_ports_and_passwords(
         server.stop(10)
         server.stop(10)  # nothing happens
         assert server.poll() == 0
-    began = time.monotonic()
     second = start_all(tmp_path, ALL)
     running += second.values()
-    assert time.monotonic() - began < 10, "usually below 2 s"
     assert {name: server.url for name, server in second.items()} == urls
     for server in second.values():
         assert await read(server) == [1]
@@ -233,7 +229,7 @@ async def test_passwords_are_private_and_nobody_gets_in_without(used: Path, runn
 
 
 async def test_postgres_is_durable_checked_and_takes_a_new_secret(used: Path, running: list[Server]) -> None:
-    server = kept(running, start_postgres(used))
+    server = kept(running, start_all(used, {"postgres"})["postgres"])
     connection = await asyncpg.connect(server.url)
     wanted = {
         "data_checksums": "on",
@@ -251,7 +247,7 @@ async def test_postgres_is_durable_checked_and_takes_a_new_secret(used: Path, ru
     old = server.url
     server.stop(10)
     (used / "secrets" / "postgres").unlink()
-    again = kept(running, start_postgres(used))
+    again = kept(running, start_all(used, {"postgres"})["postgres"])
     assert again.url != old
     await (await asyncpg.connect(again.url)).close()
 
@@ -277,9 +273,20 @@ def test_a_server_is_out_of_reach_of_the_terminal(tmp_path: Path, running: list[
 def test_a_frozen_server_is_killed_at_the_deadline(tmp_path: Path, running: list[Server]) -> None:
     server = kept(running, start_redis(tmp_path))
     os.kill(server.pid, signal.SIGSTOP)
-    began = time.monotonic()
     server.stop(0.3)
-    assert (server.poll(), time.monotonic() - began < 5) == (-signal.SIGKILL, True)
+    assert server.poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("signum", [signal.SIGABRT, signal.SIGSEGV])
+def test_clickhouse_ends_when_it_is_aborted_instead_of_hanging(
+    tmp_path: Path, running: list[Server], signum: signal.Signals
+) -> None:
+    server = kept(running, start_clickhouse(tmp_path))
+    client = clickhouse_connect.get_client(dsn=server.url)
+    assert client.command("SELECT count() FROM numbers(1000)") == 1000
+    client.close()
+    os.kill(server.pid, signum)
+    wait_until(lambda: server.poll() == -signum, "it does not end")
 
 
 def test_clickhouse_stops_in_order_while_a_query_is_under_way(tmp_path: Path) -> None:
@@ -294,11 +301,10 @@ def test_clickhouse_stops_in_order_while_a_query_is_under_way(tmp_path: Path) ->
     # The question counts itself.
     wait_until(lambda: client.command(running) == 2, "the query does not start")
     client.close()
-    began = time.monotonic()
     server.stop(20)
     connection.close()
+    # Killed at the deadline it would say so; the query takes three times as long.
     assert server.poll() == 0
-    assert time.monotonic() - began < 10
 
 
 OWNER = """
@@ -406,16 +412,16 @@ def test_data_of_another_major_version_is_refused_and_left_alone(tmp_path: Path)
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "PG_VERSION").write_text("16\n")
     with pytest.raises(ConfigError, match=r"PostgreSQL 16, but the embedded server is PostgreSQL 18"):
-        start_postgres(tmp_path)
+        start_all(tmp_path, {"postgres"})["postgres"]
     assert (tmp_path / "postgres" / "PG_VERSION").read_text() == "16\n"
 
 
 def test_a_server_that_dies_at_its_start_is_quoted(used: Path) -> None:
-    start_postgres(used).stop(10)
+    start_all(used, {"postgres"})["postgres"].stop(10)
     with (used / "postgres" / "postgresql.conf").open("a") as conf:
         conf.write("no_such_setting = 1\n")
     with pytest.raises(ConfigError, match=r"exit code 1\): .*contains errors.*logs/postgres\.log"):
-        start_postgres(used)
+        start_all(used, {"postgres"})["postgres"]
 
 
 @pytest.mark.parametrize(
@@ -506,8 +512,8 @@ def test_root_may_keep_programs_and_data_in_a_closed_directory(tmp_path: Path) -
         import os, sys
         sys.path.insert(0, sys.argv[1])
         from pathlib import Path
-        from supervisor.embedded.servers import start_postgres
-        server = start_postgres(Path(sys.argv[1]) / "data")
+        from supervisor.embedded.servers import start_all
+        server = start_all(Path(sys.argv[1]) / "data", {"postgres"})["postgres"]
         print(os.readlink(f"/proc/{server.pid}/exe"))
         server.stop(10)
         print(server.poll())

@@ -2,9 +2,9 @@
 
 `python -m tests.supervisor.process.keeper_program DIR OPTIONS` with OPTIONS in JSON. Tests steer the
 roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies
-before it is ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready. SIGUSR1 makes
-a child's loop hang. `fence-fails` makes fencing fail. On SIGHUP the numbers of processes are those of
-`wanted`, or the configuration becomes that of `config.toml`. What the children do is appended to DIR/events.
+before it is ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready. SIGUSR2 makes
+a child's loop hang. `fence-fails` makes fencing fail. On SIGHUP the configuration becomes
+that of `config.toml`. What the children do is appended to DIR/events.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.errors import ConfigError, Unavailable
 from engine.telemetry import configure_logs
 from supervisor.process.child_state import Limits
 from supervisor.process.keeper import Keeper
-from supervisor.process.systemd import take_listeners, take_notifier
+from supervisor.process.systemd import take_listener, take_notifier
 
 HERE = Path(sys.argv[1])
 
@@ -47,7 +47,7 @@ def asked(what: str, role: str) -> bool:
 async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | None) -> None:
     life = Heartbeat(pipe_fd)
     life.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: time.sleep(1000))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, lambda: time.sleep(1000))
     server = None
     if listener is not None:
 
@@ -75,6 +75,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
         event="born", role=role, name=name, pid=os.getpid(), random=random.random(),
         stdin=os.readlink("/proc/self/fd/0"), pipe_fd=pipe_fd,
         listener=listener.fileno() if listener is not None else None, take_over_s=config.take_over_s,
+        environment=sorted(os.environ),
         fds={int(fd): _target(fd) for fd in os.listdir("/proc/self/fd")},
     )  # fmt: skip
     if asked("refuse", role):
@@ -122,18 +123,14 @@ class Sleeper:
 
 
 def reload(keeper: Keeper) -> None:
-    if (HERE / "config.toml").exists():
-        keeper.reconfigure(load(HERE / "config.toml"))
-        return
-    for role, count in json.loads((HERE / "wanted").read_text()).items():
-        keeper.set_wanted(role, count)
+    keeper.reconfigure(load(HERE / "config.toml"))
 
 
 def main() -> int:
     options = json.loads(sys.argv[2])
     configure_logs(as_json=True)
-    notifier, listeners = take_notifier(os.environ), take_listeners(os.environ)
-    listener = listeners[0] if listeners else socket.create_server(("127.0.0.1", 0))
+    notifier, inherited = take_notifier(os.environ), take_listener(os.environ)
+    listener = inherited or socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     sleeper = Sleeper() if options.get("server") else None
     keeper = Keeper(

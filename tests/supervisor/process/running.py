@@ -76,12 +76,13 @@ class Running:
         return self._stdout.read_text()
 
     def logged(self, event: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.stderr.splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in self.stderr.split("\n")[:-1] if line.startswith("{")]
         return [line for line in lines if line["event"] == event]
 
     def events(self, event: str) -> list[dict[str, Any]]:
         try:
-            lines = (self.here / "events").read_text().splitlines()
+            # What is being written right now has no end yet.
+            *lines, _ = (self.here / "events").read_text().split("\n")
         except FileNotFoundError:
             return []
         return [line for line in map(json.loads, lines) if line["event"] == event]

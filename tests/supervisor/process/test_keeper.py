@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from engine.config import DRAIN_ORDER
-from supervisor.process.child_state import ChildState
 from tests.supervisor.process.running import Running, alive, until
 
 Start = Callable[..., Running]
@@ -78,7 +75,7 @@ def test_a_child_whose_loop_hangs_is_aborted_where_it_hangs_and_replaced(start: 
     running = start(roles={"normal": 0, "archiver": 0}, limits={"beat_s": 2.0})
     rows = running.ready()
     victim = rows["express 1"]
-    os.kill(victim.pid, signal.SIGUSR1)
+    os.kill(victim.pid, signal.SIGUSR2)
     running.successor(victim)
     assert [e["code"] for e in running.logged("child_ended")] == [-signal.SIGABRT]
     assert "keeper_program.py" in running.stderr.partition("Fatal Python error: Aborted")[2]
@@ -173,6 +170,20 @@ def test_ctrl_c_reaches_the_whole_group_and_still_drains_in_order(start: Start) 
     assert [e["role"] for e in running.events("drained")] == list(DRAIN_ORDER)
 
 
+def test_sigterm_to_every_process_at_once_still_drains_in_order(start: Start) -> None:
+    running = start(roles={"express": 2})
+    running.ready()
+    # As systemd stops a unit: KillMode=control-group.
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.end() == 0
+    roles = [e["role"] for e in running.events("drained")]
+    assert roles == sorted(roles, key=DRAIN_ORDER.index)
+    assert len(roles) == 6
+    asked = [e["child"].split()[0] for e in running.logged("child_drain")]
+    assert asked == roles, "each was asked by the supervisor, in its turn"
+    assert running.fenced() == []
+
+
 def test_children_die_with_a_supervisor_that_is_killed(start: Start) -> None:
     running = start()
     rows = running.ready()
@@ -240,23 +251,6 @@ def test_a_connection_made_while_ingest_is_replaced_is_answered_by_the_next(star
     assert running.ask() == running.successor(victim).name
 
 
-def test_reload_scales_up_and_down_the_last_added_first(start: Start) -> None:
-    running = start()
-    before = running.ready()
-    for count in (3, 1):
-        (running.here / "wanted").write_text(f'{{"express": {count}}}')
-        running.send(signal.SIGHUP)
-
-        def scaled(count: int = count) -> bool:
-            mine = {t: r for t, r in running.rows().items() if r.role == "express"}
-            return len(mine) == count and all(r.state == ChildState.READY for r in mine.values())
-
-        until(scaled)
-    assert running.rows()["express 1"].pid == before["express 1"].pid
-    assert len(running.events("drained")) == 2
-    assert running.fenced() == []
-
-
 def test_an_embedded_server_that_ends_is_restarted(start: Start) -> None:
     running = start(server=True, roles={"normal": 0, "archiver": 0})
     rows = running.ready()
@@ -265,46 +259,3 @@ def test_an_embedded_server_that_ends_is_restarted(start: Start) -> None:
     assert {t: r.pid for t, r in running.rows().items()} == {t: r.pid for t, r in rows.items()}
     running.send(signal.SIGTERM)
     assert running.end() == 0
-
-
-def test_systemd_hears_ready_watchdog_reload_and_stopping(start: Start, tmp_path: Path) -> None:
-    address = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(address)
-        systemd.settimeout(20)
-
-        def hear(beginning: str) -> str:
-            while not (text := systemd.recv(4096).decode()).startswith(beginning):
-                assert not text.startswith("READY") or beginning == "READY"
-            return text
-
-        running = start(environment={"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "900000"})
-        hear("READY=1")
-        running.ready()
-        hear("WATCHDOG=1")
-        hear("WATCHDOG=1")
-        (tmp_path / "wanted").write_text("{}")
-        running.send(signal.SIGHUP)
-        assert "MONOTONIC_USEC=" in hear("RELOADING=1")
-        hear("READY=1")
-        running.send(signal.SIGTERM)
-        assert "EXTEND_TIMEOUT_USEC=" in hear("STOPPING=1")
-        hear("STATUS=draining")
-        assert running.end() == 0
-
-
-AS_SYSTEMD = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def test_systemd_may_hand_over_the_listening_socket(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        fd, port = listener.fileno(), listener.getsockname()[1]
-        running = start(before=(sys.executable, "-c", AS_SYSTEMD, str(fd)), pass_fds=(fd,))
-        running.ready()
-        assert running.stdout == f"ready {port}\n"
-        assert running.ask().startswith("node-1.ingest.")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import DRAIN_ORDER, ROLES, Role
 from supervisor.process import child_state, rolling
 from supervisor.process import reconcile as rule
@@ -278,6 +279,32 @@ def test_time_in_which_the_supervisor_was_held_up_is_not_held_against_a_child() 
     assert world.sent == [(key, Event.ABORT)]
 
 
+@pytest.mark.parametrize("state", [s for s in ChildState if s != ChildState.WAITING])
+def test_a_process_is_overdue_when_the_supervisor_should_have_ended_it_long_ago(state: ChildState) -> None:
+    limits = Limits(ready_s=60, beat_s=10, drain_s=30, abort_s=2, kill_s=5)
+    slot = Slot(role="express", index=1, state=state, since=100.0, beat_at=100.0)
+    allowed_s = {
+        ChildState.STARTING: 60,
+        ChildState.READY: 10,
+        ChildState.DRAINING: 30,
+        ChildState.ABORTED: 2,
+        ChildState.KILLED: 0,
+    }
+    due_at = 100.0 + allowed_s[state] + limits.kill_s
+    assert not child_state.overdue(slot, due_at - 0.1, limits)
+    assert child_state.overdue(slot, due_at, limits)
+
+
+def test_a_process_says_which_routes_it_has_and_the_next_one_begins_without() -> None:
+    slot = child_state.spawned(Slot(role="express", index=1, since=0.0), "first", 7, 1.0)
+    assert slot.routing is None
+    slot = child_state.heard(slot, "routing 12", 2.0)
+    assert slot.routing == 12
+    assert child_state.heard(slot, "routing now", 3.0) == slot
+    slot = child_state.ended(slot, 0, 4.0, Limits())
+    assert child_state.spawned(slot, "second", 8, 5.0).routing is None
+
+
 def test_who_cannot_boot_before_all_were_ready_ends_the_start_with_its_sentence() -> None:
     world = World(ALL)
     world.tick()
@@ -289,9 +316,9 @@ def test_who_cannot_boot_before_all_were_ready_ends_the_start_with_its_sentence(
     assert world.given_up == "postgres.url must name a database."
     for role in DRAIN_ORDER[:3]:
         world.tick()
-        world.end((role, 1), -15)
+        world.end((role, 1), -DRAIN_SIGNAL)
     world.tick()
-    world.end(("archiver", 1), -15)
+    world.end(("archiver", 1), -DRAIN_SIGNAL)
     world.end_fence()
     world.tick()
     world.end_fence()
@@ -431,7 +458,7 @@ OPERATIONS = st.one_of(
     st.tuples(st.just("pass"), st.floats(0.01, 40)),
     st.tuples(st.just("ready"), st.integers(0, 20)),
     st.tuples(st.just("failed"), st.integers(0, 20)),
-    st.tuples(st.just("die"), st.integers(0, 20), st.sampled_from([0, 1, 3, -9, -6, -15])),
+    st.tuples(st.just("die"), st.integers(0, 20), st.sampled_from([0, 1, 3, -9, -6, -DRAIN_SIGNAL, -15])),
     st.tuples(st.just("wanted"), st.sampled_from(ROLES), st.integers(0, 4)),
     st.tuples(st.just("fence"), st.sampled_from([0, 1])),
 )

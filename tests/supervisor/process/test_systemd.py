@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from supervisor.process.systemd import Notifier, take_listeners, take_notifier
+from supervisor.process.systemd import Notifier, take_listener, take_notifier
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -29,12 +30,20 @@ def test_each_word_is_one_datagram(abstract: bool) -> None:
         assert notifier.watchdog_s == 2.0
         notifier.ready()
         notifier.status("3 of 5\nready")
-        notifier.watchdog()
+        notifier.judge(True, now=7.0)
+        notifier.judge(False, now=8.0)
+        with notifier.held_up(10.0):
+            notifier.progress("draining", within_s=3.0)
         notifier.stopping(within_s=1.5)
-        heard = [systemd.recv(1000).decode() for _ in range(4)]
-        assert heard == [
-            "READY=1", "STATUS=3 of 5 ready", "WATCHDOG=1", "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000",
-        ]  # fmt: skip
+        assert [systemd.recv(1000).decode() for _ in range(7)] == [
+            "READY=1",
+            "STATUS=3 of 5 ready",
+            "WATCHDOG=1",
+            "WATCHDOG_USEC=12000000\nWATCHDOG=1",
+            "STATUS=draining\nEXTEND_TIMEOUT_USEC=3000000",
+            "WATCHDOG_USEC=2000000\nWATCHDOG=1",
+            "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000",
+        ]
 
 
 def test_without_systemd_nothing_is_said_and_a_systemd_that_is_gone_is_no_error(tmp_path: Path) -> None:
@@ -56,7 +65,15 @@ def test_a_malformed_environment_is_named() -> None:
         take_notifier({"NOTIFY_SOCKET": "vsock:2:1"})
 
 
+def test_a_sign_of_life_is_due_twice_in_the_time_of_the_watchdog() -> None:
+    notifier = Notifier(watchdog_s=3.0)
+    assert notifier.judgement_in_s(now=100.0) < 0
+    notifier.judge(True, now=100.0)
+    assert notifier.judgement_in_s(now=100.5) == 1.0
+    assert Notifier().judgement_in_s(now=100.0) == math.inf
+
+
 def test_sockets_for_another_process_are_not_taken() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
-    assert take_listeners(environment) == []
+    assert take_listener(environment) is None
     assert environment == {}

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +16,7 @@ import pytest
 from engine.errors import ConfigError
 from supervisor.simulator import Simulator, main, options, start_simulator
 from supervisor.simulator.behaviour import Receipts
+from tests.supervisor.process.running import alive, until
 from tests.supervisor.simulator.http_client import Client, ask, send_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -145,7 +145,32 @@ def test_errors_at_the_start_go_to_the_log_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_well_when_told_to(number: signal.Signals) -> None:
+def test_the_command_ends_well_when_told_to(number: signal.Signals) -> None:
+    argv = [sys.executable, "-m", "supervisor.simulator", "--listen", "127.0.0.1:0", "--json"]
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert "url" in json.loads(process.stdout.readline())
+        process.send_signal(number)
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_sigterm_to_a_whole_unit_leaves_it_to_its_parent() -> None:
+    simulator = start_simulator()
+    try:
+        os.kill(simulator.pid, signal.SIGTERM)
+        # The first might still be answered by one that is about to end.
+        for _ in range(2):
+            assert ask(simulator, "GET", "/stats").json["received"] == 0
+    finally:
+        simulator.stop()
+    assert simulator.poll() == 0
+
+
+def test_it_ends_well_though_an_answer_is_owed() -> None:
     simulator = start_simulator()
     with Client(simulator) as client:
         ask(simulator, "PUT", "/behaviour", {"outage": "hang"})
@@ -153,12 +178,8 @@ def test_it_ends_well_when_told_to(number: signal.Signals) -> None:
             "POST", "/send", json.dumps(send_of(1)).encode()
         )  # an answer still owed does not hold it
         assert simulator.poll() is None
-        os.kill(simulator.pid, number)
-        deadline = time.monotonic() + 10
-        while simulator.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        simulator.stop()
     assert simulator.poll() == 0
-    simulator.stop()
     simulator.stop()
 
 
@@ -174,16 +195,4 @@ def test_it_dies_with_its_parent() -> None:
         os.kill(pid, 0)
         parent.kill()
         parent.wait()
-        deadline = time.monotonic() + 10
-        while _runs(pid) and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert not _runs(pid)
-
-
-def _runs(pid: int) -> bool:
-    """Whether it exists and is not merely waiting to be reaped."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+        until(lambda: not alive(pid))

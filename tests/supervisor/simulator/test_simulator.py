@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from supervisor.simulator import Simulator, start_simulator
+from tests.supervisor.process.running import until
 from tests.supervisor.simulator.http_client import Client, ask, send_of
 
 
@@ -84,15 +86,25 @@ def test_above_the_throughput_a_send_is_told_when_to_come_back(simulator: Simula
 
 
 def test_answers_take_the_latency_set_and_a_change_holds_at_once(simulator: Simulator) -> None:
+    ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 60_000}})
+    with Client(simulator) as slow, Client(simulator) as quick:
+        slow.write("POST", "/send", json.dumps(send_of(1)).encode())
+        until(lambda: ask(simulator, "GET", "/stats").json["received"] == 1)
+        ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 0}})
+        quick.write("POST", "/send", json.dumps(send_of(2)).encode())
+        # It came later and is answered; the one before keeps the time it was given.
+        assert quick.read().status == 200
+        assert not select.select([slow.socket], [], [], 0)[0]
+
+
+def test_no_answer_comes_before_its_latency(simulator: Simulator) -> None:
+    ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 60}})
     with Client(simulator) as client:
-        for wanted_ms in (0, 60, 0):
-            ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": wanted_ms}})
-            start = time.monotonic()
-            client.write("POST", "/send", json.dumps(send_of(1)).encode())
-            assert client.read().status == 200
-            took_ms = (time.monotonic() - start) * 1000
-            assert took_ms >= wanted_ms - 1
-            assert wanted_ms or took_ms < 60
+        start = time.monotonic()
+        client.write("POST", "/send", json.dumps(send_of(1)).encode())
+        assert client.read().status == 200
+        # The least it may take, and no most: however slow the machine is, this holds.
+        assert (time.monotonic() - start) * 1000 >= 59
 
 
 @pytest.mark.parametrize("fate", ["reset", "refuse"])
@@ -123,9 +135,7 @@ def test_an_answer_that_could_go_at_once_waits_for_the_one_before(simulator: Sim
     ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 300}})
     with Client(simulator) as client:
         client.write("POST", "/send", json.dumps(send_of(1)).encode())
-        deadline = time.monotonic() + 10
-        while ask(simulator, "GET", "/stats").json["received"] < 1 and time.monotonic() < deadline:
-            pass
+        until(lambda: ask(simulator, "GET", "/stats").json["received"] == 1)
         ask(simulator, "PUT", "/behaviour", {"latency": {"constant_ms": 0}})
         client.write("POST", "/send", json.dumps(send_of(2)).encode())
         ids = [client.read().json["id"] for _ in range(2)]

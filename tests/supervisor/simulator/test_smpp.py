@@ -16,6 +16,7 @@ from engine.providers.smpp.pdu import Pdu, Reader, WrongPdu, pack
 from supervisor.simulator import Simulator, start_simulator
 from supervisor.simulator.malformed import FORMS
 from supervisor.simulator.submit import MESSAGE_ID_TAG, identity
+from tests.supervisor.process.running import until
 from tests.supervisor.simulator.http_client import ask, send_of
 from tests.supervisor.simulator.smpp_client import SmppClient, bound, message_of
 
@@ -239,9 +240,7 @@ def test_nothing_is_answered_while_it_hangs(simulator: Simulator) -> None:
         behave(simulator, {"outage": "hang"})
         client.write(Command.enquire_link)
         client.submit(message_of("a"))
-        deadline = time.monotonic() + 10
-        while ask(simulator, "GET", "/stats?detail=1").json["fates"]["hang"] < 1:
-            assert time.monotonic() < deadline
+        until(lambda: ask(simulator, "GET", "/stats?detail=1").json["fates"]["hang"] == 1)
         behave(simulator, {"outage": False})
         assert client.is_alive()  # what comes next is this answer, not those before
     assert stats(simulator)["received"] == 0

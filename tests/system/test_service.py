@@ -1,0 +1,166 @@
+"""`smsengine up` as a service of systemd: what it says, the socket it is given, and how it is stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.config import DRAIN_ORDER
+from tests.supervisor.process.systemd_peer import AS_SYSTEMD, Systemd
+from tests.system.carriers import audited
+from tests.system.client import Caller, eventually, fetch
+from tests.system.conftest import COMMAND, ROOT, Engine, environment, start_engine
+from tests.system.test_outages import descendants
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    systemd = Systemd(tmp_path)
+    yield systemd
+    systemd.close()
+
+
+def started(tmp_path: Path, systemd: Systemd, listener: socket.socket) -> Engine:
+    return start_engine(
+        tmp_path / "data",
+        listen=(),
+        before=(sys.executable, "-c", AS_SYSTEMD, str(listener.fileno())),
+        pass_fds=(listener.fileno(),),
+        variables={"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "4000000"},
+    )
+
+
+def test_it_tells_systemd_how_it_is_and_listens_where_systemd_does(tmp_path: Path, systemd: Systemd) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        engine = started(tmp_path, systemd, listener)
+        try:
+            said = systemd.hear("READY=1")
+            steps = [text.partition("\n")[0].removeprefix("STATUS=") for text in said]
+            assert steps[:2] == ["starting the servers", "bringing the tables to this version"]
+            assert steps[-2].startswith("starting, ")
+            systemd.hear("STATUS=5 of 5 processes ready")
+            assert engine.url == f"http://127.0.0.1:{listener.getsockname()[1]}"
+            assert fetch(f"{engine.url}/readyz")
+            systemd.hear("WATCHDOG=1")
+            for pid in descendants(engine.pid)[1:]:
+                names = Path(f"/proc/{pid}/environ").read_bytes()
+                assert b"NOTIFY_SOCKET" not in names or pid in forked(engine), pid
+            assert engine.stop() == 0
+            systemd.hear("STOPPING=1")
+            systemd.hear("STATUS=draining")
+            systemd.hear("STATUS=stopping the servers")
+            # The socket is systemd's and stays open: who calls meanwhile is answered by the next start.
+            with socket.create_connection(listener.getsockname()):
+                pass
+        finally:
+            engine.kill()
+
+
+def forked(engine: Engine) -> set[int]:
+    """The roles: /proc shows them the environment with which the supervisor was started, not their own."""
+    titles = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(engine.pid)}
+    return {pid for pid, title in titles.items() if title.startswith("smsengine: ")}
+
+
+def refused(tmp_path: Path, *sockets: socket.socket, arguments: tuple[str, ...] = ()) -> str:
+    """What it says on stderr when systemd hands over these sockets; it must end by itself."""
+    fds = [s.fileno() for s in sockets]
+    done = subprocess.run(
+        [sys.executable, "-c", AS_SYSTEMD, ",".join(map(str, fds)), *COMMAND, "up", "--demo",
+         "--data-dir", str(tmp_path / "data"), *arguments],
+        pass_fds=fds, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    return done.stderr
+
+
+def test_sockets_that_it_cannot_use_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    must = "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port).\n"
+    with contextlib.ExitStack() as stack:
+        tcp, more = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
+        datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        unix = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        unix.bind(str(tmp_path / "unix"))
+        unix.listen()
+        assert refused(tmp_path, tcp, more) == f"smsengine: systemd handed over 2 sockets. {must}"
+        assert refused(tmp_path, datagrams) == f"smsengine: {must}"
+        assert refused(tmp_path, unix) == f"smsengine: {must}"
+        assert refused(tmp_path, tcp, arguments=("--listen", "127.0.0.1:0")) == (
+            "smsengine: --listen must be left out: systemd hands over the socket to listen on.\n"
+        )
+    assert not (tmp_path / "data").exists()
+
+
+class Sending:
+    """A thread that sends batches until the engine takes no more."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.accepted: list[str] = []
+        self._caller = Caller(engine.url, engine.api_key)
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+
+    def _send(self) -> None:
+        body = {"messages": [{"to": "+989121234567", "text": "hello"}] * 50}
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                status, answer = self._caller.call("POST", "/v1/messages/batch", body)
+                if status != 202:
+                    return
+                self.accepted += [result["id"] for result in answer["results"]]
+
+    def ended(self) -> list[str]:
+        self._thread.join()
+        return self.accepted
+
+
+@pytest.mark.parametrize("whole_unit", [False, True], ids=["supervisor alone", "every process of the unit"])
+def test_sigterm_under_load_drains_in_order_and_the_next_start_goes_on(
+    tmp_path: Path, whole_unit: bool
+) -> None:
+    first = start_engine(tmp_path / "data")
+    try:
+        sending = Sending(first)
+        eventually(lambda: len(sending.accepted) > 500)
+        # As systemd stops a unit (KillMode=control-group), in no order that could be relied on.
+        for pid in descendants(first.pid) if whole_unit else [first.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        assert first.process.wait(60) == 0
+        log = first.log.read_text()
+        lines = [line for line in log.splitlines() if "child_drain " in line or "child_ended" in line]
+        steps = [re.findall(r'(child_\w+) .*child="(\w+) 1"', line)[0] for line in lines]
+        assert steps == [(step, role) for role in DRAIN_ORDER for step in ("child_drain", "child_ended")]
+        assert "Traceback" not in log
+    finally:
+        first.kill()
+    accepted = set(sending.ended())
+    second = start_engine(tmp_path / "data")
+    try:
+        caller = Caller(second.url, second.api_key)
+        missing = set(accepted)
+
+        def none_missing() -> bool:
+            sent = {i for i in missing if caller.call("GET", f"/v1/messages/{i}")[1]["status"] == "sent"}
+            missing.difference_update(sent)
+            return not missing
+
+        eventually(none_missing, timeout_s=60)
+        totals = eventually(lambda: (t := audited(second))["held"] == 0 and t)
+        assert totals["captured"] >= len(accepted)
+        # One batch at most was accepted and its answer not heard.
+        assert totals["captured"] <= len(accepted) + 50
+        assert second.stop() == 0
+    finally:
+        second.kill()
