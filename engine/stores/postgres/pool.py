@@ -85,7 +85,7 @@ class Pool:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
         """A connection for this block. Raises Unavailable."""
-        with _translated():
+        with translated():
             async with self._connections.acquire(timeout=self._timeout_s) as connection:
                 yield connection
 
@@ -97,7 +97,8 @@ class Pool:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Errors of asyncpg and of the network as Unavailable; mistakes in our own calls stay as they are."""
     try:
         yield
     except _MISTAKEN:
