@@ -14,7 +14,7 @@ import pytest
 
 from tests.system.client import Caller, behave, eventually, fetch
 from tests.system.conftest import Engine, start_engine
-from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_processes
+from tests.system.faults import ROLES, Senders, assert_all_delivered, assert_clean, fetch_processes
 
 
 @pytest.fixture
@@ -112,7 +112,6 @@ def test_sigterm_under_load_leaves_nothing_in_hand_and_the_next_start_goes_on(tm
 
     try:
         eventually(none_missing, timeout_s=60)
-        _, audit = Caller(second.url, second.admin_key).call("GET", "/v1/admin/audit")
-        assert audit["clean"], audit
+        assert_clean(second)
     finally:
         assert second.stop() == 0
