@@ -104,9 +104,9 @@ class Audited:
         self.world.stack.push_async_callback(end)
         self._ingest, _ = await self.world.holder("h1")
 
-    async def organisations(self, count: int, messages: int) -> list[int]:
+    async def organisations(self, count: int, messages: int, units: int = 1000) -> list[int]:
         """New ones that have each sent `messages`, all booked and archived."""
-        made = [await self.world.organisation(1000) for _ in range(count)]
+        made = [await self.world.organisation(units) for _ in range(count)]
         for organisation_id in made:
             await self.send(organisation_id, messages)
         await self.settled()
@@ -123,6 +123,28 @@ class Audited:
             return not any(lengths)
 
         await eventually(idle, timeout_s=20)
+
+    async def live(self, days: int, from_ms: int, step_ms: int = 86_400_000) -> None:
+        """Each organisation is granted, holds and is charged a unit a day, for so many days from then on."""
+        await self.books(
+            "INSERT INTO journal (organisation_id, movement, debit, credit, units, shard, position)"
+            " SELECT organisation_id, m.movement, m.debit, m.credit, 1, shard, '0-0'"
+            " FROM generate_series(1, $1::int), accounts, (VALUES ('grant', 'available', 'granted'),"
+            " ('hold', 'granted', 'held'), ('capture', 'held', 'captured')) AS m (movement, debit, credit)",
+            days,
+        )
+        await self.books("UPDATE accounts SET available = available - $1, captured = captured + $1", days)
+        rows = await self.books("SELECT organisation_id, shard FROM accounts")
+        shards = ", ".join(f"({row[0]}, {row[1]})" for row in rows)
+        self.activity(
+            "INSERT INTO activity"
+            " (at, accepted_at, organisation_id, event, units, shard, stream_ms, stream_seq)"
+            " SELECT fromUnixTimestamp64Milli(toInt64(ms), 'UTC') AS at, at, a.1, e.1, 1, a.2,"
+            f" toUInt64({from_ms} + day * {step_ms}) AS ms, a.1 * 2 + e.2"
+            f" FROM (SELECT number AS day, arrayJoin([{shards}]) AS a,"
+            f" arrayJoin([('accepted', 0), ('sent', 1)]) AS e FROM numbers({days}))"
+            " SETTINGS max_partitions_per_insert_block = 1000"
+        )
 
     async def books(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         connection = await asyncpg.connect(self.world.postgres_url)

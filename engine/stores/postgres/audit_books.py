@@ -167,6 +167,7 @@ class AuditBooks:
         self._transaction: Any = None
         self._at = datetime.fromtimestamp(0, UTC)
         self._full = False
+        self._query = ""
 
     @classmethod
     async def connect(cls, url: str, timeout_s: float) -> AuditBooks:
@@ -218,6 +219,8 @@ class AuditBooks:
                 await self._connection.execute("ANALYZE audit_journal")
                 self._query = _ACCOUNTS.format(sums=_SUMS, journal=_ALL)
             else:
+                # Statistics that are behind must not lead to a scan of the journal for each account.
+                await self._connection.execute("SET LOCAL enable_seqscan = off")
                 self._query = _ACCOUNTS.format(sums=_SUMS, journal=_SINCE)
 
     async def sound(self, shard: int, checkpoint: Checkpoint) -> bool:
