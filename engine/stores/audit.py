@@ -320,12 +320,13 @@ class _Run:
             return None
         since = _since(of, self._full)
         end = _end(of, instant, since)
-        if end <= since:
-            return {}
         try:
+            # Also when nothing is new: whether it answers must not depend on that.
             if self._activity_here is None:
                 await self._activity.ping(min(_AWAY_S, self._left_s()))
                 self._activity_here = True
+            if end <= since:
+                return {}
             units, rows = await self._activity.units_between(shard, since, end, self._left_s() * _SHARE)
         except (Unavailable, ConfigError) as e:
             self._activity_here = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
+from engine.shards import held_key
 from tests.system.client import Caller, eventually
-from tests.system.conftest import Engine, start_engine
+from tests.system.conftest import Engine, answer, start_engine
 from tests.system.faults import Senders, assert_clean, fetch_processes
 
 
@@ -102,6 +105,28 @@ def test_while_postgresql_is_away_quotas_are_spent_and_nobody_is_refused(victim:
     assert answers == [202] * 20
     assert (status, problem["code"]) == (503, "unavailable")
     eventually(lambda: send(fresh)[0] == 202)
+    assert_clean(victim)
+
+
+def test_an_audit_says_by_its_exit_code_whether_it_could_look_and_what_it_saw(victim: Engine) -> None:
+    customer(victim, 100)
+    assert_clean(victim)
+    with frozen(server_of(victim, "embedded.clickhouse")):
+        done = victim.run("audit", "--timeout", 30)
+        told = answer(victim.run("audit", "--timeout", 30, "--json"), code=3)
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "not everything could be checked" in done.stdout
+    assert "See to it that ClickHouse answers" in done.stdout
+    assert [c["name"] for c in told["checks"] if c["verdict"] != "clean"] == ["activity"]
+    urls = json.loads((victim.data_dir / "run" / "engine.json").read_text())["config"]
+    redis = Redis.from_url(urls["redis"]["url"])
+    redis.incrby(held_key(3), 5)
+    done = victim.run("audit")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "NOT CLEAN" in done.stdout
+    assert "shard 3 by" in done.stdout
+    redis.decrby(held_key(3), 5)
+    redis.close()
     assert_clean(victim)
 
 
