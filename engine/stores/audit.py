@@ -19,40 +19,27 @@ one goes on, others wait; those who came while one waited are all given the next
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
-from engine import shards as keys
-from engine.credit.laws import NO_UNITS, Audit, Law, Laws, ShardCut, Units, behind, gap_of, units_by_event
-from engine.credit.ledger_records import StreamMark
+from engine.credit.laws import NO_UNITS, Audit, Law, Laws, Units, behind, gap_of
 from engine.errors import ConfigError, EngineError, Unavailable
 from engine.records import StreamId
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, sums_of
+from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
 from engine.stores.redis.link import RedisLink, ReplyError
-from engine.stores.redis.usage import usage_entry
 
 # A store that does not answer a small question within this is away, seconds.
 _AWAY_S = 5.0
-# More messages or rows of activity, or usage entries, than this in one shard are not counted at one
-# instant: Redis would serve nobody else meanwhile.
-_ROWS_MAX = 5_000
-_ENTRIES_MAX = 2_000
 _TRIES = 5
 _PAUSE_S = 0.2
 # Of the time that is left: so much may go by waiting for another audit, or on one sum of activity.
 _SHARE = 0.5
-# So long after Redis lost data all places in its streams are later than any before, whatever the
-# clocks of its machines, milliseconds.
-_SETTLED_MS = 10_000
-
 _BOOKS: tuple[Law, ...] = ("conservation", "quotas", "journal", "held", "activity", "checkpoints")
 _REDIS: tuple[Law, ...] = ("held", "queues", "activity")
-_AGAIN = "Run the audit again."
-
-_sums = msgspec.msgpack.Decoder(list[tuple[int, str, int]])
+_SEE_POSTGRES = "See to it that PostgreSQL answers (`smsengine check`), then run the audit again."
 
 
 class ActivityUnits(Protocol):
@@ -65,18 +52,6 @@ class ActivityUnits(Protocol):
         self, shard: int, first: StreamId, end: StreamId, timeout_s: float
     ) -> tuple[dict[int, Units], int]:
         """Units by organisation of a shard's rows from `first` to before `end`; and how many rows."""
-
-
-class _Instant(msgspec.Struct, frozen=True):
-    """A shard in Redis, as `cut` tells it."""
-
-    cut: ShardCut
-    # Whether its usage goes on where the books are.
-    whole: bool
-    # The first activity entry that is not archived; None: there never was one.
-    first: StreamId | None
-    # Units of the activity still on the stream; None when there is too much of it.
-    waiting: dict[int, Units] | None
 
 
 class AuditReader:
@@ -132,7 +107,7 @@ class _Run:
         self._laws = Laws()
         self._books: AuditBooks | None = None
         self._shards: dict[int, ShardBooks] = {shard: ShardBooks() for shard in range(shards)}
-        self._instants: dict[int, _Instant] = {}
+        self._instants: dict[int, Instant] = {}
         # None: not asked yet.
         self._activity_here: bool | None = None
         # Whether PostgreSQL or Redis was looked at.
@@ -164,19 +139,18 @@ class _Run:
     def _left_s(self) -> float:
         return max(0.01, self._ends_s - asyncio.get_running_loop().time())
 
-    def _give_up_books(self, laws: Sequence[Law], why: str, shard: int | None = None) -> None:
-        do = "See to it that PostgreSQL answers (`smsengine check`), then run the audit again."
-        if "another audit" in why:
-            do = "Run the audit again when the other one has ended."
-        self._laws.not_checked(laws, why, do, shard)
+    def _without_books(self, why: str, do: str) -> None:
+        self._drop_books()
+        self._laws.not_checked(_BOOKS, why, do)
 
     async def _open(self, postgres_url: str) -> None:
         try:
             self._books = await AuditBooks.connect(postgres_url, min(_AWAY_S, self._left_s()))
-            await self._books.take_turn(self._left_s() * _SHARE)
+            if not await self._books.take_turn(self._left_s() * _SHARE):
+                why = "another audit is under way, and did not end meanwhile."
+                self._without_books(why, "Run the audit again when the other one has ended.")
         except Unavailable as e:
-            self._drop_books()
-            self._give_up_books(_BOOKS, e.detail)
+            self._without_books(e.detail, _SEE_POSTGRES)
 
     def _drop_books(self) -> None:
         if self._books is not None:
@@ -192,7 +166,9 @@ class _Run:
             try:
                 for shard, books in self._shards.items():
                     mark = books.mark if self._books is not None else None
-                    self._instants[shard] = await self._instant(shard, mark)
+                    self._instants[shard] = await instant_of(
+                        self._link, shard, mark, min(_AWAY_S, self._left_s())
+                    )
             except (Unavailable, ReplyError, ConfigError) as e:
                 self._instants = {}
                 why = f"Redis cannot be asked: {_sentence(e)}"
@@ -211,29 +187,8 @@ class _Run:
                 self._shards = self._shards | await self._books.begin()
                 self._seen = True
         except (Unavailable, TimeoutError) as e:
-            self._drop_books()
-            self._give_up_books(_BOOKS, getattr(e, "detail", f"PostgreSQL is silent for {_AWAY_S:g} s."))
-
-    async def _instant(self, shard: int, mark: StreamMark | None) -> _Instant:
-        state, held, usage, waiting, recount, first, sums = await self._link.call(
-            "FCALL", "cut", 9,
-            keys.queue_key(shard, "express"), keys.queue_key(shard, "normal"),
-            keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
-            keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
-            keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
-            mark.position if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
-            timeout_s=min(_AWAY_S, self._left_s()),
-        )  # fmt: skip
-        entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]
-        units: dict[int, Units] | None = None
-        if sums or not first:
-            units = {}
-            for organisation_id, event, count in _sums.decode(sums) if sums else ():
-                _add(units, organisation_id, units_by_event(event, count))
-        return _Instant(
-            ShardCut(shard, int(held), entries, waiting, None if recount < 0 else recount),
-            state == 0, _stream_id(first) if first else None, units,
-        )  # fmt: skip
+            why = e.detail if isinstance(e, Unavailable) else f"PostgreSQL gives no answer in {_AWAY_S:g} s."
+            self._without_books(why, _SEE_POSTGRES)
 
     async def _judge(self) -> None:
         """All shards, one after another; those not reached before the deadline are not checked."""
@@ -247,15 +202,17 @@ class _Run:
                     del left[0]
                 await self._books.commit()
         except TimeoutError:
-            self._drop_books()
             do = "Run it again with more time: `smsengine audit --timeout SECONDS`."
-            for shard in left:
-                self._laws.not_checked(_BOOKS[:-1], "the time was over before.", do, shard)
+            self._give_up(left, "the time was over before.", do)
         except Unavailable as e:
-            self._drop_books()
-            for shard in left:
-                self._give_up_books(_BOOKS[:-1], e.detail, shard)
-        for shard in left:
+            self._give_up(left, e.detail, _SEE_POSTGRES)
+
+    def _give_up(self, left: Sequence[int], why: str, do: str) -> None:
+        """End in the middle: these shards could not be judged, the first of them in part."""
+        self._drop_books()
+        for place, shard in enumerate(left):
+            verified = place == 0 or self._shards[shard].checkpoint is None
+            self._laws.not_checked(_BOOKS[:-1] if verified else _BOOKS, why, do, shard)
             if shard in self._instants:
                 self._laws.instant(self._instants[shard].cut, with_books=False)
 
@@ -272,7 +229,7 @@ class _Run:
             self._not_comparable(shard)
         ahead = behind(instant.cut.usage) if instant is not None else {}
         events = None if archived is None or instant is None else _joined(archived, instant.waiting or {})
-        closing = events is not None and instant is not None and books.due(of) and _settled(of, instant)
+        closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
         strangers = set(events or ())
         sums: list[tuple[int, ...]] = []
         async for chunk in books.accounts(shard):
@@ -297,12 +254,10 @@ class _Run:
         if instant is not None:
             self._laws.instant(instant.cut, with_books=instant.whole)
         if closing and instant is not None and self._laws.holds_in(shard):
-            await books.close_shard(shard, of, _end(of, instant, _since(of, self._full)), sums)
+            await books.close_shard(shard, of, end_of(of, instant, since_of(of, self._full)), sums)
             self._closed += 1
 
-    async def _archived(
-        self, shard: int, of: ShardBooks, instant: _Instant | None
-    ) -> dict[int, Units] | None:
+    async def _archived(self, shard: int, of: ShardBooks, instant: Instant | None) -> dict[int, Units] | None:
         """Units of a shard's archived events behind its checkpoint; None: cannot be told, and why is."""
         if instant is None:
             return None
@@ -318,8 +273,8 @@ class _Run:
             return None
         if self._activity_here is False:
             return None
-        since = _since(of, self._full)
-        end = _end(of, instant, since)
+        since = since_of(of, self._full)
+        end = end_of(of, instant, since)
         try:
             # Also when nothing is new: whether it answers must not depend on that.
             if self._activity_here is None:
@@ -342,58 +297,19 @@ class _Run:
             do = "An audit without --full compares what came after the loss."
         else:
             why = "Redis lost data there, and what was recorded before does not match the books."
-            do = f"{_AGAIN} From ten seconds after the loss an audit takes up the difference, and later ones\
- compare what comes after it."
+            do = (
+                "Run the audit again: from ten seconds after the loss on an audit takes up the difference,"
+                " and later ones compare what comes after it."
+            )
         self._laws.not_checked(("activity",), why, do, shard)
-
-
-def _since(of: ShardBooks, full: bool) -> StreamId:
-    """The place in the shard's activity stream from which on it is summed."""
-    return (0, 0) if full or of.checkpoint is None else of.checkpoint.stream
-
-
-def _end(of: ShardBooks, instant: _Instant, since: StreamId) -> StreamId:
-    """The place before which all was archived at the instant."""
-    end = max(instant.first or (0, 0), since)
-    if _lost_since(of) and _idle(of, instant):
-        # Before the loss places were given that Redis does not know of any more.
-        end = max(end, ((of.lost_at_ms or 0) + _SETTLED_MS, 0))
-    return end
-
-
-def _lost_since(of: ShardBooks) -> bool:
-    return of.losses != (0 if of.checkpoint is None else of.checkpoint.losses)
-
-
-def _idle(of: ShardBooks, instant: _Instant) -> bool:
-    """Whether nothing waits to be archived, and Redis gives later places than before the last loss."""
-    return not instant.waiting and time.time_ns() // 1_000_000 > (of.lost_at_ms or 0) + 2 * _SETTLED_MS
-
-
-def _settled(of: ShardBooks, instant: _Instant) -> bool:
-    """Whether every place from the instant's on is later than any of before the last loss."""
-    if not _lost_since(of) or _idle(of, instant):
-        return True
-    return instant.first is not None and instant.first[0] > (of.lost_at_ms or 0) + _SETTLED_MS
 
 
 def _joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Units]:
     joined = dict(one)
     for organisation_id, units in other.items():
-        _add(joined, organisation_id, units)
+        add_units(joined, organisation_id, units)
     return joined
-
-
-def _add(sums: dict[int, Units], organisation_id: int, more: Units) -> None:
-    a, b, c = sums.get(organisation_id, NO_UNITS)
-    sums[organisation_id] = Units(a + more.held, b + more.captured, c + more.released)
 
 
 def _sentence(e: EngineError) -> str:
     return str(e).rstrip(".") + "."
-
-
-def _stream_id(text: bytes) -> StreamId:
-    """The first id still on the stream; `ID+` means: the next one after ID."""
-    ms, _, sequence = text.decode().rstrip("+").partition("-")
-    return int(ms), int(sequence) + text.endswith(b"+")

@@ -184,15 +184,16 @@ class AuditBooks:
         """Drop the connection and with it whatever was not committed."""
         self._connection.terminate()
 
-    async def take_turn(self, timeout_s: float) -> None:
-        """Wait until no other audit is under way, anywhere. Raises Unavailable when one still is."""
+    async def take_turn(self, timeout_s: float) -> bool:
+        """Wait until no other audit is under way, anywhere; False when one still is after `timeout_s`."""
         try:
             with translated():
                 await self._connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=timeout_s)
         except Unavailable as e:
             if isinstance(e.__cause__, TimeoutError):
-                raise Unavailable(f"another audit is under way and did not end in {timeout_s:.0f} s.") from e
+                return False
             raise
+        return True
 
     async def begin(self) -> dict[int, ShardBooks]:
         """A new snapshot, instead of the one before; what it says of each shard it knows."""
