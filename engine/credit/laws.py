@@ -266,7 +266,7 @@ class Laws:
             self._of[name].checked += len(accounts)
 
     def strangers(self, shard: int, organisations: Iterable[int]) -> None:
-        """Recorded events or usage of organisations that the books do not know."""
+        """Organisations with recorded events that the books do not know."""
         for organisation_id in organisations:
             self._broken_in.add(shard)
             self._of["activity"].breach(f"organisation {organisation_id} has events but no account")

@@ -145,7 +145,8 @@ class _Run:
 
     async def _open(self, postgres_url: str) -> None:
         try:
-            self._books = await AuditBooks.connect(postgres_url, min(_AWAY_S, self._left_s()))
+            left_s = self._left_s()
+            self._books = await AuditBooks.connect(postgres_url, min(_AWAY_S, left_s), left_s)
             if not await self._books.take_turn(self._left_s() * _SHARE):
                 why = "another audit is under way, and did not end meanwhile."
                 self._without_books(why, "Run the audit again when the other one has ended.")

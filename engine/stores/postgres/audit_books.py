@@ -14,8 +14,9 @@ data is told by `shards.losses`: a new checkpoint then takes up the difference (
 audits compare from there. Rows that are changed or put in by hand behind a checkpoint are
 noticed by `--full` alone.
 
-Killed, frozen or cut off anywhere: the transaction is rolled back, or was committed with
-checkpoints that hold; either way the next audit finds a whole chain.
+Killed, frozen or cut off anywhere: the transaction is rolled back, by the server at the latest when
+the audit's time is over, or was committed with checkpoints that hold; either way the next audit
+finds a whole chain.
 """
 
 from __future__ import annotations
@@ -170,13 +171,22 @@ class AuditBooks:
         self._query = ""
 
     @classmethod
-    async def connect(cls, url: str, timeout_s: float) -> AuditBooks:
-        """Raises Unavailable when PostgreSQL does not answer within `timeout_s`."""
+    async def connect(cls, url: str, timeout_s: float, audit_s: float) -> AuditBooks:
+        """Raises Unavailable when PostgreSQL does not answer within `timeout_s`.
+
+        `audit_s`: after so long without a word from us, or on one statement, the server ends it.
+        """
+        audit_ms = str(int(audit_s * 1000) + 1)
         with translated():
             connection = await asyncpg.connect(
                 url,
                 timeout=timeout_s,
-                server_settings={"application_name": "smsengine audit", "jit": "off"},
+                server_settings={
+                    "application_name": "smsengine audit",
+                    "jit": "off",
+                    "statement_timeout": audit_ms,
+                    "idle_in_transaction_session_timeout": audit_ms,
+                },
             )
         return cls(connection)
 
