@@ -7,7 +7,7 @@ are looked at anew. Then there is time: accounts are read from the snapshot shar
 the activity of that shard up to the first entry that was still on the stream at its instant.
 
 It runs in a process that serves requests, and so it leaves the sums to the databases, takes rows in
-small chunks and lets others run between them; of Redis it asks no more at one instant than is done
+small chunks and lets others run for longer between them; of Redis it asks no more at one instant than is done
 in a few milliseconds.
 
 Under failure. A store that is away is noticed within seconds, by a question that costs nothing;
@@ -35,6 +35,7 @@ from engine.stores.redis.link import RedisLink, ReplyError
 _AWAY_S = 5.0
 _TRIES = 5
 _PAUSE_S = 0.2
+_BREATH_S = 0.002
 # Of the time that is left: so much may go by waiting for another audit, or on one sum of activity.
 _SHARE = 0.5
 _BOOKS: tuple[Law, ...] = ("conservation", "quotas", "journal", "held", "activity", "checkpoints")
@@ -249,7 +250,8 @@ class _Run:
                         )
                     if self._full or standing.rows or any(more) or gap != a.gap or not standing.known:
                         sums.append(sums_of(standing, more, gap))
-            await asyncio.sleep(0)
+            # Requests have the process for longer than the chunk had it.
+            await asyncio.sleep(_BREATH_S)
         if comparable:
             self._laws.strangers(shard, strangers)
         if instant is not None:
