@@ -60,6 +60,28 @@ async def test_all_laws_are_checked_and_the_past_is_closed_once_a_day(engine: Au
     assert full.closed_shards == SHARDS
 
 
+async def test_audits_under_load_are_clean(engine: Audited) -> None:
+    made = await engine.organisations(4, 1, units=100_000)
+    sent, stopping = asyncio.Event(), asyncio.Event()
+
+    async def customer(organisation_id: int) -> None:
+        while not stopping.is_set():
+            await engine.send(organisation_id, 5)
+            sent.set()
+            await asyncio.sleep(0.005)
+
+    async with asyncio.TaskGroup() as customers:
+        for organisation_id in made:
+            customers.create_task(customer(organisation_id))
+        for full in (False, False, True, False, False):
+            # There was traffic between any two of them.
+            sent.clear()
+            await sent.wait()
+            audit = await engine.reader.audit(full=full)
+            assert audit.clean, audit
+        stopping.set()
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", list(NEEDS))
 async def test_a_store_that_is_away_costs_the_laws_that_need_it_and_no_others(
