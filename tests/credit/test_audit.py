@@ -47,7 +47,8 @@ async def test_all_laws_are_checked_and_the_past_is_closed_once_a_day(engine: Au
         SHARDS,
         60,
     )
-    assert first.journal_rows == (await engine.books("SELECT count(*) FROM journal"))[0][0]
+    # The ledger may have booked more since.
+    assert 6 <= first.journal_rows <= (await engine.books("SELECT count(*) FROM journal"))[0][0]
     second = await engine.reader.audit()
     assert (second.verdict, second.closed_shards, second.activity_rows) == ("clean", 0, 0)
     # Whatever has come since is added to what was closed.
