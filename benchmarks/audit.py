@@ -46,6 +46,10 @@ def main() -> None:
     ):
         keys = running.organisations(_SENDERS, _UNITS)
         asyncio.run(_fill(Path(folder), wish.accounts))
+        # The first message of each waits for its quota.
+        warm = Load(running.url, keys, size=1, express_share=0.5, connections=32, seed=1)
+        warm.in_turn()
+        asyncio.run(warm.open(wish.rate, 2 * _SENDERS / wish.rate))
         for what, query in (("alone", None), ("audits", ""), ("full audits", "?full=true")):
             load = Load(running.url, keys, size=1, express_share=0.5, connections=32, seed=1)
             with _auditing(running, query) as audits:
