@@ -107,3 +107,4 @@ characters
 _.req_block_size
 LEVELS
 logger
+closed_shards

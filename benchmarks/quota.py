@@ -47,11 +47,9 @@ def main() -> None:
             print(f"{wish.rate:.0f} messages a second for {wish.seconds:.0f} s", flush=True)
             tally = asyncio.run(_zipf(running, keys, wish.rate, wish.seconds))
             settled(running, tally.accepted, 120)
-            clean = running.call("GET", "/v1/admin/audit")["clean"]
+            verdict = running.audit()["verdict"]
         submissions, waited, again = (a - b for a, b in zip(_counted(place), before, strict=True))
-    print(
-        f"accepted {tally.accepted}, trouble {dict(tally.trouble)}, audit {'clean' if clean else 'NOT CLEAN'}"
-    )
+    print(f"accepted {tally.accepted}, trouble {dict(tally.trouble)}, audit {verdict}")
     print(f"answers p50 {tally.quantile_ms(0.5):.1f} ms, p99 {tally.quantile_ms(0.99):.1f} ms")
     share = 1 - waited / max(1, submissions)
     print(f"{submissions} submissions, {waited} waited for the ledger ({share:.4%} did not), {again} twice")

@@ -37,6 +37,15 @@ class Engine:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return msgspec.json.decode(answer.read())
 
+    def audit(self, timeout_s: float = 60.0) -> Any:
+        """An audit, asked for until all laws could be checked or `timeout_s` are over."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = self.call("GET", "/v1/admin/audit")
+            if found["verdict"] != "not_checked" or time.monotonic() > deadline:
+                return found
+            time.sleep(1.0)
+
     def simulator_stats(self) -> dict[str, int]:
         """The simulator's counts: `received`, `distinct`, `duplicates`."""
         with urllib.request.urlopen(f"{self.simulator_url}/stats", timeout=30) as answer:

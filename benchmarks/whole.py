@@ -88,7 +88,7 @@ def sustained(rate: float, seconds: float, seed: int) -> dict[str, object]:
         thirds = memory.thirds()
         cpu_us = _cpu(cpu, target.cpu_s(), tally.accepted)
         stats = target.simulator_stats()
-        audit = target.call("GET", "/v1/admin/audit")
+        audit = target.audit()
     return {
         **_ingest_figures(tally),
         "offered_per_s": rate,
@@ -96,7 +96,7 @@ def sustained(rate: float, seconds: float, seed: int) -> dict[str, object]:
         "drained_after_s": round(drained_s, 2),
         "lost": tally.accepted - stats["distinct"],
         "doubled": stats["duplicates"],
-        "audit": {check["name"]: check["clean"] for check in audit["checks"]},
+        "audit": {check["name"]: check["verdict"] for check in audit["checks"]},
         "memory_mib": {name: [round(a, 1), round(b, 1)] for name, (a, b) in thirds.items()},
         "cpu_us_per_message": cpu_us,
         "clean": audit["clean"] and stats["distinct"] == tally.accepted and not stats["duplicates"],
@@ -114,7 +114,7 @@ def ingest_alone(seconds: float, seed: int) -> dict[str, object]:
         uvloop.run(load.closed(16, seconds))
         tally = load.tally
         cpu_us = _cpu(cpu, target.cpu_s(), tally.accepted)
-        audit = target.call("GET", "/v1/admin/audit")
+        audit = target.audit()
     return {**_ingest_figures(tally), "cpu_us_per_message": cpu_us, "clean": audit["clean"]}
 
 

@@ -17,7 +17,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # The folders of each group; what is in no other is in REST.
-GROUPS = {"system": ["system"], "stores": ["stores", "activity", "credit", "delivery", "receipts", "routing"], "simulation": ["simulation"]}
+GROUPS = {
+    "system": ["system"],
+    "stores": ["stores", "activity", "credit", "delivery", "receipts", "routing"],
+    "simulation": ["simulation"],
+}
 REST = "rest"
 # Run by targets of their own.
 LONG = ["chaos"]

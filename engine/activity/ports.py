@@ -12,7 +12,6 @@ from typing import Protocol
 from engine.activity.records import ActivityBlock, ActivityEntry, Backlog, BlockPlan, RecentRows
 from engine.records import (
     ActivityRow,
-    Event,
 )
 from engine.stream_id import StreamId
 
@@ -75,7 +74,3 @@ class ActivityStore(Protocol):
 
     async def rows_of(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
         """One message's rows by time; `accepted_at_us` may be cut to its millisecond."""
-
-    async def sums_before(self, firsts: Mapping[int, StreamId]) -> dict[int, dict[Event, int]]:
-        """Units by organisation and event over the rows that stood before `firsts` in the
-        streams of those shards."""

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
 from engine.api.accounts import Accounts
-from engine.api.admin import Admin
+from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.auth import Keys
 from engine.api.guard import Action, Exchanges
 from engine.api.messages import Messages
@@ -19,6 +19,9 @@ from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
 from engine.api.routes import Providers, Routes
 from engine.errors import Refusal
+
+# Calls that keep a deadline of their own, and what is given them beyond the longest of those, seconds.
+_LONG = {"/v1/admin/audit": AUDIT_S_MAX + 10.0}
 
 
 class _Readiness(msgspec.Struct):
@@ -107,7 +110,7 @@ def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], excha
 
     for path, actions in paths.items():
         for method, action in actions.items():
-            handler = exchanges.guard(action)
+            handler = exchanges.guard(action, _LONG.get(path))
             router.add_route(method, path, handler, expect_handler=expect)
             if method == "GET":
                 router.add_route("HEAD", path, handler, expect_handler=expect)

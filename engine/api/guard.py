@@ -60,11 +60,12 @@ class Deadlines:
     """Cancels the tasks of requests that take too long.
 
     All requests have the same time, so they end in the order in which they began, and one timer
-    serves them all. `asyncio.timeout` would set and cancel a timer for each request.
+    serves them all. `asyncio.timeout` would set and cancel a timer for each request. Calls that have
+    another time have deadlines of their own.
     """
 
     def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         # Oldest first: the task of a request → when its time is over; 0 when it was canceled.
         self._running: dict[asyncio.Task[object], float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -74,7 +75,7 @@ class Deadlines:
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
-        self._running[task] = over_at = loop.time() + self._timeout_s
+        self._running[task] = over_at = loop.time() + self.timeout_s
         if self._timer is None:
             self._timer = loop.call_at(over_at, self._expire, loop)
         return task
@@ -104,16 +105,18 @@ class Exchanges:
     """Makes handlers of the actions of one process."""
 
     def __init__(self, services: Services) -> None:
-        self._timeout_s = services.timeout_s
         self._deadlines = Deadlines(services.timeout_s)
         self._draining = services.draining
         # Unique among processes, and cheaper than a random id for each request.
         self._prefix = secrets.token_hex(6)
         self._count = itertools.count(1)
 
-    def guard(self, action: Action) -> Handler:
-        """The action as a handler that never raises: every error becomes a problem."""
-        deadlines, draining = self._deadlines, self._draining
+    def guard(self, action: Action, timeout_s: float | None = None) -> Handler:
+        """The action as a handler that never raises: every error becomes a problem.
+
+        `timeout_s`: its time, when that is not that of all requests."""
+        deadlines = self._deadlines if timeout_s is None else Deadlines(timeout_s)
+        draining = self._draining
 
         async def handler(request: web.Request) -> Response:
             request_id = self._request_id(request)
@@ -123,7 +126,7 @@ class Exchanges:
             except asyncio.CancelledError:
                 if not deadlines.is_over(task):
                     raise
-                response = self._late(request, request_id)
+                response = self._late(request, request_id, deadlines.timeout_s)
             except Refusal as e:
                 response = refused(e, request_id)
             except Unavailable as e:
@@ -146,15 +149,15 @@ class Exchanges:
             return told
         return f"{self._prefix}-{next(self._count):x}"
 
-    def _late(self, request: web.Request, request_id: str) -> Response:
+    def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
         """Whether the request took effect is unknown, unless its body never came."""
         if not request.content.is_eof():
-            detail = f"The body must arrive within {self._timeout_s:g} seconds."
+            detail = f"The body must arrive within {timeout_s:g} seconds."
             response = refused(Refusal("body_timeout", 408, detail), request_id)
             response.force_close()
             return response
         told = Unavailable(
-            f"The request was not answered within {self._timeout_s:g} seconds and may have taken effect;"
+            f"The request was not answered within {timeout_s:g} seconds and may have taken effect;"
             " try again with the same Idempotency-Key."
         )
         return unavailable(told, request_id, "timeout")

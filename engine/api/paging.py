@@ -1,8 +1,10 @@
-"""Lists too long for one answer: which part is asked for."""
+"""What the query of a URL asks for: which part of a list too long for one answer, and how."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
@@ -10,6 +12,8 @@ from aiohttp import web
 from engine.api.decoding import invalid
 from engine.api.ports import Transactions
 from engine.organisations import Transaction
+
+T = TypeVar("T")
 
 _LIMIT_DEFAULT = 100
 _LIMIT_MAX = 1_000
@@ -31,6 +35,16 @@ def asked(request: web.Request, name: str, default: int, least: int = 0, most: i
     if not NUMBER.fullmatch(told) or not least <= int(told) <= most:
         raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
     return int(told)
+
+
+def choice_asked(request: web.Request, name: str, choices: Mapping[str, T]) -> T:
+    """What the query's word stands for; the first choice when there is none. Raises Refusal 422."""
+    told = request.query.get(name)
+    if told is None:
+        return next(iter(choices.values()))
+    if told not in choices:
+        raise invalid(f"`{name}` must be {' or '.join(choices)}.", name)
+    return choices[told]
 
 
 class TransactionsPage(msgspec.Struct):

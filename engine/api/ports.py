@@ -33,6 +33,13 @@ Render = Callable[[Sequence[Outcome]], bytes]
 Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
 
 
+class AuditCall(Protocol):
+    async def __call__(self, *, full: bool, timeout_s: float) -> object:
+        """An audit that has its answer within `timeout_s`; `full`: without regard to checkpoints.
+
+        Raises Unavailable when nothing could be looked at."""
+
+
 class Submitted(Protocol):
     """What became of a submission."""
 
@@ -181,7 +188,7 @@ class Services:
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     # The two admin reports; anything that msgspec can encode.
     status: Callable[[], Awaitable[object]]
-    audit: Callable[[], Awaitable[object]]
+    audit: AuditCall
     # Each part that is needed to serve, and "ok" or what is wrong with it.
     ready: Callable[[], Awaitable[dict[str, str]]]
     # `keys.digest` of the whole admin key; b"" closes the admin calls.

@@ -1,4 +1,4 @@
-"""What the API shows: a message's history, the status, the audit."""
+"""What the API shows: a message's history and the status."""
 
 from __future__ import annotations
 
@@ -14,10 +14,8 @@ from engine import ids
 from engine.activity import history
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.config import Config
-from engine.credit import laws
 from engine.errors import EngineError, Unavailable
 from engine.shards import shard_of
-from engine.stores.audit import AuditReader
 from engine.stores.redis.link import RedisLink
 from engine.stores.status import ReceiptsStatus, Status, StatusReader
 
@@ -44,7 +42,6 @@ class Reads:
         self._activity = activity
         self._unmatched = unmatched
         self._status = StatusReader(pool, link, stream, config.shards)
-        self._audit = AuditReader(pool, link, activity, config.shards)
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
         """One message with its history; None when the organisation has no such message.
@@ -88,9 +85,6 @@ class Reads:
         with contextlib.suppress(EngineError):
             status.unmatched = await self._unmatched(at_ms // 1000 - 86_400)
         return status
-
-    async def audit(self) -> laws.Audit:
-        return laws.audit(await self._audit.take())
 
 
 def _processes(config: Config) -> object:

@@ -38,6 +38,7 @@ from engine.errors import Broken, EngineError, Unavailable
 from engine.intake.ingest import Ingest
 from engine.intake.price_list import PriceList
 from engine.shards import holders_key, shard_of
+from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.postgres.directory import Directory
@@ -187,7 +188,7 @@ async def _services(
     stack.push_async_callback(stream.close)
     activity = ClickHouseActivityStore(config.clickhouse.url)
     stack.push_async_callback(activity.close)
-    # Apart from the directory's: an audit may take long, and must not hold up a key look-up.
+    # Apart from the directory's: a look at everything must not hold up a key look-up.
     pool = await asyncpg.create_pool(
         config.postgres.url,
         min_size=0,
@@ -204,6 +205,10 @@ async def _services(
     probe = await Pool.connect(config.postgres.url, connections_max=1)
     stack.push_async_callback(probe.close)
     readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)
+    # Links of its own, made when first used: an audit may wait long for an answer.
+    audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
+    stack.push_async_callback(audit_link.close)
+    auditor = AuditReader(config.postgres.url, audit_link, activity, config.shards)
     views = Reads(config, pool, link, stream, activity, outstanding.unmatched)
     return Services(
         ingest=ingest,
@@ -217,7 +222,7 @@ async def _services(
         transactions=Journal(postgres).transactions,
         history=views.message,
         status=views.status,
-        audit=views.audit,
+        audit=auditor.audit,
         ready=readiness.parts,
         admin_key_sha256=_admin_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,

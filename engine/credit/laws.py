@@ -1,38 +1,70 @@
-"""The laws of the books, checked on one consistent cut: what the audit and the tests ask.
+"""The laws of the books, judged on one consistent cut: what the audit and the tests ask.
 
 1. conservation  top-ups = available + granted + held + captured, for every organisation
 2. quotas        the holders' quotas add up to `granted`
-3. journal       the journal's movements add up to the accounts
+3. journal       the journal's double entries add up to the accounts
 4. held          the books' `held` at their position, plus the usage behind it, is the
                  running sum that Redis keeps in the same atomic steps
 5. queues        that sum is the units of the messages that wait or are in hand
 6. activity      what the recorded events say was held, captured and released is what the
                  books say
+7. checkpoints   what earlier audits verified, and this one builds on, is as they wrote it
 
 The cut of a shard is one instant in Redis. Laws 4 and 6 bring the books forward to that
 instant by the usage entries that they have not applied yet, and the activity in ClickHouse
 by the rows that were not archived yet.
+
+There are three answers. `not_clean`: some law is broken. Else `not_checked`: some law could
+not be checked somewhere. Else `clean`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from engine.credit.ledger_records import UsageEntry
+from engine.records import MessageEvent
+
+Verdict = Literal["clean", "not_clean", "not_checked"]
+Law = Literal["conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints"]
 
 _flat = msgspec.msgpack.Decoder(list[int])
-
-_HELD = ("accepted", "scheduled")
-_CAPTURED = ("sent",)
-_RELEASED = ("failed", "expired")
-
+# Breaches that are shown.
 _SHOWN = 5
 
 
+class Units(NamedTuple):
+    """Units of one organisation that were held, captured and released."""
+
+    held: int = 0
+    captured: int = 0
+    released: int = 0
+
+
+NO_UNITS = Units()
+# The recorded events that speak of each.
+EVENTS: tuple[tuple[MessageEvent, ...], ...] = (("accepted", "scheduled"), ("sent",), ("failed", "expired"))
+
+
+class JournalSums(NamedTuple):
+    """What one organisation's journal adds up to."""
+
+    topped_up: int = 0
+    # What is in each place: all that was put there less all that was taken from it.
+    available: int = 0
+    granted: int = 0
+    held: int = 0
+    captured: int = 0
+    # Units of the movements `hold` and `release`.
+    holds: int = 0
+    releases: int = 0
+
+
 class Account(msgspec.Struct, frozen=True):
-    """One organisation in the books."""
+    """One organisation in the books, units."""
 
     organisation_id: int
     shard: int
@@ -43,8 +75,15 @@ class Account(msgspec.Struct, frozen=True):
     captured: int
     # Sum of the holders' quotas.
     quotas: int
-    # Sums of the journal by movement.
-    journal: dict[str, int]
+    journal: JournalSums
+    # Rows of its journal that came from another shard's usage.
+    strays: int = 0
+    # The last row of its journal, for whoever looks into a breach.
+    last_movement: str = ""
+    # Units that recorded events up to the last checkpoint spoke of.
+    recorded: Units = NO_UNITS
+    # By how much the books are ahead of the events for good, since Redis lost data.
+    gap: Units = NO_UNITS
 
 
 class ShardCut(msgspec.Struct, frozen=True):
@@ -52,6 +91,7 @@ class ShardCut(msgspec.Struct, frozen=True):
 
     shard: int
     held: int
+    # Entries that the books have not applied.
     usage: list[UsageEntry]
     # Messages in the queue, due and dead-letter streams.
     waiting: int
@@ -59,150 +99,261 @@ class ShardCut(msgspec.Struct, frozen=True):
     recount: int | None
 
 
-class Cut(msgspec.Struct, frozen=True):
-    accounts: list[Account]
-    shards: list[ShardCut]
-    # {organisation: {event: units}} up to the cut; None when ClickHouse is behind or away.
-    activity: dict[int, dict[str, int]] | None
-    # Why there is no activity.
-    activity_missing: str = ""
-    # Shards whose Redis was lost once: what was lost with it is in the books, with the
-    # cause, but not in the recorded events.
-    lost: set[int] = set()
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one law."""
 
-
-class Check(msgspec.Struct, frozen=True):
-    name: str
-    # None: could not be checked.
-    clean: bool | None
+    name: Law
+    verdict: Verdict
+    # The law as a formula.
+    law: str
+    # What it was checked for: "organisations" or "shards"; for how many, and how many break it.
+    of: str
+    checked: int
+    broken: int
+    # What was found, or why it could not be looked for.
     detail: str
+    # What to do about it; "" when it is clean.
+    advice: str
 
 
-class Audit(msgspec.Struct, frozen=True):
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of an audit."""
+
+    verdict: Verdict
+    # Whether the verdict is `clean`.
     clean: bool
     checks: list[Check]
+    # Units of all organisations by place; none when the books could not be read.
     totals: dict[str, int]
+    # Without regard to checkpoints.
+    full: bool = False
+    # Rows of the journal and of the activity that were summed; those before checkpoints are not.
+    journal_rows: int = 0
+    activity_rows: int = 0
+    # Shards whose past was closed by this audit.
+    closed_shards: int = 0
+    # How long it took.
+    seconds: float = 0.0
 
 
-def audit(cut: Cut) -> Audit:
-    checks = [
-        _conservation(cut),
-        _quotas(cut),
-        _journal(cut),
-        _held(cut),
-        _queues(cut),
-        _activity(cut),
-    ]
-    totals = {
-        part: sum(getattr(a, part) for a in cut.accounts)
-        for part in ("topped_up", "available", "granted", "held", "captured")
-    }
-    return Audit(clean=all(c.clean is not False for c in checks), checks=checks, totals=totals)
+_LAWS: dict[Law, tuple[str, str, str]] = {
+    "conservation": (
+        "top-ups = available + granted + held + captured",
+        "organisations",
+        "Somebody or something other than the engine has written the table `accounts`. Its journal"
+        " (table `journal`) says what the account must be.",
+    ),
+    "quotas": (
+        "granted = sum of the holders' quotas",
+        "organisations",
+        "Something other than the engine has written `accounts` or `quotas`. Keep a copy of the database"
+        " and report it; until then the units that are granted too much are in nobody's hands.",
+    ),
+    "journal": (
+        "accounts = sums of the journal",
+        "organisations",
+        "Something other than the engine has written `accounts` or `journal`, or a backup was restored in"
+        " part. Compare the organisation's rows in both with the last backup.",
+    ),
+    "held": (
+        "held in the books, brought forward = held in Redis",
+        "shards",
+        "Something other than the engine has written Redis or `accounts`. Keep copies of both and report it;"
+        " the organisations of these shards may have units held for no message.",
+    ),
+    "queues": (
+        "held in Redis = units of the messages waiting or in hand",
+        "shards",
+        "Messages were removed from or put into Redis by something other than the engine. Keep a copy of"
+        " Redis and report it.",
+    ),
+    "activity": (
+        "units held, captured and released by recorded events = by the books",
+        "organisations",
+        "Rows of the table `activity` are missing, or there twice. Look at the organisation's rows since the"
+        " last clean audit, and into the archiver's log for entries that it put aside.",
+    ),
+    "checkpoints": (
+        "what earlier audits verified is as they wrote it",
+        "shards",
+        "The tables `audit_checkpoints` or `audit_sums` were changed. Run `smsengine audit --full`: it sums"
+        " everything anew and writes new checkpoints where all is clean.",
+    ),
+}
 
 
-def _check(name: str, law: str, count: int, wrong: list[str]) -> Check:
-    if not wrong:
-        return Check(name, True, f"{law}: holds for {count}.")
-    more = f" (and {len(wrong) - _SHOWN} more)" if len(wrong) > _SHOWN else ""
-    return Check(name, False, f"{law}: broken for {'; '.join(wrong[:_SHOWN])}{more}.")
+class _Tally:
+    """What was found of one law so far."""
 
+    def __init__(self, name: Law) -> None:
+        self.name = name
+        self.checked = 0
+        self.broken = 0
+        self.shown: list[str] = []
+        # (why not, what to do): shards it could not be checked in; none: all.
+        self.missing: dict[tuple[str, str], list[int]] = {}
 
-def _conservation(cut: Cut) -> Check:
-    wrong = [
-        f"organisation {a.organisation_id} by {a.topped_up - total:+d} units"
-        for a in cut.accounts
-        if a.topped_up != (total := a.available + a.granted + a.held + a.captured)
-        or min(a.available, a.granted, a.held, a.captured) < 0
-    ]
-    return _check("conservation", "top-ups = available + granted + held + captured", len(cut.accounts), wrong)
+    def breach(self, sentence: str) -> None:
+        self.broken += 1
+        if len(self.shown) < _SHOWN:
+            self.shown.append(sentence)
 
-
-def _quotas(cut: Cut) -> Check:
-    wrong = [
-        f"organisation {a.organisation_id} by {a.granted - a.quotas:+d} units"
-        for a in cut.accounts
-        if a.granted != a.quotas
-    ]
-    return _check("quotas", "granted = sum of the holders' quotas", len(cut.accounts), wrong)
-
-
-def _journal(cut: Cut) -> Check:
-    wrong = []
-    for a in cut.accounts:
-        j = Counter(a.journal)
-        told = (
-            j["top-up"],
-            j["top-up"] - j["grant"] + j["return"] + j["fence"] + j["release"],
-            j["grant"] - j["hold"] - j["return"] - j["fence"],
-            j["hold"] + j["reopen"] - j["capture"] - j["release"],
-            j["capture"] - j["reopen"],
-        )
-        if told != (a.topped_up, a.available, a.granted, a.held, a.captured):
-            wrong.append(f"organisation {a.organisation_id}")
-    return _check("journal", "accounts = sums of the journal", len(cut.accounts), wrong)
-
-
-def _held(cut: Cut) -> Check:
-    books: Counter[int] = Counter()
-    for a in cut.accounts:
-        books[a.shard] += a.held
-    wrong = []
-    for s in cut.shards:
-        told = books[s.shard] + sum(h - c - r for h, c, r in _behind(s.usage).values())
-        if told != s.held:
-            wrong.append(f"shard {s.shard} by {told - s.held:+d} units")
-    return _check("held", "held in the books, brought forward = held in Redis", len(cut.shards), wrong)
-
-
-def _queues(cut: Cut) -> Check:
-    law = "held in Redis = units of the messages waiting or in hand"
-    uncounted = [s for s in cut.shards if s.recount is None]
-    wrong = [
-        f"shard {s.shard} by {s.held - s.recount:+d} units"
-        for s in cut.shards
-        if s.recount is not None and s.held != s.recount
-    ]
-    if uncounted and not wrong:
-        waiting = sum(s.waiting for s in uncounted)
+    def check(self) -> Check:
+        law, of, advice = _LAWS[self.name]
+        parts = []
+        if self.broken:
+            more = f" (and {self.broken - _SHOWN} more)" if self.broken > _SHOWN else ""
+            parts.append(f"Broken for {self.broken} of {self.checked} {of}: {'; '.join(self.shown)}{more}.")
+        elif self.checked or not self.missing:
+            parts.append(f"Holds for {self.checked} {of}.")
+        for (why, _), shards in self.missing.items():
+            where = f" in shards {_ranges(shards)}" if shards else ""
+            parts.append(f"Not checked{where}: {why}")
+        verdict: Verdict = "not_clean" if self.broken else "not_checked" if self.missing else "clean"
+        dos = [advice] if self.broken else list(dict.fromkeys(do for _, do in self.missing))
         return Check(
-            "queues",
-            None,
-            f"{law}: {len(uncounted)} shards have too many messages ({waiting}) to count at one instant.",
+            name=self.name, verdict=verdict, law=law, of=of, checked=self.checked, broken=self.broken,
+            detail=" ".join(parts), advice=" ".join(dos),
+        )  # fmt: skip
+
+
+class Laws:
+    """Judges a cut that comes in pieces: for each shard its accounts, in one piece or several, and then
+    its instant in Redis. Keeps sums only, so that its memory does not grow with organisations."""
+
+    def __init__(self) -> None:
+        self._of: dict[Law, _Tally] = {name: _Tally(name) for name in _LAWS}
+        self._totals = dict.fromkeys(("topped_up", "available", "granted", "held", "captured"), 0)
+        # Units held in the books, by shard.
+        self._held: dict[int, int] = {}
+        self._broken_in: set[int] = set()
+        self._books_read = False
+
+    def not_checked(self, laws: Iterable[Law], why: str, advice: str, shard: int | None = None) -> None:
+        """These laws could not be checked in this shard, or at all; `why` and `advice` are sentences."""
+        for name in laws:
+            shards = self._of[name].missing.setdefault((why, advice), [])
+            if shard is not None:
+                shards.append(shard)
+
+    def accounts(
+        self,
+        shard: int,
+        accounts: Sequence[Account],
+        events: Mapping[int, Units] | None,
+        behind: Mapping[int, Units],
+    ) -> None:
+        """Laws 1, 2, 3 and 6 for organisations of one shard.
+
+        `events`: units of the recorded events behind the last checkpoint, by organisation; None:
+        cannot be compared. `behind`: units of the usage that the books have not applied.
+        """
+        self._books_read = True
+        totals = self._totals
+        for a in accounts:
+            totals["topped_up"] += a.topped_up
+            totals["available"] += a.available
+            totals["granted"] += a.granted
+            totals["held"] += a.held
+            totals["captured"] += a.captured
+            self._held[shard] = self._held.get(shard, 0) + a.held
+            self._books(a)
+            if events is not None:
+                self._events(a, events.get(a.organisation_id, NO_UNITS), behind)
+        if events is not None:
+            self._of["activity"].checked += len(accounts)
+        for name in ("conservation", "quotas", "journal"):
+            self._of[name].checked += len(accounts)
+
+    def strangers(self, shard: int, organisations: Iterable[int]) -> None:
+        """Organisations with recorded events that the books do not know."""
+        for organisation_id in organisations:
+            self._broken_in.add(shard)
+            self._of["activity"].breach(f"organisation {organisation_id} has events but no account")
+
+    def instant(self, cut: ShardCut, *, with_books: bool) -> None:
+        """Laws 4 and 5, once all accounts of the shard were given; 5 alone without the books."""
+        shard = cut.shard
+        if with_books:
+            told = self._held.get(shard, 0) + sum(h - c - r for h, c, r in behind(cut.usage).values())
+            self._of["held"].checked += 1
+            if told != cut.held:
+                self._of["held"].breach(f"shard {shard} by {told - cut.held:+d} units")
+                self._broken_in.add(shard)
+        if cut.recount is None:
+            why = f"more messages wait than can be counted at one instant ({cut.waiting})."
+            self.not_checked(("queues",), why, "Run the audit again when fewer messages wait.", shard)
+            return
+        self._of["queues"].checked += 1
+        if cut.held != cut.recount:
+            self._of["queues"].breach(f"shard {shard} by {cut.held - cut.recount:+d} units")
+
+    def checkpoint(self, shard: int, sound: bool) -> None:
+        """Law 7 for a shard that has a checkpoint."""
+        self._of["checkpoints"].checked += 1
+        if not sound:
+            self._of["checkpoints"].breach(f"shard {shard}")
+
+    def holds_in(self, shard: int) -> bool:
+        """Whether no law was found broken there so far; 5 and 7 do not count, they are not of the past."""
+        return shard not in self._broken_in
+
+    def result(self, **facts: int | float | bool) -> Audit:
+        """The verdict; `facts` are the other fields of `Audit`."""
+        checks = [tally.check() for tally in self._of.values()]
+        verdicts = {c.verdict for c in checks}
+        verdict: Verdict = "clean"
+        if verdicts != {"clean"}:
+            verdict = "not_clean" if "not_clean" in verdicts else "not_checked"
+        totals = self._totals if self._books_read else {}
+        return msgspec.structs.replace(
+            Audit(verdict=verdict, clean=verdict == "clean", checks=checks, totals=totals), **facts
         )
-    return _check("queues", law, len(cut.shards), wrong)
+
+    def _books(self, a: Account) -> None:
+        total = a.available + a.granted + a.held + a.captured
+        if a.topped_up != total or min(a.available, a.granted, a.held, a.captured) < 0:
+            self._breach("conservation", a, f"by {a.topped_up - total:+d} units")
+        if a.granted != a.quotas:
+            self._breach("quotas", a, f"by {a.granted - a.quotas:+d} units")
+        if a.journal[:5] != (a.topped_up, a.available, a.granted, a.held, a.captured) or a.strays:
+            last = f"; its last row is {a.last_movement}" if a.last_movement else ""
+            stray = f"; {a.strays} rows came from another shard" if a.strays else ""
+            off = [
+                f"{name} by {getattr(a, name) - getattr(a.journal, name):+d}"
+                for name in ("topped_up", "available", "granted", "held", "captured")
+                if getattr(a, name) != getattr(a.journal, name)
+            ]
+            self._breach("journal", a, f"({', '.join(off)}{stray}{last})")
+
+    def _events(self, a: Account, events: Units, behind: Mapping[int, Units]) -> None:
+        more = behind.get(a.organisation_id, NO_UNITS)
+        ahead = gap_of(a, events, more)
+        if ahead != a.gap:
+            off = ", ".join(
+                f"{name} by {one - other:+d}"
+                for name, one, other in zip(Units._fields, ahead, a.gap, strict=True)
+                if one != other
+            )
+            self._breach("activity", a, f"(the books are ahead: {off} units)")
+
+    def _breach(self, law: Law, a: Account, what: str) -> None:
+        self._broken_in.add(a.shard)
+        self._of[law].breach(f"organisation {a.organisation_id} {what}")
 
 
-def _activity(cut: Cut) -> Check:
-    law = "units held, captured and released by recorded events = by the books"
-    if cut.activity is None:
-        return Check("activity", None, f"{law}: {cut.activity_missing}")
-    behind: dict[int, tuple[int, int, int]] = {}
-    for s in cut.shards:
-        behind.update(_behind(s.usage))
-    wrong = []
-    comparable = [a for a in cut.accounts if a.shard not in cut.lost]
-    for a in comparable:
-        more = behind.get(a.organisation_id, (0, 0, 0))
-        books = (
-            a.journal.get("hold", 0) + more[0],
-            a.captured + more[1],
-            a.journal.get("release", 0) + more[2],
-        )
-        events = Counter(cut.activity.get(a.organisation_id, {}))
-        told = tuple(sum(events[e] for e in group) for group in (_HELD, _CAPTURED, _RELEASED))
-        if books != told:
-            wrong.append(f"organisation {a.organisation_id} (books {books}, events {told})")
-    check = _check("activity", law, len(comparable), wrong)
-    if cut.lost and check.clean:
-        shards = ", ".join(map(str, sorted(cut.lost)))
-        return Check(
-            "activity", True, f"{check.detail} Not comparable where Redis was lost once: shards {shards}."
-        )
-    return check
+def gap_of(a: Account, events: Units, more: Units) -> Units:
+    """By how much the books, with `more` usage behind them, are ahead of all recorded events;
+    `events` are those behind the last checkpoint."""
+    return Units(
+        a.journal.holds + more.held - a.recorded.held - events.held,
+        a.captured + more.captured - a.recorded.captured - events.captured,
+        a.journal.releases + more.released - a.recorded.released - events.released,
+    )
 
 
-def _behind(usage: list[UsageEntry]) -> dict[int, tuple[int, int, int]]:
-    """{organisation: (held, captured, released)} of entries the books have not applied."""
+def behind(usage: Iterable[UsageEntry]) -> dict[int, Units]:
+    """{organisation: units} of usage entries."""
     sums: dict[int, list[int]] = {}
     for entry in usage:
         if entry.kind == "usage":
@@ -215,4 +366,20 @@ def _behind(usage: list[UsageEntry]) -> dict[int, tuple[int, int, int]]:
                 of = sums.setdefault(o, [0, 0, 0])
                 of[1] += captured
                 of[2] += released
-    return {o: (h, c, r) for o, (h, c, r) in sums.items()}
+    return {o: Units(*of) for o, of in sums.items()}
+
+
+def units_by_event(event: str, units: int) -> Units:
+    """What a recorded event says of its units."""
+    return Units(*(units if event in events else 0 for events in EVENTS))
+
+
+def _ranges(shards: Sequence[int]) -> str:
+    """0 to 3, 7: what shards are meant."""
+    runs: list[list[int]] = []
+    for shard in sorted(shards):
+        if runs and shard == runs[-1][1] + 1:
+            runs[-1][1] = shard
+        else:
+            runs.append([shard, shard])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)

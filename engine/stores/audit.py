@@ -1,132 +1,319 @@
-"""One consistent cut of the books, the streams and the activity, for `invariants.audit`.
+"""One consistent cut of the books, the streams and the activity, judged by `invariants.Laws`.
 
-The books are read first (one PostgreSQL snapshot with the applied positions), then each
-shard at one instant behind its position, then ClickHouse up to the first activity entry
-that was still on the stream at that instant. The ledger keeps applied usage on the stream
-for some seconds; when an entry behind a position is gone all the same, the cut is taken anew.
+The books come first: a snapshot of PostgreSQL with the applied positions. At once after it each
+shard of Redis is looked at, at one instant, behind its position: the ledger keeps applied usage
+on the stream for some seconds only, and when an entry behind a position is gone all the same, both
+are looked at anew. Then there is time: accounts are read from the snapshot shard by shard, and
+the activity of that shard up to the first entry that was still on the stream at its instant.
+
+It runs in a process that serves requests, and so it leaves the sums to the databases, takes rows in
+small chunks and lets others run for longer between them; of Redis it asks no more at one instant than is done
+in a few milliseconds.
+
+Under failure. A store that is away is noticed within seconds, by a question that costs nothing;
+what needs it is `not checked`, and all else is. A store that freezes in the middle costs no more than
+the deadline: what was judged by then stands. Canceled or killed: see `audit_books`. Two at once:
+one goes on, others wait; those who came while one waited are all given the next result.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-import asyncpg
 import msgspec
 
-from engine import shards as keys
-from engine.activity.ports import ActivityStore
-from engine.credit.laws import Account, Cut, ShardCut
-from engine.credit.ledger_records import StreamMark
-from engine.errors import Broken, Unavailable
-from engine.stores.postgres.errors import translated
+from engine.credit.laws import NO_UNITS, Audit, Law, Laws, Units, behind, gap_of
+from engine.errors import ConfigError, EngineError, Unavailable
+from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, sums_of
+from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
 from engine.stores.redis.link import RedisLink
-from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
-_ACCOUNTS = """
-SELECT a.organisation_id, a.shard, a.topped_up, a.available, a.granted, a.held, a.captured,
-       coalesce(q.units, 0) AS quotas, coalesce(j.sums, '{}') AS journal
-FROM accounts a
-LEFT JOIN (SELECT organisation_id, sum(units)::bigint AS units FROM quotas GROUP BY 1) q
-       USING (organisation_id)
-LEFT JOIN (SELECT organisation_id, json_object_agg(movement, units)::text AS sums
-           FROM (SELECT organisation_id, movement, sum(units)::bigint AS units FROM journal GROUP BY 1, 2) m
-           GROUP BY 1) j
-       USING (organisation_id)
-ORDER BY a.organisation_id"""
-
-# More messages or activity entries than this in one shard are not counted at one instant:
-# Redis would serve nobody else meanwhile.
-_ROWS_MAX = 20_000
+# A store that does not answer a small question within this is away, seconds.
+_AWAY_S = 5.0
 _TRIES = 5
-_TIMEOUT_S = 120.0
+_PAUSE_S = 0.2
+_BREATH_S = 0.002
+# Of the time that is left: so much may go by waiting for another audit, or on one sum of activity.
+_SHARE = 0.5
+_BOOKS: tuple[Law, ...] = ("conservation", "quotas", "journal", "held", "activity", "checkpoints")
+_REDIS: tuple[Law, ...] = ("held", "queues", "activity")
+_SEE_POSTGRES = "See to it that PostgreSQL answers (`smsengine check`), then run the audit again."
 
-_sums = msgspec.msgpack.Decoder(list[tuple[int, str, int]])
+
+class ActivityUnits(Protocol):
+    """The part of the activity store that the audit asks."""
+
+    async def ping(self, timeout_s: float) -> None:
+        """Raises Unavailable, ConfigError."""
+
+    async def units_between(
+        self, shard: int, first: StreamId, end: StreamId, timeout_s: float
+    ) -> tuple[dict[int, Units], int]:
+        """Units by organisation of a shard's rows from `first` to before `end`; and how many rows."""
 
 
 class AuditReader:
-    """Takes cuts. Construct with the process's own clients."""
+    """Audits of one process. It connects to PostgreSQL anew for each."""
 
-    def __init__(self, pool: asyncpg.Pool, link: RedisLink, activity: ActivityStore, shards: int) -> None:
-        self._pool = pool
+    def __init__(self, postgres_url: str, link: RedisLink, activity: ActivityUnits, shards: int) -> None:
+        """`link` must serve nothing else: an answer may be awaited on it for seconds."""
+        self._postgres_url = postgres_url
         self._link = link
         self._activity = activity
-        self._shards = range(shards)
+        self._shards = shards
+        self._turn = asyncio.Lock()
+        # When the last one began, whether it was full, and what it found.
+        self._last: tuple[float, bool, Audit] | None = None
 
-    async def take(self) -> Cut:
-        """A consistent cut. Raises Unavailable when a store is away or none could be taken."""
-        for _ in range(_TRIES):
-            accounts, marks, lost = await self._books()
-            replies = [await self._shard(s, marks.get(s, StreamMark())) for s in self._shards]
-            if not any(reply[0] for reply in replies):
-                return await self._cut(accounts, lost, replies)
-        raise Unavailable("The books and Redis have moved on faster than they could be read.", 5.0)
+    async def audit(self, *, full: bool = False, timeout_s: float = 120.0) -> Audit:
+        """Judge all laws, and close the past of shards that are clean once a day.
 
-    async def _books(self) -> tuple[list[Account], dict[int, StreamMark], set[int]]:
-        with translated():
-            async with (
-                self._pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                shards = await connection.fetch(
-                    "SELECT shard, position, link, losses FROM shards", timeout=_TIMEOUT_S
-                )
-                rows = await connection.fetch(_ACCOUNTS, timeout=_TIMEOUT_S)
-        accounts = [_account(row) for row in rows]
-        lost = {row["shard"] for row in shards if row["losses"]}
-        return accounts, {row["shard"]: StreamMark(row["position"], row["link"]) for row in shards}, lost
-
-    async def _shard(self, shard: int, mark: StreamMark) -> list[Any]:
+        `full`: sum everything, without regard to checkpoints. Raises Unavailable when nothing could
+        be looked at, or another audit has not ended within `timeout_s`.
+        """
+        now_s = asyncio.get_running_loop().time
+        asked_s = now_s()
         try:
-            reply: list[Any] = await self._link.call(
-                "FCALL", "cut", 9,
-                keys.queue_key(shard, "express"), keys.queue_key(shard, "normal"),
-                keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
-                keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
-                keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
-                mark.position, mark.link, _ROWS_MAX,
-                timeout_s=_TIMEOUT_S,
-            )  # fmt: skip
-        except ReplyError as e:
-            raise Broken(f"Redis refused the audit: {e}") from e
-        return reply
+            async with asyncio.timeout(timeout_s):
+                await self._turn.acquire()
+        except TimeoutError as e:
+            raise Unavailable(f"Another audit is under way and did not end in {timeout_s:g} s.", 5.0) from e
+        try:
+            if self._last is not None and self._last[0] >= asked_s and self._last[1] == full:
+                return self._last[2]
+            began_s = now_s()
+            run = _Run(self._link, self._activity, self._shards, full, asked_s + timeout_s)
+            found = await run.audit(self._postgres_url)
+            found = msgspec.structs.replace(found, seconds=round(now_s() - began_s, 3))
+            self._last = began_s, full, found
+            return found
+        finally:
+            self._turn.release()
 
-    async def _cut(self, accounts: list[Account], lost: set[int], replies: list[list[Any]]) -> Cut:
-        cuts: list[ShardCut] = []
-        firsts: dict[int, StreamId] = {}
-        activity: dict[int, dict[str, int]] | None = {}
-        missing = ""
-        for shard, (_, held, usage, waiting, recount, first, sums) in enumerate(replies):
-            entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]
-            cuts.append(ShardCut(shard, int(held), entries, waiting, None if recount < 0 else recount))
-            if not sums and first:
-                activity, missing = None, "the archiver is too far behind to count what waits."
-            if activity is not None and first:
-                firsts[shard] = _stream_id(first)
-                for organisation_id, event, units in _sums.decode(sums):
-                    _add(activity, organisation_id, event, units)
-        if activity is not None:
+
+class _Run:
+    """One audit, from beginning to end."""
+
+    def __init__(
+        self, link: RedisLink, activity: ActivityUnits, shards: int, full: bool, ends_s: float
+    ) -> None:
+        """`ends_s`: by the loop's clock."""
+        self._link = link
+        self._activity = activity
+        self._full = full
+        self._ends_s = ends_s
+        self._laws = Laws()
+        self._books: AuditBooks | None = None
+        self._shards: dict[int, ShardBooks] = {shard: ShardBooks() for shard in range(shards)}
+        self._instants: dict[int, Instant] = {}
+        # None: not asked yet.
+        self._activity_here: bool | None = None
+        # Whether PostgreSQL or Redis was looked at.
+        self._seen = False
+        self._journal_rows = self._activity_rows = self._closed = 0
+
+    async def audit(self, postgres_url: str) -> Audit:
+        """Raises Unavailable when nothing could be looked at."""
+        try:
+            await self._open(postgres_url)
+            await self._look()
+            if self._books is not None:
+                await self._judge()
+            else:
+                for instant in self._instants.values():
+                    self._laws.instant(instant.cut, with_books=False)
+        finally:
+            if self._books is not None:
+                self._books.close()
+        found = self._laws.result(
+            full=self._full, journal_rows=self._journal_rows,
+            activity_rows=self._activity_rows, closed_shards=self._closed,
+        )  # fmt: skip
+        if not self._seen:
+            whys = dict.fromkeys(check.detail for check in found.checks if check.verdict == "not_checked")
+            raise Unavailable(" ".join(whys), 5.0)
+        return found
+
+    def _left_s(self) -> float:
+        return max(0.01, self._ends_s - asyncio.get_running_loop().time())
+
+    def _without_books(self, why: str, do: str) -> None:
+        self._drop_books()
+        self._laws.not_checked(_BOOKS, why, do)
+
+    async def _open(self, postgres_url: str) -> None:
+        try:
+            left_s = self._left_s()
+            self._books = await AuditBooks.connect(postgres_url, min(_AWAY_S, left_s), left_s)
+            if not await self._books.take_turn(self._left_s() * _SHARE):
+                why = "another audit is under way, and did not end meanwhile."
+                self._without_books(why, "Run the audit again when the other one has ended.")
+        except Unavailable as e:
+            self._without_books(e.detail, _SEE_POSTGRES)
+
+    def _drop_books(self) -> None:
+        if self._books is not None:
+            self._books.close()
+            self._books = None
+
+    async def _look(self) -> None:
+        """A snapshot of the books and each shard's instant behind it."""
+        for attempt in range(_TRIES):
+            if attempt:
+                await asyncio.sleep(_PAUSE_S)
+            await self._snapshot()
             try:
-                for organisation_id, events in (await self._activity.sums_before(firsts)).items():
-                    for event, units in events.items():
-                        _add(activity, organisation_id, event, units)
-            except Unavailable as e:
-                activity, missing = None, e.detail
-        return Cut(accounts=accounts, shards=cuts, activity=activity, activity_missing=missing, lost=lost)
+                for shard, books in self._shards.items():
+                    mark = books.mark if self._books is not None else None
+                    self._instants[shard] = await instant_of(
+                        self._link, shard, mark, min(_AWAY_S, self._left_s())
+                    )
+            except (Unavailable, ReplyError, ConfigError) as e:
+                self._instants = {}
+                why = f"Redis cannot be asked: {_sentence(e)}"
+                do = "See to it that Redis answers (`smsengine check`), then run the audit again."
+                self._laws.not_checked(_REDIS, why, do)
+                return
+            self._seen = True
+            if all(instant.whole for instant in self._instants.values()):
+                return
+
+    async def _snapshot(self) -> None:
+        if self._books is None:
+            return
+        try:
+            async with asyncio.timeout(min(_AWAY_S, self._left_s())):
+                self._shards = self._shards | await self._books.begin()
+                self._seen = True
+        except (Unavailable, TimeoutError) as e:
+            why = e.detail if isinstance(e, Unavailable) else f"PostgreSQL gives no answer in {_AWAY_S:g} s."
+            self._without_books(why, _SEE_POSTGRES)
+
+    async def _judge(self) -> None:
+        """All shards, one after another; those not reached before the deadline are not checked."""
+        assert self._books is not None
+        left = list(self._shards)
+        try:
+            async with asyncio.timeout_at(self._ends_s):
+                await self._books.prepare(full=self._full)
+                while left:
+                    await self._judge_shard(self._books, left[0], self._shards[left[0]])
+                    del left[0]
+                await self._books.commit()
+        except TimeoutError:
+            do = "Run it again with more time: `smsengine audit --timeout SECONDS`."
+            self._give_up(left, "the time was over before.", do)
+        except Unavailable as e:
+            self._give_up(left, e.detail, _SEE_POSTGRES)
+
+    def _give_up(self, left: Sequence[int], why: str, do: str) -> None:
+        """End in the middle: these shards could not be judged, the first of them in part."""
+        self._drop_books()
+        for place, shard in enumerate(left):
+            verified = place == 0 or self._shards[shard].checkpoint is None
+            self._laws.not_checked(_BOOKS[:-1] if verified else _BOOKS, why, do, shard)
+            if shard in self._instants:
+                self._laws.instant(self._instants[shard].cut, with_books=False)
+
+    async def _judge_shard(self, books: AuditBooks, shard: int, of: ShardBooks) -> None:
+        instant = self._instants.get(shard)
+        last = of.checkpoint
+        if last is not None:
+            self._laws.checkpoint(shard, await books.sound(shard, last))
+        archived = await self._archived(shard, of, instant)
+        # With a loss since the last checkpoint they cannot be compared, only taken up again.
+        known_losses = 0 if last is None or self._full else last.losses
+        comparable = of.losses == known_losses
+        if archived is not None and not comparable:
+            self._not_comparable(shard)
+        ahead = behind(instant.cut.usage) if instant is not None else {}
+        events = None if archived is None or instant is None else _joined(archived, instant.waiting or {})
+        closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
+        strangers = set(events or ())
+        sums: list[tuple[int, ...]] = []
+        async for chunk in books.accounts(shard):
+            accounts = [standing.account for standing in chunk]
+            self._laws.accounts(shard, accounts, events if comparable else None, ahead)
+            self._journal_rows += sum(standing.rows for standing in chunk)
+            strangers.difference_update(a.organisation_id for a in accounts)
+            if closing and events is not None and archived is not None:
+                for standing in chunk:
+                    a = standing.account
+                    more = archived.get(a.organisation_id, NO_UNITS)
+                    gap = a.gap
+                    if not comparable:
+                        gap = gap_of(
+                            a, events.get(a.organisation_id, NO_UNITS), ahead.get(a.organisation_id, NO_UNITS)
+                        )
+                    if self._full or standing.rows or any(more) or gap != a.gap or not standing.known:
+                        sums.append(sums_of(standing, more, gap))
+            # Requests have the process for longer than the chunk had it.
+            await asyncio.sleep(_BREATH_S)
+        if comparable:
+            self._laws.strangers(shard, strangers)
+        if instant is not None:
+            self._laws.instant(instant.cut, with_books=instant.whole)
+        if closing and instant is not None and self._laws.holds_in(shard):
+            await books.close_shard(shard, of, end_of(of, instant, since_of(of, self._full)), sums)
+            self._closed += 1
+
+    async def _archived(self, shard: int, of: ShardBooks, instant: Instant | None) -> dict[int, Units] | None:
+        """Units of a shard's archived events behind its checkpoint; None: cannot be told, and why is."""
+        if instant is None:
+            return None
+        if not instant.whole:
+            why = "Redis does not go on where the books are, or they are far behind."
+            do = "See to it that a ledger leads (`smsengine status`), then run the audit again."
+            self._laws.not_checked(("held", "activity"), why, do, shard)
+            return None
+        if instant.waiting is None:
+            why = "more activity waits for the archiver than can be counted at one instant."
+            do = "See to it that ClickHouse and an archiver work (`smsengine status`), then run it again."
+            self._laws.not_checked(("activity",), why, do, shard)
+            return None
+        if self._activity_here is False:
+            return None
+        since = since_of(of, self._full)
+        end = end_of(of, instant, since)
+        try:
+            # Also when nothing is new: whether it answers must not depend on that.
+            if self._activity_here is None:
+                await self._activity.ping(min(_AWAY_S, self._left_s()))
+                self._activity_here = True
+            if end <= since:
+                return {}
+            units, rows = await self._activity.units_between(shard, since, end, self._left_s() * _SHARE)
+        except (Unavailable, ConfigError) as e:
+            self._activity_here = False
+            do = "See to it that ClickHouse answers (`smsengine check`), then run the audit again."
+            self._laws.not_checked(("activity",), _sentence(e), do)
+            return None
+        self._activity_rows += rows
+        return units
+
+    def _not_comparable(self, shard: int) -> None:
+        if self._full:
+            why = "Redis lost data there once, and what was recorded before does not match the books."
+            do = "An audit without --full compares what came after the loss."
+        else:
+            why = "Redis lost data there, and what was recorded before does not match the books."
+            do = (
+                "Run the audit again: from ten seconds after the loss on an audit takes up the difference,"
+                " and later ones compare what comes after it."
+            )
+        self._laws.not_checked(("activity",), why, do, shard)
 
 
-def _account(row: asyncpg.Record) -> Account:
-    fields = dict(row)
-    return Account(**{**fields, "journal": msgspec.json.decode(fields["journal"])})
+def _joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Units]:
+    joined = dict(one)
+    for organisation_id, units in other.items():
+        add_units(joined, organisation_id, units)
+    return joined
 
 
-def _add(activity: dict[int, dict[str, int]], organisation_id: int, event: str, units: int) -> None:
-    events = activity.setdefault(organisation_id, {})
-    events[event] = events.get(event, 0) + units
-
-
-def _stream_id(text: bytes) -> StreamId:
-    """The first id still on the stream; `ID+` means: the next one after ID."""
-    last = StreamId.parse(text.removesuffix(b"+"))
-    return last.next if text.endswith(b"+") else last
+def _sentence(e: EngineError) -> str:
+    return str(e).rstrip(".") + "."

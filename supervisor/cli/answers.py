@@ -73,15 +73,27 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One law of the audit."""
+
     name: str
-    clean: bool
+    # clean, not_clean or not_checked.
+    verdict: str
     detail: str = ""
+    # What to do; "" when it is clean.
+    advice: str = ""
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    clean: bool
+    """The answer of an audit; its verdict is the worst of its checks'."""
+
+    verdict: str
     checks: list[AuditCheck] = []
+    # Units of all organisations by place; none when the books could not be read.
     totals: dict[str, int] = {}
+    # Rows that were summed.
+    journal_rows: int = 0
+    activity_rows: int = 0
+    seconds: float = 0.0
 
 
 class TopUp(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,21 +88,36 @@ def _behind(seen: Status) -> list[RenderableType]:
     return behind
 
 
+_VERDICTS = {"clean": "clean", "not_clean": "NOT CLEAN", "not_checked": "not checked"}
+_CONCLUSIONS = {
+    "clean": "Every unit is accounted for.",
+    "not_clean": "Units are missing or counted twice: see above.",
+    "not_checked": "What could be checked is clean, but not everything could be checked: see above.",
+}
+
+
 def audit(found: Audit) -> RenderableType:
     """`smsengine audit`."""
     checks = table(
         ("check", "", "detail"),
-        ((c.name, "clean" if c.clean else "NOT CLEAN", c.detail) for c in found.checks),
+        ((c.name, _VERDICTS.get(c.verdict, c.verdict), c.detail) for c in found.checks),
     )
-    totals = table(
-        ("units", "in all"),
-        ((name.replace("_", " "), number(units)) for name, units in found.totals.items()),
-        frozenset({1}),
+    parts: list[RenderableType] = [checks, Text()]
+    advice = [(c.name, c.advice) for c in found.checks if c.advice]
+    if advice:
+        parts += [table(("check", "what to do"), advice), Text()]
+    if found.totals:
+        totals = table(
+            ("units", "in all"),
+            ((name.replace("_", " "), number(units)) for name, units in found.totals.items()),
+            frozenset({1}),
+        )
+        parts += [totals, Text()]
+    summed = (
+        f"Summed {number(found.journal_rows)} rows of the journal and {number(found.activity_rows)} of the"
+        f" activity in {found.seconds:.1f} s."
     )
-    verdict = (
-        "Every unit is accounted for." if found.clean else "Units are missing or counted twice: see above."
-    )
-    return Group(checks, Text(), totals, Text(), Text(verdict))
+    return Group(*parts, Text(summed), Text(_CONCLUSIONS.get(found.verdict, found.verdict)))
 
 
 def totals(sent: Totals, seconds: float) -> str:

@@ -193,15 +193,41 @@ async def test_a_top_up_honours_an_idempotency_key_too(api: Api) -> None:
 
 async def test_the_reports_are_passed_on(api: Api, directory: Directory) -> None:
     assert await api.admin("GET", "/status") == (200, {"node": "test", "queues": {}})
-    assert await api.admin("GET", "/audit") == (200, {"clean": True, "checks": [], "totals": {}})
+    assert await api.admin("GET", "/audit") == (200, {"verdict": "clean", "full": False, "timeout_s": 120.0})
+    asked = await api.admin("GET", "/audit?timeout=600&full=true")
+    assert asked == (200, {"verdict": "clean", "full": True, "timeout_s": 600.0})
+    for query, field in (("timeout=0", "timeout"), ("timeout=601", "timeout"), ("full=1", "full")):
+        status, told = await api.admin("GET", f"/audit?{query}")
+        assert (status, told["field"]) == (422, field)
 
-    async def away() -> object:
+    async def away(**_: object) -> object:
         raise Unavailable("Redis cannot be reached.")
 
     async with serving(await services_with(directory, status=away, audit=away)) as other:
         for path in ("/status", "/audit"):
             status, told = await other.admin("GET", path)
             assert (status, told["code"]) == (503, "unavailable")
+
+
+async def test_an_audit_is_not_cut_off_by_the_deadline_of_other_requests(directory: Directory) -> None:
+    cut_off, found = asyncio.Event(), asyncio.Event()
+
+    async def status() -> object:
+        try:
+            await found.wait()
+        finally:
+            cut_off.set()
+        return {}
+
+    async def audit(**_: object) -> object:
+        await cut_off.wait()
+        return {"verdict": "clean"}
+
+    services = await services_with(directory, status=status, audit=audit, timeout_s=0.2)
+    async with serving(services) as api:
+        auditing = asyncio.create_task(api.admin("GET", "/audit"))
+        assert (await api.admin("GET", "/status"))[1]["code"] == "timeout"
+        assert await auditing == (200, {"verdict": "clean"})
 
 
 async def test_without_an_admin_key_the_admin_calls_are_closed(directory: Directory) -> None:

@@ -122,18 +122,3 @@ async def test_an_organisation_without_transactions_has_an_empty_page(api: Api) 
 async def test_a_page_has_its_bounds(api: Api, query: str) -> None:
     status, _, told = await api.ask("GET", f"/v1/balance/transactions?{query}")
     assert (status, told["code"], told["field"]) == (422, "invalid_field", query.split("=")[0])
-
-
-async def test_a_page_is_found_by_the_index(api: Api, books: Any) -> None:
-    made = await organisation(api, 5)
-    await books.execute(
-        "INSERT INTO journal (organisation_id, movement, debit, credit, units)"
-        " SELECT 1000000 + i % 500, 'hold', 'granted', 'held', 1 FROM generate_series(1, 50000) AS s (i)"
-    )
-    await books.execute("ANALYZE journal")
-    plan = await books.fetch(
-        "EXPLAIN SELECT id FROM journal WHERE organisation_id = $1 AND id < 1000000 AND movement IN ('hold')"
-        " ORDER BY id DESC LIMIT 100",
-        made["id"],
-    )
-    assert any("journal_by_organisation" in row[0] for row in plan)

@@ -163,8 +163,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def status() -> object:
         return {"node": "test", "queues": {}}
 
-    async def audit() -> object:
-        return {"clean": True, "checks": [], "totals": {}}
+    async def audit(*, full: bool, timeout_s: float) -> object:
+        return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
     async def ready() -> dict[str, str]:
         return {"redis": "ok", "postgres": "ok"}

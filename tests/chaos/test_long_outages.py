@@ -13,7 +13,8 @@ import pytest
 
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, start_engine
-from tests.system.test_outages import clean, customer, frozen, server_of
+from tests.system.faults import assert_clean
+from tests.system.test_outages import customer, frozen, server_of
 
 AWAY_S = 60.0
 
@@ -93,4 +94,4 @@ def test_postgresql_away_for_a_minute_refuses_nobody_who_has_paid(victim: Engine
         return accepted <= set(fetch(f"{victim.simulator_url}/received?limit=1000000")["ids"])
 
     eventually(all_received, 60)
-    eventually(lambda: clean(victim), 60)
+    assert_clean(victim, 60)

@@ -117,7 +117,7 @@ async def test_what_was_lost_gives_its_units_back_with_the_cause_and_service_goe
     machine.go_back(moment)
     await eventually(partial(served, ingest, org, 10), timeout_s=15)
     await eventually(partial(held, both, org, 50))
-    await both.clean()
+    await both.clean(lost=True)
     found = await closed(both)
     assert ("release", 30) in [movement[:2] for movement in found]
     assert all(cause.startswith("Redis went back in generation ") for _, _, cause in found)
@@ -151,7 +151,7 @@ async def test_new_entries_do_not_hide_that_others_were_lost(both: World, machin
     await both.ledger()
     await eventually(partial(held, both, org, 1))
     assert ("release", 5) in [movement[:2] for movement in await closed(both)]
-    await both.clean()
+    await both.clean(lost=True)
 
 
 async def fenced(admission: RedisAdmission, name: str) -> bool:
@@ -205,7 +205,7 @@ async def test_a_fence_that_was_lost_lets_nobody_spend_what_others_were_granted(
     outcomes = await asyncio.gather(first.spend(), second.spend())
     assert sum(outcomes) <= 1
     await eventually(partial(looked_at, both), timeout_s=15)
-    await both.clean()
+    await both.clean(lost=True)
 
 
 class Hand:
@@ -305,7 +305,7 @@ async def test_an_answer_that_redis_has_forgotten_ends_in_a_new_generation(both:
 
     await eventually(noticed)
     await eventually(partial(served, ingest, org, 1), timeout_s=15)
-    await both.clean()
+    await both.clean(lost=True)
 
 
 async def test_entries_of_an_older_version_are_applied_and_the_chain_goes_on_from_them(both: World) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.client import eventually
+from tests.system.client import Caller, eventually
 from tests.system.conftest import COMMAND, ROOT, Engine, answer, environment, smsengine
 
 
@@ -142,9 +142,22 @@ def test_status_watched_shows_a_line_a_look_until_ctrl_c(engine: Engine) -> None
 
 def test_audit_finds_every_unit(engine: Engine) -> None:
     found = answer(engine.run("audit", "--json"))
-    assert found["clean"] is True
-    assert all(check["clean"] for check in found["checks"])
+    assert (found["verdict"], found["clean"], found["full"]) == ("clean", True, False)
+    assert {check["verdict"] for check in found["checks"]} == {"clean"}
     assert "Every unit is accounted for." in engine.run("audit").stdout
+    full = answer(engine.run("audit", "--full", "--timeout", 60, "--json"))
+    assert (full["verdict"], full["full"]) == ("clean", True)
+    assert full["journal_rows"] >= found["journal_rows"]
+
+
+@pytest.mark.parametrize("timeout", ["0", "601", "soon"])
+def test_an_audit_takes_between_one_and_six_hundred_seconds(engine: Engine, timeout: str) -> None:
+    done = engine.run("audit", "--timeout", timeout)
+    assert (done.returncode, "--timeout" in done.stderr) == (2, True)
+    admin = Caller(engine.url, engine.admin_key)
+    status, problem = admin.call("GET", f"/v1/admin/audit?timeout={timeout}")
+    assert (status, problem["field"]) == (422, "timeout")
+    assert admin.call("GET", "/v1/admin/audit?full=yes")[1]["field"] == "full"
 
 
 def test_check_finds_every_part_in_order(engine: Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.system.client import Caller, behave, eventually, fetch
 from tests.system.conftest import Engine
+from tests.system.faults import assert_clean
 
 NORMAL = {"error_rates": {"temporary": 0, "permanent": 0, "timeout": 0, "reset": 0}, "outage": False}
 
@@ -153,12 +154,4 @@ def test_one_organisation_cannot_see_anothers_messages(engine: Engine, customer:
 
 
 def test_the_books_are_clean_after_all_that(engine: Engine) -> None:
-    admin = Caller(engine.url, engine.admin_key)
-
-    def clean() -> Any:
-        status, audit = admin.call("GET", "/v1/admin/audit")
-        assert status == 200
-        assert audit["clean"], audit
-        return all(check["clean"] for check in audit["checks"])
-
-    eventually(clean)
+    assert_clean(engine)

@@ -18,9 +18,9 @@ import pytest
 
 from engine.config import DRAIN_ORDER
 from tests.supervisor.process.systemd_peer import AS_SYSTEMD, Systemd
-from tests.system.carriers import audited
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import COMMAND, ROOT, Engine, environment, start_engine
+from tests.system.faults import assert_clean
 from tests.system.test_outages import descendants
 
 
@@ -157,7 +157,7 @@ def test_sigterm_under_load_drains_in_order_and_the_next_start_goes_on(
             return not missing
 
         eventually(none_missing, timeout_s=60)
-        totals = eventually(lambda: (t := audited(second))["held"] == 0 and t)
+        totals = eventually(lambda: (t := assert_clean(second)["totals"])["held"] == 0 and t)
         assert totals["captured"] >= len(accepted)
         # One batch at most was accepted and its answer not heard.
         assert totals["captured"] <= len(accepted) + 50

@@ -12,11 +12,16 @@ from engine.stores.postgres.pool import Pool
 # Whoever writes the journal has the account's row locked, so within an organisation the
 # ids go up in the order of the commits: what is on no page yet has a higher id than all
 # that were read.
+#
+# The rows are compared as pairs, and not with `organisation_id = $1 AND id < $2`: of that PostgreSQL
+# may think that going back through the whole journal by id soon finds enough rows, and for an
+# organisation that has been idle it finds none in years. Pairs in this order are only in the index
+# `journal_by_organisation`, which is entered at the page and left at its end.
 _PAGE = """
 SELECT id, at, movement, units, reference FROM journal
-WHERE organisation_id = $1 AND id < $2
+WHERE (organisation_id, id) < ($1, $2) AND organisation_id >= $1
     AND movement IN ('top-up', 'hold', 'capture', 'release', 'reopen')
-ORDER BY id DESC LIMIT $3"""
+ORDER BY organisation_id DESC, id DESC LIMIT $3"""
 _EXISTS = "SELECT EXISTS (SELECT FROM organisations WHERE id = $1)"
 
 

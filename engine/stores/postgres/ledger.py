@@ -93,7 +93,7 @@ WHERE s.shard = n.shard"""
 
 _CLOSE_SHARD = """
 UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0,
-    losses = losses + 1 WHERE shard = $1"""
+    losses = losses + 1, lost_at = now() WHERE shard = $1"""
 
 _WRITE_WAITING = """
 INSERT INTO waiting_requests (shard, holder, epoch, number, organisation_id, wanted, needed, waiting)
@@ -186,7 +186,8 @@ class PostgresLedger:
     async def mark_lost(self, shards: Sequence[int]) -> None:
         with self._border() as connection:
             await connection.execute(
-                "UPDATE shards SET losses = losses + 1 WHERE shard = ANY($1::int[])", list(shards)
+                "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
+                list(shards),
             )
 
     async def close_shard(

@@ -133,7 +133,7 @@ async def test_a_message_is_found_without_reading_the_table(world: World) -> Non
     assert int(read) <= 2 < int(of)
 
 
-async def test_the_sums_are_those_before_the_cut_of_each_shard(world: World) -> None:
+async def test_the_units_are_those_between_two_places_of_a_shards_stream(world: World) -> None:
     def rows(units: int, event: str) -> list[ActivityRow]:
         return [make_row(0, organisation_id=7, units=units, event=event)]
 
@@ -149,9 +149,37 @@ async def test_the_sums_are_those_before_the_cut_of_each_shard(world: World) -> 
         ]
     ):
         await world.store.insert(block(rows(units, event), shard, ms, seq), f"t{i}")
-    sums = await world.store.sums_before({0: (10, 2), 1: (11, 0)})
-    assert sums == {7: {"accepted": 3, "sent": 8, "failed": 32}}
-    assert await world.store.sums_before({}) == {}
+    between = world.store.units_between
+    assert await between(0, (0, 0), (10, 2), 5) == ({7: (3, 8, 0)}, 3)
+    assert await between(0, (10, 0), (10, 1), 5) == ({7: (1, 0, 0)}, 1)
+    assert await between(1, (0, 0), (11, 0), 5) == ({7: (0, 0, 32)}, 1)
+    assert await between(2, (2, 0), (9, 0), 5) == ({}, 0)
+
+
+async def rows_to_read(world: World, condition: str, *settings: str) -> int:
+    """How many rows a sum of units reads, as ClickHouse plans it."""
+    found = await world.query(
+        "EXPLAIN ESTIMATE SELECT organisation_id, sumIf(units, event = 'sent'), count() FROM activity"
+        f" WHERE {condition} GROUP BY 1 SETTINGS {', '.join(('optimize_use_projections = 1', *settings))}"
+    )
+    return sum(row[3] for row in found)
+
+
+async def test_summing_what_came_after_a_place_reads_that_and_not_the_table(world: World) -> None:
+    # A thousand days of a shard and of fifteen others; of the last day 1,000 rows.
+    await world.query(
+        "INSERT INTO activity (at, organisation_id, message_id, accepted_at, event, units, shard, stream_ms)"
+        " SELECT at, 1 + number % 500, toString(number), fromUnixTimestamp64Milli(toInt64(ms), 'UTC') AS at,"
+        f" 'accepted', 1, number % 16, {T0 // 1000} + intDiv(number, 1000) * 86400000 + number % 1000 AS ms"
+        " FROM numbers(1000000) SETTINGS max_partitions_per_insert_block = 100"
+    )
+    await world.query("OPTIMIZE TABLE activity FINAL")
+    last_day_ms = T0 // 1000 + 999 * 86_400_000
+    between = f"shard = 3 AND stream_ms BETWEEN {last_day_ms} AND {last_day_ms + 86_400_000}"
+    assert await rows_to_read(world, between) <= 2 * 8192
+    assert await rows_to_read(world, "shard = 3 AND stream_ms >= 0") > 60_000
+    units, rows = await world.store.units_between(3, (last_day_ms, 0), (last_day_ms + 86_400_000, 0), 5)
+    assert (sum(u.held for u in units.values()), rows) == (62, 62)
 
 
 async def test_the_roll_up_has_quantiles_by_minute_provider_and_code(world: World) -> None:
@@ -193,7 +221,8 @@ async def test_an_event_of_an_organisation_is_kept_among_those_of_messages(world
         "SELECT event, queue, sum(messages), sum(units) FROM activity_minute"
         " GROUP BY event, queue ORDER BY event"
     ) == [("accepted", rows[0].queue, 1, 2), ("low_balance", "", 1, 3_999_999_999)]
-    assert (await world.store.sums_before({0: (9, 0)}))[7] == {"accepted": 2, "low_balance": 3_999_999_999}
+    # It is of no message, and so no units were held for it.
+    assert await world.store.units_between(0, (0, 0), (9, 0), 5) == ({7: (2, 0, 0)}, 2)
 
 
 async def test_inserting_a_large_block_leaves_the_loop_free(world: World) -> None:

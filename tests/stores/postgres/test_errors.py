@@ -15,7 +15,7 @@ from engine.errors import Broken, ConfigError, EngineError, Unavailable
 from engine.stores.postgres.errors import BY_STATE, Remedy, judged, translated
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.pool import Pool
-from supervisor.embedded.servers import start_postgres
+from supervisor.embedded.servers import start_all
 from tests.api.world import database
 
 # What a pooler sends to whom it does not serve: an error of the protocol (its log says which).
@@ -226,7 +226,7 @@ async def test_what_a_pooler_refuses_passes(sentence: str) -> None:
 
 
 async def test_a_server_that_is_starting_up_passes(tmp_path: Path) -> None:
-    server = start_postgres(tmp_path)
+    server = start_all(tmp_path, {"postgres"})["postgres"]
     url = server.url
     server.stop(10)
     # A standby that serves nobody stays in its recovery, which is how every server starts.

@@ -530,18 +530,25 @@ local function begin(keys, args)
 end
 
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
---     activity, usage, held; position, link, rows_max)
--- -> {trimmed, held, usage entries behind `position`, waiting, recount, first activity id,
+--     activity, usage, held; position ('' when the books cannot be read), link, rows_max, entries_max)
+-- -> {state, held, usage entries behind `position`, waiting, recount, first activity id,
 --     activity sums}
--- One instant of a shard, for the audit. `trimmed` is 1 when the stream does not go on where the
--- books are: entries behind `position` are gone already, or Redis went back. `waiting` messages were counted; `recount` is the sum of their units, -1
--- when there are more than `rows_max`. The sums are a msgpack array of {organisation,
--- event, units} over the activity still on the stream, '' when that is too much.
+-- One instant of a shard, for the audit. `state` is 0 when the usage stream goes on where the books
+-- are, or they are not asked about; 1 when it does not: entries behind `position` are gone already,
+-- or Redis went back; 2 when more than `entries_max` stand behind it. `waiting` messages were
+-- counted; `recount` is the sum of their units, -1 when there are more than `rows_max`. The sums are a
+-- msgpack array of {organisation, event, units} over the activity still on the stream, '' when
+-- that has more than `rows_max` rows. The bounds keep Redis from serving nobody else for long.
 local function cut(keys, args)
-  local position, rows_max = args[1], tonumber(args[3])
+  local position, rows_max, entries_max = args[1], tonumber(args[3]), tonumber(args[4])
 
-  local trimmed = link_at(chain_of(keys[8]), position) == args[2] and 0 or 1
-  local usage = redis.call('XRANGE', keys[8], '(' .. position, '+')
+  local state, usage = 0, {}
+  if position ~= '' and link_at(chain_of(keys[8]), position) ~= args[2] then
+    state = 1
+  elseif position ~= '' then
+    usage = redis.call('XRANGE', keys[8], '(' .. position, '+', 'COUNT', entries_max + 1)
+    if #usage > entries_max then state, usage = 2, {} end
+  end
 
   local waiting, recount = 0, 0
   for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + redis.call('XLEN', keys[i]) end
@@ -561,10 +568,15 @@ local function cut(keys, args)
   elseif activity['length'] then
     first = activity['first-entry'][1]
   end
-  if (activity['length'] or 0) <= rows_max then
-    local totals, order = {}, {}
+  if position ~= '' and (activity['length'] or 0) <= rows_max then
+    local totals, order, rows = {}, {}, 0
     for _, entry in ipairs(redis.call('XRANGE', keys[7], '-', '+')) do
-      for _, row in ipairs(cmsgpack.unpack(entry[2][2])) do
+      local readable, batch = pcall(cmsgpack.unpack, entry[2][2])
+      -- The archiver puts aside what cannot be read.
+      if not readable then batch = {} end
+      rows = rows + #batch
+      if rows > rows_max then break end
+      for _, row in ipairs(batch) do
         local name = row[2] .. ' ' .. row[5]
         if not totals[name] then
           totals[name] = {row[2], row[5], 0}
@@ -573,9 +585,9 @@ local function cut(keys, args)
         totals[name][3] = totals[name][3] + row[11]
       end
     end
-    sums = #order > 0 and cmsgpack.pack(order) or '\144'
+    if rows <= rows_max then sums = #order > 0 and cmsgpack.pack(order) or '\144' end
   end
-  return {trimmed, redis.call('GET', keys[9]) or '0', usage, waiting, recount, first, sums}
+  return {state, redis.call('GET', keys[9]) or '0', usage, waiting, recount, first, sums}
 end
 
 -- At `maxmemory` Redis refuses every step that may write, unless it has the flag `allow-oom`. What

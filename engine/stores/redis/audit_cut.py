@@ -1,0 +1,109 @@
+"""A shard of Redis as an audit sees it, at one instant, and the places in its activity stream.
+
+Under failure: it only reads, so it may be asked again; a shard that is asked twice is seen at the
+later instant.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from engine import shards as keys
+from engine.credit.laws import NO_UNITS, ShardCut, Units, units_by_event
+from engine.credit.ledger_records import StreamMark
+from engine.stores.postgres.audit_books import ShardBooks
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.usage import usage_entry
+from engine.stream_id import STREAM_START, StreamId
+
+# More messages or rows of activity, or usage entries, than this in one shard are not counted at one
+# instant: Redis would serve nobody else meanwhile.
+_ROWS_MAX = 5_000
+_ENTRIES_MAX = 2_000
+# So long after Redis lost data all places in its streams are later than any before, whatever the
+# clocks of its machines, milliseconds.
+_SETTLED_MS = 10_000
+
+_sums = msgspec.msgpack.Decoder(list[tuple[int, str, int]])
+
+
+class Instant(msgspec.Struct, frozen=True):
+    """A shard in Redis, as `cut` tells it."""
+
+    cut: ShardCut
+    # Whether its usage goes on where the books are.
+    whole: bool
+    # The first activity entry that is not archived; None: there never was one.
+    first: StreamId | None
+    # Units of the activity still on the stream; None when there is too much of it.
+    waiting: dict[int, Units] | None
+
+
+async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeout_s: float) -> Instant:
+    """The shard now, with the usage behind `mark`; None: without the books.
+
+    Raises Unavailable, ReplyError.
+    """
+    state, held, usage, waiting, recount, first, sums = await link.call(
+        "FCALL", "cut", 9,
+        keys.queue_key(shard, "express"), keys.queue_key(shard, "normal"),
+        keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
+        keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
+        keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
+        mark.position if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
+        timeout_s=timeout_s,
+    )  # fmt: skip
+    entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]
+    units: dict[int, Units] | None = None
+    if sums or not first:
+        units = {}
+        for organisation_id, event, count in _sums.decode(sums) if sums else ():
+            add_units(units, organisation_id, units_by_event(event, count))
+    return Instant(
+        ShardCut(shard, int(held), entries, waiting, None if recount < 0 else recount),
+        state == 0, _stream_id(first) if first else None, units,
+    )  # fmt: skip
+
+
+def since_of(of: ShardBooks, full: bool) -> StreamId:
+    """The place in the shard's activity stream from which on it is summed."""
+    return STREAM_START if full or of.checkpoint is None else of.checkpoint.stream
+
+
+def end_of(of: ShardBooks, instant: Instant, since: StreamId) -> StreamId:
+    """The place before which all was archived at the instant."""
+    end = max(instant.first or STREAM_START, since)
+    if _lost_since(of) and _idle(of, instant):
+        # Before the loss places were given that Redis does not know of any more.
+        end = max(end, StreamId((of.lost_at_ms or 0) + _SETTLED_MS, 0))
+    return end
+
+
+def _lost_since(of: ShardBooks) -> bool:
+    return of.losses != (0 if of.checkpoint is None else of.checkpoint.losses)
+
+
+def _idle(of: ShardBooks, instant: Instant) -> bool:
+    """Whether nothing waits to be archived, and Redis gives later places than before the last loss."""
+    return not instant.waiting and time.time_ns() // 1_000_000 > (of.lost_at_ms or 0) + 2 * _SETTLED_MS
+
+
+def is_settled(of: ShardBooks, instant: Instant) -> bool:
+    """Whether every place from the instant's on is later than any of before the last loss."""
+    if not _lost_since(of) or _idle(of, instant):
+        return True
+    return instant.first is not None and instant.first.ms > (of.lost_at_ms or 0) + _SETTLED_MS
+
+
+def add_units(sums: dict[int, Units], organisation_id: int, more: Units) -> None:
+    """Add to an organisation's units, in place."""
+    a, b, c = sums.get(organisation_id, NO_UNITS)
+    sums[organisation_id] = Units(a + more.held, b + more.captured, c + more.released)
+
+
+def _stream_id(text: bytes) -> StreamId:
+    """The first id still on the stream; `ID+` means: the next one after ID."""
+    last = StreamId.parse(text.removesuffix(b"+"))
+    return last.next if text.endswith(b"+") else last

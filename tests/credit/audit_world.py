@@ -1,0 +1,203 @@
+"""What an audit looks at, all of it real: books, streams and activity, with those who write them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import clickhouse_connect
+
+from engine.activity.archiver import Archiver
+from engine.credit.laws import Audit
+from engine.stores.audit import AuditReader
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.link import RedisLink, load_functions
+from supervisor.embedded.servers import Server, start_all, start_clickhouse, start_redis
+from tests.activity.world import QUICK, in_database
+from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
+
+LAWS = ("conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints")
+
+
+class Stores:
+    """Three servers that a test may stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._servers: dict[str, Server] = {
+            "postgres": start_all(folder, {"postgres"})["postgres"],
+            "redis": start_redis(folder),
+            "clickhouse": start_clickhouse(folder),
+        }
+
+    def url(self, name: str) -> str:
+        return self._servers[name].url
+
+    def kill(self, name: str) -> None:
+        os.kill(self._servers[name].pid, signal.SIGKILL)
+
+    def start_again(self, name: str) -> None:
+        self._servers[name].restart()
+
+    def freeze(self, name: str, how: int = signal.SIGSTOP) -> None:
+        for pid in _with_children(self._servers[name].pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
+
+    def thaw(self, name: str) -> None:
+        self.freeze(name, signal.SIGCONT)
+
+    def stop(self) -> None:
+        for server in self._servers.values():
+            server.stop(10)
+
+
+def _with_children(pid: int) -> list[int]:
+    found = [pid]
+    for at in found:
+        with suppress(OSError):
+            found += [int(c) for c in Path(f"/proc/{at}/task/{at}/children").read_text().split()]
+    return found
+
+
+class Audited:
+    """One engine's stores with a ledger, a holder and an archiver at work."""
+
+    def __init__(self, stores: Stores, w: World) -> None:
+        self.stores = stores
+        self.world = w
+        self.activity_url = in_database(stores.url("clickhouse"), "audited")
+        self.ledger_draining: asyncio.Event
+        self.archiver_draining = asyncio.Event()
+        self.link: RedisLink
+        self.reader: AuditReader
+        self._ingest: Any = None
+
+    def another_reader(self) -> AuditReader:
+        """As another process has it."""
+        activity = ClickHouseActivityStore(self.activity_url)
+        self.world.stack.push_async_callback(activity.close)
+        return AuditReader(self.world.postgres_url, self.link, activity, SHARDS)
+
+    async def begin(self) -> None:
+        self.link = await self.world.open_link()
+        self.reader = self.another_reader()
+        self.ledger_draining = await self.world.ledger()
+        stream = RedisActivityStream(self.stores.url("redis"), SHARDS)
+        store = ClickHouseActivityStore(self.activity_url)
+        archiver = asyncio.create_task(Archiver(stream, store, "a1", QUICK).run(self.archiver_draining))
+
+        async def end() -> None:
+            self.archiver_draining.set()
+            await archiver
+            await stream.close()
+            await store.close()
+
+        self.world.stack.push_async_callback(end)
+        self._ingest, _ = await self.world.holder("h1")
+
+    async def organisations(self, count: int, messages: int, units: int = 1000) -> list[int]:
+        """New ones that have each sent `messages`, all booked and archived."""
+        made = [await self.world.organisation(units) for _ in range(count)]
+        for organisation_id in made:
+            await self.send(organisation_id, messages)
+        await self.settled()
+        return made
+
+    async def send(self, organisation_id: int, messages: int) -> None:
+        assert accepted(await self._ingest.submit(organisation_id, drafts(messages), render=render))
+
+    async def settled(self) -> None:
+        """Until nothing waits for the archiver."""
+
+        async def idle() -> bool:
+            lengths = await self.link.batch([("XLEN", f"activity:{{{s}}}") for s in range(SHARDS)])
+            return not any(lengths)
+
+        await eventually(idle, timeout_s=20)
+
+    async def live(self, days: int, from_ms: int, step_ms: int = 86_400_000) -> None:
+        """Each organisation is granted, holds and is charged a unit a day, for so many days from then on."""
+        await self.books(
+            "INSERT INTO journal (organisation_id, movement, debit, credit, units, shard, position)"
+            " SELECT organisation_id, m.movement, m.debit, m.credit, 1, shard, '0-0'"
+            " FROM generate_series(1, $1::int), accounts, (VALUES ('grant', 'available', 'granted'),"
+            " ('hold', 'granted', 'held'), ('capture', 'held', 'captured')) AS m (movement, debit, credit)",
+            days,
+        )
+        await self.books("UPDATE accounts SET available = available - $1, captured = captured + $1", days)
+        rows = await self.books("SELECT organisation_id, shard FROM accounts")
+        shards = ", ".join(f"({row[0]}, {row[1]})" for row in rows)
+        self.activity(
+            "INSERT INTO activity"
+            " (at, accepted_at, organisation_id, event, units, shard, stream_ms, stream_seq)"
+            " SELECT fromUnixTimestamp64Milli(toInt64(ms), 'UTC') AS at, at, a.1, e.1, 1, a.2,"
+            f" toUInt64({from_ms} + day * {step_ms}) AS ms, a.1 * 2 + e.2"
+            f" FROM (SELECT number AS day, arrayJoin([{shards}]) AS a,"
+            f" arrayJoin([('accepted', 0), ('sent', 1)]) AS e FROM numbers({days}))"
+            " SETTINGS max_partitions_per_insert_block = 1000"
+        )
+
+    async def books(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(self.world.postgres_url)
+        try:
+            return list(await connection.fetch(sql, *arguments))
+        finally:
+            await connection.close()
+
+    def activity(self, sql: str) -> list[Sequence[Any]]:
+        client = clickhouse_connect.get_client(dsn=self.activity_url)
+        try:
+            return list(client.query(sql).result_rows)
+        finally:
+            client.close()
+
+
+@asynccontextmanager
+async def audited(stores: Stores) -> AsyncIterator[Audited]:
+    """Emptied stores, and everybody at work on them."""
+    admin = await asyncpg.connect(stores.url("postgres"))
+    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
+    await admin.execute("CREATE DATABASE books")
+    await admin.close()
+    books_url = stores.url("postgres").rpartition("/")[0] + "/books"
+    await migrate_postgres(books_url)
+    link = RedisLink(stores.url("redis"), timeout_s=5, name="test")
+    await link.start()
+    await link.call("FLUSHALL")
+    await load_functions(link)
+    await link.close()
+    client = clickhouse_connect.get_client(dsn=in_database(stores.url("clickhouse"), "default"))
+    client.command("DROP DATABASE IF EXISTS audited")
+    client.close()
+    await migrate_clickhouse(in_database(stores.url("clickhouse"), "audited"))
+    async with world(stores.url("redis"), books_url) as w:
+        found = Audited(stores, w)
+        await found.begin()
+        yield found
+
+
+def verdicts(audit: Audit) -> dict[str, str]:
+    return {check.name: check.verdict for check in audit.checks}
+
+
+def not_checked(audit: Audit) -> set[str]:
+    return {name for name, verdict in verdicts(audit).items() if verdict == "not_checked"}
+
+
+def broken(audit: Audit) -> set[str]:
+    return {name for name, verdict in verdicts(audit).items() if verdict == "not_clean"}
+
+
+async def timed(auditing: Any) -> tuple[Audit, float]:
+    """The audit, and how long it took, seconds."""
+    start = time.monotonic()
+    return await auditing, time.monotonic() - start
