@@ -18,6 +18,7 @@ from engine.credit.ledger import Ledger
 from engine.credit.quota import Quota
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.settlement import Backoff
+from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.ids import MessageIds
@@ -116,11 +117,21 @@ async def worker(world: World, role: Role) -> None:
     )
     await reader.join()
     names = ("carrier", "other")
+    settler = Settler(
+        reader,
+        backoff=Backoff(first_us=100_000, max_us=1_000_000),
+        hand_s=settings.take_over_s / 4,
+        now_us=world.clock.now_us,
+        clock_s=process.time,
+        rng=Random(world.clock.rng.getrandbits(32)),
+        log=world.log,  # type: ignore[arg-type]
+    )
     dispatcher = Dispatcher(
         "normal",
         [Carrier(world, name) for name in names],
         [SimulatedSettings(name=name) for name in names],
         Unlimited(),
+        settler,
         concurrency=_CONCURRENCY,
         rng=Random(world.clock.rng.getrandbits(32)),
         log=world.log,  # type: ignore[arg-type]
@@ -130,12 +141,9 @@ async def worker(world: World, role: Role) -> None:
     work = Worker(
         reader,
         dispatcher,
+        settler,
         concurrency=_CONCURRENCY,
-        backoff=Backoff(first_us=100_000, max_us=1_000_000),
-        hand_s=settings.take_over_s / 4,
-        now_us=world.clock.now_us,
         clock_s=process.time,
-        rng=Random(world.clock.rng.getrandbits(32)),
         log=world.log,  # type: ignore[arg-type]
     )
     sweeper = Sweeper(

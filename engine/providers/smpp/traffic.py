@@ -56,9 +56,6 @@ class Traffic:
         self._counts = counts
         self._timeout_s = timeout_s
         self._tick_s = tick_s
-        # The time, monotonic and of day, while callbacks are told verdicts; else 0.
-        self._turn_s = 0.0
-        self._turn_us = 0
         # Until then messages wait even while no session is bound.
         self.patient_to_s = 0.0
         self.stopping = False
@@ -68,13 +65,13 @@ class Traffic:
     def submit(self, message: Message, done: Done) -> None:
         """See `engine.providers.ports.Provider`."""
         try:
-            bodies = self._encode(message, self._turn_us or time.time_ns() // 1000)
+            bodies = self._encode(message, time.time_ns() // 1000)
         except ValueError as e:
             # No provider that is spoken to by SMPP could take it.
             verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
-            asyncio.get_running_loop().call_soon(tell, done, verdict)
+            asyncio.get_running_loop().call_soon(done, verdict)
             return
-        now_s = self._turn_s or time.monotonic()
+        now_s = time.monotonic()
         sending = Sending(done, bodies, now_s, len(bodies) == 1)
         messages = self._messages
         if not messages:
@@ -122,12 +119,7 @@ class Traffic:
 
     def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
         if heard.answers:
-            # While callbacks run, time stands still for what they submit.
-            self._turn_s, self._turn_us = now_s, time.time_ns() // 1000
-            try:
-                self._answered(line, heard.answers, now_s)
-            finally:
-                self._turn_s = self._turn_us = 0
+            self._answered(line, heard.answers, now_s)
         if heard.deliveries:
             self._inbox.take(heard.deliveries, on)
         self._waiting.pump(line, now_s, _WAITING_MAX)
@@ -166,10 +158,7 @@ class Traffic:
                 kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
                 latency_us=latency_us,
             )  # fmt: skip
-            try:
-                sending.done(verdict)
-            except Exception as e:  # as in `tell`, which would be one call more
-                report(e)
+            sending.done(verdict)
         line.slowdown.taken(accepted, now_s)
 
     def _refused(self, line: Line, sending: Sending, part: int, pdu: Pdu, now_s: float) -> None:
@@ -199,7 +188,7 @@ class Traffic:
         """Give the verdict if it can be given."""
         if sending.over and not sending.told:
             sending.told = True
-            tell(sending.done, sending.verdict(self._name, now_s))
+            sending.done(sending.verdict(self._name, now_s))
 
     # -- all of them
 
@@ -217,17 +206,3 @@ class Traffic:
     def _look_idle(self) -> None:
         if self.stopping and not (self._inbox.owed or self._waiting.busy):
             self.idle.set()
-
-
-def tell(done: Done, verdict: Verdict) -> None:
-    """Call back; a fault of the caller's is reported to the loop and costs nobody else a verdict."""
-    try:
-        done(verdict)
-    except Exception as e:  # whatever it is, other messages wait behind this one
-        report(e)
-
-
-def report(fault: Exception) -> None:
-    asyncio.get_running_loop().call_exception_handler(
-        {"message": "A message's callback failed.", "exception": fault}
-    )

@@ -2,9 +2,11 @@
 
 All asks of a worker go in one write: one function call for each, none waits for another.
 
-Under failure. Answer lost: what was reserved is lost, and `Unavailable` says so; the next
-ask is a new one. Redis emptied: it has no functions either; they are loaded, and what was
-refused is asked once more. What Redis then knows of the past: see `throughput.lua`.
+Under failure. Answer lost, or not there within `UNANSWERED_S`: what was reserved is lost, and
+`Unavailable` says so; the next ask is a new one. A connection that is slow is not dropped for
+that: it has its own, much longer time-out. Redis emptied: it has no functions either; they
+are loaded, and what was refused is asked once more. What Redis then knows of the past: see
+`throughput.lua`.
 
 Providers may lie on different nodes of a Redis Cluster, each key for itself; `reserve` is
 the place where the asks would be divided.
@@ -12,11 +14,13 @@ the place where the asks would be divided.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from engine.errors import Unavailable
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import timing
+from engine.routing.throughput import UNANSWERED_S, timing
 from engine.shards import rate_key
 from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
 
@@ -28,16 +32,16 @@ class RedisSlots:
     """Slots of all providers through one link, which nothing may hold up."""
 
     def __init__(self, link: RedisLink) -> None:
-        """`link`: its time-out is the time after which an answer is not waited for."""
+        """`link`: of this alone, so that no other answer is waited for before its own."""
         self._link = link
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
         commands = [_command(ask) for ask in asks]
-        replies = await self._link.batch(commands)
+        replies = await self._answered(commands)
         missing = [at for at, reply in enumerate(replies) if _not_loaded(reply)]
         if missing:
             await self._load()
-            again = await self._link.batch([commands[at] for at in missing])
+            again = await self._answered([commands[at] for at in missing])
             for at, reply in zip(missing, again, strict=True):
                 replies[at] = reply
         slots = []
@@ -46,6 +50,13 @@ class RedisSlots:
                 raise Unavailable(f"Redis gives no slots: {reply}.", retry_after=0.05)
             slots.append(Slots(reply[0], reply[1], timing(ask.rate).interval_s * 1e6, ask.together))
         return slots
+
+    async def _answered(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            async with asyncio.timeout(UNANSWERED_S):
+                return await self._link.batch(commands)
+        except TimeoutError as e:
+            raise Unavailable(f"Redis gives no slots within {UNANSWERED_S * 1000:.0f} ms.", 0.05) from e
 
     async def _load(self) -> None:
         try:
