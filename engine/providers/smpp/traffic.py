@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import structlog
+
 from engine.providers.ports import Done
 from engine.providers.smpp.body import MESSAGE_ID_OCTETS, decode_message_id
 from engine.providers.smpp.connection import Connection, Line, Segments
@@ -19,6 +21,8 @@ from engine.providers.smpp.send_queue import Waiting
 from engine.providers.smpp.session import Answers, Counts, Heard
 from engine.providers.smpp.verdicts import code, kind
 from engine.records import Message, Verdict
+
+_log = structlog.get_logger("smpp")
 
 # Given a message and the time of day, microseconds.
 Encode = Callable[[Message, int], list[bytes]]
@@ -138,27 +142,31 @@ class Traffic:
     def _answered(self, line: Line, answers: Answers[Sending], now_s: float) -> None:
         name, accepted, sent_s, latency_us = self._name, 0, -1.0, 0
         for (sending, part, _), pdu in answers:
-            if pdu.status:
-                self._refused(line, sending, part, pdu, now_s)
-                continue
-            accepted += 1
-            # As `decode_message_id`, in a third of its time, for ids as they should be.
-            message_id = pdu.body.rstrip(b"\0").decode("latin-1")
-            if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
-                message_id = decode_message_id(pdu.body).replace(",", "%2C")
-            if not sending.single:
-                sending.accepted(part, message_id)
-                self._look(sending, now_s)
-                continue
-            # Nearly all: what `Sending` comes to when it has one segment, by the short way.
-            if sending.sent_s != sent_s:
-                sent_s = sending.sent_s
-                latency_us = int((now_s - sent_s) * 1e6)
-            verdict = Verdict(
-                kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
-                latency_us=latency_us,
-            )  # fmt: skip
-            sending.done(verdict)
+            try:
+                if pdu.status:
+                    self._refused(line, sending, part, pdu, now_s)
+                    continue
+                accepted += 1
+                # As `decode_message_id`, in a third of its time, for ids as they should be.
+                message_id = pdu.body.rstrip(b"\0").decode("latin-1")
+                if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
+                    message_id = decode_message_id(pdu.body).replace(",", "%2C")
+                if not sending.single:
+                    sending.accepted(part, message_id)
+                    self._look(sending, now_s)
+                    continue
+                # Nearly all: what `Sending` comes to when it has one segment, by the short way.
+                if sending.sent_s != sent_s:
+                    sent_s = sending.sent_s
+                    latency_us = int((now_s - sent_s) * 1e6)
+                verdict = Verdict(
+                    kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
+                    latency_us=latency_us,
+                )  # fmt: skip
+                sending.done(verdict)
+            except Exception as e:  # a fault in reading one answer costs the others nothing
+                _log.error("answer not understood", provider=name, exc_info=e)
+                self._unanswered([(sending, part, b"")], "fault", now_s)
         line.slowdown.taken(accepted, now_s)
 
     def _refused(self, line: Line, sending: Sending, part: int, pdu: Pdu, now_s: float) -> None:
