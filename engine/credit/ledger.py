@@ -196,7 +196,8 @@ class Ledger:
             drained = draining.is_set()
             await self._gather(0.001 if drained else self._gather_s)
             await self._look_around()
-            due = self._due(everything=drained)
+            # With as much as it may hold it reads nothing more, so nothing is to gather.
+            due = self._due(everything=drained or self._full())
             if due:
                 await self._apply(due)
             elif drained:
@@ -205,7 +206,7 @@ class Ledger:
 
     async def _gather(self, patience_s: float) -> None:
         """Read until a shard is due."""
-        if sum(map(len, self._pending.values())) >= _PENDING_MAX:
+        if self._full():
             return
         now_s = self._clock_s()
         oldest_s = min(self._since.values(), default=now_s)
@@ -256,6 +257,10 @@ class Ledger:
         if events:
             await self._usage.announce(events)
         self._announced = events[-1].row_id if events else 0
+
+    def _full(self) -> bool:
+        """Whether as much is pending as may be."""
+        return sum(map(len, self._pending.values())) >= _PENDING_MAX
 
     def _due(self, *, everything: bool) -> list[int]:
         ripe_s = self._clock_s() - self._gather_s
