@@ -23,10 +23,10 @@ from typing import NamedTuple
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.records import Entry, VerdictKind
-from engine.routing.throughput import LOOK_AHEAD, Allowance
+from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
 
-# Slots are reserved so far ahead: for what can be begun by then.
-_AHEAD_S = 0.05
+# Slots come so far ahead at most, nearly always: they are for what can be begun by then.
+_AHEAD_S = HORIZON_S / 2
 # What waits in a limited lane is at most this much of its time.
 _WAITING_S = 1.0
 _WAITING_MIN = 8

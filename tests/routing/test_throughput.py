@@ -225,14 +225,16 @@ def test_what_express_does_not_want_normal_gets(rate: float) -> None:
     assert rate_between(of_queue(sent, workers, "normal"), 1.0, 8.0) >= 0.95 * 0.95 * rate
 
 
-def test_express_within_its_share_waits_no_longer_than_a_horizon() -> None:
+def test_express_within_its_share_waits_no_longer_than_a_horizon_and_a_slots_tolerance() -> None:
     rate, waits = FAST, []
     workers = senders(["express", *["normal"] * 4], rate, arrivals=lambda now_s: int(0.15 * rate * now_s))
     sent = simulate(workers, 6.0, Random(1), Weather(clocks_s=0), Timeline())
     for n, s in enumerate(sorted(of_queue(sent, workers, "express"))):
         if s.at_s > 1.0:
             waits.append(s.at_s - (n + 1) / (0.15 * rate))
-    assert max(waits) < HORIZON_US / 1e6
+    assert max(waits) < HORIZON_US / 1e6 + timing(rate).tolerance_s
+    # Most of them in much less.
+    assert sorted(waits)[len(waits) // 2] < 0.8 * HORIZON_US / 1e6
 
 
 def test_without_a_share_express_is_one_among_others() -> None:

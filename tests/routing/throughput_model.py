@@ -19,7 +19,7 @@ from engine.records import Queue
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import LOOK_AHEAD, Allowance, timing
 
-HORIZON_US = 100_000
+HORIZON_US = 60_000
 
 
 class State(NamedTuple):

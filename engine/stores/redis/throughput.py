@@ -20,12 +20,11 @@ from typing import Any
 
 from engine.errors import Unavailable
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import UNANSWERED_S, timing
+from engine.routing.throughput import HORIZON_S, UNANSWERED_S, timing
 from engine.shards import rate_key
 from engine.stores.redis.link import Command, RedisLink, ReplyError, load_functions
 
-# Slots are handed out at most so far ahead, by normal half as far.
-HORIZON_US = 100_000
+HORIZON_US = int(HORIZON_S * 1e6)
 
 
 class RedisSlots:
