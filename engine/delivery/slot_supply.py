@@ -22,8 +22,8 @@ from engine.records import Queue
 from engine.routing.ports import SlotRequest, SlotStore
 from engine.routing.throughput import Allowance
 
-# Pause after Redis could not be asked.
-_PAUSE_S = 0.1
+# Longest pause after Redis could not be asked.
+_PAUSE_MAX_S = 0.1
 
 
 class SlotSupply:
@@ -74,7 +74,7 @@ class SlotSupply:
                 if not away:
                     self._log.warning("no slots can be reserved", reason=e.detail)
                 away = True
-                await asyncio.sleep(_PAUSE_S)
+                await asyncio.sleep(min(e.retry_after, _PAUSE_MAX_S))
                 continue
             if away:
                 self._log.info("slots can be reserved again")

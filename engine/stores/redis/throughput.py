@@ -30,9 +30,11 @@ HORIZON_US = int(HORIZON_S * 1e6)
 class RedisSlots:
     """Slots of all providers through one link, which nothing may hold up."""
 
-    def __init__(self, link: RedisLink) -> None:
-        """`link`: of this alone, so that no other answer is waited for before its own."""
+    def __init__(self, link: RedisLink, answer_s: float = UNANSWERED_S) -> None:
+        """`link`: of this alone, so that no other answer is waited for before its own. An answer
+        is waited for `answer_s`, seconds."""
         self._link = link
+        self._answer_s = answer_s
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
         commands = [_command(ask) for ask in asks]
@@ -52,10 +54,11 @@ class RedisSlots:
 
     async def _answered(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            async with asyncio.timeout(UNANSWERED_S):
+            async with asyncio.timeout(self._answer_s):
                 return await self._link.batch(commands)
         except TimeoutError as e:
-            raise Unavailable(f"Redis gives no slots within {UNANSWERED_S * 1000:.0f} ms.", 0.05) from e
+            late = f"Redis gives no slots within {self._answer_s * 1000:.0f} ms."
+            raise Unavailable(late, retry_after=0.01) from e
 
     async def _load(self) -> None:
         try:
