@@ -104,6 +104,8 @@ class Clock:
         heap, rng = self._heap, self.rng
         while self.steps < steps_max and not self.halted:
             while heap and heap[0][0] <= self.now:
+                if self.steps >= steps_max:
+                    return
                 handle = heapq.heappop(heap)[2]
                 if handle.gone:
                     continue
