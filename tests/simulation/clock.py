@@ -103,9 +103,7 @@ class Clock:
         """Step until virtual time `until`, or `steps_max` steps in all."""
         heap, rng = self._heap, self.rng
         while self.steps < steps_max and not self.halted:
-            while heap and heap[0][0] <= self.now:
-                if self.steps >= steps_max:
-                    return
+            while heap and heap[0][0] <= self.now and self.steps < steps_max:
                 handle = heapq.heappop(heap)[2]
                 if handle.gone:
                     continue
@@ -115,6 +113,8 @@ class Clock:
                 self.steps += 1
                 handle.run()
             ready = self._runnable
+            if self.steps >= steps_max:
+                return
             if ready:
                 index = int(rng.random() * len(ready))
                 process = ready[index]
