@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.system.carriers import message_of
@@ -39,6 +40,8 @@ def test_a_fault_in_acting_on_a_verdict_ends_the_worker_and_another_delivers_the
         sent = eventually(lambda: (m := message_of(engine, accepted["id"]))["status"] == "sent" and m)
         assert marker.exists()
         log = engine.log.read_text()
+        ended = [line for line in log.splitlines() if "child_ended" in line]
+        assert ["normal" in line and re.search(r"\bcode\W+1\b", line) is not None for line in ended] == [True]
         assert "a fault of this program ends the process" in log
         assert "a fault put in on purpose" in log
         events = [event["event"] for event in sent["events"]]
