@@ -112,7 +112,7 @@ async def measured(url: str, pid: int) -> dict[str, tuple[float, float]]:
     """By way: (CPU of Redis, CPU of this process) a call, microseconds, medians over the rounds."""
     link = RedisLink(url, timeout_s=10, name="bench")
     await link.call("FUNCTION", "LOAD", "REPLACE", EMPTY)
-    pace = RedisSlots(link)
+    pace = RedisSlots(link, answer_s=5.0)
     arguments = ("normal", 5, 1, "1025.6410256410256", "0.2", "1050000.0", 0, 100_000)
     empty: list[Command] = [("FCALL", "empty", 1, rate_key(f"p{n}"), *arguments) for n in range(BATCH)]
     ways: dict[str, Callable[[], Awaitable[object]]] = {

@@ -29,7 +29,17 @@ from engine.api.reads import Reads
 from engine.api.server import Server
 from engine.boot.archiver import archive_and_match
 from engine.boot.heartbeat import Heartbeat
-from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
+from engine.boot.process import (
+    DRAIN_S,
+    STORE_TIMEOUT_S,
+    Process,
+    end,
+    end_by_fault,
+    now_us,
+    patiently,
+    reasons,
+    until,
+)
 from engine.boot.worker import deliver
 from engine.config import Config, Role
 from engine.credit.ledger import Ledger
@@ -75,14 +85,16 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
             return 0
         # Whatever ended it may be wrapped in the groups of its tasks.
         except BaseException as e:
-            reasons = [leaf for leaf in _leaves(e) if not isinstance(leaf, asyncio.CancelledError)]
-            if not reasons or not all(isinstance(reason, EngineError) for reason in reasons):
+            found = reasons(e)
+            if not found:
                 raise
-            sentence = " ".join(str(reason) for reason in reasons)
+            if not all(isinstance(reason, EngineError) for reason in found):
+                end_by_fault(e)
+            sentence = " ".join(str(reason) for reason in found)
             log.error("role ends", role=role, reason=sentence)
             life.failed(sentence)
             # A store that is away may come back; a setting does not mend itself.
-            return 1 if all(isinstance(reason, Unavailable) for reason in reasons) else CANNOT_BOOT
+            return 1 if all(isinstance(reason, Unavailable) for reason in found) else CANNOT_BOOT
         finally:
             beating.cancel()
 
@@ -258,13 +270,6 @@ _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "ledger": _ledger,
     "archiver": _archiver,
 }
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    """What really happened, out of the groups that task groups wrap it in."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for e in error.exceptions for leaf in _leaves(e)]
-    return [error]
 
 
 def _admin_key_digest(config: Config) -> bytes:

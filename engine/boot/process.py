@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
+
+import structlog
 
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Role
-from engine.errors import Unavailable
+from engine.errors import EngineError, Unavailable
 from engine.stores.redis.link import RedisLink
 
 STORE_TIMEOUT_S = 5.0
@@ -47,13 +51,41 @@ class Process:
             await link.close()
 
 
+def reasons(error: BaseException) -> list[BaseException]:
+    """What really happened, out of the groups that task groups wrap it in; no cancellations."""
+    if isinstance(error, BaseExceptionGroup):
+        return [reason for e in error.exceptions for reason in reasons(e)]
+    return [] if isinstance(error, asyncio.CancelledError) else [error]
+
+
+def end_by_fault(fault: BaseException) -> NoReturn:
+    """Log a fault of this program's own and end the process with exit code 1, at once.
+
+    Nothing is closed or waited for: nobody has thought of the state that it left behind, and
+    as long as the process lives its supervisor takes it for well. What it had in hand is as
+    after a kill: remembered in Redis, and others take it over.
+    """
+    structlog.get_logger("boot").critical(
+        "a fault of this program ends the process; what it had in hand is left to others", exc_info=fault
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
 async def until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
-    """Wait for `wanted`; a needed task that ends first brings its error here."""
+    """Wait for `wanted`; a needed task that ends first brings its error here.
+
+    Only an `EngineError` (or several in a group) is raised; any other ends the process.
+    """
     waiting = asyncio.ensure_future(wanted)
     try:
         done, _ = await asyncio.wait({waiting, *needed}, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            task.result()
+            if not task.cancelled() and (fault := task.exception()) is not None:
+                if not all(isinstance(reason, EngineError) for reason in reasons(fault)):
+                    end_by_fault(fault)
+                raise fault
     finally:
         waiting.cancel()
 

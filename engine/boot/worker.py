@@ -12,8 +12,10 @@ from structlog.typing import FilteringBoundLogger
 
 from engine import providers
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
+from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.settlement import Backoff
+from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.ports import Provider
@@ -23,6 +25,7 @@ from engine.routing.table import RoutingTable
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.admission import fence_all
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
@@ -40,7 +43,10 @@ async def deliver(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
-        built, dispatcher = await _dispatcher(process, stack, queue, log)
+        reader = _reader(process, link, read_link, queue, log)
+        settings = config.queues.of(queue)
+        settler = _settler(process, reader, settings, log)
+        built, dispatcher = await _dispatcher(process, stack, settler, queue, log)
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         stack.push_async_callback(postgres.close)
 
@@ -53,17 +59,15 @@ async def deliver(process: Process) -> None:
         for provider in built:
             await provider.start()
             stack.push_async_callback(provider.stop)
-        reader = QueueStreams(
-            link,
-            read_link,
-            queue=queue,
-            shards=config.shards,
-            worker_name=process.name,
-            timeout_s=STORE_TIMEOUT_S,
+        await patiently(reader.join)
+        worker = Worker(
+            reader,
+            dispatcher,
+            settler,
+            concurrency=settings.concurrency,
+            clock_s=time.monotonic,
             log=log,
         )
-        await patiently(reader.join)
-        worker = _worker(process, reader, dispatcher, queue, log)
         sweeper = Sweeper(
             reader,
             room=worker.room,
@@ -84,7 +88,7 @@ async def deliver(process: Process) -> None:
 
 
 async def _dispatcher(
-    process: Process, stack: AsyncExitStack, queue: Queue, log: FilteringBoundLogger
+    process: Process, stack: AsyncExitStack, settler: Settler, queue: Queue, log: FilteringBoundLogger
 ) -> tuple[list[Provider], Dispatcher]:
     """The providers, not yet started, and what gives them messages; its links end with `stack`."""
     config, settings = process.config, process.config.queues.of(queue)
@@ -98,6 +102,7 @@ async def _dispatcher(
         built,
         config.providers,
         RedisSlots(pace_link),
+        settler,
         concurrency=settings.concurrency,
         rng=random.Random(),
         log=log,
@@ -107,20 +112,27 @@ async def _dispatcher(
     return built, dispatcher
 
 
-def _worker(
-    process: Process,
-    reader: QueueStreams,
-    dispatcher: Dispatcher,
-    queue: Queue,
-    log: FilteringBoundLogger,
-) -> Worker:
-    config, settings = process.config, process.config.queues.of(queue)
-    return Worker(
+def _reader(
+    process: Process, link: RedisLink, read_link: RedisLink, queue: Queue, log: FilteringBoundLogger
+) -> QueueStreams:
+    return QueueStreams(
+        link,
+        read_link,
+        queue=queue,
+        shards=process.config.shards,
+        worker_name=process.name,
+        timeout_s=STORE_TIMEOUT_S,
+        log=log,
+    )
+
+
+def _settler(
+    process: Process, reader: QueueStreams, settings: QueueSettings, log: FilteringBoundLogger
+) -> Settler:
+    return Settler(
         reader,
-        dispatcher,
-        concurrency=settings.concurrency,
         backoff=Backoff(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
-        hand_s=config.take_over_s / 4,
+        hand_s=process.config.take_over_s / 4,
         now_us=now_us,
         clock_s=time.monotonic,
         rng=random.Random(),

@@ -208,7 +208,8 @@ class Ledger:
             drained = draining.is_set()
             await self._gather(0.001 if drained else self._gather_s)
             await self._look_around()
-            due = self._due(everything=drained)
+            # With as much as it may hold it reads nothing more, so nothing is to gather.
+            due = self._due(everything=drained or self._full())
             if due:
                 await self._apply(due)
             elif drained:
@@ -218,7 +219,7 @@ class Ledger:
     async def _gather(self, patience_s: float) -> None:
         """Read until a shard is due. Of shards that are held up nothing more is read meanwhile."""
         going = [shard for shard in self._read if shard not in self._held_up]
-        if sum(len(self._pending.get(shard, ())) for shard in going) >= _PENDING_MAX:
+        if self._full():
             return
         now_s = self._clock_s()
         ripe = [self._since[shard] + self._gather_s for shard in going if shard in self._since]
@@ -273,6 +274,11 @@ class Ledger:
         if events:
             await self._usage.announce(events)
         self._announced = events[-1].row_id if events else 0
+
+    def _full(self) -> bool:
+        """Whether as much is pending as may be, of shards that are not held up."""
+        counts = (len(entries) for shard, entries in self._pending.items() if shard not in self._held_up)
+        return sum(counts) >= _PENDING_MAX
 
     def _due(self, *, everything: bool) -> list[int]:
         now_s = self._clock_s()

@@ -169,12 +169,18 @@ class Quota:
     async def leave(self) -> None:
         """Write what has gathered, then fence itself: the rest of its quota is the ledger's.
 
-        Called while `run` still serves, and nobody admits any more.
+        Called while `run` still serves, and nobody admits any more. When `run` has ended, what
+        has gathered can be written no more, and nobody was told that it was.
         """
         while not all(outbox.idle for outbox in self._outboxes) and not self._fenced.is_set():
+            if self._group is None:
+                break
             self._dirty.update(range(len(self._outboxes)))
             self._flush()
-            await asyncio.wait(self._sending, timeout=_RETRY_S) if self._sending else await asyncio.sleep(0)
+            if self._sending:
+                await asyncio.wait(self._sending, timeout=_RETRY_S)
+            else:
+                await asyncio.sleep(self._collect_s)
         await self._store.fence(self._name)
 
     # -- loops

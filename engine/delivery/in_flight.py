@@ -8,6 +8,8 @@ it takes: a quarter of the time-out then.
 What was in flight when the provider was last given up as stalled is not *owed* any more:
 it gets its verdict some time, but is not counted as work.
 
+Each send ends once: with the first verdict for its token. What comes after that is not counted.
+
 Times are monotonic seconds.
 """
 
@@ -34,8 +36,10 @@ class InFlight:
         # How long an answer takes, smoothed; 0: there was none yet.
         self.usual_s = 0.0
         self._slowest_s = 0.0
-        # Entries with the time at which they began, oldest first, but for those given up.
+        # Entries with the time at which they began, by token, oldest first.
         self._entries: dict[int, tuple[Entry, float]] = {}
+        # Of those given up only the time: their verdict is still to come.
+        self._given_up: dict[int, float] = {}
         self._count = 0
         # When it last gave an answer, or began to owe one.
         self._heard_at_s = 0.0
@@ -51,8 +55,16 @@ class InFlight:
         self._entries[self._count] = (entry, now_s)
         return self._count
 
-    def ended(self, token: int, kind: VerdictKind, began_s: float, now_s: float) -> bool:
-        """A verdict for what began at `began_s`; whether it is still waited for."""
+    def began_s(self, token: int) -> float | None:
+        """When the send of this token began; None: it has ended."""
+        waiting = self._entries.get(token)
+        return self._given_up.get(token) if waiting is None else waiting[1]
+
+    def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
+        """A verdict for this token: its entry; None: nobody waits for it (any more)."""
+        began_s = self.began_s(token)
+        if began_s is None:
+            return None
         self.in_flight -= 1
         if began_s > self._stalled_at_s:
             self.owed -= 1
@@ -62,7 +74,17 @@ class InFlight:
             took_s = max(now_s - began_s, 1e-6)
             self._slowest_s = max(took_s, self._slowest_s * (1 - _FORGET))
             self.usual_s += (took_s - self.usual_s) * (_SMOOTHING if self.usual_s else 1.0)
-        return self._entries.pop(token, None) is not None
+        if token in self._given_up:
+            del self._given_up[token]
+            return None
+        return self._entries.pop(token)[0]
+
+    def answers_within(self, ahead_s: float, now_s: float) -> int:
+        """How many of the owed answers are likely to come within `ahead_s`; 0 where answers have
+        stopped coming."""
+        if not self.usual_s or now_s - self._heard_at_s > max(ahead_s, 2 * self.usual_s):
+            return 0
+        return int(self.owed * ahead_s / self.usual_s)
 
     def patience_s(self) -> float:
         usual_s = _PATIENCE_FACTOR * self._slowest_s or self._timeout_s / 4
@@ -92,6 +114,11 @@ class InFlight:
             found.append((token, entry))
         return found
 
+    def begun_before(self, before_s: float) -> list[int]:
+        """The tokens of those that began before and have no verdict yet."""
+        entries = [token for token, (_, began_s) in self._entries.items() if began_s < before_s]
+        return entries + [token for token, began_s in self._given_up.items() if began_s < before_s]
+
     def give_up(self, token: int) -> None:
         """Its verdict is not waited for any more."""
-        del self._entries[token]
+        self._given_up[token] = self._entries.pop(token)[1]

@@ -15,14 +15,18 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import islice
+from typing import NamedTuple
 
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.records import Entry, VerdictKind
-from engine.routing.throughput import LOOK_AHEAD, Allowance
+from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
 
+# Slots come so far ahead at most, nearly always: they are for what can be begun by then.
+_AHEAD_S = HORIZON_S / 2
 # What waits in a limited lane is at most this much of its time.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
@@ -35,6 +39,20 @@ _REST_S = 0.1
 _REST_MAX_S = 2.0
 # Assumed rate of a provider without a limit that cannot be used, segments a second.
 _UNKNOWN_RATE = 500.0
+
+
+class Wish(NamedTuple):
+    """What slots a lane asks for."""
+
+    # Segments to ask for now; 0: none.
+    segments: int
+    # Of how many messages all slots are that it then has.
+    messages: int
+    # When to look again though nothing happens; infinity: not at all.
+    again_at_s: float
+
+
+_NONE = Wish(0, 0, math.inf)
 
 
 class Lane:
@@ -54,6 +72,8 @@ class Lane:
         # None: unlimited.
         self.allowance: Allowance | None = None
         self.paused = False
+        # Within it the provider gives each message its verdict.
+        self.timeout_s = timeout_s
         self.awaited = InFlight(timeout_s)
         # Entries with the time at which they were read, and the sum of their segments.
         self.waiting: deque[tuple[Entry, float]] = deque()
@@ -73,12 +93,31 @@ class Lane:
         elif rate != self.allowance.rate:
             self.allowance.change_rate(rate)
 
-    def wanted(self, now_s: float) -> int:
-        """Segments to ask slots for now, in bundles of `allowance.together`; 0: none."""
-        if self.allowance is None or not self.waiting or not self.breaker.usable(now_s):
+    def wish(self, free: int, now_s: float) -> Wish:
+        """What slots to ask for now, in bundles of `allowance.together`.
+
+        `free`: how many messages the worker can begin now. A slot that comes when nothing can
+        be begun is lost to everybody, so it asks for no more than can be begun by then.
+        """
+        able = self._able(free, now_s)
+        if self.allowance is None or not able:
+            return _NONE
+        sizes = [entry.message.segments for entry, _ in islice(self.waiting, min(able, LOOK_AHEAD))]
+        segments = self.waiting_segments
+        if able < len(self.waiting):
+            segments = sum(entry.message.segments for entry, _ in islice(self.waiting, able))
+        asked = self.allowance.wanted(segments, now_s, sizes)
+        covered = -(-able * (asked + self.allowance.held) // segments)
+        return Wish(asked, covered, self.allowance.asks_at_s(now_s))
+
+    def _able(self, free: int, now_s: float) -> int:
+        """How many of those that wait can be begun now, or as soon as slots come."""
+        if not self.waiting or not self.breaker.usable(now_s):
             return 0
-        sizes = [entry.message.segments for entry, _ in islice(self.waiting, LOOK_AHEAD)]
-        return self.allowance.wanted(self.waiting_segments, now_s, sizes)
+        if self.breaker.state != "closed":
+            return 1
+        room = max(0, min(free, self._in_flight_max - self.awaited.owed))
+        return min(len(self.waiting), room + self.awaited.answers_within(_AHEAD_S, now_s))
 
     def look(self, now_s: float) -> None:
         """Open the circuit when the provider has stalled."""
@@ -131,31 +170,30 @@ class Lane:
         self.breaker.began(now_s)
         return self.awaited.began(entry, now_s)
 
-    def ended(self, token: int, kind: VerdictKind, began_s: float, now_s: float) -> bool:
-        """A verdict for what began at `began_s`; whether it is still waited for."""
+    def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
+        """A verdict for this token: its entry; None: it is not waited for (any more)."""
+        began_s = self.awaited.began_s(token)
+        if began_s is None:
+            return None
         if kind == "accepted":
             self._rest_s = 0.0
             if self.breaker.state == "open" and self.awaited.from_before(began_s):
                 self.breaker.mend(now_s)
-        elif kind == "throttled":
-            self._slow_down(now_s)
-        self.breaker.ended(kind, now_s, began_s)
-        return self.awaited.ended(token, kind, began_s, now_s)
-
-    def _slow_down(self, now_s: float) -> None:
-        if self.allowance is not None:
+        elif kind == "throttled" and self.allowance is not None:
             self.allowance.slow_down(now_s)
-        elif now_s >= self._rests_until_s:
+        elif kind == "throttled" and now_s >= self._rests_until_s:
             self._rest_s = min(_REST_MAX_S, max(_REST_S, 2 * self._rest_s))
             self._rests_until_s = now_s + self._rest_s
+        self.breaker.ended(kind, now_s, began_s)
+        return self.awaited.ended(token, kind, now_s)
 
     def again_at_s(self, now_s: float) -> float | None:
         """When it is worth while to ask for `next` again though nothing happens; None: not at all."""
-        if not self.waiting or self.awaited.owed >= self._in_flight_max:
+        if not self.waiting or self.awaited.owed >= self._in_flight_max or not self.breaker.usable(now_s):
             return None
         if now_s < self._rests_until_s:
             return self._rests_until_s
-        return None if self.allowance is None else self.allowance.next_at(now_s)
+        return None if self.allowance is None else self.allowance.goes_at_s(now_s)
 
     def leave(self) -> list[tuple[Entry, float]]:
         """All who wait, taken out of the line: it has closed."""

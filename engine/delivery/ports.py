@@ -13,54 +13,7 @@ from engine.records import (
     Entry,
     Queue,
     Settlement,
-    Verdict,
 )
-
-
-class EntryOwner(Protocol):
-    """Who gives entries to the dispatcher and hears what became of them."""
-
-    def fit(self, entry: Entry, read_at_s: float) -> bool:
-        """Its turn has come: whether it is still to be sent. False: the desk has dealt with it."""
-
-    def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
-        """Its attempt ended; `others`: another provider could take it at once. `reroute`: by its
-        route it is sent again when a receipt says that it did not arrive."""
-
-    def put_off(self, entry: Entry, pause_s: float) -> None:
-        """No provider can take it for so long."""
-
-    def unroutable(self, entry: Entry) -> None:
-        """No route leads anywhere."""
-
-
-class Dispatch(Protocol):
-    """Where the worker gives its entries to be sent (see `engine.delivery.dispatcher`)."""
-
-    @property
-    def lanes(self) -> int:
-        """How many providers there are."""
-
-    @property
-    def in_flight(self) -> int: ...
-
-    def report_to(self, desk: EntryOwner) -> None:
-        """Before anything else."""
-
-    def worth_reading(self, now_s: float) -> bool:
-        """Whether any provider could do more than it has to do."""
-
-    def place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
-        """Give `entry` to a provider, or back to the desk."""
-
-    def pump(self, now_s: float) -> None:
-        """Submit what may go."""
-
-    def clear(self) -> list[tuple[Entry, float]]:
-        """Everything that waits, taken back, with the time at which it was read."""
-
-    async def run(self) -> None:
-        """Beside all this, until canceled."""
 
 
 class QueueReader(Protocol):

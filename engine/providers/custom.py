@@ -8,6 +8,8 @@ The function is called once in every worker, with keywords:
     receipts   `engine.receipts.ports.ReceiptSink`: where its receipts go
 
 and returns an `engine.providers.ports.Provider`. The module is trusted: it runs inside the worker.
+Its mistakes cost its own messages an attempt, and nothing else: what it raises or fails to
+say is dealt with by the dispatcher (`engine.delivery.dispatcher`), and what it says is looked at here.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 
+import msgspec
+import structlog
+
 from engine.errors import ConfigError
-from engine.providers.ports import Provider
+from engine.providers.ports import Done, Provider
 from engine.providers.settings import CustomSettings
 from engine.receipts.ports import ReceiptSink
+from engine.records import Message, Verdict
 
 
 def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider:
@@ -45,7 +51,45 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
         raise ConfigError(f"{where}: {settings.factory} failed: {_said(e)}.") from e
     if lack := _lack(provider, settings.name):
         raise ConfigError(f"{where}: what {settings.factory} returned is no provider: {lack}.")
-    return provider  # type: ignore[no-any-return]
+    return Foreign(provider)
+
+
+class Foreign:
+    """A provider of somebody else's; see `engine.providers.ports.Provider`.
+
+    Its verdicts are passed on as they are, but for one that is none: that is `unknown`, with
+    the code `fault`, since nobody can tell what has become of the message.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        """`provider`: has the methods of one, and the name of its section."""
+        self._provider = provider
+        self.name = provider.name
+        self.start = provider.start
+        self.stop = provider.stop
+
+    def submit(self, message: Message, done: Done) -> None:
+        """See the port. Raises what the provider raises."""
+
+        def checked(verdict: Verdict) -> None:
+            done(self._checked(verdict))
+
+        self._provider.submit(message, checked)
+
+    def _checked(self, verdict: Verdict) -> Verdict:
+        try:
+            if type(verdict) is not Verdict:
+                raise msgspec.ValidationError(f"it is of type {type(verdict).__name__}")
+            # Constructing one checks nothing.
+            msgspec.convert(msgspec.structs.asdict(verdict), Verdict)
+            if verdict.provider != self.name:
+                raise msgspec.ValidationError(f"its provider must be {self.name!r}")
+        except (msgspec.ValidationError, AttributeError) as e:
+            structlog.get_logger("custom").error(
+                "provider gave no verdict", provider=self.name, reason=str(e)
+            )
+            return Verdict(kind="unknown", provider=self.name, code="fault")
+        return verdict
 
 
 def _lack(provider: object, name: str) -> str:

@@ -10,7 +10,8 @@ from engine.records import (
     Verdict,
 )
 
-# Called exactly once per submitted message, on the loop, never from inside `submit`.
+# Called exactly once per submitted message, on the loop, never from inside `submit`. It only
+# notes the verdict, and never raises.
 Done = Callable[[Verdict], None]
 
 

@@ -62,5 +62,6 @@ class SlotStore(Protocol):
     """The throughput of providers, shared by all workers of all nodes."""
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
-        """Slots for each, in order, in one round trip. Raises Unavailable: then nothing may be
-        sent; what was reserved unheard is lost, and with it so much time of the provider."""
+        """Slots for each, in order, in one round trip, within `throughput.UNANSWERED_S`. Raises
+        Unavailable: then nothing may be sent; what was reserved unheard is lost, and with it
+        so much time of the provider."""

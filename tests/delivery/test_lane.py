@@ -33,7 +33,7 @@ def submitted(lane: Lane, now_s: float) -> int:
 def answered(lane: Lane, kind: VerdictKind, began_s: float, now_s: float) -> None:
     """The verdict of one that began then."""
     token = next(t for t, (_, began) in lane.awaited._entries.items() if began == began_s)
-    assert lane.ended(token, kind, began_s, now_s)
+    assert lane.ended(token, kind, now_s)
 
 
 def test_no_more_go_than_may_be_in_flight() -> None:
@@ -147,8 +147,8 @@ def test_what_waits_longer_than_answers_ever_take_may_be_given_up_and_its_late_v
     assert [token for token, _ in uneven.awaited.overdue(2.5)] == [lost]
     uneven.awaited.give_up(lost)
     assert uneven.awaited.overdue(2.5) == []
-    assert not uneven.ended(lost, "accepted", 1.0, 2.6)
-    assert uneven.ended(fine, "accepted", 2.0, 2.6)
+    assert not uneven.ended(lost, "accepted", 2.6)
+    assert uneven.ended(fine, "accepted", 2.6)
     assert (uneven.awaited.in_flight, uneven.awaited.owed) == (0, 0)
 
 

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.settlement import Backoff
+from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.settings import SimulatedSettings
@@ -77,11 +78,21 @@ async def working(
     drain_s: float = 5.0,
     min_idle_ms: int = 60_000,
 ) -> AsyncIterator[Running]:
+    settler = Settler(
+        reader,
+        backoff=BACKOFF,
+        hand_s=hand_s,
+        now_us=now_us,
+        clock_s=time.monotonic,
+        rng=Random(5),
+        log=log(),
+    )
     dispatcher = Dispatcher(
         "normal",
         carriers,
         [SimulatedSettings(name=carrier.name, timeout_s=4.0) for carrier in carriers],
         Unlimited(),
+        settler,
         concurrency=concurrency,
         rng=Random(5),
         log=log(),
@@ -90,12 +101,9 @@ async def working(
     worker = Worker(
         reader,
         dispatcher,
+        settler,
         concurrency=concurrency,
-        backoff=BACKOFF,
-        hand_s=hand_s,
-        now_us=now_us,
         clock_s=time.monotonic,
-        rng=Random(5),
         log=log(),
     )
     sweeper = Sweeper(

@@ -14,6 +14,7 @@ import pytest
 
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.settlement import Backoff
+from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.settings import SimulatedSettings
@@ -50,23 +51,9 @@ async def working(
     queue: Queue = "normal",
     **settings: Any,
 ) -> AsyncIterator[Dispatcher]:
-    dispatcher = Dispatcher(
-        queue,
-        carriers,
-        [SimulatedSettings(name=c.name, **{"timeout_s": 4.0, **settings}) for c in carriers],
-        pace or Unlimited(),
-        concurrency=concurrency,
-        rng=Random(5),
-        log=log(),
-        clock_s=time.monotonic,
-        hedge=hedge,
-    )
-    dispatcher.use(plan)
     reader = await kit.reader("w1")
-    worker = Worker(
+    settler = Settler(
         reader,
-        dispatcher,
-        concurrency=concurrency,
         backoff=BACKOFF,
         hand_s=30.0,
         now_us=now_us,
@@ -74,6 +61,27 @@ async def working(
         rng=Random(5),
         log=log(),
         at_most_once=at_most_once,
+    )
+    dispatcher = Dispatcher(
+        queue,
+        carriers,
+        [SimulatedSettings(name=c.name, **{"timeout_s": 4.0, **settings}) for c in carriers],
+        pace or Unlimited(),
+        settler,
+        concurrency=concurrency,
+        rng=Random(5),
+        log=log(),
+        clock_s=time.monotonic,
+        hedge=hedge,
+    )
+    dispatcher.use(plan)
+    worker = Worker(
+        reader,
+        dispatcher,
+        settler,
+        concurrency=concurrency,
+        clock_s=time.monotonic,
+        log=log(),
     )
     sweeper = Sweeper(
         reader,

@@ -136,6 +136,42 @@ def test_the_examples_own_mistakes_are_told_as_they_are(
     assert str(refused.value) == said
 
 
+STRANGE_MODULE = """
+import asyncio
+from engine.records import Verdict
+
+class Strange:
+    def __init__(self, name): self.name = name
+    async def start(self): ...
+    async def stop(self): ...
+    def submit(self, message, done):
+        given = {
+            "nothing": None,
+            "kind": Verdict(kind="perhaps", provider=self.name),
+            "type": Verdict(kind="accepted", provider=self.name, provider_message_id=7),
+            "name": Verdict(kind="accepted", provider="other"),
+            "good": Verdict(kind="accepted", provider=self.name, code="ok"),
+        }
+        asyncio.get_running_loop().call_soon(done, given[message.text])
+
+def strange(*, name, **_): return Strange(name)
+"""
+
+
+async def test_a_verdict_that_is_none_costs_its_message_an_attempt_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strange_module.py").write_text(STRANGE_MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    async with running(CustomSettings(name="acme", factory="strange_module:strange"), Sink()) as provider:
+        texts = ("nothing", "kind", "type", "name", "good")
+        found = await verdicts(provider, [message(n, text) for n, text in enumerate(texts)])
+    assert [(v.kind, v.provider, v.code) for v in found] == [
+        *[("unknown", "acme", "fault")] * 4,
+        ("accepted", "acme", "ok"),
+    ]
+
+
 WRONG_MODULE = """
 class Lacking:
     name = "acme"

@@ -22,6 +22,7 @@ from tests.routing.throughput_model import (
     Timeline,
     Weather,
     most_in,
+    next_at,
     rate_between,
     simulate,
 )
@@ -224,14 +225,16 @@ def test_what_express_does_not_want_normal_gets(rate: float) -> None:
     assert rate_between(of_queue(sent, workers, "normal"), 1.0, 8.0) >= 0.95 * 0.95 * rate
 
 
-def test_express_within_its_share_waits_no_longer_than_a_horizon() -> None:
+def test_express_within_its_share_waits_no_longer_than_a_horizon_and_a_slots_tolerance() -> None:
     rate, waits = FAST, []
     workers = senders(["express", *["normal"] * 4], rate, arrivals=lambda now_s: int(0.15 * rate * now_s))
     sent = simulate(workers, 6.0, Random(1), Weather(clocks_s=0), Timeline())
     for n, s in enumerate(sorted(of_queue(sent, workers, "express"))):
         if s.at_s > 1.0:
             waits.append(s.at_s - (n + 1) / (0.15 * rate))
-    assert max(waits) < HORIZON_US / 1e6
+    assert max(waits) < HORIZON_US / 1e6 + timing(rate).tolerance_s
+    # Most of them in much less.
+    assert sorted(waits)[len(waits) // 2] < HORIZON_US / 1e6
 
 
 def test_without_a_share_express_is_one_among_others() -> None:
@@ -317,7 +320,7 @@ def test_after_a_freeze_nothing_that_is_too_old_is_used(rate: float) -> None:
     assert allowance.take(1, 100.0111)
     assert not allowance.take(1, 110.0)
     assert (allowance.held, allowance.lost) == (0, 19)
-    assert allowance.next_at(110.0) in (None, 110.0)
+    assert next_at(allowance, 110.0) in (None, 110.0)
     assert allowance.wanted(3, 110.0) > 0
 
 
@@ -337,7 +340,7 @@ def test_a_message_takes_as_many_slots_as_it_has_segments() -> None:
     assert allowance.held == 4
     assert not allowance.take(3, 100.0)
     # Its first slot is three after that of the one before.
-    at_s = allowance.next_at(100.0)
+    at_s = next_at(allowance, 100.0)
     assert at_s == pytest.approx(100.0 + 3 * timing(FAST).interval_s)
     assert at_s is not None
     assert allowance.take(3, at_s)
@@ -380,7 +383,7 @@ def test_it_asks_again_only_when_the_answer_is_overdue() -> None:
     allowance = Allowance(FAST)
     assert allowance.wanted(9, 100.0) == 9
     assert allowance.wanted(9, 100.02) == 0
-    assert allowance.next_at(100.02) == pytest.approx(100.05)
+    assert next_at(allowance, 100.02) == pytest.approx(100.05)
     assert allowance.wanted(9, 100.051) == 9
 
 
@@ -398,7 +401,7 @@ def test_told_to_come_later_it_comes_later() -> None:
     allowance = Allowance(SLOW)
     allowance.wanted(1, 100.0)
     given_slots(allowance, 0, 300_000, 100.0, 100.001)
-    at_s = allowance.next_at(100.001)
+    at_s = next_at(allowance, 100.001)
     assert at_s is not None
     assert 100.301 <= at_s <= 100.32
     assert allowance.wanted(1, at_s - 0.001) == 0
@@ -407,12 +410,12 @@ def test_told_to_come_later_it_comes_later() -> None:
 
 def test_with_nothing_to_wait_for_there_is_no_timer() -> None:
     allowance = Allowance(FAST)
-    assert allowance.next_at(100.0) is None
+    assert next_at(allowance, 100.0) is None
     allowance.wanted(1, 100.0)
     given_slots(allowance, 1, 0, 100.0, 100.0)
     assert allowance.take(1, 100.0)
     assert allowance.wanted(0, 100.0) == 0
-    assert allowance.next_at(100.0) is None
+    assert next_at(allowance, 100.0) is None
 
 
 @settings(max_examples=100, deadline=None)
@@ -438,7 +441,7 @@ def test_the_timer_never_spins(rate: float, sizes: list[int], seed: int) -> None
             asked_s, now_s = now_s, now_s + rng.uniform(0, 0.003)
             slots = timeline.reserve(ask(segments, rate, together=allowance.together), now_s * 1e6)
             given_slots(allowance, *slots, asked_s, now_s)
-        at_s = allowance.next_at(now_s)
+        at_s = next_at(allowance, now_s)
         if waiting:
             assert at_s is not None
             idle = 0 if moved or at_s > now_s else idle + 1
@@ -459,7 +462,7 @@ def saturated(allowance: Allowance, timeline: Timeline, from_s: float, to_s: flo
         if segments := allowance.wanted(10_000, now_s):
             slots = timeline.reserve(ask(segments, allowance.rate, together=allowance.together), now_s * 1e6)
             given_slots(allowance, *slots, now_s, now_s)
-        at_s = allowance.next_at(now_s)
+        at_s = next_at(allowance, now_s)
         assert at_s is not None
         now_s = max(at_s, now_s + 1e-4)
     return sent

@@ -19,7 +19,7 @@ from engine.records import Queue
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import LOOK_AHEAD, Allowance, timing
 
-HORIZON_US = 100_000
+HORIZON_US = 60_000
 
 
 class State(NamedTuple):
@@ -160,6 +160,13 @@ class Sender:
         return SlotRequest("p", self.queue, wanted, allowance.rate, self.share, allowance.together)
 
 
+def next_at(allowance: Allowance, now_s: float) -> float | None:
+    """When a worker turns to this provider again though nothing happens; None: not at all."""
+    goes_at_s = allowance.goes_at_s(now_s)
+    at_s = min(math.inf if goes_at_s is None else goes_at_s, allowance.asks_at_s(now_s))
+    return None if at_s == math.inf else max(at_s, now_s)
+
+
 class Weather(NamedTuple):
     """How late things are, seconds: a small lateness always, a large one now and then."""
 
@@ -216,7 +223,7 @@ def simulate(
         ask = sender.ask(now_s + offset)
         if ask is not None:
             put(now_s + rng.uniform(0, weather.round_trip_s / 2), index, ask, now_s)
-        at_s = sender.allowance.next_at(now_s + offset)
+        at_s = next_at(sender.allowance, now_s + offset)
         awake[index] = (now_s + 0.01 if at_s is None else max(now_s, at_s - offset)) + late() + 1e-6
         put(awake[index], index, None)
     return sent

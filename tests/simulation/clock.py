@@ -20,6 +20,8 @@ from random import Random
 from typing import Any
 
 _CALLBACK_S = 2e-6
+# One process runs no more callbacks in a virtual second, unless it spins: that makes 500,000.
+_TURNS_MAX = 20_000
 # Where virtual time begins, UTC seconds.
 EPOCH_S = 1_700_000_000.0
 
@@ -101,7 +103,7 @@ class Clock:
         """Step until virtual time `until`, or `steps_max` steps in all."""
         heap, rng = self._heap, self.rng
         while self.steps < steps_max and not self.halted:
-            while heap and heap[0][0] <= self.now:
+            while heap and heap[0][0] <= self.now and self.steps < steps_max:
                 handle = heapq.heappop(heap)[2]
                 if handle.gone:
                     continue
@@ -111,6 +113,8 @@ class Clock:
                 self.steps += 1
                 handle.run()
             ready = self._runnable
+            if self.steps >= steps_max:
+                return
             if ready:
                 index = int(rng.random() * len(ready))
                 process = ready[index]
@@ -151,6 +155,9 @@ class Process(asyncio.AbstractEventLoop):
         self._due: list[Handle] = []
         # Callbacks left of the current round; timers join at its end, as in asyncio.
         self._round = 0
+        # Callbacks run in this second.
+        self._turns = 0
+        self._second = 0
 
     # -- the world's side
 
@@ -168,10 +175,18 @@ class Process(asyncio.AbstractEventLoop):
             self._due.clear()
             self._round = len(self._ready)
         self._round -= 1
+        self._count()
         handle = self._ready.popleft()
         if not handle.gone:
             events._set_running_loop(self)
             handle.run()
+
+    def _count(self) -> None:
+        if self._second != int(self.clock.now):
+            self._second, self._turns = int(self.clock.now), 0
+        self._turns += 1
+        if self._turns > _TURNS_MAX:
+            self.clock.halted = self.clock.halted or f"{self.name} spins"
 
     def hold(self, seconds: float) -> None:
         """Freeze: nothing of it runs for a while; what arrives meanwhile waits."""

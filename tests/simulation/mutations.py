@@ -265,7 +265,7 @@ MUTATIONS = [
              [(Outbox, "next_flush", _forget_what_is_under_way)]),
     Mutation("answer before the commit", 0, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
-    Mutation("end a recall without looking at the quotas", 5, [(posting, "_recall", _recall_once)]),
+    Mutation("end a recall without looking at the quotas", 133, [(posting, "_recall", _recall_once)]),
     Mutation("forget what a recall took from a request", 5, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 4,
              [(posting, "_close_books", _leave_quotas_open)]),

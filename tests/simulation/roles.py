@@ -18,17 +18,21 @@ from engine.credit.ledger import Ledger
 from engine.credit.quota import Quota
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.settlement import Backoff
+from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
+from engine.errors import Unavailable
 from engine.ids import MessageIds
 from engine.intake.ingest import Ingest
 from engine.intake.pricing import PriceTable
 from engine.providers.settings import SimulatedSettings
 from engine.records import Message, Verdict
 from engine.routing.ports import SlotRequest, Slots
+from engine.routing.throughput import UNANSWERED_S, timing
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import RedisUsage
+from tests.routing.throughput_model import Timeline
 from tests.simulation.holdings import Holding
 from tests.simulation.world import Role, World
 
@@ -98,11 +102,31 @@ class Carrier:
         asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider=self.name))
 
 
-class Unlimited:
-    """No provider here is limited."""
+# Segments a second of one of the providers: below what all workers could do together.
+_LIMITS = {"other": 200.0}
+
+
+class Pacing:
+    """The slots of limited providers as Redis gives them: late, or not at all."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
-        raise AssertionError(asks)
+        """See `engine.routing.ports.SlotStore`."""
+        world, rng = self._world, self._world.clock.rng
+        await asyncio.sleep(rng.expovariate(1 / 0.001))
+        granted = []
+        for ask in asks:
+            timeline = world.timelines.setdefault(ask.provider, Timeline())
+            segments, delay_us = timeline.reserve(ask, world.clock.now_us())
+            interval_us = timing(ask.rate).interval_s * 1e6
+            granted.append(Slots(segments, delay_us, interval_us, ask.together))
+        if not world.calm and rng.random() < 0.05:
+            await asyncio.sleep(UNANSWERED_S)
+            raise Unavailable("No answer.")
+        await asyncio.sleep(rng.expovariate(1 / 0.001))
+        return granted
 
 
 async def worker(world: World, role: Role) -> None:
@@ -121,11 +145,21 @@ async def worker(world: World, role: Role) -> None:
     )
     await reader.join()
     names = ("carrier", "other")
+    settler = Settler(
+        reader,
+        backoff=Backoff(first_us=100_000, max_us=1_000_000),
+        hand_s=settings.take_over_s / 4,
+        now_us=world.clock.now_us,
+        clock_s=process.time,
+        rng=Random(world.clock.rng.getrandbits(32)),
+        log=world.log,  # type: ignore[arg-type]
+    )
     dispatcher = Dispatcher(
         "normal",
         [Carrier(world, name) for name in names],
-        [SimulatedSettings(name=name) for name in names],
-        Unlimited(),
+        [SimulatedSettings(name=name, throughput=_LIMITS.get(name)) for name in names],
+        Pacing(world),
+        settler,
         concurrency=_CONCURRENCY,
         rng=Random(world.clock.rng.getrandbits(32)),
         log=world.log,  # type: ignore[arg-type]
@@ -135,12 +169,9 @@ async def worker(world: World, role: Role) -> None:
     work = Worker(
         reader,
         dispatcher,
+        settler,
         concurrency=_CONCURRENCY,
-        backoff=Backoff(first_us=100_000, max_us=1_000_000),
-        hand_s=settings.take_over_s / 4,
-        now_us=world.clock.now_us,
         clock_s=process.time,
-        rng=Random(world.clock.rng.getrandbits(32)),
         log=world.log,  # type: ignore[arg-type]
     )
     sweeper = Sweeper(

@@ -12,6 +12,7 @@ import msgspec
 
 from engine.errors import Unavailable
 from engine.records import VerdictKind
+from tests.routing.throughput_model import Timeline
 from tests.simulation.checkers import Truth, Violation
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
@@ -139,6 +140,8 @@ class World:
         self.requests: dict[str, int] = {}
         # How often the carrier has accepted each message.
         self.sent: dict[str, int] = {}
+        # The slots of limited providers, as Redis keeps them.
+        self.timelines: dict[str, Timeline] = {}
         self.calm = False
         # Called with each process that is gone, to tell its clients and its supervisor.
         self.on_death: list[Callable[[Role], None]] = []

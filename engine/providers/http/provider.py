@@ -3,6 +3,7 @@
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
 - answered: what `http_recognition` makes of it;
+- answered with what a fault of ours keeps us from reading: `unknown`, code `fault`;
 - written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
   as the provider may have taken it;
 - 429 with Retry-After: until then, at most RETRY_AFTER_S_MAX, messages are `throttled`
@@ -15,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
+
+import structlog
 
 from engine.providers.http.description import Description, describe
 from engine.providers.http.escapes import Unencodable
@@ -84,20 +87,25 @@ class HttpProvider:
         asyncio.get_running_loop().call_soon(done, verdict)
 
     def _ended(self, done: Done, message_id: str, outcome: HttpOutcome) -> None:
+        try:
+            verdict = self._verdict(message_id, outcome)
+        except Exception as e:  # a fault in reading an answer must not cost the message its verdict
+            structlog.get_logger("http").error("answer not understood", provider=self._name, exc_info=e)
+            verdict = Verdict(kind="unknown", provider=self._name, code="fault")
+        done(verdict)
+
+    def _verdict(self, message_id: str, outcome: HttpOutcome) -> Verdict:
         if outcome.kind != "answered":
-            done(unanswered_verdict(self._name, outcome))
-            return
+            return unanswered_verdict(self._name, outcome)
         recognised = self._recognise(outcome.status, outcome.headers, outcome.body, message_id)
         if recognised.kind == "throttled":
             self._hold(outcome.headers.get(_RETRY_AFTER, b""))
-        done(
-            Verdict(
-                kind=recognised.kind,
-                provider=self._name,
-                provider_message_id=recognised.id,
-                code=recognised.code,
-                latency_us=outcome.latency_us,
-            )
+        return Verdict(
+            kind=recognised.kind,
+            provider=self._name,
+            provider_message_id=recognised.id,
+            code=recognised.code,
+            latency_us=outcome.latency_us,
         )
 
     def _hold(self, retry_after: bytes) -> None:

@@ -10,7 +10,8 @@ Under failure:
 - the provider stops reading: nothing more is sent to it, and it is dropped when it lets answers
   to its own requests pile up beyond `_UNREAD_BYTES_MAX`;
 - a connection that does not close in good order is cut after a second;
-- a callback of this program raises: only this connection is lost;
+- a fault in this adapter's own callbacks: the connection is lost by it, and no more. The
+  callers' code does not run in them (see `engine.delivery.dispatcher`);
 - this process frozen: what arrived meanwhile is read before time is let pass (`Ticker`).
 """
 

@@ -21,6 +21,7 @@ Under failure, every message gets exactly one verdict:
 - throttled: the session slows down (`smpp_slowdown`) and the segment is sent again;
 - a session lost: messages that went out on it and have no answer are `unknown`; the others go
   out on another session, or are `temporary` when there is none;
+- a fault of ours in reading an answer: `unknown` with the code `fault`, and nothing else;
 - this process frozen: what arrived meanwhile is read before anything is timed out;
 - this process killed: no verdict; the queue's own record of the message decides.
 """

@@ -9,6 +9,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import structlog
+
 from engine.providers.ports import Done
 from engine.providers.smpp.body import MESSAGE_ID_OCTETS, decode_message_id
 from engine.providers.smpp.connection import Connection, Line, Segments
@@ -20,7 +22,9 @@ from engine.providers.smpp.session import Answers, Counts, Heard
 from engine.providers.smpp.verdicts import code, kind
 from engine.records import Message, Verdict
 
-# (message, time in microseconds since 1970) → the bodies of its submit_sm.
+_log = structlog.get_logger("smpp")
+
+# (message, time in microseconds since 1970) to the bodies of its submit_sm.
 Encode = Callable[[Message, int], list[bytes]]
 
 # A message of which the provider has taken nothing is held so long: see `engine.providers.smpp.provider`.
@@ -56,9 +60,6 @@ class Traffic:
         self._counts = counts
         self._timeout_s = timeout_s
         self._tick_s = tick_s
-        # The monotonic time and the time of day while callbacks run; else 0.
-        self._turn_s = 0.0
-        self._turn_us = 0
         # Until this time messages wait although no session is bound.
         self.patient_to_s = 0.0
         self.stopping = False
@@ -68,13 +69,13 @@ class Traffic:
     def submit(self, message: Message, done: Done) -> None:
         """See `engine.providers.ports.Provider`."""
         try:
-            bodies = self._encode(message, self._turn_us or time.time_ns() // 1000)
+            bodies = self._encode(message, time.time_ns() // 1000)
         except ValueError as e:
             # SMPP cannot carry it, so no provider could take it this way.
             verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
-            asyncio.get_running_loop().call_soon(tell, done, verdict)
+            asyncio.get_running_loop().call_soon(done, verdict)
             return
-        now_s = self._turn_s or time.monotonic()
+        now_s = time.monotonic()
         sending = Sending(done, bodies, now_s, len(bodies) == 1)
         messages = self._messages
         if not messages:
@@ -125,12 +126,7 @@ class Traffic:
         """See `smpp_connection.Owner`: verdicts for what was answered, receipts to the inbox, then more is
         sent."""
         if heard.answers:
-            # Whatever the callbacks submit is submitted at this same time.
-            self._turn_s, self._turn_us = now_s, time.time_ns() // 1000
-            try:
-                self._answered(line, heard.answers, now_s)
-            finally:
-                self._turn_s = self._turn_us = 0
+            self._answered(line, heard.answers, now_s)
         if heard.deliveries:
             self._inbox.take(heard.deliveries, on)
         self._waiting.pump(line, now_s, _WAITING_MAX)
@@ -151,30 +147,31 @@ class Traffic:
     def _answered(self, line: Line, answers: Answers[Sending], now_s: float) -> None:
         name, accepted, sent_s, latency_us = self._name, 0, -1.0, 0
         for (sending, part, _), pdu in answers:
-            if pdu.status:
-                self._refused(line, sending, part, pdu, now_s)
-                continue
-            accepted += 1
-            # As `decode_message_id`, in a third of its time, for ids as they should be.
-            message_id = pdu.body.rstrip(b"\0").decode("latin-1")
-            if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
-                message_id = decode_message_id(pdu.body).replace(",", "%2C")
-            if not sending.single:
-                sending.accepted(part, message_id)
-                self._look(sending, now_s)
-                continue
-            # Nearly all messages have one segment, and get here the verdict that `Sending` would give.
-            if sending.sent_s != sent_s:
-                sent_s = sending.sent_s
-                latency_us = int((now_s - sent_s) * 1e6)
-            verdict = Verdict(
-                kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
-                latency_us=latency_us,
-            )  # fmt: skip
             try:
+                if pdu.status:
+                    self._refused(line, sending, part, pdu, now_s)
+                    continue
+                accepted += 1
+                # As `decode_message_id`, in a third of its time, for ids as they should be.
+                message_id = pdu.body.rstrip(b"\0").decode("latin-1")
+                if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
+                    message_id = decode_message_id(pdu.body).replace(",", "%2C")
+                if not sending.single:
+                    sending.accepted(part, message_id)
+                    self._look(sending, now_s)
+                    continue
+                # Nearly all: what `Sending` comes to when it has one segment, by the short way.
+                if sending.sent_s != sent_s:
+                    sent_s = sending.sent_s
+                    latency_us = int((now_s - sent_s) * 1e6)
+                verdict = Verdict(
+                    kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
+                    latency_us=latency_us,
+                )  # fmt: skip
                 sending.done(verdict)
-            except Exception as e:  # as in `tell`, which would be one call more
-                report(e)
+            except Exception as e:  # a fault in reading one answer costs the others nothing
+                _log.error("answer not understood", provider=name, exc_info=e)
+                self._unanswered([(sending, part, b"")], "fault", now_s)
         line.slowdown.taken(accepted, now_s)
 
     def _refused(self, line: Line, sending: Sending, part: int, pdu: Pdu, now_s: float) -> None:
@@ -204,7 +201,7 @@ class Traffic:
         """Give the verdict if it can be given."""
         if sending.over and not sending.told:
             sending.told = True
-            tell(sending.done, sending.verdict(self._name, now_s))
+            sending.done(sending.verdict(self._name, now_s))
 
     # -- all of them
 
@@ -222,19 +219,3 @@ class Traffic:
     def _look_idle(self) -> None:
         if self.stopping and not (self._inbox.owed or self._waiting.busy):
             self.idle.set()
-
-
-def tell(done: Done, verdict: Verdict) -> None:
-    """Call `done`. What it raises goes to the loop's handler, so that other messages get their verdict."""
-    try:
-        done(verdict)
-    except Exception as e:  # whatever it is, other messages wait behind this one
-        report(e)
-
-
-def report(fault: Exception) -> None:
-    """Hand a fault of a message's callback to the loop's own handler, so that it costs nobody else a
-    verdict."""
-    asyncio.get_running_loop().call_exception_handler(
-        {"message": "A message's callback failed.", "exception": fault}
-    )

@@ -104,5 +104,6 @@ class RedisReceiptSink:
                 self.kept += len(receipts)
             else:
                 self.refused += len(receipts)
+            # Each by itself: they are providers' code, and a fault of one costs the others nothing.
             for stored in callers:
-                stored(kept)
+                asyncio.get_running_loop().call_soon(stored, kept)

@@ -54,6 +54,19 @@ async def carrier(script: Script, **given: Any) -> AsyncIterator[tuple[Provider,
             yield provider, server
 
 
+@in_module
+async def test_a_fault_in_reading_an_answer_costs_its_message_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    async with carrier(fixed(TAKEN)) as (provider, _):
+        monkeypatch.setattr(provider, "_recognise", fail)
+        found = await verdicts(provider, [message(n) for n in range(3)])
+        assert [(v.kind, v.code) for v in found] == [("unknown", "fault")] * 3
+
+
 def fixed(answer: bytes) -> Script:
     async def script(body: bytes, writer: asyncio.StreamWriter) -> bytes:
         return answer

@@ -14,7 +14,6 @@ from engine.providers.smpp.body import decode_bind, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, pack
 from engine.providers.smpp.provider import SmppProvider
-from engine.records import Verdict
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
 from tests.providers.smpp.scripted_smsc import (
@@ -278,21 +277,26 @@ async def test_throttled_to_the_end_is_throttled_and_little_was_sent() -> None:
         assert len(carrier.submits) < 60, "50 at once, then hardly any"
 
 
-async def test_a_fault_of_the_callback_costs_nobody_else_a_verdict() -> None:
-    faults: list[object] = []
-
-    def fail(verdict: Verdict) -> None:
+async def test_a_fault_in_reading_one_answer_costs_no_other_message_its_verdict(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(body: bytes) -> str:
         raise ZeroDivisionError
 
-    async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: faults.append(context["exception"]))
-        try:
-            provider.submit(message(), fail)
-            assert (await verdicts.one()).kind == "accepted"
-        finally:
-            loop.set_exception_handler(None)
-        assert [type(fault) for fault in faults] == [ZeroDivisionError]
+    # Only an id with a comma is read by it.
+    monkeypatch.setattr("engine.providers.smpp.traffic.decode_message_id", fail)
+    async with smsc() as carrier, provider_to(carrier.port) as (_, verdicts):
+        carrier.on_submit = nothing
+        numbers = [verdicts.submit(f"m{n}") for n in range(3)]
+        await until(lambda: len(carrier.submits) == 3)
+        for (peer, pdu), message_id in zip(carrier.submits, ("a", "b,c", "d"), strict=True):
+            peer.accept(pdu, message_id)
+        found = await verdicts.of(*numbers)
+        assert [(v.kind, v.code) for v in found] == [
+            ("accepted", "ESME_ROK 0x00"),
+            ("unknown", "fault"),
+            ("accepted", "ESME_ROK 0x00"),
+        ]
         assert len(carrier.peers) == 1
 
 

@@ -33,6 +33,7 @@ from engine.shards import rate_key
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.throughput import HORIZON_US, RedisSlots
 from supervisor.embedded.servers import start_redis
+from tests.adversity.proxy import Proxy
 from tests.routing import throughput_model
 from tests.routing.throughput_model import Sent, State, Timeline, most_in
 from tests.stores.redis.throughput_process import RECORD
@@ -74,8 +75,27 @@ async def after_the_beginning(pace: RedisSlots, *asks: SlotRequest) -> None:
 # -- the functions
 
 
+async def test_an_answer_that_is_late_is_not_waited_for_and_the_connection_goes_on(
+    link: RedisLink, url: str
+) -> None:
+    async with Proxy.to(url) as proxy:
+        slow = RedisLink(proxy.url(url), timeout_s=5, name="slow")
+        await slow.start()
+        pace = RedisSlots(slow)
+        await after_the_beginning(RedisSlots(slow, answer_s=5.0), ask(1))
+        proxy.stall()
+        # By its own time-out the link would wait a hundred times as long.
+        async with asyncio.timeout(2.5):
+            with pytest.raises(Unavailable, match=r"within 50 ms"):
+                await pace.reserve([ask(1)])
+        proxy.flow()
+        assert await RedisSlots(slow, answer_s=5.0).reserve([ask(3)])
+        assert proxy.accepted == 1
+        await slow.close()
+
+
 async def test_asks_are_answered_in_order_each_from_its_own_timeline(link: RedisLink) -> None:
-    pace = RedisSlots(link)
+    pace = RedisSlots(link, answer_s=5.0)
     asks = [
         ask(5, 1000.0, provider="a"),
         ask(7, 100.0, provider="b", together=7),
@@ -89,7 +109,7 @@ async def test_asks_are_answered_in_order_each_from_its_own_timeline(link: Redis
 
 
 async def test_slots_follow_each_other_and_reach_no_further_than_the_horizon(link: RedisLink) -> None:
-    pace = RedisSlots(link)
+    pace = RedisSlots(link, answer_s=5.0)
     await after_the_beginning(pace, ask(1))
     ends = []
     for queue, reach_us in (("normal", HORIZON_US / 2), ("express", HORIZON_US)):
@@ -104,7 +124,7 @@ async def test_slots_follow_each_other_and_reach_no_further_than_the_horizon(lin
 
 
 async def test_a_redis_without_functions_is_given_them(link: RedisLink) -> None:
-    pace = RedisSlots(link)
+    pace = RedisSlots(link, answer_s=5.0)
     await link.call("FUNCTION", "FLUSH")
     with pytest.raises(Unavailable):
         await pace.reserve([ask(1, queue="express")])
@@ -115,7 +135,7 @@ async def test_a_redis_without_functions_is_given_them(link: RedisLink) -> None:
 
 
 async def test_after_redis_was_emptied_no_slot_is_given_twice(link: RedisLink) -> None:
-    pace = RedisSlots(link)
+    pace = RedisSlots(link, answer_s=5.0)
     await after_the_beginning(pace, ask(1))
     await pace.reserve([ask(10_000, queue="express")])
     await link.call("FLUSHDB")
@@ -126,15 +146,15 @@ async def test_after_redis_was_emptied_no_slot_is_given_twice(link: RedisLink) -
 async def test_what_redis_refuses_is_unavailable(link: RedisLink) -> None:
     await link.call("LPUSH", rate_key("p"), "no timeline")
     with pytest.raises(Unavailable, match="gives no slots"):
-        await RedisSlots(link).reserve([ask(1)])
+        await RedisSlots(link, answer_s=5.0).reserve([ask(1)])
     await link.close()
     with pytest.raises(Unavailable):
-        await RedisSlots(link).reserve([ask(1)])
+        await RedisSlots(link, answer_s=5.0).reserve([ask(1)])
 
 
 @pytest.mark.parametrize("rate", [20.0, 60.0, 200.0, 1000.0])
 async def test_the_model_in_python_decides_as_redis_does(link: RedisLink, rate: float) -> None:
-    rng, model, pace = Random(int(rate)), Timeline(), RedisSlots(link)
+    rng, model, pace = Random(int(rate)), Timeline(), RedisSlots(link, answer_s=5.0)
     granted = 0
     for _ in range(120):
         queue: Queue = rng.choice(("express", "normal"))

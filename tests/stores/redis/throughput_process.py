@@ -29,6 +29,7 @@ from engine.routing.ports import SlotRequest
 from engine.routing.throughput import LOOK_AHEAD, Allowance
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.throughput import RedisSlots
+from tests.routing.throughput_model import next_at
 
 RECORD = struct.Struct("<dI")
 # Messages at hand at most.
@@ -72,7 +73,7 @@ class Pacer:
                     task = asyncio.create_task(self._reserve(ask))
                     asking.add(task)
                     task.add_done_callback(asking.discard)
-                at_s = self._allowance.next_at(time.monotonic())
+                at_s = next_at(self._allowance, time.monotonic())
                 # Messages come while it sleeps.
                 wait_s = min(0.002, at_s - time.monotonic()) if at_s is not None else 0.002
                 await self._wait(wait_s)

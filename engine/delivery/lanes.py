@@ -1,0 +1,76 @@
+"""Rule: the lanes of one worker together: how much may be begun, and when it is worth while to look again.
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from engine.delivery.breaker import Breaker
+from engine.delivery.lane import Lane
+from engine.providers.settings import ProviderSettings
+from engine.records import Entry
+from engine.routing.records import RoutingPlan
+
+
+class Lanes:
+    """One lane for each provider. Iterated in the order in which they may send: limited ones
+    first, because their slots pass."""
+
+    def __init__(self, settings: Sequence[ProviderSettings], concurrency: int) -> None:
+        """`concurrency` bounds the sends in flight, not counting those that a stalled provider
+        owes answers to."""
+        self.by_name = {p.name: _lane(p, concurrency, len(settings)) for p in settings}
+        self._throughput = {p.name: p.throughput for p in settings}
+        self._concurrency = concurrency
+        self._order = list(self.by_name.values())
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def use(self, plan: RoutingPlan) -> None:
+        """Pause and limit providers as `plan` says."""
+        for name, lane in self.by_name.items():
+            lane.paused = name in plan.paused
+            lane.limit(plan.throughput.get(name, self._throughput[name]))
+        self._order.sort(key=lambda lane: lane.allowance is None)
+
+    def free(self) -> int:
+        """How many sends may begin now."""
+        return self._concurrency - sum(lane.awaited.owed for lane in self._order)
+
+    def worth_reading(self, now_s: float) -> bool:
+        """Whether any provider could do more than it has to do."""
+        return any(lane.open(now_s) and not lane.crowded(now_s) for lane in self._order)
+
+    def busy(self) -> bool:
+        """Whether anything waits or is in flight."""
+        return any(lane.waiting or lane.awaited.in_flight for lane in self._order)
+
+    def again_at_s(self, now_s: float) -> float:
+        """When more may be sent though nothing happens; infinity: not before something does."""
+        if self.free() <= 0:
+            return math.inf
+        times = [lane.again_at_s(now_s) for lane in self._order]
+        return min((at_s for at_s in times if at_s is not None), default=math.inf)
+
+    def leave(self) -> list[tuple[Entry, float]]:
+        """Everything that waits, taken out, with the times at which it was read."""
+        return [waiting for lane in self._order for waiting in lane.leave()]
+
+
+def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
+    # Where there are others, one may take no more than so much of what a worker can do.
+    shared = lanes > 1
+    return Lane(
+        settings.name,
+        Breaker(failures=settings.breaker_failures, pause_s=settings.breaker_pause_s),
+        timeout_s=settings.timeout_s,
+        in_flight_max=max(1, concurrency * 3 // 4) if shared else concurrency,
+        waiting_max=max(1, concurrency // 2),
+    )

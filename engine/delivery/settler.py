@@ -1,0 +1,152 @@
+"""What one worker has in hand: whether its turn has come, what became of it, and Redis told in batches.
+
+An entry is in hand from `took` until it is settled or dropped. Settlements gather, and one
+flush at a time writes them back: while one is under way, the next gathers.
+
+Killed: what is in hand is pending under the worker's name, and others take it over; what was
+settled unheard counts once. Frozen: what was read too long ago is dropped when its turn
+comes, since another worker may have it. Redis away, or a flush never answered: it is sent
+again until it is answered, and counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.delivery.ports import QueueReader
+from engine.delivery.settlement import Backoff, after_verdict, before_sending, put_off, unroutable
+from engine.errors import Unavailable
+from engine.records import Entry, Settlement, Verdict
+
+# Settlements are flushed when so many wait, or the first has waited so long.
+_FLUSH_COUNT = 200
+_FLUSH_S = 0.002
+# Most settlements in one flush.
+_FLUSH_MAX = 1000
+# Pause after Redis was unavailable; doubles up to the second.
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 1.0
+
+
+class Settler:
+    """The entries of one worker, from being read to being settled."""
+
+    def __init__(
+        self,
+        reader: QueueReader,
+        *,
+        backoff: Backoff,
+        hand_s: float,
+        now_us: Callable[[], int],
+        clock_s: Callable[[], float],
+        rng: Random,
+        log: FilteringBoundLogger,
+        at_most_once: bool = False,
+    ) -> None:
+        """`hand_s` plus a provider's time-out must be less than the idle time after which entries
+        are taken over. `at_most_once`: what was sent and never answered is given up, not sent again.
+        """
+        self._reader = reader
+        self._backoff = backoff
+        self._hand_s = hand_s
+        self._now_us = now_us
+        self._clock_s = clock_s
+        self._rng = rng
+        self._log = log
+        self._at_most_once = at_most_once
+        # Entries that were taken and are not settled.
+        self.in_hand = 0
+        # Set whenever something in hand was settled.
+        self.settled = asyncio.Event()
+        self._settlements: list[Settlement] = []
+        self._flush = asyncio.Event()
+
+    def took(self, count: int) -> None:
+        """So many more entries are in hand."""
+        self.in_hand += count
+
+    def fit(self, entry: Entry, read_at_s: float) -> bool:
+        """Its turn has come: whether it is still to be sent. False: it is dealt with."""
+        if read_at_s < self._clock_s() - self._hand_s:
+            self._reader.drop([entry])
+            self._let_go(1)
+            return False
+        settlement = before_sending(entry, self._now_us())
+        if settlement is not None:
+            self._settle(settlement)
+        return settlement is None
+
+    def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
+        """Its attempt ended; `others` and `reroute` as in `delivery.after_verdict`."""
+        self._settle(
+            after_verdict(
+                entry,
+                verdict,
+                self._now_us(),
+                self._backoff,
+                self._rng,
+                others=others,
+                reroute=reroute,
+                at_most_once=self._at_most_once,
+            )
+        )
+
+    def put_off(self, entry: Entry, pause_s: float) -> None:
+        """No provider can take it for so long."""
+        now_us = self._now_us()
+        # What has expired or killed workers is settled now, not moved round.
+        self._settle(before_sending(entry, now_us) or put_off(entry, now_us + int(pause_s * 1e6)))
+
+    def unroutable(self, entry: Entry) -> None:
+        """No route leads anywhere."""
+        now_us = self._now_us()
+        self._settle(before_sending(entry, now_us) or unroutable(entry, now_us))
+
+    def hand_back(self, entry: Entry) -> None:
+        """It was only read: due again at once, for any worker."""
+        self._settle(put_off(entry, self._now_us()))
+
+    async def run(self) -> None:
+        """Flush until canceled."""
+        while True:
+            await self._flush.wait()
+            self._flush.clear()
+            settlements, self._settlements = self._settlements, []
+            for first in range(0, len(settlements), _FLUSH_MAX):
+                batch = settlements[first : first + _FLUSH_MAX]
+                await self._settle_all(batch)
+                self._let_go(len(batch))
+
+    def _let_go(self, count: int) -> None:
+        self.in_hand -= count
+        self.settled.set()
+
+    def _settle(self, settlement: Settlement) -> None:
+        self._settlements.append(settlement)
+        waiting = len(self._settlements)
+        if waiting == 1:
+            asyncio.get_running_loop().call_later(_FLUSH_S, self._flush.set)
+        elif waiting == _FLUSH_COUNT:
+            self._flush.set()
+
+    async def _settle_all(self, batch: Sequence[Settlement]) -> None:
+        """Settle however long Redis is away; answered or not, sent again it counts once."""
+        pause_s = 0.0
+        while True:
+            try:
+                counted = await self._reader.settle(batch)
+            except Unavailable as e:
+                if not pause_s:
+                    self._log.warning("verdicts cannot be settled", reason=e.detail, waiting=self.in_hand)
+                pause_s = min(max(2 * pause_s, _PAUSE_S), _PAUSE_MAX_S)
+                await asyncio.sleep(pause_s)
+                continue
+            if pause_s:
+                self._log.info("verdicts are settled again")
+            elif counted < len(batch):
+                self._log.warning("entries were settled by another worker", count=len(batch) - counted)
+            return

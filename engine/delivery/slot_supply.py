@@ -1,0 +1,102 @@
+"""Slots for the limited lanes of one worker, asked of Redis a little ahead.
+
+Beside everything else: while Redis does not answer, limited lanes stand still, and nothing
+else waits. What is asked for is never more than can be begun when it comes.
+
+Killed, frozen: see `engine.routing.throughput`. Never answered: `SlotStore` gives up soon; asked again after
+a pause, and what was reserved unheard is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.delivery.alarm import Alarm
+from engine.delivery.lanes import Lanes
+from engine.errors import Unavailable
+from engine.records import Queue
+from engine.routing.ports import SlotRequest, SlotStore
+from engine.routing.throughput import Allowance
+
+# Longest pause after Redis could not be asked.
+_PAUSE_MAX_S = 0.1
+
+
+class SlotSupply:
+    """Of one queue in one worker."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        lanes: Lanes,
+        express_shares: Mapping[str, float],
+        pace: SlotStore,
+        on_slots: Callable[[float], None],
+        *,
+        log: FilteringBoundLogger,
+        clock_s: Callable[[], float],
+    ) -> None:
+        """`express_shares` by provider. `on_slots` is told the time, monotonic seconds, at which
+        slots have come."""
+        self._queue: Queue = queue
+        self._lanes = lanes
+        self._express_shares = express_shares
+        self._pace = pace
+        self._on_slots = on_slots
+        self._log = log
+        self._clock_s = clock_s
+        self._alarm = Alarm(clock_s)
+
+    def look(self, now_s: float) -> None:
+        """What waits, or what may be sent, has changed: slots may be wanted."""
+        for lane in self._lanes:
+            if lane.allowance is None:
+                break
+            if lane.waiting:
+                self._alarm.ring(lane.allowance.asks_at_s(now_s, changed=True))
+
+    async def run(self) -> None:
+        """Ask until canceled."""
+        away = False
+        while True:
+            asked_at_s = self._clock_s()
+            wishes, again_at_s = self._wishes(asked_at_s)
+            if not wishes:
+                await self._alarm.sleep_until(again_at_s)
+                continue
+            try:
+                granted = await self._pace.reserve([ask for _, ask in wishes])
+            except Unavailable as e:
+                if not away:
+                    self._log.warning("no slots can be reserved", reason=e.detail)
+                away = True
+                await asyncio.sleep(min(e.retry_after, _PAUSE_MAX_S))
+                continue
+            if away:
+                self._log.info("slots can be reserved again")
+                away = False
+            answered_at_s = self._clock_s()
+            for (allowance, _), slots in zip(wishes, granted, strict=True):
+                allowance.granted(slots, asked_at_s, answered_at_s)
+            self._on_slots(answered_at_s)
+
+    def _wishes(self, now_s: float) -> tuple[list[tuple[Allowance, SlotRequest]], float]:
+        """What to ask for now, all in one call; and when to look again if that is nothing."""
+        wishes, again_at_s, free = [], math.inf, self._lanes.free()
+        for lane in self._lanes:
+            if (allowance := lane.allowance) is None:
+                break
+            wish = lane.wish(free, now_s)
+            if wish.segments:
+                share = self._express_shares[lane.name]
+                ask = SlotRequest(
+                    lane.name, self._queue, wish.segments, allowance.rate, share, allowance.together
+                )
+                wishes.append((allowance, ask))
+            again_at_s = min(again_at_s, wish.again_at_s)
+            free = max(0, free - wish.messages)
+        return wishes, again_at_s
