@@ -8,8 +8,8 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any, NoReturn
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 
@@ -26,6 +26,22 @@ _START_S = 20.0
 def now_us() -> int:
     """UTC, microseconds since 1970."""
     return time.time_ns() // 1000
+
+
+class Closable(Protocol):
+    """What has connections to close."""
+
+    async def close(self) -> None:
+        """Close them; again does nothing."""
+
+
+_Closable = TypeVar("_Closable", bound=Closable)
+
+
+def closed_by(stack: AsyncExitStack, part: _Closable) -> _Closable:
+    """`part`, which is closed when `stack` ends."""
+    stack.push_async_callback(part.close)
+    return part
 
 
 class Process:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -209,7 +209,7 @@ class Ledger:
             await self._gather(0.001 if drained else self._gather_s)
             await self._look_around()
             # With as much as it may hold it reads nothing more, so nothing is to gather.
-            due = self._due(everything=drained or self._full())
+            due = self._due(everything=drained or _is_full(self._pending, self._held_up))
             if due:
                 await self._apply(due)
             elif drained:
@@ -219,7 +219,7 @@ class Ledger:
     async def _gather(self, patience_s: float) -> None:
         """Read until a shard is due. Of shards that are held up nothing more is read meanwhile."""
         going = [shard for shard in self._read if shard not in self._held_up]
-        if self._full():
+        if _is_full(self._pending, self._held_up):
             return
         now_s = self._clock_s()
         ripe = [self._since[shard] + self._gather_s for shard in going if shard in self._since]
@@ -275,11 +275,6 @@ class Ledger:
             await self._usage.announce(events)
         self._announced = events[-1].row_id if events else 0
 
-    def _full(self) -> bool:
-        """Whether as much is pending as may be, of shards that are not held up."""
-        counts = (len(entries) for shard, entries in self._pending.items() if shard not in self._held_up)
-        return sum(counts) >= _PENDING_MAX
-
     def _due(self, *, everything: bool) -> list[int]:
         now_s = self._clock_s()
         ripe_s = now_s - self._gather_s
@@ -334,3 +329,8 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         pass
+
+
+def _is_full(pending: Mapping[int, Sequence[UsageEntry]], held_up: Collection[int]) -> bool:
+    """Whether as much is pending as may be, of shards that are not held up."""
+    return sum(len(entries) for shard, entries in pending.items() if shard not in held_up) >= _PENDING_MAX

@@ -1,0 +1,150 @@
+"""The role `ingest`: the HTTP API, and what it answers from."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+import asyncpg
+import structlog
+
+from engine import ids, keys, providers
+from engine.api.app import create_app
+from engine.api.ports import Services
+from engine.api.readiness import Readiness
+from engine.api.reads import Reads
+from engine.api.server import Server
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
+from engine.config import Config
+from engine.credit.quota import Quota
+from engine.intake.ingest import Ingest
+from engine.intake.price_list import PriceList
+from engine.shards import shard_of
+from engine.stores.audit import AuditReader
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.pool import Pool
+from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.routing import Routing
+from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.receipt_sink import RedisReceiptSink
+
+log = structlog.get_logger("ingest")
+
+
+async def serve(process: Process) -> None:
+    """Answer the API until drained. Raises Unavailable, ConfigError."""
+    config, life = process.config, process.life
+    assert process.listener is not None
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(process.link("commands"))
+        inbox_link = await stack.enter_async_context(process.link("inbox"))
+        postgres = closed_by(stack, await Pool.connect(config.postgres.url))
+        directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
+        quota = Quota(
+            RedisAdmission(link, inbox_link, config.shards),
+            process.name,
+            shards=config.shards,
+            shard_of=partial(shard_of, shards=config.shards),
+            now_us=now_us,
+            quota_s=config.credit.quota_s,
+            quota_min=config.credit.quota_min,
+            validity_s=config.credit.validity_s,
+            spenders=await directory.spenders(config.credit.prefetch_max),
+        )
+        await patiently(quota.start)
+        await prices.refresh()
+        ingest = Ingest(
+            quota,
+            prices,
+            config.queues.validities_s(),
+            ids.MessageIds(random.SystemRandom().getrandbits(26), random.SystemRandom().getrandbits(48)),
+            now_us=now_us,
+            timeout_s=config.http.timeout_s * 0.9,
+        )
+        services = await _services(process, stack, link, postgres, directory, ingest)
+        server = Server(create_app(services), process.listener)
+        serving = [asyncio.create_task(quota.run()), asyncio.create_task(prices.run())]
+        try:
+            await server.start()
+            life.ready()
+            await until(life.draining.wait(), *serving)
+            await server.stop(DRAIN_S)
+            await quota.leave()
+            counts = ingest.counts
+            log.info(
+                "credit found",
+                submissions=counts.submissions,
+                waited=counts.waited,
+                waited_again=counts.waited_again,
+            )
+        finally:
+            await end(*serving)
+
+
+async def _services(
+    process: Process,
+    stack: AsyncExitStack,
+    link: RedisLink,
+    postgres: Pool,
+    directory: Directory,
+    ingest: Ingest,
+) -> Services:
+    config, shards = process.config, process.config.shards
+    stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
+    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+    attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
+    # Apart from the directory's: a look at everything must not hold up a key look-up.
+    pool = await asyncpg.create_pool(
+        config.postgres.url,
+        min_size=0,
+        max_size=2,
+        timeout=STORE_TIMEOUT_S,
+        command_timeout=STORE_TIMEOUT_S,
+    )
+    stack.push_async_callback(pool.close)
+    receipts_link = await stack.enter_async_context(process.link("receipts"))
+    receipts = closed_by(stack, RedisReceiptSink(receipts_link, shards))
+    # A connection of its own too: anybody may ask for the readiness, without a key.
+    probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
+    readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)
+    # Links of its own, made when first used: an audit may wait long for an answer.
+    audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
+    auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
+    reads = Reads(config, pool, link, stream, activity, attempts.unmatched)
+    return Services(
+        ingest=ingest,
+        directory=directory,
+        prices=Prices(postgres),
+        receipt_readers=providers.receipt_readers(config.providers),
+        receipts=receipts,
+        now_us=now_us,
+        routing=Routing(postgres, [p.name for p in config.providers]),
+        providers=config.providers,
+        transactions=Journal(postgres).transactions,
+        history=reads.message,
+        status=reads.status,
+        audit=auditor.audit,
+        ready=readiness.parts,
+        admin_key_sha256=_admin_key_digest(config),
+        body_bytes_max=config.http.body_bytes_max,
+        timeout_s=config.http.timeout_s,
+        draining=process.life.draining,
+    )
+
+
+def _admin_key_digest(config: Config) -> bytes:
+    path = Path(config.http.admin_key_file or Path(config.data_dir, "secrets", "admin_key"))
+    try:
+        return keys.digest(path.read_text().strip())
+    except OSError as e:
+        log.warning("admin calls are closed", file=str(path), reason=e.strerror)
+        return b""
