@@ -1,6 +1,6 @@
 """The composition root: from a forked process to a role at work.
 
-Every role is the same skeleton: uvloop, connect, announce ready, beat, drain when asked (`engine.boot.heartbeat`).
+Every role is the same skeleton: uvloop, connect, announce ready, beat (`boot.heartbeat`), drain when asked.
 Exit codes: 0 drained; 1 ended, to be replaced; 3 ended by what an operator must mend.
 """
 
@@ -19,7 +19,7 @@ from engine.boot.archiver import archive_and_match
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.ingest import serve
 from engine.boot.ledger import keep_books
-from engine.boot.process import STORE_TIMEOUT_S, Process, end, end_by_fault, now_us, reasons, until
+from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, now_us, reasons
 from engine.boot.worker import deliver
 from engine.config import Config, Role
 from engine.errors import Broken, EngineError, Unavailable
