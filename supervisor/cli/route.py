@@ -199,10 +199,10 @@ def _shares(told: list[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     for one, (name, equals, share) in zip(told, parts, strict=True):
         if not name or (equals and not (share.isascii() and share.isdecimal() and len(share) <= 7)):
             raise ConfigError(
-                f"{one!r} must be PROVIDER or PROVIDER=SHARE with a whole number, as in provider=7."
+                f"{one!r} must be PROVIDER or PROVIDER=SHARE with a whole number, as in acme=7."
             )
     if with_share and len(with_share) < len(told):
-        raise ConfigError("Either each provider has a share, as in provider=7, or none has.")
+        raise ConfigError("Either each provider has a share, as in acme=7, or none has.")
     return tuple(name for name, _, _ in parts), tuple(map(int, with_share))
 
 

@@ -92,7 +92,7 @@ async def real(postgres_url: str, redis_url: str) -> AsyncIterator[Real]:
             await w.ledger()
             _, quota = await w.holder("any")
             ingest = Ingest(
-                quota, PriceTable({"": 1, DEAR: PRICE_MAX}), Queues(),
+                quota, PriceTable({"": 1, DEAR: PRICE_MAX}), Queues().validities_s(),
                 MessageIds(random.getrandbits(26), random.getrandbits(48)), now_us=now_us, timeout_s=8.0,
             )  # fmt: skip
             made = await w.directory.create_organisation("any")

@@ -279,7 +279,7 @@ async def test_what_is_given_lies_over_the_preset_key_by_key() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"url": ""}, "url must be given: where the carrier's API is."),
+        ({"url": ""}, "url must be given: where the provider's API is."),
         ({"url": "carrier.example"}, "url must be http://HOST[:PORT][/PATH], or the same with https"),
         ({"url": "http://h/?a=b"}, "url must be http://HOST"),
         ({"preset": "nope"}, "preset must be one of generic, kannel, kavenegar, simulated, twilio, vonage"),

@@ -209,7 +209,7 @@ def test_providers_are_listed_paused_resumed_and_slowed_down(
         (["route", "set", "+98", "=1"], "'=1' must be PROVIDER or PROVIDER=SHARE"),
         (
             ["route", "set", "+98", "a=1", "b"],
-            "Either each provider has a share, as in carrier=7, or none has.",
+            "Either each provider has a share, as in acme=7, or none has.",
         ),
         (["route", "set", "+98", "a", "--queue", "slow"], "Invalid value for '--queue'"),
         (["route", "set", "+98", "a"], "nothing listens there"),
