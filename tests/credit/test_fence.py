@@ -75,10 +75,24 @@ def test_all_of_this_node_are_fenced_and_no_other(url: str) -> None:
 
 def test_a_fence_that_redis_refuses_at_every_step_is_not_done(url: str) -> None:
     begin(url, "here.ingest.1")
+    for shard in range(4):
+        aside = f"aside:{{{shard}}}"
+        said(url, ("RENAME", holders_key(shard), aside), ("SET", holders_key(shard), "not a hash"))
+    with pytest.raises(ChildFailed, match=r"Redis refused 4 of 4 steps of a fence: .*WRONGTYPE.*"):
+        run_as_the_supervisor_does(url, ["here.ingest.1"])
+    for shard in range(4):
+        said(url, ("RENAME", f"aside:{{{shard}}}", holders_key(shard)))
+    assert holders(url) == {b"here.ingest.1"}
+
+
+def test_a_fence_on_a_redis_without_the_functions_is_not_done_and_the_next_one_is(url: str) -> None:
+    begin(url, "here.ingest.1")
     said(url, ("FUNCTION", "FLUSH"))
-    with pytest.raises(ChildFailed, match=r"Redis refused 4 of 4 steps of a fence: .*not found.*\."):
+    with pytest.raises(ChildFailed, match="lost the engine's functions"):
         run_as_the_supervisor_does(url, ["here.ingest.1"])
     assert holders(url) == {b"here.ingest.1"}
+    assert run_as_the_supervisor_does(url, ["here.ingest.1"]) == 0
+    assert holders(url) == set()
 
 
 def test_a_fence_that_redis_refuses_in_one_shard_is_not_done_and_the_next_one_is(url: str) -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
 
 from engine.activity.archiver import Archiver
 from engine.credit.ledger import Ledger
-from engine.credit.ledger_records import Recovered, ShardLife, StreamMark, UsageEntry
+from engine.credit.ledger_records import Applied, Recovered, ShardLife, StreamMark, UsageEntry
 from engine.credit.quota import Quota
 from engine.errors import Unavailable
 from engine.intake.price_list import PriceList
@@ -72,7 +72,7 @@ def quota(store: Any, virtual: VirtualTime) -> Quota:
 
 def test_quota_that_nobody_uses_hardly_turns() -> None:
     with VirtualTime() as virtual:
-        store = Store(register=[1], beat=True, inbox=[])
+        store = Store(register=[1], beat=True, inbox=[], fullness=0.0)
         kept = quota(store, virtual)
         virtual.start(kept.start())
         virtual.pass_s(0.1)
@@ -143,7 +143,11 @@ def ledger(store: Any, usage: Any, virtual: VirtualTime) -> Ledger:
 
 def leading() -> Store:
     recovered = Recovered({0: "g1"}, {0: StreamMark()}, {0: 0}, {0: frozenset()}, [], {0: []})
-    return Store(lead=True, recover=recovered, apply=[], events=[])
+
+    def apply(entries: Sequence[UsageEntry], decide: Any, sent: int) -> Applied:
+        return Applied([], {0: StreamMark(entries[-1].position, entries[-1].link)})
+
+    return Store(lead=True, recover=recovered, apply=apply, events=[])
 
 
 def usage(read: Any) -> Store:

@@ -22,7 +22,7 @@ from supervisor.cli import checks
 from tests.adversity.proxy import Proxy
 from tests.api.world import database
 
-SCRIPTS = Path(migrate.__file__).parent / "postgres"
+SCRIPTS = Path(migrate.__file__).parent / "postgres" / "migrations"
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_an_older_installation_has_the_number_its_ledger_had(old_url: str)
     await execute(
         old_url, "INSERT INTO shards (shard, generation) SELECT s, 'g' FROM generate_series(0, 7) s"
     )
-    assert await migrate.migrate_postgres(old_url) == ["0007_layout.sql"]
+    assert await migrate.migrate_postgres(old_url) == ["0007_layout.sql", "0008_audit_checkpoints.sql"]
     assert await keep_shards(old_url, 0) == 8
     with pytest.raises(ConfigError, match="must be 8"):
         await keep_shards(old_url, 16)
@@ -97,14 +97,14 @@ async def test_one_whose_ledger_never_ran_has_the_number_that_spreads_its_organi
     assert await keep_shards(old_url, 6) == 6
 
 
-async def test_up_check_and_a_role_that_starts_refuse_another_number(url: str) -> None:
+async def test_up_check_and_a_role_that_starts_refuse_another_number(url: str, redis_url: str) -> None:
     assert await checks._postgres(url, 16) == await checks._postgres(url, 0)
     await keep_shards(url, 8)
     with pytest.raises(ConfigError, match="must be 8"):
         await checks._postgres(url, 16)
     await checks._postgres(url, 0)
     with pytest.raises(ConfigError, match="must be 8"):
-        await prepare._migrate(Config(shards=16, postgres=Store(url=url)))
+        await prepare._migrate(Config(shards=16, postgres=Store(url=url), redis=Store(url=redis_url)))
     with pytest.raises(ConfigError, match="must be 8"):
         await confirm_shards(url, 16)
     await confirm_shards(url, 8)
