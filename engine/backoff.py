@@ -13,12 +13,14 @@ from random import Random
 _DOUBLINGS_MAX = 40
 
 
-def pause_after(failures: int, first: float, most: float) -> float:
-    """The whole pause after so many failures in a row, from 1; in the unit of `first` and `most`.
+def pause_after(failures: int, first: float, most: float, rng: Random | None = None) -> float:
+    """The pause after so many failures in a row, from 1; in the unit of `first` and `most`.
 
-    For those who keep the number of failures elsewhere.
+    For those who keep the number of failures elsewhere. `rng`: where jitter comes from; None: the
+    pause is exact.
     """
-    return min(most, first * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
+    whole = min(most, first * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
+    return whole if rng is None else whole * (0.5 + rng.random() / 2)
 
 
 class Backoff:
@@ -35,8 +37,7 @@ class Backoff:
     def next(self) -> float:
         """Another attempt failed: how long to wait before the next one, seconds."""
         self.failures += 1
-        whole_s = pause_after(self.failures, self._first_s, self._max_s)
-        return whole_s if self._rng is None else whole_s * (0.5 + self._rng.random() / 2)
+        return pause_after(self.failures, self._first_s, self._max_s, self._rng)
 
     def reset(self) -> None:
         """An attempt succeeded: the next failure is the first again."""

@@ -1,114 +1,132 @@
-"""Rule: what becomes of a message, and of its charge, when an event is recorded.
+"""Rule: what each event of a message means for its status, its charge and its queue entry.
 
-Theory. A message has two states that move apart from each other: its *status*, what
-the customer is told about delivery, and its *charge*, what its units of credit are.
+`EVENTS` is the one table that decides this. Everybody who needs to know looks there:
 
-The status only moves forward, in the order of `STATUSES`:
+    delivery  `Settlement.outcome` in `engine.records` follows from the event in the settlement's row,
+              and the Lua function `settle` books by that outcome
+    audit     `engine.credit.laws` and the SQL in `engine.stores.clickhouse.activity` count an
+              event's units as held, captured or released
+    history   `engine.activity.history` folds a message's events into its status and its charge
 
-    scheduled < accepted < sent < rejected < canceled < expired < failed
-              < undelivered < delivered
+Status. A status only moves forward, in the order of `STATUSES`:
 
-Events come from several processes, each with its own clock, through several streams:
-a receipt may be recorded before the `sent` of the same message, an event may be seen
-twice, and a reader may see the later half of a history first. So the table below is a
-*join*: the new status is the greater of the old one and the one the event stands for.
-Joins commute, associate and are idempotent; whatever the order in which the events
-are folded, and however often each, the status comes out the same. A late `sent` never
-overwrites a receipt, nor an end that was reached before it.
+    scheduled < accepted < sent < expired < failed < undelivered < delivered
 
-Why this order. The ends that the engine decides (rejected, canceled, expired, failed)
-exclude one another, because exactly one settlement of a message counts; their order
-among themselves never matters. A receipt stands above them: it is the provider's own
-word, and an attempt whose outcome was unknown may have been given up as failed and
-then be delivered after all. `delivered` stands above `undelivered`: providers correct
-a provisional failure into a delivery, not the other way round.
+Events come from several processes, each with its own clock, through several streams. A receipt
+may be recorded before the `sent` of the same message. An event may be seen twice. A reader may see
+the later half of a history first. So the status is a *join*: the new status is the further one of
+the old status and the status that the event stands for. Joins commute, associate and are
+idempotent: the status is the same in whatever order the events are folded, and however often
+each. A late `sent` never overwrites a receipt, nor an end that was reached before it.
 
-`retrying` says that the message is in its queue and was tried: at least `accepted`.
-`dead` says the same: the message lies in the dead-letter stream, its units still held,
-until an operator replays or drops it; it is not an end, and the event itself stays
-visible in the history. `receipt` is a provider's word on the way, or on one segment of
-several: at least `sent`.
+Why this order. `expired` and `failed` exclude each other, because exactly one settlement of a
+message counts, so their order does not matter. A receipt stands above them, because it is the
+provider's own word: an attempt whose outcome was unknown may have been given up as failed and then
+be delivered after all. `delivered` stands above `undelivered`, because providers correct a
+provisional failure into a delivery, and not the other way round.
 
-The charge begins `held`, at admission. The one settlement that counts ends it:
-`captured` when a provider took the message, `released` when none will. Both are final;
-a receipt moves no money.
+`retrying` means that the message is in its queue and was tried, so it stands for `accepted`.
+`dead` stands for `accepted` too: the message lies in the dead-letter stream with its units held,
+until an operator replays or drops it. It is not an end; the event itself stays visible in
+the history. `receipt` is a provider's word on the way, or on one segment of several, so the
+message is at least `sent`.
+
+Charge. It begins `held`, at admission. The one settlement that counts ends it: `captured` when a
+provider took the message, `released` when none will. Both are final; a receipt moves no
+units.
+
+Entry. While an entry is in the queue, one settlement at most takes it out: it is done with, due
+again, or a dead letter. Events that come before or after that leave it where it is.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
-from engine.records import MessageEvent
-
-Status = Literal[
-    "scheduled", "accepted", "sent", "rejected", "canceled", "expired", "failed", "undelivered", "delivered"
+MessageEvent = Literal[
+    "accepted",  # it was admitted to its queue
+    "scheduled",  # it was admitted, and is not to be sent before a later time
+    "sent",  # a provider took it
+    "retrying",  # an attempt failed for now, and another follows
+    "failed",  # no provider takes it
+    "expired",  # its validity ended before a provider took it
+    "dead",  # it was set aside in the dead-letter stream, after it outlived several workers
+    "receipt",  # a receipt that ends nothing: on its way, or one segment of several has arrived
+    "delivered",  # a receipt: the recipient has it, every segment of it
+    "undelivered",  # a receipt: the recipient will not get it
 ]
+Status = Literal["scheduled", "accepted", "sent", "expired", "failed", "undelivered", "delivered"]
 Charge = Literal["held", "captured", "released"]
-# Every event of a message there is or is to be; `MessageEvent` lists those recorded today.
-Happening = MessageEvent | Literal["rejected", "canceled"]
+# What an event does to the units of its message.
+ChargeEffect = Literal["holds", "captures", "releases", "leaves"]
+# What becomes of the queue entry: it stays where it is, is due again at a later time, is moved to
+# the dead letters, or is done with.
+EntryEffect = Literal["stays", "due", "dead", "done"]
+# What a settlement tells Redis to do with an entry and its units; see `Settlement`.
+SettlementOutcome = Literal["captured", "released", "retry", "dead"]
 
 # From the least to the furthest.
 STATUSES: tuple[Status, ...] = get_args(Status)
 
-# The status an event stands for by itself; also the first status, when no event came before.
-STANDS_FOR: dict[Happening, Status] = {
-    "scheduled": "scheduled",
-    "accepted": "accepted",
-    "retrying": "accepted",
-    "dead": "accepted",
-    "sent": "sent",
-    "receipt": "sent",
-    "rejected": "rejected",
-    "canceled": "canceled",
-    "expired": "expired",
-    "failed": "failed",
-    "undelivered": "undelivered",
-    "delivered": "delivered",
+
+class Meaning(NamedTuple):
+    """What one event means for its message."""
+
+    # The status that the event stands for.
+    status: Status
+    charge: ChargeEffect
+    entry: EntryEffect
+
+
+EVENTS: dict[MessageEvent, Meaning] = {
+    "scheduled": Meaning("scheduled", "holds", "due"),
+    "accepted": Meaning("accepted", "holds", "stays"),
+    "retrying": Meaning("accepted", "leaves", "due"),
+    "dead": Meaning("accepted", "leaves", "dead"),
+    "sent": Meaning("sent", "captures", "done"),
+    "failed": Meaning("failed", "releases", "done"),
+    "expired": Meaning("expired", "releases", "done"),
+    "receipt": Meaning("sent", "leaves", "stays"),
+    "undelivered": Meaning("undelivered", "leaves", "stays"),
+    "delivered": Meaning("delivered", "leaves", "stays"),
 }
 
-# Which events move a status on, to what they stand for; all others leave it.
-_MOVES: dict[Status, tuple[Happening, ...]] = {
-    "scheduled": (
-        "accepted", "retrying", "dead", "sent", "receipt", "rejected", "canceled", "expired", "failed",
-        "undelivered", "delivered",
-    ),
-    "accepted": ("sent", "receipt", "rejected", "canceled", "expired", "failed", "undelivered", "delivered"),
-    "sent": ("rejected", "canceled", "expired", "failed", "undelivered", "delivered"),
-    "rejected": ("canceled", "expired", "failed", "undelivered", "delivered"),
-    "canceled": ("expired", "failed", "undelivered", "delivered"),
-    "expired": ("failed", "undelivered", "delivered"),
-    "failed": ("undelivered", "delivered"),
-    "undelivered": ("delivered",),
-    "delivered": (),
-}  # fmt: skip
-
-# Which events end a held charge, and how.
-_SETTLES: dict[Happening, Charge] = {
-    "sent": "captured",
-    "rejected": "released",
-    "canceled": "released",
-    "expired": "released",
-    "failed": "released",
+# What an event does to charge and entry, as the outcome of a settlement.
+_OUTCOMES: dict[tuple[ChargeEffect, EntryEffect], SettlementOutcome] = {
+    ("captures", "done"): "captured",
+    ("releases", "done"): "released",
+    ("leaves", "due"): "retry",
+    ("leaves", "dead"): "dead",
 }
-
-# The two tables. Each names every pair, so that a look-up never misses.
-STATUS: dict[tuple[Status, Happening], Status] = {
-    (status, event): STANDS_FOR[event] if event in moves else status
-    for status, moves in _MOVES.items()
-    for event in STANDS_FOR
+_OUTCOME_OF: dict[str, SettlementOutcome] = {
+    event: _OUTCOMES[meaning[1:]] for event, meaning in EVENTS.items() if meaning[1:] in _OUTCOMES
 }
-CHARGE: dict[tuple[Charge, Happening], Charge] = {
-    (charge, event): _SETTLES.get(event, charge) if charge == "held" else charge
-    for charge in get_args(Charge)
-    for event in STANDS_FOR
-}
+_CHARGE_AFTER: dict[ChargeEffect, Charge] = {"captures": "captured", "releases": "released"}
+_RANK = {status: rank for rank, status in enumerate(STATUSES)}
 
 
-def status_after(status: Status | None, event: Happening) -> Status:
-    """The status once `event` is known; `status` None: nothing was known before."""
-    return STANDS_FOR[event] if status is None else STATUS[status, event]
+def status_after(status: Status | None, event: MessageEvent) -> Status:
+    """The status once `event` is known; `status` None: no event was known before."""
+    own = EVENTS[event].status
+    return own if status is None or _RANK[own] > _RANK[status] else status
 
 
-def charge_after(charge: Charge, event: Happening) -> Charge:
-    """The charge once `event` is known."""
-    return CHARGE[charge, event]
+def charge_after(charge: Charge, event: MessageEvent) -> Charge:
+    """The charge once `event` is known. Only a held charge changes."""
+    return _CHARGE_AFTER.get(EVENTS[event].charge, charge) if charge == "held" else charge
+
+
+def outcome_of(event: str) -> SettlementOutcome:
+    """The outcome of the settlement that records `event`.
+
+    Raises ValueError for an event that settles no entry.
+    """
+    outcome = _OUTCOME_OF.get(event)
+    if outcome is None:
+        raise ValueError(f'The event "{event}" settles no entry.')
+    return outcome
+
+
+def events_that(effect: ChargeEffect) -> tuple[MessageEvent, ...]:
+    """The events with this effect on the charge, in the order of the table."""
+    return tuple(event for event, meaning in EVENTS.items() if meaning.charge == effect)

@@ -11,24 +11,14 @@ from typing import Literal
 
 import msgspec
 
+from engine.lifecycle import MessageEvent, SettlementOutcome, outcome_of
+
 Queue = Literal["express", "normal"]
 QUEUES: tuple[Queue, ...] = ("express", "normal")
 QUEUE_DEFAULT: Queue = "normal"  # of a message that names none
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
-MessageEvent = Literal[
-    "accepted",  # admitted to its queue; its units are held
-    "scheduled",  # admitted, but not to be sent before a later time; its units are held
-    "sent",  # a provider accepted it; its units are captured
-    "retrying",  # an attempt failed for now; another follows
-    "failed",  # no provider takes it; its units are released
-    "expired",  # its validity ended before a provider took it; its units are released
-    "dead",  # set aside in the dead-letter stream after killing workers; still held
-    "receipt",  # a provider's word that ends nothing: on its way, or one segment of several
-    "delivered",  # a receipt: the recipient has it, every segment of it
-    "undelivered",  # a receipt: the recipient will not get it
-]
 # Of an organisation, not of a message.
 OrganisationEvent = Literal[
     "low_balance",  # its usable units fell below its threshold; `units` are those left
@@ -145,12 +135,20 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     entry: Entry
-    outcome: Literal["captured", "released", "retry", "dead"]
-    # The event to record if this settlement is the one that counts; None: nothing happened.
+    # The event to record if this settlement is the one that counts; None: nothing happened, and
+    # the entry is put off.
     row: ActivityRow | None
     due_at_us: int = 0
     # For `retry` and `dead`: the message as it goes on.
     message: Message | None = None
+
+    @property
+    def outcome(self) -> SettlementOutcome:
+        """What Redis is to do, by the event of the row (`engine.lifecycle`); `retry` without a row.
+
+        Raises ValueError for an event that settles no entry.
+        """
+        return "retry" if self.row is None else outcome_of(self.row.event)
 
 
 class Addressed(msgspec.Struct, frozen=True, kw_only=True):

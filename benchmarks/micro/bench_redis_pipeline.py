@@ -25,7 +25,7 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import cpu_s, spread
-from engine.delivery.settlement import Backoff, after_verdict
+from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.records import Message, Verdict
 from engine.shards import queue_key
 from engine.stores.redis.link import Command, RedisLink, load_functions
@@ -139,13 +139,13 @@ async def consume(url: str, pid: int, batch: int, count: int) -> tuple[float, fl
     await reader.join()
     await fill(commands, count)
     verdict = Verdict(kind="accepted", provider="p", provider_message_id="0193abcd", latency_us=50_000)
-    backoff, rng = Backoff(first_us=1, max_us=1), Random(1)
+    pauses, rng = RetryPauses(first_us=1, max_us=1), Random(1)
     spent, done, redis_before = [0.0, 0.0, 0.0], 0, cpu_s(pid)
     while done < count:
         start = time.process_time()
         entries = await reader.read(batch, 100)
         read = time.process_time()
-        settlements = [after_verdict(entry, verdict, 1, backoff, rng) for entry in entries]
+        settlements = [after_verdict(entry, verdict, 1, pauses, rng) for entry in entries]
         ruled = time.process_time()
         done += await reader.settle(settlements)
         settled = time.process_time()

@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from engine.lifecycle import Charge, Status, charge_after, status_after
-from engine.records import ActivityRow, Encoding, MessageEvent, Queue
+from engine.lifecycle import Charge, MessageEvent, Status, charge_after, status_after
+from engine.records import ActivityRow, Encoding, Queue
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -22,6 +22,7 @@ def row_of(
     expires_at_us: int = 0,
     outcome_unknown: bool = False,
     segment: int = 0,
+    kept: str = "",
 ) -> ActivityRow:
     """The row of `event`, which happened at `at_us`, microseconds since 1970.
 
@@ -50,4 +51,5 @@ def row_of(
         expires_at_us=expires_at_us,
         outcome_unknown=outcome_unknown,
         segment=segment,
+        kept=kept,
     )

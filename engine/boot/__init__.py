@@ -1,7 +1,9 @@
 """The composition root: from a forked process to a role at work.
 
-Every role is the same skeleton: uvloop, connect, announce ready, beat (`boot.heartbeat`), drain when asked.
-Exit codes: 0 drained; 1 ended, to be replaced; 3 ended by what an operator must mend.
+Every role has the same skeleton: start uvloop, connect, announce that it is ready, beat, and drain
+when it is asked to (`engine.boot.heartbeat`).
+
+Exit codes: 0 drained; 1 ended, and to be replaced; 3 ended by something that an operator must mend.
 """
 
 from __future__ import annotations

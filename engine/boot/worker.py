@@ -14,7 +14,7 @@ from engine import providers
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import Backoff
+from engine.delivery.settlement import RetryPauses
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -131,7 +131,7 @@ def _settler(
 ) -> Settler:
     return Settler(
         reader,
-        backoff=Backoff(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
+        pauses=RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
         hand_s=process.config.take_over_s / 4,
         now_us=now_us,
         clock_s=time.monotonic,

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from engine.credit.ledger_records import UsageEntry
-from engine.records import MessageEvent
+from engine.lifecycle import MessageEvent, events_that
 
 Verdict = Literal["clean", "not_clean", "not_checked"]
 Law = Literal["conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints"]
@@ -45,8 +45,12 @@ class Units(NamedTuple):
 
 
 NO_UNITS = Units()
-# The recorded events that speak of each.
-EVENTS: tuple[tuple[MessageEvent, ...], ...] = (("accepted", "scheduled"), ("sent",), ("failed", "expired"))
+# The recorded events that count for each, by the table of events.
+EVENTS: tuple[tuple[MessageEvent, ...], ...] = (
+    events_that("holds"),
+    events_that("captures"),
+    events_that("releases"),
+)
 
 
 class JournalSums(NamedTuple):

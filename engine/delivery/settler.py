@@ -18,7 +18,7 @@ from random import Random
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery.ports import QueueReader
-from engine.delivery.settlement import Backoff, after_verdict, before_sending, put_off, unroutable
+from engine.delivery.settlement import RetryPauses, after_verdict, before_sending, put_off, unroutable
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
 
@@ -39,7 +39,7 @@ class Settler:
         self,
         reader: QueueReader,
         *,
-        backoff: Backoff,
+        pauses: RetryPauses,
         hand_s: float,
         now_us: Callable[[], int],
         clock_s: Callable[[], float],
@@ -51,7 +51,7 @@ class Settler:
         are taken over. `at_most_once`: what was sent and never answered is given up, not sent again.
         """
         self._reader = reader
-        self._backoff = backoff
+        self._pauses = pauses
         self._hand_s = hand_s
         self._now_us = now_us
         self._clock_s = clock_s
@@ -87,7 +87,7 @@ class Settler:
                 entry,
                 verdict,
                 self._now_us(),
-                self._backoff,
+                self._pauses,
                 self._rng,
                 others=others,
                 reroute=reroute,

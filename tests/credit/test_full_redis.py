@@ -12,7 +12,7 @@ import structlog
 
 from engine import shards as keys
 from engine.config import Config, Store
-from engine.delivery.settlement import Backoff, after_verdict
+from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.errors import ConfigError, Full
 from engine.records import Entry, Verdict
 from engine.routing.ports import SlotRequest
@@ -26,7 +26,7 @@ from supervisor.embedded.servers import Server, start_redis
 from supervisor.prepare import _migrate
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, now_us, render, world
 
-BACKOFF = Backoff(first_us=1000, max_us=1000)
+PAUSES = RetryPauses(first_us=1000, max_us=1000)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def send_all(reader: QueueStreams, count: int) -> int:
     async with asyncio.timeout(20):
         while counted < count:
             entries: list[Entry] = await reader.read(50, 50)
-            settlements = [after_verdict(e, verdict, now_us(), BACKOFF, Random(1)) for e in entries]
+            settlements = [after_verdict(e, verdict, now_us(), PAUSES, Random(1)) for e in entries]
             counted += await reader.settle(settlements)
     return counted
 

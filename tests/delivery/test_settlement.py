@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.delivery.settlement import (
     DELIVERIES_MAX,
-    Backoff,
+    RetryPauses,
     after_verdict,
     before_sending,
     put_off,
@@ -21,7 +21,7 @@ from engine.records import Entry, Message, Verdict, VerdictKind
 
 NOW = 1_700_000_000_000_000
 SECOND = 1_000_000
-BACKOFF = Backoff(first_us=SECOND, max_us=60 * SECOND)
+PAUSES = RetryPauses(first_us=SECOND, max_us=60 * SECOND)
 
 
 def entry(*, attempts: int = 0, expires_at_us: int = NOW + 3600 * SECOND, deliveries: int = 1) -> Entry:
@@ -64,7 +64,7 @@ def test_each_verdict_has_its_outcome(
     kind: VerdictKind, time_left: bool, outcome: str, event: str, unknown: bool
 ) -> None:
     sent = entry(attempts=1, expires_at_us=NOW + (3600 if time_left else 1) * SECOND)
-    settlement = after_verdict(sent, verdict(kind), NOW, BACKOFF, Random(1))
+    settlement = after_verdict(sent, verdict(kind), NOW, PAUSES, Random(1))
     row = settlement.row
     assert row is not None
     assert (settlement.outcome, row.event, row.outcome_unknown) == (outcome, event, unknown)
@@ -81,7 +81,7 @@ def test_each_verdict_has_its_outcome(
 
 def test_only_the_attempts_of_a_retried_message_change() -> None:
     sent = entry(attempts=4)
-    settlement = after_verdict(sent, verdict("temporary"), NOW, BACKOFF, Random(1))
+    settlement = after_verdict(sent, verdict("temporary"), NOW, PAUSES, Random(1))
     assert settlement.message is not None
     before, after = (
         {f: getattr(m, f) for f in m.__struct_fields__} for m in (sent.message, settlement.message)
@@ -98,14 +98,14 @@ def test_only_the_attempts_of_a_retried_message_change() -> None:
 def test_a_pause_is_in_the_upper_half_of_the_doubled_first_pause_and_bounded(
     attempts: int, first_us: int, factor: int, seed: int
 ) -> None:
-    backoff = Backoff(first_us=first_us, max_us=first_us * factor)
+    pauses = RetryPauses(first_us=first_us, max_us=first_us * factor)
     whole = min(first_us * 2 ** (attempts - 1), first_us * factor)
-    assert whole // 2 <= backoff.pause_us(attempts, Random(seed)) <= whole
+    assert whole // 2 <= pauses.after_round(attempts, Random(seed)) <= whole
 
 
 def test_pauses_are_spread_so_that_retries_do_not_come_in_step() -> None:
     rng = Random(3)
-    pauses = [BACKOFF.pause_us(5, rng) for _ in range(1000)]
+    pauses = [PAUSES.after_round(5, rng) for _ in range(1000)]
     assert len(set(pauses)) > 900
     assert min(pauses) < 8.5 * SECOND
     assert max(pauses) > 15.5 * SECOND
@@ -149,12 +149,12 @@ def test_what_no_route_leads_anywhere_is_refunded() -> None:
 def test_while_another_provider_is_left_the_message_is_due_at_once_and_remembers_who_failed_it(
     kind: VerdictKind,
 ) -> None:
-    settlement = after_verdict(entry(), verdict(kind), NOW, BACKOFF, Random(1), others=True)
+    settlement = after_verdict(entry(), verdict(kind), NOW, PAUSES, Random(1), others=True)
     assert settlement.message is not None
     assert (settlement.outcome, settlement.due_at_us) == ("retry", NOW)
     assert (settlement.message.attempts, settlement.message.tried) == (1, ("p",))
     again = msgspec.structs.replace(entry(), message=settlement.message)
-    last = after_verdict(again, verdict(kind), NOW, BACKOFF, Random(1), others=False)
+    last = after_verdict(again, verdict(kind), NOW, PAUSES, Random(1), others=False)
     assert last.message is not None
     # The round is over: after the pause anybody may try.
     assert last.due_at_us > NOW
@@ -164,19 +164,19 @@ def test_while_another_provider_is_left_the_message_is_due_at_once_and_remembers
 def test_the_pause_doubles_with_each_round_and_not_with_each_provider() -> None:
     second_of_two = msgspec.structs.replace(entry().message, attempts=1, tried=("other",))
     settlement = after_verdict(
-        msgspec.structs.replace(entry(), message=second_of_two), verdict("temporary"), NOW, BACKOFF, Random(1)
+        msgspec.structs.replace(entry(), message=second_of_two), verdict("temporary"), NOW, PAUSES, Random(1)
     )
     assert NOW + SECOND / 2 <= settlement.due_at_us <= NOW + SECOND
 
 
 def test_a_provider_that_throttles_costs_a_short_pause_however_often() -> None:
-    settlement = after_verdict(entry(attempts=20), verdict("throttled"), NOW, BACKOFF, Random(1))
+    settlement = after_verdict(entry(attempts=20), verdict("throttled"), NOW, PAUSES, Random(1))
     assert NOW + SECOND / 2 <= settlement.due_at_us <= NOW + SECOND
 
 
 def test_at_most_once_gives_up_what_was_sent_and_never_answered_and_charges_nothing() -> None:
     settlement = after_verdict(
-        entry(), verdict("unknown"), NOW, BACKOFF, Random(1), others=True, at_most_once=True
+        entry(), verdict("unknown"), NOW, PAUSES, Random(1), others=True, at_most_once=True
     )
     assert settlement.row is not None
     assert (settlement.outcome, settlement.row.event, settlement.row.outcome_unknown) == (
@@ -185,5 +185,5 @@ def test_at_most_once_gives_up_what_was_sent_and_never_answered_and_charges_noth
         True,
     )
     # Nothing else is given up by it.
-    sure = after_verdict(entry(), verdict("temporary"), NOW, BACKOFF, Random(1), at_most_once=True)
+    sure = after_verdict(entry(), verdict("temporary"), NOW, PAUSES, Random(1), at_most_once=True)
     assert sure.outcome == "retry"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import Backoff
+from engine.delivery.settlement import RetryPauses
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -112,7 +112,7 @@ def started(
     """A worker at work, its dispatcher, and what makes it drain."""
     settler = Settler(
         reader,
-        backoff=Backoff(first_us=100_000, max_us=200_000),
+        pauses=RetryPauses(first_us=100_000, max_us=200_000),
         hand_s=1000.0,
         now_us=virtual.clock.now_us,
         clock_s=virtual.clock_s,

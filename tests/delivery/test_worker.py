@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import Backoff
+from engine.delivery.settlement import RetryPauses
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -24,7 +24,7 @@ from tests.adversity.proxy import Proxy
 from tests.delivery.carrier import Carrier
 from tests.stores.redis.kit import SHARDS, QueueKit, log, message, now_us, until
 
-BACKOFF = Backoff(first_us=50_000, max_us=100_000)
+PAUSES = RetryPauses(first_us=50_000, max_us=100_000)
 
 
 class Unlimited:
@@ -80,7 +80,7 @@ async def working(
 ) -> AsyncIterator[Running]:
     settler = Settler(
         reader,
-        backoff=BACKOFF,
+        pauses=PAUSES,
         hand_s=hand_s,
         now_us=now_us,
         clock_s=time.monotonic,

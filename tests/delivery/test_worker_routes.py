@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import Backoff
+from engine.delivery.settlement import RetryPauses
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -27,7 +27,7 @@ from tests.delivery.carrier import Carrier
 from tests.delivery.test_worker import Running, Unlimited, settled
 from tests.stores.redis.kit import QueueKit, log, message, now_us, until
 
-BACKOFF = Backoff(first_us=100_000, max_us=200_000)
+PAUSES = RetryPauses(first_us=100_000, max_us=200_000)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def working(
     reader = await kit.reader("w1")
     settler = Settler(
         reader,
-        backoff=BACKOFF,
+        pauses=PAUSES,
         hand_s=30.0,
         now_us=now_us,
         clock_s=time.monotonic,

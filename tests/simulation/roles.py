@@ -17,7 +17,7 @@ from engine.config import Queues
 from engine.credit.ledger import Ledger
 from engine.credit.quota import Quota
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import Backoff
+from engine.delivery.settlement import RetryPauses
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -147,7 +147,7 @@ async def worker(world: World, role: Role) -> None:
     names = ("carrier", "other")
     settler = Settler(
         reader,
-        backoff=Backoff(first_us=100_000, max_us=1_000_000),
+        pauses=RetryPauses(first_us=100_000, max_us=1_000_000),
         hand_s=settings.take_over_s / 4,
         now_us=world.clock.now_us,
         clock_s=process.time,

@@ -15,10 +15,12 @@ import msgspec
 import pytest
 
 from engine import shards as keys
+from engine.activity.row import row_of
 from engine.credit.flush import Flush, Note
 from engine.credit.ledger_records import UsageEntry
 from engine.credit.posting import decide
 from engine.credit.records import QuotaRequest, QuotaReturn
+from engine.lifecycle import MessageEvent
 from engine.records import Addressed, Entry, Message, Settlement, Submission
 from engine.shards import shard_of
 from engine.stores.postgres.directory import Directory
@@ -85,8 +87,8 @@ class Sequence:
             return what, name, self._flush(name)
         if what == "settle":
             some = rng.sample(range(len(entries)), min(len(entries), rng.randrange(5)))
-            outcomes = [rng.choice(("captured", "released", "retry", "dead")) for _ in some]
-            return what, rng.choice(_WORKERS), list(zip(some, outcomes, strict=True))
+            events = [rng.choice(("sent", "failed", "retrying", "dead", None)) for _ in some]
+            return what, rng.choice(_WORKERS), list(zip(some, events, strict=True))
         if what == "generation":
             return what, rng.choice(("g1", "g1", "closing:g2", None))
         if what == "announce":
@@ -182,11 +184,12 @@ class Side:
             return self._seal(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1])
         return self._close()
 
-    def _settlement(self, index: int, outcome: Any) -> Settlement:
+    def _settlement(self, index: int, event: MessageEvent | None) -> Settlement:
         entry_id, message = self.entries[index]
         entry = Entry(shard=_SHARD, queue="normal", entry_id=entry_id, message=message)
         again = msgspec.structs.replace(message, attempts=message.attempts + 1)
-        return Settlement(entry=entry, outcome=outcome, row=None, due_at_us=150, message=again)
+        row = None if event is None else row_of(message, message.id, "normal", event, 150)
+        return Settlement(entry=entry, row=row, due_at_us=150, message=again)
 
     def _seal(self, seen: str) -> Any:
         touched = keys.generation_key(_SHARD), keys.holders_key(_SHARD), keys.usage_key(_SHARD)

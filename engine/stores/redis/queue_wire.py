@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from engine.delivery.settlement import DELIVERIES_MAX
+from engine.lifecycle import SettlementOutcome
 from engine.records import Entry, Message, Queue, Settlement
 from engine.shards import (
     GROUP,
@@ -24,7 +25,7 @@ from engine.stores.redis.link import Argument, Command
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
-_OUTCOMES = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
+_OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
 
 # An entry as a stream holds it: id, payload, and how often it has been given out.
 RawEntry = tuple[bytes, bytes, int]
@@ -81,17 +82,17 @@ def settle(queue: Queue, name: str, shard: int, settlements: Sequence[Settlement
     """All settlements of one shard as one FCALL; reply: how many counted."""
     flat: list[Argument] = []
     for s in settlements:
-        message = s.entry.message
+        message, outcome = s.entry.message, s.outcome
         flat += (
             s.entry.entry_id,
-            _OUTCOMES[s.outcome],
+            _OUTCOMES[outcome],
             message.organisation_id,
             message.units,
             b"" if s.row is None else _encode(s.row),
         )
-        if s.outcome == "retry":
+        if outcome == "retry":
             flat += (s.due_at_us, _encode(s.message or message))
-        elif s.outcome == "dead":
+        elif outcome == "dead":
             flat.append(_encode(s.message or message))
     return _settle(queue, name, shard, len(settlements), flat)
 

@@ -10,7 +10,7 @@ from unittest.mock import ANY
 import pytest
 from structlog.testing import capture_logs
 
-from engine.delivery.settlement import Backoff, after_verdict, put_off
+from engine.delivery.settlement import RetryPauses, after_verdict, put_off
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
 from engine.shards import GROUP, holders_key, queue_key
@@ -19,7 +19,7 @@ from engine.stores.redis.queue_wire import shares
 from tests.adversity.proxy import Proxy
 from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
 
-BACKOFF = Backoff(first_us=1000, max_us=1000)
+PAUSES = RetryPauses(first_us=1000, max_us=1000)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ async def kit(redis_url: str) -> AsyncIterator[QueueKit]:
 
 def settlements(entries: Sequence[Entry], kind: str = "accepted") -> list[Settlement]:
     verdict = Verdict(kind=kind, provider="p", provider_message_id="x1", code="0", latency_us=5)  # type: ignore[arg-type]
-    return [after_verdict(entry, verdict, now_us(), BACKOFF, Random(1)) for entry in entries]
+    return [after_verdict(entry, verdict, now_us(), PAUSES, Random(1)) for entry in entries]
 
 
 def names(entries: Sequence[Entry]) -> list[str]:
