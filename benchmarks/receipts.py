@@ -35,7 +35,7 @@ import uvloop
 
 from engine.receipts.ports import MatchLimits
 from engine.receipts.records import Receipt
-from engine.receipts.rounds import Matching
+from engine.receipts.rounds import Rounds
 from engine.shards import activity_key, receipts_key, receipts_later_key, shard_of
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse
@@ -78,7 +78,7 @@ class Bench:
         self.sink = RedisReceiptSink(self._sink_link, _SHARDS)
         self.store = ClickHouseAttempts(clickhouse_url)
         self._clickhouse_url = clickhouse_url
-        self.rounds = Matching(
+        self.rounds = Rounds(
             RedisReceiptStream(self.link, self._read_link, _SHARDS),
             self.store,
             shard_of=lambda organisation_id: shard_of(organisation_id, _SHARDS),

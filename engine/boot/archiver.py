@@ -17,7 +17,7 @@ from engine.boot.heartbeat import Heartbeat
 from engine.config import Config
 from engine.receipts.matcher import Matcher
 from engine.receipts.ports import MatchLimits
-from engine.receipts.rounds import Matching
+from engine.receipts.rounds import Rounds
 from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
@@ -51,7 +51,7 @@ async def archive_and_match(
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
         receipts, limits = RedisReceiptStream(commands, reading, config.shards), MatchLimits()
-        rounds = Matching(
+        rounds = Rounds(
             receipts,
             outstanding,
             shard_of=partial(shard_of, shards=config.shards),

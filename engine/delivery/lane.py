@@ -20,6 +20,7 @@ from collections import deque
 from itertools import islice
 from typing import NamedTuple
 
+from engine.backoff import Backoff
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.records import Entry, VerdictKind
@@ -81,7 +82,7 @@ class Lane:
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
         self._put_off_to_s = 0.0
-        self._rest_s = 0.0
+        self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
 
     def limit(self, rate: float | None) -> None:
@@ -176,14 +177,13 @@ class Lane:
         if began_s is None:
             return None
         if kind == "accepted":
-            self._rest_s = 0.0
+            self._rests.reset()
             if self.breaker.state == "open" and self.awaited.from_before(began_s):
                 self.breaker.mend(now_s)
         elif kind == "throttled" and self.allowance is not None:
             self.allowance.slow_down(now_s)
         elif kind == "throttled" and now_s >= self._rests_until_s:
-            self._rest_s = min(_REST_MAX_S, max(_REST_S, 2 * self._rest_s))
-            self._rests_until_s = now_s + self._rest_s
+            self._rests_until_s = now_s + self._rests.next()
         self.breaker.ended(kind, now_s, began_s)
         return self.awaited.ended(token, kind, now_s)
 

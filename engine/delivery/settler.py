@@ -17,6 +17,7 @@ from random import Random
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
 from engine.delivery.settlement import RetryPauses, after_verdict, before_sending, put_off, unroutable
 from engine.errors import Unavailable
@@ -135,17 +136,16 @@ class Settler:
 
     async def _settle_all(self, batch: Sequence[Settlement]) -> None:
         """Settle however long Redis is away; answered or not, sent again it counts once."""
-        pause_s = 0.0
+        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         while True:
             try:
                 counted = await self._reader.settle(batch)
             except Unavailable as e:
-                if not pause_s:
+                if not backoff.failures:
                     self._log.warning("verdicts cannot be settled", reason=e.detail, waiting=self.in_hand)
-                pause_s = min(max(2 * pause_s, _PAUSE_S), _PAUSE_MAX_S)
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(backoff.next())
                 continue
-            if pause_s:
+            if backoff.failures:
                 self._log.info("verdicts are settled again")
             elif counted < len(batch):
                 self._log.warning("entries were settled by another worker", count=len(batch) - counted)

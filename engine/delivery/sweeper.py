@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
 from engine.errors import Unavailable
 from engine.records import Entry
@@ -61,21 +62,20 @@ class Sweeper:
         would be fenced, and they would be sent twice. So it is canceled by its owner,
         after the worker has ended.
         """
-        pause_s = 0.0
+        backoff = Backoff(_TICK_S, _PAUSE_MAX_S)
         while True:
             try:
                 more = await self.sweep(draining.is_set())
             except Unavailable as e:
-                if not pause_s:
+                if not backoff.failures:
                     self._log.warning("queue cannot be swept", reason=e.detail)
-                pause_s = min(max(2 * pause_s, _TICK_S), _PAUSE_MAX_S)
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(backoff.next())
                 self._beat_at = 0.0
                 self._take_over_at = asyncio.get_running_loop().time() + _GRACE_S
                 continue
-            if pause_s:
+            if backoff.failures:
                 self._log.info("queue is swept again")
-                pause_s = 0.0
+                backoff.reset()
             await asyncio.sleep(0 if more else _TICK_S)
 
     async def sweep(self, draining: bool) -> bool:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.backoff import Backoff
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
 from engine.delivery.settler import Settler
@@ -115,7 +116,7 @@ class Worker:
         # Asking for a few at a time would cost a round trip each.
         worthwhile = max(1, self._in_hand_max // 4)
         settled = self._settler.settled
-        pause_s = 0.0
+        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         while not draining.is_set():
             room = self._in_hand_max - self.in_hand
             if room < worthwhile:
@@ -129,14 +130,13 @@ class Worker:
             try:
                 entries = await self._reader.read(room, _BLOCK_MS)
             except Unavailable as e:
-                if not pause_s:
+                if not backoff.failures:
                     self._log.warning("queue cannot be read", reason=e.detail)
-                pause_s = min(max(2 * pause_s, _PAUSE_S), _PAUSE_MAX_S)
-                await asyncio.sleep(pause_s)
+                await asyncio.sleep(backoff.next())
                 continue
-            if pause_s:
+            if backoff.failures:
                 self._log.info("queue can be read again")
-                pause_s = 0.0
+                backoff.reset()
             if entries:
                 self.take(entries)
 

@@ -17,7 +17,8 @@ import structlog
 from engine.backoff import Backoff
 from engine.errors import ConfigError, Fenced, Unavailable
 from engine.lease import Lease, boot_time_s
-from engine.receipts.ports import MatchLimits, ReceiptStream, Rounds
+from engine.receipts.ports import MatchLimits, ReceiptStream
+from engine.receipts.rounds import Rounds
 
 log = structlog.get_logger()
 

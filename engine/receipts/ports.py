@@ -143,19 +143,6 @@ class AttemptStore(Protocol):
         """Keep receipts that have no message for whoever asks; again changes nothing."""
 
 
-class Rounds(Protocol):
-    """The matching itself, to whoever may do it now."""
-
-    async def begin(self, token: str) -> None:
-        """Let nobody else record any more."""
-
-    async def caught_up(self) -> bool:
-        """Whether all that others recorded is in the store; before that, no rounds."""
-
-    async def round(self, insist: Insist) -> bool:
-        """One round; whether there is likely more at once. Raises Fenced, Unavailable."""
-
-
 class ReceiptSink(Protocol):
     """Where providers put the receipts they are sent."""
 

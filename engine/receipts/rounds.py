@@ -88,7 +88,7 @@ class _Pending(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: list[ActivityEntry | LateEntry]
 
 
-class Matching:
+class Rounds:
     """The rounds of one matcher; see the module."""
 
     def __init__(

@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.receipts.matcher import Matcher
 from engine.receipts.ports import Recording
-from engine.receipts.rounds import Matching
+from engine.receipts.rounds import Rounds
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.receipt_stream import RedisReceiptStream
@@ -62,7 +62,7 @@ async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> N
     stream: Any = Gated(Piecewise(RedisReceiptStream(*links, SHARDS), gate), gate)
     store = ClickHouseAttempts(clickhouse_url)
     gated_store: Any = Gated(store, gate)
-    rounds = Matching(
+    rounds = Rounds(
         stream, gated_store, shard_of=home_of, receipt_ids={}, now_us=now_us, limits=QUICK_MATCH
     )
     matcher = Matcher(stream, rounds, owner, QUICK_MATCH)

@@ -14,7 +14,7 @@ from engine.receipts.ids import IdForms
 from engine.receipts.matcher import Matcher
 from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.records import Receipt
-from engine.receipts.rounds import Matching
+from engine.receipts.rounds import Rounds
 from engine.records import ActivityRow
 from engine.shards import activity_key, receipts_key, receipts_later_key, shard_of
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
@@ -131,9 +131,9 @@ class ReceiptWorld:
         stream: ReceiptStream | None = None,
         store: AttemptStore | None = None,
         ids: dict[str, IdForms] | None = None,
-    ) -> tuple[Matcher, Matching]:
+    ) -> tuple[Matcher, Rounds]:
         stream = stream or self.stream
-        rounds = Matching(
+        rounds = Rounds(
             stream, store or self.store, shard_of=home_of, receipt_ids=ids or {}, now_us=now_us, limits=limits
         )
         return Matcher(stream, rounds, owner, limits), rounds
@@ -141,7 +141,7 @@ class ReceiptWorld:
     @asynccontextmanager
     async def matching(
         self, owner: str = "m", limits: MatchLimits = QUICK_MATCH, **parts: Any
-    ) -> AsyncIterator[Matching]:
+    ) -> AsyncIterator[Rounds]:
         matcher, rounds = self.matcher(owner, limits, **parts)
         draining = asyncio.Event()
         work = asyncio.create_task(matcher.run(draining))
@@ -152,7 +152,7 @@ class ReceiptWorld:
             async with asyncio.timeout(30):
                 await work
 
-    async def match_all(self, owner: str = "last", **parts: Any) -> Matching:
+    async def match_all(self, owner: str = "last", **parts: Any) -> Rounds:
         """Match and archive until no receipt waits."""
         async with self.archiving(), self.matching(owner, **parts) as rounds:
             await until(self.nothing_waits)
