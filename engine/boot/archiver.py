@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
 from engine.activity.archiver import Archiver
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config
+from engine.receipts.ids import IdForms
 from engine.receipts.matcher import Matcher
-from engine.receipts.ports import MatchLimits
+from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.rounds import Rounds
 from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
@@ -29,6 +30,31 @@ from engine.stores.redis.receipt_stream import RedisReceiptStream
 _M_ARENA_MAX = -8
 
 
+def assemble_matcher(
+    stream: ReceiptStream,
+    store: AttemptStore,
+    name: str,
+    limits: MatchLimits,
+    *,
+    shards: int,
+    receipt_ids: Mapping[str, IdForms],
+    now_us: Callable[[], int],
+) -> tuple[Matcher, Rounds]:
+    """Put together a matcher, and the rounds that it makes. Nothing runs yet.
+
+    `name` is unique per process incarnation. `receipt_ids` by provider, "auto" for those not named.
+    """
+    rounds = Rounds(
+        stream,
+        store,
+        shard_of=partial(shard_of, shards=shards),
+        receipt_ids=receipt_ids,
+        now_us=now_us,
+        limits=limits,
+    )
+    return Matcher(stream, rounds, name, limits), rounds
+
+
 async def archive_and_match(
     config: Config,
     name: str,
@@ -36,8 +62,11 @@ async def archive_and_match(
     link: Callable[[str], AbstractAsyncContextManager[RedisLink]],
     now_us: Callable[[], int],
 ) -> None:
-    """Until drained. `name` is unique per process incarnation; `link` opens a Redis connection
-    of this process for a purpose."""
+    """Archive and match until drained.
+
+    `name` is unique per process incarnation. `link` opens a Redis connection of this process for a
+    purpose.
+    """
     # Blocks are built in threads; with an arena of its own (glibc's malloc) each thread would
     # keep the largest block it ever built.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
@@ -50,16 +79,16 @@ async def archive_and_match(
         stack.push_async_callback(outstanding.close)
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
-        receipts, limits = RedisReceiptStream(commands, reading, config.shards), MatchLimits()
-        rounds = Rounds(
-            receipts,
+        matcher, _ = assemble_matcher(
+            RedisReceiptStream(commands, reading, config.shards),
             outstanding,
-            shard_of=partial(shard_of, shards=config.shards),
+            name,
+            MatchLimits(),
+            shards=config.shards,
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
             now_us=now_us,
-            limits=limits,
         )
         life.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(Archiver(activity, store, name).run(life.draining))
-            group.create_task(Matcher(receipts, rounds, name, limits).run(life.draining))
+            group.create_task(matcher.run(life.draining))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from random import Random
 
 import asyncpg
 import structlog
@@ -19,9 +21,11 @@ from engine.api.readiness import Readiness
 from engine.api.reads import Reads
 from engine.api.server import Server
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
-from engine.config import Config
+from engine.config import Config, Credit, Queues
+from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota
 from engine.intake.ingest import Ingest
+from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
@@ -40,6 +44,47 @@ from engine.stores.redis.receipt_sink import RedisReceiptSink
 log = structlog.get_logger("ingest")
 
 
+def assemble_ingest(
+    store: AdmissionStore,
+    prices: Pricing,
+    name: str,
+    credit: Credit,
+    queues: Queues,
+    *,
+    shards: int,
+    timeout_s: float,
+    spenders: Sequence[int] = (),
+    now_us: Callable[[], int],
+    rng: Random,
+) -> tuple[Quota, Ingest]:
+    """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
+
+    `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
+    before they ask. Two processes whose `rng` draw alike would give messages the same ids, so in a
+    real process it is the system's source of randomness.
+    """
+    quota = Quota(
+        store,
+        name,
+        shards=shards,
+        shard_of=partial(shard_of, shards=shards),
+        now_us=now_us,
+        quota_s=credit.quota_s,
+        quota_min=credit.quota_min,
+        validity_s=credit.validity_s,
+        spenders=spenders,
+    )
+    ingest = Ingest(
+        quota,
+        prices,
+        queues.validities_s(),
+        ids.MessageIds(rng.getrandbits(26), rng.getrandbits(48)),
+        now_us=now_us,
+        timeout_s=timeout_s,
+    )
+    return quota, ingest
+
+
 async def serve(process: Process) -> None:
     """Answer the API until drained. Raises Unavailable, ConfigError."""
     config, life = process.config, process.life
@@ -49,27 +94,20 @@ async def serve(process: Process) -> None:
         inbox_link = await stack.enter_async_context(process.link("inbox"))
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
-        quota = Quota(
+        quota, ingest = assemble_ingest(
             RedisAdmission(link, inbox_link, config.shards),
+            prices,
             process.name,
+            config.credit,
+            config.queues,
             shards=config.shards,
-            shard_of=partial(shard_of, shards=config.shards),
-            now_us=now_us,
-            quota_s=config.credit.quota_s,
-            quota_min=config.credit.quota_min,
-            validity_s=config.credit.validity_s,
+            timeout_s=config.http.timeout_s * 0.9,
             spenders=await directory.spenders(config.credit.prefetch_max),
+            now_us=now_us,
+            rng=random.SystemRandom(),
         )
         await patiently(quota.start)
         await prices.refresh()
-        ingest = Ingest(
-            quota,
-            prices,
-            config.queues.validities_s(),
-            ids.MessageIds(random.SystemRandom().getrandbits(26), random.SystemRandom().getrandbits(48)),
-            now_us=now_us,
-            timeout_s=config.http.timeout_s * 0.9,
-        )
         services = await _services(process, stack, link, postgres, directory, ingest)
         server = Server(create_app(services), process.listener)
         serving = [asyncio.create_task(quota.run()), asyncio.create_task(prices.run())]

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-import os
+import random
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from random import Random
 
 from engine.boot.process import STORE_TIMEOUT_S, Process
+from engine.config import Credit
 from engine.credit.ledger import Ledger
+from engine.credit.ports import LedgerStore, UsageStream
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis.usage import RedisUsage
+
+# How long usage is gathered before it is booked.
+_GATHER_S = 0.4
+
+
+def assemble_ledger(
+    store: LedgerStore,
+    usage: UsageStream,
+    settings: Credit,
+    *,
+    shards: int,
+    clock_s: Callable[[], float],
+    rng: Random,
+    gather_s: float = _GATHER_S,
+) -> Ledger:
+    """Put together a ledger of all shards. Nothing runs yet.
+
+    `rng` names generations, so in a real process it is the system's source of randomness.
+    """
+    return Ledger(
+        store,
+        usage,
+        shards=shards,
+        fresh_generation=lambda: f"{rng.getrandbits(128):032x}",
+        overdue_s=settings.overdue_s,
+        clock_s=clock_s,
+        gather_s=gather_s,
+    )
 
 
 async def keep_books(process: Process) -> None:
@@ -18,12 +50,12 @@ async def keep_books(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
-        ledger = Ledger(
+        ledger = assemble_ledger(
             PostgresLedger(config.postgres.url, timeout_s=STORE_TIMEOUT_S),
             RedisUsage(link, read_link, config.shards),
+            config.credit,
             shards=config.shards,
-            fresh_generation=lambda: os.urandom(16).hex(),
-            overdue_s=config.credit.overdue_s,
             clock_s=time.monotonic,
+            rng=random.SystemRandom(),
         )
         await ledger.run(life.draining, life.ready)

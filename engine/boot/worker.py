@@ -5,27 +5,41 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from random import Random
+from typing import NamedTuple
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine import providers
-from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
+from engine.boot.process import (
+    DRAIN_S,
+    STORE_TIMEOUT_S,
+    Process,
+    closed_by,
+    end,
+    now_us,
+    patiently,
+    until,
+)
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
+from engine.delivery.ports import QueueReader
 from engine.delivery.settlement import RetryPauses
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.ports import Provider
+from engine.providers.settings import ProviderSettings
 from engine.records import Queue
+from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
 from engine.routing.table import RoutingTable
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.admission import fence_all
-from engine.stores.redis.link import RedisLink
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
@@ -35,20 +49,102 @@ from engine.stores.redis.throughput import RedisSlots
 _PROMOTE_MAX = 500
 
 
+class WorkerParts(NamedTuple):
+    """What runs in a worker's process. `worker` and `sweeper` are run; `dispatcher` is given routes."""
+
+    worker: Worker
+    sweeper: Sweeper
+    dispatcher: Dispatcher
+
+
+def assemble_worker(
+    reader: QueueReader,
+    built: Sequence[Provider],
+    provider_settings: Sequence[ProviderSettings],
+    slots: SlotStore,
+    settings: QueueSettings,
+    *,
+    take_over_s: float,
+    hand_s: float | None = None,
+    now_us: Callable[[], int],
+    clock_s: Callable[[], float],
+    rng: Random,
+    log: FilteringBoundLogger,
+) -> WorkerParts:
+    """Put together the worker of `reader`'s queue. Nothing runs yet.
+
+    `built`: the providers in order of preference, with the settings of each in the same order. The
+    caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
+    over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
+    quarter of `take_over_s`.
+    """
+    settler = Settler(
+        reader,
+        pauses=RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
+        hand_s=take_over_s / 4 if hand_s is None else hand_s,
+        now_us=now_us,
+        clock_s=clock_s,
+        rng=rng,
+        log=log,
+        at_most_once=settings.unknown_outcome == "at-most-once",
+    )
+    dispatcher = Dispatcher(
+        reader.queue,
+        built,
+        provider_settings,
+        slots,
+        settler,
+        concurrency=settings.concurrency,
+        rng=rng,
+        log=log,
+        clock_s=clock_s,
+        hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
+    )
+    worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
+    sweeper = Sweeper(
+        reader,
+        room=worker.room,
+        take=worker.take,
+        min_idle_ms=int(take_over_s * 1000),
+        promote_max=_PROMOTE_MAX,
+        now_us=now_us,
+        log=log,
+    )
+    return WorkerParts(worker, sweeper, dispatcher)
+
+
 async def deliver(process: Process) -> None:
-    """Until drained. Raises ConfigError for a provider that cannot be used."""
+    """Deliver until drained. Raises ConfigError for a provider that cannot be used."""
     config, life = process.config, process.life
     queue: Queue = "express" if process.role == "express" else "normal"
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
-        read_link = await stack.enter_async_context(process.link("read"))
-        reader = _reader(process, link, read_link, queue, log)
-        settings = config.queues.of(queue)
-        settler = _settler(process, reader, settings, log)
-        built, dispatcher = await _dispatcher(process, stack, settler, queue, log)
-        postgres = await Pool.connect(config.postgres.url, connections_max=1)
-        stack.push_async_callback(postgres.close)
+        reader = QueueStreams(
+            link,
+            await stack.enter_async_context(process.link("read")),
+            queue=queue,
+            shards=config.shards,
+            worker_name=process.name,
+            timeout_s=STORE_TIMEOUT_S,
+            log=log,
+        )
+        receipts_link = await stack.enter_async_context(process.link("receipts"))
+        receipts = closed_by(stack, RedisReceiptSink(receipts_link, config.shards))
+        built = [providers.build(p, receipts) for p in config.providers]
+        worker, sweeper, dispatcher = assemble_worker(
+            reader,
+            built,
+            config.providers,
+            RedisSlots(await stack.enter_async_context(process.link("pace"))),
+            config.queues.of(queue),
+            take_over_s=config.take_over_s,
+            now_us=now_us,
+            clock_s=time.monotonic,
+            rng=random.Random(),
+            log=log,
+        )
+        postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
 
         def use(plan: RoutingPlan) -> None:
             dispatcher.use(plan)
@@ -60,23 +156,6 @@ async def deliver(process: Process) -> None:
             await provider.start()
             stack.push_async_callback(provider.stop)
         await patiently(reader.join)
-        worker = Worker(
-            reader,
-            dispatcher,
-            settler,
-            concurrency=settings.concurrency,
-            clock_s=time.monotonic,
-            log=log,
-        )
-        sweeper = Sweeper(
-            reader,
-            room=worker.room,
-            take=worker.take,
-            min_idle_ms=int(config.take_over_s * 1000),
-            promote_max=_PROMOTE_MAX,
-            now_us=now_us,
-            log=log,
-        )
         beside = [asyncio.create_task(sweeper.run(life.draining)), asyncio.create_task(routes.run())]
         try:
             life.ready()
@@ -85,57 +164,3 @@ async def deliver(process: Process) -> None:
             await end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
         await fence_all(link, [process.name], config.shards)
-
-
-async def _dispatcher(
-    process: Process, stack: AsyncExitStack, settler: Settler, queue: Queue, log: FilteringBoundLogger
-) -> tuple[list[Provider], Dispatcher]:
-    """The providers, not yet started, and what gives them messages; its links end with `stack`."""
-    config, settings = process.config, process.config.queues.of(queue)
-    pace_link = await stack.enter_async_context(process.link("pace"))
-    receipts_link = await stack.enter_async_context(process.link("receipts"))
-    receipts = RedisReceiptSink(receipts_link, config.shards)
-    stack.push_async_callback(receipts.close)
-    built = [providers.build(p, receipts) for p in config.providers]
-    dispatcher = Dispatcher(
-        queue,
-        built,
-        config.providers,
-        RedisSlots(pace_link),
-        settler,
-        concurrency=settings.concurrency,
-        rng=random.Random(),
-        log=log,
-        clock_s=time.monotonic,
-        hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
-    )
-    return built, dispatcher
-
-
-def _reader(
-    process: Process, link: RedisLink, read_link: RedisLink, queue: Queue, log: FilteringBoundLogger
-) -> QueueStreams:
-    return QueueStreams(
-        link,
-        read_link,
-        queue=queue,
-        shards=process.config.shards,
-        worker_name=process.name,
-        timeout_s=STORE_TIMEOUT_S,
-        log=log,
-    )
-
-
-def _settler(
-    process: Process, reader: QueueStreams, settings: QueueSettings, log: FilteringBoundLogger
-) -> Settler:
-    return Settler(
-        reader,
-        pauses=RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
-        hand_s=process.config.take_over_s / 4,
-        now_us=now_us,
-        clock_s=time.monotonic,
-        rng=random.Random(),
-        log=log,
-        at_most_once=settings.unknown_outcome == "at-most-once",
-    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from engine.records import (
-    PriceSheet,
-)
+from engine.records import PriceSheet
 
 
 class Prices(Protocol):

@@ -15,12 +15,12 @@ import pytest
 
 from engine import shards
 from engine.api.messages import render_batch
-from engine.config import Queues
+from engine.boot.ingest import assemble_ingest
+from engine.boot.ledger import assemble_ledger
+from engine.config import Credit, Queues
 from engine.credit.laws import Audit, Units
-from engine.credit.ledger import Ledger
 from engine.credit.quota import Quota
 from engine.errors import Refusal, Unavailable
-from engine.ids import MessageIds
 from engine.intake.ingest import Ingest, Submitted
 from engine.intake.pricing import PriceTable
 from engine.records import Accepted, MessageDraft
@@ -77,13 +77,13 @@ class World:
     async def ledger(self, overdue_s: float = 15.0) -> asyncio.Event:
         """A running ledger; the event drains it."""
         draining = asyncio.Event()
-        ledger = Ledger(
+        ledger = assemble_ledger(
             PostgresLedger(self.postgres_url, timeout_s=5),
             RedisUsage(await self.open_link(), await self.open_link(), SHARDS),
+            Credit(overdue_s=overdue_s),
             shards=SHARDS,
-            fresh_generation=lambda: f"g{random.getrandbits(64)}",
-            overdue_s=overdue_s,
             clock_s=time.monotonic,
+            rng=random.SystemRandom(),
             gather_s=0.05,
         )
         ready = asyncio.Event()
@@ -100,15 +100,16 @@ class World:
         return draining
 
     async def holder(self, name: str, link: RedisLink | None = None) -> tuple[Ingest, Quota]:
-        quota = Quota(
+        quota, ingest = assemble_ingest(
             RedisAdmission(link or await self.open_link(), await self.open_link(), SHARDS),
+            PriceTable({"": 1}),
             name,
+            Credit(quota_s=2.0, quota_min=100, validity_s=30.0),
+            Queues(),
             shards=SHARDS,
-            shard_of=partial(shards.shard_of, shards=SHARDS),
+            timeout_s=5.0,
             now_us=now_us,
-            quota_s=2.0,
-            quota_min=100,
-            validity_s=30.0,
+            rng=random.SystemRandom(),
         )
         await quota.start()
         task = asyncio.create_task(quota.run())
@@ -119,10 +120,7 @@ class World:
             await asyncio.wait([task])
 
         self.stack.push_async_callback(stop)
-        ids = MessageIds(random.getrandbits(26), random.getrandbits(48))
-        return Ingest(
-            quota, PriceTable({"": 1}), Queues().validities_s(), ids, now_us=now_us, timeout_s=5.0
-        ), quota
+        return ingest, quota
 
     async def audit(self) -> Audit:
         return await AuditReader(self.postgres_url, self.link, NoActivity(), SHARDS).audit()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from engine.boot.worker import assemble_worker
+from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import RetryPauses
-from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.errors import Unavailable
@@ -110,29 +110,19 @@ def started(
     **settings: Any,
 ) -> tuple[Worker, Dispatcher, asyncio.Event]:
     """A worker at work, its dispatcher, and what makes it drain."""
-    settler = Settler(
+    worker, _, dispatcher = assemble_worker(
         reader,
-        pauses=RetryPauses(first_us=100_000, max_us=200_000),
-        hand_s=1000.0,
+        carriers,
+        [SimulatedSettings(name=c.name, **{"timeout_s": 8.0, **settings}) for c in carriers],
+        pace,
+        QueueSettings(concurrency=concurrency, backoff_s=0.1, backoff_max_s=0.2, hedge=hedge),
+        take_over_s=4000.0,
         now_us=virtual.clock.now_us,
         clock_s=virtual.clock_s,
         rng=Random(5),
         log=log(),
     )
-    dispatcher = Dispatcher(
-        "normal",
-        carriers,
-        [SimulatedSettings(name=c.name, **{"timeout_s": 8.0, **settings}) for c in carriers],
-        pace,
-        settler,
-        concurrency=concurrency,
-        rng=Random(5),
-        log=log(),
-        clock_s=virtual.clock_s,
-        hedge=hedge,
-    )
     dispatcher.use(RoutingPlan(version=1, throughput=limits or {}))
-    worker = Worker(reader, dispatcher, settler, concurrency=concurrency, clock_s=virtual.clock_s, log=log())
     draining = asyncio.Event()
     virtual.start(worker.run(draining, 5.0))
     return worker, dispatcher, draining

@@ -12,9 +12,8 @@ from random import Random
 import pytest
 from structlog.testing import capture_logs
 
-from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import RetryPauses
-from engine.delivery.settler import Settler
+from engine.boot.worker import assemble_worker
+from engine.config import QueueSettings
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.settings import SimulatedSettings
@@ -23,8 +22,6 @@ from engine.stores.redis.queue import QueueStreams
 from tests.adversity.proxy import Proxy
 from tests.delivery.carrier import Carrier
 from tests.stores.redis.kit import SHARDS, QueueKit, log, message, now_us, until
-
-PAUSES = RetryPauses(first_us=50_000, max_us=100_000)
 
 
 class Unlimited:
@@ -76,43 +73,18 @@ async def working(
     concurrency: int = 20,
     hand_s: float = 30.0,
     drain_s: float = 5.0,
-    min_idle_ms: int = 60_000,
 ) -> AsyncIterator[Running]:
-    settler = Settler(
+    worker, sweeper, _ = assemble_worker(
         reader,
-        pauses=PAUSES,
+        carriers,
+        [SimulatedSettings(name=carrier.name, timeout_s=4.0) for carrier in carriers],
+        Unlimited(),
+        QueueSettings(concurrency=concurrency, backoff_s=0.05, backoff_max_s=0.1),
+        take_over_s=60.0,
         hand_s=hand_s,
         now_us=now_us,
         clock_s=time.monotonic,
         rng=Random(5),
-        log=log(),
-    )
-    dispatcher = Dispatcher(
-        "normal",
-        carriers,
-        [SimulatedSettings(name=carrier.name, timeout_s=4.0) for carrier in carriers],
-        Unlimited(),
-        settler,
-        concurrency=concurrency,
-        rng=Random(5),
-        log=log(),
-        clock_s=time.monotonic,
-    )
-    worker = Worker(
-        reader,
-        dispatcher,
-        settler,
-        concurrency=concurrency,
-        clock_s=time.monotonic,
-        log=log(),
-    )
-    sweeper = Sweeper(
-        reader,
-        room=worker.room,
-        take=worker.take,
-        min_idle_ms=min_idle_ms,
-        promote_max=100,
-        now_us=now_us,
         log=log(),
     )
     running = Running(worker, sweeper)

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
+from engine.boot.worker import assemble_worker
+from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import RetryPauses
-from engine.delivery.settler import Settler
-from engine.delivery.sweeper import Sweeper
-from engine.delivery.worker import Worker
 from engine.providers.settings import SimulatedSettings
 from engine.records import Queue
 from engine.routing.ports import SlotStore
@@ -26,8 +24,6 @@ from engine.stores.redis.throughput import RedisSlots
 from tests.delivery.carrier import Carrier
 from tests.delivery.test_worker import Running, Unlimited, settled
 from tests.stores.redis.kit import QueueKit, log, message, now_us, until
-
-PAUSES = RetryPauses(first_us=100_000, max_us=200_000)
 
 
 @pytest.fixture
@@ -52,46 +48,25 @@ async def working(
     **settings: Any,
 ) -> AsyncIterator[Dispatcher]:
     reader = await kit.reader("w1")
-    settler = Settler(
+    worker, sweeper, dispatcher = assemble_worker(
         reader,
-        pauses=PAUSES,
-        hand_s=30.0,
-        now_us=now_us,
-        clock_s=time.monotonic,
-        rng=Random(5),
-        log=log(),
-        at_most_once=at_most_once,
-    )
-    dispatcher = Dispatcher(
-        queue,
         carriers,
         [SimulatedSettings(name=c.name, **{"timeout_s": 4.0, **settings}) for c in carriers],
         pace or Unlimited(),
-        settler,
-        concurrency=concurrency,
+        QueueSettings(
+            concurrency=concurrency,
+            backoff_s=0.1,
+            backoff_max_s=0.2,
+            unknown_outcome="at-most-once" if at_most_once else "at-least-once",
+            hedge=hedge,
+        ),
+        take_over_s=60.0,
+        now_us=now_us,
+        clock_s=time.monotonic,
         rng=Random(5),
         log=log(),
-        clock_s=time.monotonic,
-        hedge=hedge,
     )
     dispatcher.use(plan)
-    worker = Worker(
-        reader,
-        dispatcher,
-        settler,
-        concurrency=concurrency,
-        clock_s=time.monotonic,
-        log=log(),
-    )
-    sweeper = Sweeper(
-        reader,
-        room=worker.room,
-        take=worker.take,
-        min_idle_ms=60_000,
-        promote_max=100,
-        now_us=now_us,
-        log=log(),
-    )
     running = Running(worker, sweeper)
     running.start(5.0)
     try:

@@ -14,16 +14,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from engine.receipts.matcher import Matcher
+from engine.boot.archiver import assemble_matcher
 from engine.receipts.ports import Recording
-from engine.receipts.rounds import Rounds
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 from engine.stream_id import StreamId
 from tests.activity.archiver_process import Gate, Gated, say
 from tests.activity.world import SHARDS, until
-from tests.receipts.world import QUICK_MATCH, home_of, now_us
+from tests.receipts.world import QUICK_MATCH, now_us
 
 
 class Piecewise:
@@ -62,10 +61,9 @@ async def main(redis_url: str, clickhouse_url: str, owner: str, point: str) -> N
     stream: Any = Gated(Piecewise(RedisReceiptStream(*links, SHARDS), gate), gate)
     store = ClickHouseAttempts(clickhouse_url)
     gated_store: Any = Gated(store, gate)
-    rounds = Rounds(
-        stream, gated_store, shard_of=home_of, receipt_ids={}, now_us=now_us, limits=QUICK_MATCH
+    matcher, _ = assemble_matcher(
+        stream, gated_store, owner, QUICK_MATCH, shards=SHARDS, receipt_ids={}, now_us=now_us
     )
-    matcher = Matcher(stream, rounds, owner, QUICK_MATCH)
     draining = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, draining.set)
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from engine.activity.archiver import Archiver
+from engine.boot.archiver import assemble_matcher
 from engine.receipts.ids import IdForms
 from engine.receipts.matcher import Matcher
 from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
@@ -132,11 +133,15 @@ class ReceiptWorld:
         store: AttemptStore | None = None,
         ids: dict[str, IdForms] | None = None,
     ) -> tuple[Matcher, Rounds]:
-        stream = stream or self.stream
-        rounds = Rounds(
-            stream, store or self.store, shard_of=home_of, receipt_ids=ids or {}, now_us=now_us, limits=limits
+        return assemble_matcher(
+            stream or self.stream,
+            store or self.store,
+            owner,
+            limits,
+            shards=SHARDS,
+            receipt_ids=ids or {},
+            now_us=now_us,
         )
-        return Matcher(stream, rounds, owner, limits), rounds
 
     @asynccontextmanager
     async def matching(

@@ -1,4 +1,4 @@
-"""The processes: the engine's real services, put together as engine/boot/__init__.py does.
+"""The processes: the engine's real services, put together by the functions of engine/boot/.
 
 The real adapters of Redis run too (stores/admission.py, usage.py, queue.py), on simulated
 links; only the ledger's books are a simulation of their own.
@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from random import Random
 from typing import Any
 
-from engine import shards
-from engine.config import Queues
-from engine.credit.ledger import Ledger
-from engine.credit.quota import Quota
-from engine.delivery.dispatcher import Dispatcher
-from engine.delivery.settlement import RetryPauses
-from engine.delivery.settler import Settler
-from engine.delivery.sweeper import Sweeper
-from engine.delivery.worker import Worker
+from engine.boot.ingest import assemble_ingest
+from engine.boot.ledger import assemble_ledger
+from engine.boot.worker import assemble_worker
+from engine.config import Credit, Queues, QueueSettings
 from engine.errors import Unavailable
-from engine.ids import MessageIds
-from engine.intake.ingest import Ingest
 from engine.intake.pricing import PriceTable
 from engine.providers.settings import SimulatedSettings
 from engine.records import Message, Verdict
@@ -46,28 +38,20 @@ async def ingest(world: World, role: Role) -> None:
     world.truth.holdings[process.name] = Holding(world.truth, process)
     await link.start()
     await inbox.start()
-    quota = process.quota = Quota(
+    quota, role.ingest = assemble_ingest(
         RedisAdmission(link, inbox, settings.shards),  # type: ignore[arg-type]
-        process.name,
-        shards=settings.shards,
-        shard_of=partial(shards.shard_of, shards=settings.shards),
-        now_us=world.clock.now_us,
-        quota_s=settings.quota_s,
-        quota_min=settings.quota_min,
-        validity_s=settings.validity_s,
-        spenders=settings.spenders,
-    )
-    await quota.start()
-    rng = world.clock.rng
-    ids = MessageIds(rng.getrandbits(26), rng.getrandbits(48))
-    role.ingest = Ingest(
-        quota,
         PriceTable(PRICES),
-        Queues().validities_s(),
-        ids,
-        now_us=world.clock.now_us,
+        process.name,
+        Credit(quota_s=settings.quota_s, quota_min=settings.quota_min, validity_s=settings.validity_s),
+        Queues(),
+        shards=settings.shards,
         timeout_s=settings.timeout_s,
+        spenders=settings.spenders,
+        now_us=world.clock.now_us,
+        rng=world.clock.rng,
     )
+    process.quota = quota
+    await quota.start()
     serving = asyncio.create_task(quota.run())
     role.ready = True
     try:
@@ -145,42 +129,16 @@ async def worker(world: World, role: Role) -> None:
     )
     await reader.join()
     names = ("carrier", "other")
-    settler = Settler(
+    work, sweeper, _ = assemble_worker(
         reader,
-        pauses=RetryPauses(first_us=100_000, max_us=1_000_000),
-        hand_s=settings.take_over_s / 4,
-        now_us=world.clock.now_us,
-        clock_s=process.time,
-        rng=Random(world.clock.rng.getrandbits(32)),
-        log=world.log,  # type: ignore[arg-type]
-    )
-    dispatcher = Dispatcher(
-        "normal",
         [Carrier(world, name) for name in names],
         [SimulatedSettings(name=name, throughput=_LIMITS.get(name)) for name in names],
         Pacing(world),
-        settler,
-        concurrency=_CONCURRENCY,
-        rng=Random(world.clock.rng.getrandbits(32)),
-        log=world.log,  # type: ignore[arg-type]
-        clock_s=process.time,
-        hedge=True,
-    )
-    work = Worker(
-        reader,
-        dispatcher,
-        settler,
-        concurrency=_CONCURRENCY,
-        clock_s=process.time,
-        log=world.log,  # type: ignore[arg-type]
-    )
-    sweeper = Sweeper(
-        reader,
-        room=work.room,
-        take=work.take,
-        min_idle_ms=int(settings.take_over_s * 1000),
-        promote_max=100,
+        QueueSettings(concurrency=_CONCURRENCY, backoff_s=0.1, backoff_max_s=1.0, hedge=True),
+        take_over_s=settings.take_over_s,
         now_us=world.clock.now_us,
+        clock_s=process.time,
+        rng=Random(world.clock.rng.getrandbits(64)),
         log=world.log,  # type: ignore[arg-type]
     )
     sweeping = asyncio.create_task(sweeper.run(role.draining))
@@ -199,13 +157,13 @@ async def worker(world: World, role: Role) -> None:
 async def ledger(world: World, role: Role) -> None:
     process, settings = role.process, world.settings
     link, reading = world.link(process), world.link(process)
-    service = Ledger(
+    service = assemble_ledger(
         world.ledger_books(world.network, process, world.postgres, settings.link_timeout_s),
         RedisUsage(link, reading, settings.shards),  # type: ignore[arg-type]
+        Credit(overdue_s=settings.overdue_s),
         shards=settings.shards,
-        fresh_generation=lambda: f"g{world.clock.rng.getrandbits(32):08x}",
-        overdue_s=settings.overdue_s,
         clock_s=process.time,
+        rng=world.clock.rng,
         gather_s=settings.gather_s,
     )
 
