@@ -1,10 +1,10 @@
 """The sleep of one loop, until a time that others may bring forward.
 
-An event that a loop waits for and that its own work sets never lets it sleep. This cannot
-happen here: `ring` counts only while the loop sleeps, because a loop that is awake computes
-anew when to wake before it sleeps again. And a sleep lasts at least a tick unless somebody
-rings, so a loop that asks again and again for a time that has passed turns a thousand times
-a second, and the other tasks of the process go on.
+With an ordinary event, a loop whose own work sets the event never sleeps. That cannot happen here:
+`ring` counts only while the loop sleeps, because a loop that is awake works out when to wake before it
+sleeps again. And a sleep lasts at least a tick unless somebody rings. So a loop that asks again
+and again for a time that has passed turns a thousand times a second, and the other tasks of the
+process go on.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TICK_S = 0.001
 
 
 class Alarm:
-    """For one loop: one `sleep_until` at a time."""
+    """The alarm of one loop, which makes one `sleep_until` at a time."""
 
     def __init__(self, clock_s: Callable[[], float]) -> None:
-        """`clock_s`: monotonic seconds; all times here are its."""
+        """`clock_s`: monotonic seconds; all times here are by it."""
         self._clock_s = clock_s
         # When the sleeper wakes by itself; minus infinity while nobody sleeps.
         self._wakes_at_s = -math.inf
@@ -29,7 +29,7 @@ class Alarm:
         self._timer: asyncio.TimerHandle | None = None
 
     async def sleep_until(self, at_s: float) -> None:
-        """Sleep until `at_s` (infinity: until rung), at least a tick; `ring` ends it earlier."""
+        """Sleep until `at_s` (infinity: until somebody rings), at least a tick. `ring` ends it earlier."""
         self._sleeper = asyncio.get_running_loop().create_future()
         self._set(at_s)
         try:
@@ -41,7 +41,7 @@ class Alarm:
                 self._timer = None
 
     def ring(self, at_s: float = -math.inf) -> None:
-        """Let the sleeper wake no later than `at_s`; without it now. Does nothing while nobody sleeps."""
+        """Let the sleeper wake no later than `at_s`, by default at once. Does nothing while nobody sleeps."""
         if at_s >= self._wakes_at_s:
             return
         if at_s <= self._clock_s():

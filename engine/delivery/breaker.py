@@ -1,4 +1,4 @@
-"""A circuit breaker for one provider, as one worker sees it: stop sending to what does not take anything.
+"""Rule: the circuit breaker of one provider in one worker: stop sending to a provider that takes nothing.
 
               so many failures in a row, or
               half of the last 50 failed                  the pause is over,
@@ -7,16 +7,16 @@
        │                                         └──── it failed: longer pause ───┘     │
        └──────────────────────────── it did not fail ───────────────────────────────────┘
 
-A failure is a verdict `temporary` or `unknown`. `accepted` and `permanent` are none: the
-provider answers, and says what it thinks of the message. `throttled` is neither, for it is
-our own haste; a probe that is throttled proves nothing, and the next message is the probe.
+The verdicts `temporary` and `unknown` are failures. `accepted` and `permanent` are not: the
+provider answers, and judges the message. `throttled` counts as neither, because the cause is our own
+haste. A probe that is throttled proves nothing, and the next message is the probe.
 
-A probe stands for the present, so only its own verdict moves a half-open circuit: when
-a provider hangs, verdicts of messages begun long before the circuit opened still come
-in one by one, and would open it again and again. `ended` is therefore told when the
-message was begun, and passes over what is older than the state it finds.
+Only the verdict of the probe moves a half-open circuit. When a provider hangs, verdicts of messages
+that were begun long before the circuit opened still come in one by one, and they would open
+it again and again. So the caller tells `ended` when the message was begun, and verdicts of messages that
+are older than the present state are passed over.
 
-Counts, not times, make the window: a provider with little traffic is judged by as many
+The window is a number of verdicts, not a time: a provider with little traffic is judged by as many
 messages as a busy one. Times are monotonic seconds, given by the caller.
 """
 
@@ -32,11 +32,11 @@ State = Literal["closed", "open", "half-open"]
 
 # An open circuit pauses no longer than this, seconds.
 PAUSE_MAX_S = 60.0
-# With so large a share of the last so many verdicts failed the circuit opens, though
-# successes in between kept the failures in a row few. Fewer verdicts are not judged so.
+# The circuit opens when this share of the last WINDOW verdicts are failures, even when they were not in
+# a row. With fewer verdicts than that, only failures in a row count.
 WINDOW = 50
 FAILED_SHARE = 0.5
-# A probe is under way: how long others are advised to wait for its verdict, seconds.
+# How long other messages are told to wait for the verdict of a probe that is under way, seconds.
 _PROBE_S = 1.0
 
 _FAILED: dict[VerdictKind, bool | None] = {
@@ -49,19 +49,21 @@ _FAILED: dict[VerdictKind, bool | None] = {
 
 
 class Breaker:
-    """Ask `usable` before a message is begun, tell `began` that it was, and `ended` its verdict.
+    """Call `usable` before a message is begun, `began` when it is, and `ended` with its verdict.
 
-    Every message that began must end: a provider gives each its verdict within the time-out.
+    Every message that began must end, because a half-open circuit waits for the verdict of its probe. A
+    provider gives each message its verdict within the time-out.
     """
 
     __slots__ = ("_failed_probes", "_failures_max", "_first_pause_s", "_in_a_row", "_probing", "_recent",
                  "_retry_at_s", "_since_s", "_state")  # fmt: skip
 
     def __init__(self, *, failures: int, pause_s: float) -> None:
-        """`failures` in a row open it; the first pause, which doubles while probes fail."""
+        """`failures`: so many in a row open the circuit. `pause_s`: the first pause; it doubles with each
+        probe that fails."""
         self._failures_max = failures
         self._first_pause_s = pause_s
-        # In a row, since the circuit was closed by a probe.
+        # Probes that failed, since one closed the circuit.
         self._failed_probes = 0
         self._state: State = "closed"
         # When the present state began.
@@ -75,16 +77,16 @@ class Breaker:
 
     @property
     def state(self) -> State:
-        """As of the last call; an open circuit whose pause is over is still called open."""
+        """The state after the last call; an open circuit whose pause is over is still open."""
         return self._state
 
     @property
     def pause_s(self) -> float:
-        """How long it pauses when it opens now, or pauses since it has opened."""
+        """The pause of a circuit that opens now, or the present pause of one that is open, seconds."""
         return pause_after(1 + self._failed_probes, self._first_pause_s, PAUSE_MAX_S)
 
     def usable(self, now_s: float) -> bool:
-        """Whether a message may be begun now. Changes nothing."""
+        """Whether a message may be begun at `now_s`. Changes nothing."""
         if self._state == "closed":
             return True
         if self._state == "open":
@@ -92,13 +94,13 @@ class Breaker:
         return not self._probing
 
     def closed_for(self, now_s: float) -> float:
-        """How long to wait at least before `usable` may be true, seconds; 0: it is."""
+        """How long to wait before `usable` may be true, seconds; 0: it is true."""
         if self.usable(now_s):
             return 0.0
         return self._retry_at_s - now_s if self._state == "open" else _PROBE_S
 
     def began(self, now_s: float) -> None:
-        """A message is being submitted; `usable` was true just now."""
+        """Note that a message is being submitted; `usable` was true just before."""
         if self._state == "closed":
             return
         if self._state == "open":
@@ -106,10 +108,10 @@ class Breaker:
         self._probing = True
 
     def ended(self, kind: VerdictKind, now_s: float, began_s: float | None = None) -> None:
-        """A message that was begun at `began_s` (the very time told to `began`) has its verdict.
+        """Note the verdict of a message that was begun at `began_s`, the time that `began` was given.
 
-        Without `began_s` it counts as the present, which is wrong for what was in flight
-        when the circuit opened.
+        Without `began_s` the verdict always counts, which is wrong for a message that was in
+        flight when the circuit opened.
         """
         if self._state == "open" or (began_s is not None and began_s < self._since_s):
             return
@@ -131,12 +133,12 @@ class Breaker:
             self._count(failed, now_s)
 
     def trip(self, now_s: float) -> None:
-        """Open a closed circuit: whoever watches the provider knows without a verdict."""
+        """Open a closed circuit without a verdict: the caller sees that the provider has stalled."""
         if self._state == "closed":
             self._open(now_s)
 
     def mend(self, now_s: float) -> None:
-        """Close an open circuit that was tripped for a reason that has proved wrong."""
+        """Close an open circuit whose reason to be open has proved wrong."""
         if self._state == "open":
             self._turn("closed", now_s)
             self._in_a_row = 0

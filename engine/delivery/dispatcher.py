@@ -1,29 +1,30 @@
-"""From an entry to a provider: route, wait for room and for the provider's throughput, submit.
+"""Service: from an entry to a provider: route it, wait for room and for the provider's throughput, submit.
 
-Every provider has a lane of its own (see `engine.delivery.lane`), so that one that is slow, hangs,
-throttles or is paused holds up nobody else's messages. What a lane cannot take goes to the
-message's next provider or, through the settler, back to Redis until later.
+Every provider has a lane of its own (`engine.delivery.lane`). So a provider that is slow, hangs,
+throttles or is paused does not hold up the messages of others. A message that a lane cannot take goes
+to the message's next provider or, through the settler, back to Redis until later.
 
-One loop acts on verdicts and on time: it hears what providers called back, submits what may
-go, and looks after providers that owe answers. Another asks Redis for the slots of limited
-providers (`engine.delivery.slot_supply`); nothing else waits for its answers.
+One loop acts on verdicts and on time: it takes the verdicts that providers have called back, submits
+what may be sent, and looks after providers whose answers do not come. Another loop asks Redis for the
+slots of providers with a throughput (`engine.delivery.slot_supply`); nothing else waits for it.
 
 The border to providers. Their code runs in `submit`, and in callbacks and tasks of their
-own; ours never runs there. What a provider calls back only notes the verdict, and the loop
-here acts on it.
+own. Our code never runs there: a callback only notes the verdict, and the loop here acts on it.
 
     fault                                        what follows
     of ours, in a loop here                      `run` raises it: the process ends and is
                                                  replaced, others take over what was in hand
     a provider's `submit` raises                 the message's attempt ends `unknown`
     a provider calls back twice                  the first verdict counts
-    a custom provider's verdict is none          likewise (see `providers.custom`)
-    a provider never calls back                  likewise, a while after its time-out
+    a custom provider's verdict is none          the attempt ends `unknown` (`providers.custom`)
+    a provider never calls back                  the attempt ends `unknown`, a while after its time-out
 
-Nothing here is kept: what waits is in the worker's hand, which Redis remembers. Killed: the
-other workers take it over. Frozen: whatever waited too long is not sent (the settler says so
-when its turn comes), and slots reserved before are void by then. Redis away: no slots are
-granted, and limited providers send nothing; the others go on.
+Nothing is kept here: what waits is in the worker's hand, which Redis remembers.
+
+    killed       the other workers take it over
+    frozen       what waited too long is not sent (`Settler.fit` says so when its turn comes), and slots
+                 that were reserved before are void by then
+    Redis away   no slots are granted: providers with a throughput send nothing, the others go on
 
 Times are monotonic seconds, of a clock finer than the loop's, which uvloop cuts to milliseconds.
 """
@@ -50,25 +51,26 @@ from engine.records import Entry, Queue, Verdict
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
 
-# Pause of a message whose route names only providers that this process does not know.
+# How long a message is put off whose route names only providers that this process does not know, seconds.
 _ELSEWHERE_S = 5.0
-# Closed and stalled lanes are looked at this often though nothing happens.
+# Lanes whose provider is closed or has stalled are looked at this often, seconds.
 _LOOK_S = 0.1
-# A provider has had its time for a verdict so long after its time-out.
+# A verdict that has not come so long after the provider's time-out never comes, seconds.
 _NO_VERDICT_S = 2.0
-# Looks further apart than this were held up, and so perhaps were the verdicts.
+# When two looks are further apart than this, seconds, the loop was held up; then verdicts may have come
+# that nobody has acted on.
 _HELD_UP_S = 1.0
 
 
 class Dispatcher:
-    """The providers of one queue in one worker."""
+    """Gives the messages of one queue in one worker to the providers."""
 
     def __init__(
         self,
         queue: Queue,
         providers: Sequence[Provider],
         settings: Sequence[ProviderSettings],
-        pace: SlotStore,
+        slots: SlotStore,
         settler: Settler,
         *,
         concurrency: int,
@@ -77,11 +79,11 @@ class Dispatcher:
         clock_s: Callable[[], float],
         hedge: bool = False,
     ) -> None:
-        """`providers` in order of preference, started and stopped by the caller, and the settings
-        of each in the same order. `settler` is told what becomes of entries. `concurrency`
-        bounds the sends in flight, not counting those that a stalled provider owes answers
-        to. `hedge`: what has waited for an answer longer than its provider ever takes goes to
-        another at once, before the time-out; only where the recipient may get a message twice.
+        """`providers`: in order of preference, started and stopped by the caller; `settings`: of each, in
+        the same order. `settler` takes what becomes of entries. `concurrency` bounds the sends in
+        flight, without those that were in flight when their provider stalled. `hedge`: a message
+        that has waited for an answer longer than its provider ever takes goes to another provider at
+        once, before the time-out; only for queues whose recipients may get a message twice.
         """
         self._queue = queue
         self._providers = {provider.name: provider for provider in providers}
@@ -93,15 +95,15 @@ class Dispatcher:
         names = [provider.name for provider in providers]
         self._choice = ProviderChoice(queue, names, self.lanes.by_name, rng)
         shares = {p.name: p.express_share for p in settings}
-        self._slots = SlotSupply(queue, self.lanes, shares, pace, self.pump, log=log, clock_s=clock_s)
-        # What providers have called back and nobody has acted on.
+        self._slots = SlotSupply(queue, self.lanes, shares, slots, self.pump, log=log, clock_s=clock_s)
+        # The verdicts that providers have called back and the loop has not acted on.
         self._verdicts: list[tuple[Lane, int, Verdict]] = []
         self._turns = Alarm(clock_s)
         self._looked_at_s = -math.inf
         self.use(RoutingPlan(version=0))
 
     def use(self, plan: RoutingPlan) -> None:
-        """Route by `plan` from now on; what waits for a provider that is paused now leaves it."""
+        """Route by `plan` from now on. What waits for a provider that is paused now leaves its lane."""
         self._choice.use(plan)
         self.lanes.use(plan)
         self._turns.ring()
@@ -119,7 +121,7 @@ class Dispatcher:
             return
         lane = self._choice.of(candidates, message, now_s)
         if lane is None:
-            # Wherever it could go is closed: back until the first of them may have opened.
+            # All its providers are closed: back to Redis until the first of them may have opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
             self._settler.put_off(entry, first.put_off_s(message.segments, now_s))
@@ -129,7 +131,7 @@ class Dispatcher:
             lane.add(entry, read_at_s)
 
     def pump(self, now_s: float) -> None:
-        """Submit what may go, after `place`."""
+        """Submit what may be sent; to be called after `place`."""
         self._submit_waiting(now_s)
         self._turns.ring(self._next_turn_s(now_s))
         self._slots.look(now_s)
@@ -138,7 +140,7 @@ class Dispatcher:
         for lane in self.lanes:
             lane.look(now_s)
             if lane.waiting and lane.shut(now_s):
-                # Everyone who waits there goes elsewhere, or back.
+                # All messages that wait there go to other providers, or back to Redis.
                 for entry, read_at_s in lane.leave():
                     self.place(entry, read_at_s, now_s)
         free = self.lanes.free()
@@ -158,7 +160,8 @@ class Dispatcher:
         return 1
 
     def _note(self, lane: Lane, token: int, verdict: Verdict) -> None:
-        """What providers call back: runs inside their code, and so does nothing that can fail."""
+        """Take a verdict that a provider calls back. It runs inside the provider's code, so it does
+        nothing that can fail."""
         self._verdicts.append((lane, token, verdict))
         self._turns.ring()
 
@@ -174,22 +177,22 @@ class Dispatcher:
             self._settler.ended(entry, verdict, others=others, reroute=reroute)
 
     def _look_after(self, now_s: float) -> None:
-        """See to what waits for an answer for too long."""
+        """Give up messages that have waited for an answer for too long."""
         held_up = now_s - self._looked_at_s > _HELD_UP_S
         self._looked_at_s = now_s
         for lane in self.lanes:
             if self._hedge:
                 self._give_up_overdue(lane, now_s)
             if held_up:
-                # What was called back meanwhile is heard first.
+                # The verdicts that were called back meanwhile count first.
                 continue
             for token in lane.awaited.begun_before(now_s - lane.timeout_s - _NO_VERDICT_S):
                 self._log.error("provider gave no verdict within its time-out", provider=lane.name)
                 self._note(lane, token, Verdict(kind="unknown", provider=lane.name, code="no_verdict"))
 
     def _give_up_overdue(self, lane: Lane, now_s: float) -> None:
-        """Send elsewhere what waits for an answer for too long (hedged requests: Dean and Barroso,
-        The Tail at Scale, 2013). Its outcome is as unknown as after a time-out."""
+        """Send messages that wait for an answer for too long to another provider (hedged requests: Dean and
+        Barroso, The Tail at Scale, 2013). The outcome of the attempt is unknown, as after a time-out."""
         for token, entry in lane.awaited.overdue(now_s):
             if self._choice.another(lane, entry.message, now_s):
                 lane.awaited.give_up(token)
@@ -197,7 +200,7 @@ class Dispatcher:
                 self._settler.ended(entry, verdict, others=True, reroute=False)
 
     def clear(self) -> list[tuple[Entry, float]]:
-        """Everything that waits, taken back: the worker drains."""
+        """Take out all entries that wait, each with the time at which it was read: the worker drains."""
         return self.lanes.leave()
 
     async def run(self) -> None:
@@ -218,6 +221,6 @@ class Dispatcher:
             self._slots.look(now_s)
 
     def _next_turn_s(self, now_s: float) -> float:
-        """When the next turn is due though no provider calls back."""
+        """When the next turn of the loop is due although no provider calls back."""
         at_s = self.lanes.again_at_s(now_s)
         return min(at_s, self._looked_at_s + _LOOK_S) if self.lanes.busy() else at_s

@@ -1,14 +1,14 @@
 """Rule: the sends of one worker that one provider has not answered, and how long it may take.
 
-A provider's *patience* is twice its slowest recent answer, at least a second and at most
-half its time-out. One that owes answers and has given none for longer has stalled; a
-single message that waits longer is overdue. Before the first answer nobody knows how long
-it takes: a quarter of the time-out then.
+A provider's *patience* is twice its slowest recent answer, at least a second and at most half its
+time-out. Before the first answer nobody knows how long answers take: it is a quarter of the time-out
+then. A provider from which answers are expected, and which has given none for longer than its
+patience, has *stalled*. A single message that waits longer than the patience is *overdue*.
 
-What was in flight when the provider was last given up as stalled is not *owed* any more:
-it gets its verdict some time, but is not counted as work.
+What was in flight when the provider last stalled is no longer *expected*: it gets its verdict some
+time, but it does not count as work.
 
-Each send ends once: with the first verdict for its token. What comes after that is not counted.
+Each send ends once, with the first verdict for its token. Later verdicts for it are passed over.
 
 Times are monotonic seconds.
 """
@@ -26,31 +26,32 @@ _SMOOTHING = 0.1
 
 
 class InFlight:
-    """In flight with one provider."""
+    """The sends that are in flight with one provider."""
 
     def __init__(self, timeout_s: float) -> None:
+        """`timeout_s`: within that time the provider gives each send its verdict."""
         self._timeout_s = timeout_s
         self.in_flight = 0
-        # Of those, the ones begun since the provider last stalled.
-        self.owed = 0
-        # How long an answer takes, smoothed; 0: there was none yet.
+        # How many of them were begun since the provider last stalled.
+        self.expected = 0
+        # How long an answer usually takes (smoothed), seconds; 0: there was none yet.
         self.usual_s = 0.0
         self._slowest_s = 0.0
         # Entries with the time at which they began, by token, oldest first.
         self._entries: dict[int, tuple[Entry, float]] = {}
-        # Of those given up only the time: their verdict is still to come.
+        # Of those that were given up the time at which they began: their verdict is still to come.
         self._given_up: dict[int, float] = {}
         self._count = 0
-        # When it last gave an answer, or began to owe one.
-        self._heard_at_s = 0.0
+        # When it last gave an answer; or when a send began while no answer was expected.
+        self._answered_at_s = 0.0
         self._stalled_at_s = float("-inf")
 
     def began(self, entry: Entry, now_s: float) -> int:
-        """One more is in flight; the token by which it ends."""
-        if not self.owed:
-            self._heard_at_s = now_s
+        """Note that `entry` is being sent; returns the token to give to `ended`."""
+        if not self.expected:
+            self._answered_at_s = now_s
         self.in_flight += 1
-        self.owed += 1
+        self.expected += 1
         self._count += 1
         self._entries[self._count] = (entry, now_s)
         return self._count
@@ -61,14 +62,14 @@ class InFlight:
         return self._given_up.get(token) if waiting is None else waiting[1]
 
     def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
-        """A verdict for this token: its entry; None: nobody waits for it (any more)."""
+        """Note the verdict for a token; returns the entry, or None when nobody waits for it any more."""
         began_s = self.began_s(token)
         if began_s is None:
             return None
         self.in_flight -= 1
         if began_s > self._stalled_at_s:
-            self.owed -= 1
-            self._heard_at_s = now_s
+            self.expected -= 1
+            self._answered_at_s = now_s
         # A time-out says nothing about how long its answers take.
         if kind != "unknown":
             took_s = max(now_s - began_s, 1e-6)
@@ -80,32 +81,33 @@ class InFlight:
         return self._entries.pop(token)[0]
 
     def answers_within(self, ahead_s: float, now_s: float) -> int:
-        """How many of the owed answers are likely to come within `ahead_s`; 0 where answers have
+        """How many of the expected answers are likely to come within `ahead_s`, seconds; 0 when answers have
         stopped coming."""
-        if not self.usual_s or now_s - self._heard_at_s > max(ahead_s, 2 * self.usual_s):
+        if not self.usual_s or now_s - self._answered_at_s > max(ahead_s, 2 * self.usual_s):
             return 0
-        return int(self.owed * ahead_s / self.usual_s)
+        return int(self.expected * ahead_s / self.usual_s)
 
     def patience_s(self) -> float:
+        """How long an answer may take before the provider counts as stalled, seconds; see the module."""
         usual_s = _PATIENCE_FACTOR * self._slowest_s or self._timeout_s / 4
         return min(self._timeout_s / 2, max(_PATIENCE_MIN_S, usual_s))
 
     def silent(self, now_s: float) -> bool:
-        """It owes answers, and has given none for longer than it ever takes."""
-        return self.owed > 0 and now_s - self._heard_at_s > self.patience_s()
+        """Whether answers are expected, and none has come for longer than the patience."""
+        return self.expected > 0 and now_s - self._answered_at_s > self.patience_s()
 
     def stalled(self, now_s: float) -> None:
-        """Nothing that is in flight now is owed any more."""
-        self.owed = 0
+        """Note that the provider has stalled: of what is in flight now nothing is expected any more."""
+        self.expected = 0
         self._stalled_at_s = now_s
 
     def from_before(self, began_s: float) -> bool:
-        """Whether what began then was in flight when the provider last stalled."""
+        """Whether a send that began at `began_s` was in flight when the provider last stalled."""
         return began_s <= self._stalled_at_s
 
     def overdue(self, now_s: float) -> list[tuple[int, Entry]]:
-        """Those that have waited longer than answers ever take, or that were in flight when the
-        provider stalled, by their tokens."""
+        """The (token, entry) of each send that has waited longer than the patience, or that was in flight
+        when the provider stalled."""
         before_s = max(now_s - self.patience_s(), self._stalled_at_s)
         found = []
         for token, (entry, began_s) in self._entries.items():
@@ -115,10 +117,10 @@ class InFlight:
         return found
 
     def begun_before(self, before_s: float) -> list[int]:
-        """The tokens of those that began before and have no verdict yet."""
+        """The tokens of the sends that began before `before_s` and have no verdict yet."""
         entries = [token for token, (_, began_s) in self._entries.items() if began_s < before_s]
         return entries + [token for token, began_s in self._given_up.items() if began_s < before_s]
 
     def give_up(self, token: int) -> None:
-        """Its verdict is not waited for any more."""
+        """Wait no longer for the verdict of this token: it is to be sent elsewhere."""
         self._given_up[token] = self._entries.pop(token)[1]

@@ -1,14 +1,14 @@
-"""Rule: what one worker does with one provider: who waits for it, who may go, who had better not wait.
+"""Rule: what one worker does with one provider: which messages wait for it, and which may be sent.
 
-A lane is *open* while its provider is not paused and its circuit is closed, or lets a probe
-go. A provider that has stalled (see `engine.delivery.in_flight`) has its circuit opened at once, about
-a second after it began to hang and long before its time-out. When an answer of those it
-owed comes after all, the circuit is closed again.
+A lane is *open* while its provider is not paused, and its circuit is closed or lets a probe go.
+When the provider has stalled (see `engine.delivery.in_flight`), its circuit is opened at once. That is
+about a second after it began to hang, and long before its time-out. When one of the answers
+that were expected comes after all, the circuit is closed again.
 
-A lane is *crowded* when more waits in it than it can send within about a second. What
-comes then is put off, along a timeline that moves at the rate at which the lane has been
-sending, so that a message of a long backlog is put off about once, to about when its turn
-will come. (A fixed pause would move the whole backlog round and round.)
+A lane is *crowded* when more messages wait in it than it can send within about a second. A
+message that comes then is put off: back to Redis until about its turn. The turns lie on a timeline
+that moves on at the rate at which the lane sends. So a message of a long backlog is put
+off about once. (With a fixed pause the whole backlog would be read and put off again and again.)
 
 Times are monotonic seconds.
 """
@@ -26,30 +26,33 @@ from engine.delivery.in_flight import InFlight
 from engine.records import Entry, VerdictKind
 from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
 
-# Slots come so far ahead at most, nearly always: they are for what can be begun by then.
+# Slots nearly always come no further ahead than this, seconds. So they are asked for as many messages
+# as can be begun by then.
 _AHEAD_S = HORIZON_S / 2
-# What waits in a limited lane is at most this much of its time.
+# A limited lane is crowded when the messages that wait are so much of its time, seconds, but not with
+# fewer than the second, segments.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
-# Put off no further than this: the rate may rise meanwhile.
+# A message is put off for no longer than this, seconds, because the rate may rise meanwhile.
 _PUT_OFF_MAX_S = 600.0
+# And for no less than this, seconds.
 _PUT_OFF_MIN_S = 0.5
-# A provider without a limit of ours that throttles is left alone for a moment, doubling while
-# it goes on.
+# When a provider throttles that has no throughput in the configuration, the lane rests, seconds. The
+# rest doubles while the provider goes on throttling.
 _REST_S = 0.1
 _REST_MAX_S = 2.0
-# Assumed rate of a provider without a limit that cannot be used, segments a second.
+# The rate that is assumed of a provider without a throughput, segments a second.
 _UNKNOWN_RATE = 500.0
 
 
 class Wish(NamedTuple):
-    """What slots a lane asks for."""
+    """The slots that a lane asks for."""
 
     # Segments to ask for now; 0: none.
     segments: int
-    # Of how many messages all slots are that it then has.
+    # How many messages can be sent in all the slots that the lane has when it gets these.
     messages: int
-    # When to look again though nothing happens; infinity: not at all.
+    # When to ask the lane again although nothing happens; infinity: not before something does.
     again_at_s: float
 
 
@@ -57,7 +60,7 @@ _NONE = Wish(0, 0, math.inf)
 
 
 class Lane:
-    """One provider in one worker. Construct with what the configuration says of it."""
+    """One provider in one worker: the messages that wait for it, and what keeps them from being sent."""
 
     def __init__(
         self,
@@ -68,25 +71,28 @@ class Lane:
         in_flight_max: int,
         waiting_max: int,
     ) -> None:
+        """`timeout_s`: within that time the provider gives each message its verdict. `in_flight_max`
+        bounds the messages that are sent and not answered; `waiting_max` the segments, or without a
+        throughput the messages, that wait."""
         self.name = name
         self.breaker = breaker
-        # None: unlimited.
+        # The slots of a provider with a throughput; None: it has none.
         self.allowance: Allowance | None = None
         self.paused = False
-        # Within it the provider gives each message its verdict.
         self.timeout_s = timeout_s
         self.awaited = InFlight(timeout_s)
-        # Entries with the time at which they were read, and the sum of their segments.
+        # The entries that wait, each with the time at which it was read; and the sum of their segments.
         self.waiting: deque[tuple[Entry, float]] = deque()
         self.waiting_segments = 0
         self._in_flight_max = in_flight_max
         self._waiting_max = waiting_max
+        # The turn of the next message that is put off.
         self._put_off_to_s = 0.0
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
 
     def limit(self, rate: float | None) -> None:
-        """Segments a second from now on, all workers together; None: as many as there are."""
+        """Set the provider's throughput: segments a second, all workers together; None: no limit."""
         if rate is None:
             self.allowance = None
         elif self.allowance is None:
@@ -95,10 +101,11 @@ class Lane:
             self.allowance.change_rate(rate)
 
     def wish(self, free: int, now_s: float) -> Wish:
-        """What slots to ask for now, in bundles of `allowance.together`.
+        """The slots to ask for now, in bundles of `allowance.together`.
 
-        `free`: how many messages the worker can begin now. A slot that comes when nothing can
-        be begun is lost to everybody, so it asks for no more than can be begun by then.
+        `free`: how many messages the worker can begin now. A slot that comes when no message can be
+        begun is lost to all workers. So the lane asks for no more slots than messages can be begun
+        by the time that they come.
         """
         able = self._able(free, now_s)
         if self.allowance is None or not able:
@@ -112,32 +119,32 @@ class Lane:
         return Wish(asked, covered, self.allowance.asks_at_s(now_s))
 
     def _able(self, free: int, now_s: float) -> int:
-        """How many of those that wait can be begun now, or as soon as slots come."""
+        """How many of the messages that wait can be begun now, or as soon as slots come."""
         if not self.waiting or not self.breaker.usable(now_s):
             return 0
         if self.breaker.state != "closed":
             return 1
-        room = max(0, min(free, self._in_flight_max - self.awaited.owed))
+        room = max(0, min(free, self._in_flight_max - self.awaited.expected))
         return min(len(self.waiting), room + self.awaited.answers_within(_AHEAD_S, now_s))
 
     def look(self, now_s: float) -> None:
-        """Open the circuit when the provider has stalled."""
+        """Open the circuit if the provider has stalled."""
         if self.breaker.state == "closed" and self.awaited.silent(now_s):
             self.breaker.trip(now_s)
             self.awaited.stalled(now_s)
 
     def open(self, now_s: float) -> bool:
-        """Whether messages may be given to it; one that probes takes one at a time."""
+        """Whether messages may be given to the lane. While its circuit probes, it takes one at a time."""
         if self.paused or not self.breaker.usable(now_s):
             return False
         return self.breaker.state == "closed" or not self.waiting
 
     def shut(self, now_s: float) -> bool:
-        """Whether those who wait in it had better go elsewhere."""
+        """Whether the messages that wait in the lane should leave it."""
         return self.paused or (self.breaker.state == "open" and not self.breaker.usable(now_s))
 
     def crowded(self, now_s: float) -> bool:
-        """Whether more waits than it can send soon."""
+        """Whether more messages wait than the lane can send within about a second."""
         if now_s < self._rests_until_s:
             return True
         if self.allowance is not None:
@@ -148,15 +155,16 @@ class Lane:
         return len(self.waiting) >= max(_WAITING_MIN, self._in_flight_max * _WAITING_S / self.awaited.usual_s)
 
     def add(self, entry: Entry, read_at_s: float) -> None:
+        """Let `entry` wait, behind all others; it was read at `read_at_s`."""
         self.waiting.append((entry, read_at_s))
         self.waiting_segments += entry.message.segments
 
     def next(self, now_s: float) -> tuple[Entry, float] | None:
-        """The next that may go, taken out of the line; None: nobody for now.
+        """Take out the next entry that may be sent, with the time at which it was read; None: none may.
 
-        Whoever takes it calls `began`, unless it is not sent after all.
+        The caller then calls `began`, unless it does not send the entry after all.
         """
-        if not self.waiting or self.awaited.owed >= self._in_flight_max or now_s < self._rests_until_s:
+        if not self.waiting or self.awaited.expected >= self._in_flight_max or now_s < self._rests_until_s:
             return None
         if not self.breaker.usable(now_s):
             return None
@@ -167,12 +175,12 @@ class Lane:
         return self.waiting.popleft()
 
     def began(self, entry: Entry, now_s: float) -> int:
-        """One more is in flight; the token by which it ends."""
+        """Note that `entry` is being sent; returns the token to give to `ended`."""
         self.breaker.began(now_s)
         return self.awaited.began(entry, now_s)
 
     def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
-        """A verdict for this token: its entry; None: it is not waited for (any more)."""
+        """Note the verdict for a token; returns the entry, or None when no verdict is expected any more."""
         began_s = self.awaited.began_s(token)
         if began_s is None:
             return None
@@ -188,22 +196,22 @@ class Lane:
         return self.awaited.ended(token, kind, now_s)
 
     def again_at_s(self, now_s: float) -> float | None:
-        """When it is worth while to ask for `next` again though nothing happens; None: not at all."""
-        if not self.waiting or self.awaited.owed >= self._in_flight_max or not self.breaker.usable(now_s):
+        """When to call `next` again although nothing happens; None: not before something does."""
+        if not self.waiting or self.awaited.expected >= self._in_flight_max or not self.breaker.usable(now_s):
             return None
         if now_s < self._rests_until_s:
             return self._rests_until_s
         return None if self.allowance is None else self.allowance.goes_at_s(now_s)
 
     def leave(self) -> list[tuple[Entry, float]]:
-        """All who wait, taken out of the line: it has closed."""
+        """Take out all entries that wait, each with the time at which it was read."""
         left = list(self.waiting)
         self.waiting.clear()
         self.waiting_segments = 0
         return left
 
     def put_off_s(self, segments: int, now_s: float) -> float:
-        """For how long one more is put off, seconds."""
+        """For how long one more message of so many segments is to be put off, seconds."""
         ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
         rate = _UNKNOWN_RATE
         if self.allowance is not None:

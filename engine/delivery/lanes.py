@@ -1,4 +1,4 @@
-"""Rule: the lanes of one worker together: how much may be begun, and when it is worth while to look again.
+"""Rule: the lanes of one worker together: how many sends may begin, and when to look again.
 
 Times are monotonic seconds.
 """
@@ -16,12 +16,14 @@ from engine.routing.records import RoutingPlan
 
 
 class Lanes:
-    """One lane for each provider. Iterated in the order in which they may send: limited ones
-    first, because their slots pass."""
+    """One lane for each provider.
+
+    Iterating gives the lanes in the order in which they may send. Those with a throughput come first,
+    because their slots pass.
+    """
 
     def __init__(self, settings: Sequence[ProviderSettings], concurrency: int) -> None:
-        """`concurrency` bounds the sends in flight, not counting those that a stalled provider
-        owes answers to."""
+        """`concurrency` bounds the sends in flight, without those in flight when their provider stalled."""
         self.by_name = {p.name: _lane(p, concurrency, len(settings)) for p in settings}
         self._throughput = {p.name: p.throughput for p in settings}
         self._concurrency = concurrency
@@ -34,7 +36,7 @@ class Lanes:
         return len(self._order)
 
     def use(self, plan: RoutingPlan) -> None:
-        """Pause and limit providers as `plan` says."""
+        """Pause providers, and set their throughput, as `plan` says."""
         for name, lane in self.by_name.items():
             lane.paused = name in plan.paused
             lane.limit(plan.throughput.get(name, self._throughput[name]))
@@ -42,10 +44,10 @@ class Lanes:
 
     def free(self) -> int:
         """How many sends may begin now."""
-        return self._concurrency - sum(lane.awaited.owed for lane in self._order)
+        return self._concurrency - sum(lane.awaited.expected for lane in self._order)
 
     def worth_reading(self, now_s: float) -> bool:
-        """Whether any provider could do more than it has to do."""
+        """Whether any lane is open and not crowded, so that more messages should be read."""
         return any(lane.open(now_s) and not lane.crowded(now_s) for lane in self._order)
 
     def busy(self) -> bool:
@@ -53,19 +55,19 @@ class Lanes:
         return any(lane.waiting or lane.awaited.in_flight for lane in self._order)
 
     def again_at_s(self, now_s: float) -> float:
-        """When more may be sent though nothing happens; infinity: not before something does."""
+        """When more may be sent although nothing happens; infinity: not before something does."""
         if self.free() <= 0:
             return math.inf
         times = [lane.again_at_s(now_s) for lane in self._order]
         return min((at_s for at_s in times if at_s is not None), default=math.inf)
 
     def leave(self) -> list[tuple[Entry, float]]:
-        """Everything that waits, taken out, with the times at which it was read."""
+        """Take out all entries that wait, each with the time at which it was read."""
         return [waiting for lane in self._order for waiting in lane.leave()]
 
 
 def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
-    # Where there are others, one may take no more than so much of what a worker can do.
+    # Where there are other lanes, one may have no more than three quarters of the sends in flight.
     shared = lanes > 1
     return Lane(
         settings.name,

@@ -20,28 +20,35 @@ class QueueReader(Protocol):
     """The worker's side of a queue's streams, all shards of one queue."""
 
     @property
-    def queue(self) -> Queue: ...
+    def queue(self) -> Queue:
+        """The queue that is read."""
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """About `count` new entries (at most `count` + shards), waiting up to `block_ms` for the first."""
+        """Read about `count` new entries (at most `count` + shards). Waits up to `block_ms` for the first."""
 
     async def settle(self, settlements: Sequence[Settlement]) -> int:
-        """Settle each entry once, in one round trip; how many counted.
+        """Settle entries in one round trip; returns how many of the settlements counted.
 
-        Settling the same again counts nothing, so after `Unavailable` call it again
-        with the same settlements.
+        One settlement of an entry counts. Done again, the same settlements count nothing. So after
+        Unavailable, call it again with the same ones.
         """
 
     def drop(self, entries: Sequence[Entry]) -> None:
-        """Give up entries unsent and unsettled. They stay pending, and come back to this
-        worker with a later `read` unless another has taken them over."""
+        """Give up entries that are neither sent nor settled.
+
+        They stay pending. A later `read` gives them to this worker again, unless another worker has
+        taken them over.
+        """
 
     async def beat(self) -> None:
-        """Say that this worker lives; one that has been fenced meanwhile joins again."""
+        """Show that this worker lives. A worker that was fenced meanwhile joins again."""
 
     async def promote(self, now_us: int, limit: int) -> int:
-        """Move up to `limit` messages a shard whose time has come to the queue; how many."""
+        """Move messages that are due at `now_us` to the queue, up to `limit` a shard; returns how many."""
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
-        """Claim about `limit` entries (at most two a shard more) of workers that are fenced, or
-        that were given out `min_idle_ms` ago; also this worker's own of which it never heard."""
+        """Take over about `limit` entries (at most two a shard more).
+
+        They are entries of workers that are fenced, entries that were given out `min_idle_ms` ago or
+        before, and entries that were given to this worker in an answer that never came.
+        """

@@ -1,12 +1,14 @@
-"""What one worker has in hand: whether its turn has come, what became of it, and Redis told in batches.
+"""Service: the entries that one worker has in hand, and what becomes of them, written to Redis in batches.
 
 An entry is in hand from `took` until it is settled or dropped. Settlements gather, and one
-flush at a time writes them back: while one is under way, the next gathers.
+flush at a time writes them to Redis: while one is under way, the next gathers.
 
-Killed: what is in hand is pending under the worker's name, and others take it over; what was
-settled unheard counts once. Frozen: what was read too long ago is dropped when its turn
-comes, since another worker may have it. Redis away, or a flush never answered: it is sent
-again until it is answered, and counts once.
+    killed               what is in hand is pending under the worker's name, and others take it over.
+                         A settlement whose answer did not come counts once
+    frozen               an entry that was read too long ago is dropped when its turn comes, because
+                         another worker may have it
+    Redis away, or a     the flush is sent again until it is answered, and counts once
+    flush not answered
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ from engine.delivery.settlement import RetryPauses, after_verdict, before_sendin
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
 
-# Settlements are flushed when so many wait, or the first has waited so long.
+# Settlements are flushed when so many have gathered, or the first has waited so long, seconds.
 _FLUSH_COUNT = 200
 _FLUSH_S = 0.002
-# Most settlements in one flush.
+# Most settlements in one call to Redis.
 _FLUSH_MAX = 1000
-# Pause after Redis was unavailable; doubles up to the second.
+# The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
 
@@ -48,8 +50,9 @@ class Settler:
         log: FilteringBoundLogger,
         at_most_once: bool = False,
     ) -> None:
-        """`hand_s` plus a provider's time-out must be less than the idle time after which entries
-        are taken over. `at_most_once`: what was sent and never answered is given up, not sent again.
+        """`hand_s`: an entry that was read longer ago is not sent; with a provider's time-out it must be
+        less than the time after which entries are taken over. `at_most_once`: a message that was sent
+        and never answered is given up, and not sent again.
         """
         self._reader = reader
         self._pauses = pauses
@@ -67,11 +70,11 @@ class Settler:
         self._flush = asyncio.Event()
 
     def took(self, count: int) -> None:
-        """So many more entries are in hand."""
+        """Note that so many more entries are in hand."""
         self.in_hand += count
 
     def fit(self, entry: Entry, read_at_s: float) -> bool:
-        """Its turn has come: whether it is still to be sent. False: it is dealt with."""
+        """Whether `entry` is still to be sent, when its turn has come. False: it was dropped or settled."""
         if read_at_s < self._clock_s() - self._hand_s:
             self._reader.drop([entry])
             self._let_go(1)
@@ -82,7 +85,7 @@ class Settler:
         return settlement is None
 
     def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
-        """Its attempt ended; `others` and `reroute` as in `delivery.after_verdict`."""
+        """Settle `entry`, whose attempt ended with `verdict`; the rest is as in `after_verdict`."""
         self._settle(
             after_verdict(
                 entry,
@@ -97,22 +100,22 @@ class Settler:
         )
 
     def put_off(self, entry: Entry, pause_s: float) -> None:
-        """No provider can take it for so long."""
+        """Put `entry` off for `pause_s`, because no provider can take it now."""
         now_us = self._now_us()
-        # What has expired or killed workers is settled now, not moved round.
+        # An entry that has expired, or has outlived too many workers, is settled now instead.
         self._settle(before_sending(entry, now_us) or put_off(entry, now_us + int(pause_s * 1e6)))
 
     def unroutable(self, entry: Entry) -> None:
-        """No route leads anywhere."""
+        """Settle `entry`, which no route matches."""
         now_us = self._now_us()
         self._settle(before_sending(entry, now_us) or unroutable(entry, now_us))
 
     def hand_back(self, entry: Entry) -> None:
-        """It was only read: due again at once, for any worker."""
+        """Give back `entry`, which was only read: it is due at once, for any worker."""
         self._settle(put_off(entry, self._now_us()))
 
     async def run(self) -> None:
-        """Flush until canceled."""
+        """Write settlements to Redis until canceled."""
         while True:
             await self._flush.wait()
             self._flush.clear()
@@ -135,7 +138,7 @@ class Settler:
             self._flush.set()
 
     async def _settle_all(self, batch: Sequence[Settlement]) -> None:
-        """Settle however long Redis is away; answered or not, sent again it counts once."""
+        """Settle, however long Redis is away. Sent again, a settlement counts once."""
         backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         while True:
             try:

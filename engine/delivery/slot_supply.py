@@ -1,10 +1,10 @@
-"""Slots for the limited lanes of one worker, asked of Redis a little ahead.
+"""Service: asks Redis, a little ahead, for the slots of the lanes whose provider has a throughput.
 
-Beside everything else: while Redis does not answer, limited lanes stand still, and nothing
-else waits. What is asked for is never more than can be begun when it comes.
+It runs beside everything else. While Redis does not answer, those lanes send nothing, and
+the others go on. It never asks for more slots than messages can be begun when the slots come.
 
-Killed, frozen: see `engine.routing.throughput`. Never answered: `SlotStore` gives up soon; asked again after
-a pause, and what was reserved unheard is lost.
+Killed or frozen: see `engine.routing.throughput`. Never answered: `SlotStore` gives up soon, this
+asks again after a pause, and the slots that Redis may have reserved are lost.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from engine.records import Queue
 from engine.routing.ports import SlotRequest, SlotStore
 from engine.routing.throughput import Allowance
 
-# Longest pause after Redis could not be asked.
+# Longest pause after Redis could not be asked, seconds.
 _PAUSE_MAX_S = 0.1
 
 
 class SlotSupply:
-    """Of one queue in one worker."""
+    """Supplies the lanes of one queue in one worker."""
 
     def __init__(
         self,
         queue: Queue,
         lanes: Lanes,
         express_shares: Mapping[str, float],
-        pace: SlotStore,
+        slots: SlotStore,
         on_slots: Callable[[float], None],
         *,
         log: FilteringBoundLogger,
         clock_s: Callable[[], float],
     ) -> None:
-        """`express_shares` by provider. `on_slots` is told the time, monotonic seconds, at which
-        slots have come."""
+        """`express_shares`: the part of its throughput that each provider keeps for express. `on_slots` is
+        called when slots have come, with the time, monotonic seconds."""
         self._queue: Queue = queue
         self._lanes = lanes
         self._express_shares = express_shares
-        self._pace = pace
+        self._slots = slots
         self._on_slots = on_slots
         self._log = log
         self._clock_s = clock_s
         self._alarm = Alarm(clock_s)
 
     def look(self, now_s: float) -> None:
-        """What waits, or what may be sent, has changed: slots may be wanted."""
+        """Wake, if slots may be wanted: what waits or what may be sent has changed."""
         for lane in self._lanes:
             if lane.allowance is None:
                 break
@@ -60,7 +60,7 @@ class SlotSupply:
                 self._alarm.ring(lane.allowance.asks_at_s(now_s, changed=True))
 
     async def run(self) -> None:
-        """Ask until canceled."""
+        """Ask for slots until canceled."""
         away = False
         while True:
             asked_at_s = self._clock_s()
@@ -69,7 +69,7 @@ class SlotSupply:
                 await self._alarm.sleep_until(again_at_s)
                 continue
             try:
-                granted = await self._pace.reserve([ask for _, ask in wishes])
+                granted = await self._slots.reserve([ask for _, ask in wishes])
             except Unavailable as e:
                 if not away:
                     self._log.warning("no slots can be reserved", reason=e.detail)
@@ -85,7 +85,8 @@ class SlotSupply:
             self._on_slots(answered_at_s)
 
     def _wishes(self, now_s: float) -> tuple[list[tuple[Allowance, SlotRequest]], float]:
-        """What to ask for now, all in one call; and when to look again if that is nothing."""
+        """What to ask for now in one call, with the allowance of each request; and when to look again if
+        that is nothing."""
         wishes, again_at_s, free = [], math.inf, self._lanes.free()
         for lane in self._lanes:
             if (allowance := lane.allowance) is None:

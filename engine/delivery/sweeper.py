@@ -1,9 +1,13 @@
-"""What the clock must do for one queue: show that its worker lives, move due messages to
-the queue, and take over what dead workers left.
+"""Service: what has to be done for one queue from time to time.
 
-Every worker sweeps; the steps are atomic in Redis, so they may do so at the same time.
-Killed here: the next worker does it. Answer lost: what was claimed unheard is found again
-by the reader (see `engine.stores.redis.queue`), what was promoted is in the queue.
+It shows that its worker lives, moves due messages to the queue, and takes over what dead workers left.
+
+Every worker sweeps. The steps are atomic in Redis, so workers may sweep at the same time.
+
+    killed          the next worker does it
+    frozen          others fence the worker and take over its entries; it joins again when it wakes
+    answer lost     entries that were taken over in that call are found again by the reader (see
+                    `engine.stores.redis.queue`); messages that were promoted are in the queue
 """
 
 from __future__ import annotations
@@ -18,17 +22,20 @@ from engine.delivery.ports import QueueReader
 from engine.errors import Unavailable
 from engine.records import Entry
 
-# Pause between looks at the due sets: the most that a retry or a scheduled message is late.
+# Pause between looks at the due sets, seconds: a retry or a scheduled message is late by this at most.
 _TICK_S = 0.1
+# How often the worker beats, and how often it looks for entries to take over, seconds.
 _BEAT_S = 1.0
 _TAKE_OVER_S = 1.0
-# After Redis was away every pending entry looks idle: give the living time to settle theirs.
+# After Redis was away every pending entry looks idle. The workers that live have so long to settle
+# theirs before anything is taken over, seconds.
 _GRACE_S = 3.0
+# Longest pause while Redis is away, seconds.
 _PAUSE_MAX_S = 1.0
 
 
 class Sweeper:
-    """The clock's duties for the queue of `reader`."""
+    """Sweeps the queue of `reader` for one worker."""
 
     def __init__(
         self,
@@ -41,8 +48,9 @@ class Sweeper:
         now_us: Callable[[], int],
         log: FilteringBoundLogger,
     ) -> None:
-        """`room` tells how many entries the worker can take over, `take` gives them to it.
-        `promote_max` bounds one step per shard: Redis does nothing else meanwhile.
+        """`room`: how many entries the worker can take over. `take` gives them to it. `min_idle_ms`:
+        entries that were given out so long ago are taken over. `promote_max` bounds the messages
+        moved in one step of one shard, because Redis does nothing else meanwhile.
         """
         self._reader = reader
         self._room = room
@@ -51,16 +59,16 @@ class Sweeper:
         self._promote_max = promote_max
         self._now_us = now_us
         self._log = log
-        # Loop times.
+        # When to beat, and when to take over, next: loop times.
         self._beat_at = 0.0
         self._take_over_at = 0.0
 
     async def run(self, draining: asyncio.Event) -> None:
         """Sweep until canceled.
 
-        While draining it only beats: a worker that falls silent with sends in flight
-        would be fenced, and they would be sent twice. So it is canceled by its owner,
-        after the worker has ended.
+        While `draining` is set it only beats. A worker that stops beating with sends in flight would be
+        fenced, and the messages would be sent twice. So the owner cancels this after the worker has
+        ended.
         """
         backoff = Backoff(_TICK_S, _PAUSE_MAX_S)
         while True:
@@ -79,7 +87,7 @@ class Sweeper:
             await asyncio.sleep(0 if more else _TICK_S)
 
     async def sweep(self, draining: bool) -> bool:
-        """One round of what is due now; whether there is more to do at once. Raises Unavailable."""
+        """Do once what is due now; returns whether there is more to do at once. Raises Unavailable."""
         now = asyncio.get_running_loop().time()
         if now >= self._beat_at:
             await self._reader.beat()
@@ -90,7 +98,7 @@ class Sweeper:
         room = self._room()
         if now >= self._take_over_at and room > 0:
             entries = await self._reader.take_over(self._min_idle_ms, room)
-            # Where there was something there may be more: look again with the next tick.
+            # When something was there, there may be more: look again with the next tick.
             self._take_over_at = now + (_TICK_S if entries else _TAKE_OVER_S)
             if entries:
                 self._take(entries)

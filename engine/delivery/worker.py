@@ -1,20 +1,22 @@
-"""One queue in one process: read ahead, send with bounded concurrency, settle in batches.
+"""Service: one queue in one process: read ahead, send with bounded concurrency, settle in batches.
 
 Entries flow from the reader to the dispatcher (`engine.delivery.dispatcher`), from there to a provider
 while fewer than `concurrency` sends are in flight, and with their verdict to the settler
-(`engine.delivery.settler`), which writes them back. Per message there is no task, no future and no
-round trip: a provider calls back, and one loop acts on all that was called back meanwhile.
+(`engine.delivery.settler`), which writes them back. A message costs no task, no future and no round
+trip of its own: providers call back, and one loop acts on all verdicts that came meanwhile.
 
-Whatever is in hand counts against one bound, so a worker that cannot settle, because
-Redis is away, soon stops reading and then stops sending.
+All entries in hand count against one bound. So a worker that cannot settle, because Redis is
+away, soon stops reading and then stops sending.
 
-Killed at any point: what was in hand is pending under our name, and others take it over;
-what was in flight is sent twice (at-least-once), and charged once.
-Frozen: entries read more than `hand_s` ago are not sent but dropped; by then another
-worker may have them. What was in flight is settled by whoever comes first.
-A fault of this program's own ends `run` with it, and so the process: as killed.
-Drained: sends in flight get their verdict and are settled, what was only read is handed
-back through the due set. After a clean end nothing is pending under our name.
+    killed at any point   what was in hand is pending under the worker's name, and others take it over;
+                          what was in flight is sent twice (at-least-once), and charged once
+    frozen                entries that were read more than `hand_s` ago are not sent but dropped,
+                          because another worker may have them by then. What was in flight is settled
+                          by whoever comes first
+    a fault of our own    `run` raises it, and the process ends: as killed
+    drained               sends in flight get their verdict and are settled; what was only read is
+                          handed back through the due set. After a clean end nothing is
+                          pending under the worker's name
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ from engine.delivery.settler import Settler
 from engine.errors import Unavailable
 from engine.records import Entry
 
-# A read waits this long for a first entry, and a drain at most this long for the read.
+# A read waits this long for a first entry; a drain waits at most this long for the read.
 _BLOCK_MS = 250
 # While no provider has room, it is asked again this often, seconds.
 _LOOK_S = 0.1
-# Pause after Redis was unavailable; doubles up to the second.
+# The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
 
@@ -72,12 +74,12 @@ class Worker:
         return self._settler.in_hand
 
     def room(self) -> int:
-        """How many entries of other workers this one can take over now: up to one more
-        `concurrency` beside what it reads itself."""
+        """How many entries of other workers this one can take over now: up to `concurrency` beyond what it
+        reads itself."""
         return 0 if self._draining else max(0, self._in_hand_max + self._concurrency - self.in_hand)
 
     def take(self, entries: Sequence[Entry]) -> None:
-        """Take entries in hand, to be sent in order; while draining, to be handed back."""
+        """Take entries in hand and send them in order; while draining, hand them back."""
         now_s = self._clock_s()
         self._settler.took(len(entries))
         if self._draining:
@@ -89,11 +91,11 @@ class Worker:
         self._dispatcher.pump(now_s)
 
     async def run(self, draining: asyncio.Event, drain_s: float) -> None:
-        """Deliver until `draining` is set; then end within about `drain_s`.
+        """Deliver until `draining` is set; then end within about `drain_s`, seconds.
 
-        What is not settled by then stays pending for the other workers. Never raises
-        Unavailable: it waits for Redis to come back, holding what it has. Raises a fault of
-        this program's own, in an ExceptionGroup; the process is to end then.
+        What is not settled by then stays pending for the other workers. It never raises Unavailable:
+        while Redis is away it waits, and keeps what it has in hand. It raises a fault of this
+        program's own, in an ExceptionGroup; the process is to end then.
         """
         async with asyncio.TaskGroup() as group:
             settling = group.create_task(self._settler.run(), name="settle")
@@ -113,7 +115,7 @@ class Worker:
             settling.cancel()
 
     async def _read_loop(self, draining: asyncio.Event) -> None:
-        # Asking for a few at a time would cost a round trip each.
+        # A read of only a few entries costs as much as one of many.
         worthwhile = max(1, self._in_hand_max // 4)
         settled = self._settler.settled
         backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
@@ -142,7 +144,7 @@ class Worker:
 
 
 async def _first_of(*events: asyncio.Event, timeout_s: float | None = None) -> None:
-    """Until one of them is set, or the time is over."""
+    """Wait until one of the events is set, or the time is over."""
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

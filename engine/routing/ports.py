@@ -17,7 +17,7 @@ class RoutingStore(Protocol):
     """Where the routing plan is kept. Every call raises Unavailable."""
 
     async def version(self) -> int:
-        """Goes up with each change; cheap to ask."""
+        """The number of the plan that stands. It goes up with each change, and is cheap to ask for."""
 
     async def read(self) -> RoutingPlan:
         """The plan that stands; version 0 when nobody has changed anything yet."""
@@ -27,34 +27,37 @@ class RoutingCopy(Protocol):
     """A copy of the routing plan outside of PostgreSQL. Every call raises Unavailable."""
 
     async def put(self, plan: RoutingPlan) -> None:
-        """Keep `plan`, unless a newer one is there. Again changes nothing."""
+        """Keep `plan`, unless a newer one is there. Done again, it changes nothing."""
 
     async def newest(self) -> RoutingPlan | None:
         """The newest plan that was put; None: there is none that can be read."""
 
 
 class SlotRequest(NamedTuple):
-    """A worker's wish to send through a provider."""
+    """What a worker asks for, so that it may send through a provider."""
 
     provider: str
     queue: Queue
     segments: int
     # Segments per second, all workers together.
     rate: float
-    # Share of it that is kept for express, 0 to 1.
+    # The part of the rate that is kept for express, 0 to 1.
     express_share: float
-    # The slots come in bundles of so many segments: those of a message, which goes as a whole.
+    # The slots are to come in bundles of so many segments: those of one message, which goes as a whole.
     together: int = 1
 
 
 class Slots(NamedTuple):
-    """Leave to send `segments` segments: the first after `delay_us`, counted from when it was
-    asked, each further one `interval_us` later. 0 segments: ask again after `delay_us`."""
+    """Leave to send `segments` segments.
+
+    The first may go `delay_us` after Redis looked at the request, each further one `interval_us` after
+    the one before. With 0 segments: ask again after `delay_us`.
+    """
 
     segments: int
     delay_us: int
     interval_us: float
-    # As asked for: the slots come in bundles of so many.
+    # The slots come in bundles of so many segments, as asked for.
     together: int = 1
 
 
@@ -62,6 +65,8 @@ class SlotStore(Protocol):
     """The throughput of providers, shared by all workers of all nodes."""
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
-        """Slots for each, in order, in one round trip, within `throughput.UNANSWERED_S`. Raises
-        Unavailable: then nothing may be sent; what was reserved unheard is lost, and with it
-        so much time of the provider."""
+        """Reserve slots for each request, in order, in one round trip, within `throughput.UNANSWERED_S`.
+
+        Raises Unavailable. Then nothing may be sent: slots that were reserved in a call that was
+        not answered are lost, and with them so much of the provider's time.
+        """

@@ -10,10 +10,13 @@ from engine.records import Queue
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which providers carry the messages that match. The longest prefix wins; of those
-    with the same prefix, one that names the sender; then one that names the queue."""
+    """Which providers carry the messages that match.
 
-    # Of the destination, with the leading "+"; "" matches all.
+    Of the routes that match a message, the one with the longest prefix counts. Of several with that
+    prefix, one that names the sender goes first, then one that names the queue.
+    """
+
+    # How the destination begins, with the leading "+"; "" matches all.
     prefix: str = ""
     # "" matches every sender, and every queue.
     sender: str = ""
@@ -22,18 +25,18 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     providers: tuple[str, ...] = ()
     # Shares of the traffic, one for each provider; (): all to the first that can.
     weights: tuple[int, ...] = ()
-    # Send again, by another provider, what a receipt says was not delivered.
+    # Whether another provider sends the message again when a receipt says that it was not delivered.
     reroute: bool = False
 
 
 class RoutingPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How messages find their provider, at one time."""
+    """The routes and what is known of the providers, at one time."""
 
     # Goes up with each change.
     version: int
-    # () when nobody has set any: every provider in the order of the configuration.
+    # () when nobody has set any: then every provider carries everything, in the order of the configuration.
     routes: tuple[Route, ...] = ()
-    # Names of the providers that nothing is to be sent through for now.
+    # Names of the providers through which nothing is sent for now.
     paused: tuple[str, ...] = ()
     # Segments per second by provider, where they differ from the configuration.
     throughput: dict[str, float] = {}

@@ -1,13 +1,13 @@
-"""Which provider a message is sent through: the route that matches, then a choice among its providers.
+"""Rule: which provider a message is sent through: the route that matches, then one of its providers.
 
-The longest prefix of the destination wins. Of the routes with that prefix one that names
-the message's sender goes first, then one that names its queue; when none of them matches
-(they name other senders or queues), the next shorter prefix is looked at. Without any
-route every provider may carry everything, in the order of the configuration.
+The route with the longest prefix of the destination counts. Of the routes with that prefix, one
+that names the message's sender goes first, then one that names its queue. When none of them matches,
+because they name other senders or queues, the next shorter prefix is looked at. When there are
+no routes at all, every provider may carry everything, in the order of the configuration.
 
-A route may name a provider that this process does not know: the one that accepted the
-route was started with a newer configuration. Such a name is passed over; when the route
-has no other, nothing can be chosen and the message waits, but it is not lost.
+A route may name a provider that this process does not know, because the process that accepted the
+route was started with a newer configuration. Such a name is passed over. When the route
+names no other provider, none can be chosen, and the message waits; it is not lost.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _PREFIX = re.compile(r"(\+[0-9]{1,15})?")
 
 
 class Candidates(NamedTuple):
-    """Who may carry a message, by the route that matches it."""
+    """The providers that may carry a message, by the route that matches it."""
 
-    # Those that this process knows, in the order of the route; also those paused.
+    # Those that this process knows, in the order of the route; paused ones are among them.
     providers: tuple[str, ...] = ()
-    # Of these the ones not paused, which `choose` draws from, and the share of each;
-    # without shares in order of preference.
+    # Those of them that are not paused, which `choose` chooses from, and the weight of each. Without
+    # weights they are in order of preference.
     open: tuple[str, ...] = ()
     weights: tuple[int, ...] = ()
-    # Send again, by another provider, what a receipt says was not delivered.
+    # Whether another provider sends the message again when a receipt says that it was not delivered.
     reroute: bool = False
     # False: no route matches. The message can never be sent, and fails with `no_route`.
     routed: bool = True
@@ -50,8 +50,11 @@ _NOWHERE = Candidates(routed=False)
 
 
 class _Group:
-    """The routes of one prefix: those that name a sender or a queue, by these; the one that names
-    neither; and the group of the next shorter prefix, which counts when none of them matches."""
+    """The routes of one prefix.
+
+    `named`: those that name a sender or a queue, by (sender, queue). `plain`: the one that names
+    neither. `shorter`: the group of the next shorter prefix, which counts when none of these matches.
+    """
 
     __slots__ = ("named", "plain", "shorter")
 
@@ -62,7 +65,7 @@ class _Group:
 
 
 class Router:
-    """Routes by one plan. Building it costs a look at each route, a look-up does not."""
+    """Finds the providers of messages by one plan. Building it looks at every route; a look-up does not."""
 
     __slots__ = ("_groups", "_paused", "_unrouted")
 
@@ -83,7 +86,8 @@ class Router:
         self._unrouted = _NOWHERE if plan.routes else _candidates(everyone, known, paused)
 
     def candidates(self, message: Message, queue: Queue) -> Candidates:
-        """Who may carry it; at most one look-up for each prefix length, a few for what matches."""
+        """The providers that may carry the message. Costs at most one look-up for each length of prefix,
+        and a few for the prefix that matches."""
         group = self._groups.longest(message.to, None)
         while group is not None:
             if named := group.named:
@@ -97,7 +101,7 @@ class Router:
         return self._unrouted
 
     def paused(self, name: str) -> bool:
-        """Whether nothing is to be sent through this provider for now."""
+        """Whether nothing is sent through this provider for now."""
         return name in self._paused
 
 
@@ -106,15 +110,15 @@ def choose(
 ) -> str | None:
     """The provider to send through now; None: there is none.
 
-    One that is not paused, not in `tried` and `usable` (its circuit lets a message
-    through), in order of preference or, with weights, drawn by its share among those. A
-    share of 0 is drawn only when nobody with a share is left. `usable` must not change
-    anything: not everyone asked is chosen.
+    It is one that is not paused, not in `tried`, and `usable` (its circuit lets a message through).
+    Without weights the first of those is taken; with weights one is drawn by its share of their
+    weights. A provider with the weight 0 is taken only when none with a weight is left. `usable`
+    must not change anything, because it is asked about providers that are not chosen then.
 
-    None means one of two things, and the caller does the same in both: it pauses, and
-    forgets `tried` with the pause, so that a new round may begin with any. Either all that
-    could carry the message have been tried, and the round is over; or those that have not
-    are paused or broken just now, and whoever failed it may do better after a pause.
+    None means one of two things. Either every provider that could carry the message has been
+    tried, and the round is over; or those that have not been tried are paused or broken just now. The
+    caller does the same in both cases: it pauses and forgets `tried`, so that the next
+    round may begin with any provider.
     """
     if not candidates.weights:
         for name in candidates.open:
@@ -124,7 +128,7 @@ def choose(
     drawn = _drawn(candidates.open, candidates.weights, rng)
     if drawn is not None and drawn not in tried and usable(drawn):
         return drawn
-    # Drawn again among those who can: each keeps its share relative to the others.
+    # Draw again among those that can carry it: their shares stay in proportion to each other.
     able = [
         (name, weight)
         for name, weight in zip(candidates.open, candidates.weights, strict=True)
@@ -137,7 +141,7 @@ def choose(
 
 
 def _drawn(names: Sequence[str], weights: Sequence[int], rng: Random) -> str | None:
-    """One of the names by its share; None when none has any."""
+    """One of the names, drawn by weight; None when all weights are 0."""
     at = rng.random() * sum(weights)
     for name, weight in zip(names, weights, strict=True):
         at -= weight

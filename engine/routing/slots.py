@@ -1,11 +1,16 @@
-"""Rule: the slots that one worker has been given for one provider, and which message may go in them.
+"""Rule: the slots that one worker holds for one provider, and which message may be sent in them.
 
-On a fast timeline slots flow: a message takes as many as it has segments, goes with the
-first of them and takes the others early. On a slow one, where every segment is counted,
-slots come in bundles, and a message takes one bundle that it fits in: at the time for which
-Redis has written it down, neither in parts nor joined to another.
+A slot is leave to send one segment at one time. There are two kinds of timelines.
 
-A slot may be used from its time on for as long as its run says, and is void after that.
+On a *fast* timeline slots are a flow (`FlowingSlots`). A message takes as many slots as it has
+segments. It is sent at the time of the first one and uses the others before their time; the
+tolerance of the timeline allows for that.
+
+On a *slow* timeline, where Redis counts every segment, slots come in bundles (`BundledSlots`).
+A message takes one bundle that is large enough, at the time of the bundle. A bundle is never
+divided between messages, and two bundles are never joined for one message.
+
+Each slot may be used from its time on, for as long as its run says. After that it is void.
 
 Times are monotonic seconds.
 """
@@ -19,43 +24,45 @@ from itertools import takewhile
 
 
 class Run:
-    """Slots (or bundles) one after another: `left` of them from `first_s` on, `step_s` apart."""
+    """Slots (or bundles of slots) at equal distances: `left` of them, the first at `first_s`, each
+    `step_s` after the one before."""
 
     __slots__ = ("bundle", "first_s", "left", "step_s", "usable_s")
 
     def __init__(self, first_s: float, step_s: float, left: int, usable_s: float, bundle: int) -> None:
+        """`usable_s`: how long after its time each may be used. `bundle`: the segments of each; 1 for
+        single slots."""
         self.first_s = first_s
         self.step_s = step_s
         self.left = left
-        # For so long each may be used.
         self.usable_s = usable_s
-        # Segments of each.
         self.bundle = bundle
 
     def drop(self, count: int) -> None:
-        """Take out the first ones."""
+        """Remove the first `count`."""
         self.first_s += count * self.step_s
         self.left -= count
 
     def void(self, now_s: float) -> int:
-        """How many may not be used any more."""
+        """How many of them may not be used any more at `now_s`."""
         over_s = now_s - self.usable_s - self.first_s
         return min(self.left, math.ceil(over_s / self.step_s)) if over_s > 0 else 0
 
 
 class Reserved:
-    """What both kinds have in common."""
+    """The slots that are reserved for one worker at one provider; base of both kinds."""
 
     def __init__(self) -> None:
         self._runs: deque[Run] = deque()
-        # Segments that are held, and that became void unused since `lost` was last looked at.
+        # Segments whose slots are reserved and not used; some of them may be void by now.
         self.held = 0
+        # Segments whose slots became void unused, ever.
         self.lost = 0
-        # When the last slot comes.
+        # The time of the last slot.
         self.end_s = -math.inf
 
     def expire(self, now_s: float) -> None:
-        """Forget what is void."""
+        """Remove the slots that are void at `now_s`, and count them as lost."""
         emptied = False
         for run in self._runs:
             if count := run.void(now_s):
@@ -73,12 +80,16 @@ class Reserved:
 
 
 class FlowingSlots(Reserved):
-    """Of a fast timeline."""
+    """The slots of a fast timeline: single ones, which any message may take."""
 
     def add(self, first_s: float, interval_s: float, segments: int, bundle: int, usable_s: float) -> None:
+        """Take in slots for `segments` segments, the first at `first_s`, each `interval_s` after the one
+        before, each usable for `usable_s`. `bundle` means nothing on a fast timeline."""
         self._append(Run(first_s, interval_s, segments, usable_s, 1))
 
     def take(self, segments: int, now_s: float) -> bool:
+        """Use the slots of a message of so many segments; False: it cannot go at `now_s`, and no slot
+        is used."""
         if not self._runs:
             return False
         run = self._runs[0]
@@ -102,13 +113,13 @@ class FlowingSlots(Reserved):
         return True
 
     def goes_at_s(self, segments: int) -> float | None:
-        """When a message can go in what is held; None: it cannot."""
+        """When a message of so many segments can go; None: too few slots are held."""
         if segments > self.held:
             return None
         at_s, missing = self._runs[0].first_s, segments
         for run in self._runs:
             count = min(missing, run.left)
-            # Early by no more than if all its slots were in one run.
+            # A slot is used before its time by no more than if all slots of the message were in one run.
             at_s = max(at_s, run.first_s + (count - segments) * run.step_s)
             missing -= count
             if not missing:
@@ -116,12 +127,14 @@ class FlowingSlots(Reserved):
         return at_s
 
     def missing(self, waiting_segments: int, sizes: Sequence[int], at_once: int) -> tuple[int, int]:
-        """(segments, bundle) to be asked for: whole messages, about `at_once` segments of them.
+        """What to ask Redis for, as (segments, segments of a bundle); (0, 1): nothing.
 
-        A run that ended within a message would often end in slots that become void before the
-        next run comes, and a worker that took what little there is would never have enough.
-        Where `sizes` does not reach that far, all that waits is asked for, in bundles of what
-        it does reach.
+        `waiting_segments`: of all messages that wait. `sizes`: the segments of the first of them,
+        in order, at least one. It asks for whole messages, of about `at_once` segments together.
+        The reason: when a run ends in the middle of a message, its last slots often become void
+        before the next run comes, and a worker that takes whatever there is may never have enough
+        slots for a large message. When `sizes` ends before `at_once` segments, it asks for all that
+        waits, in bundles of the segments that `sizes` covers.
         """
         short = max(waiting_segments, sizes[0]) - self.held
         if short <= 0:
@@ -142,12 +155,16 @@ class FlowingSlots(Reserved):
 
 
 class BundledSlots(Reserved):
-    """Of a slow timeline."""
+    """The slots of a slow timeline: bundles, each for one message."""
 
     def add(self, first_s: float, interval_s: float, segments: int, bundle: int, usable_s: float) -> None:
+        """Take in bundles of `bundle` segments, `segments` segments together, the first at `first_s`;
+        from slot to slot it is `interval_s`, and each bundle is usable for `usable_s`."""
         self._append(Run(first_s, bundle * interval_s, segments // bundle, usable_s, bundle))
 
     def take(self, segments: int, now_s: float) -> bool:
+        """Use a bundle for a message of so many segments; False: it cannot go at `now_s`, and no bundle
+        is used."""
         self.expire(now_s)
         for run in self._runs:
             if segments <= run.bundle and run.first_s <= now_s:
@@ -159,11 +176,16 @@ class BundledSlots(Reserved):
         return False
 
     def goes_at_s(self, segments: int) -> float | None:
-        """When a message can go in what is held; None: it cannot."""
+        """When a message of so many segments can go; None: no bundle that is held is large enough."""
         return min((run.first_s for run in self._runs if segments <= run.bundle), default=None)
 
     def missing(self, waiting_segments: int, sizes: Sequence[int], at_once: int) -> tuple[int, int]:
-        """(segments, bundle) to be asked for: the first messages of one size that fit in nothing held."""
+        """What to ask Redis for, as (segments, segments of a bundle); (0, 1): nothing.
+
+        `sizes`: the segments of the messages that wait first, in order. It looks for the first
+        message that fits in no bundle that is held, and asks for bundles for that message and for
+        those of the same size right behind it. The other arguments mean nothing on a slow timeline.
+        """
         held = [[run.bundle, run.left] for run in self._runs]
         for at, size in enumerate(sizes):
             fitting = next((entry for entry in held if size <= entry[0] and entry[1]), None)

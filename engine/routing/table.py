@@ -1,15 +1,17 @@
 """The routing plan that is in force, as one process knows it.
 
 A process looks every second whether the version of the plan in PostgreSQL has changed,
-then reads it and swaps it whole: a message is routed by one plan, before or after the
-change. Nobody who asks for the plan ever waits.
+and if so reads the plan and replaces it as a whole. So a message is routed by one plan, the one
+before the change or the one after it. Nobody who asks for the plan waits.
 
-Under failure. PostgreSQL away: the plan last known stays in force. Away when the process
-starts: it is given 2 seconds, then the copy in Redis counts, as it was last put there by
-any process that did read PostgreSQL; when there is none either, Unavailable, rather than
-sending through a provider that somebody has paused. Redis away: the copy is as old as it
-is, and is put again within a minute. Frozen: the plan is as old as the freeze for a
-second after it, and a copy it then puts is dropped when a newer one is there.
+    PostgreSQL away           the plan last known stays in force
+    PostgreSQL away           PostgreSQL has 2 seconds. Then the copy in Redis counts, as any process
+    when the process starts   that did read PostgreSQL last put it there. When there is no copy either,
+                              `start` raises Unavailable: sending could go through a provider that
+                              somebody has paused
+    Redis away                the copy stays as it was; it is put there again within a minute
+    frozen                    for a second after it wakes, the process goes by the plan from before. A
+                              copy that it puts then is dropped when a newer one is there
 """
 
 from __future__ import annotations
@@ -26,14 +28,14 @@ from engine.routing.records import RoutingPlan
 log = structlog.get_logger("routing")
 
 _LOOK_S = 1.0
-# What PostgreSQL is given at the start before the copy counts.
+# How long PostgreSQL has at the start before the copy counts.
 _FIRST_S = 2.0
-# The copy is put again so often though nothing has changed: Redis may have lost it.
+# The copy is put again this often although nothing has changed, because Redis may have lost it.
 _COPY_S = 60.0
 
 
 class RoutingTable:
-    """`start` once before routing, then `run` until canceled."""
+    """The plan in force. Call `start` once before routing, then `run` until canceled."""
 
     def __init__(
         self,
@@ -45,7 +47,10 @@ class RoutingTable:
         first_s: float = _FIRST_S,
         copy_s: float = _COPY_S,
     ) -> None:
-        """`on_change` is told each new plan, on the loop, the first one from inside `start`."""
+        """`on_change` is called with each new plan, on the loop; with the first one from inside `start`.
+
+        The times, seconds: how often to look, what PostgreSQL has at the start, how often to copy.
+        """
         self._store = store
         self._copy = copy
         self._on_change = on_change
@@ -84,7 +89,7 @@ class RoutingTable:
         await self._put_copy()
 
     async def refresh(self) -> None:
-        """Look once; what cannot be learned is left as it was."""
+        """Look once whether the plan has changed. What cannot be read stays as it was."""
         try:
             version = await self._store.version()
             if self._plan is None or version != self._plan.version:
@@ -98,7 +103,7 @@ class RoutingTable:
         if self._away:
             log.info("routes can be looked up again")
         self._away = False
-        # Only what PostgreSQL has just confirmed is worth a copy.
+        # Only a plan that PostgreSQL has just confirmed is copied.
         if asyncio.get_running_loop().time() >= self._copy_at_s:
             await self._put_copy()
 
@@ -118,6 +123,6 @@ class RoutingTable:
         try:
             await self._copy.put(self._plan)
         except Unavailable:
-            # Tried again with the next look.
+            # The next look tries again.
             return
         self._copy_at_s = asyncio.get_running_loop().time() + self._copy_s

@@ -58,7 +58,7 @@ def test_a_provider_that_hangs_is_avoided_after_a_few_times_its_usual_answer() -
     assert hung.open(2.1)
     hung.look(2.3)
     assert not hung.open(2.3)
-    assert (hung.awaited.owed, hung.awaited.in_flight) == (0, 5)
+    assert (hung.awaited.expected, hung.awaited.in_flight) == (0, 5)
 
 
 def test_a_slow_provider_that_answers_in_its_usual_time_is_not_taken_for_hung() -> None:
@@ -88,7 +88,7 @@ def test_an_answer_from_a_provider_taken_for_hung_brings_it_back() -> None:
     answered(late, "accepted", 0.0, 1.6)
     assert late.open(1.6)
     answered(late, "accepted", 0.0, 1.7)
-    assert (late.awaited.in_flight, late.awaited.owed) == (0, 0)
+    assert (late.awaited.in_flight, late.awaited.expected) == (0, 0)
 
 
 def test_after_its_pause_one_message_probes_and_the_next_waits_for_its_verdict() -> None:
@@ -149,7 +149,7 @@ def test_what_waits_longer_than_answers_ever_take_may_be_given_up_and_its_late_v
     assert uneven.awaited.overdue(2.5) == []
     assert not uneven.ended(lost, "accepted", 2.6)
     assert uneven.ended(fine, "accepted", 2.6)
-    assert (uneven.awaited.in_flight, uneven.awaited.owed) == (0, 0)
+    assert (uneven.awaited.in_flight, uneven.awaited.expected) == (0, 0)
 
 
 def test_all_that_a_stalled_provider_owes_is_overdue_at_once() -> None:
