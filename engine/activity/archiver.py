@@ -19,17 +19,20 @@ What happens when the archiver is stopped in a step, and another takes over:
   3 insert   the plan stands: the block   both send the same block with the same token, the
              is sent again, the token     store keeps one; the first to finish removes the
              keeps it single              plan, the other finds it gone
-  4 finish   done or not, both whole      as for 3: the plan is compared in the same step
+  4 finish   it is done as a whole, or    as for 3: the plan is compared in the same step
+             not at all
 
-`propose` answered twice (sent again by a client): the second time a plan stands, the
-answer is no, and the plan is found and executed. Never answered: the same, on the next
-round. `insert` never answered: sent again, same token. `finish` never answered: the next
-round finds the plan, or finds it gone. Redis away: the round begins anew when it is back.
-The store away: the same block is tried for as long as it takes, activity waits in Redis.
+  `propose` answered twice   a client sent it again: a plan stands the second time, so the answer is
+                             no, and the plan is found and executed
+  `propose` never answered   the same, on the next round
+  `insert` never answered    it is sent again with the same token
+  `finish` never answered    the next round finds the plan, or finds it gone
+  Redis away                 the round begins anew when Redis is back
+  the store away             the same block is tried for as long as it takes; activity waits in Redis
 
-Two bounds. The store remembers the last 1,000 tokens (see `stores/activity.py`). And a
-Redis that comes back with an older state (a failover, a lost disk) brings back entries
-that are archived already without the plan that said so: those rows are stored twice.
+Two bounds. The store remembers the last 1,000 tokens (see `stores/clickhouse/activity.py`). And a Redis
+that comes back with an older state (a failover, a lost disk) brings back entries that are archived
+already, without the plan that shows it: those rows are stored twice.
 """
 
 from __future__ import annotations
@@ -55,9 +58,9 @@ log = structlog.get_logger()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How large, how late and how long."""
+    """The limits of archiving: how large blocks are, how late, and how long things take."""
 
-    # Rows of a block; a single entry may have more.
+    # Most rows of a block; a single entry may have more.
     rows_max: int = 50_000
     # How long a row may wait for its block to fill, seconds.
     linger_s: float = 1.0
@@ -69,10 +72,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # First pause after a failure; doubles up to the second, seconds.
     backoff_s: float = 0.2
     backoff_max_s: float = 10.0
-    # What is left to archive after the wish to drain may take this long, and a call to the
-    # store that is under way then its own deadline, seconds.
+    # After the wish to drain, archiving what is left may take this long, seconds. A call to the store
+    # that is under way then has its own deadline beyond that.
     drain_s: float = 10.0
-    # How often a store that is away is mentioned, seconds.
+    # How often the log mentions a store that is away, seconds.
     remind_s: float = 60.0
 
 
@@ -117,7 +120,7 @@ class Archiver:
         return self._lease.active
 
     async def run(self, draining: asyncio.Event) -> None:
-        """Archive until `draining` is set, then what is there, then give the lease up.
+        """Archive until `draining` is set, then what is left, and then give up the lease.
 
         Raises Broken, in an ExceptionGroup, when the store refuses values that were checked.
         """
@@ -161,7 +164,7 @@ class Archiver:
         await self._execute(plan, entries)
 
     async def _gather(self) -> list[ActivityEntry]:
-        """The oldest entries, for one block; none when nothing came within `idle_s`."""
+        """Read the oldest entries, for one block; none when nothing came within `idle_s`."""
         limits, found = self._limits, list[ActivityEntry]()
         rows, after, first_at = 0, dict[int, StreamId](), 0.0
         while rows < limits.rows_max:
@@ -182,7 +185,7 @@ class Archiver:
         return oldest(found, limits.rows_max)[0]
 
     async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
-        """Insert and finish. The plan stands."""
+        """Insert the block of a plan that stands, and finish the plan."""
         block, unreadable = await asyncio.to_thread(block_of, entries)
         try:
             await self._insert(block, token_of(plan))
@@ -201,8 +204,8 @@ class Archiver:
             log.error("activity entry cannot be read, set aside", shard=entry.shard, id=entry.id)
 
     async def _insert(self, block: ActivityBlock, token: str) -> None:
-        """Try until the store has the block. Raises _Superseded when the lease is over first,
-        Unavailable when the time to drain is."""
+        """Try until the store has the block. Raises _Superseded when the lease ends first, and Unavailable
+        when the time to drain does."""
         backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
             if not self.active:
@@ -218,7 +221,7 @@ class Archiver:
                 return
 
     async def _mention(self, error: Unavailable | ConfigError) -> None:
-        """Log a trouble when it begins, and now and then while it lasts."""
+        """Log a trouble when it begins, and every `remind_s` while it lasts."""
         if self._mentioned is not None and self._now() - self._mentioned < self._limits.remind_s:
             return
         self._mentioned = self._now()
@@ -231,13 +234,13 @@ class Archiver:
         log.warning("archiver cannot go on; activity waits in Redis", reason=str(error), **waiting)
 
     def _well(self) -> None:
-        """No plan stands and Redis answers: whatever the trouble was, it is over."""
+        """Log that a trouble is over: no plan stands, and Redis answers."""
         if self._mentioned is not None:
             log.info("archiver works again")
             self._mentioned = None
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep; while draining not beyond its end, otherwise until the wish to drain."""
+        """Sleep. The wish to drain ends the sleep; while draining, the end of the time for it does."""
         if self._drain_until is not None:
             await asyncio.sleep(max(0.0, min(seconds, self._drain_until - self._now())))
             return
@@ -245,7 +248,7 @@ class Archiver:
             await asyncio.wait_for(self._draining.wait(), seconds)
 
     def _ended(self) -> bool:
-        """Whether to stop: drained, out of time for it, or not the one who could."""
+        """Whether to stop: all is archived, the time to drain is over, or another has the lease."""
         if not self._draining.is_set():
             return False
         if self._drain_until is None:

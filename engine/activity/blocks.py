@@ -1,9 +1,8 @@
 """Rule: which entries make a block, what the block is called, and its columns.
 
-A block is named by its plan alone: the token is a digest of the ranges of stream ids.
-Stream ids are never given twice, so two blocks share a token only when they are the
-same block. Everything here is a function of the entries, so whoever executes a plan
-builds the same rows.
+A block is named by its plan alone: the token is a digest of the ranges of stream ids. Redis never gives
+a stream id twice, so two blocks have the same token only when they are the same block. Everything here
+depends on the entries alone, so every process that executes a plan builds the same rows.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ _TYPES: dict[str, type] = {"outcome_unknown": bool}
 
 
 def rows_in(entry: ActivityEntry) -> int:
-    """How many rows the entry's array header tells of; at least 1, also when it has none."""
+    """How many rows the entry has by its array header; 1 when there is no such header."""
     return max(1, int.from_bytes(entry.blob[1:5], "big")) if entry.blob[:1] == b"\xdd" else 1
 
 
 def oldest(entries: Iterable[ActivityEntry], rows_max: int) -> tuple[list[ActivityEntry], int]:
-    """The oldest entries that have up to `rows_max` rows together, at least one; and the rows.
+    """The oldest entries with up to `rows_max` rows together, at least one entry; and how many rows.
 
-    Oldest over all shards: when more waits than one block takes, no shard waits longer
+    They are the oldest of all shards. So when more waits than one block takes, no shard waits longer
     than another.
     """
     taken: list[ActivityEntry] = []
@@ -61,10 +60,9 @@ def oldest(entries: Iterable[ActivityEntry], rows_max: int) -> tuple[list[Activi
 
 
 class ReadSize:
-    """How rows came at the last read, and so how much to ask for at the next.
+    """How many entries to ask for at the next read, from how the rows came at the last one.
 
-    Entries differ: one holds a single row, another a thousand; and one shard may have all
-    of them.
+    Entries differ: one holds a single row, another a thousand, and one shard may have all of them.
     """
 
     def __init__(self) -> None:
@@ -76,7 +74,7 @@ class ReadSize:
         return max(1, min(10_000, round(rows / self._rows_per_entry / self._busy_shards)))
 
     def note(self, entries: Sequence[ActivityEntry]) -> int:
-        """Remember how these came; how many rows they have."""
+        """Remember the sizes of these entries; returns how many rows they have."""
         rows = sum(map(rows_in, entries))
         if entries:
             self._rows_per_entry = rows / len(entries)
@@ -85,7 +83,7 @@ class ReadSize:
 
 
 def plan_of(entries: Iterable[ActivityEntry]) -> BlockPlan:
-    """The plan for entries without gaps in any shard."""
+    """The plan for `entries`, which have no gap in any shard."""
     ordered = sorted(entries, key=attrgetter("shard", "id"))
     ranges = []
     for shard, group in groupby(ordered, key=attrgetter("shard")):
@@ -96,7 +94,7 @@ def plan_of(entries: Iterable[ActivityEntry]) -> BlockPlan:
 
 def token_of(plan: BlockPlan) -> str:
     """The name under which the store knows the block."""
-    # Ids as tuples are written: a plan may be carried on by a version that writes them otherwise.
+    # Ids are written as tuples, because another version of the program may go on with this plan.
     named = ";".join(f"{part.shard}:{tuple(part.first)}-{tuple(part.last)}" for part in plan.ranges)
     return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
@@ -106,8 +104,8 @@ def block_of(
 ) -> tuple[ActivityBlock, list[ActivityEntry]]:
     """The block of the entries' rows, and the entries that cannot be read.
 
-    Takes about 1.5 µs a row. `exact` also looks at every value, for use when the store
-    has refused one: entries with a value that fits no column are then left out too.
+    Takes about 1.5 µs a row. `exact`: look at every value, because the store has refused one; entries with a
+    value that fits no column are left out too.
     """
     columns: list[list[Any]] = [[] for _ in range(_WIDTH + 3)]
     unreadable = []
@@ -129,8 +127,8 @@ def block_of(
 def _rows_of(blob: bytes) -> list[list[Any]]:
     """Rows of exactly as many values as the record has fields.
 
-    A writer of an older version leaves the last fields out: they get their defaults. One
-    of a newer version has more: they are dropped.
+    Rows of an older version lack the last fields, which get their defaults. Rows of a newer version
+    have more fields, which are dropped.
     """
     rows = _DECODER.decode(blob)
     if all(len(row) == _WIDTH for row in rows):

@@ -1,7 +1,7 @@
-"""Rule: the rows of one message -> what the API says about it.
+"""Rule: what the API says about a message, from the rows of its events.
 
-The rows may come in any order, more than once (archived and not yet trimmed), and
-without their beginning: see `engine.lifecycle` for why the status is the same still.
+Rows may come in any order. They may come twice, when they are archived and not removed from the stream
+yet. The first ones may be missing. `engine.lifecycle` says why the status is the same all the same.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class EventView(msgspec.Struct, frozen=True, kw_only=True):
     event: MessageEvent
     # The status of the message once this event was known.
     status: Status
-    # "" where no provider had a part in it.
+    # "" when no provider had a part in it.
     provider: str
     provider_message_id: str
     # The provider's raw answer code, or that of its receipt, or the engine's own reason.
     code: str
     # From 1; 0 before any attempt.
     attempt: int
-    # Of a `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
+    # For `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
     segment: int
     # How long the provider took to answer, milliseconds; 0 for receipts.
     latency_ms: float
@@ -53,17 +53,16 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True):
     units: int
     reference: str
     accepted_at: str
-    # None while the event of its admission has not been seen.
+    # None when the event of its admission is not among the rows.
     expires_at: str | None
-    # The provider that delivered it, else the last that took it, else the one tried last;
-    # "" before any attempt.
+    # The provider that delivered it; else the last one that took it; else the one that was tried last; ""
+    # before any attempt.
     provider: str
     attempts: int
-    # An attempt ended without an answer: the recipient may have got the message, or got
-    # it twice.
+    # Whether an attempt ended without an answer: the recipient may have got the message, or got it twice.
     outcome_unknown: bool
     events: list[EventView]
-    # False: the archiver is so far behind that the newest events could not be looked up; the
+    # False: the archiver is so far behind that the newest events could not be looked up, so that the
     # message may be further than `status` and `charge` say.
     history_complete: bool = True
 
@@ -75,7 +74,7 @@ def rfc3339(at_us: int) -> str:
 
 
 def describe(rows: Iterable[ActivityRow], *, complete: bool = True) -> MessageView:
-    """The message that all these rows are of; `complete`: whether later events cannot be missing.
+    """The message that all these rows are about; `complete`: no later events can be missing.
 
     Raises ValueError when there is no row.
     """
@@ -87,7 +86,7 @@ def describe(rows: Iterable[ActivityRow], *, complete: bool = True) -> MessageVi
     events = []
     for row in known:
         event = row.event
-        # Of an organisation: such a row has no message's id.
+        # That is an event of an organisation; its row has no id of a message.
         assert event != "low_balance"
         status = status_after(status, event)
         charge = charge_after(charge, event)
@@ -96,7 +95,7 @@ def describe(rows: Iterable[ActivityRow], *, complete: bool = True) -> MessageVi
     assert status is not None
     assert first.queue
     assert first.encoding
-    # What is sent again after its receipt holds none any more.
+    # A message that is sent again after a receipt holds no units any more, so some rows have 0.
     units = max(row.units for row in known)
     expires_at_us = max(row.expires_at_us for row in known)
     return MessageView(
@@ -123,7 +122,7 @@ def describe(rows: Iterable[ActivityRow], *, complete: bool = True) -> MessageVi
 
 
 def _provider(known: Sequence[ActivityRow]) -> str:
-    """The provider that delivered it, else the last that took it, else the one tried last, else ""."""
+    """The provider to show; see `MessageView.provider`."""
     tried = [row for row in known if row.provider]
     takers = (
         [row for row in tried if row.event == "delivered"]
@@ -134,8 +133,11 @@ def _provider(known: Sequence[ActivityRow]) -> str:
 
 
 def _distinct(rows: Iterable[ActivityRow]) -> list[ActivityRow]:
-    """Each event once, by time; an event is known by its name, its attempt and its time, and
-    as receipts may come several at a time, by what it says."""
+    """Each event once, by time.
+
+    Two rows are the same event when name, attempt and time are the same, and also segment and code,
+    because several receipts may come at one time.
+    """
     by_key = {(row.at_us, row.attempt, row.event, row.segment, row.code): row for row in rows}
     return [by_key[key] for key in sorted(by_key)]
 

@@ -26,26 +26,30 @@ class ActivityStream(Protocol):
         """Give the lease up at once, if it is `owner`'s."""
 
     async def plan(self) -> BlockPlan | None:
-        """The plan that is written down and not finished, whoever wrote it."""
+        """The plan that stands: written and not finished, by whatever process; None: there is none."""
 
     async def propose(self, owner: str, plan: BlockPlan) -> bool:
-        """Write `plan` down; False when the lease is not `owner`'s or a plan stands already."""
+        """Write `plan` to Redis; False when the lease is not `owner`'s, or a plan stands already."""
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
-        """Up to `count` entries a shard behind `after` (absent: from the start), by shard and id.
+        """Read up to `count` entries a shard, by shard and id.
 
-        Waits up to `block_ms` for the first; 0 does not wait.
+        `after`: for each shard the id behind which to read; a shard that is missing is read from the
+        start. Waits up to `block_ms` for the first entry; 0 does not wait.
         """
 
     async def entries_of(self, plan: BlockPlan) -> list[ActivityEntry]:
-        """The entries of exactly those ranges, by shard and id."""
+        """The entries of exactly the ranges of `plan`, by shard and id."""
 
     async def finish(self, plan: BlockPlan, unreadable: Sequence[ActivityEntry]) -> bool:
-        """In one step, if `plan` still stands: put `unreadable` aside, remove the plan's
-        entries from the streams and the plan itself. False when it does not stand."""
+        """Finish `plan` in one step; False when it does not stand any more.
+
+        The step keeps `unreadable` apart, and removes the plan's entries from the streams and the plan
+        itself.
+        """
 
     async def backlog(self) -> list[Backlog]:
-        """What waits in each shard."""
+        """How much waits in each shard."""
 
     async def recent_rows_of(
         self,
@@ -57,8 +61,8 @@ class ActivityStream(Protocol):
     ) -> RecentRows:
         """One message's rows that are not archived yet, looking at up to `entries_max` entries.
 
-        Ask this before `ActivityStore.rows_of`, never after: a row leaves the stream only
-        once the store has it, so in this order none can slip through in between.
+        Call this before `ActivityStore.rows_of`, never after it. A row leaves the stream only when the
+        store has it, so in this order no row is missed.
         """
 
 

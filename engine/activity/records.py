@@ -35,9 +35,9 @@ class ShardRange(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Which entries go to ClickHouse together, as one block. Written down before the insert."""
+    """Which entries go to ClickHouse together, as one block. It is written to Redis before the insert."""
 
-    # In the order of the shards; a shard without entries is not named.
+    # In the order of the shards; a shard without entries is missing.
     ranges: list[ShardRange]
 
 
@@ -52,12 +52,12 @@ class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of one message that still wait in the stream."""
 
     rows: list[ActivityRow]
-    # False: the search gave up at its bound, later events may be missing.
+    # False: the search ended at its bound, and later events may be missing.
     complete: bool
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
-    """What one shard's activity stream holds that is not archived."""
+    """How much of one shard's activity stream is not archived."""
 
     shard: int
     entries: int
@@ -66,14 +66,14 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """One event of an attempt, as it is filed under each id the provider gave for it.
+    """One event of an attempt, as it is filed under each id that the provider gave for it.
 
-    Of the attempt itself all fields are there; of what was recorded about it later, only
-    the first five.
+    The record of the attempt itself has all fields. Records of what a receipt made of it have only the
+    first five.
     """
 
-    # `sent`, or how an attempt ended whose outcome is not known; else what a receipt made of
-    # it: `receipt`, `delivered`, `undelivered`, or `retrying` when it was sent again.
+    # For the attempt itself: `sent`, or how an attempt ended whose outcome is not known. For what a
+    # receipt made of it: `receipt`, `delivered`, `undelivered`, or `retrying` when it was sent again.
     event: Event
     message_id: str
     attempt: int

@@ -26,8 +26,8 @@ def row_of(
 ) -> ActivityRow:
     """The row of `event`, which happened at `at_us`, microseconds since 1970.
 
-    `subject` is the message, or an attempt of it as it is filed for receipts; both know
-    what a row says of the message itself. The other arguments are the row's fields of the same name.
+    `subject`: the message, or an attempt of it as it is filed for receipts; both have the fields in
+    which a row describes the message. The other arguments are the row's fields of the same name.
     """
     return ActivityRow(
         at_us=at_us,

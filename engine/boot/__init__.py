@@ -37,7 +37,7 @@ CANNOT_BOOT = 3
 
 
 def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:
-    """Be `role` until drained; the exit code."""
+    """Be `role` until drained; returns the exit code."""
 
     async def main() -> int:
         life = Heartbeat(pipe_fd)
@@ -49,7 +49,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
             await confirm_shards(config.postgres.url, config.shards)
             await _ROLES[role](process)
             return 0
-        # Whatever ended it may be wrapped in the groups of its tasks.
+        # What ended the role may be wrapped in the groups of its tasks.
         except BaseException as e:
             found = reasons(e)
             if not found:
@@ -59,7 +59,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
             sentence = " ".join(str(reason) for reason in found)
             log.error("role ends", role=role, reason=sentence)
             life.failed(sentence)
-            # A store that is away may come back; a setting does not mend itself.
+            # A store that is away may come back; a wrong setting stays wrong.
             return 1 if all(isinstance(reason, Unavailable) for reason in found) else CANNOT_BOOT
         finally:
             beating.cancel()
@@ -68,17 +68,17 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
 
 
 def _end_when_broken(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An invariant that broke inside a request must not be served over: end at once."""
+    """End the process at once when an invariant broke inside a request: it must not serve on."""
     loop.default_exception_handler(context)
     if isinstance(context.get("exception"), Broken):
         os._exit(1)
 
 
 def fence(config: Config, names: list[str]) -> int:
-    """Fence these holders in every shard; none named: all of this node. Exit code 0 when done.
+    """Fence these holders in every shard; without names, all of this node. Returns the exit code 0.
 
     Raises Unavailable or ReplyError when not all of it was done: Redis is away, or refuses a step.
-    Killed half way: some are fenced, and fencing them again does nothing.
+    Killed half way, some holders are fenced, and fencing them again does nothing.
     """
 
     async def main() -> int:

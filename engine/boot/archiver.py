@@ -1,7 +1,7 @@
 """The role `archiver`: activity to ClickHouse, and receipts to the messages they are about.
 
-Both in one process, because both are active once and wait mostly; each has a lease of its
-own, so with two archivers on two nodes either may have either.
+Both are in one process, because of each only one is active, and both mostly wait. Each has a lease of its
+own, so with two archiver processes on two nodes each of them may have one lease, or one of them both.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ async def archive_and_match(
     `name` is unique per process incarnation. `link` opens a Redis connection of this process for a
     purpose.
     """
-    # Blocks are built in threads; with an arena of its own (glibc's malloc) each thread would
-    # keep the largest block it ever built.
+    # Blocks are built in threads. With an arena of its own (glibc's malloc) each thread would keep the
+    # memory of the largest block that it ever built.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     async with AsyncExitStack() as stack:
         activity = RedisActivityStream(config.redis.url, config.shards)

@@ -1,13 +1,13 @@
-"""How a child proves to its supervisor that it lives, and hears that it should end.
+"""How a child shows its supervisor that it lives, and how it learns that it should end.
 
-The proof is written by the working loop itself, through a pipe, never by a thread
-beside it: a loop that hangs falls silent. Lines on the pipe, child to parent:
-`ready`, `beat`, `routing <version of the plan in force>`, `failed <one sentence>`.
+The working loop itself writes the sign of life to a pipe, never a thread beside it, so a loop that
+hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `beat`,
+`routing <version of the plan in force>` and `failed <one sentence>`.
 
-The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here:
-systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to
-every process of its group. The supervisor hears both and then asks one role after another,
-so that a process that others still need does not leave before them.
+The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here, because
+systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to every process
+of its group. The supervisor takes both, and then asks one role after another to end. So a process that
+others still need does not end before them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import os
 import signal
 
 BEAT_S = 1.0
-# The supervisor's wish that this process finishes what it has in hand and ends.
+# The supervisor sends it when this process is to finish what it has in hand, and end.
 DRAIN_SIGNAL = signal.SIGUSR1
 
 
@@ -38,17 +38,17 @@ class Heartbeat:
             loop.add_signal_handler(signum, lambda: None)
 
     def ready(self) -> None:
-        """Say so, once; again does nothing."""
+        """Tell the supervisor that this process is ready. Called again, it does nothing."""
         if not self.was_ready:
             self.was_ready = True
             self._say(b"ready\n")
 
     def routing(self, version: int) -> None:
-        """Say which version of the routing plan is in force here, for `smsengine status`."""
+        """Tell the supervisor which version of the routing plan is in force, for `smsengine status`."""
         self._say(b"routing %d\n" % version)
 
     def failed(self, sentence: str) -> None:
-        """Tell the supervisor in one sentence why this process ends; an operator reads it."""
+        """Tell the supervisor in one sentence, for the operator, why this process ends."""
         self._say(b"failed " + " ".join(sentence.split()).encode()[:2000] + b"\n")
 
     async def beat(self) -> None:

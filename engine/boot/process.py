@@ -1,4 +1,4 @@
-"""What every role is given, and the ways in which roles wait."""
+"""The process that a role runs in, and how roles wait and end."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def now_us() -> int:
 
 
 class Closable(Protocol):
-    """What has connections to close."""
+    """A part that has connections to close."""
 
     async def close(self) -> None:
-        """Close them; again does nothing."""
+        """Close them. Called again, it does nothing."""
 
 
 _Closable = TypeVar("_Closable", bound=Closable)
 
 
 def closed_by(stack: AsyncExitStack, part: _Closable) -> _Closable:
-    """`part`, which is closed when `stack` ends."""
+    """Let `part` be closed when `stack` ends; returns `part`."""
     stack.push_async_callback(part.close)
     return part
 
 
 class Process:
-    """What every role is given."""
+    """The process of a role: its configuration, its name, its sign of life and its connections."""
 
     def __init__(
         self, role: Role, config: Config, name: str, life: Heartbeat, listener: socket.socket | None
@@ -68,7 +68,7 @@ class Process:
 
 
 def reasons(error: BaseException) -> list[BaseException]:
-    """What really happened, out of the groups that task groups wrap it in; no cancellations."""
+    """The errors in `error`, taken out of the groups that task groups wrap them in; no cancellations."""
     if isinstance(error, BaseExceptionGroup):
         return [reason for e in error.exceptions for reason in reasons(e)]
     return [] if isinstance(error, asyncio.CancelledError) else [error]
@@ -77,9 +77,9 @@ def reasons(error: BaseException) -> list[BaseException]:
 def end_by_fault(fault: BaseException) -> NoReturn:
     """Log a fault of this program's own and end the process with exit code 1, at once.
 
-    Nothing is closed or waited for: nobody has thought of the state that it left behind, and
-    as long as the process lives its supervisor takes it for well. What it had in hand is as
-    after a kill: remembered in Redis, and others take it over.
+    Nothing is closed or waited for: the state that the fault left behind is unknown, and while the
+    process lives its supervisor believes that it works. What it had in hand is as after a kill: Redis
+    remembers it, and others take it over.
     """
     structlog.get_logger("boot").critical(
         "a fault of this program ends the process; what it had in hand is left to others", exc_info=fault
@@ -90,9 +90,9 @@ def end_by_fault(fault: BaseException) -> NoReturn:
 
 
 async def until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
-    """Wait for `wanted`; a needed task that ends first brings its error here.
+    """Wait for `wanted`. When a needed task fails first, raise its error here.
 
-    Only an `EngineError` (or several in a group) is raised; any other ends the process.
+    Only an `EngineError` (or several in a group) is raised; any other error ends the process.
     """
     waiting = asyncio.ensure_future(wanted)
     try:
@@ -107,7 +107,10 @@ async def until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
 
 
 async def patiently(step: Callable[[], Awaitable[None]]) -> None:
-    """A step that needs Redis as the ledger prepares it, which may be starting as well."""
+    """Do a step that needs Redis as the ledger prepares it: try again while that may still be starting.
+
+    Raises Unavailable when the step has failed for 20 seconds.
+    """
     deadline = time.monotonic() + _START_S
     while True:
         try:

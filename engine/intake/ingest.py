@@ -1,9 +1,16 @@
-"""Accept messages: validate, price, hold, admit.
+"""Service: accept messages: check, price, hold, admit.
 
-202 and 402 are binding. A submission is answered with its outcomes only when it is in
-Redis; its units were reserved from this process's quota before, and are held from the
-same atomic step in which the messages enter their queue. A message is refused for want
-of credit only on the ledger's word (see credit_holder).
+The answers 202 and 402 are binding. A submission is answered with its outcomes only when it is in
+Redis. Its units were reserved from this process's quota before, and they are held from the atomic step
+in which the messages enter their queue. A message is refused for lack of credit only when the
+ledger has said so (see `engine.credit.holder`).
+
+    killed before the step    nothing was admitted; the reserved units are the process's quota, and the ledger
+                              takes that back
+    killed after the step     the messages are admitted, and the caller has no answer; with the same
+                              Idempotency-Key it is given the first one
+    Redis or the ledger do    Unavailable when the time is over; a submission that was written meanwhile
+    not answer                counts; a repetition with the same Idempotency-Key adds nothing
 """
 
 from __future__ import annotations
@@ -43,7 +50,7 @@ _NEVER = 1 << 63
 
 
 class CreditWaits(msgspec.Struct):
-    """How often submissions found their credit here, and how often they had to wait for it."""
+    """How many submissions there were, and how many of them had to wait for credit."""
 
     submissions: int = 0
     # Those that waited for the ledger, and those that waited for it a second time.
@@ -52,15 +59,15 @@ class CreditWaits(msgspec.Struct):
 
 
 class Submitted(msgspec.Struct, frozen=True):
-    """What a caller is answered."""
+    """The answer to a submission."""
 
-    # The rendered outcomes, or for a repeated Idempotency-Key the first answer.
+    # The rendered outcomes; for a repeated Idempotency-Key the first answer.
     answer: bytes
     replayed: bool
 
 
 class Ingest:
-    """The one way in for messages that come over the API."""
+    """Takes in the messages that come over the API."""
 
     def __init__(
         self,
@@ -72,7 +79,7 @@ class Ingest:
         now_us: Callable[[], int],
         timeout_s: float,
     ) -> None:
-        """`validity_s` by queue, of messages that name none. `timeout_s` bounds a submission."""
+        """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission."""
         self._quota = quota
         self._prices = prices
         self._validity_default_s = validity_s
@@ -90,15 +97,15 @@ class Ingest:
         idempotency_key: str = "",
         fingerprint: bytes = b"",
     ) -> Submitted:
-        """Accept or refuse each draft on its own; `render` makes the answer of the outcomes.
+        """Accept or refuse each draft on its own; `render` makes the answer from the outcomes.
 
-        Raises Refusal 409 when the key was used for another request, Full when Redis has little
-        memory left, and Unavailable when none of the messages could be decided or written in time.
+        Raises Refusal 409 when the key was used for another request, Full when Redis has little memory
+        left, and Unavailable when the messages could not be decided or written in time.
         """
         self._quota.memory.check()
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
-        # Without an await in between, so that all of it has the prices of one instant.
+        # There is no await in between, so that all messages have the prices of one instant.
         addressed: list[Addressed | Refusal] = [
             self._address(organisation_id, message_id, draft, now_us)
             for message_id, draft in zip(ids, drafts, strict=True)
@@ -130,13 +137,13 @@ class Ingest:
         return Submitted(answer=replay.answer if first is None else render(first), replayed=True)
 
     async def _admitted(self, submission: Submission, incarnation: int, deadline: float) -> Replay | None:
-        """Wait until it is in Redis, or known to be a repetition of what is returned."""
+        """Wait until the submission is in Redis; returns None, or what its key was first used for."""
         admitted = self._quota.admit(submission, incarnation)
         try:
             async with asyncio.timeout_at(deadline):
                 replay = await asyncio.shield(admitted)
         except TimeoutError:
-            # Its outcome is unknown; if it is written yet, nobody is there to hear.
+            # The outcome is unknown. If the submission is written later, nobody waits for the answer.
             admitted.add_done_callback(lambda f: f.cancelled() or f.exception())
             raise Unavailable("The queue did not answer in time.") from None
         if replay is not None and replay.fingerprint != submission.fingerprint:
@@ -149,15 +156,15 @@ class Ingest:
         return replay
 
     async def _hold(self, organisation_id: int, addressed: list[Addressed | Refusal], deadline: float) -> int:
-        """Reserve for each message; those that cannot be paid become refusals. The units.
+        """Reserve units for each message; returns how many. Messages that cannot be paid become refusals.
 
-        Nothing stays reserved while it waits: two processes that each held a part of an
+        Nothing stays reserved while it waits. Otherwise two processes that each had a part of an
         organisation's last units would wait for each other.
         """
         quota = self._quota
         incarnation = quota.incarnation
         costs = {i: a.message.units for i, a in enumerate(addressed) if isinstance(a, Addressed)}
-        # The organisation had fewer unspent units than this, once since the request came.
+        # At one time since the request came, the organisation had fewer unspent units than this.
         refused = _NEVER
         self.counts.submissions += 1
         for rounds in count():
@@ -227,7 +234,7 @@ class Ingest:
 
 
 def _reserve(credit: CreditMap, organisation_id: int, costs: dict[int, int]) -> tuple[int, list[int]]:
-    """Reserve as many of `costs` as there is quota for, in order: (units, those left over)."""
+    """Reserve as many of `costs` as there is quota for, in order; returns (units, keys of those left)."""
     total = sum(costs.values())
     if not costs or credit.reserve(organisation_id, total):
         return total, []
@@ -250,7 +257,7 @@ def _due_at_us(send_at: str | None, now_us: int) -> int:
         at = datetime.min
     if at.tzinfo is None:
         raise _invalid("send_at", "an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z")
-    # A difference cannot overflow, as a time in UTC can: 9999-12-31T23:59:59-01:00 is of the year 10000.
+    # A difference cannot overflow. A time in UTC can: 9999-12-31T23:59:59-01:00 is in the year 10000.
     due_at_us = (at - _EPOCH) // timedelta(microseconds=1)
     if not now_us < due_at_us <= now_us + _SEND_AT_MAX_S * 1_000_000:
         raise _invalid("send_at", "in the future, at most 30 days from now")

@@ -1,9 +1,9 @@
 """The answer to a submission, packed to be kept with its Idempotency-Key.
 
-What is kept says everything that was answered, and needs neither the request nor the prices of
-that time: the id of the first message, from which those of the others follow by their place, and
-the rest of the outcomes, each that is alike once. A message takes about 30 bytes, and so does a
-batch whose messages are all alike. What is longer is deflated.
+What is kept holds the whole answer, and needs neither the request nor the prices of that time. It is
+the id of the first message, from which the ids of the others follow by their place, and the rest of the
+outcomes; outcomes that are equal are kept once. A message takes about 30 bytes, and so does a batch
+whose messages are all alike. What is longer is deflated.
 
 Wire format: a byte, 1 for plain and 2 for deflated (RFC 1950), then a MessagePack array
 [id of the first message, 16 bytes; shapes; runs]. Runs are pairs of numbers: how many outcomes in a
@@ -39,7 +39,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 def pack(outcomes: Sequence[Outcome]) -> bytes:
-    """The outcomes of one submission, one of them accepted at least.
+    """Pack the outcomes of one submission; at least one of them must be accepted.
 
     Raises Broken when the ids do not follow one another.
     """

@@ -1,7 +1,7 @@
 """Destinations and sender ids: what is accepted, and the one form it is kept in.
 
-Destinations follow ITU-T E.164: "+", an assigned country calling code, at most 15 digits
-in all. Whether a number exists is the provider's to say; numbering plans change weekly.
+Destinations follow ITU-T E.164: "+", an assigned country calling code, at most 15 digits in all.
+Whether a number exists is for the provider to say, because numbering plans change every week.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ DIGITS_MIN, DIGITS_MAX = 8, 15
 SENDER_CHARACTERS_MAX = 11
 SENDER_DIGITS_MIN, SENDER_DIGITS_MAX = 3, 15
 
-# All ways in which the digits after "+" may begin. No calling code is the beginning of
-# another, so three digits always tell.
+# All ways in which the digits after "+" may begin. No calling code is the beginning of another one, so
+# three digits always decide.
 _ASSIGNED = frozenset(
     "".join(three)
     for three in product("0123456789", repeat=3)
@@ -32,9 +32,9 @@ _SENDER_CHARACTERS = frozenset(BASIC) - {"\n", "\r"}
 def e164(text: str) -> str:
     """The destination as "+" and 8 to 15 digits.
 
-    Spaces, dashes, dots and parentheses are removed and a leading 00 is read as "+". A
-    number without either is refused: the country would be a guess. So is a trunk prefix
-    written "(0)", which is not dialled after a country code. Raises Refusal `invalid_number`.
+    Spaces, dashes, dots and parentheses are removed, and a leading 00 is read as "+". A number with
+    neither is refused, because its country would be a guess. A trunk prefix written "(0)" is refused too,
+    because it is not dialled after a country code. Raises Refusal `invalid_number`.
     """
     digits = text[1:]
     if text[:1] == "+" and digits.isdecimal() and digits.isascii():

@@ -1,4 +1,4 @@
-"""What the intake asks of whoever knows the prices."""
+"""What the intake asks of those that know the prices."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from engine.records import PriceSheet
 
 
 class Prices(Protocol):
-    """What a segment costs now (see price_list.PriceList and pricing.PriceTable)."""
+    """The prices that are in force (see `price_list.PriceList` and `pricing.PriceTable`)."""
 
     def units_per_segment(self, to: str) -> int:
-        """Without waiting; the same table answers until the caller awaits something."""
+        """Units for a segment to the number `to`. Does not wait.
+
+        All answers are by the same table until the caller awaits something.
+        """
 
 
 class PriceStore(Protocol):
     """Where the prices are kept. Every call raises Unavailable."""
 
     async def version(self) -> int:
-        """Goes up with each change; cheap to ask."""
+        """The number of the prices that stand. It goes up with each change, and is cheap to ask for."""
 
     async def read(self) -> PriceSheet:
-        """All prices; none as long as nobody has set any."""
+        """All prices; none while nobody has set any."""

@@ -1,13 +1,13 @@
-"""The prices that are in force, as one process knows them.
+"""Service: the prices that are in force, as one process knows them.
 
-A process looks every second whether the version of the table in PostgreSQL has changed,
-and then reads the table and swaps it whole: a submission is priced by one table, before
-or after the change. Nobody who asks for a price ever waits.
+A process looks every second whether the version of the table in PostgreSQL has changed, and if so reads
+the table and replaces it as a whole. So a submission is priced by one table, the one before the
+change or the one after it. Nobody who asks for a price waits.
 
-Under failure. PostgreSQL away: the prices last known stay in force; a change that nobody
-could make meanwhile is not missed. Before any were known: Unavailable, rather than a
-price from a configuration that the table has overruled long ago. Frozen: prices are as
-old as the freeze for a second after it.
+    PostgreSQL away             the prices last known stay in force; nobody can change them meanwhile
+    away before any are known   Unavailable: the configuration may have a price that the table has
+                                overruled long ago
+    frozen                      for a second after it wakes, the process goes by the prices from before
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOOK_S = 1.0
 
 
 class PriceList:
-    """`refresh` once before serving, then `run` until canceled."""
+    """The prices in force. Call `refresh` once before serving, then `run` until canceled."""
 
     def __init__(self, store: PriceStore, look_s: float = _LOOK_S) -> None:
         self._store = store
@@ -45,7 +45,7 @@ class PriceList:
         return self._table.units_per_segment(to)
 
     async def refresh(self) -> None:
-        """Look once; what cannot be learned is left as it was."""
+        """Look once whether the prices have changed. What cannot be read stays as it was."""
         try:
             if await self._store.version() != self._version:
                 sheet = await self._store.read()

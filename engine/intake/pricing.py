@@ -1,4 +1,4 @@
-"""What a message costs: units per segment by the destination's prefix."""
+"""Rule: what a message costs: units for each segment, by the prefix of its destination."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN_MAX = 20
 
 
 class PriceTable:
-    """Prices by prefix of the destination in E.164 form ("+98"); the longest that matches counts."""
+    """Prices by prefix of the destination in E.164 form ("+98"). The longest prefix that matches counts."""
 
     __slots__ = ("_base", "_prices")
 

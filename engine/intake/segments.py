@@ -1,14 +1,14 @@
-"""How a text becomes segments: encoding, count, and the parts themselves.
+"""Rule: how a text becomes segments: encoding, count, and the parts themselves.
 
 Source: 3GPP TS 23.038 (default alphabet and its extension table) and TS 23.040
 9.2.3.24.1 (concatenation with an 8-bit reference). A segment carries 140 octets: 160
 septets or 70 UTF-16 units. In a text of several segments each gives 6 octets to the
-concatenation header, which leaves 153 septets or 67 units. What belongs together is
-never cut: neither the escape and the character it announces, nor a surrogate pair.
+concatenation header, which leaves 153 septets or 67 units. No cut separates an escape from the
+character that it announces, nor the two halves of a surrogate pair.
 
-National shift tables are not used: a text outside the default alphabet and its extension
-goes as UCS-2, strictly UTF-16, as handsets show it. The escape character itself is no
-character of the alphabet here: as text it would announce one that is not meant.
+National shift tables are not used. A text outside the default alphabet and its extension is sent as
+UCS-2 (in truth UTF-16, as handsets show it). The escape character itself is no character of the
+alphabet here, because as text it would announce a character that is not meant.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _EXTENDED = re.compile(f"[{re.escape(EXTENSION)}]")
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What a text costs to carry."""
+    """The size of a text."""
 
     encoding: Encoding
     segments: int
@@ -56,10 +56,10 @@ _UCS_SINGLE = tuple(Measured("UCS-2", 1, n) for n in range(UNITS_SINGLE + 1))
 
 
 def measure(text: str) -> Measured:
-    """Encoding, segments and length of a text; an empty one counts as one segment.
+    """Encoding, segments and length of a text; an empty text counts as one segment.
 
-    The caller refuses what is empty or too long. Raises Refusal `invalid_text` for half
-    a surrogate pair, which JSON can carry and no encoding can.
+    The caller refuses texts that are empty or too long. Raises Refusal `invalid_text` for half a
+    surrogate pair, which JSON can carry and no encoding can.
     """
     extended = _count_extended(text)
     if extended < 0:
@@ -93,9 +93,9 @@ def split(text: str) -> list[str]:
 
 
 def _count_extended(text: str) -> int:
-    """How many of its characters stand in the extension table; -1 when it is not GSM-7."""
+    """How many characters of the text are in the extension table; -1 when the text is not GSM-7."""
     if text.isascii():
-        # Deleting what is in a table leaves what is not: two passes in C.
+        # What is left when the characters of a table are deleted is not in it: two passes in C.
         rest = text.encode("ascii").translate(None, _ASCII_BASIC)
         if not rest:
             return 0

@@ -1,8 +1,8 @@
 """Rule: a batch of receipts, from what is to be looked up to what is to be recorded.
 
-The store is asked twice at most for a whole batch: first under the id as each receipt has
-it, which finds nearly all; then, for the rest, under the other forms of the id and under
-our own id of the message.
+The store is asked twice at most for a whole batch. First it is asked for the ids as the receipts have
+them, which finds nearly all attempts. For the receipts that are left it is then asked for the other
+forms of the ids, and for our own ids of the messages.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ Key = tuple[str, str]
 
 
 class Search:
-    """Finds the attempts of receipts."""
+    """Finds the attempts of the receipts of one batch."""
 
     def __init__(self, receipts: Sequence[Receipt], ids: Mapping[str, IdForms], settled_us: int) -> None:
-        """`ids`: `receipt_ids` by provider. All that was sent before `settled_us` is in the store."""
+        """`ids`: `receipt_ids` by provider, "auto" for those not named. All that was sent before
+        `settled_us` is in the store."""
         self._receipts = receipts
         self._how: list[IdForms] = [ids.get(r.provider, "auto") for r in receipts]
         self._settled_us = settled_us
@@ -34,19 +35,19 @@ class Search:
             for r, how in zip(receipts, self._how, strict=True)
         ]
         self._filed: list[list[AttemptRecord]] = [[] for _ in receipts]
-        # In the order of the receipts.
+        # What was found for each receipt, in their order.
         self.outcomes: list[Match | Reason] = ["unknown"] * len(receipts)
 
     def first_keys(self) -> set[Key]:
-        """Keys (provider, normal form of an id) that find most attempts; looked up first."""
+        """The keys to look up first; they find most attempts."""
         return set(self._first)
 
     def further_keys(self) -> set[Key]:
-        """For those that have no attempt yet."""
+        """The further keys of the receipts that have no attempt yet."""
         return {key for place in self._open() for key in self._further(place)}
 
     def message_ids(self) -> set[str]:
-        """The same, of those that name our message: its id as we write it."""
+        """Our ids of the messages that are named by receipts without an attempt yet."""
         named = (self._receipts[place].message_id.lower() for place in self._open())
         return {message_id for message_id in named if message_id}
 
@@ -55,8 +56,11 @@ class Search:
         under: Mapping[Key, Sequence[AttemptRecord]],
         of_messages: Mapping[str, Sequence[AttemptRecord]] | None = None,
     ) -> None:
-        """Take in what the store has under the first keys, or then (with `of_messages`) under
-        the further ones and by our own ids; and match what is open."""
+        """Take in what the store has, and match the receipts that have no attempt yet.
+
+        `under`: the records by key; without `of_messages` those of the first keys, with it those of the
+        further keys. `of_messages`: the records by our ids of the messages.
+        """
         for place in self._open():
             receipt, filed = self._receipts[place], self._filed[place]
             if of_messages is None:
@@ -68,7 +72,7 @@ class Search:
             self.outcomes[place] = match(receipt, filed, self._how[place], settled=settled)
 
     def rows(self, unseen: Unseen) -> list[list[ActivityRow]]:
-        """What is to be recorded, attempt by attempt; `unseen` is not changed."""
+        """The rows to record, a list for each attempt that has any; `unseen` is not changed."""
         attempts: dict[tuple[str, int], tuple[AttemptRecord, Known, list[tuple[int, Receipt]]]] = {}
         for place, outcome in enumerate(self.outcomes):
             if isinstance(outcome, Match):
@@ -78,8 +82,8 @@ class Search:
                     attempts[name] = (outcome.attempt, known, [])
                 attempts[name][2].append((outcome.segment, self._receipts[place]))
         found = (
-            rows_for(attempt, known, sorted(told, key=lambda t: t[1].at_us))
-            for attempt, known, told in attempts.values()
+            rows_for(attempt, known, sorted(receipts, key=lambda pair: pair[1].at_us))
+            for attempt, known, receipts in attempts.values()
         )
         return [rows for rows in found if rows]
 
@@ -95,13 +99,13 @@ class Search:
 
 
 class Unseen:
-    """What was recorded and is perhaps not in the store yet."""
+    """What this matcher has recorded that is perhaps not in the store yet."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int], Known] = {}
         # By shard, oldest first: the id of the activity entry and the attempts in it.
         self._recorded: dict[int, deque[tuple[StreamId, list[tuple[str, int]]]]] = {}
-        # The last entry about an attempt.
+        # The id of the last activity entry about each attempt.
         self._last: dict[tuple[str, int], StreamId] = {}
 
     def __len__(self) -> int:
@@ -116,14 +120,17 @@ class Unseen:
         names = []
         for row in rows:
             name = (row.message_id, row.attempt)
-            told = learnt(row.event, row.code, row.segment)
-            self._known[name] = self._known.get(name, NOTHING).joined(told)
+            added = learnt(row.event, row.code, row.segment)
+            self._known[name] = self._known.get(name, NOTHING).joined(added)
             self._last[name] = entry_id
             names.append(name)
         self._recorded.setdefault(shard, deque()).append((entry_id, names))
 
     def forget(self, archived_before: Mapping[int, StreamId | None]) -> None:
-        """Drop what the store has by now: entries before these (None: all there ever were)."""
+        """Forget what the store has by now.
+
+        `archived_before`: for each shard, the entries before this one are in the store; None: all are.
+        """
         for shard, recorded in self._recorded.items():
             until = archived_before.get(shard)
             while recorded and (until is None or recorded[0][0] < until):

@@ -1,9 +1,9 @@
 """Rule: which messages a receipt may mean, by the id that the provider wrote in it.
 
-Providers write the id of one message in two ways: when they take it and in its receipt.
-Seen are: hexadecimal in one place and decimal in the other, capitals in one, leading zeros
-in one. So every id has a *normal form*: ASCII letters small, no leading zeros. And for
-every provider it is set, or tried, from which base to which its ids change on the way.
+A provider may write the id of a message in one way when it takes the message, and in another way
+in the receipt: hexadecimal here and decimal there, in capitals in one place, or with leading zeros in
+one place. So every id has a *normal form*: ASCII letters are small, and there are no leading zeros.
+And for every provider it is configured, or tried out, from which base to which its ids change.
 
 What `receipt_ids` of a provider says:
 
@@ -22,7 +22,7 @@ from typing import Literal
 
 IdForms = Literal["auto", "same", "hex-to-decimal", "decimal-to-hex"]
 
-# 128 bits in either base; what is longer is no number.
+# 128 bits have so many digits; what is longer is taken for no number.
 _HEX_DIGITS_MAX = 32
 _DECIMAL_DIGITS_MAX = 39
 _HEX = frozenset("0123456789abcdef")
@@ -48,7 +48,8 @@ def normal(provider_message_id: str) -> str:
 
 
 def likeliest(provider_message_id: str, how: IdForms) -> str:
-    """Normal form of the id that was likely given: the way back from the receipt. "" for ""."""
+    """Normal form of the id that the provider likely gave for the message, from the id in its receipt; ""
+    for ""."""
     same = normal(provider_message_id)
     if how == "hex-to-decimal":
         return _hex_of(same) or same
@@ -58,7 +59,7 @@ def likeliest(provider_message_id: str, how: IdForms) -> str:
 
 
 def others(provider_message_id: str, how: IdForms) -> list[str]:
-    """Normal forms of the ids that were perhaps given instead, in another base."""
+    """Normal forms of the ids, in another base, that the provider perhaps gave instead."""
     if how != "auto":
         return []
     same = normal(provider_message_id)
@@ -66,15 +67,17 @@ def others(provider_message_id: str, how: IdForms) -> list[str]:
 
 
 def ids_of(provider_message_id: str, message_id: str) -> list[str]:
-    """Normal forms under which an attempt is filed: one for each segment that has an id of
-    its own; the message's own id when the provider gave none."""
+    """Normal forms under which an attempt is filed: one for each segment that has an id of its own.
+
+    When the provider gave no id, it is the message's own id.
+    """
     ids = provider_message_id or message_id
-    # The comma parts them, so none is inside.
+    # Commas separate the ids, so no id has one inside.
     return [normal(part) for part in ids.split(",")] if "," in ids else [normal(ids)]
 
 
 def numbers_agree(digits: str, to: str) -> bool | None:
-    """Whether a receipt's number may be `to`, an E.164 number; None: it says too little.
+    """Whether a receipt's number may be `to`, an E.164 number; None: it has too few digits to judge.
 
     The last eight digits are compared, because providers write numbers with and without the
     country's code and with prefixes of their own.

@@ -1,20 +1,20 @@
 """Rule: which attempt a receipt is about, and what it adds to that attempt's history.
 
-An attempt's own state only moves forward, as the status of its message does (see
+The state of an attempt only moves forward, as the status of its message does (see
 `engine.lifecycle`):
 
     nothing < receipt (on its way, or some segments arrived) < undelivered < delivered
 
-What is known of an attempt, `Known`, is a join: of what the store has and of what was
-written since and is not there yet, in any order, each as often as one likes. A receipt
-that adds nothing to what is known writes nothing; so a receipt may come twice, days
-apart, and a batch of receipts may be worked through twice, and nothing is doubled.
+What is known of an attempt, `Known`, is a join of what the store has and of what was written since
+and is not in the store yet. The order does not matter, nor how often something is joined. A receipt
+that adds nothing to what is known writes nothing. So a receipt may come twice, days apart, and a
+batch of receipts may be worked through twice, and nothing is recorded twice.
 
-Several segments with ids of their own have receipts of their own. Each that arrives is a
-`receipt` with the segment's number; the last one is `delivered`, for the whole message.
-The first one that does not arrive makes the message `undelivered`; if that was provisional,
-and all arrive in the end, `delivered` follows. A later word that leads back (undelivered
-after delivered, on its way after either) is not recorded.
+When segments have ids of their own, they have receipts of their own. Each segment that arrives is
+recorded as a `receipt` with the segment's number; the last one is recorded as `delivered`, for the whole
+message. The first segment that does not arrive makes the message `undelivered`. If that was
+provisional, and all segments arrive in the end, `delivered` follows. A later receipt that leads back
+(undelivered after delivered, on its way after either) is not recorded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from engine.receipts.ids import IdForms, ids_of, likeliest, normal, numbers_agre
 from engine.receipts.records import Receipt
 from engine.records import ActivityRow, Event, Message
 
-# Why a receipt has no attempt: none has its id; one has, but was sent to another number;
-# several have, and nothing tells which is meant.
+# Why a receipt has no attempt. `unknown`: no attempt has its id. `recipient`: an attempt has it, but was
+# sent to another number. `ambiguous`: several attempts have it, and nothing shows which one is meant.
 Reason = Literal["unknown", "recipient", "ambiguous"]
 
 
@@ -46,16 +46,16 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Known(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is recorded about one attempt since the provider took it."""
 
-    # Numbers of the segments that arrived, of several.
+    # Numbers of the segments that arrived, of a message of several.
     arrived: frozenset[int] = frozenset()
-    # Codes of what was recorded while nothing had arrived.
+    # Codes of the receipts that were recorded without anything having arrived.
     codes: frozenset[str] = frozenset()
-    # Also true of one that was sent again because of it.
+    # Also true of an attempt whose message was sent again because of it.
     undelivered: bool = False
     delivered: bool = False
 
     def joined(self, other: Known) -> Known:
-        """What both know together; the order does not matter."""
+        """All that `self` or `other` knows; the order does not matter."""
         if other is NOTHING:
             return self
         if self is NOTHING:
@@ -74,9 +74,9 @@ NOTHING = Known()
 def match(receipt: Receipt, filed: Iterable[AttemptRecord], how: IdForms, *, settled: bool) -> Match | Reason:
     """The one attempt among `filed` that the receipt is about, or why there is none.
 
-    `settled`: whatever was sent before the receipt came is in the store. Until then, only
-    the id as it is written or an agreeing number convinces: an id in another base is some
-    other message's id too, sooner or later.
+    `settled`: all that was sent before the receipt came is in the store. Before that, a match
+    counts only when the id is the same as written, or when the recipient's number agrees. The
+    reason: an id read in another base is sooner or later the id of another message too.
     """
     taken = [f for f in filed if f.organisation_id and f.provider == receipt.provider]
     if receipt.message_id:
@@ -84,13 +84,13 @@ def match(receipt: Receipt, filed: Iterable[AttemptRecord], how: IdForms, *, set
     if not taken:
         return "unknown"
     matches = _with_form(taken, likeliest(receipt.provider_message_id, how))
-    told = how == "auto" and numbers_agree(receipt.to, "") is not None
-    agreeing = _agreeing(receipt, matches) if told else matches
+    numbered = how == "auto" and numbers_agree(receipt.to, "") is not None
+    agreeing = _agreeing(receipt, matches) if numbered else matches
     if agreeing:
         return _latest(receipt, agreeing)
-    if told or settled:
+    if numbered or settled:
         guessed = [m for form in others(receipt.provider_message_id, how) for m in _with_form(taken, form)]
-        agreeing = _agreeing(receipt, guessed) if told else guessed
+        agreeing = _agreeing(receipt, guessed) if numbered else guessed
         if agreeing:
             return _latest(receipt, agreeing)
         matches += guessed
@@ -107,8 +107,8 @@ def _with_form(taken: Iterable[AttemptRecord], form: str) -> list[Match]:
 
 
 def _by_our_id(receipt: Receipt, taken: Iterable[AttemptRecord], how: IdForms) -> Match | Reason:
-    """Of the message that the receipt names: the attempt with the provider's id, or the one that
-    was accepted, or the last."""
+    """The attempt of the message that the receipt names: the one with the provider's id, else the one
+    that was accepted, else the last."""
     ours = normal(receipt.message_id)
     attempts = [f for f in taken if normal(f.message_id) == ours]
     given = receipt.provider_message_id
@@ -126,8 +126,11 @@ def _agreeing(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
 
 
 def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
-    """A provider that begins to count anew gives one id to several messages: the number tells
-    which are meant, and of those the latest."""
+    """The match among several with one id, or why there is none.
+
+    A provider that begins to count anew gives one id to several messages. The recipient's number shows
+    which messages are meant; of those the latest counts.
+    """
     if len(rivals) == 1:
         return rivals[0]
     agreeing = _agreeing(receipt, rivals)
@@ -137,7 +140,7 @@ def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
 
 
 def known_of(attempt: AttemptRecord, filed: Iterable[AttemptRecord]) -> Known:
-    """What the store has about an attempt, out of all that is filed under its ids."""
+    """What the store knows about an attempt; `filed`: all that is filed under the attempt's ids."""
     known = NOTHING
     for f in filed:
         if f.organisation_id == 0 and (f.message_id, f.attempt) == (attempt.message_id, attempt.attempt):
@@ -146,7 +149,7 @@ def known_of(attempt: AttemptRecord, filed: Iterable[AttemptRecord]) -> Known:
 
 
 def learnt(event: Event, code: str, segment: int) -> Known:
-    """What one recorded event says about its attempt."""
+    """What one recorded event adds to the knowledge about its attempt."""
     match event:
         case "delivered":
             return Known(delivered=True)
@@ -159,10 +162,13 @@ def learnt(event: Event, code: str, segment: int) -> Known:
     return NOTHING
 
 
-def rows_for(attempt: AttemptRecord, known: Known, told: Sequence[tuple[int, Receipt]]) -> list[ActivityRow]:
-    """The rows that receipts (each with its segment, in the order in which they came) add."""
+def rows_for(
+    attempt: AttemptRecord, known: Known, receipts: Sequence[tuple[int, Receipt]]
+) -> list[ActivityRow]:
+    """The rows that receipts add to what is known; `receipts`: (segment, receipt) in the order in which
+    they came."""
     rows: list[ActivityRow] = []
-    for segment, receipt in told:
+    for segment, receipt in receipts:
         if rows:
             last = rows[-1]
             known = known.joined(learnt(last.event, last.code, last.segment))
@@ -188,11 +194,11 @@ def _row_for(attempt: AttemptRecord, known: Known, segment: int, receipt: Receip
 
 
 def sent_again(row: ActivityRow, kept: Message, now_us: int) -> tuple[ActivityRow, Message] | None:
-    """For an `undelivered` row: how its message is sent again, by another provider, and the
-    row to record instead; None when that is over.
+    """How the message of an `undelivered` row is sent again by another provider.
 
-    The message is paid for: what goes on holds no units. One that the same provider has
-    failed before has been round, and stays undelivered.
+    Returns the row to record instead, and the message as it goes on; None when it is not sent
+    again, because its validity is over, or because the same provider has failed it before. The
+    message is paid for, so what goes on holds no units.
     """
     if now_us >= kept.expires_at_us or row.provider in kept.tried:
         return None

@@ -1,9 +1,9 @@
-"""Service: who matches receipts, and when; `engine.receipts.rounds` does it.
+"""Service: which process matches receipts, and when; `engine.receipts.rounds` does the matching.
 
-One matcher is active, the one that holds the lease; others stand by. The lease only saves
-work: what keeps two matchers apart is that only the one that *began* last may record (see
-`engine.receipts.rounds`). So a matcher that was asleep beyond its lease does no harm, and one
-that got it back in time goes on without beginning anew.
+One matcher is active, the one that holds the lease; others stand by. The lease only saves work. What
+keeps two matchers apart is that only the one that *began* last may record (see
+`engine.receipts.rounds`). So a matcher that slept beyond its lease does no harm, and one that gets
+the lease back in time goes on without beginning anew.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Matcher:
         return self._lease.active
 
     async def run(self, draining: asyncio.Event) -> None:
-        """Match until `draining` is set; the round in hand is ended, or left to the next matcher.
+        """Match until `draining` is set. The round in hand is ended, or left to the next matcher.
 
         Raises Broken, in an ExceptionGroup, when Redis refuses a step.
         """
@@ -85,7 +85,8 @@ class Matcher:
                 await self._pause(backoff.next())
 
     async def _begin(self) -> bool:
-        """Begin and catch up; False when the lease was lost meanwhile, or it is time to end."""
+        """Begin, and wait until all that others recorded is in the store. False: the lease was lost
+        meanwhile, or it is time to end."""
         self._begun += 1
         await self._rounds.begin(f"{self._owner}/{self._begun}")
         while self.active and not self._draining.is_set():
@@ -95,7 +96,7 @@ class Matcher:
         return False
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
-        """See `receipt_ports.Insist`."""
+        """Make `step` until it is done: see `engine.receipts.ports.Insist`."""
         backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
             try:
@@ -118,6 +119,6 @@ class Matcher:
             self._mentioned = None
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, until the wish to drain at most."""
+        """Sleep; the wish to drain ends the sleep."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._draining.wait(), seconds)

@@ -21,13 +21,13 @@ from engine.records import (
 )
 from engine.stream_id import StreamId
 
-# Makes a step again and again until it is done. Raises Fenced, and Unavailable when it is
-# time to end: then the next matcher finds out how far it got.
+# Makes a step again and again until it is done. Raises Fenced; and Unavailable when it is time to end:
+# the next matcher finds out how far this one got.
 Insist = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 
 
 class MatchLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How many, how late and how long."""
+    """The limits of matching: how many receipts, how late, and how long it takes."""
 
     # Receipts looked up together; a single entry may have more.
     batch_max: int = 3000
@@ -43,7 +43,7 @@ class MatchLimits(msgspec.Struct, frozen=True, kw_only=True):
     give_up_s: float = 900.0
     # From this age on everything sent before it is taken to be in the store, seconds.
     settled_s: float = 60.0
-    # Attempts remembered at most; with more the matcher waits for the archiver.
+    # So many attempts are remembered at most; beyond that the matcher waits for the archiver.
     unseen_max: int = 500_000
     # First pause after a failure; doubles up to the second, seconds.
     backoff_s: float = 0.2
@@ -60,11 +60,11 @@ class LateEntry(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """What is put on one shard in one step."""
+    """What is recorded in one shard in one step."""
 
     # At least one.
     rows: list[ActivityRow]
-    # Messages that are sent again: their queue, not before when, and the message as it goes on.
+    # Messages that are sent again: (queue, when they are due in microseconds, message as it goes on).
     again: list[tuple[Queue, int, Message]]
 
 
@@ -72,9 +72,9 @@ class Finished(NamedTuple):
     """An entry of a receipts' stream that is done with."""
 
     entry: ActivityEntry
-    # Receipts of it to be looked up again: not before when, and a `LateReceipt`, encoded.
+    # Receipts of it to be looked up again: (when in microseconds, an encoded `LateReceipt`).
     later: list[tuple[int, bytes]]
-    # It could not be read, and is put aside.
+    # Whether it could not be read, and is kept apart.
     unreadable: bool = False
 
 
@@ -82,7 +82,7 @@ class FinishedLate(NamedTuple):
     """A receipt that had been set aside and was looked up again."""
 
     late: LateEntry
-    # None: it is done with.
+    # As in `Finished`, when it is to be looked up once more; None: it is done with.
     later: tuple[int, bytes] | None
 
 
@@ -99,54 +99,64 @@ class ReceiptStream(Protocol):
         """Give the lease up at once, if it is `owner`'s."""
 
     async def begin(self, token: str) -> dict[int, StreamId]:
-        """Let only `token` record from now on. For each shard the last id of its activity
-        stream: whatever anybody recorded before stands there, or stood."""
+        """Let only `token` record from now on.
+
+        Returns for each shard the last id of its activity stream: all that others recorded before has
+        that id or an earlier one.
+        """
 
     async def archived_before(self) -> dict[int, StreamId | None]:
-        """For each shard the id of the oldest activity entry that is not in the store yet;
-        None: there is none."""
+        """For each shard the id of the oldest activity entry that is not in the store yet; None: all are."""
 
     async def read(self, count: int, block_ms: int) -> list[ActivityEntry]:
-        """The oldest entries, up to `count` a shard, waiting up to `block_ms` for the first.
-        Each a MessagePack array32 of `Receipt`."""
+        """Read the oldest entries, up to `count` a shard; each is a MessagePack array32 of `Receipt`.
+
+        Waits up to `block_ms` for the first.
+        """
 
     async def due(self, now_us: int, limit: int) -> list[LateEntry]:
-        """About `limit` receipts that were set aside until now or before, of all shards alike."""
+        """About `limit` receipts that were set aside until `now_us` or before, from all shards equally."""
 
     async def record(
         self, token: str, number: int, recordings: Mapping[int, Recording]
     ) -> dict[int, StreamId]:
-        """Put each on the activity stream of its shard, and messages on the due sets, in one
-        step a shard; the ids. Numbers count up from 1; one that was applied is passed over.
+        """Put rows on the activity stream of each shard, and messages on its due sets, in one step a shard.
 
-        Raises Fenced when another has begun since, in any of the shards.
+        Returns the id of each shard's activity entry. `number` counts up from 1; a number that was
+        applied is passed over. Raises Fenced when another matcher has begun in any of the shards.
         """
 
     async def finish(self, entries: Sequence[Finished], late: Sequence[FinishedLate]) -> None:
-        """Remove what is done with, each together with what is put aside of it."""
+        """Remove what is done with. In the same step set aside what is to be looked up again."""
 
 
 class AttemptStore(Protocol):
-    """Attempts and what receipts made of them, as filed in ClickHouse from the activity."""
+    """Attempts, and what receipts made of them, as ClickHouse files them from the activity."""
 
     async def filed(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[AttemptRecord]]:
-        """All that is filed under each (provider, normal form of an id); nothing for most of
-        those that are unknown."""
+        """All records that are filed under each (provider, normal form of an id).
+
+        A key without records may be missing in the answer.
+        """
 
     async def filed_by_message(self, message_ids: Collection[str]) -> dict[str, list[AttemptRecord]]:
         """The same for attempts that were given an id, by the message's own id."""
 
     async def kept(self, attempts: Collection[tuple[str, int]]) -> dict[tuple[str, int], Message]:
-        """Of these attempts (message id, number) the messages that may be sent again."""
+        """The messages that may be sent again, by attempt (message id, number)."""
 
     async def give_up(self, receipts: Sequence[tuple[Receipt, Reason]], now_us: int) -> None:
-        """Keep receipts that have no message for whoever asks; again changes nothing."""
+        """Store receipts that have no message, so that they can be looked at; done again, it changes
+        nothing."""
 
 
 class ReceiptSink(Protocol):
     """Where providers put the receipts they are sent."""
 
     def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
-        """Take receipts; returns at once. `stored` is called exactly once, on the loop, never
-        from inside `put`: with True when they are in Redis and cannot be lost any more, with
-        False when they could not be kept and the provider should send them again."""
+        """Take receipts; returns at once.
+
+        `stored` is called exactly once, on the loop, and never from inside `put`: with True when the
+        receipts are in Redis and cannot be lost any more; with False when they could not be kept, and
+        the provider should send them again.
+        """

@@ -12,7 +12,7 @@ import msgspec
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """A provider's word on what became of a message, or of one segment, after it took it.
+    """What a provider says about a message, or one segment of it, some time after it took the message.
 
     delivered    the recipient has it
     undelivered  the recipient will not get it
@@ -26,16 +26,16 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     state: Literal["delivered", "undelivered", "pending"]
     # The provider's raw state and error code, e.g. "UNDELIV 069".
     code: str
-    # When it reached the engine.
+    # When the receipt reached the engine.
     at_us: int
-    # Digits of the recipient's number as the provider wrote it, "" when it did not.
+    # The digits of the recipient's number as the provider wrote them; "" when it wrote none.
     to: str = ""
-    # Our id of the message when the provider gave it back; "": to be found by the provider's.
+    # Our id of the message when the provider gave it back; "": the message is found by the provider's id.
     message_id: str = ""
 
 
 class LateReceipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """A receipt whose message was not found yet, as it waits to be looked up again."""
+    """A receipt whose message was not found yet. It is set aside, to be looked up again."""
 
     receipt: Receipt
     # How often it was looked up.

@@ -1,20 +1,20 @@
 """Service: receipts to the messages they are about, each recorded once, in rounds.
 
-Providers' receipts lie in Redis as they came (`engine.receipts.ports.ReceiptSink`). Whoever matches
-them (`engine.receipts.matcher` says who) first *begins*: from then on only it may record, and it
-waits until everything that was recorded before is in the store. Then, in rounds:
+Providers' receipts lie in Redis as they came (`engine.receipts.ports.ReceiptSink`). The process that
+matches them (`engine.receipts.matcher` says which) first *begins*: from then on only it may record,
+and it waits until everything that was recorded before is in the store. Then, in rounds:
 
   1 read     receipts that came, and those that were set aside until now
   2 look up  their attempts in the store, and what receipts have made of these before
   3 record   what is new, on the activity stream of each message's own shard
   4 finish   remove the receipts; those without an attempt yet are set aside in the same
-             step, for longer each time, and in the end are given up
+             step, for longer each time, and are given up in the end
 
-Exactly once does not rest on counting entries but on knowing: a receipt that adds nothing
-to what is recorded about its attempt writes nothing. What is recorded is in the store, or
-was recorded since this matcher began and is remembered (`Unseen`) until it is there. That
-one mechanism covers a provider that sends a receipt twice, days apart, and a matcher that
-dies and leaves its receipts to the next:
+Each receipt is recorded exactly once, because a receipt that adds nothing to what is recorded about
+its attempt writes nothing. What is recorded is in the store, or it was recorded since this matcher
+began, and the matcher remembers it (`Unseen`) until it is in the store. This one mechanism covers a
+provider that sends a receipt twice, days apart, and a matcher that dies and leaves its receipts to
+the next:
 
   step       killed                          frozen, wakes after another has begun
   1, 2       nothing was changed             `record` is refused
@@ -25,15 +25,16 @@ dies and leaves its receipts to the next:
   4 finish   some are removed: the rest      removes what was recorded in any case, and
              are found known                 sets aside only what it removes itself
 
-Never answered, or answered twice: `record` has a number and is passed over the second
-time, also when it comes late; `finish` is a no-op. The store away: receipts wait in Redis,
-nothing else stops. Redis away: the round is taken up where it was. Redis having lost its
-data: `record` is refused, and the matcher begins anew.
+  never answered,    `record` has a number and is passed over the second time, also when it comes late;
+  or answered twice  `finish` does nothing the second time
+  the store away     receipts wait in Redis, nothing else stops
+  Redis away         the round goes on where it was
+  Redis lost data    `record` is refused, and the matcher begins anew
 
-A receipt may be early: its attempt is not in the store yet, because the archiver is a
-second or an hour behind, or because the provider was faster with it than with its answer.
-So a receipt's age is told by the archiver's clock (what came before `archived_us` is in
-the store), and by that clock it is given up, when its message should long have been found.
+A receipt may be early: its attempt is not in the store yet, because the archiver is a second or an
+hour behind, or because the provider sent the receipt before its answer. So the age of a receipt goes by
+the archiver's clock: what came before `archived_us` is in the store. A receipt is given up when it
+is old by that clock, and its message should have been found long ago.
 
 One bound: an attempt stays in the store for a week (see 0003_receipts.sql). A receipt that
 comes later finds nothing and is given up.
@@ -78,18 +79,18 @@ class _Pending(msgspec.Struct, frozen=True, kw_only=True):
     """Receipts in hand, and where they come from."""
 
     receipts: list[Receipt]
-    # How often each was looked up before.
+    # How often each of them was looked up before.
     tries: list[int]
-    # Entries with the places of their receipts.
+    # The entries that they came in, with the places of their receipts in `receipts`.
     entries: list[tuple[ActivityEntry, range]]
     # Receipts that were set aside, each with its place.
     late: list[tuple[LateEntry, int]]
-    # What nobody can read.
+    # What cannot be read.
     unreadable: list[ActivityEntry | LateEntry]
 
 
 class Rounds:
-    """The rounds of one matcher; see the module."""
+    """The rounds of one matcher; see the module. Call `begin`, wait for `caught_up`, then call `round`."""
 
     def __init__(
         self,
@@ -101,7 +102,7 @@ class Rounds:
         now_us: Callable[[], int],
         limits: MatchLimits,
     ) -> None:
-        """`shard_of` an organisation. `receipt_ids` by provider, "auto" for those not named."""
+        """`shard_of`: the shard of an organisation. `receipt_ids` by provider, "auto" for those not named."""
         self._stream = stream
         self._store = store
         self._shard_of = shard_of
@@ -109,7 +110,7 @@ class Rounds:
         self._now_us = now_us
         self._limits = limits
         self._token = ""
-        # Of the last step that was recorded under this token.
+        # The number of the last step that was recorded under this token.
         self._number = 0
         self._ends: dict[int, StreamId] = {}
         self._unseen = Unseen()
@@ -122,20 +123,23 @@ class Rounds:
         self.given_up: dict[Reason, int] = {"unknown": 0, "recipient": 0, "ambiguous": 0}
 
     async def begin(self, token: str) -> None:
-        """Let nobody else record any more."""
+        """Let nobody but the holder of `token` record from now on. Raises Unavailable."""
         self._unseen.clear()
         self._number = 0
         self._ends = await self._stream.begin(token)
         self._token = token
 
     async def caught_up(self) -> bool:
-        """Whether all that others recorded is in the store."""
+        """Whether all that others recorded is in the store; before that, make no rounds."""
         firsts = await self._stream.archived_before()
         return all(first is None or first > self._ends[shard] for shard, first in firsts.items())
 
     async def round(self, insist: Insist) -> bool:
-        """One round; whether there is likely more at once. `insist` makes a step until it is
-        done. Raises Fenced; and Unavailable, after which the next round finds things as they are."""
+        """Make one round; returns whether there is likely more to do at once.
+
+        `insist` makes a step again and again until it is done. Raises Fenced, and Unavailable, after
+        which the next round takes things as they are.
+        """
         limits = self._limits
         found = await self._stream.read(self._pace.entries_wanted(limits.batch_max), 0)
         late = await self._stream.due(self._now_us(), limits.batch_max)
@@ -159,7 +163,7 @@ class Rounds:
         return len(pending.receipts) >= limits.batch_max // 2
 
     async def _archived_us(self) -> int:
-        """Whatever was put on any activity stream before then is in the store."""
+        """A time: all that was put on any activity stream before it is in the store."""
         now_us = self._now_us()
         firsts = await self._stream.archived_before()
         self._unseen.forget(firsts)
@@ -175,7 +179,7 @@ class Rounds:
             search.learn(under, await self._store.filed_by_message(message_ids))
 
     async def _recordings(self, search: Search) -> dict[int, Recording]:
-        """What goes on the activity streams, by shard, with the messages that are sent again."""
+        """What to put on the activity streams, by shard, and the messages to send again."""
         attempts = search.rows(self._unseen)
         lost = [rows[-1] for rows in attempts if rows[-1].event == "undelivered"]
         kept = await self._store.kept([(row.message_id, row.attempt) for row in lost])
@@ -194,8 +198,11 @@ class Rounds:
     async def _give_up(
         self, pending: _Pending, outcomes: Sequence[Match | Reason], archived_us: int
     ) -> dict[int, tuple[int, bytes]]:
-        """Keep those for good that have no message and are too old; of the others, by their
-        place, when to look them up again and what is put aside until then."""
+        """Give up the receipts without a message that are too old.
+
+        Returns the others without a message, by their place: when to look each up again, and the
+        encoded `LateReceipt` that is set aside until then.
+        """
         too_old_us = archived_us - round(self._limits.give_up_s * 1_000_000)
         later: dict[int, tuple[int, bytes]] = {}
         over: list[tuple[Receipt, Reason]] = []
