@@ -40,6 +40,7 @@ from engine.routing.table import RoutingTable
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.admission import fence_all
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
@@ -78,15 +79,17 @@ def assemble_worker(
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
     quarter of `take_over_s`.
     """
+    pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
+    at_most_once = settings.unknown_outcome == "at-most-once"
     settler = Settler(
         reader,
-        pauses=RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6)),
+        pauses=pauses,
         hand_s=take_over_s / 4 if hand_s is None else hand_s,
         now_us=now_us,
         clock_s=clock_s,
         rng=rng,
         log=log,
-        at_most_once=settings.unknown_outcome == "at-most-once",
+        at_most_once=at_most_once,
     )
     dispatcher = Dispatcher(
         reader.queue,
@@ -98,10 +101,20 @@ def assemble_worker(
         rng=rng,
         log=log,
         clock_s=clock_s,
-        hedge=settings.hedge and settings.unknown_outcome == "at-least-once",
+        hedge=settings.hedge and not at_most_once,
     )
     worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
-    sweeper = Sweeper(
+    return WorkerParts(worker, _sweeper(reader, worker, take_over_s, now_us, log), dispatcher)
+
+
+def _sweeper(
+    reader: QueueReader,
+    worker: Worker,
+    take_over_s: float,
+    now_us: Callable[[], int],
+    log: FilteringBoundLogger,
+) -> Sweeper:
+    return Sweeper(
         reader,
         room=worker.room,
         take=worker.take,
@@ -110,7 +123,6 @@ def assemble_worker(
         now_us=now_us,
         log=log,
     )
-    return WorkerParts(worker, sweeper, dispatcher)
 
 
 async def deliver(process: Process) -> None:
@@ -120,15 +132,8 @@ async def deliver(process: Process) -> None:
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
-        reader = QueueStreams(
-            link,
-            await stack.enter_async_context(process.link("read")),
-            queue=queue,
-            shards=config.shards,
-            worker_name=process.name,
-            timeout_s=STORE_TIMEOUT_S,
-            log=log,
-        )
+        read_link = await stack.enter_async_context(process.link("read"))
+        reader = _reader(process, link, read_link, queue, log)
         receipts_link = await stack.enter_async_context(process.link("receipts"))
         receipts = closed_by(stack, RedisReceiptSink(receipts_link, config.shards))
         built = [providers.build(p, receipts) for p in config.providers]
@@ -164,3 +169,17 @@ async def deliver(process: Process) -> None:
             await end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
         await fence_all(link, [process.name], config.shards)
+
+
+def _reader(
+    process: Process, link: RedisLink, read_link: RedisLink, queue: Queue, log: FilteringBoundLogger
+) -> QueueStreams:
+    return QueueStreams(
+        link,
+        read_link,
+        queue=queue,
+        shards=process.config.shards,
+        worker_name=process.name,
+        timeout_s=STORE_TIMEOUT_S,
+        log=log,
+    )
