@@ -88,14 +88,14 @@ class Ledger:
         self._delivered: dict[int, int] = {}
         self._generations: dict[int, str] = {}
         # Applied positions by shard, and the marks read up to.
-        self._applied: dict[int, str] = {}
+        self._applied: dict[int, StreamId] = {}
         self._read: dict[int, StreamMark] = {}
         self._pending: dict[int, list[UsageEntry]] = {}
         # When the oldest pending entry of a shard was read.
         self._since: dict[int, float] = {}
         # Shards that another transaction holds up: their pauses, and the end of the present one.
         self._held_up: dict[int, tuple[Backoff, float]] = {}
-        self._trims: deque[tuple[float, dict[int, str]]] = deque()
+        self._trims: deque[tuple[float, dict[int, StreamId]]] = deque()
 
     async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
         """Lead when possible, else stand by; returns when drained. Raises Broken.
@@ -167,7 +167,7 @@ class Ledger:
             applied = marks.get(shard)
             if applied is None or self._generations[shard] != recovered.generations[shard]:
                 continue
-            if StreamId.parse(read.position) > StreamId.parse(applied.position):
+            if read.position > applied.position:
                 marks[shard] = read
         return marks
 
@@ -302,7 +302,7 @@ class Ledger:
         pending, mark = self._pending[shard], applied.marks.get(shard)
         if mark is not None:
             self._applied[shard] = mark.position
-            pending = [e for e in pending if StreamId.parse(e.position) > StreamId.parse(mark.position)]
+            pending = [e for e in pending if e.position > mark.position]
         if pending:
             self._pending[shard], self._since[shard] = pending, now_s - self._gather_s
         else:

@@ -16,6 +16,7 @@ import msgspec
 
 from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.records import ActivityRow, OrganisationEvent
+from engine.stream_id import STREAM_START, StreamId
 
 UsageKind = Literal["usage", "settle", "request", "return", "fence"]
 MovementKind = Literal["grant", "hold", "capture", "release", "return", "fence", "reopen"]
@@ -46,7 +47,8 @@ class UsageEntry(msgspec.Struct, frozen=True):
     """
 
     shard: int
-    position: str
+    # The entry's id.
+    position: StreamId
     kind: UsageKind
     holder: str
     epoch: int
@@ -58,7 +60,7 @@ class UsageEntry(msgspec.Struct, frozen=True):
 class StreamMark(msgspec.Struct, frozen=True):
     """A place in a shard's usage stream: behind the entry at `position`, whose link it names."""
 
-    position: str = "0-0"
+    position: StreamId = STREAM_START
     link: str = ""
 
 
@@ -185,8 +187,8 @@ class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
     # Of the server process that answered, and the one in which a ledger found the shard whole.
     run: str
     seen_run: str
-    # Last id ever given in its usage stream; "0-0" for none.
-    last_position: str
+    # The last id ever given in its usage stream; `STREAM_START` when there was none.
+    last_position: StreamId
     # The link behind which stands what the stream has after the mark; the mark's own when the
     # stream has not lost it.
     follows: str

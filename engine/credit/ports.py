@@ -23,9 +23,8 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer
 from engine.errors import Fenced, Full
-from engine.records import (
-    Replay,
-)
+from engine.records import Replay
+from engine.stream_id import StreamId
 
 
 class Decide(Protocol):
@@ -69,7 +68,7 @@ class AdmissionStore(Protocol):
 class UsageStream(Protocol):
     """The ledger's side of the shards' usage streams and inboxes."""
 
-    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+    async def read(self, positions: Mapping[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
         """Up to `count` entries a shard behind `positions`, waiting up to `block_ms` for the first."""
 
     async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
@@ -82,7 +81,7 @@ class UsageStream(Protocol):
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Put events on the activity streams, in order; one that is there already is passed over."""
 
-    async def trim(self, positions: dict[int, str]) -> None:
+    async def trim(self, positions: Mapping[int, StreamId]) -> None:
         """Forget entries up to and including each shard's position."""
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:

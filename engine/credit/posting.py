@@ -37,7 +37,6 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
 from engine.errors import Broken
-from engine.stream_id import StreamId
 
 _NOTHING = RemainingUnits(0, 0)
 
@@ -75,7 +74,7 @@ def follows(mark: StreamMark, link: str) -> bool:
 
 def goes_on(mark: StreamMark, life: ShardLife) -> bool:
     """Whether the shard still has the entry at the mark that it was asked about."""
-    return StreamId.parse(life.last_position) >= StreamId.parse(mark.position) and follows(mark, life.follows)
+    return life.last_position >= mark.position and follows(mark, life.follows)
 
 
 def portion(

@@ -11,6 +11,7 @@ from engine.credit.ledger_records import Account, BalanceEvent, Books, Remaining
 from engine.credit.posting import close_books, decide, size_grant
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
 from engine.errors import Broken
+from engine.stream_id import StreamId
 
 ORG = 1
 TOTAL = 1000
@@ -27,7 +28,7 @@ def books(available: int = TOTAL, **quotas: int) -> Books:
 
 def entry(kind: str, holder: str, data: object = b"", shard: int = 0) -> UsageEntry:
     encoded = data if isinstance(data, bytes) else msgspec.msgpack.encode(data)
-    return UsageEntry(shard, "1-0", kind, holder, 1, encoded)  # type: ignore[arg-type]
+    return UsageEntry(shard, StreamId(1, 0), kind, holder, 1, encoded)  # type: ignore[arg-type]
 
 
 def request(holder: str, number: int, wanted: int, needed: int) -> UsageEntry:

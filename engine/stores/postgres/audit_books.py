@@ -220,7 +220,8 @@ class AuditBooks:
             others = [row[0] for row in await self._connection.fetch(_ACCOUNT_SHARDS)]
         found = {shard: ShardBooks(checkpoint=last.get(shard)) for shard in others}
         for shard, position, link, losses, lost_at_ms in rows:
-            found[shard] = ShardBooks(StreamMark(position, link), losses, lost_at_ms, last.get(shard))
+            mark = StreamMark(StreamId.parse(position), link)
+            found[shard] = ShardBooks(mark, losses, lost_at_ms, last.get(shard))
         return found
 
     async def prepare(self, *, full: bool) -> None:

@@ -33,6 +33,7 @@ from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
 from engine.stores.postgres.errors import translated
+from engine.stream_id import StreamId
 
 # Any constant works; it names "the ledger" among the database's advisory locks.
 _LOCK = 0x736D7365
@@ -168,7 +169,7 @@ class PostgresLedger:
             line.append(WaitingRequest(row["shard"], row["holder"], row["epoch"], request, row_id=row["id"]))
         return Recovered(
             generations={row["shard"]: row["generation"] for row in shards},
-            marks={row["shard"]: StreamMark(row["position"], row["link"]) for row in shards},
+            marks={row["shard"]: StreamMark(StreamId.parse(row["position"]), row["link"]) for row in shards},
             delivered={row["shard"]: row["delivered"] for row in shards},
             former={row["shard"]: frozenset(row["former"]) for row in shards},
             answers=[StoredAnswer(*row) for row in answers],
@@ -307,7 +308,7 @@ class PostgresLedger:
         if dropped:
             await connection.execute(_DROP_QUOTAS, *map(list, zip(*dropped, strict=True)))
         journal = [
-            (o, kind, *MOVEMENTS[kind], units, shard, (places or marks)[shard].position, cause)
+            (o, kind, *MOVEMENTS[kind], units, shard, str((places or marks)[shard].position), cause)
             for (shard, o, kind), units in books.movements.items()
         ]
         if journal:
@@ -316,7 +317,7 @@ class PostgresLedger:
         if events:
             await connection.execute(_WRITE_EVENTS, *map(list, zip(*events, strict=True)))
         if marks:
-            applied = [(shard, mark.position, mark.link) for shard, mark in marks.items()]
+            applied = [(shard, str(mark.position), mark.link) for shard, mark in marks.items()]
             await connection.execute(_SAVE_MARKS, *map(list, zip(*applied, strict=True)))
         await self._save_waiting(connection, books)
 

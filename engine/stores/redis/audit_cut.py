@@ -52,7 +52,7 @@ async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeo
         keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
         keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
         keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
-        mark.position if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
+        str(mark.position) if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
         timeout_s=timeout_s,
     )  # fmt: skip
     entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]

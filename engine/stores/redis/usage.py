@@ -42,10 +42,11 @@ class RedisUsage:
         self._read_link = read_link
         self._shards = range(shards)
 
-    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+    async def read(self, positions: Mapping[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
         streams = {keys.usage_key(s): s for s in positions}
         reply = await self._read_link.call(
-            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams, *positions.values(),
+            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams,
+            *map(str, positions.values()),
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
         return [
@@ -73,9 +74,9 @@ class RedisUsage:
             ]
         )
 
-    async def trim(self, positions: dict[int, str]) -> None:
+    async def trim(self, positions: Mapping[int, StreamId]) -> None:
         await self._all(
-            [("XTRIM", keys.usage_key(s), "MINID", _after(position)) for s, position in positions.items()]
+            [("XTRIM", keys.usage_key(s), "MINID", str(position.next)) for s, position in positions.items()]
         )
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
@@ -120,7 +121,7 @@ class RedisUsage:
         start = await self._step(
             "FCALL", "seal", 3, keys.generation_key(shard), keys.holders_key(shard), usage,
             life.generation or "", generation, keys.holder_key(shard, ""), keys.inbox_key(shard, ""),
-            books, mark.position, mark.link,
+            books, str(mark.position), mark.link,
         )  # fmt: skip
         sums: dict[int, list[int]] = {}
         while True:
@@ -192,7 +193,7 @@ def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
         ).hexdigest()
     return UsageEntry(
         shard=shard,
-        position=entry_id.decode(),
+        position=StreamId.parse(entry_id),
         kind=kind.decode(),  # type: ignore[arg-type]
         holder=holder.decode(),
         epoch=int(epoch),
@@ -240,13 +241,8 @@ def _run_id(info: Any) -> str:
     return found[1].decode() if found else ""
 
 
-def _last_id(stream: Any) -> str:
+def _last_id(stream: Any) -> StreamId:
     """`last-generated-id` out of XINFO STREAM's flat reply; a missing stream is an error reply."""
     if isinstance(stream, ReplyError):
-        return str(STREAM_START)
-    last: bytes = stream[stream.index(b"last-generated-id") + 1]
-    return last.decode()
-
-
-def _after(position: str) -> str:
-    return str(StreamId.parse(position).next)
+        return STREAM_START
+    return StreamId.parse(stream[stream.index(b"last-generated-id") + 1])
