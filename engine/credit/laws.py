@@ -275,10 +275,10 @@ class Laws:
         """Laws 4 and 5, once all accounts of the shard were given; 5 alone without the books."""
         shard = cut.shard
         if with_books:
-            told = self._held.get(shard, 0) + sum(h - c - r for h, c, r in behind(cut.usage).values())
+            expected = self._held.get(shard, 0) + sum(h - c - r for h, c, r in behind(cut.usage).values())
             self._of["held"].checked += 1
-            if told != cut.held:
-                self._of["held"].breach(f"shard {shard} by {told - cut.held:+d} units")
+            if expected != cut.held:
+                self._of["held"].breach(f"shard {shard} by {expected - cut.held:+d} units")
                 self._broken_in.add(shard)
         if cut.recount is None:
             why = f"more messages wait than can be counted at one instant ({cut.waiting})."

@@ -51,7 +51,7 @@ class AdmissionStore(Protocol):
     async def fullness(self) -> float:
         """The share of its memory that Redis uses, 0 when it has no limit."""
 
-    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
+    async def beat(self, name: str, answered: Sequence[tuple[int, int]]) -> bool:
         """Show that the holder lives; False when any shard has fenced it, or is behind what it
         was `heard` there: its epoch and the last sequence that was answered, by shard."""
 

@@ -86,8 +86,8 @@ class Quota:
         self._admitting: dict[Token, asyncio.Future[Replay | None]] = {}
         self._waiting: dict[Token, asyncio.Future[bool]] = {}
         self._positions = ["0-0"] * shards
-        # Epoch and last answered sequence, by shard.
-        self._heard = [(0, 0)] * shards
+        # By shard: the epoch, and the last sequence that Redis answered.
+        self._answered = [(0, 0)] * shards
         self.memory = MemoryMark()
         self._fenced = asyncio.Event()
         # Counts registrations: units reserved in one are void in the next.
@@ -145,7 +145,7 @@ class Quota:
         epochs = await self._store.register(self._name)
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
-        self._heard = [(epoch, 0) for epoch in epochs]
+        self._answered = [(epoch, 0) for epoch in epochs]
         _see(self.memory, await self._store.fullness())
         self.incarnation += 1
         self._perform(self._holder.prefetch(self._spenders, self._now_us()))
@@ -220,7 +220,7 @@ class Quota:
             await asyncio.sleep(_BEAT_S)
             incarnation = self.incarnation
             try:
-                alive = await self._store.beat(self._name, self._heard)
+                alive = await self._store.beat(self._name, self._answered)
                 _see(self.memory, await self._store.fullness())
             except Unavailable:
                 continue
@@ -299,7 +299,7 @@ class Quota:
                         self.release(submission.organisation_id, submission.units, self.incarnation)
                         _settle(self._admitting.pop(token, None), self.memory.error())
                 else:
-                    self._heard[flush.shard] = (flush.epoch, flush.sequence)
+                    self._answered[flush.shard] = (flush.epoch, flush.sequence)
                     for token, submission, replay in outbox.applied(outcome):
                         if replay is not None:
                             self.release(submission.organisation_id, submission.units, self.incarnation)

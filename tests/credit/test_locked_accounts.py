@@ -217,11 +217,11 @@ async def test_a_ledger_that_is_frozen_in_a_transaction_keeps_neither_locks_nor_
 async def test_requests_that_wait_are_written_in_one_statement(books: Books) -> None:
     made = await books.organisations(1, 300)
     entries = [entry(1, n, "request", "h", request(o, n, 5)) for n, o in enumerate(made, 1)]
-    said: list[str] = []
+    statements: list[str] = []
     connection: Any = books.store._connection
-    connection.add_query_logger(lambda record: said.append(record.query))
+    connection.add_query_logger(lambda record: statements.append(record.query))
     applied = await books.store.apply(entries, decide, 0)
     assert len(applied.answers) == 300
-    assert len(said) <= 12
+    assert len(statements) <= 12
     rows = await books.beside.fetch("SELECT number FROM waiting_requests ORDER BY id")
     assert [row[0] for row in rows] == list(range(1, 301))

@@ -131,12 +131,12 @@ def watched(threshold: int | None, available: int = TOTAL, **quotas: int) -> Boo
 
 
 @pytest.mark.parametrize(
-    ("threshold", "told"), [(970, []), (971, [ORG]), (1000, [ORG]), (1001, []), (None, [])]
+    ("threshold", "low"), [(970, []), (971, [ORG]), (1000, [ORG]), (1001, []), (None, [])]
 )
-def test_falling_below_the_threshold_is_told(threshold: int | None, told: list[int]) -> None:
+def test_falling_below_the_threshold_is_noted(threshold: int | None, low: list[int]) -> None:
     b = watched(threshold, 900, a=100)
     decide(b, [entry("usage", "a", [ORG, 10]), entry("usage", "a", [ORG, 20])])
-    assert b.low == told
+    assert b.low == low
 
 
 def test_quota_with_a_holder_is_usable_still() -> None:

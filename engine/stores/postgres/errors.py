@@ -116,9 +116,9 @@ def translated(*, in_full: bool = False) -> Iterator[None]:
         remedy, meaning = judged(e)
         state = getattr(e, "sqlstate", None)
         sentence = f"PostgreSQL cannot serve: {meaning}" + (f" ({state})" if state else "")
-        said = " ".join(str(e).split()).rstrip(".") or "no answer in time"
+        text = " ".join(str(e).split()).rstrip(".") or "no answer in time"
         if remedy is Remedy.WAIT:
-            raise Unavailable(f"{sentence}: {said}." if in_full else f"{sentence}.") from e
+            raise Unavailable(f"{sentence}: {text}." if in_full else f"{sentence}.") from e
         if remedy is Remedy.MEND:
-            raise ConfigError(f"{sentence}: {said}.") from e
-        raise Broken(f"{sentence}: {said}.") from e
+            raise ConfigError(f"{sentence}: {text}.") from e
+        raise Broken(f"{sentence}: {text}.") from e

@@ -150,12 +150,12 @@ class Routing:
 
 async def _read(connection: Any) -> RoutingPlan:
     version, routes, states = await connection.fetchrow(_READ)
-    told = _decode_states(states)
+    provider_states = _decode_states(states)
     return RoutingPlan(
         version=version,
         routes=_in_order(_decode_routes(routes)),
-        paused=tuple(sorted(provider for provider, paused, _ in told if paused)),
-        throughput={provider: rate for provider, _, rate in sorted(told) if rate is not None},
+        paused=tuple(sorted(provider for provider, paused, _ in provider_states if paused)),
+        throughput={provider: rate for provider, _, rate in sorted(provider_states) if rate is not None},
     )
 
 

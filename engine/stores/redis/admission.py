@@ -46,11 +46,11 @@ class RedisAdmission:
         )
         return [int(reply) for reply in replies]
 
-    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
+    async def beat(self, name: str, answered: Sequence[tuple[int, int]]) -> bool:
         replies = await self._each(
             [
                 ("FCALL", "beat", 2, keys.holders_key(s), keys.holder_key(s, name), name, epoch, sequence)
-                for s, (epoch, sequence) in zip(self._shards, heard, strict=True)
+                for s, (epoch, sequence) in zip(self._shards, answered, strict=True)
             ]
         )
         return all(reply == 1 for reply in replies)

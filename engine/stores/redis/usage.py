@@ -170,15 +170,15 @@ def _held_keys(shard: int) -> list[bytes]:
 
 def add_usage(sums: dict[int, list[int]], entry: UsageEntry) -> None:
     """Add one entry to `sums`: [units used, captured, released] by organisation."""
-    told = msgspec.msgpack.decode(entry.data) if entry.kind in ("usage", "settle") else ()
+    flat = msgspec.msgpack.decode(entry.data) if entry.kind in ("usage", "settle") else ()
     width = 2 if entry.kind == "usage" else 3
-    for at in range(0, len(told), width):
-        of = sums.setdefault(told[at], [0, 0, 0])
+    for at in range(0, len(flat), width):
+        of = sums.setdefault(flat[at], [0, 0, 0])
         if entry.kind == "usage":
-            of[0] += told[at + 1]
+            of[0] += flat[at + 1]
         else:
-            of[1] += told[at + 1]
-            of[2] += told[at + 2]
+            of[1] += flat[at + 1]
+            of[2] += flat[at + 2]
 
 
 def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
@@ -206,12 +206,12 @@ def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
 def _deliver(shard: int, answers: Sequence[StoredAnswer], before: int) -> Command:
     inboxes = list(dict.fromkeys(keys.inbox_key(shard, answer.holder) for answer in answers))
     places = {inbox: place for place, inbox in enumerate(inboxes, 1)}
-    told: list[bytes | int] = []
+    numbered: list[bytes | int] = []
     for a in answers:
-        told += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
+        numbered += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
     return (
         "FCALL", "deliver", 1 + len(inboxes), keys.usage_head_key(shard), *inboxes,
-        before, _INBOX_MAX, _INBOX_TTL_S, *told,
+        before, _INBOX_MAX, _INBOX_TTL_S, *numbered,
     )  # fmt: skip
 
 

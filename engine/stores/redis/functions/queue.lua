@@ -503,11 +503,11 @@ local function close(keys, args)
   end
   for _, entry in ipairs(redis.call('XRANGE', keys[2], args[2], '+')) do
     local kind = entry[2][2]
-    local units = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
+    local entry_units = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
     if kind == 'usage' then
-      for i = 1, #units, 2 do add(units[i], units[i + 1], 0, 0) end
+      for i = 1, #entry_units, 2 do add(entry_units[i], entry_units[i + 1], 0, 0) end
     else
-      for i = 1, #units, 3 do add(units[i], 0, units[i + 1], units[i + 2]) end
+      for i = 1, #entry_units, 3 do add(entry_units[i], 0, entry_units[i + 1], entry_units[i + 2]) end
     end
   end
 
