@@ -29,7 +29,7 @@ _ACCOUNTS = "SELECT organisation_id, shard FROM accounts ORDER BY organisation_i
 
 
 def agreed(kept: int, wanted: int) -> int:
-    """`kept`, the number of shards that is kept. Raises ConfigError when `wanted` is another, not 0 either."""
+    """`kept`, the number of shards that is kept. Raises ConfigError unless `wanted` is the same or 0."""
     if wanted not in (0, kept):
         raise ConfigError(
             f"`shards` must be {kept} or left out, not {wanted}: the data of this engine are spread over"

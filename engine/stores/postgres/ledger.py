@@ -53,7 +53,7 @@ _LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisa
 
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
 
-# Changes, not values: top-ups come in by other connections, the row is locked meanwhile.
+# Top-ups change `available` on other connections, so the rows have been locked since they were read.
 _SAVE_ACCOUNTS = """
 UPDATE accounts a SET available = n.available, granted = n.granted, held = n.held, captured = n.captured
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
