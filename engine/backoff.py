@@ -1,43 +1,43 @@
-"""Pauses between attempts that fail: each twice as long as the one before, up to a maximum.
+"""Pauses after failed attempts: each is twice as long as the one before, up to a maximum.
 
-Jitter keeps those apart that failed together: with a source of randomness each pause is drawn
-evenly from the upper half of its length ("equal jitter" in Brooker, "Exponential Backoff And
-Jitter", AWS Architecture Blog, 2015).
+Jitter keeps processes that failed together from trying again together. With a source of randomness
+each pause is drawn evenly from the upper half of its length ("equal jitter" in Brooker, "Exponential
+Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
 
 from random import Random
 
-# Beyond 2 ** 40 any first pause is over its maximum.
+# After 40 doublings any first pause is above its maximum.
 _DOUBLINGS_MAX = 40
 
 
 def pause_after(failures: int, first: float, most: float) -> float:
-    """The whole pause after so many failures in a row, from 1; in the unit of `first` and `most`.
+    """The pause after `failures` in a row (at least 1), without jitter, in the unit of `first` and `most`.
 
-    For those who keep the number of failures elsewhere.
+    For callers that keep the number of failures elsewhere.
     """
     return min(most, first * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))
 
 
 class Backoff:
-    """The pauses of one thing that is tried again and again, seconds."""
+    """The pauses of one task that is tried again and again, seconds."""
 
     def __init__(self, first_s: float, max_s: float, rng: Random | None = None) -> None:
-        """`rng`: where jitter comes from; None: the pauses are exact."""
+        """`first_s`, `max_s`: the first and the longest pause. `rng` gives jitter; None: there is none."""
         self._first_s = first_s
         self._max_s = max_s
         self._rng = rng
-        # In a row, since the last `reset`.
+        # Failures in a row since the last `reset`.
         self.failures = 0
 
     def next(self) -> float:
-        """Another attempt failed: how long to wait before the next one, seconds."""
+        """Note that an attempt failed; how long to wait before the next one, seconds."""
         self.failures += 1
         whole_s = pause_after(self.failures, self._first_s, self._max_s)
         return whole_s if self._rng is None else whole_s * (0.5 + self._rng.random() / 2)
 
     def reset(self) -> None:
-        """An attempt succeeded: the next failure is the first again."""
+        """Note that an attempt succeeded; the next failure counts as the first."""
         self.failures = 0

@@ -1,6 +1,6 @@
-"""Rule: what becomes of a message, and of its charge, when an event is recorded.
+"""Rule: what an event makes of the status of a message, and of its charge.
 
-Theory. A message has two states that move apart from each other: its *status*, what
+Theory. A message has two states, which change independently: its *status*, what
 the customer is told about delivery, and its *charge*, what its units of credit are.
 
 The status only moves forward, in the order of `STATUSES`:
@@ -17,21 +17,21 @@ are folded, and however often each, the status comes out the same. A late `sent`
 overwrites a receipt, nor an end that was reached before it.
 
 Why this order. The ends that the engine decides (rejected, canceled, expired, failed)
-exclude one another, because exactly one settlement of a message counts; their order
-among themselves never matters. A receipt stands above them: it is the provider's own
-word, and an attempt whose outcome was unknown may have been given up as failed and
-then be delivered after all. `delivered` stands above `undelivered`: providers correct
+exclude one another, because exactly one settlement of a message counts. So their order
+among themselves does not matter. A receipt is above them, because it comes from the provider:
+an attempt whose outcome was unknown may have been given up as failed and
+then be delivered after all. `delivered` is above `undelivered`: providers correct
 a provisional failure into a delivery, not the other way round.
 
-`retrying` says that the message is in its queue and was tried: at least `accepted`.
-`dead` says the same: the message lies in the dead-letter stream, its units still held,
-until an operator replays or drops it; it is not an end, and the event itself stays
-visible in the history. `receipt` is a provider's word on the way, or on one segment of
-several: at least `sent`.
+`retrying` says that the message is in its queue and was tried, so it is at least `accepted`.
+`dead` says the same: the message is a dead letter with its units still held,
+until an operator replays or drops it. It is not an end, and the event stays
+visible in the history. `receipt` is a receipt before the end, or for one segment of
+several, so the message is at least `sent`.
 
-The charge begins `held`, at admission. The one settlement that counts ends it:
+The charge begins as `held`, at admission. The one settlement that counts ends it:
 `captured` when a provider took the message, `released` when none will. Both are final;
-a receipt moves no money.
+a receipt moves no credit.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ Status = Literal[
     "scheduled", "accepted", "sent", "rejected", "canceled", "expired", "failed", "undelivered", "delivered"
 ]
 Charge = Literal["held", "captured", "released"]
-# Every event of a message there is or is to be; `MessageEvent` lists those recorded today.
+# Every event of a message. `MessageEvent` has those that are recorded today; the others are to come.
 Happening = MessageEvent | Literal["rejected", "canceled"]
 
-# From the least to the furthest.
+# In order, the furthest last.
 STATUSES: tuple[Status, ...] = get_args(Status)
 
-# The status an event stands for by itself; also the first status, when no event came before.
+# The status that an event stands for. It is the status after the first event.
 STANDS_FOR: dict[Happening, Status] = {
     "scheduled": "scheduled",
     "accepted": "accepted",
@@ -66,7 +66,7 @@ STANDS_FOR: dict[Happening, Status] = {
     "delivered": "delivered",
 }
 
-# Which events move a status on, to what they stand for; all others leave it.
+# The events that move a status on, to the status that they stand for. All others leave it.
 _MOVES: dict[Status, tuple[Happening, ...]] = {
     "scheduled": (
         "accepted", "retrying", "dead", "sent", "receipt", "rejected", "canceled", "expired", "failed",
@@ -82,7 +82,7 @@ _MOVES: dict[Status, tuple[Happening, ...]] = {
     "delivered": (),
 }  # fmt: skip
 
-# Which events end a held charge, and how.
+# The events that end a held charge, and what it becomes.
 _SETTLES: dict[Happening, Charge] = {
     "sent": "captured",
     "rejected": "released",
@@ -91,7 +91,7 @@ _SETTLES: dict[Happening, Charge] = {
     "failed": "released",
 }
 
-# The two tables. Each names every pair, so that a look-up never misses.
+# The two tables. Each has every pair, so that a look-up always finds one.
 STATUS: dict[tuple[Status, Happening], Status] = {
     (status, event): STANDS_FOR[event] if event in moves else status
     for status, moves in _MOVES.items()
@@ -105,10 +105,10 @@ CHARGE: dict[tuple[Charge, Happening], Charge] = {
 
 
 def status_after(status: Status | None, event: Happening) -> Status:
-    """The status once `event` is known; `status` None: nothing was known before."""
+    """The status of a message after `event`; `status` None: no event was known before."""
     return STANDS_FOR[event] if status is None else STATUS[status, event]
 
 
 def charge_after(charge: Charge, event: Happening) -> Charge:
-    """The charge once `event` is known."""
+    """The charge of a message after `event`."""
     return CHARGE[charge, event]

@@ -155,7 +155,7 @@ class ClickHouseActivityStore:
         await self._insert("activity", _COLUMNS, columns, token)
 
     def _kept(self, block: ActivityBlock, kept: Sequence[Any]) -> list[list[Any]]:
-        """The columns of `kept_messages`, without messages that cannot be decoded; they are not sent again."""
+        """The columns of `kept_messages`, without messages that cannot be decoded."""
         rows = []
         for message_id, attempt, encoded in zip(
             block.columns[_AT["message_id"]], block.columns[_AT["attempt"]], kept, strict=True
