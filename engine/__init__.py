@@ -1,3 +1,6 @@
-"""smsengine: the engine. Start reading at `records` and `lifecycle`."""
+"""smsengine: an SMS sending engine with prepaid credit.
+
+Start reading at `records` and `lifecycle`, then at the `ports` of a room (`docs/architecture.md`).
+"""
 
 __version__ = "0.1.0"

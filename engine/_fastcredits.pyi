@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 
 class CreditMap:
-    """Units each organisation may still use here. For one thread; knows no clock, calls nobody.
+    """Units that each organisation may still use in this process. For one thread only.
 
     Organisation ids are any 64-bit signed integers, amounts are whole units. An argument
     that is not an integer raises TypeError, one beyond 64 bits OverflowError; after an
@@ -9,17 +9,17 @@ class CreditMap:
     """
 
     def grant(self, organisation_id: int, units: int) -> None:
-        """Add quota; with 0 units the organisation merely becomes known.
+        """Add quota; with 0 units the organisation only becomes known.
 
         Raises ValueError when `units` is negative, OverflowError when the organisation
         would hold more than 2**63 - 1.
         """
 
     def reserve(self, organisation_id: int, units: int) -> bool:
-        """Take all of `units` (at least 1, else ValueError) and say True, or none and say False.
+        """Take `units` (at least 1, else ValueError): True. False, and nothing is taken, when fewer are left.
 
-        An organisation that is not known has none. Reserving 0 is refused as a mistake:
-        every message costs at least one unit. Never allocates memory.
+        An organisation that is not known has none. Reserving 0 is a mistake, because every
+        message costs at least one unit. Never allocates memory.
         """
 
     def reserve_batch(self, organisation_ids: Iterable[int], units: Iterable[int]) -> bytes:
@@ -31,36 +31,37 @@ class CreditMap:
         """
 
     def release(self, organisation_id: int, units: int) -> None:
-        """Undo a reservation: `units` (at least 1, else ValueError) are back in `remaining`.
+        """Undo a reservation: put `units` (at least 1, else ValueError) back into `remaining`.
 
-        Also right after the reservation was drained (the next drain then reports fewer,
-        or a negative number), or the organisation forgotten. A reservation made before
-        `drop` must not be released after it: the ledger has booked those units back.
+        It may be called after the reservation was drained, and after the organisation was
+        forgotten; the next drain then gives fewer units, or a negative number. A reservation
+        made before `drop` must not be released after it, because the ledger has booked those
+        units back.
         """
 
     def remaining(self, organisation_id: int) -> int:
         """Units that can still be reserved; 0 when the organisation is not known."""
 
     def take(self, organisation_id: int) -> int:
-        """Remove all that is not reserved, for a return or a recall, and say how much it was."""
+        """Remove all units that are not reserved, for a return or a recall; how many they were."""
 
     def drain(self) -> list[tuple[int, int]]:
         """(organisation, units) reserved less released since the last drain, where not 0.
 
-        Costs time in proportion to the organisations touched since, not to all.
+        Its time grows with the organisations used since, not with all of them.
         """
 
     def items(self) -> list[tuple[int, int]]:
-        """(organisation, remaining) of every organisation known, in no order, as of now."""
+        """(organisation, remaining) of every known organisation, in no order."""
 
     def drop(self) -> list[tuple[int, int]]:
-        """Empty the map, undrained usage included, and say what `items` would have said.
+        """Empty the map, with usage that was not drained; what `items` gave before.
 
-        For a fenced holder: what it held is the ledger's again.
+        For a fenced holder, whose quota is the ledger's again.
         """
 
     def forget(self, organisation_id: int) -> bool:
-        """Remove an organisation with nothing remaining and nothing to drain; whether it did."""
+        """Remove an organisation that has nothing remaining and nothing to drain; whether it did."""
 
     @property
     def memory_bytes(self) -> int:

@@ -1,15 +1,15 @@
-"""Pauses between attempts that fail: each twice as long as the one before, up to a maximum.
+"""Pauses after failed attempts: each is twice as long as the one before, up to a maximum.
 
-Jitter keeps those apart that failed together: with a source of randomness each pause is drawn
-evenly from the upper half of its length ("equal jitter" in Brooker, "Exponential Backoff And
-Jitter", AWS Architecture Blog, 2015).
+Jitter keeps processes that failed together from trying again together. With a source of randomness
+each pause is drawn evenly from the upper half of its length ("equal jitter" in Brooker, "Exponential
+Backoff And Jitter", AWS Architecture Blog, 2015).
 """
 
 from __future__ import annotations
 
 from random import Random
 
-# Beyond 2 ** 40 any first pause is over its maximum.
+# After 40 doublings any first pause is above its maximum.
 _DOUBLINGS_MAX = 40
 
 
@@ -24,21 +24,21 @@ def pause_after(failures: int, first: float, most: float, rng: Random | None = N
 
 
 class Backoff:
-    """The pauses of one thing that is tried again and again, seconds."""
+    """The pauses of one task that is tried again and again, seconds."""
 
     def __init__(self, first_s: float, max_s: float, rng: Random | None = None) -> None:
-        """`rng`: where jitter comes from; None: the pauses are exact."""
+        """`first_s`, `max_s`: the first and the longest pause. `rng` gives jitter; None: there is none."""
         self._first_s = first_s
         self._max_s = max_s
         self._rng = rng
-        # In a row, since the last `reset`.
+        # Failures in a row since the last `reset`.
         self.failures = 0
 
     def next(self) -> float:
-        """Another attempt failed: how long to wait before the next one, seconds."""
+        """Note that an attempt failed; how long to wait before the next one, seconds."""
         self.failures += 1
         return pause_after(self.failures, self._first_s, self._max_s, self._rng)
 
     def reset(self) -> None:
-        """An attempt succeeded: the next failure is the first again."""
+        """Note that an attempt succeeded; the next failure counts as the first."""
         self.failures = 0

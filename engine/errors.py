@@ -1,13 +1,13 @@
-"""Every error of the engine, as one tree ordered by who must act.
+"""The errors of the engine, by who must act.
 
-`Refusal`       the caller: the request cannot be honoured as it stands.
-`Unavailable`   nobody but time: the same request may succeed later. `Full` is one: Redis has
-                little memory left.
+`Refusal`       the caller: the request cannot be carried out as it is.
+`Unavailable`   nobody: the same request may succeed later. `Full` is one: Redis has little
+                memory left.
 `ConfigError`   the operator: a setting, a port, a disk, a server.
-`Fenced`        the holder itself: its epoch is over, it must register anew.
-`Broken`        us: an invariant does not hold; the process stops.
+`Fenced`        the holder itself: its epoch is over, and it must register anew.
+`Broken`        we: an invariant does not hold, and the process stops.
 
-Adapters translate the errors of their libraries at the border, with `from`.
+Adapters turn the errors of their libraries into these, with `raise ... from`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from http import HTTPStatus
 
 
 class EngineError(Exception):
-    """Base of all errors below; its text is one plain sentence."""
+    """Base of all errors below. Its text is one plain sentence."""
 
 
 class Refusal(EngineError):
     """The caller's request is refused.
 
-    `code` is stable and machine-readable, `status` the HTTP status, `field` the
-    part of the request that is wrong (a JSON pointer without the leading slash).
+    `code` is a stable name for programs, `status` the HTTP status. `field` is the part of the
+    request that is wrong, as a JSON pointer (RFC 6901) without the leading slash.
     """
 
     def __init__(self, code: str, status: int, detail: str, field: str | None = None) -> None:
@@ -44,11 +44,11 @@ class Unavailable(EngineError):
 
 
 class Full(Unavailable):
-    """Redis has little memory left and takes nothing new; what was refused changed nothing."""
+    """Redis has little memory left and admits nothing new. A call that was refused changed nothing."""
 
 
 class ConfigError(EngineError):
-    """The operator must change something; the text names what and what is allowed."""
+    """The operator must change something. The text names what, and what is allowed."""
 
 
 class Fenced(EngineError):
@@ -56,4 +56,4 @@ class Fenced(EngineError):
 
 
 class Broken(EngineError):
-    """An invariant does not hold. Never caught: the process ends and is replaced."""
+    """An invariant does not hold. Nobody catches it: the process ends and is replaced."""

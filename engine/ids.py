@@ -6,10 +6,10 @@ _COUNTER_MASK = (1 << 48) - 1
 
 
 class MessageIds:
-    """Makes ids in one process.
+    """Makes the ids of one process.
 
-    `salt` is 26 random bits and `start` 48: two processes would need the same
-    millisecond, salt and counter to make the same id.
+    `salt` is 26 random bits, `start` 48. Two processes make the same id only when they have the
+    same millisecond, salt and counter.
     """
 
     def __init__(self, salt: int, start: int) -> None:
@@ -17,7 +17,7 @@ class MessageIds:
         self._counter = start & _COUNTER_MASK
 
     def make(self, now_ms: int, count: int) -> list[str]:
-        """`count` ids of the millisecond `now_ms`, in ascending order but for a wrap."""
+        """`count` ids of the millisecond `now_ms`, in ascending order, except when the counter wraps."""
         head = f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}{self._fixed}"
         first = self._counter
         self._counter = (first + count) & _COUNTER_MASK
@@ -25,7 +25,7 @@ class MessageIds:
 
 
 def accepted_at_us(message_id: str) -> int | None:
-    """When a message was accepted, to the millisecond, or None when it is no such id."""
+    """When the message was accepted, microseconds, exact to the millisecond; None when it is no such id."""
     if len(message_id) != 36 or message_id[14] != "7":
         return None
     digits = message_id.replace("-", "")

@@ -1,10 +1,10 @@
 """API keys as text: `smse_<key id>_<secret>`, the secret 256 random bits as 43 characters
 of base64url (RFC 4648, section 5, no padding).
 
-The id finds the key, the secret proves it. What is kept of a secret is the SHA-256 of
-its 43 characters. A slow, salted hash protects secrets that can be guessed; no guessing
-reaches a secret of 256 random bits, so a fast hash protects it as well, and every
-request pays for it.
+The id finds the key, and the secret proves it. Of a secret only the SHA-256 of its 43
+characters is kept. A slow, salted hash protects secrets that can be guessed. A secret of 256
+random bits cannot be guessed, so a fast hash protects it as well, and every request has to
+compute it.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ def new_secret() -> str:
 
 
 def key_text(key_id: int, secret: str) -> str:
-    """The key as the organisation presents it."""
+    """The key as the organisation sends it."""
     return f"smse_{key_id}_{secret}"
 
 
 def new_admin_key() -> str:
-    """A key for the admin calls; whoever keeps it keeps `digest` of the whole text."""
+    """A key for the admin calls. To check it, keep `digest` of the whole text."""
     return f"smsa_{new_secret()}"
 
 
 def digest(secret: str) -> bytes:
-    """SHA-256, 32 bytes. Of a key's secret, or of a whole admin key."""
+    """The SHA-256, 32 bytes, of an API key's secret or of a whole admin key."""
     return hashlib.sha256(secret.encode()).digest()
 
 
 def bearer(authorization: str) -> str | None:
-    """The token of an Authorization header; None when it carries none."""
+    """The token of an Authorization header; None when it has none."""
     found = _BEARER.fullmatch(authorization)
     return found[1] if found else None
 
 
 def bearer_key(authorization: str) -> tuple[int, str] | None:
-    """Key id and secret of the API key in an Authorization header; None when it carries none."""
+    """(key id, secret) of the API key in an Authorization header; None when it has none."""
     found = _KEY.fullmatch(authorization)
     return (int(found[1]), found[2]) if found else None

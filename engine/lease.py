@@ -2,16 +2,16 @@
 
     state       how it comes about                     what follows
     won         nobody had it, or its time was over    `active`; `stand_by` returns at once
-    kept        asked for again, thrice in its time    stays `active`
+    kept        asked for again, thrice in its time    it stays `active`
     lost        the store says that another has it     not `active` from the answer on
-    frozen      the process slept past its time        not `active` when it wakes: the time that
-                                                       counts is that of the question, not of the answer
+    frozen      the process slept past its time        not `active` when it wakes: its time begins
+                                                       with the question, not with the answer
     store away  nobody knows; others cannot win it     `active` until the time that is known is over
     given up    `held` was left (drained)              free for the others at once; when the store
                                                        is away, once its time is over
 
-A lease saves work, it does not exclude: a holder that was frozen may go on with one step
-before it looks at `active`. What must not happen twice is for the holder to guard otherwise.
+A lease saves work. It does not exclude: a process that was frozen may take one more step before it
+looks at `active`. The process must guard what must not happen twice in another way.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.errors import ConfigError, Unavailable
 
 log = structlog.get_logger()
 
-# Runs on while the machine sleeps, as Redis' clock does.
+# The clock goes on while the machine sleeps, as that of Redis does.
 boot_time_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
@@ -38,7 +38,7 @@ class LeaseStore(Protocol):
     """Where a lease is kept. Every call raises Unavailable or ConfigError."""
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
-        """Become or stay the one owner for `ttl_ms` milliseconds; False while another is."""
+        """Become or stay the one owner for `ttl_ms` milliseconds; False while another process is."""
 
     async def release(self, owner: str) -> None:
         """Give the lease up at once, if it is `owner`'s."""
@@ -57,9 +57,11 @@ class Lease:
         mention: Callable[[Unavailable | ConfigError], Awaitable[None]],
         clock_s: Callable[[], float] = boot_time_s,
     ) -> None:
-        """`owner` is unique per process incarnation, never reused; `lease_s` is how long a
-        lease lasts, seconds; `of` names in the log what it is for; `mention` is told whenever
-        the store does not answer."""
+        """`owner` is unique for each incarnation of a process and never used again.
+
+        `lease_s`: how long a lease lasts, seconds. `of`: what it is for, in the log. `mention` is
+        called with the error whenever the store does not answer.
+        """
         self._store = store
         self._owner = owner
         self._lease_s = lease_s
@@ -71,14 +73,14 @@ class Lease:
 
     @property
     def active(self) -> bool:
-        """Whether the lease is ours at this instant."""
+        """Whether this process has the lease now."""
         return self._clock_s() < self._until_s
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Win the lease when it is free and keep it, while the block runs; then give it up.
+        """While the block runs, win the lease when it is free and keep it; then give it up.
 
-        What the block raises comes out in an ExceptionGroup.
+        An error of the block is raised in an ExceptionGroup.
         """
         try:
             async with asyncio.TaskGroup() as group:

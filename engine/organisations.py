@@ -1,4 +1,4 @@
-"""Records of the organisations: their keys, their money."""
+"""Records of the organisations, of their API keys and of their credit."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import msgspec
 
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation's credit as it sees it, units.
+    """The credit of an organisation as it sees it, units.
 
     posted     paid in and not spent: top-ups less captures
-    held       of that, set aside for messages under way
-    available  what new messages can use: posted less held
+    held       the part of it that is set aside for messages under way
+    available  the part that new messages can use: posted less held
     """
 
     posted: int
@@ -27,12 +27,12 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     name: str
     created_at: datetime
-    # It is told when its usable units fall below so many; None: never.
+    # The event `low_balance` comes when its usable units fall below this; None: never.
     low_balance: int | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation's key, without anything of its secret."""
+    """An API key of an organisation, without its secret."""
 
     id: int
     created_at: datetime
@@ -41,7 +41,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """What a key presented by a caller is checked against."""
+    """What the key of a caller is checked against: the SHA-256 of its secret, 32 bytes."""
 
     key_id: int
     organisation_id: int
@@ -49,15 +49,15 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A key just made; the only time that its secret is known."""
+    """A key that was just made. Its secret is known only now."""
 
     id: int
-    # The whole key, as the organisation presents it.
+    # The whole key, as the organisation sends it.
     api_key: str
 
 
 class NewOrganisation(msgspec.Struct, frozen=True, kw_only=True):
-    """An organisation just made, with its first key."""
+    """An organisation that was just made, with its first key."""
 
     id: int
     name: str
@@ -65,10 +65,10 @@ class NewOrganisation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TopUp(msgspec.Struct, frozen=True, kw_only=True):
-    """Money that came in, and the balance as it is now."""
+    """Units that were paid in, and the present balance."""
 
     organisation_id: int
-    # The payer's name for it; counts once per organisation.
+    # The payer's name for it; each counts once for an organisation.
     reference: str
     units: int
     at: datetime
@@ -78,14 +78,14 @@ class TopUp(msgspec.Struct, frozen=True, kw_only=True):
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     """A movement of an organisation's units, as the organisation sees it.
 
-    Those of messages are sums: what the ledger booked in one batch.
+    One of messages is a sum of what the ledger booked in one batch.
     """
 
-    # Counts up for an organisation in the order in which its movements were committed.
+    # Goes up within an organisation in the order of the commits.
     id: int
     at: datetime
     type: Literal["top-up", "hold", "capture", "release", "reopen"]
     units: int
-    # Of a top-up the payer's name for it; where books were closed because Redis lost them,
-    # the cause; else None.
+    # For a top-up the payer's name for it. For a movement that closed books because Redis lost data,
+    # the cause. Otherwise None.
     reference: str | None

@@ -1,4 +1,4 @@
-"""Rule: what holds for a number, by the longest prefix of it that a table names."""
+"""Rule: the value for a number is that of its longest prefix in a table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ T = TypeVar("T")
 class PrefixTable(Generic[T]):
     """A value for each prefix, such as "+98"; the prefix "" matches every number.
 
-    Never changes. Building it costs a look at each prefix; a look-up costs one access of a
-    dict for each length that occurs among the prefixes, of which E.164 allows 17.
+    It never changes. A look-up accesses a dict once for each length that occurs among the
+    prefixes; E.164 allows 17 lengths.
     """
 
     __slots__ = ("_lengths", "_values")
 
     def __init__(self, values: Mapping[str, T]) -> None:
-        """`values` by prefix; a copy is kept."""
+        """`values`: {prefix: value}; a copy is kept."""
         self._values = dict(values)
         # Only lengths that occur are looked up, the longest first.
         self._lengths = tuple(sorted({len(prefix) for prefix in values}, reverse=True))
@@ -33,8 +33,8 @@ class PrefixTable(Generic[T]):
         return default
 
     def shorter(self, prefix: str, default: T) -> T:
-        """The value of the longest prefix that is shorter than `prefix` and begins it; else `default`.
+        """The value of the longest other prefix that `prefix` begins with; `default` when there is none.
 
-        What `longest` would find for any number that it finds `prefix` for, were `prefix` not there.
+        It is what `longest` would give for the numbers of `prefix` if `prefix` were not in the table.
         """
         return self.longest(prefix[:-1], default) if prefix else default

@@ -1,7 +1,7 @@
-"""Every record that crosses a process or module border.
+"""The records that several rooms use. A record of one room is in the `records.py` of that room.
 
 Records on a Redis stream are MessagePack arrays (`array_like`): the order of the
-fields below is the wire format. Fields may only be added at the end, with a default.
+fields below is the wire format. New fields may only be added at the end, with a default.
 Times are UTC in microseconds since 1970 (`_us`), amounts are integer units.
 """
 
@@ -15,11 +15,11 @@ from engine.lifecycle import MessageEvent, SettlementOutcome, outcome_of
 
 Queue = Literal["express", "normal"]
 QUEUES: tuple[Queue, ...] = ("express", "normal")
-QUEUE_DEFAULT: Queue = "normal"  # of a message that names none
+QUEUE_DEFAULT: Queue = "normal"  # for a message that names none
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
-# Of an organisation, not of a message.
+# Events of an organisation.
 OrganisationEvent = Literal[
     "low_balance",  # its usable units fell below its threshold; `units` are those left
 ]
@@ -55,8 +55,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """One event of one message. But for `kept`, column for column the ClickHouse table `activity`.
 
-    An event of an organisation has "" and 0 where a message would have something to say;
-    its `accepted_at_us` is its time, which places it in the table.
+    In an event of an organisation the fields of a message are "" and 0. Its `accepted_at_us` is its
+    time, which is part of the table's sort key.
     """
 
     at_us: int
@@ -88,9 +88,9 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     outcome_unknown: bool = False
     # For `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
     segment: int = 0
-    # For `sent`, of a message that is to be sent again when a receipt says that it did not
-    # arrive: the message, JSON (the functions in Redis look into rows, and cannot read the
-    # binary type of MessagePack). Kept apart from the activity, until its validity ends.
+    # For `sent`, when the message is to be sent again if a receipt says that it did not arrive:
+    # the message, JSON. (The functions in Redis read rows, and cannot read the binary type of
+    # MessagePack.) It is kept in a table of its own until its validity ends.
     kept: str = ""
 
 
@@ -101,7 +101,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue
     entry_id: bytes
     message: Message
-    # How many workers have been given this entry, this one included.
+    # How often this entry was given to a worker, this time included.
     deliveries: int = 1
 
 
@@ -112,15 +112,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A provider's answer to one attempt.
 
     accepted   the provider has the message; `provider_message_id` is its id for it
-    temporary  it has not; the same message may be taken later or elsewhere
-    throttled  it has not, only because it was sent too much at once; no fault of its
+    temporary  it has not; it or another provider may take the same message later
+    throttled  it has not, because it was sent too many at once; the provider is not at fault
     permanent  it will never take this message
     unknown    the request went out whole but no answer came in time
     """
 
     kind: VerdictKind
     provider: str
-    # When it took each segment by itself: the ids of all, in order, with commas in between
+    # When it took each segment by itself: the ids of all of them, in order, with commas between
     # (a comma inside an id is written %2C).
     provider_message_id: str = ""
     code: str = ""
@@ -130,8 +130,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     """What becomes of one entry. Exactly one settlement of an entry counts.
 
-    captured  charge the hold; released  give it back; retry  hold on, put it on the
-    due set until `due_at_us`; dead  hold on, move it to the dead-letter stream.
+    captured  charge the units held
+    released  give the units back
+    retry     keep them held, and put the message on the due set until `due_at_us`
+    dead      keep them held, and move the message to the dead-letter stream
     """
 
     entry: Entry
@@ -139,7 +141,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     # the entry is put off.
     row: ActivityRow | None
     due_at_us: int = 0
-    # For `retry` and `dead`: the message as it goes on.
+    # For `retry` and `dead`: the message as it is kept.
     message: Message | None = None
 
     @property
@@ -152,7 +154,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Addressed(msgspec.Struct, frozen=True, kw_only=True):
-    """An admitted message with its place: a queue now (`due_at_us` 0) or its due set."""
+    """An admitted message and where it goes: its queue (`due_at_us` 0) or the due set of that."""
 
     queue: Queue
     message: Message
@@ -170,7 +172,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str = ""
     # Digest of the request, to tell a repetition from another use of the same key.
     fingerprint: bytes = b""
-    # The answer that a repetition is given, packed (see kept_answer).
+    # The answer that a repetition is given, packed (`engine.intake.kept_answer`).
     answer: bytes = b""
 
 
@@ -217,7 +219,7 @@ class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IdempotentCall(msgspec.Struct, frozen=True, kw_only=True):
-    """An Idempotency-Key: what it is given with is done at most once."""
+    """An Idempotency-Key: the request that has it is carried out at most once."""
 
     # Whose key it is: keys of different scopes are different keys.
     scope: str

@@ -42,13 +42,13 @@ def dead_key(shard: int, queue: Queue) -> bytes:
 
 @cache
 def activity_key(shard: int) -> bytes:
-    """Stream of activity: each entry a batch of rows (field `b`: MessagePack array32 of `ActivityRow`)."""
+    """Stream of activity. An entry is a batch of rows, field `b`: a MessagePack array32 of `ActivityRow`."""
     return b"activity:{%d}" % shard
 
 
 @cache
 def announced_key(shard: int) -> bytes:
-    """Number of the last of the ledger's own events that is on the shard's activity stream."""
+    """Row of the last `BalanceEvent` that is on the shard's activity stream."""
     return b"credit:{%d}:announced" % shard
 
 
@@ -60,55 +60,57 @@ def usage_key(shard: int) -> bytes:
 
 @cache
 def usage_head_key(shard: int) -> bytes:
-    """What is known of the end of the usage stream; queue.lua names it by the stream."""
+    """Hash: what is known of the end of the usage stream. queue.lua makes the same name."""
     return usage_key(shard) + b":head"
 
 
 @cache
 def held_key(shard: int) -> bytes:
-    """Sum of the units that are held for messages in this shard, wherever they wait; queue.lua keeps
-    them by organisation beside it, with `:by` behind."""
+    """Sum of the units held for all messages of this shard.
+
+    queue.lua keeps the units by organisation in a hash beside it, whose name has `:by` at the end.
+    """
     return b"credit:{%d}:held" % shard
 
 
 @cache
 def generation_key(shard: int) -> bytes:
-    """Name of the shard's life; it is gone when Redis lost its data."""
+    """Generation of the shard; it is gone when Redis lost its data."""
     return b"credit:{%d}:generation" % shard
 
 
 @cache
 def holders_key(shard: int) -> bytes:
-    """Hash of the holders that are alive: name to the time of its last heartbeat, ms."""
+    """Hash of the holders that are alive: name to the time of the last heartbeat, milliseconds."""
     return b"holders:{%d}" % shard
 
 
 @cache
 def receipts_key(shard: int) -> bytes:
-    """Receipts that are not matched to their messages yet."""
+    """Stream of batches of receipts that are not matched to their messages yet."""
     return b"receipts:{%d}" % shard
 
 
 @cache
 def receipts_later_key(shard: int) -> bytes:
-    """Receipts to be matched later, by time: their message was not found yet."""
+    """Sorted set of receipts whose message was not found yet, by the time of the next look-up, µs."""
     return b"receipts:{%d}:later" % shard
 
 
 @cache
 def receipts_applied_key(shard: int) -> bytes:
-    """Who may record receipts on this shard's activity stream, and what was recorded last."""
+    """Hash: who may record receipts on this shard's activity stream, and what was recorded last."""
     return b"receipts:{%d}:applied" % shard
 
 
 @cache
 def receipts_unreadable_key(shard: int) -> bytes:
-    """Entries of receipts that nobody could read."""
+    """Stream of entries of receipts that nobody could read."""
     return b"receipts:{%d}:unreadable" % shard
 
 
 def rate_key(provider: str) -> bytes:
-    """The throughput of a provider, used so far: on whichever node of a cluster."""
+    """Slots of a provider with a throughput (throughput.lua). It belongs to no shard."""
     return b"rate:{%s}" % provider.encode()
 
 
@@ -123,5 +125,5 @@ def inbox_key(shard: int, holder: str) -> bytes:
 
 
 def idempotency_key(shard: int, organisation_id: int, key: str) -> bytes:
-    """What an organisation's idempotency key was first used for; expires."""
+    """What an idempotency key of an organisation was first used for; it expires."""
     return b"idempotency:{%d}:%d:%s" % (shard, organisation_id, key.encode())

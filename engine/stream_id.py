@@ -30,9 +30,9 @@ class StreamId(NamedTuple):
 
     @property
     def next(self) -> StreamId:
-        """The least id behind this one."""
+        """The smallest id after this one."""
         return StreamId(self.ms, self.sequence + 1)
 
 
-# Before every entry: where reading a stream from its start begins.
+# The place before every entry, from which a stream is read from its start.
 STREAM_START = StreamId(0, 0)

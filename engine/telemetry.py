@@ -1,7 +1,7 @@
-"""Logs: one line per event on stderr, as key=value or as JSON. Configured in one place.
+"""Logs: one line for each event on stderr, as key=value or as JSON. They are configured here alone.
 
-Neither a message's text nor a telephone number nor a secret is ever written. Whoever
-logs leaves them out; should one slip in, by an exception's text say, it is masked here.
+The text of a message, a telephone number and a secret are never written. Code that logs leaves
+them out. When one gets in nevertheless, by the text of an exception for example, it is masked here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import structlog
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
-# Values of these keys are masked whole.
+# The values of these keys are masked as a whole.
 _SECRET_KEYS = frozenset({
     "text", "to", "sender", "msisdn", "recipient", "body", "password", "token", "api_key",
     "authorization",
 })  # fmt: skip
-# "+" and 7 to 15 digits is a number in E.164; "//user:password@" stands in URLs.
+# A number in E.164 is "+" and 7 to 15 digits. Credentials in a URL are "//user:password@".
 _NUMBER = re.compile(r"\+\d{7,15}(?!\d)")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _PLAIN = re.compile(r"[^\s\"=]+")
@@ -43,14 +43,14 @@ def configure_logs(as_json: bool, level: Level = "info") -> None:
             as_json_line if as_json else as_text_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        # Looked up at each line: what was stderr here may be closed by then.
+        # stderr is looked up for each line, because the present one may be closed by then.
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
 def mask(logger: object, method: str, event: _Event) -> _Event:
-    """Replace what must not be written."""
+    """A processor of structlog: replace in `event` what must not be written."""
     for key, value in event.items():
         if key in _SECRET_KEYS:
             event[key] = "***"

@@ -55,13 +55,7 @@ APART: dict[str, str] = {
 UNDOCUMENTED: dict[str, int] = {
     "benchmarks": 1,
     "engine.api": 2,
-    "engine.config.__init__": 8,
-    "engine.credit": 6,
     "engine.providers": 2,
-    "engine.stores": 5,
-    "engine.stores.clickhouse": 7,
-    "engine.stores.postgres": 8,
-    "engine.stores.redis": 50,
     "supervisor": 7,
     "supervisor.cli": 14,
     "supervisor.cli.__init__": 1,

@@ -1,7 +1,7 @@
 """Settings: one TOML file, decoded once into frozen records.
 
-Below `boot.py` and the supervisor nothing reads a file or the environment; what a
-part needs is given to it as plain arguments.
+Only `engine.boot` and the supervisor read files and the environment. Every other part is given the
+settings that it needs as plain arguments.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from engine.routing.routes import first_wrong as first_wrong_route
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
 ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest")
-# Shards of data that are new and of which the file does not say how many; and how many at most.
+# The number of shards of new data when the file names none, and the largest number.
 SHARDS_DEFAULT, SHARDS_MAX = 16, 256
-# Whoever produces stops before whoever consumes, so that nothing is left in hand.
+# Producers stop before consumers, so that nothing is left in hand.
 DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
 
 
@@ -44,17 +44,21 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    # HOST:PORT of the API.
+    """`[http]`: the API."""
+
+    # HOST:PORT to listen on.
     listen: str = "127.0.0.1:8080"
     # Largest request body, bytes.
     body_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
-    # A request not answered by then gets 503, seconds.
+    # A request that is not answered within this time gets 503, seconds.
     timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
-    # File with the key of the admin calls; "": `secrets/admin_key` in the data directory.
+    # File with the key of the admin calls; "" means `secrets/admin_key` in the data directory.
     admin_key_file: str = ""
 
 
 class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[redis]`, `[postgres]`, `[clickhouse]`: where a store is."""
+
     # "" means: start an embedded server under the data directory.
     url: str = ""
 
@@ -63,7 +67,7 @@ Processes = Annotated[int, Meta(ge=0, le=256)]
 
 
 class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many processes of each role."""
+    """`[roles]`: how many processes of each role one node runs."""
 
     ingest: Processes = 1
     express: Processes = 1
@@ -73,23 +77,26 @@ class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    # Sends in flight per worker process.
+    """`[queues.normal]`: how the messages of a queue are sent."""
+
+    # Sends in flight in one worker.
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 200
-    # How long a message may be tried when the caller does not say, seconds.
+    # The validity of a message when the caller names none, seconds.
     validity_s: Annotated[int, Meta(ge=1, le=7 * 86400)] = 86400
-    # First pause after a temporary failure; doubles, with jitter, up to the second, seconds.
+    # The first pause after a temporary failure, seconds. Each one after it is twice as long, up to
+    # `backoff_max_s`, with jitter.
     backoff_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     backoff_max_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
-    # What becomes of a message that was sent and never answered: `at-least-once` sends it again,
-    # and the recipient may get it twice; `at-most-once` gives it up, unpaid.
+    # What becomes of a message that was sent and never answered. `at-least-once` sends it again, so
+    # the recipient may get it twice. `at-most-once` gives it up and releases its units.
     unknown_outcome: Literal["at-least-once", "at-most-once"] = "at-least-once"
-    # A message whose provider takes longer to answer than it ever does goes to another provider
-    # at once, before the time-out; only with at-least-once.
+    # When a provider takes longer to answer than it usually does, send the message through another
+    # provider before the time-out; only with at-least-once.
     hedge: bool = False
 
 
 class ExpressSettings(QueueSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is different for express where the configuration does not say."""
+    """`[queues.express]`: as `QueueSettings`, with other defaults."""
 
     validity_s: Annotated[int, Meta(ge=1, le=7 * 86400)] = 300
     backoff_s: Annotated[float, Meta(gt=0, le=3600)] = 0.5
@@ -98,37 +105,45 @@ class ExpressSettings(QueueSettings, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Queues(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[queues]`: the settings of both queues."""
+
     express: ExpressSettings = ExpressSettings()
     normal: QueueSettings = QueueSettings()
 
     def of(self, queue: Queue) -> QueueSettings:
+        """The settings of one queue."""
         return self.express if queue == "express" else self.normal
 
     def validities_s(self) -> dict[Queue, int]:
-        """The validity of a message that names none, by its queue, seconds."""
+        """By queue, the validity of a message that names none, seconds."""
         return {queue: self.of(queue).validity_s for queue in QUEUES}
 
 
 class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    # A quota is meant to last this long at the observed rate, seconds.
+    """`[credit]`: how quota is handed out."""
+
+    # A quota should last this long at the observed rate, seconds.
     quota_s: Annotated[float, Meta(ge=0.1, le=3600)] = 2.0
     # Smallest quota asked for, units.
     quota_min: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
-    # Quota not used for this long is returned, seconds. It may be long: quota that another
-    # process needs is recalled at once.
+    # Quota that is not used for this long is returned, seconds. A long time does no harm, because
+    # quota that another process needs is recalled at once.
     validity_s: Annotated[float, Meta(ge=1, le=7 * 86400)] = 3600.0
-    # A process not heard of for this long is taken for dead and its quota for free, seconds.
+    # A process without a heartbeat for this long counts as dead, and its quota is freed, seconds.
     overdue_s: Annotated[float, Meta(ge=5, le=3600)] = 15.0
-    # A process that starts asks for quota of this many organisations that have been spending.
+    # A process that starts asks for quota of at most this many organisations that have spent units.
     prefetch_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 100_000
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    # Name of this machine in holder names and the activity.
+    """The whole file."""
+
+    # Name of this node in the names of its processes; "" means the host name.
     node: str = ""
     data_dir: str = ""
-    # Streams are spread over this many shards. Kept with the data at the first start and never
-    # changed (`stores.layout`); not given, 0 here: as it is kept, and 16 for new data.
+    # The number of shards. It is kept with the data at the first start and cannot be changed
+    # (`engine.stores.postgres.layout`). When the file names none, this is 0: the number that is kept,
+    # or 16 for new data.
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
     redis: Store = Store()
@@ -137,24 +152,27 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roles: Roles = Roles()
     queues: Queues = Queues()
     providers: list[ProviderSettings] = []
-    # These fill an empty table in PostgreSQL; from then on that table rules: see `smsengine route`.
+    # They fill the table in PostgreSQL while it is empty. From then on that table counts, see
+    # `smsengine route`.
     routes: list[Route] = []
-    # Units per segment by destination prefix, longest match; "" matches all. These fill an empty
-    # table in PostgreSQL; from then on that table rules: see `smsengine price`.
+    # Units a segment by prefix of the destination; the longest match counts, and "" matches all. They
+    # fill the table in PostgreSQL while it is empty. From then on that table counts, see
+    # `smsengine price`.
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
     credit: Credit = Credit()
-    # A worker that sits on an entry for this long loses it to another, seconds.
+    # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
     @property
     def node_name(self) -> str:
+        """`node`, or the host name when it is ""."""
         return self.node or socket.gethostname()
 
 
 def decode(text: str, origin: str) -> Config:
     """Settings from TOML text; `origin` names the text in errors.
 
-    Raises ConfigError naming the setting and what is allowed.
+    Raises ConfigError, which names the setting and what is allowed.
     """
     try:
         tables = tomllib.loads(text)
@@ -163,7 +181,7 @@ def decode(text: str, origin: str) -> Config:
     providers = tables.get("providers")
     for provider in providers if isinstance(providers, list) else ():
         if isinstance(provider, dict):
-            # The kind there was before there were others.
+            # Older files name no type, because this was the only one.
             provider.setdefault("type", "simulated")
     try:
         config = msgspec.convert(tables, Config)

@@ -1,7 +1,7 @@
 """What is wrong with a setting, in one sentence that names it and says what is allowed.
 
-msgspec says which part of a value does not fit, and one bound of it; the sentence here is made
-from the declaration of the setting, so it says all that is allowed.
+msgspec says which part of a value does not fit, and one bound of it. The sentence here is made
+from the declaration of the setting, so it says everything that is allowed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 def sentence_of(error: msgspec.ValidationError, tables: Any, record: type) -> str:
     """The sentence, without a full stop, for the `error` of converting `tables` to `record`.
 
-    Items of a list are called by their `name` when they have one, else by their place, from 0.
+    `tables` are what TOML gave. Items of a list are named by their `name` when they have one, else by
+    their place, counted from 0.
     """
     parts = _PATH.fullmatch(str(error))
     assert parts is not None
@@ -30,7 +31,7 @@ def sentence_of(error: msgspec.ValidationError, tables: Any, record: type) -> st
     for field, place in _STEP.findall(parts["path"] or ""):
         tables = _part(tables, field or place)
         named = isinstance(tables, dict) and isinstance(tables.get("name"), str) and not field
-        # msgspec does not say which entry of a table with free keys is meant.
+        # msgspec writes `...` for an entry of a table with free keys, so nobody knows which it is.
         names.append(tables["name"] if named else field or place.replace("...", "*"))
         declared = _inner(declared, field, tables)
     if unknown := _UNKNOWN.fullmatch(parts["what"]):
@@ -42,19 +43,19 @@ def sentence_of(error: msgspec.ValidationError, tables: Any, record: type) -> st
 
 
 def _part(tables: Any, step: str) -> Any:
-    """What stands there; None when msgspec does not say where (`...`)."""
+    """The value one step further in; None when msgspec does not name the step (`...`)."""
     if isinstance(tables, dict):
         return tables.get(step)
     return tables[int(step)] if isinstance(tables, list) and step.isdecimal() else None
 
 
 def _fields(declared: Any) -> dict[str, Any]:
-    """The types of a section's settings, by name; that of the tag is not among them."""
+    """The types of a section's settings by name, without the tag."""
     return {f.name: f.type for f in declared.fields} if isinstance(declared, inspect.StructType) else {}
 
 
 def _inner(declared: Any, field: str, tables: Any) -> Any:
-    """The type one step further in; of several kinds of section the one that the tables' tag names."""
+    """The type one step further in; of several kinds of section, the one that the tag in `tables` names."""
     match declared:
         case inspect.StructType() if field == declared.tag_field:
             return inspect.LiteralType((declared.tag,))
@@ -65,7 +66,7 @@ def _inner(declared: Any, field: str, tables: Any) -> Any:
         case inspect.ListType() | inspect.VarTupleType():
             found = declared.item_type
         case inspect.UnionType() if all(isinstance(t, inspect.StructType) for t in declared.types):
-            # Only the tag can be wrong here: with a good one the kind is known.
+            # The tag must be wrong here, because with a good one the kind is known.
             return inspect.LiteralType(tuple(t.tag for t in declared.types))  # type: ignore[attr-defined]
         case _:
             found = None

@@ -1,9 +1,9 @@
-"""What a holder has yet to write to one shard, as a pure state machine (group commit).
+"""What a holder still has to write to one shard, as a pure state machine (group commit).
 
-Submissions and notes gather; `next_flush` takes what has gathered as one numbered flush;
-only one flush is under way, and it stays the same until its outcome is known. When its
-answer was lost it is sent again under the same number: Redis answers the stored outcome
-if it had been applied and applies it otherwise (see `admit` in queue.lua).
+Submissions and notes gather, and `next_flush` takes them as one numbered flush. Only one flush is
+under way, and it does not change until its outcome is known. When its answer was lost, it is sent
+again under the same number: Redis answers the stored outcome if it was applied, and applies it
+otherwise (see `admit` in queue.lua).
 """
 
 from __future__ import annotations
@@ -19,24 +19,32 @@ NoteKind = Literal["request", "return"]
 
 
 class Note(msgspec.Struct, frozen=True):
-    """A word to the ledger, carried by the shard's usage stream."""
+    """A request or a return to the ledger, as an entry of the shard's usage stream.
+
+    `data` is a `QuotaRequest` or a `QuotaReturn` in MessagePack.
+    """
 
     kind: NoteKind
     data: bytes
 
 
 class Flush(msgspec.Struct, frozen=True):
+    """What is written to one shard in one atomic step, under a number that is used once."""
+
     shard: int
     epoch: int
+    # Counts up by one from 1 in each epoch.
     sequence: int
+    # (token, submission), in order.
     submissions: list[tuple[int, Submission]]
     notes: list[Note]
 
 
 class Outbox:
-    """The flushes of one holder to one shard. Tokens name submissions to the service."""
+    """The flushes of one holder to one shard. A token names a submission; the service chooses it."""
 
     def __init__(self, shard: int, *, messages_max: int, notes_max: int = 2000) -> None:
+        """`messages_max`, `notes_max`: the most of each in one flush; a larger submission goes alone."""
         self._shard = shard
         self._messages_max = messages_max
         self._notes_max = notes_max
@@ -52,18 +60,23 @@ class Outbox:
         self._sequence = 0
 
     def add(self, token: int, submission: Submission) -> None:
+        """Put a submission behind those that wait."""
         self._submissions.append((token, submission))
 
     def note(self, note: Note) -> None:
+        """Put a note behind those that wait."""
         self._notes.append(note)
 
     @property
     def idle(self) -> bool:
+        """Whether nothing waits and no flush is under way."""
         return self._under_way is None and not self._submissions and not self._notes
 
     def next_flush(self) -> Flush | None:
-        """What to send now: the flush under way is not offered again; None if there is
-        nothing or one is under way."""
+        """The flush to send now, which is under way from then on.
+
+        None when nothing waits, or one is under way already.
+        """
         if self._under_way is not None or not (self._submissions or self._notes):
             return None
         taken: list[tuple[int, Submission]] = []
@@ -80,15 +93,20 @@ class Outbox:
         return self._under_way
 
     def applied(self, hits: dict[int, Replay]) -> list[tuple[int, Submission, Replay | None]]:
-        """The flush under way is in Redis. Each submission with what it turned out to be:
-        admitted (None), or a repetition whose first answer is given."""
+        """The flush under way is in Redis: (token, submission, outcome) of each submission, in order.
+
+        The outcome is None for an admitted submission, and for a repetition what its key was first
+        used for. `hits`: the repetitions, by index of the submission.
+        """
         flush, self._under_way = self._under_way, None
         assert flush is not None
         return [(token, s, hits.get(i)) for i, (token, s) in enumerate(flush.submissions)]
 
     def refused(self) -> list[tuple[int, Submission]]:
-        """The flush under way changed nothing and never will: its number is free again. Its notes
-        wait for the next flush; its submissions, with their tokens, are given back."""
+        """The flush under way was not applied and never will be; its number is free again.
+
+        Its notes go into the next flush. Its submissions are given back, with their tokens.
+        """
         flush, self._under_way = self._under_way, None
         assert flush is not None
         self._sequence -= 1
@@ -96,7 +114,7 @@ class Outbox:
         return flush.submissions
 
     def fenced(self) -> list[int]:
-        """The epoch is over: nothing that waits here was or will be admitted. The tokens."""
+        """The epoch is over, and nothing that waits here will be admitted: the tokens of all submissions."""
         under_way = self._under_way.submissions if self._under_way else []
         tokens = [token for token, _ in under_way] + [token for token, _ in self._submissions]
         self._under_way = None

@@ -1,25 +1,25 @@
 """The holder's side of credit, as a pure state machine: events in, effects out.
 
 A holder keeps quota in a `CreditMap` and reserves from it without asking anybody. This
-machine decides when to ask the ledger for more, whom an answer serves, and when to give
-quota back. It has no clock and no socket; `now_us` is an argument, effects are returned.
+machine decides when to ask the ledger for more, which waiters an answer serves, and when to
+give quota back. It has no clock and no socket: `now_us` is an argument, effects are returned.
 
-Why a refusal is true (never refuse falsely). One request per organisation is under way.
-It says `needed = c - r`, with `c` the smallest cost waiting and `r` the quota left when
-it was made. The ledger refuses at an instant when `available < needed` and no other
-holder has quota. Between, `r` only shrinks: no other grant is under way, and when a
-reservation is undone, who waits is told to try again and then asks anew. So at that
-instant the organisation's unspent units everywhere were at most `available + r < c`, and
-every waiter with a cost of at least `c` who was there when the request was made may be
-told so. Whoever came later waits for the next request: a top-up confirmed before a
-message was sent is always seen. Refusals are not remembered.
+Why a refusal is true. At most one request of an organisation is under way. It says
+`needed = c - r`: `c` is the smallest cost that waits, and `r` the quota left when the request
+was made. The ledger refuses at an instant when `available < needed` and no other holder has
+quota. Between the request and that instant `r` only shrinks: no other grant is under way, and
+when a reservation is undone, all waiters try again and then ask anew. So at that instant the
+organisation had at most `available + r < c` unspent units everywhere. The refusal is true for
+every waiter with a cost of at least `c` that was there when the request was made. Later waiters
+wait for the next request, so a top-up that was confirmed before a message was sent is always
+seen. Refusals are not remembered.
 
-Quota is sized by the observed rate: enough for `quota_s` seconds, asked for in the
-background when half of that, or a quarter of what was last granted, is left: so also an
-organisation that sends one message an hour seldom waits. One that asks again before a
-rate is known gets twice its last quota, so that a sudden campaign needs few rounds. A
-holder that starts asks for organisations that spend, before they do (`prefetch`). Quota
-idles for long before it goes back: whoever needs it meanwhile has it recalled.
+Quota is sized by the observed rate. It lasts for `quota_s` seconds. More is asked for in the
+background when half of that, or a quarter of the last grant, is left; so an organisation that
+sends one message an hour seldom waits either. An organisation that asks again before its rate is
+known gets twice its last quota, so that a sudden campaign needs few rounds. A holder that starts
+asks for quota of organisations that spend before they send (`prefetch`). Unused quota goes back
+after a long time only, because quota that another holder needs is recalled.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import msgspec
 from engine._fastcredits import CreditMap
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
 
-# A waiter's name, chosen by the service that waits.
+# The name of a waiter or a submission, which the service chooses.
 Token = int
 
 # Weight of the newest observation in the rate: about four ticks of memory.
@@ -41,35 +41,37 @@ _WANTED_MAX = 1 << 40
 
 
 class Waiter(msgspec.Struct, frozen=True):
+    """A client that waits for units of one organisation."""
+
     token: Token
     # The cheapest message it waits for, units.
     cost: int
-    # All that it waits for, units.
+    # All messages that it waits for, units.
     total: int
 
 
 class Effects(msgspec.Struct):
-    """What the service must now do, in this order."""
+    """What the service must do now, in this order."""
 
     requests: list[QuotaRequest] = []
     returns: list[QuotaReturn] = []
-    # Reserve again; what still fails waits again.
+    # These reserve again; those that still fail wait again.
     wake: list[Token] = []
-    # The organisation cannot pay: binding.
+    # The organisation cannot pay for these; the refusal is binding.
     refuse: list[Token] = []
 
 
 class _Asked(msgspec.Struct):
     number: int
-    # By token, in the order in which they came, so that one that leaves costs the same however
-    # many wait: when requests time out, all leave at once.
+    # By token, in the order in which they came. When requests time out, many leave at once, so each
+    # must leave in constant time.
     waiters: dict[Token, Waiter]
-    # Came after the request was made; they wait for the next one.
+    # Waiters that came after the request was made; they wait for the next one.
     later: dict[Token, Waiter] = {}
 
 
 class _Pace(msgspec.Struct):
-    """What is known of how fast an organisation spends."""
+    """How fast an organisation spends."""
 
     last_used_us: int
     # Units per second, smoothed.
@@ -78,9 +80,10 @@ class _Pace(msgspec.Struct):
 
 
 class Holder:
-    """One holder's quotas of one shard group; the map may be shared by several."""
+    """The quotas of one holder, all shards; see the module."""
 
     def __init__(self, credit: CreditMap, *, quota_s: float, quota_min: int, validity_us: int) -> None:
+        """`quota_s`, `quota_min`: as in `config.Credit`; quota idle for `validity_us` is returned."""
         self._credit = credit
         self._quota_s = quota_s
         self._quota_min = quota_min
@@ -91,7 +94,7 @@ class Holder:
         self._number = 0
 
     def want(self, organisation_id: int, waiter: Waiter, now_us: int) -> Effects:
-        """A client waits for units that the map does not have."""
+        """A client begins to wait for units that the map does not have."""
         effects = Effects()
         asked = self._asked.get(organisation_id)
         if asked is not None:
@@ -101,7 +104,7 @@ class Holder:
         return effects
 
     def prefetch(self, organisation_ids: Iterable[int], now_us: int) -> Effects:
-        """Ask for quota of organisations that are likely to send, before anybody waits."""
+        """Ask for quota of organisations that are likely to send, before a client waits."""
         effects = Effects()
         for organisation_id in organisation_ids:
             if organisation_id not in self._asked and not self._credit.remaining(organisation_id):
@@ -109,14 +112,14 @@ class Holder:
         return effects
 
     def forget(self, organisation_id: int, token: Token) -> None:
-        """The client has gone; its request stays under way and serves whoever is next."""
+        """A client has gone. Its request stays under way and serves the next one."""
         asked = self._asked.get(organisation_id)
         if asked is not None:
             asked.waiters.pop(token, None)
             asked.later.pop(token, None)
 
     def answered(self, answer: LedgerAnswer, now_us: int) -> Effects:
-        """The ledger's word. A grant or refusal of a request not under way was seen before."""
+        """An answer of the ledger. One to a request that is not under way was seen before: no effects."""
         effects = Effects()
         organisation_id = answer.organisation_id
         if answer.kind == "recall":
@@ -140,10 +143,10 @@ class Holder:
         return effects
 
     def released(self, organisation_id: int) -> Effects:
-        """Reserved units are left over again, other than by a grant: who waits tries again.
+        """Reserved units came back without a grant: all waiters try again.
 
-        The request under way stands; but it said what was needed beyond what was left when
-        it was made, so its refusal would no longer tell the truth to them.
+        The request under way stays. Its `needed` was computed from the quota that was left when it
+        was made, so a refusal of it would no longer be true for these waiters.
         """
         effects = Effects()
         asked = self._asked.get(organisation_id)
@@ -153,7 +156,7 @@ class Holder:
         return effects
 
     def tick(self, elapsed_s: float, now_us: int) -> Effects:
-        """Learn the rates since the last tick, refill what runs low, return what idles."""
+        """Learn the rates of the last `elapsed_s` seconds, ask for quota that runs low, return idle quota."""
         effects = Effects()
         for organisation_id, used in self._credit.drain():
             pace = self._pace(organisation_id, now_us)
@@ -167,7 +170,7 @@ class Holder:
         return effects
 
     def fenced(self) -> list[Token]:
-        """The holder's epoch is over: its quota is the ledger's again. Who waited is named."""
+        """The epoch is over, and all quota is the ledger's again: the tokens of all waiters."""
         tokens = [token for a in self._asked.values() for token in (*a.waiters, *a.later)]
         self._asked.clear()
         self._paces.clear()
@@ -207,7 +210,7 @@ class Holder:
             if now_us - pace.last_used_us < self._validity_us:
                 return
             if organisation_id in self._asked:
-                # An answer is under way: look again a validity time later.
+                # An answer is under way: look again after `validity_us`.
                 pace.last_used_us = now_us
                 self._paces.move_to_end(organisation_id)
                 continue

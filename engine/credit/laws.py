@@ -1,21 +1,20 @@
-"""The laws of the books, judged on one consistent cut: what the audit and the tests ask.
+"""The laws of the books, judged on one consistent cut, for the audit and the tests.
 
 1. conservation  top-ups = available + granted + held + captured, for every organisation
-2. quotas        the holders' quotas add up to `granted`
-3. journal       the journal's double entries add up to the accounts
-4. held          the books' `held` at their position, plus the usage behind it, is the
+2. quotas        the quotas of the holders add up to `granted`
+3. journal       the double entries of the journal add up to the accounts
+4. held          `held` in the books at their position, plus the usage after it, is the
                  running sum that Redis keeps in the same atomic steps
 5. queues        that sum is the units of the messages that wait or are in hand
-6. activity      what the recorded events say was held, captured and released is what the
-                 books say
-7. checkpoints   what earlier audits verified, and this one builds on, is as they wrote it
+6. activity      the recorded events and the books agree on the units held, captured and released
+7. checkpoints   the sums of earlier audits, on which this one builds, are as they were written
 
 The cut of a shard is one instant in Redis. Laws 4 and 6 bring the books forward to that
-instant by the usage entries that they have not applied yet, and the activity in ClickHouse
-by the rows that were not archived yet.
+instant by the usage entries that they have not applied yet. Law 6 adds to the activity in
+ClickHouse the rows that were not archived yet.
 
-There are three answers. `not_clean`: some law is broken. Else `not_checked`: some law could
-not be checked somewhere. Else `clean`.
+There are three verdicts. `not_clean`: some law is broken. Otherwise `not_checked`: some law could
+not be checked somewhere. Otherwise `clean`.
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ Verdict = Literal["clean", "not_clean", "not_checked"]
 Law = Literal["conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints"]
 
 _flat = msgspec.msgpack.Decoder(list[int])
-# Breaches that are shown.
+# So many breaches of a law are shown.
 _SHOWN = 5
 
 
 class Units(NamedTuple):
-    """Units of one organisation that were held, captured and released."""
+    """Units that were held, captured and released."""
 
     held: int = 0
     captured: int = 0
@@ -54,10 +53,10 @@ EVENTS: tuple[tuple[MessageEvent, ...], ...] = (
 
 
 class JournalSums(NamedTuple):
-    """What one organisation's journal adds up to."""
+    """The sums of one organisation's journal, units."""
 
     topped_up: int = 0
-    # What is in each place: all that was put there less all that was taken from it.
+    # The units in each place: all that were put there less all that were taken from it.
     available: int = 0
     granted: int = 0
     held: int = 0
@@ -77,16 +76,16 @@ class Account(msgspec.Struct, frozen=True):
     granted: int
     held: int
     captured: int
-    # Sum of the holders' quotas.
+    # The sum of the holders' quotas.
     quotas: int
     journal: JournalSums
-    # Rows of its journal that came from another shard's usage.
+    # How many rows of its journal came from the usage of another shard.
     strays: int = 0
-    # The last row of its journal, for whoever looks into a breach.
+    # The last row of its journal as text, for whoever looks into a breach.
     last_movement: str = ""
-    # Units that recorded events up to the last checkpoint spoke of.
+    # Units in the recorded events before the last checkpoint.
     recorded: Units = NO_UNITS
-    # By how much the books are ahead of the events for good, since Redis lost data.
+    # By how much the books stay ahead of the events because Redis lost data.
     gap: Units = NO_UNITS
 
 
@@ -97,44 +96,44 @@ class ShardCut(msgspec.Struct, frozen=True):
     held: int
     # Entries that the books have not applied.
     usage: list[UsageEntry]
-    # Messages in the queue, due and dead-letter streams.
+    # How many messages wait, are due, or are dead letters.
     waiting: int
-    # The sum of their units; None when there were too many to count at one instant.
+    # The sum of their units; None when they are too many to count at one instant.
     recount: int | None
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one law."""
+    """The result of one law."""
 
     name: Law
     verdict: Verdict
     # The law as a formula.
     law: str
-    # What it was checked for: "organisations" or "shards"; for how many, and how many break it.
+    # What it was checked for, "organisations" or "shards"; for how many of them; how many break it.
     of: str
     checked: int
     broken: int
-    # What was found, or why it could not be looked for.
+    # What was found, or why it could not be checked.
     detail: str
-    # What to do about it; "" when it is clean.
+    # What an operator should do; "" when it is clean.
     advice: str
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of an audit."""
+    """The result of an audit."""
 
     verdict: Verdict
     # Whether the verdict is `clean`.
     clean: bool
     checks: list[Check]
-    # Units of all organisations by place; none when the books could not be read.
+    # Units of all organisations by place; empty when the books could not be read.
     totals: dict[str, int]
-    # Without regard to checkpoints.
+    # Whether everything was summed, without the checkpoints.
     full: bool = False
-    # Rows of the journal and of the activity that were summed; those before checkpoints are not.
+    # How many rows of the journal and of the activity were summed; those before checkpoints are not.
     journal_rows: int = 0
     activity_rows: int = 0
-    # Shards whose past was closed by this audit.
+    # How many shards got a checkpoint.
     closed_shards: int = 0
     # How long it took.
     seconds: float = 0.0
@@ -187,14 +186,14 @@ _LAWS: dict[Law, tuple[str, str, str]] = {
 
 
 class _Tally:
-    """What was found of one law so far."""
+    """The findings of one law so far."""
 
     def __init__(self, name: Law) -> None:
         self.name = name
         self.checked = 0
         self.broken = 0
         self.shown: list[str] = []
-        # (why not, what to do): shards it could not be checked in; none: all.
+        # {(why not, what to do): shards in which it could not be checked}; [] means all shards.
         self.missing: dict[tuple[str, str], list[int]] = {}
 
     def breach(self, sentence: str) -> None:
@@ -222,8 +221,11 @@ class _Tally:
 
 
 class Laws:
-    """Judges a cut that comes in pieces: for each shard its accounts, in one piece or several, and then
-    its instant in Redis. Keeps sums only, so that its memory does not grow with organisations."""
+    """Judges a cut that comes in pieces: of each shard the accounts, in any number of pieces, and then
+    its instant in Redis.
+
+    It keeps only sums, so that its memory does not grow with the number of organisations.
+    """
 
     def __init__(self) -> None:
         self._of: dict[Law, _Tally] = {name: _Tally(name) for name in _LAWS}
@@ -234,7 +236,7 @@ class Laws:
         self._books_read = False
 
     def not_checked(self, laws: Iterable[Law], why: str, advice: str, shard: int | None = None) -> None:
-        """These laws could not be checked in this shard, or at all; `why` and `advice` are sentences."""
+        """Note that laws could not be checked in `shard`; None: in any. `why` and `advice` are sentences."""
         for name in laws:
             shards = self._of[name].missing.setdefault((why, advice), [])
             if shard is not None:
@@ -247,10 +249,11 @@ class Laws:
         events: Mapping[int, Units] | None,
         behind: Mapping[int, Units],
     ) -> None:
-        """Laws 1, 2, 3 and 6 for organisations of one shard.
+        """Judge laws 1, 2, 3 and 6 for organisations of one shard.
 
-        `events`: units of the recorded events behind the last checkpoint, by organisation; None:
-        cannot be compared. `behind`: units of the usage that the books have not applied.
+        `events`: by organisation, the units of events recorded after the last checkpoint; None when
+        they cannot be compared. `behind`: by organisation, the units of usage that the books have not
+        applied.
         """
         self._books_read = True
         totals = self._totals
@@ -270,19 +273,19 @@ class Laws:
             self._of[name].checked += len(accounts)
 
     def strangers(self, shard: int, organisations: Iterable[int]) -> None:
-        """Organisations with recorded events that the books do not know."""
+        """Note organisations of a shard that have recorded events and no account: a breach of law 6."""
         for organisation_id in organisations:
             self._broken_in.add(shard)
             self._of["activity"].breach(f"organisation {organisation_id} has events but no account")
 
     def instant(self, cut: ShardCut, *, with_books: bool) -> None:
-        """Laws 4 and 5, once all accounts of the shard were given; 5 alone without the books."""
+        """Judge laws 4 and 5, after all accounts of the shard; without the books law 5 alone."""
         shard = cut.shard
         if with_books:
-            told = self._held.get(shard, 0) + sum(h - c - r for h, c, r in behind(cut.usage).values())
+            expected = self._held.get(shard, 0) + sum(h - c - r for h, c, r in behind(cut.usage).values())
             self._of["held"].checked += 1
-            if told != cut.held:
-                self._of["held"].breach(f"shard {shard} by {told - cut.held:+d} units")
+            if expected != cut.held:
+                self._of["held"].breach(f"shard {shard} by {expected - cut.held:+d} units")
                 self._broken_in.add(shard)
         if cut.recount is None:
             why = f"more messages wait than can be counted at one instant ({cut.waiting})."
@@ -293,17 +296,20 @@ class Laws:
             self._of["queues"].breach(f"shard {shard} by {cut.held - cut.recount:+d} units")
 
     def checkpoint(self, shard: int, sound: bool) -> None:
-        """Law 7 for a shard that has a checkpoint."""
+        """Judge law 7 for a shard that has a checkpoint: `sound` says whether it is as it was written."""
         self._of["checkpoints"].checked += 1
         if not sound:
             self._of["checkpoints"].breach(f"shard {shard}")
 
     def holds_in(self, shard: int) -> bool:
-        """Whether no law was found broken there so far; 5 and 7 do not count, they are not of the past."""
+        """Whether no law was found broken in the shard so far.
+
+        Laws 5 and 7 do not count, because they say nothing about the past of the books.
+        """
         return shard not in self._broken_in
 
     def result(self, **facts: int | float | bool) -> Audit:
-        """The verdict; `facts` are the other fields of `Audit`."""
+        """The result; `facts` are the fields of `Audit` after `totals`."""
         checks = [tally.check() for tally in self._of.values()]
         verdicts = {c.verdict for c in checks}
         verdict: Verdict = "clean"
@@ -347,8 +353,10 @@ class Laws:
 
 
 def gap_of(a: Account, events: Units, more: Units) -> Units:
-    """By how much the books, with `more` usage behind them, are ahead of all recorded events;
-    `events` are those behind the last checkpoint."""
+    """By how much the books are ahead of all recorded events.
+
+    `more` is usage that the books have not applied, `events` those recorded after the last checkpoint.
+    """
     return Units(
         a.journal.holds + more.held - a.recorded.held - events.held,
         a.captured + more.captured - a.recorded.captured - events.captured,
@@ -357,7 +365,7 @@ def gap_of(a: Account, events: Units, more: Units) -> Units:
 
 
 def behind(usage: Iterable[UsageEntry]) -> dict[int, Units]:
-    """{organisation: units} of usage entries."""
+    """{organisation: units} of usage entries; requests, returns and fences have none."""
     sums: dict[int, list[int]] = {}
     for entry in usage:
         if entry.kind == "usage":
@@ -374,12 +382,12 @@ def behind(usage: Iterable[UsageEntry]) -> dict[int, Units]:
 
 
 def units_by_event(event: str, units: int) -> Units:
-    """What a recorded event says of its units."""
+    """`units` of a recorded event under what became of them; none for other events."""
     return Units(*(units if event in events else 0 for events in EVENTS))
 
 
 def _ranges(shards: Sequence[int]) -> str:
-    """0 to 3, 7: what shards are meant."""
+    """Shards as text, such as "0 to 3, 7"."""
     runs: list[list[int]] = []
     for shard in sorted(shards):
         if runs and shard == runs[-1][1] + 1:

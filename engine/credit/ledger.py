@@ -1,29 +1,29 @@
-"""The ledger: usage into the books, quota out to the holders. One active, others stand by.
+"""The ledger: usage goes into the books, quota goes out to the holders. One is active, others stand by.
 
-One step: read entries behind the applied positions, decide (credit_ledger), write the
+One step: read the entries after the applied positions, decide (`engine.credit.posting`), write the
 outcome and the new positions in one transaction, put the answers into the inboxes, trim.
-Events of organisations (a low balance) are written there too, and sent within a second.
+Events of organisations (a low balance) are written in the same transaction, and sent within a second.
 
 Killed before the commit: nothing happened; the next active ledger reads the same entries
 again. Killed after it: the positions say so, and the answers found in the books are sent
-again; holders ignore what they have had. The commit's answer lost: everything in memory is
-dropped and read from the books. Frozen: it keeps its lock and nobody is granted anything
-until its supervisor ends it; if PostgreSQL drops the session, the lock is gone and so is
-the only connection it could write with.
+again; holders ignore answers that they have had. The answer to the commit was lost: everything in
+memory is dropped and read from the books. Frozen: it keeps its lock, and nobody is granted anything
+until its supervisor ends it. If PostgreSQL drops the session, the lock is gone, and with it the
+only connection that this ledger could write on.
 
 Redis may come back without its last moments (a power cut, a failover). No shard admits in a new
-run of Redis before the ledger has looked at it (`begin`). Where the entry at the books' position
-is gone, or an answer that a holder waits for, and also where entries that were read do not follow
-one another, the shard is lost: its books are closed.
+run of Redis before the ledger has looked at it (`begin`). A shard is lost when the entry at the
+books' position is gone, or an answer that a holder waits for, or when entries that were read do not
+follow one another. The books of a lost shard are closed.
 
-An account that somebody else has locked (see `stores/ledger.py`) holds up its own shard: the entries
-from there on wait, and are tried again after a pause, while the other shards go on. Entries have
-one position a shard, so they are not passed over organisation by organisation. A fence that ends
-many quotas takes several transactions; those of other shards come in between.
+An account that another transaction has locked (see `stores/postgres/ledger.py`) holds up its own
+shard: the entries from there on wait and are tried again after a pause, while the other shards go
+on. A shard has one position, so entries of single organisations cannot be passed over. A fence that
+ends many quotas takes several transactions; those of other shards come in between.
 
-Entries for which somebody waits (requests, returns, fences) are applied at once, with all
-that stands before them in their shard; plain usage gathers for `gather_s`, so that rows
-written do not grow with messages.
+Entries for which somebody waits (requests, returns, fences) are applied at once, with all entries
+before them in their shard. Plain usage gathers for `gather_s`, so that the number of rows written
+does not grow with the messages.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ log = structlog.get_logger("ledger")
 _READ_COUNT = 500
 _PENDING_MAX = 20_000
 _STANDBY_S = 0.5
-# Pause between reads of plain usage; the most that it can delay a grant.
+# The pause between reads of plain usage, seconds; a grant is delayed by no more than this.
 _BREATH_S = 0.005
 _RETRY_S = 0.5
-# Pauses before a shard that another transaction holds up is tried again.
+# The pauses before a shard that another transaction holds up is tried again: the first, the longest.
 _HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
-# Applied entries stay on the stream this long, so that an audit can compare the books'
-# position with what came after it.
+# Applied entries stay on the stream for so long, so that an audit finds the entries after the
+# position in the books.
 _KEEP_S = 10.0
-# How often it looks for silent holders, lost data and events to send.
+# How often it looks for silent holders, for lost data and for events to send, seconds.
 _LOOK_S = 1.0
 
 
 class Ledger:
-    """Construct, then `run` until told to drain."""
+    """The service of one ledger process; see the module."""
 
     def __init__(
         self,
@@ -73,6 +73,11 @@ class Ledger:
         clock_s: Callable[[], float],
         gather_s: float = 0.4,
     ) -> None:
+        """`fresh_generation` gives a name that was never used; `clock_s` is any steady clock.
+
+        `overdue_s`: holders without a beat for so long are fenced. `gather_s`: how long plain usage
+        gathers. Both in seconds.
+        """
         self._store = store
         self._usage = usage
         self._shards = shards
@@ -84,23 +89,23 @@ class Ledger:
         self._sent = 0
         # Row of the last event put on an activity stream.
         self._announced = 0
-        # Row of the last answer that each shard was given.
+        # By shard, the row of the last answer that it was given.
         self._delivered: dict[int, int] = {}
         self._generations: dict[int, str] = {}
-        # Applied positions by shard, and the marks read up to.
-        self._applied: dict[int, str] = {}
+        # By shard: how far the books have applied it, and how far it was read.
+        self._applied: dict[int, StreamId] = {}
         self._read: dict[int, StreamMark] = {}
         self._pending: dict[int, list[UsageEntry]] = {}
-        # When the oldest pending entry of a shard was read.
+        # By shard, when its oldest pending entry was read.
         self._since: dict[int, float] = {}
         # Shards that another transaction holds up: their pauses, and the end of the present one.
         self._held_up: dict[int, tuple[Backoff, float]] = {}
-        self._trims: deque[tuple[float, dict[int, str]]] = deque()
+        self._trims: deque[tuple[float, dict[int, StreamId]]] = deque()
 
     async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
-        """Lead when possible, else stand by; returns when drained. Raises Broken.
+        """Lead when no other does, else stand by. Returns when `draining` is set and all is written.
 
-        `on_standby` is called each time it is known that it works, leading or not.
+        `on_standby` is called each time it is known to work, leading or not. Raises Broken.
         """
         try:
             while not draining.is_set():
@@ -135,7 +140,7 @@ class Ledger:
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
 
     async def _reconciled(self) -> Recovered:
-        """The books, once every shard of Redis is known to be the one they speak of."""
+        """The books, once every shard of Redis is in the life that they name."""
         await self._usage.prepare()
         recovered = await self._store.recover()
         lives = await self._usage.lives(self._furthest(recovered))
@@ -146,42 +151,44 @@ class Ledger:
         if fresh or lost:
             generation = self._fresh_generation()
             if lost:
-                # They are all on one Redis, and of each the archiver may have stored what is back.
+                # All shards are on one Redis. Of each the archiver may have stored events that Redis, back
+                # in an older state, has again.
                 await self._store.mark_lost(list(recovered.generations))
             for life, cause in lost:
                 await self._close(life, generation, cause, recovered)
             await self._store.open_shards(generation, fresh)
             recovered = await self._store.recover()
         if fresh or lost or unfinished or any(life.seen_run != life.run for life in lives):
-            # Only now may holders spend there: the books are ready for what they write.
+            # Holders may spend there only now, because the books are ready for their usage.
             await self._usage.begin(recovered.generations, lives[0].run)
         return recovered
 
     def _furthest(self, recovered: Recovered) -> dict[int, StreamMark]:
-        """How far each shard is known to have come: applied, or by this ledger only read.
+        """How far each shard is known to have come: how far it was applied, or further, read here.
 
-        What was read and is gone was perhaps archived too, so the books must tell.
+        Activity that belongs to entries which were read and are gone may be archived. So such a
+        shard counts as lost, also when the books have not applied those entries.
         """
         marks = dict(recovered.marks)
         for shard, read in self._read.items():
             applied = marks.get(shard)
             if applied is None or self._generations[shard] != recovered.generations[shard]:
                 continue
-            if StreamId.parse(read.position) > StreamId.parse(applied.position):
+            if read.position > applied.position:
                 marks[shard] = read
         return marks
 
     def _loss(self, life: ShardLife, recovered: Recovered) -> str:
-        """Why the shard's books must be closed; "" when all is there.
+        """Why the books of the shard must be closed; "" when nothing is lost.
 
-        Raises Broken when this is another Redis altogether.
+        Raises Broken when this is another Redis than the one in the books.
         """
         generation = recovered.generations.get(life.shard)
         if generation is None:
             return ""
         if life.generation is None or life.generation.startswith("closing:"):
-            # "closing" for the books' own generation: they are closed, and a ledger ended before
-            # it could say so here.
+            # `closing:` with the generation in the books: the books are closed, and a ledger ended
+            # before it could tell Redis.
             if life.generation != f"closing:{generation}":
                 return f"Redis lost generation {generation}"
         elif life.generation in recovered.former[life.shard]:
@@ -194,7 +201,7 @@ class Ledger:
         return f"Redis went back in generation {generation}"
 
     async def _close(self, life: ShardLife, generation: str, cause: str, recovered: Recovered) -> None:
-        """Close the books of a lost shard. Killed in between: the next ledger does it again."""
+        """Close the books of a lost shard. Killed in between: the next ledger closes them again."""
         shard = life.shard
         left = await self._usage.close(life, generation, recovered.generations[shard], recovered.marks[shard])
         units = sum(of.held for of in left.values())
@@ -208,7 +215,7 @@ class Ledger:
             drained = draining.is_set()
             await self._gather(0.001 if drained else self._gather_s)
             await self._look_around()
-            # With as much as it may hold it reads nothing more, so nothing is to gather.
+            # When it holds as many entries as it may, it reads no more, so waiting gathers nothing.
             due = self._due(everything=drained or _is_full(self._pending, self._held_up))
             if due:
                 await self._apply(due)
@@ -217,7 +224,7 @@ class Ledger:
                 return
 
     async def _gather(self, patience_s: float) -> None:
-        """Read until a shard is due. Of shards that are held up nothing more is read meanwhile."""
+        """Read once, waiting until a shard is due, `patience_s` at most. Shards held up are not read."""
         going = [shard for shard in self._read if shard not in self._held_up]
         if _is_full(self._pending, self._held_up):
             return
@@ -232,7 +239,7 @@ class Ledger:
         entries = await self._usage.read(positions, _READ_COUNT, max(1, int(wait_s * 1000)))
         now_s = self._clock_s()
         if entries and not any(map(urgent, entries)):
-            # Under load there is always another entry: let some gather before reading on.
+            # Under load there is always another entry, so let some gather before the next read.
             await asyncio.sleep(_BREATH_S)
         for entry in entries:
             if not follows(self._read[entry.shard], entry.follows):
@@ -242,10 +249,10 @@ class Ledger:
             self._read[entry.shard] = StreamMark(entry.position, entry.link)
 
     async def _look_around(self) -> None:
-        """Fence who has fallen silent; notice that Redis has lost its data.
+        """Fence holders that fell silent, and look whether Redis has lost data; about once a second.
 
-        A holder of a lost node is silent for good; one that was only frozen finds its
-        epoch over and registers anew.
+        A holder on a lost node stays silent. One that was only frozen finds its epoch over and
+        registers anew. Raises Unavailable when Redis has lost data or was started again.
         """
         now_s = self._clock_s()
         if now_s - self._looked_at_s < _LOOK_S:
@@ -265,10 +272,10 @@ class Ledger:
         await self._announce()
 
     async def _announce(self) -> None:
-        """Send what has befallen organisations: committed first, then sent, then forgotten.
+        """Send the events of organisations: they are committed, then sent, then deleted.
 
-        Killed in between, or an answer lost: sent again, by whoever leads then, and passed
-        over where it is on the stream already.
+        Killed in between, or an answer was lost: the ledger that leads then sends them again, and
+        those that are on the stream already are passed over.
         """
         events = await self._store.events(self._announced)
         if events:
@@ -298,11 +305,11 @@ class Ledger:
             await self._usage.trim(self._trims.popleft()[1])
 
     def _note_applied(self, shard: int, applied: Applied, now_s: float) -> None:
-        """Drop the entries that are applied; what is left is due at once, or after a pause."""
+        """Drop the entries of a shard that are applied; the others are due at once, or after a pause."""
         pending, mark = self._pending[shard], applied.marks.get(shard)
         if mark is not None:
             self._applied[shard] = mark.position
-            pending = [e for e in pending if StreamId.parse(e.position) > StreamId.parse(mark.position)]
+            pending = [e for e in pending if e.position > mark.position]
         if pending:
             self._pending[shard], self._since[shard] = pending, now_s - self._gather_s
         else:
@@ -332,5 +339,5 @@ async def _either(event: asyncio.Event, seconds: float) -> None:
 
 
 def _is_full(pending: Mapping[int, Sequence[UsageEntry]], held_up: Collection[int]) -> bool:
-    """Whether as much is pending as may be, of shards that are not held up."""
+    """Whether as many entries are pending as may be, without those of shards that are held up."""
     return sum(len(entries) for shard, entries in pending.items() if shard not in held_up) >= _PENDING_MAX

@@ -1,4 +1,4 @@
-"""The records of the ledger: what it reads, the part of the books at hand, what it writes.
+"""The records of the ledger: what it reads, the part of the books it works on, what it writes.
 
 Where a unit can be, and how it moves (the journal's movements):
 
@@ -16,11 +16,12 @@ import msgspec
 
 from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.records import ActivityRow, OrganisationEvent
+from engine.stream_id import STREAM_START, StreamId
 
 UsageKind = Literal["usage", "settle", "request", "return", "fence"]
 MovementKind = Literal["grant", "hold", "capture", "release", "return", "fence", "reopen"]
 
-# movement: (debit, credit), as in the journal.
+# {movement: (debit, credit)}: units go from the first place to the second, as in the journal.
 MOVEMENTS: dict[MovementKind, tuple[str, str]] = {
     "grant": ("available", "granted"),
     "hold": ("granted", "held"),
@@ -28,7 +29,7 @@ MOVEMENTS: dict[MovementKind, tuple[str, str]] = {
     "release": ("held", "available"),
     "return": ("granted", "available"),
     "fence": ("granted", "available"),
-    # Only when Redis went back: a message the books had charged is in its queue again.
+    # Only when Redis went back to an older state: a message that was charged is in its queue again.
     "reopen": ("captured", "held"),
 }
 
@@ -36,17 +37,21 @@ MOVEMENTS: dict[MovementKind, tuple[str, str]] = {
 class UsageEntry(msgspec.Struct, frozen=True):
     """One entry of a shard's usage stream. `data` by kind, MessagePack:
 
-    usage    [organisation, held, ...]           units a holder has held
-    settle   [organisation, captured, released, ...]
-    request  Request    return  Return    fence  empty
+    usage    [organisation, units, ...]               units that the holder has held
+    settle   [organisation, captured, released, ...]  units that a worker has settled
+    request  QuotaRequest
+    return   QuotaReturn
+    fence    empty: nothing of the holder's epoch comes after this
 
-    The entries of a stream are a chain: `follows` is the link of the entry before, and `link`
-    the digest of that, the entry's id and all it says. So two entries with the same link have
-    the same history. Both are "" before the first, and in streams of an older version.
+    The entries of a stream are a chain. `follows` is the link of the entry before. `link` is the
+    digest of `follows`, the entry's id and its fields (`append` in queue.lua). So two entries with
+    the same link have the same history. `follows` is "" in the first entry, and both are "" in
+    entries of an older version.
     """
 
     shard: int
-    position: str
+    # The entry's id.
+    position: StreamId
     kind: UsageKind
     holder: str
     epoch: int
@@ -56,47 +61,47 @@ class UsageEntry(msgspec.Struct, frozen=True):
 
 
 class StreamMark(msgspec.Struct, frozen=True):
-    """A place in a shard's usage stream: behind the entry at `position`, whose link it names."""
+    """A place in a shard's usage stream: right after the entry at `position`, whose link is `link`."""
 
-    position: str = "0-0"
+    position: StreamId = STREAM_START
     link: str = ""
 
 
 class Account(msgspec.Struct):
-    """Where an organisation's units are; `captured` only grows."""
+    """Where the units of an organisation are."""
 
     shard: int
     available: int
     granted: int
     held: int
     captured: int
-    # The organisation is told when it falls below so many usable units; None: never.
+    # The event `low_balance` comes when the usable units fall below this; None: never.
     low_balance: int | None = None
 
     @property
     def usable(self) -> int:
-        """What new messages can use: with the ledger, and with the holders."""
+        """The units that new messages can use: those with the ledger and those with holders."""
         return self.available + self.granted
 
 
 class WaitingRequest(msgspec.Struct):
-    """A request that waits for recalled quota; persisted so that a new ledger goes on with it."""
+    """A request that waits for recalled quota. It is in the books, so that a new ledger goes on with it."""
 
     shard: int
     holder: str
     epoch: int
     request: QuotaRequest
-    # Holders asked to return their quota, not heard of since. Not persisted: a new
-    # ledger asks again, and a holder that has nothing answers with an empty return.
+    # Holders that were asked to return their quota and have not answered. They are not in the books:
+    # a new ledger asks again, and a holder without quota answers with an empty return.
     recalled: set[str] = msgspec.field(default_factory=set)
-    # Its row, once written.
+    # Its row in `waiting_requests`; 0 until it is written.
     row_id: int = 0
 
 
 class Books(msgspec.Struct):
     """The accounts, quotas and waiting requests that a batch of entries concerns.
 
-    `decide` changes them in place and appends to the lists below.
+    `decide` changes them in place, and fills the fields below them.
     """
 
     accounts: dict[int, Account]
@@ -110,14 +115,14 @@ class Books(msgspec.Struct):
     answers: list[tuple[int, str, LedgerAnswer]] = []
     # (organisation, holder) whose quota changed
     changed: set[tuple[int, str]] = set()
-    # Rows of waiting requests that wait no more
+    # Rows of requests that no longer wait
     closed: list[int] = []
     # Organisations that fell below their threshold
     low: list[int] = []
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
-    """An answer that is committed, by its row."""
+    """An answer in the books, with its row; `payload` is a `LedgerAnswer` in MessagePack."""
 
     row_id: int
     shard: int
@@ -126,29 +131,29 @@ class StoredAnswer(msgspec.Struct, frozen=True):
 
 
 class Applied(msgspec.Struct, frozen=True):
-    """What became of a batch of entries: of each shard as many are applied as could be."""
+    """The outcome of a batch: of each shard as many entries as possible are applied."""
 
-    # To be sent, in order.
+    # The answers to send, in order.
     answers: list[StoredAnswer]
-    # How far each shard is applied now; a shard is absent when none of its entries was.
+    # By shard, how far it is applied now; a shard is absent when none of its entries was.
     marks: dict[int, StreamMark]
     # Shards whose next entry concerns an account that another transaction has locked.
     held_up: frozenset[int] = frozenset()
 
 
 class Portion(msgspec.Struct, frozen=True):
-    """The entries of a batch that one transaction takes."""
+    """Those entries of a batch that one transaction applies; see `engine.credit.posting.portion`."""
 
-    # Applied as a whole, in order.
+    # Entries that are applied as a whole, in order.
     whole: list[UsageEntry] = []
-    # Fences of which only some quotas are ended now; the entry stays the shard's next one.
+    # Fences of which only some quotas are ended now; each stays the next entry of its shard.
     begun: list[UsageEntry] = []
     # Shards whose next entry concerns an account that is locked.
     held_up: set[int] = set()
 
 
 class BalanceEvent(msgspec.Struct, frozen=True):
-    """An event of an organisation that is committed, by its row; rows count up."""
+    """An event of an organisation in the books, with its row. Rows count up."""
 
     row_id: int
     shard: int
@@ -156,11 +161,11 @@ class BalanceEvent(msgspec.Struct, frozen=True):
     event: OrganisationEvent
     # Usable units left.
     units: int
-    # Of the transaction that brought it about; the same however often the event is sent.
+    # When its transaction was made; the same however often the event is sent.
     at_us: int
 
     def activity(self) -> ActivityRow:
-        """The event as it is recorded."""
+        """The event as a row of the activity."""
         return ActivityRow(
             at_us=self.at_us,
             organisation_id=self.organisation_id,
@@ -177,41 +182,44 @@ class BalanceEvent(msgspec.Struct, frozen=True):
 
 
 class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
-    """What a shard of Redis says of itself, and of the mark it was asked about."""
+    """The state of a shard of Redis, and what it has after the mark it was asked about."""
 
     shard: int
-    # None: it never had one, or lost it with everything else.
+    # None when it never had one, or lost it with all other data.
     generation: str | None
-    # Of the server process that answered, and the one in which a ledger found the shard whole.
+    # The run of Redis that answered, and the one in which a ledger last found the shard whole.
     run: str
     seen_run: str
-    # Last id ever given in its usage stream; "0-0" for none.
-    last_position: str
-    # The link behind which stands what the stream has after the mark; the mark's own when the
-    # stream has not lost it.
+    # The last id ever given in its usage stream; `STREAM_START` when there was none.
+    last_position: StreamId
+    # The link that the next entry after the mark follows, or that of the last entry when there is none
+    # after it. It is the mark's own link unless the stream has lost the entry at the mark.
     follows: str
-    # Row of the last answer that was put into an inbox there.
+    # Row of the last answer that was put into an inbox of the shard.
     delivered: int
 
 
 class RemainingUnits(msgspec.Struct, frozen=True):
-    """What a lost shard still has of one organisation, units."""
+    """The units that a lost shard still has of one organisation."""
 
-    # Held by its messages, or taken from that by settlements that are not in the books.
+    # Units held by its messages, and units that settlements not in the books took from that.
     held: int
-    # How much of it was held by usage that the books have not applied.
+    # How many of them were held by usage that the books have not applied.
     news: int
 
 
 class Recovered(msgspec.Struct, frozen=True):
-    # Of the shards that the books know.
+    """What the last active ledger had committed, by shard or in order of the rows."""
+
+    # The generations of the shards that are in the books.
     generations: dict[int, str]
-    # How far their usage is applied.
+    # How far the usage is applied.
     marks: dict[int, StreamMark]
-    # Row of the last answer that is known to have been put into an inbox.
+    # The row of the last answer that is known to be in an inbox.
     delivered: dict[int, int]
-    # Earlier generations, whose loss the books know of.
+    # Earlier generations, whose books were closed.
     former: dict[int, frozenset[str]]
-    # Committed but perhaps never sent.
+    # Answers that are committed and perhaps were never sent.
     answers: list[StoredAnswer]
+    # By organisation, in order of arrival.
     waiting: dict[int, list[WaitingRequest]]

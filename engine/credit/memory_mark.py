@@ -1,22 +1,22 @@
-"""The mark above which Redis counts as full, so that what frees memory has room below its limit."""
+"""The mark from which on Redis counts as full. Steps that free memory need the room above it."""
 
 from __future__ import annotations
 
 from engine.errors import Full
 
-# The share of its memory from which on nothing new is taken in.
+# The share of its memory from which on no message is admitted.
 MARK = 0.9
 _RETRY_S = 5.0
 
 
 class MemoryMark:
-    """What is known of the memory of Redis; as long as nothing is, it has enough."""
+    """Whether Redis is above the mark; not, until its memory is known."""
 
     def __init__(self) -> None:
         self._full = False
 
     def see(self, fullness: float) -> bool:
-        """Take note of the share that is used; whether it went over the mark, or back below it."""
+        """Note the share that is used, from 0 to 1; whether it has crossed the mark since the last one."""
         before, self._full = self._full, fullness >= MARK
         return self._full != before
 
@@ -27,7 +27,7 @@ class MemoryMark:
 
     @staticmethod
     def error() -> Full:
-        """Why a message is refused."""
+        """The error with which messages are refused."""
         return Full(
             "Redis has little memory left, so no messages are accepted until some is free; "
             "send it again later.",

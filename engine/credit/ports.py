@@ -1,7 +1,6 @@
-"""What the holder and the ledger ask of Redis and of PostgreSQL.
+"""What the holder and the ledger need of Redis and of PostgreSQL.
 
-Deadlines: every coroutine here ends within the time its adapter was built with, or
-raises `Unavailable`.
+Every coroutine here ends within the time that its adapter was built with, or raises `Unavailable`.
 """
 
 from __future__ import annotations
@@ -23,133 +22,143 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer
 from engine.errors import Fenced, Full
-from engine.records import (
-    Replay,
-)
+from engine.records import Replay
+from engine.stream_id import StreamId
 
 
 class Decide(Protocol):
-    """What the ledger decides on (see `engine.credit.posting.decide`)."""
+    """The rule by which the ledger changes the books: `engine.credit.posting.decide`."""
 
     def __call__(self, books: Books, entries: Sequence[UsageEntry], begun: Sequence[UsageEntry]) -> None:
-        """Apply `entries`, then of the fences in `begun` what the books hold. Raises Broken."""
+        """Apply `entries`, then end the quotas in the books of the fences in `begun`. Raises Broken."""
 
 
 class AdmissionStore(Protocol):
-    """The holder's side of the shards' streams."""
+    """The holder's side of the shards in Redis."""
 
     async def register(self, name: str) -> list[int]:
-        """Begin a new epoch of the holder in every shard; the epochs, by shard."""
+        """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
 
     async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced | Full]:
-        """Apply each flush whole or not at all, in one round trip.
+        """Apply each flush as a whole or not at all, in one round trip; an outcome for each, in order.
 
-        For each flush the submissions that repeat an idempotency key, by their index, or
-        `Fenced`, or `Full` when this call did not apply it for want of memory; one without
-        submissions is never `Full`. After `Unavailable` send the same flushes again.
+        Applied: {index of a submission: what its idempotency key was first used for}. `Fenced`: not
+        applied, the epoch is over. `Full`: this call did not apply it for want of memory; a flush
+        without submissions is never `Full`. After `Unavailable` send the same flushes again.
         """
 
     async def fullness(self) -> float:
-        """The share of its memory that Redis uses, 0 when it has no limit."""
+        """The share of its memory that Redis uses, from 0 to 1; 0 when it has no limit."""
 
-    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
-        """Show that the holder lives; False when any shard has fenced it, or is behind what it
-        was `heard` there: its epoch and the last sequence that was answered, by shard."""
+    async def beat(self, name: str, answered: Sequence[tuple[int, int]]) -> bool:
+        """Show that the holder lives; False when any shard has fenced it, or has lost a flush of it.
+
+        `answered`, in order of the shards: its epoch, and the last sequence that Redis answered.
+        """
 
     async def fence(self, name: str) -> None:
-        """End the holder's epoch in every shard; again does nothing."""
+        """End the holder's epoch in every shard; a second call does nothing."""
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
     ) -> list[tuple[int, str, LedgerAnswer]]:
-        """Answers behind `positions` (by shard) as (shard, position, answer), waiting up
-        to `block_ms` for the first."""
+        """Answers after `positions` (in order of the shards): list of (shard, position, answer).
+
+        Waits up to `block_ms` milliseconds for the first one.
+        """
 
 
 class UsageStream(Protocol):
-    """The ledger's side of the shards' usage streams and inboxes."""
+    """The ledger's side of the shards in Redis: usage streams and inboxes."""
 
-    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
-        """Up to `count` entries a shard behind `positions`, waiting up to `block_ms` for the first."""
+    async def read(self, positions: Mapping[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
+        """Up to `count` entries of each shard after its position, in the order of the streams.
+
+        Waits up to `block_ms` milliseconds for the first one.
+        """
 
     async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
-        """Put answers into inboxes, in order, in one round trip; one that is there is passed over.
+        """Put answers into inboxes, in order, in one round trip; those already there are passed over.
 
-        `before`: the row of the answer that each shard was given last. Raises Unavailable when
-        one does not have it any more; then it was given nothing.
+        `before`: by shard, the row of the last answer that it was given. Raises Unavailable when a
+        shard has lost that one; that shard was then given nothing.
         """
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
-        """Put events on the activity streams, in order; one that is there already is passed over."""
+        """Put events on the activity streams, in order; those already there are passed over."""
 
-    async def trim(self, positions: dict[int, str]) -> None:
-        """Forget entries up to and including each shard's position."""
+    async def trim(self, positions: Mapping[int, StreamId]) -> None:
+        """Delete the entries of each shard up to and including its position."""
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
-        """Holders by (shard, name) that have not been heard of for `age_ms`."""
+        """(shard, name) of each holder without a beat for `age_ms` milliseconds."""
 
     async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
-        """End the epochs of these holders; again does nothing."""
+        """End the epochs of holders, given as (shard, name); a second call does nothing."""
 
     async def prepare(self) -> None:
-        """Give Redis the engine's functions, in this version; one that was emptied has none."""
+        """Load the functions of this version into Redis; a Redis that was emptied has none."""
 
     async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
-        """What each shard of Redis says of itself, and of the mark given for it."""
+        """The life of every shard, in order of the shards, each compared with its mark."""
 
     async def close(
         self, life: ShardLife, generation: str, books: str, mark: StreamMark
     ) -> dict[int, RemainingUnits]:
-        """End all epochs of a shard and begin its usage anew: what is left, by organisation.
+        """End all epochs of a shard and begin its usage stream anew; what is left, by organisation.
 
-        `books` is the generation in the books, and `mark` how far they have applied it. What was
-        settled after that is the first entry of the new stream, and counts as held. The new
-        stream's first link is the new generation. The shard admits nothing until `begin`.
-        Raises Unavailable when it is not in the life that was seen any more.
+        `generation` is the new one, `books` the one in the books, and `mark` how far they have applied
+        it. Settlements after the mark become the first entry of the new stream; their units count as
+        held. The first link of the new stream is the new generation. The shard admits nothing until
+        `begin`. Raises Unavailable when it is not in `life` any more.
         """
 
     async def begin(self, generations: Mapping[int, str], run: str) -> None:
-        """Name the generation of each of these shards; from now on they admit.
+        """Give shards their generations, by shard; from now on they admit.
 
-        Raises Unavailable when one was neither closed for that name nor without any, or when
-        Redis is not the `run` that was looked at any more.
+        Raises Unavailable when one has another generation and was not closed for this one, or when
+        `run` is not the present run of Redis.
         """
 
 
 class LedgerStore(Protocol):
-    """The books in PostgreSQL. One active ledger at a time; all others wait in `lead`."""
+    """The books in PostgreSQL. One ledger is active at a time; `lead` is False for all others."""
 
     async def lead(self) -> bool:
-        """Try to become the active ledger; at once. Raises Unavailable."""
+        """Try once to become the active ledger, without waiting. Raises Unavailable."""
 
     async def resign(self) -> None:
-        """Stop being the active ledger, drop the connection."""
+        """Stop being the active ledger, and drop the connection."""
 
     async def recover(self) -> Recovered:
         """What the last active ledger had committed. Raises Unavailable."""
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
-        """Shards used for the first time."""
+        """Enter shards that are used for the first time, under `generation`."""
 
     async def mark_lost(self, shards: Sequence[int]) -> None:
-        """From now on what is recorded of these shards cannot be compared with their books."""
+        """Note that the recorded events of these shards cannot be compared with their books from now on."""
 
     async def close_shard(
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:
-        """Let `decide` change all accounts and quotas of a shard whose streams were lost, write
-        that with the cause, a new generation and the position before all entries, in one
-        transaction. Nobody waits any more. The new generation is the link of that position."""
+        """Let `decide` change all accounts and quotas of a shard whose streams were lost.
+
+        One transaction writes that with the cause, the new generation, and the position before all
+        entries, whose link is the new generation. No request of the shard waits any more.
+        """
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
-        """Apply of each shard's `entries` as many as one transaction takes (see
-        `credit_ledger.portion`): load what they concern, let `decide` change it, write it back
-        with the new marks; delete answers up to `sent`.
+        """Apply as many of each shard's `entries` as one transaction takes (see `posting.portion`).
 
-        An account that another transaction has locked holds up its own shard alone.
-        After `Unavailable` it is unknown whether it was committed: `recover`.
+        It loads the books that they concern, lets `decide` change them, writes them back with the new
+        marks, and deletes answers up to row `sent`. An account that another transaction has locked
+        holds up its own shard only. After `Unavailable` nobody knows whether it was committed: call
+        `recover`.
         """
 
     async def events(self, sent: int) -> list[BalanceEvent]:
-        """Events that `apply` and `close_shard` committed and that are perhaps not sent, oldest
-        first, not all at once; forget those up to row `sent`."""
+        """Events that `apply` and `close_shard` committed and that perhaps were not sent, oldest first.
+
+        It gives some at a time, and deletes those up to row `sent`.
+        """

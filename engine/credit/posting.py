@@ -1,18 +1,18 @@
-"""The ledger's side of credit, as a pure function over the books.
+"""The ledger's side of credit, as pure functions over the books.
 
-Entries of one shard are applied in the order in which Redis took them; Redis is serial,
-so all valid usage of a holder stands before the marker that fences it.
+Entries of one shard are applied in the order in which Redis took them. Redis runs one step at a
+time, so all valid usage of a holder stands before the marker that fences it.
 
 Requests for one organisation are answered one after another. When `available` does not
 cover the first one and other holders have quota, each of those is sent a recall and the
-request waits; a recall is over when no holder asked has quota of the organisation any
-more (else it is sent again) or it has been fenced. Then all its units are available or
+request waits. It waits until every other holder has returned its quota or was fenced; a holder
+that has got quota meanwhile is asked again. Then all units of the organisation are available or
 used, and the ledger grants what is there, or refuses.
 
-An organisation with a threshold is told when its usable units, available and granted, were
-not below it before a transaction and are below it after: once, until they have been at the
-threshold again. That needs no memory, and a top-up, which comes by a transaction of its
-own, counts as any other way up.
+An organisation with a threshold gets the event `low_balance` when its usable units (available and
+granted) were not below it before a transaction and are below it after. So it gets the event once,
+until its units have been at the threshold again. That needs no memory. A top-up has a transaction
+of its own and counts as any other way up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
 from engine.errors import Broken
-from engine.stream_id import StreamId
 
 _NOTHING = RemainingUnits(0, 0)
 
@@ -47,7 +46,7 @@ _return = msgspec.msgpack.Decoder(QuotaReturn)
 
 
 def organisations_of(entry: UsageEntry) -> list[int]:
-    """The organisations an entry names; a fence names none, but concerns the holder's."""
+    """The organisations that an entry names. A fence names none; it concerns those of its holder."""
     if entry.kind == "usage":
         return _flat.decode(entry.data)[::2]
     if entry.kind == "settle":
@@ -60,22 +59,22 @@ def organisations_of(entry: UsageEntry) -> list[int]:
 
 
 def urgent(entry: UsageEntry) -> bool:
-    """Somebody waits for this entry to be applied; the others may gather."""
+    """Whether somebody waits for this entry to be applied. Other entries may gather."""
     return entry.kind not in ("usage", "settle")
 
 
 def follows(mark: StreamMark, link: str) -> bool:
-    """Whether what stands behind `link` is what comes after `mark`.
+    """Whether an entry that follows `link` is the next one after `mark`.
 
-    Redis may have lost entries and been given others since, as many and even under the same
-    ids; the link is the digest of all that was said, so it tells.
+    Redis may have lost entries and have been given others since, even as many and under the same
+    ids. The link is a digest of the whole history, so it is then another one.
     """
     return mark.link == link
 
 
 def goes_on(mark: StreamMark, life: ShardLife) -> bool:
-    """Whether the shard still has the entry at the mark that it was asked about."""
-    return StreamId.parse(life.last_position) >= StreamId.parse(mark.position) and follows(mark, life.follows)
+    """Whether the shard still has the entry at `mark`; `life` is what it answered about that mark."""
+    return life.last_position >= mark.position and follows(mark, life.follows)
 
 
 def portion(
@@ -86,15 +85,15 @@ def portion(
     waiting: Mapping[int, Sequence[WaitingRequest]],
     quotas_max: int,
 ) -> Portion:
-    """Which of `entries` one transaction takes: of each shard those before the first that cannot be.
+    """The entries that one transaction applies: of each shard those before the first that must wait.
 
-    Entries of a shard are applied in order, and how far is one position, so an entry that waits
-    keeps those behind it in its shard waiting, also of other organisations. Other shards go on.
+    The entries of a shard are applied in order, up to one position. So an entry that waits makes all
+    later ones of its shard wait, also those of other organisations. Other shards go on.
 
     `locked`: organisations whose accounts another transaction has locked. `quotas`: for each
-    (shard, holder) that is fenced, the organisations of which it has quota there, more than
-    `quotas_max` of them if there are more. `waiting`: by organisation. A fence that ends more
-    than `quotas_max` quotas of a shard, or one of a locked account, is only begun.
+    (shard, holder) that is fenced, the organisations of which it has quota there; when they are more
+    than `quotas_max`, at least one more than that. `waiting`: requests by organisation. A fence that
+    ends more than `quotas_max` quotas of a shard, or a quota of a locked account, is only begun.
     """
     taken = Portion(whole=[], begun=[], held_up=set())
     ended: set[int] = set()
@@ -109,7 +108,7 @@ def portion(
             left = room[entry.shard] = room.get(entry.shard, quotas_max) - len(theirs)
             lines = [o for o, line in waiting.items() if line and line[0].shard == entry.shard]
             fits = left >= 0
-            # One that does not fit gets on as long as one of its accounts is free.
+            # A fence that does not fit can go on as long as one of its accounts is free.
             free = locked.isdisjoint((*theirs, *lines)) if fits else not locked >= set(theirs)
         if fits and free:
             taken.whole.append(entry)
@@ -123,8 +122,10 @@ def portion(
 
 
 def decide(books: Books, entries: Iterable[UsageEntry], begun: Iterable[UsageEntry] = ()) -> None:
-    """Apply `entries` to the books; of the fences in `begun`, which come after them, end the quotas
-    that the books hold, and no more. Raises Broken when the books cannot bear one."""
+    """Apply `entries` to the books. Then, of the fences in `begun`, only end the quotas in the books.
+
+    Raises Broken when an entry uses units that the books do not have.
+    """
     with _watched(books):
         for entry in entries:
             _APPLY[entry.kind](books, entry)
@@ -133,13 +134,13 @@ def decide(books: Books, entries: Iterable[UsageEntry], begun: Iterable[UsageEnt
 
 
 def close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
-    """The shard's streams were lost: end all quotas, and let `held` be what is still there.
+    """Close the books of a shard whose streams were lost: end all quotas, and make `held` what is left.
 
-    `left` are the units of the messages that Redis still has, by organisation. Messages that are
-    gone were never sent; their units are released. Messages that Redis has although the books
-    charged or released them already (it went back in time) will be settled again; their units
-    are held again. Of messages that are back and others that are gone, only the difference is
-    known here.
+    `left`: by organisation, the units of the messages that Redis still has. Messages that are
+    gone were not sent as far as Redis knows; their units are released. Messages that Redis has again
+    although the books charged or released them (it went back to an older state) will be settled
+    again; their units are held again. When some messages are back and others are gone, only the
+    difference is known here.
     """
     with _watched(books):
         _close_books(books, shard, left)
@@ -166,16 +167,18 @@ def _close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> N
 
 
 def size_grant(available: int, request: QuotaRequest) -> int:
-    """How much to grant of `available`, which covers what is needed: enough for all who
-    wait; beyond that what is wanted, but at most a quarter of what there is, so that
-    other holders find some when the balance is low."""
+    """How many units to grant of `available`, which covers `needed`.
+
+    At least enough for all clients that wait, if there is as much. Beyond that what is wanted, but at
+    most a quarter of `available`, so that other holders find some when the balance is low.
+    """
     supply = min(request.wanted, available // 4)
     return min(available, max(request.needed, request.waiting, supply))
 
 
 @contextmanager
 def _watched(books: Books) -> Iterator[None]:
-    """Note which organisations fall below their threshold from the beginning to the end of this block."""
+    """Add to `books.low` the organisations that fall below their threshold within this block."""
     above = {
         organisation_id: account.low_balance
         for organisation_id, account in books.accounts.items()
@@ -221,13 +224,13 @@ def _give_back(books: Books, entry: UsageEntry) -> None:
 
 
 def _without(request: QuotaRequest, units: int) -> QuotaRequest:
-    """A request is for what its holder needs beyond what it had when it asked. Since then
-    it has given `units` of that back (to a recall), so it needs as many more.
+    """The request of a holder that has returned `units` since it asked: it needs as many more.
 
-    Else two holders could take the last units from each other for ever, each granted a
-    little less than it can use. A new ledger does not know of this. It may once grant too
-    little, and the holder asks again for what it then needs; a refusal is as true as ever,
-    since who has less than was asked for has less than is needed.
+    A request is for what the holder needs beyond the quota that it had when it asked. Without this,
+    two holders could take the last units from each other for ever, each granted a little less than it
+    can use. A new ledger does not know of the return. It may grant too little once, and the holder
+    then asks again. Its refusal is still true: when the units do not cover what was asked for, they
+    do not cover what is needed, which is more.
     """
     return msgspec.structs.replace(
         request,
@@ -238,11 +241,11 @@ def _without(request: QuotaRequest, units: int) -> QuotaRequest:
 
 
 def _end_quotas(books: Books, entry: UsageEntry) -> None:
-    """End the quotas of the fenced holder that the books hold; those ended before are not there."""
+    """End the quotas of a fenced holder that are in the books; those ended before are not there."""
     holder = entry.holder
     for organisation_id, by_holder in books.quotas.items():
         units = by_holder.get(holder, 0)
-        # The marker ends the holder's epoch in its own shard only.
+        # The marker ends the epoch of the holder in this shard only.
         if units and _account(books, organisation_id).shard == entry.shard:
             _change_quota(books, organisation_id, holder, -units)
             _move(books, entry.shard, organisation_id, "fence", units)
@@ -254,7 +257,7 @@ def _fence(books: Books, entry: UsageEntry) -> None:
     for organisation_id, line in books.waiting.items():
         if not line or line[0].shard != entry.shard:
             continue
-        # What the fenced holder asked for, nobody waits for any more.
+        # Nobody waits for the requests of the fenced holder any more.
         for gone in [w for w in line if w.holder == holder]:
             _close(books, line, gone)
         for waiting in line:
@@ -263,7 +266,7 @@ def _fence(books: Books, entry: UsageEntry) -> None:
 
 
 def _serve(books: Books, organisation_id: int) -> None:
-    """Answer the organisation's requests in order, as far as can be decided now."""
+    """Answer the requests of the organisation in order, as far as they can be decided now."""
     line = books.waiting.get(organisation_id)
     while line:
         head = line[0]
@@ -287,7 +290,7 @@ def _close(books: Books, line: list[WaitingRequest], waiting: WaitingRequest) ->
 
 
 def _recall(books: Books, organisation_id: int, head: WaitingRequest) -> bool:
-    """Whether other holders have quota; those not asked yet are asked."""
+    """Whether other holders have quota; send a recall to those that were not asked yet."""
     others = [
         holder
         for holder, units in books.quotas.get(organisation_id, {}).items()

@@ -1,20 +1,19 @@
-"""The holder's service: quota in, usage out, for one process.
+"""The service of a holder: quota comes in, usage goes out, for one process.
 
-It owns the process's `CreditMap`, one `Outbox` per shard and the `Holder` machine, and
-moves between them and Redis: flushes (group commit), the inbox, the heartbeat.
+It owns the `CreditMap` of the process, an `Outbox` for each shard and the `Holder` machine, and
+connects them to Redis: flushes (group commit), the inbox, the heartbeat.
 
-Killed here: what was admitted is in Redis with its usage; what was reserved but not
-admitted was never answered 202, and the fence marker returns its quota to the ledger.
-Frozen here, past its fencing: the next flush or heartbeat finds the epoch over, drops the
-quota, tells all waiters to try again later, and registers anew. Redis answers a flush
-never: it is sent again under the same number until an outcome is known; meanwhile its
-shard admits nothing else, and clients run into their own deadline (503, not binding).
-Answered twice: the second answer finds no flush under way and cannot, one link answers
-in order.
+Killed here: admitted messages are in Redis with their usage. Messages that were reserved and not
+admitted were never answered 202, and the fence marker returns their quota to the ledger.
+Frozen here until it is fenced: the next flush or heartbeat finds the epoch over. It drops the
+quota, fails all waiters with Unavailable, and registers anew. Redis never answers a flush: it is
+sent again under the same number until an outcome is known. Meanwhile its shard admits nothing else,
+and clients run into their own deadline (503, not binding). Answered twice: this cannot be, because
+one link answers in order.
 
-Redis with little memory left: above a mark nothing new is taken in (see memory_mark), so that what
-frees memory has room. The share is read with each heartbeat; and a flush that Redis
-itself refuses says so at once, and its clients are told.
+Redis has little memory left: above a mark no message is admitted (see memory_mark), so that steps
+that free memory have room. The share is read with each heartbeat. When Redis itself refuses a flush
+for want of memory, its clients are refused at once.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _RETRY_MAX_S = 2.0
 
 
 class Quota:
-    """Reserve, wait for quota, admit. Construct, `start`, then `run` beside the callers."""
+    """Reserve, wait for quota, admit. Call `start`, then `run` beside the callers, then `leave`."""
 
     def __init__(
         self,
@@ -64,7 +63,11 @@ class Quota:
         collect_s: float = 0.0005,
         messages_max: int = 1000,
     ) -> None:
-        """`spenders`: organisations to have quota of before they ask; the rest as in `config.Credit`."""
+        """`spenders`: organisations of which to ask quota at the start.
+
+        `name`: the holder's name, never used before. `collect_s`: how long submissions gather for a
+        flush, seconds; `messages_max`: the most messages of one. The others are as in `config.Credit`.
+        """
         self._store = store
         self._spenders = spenders
         self._name = name
@@ -76,29 +79,29 @@ class Quota:
             self.credit, quota_s=quota_s, quota_min=quota_min, validity_us=int(validity_s * 1e6)
         )
         self._outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
-        # Shards with something to send; a flush is scheduled when `_scheduled`.
+        # Shards with something to send. `_scheduled`: a flush of them is scheduled.
         self._dirty: set[int] = set()
         self._scheduled = False
-        # Flushes run in the group of `run`: one that breaks ends the process.
+        # The task group of `run`, in which flushes run; a fault of one ends the process.
         self._group: asyncio.TaskGroup | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._tokens = count(1)
         self._admitting: dict[Token, asyncio.Future[Replay | None]] = {}
         self._waiting: dict[Token, asyncio.Future[bool]] = {}
         self._positions = ["0-0"] * shards
-        # Epoch and last answered sequence, by shard.
-        self._heard = [(0, 0)] * shards
+        # By shard: the epoch, and the last sequence that Redis answered.
+        self._answered = [(0, 0)] * shards
         self.memory = MemoryMark()
         self._fenced = asyncio.Event()
-        # Counts registrations: units reserved in one are void in the next.
+        # Counts registrations. Units reserved in one incarnation are void in the next.
         self.incarnation = 0
 
     # -- for callers
 
     async def wait(self, organisation_id: int, cost: int, total: int) -> bool:
-        """Wait until reserving is worth another try (True), or the refusal is certain (False).
+        """Wait for units. True: reserve again, it may succeed. False: the organisation cannot pay.
 
-        `cost` is the cheapest thing waited for, `total` all of it, units. Raises
+        `cost` is the cheapest message that waits, `total` all of them, units. Raises
         Unavailable when the holder is fenced meanwhile. The caller sets the deadline.
         """
         if self._fenced.is_set():
@@ -114,18 +117,19 @@ class Quota:
                 self._holder.forget(organisation_id, token)
 
     def release(self, organisation_id: int, units: int, incarnation: int) -> None:
-        """Undo a reservation made in `incarnation`."""
+        """Undo a reservation of `units` that was made in `incarnation`; nothing when that one is over."""
         if units and incarnation == self.incarnation:
             self.credit.release(organisation_id, units)
             self._perform(self._holder.released(organisation_id))
 
     def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]:
-        """Write a submission whose units were reserved in `incarnation`; done when in Redis.
+        """Write a submission whose units were reserved in `incarnation`.
 
-        The future gives None when admitted, or what the idempotency key was first used
-        for; then nothing was written and the units are released here. Raises Unavailable
-        (in the future) when the holder was fenced before it was written. Cancelling the
-        future does not take the submission back.
+        The future is done when the submission is in Redis. It gives None when it was admitted, or what
+        its idempotency key was first used for; then nothing was written, and the units are released
+        here. It raises Unavailable when the holder was fenced before the submission was written, and
+        Full when Redis refused it for want of memory. Canceling the future does not take the
+        submission back.
         """
         done: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
         if incarnation != self.incarnation or self._fenced.is_set():
@@ -145,7 +149,7 @@ class Quota:
         epochs = await self._store.register(self._name)
         for outbox, epoch in zip(self._outboxes, epochs, strict=True):
             outbox.registered(epoch)
-        self._heard = [(epoch, 0) for epoch in epochs]
+        self._answered = [(epoch, 0) for epoch in epochs]
         _see(self.memory, await self._store.fullness())
         self.incarnation += 1
         self._perform(self._holder.prefetch(self._spenders, self._now_us()))
@@ -160,17 +164,18 @@ class Quota:
             group.create_task(self._beat())
             group.create_task(self._register_anew())
             try:
-                # Until canceled, from outside or because one of them broke.
+                # Until canceled, from outside or because one of the tasks failed.
                 await asyncio.get_running_loop().create_future()
             finally:
-                # While the group winds down, no flush may begin any more.
+                # No flush may begin while the group ends.
                 self._group = None
 
     async def leave(self) -> None:
-        """Write what has gathered, then fence itself: the rest of its quota is the ledger's.
+        """Write what has gathered, then fence this holder, so that its quota returns to the ledger.
 
-        Called while `run` still serves, and nobody admits any more. When `run` has ended, what
-        has gathered can be written no more, and nobody was told that it was.
+        Call it while `run` still serves, and when nobody admits any more. After `run` has ended,
+        what has gathered cannot be written any more; nobody was answered that it was. Raises
+        Unavailable when Redis does not answer the fence.
         """
         while not all(outbox.idle for outbox in self._outboxes) and not self._fenced.is_set():
             if self._group is None:
@@ -196,15 +201,15 @@ class Quota:
                 continue
             backoff.reset()
             if incarnation != self.incarnation:
-                # Asked for before it registered anew, behind positions that count no more.
+                # It was read in the incarnation before this one, after positions of that one.
                 continue
             for shard, position, answer in arrived:
                 self._positions[shard] = position
                 effects = self._holder.answered(answer, self._now_us())
                 self._perform(effects)
                 if effects.wake:
-                    # They reserve before the next answer is seen: it may be a recall, and
-                    # a grant taken back unused would send them round once more.
+                    # Let the waiters reserve before the next answer is read. That may be a recall; it
+                    # would take the grant back unused, and the waiters would have to wait once more.
                     await asyncio.sleep(0)
 
     async def _tick(self) -> None:
@@ -220,7 +225,7 @@ class Quota:
             await asyncio.sleep(_BEAT_S)
             incarnation = self.incarnation
             try:
-                alive = await self._store.beat(self._name, self._heard)
+                alive = await self._store.beat(self._name, self._answered)
                 _see(self.memory, await self._store.fullness())
             except Unavailable:
                 continue
@@ -241,7 +246,7 @@ class Quota:
             self.incarnation += 1
             while True:
                 try:
-                    # In every shard, so that no quota of the old epoch stays open in one.
+                    # Fence in every shard, so that no shard keeps quota of the old epoch.
                     await self._store.fence(self._name)
                     await self.start()
                     break
@@ -249,7 +254,7 @@ class Quota:
                     await asyncio.sleep(_RETRY_S)
             self._positions = ["0-0"] * len(self._outboxes)
             self._fenced.clear()
-            # What was asked for while registering was held back.
+            # Requests made while it registered have not been sent.
             self._mark(0)
             self._dirty.update(range(len(self._outboxes)))
             log.info("registered", holder=self._name)
@@ -275,7 +280,7 @@ class Quota:
 
     async def _send(self, flushes: list[Flush]) -> None:
         backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
-        # Nothing was sent of them before: so what Redis refuses was not applied earlier either.
+        # The first time, nothing was sent of them before, so a flush that Redis refuses was not applied.
         first = True
         while flushes:
             again: list[Flush] = []
@@ -287,7 +292,7 @@ class Quota:
             for flush, outcome in zip(flushes, outcomes, strict=False):
                 outbox = self._outboxes[flush.shard]
                 if isinstance(outcome, Fenced):
-                    # Its submissions stay in the outbox until `_register_anew` names them void.
+                    # Its submissions stay in the outbox until `_register_anew` fails them.
                     self._fenced.set()
                     continue
                 if isinstance(outcome, Full):
@@ -299,7 +304,7 @@ class Quota:
                         self.release(submission.organisation_id, submission.units, self.incarnation)
                         _settle(self._admitting.pop(token, None), self.memory.error())
                 else:
-                    self._heard[flush.shard] = (flush.epoch, flush.sequence)
+                    self._answered[flush.shard] = (flush.epoch, flush.sequence)
                     for token, submission, replay in outbox.applied(outcome):
                         if replay is not None:
                             self.release(submission.organisation_id, submission.units, self.incarnation)

@@ -1,6 +1,6 @@
 """Records that a holder of credit and the ledger exchange.
 
-They are MessagePack arrays on Redis streams: their order is the wire format, and fields
+They are MessagePack arrays on Redis streams: the order of the fields is the wire format. New fields
 may only be added at the end, with a default.
 """
 
@@ -14,14 +14,14 @@ import msgspec
 class QuotaRequest(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """A holder asks the ledger for quota of one organisation."""
 
-    # Counts up per holder incarnation, over all organisations of the shard.
+    # Counts up in one incarnation of the holder, over all organisations.
     number: int
     organisation_id: int
-    # Units that would carry it for a while.
+    # Units that would last for a while.
     wanted: int
-    # Fewer than these would serve nobody who waits.
+    # Fewer units would serve no client that waits.
     needed: int
-    # These would serve all who wait.
+    # Units that would serve all clients that wait.
     waiting: int = 0
 
 
@@ -30,16 +30,16 @@ class QuotaReturn(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
     organisation_id: int
     units: int
-    # The recall it answers, 0 when the holder does so of itself.
+    # Number of the recall that it answers; 0 when the holder returns quota that idles.
     recall: int = 0
 
 
 class LedgerAnswer(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """The ledger's word to a holder, in its inbox.
+    """An answer of the ledger to a holder, in its inbox.
 
-    grant   `units` more quota, for request `number`
-    refusal for request `number`: at the instant of refusal `available` did not cover it
-    recall  return what is not reserved; `number` is the recall's
+    grant    `units` more quota, for request `number`
+    refusal  of request `number`: at that instant `available` did not cover what it needed
+    recall   the holder is to return the quota that is not reserved; `number` names the recall
     """
 
     kind: Literal["grant", "refusal", "recall"]

@@ -1,19 +1,19 @@
-"""One consistent cut of the books, the streams and the activity, judged by `invariants.Laws`.
+"""One consistent cut of the books, the streams and the activity, judged by `engine.credit.laws`.
 
-The books come first: a snapshot of PostgreSQL with the applied positions. At once after it each
-shard of Redis is looked at, at one instant, behind its position: the ledger keeps applied usage
-on the stream for some seconds only, and when an entry behind a position is gone all the same, both
-are looked at anew. Then there is time: accounts are read from the snapshot shard by shard, and
+The books come first: a snapshot of PostgreSQL with the applied positions. Right after it each
+shard of Redis is read at one instant, from its position on. The ledger keeps applied usage on the
+stream for some seconds only; when an entry after a position is gone nevertheless, both are
+read again. After that there is no hurry: accounts are read from the snapshot shard by shard, and
 the activity of that shard up to the first entry that was still on the stream at its instant.
 
-It runs in a process that serves requests, and so it leaves the sums to the databases, takes rows in
-small chunks and lets others run for longer between them; of Redis it asks no more at one instant than is done
-in a few milliseconds.
+The audit runs in a process that serves requests. So it leaves the sums to the databases, reads rows
+in small chunks, and pauses between them for longer than a chunk takes. One command to Redis takes a
+few milliseconds at most.
 
-Under failure. A store that is away is noticed within seconds, by a question that costs nothing;
-what needs it is `not checked`, and all else is. A store that freezes in the middle costs no more than
-the deadline: what was judged by then stands. Canceled or killed: see `audit_books`. Two at once:
-one goes on, others wait; those who came while one waited are all given the next result.
+Under failure. A small question finds out within seconds that a store is away. The laws that need
+it are then `not_checked`, and all others are checked. When a store freezes in the middle, the audit
+ends at its deadline, and what was judged by then stays. Canceled or killed: see `audit_books`. Two
+audits at once: one goes on, the others wait; all that came while one waited get its result.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
-# A store that does not answer a small question within this is away, seconds.
+# A store that does not answer a small question within this time is away, seconds.
 _AWAY_S = 5.0
 _TRIES = 5
 _PAUSE_S = 0.2
 _BREATH_S = 0.002
-# Of the time that is left: so much may go by waiting for another audit, or on one sum of activity.
+# The share of the time left that may be spent waiting for another audit, or on one sum of activity.
 _SHARE = 0.5
 _BOOKS: tuple[Law, ...] = ("conservation", "quotas", "journal", "held", "activity", "checkpoints")
 _REDIS: tuple[Law, ...] = ("held", "queues", "activity")
@@ -45,22 +45,25 @@ _SEE_POSTGRES = "See to it that PostgreSQL answers (`smsengine check`), then run
 
 
 class ActivityUnits(Protocol):
-    """The part of the activity store that the audit asks."""
+    """The part of the activity store that an audit needs."""
 
     async def ping(self, timeout_s: float) -> None:
-        """Raises Unavailable, ConfigError."""
+        """Ask whether the store answers. Raises Unavailable, ConfigError."""
 
     async def units_between(
         self, shard: int, first: StreamId, end: StreamId, timeout_s: float
     ) -> tuple[dict[int, Units], int]:
-        """Units by organisation of a shard's rows from `first` to before `end`; and how many rows."""
+        """({organisation: units}, how many rows) of a shard from the place `first` to before `end`.
+
+        Raises Unavailable, ConfigError.
+        """
 
 
 class AuditReader:
-    """Audits of one process. It connects to PostgreSQL anew for each."""
+    """Runs the audits of one process. Each has a connection of its own to PostgreSQL."""
 
     def __init__(self, postgres_url: str, link: RedisLink, activity: ActivityUnits, shards: int) -> None:
-        """`link` must serve nothing else: an answer may be awaited on it for seconds."""
+        """`link` must serve nothing else, because an answer on it may take seconds."""
         self._postgres_url = postgres_url
         self._link = link
         self._activity = activity
@@ -70,10 +73,11 @@ class AuditReader:
         self._last: tuple[float, bool, Audit] | None = None
 
     async def audit(self, *, full: bool = False, timeout_s: float = 120.0) -> Audit:
-        """Judge all laws, and close the past of shards that are clean once a day.
+        """Judge all laws, and once a day write checkpoints of the shards that are clean.
 
-        `full`: sum everything, without regard to checkpoints. Raises Unavailable when nothing could
-        be looked at, or another audit has not ended within `timeout_s`.
+        `full`: sum everything, without the checkpoints. The audit ends after `timeout_s` seconds; laws
+        not judged by then are `not_checked`. Raises Unavailable when neither PostgreSQL nor Redis
+        could be read, or another audit has not ended within `timeout_s`.
         """
         now_s = asyncio.get_running_loop().time
         asked_s = now_s()
@@ -101,7 +105,7 @@ class _Run:
     def __init__(
         self, link: RedisLink, activity: ActivityUnits, shards: int, full: bool, ends_s: float
     ) -> None:
-        """`ends_s`: by the loop's clock."""
+        """`ends_s`: when it must end, by the loop's clock."""
         self._link = link
         self._activity = activity
         self._full = full
@@ -112,12 +116,12 @@ class _Run:
         self._instants: dict[int, Instant] = {}
         # None: not asked yet.
         self._activity_here: bool | None = None
-        # Whether PostgreSQL or Redis was looked at.
+        # Whether PostgreSQL or Redis has answered.
         self._seen = False
         self._journal_rows = self._activity_rows = self._closed = 0
 
     async def audit(self, postgres_url: str) -> Audit:
-        """Raises Unavailable when nothing could be looked at."""
+        """The result. Raises Unavailable when neither PostgreSQL nor Redis could be read."""
         try:
             await self._open(postgres_url)
             await self._look()
@@ -161,7 +165,7 @@ class _Run:
             self._books = None
 
     async def _look(self) -> None:
-        """A snapshot of the books and each shard's instant behind it."""
+        """Take a snapshot of the books and then each shard's instant, until they fit together."""
         for attempt in range(_TRIES):
             if attempt:
                 await asyncio.sleep(_PAUSE_S)
@@ -194,7 +198,7 @@ class _Run:
             self._without_books(why, _SEE_POSTGRES)
 
     async def _judge(self) -> None:
-        """All shards, one after another; those not reached before the deadline are not checked."""
+        """Judge all shards, one after another; those not reached before the deadline are not checked."""
         assert self._books is not None
         left = list(self._shards)
         try:
@@ -211,7 +215,7 @@ class _Run:
             self._give_up(left, e.detail, _SEE_POSTGRES)
 
     def _give_up(self, left: Sequence[int], why: str, do: str) -> None:
-        """End in the middle: these shards could not be judged, the first of them in part."""
+        """End early: the shards in `left` could not be judged, the first of them in part."""
         self._drop_books()
         for place, shard in enumerate(left):
             verified = place == 0 or self._shards[shard].checkpoint is None
@@ -225,7 +229,8 @@ class _Run:
         if last is not None:
             self._laws.checkpoint(shard, await books.sound(shard, last))
         archived = await self._archived(shard, of, instant)
-        # With a loss since the last checkpoint they cannot be compared, only taken up again.
+        # After a loss since the last checkpoint, events and books cannot be compared. A new checkpoint
+        # takes up their difference.
         known_losses = 0 if last is None or self._full else last.losses
         comparable = of.losses == known_losses
         if archived is not None and not comparable:
@@ -251,7 +256,7 @@ class _Run:
                         )
                     if self._full or standing.rows or any(more) or gap != a.gap or not standing.known:
                         sums.append(sums_of(standing, more, gap))
-            # Requests have the process for longer than the chunk had it.
+            # Let requests run for longer than the chunk took.
             await asyncio.sleep(_BREATH_S)
         if comparable:
             self._laws.strangers(shard, strangers)
@@ -262,7 +267,10 @@ class _Run:
             self._closed += 1
 
     async def _archived(self, shard: int, of: ShardBooks, instant: Instant | None) -> dict[int, Units] | None:
-        """Units of a shard's archived events behind its checkpoint; None: cannot be told, and why is."""
+        """{organisation: units} of a shard's events archived after its checkpoint.
+
+        None when it cannot be known; then the laws are marked with the reason.
+        """
         if instant is None:
             return None
         if not instant.whole:
@@ -280,7 +288,7 @@ class _Run:
         since = since_of(of, self._full)
         end = end_of(of, instant, since)
         try:
-            # Also when nothing is new: whether it answers must not depend on that.
+            # Ask also when nothing is new, so that the result does not depend on it.
             if self._activity_here is None:
                 await self._activity.ping(min(_AWAY_S, self._left_s()))
                 self._activity_here = True

@@ -1,17 +1,17 @@
 """Bring the tables of PostgreSQL and ClickHouse to this version.
 
-Scripts are the files `NNNN_what.sql` beside this one, in `postgres/` and `clickhouse/`,
-applied in the order of their numbers, each once. A table `smsengine_migrations` in each
-database keeps the number, the name and the SHA-256 of what was applied. A script is
-never changed once it has been applied anywhere; what changes is a new script.
+Scripts are the files `NNNN_what.sql` in `postgres/migrations/` and `clickhouse/migrations/`. They
+are applied in the order of their numbers, each once. A table `smsengine_migrations` in each
+database keeps the number, the name and the SHA-256 of every applied script. A script is
+never changed once it has been applied anywhere; a change is a new script.
 
-PostgreSQL: one session at a time (advisory lock), each script in a transaction of its
-own together with its record. Killed here: the script is applied with its record or not
-at all, and the lock falls with the connection.
+PostgreSQL: one session at a time migrates (advisory lock). Each script runs in a transaction of
+its own together with its record. Killed here: the script is applied with its record or not
+at all, and the lock is released with the connection.
 
 ClickHouse has neither locks nor transactions for this, so every statement of a script
 must be one that may be executed again (`IF NOT EXISTS`). Killed between a statement and
-the record, or two at once: statements run again and do nothing; the record may stand
+the record, or two sessions at once: statements run again and do nothing. The record may be
 there twice, which counts as once.
 """
 
@@ -34,7 +34,7 @@ from engine.stores.postgres.errors import Remedy, judged, translated
 
 _FOLDER = Path(__file__).parent
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-# "SMS1" in ASCII, so that it is ours among the database's advisory locks.
+# The number of the advisory lock in this database: "SMS1" in ASCII.
 _LOCK = 0x534D5331
 
 _CREATE_POSTGRES = """
@@ -65,7 +65,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def scripts_in(folder: Path) -> list[Script]:
-    """The scripts of a folder in order. Raises ConfigError for a misnamed or doubled one."""
+    """The scripts of a folder in order. Raises ConfigError for a wrong name or a number used twice."""
     scripts: list[Script] = []
     for path in sorted(folder.glob("*.sql")):
         match = _NAME.fullmatch(path.name)
@@ -80,10 +80,10 @@ def scripts_in(folder: Path) -> list[Script]:
 
 
 def due(scripts: Sequence[Script], applied: Mapping[int, str], where: str) -> list[Script]:
-    """The scripts still to apply; `applied` maps numbers to digests.
+    """The scripts still to apply. `applied`: {number: SHA-256}; `where`: the store's name for errors.
 
-    Numbers above all of ours are a newer version's and left alone. Raises ConfigError when
-    an applied script has changed or gone, or a new one comes before an applied one.
+    Applied numbers above all of ours belong to a newer version and are left alone. Raises ConfigError
+    when an applied script has changed or is missing, or a new one comes before an applied one.
     """
     ours = {script.number: script for script in scripts}
     newest = max(ours, default=0)
@@ -105,10 +105,10 @@ def due(scripts: Sequence[Script], applied: Mapping[int, str], where: str) -> li
 
 
 async def migrate_postgres(url: str, folder: Path | None = None, timeout_s: float = 600.0) -> list[str]:
-    """Apply what is due to PostgreSQL; the names of what was applied now.
+    """Apply the scripts that are due to PostgreSQL; the names of those applied now.
 
-    Raises ConfigError, Unavailable. `timeout_s` also bounds the wait for another that is
-    migrating.
+    `timeout_s` bounds the whole call, with the wait for another process that migrates. Raises
+    ConfigError, Unavailable.
     """
     scripts = scripts_in(folder or _FOLDER / "postgres" / "migrations")
     async with _postgres(url, timeout_s) as connection:
@@ -141,7 +141,7 @@ async def _apply_postgres(connection: Any, script: Script) -> None:
 
 @asynccontextmanager
 async def _postgres(url: str, timeout_s: float) -> AsyncIterator[Any]:
-    """A connection for this block, its deadline, and its failures in the engine's terms."""
+    """A connection for this block, which has a deadline and raises the engine's errors."""
     connection = None
     try:
         with translated(in_full=True):
@@ -154,9 +154,9 @@ async def _postgres(url: str, timeout_s: float) -> AsyncIterator[Any]:
 
 
 async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: float = 600.0) -> list[str]:
-    """Apply what is due to ClickHouse, making the database first; the names of what was applied now.
+    """Make the database, and apply the scripts that are due to ClickHouse; the names of those applied now.
 
-    Raises ConfigError, Unavailable.
+    `timeout_s` bounds each step. Raises ConfigError, Unavailable.
     """
     scripts = scripts_in(folder or _FOLDER / "clickhouse" / "migrations")
     place = parse_url(url)
@@ -165,7 +165,7 @@ async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: fl
     try:
         async with answering(place, timeout_s):
             await client.command(_CREATE_CLICKHOUSE)
-            # Two versions of one script, applied at once: the digest "", which is nobody's.
+            # When two versions of one script were applied at once, the digest is "", which fits no script.
             found = await client.query(
                 "SELECT number, if(uniqExact(sha256) = 1, any(sha256), '') "
                 "FROM smsengine_migrations GROUP BY number"
@@ -209,9 +209,9 @@ async def _make_database(place: ClickHouseUrl, timeout_s: float) -> None:
 
 
 def statements_of(sql: str) -> list[str]:
-    """The statements of a ClickHouse script: each ends with a semicolon at the end of a line.
+    """The statements of a ClickHouse script, because a server takes one statement at a time.
 
-    Lines that begin with `--` are dropped; a server takes one statement at a time.
+    Each ends with a semicolon at the end of a line. Lines that begin with `--` are dropped.
     """
     lines = [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
     return [s.strip() for s in re.split(r";\s*\n", "\n".join(lines) + "\n") if s.strip()]

@@ -1,4 +1,4 @@
-"""How much waits where: what an operator watches."""
+"""How much waits in each queue and stream, for operators (`GET /v1/admin/status`, `smsengine status`)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,29 @@ _READS = 5
 class QueueStatus(msgspec.Struct):
     """Messages of one queue, all shards."""
 
-    # Not yet given to a worker.
+    # Messages that no worker has been given yet.
     waiting: int = 0
-    # Given to a worker, not settled.
+    # Messages given to a worker and not settled.
     in_hand: int = 0
-    # Scheduled, or waiting for another attempt.
+    # Messages that are scheduled or wait for another attempt.
     due: int = 0
-    # Set aside after killing workers.
+    # Dead letters.
     dead: int = 0
     # Age of the oldest message waiting or in hand, milliseconds.
     oldest_ms: int = 0
 
 
 class LedgerStatus(msgspec.Struct):
-    # How far the books are behind the usage streams, the worst shard, milliseconds.
+    """How far the ledger has come."""
+
+    # By how much the books are behind the usage stream in the worst shard, milliseconds.
     lag_ms: int = 0
 
 
 class ActivityStatus(msgspec.Struct):
+    """Activity that is not in ClickHouse yet."""
+
+    # Entries of the streams, and the age of the oldest, milliseconds.
     waiting_entries: int = 0
     oldest_ms: int = 0
 
@@ -44,16 +49,18 @@ class ActivityStatus(msgspec.Struct):
 class ReceiptsStatus(msgspec.Struct):
     """Receipts from providers that are not matched to their messages."""
 
-    # Batches that came and were not looked at yet, and the age of the oldest, milliseconds.
+    # Batches that the matcher has not read yet, and the age of the oldest, milliseconds.
     waiting_entries: int = 0
     oldest_ms: int = 0
     # Receipts whose message was not found yet.
     set_aside: int = 0
-    # Given up in the last 24 hours; None when ClickHouse does not answer.
+    # Receipts given up in the last 24 hours; None when ClickHouse does not answer.
     unmatched: int | None = None
 
 
 class Status(msgspec.Struct):
+    """The answer to `GET /v1/admin/status`."""
+
     node: str
     processes: object
     queues: dict[str, QueueStatus]
@@ -63,6 +70,8 @@ class Status(msgspec.Struct):
 
 
 class StatusReader:
+    """Reads the status from Redis and PostgreSQL. Every call raises Unavailable."""
+
     def __init__(self, pool: asyncpg.Pool, link: RedisLink, activity: ActivityStream, shards: int) -> None:
         self._pool = pool
         self._link = link
@@ -70,11 +79,11 @@ class StatusReader:
         self._shards = range(shards)
 
     async def queues(self, now_ms: int) -> dict[str, QueueStatus]:
-        """Two round trips for all queues and shards. Raises Unavailable."""
+        """The status by queue, in two round trips for all shards; `now_ms` is milliseconds since 1970."""
         return {queue: await self._queue(queue, now_ms) for queue in QUEUES}
 
     async def ledger(self) -> LedgerStatus:
-        """Behind is a shard whose stream ends after the position in the books."""
+        """The time from the position in the books to the last usage entry, of the worst shard."""
         with translated():
             rows = await self._pool.fetch("SELECT shard, position FROM shards")
         positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
@@ -89,6 +98,7 @@ class StatusReader:
         return LedgerStatus(lag_ms=max([0, *lags]))
 
     async def activity(self, now_ms: int) -> ActivityStatus:
+        """The activity of all shards that is not archived; `now_ms` is milliseconds since 1970."""
         backlogs = await self._activity.backlog()
         oldest = [b.first.ms for b in backlogs if b.first]
         return ActivityStatus(
@@ -97,7 +107,7 @@ class StatusReader:
         )
 
     async def receipts(self, now_ms: int) -> ReceiptsStatus:
-        """All but `unmatched`. Raises Unavailable."""
+        """The receipts of all shards, without `unmatched`; `now_ms` is milliseconds since 1970."""
         commands: list[Command] = []
         for s in self._shards:
             commands += [

@@ -295,13 +295,13 @@ async def test_a_repeated_batch_is_told_its_refusals_again_whatever_has_changed_
             MessageDraft(to="+4915112345678", text="later", validity=0),
         ]
         wanted = {"render": render_batch, "idempotency_key": "batch", "fingerprint": b"f" * 16}
-        told = await first.submit(org, batch, **wanted)  # type: ignore[arg-type]
-        codes = [o.get("error", {}).get("code", "") for o in msgspec.json.decode(told.answer)["results"]]
+        once = await first.submit(org, batch, **wanted)  # type: ignore[arg-type]
+        codes = [o.get("error", {}).get("code", "") for o in msgspec.json.decode(once.answer)["results"]]
         assert set(codes) == {"", "invalid_number", "invalid_field", "insufficient_credit"}
         # What was refused for want of credit could be paid now.
         await w.directory.top_up(org, 1000, "second")
         again = await second.submit(org, batch, **wanted)  # type: ignore[arg-type]
-        assert (again.answer, again.replayed) == (told.answer, True)
+        assert (again.answer, again.replayed) == (once.answer, True)
         await w.clean()
 
 

@@ -150,11 +150,11 @@ print(credits_.memory_bytes, field("VmRSS") - before, field("VmHWM") - highest_b
 
 
 def test_a_million_organisations_take_at_most_64_megabytes_also_while_growing() -> None:
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", MILLION], capture_output=True, text=True, check=True, timeout=60
     )
-    for number in said.stdout.split():
-        assert int(number) <= 64_000_000, said.stdout
+    for number in done.stdout.split():
+        assert int(number) <= 64_000_000, done.stdout
 
 
 def test_a_drain_costs_what_was_touched_and_not_what_is_there() -> None:

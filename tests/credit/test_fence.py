@@ -10,7 +10,7 @@ import pytest
 
 from engine.boot import fence
 from engine.config import Config, Store
-from engine.shards import holders_key
+from engine.shards import holders_key, usage_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import Command, RedisLink, load_functions
 from supervisor.embedded.servers import start_redis
@@ -31,7 +31,7 @@ def configured(url: str) -> Config:
     return Config(node="here", shards=SHARDS, redis=Store(url=url))
 
 
-def said(url: str, *commands: Command) -> list[object]:
+def ask(url: str, *commands: Command) -> list[object]:
     async def main() -> list[object]:
         link = RedisLink(url, timeout_s=5, name="test")
         try:
@@ -57,7 +57,7 @@ def begin(url: str, *names: str) -> None:
 
 
 def holders(url: str) -> set[object]:
-    replies = said(url, *[("HKEYS", holders_key(s)) for s in range(SHARDS)])
+    replies = ask(url, *[("HKEYS", holders_key(s)) for s in range(SHARDS)])
     return {name for reply in replies for name in reply}  # type: ignore[attr-defined]
 
 
@@ -77,17 +77,17 @@ def test_a_fence_that_redis_refuses_at_every_step_is_not_done(url: str) -> None:
     begin(url, "here.ingest.1")
     for shard in range(4):
         aside = f"aside:{{{shard}}}"
-        said(url, ("RENAME", holders_key(shard), aside), ("SET", holders_key(shard), "not a hash"))
+        ask(url, ("RENAME", holders_key(shard), aside), ("SET", holders_key(shard), "not a hash"))
     with pytest.raises(ChildFailed, match=r"Redis refused 4 of 4 steps of a fence: .*WRONGTYPE.*"):
         run_as_the_supervisor_does(url, ["here.ingest.1"])
     for shard in range(4):
-        said(url, ("RENAME", f"aside:{{{shard}}}", holders_key(shard)))
+        ask(url, ("RENAME", f"aside:{{{shard}}}", holders_key(shard)))
     assert holders(url) == {b"here.ingest.1"}
 
 
 def test_a_fence_on_a_redis_without_the_functions_is_not_done_and_the_next_one_is(url: str) -> None:
     begin(url, "here.ingest.1")
-    said(url, ("FUNCTION", "FLUSH"))
+    ask(url, ("FUNCTION", "FLUSH"))
     with pytest.raises(ChildFailed, match="lost the engine's functions"):
         run_as_the_supervisor_does(url, ["here.ingest.1"])
     assert holders(url) == {b"here.ingest.1"}
@@ -97,18 +97,34 @@ def test_a_fence_on_a_redis_without_the_functions_is_not_done_and_the_next_one_i
 
 def test_a_fence_that_redis_refuses_in_one_shard_is_not_done_and_the_next_one_is(url: str) -> None:
     begin(url, "here.ingest.1")
-    said(url, ("RENAME", holders_key(2), "aside"), ("SET", holders_key(2), "not a hash"))
+    ask(url, ("RENAME", holders_key(2), "aside"), ("SET", holders_key(2), "not a hash"))
     with pytest.raises(ChildFailed, match="Redis refused 1 of 4 steps of a fence: "):
         run_as_the_supervisor_does(url, ["here.ingest.1"])
-    said(url, ("RENAME", "aside", holders_key(2)))
+    ask(url, ("RENAME", "aside", holders_key(2)))
     assert holders(url) == {b"here.ingest.1"}
     assert run_as_the_supervisor_does(url, ["here.ingest.1"]) == 0
     assert holders(url) == set()
 
 
+def test_a_fence_that_fails_half_way_can_be_repeated(url: str) -> None:
+    begin(url, "here.ingest.1")
+    usage = usage_key(1)
+    ask(url, ("SET", usage, "not a stream"))
+    with pytest.raises(ChildFailed, match=r"Redis refused 1 of 4 steps of a fence: .*WRONGTYPE"):
+        run_as_the_supervisor_does(url, ["here.ingest.1"])
+    assert holders(url) == {b"here.ingest.1"}
+    ask(url, ("DEL", usage))
+    assert run_as_the_supervisor_does(url, ["here.ingest.1"]) == 0
+    assert holders(url) == set()
+    markers = ask(url, *[("XRANGE", usage_key(s), "-", "+") for s in range(SHARDS)])
+    assert [[entry[1][:4] for entry in of_shard] for of_shard in markers] == [  # type: ignore[attr-defined]
+        [[b"k", b"fence", b"h", b"here.ingest.1"]]
+    ] * SHARDS
+
+
 def test_when_redis_does_not_say_who_is_registered_nothing_counts_as_fenced(url: str) -> None:
     begin(url, "here.ingest.1")
-    said(url, ("SET", holders_key(1), "not a hash"))
+    ask(url, ("SET", holders_key(1), "not a hash"))
     with pytest.raises(ChildFailed, match="Redis does not say who is registered: WRONGTYPE"):
         run_as_the_supervisor_does(url, [])
 

@@ -16,6 +16,7 @@ from engine.credit.posting import decide
 from engine.credit.records import QuotaRequest
 from engine.shards import shard_of
 from engine.stores.postgres.ledger import PostgresLedger
+from engine.stream_id import StreamId
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
 
 _MANY = """
@@ -28,7 +29,7 @@ _GIVE = "INSERT INTO quotas (organisation_id, holder, units) SELECT unnest($1::b
 
 
 def entry(shard: int, position: int, kind: Any, holder: str = "gone", data: bytes = b"") -> UsageEntry:
-    return UsageEntry(shard, f"{position}-0", kind, holder, 1, data, link=f"link{position}")
+    return UsageEntry(shard, StreamId(position, 0), kind, holder, 1, data, link=f"link{position}")
 
 
 def request(organisation_id: int, number: int, needed: int) -> bytes:
@@ -122,13 +123,16 @@ async def test_of_a_shard_that_is_held_up_what_comes_before_is_applied_and_the_r
     async with books.beside.transaction():
         await books.beside.execute("SELECT FROM accounts WHERE organisation_id = $1 FOR UPDATE", locked)
         applied = await books.store.apply(entries, decide, 0)
-        assert applied.marks == {1: StreamMark("1-0", "link1"), 2: StreamMark("1-0", "link1")}
+        assert applied.marks == {
+            1: StreamMark(StreamId(1, 0), "link1"),
+            2: StreamMark(StreamId(1, 0), "link1"),
+        }
         assert applied.held_up == {1}
         assert [answer.shard for answer in applied.answers] == [1, 2]
         again = await books.store.apply(entries[1:3], decide, 0)
         assert (again.marks, again.answers, again.held_up) == ({}, [], {1})
     healed = await books.store.apply(entries[1:3], decide, 0)
-    assert (healed.marks, healed.held_up) == ({1: StreamMark("3-0", "link3")}, frozenset())
+    assert (healed.marks, healed.held_up) == ({1: StreamMark(StreamId(3, 0), "link3")}, frozenset())
     assert len(healed.answers) == 2
 
 
@@ -142,7 +146,7 @@ async def test_a_fence_of_a_hundred_thousand_quotas_comes_to_its_end_and_lets_ot
         rounds += 1
         ask = entry(2, rounds, "request", "h", request(apart, rounds, 1))
         applied = await books.store.apply([fence, ask], decide, 0)
-        assert applied.marks[2].position == f"{rounds}-0"
+        assert applied.marks[2].position == StreamId(rounds, 0)
         assert not applied.held_up
         if 1 in applied.marks:
             break
@@ -182,7 +186,7 @@ async def test_a_fence_frees_what_is_not_locked_and_the_rest_later(books: Books)
         assert (applied.marks, applied.held_up) == ({}, {1})
         assert await books.beside.fetchval("SELECT sum(available) FROM accounts") == 95
     healed = await books.store.apply([entry(1, 1, "fence")], decide, 0)
-    assert healed.marks == {1: StreamMark("1-0", "link1")}
+    assert healed.marks == {1: StreamMark(StreamId(1, 0), "link1")}
     assert await books.beside.fetchval("SELECT sum(available) FROM accounts") == 100
 
 
@@ -213,11 +217,11 @@ async def test_a_ledger_that_is_frozen_in_a_transaction_keeps_neither_locks_nor_
 async def test_requests_that_wait_are_written_in_one_statement(books: Books) -> None:
     made = await books.organisations(1, 300)
     entries = [entry(1, n, "request", "h", request(o, n, 5)) for n, o in enumerate(made, 1)]
-    said: list[str] = []
+    statements: list[str] = []
     connection: Any = books.store._connection
-    connection.add_query_logger(lambda record: said.append(record.query))
+    connection.add_query_logger(lambda record: statements.append(record.query))
     applied = await books.store.apply(entries, decide, 0)
     assert len(applied.answers) == 300
-    assert len(said) <= 12
+    assert len(statements) <= 12
     rows = await books.beside.fetch("SELECT number FROM waiting_requests ORDER BY id")
     assert [row[0] for row in rows] == list(range(1, 301))

@@ -24,7 +24,7 @@ from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually
 _decode = msgspec.msgpack.Decoder(list[ActivityRow]).decode
 
 
-async def told(w: World, organisation_id: int) -> list[ActivityRow]:
+async def events_of(w: World, organisation_id: int) -> list[ActivityRow]:
     """Its low-balance events on the activity stream."""
     key = shards.activity_key(shards.shard_of(organisation_id, SHARDS))
     entries = await w.link.call("XRANGE", key, "-", "+")
@@ -64,22 +64,22 @@ async def test_falling_below_is_told_once_and_again_after_a_top_up(streams_url: 
             await booked(w, org, available)
 
             async def as_many(events: int = events) -> bool:
-                return len(await told(w, org)) == events
+                return len(await events_of(w, org)) == events
 
             await eventually(as_many)
         await w.directory.top_up(org, 100, "up to the threshold")
         await send(ingest, org, 1)
 
         async def twice() -> bool:
-            return len(await told(w, org)) == 2
+            return len(await events_of(w, org)) == 2
 
         await eventually(twice)
-        first, second = await told(w, org)
+        first, second = await events_of(w, org)
         assert (first.units, second.units) == (850, 899)
         assert (first.message_id, first.to, first.segments) == ("", "", 0)
         assert abs(first.at_us - time.time_ns() // 1000) < 60_000_000
         assert first.at_us < second.at_us
-        assert await told(w, other) == []
+        assert await events_of(w, other) == []
 
         async def forgotten() -> bool:
             return await unsent(w) == 0
@@ -107,7 +107,7 @@ async def test_without_a_threshold_nothing_is_told_and_one_set_too_late_waits(
         await booked(w, org, 10)
         draining.set()
         await eventually(lambda: _drained(w))
-        assert await told(w, org) == []
+        assert await events_of(w, org) == []
 
 
 async def _drained(w: World) -> bool:
@@ -159,12 +159,12 @@ async def test_a_ledger_that_ends_between_commit_and_sending_neither_loses_nor_d
             await send(ingest, org, 1)
 
         async def all_told() -> bool:
-            found = [await told(w, org) for org in organisations]
+            found = [await events_of(w, org) for org in organisations]
             return not usage.troubles and all(found) and await unsent(w) == 0
 
         await eventually(all_told, timeout_s=20)
         for org in organisations:
-            assert [row.units for row in await told(w, org)] == [99]
+            assert [row.units for row in await events_of(w, org)] == [99]
         draining.set()
         await running
 
@@ -178,7 +178,7 @@ async def test_a_drained_ledger_leaves_no_event_behind(streams_url: str, books_u
         await send(ingest, org, 1)
         draining.set()
         await eventually(lambda: _drained(w))
-        assert [row.units for row in await told(w, org)] == [99]
+        assert [row.units for row in await events_of(w, org)] == [99]
 
 
 async def test_a_ledger_that_wakes_late_puts_nothing_on_the_stream_again(

@@ -10,14 +10,17 @@ import pytest
 from engine.credit.ledger_records import Portion, UsageEntry, WaitingRequest
 from engine.credit.posting import portion
 from engine.credit.records import QuotaRequest
+from engine.stream_id import StreamId
 
 
 def usage(shard: int, position: int, organisation_id: int) -> UsageEntry:
-    return UsageEntry(shard, f"{position}-0", "usage", "h", 1, msgspec.msgpack.encode([organisation_id, 1]))
+    return UsageEntry(
+        shard, StreamId(position, 0), "usage", "h", 1, msgspec.msgpack.encode([organisation_id, 1])
+    )
 
 
 def fence(shard: int, position: int, holder: str = "gone") -> UsageEntry:
-    return UsageEntry(shard, f"{position}-0", "fence", holder, 1, b"")
+    return UsageEntry(shard, StreamId(position, 0), "fence", holder, 1, b"")
 
 
 def taken(*entries: UsageEntry, **known: Any) -> Portion:

@@ -11,6 +11,7 @@ from engine.credit.ledger_records import Account, BalanceEvent, Books, Remaining
 from engine.credit.posting import close_books, decide, size_grant
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
 from engine.errors import Broken
+from engine.stream_id import StreamId
 
 ORG = 1
 TOTAL = 1000
@@ -27,7 +28,7 @@ def books(available: int = TOTAL, **quotas: int) -> Books:
 
 def entry(kind: str, holder: str, data: object = b"", shard: int = 0) -> UsageEntry:
     encoded = data if isinstance(data, bytes) else msgspec.msgpack.encode(data)
-    return UsageEntry(shard, "1-0", kind, holder, 1, encoded)  # type: ignore[arg-type]
+    return UsageEntry(shard, StreamId(1, 0), kind, holder, 1, encoded)  # type: ignore[arg-type]
 
 
 def request(holder: str, number: int, wanted: int, needed: int) -> UsageEntry:
@@ -130,12 +131,12 @@ def watched(threshold: int | None, available: int = TOTAL, **quotas: int) -> Boo
 
 
 @pytest.mark.parametrize(
-    ("threshold", "told"), [(970, []), (971, [ORG]), (1000, [ORG]), (1001, []), (None, [])]
+    ("threshold", "low"), [(970, []), (971, [ORG]), (1000, [ORG]), (1001, []), (None, [])]
 )
-def test_falling_below_the_threshold_is_told(threshold: int | None, told: list[int]) -> None:
+def test_falling_below_the_threshold_is_noted(threshold: int | None, low: list[int]) -> None:
     b = watched(threshold, 900, a=100)
     decide(b, [entry("usage", "a", [ORG, 10]), entry("usage", "a", [ORG, 20])])
-    assert b.low == told
+    assert b.low == low
 
 
 def test_quota_with_a_holder_is_usable_still() -> None:

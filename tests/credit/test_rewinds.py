@@ -28,6 +28,7 @@ from engine.records import Addressed, Message, Submission
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.usage import RedisUsage
+from engine.stream_id import STREAM_START, StreamId
 from supervisor.embedded.servers import Server, start_redis
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
 
@@ -386,9 +387,11 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     assert await link.call("FCALL", "settle", 6, *touched, "w1", 1, entry_id, "c", 7, 5, b"") == 1
     again = (await usage.lives({}))[0]
     assert again.generation == "closing:g2"
-    assert await usage.close(again, "g3", "g1", StreamMark("5-0", "of g1")) == {7: RemainingUnits(5, 0)}
+    assert await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "of g1")) == {
+        7: RemainingUnits(5, 0)
+    }
     await usage.begin({0: "g3"}, life.run)
-    entries = await usage.read({0: "0-0"}, 10, 1)
+    entries = await usage.read({0: STREAM_START}, 10, 1)
     assert [(e.kind, e.follows) for e in entries] == [("settle", "g3")]
 
 
@@ -400,14 +403,14 @@ async def test_a_shard_knows_its_mark_when_everything_was_trimmed_and_not_what_i
     for name in ("h1", "h2", "h3"):
         await admission.register(name)
         await admission.fence(name)
-    entries = await usage.read({0: "0-0"}, 10, 1)
+    entries = await usage.read({0: STREAM_START}, 10, 1)
     marks = [StreamMark(), *[StreamMark(e.position, e.link) for e in entries]]
     for mark in marks:
         assert goes_on(mark, (await usage.lives({0: mark}))[0])
     other = StreamMark(entries[1].position, entries[0].link)
     assert not goes_on(other, (await usage.lives({0: other}))[0])
     await usage.trim({0: entries[-1].position})
-    assert await usage.read({0: "0-0"}, 10, 1) == []
+    assert await usage.read({0: STREAM_START}, 10, 1) == []
     assert goes_on(marks[-1], (await usage.lives({0: marks[-1]}))[0])
     assert not goes_on(marks[-2], (await usage.lives({0: marks[-2]}))[0])
 
@@ -480,7 +483,7 @@ async def test_a_shard_is_closed_by_what_was_used_however_much_that_is_and_no_ca
     usage, life = await begun(link)
     await used(link, 1750)
     await link.call("CONFIG", "RESETSTAT")
-    left = await usage.close(life, "g2", "g1", StreamMark("0-0", ""))
+    left = await usage.close(life, "g2", "g1", StreamMark())
     assert left == {org: RemainingUnits(500, 500) for org in range(1, 8)}
     # The usage came page by page, and no queue was read.
     info = (await link.call("INFO", "commandstats")).decode()
@@ -501,7 +504,7 @@ async def test_units_of_the_version_before_which_kept_their_sum_alone_are_counte
     assert await link.call("GET", keys.held_key(0)) == b"140"
     # And where no ledger had the time to do so, by the close.
     await link.call("DEL", keys.held_key(0) + b":by")
-    left = await usage.close(life, "g2", "g1", StreamMark("0-0", ""))
+    left = await usage.close(life, "g2", "g1", StreamMark())
     assert left == {org: RemainingUnits(20, 20) for org in range(1, 8)}
 
 
@@ -520,9 +523,9 @@ async def test_what_is_settled_between_the_two_steps_of_a_close_counts(link: Red
     assert await link.call(*seal) is not None
     assert await link.call("FCALL", "settle", 6, *touched, "w1", 1, entry_id, "c", 7, 2, b"") == 1
     again = (await usage.lives({}))[0]
-    left = await usage.close(again, "g3", "g1", StreamMark("5-0", "elsewhere"))
+    left = await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "elsewhere"))
     assert sum(of.held for of in left.values()) == 14
-    entries = await usage.read({0: "0-0"}, 10, 1)
+    entries = await usage.read({0: STREAM_START}, 10, 1)
     assert [(e.kind, e.follows, msgspec.msgpack.decode(e.data)) for e in entries] == [
         ("settle", "g3", [7, 2, 0])
     ]

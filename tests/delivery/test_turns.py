@@ -27,6 +27,7 @@ from engine.receipts.ports import MatchLimits
 from engine.records import PriceSheet, Submission
 from engine.routing.records import RoutingPlan
 from engine.routing.table import RoutingTable
+from engine.stream_id import StreamId
 from tests.delivery.turns import Away, Loop, VirtualTime
 from tests.providers.sink import Sink
 from tests.providers.smpp.scripted_smsc import message, settings
@@ -152,7 +153,13 @@ def leading() -> Store:
 
 def usage(read: Any) -> Store:
     life = ShardLife(
-        shard=0, generation="g1", run="r", seen_run="r", last_position="9999999-0", follows="", delivered=0
+        shard=0,
+        generation="g1",
+        run="r",
+        seen_run="r",
+        last_position=StreamId(9_999_999, 0),
+        follows="",
+        delivered=0,
     )
     return Store(read=read, lives=[life], overdue=[])
 
@@ -176,9 +183,9 @@ def test_a_ledger_whose_stores_are_away_tries_again_and_does_not_spin(after_s: f
 
 
 def test_a_ledger_that_has_read_as_much_as_it_may_applies_it() -> None:
-    entries = [UsageEntry(0, f"{n}-0", "usage", b"", "", "") for n in range(1, 30_001)]
+    entries = [UsageEntry(0, StreamId(n, 0), "usage", b"", "", "") for n in range(1, 30_001)]
 
-    def read(positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+    def read(positions: dict[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
         # A burst: there is always more, at once.
         taken, entries[:] = entries[:10_000], entries[10_000:]
         return taken

@@ -197,8 +197,8 @@ def test_the_url_of_a_store_has_one_of_its_forms(
     for url in ("", *good):
         assert getattr(config.decode(f"[{store}]\nurl = '{url}'", "test"), store).url == url
     for url in wrong:
-        said = refused(f"[{store}]\nurl = '{url}'")
-        assert said == f"{store}.url must be a URL that begins with {allowed}."
+        sentence = refused(f"[{store}]\nurl = '{url}'")
+        assert sentence == f"{store}.url must be a URL that begins with {allowed}."
 
 
 def test_what_is_not_toml_is_said_to_be_so() -> None:

@@ -197,13 +197,14 @@ class Functions(Closing):
 
     def fence(self, keys: Any, args: Any) -> int:
         name = _b(args[0])
-        if self.store.hash(keys[1]).pop(name, None) is None:
+        if name not in self.store.hash(keys[1]):
             return 0
-        epoch = self.end_epoch(keys[0])
-        self.store.db.pop(keys[3], None)
         chain = Chain(self.store, keys[2])
+        epoch = self.end_epoch(keys[0])
         chain.append(b"fence", name, b"%d" % (epoch - 1), b"")
         chain.keep()
+        self.store.db.pop(keys[3], None)
+        del self.store.hash(keys[1])[name]
         return 1
 
     # -- admit

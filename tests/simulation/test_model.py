@@ -30,6 +30,7 @@ from engine.stores.redis.admission import _admit_command, fence_command
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
+from engine.stream_id import StreamId
 from tests.conftest import books_url  # noqa: F401 - a fixture
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
@@ -384,7 +385,7 @@ def random_entry(rng: Random, server: PostgresServer, position: int, shards: int
             number=position, organisation_id=organisation_id, wanted=wanted, needed=needed, waiting=waiting
         )
         data = _encode(request)
-    return UsageEntry(shard_of(organisation_id, shards), f"{position}-0", kind, holder, 1, data)  # type: ignore[arg-type]
+    return UsageEntry(shard_of(organisation_id, shards), StreamId(position, 0), kind, holder, 1, data)  # type: ignore[arg-type]
 
 
 async def real_tables(url: str) -> Any:

@@ -1,17 +1,17 @@
-"""Activity in ClickHouse: the archiver's inserts, and the reads by message and for the audit.
+"""Activity in ClickHouse: the inserts of the archiver, and the reads by message and for the audit.
 
-An insert is one HTTP request with one Native block, columns as they come, types given
-here, so that no insert asks the server for them. Serialising and compressing happen in
-clickhouse_connect's own threads.
+An insert is one HTTP request with one block in the Native format. The types of the columns are given
+here, so that no insert has to ask the server for them. clickhouse_connect serialises and
+compresses in threads of its own.
 
 Under failure. Every insert carries the token of its block, so it may be sent any number
-of times, by any number of archivers at once: the table and the view behind it remember
-the last 1,000 tokens each (`non_replicated_deduplication_window`; a block that spans two
-months counts twice). What bounds the window: there is one plan at a time, so between two
-inserts of the same block other blocks can only come in while the first sender is frozen
-between its last look at its lease and the last byte of its request. It would have to
-sleep there for 1,000 blocks: minutes at full load, a quarter of an hour otherwise; and
-a server drops a request whose body stalls (`http_receive_timeout`, 30 s by default).
+of times, by any number of archivers at once. The table, and each view that it feeds, remember
+the last 1,000 tokens (`non_replicated_deduplication_window`; a block that spans two
+months counts twice). Is that enough? There is one plan at a time. So other blocks can come
+between two inserts of the same block only while the first sender is frozen between its last
+look at its lease and the last byte of its request. It would have to sleep there for 1,000
+blocks, which take minutes at full load and a quarter of an hour otherwise; and a server drops a
+request whose body stalls (`http_receive_timeout`, 30 s by default).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from engine.records import ActivityRow, Message
 from engine.stores.clickhouse.client import answering, connect, parse_url
 from engine.stream_id import StreamId
 
-# Column and type on the wire, in the order of ActivityRow without `kept`; the server turns
-# strings into LowCardinality itself, which costs it less than it costs Python.
+# Column and type on the wire, in the order of ActivityRow without `kept`. The server turns
+# strings into LowCardinality, which costs it less than it would cost Python.
 _TIME = "DateTime64(6, 'UTC')"
 _COLUMNS = {
     "at": _TIME,
@@ -64,17 +64,17 @@ _COLUMNS = {
 _INSERT_SETTINGS = {
     # Answer after the rows are stored, not after they are buffered.
     "async_insert": 0,
-    # Answer with the outcome: without it the status 200 may go out before an error.
+    # Answer with the outcome; without this the status 200 may go out before an error.
     "wait_end_of_query": 1,
     "insert_deduplicate": 1,
     "deduplicate_blocks_in_dependent_materialized_views": 1,
-    # One block stays one block, so that there is one token a partition.
+    # The server must not split a block, so that there is one token a partition.
     "min_insert_block_size_rows": 1_048_576,
     "min_insert_block_size_bytes": 1 << 30,
     "max_partitions_per_insert_block": 100,
     "input_format_native_allow_types_conversion": 1,
 }
-# The messages that are kept to be sent again, in a table of their own.
+# Columns of `kept_messages`, the messages that may be sent again.
 _KEPT_COLUMNS = {
     "message_id": "String",
     "attempt": "UInt16",
@@ -91,7 +91,8 @@ _SELECT = ", ".join(
     f"toUnixTimestamp64Micro(`{name}`) AS {name}_us" if kind == _TIME else f"`{name}`"
     for name, kind in list(_COLUMNS.items())[: len(_STORED)]
 )
-# rows_of: one message's events by time. The sort key's first two columns bound what is read.
+# `rows_of`: the events of one message by time. The conditions on the first two columns of the sort key
+# bound what is read.
 _ROWS_OF = f"""
 SELECT {_SELECT}
 FROM activity
@@ -103,7 +104,7 @@ ORDER BY at
 LIMIT {_ROWS_MAX}
 """  # noqa: S608 - built from the constants above
 
-# units_between: see there. The first condition on places is what the projection `by_stream` is read by.
+# `units_between`: the condition with BETWEEN makes ClickHouse read the projection `by_stream`.
 _UNITS_BETWEEN = f"""
 SELECT organisation_id, {", ".join(f"sumIf(units, event IN {events!r})" for events in EVENTS)}, count()
 FROM activity
@@ -112,15 +113,18 @@ WHERE shard = {{shard:UInt16}} AND stream_ms BETWEEN {{from_ms:UInt64}} AND {{en
   AND (stream_ms, toUInt64(stream_seq)) < ({{end_ms:UInt64}}, {{end_seq:UInt64}})
 GROUP BY organisation_id
 """  # noqa: S608 - built from the constants above
-# So that inserts and look-ups are served beside it.
+# So few threads leave processors to inserts and look-ups.
 _UNITS_THREADS = 2
 
 
 class ClickHouseActivityStore:
-    """The port `ActivityStore`. Connects at the first use, and anew after a failure."""
+    """The port `ActivityStore`. Connects at the first use, and again after a failure.
+
+    Every call raises Unavailable, and ConfigError when an operator must act.
+    """
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
-        """`timeout_s`: deadline of each call. Raises ConfigError for a malformed URL."""
+        """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
         self._url = parse_url(url)
         self._timeout_s = timeout_s
         self._client: Any = None
@@ -128,36 +132,37 @@ class ClickHouseActivityStore:
         self._message = msgspec.json.Decoder(Message).decode
 
     async def close(self) -> None:
+        """Close the connections; the next call connects again."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
     async def insert(self, block: ActivityBlock, token: str) -> None:
-        """Store the block as a whole; again with the same `token` stores nothing.
+        """Store the block as a whole; a second insert with the same `token` stores nothing.
 
-        Killed here: the server has it whole, or a view lacks it, or one month of two
-        does, or only the kept messages are there, which by themselves mean nothing; the same
-        insert completes what is missing. Answered twice, never answered, time-out: insert
-        again.
+        Killed here: the server has all of it, or a view lacks it, or one of two months lacks it, or
+        only the kept messages are there, which mean nothing by themselves. The same insert completes
+        what is missing. Answered twice, never answered, time-out: insert again. Raises ValueError
+        for a value that does not fit its column.
         """
         if not block.rows:
             return
         columns = list(block.columns)
         kept = columns.pop(_AT["kept"])
-        # First, so that no `sent` is seen whose message is not there yet.
+        # Before the rows, so that nobody sees a `sent` whose message is not there yet.
         if any(kept) and (messages := self._kept(block, kept)):
             await self._insert("kept_messages", _KEPT_COLUMNS, messages, token + "-kept")
         await self._insert("activity", _COLUMNS, columns, token)
 
     def _kept(self, block: ActivityBlock, kept: Sequence[Any]) -> list[list[Any]]:
-        """Columns of `kept_messages`; a message that cannot be read will not be sent again."""
+        """The columns of `kept_messages`, without messages that cannot be decoded."""
         rows = []
         for message_id, attempt, encoded in zip(
             block.columns[_AT["message_id"]], block.columns[_AT["attempt"]], kept, strict=True
         ):
             if encoded:
                 with contextlib.suppress(msgspec.DecodeError):
-                    # Rounded up: it may be sent until its very end.
+                    # Rounded up, because the message may be sent until its validity ends.
                     expires_at_s = self._message(encoded).expires_at_us // 1_000_000 + 1
                     rows.append((message_id, attempt, min(expires_at_s, 2**32 - 1), encoded))
         return [list(column) for column in zip(*rows, strict=True)]
@@ -183,10 +188,14 @@ class ClickHouseActivityStore:
             raise
 
     async def rows_of(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
+        """The events of one message by time, at most 10,000.
+
+        `accepted_at_us`: when it was accepted, to the millisecond; its id says so.
+        """
         parameters = {
             "organisation_id": organisation_id,
             "message_id": message_id,
-            # A millisecond either way: an id holds no more.
+            # A millisecond before and after, because an id has the time to the millisecond.
             "from_us": accepted_at_us - 1000,
             "until_us": accepted_at_us + 1000,
         }
@@ -196,17 +205,17 @@ class ClickHouseActivityStore:
         return [ActivityRow(**dict(zip(_STORED, values, strict=True))) for values in found.result_rows]
 
     async def ping(self, timeout_s: float) -> None:
-        """Raises Unavailable, ConfigError."""
+        """Ask whether the server answers within `timeout_s` seconds. Raises Unavailable, ConfigError."""
         async with answering(self._url, timeout_s):
             await (await self._connected()).command("SELECT 1")
 
     async def units_between(
         self, shard: int, first: StreamId, end: StreamId, timeout_s: float
     ) -> tuple[dict[int, Units], int]:
-        """Units by organisation of a shard's rows from place `first` to before `end`; how many rows.
+        """({organisation: units}, how many rows) of a shard from the place `first` to before `end`.
 
-        Reads those rows, and of each part of the table at most one granule beside them. A query that
-        nobody waits for any more is ended by the server at its own deadline.
+        ClickHouse reads those rows, and at most one granule more in each part of the table. It ends the
+        query after `timeout_s` seconds, also when nobody waits for it any more.
         """
         parameters = {
             "shard": shard,

@@ -1,8 +1,8 @@
 """Attempts by the ids that providers gave them, in ClickHouse (`engine.receipts.ports.AttemptStore`).
 
-All rows here come from the activity, by the views of 0003_receipts.sql: whatever is in the
-table `activity` is found here. Under failure: these are reads, and one insert that may be
-sent again; call again.
+All rows come from the activity, by the views of 0003_receipts.sql: every attempt in the table
+`activity` is found here. Under failure: these are reads, and one insert that may be sent again, so
+every call may be repeated.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from engine.stores.clickhouse.client import answering, connect, parse_url
 _UNMATCHED_SINCE = """
 SELECT count() FROM receipts_unmatched FINAL WHERE given_up_at >= fromUnixTimestamp({since:UInt32})
 """
-# PREWHERE: the rows, which are most of the bytes, are read only where a key was found.
-# One thread reads thousands of small granules as fast as two, and leaves the other core alone.
-# Blocks as large as they come: cut to their usual bytes, each would hold a few granules only,
-# at half as much CPU again.
+# PREWHERE: the column `row`, which is most of the bytes, is read only where a key was found.
+# One thread reads thousands of small granules as fast as two, and leaves the other core free.
+# Blocks have no size limit in bytes: with the usual one each would hold a few granules only, which
+# costs half as much CPU again.
 _FILED = """
 SELECT key, row FROM outstanding PREWHERE key IN {keys:Array(UInt64)}
 SETTINGS max_threads = 1, preferred_block_size_bytes = 0, local_filesystem_read_method = 'pread'
@@ -53,16 +53,22 @@ _UNMATCHED = {
 
 
 def key_of(provider: str, form: str) -> int:
-    """As ClickHouse's halfMD5 of '<provider>:<form>'; no secret, only a number evenly spread."""
+    """The key of an attempt in `outstanding`: ClickHouse's halfMD5 of '<provider>:<form>', 64 bits.
+
+    It protects nothing; it only spreads evenly.
+    """
     digest = hashlib.md5(f"{provider}:{form}".encode("utf-8", "replace"), usedforsecurity=False).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 class ClickHouseAttempts:
-    """The port `OutstandingStore`. Connects at the first use, and anew after a failure."""
+    """The port `AttemptStore`. Connects at the first use, and again after a failure.
+
+    Every call raises Unavailable, and ConfigError when an operator must act.
+    """
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
-        """`timeout_s`: deadline of each call. Raises ConfigError for a malformed URL."""
+        """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
         self._url = parse_url(url)
         self._timeout_s = timeout_s
         self._client: Any = None
@@ -72,15 +78,18 @@ class ClickHouseAttempts:
         self._message = msgspec.json.Decoder(Message).decode
 
     async def close(self) -> None:
+        """Close the connections; the next call connects again."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
     async def filed(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[AttemptRecord]]:
+        """The attempts under each key, (provider, form of the id); keys without any are absent."""
         names = {key_of(*key): key for key in keys}
         return {names[number]: filed for number, filed in (await self._under(names)).items()}
 
     async def filed_by_message(self, message_ids: Collection[str]) -> dict[str, list[AttemptRecord]]:
+        """The attempts of each message, by message id; messages without any are absent."""
         if not message_ids:
             return {}
         found = await self._query(_KEYS_OF_MESSAGES, {"ids": list(message_ids)})
@@ -91,12 +100,17 @@ class ClickHouseAttempts:
         return filed
 
     async def kept(self, attempts: Collection[tuple[str, int]]) -> dict[tuple[str, int], Message]:
+        """The kept messages of attempts, by (message id, number of the attempt); others are absent."""
         if not attempts:
             return {}
         found = await self._query(_KEPT, {"attempts": list(attempts)}, {"message": "bytes"})
         return {(message_id, attempt): self._message(message) for message_id, attempt, message in found}
 
     async def give_up(self, receipts: Sequence[tuple[Receipt, Reason]], now_us: int) -> None:
+        """Record receipts that match no message, each with the reason, as given up at `now_us`.
+
+        A second insert of the same ones is merged with the first by the table.
+        """
         columns: list[list[Any]] = [
             [r.at_us for r, _ in receipts],
             [r.provider for r, _ in receipts],
@@ -120,7 +134,7 @@ class ClickHouseAttempts:
             )
 
     async def unmatched(self, since_s: int) -> int:
-        """How many receipts were given up since then, seconds since 1970."""
+        """How many receipts were given up since `since_s`, seconds since 1970."""
         return int((await self._query(_UNMATCHED_SINCE, {"since": since_s}))[0][0])
 
     async def _under(self, keys: Collection[int]) -> dict[int, list[AttemptRecord]]:

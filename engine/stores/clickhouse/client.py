@@ -1,4 +1,4 @@
-"""A connection to ClickHouse's HTTP interface, and its failures in the engine's terms."""
+"""Connections to the HTTP interface of ClickHouse, and its failures as errors of the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from engine.errors import ConfigError, Unavailable
 
 # Codes of https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
-# that mean the operator must act; all others may pass.
+# for which an operator must act. All others are Unavailable: they may pass by themselves.
 _TO_ACT_ON = {
     16: "a column is missing: run `smsengine migrate`",
     60: "a table is missing: run `smsengine migrate`",
@@ -31,7 +31,7 @@ _TO_ACT_ON = {
 class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
     """One server's address and credentials."""
 
-    # Without credentials, for messages.
+    # The URL without credentials, for error messages.
     shown: str
     host: str
     port: int
@@ -69,7 +69,7 @@ def parse_url(url: str) -> ClickHouseUrl:
 
 
 async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any:
-    """A clickhouse_connect AsyncClient. Raises Unavailable, ConfigError."""
+    """An AsyncClient of clickhouse_connect. Raises Unavailable, ConfigError."""
     async with answering(url, timeout_s):
         return await clickhouse_connect.get_async_client(
             interface="https" if url.tls else "http",
@@ -80,7 +80,7 @@ async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any
             database=database,
             connect_timeout=min(5.0, timeout_s),
             send_receive_timeout=timeout_s,
-            # Sessions forbid two requests at once.
+            # A session allows one request at a time only.
             autogenerate_session_id=False,
             query_retries=0,
             tz_source="server",
@@ -89,7 +89,7 @@ async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any
 
 @asynccontextmanager
 async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]:
-    """Set the deadline of a call and name its failures."""
+    """Give this block a deadline; raise its failures as Unavailable or ConfigError."""
     try:
         async with asyncio.timeout(timeout_s):
             yield

@@ -1,4 +1,4 @@
-"""Locks on accounts, which the ledger shares with top-ups and whoever else writes the books."""
+"""Locks on accounts. Top-ups, and everything else that writes the books, take them as the ledger does."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CROSS JOIN LATERAL (
 
 
 class AccountLocked(Exception):
-    """An account was not had in time; the transaction is undone."""
+    """An account could not be locked in time; the transaction is rolled back."""
 
 
 async def quotas_of_fenced(
     connection: asyncpg.Connection, fences: Sequence[tuple[int, str]], count: int
 ) -> dict[tuple[int, str], list[int]]:
-    """For each fence, (shard, holder), up to `count` organisations of which the holder has quota."""
+    """By fence, (shard, holder), up to `count` organisations of that shard of which the holder has quota."""
     found: dict[tuple[int, str], list[int]] = {}
     if fences:
         shards, holders = zip(*fences, strict=True)
@@ -42,10 +42,10 @@ async def quotas_of_fenced(
 async def lock_accounts(
     connection: asyncpg.Connection, wanted: set[int], *, patient: bool
 ) -> tuple[list[asyncpg.Record], set[int]]:
-    """Lock accounts: their rows, and the organisations whose accounts others have locked.
+    """Lock accounts: (rows of those locked now, organisations whose accounts others have locked).
 
-    `patient`: wait a moment for each. Raises AccountLocked when one was not had.
-    An organisation without an account is in neither.
+    The rows have the columns of `LOCK_ACCOUNTS`. `patient`: wait a moment for each account, and raise
+    AccountLocked when one cannot be locked. An organisation without an account is in neither.
     """
     organisations = sorted(wanted)
     if patient:

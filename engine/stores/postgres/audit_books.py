@@ -1,22 +1,22 @@
-"""The books as an audit reads them: one snapshot of PostgreSQL, and the checkpoints in it.
+"""The books for an audit: one snapshot of PostgreSQL, and the checkpoints in it.
 
-Everything of one audit happens on one connection of its own, in one transaction that sees the
-database at one instant. It locks nothing that the engine writes. An advisory lock lets one audit
-at a time go on, on all machines: checkpoints form a chain.
+One audit has one connection of its own and one transaction, which sees the database at one instant.
+It locks nothing that the engine writes. Checkpoints form a chain, so an advisory lock lets only one
+audit at a time go on, on all machines.
 
-What may still change what a checkpoint has closed. In the journal: nothing, by the engine. Whoever
-writes it has the account's row locked, so within an organisation ids go up in the order of the
-commits, and every row that comes later has a higher one. In the activity: nothing, by the engine.
-A place in a shard's stream is behind a checkpoint only when all before it was in ClickHouse; late
-receipts and retries are new entries, with later places; a block that is sent again is stored once.
-Months of the activity that are dropped, by hand or by a TTL, stay in the sums. A Redis that lost
-data is told by `shards.losses`: a new checkpoint then takes up the difference (`gap`) and later
-audits compare from there. Rows that are changed or put in by hand behind a checkpoint are
-noticed by `--full` alone.
+Can the past that a checkpoint has closed still change? The journal: the engine does not change it.
+A transaction that writes the journal has the account's row locked, so the ids of an organisation go
+up in the order of the commits, and every later row has a higher id. The activity: the engine does not
+change it. A checkpoint closes a place in a shard's stream only when everything before it is in
+ClickHouse. Late receipts and retries are new entries with later places, and a block that is sent
+again is stored once. Months of the activity that are dropped, by hand or by a TTL, stay in the sums.
+`shards.losses` says that Redis lost data: a new checkpoint then takes up the difference (`gap`), and
+later audits compare from there. Only `--full` notices rows before a checkpoint that somebody changed
+or inserted by hand.
 
-Killed, frozen or cut off anywhere: the transaction is rolled back, by the server at the latest when
-the audit's time is over, or was committed with checkpoints that hold; either way the next audit
-finds a whole chain.
+Killed, frozen or cut off at any step: either the transaction is rolled back, by the server at the
+latest when the audit's time is over, or it was committed with checkpoints that hold. In both cases
+the next audit finds a whole chain.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from engine.errors import Unavailable
 from engine.stores.postgres.errors import translated
 from engine.stream_id import StreamId
 
-# "sms" and "u": the audit's own among the database's advisory locks.
+# The number of the audit's advisory lock in this database: "smsu" in ASCII.
 _LOCK = 0x736D7375
-# Accounts read at a time: a millisecond's work for whoever reads them. Sums written at a time.
+# Accounts that are read at a time, about a millisecond of work; sums that are written at a time.
 _READ_ROWS = 50
 _WRITE_ROWS = 200
 
@@ -64,7 +64,7 @@ SELECT count(*)::int, coalesce(sum(holds), 0)::bigint, coalesce(sum(captured), 0
            E'\\n' ORDER BY organisation_id), ''), 'UTF8')), 'hex')
 FROM audit_sums WHERE shard = $1"""
 
-# What rows of the journal add up to; `{of}` tells which.
+# Sums of rows of the journal; `{of}` is the column that groups them, if any.
 _JOURNAL = """
 SELECT {of} max(id) AS journal_id, count(*) AS rows, min(shard) AS least, max(shard) AS most,
        coalesce(sum(units) FILTER (WHERE debit = 'payments'), 0)::bigint AS topped_up,
@@ -77,7 +77,7 @@ _PLACES = ", ".join(
     for place in ("available", "granted", "held", "captured")
 )
 
-# The whole journal, summed once, for an audit without checkpoints.
+# The sums of the whole journal by organisation, for an audit without checkpoints.
 _SUM_ALL = f"""
 CREATE TEMPORARY TABLE audit_journal ON COMMIT DROP AS
 {_JOURNAL.format(of="organisation_id,", places=_PLACES)} GROUP BY organisation_id"""
@@ -122,48 +122,48 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
-    """Where the last audit that closed a shard's past ended."""
+    """A row of `audit_checkpoints`: up to where an audit has closed the past of a shard."""
 
     number: int
     at: datetime
     losses: int
-    # Recorded events before this place in the shard's activity stream are in its sums.
+    # Events before this place in the shard's activity stream are in the sums.
     stream: StreamId
-    # Of the shard's sums: organisations, units, digest.
+    # Of the shard's sums: organisations, units held, captured, released and recorded, digest.
     sums: tuple[int, int, int, int, int, str]
     link: str
     link_before: str
 
     def sound(self, shard: int, sums: tuple[int, int, int, int, int, str]) -> bool:
-        """Whether the row and the sums it speaks of are as they were written."""
+        """Whether this row and `sums`, as they are now, are as they were written; `sums` as in the field."""
         return sums == self.sums and self.link == _link(
             self.link_before, shard, self.number, self.at, self.losses, self.stream, sums
         )
 
 
 class ShardBooks(msgspec.Struct, frozen=True):
-    """What the books say of a shard."""
+    """A shard in the books."""
 
     mark: StreamMark = StreamMark()
-    # How often data of its Redis were lost, and when last, milliseconds since 1970.
+    # How often its Redis lost data, and when it last did, milliseconds since 1970.
     losses: int = 0
     lost_at_ms: int | None = None
     checkpoint: Checkpoint | None = None
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """An account, and what else its next sums need."""
+    """An account, and what its next row of sums needs beside it."""
 
     account: Account
-    # The last row of its journal in the snapshot, and how many came since the last checkpoint.
+    # Id of the last row of its journal in the snapshot, and how many rows came since the last checkpoint.
     journal_id: int
     rows: int
-    # Whether the last checkpoint has sums of it.
+    # Whether the last checkpoint has sums of this organisation.
     known: bool
 
 
 class AuditBooks:
-    """One audit's connection. Every call raises Unavailable; after that, only `close`."""
+    """The connection of one audit. Every call raises Unavailable; after that only `close` may be called."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
@@ -174,9 +174,9 @@ class AuditBooks:
 
     @classmethod
     async def connect(cls, url: str, timeout_s: float, audit_s: float) -> AuditBooks:
-        """Raises Unavailable when PostgreSQL does not answer within `timeout_s`.
+        """Connect. Raises Unavailable when PostgreSQL does not answer within `timeout_s` seconds.
 
-        `audit_s`: after so long without a word from us, or on one statement, the server ends it.
+        `audit_s`: the server ends a statement, or a transaction without one, after so many seconds.
         """
         audit_ms = str(int(audit_s * 1000) + 1)
         with translated():
@@ -193,11 +193,11 @@ class AuditBooks:
         return cls(connection)
 
     def close(self) -> None:
-        """Drop the connection and with it whatever was not committed."""
+        """Drop the connection, and with it everything that was not committed."""
         self._connection.terminate()
 
     async def take_turn(self, timeout_s: float) -> bool:
-        """Wait until no other audit is under way, anywhere; False when one still is after `timeout_s`."""
+        """Wait up to `timeout_s` seconds for other audits, on all machines; False when one still goes on."""
         try:
             with translated():
                 await self._connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=timeout_s)
@@ -208,7 +208,7 @@ class AuditBooks:
         return True
 
     async def begin(self) -> dict[int, ShardBooks]:
-        """A new snapshot, instead of the one before; what it says of each shard it knows."""
+        """Take a new snapshot in place of the last one; its shards, by number."""
         with translated():
             if self._transaction is not None:
                 await self._transaction.rollback()
@@ -220,11 +220,12 @@ class AuditBooks:
             others = [row[0] for row in await self._connection.fetch(_ACCOUNT_SHARDS)]
         found = {shard: ShardBooks(checkpoint=last.get(shard)) for shard in others}
         for shard, position, link, losses, lost_at_ms in rows:
-            found[shard] = ShardBooks(StreamMark(position, link), losses, lost_at_ms, last.get(shard))
+            mark = StreamMark(StreamId.parse(position), link)
+            found[shard] = ShardBooks(mark, losses, lost_at_ms, last.get(shard))
         return found
 
     async def prepare(self, *, full: bool) -> None:
-        """Before `accounts`: with `full`, or when there is no checkpoint yet, sum the journal as a whole."""
+        """Prepare `accounts`: with `full`, or when there is no checkpoint yet, sum the whole journal."""
         self._full = full
         with translated():
             if full or not await self._connection.fetchval("SELECT EXISTS (SELECT FROM audit_checkpoints)"):
@@ -232,18 +233,18 @@ class AuditBooks:
                 await self._connection.execute("ANALYZE audit_journal")
                 self._query = _ACCOUNTS.format(sums=_SUMS, journal=_ALL)
             else:
-                # Statistics that are behind must not lead to a scan of the journal for each account.
+                # Old statistics must not make PostgreSQL scan the journal for each account.
                 await self._connection.execute("SET LOCAL enable_seqscan = off")
                 self._query = _ACCOUNTS.format(sums=_SUMS, journal=_SINCE)
 
     async def sound(self, shard: int, checkpoint: Checkpoint) -> bool:
-        """Whether the checkpoint and its sums are as they were written."""
+        """Whether the checkpoint of the shard and its sums are as they were written."""
         with translated():
             row = await self._connection.fetchrow(_SUMS_DIGEST, shard)
         return checkpoint.sound(shard, tuple(row))
 
     async def accounts(self, shard: int) -> AsyncIterator[list[Standing]]:
-        """The shard's accounts by organisation, in chunks."""
+        """The accounts of a shard in the order of the organisations, in chunks."""
         with translated():
             cursor = await self._connection.cursor(self._query, shard, self._full)
             while rows := await cursor.fetch(_READ_ROWS):
@@ -255,7 +256,7 @@ class AuditBooks:
                 yield found
 
     async def _with_last(self, standing: Standing) -> Standing:
-        """With the last row of its journal, so that a breach can be looked into."""
+        """`standing` with the last row of its journal as text, for whoever looks into a breach."""
         a = standing.account
         row = await self._connection.fetchrow(_LAST_MOVEMENT, a.organisation_id, standing.journal_id)
         if row is None:
@@ -266,8 +267,11 @@ class AuditBooks:
         return msgspec.structs.replace(standing, account=msgspec.structs.replace(a, last_movement=last))
 
     def due(self, books: ShardBooks) -> bool:
-        """Whether a new checkpoint is to be written for a shard that is clean: the last one is of another
-        day (UTC), or of before a loss, or is not to be trusted."""
+        """Whether a shard that is clean gets a new checkpoint.
+
+        It does when the last one is from an earlier day (UTC) or from before a loss, when there is
+        none, and in a full audit of a shard that never lost data.
+        """
         last = books.checkpoint
         if last is None or last.losses != books.losses:
             return True
@@ -279,7 +283,7 @@ class AuditBooks:
     async def close_shard(
         self, shard: int, books: ShardBooks, stream: StreamId, sums: Sequence[tuple[int, ...]]
     ) -> None:
-        """Write a checkpoint: `sums` are rows of `audit_sums` that have changed, see `sums_of`."""
+        """Write a checkpoint of a shard at the place `stream`; `sums` are its changed rows (`sums_of`)."""
         with translated():
             for start in range(0, len(sums), _WRITE_ROWS):
                 columns = zip(*sums[start : start + _WRITE_ROWS], strict=True)
@@ -293,14 +297,16 @@ class AuditBooks:
             )
 
     async def commit(self) -> None:
-        """End the snapshot, with the checkpoints that were written. Raises Unavailable when it is unknown
-        whether they were."""
+        """Commit the checkpoints and end the snapshot.
+
+        Raises Unavailable when nobody knows whether they were committed.
+        """
         with translated():
             await self._transaction.commit()
 
 
 def sums_of(standing: Standing, recorded: Units, gap: Units) -> tuple[int, ...]:
-    """A row of `audit_sums`; `recorded` are the units of archived events behind the last checkpoint."""
+    """A row of `audit_sums`; `recorded` are the units of events archived after the last checkpoint."""
     a = standing.account
     return (
         a.organisation_id, a.shard, standing.journal_id, *a.journal,
@@ -325,6 +331,6 @@ def _checkpoint(row: asyncpg.Record) -> Checkpoint:
 def _link(
     before: str, shard: int, number: int, at: datetime, losses: int, stream: StreamId, sums: Any
 ) -> str:
-    """The digest by which a checkpoint names all that came before it."""
+    """The digest of a checkpoint and of the link before it, and so of the whole chain."""
     facts = [before, shard, number, at.astimezone(UTC).isoformat(), losses, *stream, *sums]
     return hashlib.sha256("\n".join(map(str, facts)).encode()).hexdigest()

@@ -1,11 +1,11 @@
 """Organisations, their API keys and their top-ups, in PostgreSQL.
 
-Under failure. Every call is one statement or one transaction: it took effect whole or
-not at all. `Unavailable` from a call that writes means that nobody knows which (the
-connection may have broken in the commit). A top-up is then repeated with the same
-reference; the creation of an organisation or a key with the same Idempotency-Key, which
-answers 409 when it did take effect. Nothing here is retried by itself; what becomes of
-the statements of a caller that gives up is said in `pool`.
+Under failure. Every call is one statement or one transaction: it takes effect as a whole or
+not at all. When a call that writes raises `Unavailable`, nobody knows which: the connection
+may have broken in the commit. The caller then repeats a top-up with the same reference, and
+the creation of an organisation or a key with the same Idempotency-Key; that is answered by 409
+when the first one took effect. Nothing is tried again here. `pool` says what becomes of the
+statements of a caller that gives up.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from engine.stores.postgres.idempotency import claim, keep_answer
 from engine.stores.postgres.pool import Pool
 
 UNITS_MAX = 10**15
-# What the activity's column `units` can hold, rounded down.
+# The largest number that the column `units` of the activity holds, rounded down.
 LOW_BALANCE_MAX = 4_000_000_000
 _TEXT_MAX = 200
-# Keys of one organisation that are listed; more is a mistake.
+# So many keys of one organisation are listed; nobody needs more.
 _KEYS_MAX = 1_000
 
 _ORGANISATIONS = """
@@ -76,14 +76,17 @@ WHERE available > 0 AND held + captured > 0 ORDER BY captured DESC LIMIT $1"""
 
 
 class _Made(msgspec.Struct, frozen=True):
-    """What is kept of an answer with a new key: all but the secret."""
+    """What is kept of an answer that shows a new key: everything but the secret."""
 
     organisation_id: int
     key_id: int
 
 
 class Directory:
-    """What an API process knows of organisations; made by `connect`, on the loop that uses it."""
+    """Reads and changes the directory. Every call raises Unavailable.
+
+    Made by `connect`, on the loop that uses it.
+    """
 
     def __init__(self, pool: Pool, shards: int) -> None:
         self._pool = pool
@@ -93,7 +96,7 @@ class Directory:
     async def connect(
         cls, url: str, *, shards: int, timeout_s: float = 3.0, connections_max: int = 4
     ) -> Directory:
-        """With a pool of its own: see `Pool.connect`."""
+        """A directory with a pool of its own, which `close` closes; see `Pool.connect`."""
         return cls(await Pool.connect(url, timeout_s=timeout_s, connections_max=connections_max), shards)
 
     async def close(self) -> None:
@@ -101,7 +104,7 @@ class Directory:
         await self._pool.close()
 
     async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
-        """Those of the keys that exist and are not revoked, by key id."""
+        """The credentials of those keys that exist and are not revoked, by key id."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_CREDENTIALS, key_ids)
         return {
@@ -109,7 +112,7 @@ class Directory:
         }
 
     async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation:
-        """An organisation with its account and its first key.
+        """Make an organisation with its account and its first key.
 
         Raises Refusal 422 for the name, 409 when `once` was used before.
         """
@@ -130,16 +133,16 @@ class Directory:
         return NewOrganisation(id=new_id, name=name, api_key=keys.key_text(key_id, secret))
 
     async def organisations(self, after: int, limit: int) -> list[Organisation]:
-        """Those with ids above `after`, by id."""
+        """At most `limit` organisations with ids above `after`, in the order of their ids."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_ORGANISATIONS, after, limit)
         return [Organisation(id=i, name=name, created_at=at, low_balance=low) for i, name, at, low in rows]
 
     async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
-        """Tell the organisation when it falls below so many usable units; None: never.
+        """Set the threshold of the event `low_balance`, usable units; None: no event.
 
-        Falling below is what counts: one that has fewer already is told the next time.
-        Raises Refusal 404, 422.
+        The event comes when the units fall below the threshold. An organisation that has fewer
+        already gets it the next time it falls below. Raises Refusal 404, 422.
         """
         if units is not None and not 1 <= units <= LOW_BALANCE_MAX:
             allowed = f"from 1 to {LOW_BALANCE_MAX} units, or null for never"
@@ -152,9 +155,9 @@ class Directory:
         return Organisation(id=organisation_id, name=name, created_at=at, low_balance=units)
 
     async def spenders(self, limit: int) -> list[int]:
-        """Organisations that have units and have spent some, those that spent most first.
+        """At most `limit` organisations that have units and have spent some; the largest spenders first.
 
-        Empty when PostgreSQL is away: it only saves first messages a wait.
+        Empty when PostgreSQL is away: the list only saves the first messages a wait.
         """
         try:
             async with self._pool.connection() as connection:
@@ -164,11 +167,12 @@ class Directory:
         return [row[0] for row in rows]
 
     async def exists(self, organisation_id: int) -> bool:
+        """Whether there is an organisation with this id."""
         async with self._pool.connection() as connection:
             return await _exists(connection, organisation_id)
 
     async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
-        """One more key; the others stay good. Raises Refusal 404, 409 when `once` was used before."""
+        """Make one more key; the others stay valid. Raises Refusal 404, 409 when `once` was used before."""
         secret = keys.new_secret()
         async with self._pool.transaction() as connection:
             await _claim(connection, once)
@@ -179,7 +183,7 @@ class Directory:
         return NewKey(id=key_id, api_key=keys.key_text(key_id, secret))
 
     async def api_keys(self, organisation_id: int) -> list[ApiKey]:
-        """The newest thousand, revoked ones too, newest first. Raises Refusal 404."""
+        """The newest 1,000 keys, also revoked ones, newest first. Raises Refusal 404."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_KEYS, organisation_id, _KEYS_MAX)
             if not rows and not await _exists(connection, organisation_id):
@@ -187,7 +191,7 @@ class Directory:
         return [ApiKey(id=i, created_at=created, revoked_at=revoked) for i, created, revoked in rows]
 
     async def revoke_key(self, organisation_id: int, key_id: int) -> None:
-        """Revoking again changes nothing. Raises Refusal 404."""
+        """Revoke a key; revoking it again changes nothing. Raises Refusal 404."""
         async with self._pool.connection() as connection:
             if not await connection.fetchval(_REVOKE, key_id, organisation_id):
                 raise Refusal("not_found", 404, "The organisation has no key with this id.")
@@ -195,10 +199,10 @@ class Directory:
     async def top_up(
         self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
     ) -> tuple[TopUp, bool]:
-        """Money in, once per reference; and whether this call added it.
+        """Add `units` once for each reference: (the top-up, whether this call added it).
 
-        The balance in the answer is the present one. Raises Refusal 404, 409 when the
-        reference was used for other units or `once` for another request, 422.
+        The balance in the answer is the present one. Raises Refusal 404; 409 when the
+        reference was used for other units, or `once` for another request; 422.
         """
         _check_text("reference", reference)
         if not 1 <= units <= UNITS_MAX:
@@ -207,7 +211,7 @@ class Directory:
             await _claim(connection, once, repeatable=True)
             if not await _exists(connection, organisation_id):
                 raise _no_organisation()
-            # Waits for a transaction under way with the same reference.
+            # Waits for another transaction with the same reference.
             at = await connection.fetchval(_NEW_TOP_UP, organisation_id, reference, units)
             added = at is not None
             if added:
@@ -224,17 +228,17 @@ class Directory:
         return top_up, added
 
     async def balance(self, organisation_id: int) -> Balance:
-        """Exact as of the last usage that the ledger has booked. Raises Refusal 404."""
+        """The balance after the last usage that the ledger has booked. Raises Refusal 404."""
         async with self._pool.connection() as connection:
             return await _balance(connection, organisation_id)
 
 
 async def _claim(connection: Any, once: IdempotentCall | None, *, repeatable: bool = False) -> None:
-    """Take the Idempotency-Key for this transaction; none given is none to take.
+    """Take the Idempotency-Key for this transaction; `once` None: there is none to take.
 
-    Raises Refusal 409 when it was used for another request; also for the same one,
-    unless that is `repeatable` as it is. The answer of the first cannot be given again:
-    it showed a secret, of which only the digest was kept.
+    Raises Refusal 409 when it was used for another request. When it was used for the same request and
+    that is not `repeatable`, it raises Refusal 409 too: the first answer cannot be given again, because
+    it showed a secret of which only the digest was kept.
     """
     answer = await claim(connection, once)
     if answer is None or repeatable:
@@ -286,7 +290,7 @@ def _no_organisation() -> Refusal:
 
 
 def _check_text(field: str, text: str) -> None:
-    """What PostgreSQL can hold and a list can show. Raises Refusal 422."""
+    """Raise Refusal 422 unless PostgreSQL can store `text` and a list can show it."""
     good = 1 <= len(text) <= _TEXT_MAX and not text.isspace()
     if not good or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         allowed = f"1 to {_TEXT_MAX} characters, not all blank, without control characters"

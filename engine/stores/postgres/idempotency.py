@@ -1,4 +1,7 @@
-"""Idempotency-Keys of calls that PostgreSQL answers, kept in the transaction of what they guard."""
+"""Idempotency-Keys of calls that PostgreSQL answers.
+
+A key is kept in the same transaction as the change that it guards: both are committed or neither.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from typing import Any
 from engine.errors import Refusal, Unavailable
 from engine.records import IdempotentCall
 
-# An Idempotency-Key is remembered for 30 days; whoever uses a new one sweeps a few old ones.
+# An Idempotency-Key is remembered for 30 days; a call with a new one deletes a few old ones.
 _SWEEP = """
     DELETE FROM idempotency WHERE (scope, key) IN (
         SELECT scope, key FROM idempotency WHERE at < now() - interval '30 days'
         ORDER BY at LIMIT 100 FOR UPDATE SKIP LOCKED)
 """
-# Waits for a transaction under way with the same key, and yields to it if it commits.
+# Waits for another transaction with the same key; inserts nothing when that one commits.
 _CLAIM = """
     INSERT INTO idempotency (scope, key, fingerprint, status, answer) VALUES ($1, $2, $3, 201, '')
     ON CONFLICT DO NOTHING RETURNING true
@@ -23,10 +26,11 @@ _KEEP_ANSWER = "UPDATE idempotency SET answer = $3 WHERE scope = $1 AND key = $2
 
 
 async def claim(connection: Any, once: IdempotentCall | None) -> bytes | None:
-    """Take the key for this transaction; None: it is taken, or there is none to take.
+    """Take the key for this transaction; None when this call is the first with it, or `once` is None.
 
-    Otherwise the same request was carried out before, and this is what was kept of its
-    answer, b"" when nothing was. Raises Refusal 409 when the key was used for another request.
+    Otherwise the same request was carried out before, and the bytes are the answer that was kept, b""
+    when none was. Raises Refusal 409 when the key was used for another request, Unavailable when it
+    was deleted just now.
     """
     if once is None:
         return None
@@ -48,6 +52,6 @@ async def claim(connection: Any, once: IdempotentCall | None) -> bytes | None:
 
 
 async def keep_answer(connection: Any, once: IdempotentCall | None, answer: bytes) -> None:
-    """Keep `answer` with the key that this transaction has claimed."""
+    """Keep `answer` with the key that this transaction has claimed; nothing when `once` is None."""
     if once is not None:
         await connection.execute(_KEEP_ANSWER, once.scope, once.key, answer)

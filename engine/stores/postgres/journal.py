@@ -1,4 +1,4 @@
-"""The journal as an organisation sees it: its transactions, newest first."""
+"""The transactions of an organisation, newest first, read from the journal."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from engine.errors import Refusal
 from engine.organisations import Transaction
 from engine.stores.postgres.pool import Pool
 
-# Movements between the ledger and the holders (grant, return, fence) are left out: they
+# Movements between the ledger and the holders (grant, return, fence) are left out, because they
 # change nothing that an organisation sees.
 #
-# Whoever writes the journal has the account's row locked, so within an organisation the
-# ids go up in the order of the commits: what is on no page yet has a higher id than all
-# that were read.
+# A transaction that writes the journal has the account's row locked. So the ids of an organisation go
+# up in the order of the commits, and a row that is committed later has a higher id than all rows that
+# were read.
 #
-# The rows are compared as pairs, and not with `organisation_id = $1 AND id < $2`: of that PostgreSQL
-# may think that going back through the whole journal by id soon finds enough rows, and for an
-# organisation that has been idle it finds none in years. Pairs in this order are only in the index
-# `journal_by_organisation`, which is entered at the page and left at its end.
+# The rows are compared as pairs, and not with `organisation_id = $1 AND id < $2`. For that condition
+# PostgreSQL may choose to go back through the whole journal by id, expecting to find enough rows soon;
+# for an organisation that has been idle for years it does not. Only the index
+# `journal_by_organisation` has pairs in this order, so only the rows of the page are read.
 _PAGE = """
 SELECT id, at, movement, units, reference FROM journal
 WHERE (organisation_id, id) < ($1, $2) AND organisation_id >= $1
@@ -26,13 +26,13 @@ _EXISTS = "SELECT EXISTS (SELECT FROM organisations WHERE id = $1)"
 
 
 class Journal:
-    """Reads only; the ledger and top-ups write. Every call raises Unavailable."""
+    """Reads the journal, which the ledger and top-ups write. Every call raises Unavailable."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def transactions(self, organisation_id: int, before: int, limit: int) -> list[Transaction]:
-        """At most `limit` with ids below `before`, newest first. Raises Refusal 404."""
+        """At most `limit` transactions with ids below `before`, newest first. Raises Refusal 404."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_PAGE, organisation_id, before, limit)
             if not rows and not await connection.fetchval(_EXISTS, organisation_id):

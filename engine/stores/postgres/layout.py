@@ -1,10 +1,10 @@
-"""The number of shards, which belongs to the data and is kept with them, in PostgreSQL.
+"""The number of shards. It belongs to the data, so it is kept with them in PostgreSQL.
 
-Written once, at the first start. From then on a configuration may name the same number or none.
+It is written once, at the first start. From then on a configuration may name the same number or none.
 
-Under failure. Two nodes that start for the first time with different numbers: the one whose row
-is written first wins, the other is refused. Killed between the tables and the row: the next
-start writes it, and finds what organisations there are spread by the number that it infers.
+Under failure. Two nodes start for the first time with different numbers: the one whose row
+is written first wins, the other is refused. Killed after the tables are made and before the row is
+written: the next start writes it; it infers the number from the organisations that are there.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = structlog.get_logger("layout")
 _TIMEOUT_S = 5.0
 _KEPT = "SELECT shards FROM layout"
 _KEEP = "INSERT INTO layout (shards) VALUES ($1) ON CONFLICT DO NOTHING"
-# Enough to tell one number of shards from another.
+# So many accounts are enough to tell one number of shards from another.
 _ACCOUNTS = "SELECT organisation_id, shard FROM accounts ORDER BY organisation_id LIMIT 1000"
 
 
 def agreed(kept: int, wanted: int) -> int:
-    """The number of shards that is kept. Raises ConfigError when another one is wanted; 0: any."""
+    """`kept`, the number of shards that is kept. Raises ConfigError unless `wanted` is the same or 0."""
     if wanted not in (0, kept):
         raise ConfigError(
             f"`shards` must be {kept} or left out, not {wanted}: the data of this engine are spread over"
@@ -39,9 +39,10 @@ def agreed(kept: int, wanted: int) -> int:
 
 
 async def keep_shards(url: str, wanted: int) -> int:
-    """The number of shards, kept from now on if none was; `wanted` is the configuration's, 0: none.
+    """The number of shards; when none is kept yet, keep one.
 
-    The tables are of this version. Raises ConfigError when it differs from what is kept, Unavailable.
+    `wanted` is the number in the configuration, 0 when it names none. The tables must be of this
+    version. Raises ConfigError when `wanted` differs from the number that is kept, Unavailable.
     """
     with translated(in_full=True):
         connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
@@ -57,9 +58,10 @@ async def keep_shards(url: str, wanted: int) -> int:
 
 
 async def confirm_shards(url: str, shards: int) -> None:
-    """That a role which starts has the number that is kept. Raises ConfigError when it has not.
+    """Check that a role starts with the number that is kept. Raises ConfigError when it does not.
 
-    PostgreSQL is away or refuses: passes, for workers start without it; `up` has looked before.
+    When PostgreSQL is away or refuses, the check is passed over: workers start without it, and
+    `smsengine up` has checked before.
     """
     try:
         with translated():
@@ -76,7 +78,7 @@ async def confirm_shards(url: str, shards: int) -> None:
 
 
 async def _inferred(connection: Any, likely: int) -> int:
-    """The number by which the organisations there are were spread; `likely` when it can be that."""
+    """The number of shards that the accounts fit; `likely` when they fit it. Raises ConfigError."""
     accounts = await connection.fetch(_ACCOUNTS)
     shards: int
     for shards in (likely, *range(1, SHARDS_MAX + 1)):

@@ -1,11 +1,11 @@
 """The books in PostgreSQL, for the one active ledger.
 
-Active is who has the session's advisory lock; the connection that has it is the one that
-writes, so a ledger that loses it can no longer commit anything.
+The active ledger is the one whose session has the advisory lock. It writes on the same
+connection, so a ledger that loses the lock can no longer commit anything.
 
-Locks of others. Top-ups lock an account for a moment, and the ledger waits for them. Who keeps a
-lock for longer than that (an open transaction of an operator, an API process that was frozen in
-one) holds up that account's shard and no other: its entries are left out, and tried again.
+Locks of others. Top-ups lock an account for a moment, and the ledger waits for them. A transaction
+that keeps a lock for longer (one that an operator left open, or one of a frozen API process) holds
+up the shard of that account and no other. The entries of that shard are left out and tried again.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
 from engine.stores.postgres.errors import translated
+from engine.stream_id import StreamId
 
-# Any constant works; it names "the ledger" among the database's advisory locks.
+# The number of the advisory lock in this database; any constant works.
 _LOCK = 0x736D7365
 
-# How long the ledger waits for one lock: longer than a top-up has it, milliseconds.
+# How long the ledger waits for one lock, milliseconds; a top-up has it for less.
 _LOCK_WAIT_MS = 100
-# The same when a shard is closed, which cannot leave any account out.
+# The same when a shard is closed, milliseconds; closing cannot leave any account out.
 _CLOSE_WAIT_MS = 3_000
-# Quotas that fences end in one transaction, and of each shard at least, however many shards
-# are fenced at once.
+# How many quotas fences end in one transaction: of all shards together, and of each shard at the
+# least.
 _QUOTAS_MAX = 4_000
 _QUOTAS_OF_SHARD_MIN = 50
 
@@ -52,7 +53,7 @@ _LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisa
 
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
 
-# Changes, not values: top-ups come in by other connections, the row is locked meanwhile.
+# Top-ups change `available` on other connections, so the rows have been locked since they were read.
 _SAVE_ACCOUNTS = """
 UPDATE accounts a SET available = n.available, granted = n.granted, held = n.held, captured = n.captured
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
@@ -84,7 +85,7 @@ UPDATE shards s SET position = n.position, link = n.link
 FROM unnest($1::int[], $2::text[], $3::text[]) AS n (shard, position, link)
 WHERE s.shard = n.shard"""
 
-# Those that were sent, and what is known of them when they are gone.
+# Delete the answers that were sent, and keep the row of the last one of each shard.
 _FORGET_ANSWERS = """
 WITH sent AS (DELETE FROM answers WHERE id <= $1 RETURNING shard, id)
 UPDATE shards s SET delivered = n.id
@@ -116,18 +117,24 @@ _EVENTS_MAX = 1_000
 
 
 class PostgresLedger:
-    """LedgerStore on one connection of its own."""
+    """The port `LedgerStore` on one connection of its own.
+
+    Every call raises Unavailable, ConfigError when an operator must act, and Broken. After Unavailable
+    of a call that writes, nobody knows whether it was committed: `resign`, `lead`, `recover`.
+    """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
+        """`timeout_s`: how long a connect and each statement may take, seconds."""
         self._url = url
         self._timeout_s = timeout_s
         self._connection: asyncpg.Connection | None = None
-        # Shared with the service's `decide` through the books; lost with the leadership.
+        # By organisation. `decide` changes it through the books; `recover` reads it anew.
         self._waiting: dict[int, list[WaitingRequest]] = {}
         # Organisations whose accounts were locked when they were last wanted.
         self._locked: set[int] = set()
 
     async def lead(self) -> bool:
+        """Try once to become the active ledger, connecting when needed; False while another is."""
         with self._border():
             if self._connection is None or self._connection.is_closed():
                 self._connection = await asyncpg.connect(
@@ -140,11 +147,13 @@ class PostgresLedger:
             return bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
 
     async def resign(self) -> None:
+        """Drop the connection, and with it the lock and whatever was not committed. Raises nothing."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
 
     async def recover(self) -> Recovered:
+        """Read what the last active ledger had committed; waiting requests are then known here."""
         with self._border() as connection:
             shards = await connection.fetch(
                 "SELECT shard, generation, position, link, delivered, former FROM shards ORDER BY shard"
@@ -168,7 +177,7 @@ class PostgresLedger:
             line.append(WaitingRequest(row["shard"], row["holder"], row["epoch"], request, row_id=row["id"]))
         return Recovered(
             generations={row["shard"]: row["generation"] for row in shards},
-            marks={row["shard"]: StreamMark(row["position"], row["link"]) for row in shards},
+            marks={row["shard"]: StreamMark(StreamId.parse(row["position"]), row["link"]) for row in shards},
             delivered={row["shard"]: row["delivered"] for row in shards},
             former={row["shard"]: frozenset(row["former"]) for row in shards},
             answers=[StoredAnswer(*row) for row in answers],
@@ -176,6 +185,7 @@ class PostgresLedger:
         )
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
+        """Enter shards that are used for the first time, under `generation`."""
         with self._border() as connection:
             await connection.execute(
                 "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
@@ -184,6 +194,7 @@ class PostgresLedger:
             )
 
     async def mark_lost(self, shards: Sequence[int]) -> None:
+        """Count a loss of data for these shards; the audit then takes their activity up anew."""
         with self._border() as connection:
             await connection.execute(
                 "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
@@ -193,6 +204,12 @@ class PostgresLedger:
     async def close_shard(
         self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
     ) -> None:
+        """Let `decide` change all accounts and quotas of a lost shard, and write that in one transaction.
+
+        The transaction also gives the shard the new generation and the position before all entries,
+        and deletes its answers. `cause` becomes the reference of its journal rows. Waits up to
+        `_CLOSE_WAIT_MS` for each account.
+        """
         with self._border() as connection:
             async with connection.transaction():
                 await self._close_shard(connection, shard, generation, decide, cause)
@@ -216,16 +233,16 @@ class PostgresLedger:
         await connection.execute(_CLOSE_SHARD, shard, generation)
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
-        """See `LedgerStore.apply`. Each statement ends within the store's time-out.
+        """Apply entries in one transaction: see `LedgerStore.apply`. Each statement has the time-out.
 
-        Killed before the commit: nothing happened, also of a fence that was only begun. Frozen:
+        Killed before the commit: nothing happened, not even of a fence that was only begun. Frozen:
         PostgreSQL ends the session after the time-out, and with it the locks and the leadership.
         """
         with self._border() as connection:
             try:
                 return await self._apply(connection, entries, decide, sent)
             except AccountLocked:
-                # Rolled back before anything was decided: again, without what is locked.
+                # It was rolled back before anything was decided. Do it again without the locked accounts.
                 return await self._apply(connection, entries, decide, sent, patient=False)
 
     async def _apply(
@@ -258,7 +275,7 @@ class PostgresLedger:
             books = await self._books(connection, accounts)
             before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
             decide(books, taken.whole, taken.begun)
-            # A fence that is only begun moves units before its own position is reached.
+            # A fence that is only begun moves units although its position is not reached yet.
             begun = {entry.shard: StreamMark(entry.position) for entry in taken.begun}
             await self._save(connection, books, before, marks, places=begun | marks)
             if sent:
@@ -266,6 +283,7 @@ class PostgresLedger:
             return Applied(await _save_answers(connection, books), marks, held_up)
 
     async def events(self, sent: int) -> list[BalanceEvent]:
+        """Delete the events up to row `sent` (0: none); the oldest of the others, at most 1,000."""
         with self._border() as connection:
             if sent:
                 await connection.execute(_FORGET_EVENTS, sent)
@@ -273,7 +291,7 @@ class PostgresLedger:
         return [BalanceEvent(*row) for row in rows]
 
     async def _books(self, connection: asyncpg.Connection, accounts: Sequence[asyncpg.Record]) -> Books:
-        """The books of these accounts, which are locked."""
+        """The books of these accounts, whose rows are locked."""
         quotas: dict[int, dict[str, int]] = {}
         for organisation_id, holder, units in await connection.fetch(_LOAD_QUOTAS, [a[0] for a in accounts]):
             quotas.setdefault(organisation_id, {})[holder] = units
@@ -290,8 +308,11 @@ class PostgresLedger:
         cause: str | None = None,
         places: dict[int, StreamMark] | None = None,
     ) -> None:
-        """Write what was decided. `places`: what the journal names beside a movement; `marks` when
-        there are none."""
+        """Write what `decide` changed, and `marks`. `before`: the accounts as they were, as tuples.
+
+        `places`: by shard, the position that journal rows name; `marks` when it is None. `cause`: their
+        reference.
+        """
         changed = [
             (o, a.available, a.granted, a.held, a.captured)
             for o, a in books.accounts.items()
@@ -307,7 +328,7 @@ class PostgresLedger:
         if dropped:
             await connection.execute(_DROP_QUOTAS, *map(list, zip(*dropped, strict=True)))
         journal = [
-            (o, kind, *MOVEMENTS[kind], units, shard, (places or marks)[shard].position, cause)
+            (o, kind, *MOVEMENTS[kind], units, shard, str((places or marks)[shard].position), cause)
             for (shard, o, kind), units in books.movements.items()
         ]
         if journal:
@@ -316,7 +337,7 @@ class PostgresLedger:
         if events:
             await connection.execute(_WRITE_EVENTS, *map(list, zip(*events, strict=True)))
         if marks:
-            applied = [(shard, mark.position, mark.link) for shard, mark in marks.items()]
+            applied = [(shard, str(mark.position), mark.link) for shard, mark in marks.items()]
             await connection.execute(_SAVE_MARKS, *map(list, zip(*applied, strict=True)))
         await self._save_waiting(connection, books)
 
@@ -340,7 +361,7 @@ class PostgresLedger:
 
     @contextmanager
     def _border(self) -> Iterator[asyncpg.Connection]:
-        """Foreign errors become ours here."""
+        """The connection for this block; errors of asyncpg become ours."""
         with translated(in_full=True):
             yield self._connection
 

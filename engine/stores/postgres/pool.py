@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL for calls that come at any time.
+"""Connections to PostgreSQL for the calls of an API process, which come at any time.
 
-Under failure. `Unavailable` from a statement that writes means that nobody knows whether
-it took effect (the connection may have broken in the commit). A caller that gives up has
-its statement canceled and its transaction rolled back. Nothing is retried here.
+Under failure. When a statement that writes raises `Unavailable`, nobody knows whether it took
+effect: the connection may have broken in the commit. When a caller gives up, its statement is
+canceled and its transaction rolled back. Nothing is tried again here.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import asyncpg
 from engine.errors import ConfigError, Unavailable
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
 
-# Of this transaction alone: a pool gives its connections back as they were.
+# LOCAL: it holds for this transaction alone, because others use the connection afterwards.
 _IDLE_MAX = "SET LOCAL idle_in_transaction_session_timeout = {}"
 
 
 class Pool:
-    """A few connections; made by `connect`, on the loop that uses it."""
+    """A few connections. Made by `connect`, on the loop that uses it."""
 
     def __init__(self, connections: Any, timeout_s: float) -> None:
         self._connections = connections
@@ -31,10 +31,11 @@ class Pool:
 
     @classmethod
     async def connect(cls, url: str, *, timeout_s: float = 3.0, connections_max: int = 4) -> Pool:
-        """Does not fail because PostgreSQL is away: it is connected to when needed.
+        """A pool of at most `connections_max` connections, which are made when they are needed.
 
-        A statement, a connect and the wait for a free connection end after `timeout_s`
-        each. Raises ConfigError when the URL is none of PostgreSQL.
+        So this does not fail when PostgreSQL is away. A statement, a connect and the wait for a free
+        connection end after `timeout_s` seconds each. Raises ConfigError when the URL is not one of
+        PostgreSQL.
         """
         _check_url(url)
         connections = await asyncpg.create_pool(
@@ -48,7 +49,7 @@ class Pool:
         return cls(connections, timeout_s)
 
     async def close(self) -> None:
-        """Close the connections; those in use are cut after the time-out."""
+        """Close the connections; those still in use after the time-out are cut."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._connections.close()
@@ -64,24 +65,24 @@ class Pool:
     async def connection(self) -> AsyncIterator[Any]:
         """A connection for this block. Raises Unavailable, Broken.
 
-        What an operator must mend is Unavailable here too: a role that runs goes on with what it
-        knows until somebody has. `smsengine up` hears it as a ConfigError when it migrates.
+        An error that an operator must mend is Unavailable here too, because a running role goes on
+        with what it knows until then. `smsengine up` raises it as a ConfigError when it migrates.
         """
         try:
             with translated():
                 async with self._connections.acquire(timeout=self._timeout_s) as connection:
                     yield connection
         except ConfigError as e:
-            # Without what the server said: callers of the API are shown this.
+            # Without the text of the server, because callers of the API see this.
             detail = "PostgreSQL refuses the engine, or its schema is not set up."
             raise Unavailable(detail, MEND_RETRY_S) from e
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Any]:
-        """A connection in a transaction, committed at the end of this block. Raises Unavailable.
+        """A connection in a transaction, which is committed at the end of this block.
 
-        Frozen in this block: PostgreSQL undoes it when nothing has come for the time-out, so that
-        its locks hold up nobody any longer.
+        Raises Unavailable, Broken. Frozen in this block: PostgreSQL rolls it back when no statement
+        has come for the time-out, so that its locks hold up nobody any longer.
         """
         async with self.connection() as connection, connection.transaction():
             await connection.execute(_IDLE_MAX.format(round(self._timeout_s * 1000)))

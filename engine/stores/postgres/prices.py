@@ -1,8 +1,8 @@
 """The price table in PostgreSQL.
 
-Under failure. A change is one transaction: it took effect whole or not at all, and after
-`Unavailable` nobody knows which; putting the same table again is safe, it changes nothing
-the second time. Two that change at once come one after the other, the later one stands.
+Under failure. A change is one transaction: it takes effect as a whole or not at all. After
+`Unavailable` nobody knows which. Putting the same table again is safe; it changes nothing the second
+time. Two changes at once are made one after the other, and the later one stays.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from engine.records import PriceSheet
 from engine.stores.postgres.pool import Pool
 
 _VERSION = "SELECT version FROM price_version"
-# One statement, so that version and prices are of one instant.
+# One statement, so that version and prices belong together.
 _READ = """
 SELECT v.version, p.prefix, p.units FROM price_version v LEFT JOIN prices p ON true ORDER BY p.prefix"""
 _LOCK = "SELECT version FROM price_version FOR UPDATE"
 _REMOVE = "DELETE FROM prices WHERE prefix <> ALL($1::text[])"
-# An entry that stays as it was keeps its `changed_at`.
+# An entry that does not change keeps its `changed_at`.
 _WRITE = """
 INSERT INTO prices (prefix, units) SELECT * FROM unnest($1::text[], $2::int[])
 ON CONFLICT (prefix) DO UPDATE SET units = EXCLUDED.units, changed_at = now()
@@ -36,21 +36,21 @@ class Prices:
         self._pool = pool
 
     async def version(self) -> int:
-        """The version that stands; 0: no prices were ever set."""
+        """The present version; 0 when no prices were ever set."""
         async with self._pool.connection() as connection:
             version: int = await connection.fetchval(_VERSION)
         return version
 
     async def read(self) -> PriceSheet:
-        """The table, by prefix; empty as long as no prices were ever set."""
+        """The present table, units a segment by prefix; empty when no prices were ever set."""
         async with self._pool.connection() as connection:
             return await _read(connection)
 
     async def replace(self, prices: Mapping[str, int], version: int | None = None) -> PriceSheet:
-        """Let the table be `prices` and nothing else; the same again changes nothing.
+        """Replace the whole table by `prices`; returns the table then. The same prices change nothing.
 
-        `version`: only if that one stands; None: whichever does. Raises Refusal 422 naming
-        the entry that is wrong, 409 when another version stands.
+        `version`: replace only this version; None: any. Raises Refusal 422, which names the wrong
+        entry, and 409 when another version is there.
         """
         if wrong := first_wrong(prices):
             field, allowed = wrong
@@ -66,7 +66,7 @@ class Prices:
             return await _write(connection, prices)
 
     async def seed(self, prices: Mapping[str, int]) -> bool:
-        """Fill a table that is empty; whether this call did."""
+        """Write `prices` if the table is empty; whether this call did."""
         async with self._pool.transaction() as connection:
             await connection.execute(_LOCK)
             if (await _read(connection)).prices:

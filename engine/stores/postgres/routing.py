@@ -1,16 +1,16 @@
-"""The routing plan: in PostgreSQL, where it is decided, and a copy of it in Redis.
+"""The routing plan in PostgreSQL. Redis has a copy of it (`engine.stores.redis.routing_copy`).
 
-Under failure. A change is one transaction: it took effect whole or not at all, and after
-`Unavailable` nobody knows which; asking for the same again is safe, it changes nothing
-the second time. Two that change at once come one after the other, the later one stands.
+Under failure. A change is one transaction: it takes effect as a whole or not at all. After
+`Unavailable` nobody knows which. Asking for the same again is safe; it changes nothing the second
+time. Two changes at once are made one after the other, and the later one stays.
 
-The copy lets a worker start while PostgreSQL is away. It is a sorted set of plans by
-version of which all but the newest is removed: whoever was frozen with an old plan in
-hand adds it and removes it again, and never overwrites a newer one. Killed in between:
-two plans lie there until the next is put, and the newest is the one that is read.
-Redis loses it: whoever has a plan puts it there again within a minute. PostgreSQL is
-set back to an older state: its version is behind that of the copy until `DEL routing:plan`,
-which only a worker that starts while PostgreSQL is away would notice.
+The copy lets a worker start while PostgreSQL is away. It is a sorted set of plans by version,
+from which all but the newest are removed. A process that was frozen with an old plan adds it and
+removes it again, and never overwrites a newer one. Killed in between: two plans are there until
+the next one is put, and the newest is read. Redis loses the copy: every process that has a plan
+puts it there again within a minute. PostgreSQL is set back to an older state: its version is then
+lower than that of the copy until `DEL routing:plan`. Only a worker that starts while PostgreSQL is
+away would notice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ THROUGHPUT_MAX = 1_000_000
 
 _VERSION = "SELECT version FROM routing_version"
 _LOCK = "SELECT routes_set FROM routing_version FOR UPDATE"
-# One statement, so that everything is of one instant.
+# One statement, so that version, routes and states belong together.
 _READ = """
 SELECT version,
     (SELECT coalesce(json_agg(json_build_object('prefix', prefix, 'sender', sender, 'queue', queue,
@@ -42,7 +42,7 @@ _REMOVE = """
 DELETE FROM routes r WHERE NOT EXISTS (
     SELECT FROM unnest($1::text[], $2::text[], $3::text[]) AS kept (prefix, sender, queue)
     WHERE (kept.prefix, kept.sender, kept.queue) = (r.prefix, r.sender, r.queue))"""
-# A route that stays as it was keeps its `changed_at`.
+# A route that does not change keeps its `changed_at`.
 _WRITE = """
 INSERT INTO routes (prefix, sender, queue, providers, weights, reroute) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (prefix, sender, queue) DO UPDATE
@@ -66,26 +66,26 @@ class Routing:
     """Reads and changes the plan in PostgreSQL. Every call raises Unavailable."""
 
     def __init__(self, pool: Pool, provider_names: Sequence[str] = ()) -> None:
-        """`provider_names`: those configured, which routes may name. Readers need none."""
+        """`provider_names`: the configured ones, which routes may name. Reading needs none."""
         self._pool = pool
         self._names = tuple(provider_names)
 
     async def version(self) -> int:
-        """The version that stands; 0: nobody has changed anything yet."""
+        """The present version; 0 when nothing was ever changed."""
         async with self._pool.connection() as connection:
             version: int = await connection.fetchval(_VERSION)
         return version
 
     async def read(self) -> RoutingPlan:
-        """The plan that stands."""
+        """The present plan."""
         async with self._pool.connection() as connection:
             return await _read(connection)
 
     async def replace(self, routes: Sequence[Route], version: int | None = None) -> RoutingPlan:
-        """Let `routes` be all routes; the same again, in whatever order, changes nothing.
+        """Replace all routes by `routes`; returns the plan then. The same routes change nothing.
 
-        `version`: only if that one stands; None: whichever does. Raises Refusal 422 naming
-        the field that is wrong, 409 when another version stands.
+        Their order means nothing. `version`: replace only this version; None: any. Raises Refusal 422,
+        which names the wrong field, and 409 when another version is there.
         """
         if wrong := first_wrong(routes, self._names):
             field, allowed = wrong
@@ -101,7 +101,7 @@ class Routing:
             return await _write(connection, routes)
 
     async def seed(self, routes: Sequence[Route]) -> bool:
-        """Set the routes if nobody ever has; whether this call did."""
+        """Set the routes if they were never set before; whether this call did."""
         async with self._pool.transaction() as connection:
             if await connection.fetchval(_LOCK) or not routes:
                 return False
@@ -111,10 +111,11 @@ class Routing:
     async def set_paused(
         self, provider: str, paused: bool, once: IdempotentCall | None = None
     ) -> RoutingPlan:
-        """Pause or resume; again changes nothing. Raises Refusal 404, 409.
+        """Pause a provider or let it go on; the plan then. Doing it again changes nothing.
 
-        With `once` it is done at most once: repeated later, when somebody has meanwhile
-        wished the contrary, it leaves that as it is.
+        With `once` it is done at most once: when it is repeated later, and somebody has done the
+        opposite meanwhile, that stays. Raises Refusal 404 for an unknown provider, 409 when `once`
+        was used for another request.
         """
         self._check_known(provider)
         async with self._pool.transaction() as connection:
@@ -128,9 +129,12 @@ class Routing:
             return await _read(connection)
 
     async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan:
-        """Segments per second; None: as configured. Again changes nothing. Raises Refusal 404, 422."""
+        """Set a provider's throughput, segments a second; None: as configured. Returns the plan then.
+
+        Doing it again changes nothing. Raises Refusal 404 for an unknown provider, 422 for the value.
+        """
         self._check_known(provider)
-        # Also false for what is not a number.
+        # The comparison is false for NaN, too.
         if throughput is not None and not 0 < throughput <= THROUGHPUT_MAX:
             allowed = f"greater than 0 and at most {THROUGHPUT_MAX} segments a second, or null: as configured"
             raise Refusal("invalid_field", 422, f"`throughput` must be {allowed}.", "throughput")
@@ -150,12 +154,12 @@ class Routing:
 
 async def _read(connection: Any) -> RoutingPlan:
     version, routes, states = await connection.fetchrow(_READ)
-    told = _decode_states(states)
+    provider_states = _decode_states(states)
     return RoutingPlan(
         version=version,
         routes=_in_order(_decode_routes(routes)),
-        paused=tuple(sorted(provider for provider, paused, _ in told if paused)),
-        throughput={provider: rate for provider, _, rate in sorted(told) if rate is not None},
+        paused=tuple(sorted(provider for provider, paused, _ in provider_states if paused)),
+        throughput={provider: rate for provider, _, rate in sorted(provider_states) if rate is not None},
     )
 
 
@@ -169,5 +173,5 @@ async def _write(connection: Any, routes: Sequence[Route]) -> RoutingPlan:
 
 
 def _in_order(routes: Sequence[Route]) -> tuple[Route, ...]:
-    """Their order means nothing; so it is always the same."""
+    """The routes in one fixed order, because their order means nothing."""
     return tuple(sorted(routes, key=lambda r: (r.prefix, r.sender, r.queue)))

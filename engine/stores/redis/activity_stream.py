@@ -1,11 +1,14 @@
 """The activity streams in Redis: reading, the plan, the lease, the trimming.
 
-Keys: `activity:{s}`, one stream a shard, each entry one field `b` (see
-`engine.activity.records.ActivityEntry`); `archiver:lock`, the owner of the lease; `archiver:plan`,
-the BlockPlan that is being executed, MessagePack; `archiver:unreadable`, a stream to
-which entries are moved that no archiver could read.
+Keys:
 
-The plan and all streams are changed in one step, so they must live on one Redis. In a
+activity:{s}         stream of one shard; each entry has one field `b`, see
+                     `engine.activity.records.ActivityEntry`
+archiver:lock        the owner of the lease
+archiver:plan        the BlockPlan that is being executed, MessagePack
+archiver:unreadable  stream to which entries are moved that no archiver could read
+
+One step changes the plan and all streams, so they must be on one Redis. In a
 Redis Cluster each shard would need a lease and a plan of its own beside its stream.
 """
 
@@ -33,11 +36,11 @@ _PLAN = b"archiver:plan"
 _UNREADABLE = b"archiver:unreadable"
 # How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
 _CLOCK_SLACK_MS = 2000
-# Entries fetched in one go while searching the tail, and while executing a plan.
+# Entries fetched by one command: while searching the tail, and while executing a plan.
 _SEARCH_PAGE = 200
 _PLAN_PAGE = 1000
 
-# `allow-oom`: when ClickHouse was away until Redis was full, these are what empties it again.
+# `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
 
 # lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
 _LEASE = """#!lua flags=allow-oom
@@ -54,7 +57,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 1
 """
 
-# propose(lock, plan; owner, plan) -> 1 when the plan was written down
+# propose(lock, plan; owner, plan) -> 1 when the plan was kept, 0 when the lease is another's or a plan
+# is there
 _PROPOSE = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('SETNX', KEYS[2], ARGV[2])
@@ -62,7 +66,7 @@ return redis.call('SETNX', KEYS[2], ARGV[2])
 
 # finish(plan, unreadable, streams ...; plan, first id kept of each stream ...,
 #        then per unreadable entry: index of its stream from 1, id)
-# -> 1 when the plan stood and was finished
+# -> 1 when the plan was there and is finished now, 0 when another or none is there
 _FINISH = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local streams = #KEYS - 2
@@ -80,10 +84,10 @@ return 1
 class RedisActivityStream:
     """The port `ActivityStream` on one Redis.
 
-    Under failure: every method may be called again after `Unavailable`. `lease`,
-    `release` and the reads change nothing the second time. `propose` that did take
-    effect though its answer was lost is found again by `plan`; `finish` likewise answers
-    False the second time, because the plan is gone.
+    Every call raises Unavailable, and ConfigError when Redis refuses the password. Under failure:
+    every call may be repeated after `Unavailable`. `lease`, `release` and the reads change nothing
+    the second time. When the answer of a `propose` that took effect was lost, `plan` gives that plan.
+    When the answer of a `finish` was lost, the second one answers False, because the plan is gone.
     """
 
     def __init__(self, url: str, shards: int, timeout_s: float = 5.0) -> None:
@@ -91,7 +95,7 @@ class RedisActivityStream:
         self._shards = shards
         self._timeout_s = timeout_s
         try:
-            # RESP2: one shape of answer. No retries in the client: the archiver decides them.
+            # RESP2, so that replies have one shape. The client tries nothing again; the archiver does.
             self._redis: Any = Redis.from_url(
                 url,
                 protocol=2,
@@ -107,21 +111,25 @@ class RedisActivityStream:
         self._finish = self._redis.register_script(_FINISH)
         self._rows = msgspec.msgpack.Decoder(list[list[Any]])
         self._plan = msgspec.msgpack.Decoder(BlockPlan)
-        # The plan last seen as it is written in Redis, perhaps by another version.
+        # The plan last read, and its bytes in Redis, which another version may have written.
         self._written: tuple[BlockPlan | None, bytes] = (None, b"")
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._redis.aclose()
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
+        """Become or stay the one archiver for `ttl_ms` milliseconds; False while another is."""
         async with self._answering():
             return bool(await self._lease(keys=[_LOCK], args=[owner, ttl_ms]))
 
     async def release(self, owner: str) -> None:
+        """Give the lease up, if it is `owner`'s."""
         async with self._answering():
             await self._release(keys=[_LOCK], args=[owner])
 
     async def plan(self) -> BlockPlan | None:
+        """The plan that is being executed; None when there is none."""
         async with self._answering():
             encoded = await self._redis.get(_PLAN)
         if encoded is None:
@@ -131,11 +139,16 @@ class RedisActivityStream:
         return plan
 
     async def propose(self, owner: str, plan: BlockPlan) -> bool:
+        """Keep `plan` for execution; False when the lease is another's, or a plan is there."""
         encoded = msgspec.msgpack.encode(plan)
         async with self._answering():
             return bool(await self._propose(keys=[_LOCK, _PLAN], args=[owner, encoded]))
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
+        """Up to `count` entries of each shard behind `after`; a shard not in it is read from its start.
+
+        Waits up to `block_ms` milliseconds for the first one; [] when none came.
+        """
         keys = {activity_key(shard): shard for shard in range(self._shards)}
         cursors = {key: str(after.get(shard, STREAM_START)) for key, shard in keys.items()}
         async with self._answering(block_ms / 1000):
@@ -143,6 +156,7 @@ class RedisActivityStream:
         return [entry for key, found in answer for entry in _entries(keys[key], found)]
 
     async def entries_of(self, plan: BlockPlan) -> list[ActivityEntry]:
+        """The entries of the plan's ranges, in order; each page has the call's deadline."""
         found: list[ActivityEntry] = []
         for part in plan.ranges:
             async with self._answering():
@@ -151,6 +165,10 @@ class RedisActivityStream:
         return found
 
     async def finish(self, plan: BlockPlan, unreadable: Sequence[ActivityEntry]) -> bool:
+        """Delete the plan and its entries in one step; move the `unreadable` ones aside.
+
+        False when this plan is not there: it was finished before.
+        """
         index = {part.shard: i for i, part in enumerate(plan.ranges, 1)}
         seen, written = self._written
         args: list[bytes | str | int] = [written if seen == plan else msgspec.msgpack.encode(plan)]
@@ -162,6 +180,7 @@ class RedisActivityStream:
             return bool(await self._finish(keys=keys, args=args))
 
     async def backlog(self) -> list[Backlog]:
+        """How many entries wait in each shard, and the first of them; in one round trip."""
         async with self._answering():
             pipe = self._redis.pipeline(transaction=False)
             for shard in range(self._shards):
@@ -185,10 +204,11 @@ class RedisActivityStream:
         accepted_at_us: int,
         entries_max: int = 10_000,
     ) -> RecentRows:
-        """See the port. At most `entries_max` entries and the call's deadline are spent; a
-        shard's tail is about one block while the archiver keeps up.
+        """The rows of one message that are not archived yet.
 
-        Nothing happens to a scheduled message before its time: what lies between is passed over.
+        Reads at most `entries_max` entries, within one call's deadline; `complete` is False when
+        there are more. While the archiver keeps up, a shard has about one block of entries. A
+        scheduled message has no events before its time, so the entries until then are skipped.
         """
         needle = message_id.encode()
         start = str(_not_before(accepted_at_us))
@@ -215,7 +235,7 @@ class RedisActivityStream:
 
     def _matching(self, entry: ActivityEntry, organisation_id: int, message_id: str) -> Iterable[ActivityRow]:
         for values in self._rows.decode(entry.blob):
-            # Not validated: an event that only a newer version knows is shown as it is.
+            # Not validated, so that an event of a newer version is shown as it is.
             row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))
             if row.message_id == message_id and row.organisation_id == organisation_id:
                 yield row
@@ -223,7 +243,7 @@ class RedisActivityStream:
     async def _pages(
         self, shard: int, first: StreamId, last: StreamId, page_size: int
     ) -> AsyncIterator[list[ActivityEntry]]:
-        """Entries from `first` to `last` in pages of `page_size`."""
+        """The entries from `first` to `last`, in pages of at most `page_size`."""
         start = str(first)
         while True:
             page = await self._page(shard, start, str(last), page_size)
@@ -234,12 +254,12 @@ class RedisActivityStream:
                 return
 
     async def _page(self, shard: int, start: str, end: str, page_size: int) -> list[ActivityEntry]:
-        """The first entries of a range, at most `page_size`; `start` and `end` as XRANGE takes them."""
+        """The first entries of a range, at most `page_size`; `start` and `end` are arguments of XRANGE."""
         return _entries(shard, await self._redis.xrange(activity_key(shard), start, end, count=page_size))
 
     @asynccontextmanager
     async def _answering(self, extra_s: float = 0.0) -> AsyncIterator[None]:
-        """Set the deadline of a call and name its failures."""
+        """Give this block the deadline of a call, `extra_s` seconds later; raise its failures as ours."""
         try:
             async with asyncio.timeout(self._timeout_s + extra_s):
                 yield
@@ -252,7 +272,7 @@ class RedisActivityStream:
 
 
 def _not_before(at_us: int) -> StreamId:
-    """An id that nothing recorded at this time, or later, is before."""
+    """An id below that of every entry recorded at this time or later."""
     return StreamId(max(0, at_us // 1000 - _CLOCK_SLACK_MS), 0)
 
 

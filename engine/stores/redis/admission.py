@@ -1,4 +1,7 @@
-"""The holder's side of the shards in Redis: functions `register`, `admit`, `beat`, `fence`."""
+"""The holder's side of the shards in Redis: `register`, `admit`, `beat` and `fence` in queue.lua.
+
+Every step may be repeated after `Unavailable`; queue.lua says of each what a repetition does.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,25 @@ from engine.stores.redis.wire import OutOfMemory, ReplyError
 _encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 
-# How long an idempotency key is remembered, seconds: the first while at most half of Redis' memory is
-# used, then less and less, down to the second when so much is used that nothing is admitted.
+# How long an idempotency key is remembered, seconds. The longest time holds while at most half of
+# Redis' memory is used. It shrinks to the shortest at the mark from which nothing is admitted.
 _KEY_TTL_S = 86400
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
 
 
 class RedisAdmission:
-    """AdmissionStore on two links: one for commands, one that waits for the inbox."""
+    """The port `AdmissionStore`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(self, link: RedisLink, inbox_link: RedisLink, shards: int) -> None:
+        """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger."""
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
         self._key_ttl_s = _KEY_TTL_S
 
     async def register(self, name: str) -> list[int]:
+        """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
         replies = await self._each(
             [
                 ("FCALL", "register", 2, keys.holder_key(s, name), keys.holders_key(s), name)
@@ -46,19 +51,30 @@ class RedisAdmission:
         )
         return [int(reply) for reply in replies]
 
-    async def beat(self, name: str, heard: Sequence[tuple[int, int]]) -> bool:
+    async def beat(self, name: str, answered: Sequence[tuple[int, int]]) -> bool:
+        """Show that the holder lives; False when any shard has fenced it or has lost a flush of it.
+
+        `answered`, in order of the shards: its epoch, and the last sequence that Redis answered.
+        """
         replies = await self._each(
             [
                 ("FCALL", "beat", 2, keys.holders_key(s), keys.holder_key(s, name), name, epoch, sequence)
-                for s, (epoch, sequence) in zip(self._shards, heard, strict=True)
+                for s, (epoch, sequence) in zip(self._shards, answered, strict=True)
             ]
         )
         return all(reply == 1 for reply in replies)
 
     async def fence(self, name: str) -> None:
+        """End the holder's epoch in every shard; a second call does nothing."""
         await self._each([fence_command(s, name) for s in self._shards])
 
     async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced | Full]:
+        """Apply flushes in one round trip, each as a whole or not at all; an outcome for each, in order.
+
+        Applied: {index of a submission: what its idempotency key was first used for}, empty when
+        nothing was repeated. `Full`: Redis refused this flush for want of memory. Raises
+        Unavailable also when Redis was restarted and no ledger has looked at it yet.
+        """
         commands = [_admit_command(name, flush, self._key_ttl_s) for flush in flushes]
         try:
             replies = await self._link.batch(commands)
@@ -81,6 +97,7 @@ class RedisAdmission:
         return outcomes
 
     async def fullness(self) -> float:
+        """The share of its memory that Redis uses, 0 without a limit; it sets how long keys are kept."""
         fullness = memory_of(await self._link.call("INFO", "memory")).fullness
         self._key_ttl_s = key_ttl_s(fullness)
         return fullness
@@ -88,6 +105,10 @@ class RedisAdmission:
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
     ) -> list[tuple[int, str, LedgerAnswer]]:
+        """Answers of the ledger after `positions` (ids, in order of the shards).
+
+        Waits up to `block_ms` milliseconds for the first one. List of (shard, id of the entry, answer).
+        """
         inboxes = [keys.inbox_key(s, name) for s in self._shards]
         reply = await self._inbox_link.call(
             "XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", *inboxes, *positions,
@@ -101,7 +122,7 @@ class RedisAdmission:
         return arrived
 
     async def _each(self, commands: list[Command]) -> list[Any]:
-        """One write for all; an error reply means that Redis is not what we were started with."""
+        """Send all in one write; the replies, in order. Raises Broken for an error reply."""
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
@@ -110,9 +131,9 @@ class RedisAdmission:
 
 
 async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
-    """Fence these holders in every shard; again does nothing.
+    """Fence these holders in every shard of `link`; a second call does nothing.
 
-    Raises Unavailable when Redis did not do all of it: some may be fenced, so call it again.
+    Raises Unavailable when Redis did not do all of it. Some may be fenced then, so call it again.
     """
     replies = await link.batch([fence_command(s, name) for name in names for s in range(shards)])
     refused = [reply for reply in replies if isinstance(reply, ReplyError)]
@@ -125,13 +146,13 @@ def _refused(reply: ReplyError) -> Broken:
 
 
 def key_ttl_s(fullness: float) -> int:
-    """How long an idempotency key that is first used now is remembered, seconds."""
+    """How long an idempotency key first used now is remembered, seconds; `fullness` is from 0 to 1."""
     room = min(1.0, max(0.0, (MARK - fullness) / (MARK - _HALF)))
     return int(_KEY_TTL_MIN_S + room * (_KEY_TTL_S - _KEY_TTL_MIN_S))
 
 
 def fence_command(shard: int, name: str) -> Command:
-    """Fence one holder in one shard."""
+    """The command that fences one holder in one shard; reply: 1 when it did, 0 when there was none."""
     return (
         "FCALL", "fence", 4, keys.holder_key(shard, name), keys.holders_key(shard),
         keys.usage_key(shard), keys.inbox_key(shard, name), name,
@@ -163,7 +184,7 @@ def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Comm
         _add_submission(arguments, submission, index)
     for note in flush.notes:
         arguments += (note.kind, note.data)
-    # The same step; but at `maxmemory` Redis carries out the second one only.
+    # Both are the same function, but at `maxmemory` Redis runs only `report`.
     step = "admit" if flush.submissions else "report"
     return ("FCALL", step, len(touched), *touched, *arguments)
 

@@ -1,6 +1,6 @@
-"""A shard of Redis as an audit sees it, at one instant, and the places in its activity stream.
+"""A shard of Redis at one instant, for an audit, and the places in its activity stream.
 
-Under failure: it only reads, so it may be asked again; a shard that is asked twice is seen at the
+Under failure: it only reads, so every call may be repeated; the second one sees the shard at the
 later instant.
 """
 
@@ -18,31 +18,31 @@ from engine.stores.redis.link import RedisLink
 from engine.stores.redis.usage import usage_entry
 from engine.stream_id import STREAM_START, StreamId
 
-# More messages or rows of activity, or usage entries, than this in one shard are not counted at one
-# instant: Redis would serve nobody else meanwhile.
+# A shard with more messages or rows of activity, or with more usage entries, than this is not counted
+# at one instant, because Redis would serve nobody else meanwhile.
 _ROWS_MAX = 5_000
 _ENTRIES_MAX = 2_000
-# So long after Redis lost data all places in its streams are later than any before, whatever the
-# clocks of its machines, milliseconds.
+# So long after Redis lost data, every new place in its streams is later than any place before the
+# loss, also when the clocks of its machines differ, milliseconds.
 _SETTLED_MS = 10_000
 
 _sums = msgspec.msgpack.Decoder(list[tuple[int, str, int]])
 
 
 class Instant(msgspec.Struct, frozen=True):
-    """A shard in Redis, as `cut` tells it."""
+    """The reply of `cut` in queue.lua for one shard."""
 
     cut: ShardCut
-    # Whether its usage goes on where the books are.
+    # Whether its usage goes on from the position of the books.
     whole: bool
-    # The first activity entry that is not archived; None: there never was one.
+    # Place of the first activity entry that is not archived; None when there never was an entry.
     first: StreamId | None
-    # Units of the activity still on the stream; None when there is too much of it.
+    # {organisation: units} of the activity on the stream; None when there is too much to count.
     waiting: dict[int, Units] | None
 
 
 async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeout_s: float) -> Instant:
-    """The shard now, with the usage behind `mark`; None: without the books.
+    """The shard now, with the usage entries after `mark`; `mark` None: the books cannot be read.
 
     Raises Unavailable, ReplyError.
     """
@@ -52,7 +52,7 @@ async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeo
         keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
         keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
         keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
-        mark.position if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
+        str(mark.position) if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
         timeout_s=timeout_s,
     )  # fmt: skip
     entries = [usage_entry(shard, entry_id, fields) for entry_id, fields in usage]
@@ -68,15 +68,18 @@ async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeo
 
 
 def since_of(of: ShardBooks, full: bool) -> StreamId:
-    """The place in the shard's activity stream from which on it is summed."""
+    """The place in the shard's activity stream from which its activity is summed.
+
+    It is the last checkpoint's, or the start when there is none or the audit is `full`.
+    """
     return STREAM_START if full or of.checkpoint is None else of.checkpoint.stream
 
 
 def end_of(of: ShardBooks, instant: Instant, since: StreamId) -> StreamId:
-    """The place before which all was archived at the instant."""
+    """The place before which all activity was archived at the instant; `since` at the least."""
     end = max(instant.first or STREAM_START, since)
     if _lost_since(of) and _idle(of, instant):
-        # Before the loss places were given that Redis does not know of any more.
+        # Redis does not know all the places that it gave before the loss.
         end = max(end, StreamId((of.lost_at_ms or 0) + _SETTLED_MS, 0))
     return end
 
@@ -86,24 +89,24 @@ def _lost_since(of: ShardBooks) -> bool:
 
 
 def _idle(of: ShardBooks, instant: Instant) -> bool:
-    """Whether nothing waits to be archived, and Redis gives later places than before the last loss."""
+    """Whether nothing waits to be archived, and new places are later than any before the last loss."""
     return not instant.waiting and time.time_ns() // 1_000_000 > (of.lost_at_ms or 0) + 2 * _SETTLED_MS
 
 
 def is_settled(of: ShardBooks, instant: Instant) -> bool:
-    """Whether every place from the instant's on is later than any of before the last loss."""
+    """Whether every place from the instant on is later than any place before the last loss."""
     if not _lost_since(of) or _idle(of, instant):
         return True
     return instant.first is not None and instant.first.ms > (of.lost_at_ms or 0) + _SETTLED_MS
 
 
 def add_units(sums: dict[int, Units], organisation_id: int, more: Units) -> None:
-    """Add to an organisation's units, in place."""
+    """Add `more` to the units of an organisation in `sums`."""
     a, b, c = sums.get(organisation_id, NO_UNITS)
     sums[organisation_id] = Units(a + more.held, b + more.captured, c + more.released)
 
 
 def _stream_id(text: bytes) -> StreamId:
-    """The first id still on the stream; `ID+` means: the next one after ID."""
+    """The id in `text`; `ID+` means the next id after ID."""
     last = StreamId.parse(text.removesuffix(b"+"))
     return last.next if text.endswith(b"+") else last

@@ -1,4 +1,4 @@
-"""What a worker has in hand: entries given to it that it has neither settled nor dropped."""
+"""The entries that a worker has in hand: given to it, and neither settled nor dropped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.records import Entry
 
 
 class HeldEntries:
-    """Tells an entry that the worker knows of from one of which it never heard."""
+    """The ids of the entries in hand, by shard. An entry not here was given in an answer that was lost."""
 
     def __init__(self, shards: int) -> None:
         self._ids: list[set[bytes]] = [set() for _ in range(shards)]
@@ -19,15 +19,16 @@ class HeldEntries:
         return sum(map(len, self._ids))
 
     def holds(self, shard: int, entry_id: bytes) -> bool:
+        """Whether the entry is in hand."""
         return entry_id in self._ids[shard]
 
     @property
     def suspected(self) -> bool:
-        """Whether an entry on its last chance is among them: see take_over in queue.lua."""
+        """Whether a suspect is among them, see `take_over` in queue.lua."""
         return bool(self._suspects)
 
     def take(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those that were not in hand yet, and now are."""
+        """Add entries; those that were not in hand before, in order."""
         taken = []
         for entry in entries:
             ids = self._ids[entry.shard]
@@ -39,6 +40,7 @@ class HeldEntries:
         return taken
 
     def let_go(self, entries: Iterable[Entry]) -> None:
+        """Remove entries; those not in hand are passed over."""
         for entry in entries:
             self._ids[entry.shard].discard(entry.entry_id)
             if entry.deliveries == DELIVERIES_MAX:

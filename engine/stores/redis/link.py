@@ -5,20 +5,23 @@ redis-py costs about 12 µs of CPU a command on this path, `hiredis.pack_command
 batches. Wire format: RESP2, https://redis.io/docs/latest/develop/reference/protocol-spec/
 
 Under failure. A connection that breaks, times out or answers out of order is dropped
-whole, and every batch in flight on it raises `Unavailable`: its outcome is unknown, some
-or all of its commands may have been applied. So whatever is sent here must be safe to
-send again; the functions in `queue.lua` are. The next call connects anew.
+as a whole, and every batch in flight on it raises `Unavailable`. The outcome of such a batch
+is unknown: some or all of its commands may have been applied. So every command sent here must be
+safe to send again; the functions in `queue.lua` are. The next call connects anew.
 
-Every call ends within its own time, `timeout_s`: waiting for a connection, for room in the
+Every call ends within its own time, `timeout_s`. Waiting for a connection, for room in the
 write buffer and for the answer are all part of it. A connection may die at any moment:
-while it is made or shakes hands: all who wait for it get `Unavailable`; after the handshake
-and before the first batch is written: that batch is refused unsent; from then on: every
-batch in flight fails at once. Nothing is ever written to a connection that is known dead.
 
-Two answers are dealt with here, so that no caller has to know them. "Function not found":
-Redis was started anew without its file; the functions are loaded, and the call raises
+while it is made, or shakes hands         every call that waits for it raises `Unavailable`
+after that, before a batch is written     that batch is refused and not sent
+later                                     every batch in flight fails at once
+
+Nothing is written to a connection that is known to be dead.
+
+Two answers are dealt with here, so that no caller needs to know them. "Function not found":
+Redis was started anew without its file. The functions are loaded, and the call raises
 `Unavailable`, so that the caller tries again. "OOM": Redis is at `maxmemory` and refuses a
-command that may not run then; the call raises `OutOfMemory`, and the connection stays.
+command. The call raises `OutOfMemory`, and the connection stays.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ _pack_command = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_comma
 
 
 def pack(commands: Iterable[Command]) -> bytes:
-    """The commands as they go over the wire."""
+    """The commands as bytes in RESP2, one after another."""
     return b"".join(map(_pack_command, commands))
 
 
@@ -55,8 +58,8 @@ class RedisLink:
     """One connection, made when needed and again after it was lost.
 
     Several batches may be in flight; Redis answers them in order. A command that blocks
-    in Redis holds up everything behind it: give it a link of its own, and a time-out
-    longer than the block.
+    in Redis delays all later ones: give it a link of its own, and a time-out longer than the
+    block.
     """
 
     def __init__(self, url: str, *, timeout_s: float, name: str) -> None:
@@ -80,7 +83,7 @@ class RedisLink:
         await self._connected()
 
     async def close(self) -> None:
-        """Drop the connection; what is in flight raises Unavailable."""
+        """Drop the connection; calls in flight raise Unavailable."""
         self._closed = True
         if self._connecting is not None:
             self._connecting.cancel()
@@ -97,19 +100,20 @@ class RedisLink:
         return reply
 
     async def batch(self, commands: Sequence[Command], *, timeout_s: float | None = None) -> list[Any]:
-        """All commands in one write; their replies in order, an error reply as a ReplyError.
+        """Send all commands in one write; their replies in order, an error reply as a ReplyError.
 
-        Raises Unavailable when the outcome is unknown: any prefix of the commands may
-        have been applied, the last one of it without our knowing.
+        Raises Unavailable when the outcome is unknown: the first so many of the commands may have
+        been applied, from none to all. Raises OutOfMemory, with the replies, when Redis refused any
+        of them for want of memory.
         """
         if not commands:
             return []
         return await self.send(pack(commands), len(commands), timeout_s=timeout_s)
 
     async def send(self, packed: bytes, replies: int, *, timeout_s: float | None = None) -> list[Any]:
-        """`batch` for commands that the caller has packed itself, `replies` of them.
+        """As `batch`, for commands that the caller has packed itself; `replies` is how many they are.
 
-        Canceled while waiting: the commands stand as sent, their replies are discarded.
+        Canceled while waiting: the commands are sent, and their replies are discarded.
         """
         deadline = asyncio.get_running_loop().time() + (self._timeout_s if timeout_s is None else timeout_s)
         wire = self._wire
@@ -162,7 +166,7 @@ class RedisLink:
             task.exception()
 
     async def _connect(self) -> Wire:
-        """Connect and shake hands, not sooner than the pause after the last failure."""
+        """Connect and shake hands, after the pause that follows the last failure."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._not_before - loop.time())
         wire = Wire(loop, self._name)

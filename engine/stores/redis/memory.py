@@ -1,4 +1,4 @@
-"""How much memory Redis has, and what it does when that is used up: out of `INFO memory`."""
+"""How much memory Redis has and what it does when it is full, read from the reply of `INFO memory`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import msgspec
 class RedisMemory(msgspec.Struct, frozen=True, kw_only=True):
     """The memory of one Redis, bytes."""
 
-    # What counts towards the limit.
+    # Memory that counts towards the limit.
     used_bytes: int
-    # `maxmemory`; 0: Redis takes what the machine has.
+    # `maxmemory`; 0: there is no limit but the machine's.
     limit_bytes: int
     # `maxmemory-policy`.
     policy: str
@@ -22,7 +22,7 @@ class RedisMemory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fault(self) -> str:
-        """Why the engine must not run on this Redis, one sentence; "" when it may."""
+        """One sentence that says why the engine must not run on this Redis; "" when it may."""
         if not self.limit_bytes or self.policy == "noeviction":
             return ""
         return (
@@ -32,12 +32,12 @@ class RedisMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def memory_of(info: bytes) -> RedisMemory:
-    """Out of the reply to INFO, whole or of the section `memory`; what it does not say is 0 or ""."""
+    """Read the reply of INFO, of all sections or of `memory` alone; a missing line gives 0 or ""."""
     found = {}
     for line in info.decode(errors="replace").splitlines():
         name, _, value = line.partition(":")
         found[name] = value.strip()
-    # As Redis itself counts: without what it buffers for replicas and its own file.
+    # As Redis counts: without its buffers for replicas and for its own file.
     used = int(found.get("used_memory", 0)) - int(found.get("mem_not_counted_for_evict", 0))
     return RedisMemory(
         used_bytes=used,

@@ -1,18 +1,18 @@
 """A worker's side of the queue streams in Redis (`engine.delivery.ports.QueueReader`).
 
-Every message a worker has been given lies in the stream's pending list under the
-worker's name until it is settled; that list, not this process, is what remembers.
-What happens when this process dies or freezes, or an answer does not come:
+Every message that a worker has been given is in the stream's pending list under the
+worker's name until it is settled. Redis keeps that list, so it survives this process.
+What happens when an answer does not come, or this process dies or freezes:
 
-read       The entries are pending under our name though we never saw them. The next
-           `read` looks through the pending list for what is not in hand.
-settle     Counted or not, we cannot tell; sent again it counts what was not counted.
+read       The entries are pending under our name, but we have never seen them. The next
+           `read` looks through the pending list for entries that are not in hand.
+settle     Nobody knows whether it counted. Sent again, it counts what was not counted.
 take_over  As for `read`.
-killed     The name is fenced; the other workers take over at once.
-frozen     They take over after `min_idle_ms`. Whoever settles an entry first, counts.
+killed     The name is fenced; the other workers take its entries over at once.
+frozen     They take them over after `min_idle_ms`. The first settlement of an entry counts.
 
-All shards are read by one command from one Redis. A Redis Cluster would need one link
-and one command per node: `_read_streams` and `_all` are the places.
+One command to one Redis reads all shards. A Redis Cluster would need one link and one
+command for each node, in `_read_streams` and `_all`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 
-# Pending entries looked through per command when searching for lost ones.
+# Pending entries that one command lists while we look for lost ones.
 _PAGE = 500
 
 
 class QueueStreams:
-    """One queue, all shards, as the consumer `worker_name`."""
+    """The port `QueueReader`: one queue, all shards, as the consumer `worker_name`.
+
+    Every call raises Unavailable.
+    """
 
     def __init__(
         self,
@@ -49,8 +52,9 @@ class QueueStreams:
         timeout_s: float,
         log: FilteringBoundLogger,
     ) -> None:
-        """`reading` blocks and so belongs to this reader alone; its answers may take the
-        block and `timeout_s`. `worker_name` is unique per incarnation, never used again.
+        """`reading` blocks, so nobody else may use it; its answers may take the block and `timeout_s`.
+
+        `worker_name` is unique for each incarnation and never used again.
         """
         self._commands = commands
         self._reading = reading
@@ -61,23 +65,27 @@ class QueueStreams:
         self._log = log
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
-        # Streams that gave as much as they were asked for last time.
+        # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
-        # There may be pending entries of ours that are not in hand.
+        # Whether there may be pending entries of ours that are not in hand.
         self._lost = False
 
     async def join(self) -> None:
-        """Make the groups, and be known as alive: else others take our entries over at once."""
+        """Make the consumer groups and register this worker.
+
+        The other workers take over the entries of one that is not registered at once.
+        """
         await self.ensure_groups()
         await self._all([wire.register(self._name, shard) for shard in self._shards])
 
     async def ensure_groups(self) -> None:
-        """Make the consumer groups that are not there. Raises Unavailable."""
+        """Make the consumer groups that are missing. Raises Unavailable."""
         for reply in await self._commands.batch([wire.make_group(self.queue, s) for s in self._shards]):
             if isinstance(reply, ReplyError):
                 raise Unavailable(f"Redis does not make the consumer group: {reply}.") from reply
 
     async def beat(self) -> None:
+        """Show that this worker lives; where it was fenced, register again."""
         alive = await self._all([wire.beat(self._name, shard) for shard in self._shards])
         fenced = [shard for shard in self._shards if not alive[shard]]
         if fenced:
@@ -85,6 +93,11 @@ class QueueStreams:
             await self._all([wire.register(self._name, shard) for shard in fenced])
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """Up to `count` new entries and one more for each shard, waiting `block_ms` for the first.
+
+        After an answer was lost it first gives the entries that were in it. Canceled: as if its
+        answer was lost.
+        """
         try:
             if self._lost:
                 self._lost = False
@@ -97,7 +110,7 @@ class QueueStreams:
         return await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
 
     async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
-        """[[key, entries] …]: at once from streams known to have more, else blocking for all."""
+        """[[key, entries] …]: at once from the streams that have more, else blocking on all streams."""
         while True:
             asked = wire.shares(self._shards, self._busy, count)
             block = None if self._busy else block_ms
@@ -118,6 +131,10 @@ class QueueStreams:
                 return streams
 
     async def settle(self, settlements: Sequence[Settlement]) -> int:
+        """Settle entries, in one command for each shard; how many counted.
+
+        An entry that another worker has settled since does not count.
+        """
         by_shard: dict[int, list[Settlement]] = {}
         for settlement in settlements:
             by_shard.setdefault(settlement.entry.shard, []).append(settlement)
@@ -128,18 +145,25 @@ class QueueStreams:
         return sum(counted)
 
     def drop(self, entries: Sequence[Entry]) -> None:
+        """Let go of entries unsettled; a later `read` gives them again."""
         self._hand.let_go(entries)
         self._lost = self._lost or bool(entries)
 
     async def promote(self, now_us: int, limit: int) -> int:
+        """Move up to `limit` messages a shard that are due at `now_us` into the queue; how many moved."""
         return sum(await self._all([wire.promote(self.queue, s, now_us, limit) for s in self._shards]))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
+        """Take over up to `limit` entries of dead workers, and of living ones idle for `min_idle_ms`.
+
+        Among them are our own lost ones. At most one suspect is in hand at a time, see `take_over`
+        in queue.lua.
+        """
         try:
             claimed = await self._claim_own(min_idle_ms, limit)
             limit -= len(claimed)
             shards, suspected = list(self._shards), None
-            # An equal share of each shard, then what is left of `limit` from those with more.
+            # First an equal share of each shard, then the rest of `limit` from the shards with more.
             for _ in range(2):
                 if limit <= 0 or not shards:
                     break
@@ -153,7 +177,7 @@ class QueueStreams:
                     if suspects:
                         suspected = shard
                 shards = more
-            # Suspects pass through one at a time, whatever their shard.
+            # One suspect at a time, of all shards together.
             if suspected is not None and not self._hand.suspected:
                 claimed += [
                     (s, raw) for s, (raw, _) in await self._claim([suspected], min_idle_ms, 1, suspects=1)
@@ -166,12 +190,12 @@ class QueueStreams:
     async def _claim(
         self, shards: Sequence[int], min_idle_ms: int, limit: int, *, suspects: int
     ) -> Iterable[tuple[int, tuple[list[wire.RawEntry], int]]]:
-        """Per shard: entries taken over, and suspects passed over."""
+        """(shard, (entries taken over, how many suspects were passed over)) for each of `shards`."""
         commands = [wire.take_over(self.queue, self._name, s, min_idle_ms, limit, suspects) for s in shards]
         return zip(shards, await self._all(commands), strict=True)
 
     async def _claim_own(self, min_idle_ms: int, limit: int) -> list[tuple[int, Iterable[wire.RawEntry]]]:
-        """What lies under our name, idle for `min_idle_ms`, and is not in hand: up to `limit`."""
+        """Up to `limit` entries that are pending under our name, idle for `min_idle_ms`, and not in hand."""
         lost: list[tuple[int, bytes, int, int]] = []
         starts = dict.fromkeys(self._shards, b"-")
         while starts and len(lost) < limit:
@@ -201,7 +225,10 @@ class QueueStreams:
         ]
 
     async def _receive(self, claimed: Iterable[tuple[int, Iterable[wire.RawEntry]]]) -> list[Entry]:
-        """Take in hand what holds a message and is not there yet; set aside what holds none."""
+        """Take entries that hold a message in hand; move those that hold none to the dead letters.
+
+        Returns the entries that were not in hand before.
+        """
         received: list[Entry] = []
         undecodable: list[wire.Undecodable] = []
         for shard, raw in claimed:
@@ -219,7 +246,7 @@ class QueueStreams:
         try:
             await self._all([wire.set_aside(self.queue, self._name, entry) for entry in undecodable])
         except Unavailable:
-            # Still pending and not in hand: met again with the lost ones.
+            # They are still pending and not in hand, so the search for lost ones finds them again.
             self._lost = True
         except asyncio.CancelledError:
             self._lost = True
@@ -227,7 +254,7 @@ class QueueStreams:
         return self._hand.take(received)
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
-        """One write; raises Unavailable when any is refused, though others may have been applied."""
+        """Send all in one write. Raises Unavailable when any is refused; others may have been applied."""
         replies = await self._commands.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
@@ -235,7 +262,7 @@ class QueueStreams:
         return replies
 
     async def _mended(self, error: ReplyError) -> Unavailable:
-        """Make what Redis lost when it was emptied; the caller's next try then succeeds."""
+        """Make the groups that Redis lost when it was emptied, so that the caller's next try succeeds."""
         if error.code == "NOGROUP" or "no such key" in str(error):
             await self.ensure_groups()
         return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)

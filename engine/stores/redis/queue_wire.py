@@ -1,4 +1,4 @@
-"""What a worker says to the queue streams and hears from them: commands and entries, no I/O."""
+"""The commands of a worker to the queue streams, and the entries in their replies. No I/O."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 _OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
 
-# An entry as a stream holds it: id, payload, and how often it has been given out.
+# An entry as a stream holds it: (id, payload, how often it has been delivered).
 RawEntry = tuple[bytes, bytes, int]
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """An entry whose payload is no message of ours."""
+    """An entry whose payload cannot be decoded as a `Message`."""
 
     shard: int
     entry_id: bytes
@@ -40,7 +40,7 @@ class Undecodable(msgspec.Struct, frozen=True):
 
 
 def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Entry], list[Undecodable]]:
-    """Entries that hold a message, and those that do not."""
+    """(the entries that hold a message, those that do not)."""
     entries: list[Entry] = []
     undecodable: list[Undecodable] = []
     for entry_id, payload, deliveries in raw:
@@ -56,11 +56,12 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
 
 
 def shares(shards: Sequence[int], busy: Sequence[int], count: int) -> list[tuple[Sequence[int], int]]:
-    """How many entries to ask of which streams, together at most `count` + shards.
+    """How many entries to read from which streams: [(shards, entries of each) …].
 
-    Redis counts per stream (XREADGROUP COUNT). Streams that had more than they were asked
-    for last time share most of `count`, the others are looked into; when none is known to
-    have more, all are asked for an equal share.
+    Together they are at most `count` and one for each shard, because COUNT of XREADGROUP counts for
+    each stream. `busy` are the shards that had more entries than they were asked for last time. They
+    share most of `count`; the others are asked for a few. When none is busy, all are asked for an
+    equal share.
     """
     if not busy:
         return [(shards, max(1, count // len(shards)))]
@@ -71,7 +72,10 @@ def shares(shards: Sequence[int], busy: Sequence[int], count: int) -> list[tuple
 
 
 def read(queue: Queue, name: str, shards: Sequence[int], count: int, block_ms: int | None) -> Command:
-    """Up to `count` new entries of each shard's stream; reply [[key, [[id, fields] …]] …] or None."""
+    """Read up to `count` new entries of each shard's stream; reply [[key, [[id, fields] …]] …] or None.
+
+    `block_ms`: how long Redis waits for the first one, milliseconds; None: not at all.
+    """
     block: Command = () if block_ms is None else ("BLOCK", block_ms)
     keys = [queue_key(shard, queue) for shard in shards]
     new = [b">"] * len(keys)
@@ -79,7 +83,7 @@ def read(queue: Queue, name: str, shards: Sequence[int], count: int, block_ms: i
 
 
 def settle(queue: Queue, name: str, shard: int, settlements: Sequence[Settlement]) -> Command:
-    """All settlements of one shard as one FCALL; reply: how many counted."""
+    """Settle entries of one shard in one call; reply: how many counted (see `settle` in queue.lua)."""
     flat: list[Argument] = []
     for s in settlements:
         message, outcome = s.entry.message, s.outcome
@@ -115,44 +119,49 @@ def _settle(queue: Queue, name: str, shard: int, count: int, flat: Sequence[Argu
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int) -> Command:
-    """Reply: how many moved."""
+    """Move up to `limit` messages that are due at `now_us` into the queue; reply: how many moved."""
     return ("FCALL", "promote", 2, due_key(shard, queue), queue_key(shard, queue), now_us, limit)
 
 
 def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int, suspects: int) -> Command:
-    """Reply: [[[id, payload, deliveries] …], suspects passed over]."""
+    """Take over entries of other workers; reply [[[id, payload, deliveries] …], suspects passed over].
+
+    See `take_over` in queue.lua.
+    """
     keys = (queue_key(shard, queue), holders_key(shard))
     return ("FCALL", "take_over", len(keys), *keys, name, min_idle_ms, limit, suspects, DELIVERIES_MAX)
 
 
 def own_pending(queue: Queue, name: str, shard: int, min_idle_ms: int, start: bytes, limit: int) -> Command:
-    """Reply: [[id, name, idle ms, deliveries] …] of what lies under our name."""
+    """List pending entries of `name` from the id `start` on; reply [[id, name, idle ms, deliveries] …]."""
     return ("XPENDING", queue_key(shard, queue), GROUP, "IDLE", min_idle_ms, start, "+", limit, name)
 
 
 def own_again(queue: Queue, name: str, shard: int, entry_id: bytes, idle_ms: int, deliveries: int) -> Command:
-    """The payload of an entry that lies under our name; reply [[id, fields]] or [].
+    """Read a pending entry of `name` once more; reply [[id, fields]] or [].
 
-    `idle_ms` as just read: when another worker has claimed it since, the entry is idle
-    for less, and stays theirs. A lost answer is not counted as a delivery.
+    `idle_ms` is what `own_pending` has just said. When another worker has claimed the entry since,
+    it is idle for less and stays with that worker. `deliveries` is kept as it was, so a lost answer
+    does not count as a delivery.
     """
     return ("XCLAIM", queue_key(shard, queue), GROUP, name, idle_ms, entry_id, "RETRYCOUNT", deliveries)
 
 
 def make_group(queue: Queue, shard: int) -> Command:
-    """From the stream's first entry on; reply: 1 when it was made, 0 when it is there."""
+    """Make the consumer group, from the first entry on; reply: 1 when it was made, 0 when it is there."""
     return ("FCALL", "make_group", 1, queue_key(shard, queue))
 
 
 def register(name: str, shard: int) -> Command:
+    """Register a worker as alive, as a holder registers; reply: its epoch, which workers ignore."""
     return ("FCALL", "register", 2, holder_key(shard, name), holders_key(shard), name)
 
 
 def beat(name: str, shard: int) -> Command:
-    """Reply: 1 when alive, 0 when fenced."""
+    """Show that a worker lives; reply: 1 when it is registered, 0 when it was fenced."""
     return ("FCALL", "beat", 1, holders_key(shard), name)
 
 
 def fields_of(entries: Any) -> Iterable[RawEntry]:
-    """[[id, [field, payload]] …] as given out for the first time."""
+    """Entries of a reply, [[id, [field, payload]] …], as delivered for the first time."""
     return [(entry_id, fields[1], 1) for entry_id, fields in entries]

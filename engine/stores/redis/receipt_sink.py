@@ -1,13 +1,13 @@
-"""The way of receipts into Redis (`engine.receipts.ports.ReceiptSink`).
+"""How receipts get into Redis (`engine.receipts.ports.ReceiptSink`).
 
-Receipts are gathered for a few milliseconds and put on one shard's stream as one entry:
-a provider that pushes ten thousand a second costs a few hundred commands. Which shard does
-not matter, so they take turns.
+Receipts are gathered for a few milliseconds and put on the stream of one shard as one entry. So a
+provider that sends ten thousand a second costs a few hundred commands. Any shard will do, so the
+shards take turns.
 
-Killed here: what was not in Redis was not confirmed, and the provider sends it again.
-Never answered, answered too late: the same; receipts may then be in Redis all the same,
-and come twice, which the matching sees through.
-Redis away or full, or too much waiting here: the provider is told at once to send again.
+Killed here: receipts that are not in Redis were not confirmed, and the provider sends them again.
+Redis answers never or too late: the same. Those receipts may be in Redis nevertheless and come
+twice; the matching recognises a repetition.
+Redis away or full, or too much waiting here: the provider is asked at once to send again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from engine.shards import receipts_key
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
 
-# Receipts are put when so many have gathered, or the first has waited so long.
+# An entry is written when so many receipts have gathered, or the first has waited so long, seconds.
 _ENTRY_MAX = 500
 _GATHER_S = 0.005
-# Most receipts here at a time, gathering and on their way; more are refused.
+# The most receipts that may be here, gathering or on their way; more are refused.
 _WAITING_MAX = 20_000
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -36,12 +36,12 @@ class RedisReceiptSink:
     """The port `ReceiptSink`; one for all providers of a process."""
 
     def __init__(self, link: RedisLink, shards: int) -> None:
-        """`link` is the caller's, and is closed after `close`."""
+        """`link` belongs to the caller, who closes it after `close`."""
         self._link = link
         self._shards = shards
         self._turn = 0
         self._receipts: list[bytes] = []
-        # Whom to tell of those gathered.
+        # Called with the outcome of the receipts that gather.
         self._callers: list[Callable[[bool], None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = 0
@@ -52,7 +52,11 @@ class RedisReceiptSink:
         self.refused = 0
 
     def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
-        """See the port. A caller's receipts go into one entry, all or none."""
+        """Keep the receipts of one call in one entry, all or none; then call `stored(kept)`.
+
+        `stored` is never called from inside this call. `kept` is False when the receipts were
+        refused or nobody knows whether they are in Redis.
+        """
         loop = asyncio.get_running_loop()
         if not receipts:
             loop.call_soon(stored, True)
@@ -70,8 +74,10 @@ class RedisReceiptSink:
             self._timer = loop.call_later(_GATHER_S, self._put)
 
     async def close(self) -> None:
-        """Put what has gathered, and wait for what is on its way: at most the link's time-out.
-        From now on everything is refused."""
+        """Write what has gathered and wait for what is on its way, at most the link's time-out.
+
+        From now on `put` refuses everything.
+        """
         self._closed = True
         if self._receipts:
             self._put()
@@ -96,7 +102,7 @@ class RedisReceiptSink:
             await self._link.call("XADD", receipts_key(self._turn), "*", "b", blob)
             kept = True
         except (Unavailable, ReplyError):
-            # Whoever is told False sends it again, and logs that.
+            # The provider learns of False below; it logs that, and the receipts are sent again.
             pass
         finally:
             self._waiting -= len(receipts)
@@ -104,6 +110,7 @@ class RedisReceiptSink:
                 self.kept += len(receipts)
             else:
                 self.refused += len(receipts)
-            # Each by itself: they are providers' code, and a fault of one costs the others nothing.
+            # Each in a turn of its own, because they are code of providers: when one of them fails, the
+            # others are called all the same.
             for stored in callers:
                 asyncio.get_running_loop().call_soon(stored, kept)

@@ -1,13 +1,19 @@
 """The receipts' streams in Redis, as the matcher sees them (`engine.receipts.ports.ReceiptStream`).
 
-Keys, by shard: `receipts:{s}`, a stream, each entry one field `b` with a batch of
-receipts; `receipts:{s}:later`, a sorted set of receipts by the time in microseconds before
-which they are not looked up again; `receipts:{s}:applied`, who may record on this shard's
-activity stream and what was recorded last; `receipts:{s}:unreadable`, a stream of entries
-that nobody could read. And one `receipts:lock`, the owner of the lease.
+Keys of each shard:
 
-Receipts lie on any shard; rows go to the shard of their message. No step touches two
+receipts:{s}             stream; each entry has one field `b`, a batch of receipts (MessagePack array)
+receipts:{s}:later       sorted set of receipts, by the time of their next look-up, microseconds
+receipts:{s}:applied     hash: who may record on the activity stream, and what was recorded last
+receipts:{s}:unreadable  stream of entries that nobody could read
+
+One key for all shards: `receipts:lock`, the owner of the lease.
+
+Receipts are on any shard; rows go to the shard of their message. No step touches two
 shards, so all of this runs on a Redis Cluster, with a link to each node.
+
+Under failure: every step may be sent again when its answer was lost. receipts.lua says of each
+what the second call does.
 """
 
 from __future__ import annotations
@@ -30,21 +36,28 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisReceiptStream:
-    """`ReceiptStream` on two links: one for commands, one that waits for entries."""
+    """The port `ReceiptStream`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
+        """`link` is for commands; `read_link` blocks while it waits for entries."""
         self._link = link
         self._read_link = read_link
         self._shards = range(shards)
         self._shard_of_key = {keys.receipts_key(s): s for s in self._shards}
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
+        """Become or stay the one matcher for `ttl_ms` milliseconds; False while another is."""
         return bool((await self._all([("FCALL", "receipts_lease", 1, _LOCK, owner, ttl_ms)]))[0])
 
     async def release(self, owner: str) -> None:
+        """Give the lease up, if it is `owner`'s."""
         await self._all([("FCALL", "receipts_release", 1, _LOCK, owner)])
 
     async def begin(self, token: str) -> dict[int, StreamId]:
+        """From now on only `token` may record. By shard, the last id on its activity stream.
+
+        Everything that others have recorded stands at or before that id.
+        """
         lasts = await self._all(
             [
                 ("FCALL", "receipts_begin", 2, keys.activity_key(s), keys.receipts_applied_key(s), token)
@@ -54,6 +67,10 @@ class RedisReceiptStream:
         return {s: StreamId.parse(last) for s, last in zip(self._shards, lasts, strict=True)}
 
     async def archived_before(self) -> dict[int, StreamId | None]:
+        """By shard, the oldest activity entry on the stream; those before it are archived.
+
+        None: the stream is empty.
+        """
         firsts = await self._all(
             [("FCALL_RO", "receipts_first", 1, keys.activity_key(s)) for s in self._shards]
         )
@@ -62,7 +79,11 @@ class RedisReceiptStream:
         }
 
     async def read(self, count: int, block_ms: int) -> list[ActivityEntry]:
-        # From the start: what was done with is gone.
+        """Up to `count` of the oldest entries of each shard, waiting up to `block_ms` for the first.
+
+        They stay on the stream until `finish`, so a second call gives them again.
+        """
+        # From the start: entries that are finished are gone.
         zeros = [b"0"] * len(self._shards)
         waits: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
         reply = await self._read_link.call(
@@ -76,6 +97,7 @@ class RedisReceiptStream:
         ]
 
     async def due(self, now_us: int, limit: int) -> list[LateEntry]:
+        """Receipts to be looked up again at `now_us`: an equal share of `limit` of each shard."""
         share = max(1, limit // len(self._shards))
         found = await self._all(
             [
@@ -90,6 +112,11 @@ class RedisReceiptStream:
     async def record(
         self, token: str, number: int, recordings: Mapping[int, Recording]
     ) -> dict[int, StreamId]:
+        """Put rows on the activity streams and messages on the due sets, in one step for each shard.
+
+        `number` counts up: a number that was recorded already is passed over and answered as the
+        first time. By shard, the id of the new entry. Raises Fenced when another matcher has begun.
+        """
         commands: list[Command] = []
         for shard, recording in recordings.items():
             header = b"\xdd" + len(recording.rows).to_bytes(4, "big")
@@ -112,6 +139,10 @@ class RedisReceiptStream:
         return {shard: StreamId.parse(entry_id) for shard, entry_id in zip(recordings, ids, strict=True)}
 
     async def finish(self, entries: Sequence[Finished], late: Sequence[FinishedLate]) -> None:
+        """Remove entries and late receipts, and keep those of their receipts that are for later.
+
+        An entry that was removed before is passed over with its receipts.
+        """
         arguments: dict[int, list[Argument]] = {}
         for entry, later, unreadable in entries:
             some = arguments.setdefault(entry.shard, [])

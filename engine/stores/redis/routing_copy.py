@@ -1,4 +1,5 @@
-"""The copy of the routing plan in Redis: see `engine.stores.postgres.routing` for the original."""
+"""The copy of the routing plan in Redis. `engine.stores.postgres.routing` has the original, and says
+what happens to the copy under failure."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ _COPY = b"routing:plan"
 
 
 class RoutingCopy:
-    """The copy in Redis. Every call raises Unavailable."""
+    """Writes and reads the copy, key `routing:plan`. Every call raises Unavailable."""
 
     def __init__(self, link: RedisLink) -> None:
         self._link = link
 
     async def put(self, plan: RoutingPlan) -> None:
-        """Keep `plan`, unless a newer one is there. Again changes nothing."""
+        """Keep `plan`, unless a newer one is there. A second call changes nothing."""
         packed = msgspec.msgpack.encode(plan)
         commands: list[Command] = [("ZADD", _COPY, plan.version, packed), ("ZREMRANGEBYRANK", _COPY, 0, -2)]
         for reply in await self._link.batch(commands):
@@ -27,10 +28,10 @@ class RoutingCopy:
                 raise Unavailable(f"Redis does not keep the routing plan: {reply}.") from reply
 
     async def newest(self) -> RoutingPlan | None:
-        """The newest plan that was put; None: there is none that can be read."""
+        """The newest plan that was put; None when there is none, or it cannot be read."""
         try:
             found = await self._link.call("ZRANGE", _COPY, -1, -1)
             return msgspec.msgpack.decode(found[0], type=RoutingPlan) if found else None
         except (ReplyError, msgspec.MsgspecError):
-            # Put there by a newer version of the engine, or by somebody else.
+            # A newer version of the engine, or something else, has written it.
             return None

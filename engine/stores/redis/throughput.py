@@ -1,14 +1,15 @@
-"""The throughput of providers in Redis (`engine.ports.Pace`, `throughput.lua`).
+"""The throughput of providers in Redis (`throughput.lua`).
 
-All asks of a worker go in one write: one function call for each, none waits for another.
+All requests of a worker go in one write, one function call for each. None waits for another.
 
-Under failure. Answer lost, or not there within `UNANSWERED_S`: what was reserved is lost, and
-`Unavailable` says so; the next ask is a new one. A connection that is slow is not dropped for
-that: it has its own, much longer time-out. Redis emptied: it has no functions either; the link
-loads them, and the ask is `Unavailable`. What Redis then knows of the past: see `throughput.lua`.
+Under failure. An answer that is lost, or later than `UNANSWERED_S`: the slots it reserved are lost,
+and the call raises `Unavailable`; the next request is a new one. A slow connection is not dropped
+for that, because the link has a much longer time-out of its own. Redis was emptied: it has lost the
+functions too; the link loads them and the call raises `Unavailable`. `throughput.lua` says what
+Redis then knows of the past.
 
-Providers may lie on different nodes of a Redis Cluster, each key for itself; `reserve` is
-the place where the asks would be divided.
+The keys of different providers may be on different nodes of a Redis Cluster; `reserve` is where the
+requests would be divided among them.
 """
 
 from __future__ import annotations
@@ -28,15 +29,18 @@ HORIZON_US = int(HORIZON_S * 1e6)
 
 
 class RedisSlots:
-    """Slots of all providers through one link, which nothing may hold up."""
+    """The slots of all providers, through a link that no other command may delay."""
 
     def __init__(self, link: RedisLink, answer_s: float = UNANSWERED_S) -> None:
-        """`link`: of this alone, so that no other answer is waited for before its own. An answer
-        is waited for `answer_s`, seconds."""
+        """`link` must serve nothing else, so that no other answer comes before its own.
+
+        `answer_s`: how long an answer is waited for, seconds.
+        """
         self._link = link
         self._answer_s = answer_s
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
+        """The slots for each request, in order: see `reserve` in throughput.lua. Raises Unavailable."""
         replies = await self._answered([_command(ask) for ask in asks])
         slots = []
         for ask, reply in zip(asks, replies, strict=True):

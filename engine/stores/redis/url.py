@@ -1,4 +1,4 @@
-"""Where Redis is and as whom: the URL forms that redis-py also takes."""
+"""The URL of Redis: address and credentials, in the forms that redis-py also takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engine.errors import ConfigError
 class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
     """One server's address and credentials."""
 
-    # Without credentials, for messages.
+    # The URL without credentials, for error messages.
     shown: str
     host: str = ""
     port: int = 6379
-    # Path of a Unix socket; "" when host and port count.
+    # Path of a Unix socket; "" for a server at `host` and `port`.
     path: str = ""
     tls: bool = False
     user: str = ""
@@ -25,8 +25,10 @@ class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
     database: int = 0
 
     def handshake(self, name: str) -> list[tuple[bytes | str | int, ...]]:
-        """The commands that open a connection; PING last, so that a server that is still
-        loading its data says so now."""
+        """The commands that open a connection; `name` is shown by CLIENT LIST.
+
+        PING is the last one, so that a server that is still loading its data says so now.
+        """
         commands: list[tuple[bytes | str | int, ...]] = []
         if self.password:
             commands.append(("AUTH", self.user, self.password) if self.user else ("AUTH", self.password))
@@ -38,11 +40,12 @@ class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
         return commands
 
     def tls_context(self) -> ssl.SSLContext | None:
+        """The settings of TLS, with the system's certificate authorities; None without TLS."""
         return ssl.create_default_context() if self.tls else None
 
 
 def parse_url(url: str) -> RedisUrl:
-    """Read redis://, rediss:// or unix://. Raises ConfigError; the text never holds the password."""
+    """Read a redis://, rediss:// or unix:// URL. Raises ConfigError; its text never holds the password."""
     try:
         parts = urlsplit(url)
         port = parts.port

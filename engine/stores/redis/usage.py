@@ -25,7 +25,8 @@ from engine.stores.redis.link import Argument, Command, RedisLink, load_function
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 
-# An inbox is read at once by a holder that lives; this bounds one whose holder does not.
+# A living holder reads its inbox at once. These bound the inbox of one that is gone: entries, and
+# seconds after the last one.
 _INBOX_MAX = 10_000
 _INBOX_TTL_S = 86400
 # Entries of usage read at a time while a shard is closed.
@@ -35,17 +36,23 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisUsage:
-    """UsageStream on two links: one for commands, one that waits for entries."""
+    """The port `UsageStream`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
+        """`link` is for commands; `read_link` blocks while it waits for entries."""
         self._link = link
         self._read_link = read_link
         self._shards = range(shards)
 
-    async def read(self, positions: dict[int, str], count: int, block_ms: int) -> list[UsageEntry]:
+    async def read(self, positions: Mapping[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
+        """Up to `count` entries of each shard after its position, in the order of the streams.
+
+        Waits up to `block_ms` milliseconds for the first one; [] when none came.
+        """
         streams = {keys.usage_key(s): s for s in positions}
         reply = await self._read_link.call(
-            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams, *positions.values(),
+            "XREAD", "COUNT", count, "BLOCK", block_ms, "STREAMS", *streams,
+            *map(str, positions.values()),
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
         return [
@@ -55,6 +62,11 @@ class RedisUsage:
         ]
 
     async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
+        """Append answers to the inboxes: see `deliver` in inbox.lua.
+
+        `before`: by shard, the row of the last answer that it was given. Raises Unavailable when a
+        shard has lost it; that shard is then given nothing, the others are.
+        """
         by_shard: dict[int, list[StoredAnswer]] = {}
         for answer in answers:
             by_shard.setdefault(answer.shard, []).append(answer)
@@ -63,6 +75,7 @@ class RedisUsage:
             raise Unavailable("Redis has lost answers that were in its inboxes.")
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
+        """Append events to the activity streams; those that are there already are passed over."""
         by_shard: dict[int, list[bytes | int]] = {}
         for event in events:
             by_shard.setdefault(event.shard, []).extend((event.row_id, _encode(event.activity())))
@@ -73,37 +86,49 @@ class RedisUsage:
             ]
         )
 
-    async def trim(self, positions: dict[int, str]) -> None:
+    async def trim(self, positions: Mapping[int, StreamId]) -> None:
+        """Delete the entries of each shard's stream up to and including its position."""
         await self._all(
-            [("XTRIM", keys.usage_key(s), "MINID", _after(position)) for s, position in positions.items()]
+            [("XTRIM", keys.usage_key(s), "MINID", str(position.next)) for s, position in positions.items()]
         )
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
+        """(shard, name) of each holder whose last beat is more than `age_ms` milliseconds ago."""
         replies = await self._all(
             [("FCALL", "overdue", 1, keys.holders_key(s), age_ms) for s in self._shards]
         )
         return [(s, name.decode()) for s, names in zip(self._shards, replies, strict=True) for name in names]
 
     async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
+        """Fence holders, given as (shard, name): see `fence` in queue.lua."""
         await self._all([fence_command(shard, name) for shard, name in holders])
 
     async def prepare(self) -> None:
+        """Load the functions, and make `credit:{s}:held:by` where an older version kept no such hash.
+
+        Reads every message of such a shard once: see `tally` in queue.lua.
+        """
         await load_functions(self._link)
         for s in self._shards:
             await self._all([("FCALL", "tally", len(_held_keys(s)), *_held_keys(s))])
 
     async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
+        """The life of every shard, in order of the shards, in one round trip.
+
+        A shard that is not in `marks` is compared with the start of its stream.
+        """
         commands: list[Command] = [("INFO", "server")]
         for s in self._shards:
             usage, position = keys.usage_key(s), marks.get(s, StreamMark()).position
-            # The head before the entries: what is appended in between is seen with its link.
+            # The head is read before the entries, so that an entry appended in between is seen with
+            # the link it follows.
             commands += [
                 ("GET", keys.generation_key(s)),
                 ("HGETALL", keys.usage_head_key(s)),
                 ("XINFO", "STREAM", usage),
                 ("XRANGE", usage, f"({position}", "+", "COUNT", 1),
             ]
-        # On one connection, so of one run of Redis.
+        # One connection, so all replies are of one run of Redis.
         replies = await self._link.batch(commands)
         run = _run_id(replies[0])
         return [_life(s, run, replies[at : at + 4]) for s, at in enumerate(range(1, len(replies), 4))]
@@ -111,16 +136,19 @@ class RedisUsage:
     async def close(
         self, life: ShardLife, generation: str, books: str, mark: StreamMark
     ) -> dict[int, RemainingUnits]:
-        """Seal the shard, read what the books have not heard of page by page, then begin anew.
+        """Close a shard: `seal`, read the usage that the books have not applied, `close`.
 
-        Killed in between: the shard stays sealed, and the next ledger closes it.
+        `generation` is the new one, `books` the one in the books, and `mark` how far they have applied
+        it. Returns by organisation what is left (see `close` in queue.lua). Raises Unavailable when
+        the shard is not in `life` any more. Killed in between: the shard stays sealed, and the next
+        ledger closes it.
         """
         shard = life.shard
         usage = keys.usage_key(shard)
         start = await self._step(
             "FCALL", "seal", 3, keys.generation_key(shard), keys.holders_key(shard), usage,
             life.generation or "", generation, keys.holder_key(shard, ""), keys.inbox_key(shard, ""),
-            books, mark.position, mark.link,
+            books, str(mark.position), mark.link,
         )  # fmt: skip
         sums: dict[int, list[int]] = {}
         while True:
@@ -137,13 +165,18 @@ class RedisUsage:
         return {organisation: RemainingUnits(held, news) for organisation, held, news in left}
 
     async def _step(self, *command: Argument) -> Any:
-        """One step of closing a shard. Raises Unavailable when it is not in the life that was seen."""
+        """One command of `close`. Raises Unavailable when the shard is not in the life that was seen."""
         reply = (await self._all([command]))[0]
         if reply is None:
             raise Unavailable("A shard of Redis has changed meanwhile.")
         return reply
 
     async def begin(self, generations: Mapping[int, str], run: str) -> None:
+        """Let shards admit under their generations: see `begin` in queue.lua.
+
+        Raises Unavailable when one was closed for another generation, or when `run` is not the
+        present run of Redis; the others may have begun.
+        """
         began = await self._all(
             [
                 ("FCALL", "begin", 2, keys.generation_key(s), keys.usage_key(s), name, run)
@@ -162,27 +195,30 @@ class RedisUsage:
 
 
 def _held_keys(shard: int) -> list[bytes]:
-    """What `tally` in queue.lua reads: the sum of held units, and all places of messages."""
+    """The keys of `tally` in queue.lua: the sum of held units, then every place of messages."""
     places = (keys.queue_key, keys.due_key, keys.dead_key)
     return [keys.held_key(shard), *(key(shard, queue) for key in places for queue in QUEUES)]
 
 
 def add_usage(sums: dict[int, list[int]], entry: UsageEntry) -> None:
-    """Add one entry to `sums`: [units used, captured, released] by organisation."""
-    told = msgspec.msgpack.decode(entry.data) if entry.kind in ("usage", "settle") else ()
+    """Add the units of one entry to `sums`: {organisation: [used, captured, released]}."""
+    flat = msgspec.msgpack.decode(entry.data) if entry.kind in ("usage", "settle") else ()
     width = 2 if entry.kind == "usage" else 3
-    for at in range(0, len(told), width):
-        of = sums.setdefault(told[at], [0, 0, 0])
+    for at in range(0, len(flat), width):
+        of = sums.setdefault(flat[at], [0, 0, 0])
         if entry.kind == "usage":
-            of[0] += told[at + 1]
+            of[0] += flat[at + 1]
         else:
-            of[1] += told[at + 1]
-            of[2] += told[at + 2]
+            of[1] += flat[at + 1]
+            of[2] += flat[at + 2]
 
 
 def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
-    """Out of the fields k, h, e, d, p in the order in which queue.lua writes them; an older
-    version wrote no p."""
+    """An entry as Redis gives it: `fields` are k, kind, h, holder, e, epoch, d, data, p, link before it.
+
+    `append` in queue.lua writes them in this order; an older version wrote no p. The entry's own link
+    is the SHA-1 that `append` computes.
+    """
     _, kind, _, holder, _, epoch, _, data, *chained = fields
     follows = link = ""
     if chained:
@@ -192,7 +228,7 @@ def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
         ).hexdigest()
     return UsageEntry(
         shard=shard,
-        position=entry_id.decode(),
+        position=StreamId.parse(entry_id),
         kind=kind.decode(),  # type: ignore[arg-type]
         holder=holder.decode(),
         epoch=int(epoch),
@@ -205,12 +241,12 @@ def usage_entry(shard: int, entry_id: bytes, fields: list[bytes]) -> UsageEntry:
 def _deliver(shard: int, answers: Sequence[StoredAnswer], before: int) -> Command:
     inboxes = list(dict.fromkeys(keys.inbox_key(shard, answer.holder) for answer in answers))
     places = {inbox: place for place, inbox in enumerate(inboxes, 1)}
-    told: list[bytes | int] = []
+    numbered: list[bytes | int] = []
     for a in answers:
-        told += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
+        numbered += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
     return (
         "FCALL", "deliver", 1 + len(inboxes), keys.usage_head_key(shard), *inboxes,
-        before, _INBOX_MAX, _INBOX_TTL_S, *told,
+        before, _INBOX_MAX, _INBOX_TTL_S, *numbered,
     )  # fmt: skip
 
 
@@ -233,20 +269,15 @@ def _life(shard: int, run: str, replies: list[Any]) -> ShardLife:
 
 
 def _run_id(info: Any) -> str:
-    """Of the server process, out of INFO's reply; the same that queue.lua reads."""
+    """The id of the server process from the reply of INFO; queue.lua reads the same one."""
     if isinstance(info, ReplyError):
         raise Broken(f"Redis refused a step of the ledger: {info}")
     found = re.search(rb"run_id:(\w+)", info)
     return found[1].decode() if found else ""
 
 
-def _last_id(stream: Any) -> str:
-    """`last-generated-id` out of XINFO STREAM's flat reply; a missing stream is an error reply."""
+def _last_id(stream: Any) -> StreamId:
+    """`last-generated-id` in the flat reply of XINFO STREAM; a missing stream is an error reply."""
     if isinstance(stream, ReplyError):
-        return str(STREAM_START)
-    last: bytes = stream[stream.index(b"last-generated-id") + 1]
-    return last.decode()
-
-
-def _after(position: str) -> str:
-    return str(StreamId.parse(position).next)
+        return STREAM_START
+    return StreamId.parse(stream[stream.index(b"last-generated-id") + 1])

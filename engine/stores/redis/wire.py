@@ -1,8 +1,10 @@
-"""One connection to Redis, from made to lost: bytes out, replies in, in order.
+"""One connection to Redis, from its beginning to its end: bytes out, replies in, in order.
 
-A connection that breaks, times out or answers what nobody can read has failed for good: every
-batch in flight on it fails with `Unavailable`, and nothing is written to it any more. Whoever
-made it connects anew (`engine.stores.redis.link`).
+Wire format: RESP2, https://redis.io/docs/latest/develop/reference/protocol-spec/
+
+A connection that breaks, times out or sends bytes that are not RESP has failed for good. Every batch
+in flight on it fails with `Unavailable`, and nothing more is written to it. The link that made it
+connects anew (`engine.stores.redis.link`).
 """
 
 from __future__ import annotations
@@ -15,18 +17,18 @@ import hiredis
 
 from engine.errors import EngineError, Full, Unavailable
 
-# The server is there but cannot do its work now; such an answer is as good as none.
+# Error codes of a server that cannot do its work now. A batch with such a reply counts as unanswered.
 _PASSING = frozenset(
     ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
 )
-# Bytes waiting in our own write buffer before callers have to wait.
+# When so many bytes are in our own write buffer, callers wait.
 _WRITE_BUFFER_MAX = 1 << 20
 
-# What hiredis raises for bytes that are no RESP2. A length beyond memory is a MemoryError, a
-# map of RESP3 with an array as its key a TypeError.
+# What hiredis raises for bytes that are not RESP2: MemoryError for a length beyond memory, TypeError
+# for a map of RESP3 that has an array as a key.
 _NOT_RESP = (hiredis.HiredisError, MemoryError, TypeError)
 
-# After a failure callers may try again so soon, seconds.
+# `retry_after` of a failed connection, seconds.
 _RETRY_S = 0.02
 
 _MISSING = object()
@@ -37,14 +39,15 @@ class ReplyError(EngineError):
 
     @property
     def code(self) -> str:
+        """The first word of the text, such as `NOGROUP`."""
         return str(self).partition(" ")[0]
 
 
 class OutOfMemory(Full):
     """Redis is at `maxmemory` and refused one or more commands of a batch.
 
-    `replies` are those of the whole batch, in order: a refused command, a ReplyError of the code
-    `OOM`, changed nothing; the others were carried out.
+    `replies` are those of the whole batch, in order. A refused command has a ReplyError with the code
+    `OOM` and changed nothing; the others were carried out.
     """
 
     def __init__(self, replies: list[Any]) -> None:
@@ -69,7 +72,7 @@ class _Batch:
 
 
 class Wire(asyncio.Protocol):
-    """One connection, from made to lost; never used again once it has failed."""
+    """One connection; once it has failed it is never used again."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
@@ -77,7 +80,7 @@ class Wire(asyncio.Protocol):
         self._batches: deque[_Batch] = deque()
         self._reader = hiredis.Reader(replyError=self._error_reply, notEnoughData=_MISSING)
         self._passing = ""
-        # What the answer that is being read lacks, if anything.
+        # What Redis lacked for a command of the batch that is being read.
         self._lacking: Literal["", "memory", "functions"] = ""
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
@@ -87,10 +90,11 @@ class Wire(asyncio.Protocol):
     # -- the caller's side
 
     def post(self, packed: bytes, replies: int, deadline: float) -> asyncio.Future[list[Any]]:
-        """Write now; the future gives `replies` replies, or Unavailable.
+        """Write `packed` now; the future gives its replies, as many as `replies` says.
 
-        `deadline` is a time of the loop, in seconds. Raises Unavailable, and writes nothing,
-        when the connection has failed or is closing: no event would ever end that future.
+        The future raises Unavailable when the connection fails or `deadline` passes (a time of the
+        loop, seconds), OutOfMemory and NoFunctions when Redis lacked memory or functions. Raises
+        Unavailable itself, and writes nothing, when the connection has failed or is closing.
         """
         if self._transport is None or self._transport.is_closing():
             self.fail("connection closed.")
@@ -106,18 +110,22 @@ class Wire(asyncio.Protocol):
 
     @property
     def paused(self) -> bool:
+        """Whether the write buffer is full; then `writable` waits."""
         return self._writable is not None
 
     async def writable(self) -> None:
-        """Wait until the write buffer has room. It ends: the batches that fill the buffer
-        are answered or time out, and then the wire fails."""
+        """Wait until the write buffer has room. Raises Unavailable when the connection fails.
+
+        The wait ends, because the batches in the buffer are answered or time out, and then the
+        connection fails.
+        """
         while self._writable is not None:
             await asyncio.shield(self._writable)
         if self.failure is not None:
             raise lost(self.failure)
 
     def fail(self, sentence: str) -> None:
-        """Drop the connection; everything in flight has an unknown outcome."""
+        """Drop the connection; batches in flight raise Unavailable with `sentence`, outcome unknown."""
         if self.failure is not None:
             return
         self.failure = Unavailable(f"Redis ({self._name}): {sentence}", retry_after=_RETRY_S)
@@ -135,14 +143,16 @@ class Wire(asyncio.Protocol):
     # -- the transport's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio calls this when it has connected."""
         self._transport = cast(asyncio.Transport, transport)
         if self.failure is not None:
-            # Nobody waits for this connection any more.
+            # The connection was given up while it was made.
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(high=_WRITE_BUFFER_MAX)
 
     def data_received(self, data: bytes) -> None:
+        """asyncio calls this with bytes of replies; complete batches are answered in order."""
         batches, gets = self._batches, self._reader.gets
         try:
             self._reader.feed(data)
@@ -168,17 +178,20 @@ class Wire(asyncio.Protocol):
             self.fail(f"sent what is not RESP: {e}.")
 
     def eof_received(self) -> None:
-        """The server says nothing more: what is unanswered stays so. The transport closes."""
+        """asyncio calls this when the server will send no more: batches in flight fail, and it closes."""
         self.fail("connection closed by the server.")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio calls this when the connection is gone."""
         self.fail(f"connection lost: {exc}." if exc else "connection closed by the server.")
 
     def pause_writing(self) -> None:
+        """asyncio calls this when the write buffer is full."""
         if self._writable is None and self.failure is None:
             self._writable = self._loop.create_future()
 
     def resume_writing(self) -> None:
+        """asyncio calls this when the write buffer has room again."""
         if self._writable is not None:
             self._writable.set_result(None)
             self._writable = None
@@ -186,7 +199,7 @@ class Wire(asyncio.Protocol):
     # -- within
 
     def _answer(self, batch: _Batch) -> None:
-        """All replies of `batch` have come."""
+        """Give the replies of `batch`, which are complete, to its caller."""
         lacking, self._lacking = self._lacking, ""
         if batch.future.done():
             return
@@ -213,7 +226,7 @@ class Wire(asyncio.Protocol):
         self._timer = self._loop.call_at(deadline, self._check)
 
     def _check(self) -> None:
-        """One timer for all batches: it is set anew only when it fires, not per batch."""
+        """Fail when a batch is overdue. One timer serves all batches; it is set anew only when it fires."""
         self._timer = None
         if not self._batches:
             return
@@ -225,6 +238,6 @@ class Wire(asyncio.Protocol):
 
 
 def lost(failure: Unavailable | None) -> Unavailable:
-    """The failure of a connection for one waiter: each has its own, as a raised one collects frames."""
+    """A copy of a connection's failure for one waiter, because each raised error collects its own frames."""
     assert failure is not None
     return Unavailable(failure.detail, failure.retry_after)

@@ -79,8 +79,8 @@ async def test_each_segments_id_leads_to_the_attempt_and_to_what_receipts_made_o
             world.row(1, event="undelivered", **ids), world.row(1, event="retrying", **ids),
             world.row(1, event="delivered", **ids)]  # fmt: skip
     await world.activity.store.insert(block(rows), "t")
-    for told in ("A1", "a2", "X,Y"):
-        [filed] = (await world.store.filed([("one", normal(told))])).values()
+    for given in ("A1", "a2", "X,Y"):
+        [filed] = (await world.store.filed([("one", normal(given))])).values()
         assert sorted((f.event, f.segment) for f in filed) == [
             ("delivered", 0), ("receipt", 2), ("retrying", 0), ("sent", 0), ("undelivered", 0),
         ]  # fmt: skip

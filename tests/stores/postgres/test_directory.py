@@ -65,11 +65,11 @@ async def test_no_secret_is_in_the_database(directory: Directory, books: Any) ->
     key = await directory.create_key(made.id, once("secretive key"))
     for table in ("organisations", "api_keys", "idempotency"):
         rows = await books.fetch(f"SELECT t::text AS row FROM {table} t")
-        told = "".join(row["row"] for row in rows)
+        kept = "".join(row["row"] for row in rows)
         for api_key in (made.api_key, key.api_key):
             secret = api_key.split("_", 2)[2]
-            assert secret not in told
-            assert secret.encode().hex() not in told
+            assert secret not in kept
+            assert secret.encode().hex() not in kept
 
 
 async def test_a_top_up_is_booked_in_the_account_and_the_journal(directory: Directory, books: Any) -> None:
@@ -256,8 +256,8 @@ async def test_a_busy_pool_answers_unavailable_in_time(url: str, books: Any) -> 
         await books.execute("SELECT FROM accounts WHERE organisation_id = $1 FOR UPDATE", made.id)
         asked = [narrow.top_up(made.id, 1, f"r{i}") for i in range(5)]
         async with asyncio.timeout(5):
-            told = await asyncio.gather(*asked, return_exceptions=True)
-    assert all(isinstance(t, Unavailable) for t in told)
+            outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(o, Unavailable) for o in outcomes)
     assert (await narrow.balance(made.id)).posted == 0
     await narrow.close()
 

@@ -125,10 +125,10 @@ async def test_a_deadlock_passes(url: str, connection: Any) -> None:
             return str(e)
         return ""
 
-    said = await asyncio.gather(lock(connection, 2), lock(other, 1))
+    states = await asyncio.gather(lock(connection, 2), lock(other, 1))
     await other.close()
-    assert sorted(map(bool, said)) == [False, True]
-    assert "40P01" in "".join(said)
+    assert sorted(map(bool, states)) == [False, True]
+    assert "40P01" in "".join(states)
 
 
 async def test_a_statement_a_lock_and_a_write_that_are_not_had_in_time_pass(

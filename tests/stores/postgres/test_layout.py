@@ -68,9 +68,9 @@ async def test_of_two_nodes_that_start_with_different_numbers_one_wins(url: str)
     for _ in range(10):
         await execute(url, "TRUNCATE layout")
         wanted = (4, 8)
-        told = await asyncio.gather(*(keep_shards(url, n) for n in wanted), return_exceptions=True)
+        outcomes = await asyncio.gather(*(keep_shards(url, n) for n in wanted), return_exceptions=True)
         kept = await keep_shards(url, 0)
-        for number, outcome in zip(wanted, told, strict=True):
+        for number, outcome in zip(wanted, outcomes, strict=True):
             assert outcome == kept if number == kept else isinstance(outcome, ConfigError)
 
 

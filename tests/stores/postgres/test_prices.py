@@ -93,10 +93,10 @@ async def test_changes_at_once_leave_one_whole_table(prices: Prices) -> None:
 
 async def test_of_changes_based_on_one_version_one_counts(prices: Prices) -> None:
     await prices.seed({"": 1})
-    told = await asyncio.gather(
+    outcomes = await asyncio.gather(
         *(prices.replace({"": n}, version=1) for n in range(2, 9)), return_exceptions=True
     )
-    assert sum(isinstance(t, PriceSheet) for t in told) == 1
+    assert sum(isinstance(o, PriceSheet) for o in outcomes) == 1
     assert (await prices.read()).version == 2
 
 

@@ -91,11 +91,11 @@ async def test_the_configuration_sets_routes_that_nobody_has_set_and_only_those(
     url: str, routing: Routing
 ) -> None:
     providers: list[ProviderSettings] = [SimulatedSettings(name=name) for name in NAMES]
-    bare, told = Config(providers=providers), Config(providers=providers, routes=[EVERYWHERE])
+    bare, routed = Config(providers=providers), Config(providers=providers, routes=[EVERYWHERE])
     await _seed(with_urls(bare, {"postgres": url}))
     await routing.set_paused("a", True)
     assert (await routing.read()).version == 1
-    config = with_urls(told, {"postgres": url})
+    config = with_urls(routed, {"postgres": url})
     await asyncio.gather(*(_seed(config) for _ in range(5)))
     assert await routing.read() == plan(2, routes=(EVERYWHERE,), paused=("a",))
     # To have none is an operator's choice as well.
@@ -163,10 +163,10 @@ async def test_a_change_based_on_another_version_is_refused(routing: Routing) ->
 async def test_of_changes_based_on_one_version_one_counts(routing: Routing) -> None:
     await routing.replace([EVERYWHERE])
     tables = [[Route(prefix=f"+{n}", providers=("a",))] for n in range(1, 9)]
-    told = await asyncio.gather(
+    outcomes = await asyncio.gather(
         *(routing.replace(table, version=1) for table in tables), return_exceptions=True
     )
-    assert sum(isinstance(t, RoutingPlan) for t in told) == 1
+    assert sum(isinstance(o, RoutingPlan) for o in outcomes) == 1
     assert (await routing.read()).version == 2
 
 
@@ -194,9 +194,9 @@ async def test_a_reader_sees_whole_plans_only(routing: Routing) -> None:
     changing = asyncio.create_task(change())
     seen = set()
     while not changing.done():
-        told = await routing.read()
-        assert list(told.routes) == tables[(told.version - 1) % 2]
-        seen.add(told.version)
+        plan = await routing.read()
+        assert list(plan.routes) == tables[(plan.version - 1) % 2]
+        seen.add(plan.version)
     await changing
     assert len(seen) > 3
 

@@ -154,13 +154,13 @@ async def side_by_side(scenes: list[Awaitable[None]]) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_server_that_dies_after_any_byte_it_said(loop: str, way: str) -> None:
     cuts = range(len(HANDSHAKE) + len(REPLIES) + 8)
-    on(loop, lambda: side_by_side([survives(way, said, None) for said in cuts]))
+    on(loop, lambda: side_by_side([survives(way, cut, None) for cut in cuts]))
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_server_that_dies_after_any_byte_it_heard(loop: str, way: str) -> None:
-    on(loop, lambda: side_by_side([survives(way, None, heard) for heard in range(0, 260, 2)]))
+    on(loop, lambda: side_by_side([survives(way, None, cut) for cut in range(0, 260, 2)]))
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -37,32 +37,32 @@ class Caller:
 
     def __init__(self, sink: RedisReceiptSink) -> None:
         self._sink = sink
-        self.heard: list[bool] = []
+        self.replies: list[bool] = []
         self.put_now = False
 
     async def put(self, *receipts: Receipt) -> bool:
-        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        reply: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def stored(kept: bool) -> None:
             assert not self.put_now, "told from inside put"
-            self.heard.append(kept)
+            self.replies.append(kept)
             # A second word would raise.
-            told.set_result(kept)
+            reply.set_result(kept)
 
         self.put_now = True
         self._sink.put(receipts, stored)
         self.put_now = False
         async with asyncio.timeout(10):
-            return await told
+            return await reply
 
 
 async def test_receipts_that_come_together_are_one_entry_and_shards_take_turns(link: RedisLink) -> None:
     sink = RedisReceiptSink(link, SHARDS)
     for first in range(0, 300, 100):
         callers = [Caller(sink) for _ in range(100)]
-        told = await asyncio.gather(*(c.put(receipt(first + n)) for n, c in enumerate(callers)))
-        assert all(told)
-        assert all(c.heard == [True] for c in callers)
+        replies = await asyncio.gather(*(c.put(receipt(first + n)) for n, c in enumerate(callers)))
+        assert all(replies)
+        assert all(c.replies == [True] for c in callers)
     assert [len(entry) for entry in await entries(link)] == [100, 100, 100]
     assert await link.batch([("XLEN", f"receipts:{{{s}}}") for s in range(SHARDS)]) == [1, 1, 1]
     assert {r.provider_message_id for e in await entries(link) for r in e} == {
@@ -80,8 +80,8 @@ async def test_many_receipts_do_not_wait_to_be_gathered(link: RedisLink) -> None
 async def test_what_is_more_than_fits_is_refused_at_once_and_the_rest_is_kept(link: RedisLink) -> None:
     sink = RedisReceiptSink(link, SHARDS)
     many = [receipt(1)] * 1000
-    told = await asyncio.gather(*(Caller(sink).put(*many) for _ in range(25)))
-    assert told.count(True) == 20
+    replies = await asyncio.gather(*(Caller(sink).put(*many) for _ in range(25)))
+    assert replies.count(True) == 20
     assert (sink.kept, sink.refused) == (20_000, 5_000)
     assert await Caller(sink).put(*many), "there is room again"
 

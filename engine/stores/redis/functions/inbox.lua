@@ -1,18 +1,19 @@
 #!lua name=smsengine_inbox
--- What the ledger tells the holders (Redis 7.0 functions).
+-- The answers of the ledger to the holders (Redis 7.0 functions).
 
--- Above any id by the clock.
+-- Larger than the milliseconds of any id that the clock gives.
 local FIRST = 17592186044416
 
 -- deliver(head of the usage stream, inbox ...; row of the answer before these, inbox_max, ttl_s,
 --         then per answer: its row, index of its inbox from 1, payload)
--- -> 1 when these answers are in their inboxes, 0 when the shard does not have the one before
+-- -> 1 when these answers are in their inboxes, 0 when the shard has lost the answer before them
 --
--- Rows count up. `delivered` is the last one that this shard was given; what is not behind it
--- was delivered before, by this call or another ledger's, and is passed over. When it is less
--- than the row before these, Redis went back, and answers are gone for which somebody waits:
--- nothing is written. An answer's id is its row, not the time: a holder that reads on behind
--- the last one it has seen misses nothing, even when the clock went back too.
+-- Rows count up. `delivered` is the row of the last answer that this shard was given. Answers up to
+-- that row were delivered before, by this ledger or another, and are passed over. When `delivered` is
+-- less than the row before these answers, Redis went back to an older state and has lost answers that
+-- holders wait for; then nothing is written. The id of an answer is made from its row and not from the
+-- time, so a holder that reads on after the last one it has seen misses none, even when the clock went
+-- back too.
 local function deliver(keys, args)
   local delivered = tonumber(redis.call('HGET', keys[1], 'delivered') or '0')
   if delivered < tonumber(args[1]) then return 0 end
@@ -29,5 +30,5 @@ local function deliver(keys, args)
   return 1
 end
 
--- `allow-oom`: an inbox is bounded, and whoever waits for an answer holds units that others need.
+-- `allow-oom`: an inbox is bounded, and a holder that waits for an answer has units that others need.
 redis.register_function({function_name = 'deliver', callback = deliver, flags = {'allow-oom'}})

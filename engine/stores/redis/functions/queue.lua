@@ -1,13 +1,14 @@
 #!lua name=smsengine
 -- The atomic steps of the credit and queue protocol (Redis 7.0 functions).
 --
--- Each function touches the keys of one shard only. Each is answered either whole or
--- not at all, and each may be sent again when its answer was lost: see the notes.
+-- Each function touches the keys of one shard only. Its answer arrives as a whole or not at all.
+-- A caller that lost the answer may call it again; the notes say what the second call does.
+-- Redis runs one function at a time. It does not undo a function that fails half way.
 
 local GROUP = 'workers'
 
--- A MessagePack array32 header and the rows behind it: rows arrive encoded one by one,
--- and only those that count may be recorded.
+-- `rows`, each in MessagePack, as one MessagePack array32. Rows arrive encoded one by one, because
+-- only those that count may be recorded.
 local function array_of(rows)
   local n = #rows
   return '\221' .. string.char(
@@ -15,21 +16,21 @@ local function array_of(rows)
     math.floor(n / 256) % 256, n % 256) .. table.concat(rows)
 end
 
--- Milliseconds by the clock of Redis: the one clock that all machines share.
+-- The time in milliseconds by the clock of Redis, the one clock that all machines share.
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Of this server process. Not of its data: another one after each restart and each failover,
--- which are the moments at which data can be lost.
+-- The id of this server process. It changes with each restart and each failover, the moments at
+-- which data can be lost.
 local run
 local function run_id()
   if not run then run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or '' end
   return run
 end
 
--- What XINFO says of a stream, by name; empty when there is none.
+-- The reply of XINFO STREAM as a table by name; an empty table when there is no stream.
 local function stream_of(key)
   local found = {}
   if redis.call('EXISTS', key) == 0 then return found end
@@ -38,14 +39,14 @@ local function stream_of(key)
   return found
 end
 
--- The usage stream is a chain. An entry names the link before it (`p`), and its own link is the
--- digest of that, its id and all it says; so equal links mean equal histories, whatever was lost
--- and written again in between, by whichever clock. What is known of the end of the stream is in
--- a hash beside it, `head`:
---   link       of the last entry ('' before the first; after a close the generation)
+-- The usage stream is a chain. An entry holds the link of the entry before it (`p`). Its own link
+-- is the digest of that link, of its id and of its other fields. So two streams with the same link
+-- have the same history, even when Redis lost entries and was given others under the same ids.
+-- A hash beside the stream, `head`, says what is known of its end:
+--   link       the link of the last entry; '' before the first one, the generation after a close
 --   run        the run of Redis in which a ledger found the shard whole
---   since      the last entry before another run wrote here without having been looked at
---   from       since a shard is sealed: from where on the books have not heard of the entries
+--   since      the last entry before the first one that an unknown run of Redis wrote
+--   from       in a sealed shard: the first entries of the stream that the books have not applied
 --   delivered  see inbox.lua
 local function chain_of(usage)
   local head = redis.call('HMGET', usage .. ':head', 'link', 'run', 'since')
@@ -57,7 +58,8 @@ local function chain_of(usage)
   }
 end
 
--- `epoch` as text: Lua writes large numbers in its own way.
+-- Append an entry. `epoch` is text, because Lua writes large numbers as 1.7e+15. In a run of Redis
+-- that no ledger has looked at, the first call keeps where the stream ended before it (`since`).
 local function append(chain, kind, holder, epoch, data)
   if chain.unseen and not chain.since then
     chain.since = stream_of(chain.usage)['last-generated-id'] or '0-0'
@@ -68,20 +70,21 @@ local function append(chain, kind, holder, epoch, data)
   chain.link = redis.sha1hex(table.concat({chain.link, id, kind, holder, epoch, data}, '\n'))
 end
 
--- After the last `append` of a step.
+-- Write the link of the last entry into the head. Called after the last `append` of a step.
 local function keep(chain)
   redis.call('HSET', chain.usage .. ':head', 'link', chain.link)
 end
 
--- What the messages of a shard hold, units: their sum, and beside it (`:by`) how much for which
--- organisation; one that holds nothing has no field. Every step that changes what messages hold
--- changes both.
+-- Add `units` to what the messages of an organisation hold, and so keep the hash `held:by`. The
+-- callers change the sum of the shard, `held`, in the same step. An organisation that holds nothing
+-- has no field.
 local function hold(held, organisation, units)
   local by = held .. ':by'
   if redis.call('HINCRBY', by, organisation, units) == 0 then redis.call('HDEL', by, organisation) end
 end
 
--- The link behind which stands whatever the stream has after `position`.
+-- The link of the entry at `position`, read from the entry after it, or from the head when there is
+-- none after it. When the entry at `position` is lost, this is the link of another entry.
 local function link_at(chain, position)
   local behind = redis.call('XRANGE', chain.usage, '(' .. position, '+', 'COUNT', 1)
   if behind[1] then return behind[1][2][10] or '' end
@@ -89,9 +92,10 @@ local function link_at(chain, position)
 end
 
 -- register(holder, holders; name) -> epoch
--- Sent again: a second epoch; the first was never used. By the clock, so that no epoch comes
--- again when Redis has gone back: what was sent in the one must not count in the other. The stored
--- outcome stays: this call may be a late one, and the flush it belongs to may still be sent again.
+-- Begins a new epoch of the holder at sequence 0. A second call begins a second epoch; the first
+-- one was never used. The epoch comes from the clock, so that no epoch comes again when Redis goes
+-- back to an older state: a flush of the one epoch must not count in the other. The stored outcome
+-- of the last flush stays, because this call may be a late one and that flush may be sent again.
 local function register(keys, args)
   local time = redis.call('TIME')
   local before = tonumber(redis.call('HGET', keys[1], 'epoch') or '0')
@@ -103,8 +107,9 @@ local function register(keys, args)
 end
 
 -- beat(holders[, holder]; name[, epoch, seq]) -> 1 when the holder is alive, 0 when it was fenced
--- A holder that says how far it was heard, and is not known to be that far, is as good as fenced:
--- Redis went back, and some of what it admitted or asked for is gone.
+-- `seq` is the last flush of the holder that Redis answered. When Redis has not stored it, Redis
+-- went back to an older state, and some of what the holder admitted or asked for is gone. The
+-- holder then counts as fenced.
 local function beat(keys, args)
   if redis.call('HEXISTS', keys[1], args[1]) == 0 then return 0 end
   if keys[2] then
@@ -115,7 +120,7 @@ local function beat(keys, args)
   return 1
 end
 
--- overdue(holders; age_ms) -> names of holders that have not been heard of for `age_ms`
+-- overdue(holders; age_ms) -> names of holders whose last beat is more than `age_ms` ago
 local function overdue(keys, args)
   local before, found = now_ms() - tonumber(args[1]), {}
   local beats = redis.call('HGETALL', keys[1])
@@ -125,22 +130,27 @@ local function overdue(keys, args)
   return found
 end
 
--- fence(holder, holders, usage, inbox; name) -> 1 when this call fenced it
--- Redis is serial: all valid usage of the holder stands before the marker.
+-- fence(holder, holders, usage, inbox; name) -> 1 when this call fenced it, 0 when it was not
+--   registered
+-- Ends the epoch first and appends the marker second, so all valid usage of the holder stands before
+-- the marker. Takes the name out of `holders` last: when a step before it fails, the holder is still
+-- registered, and the same call does everything again. A second marker ends no further quota.
 local function fence(keys, args)
-  if redis.call('HDEL', keys[2], args[1]) == 0 then return 0 end
+  if redis.call('HEXISTS', keys[2], args[1]) == 0 then return 0 end
+  local chain = chain_of(keys[3])
   local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
   redis.call('EXPIRE', keys[1], 86400)
-  redis.call('DEL', keys[4])
-  local chain = chain_of(keys[3])
   append(chain, 'fence', args[1], string.format('%.0f', epoch - 1), '')
   keep(chain)
+  redis.call('DEL', keys[4])
+  redis.call('HDEL', keys[2], args[1])
   return 1
 end
 
--- Keep fingerprint and answer with an idempotency key for `ttl` seconds, as one string: the length
--- of the fingerprint, the fingerprint, the answer. Fingerprint and answer of its first use, when it
--- was used before; the version before this one kept a hash.
+-- Keep a fingerprint and an answer under an idempotency key for `ttl` seconds, unless the key was
+-- used before: then return the fingerprint and the answer of that first use. The value is one string:
+-- a byte with the length of the fingerprint, the fingerprint, the answer. An older version of the
+-- engine kept a hash with the fields `f` and `a`.
 local function first_use(key, fingerprint, answer, ttl)
   local kept = string.char(#fingerprint) .. fingerprint .. answer
   local old = redis.pcall('SET', key, kept, 'NX', 'GET', 'EX', ttl)
@@ -157,17 +167,17 @@ end
 --       generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s, submissions, notes,
 --       then per submission: organisation, units, key index (0: none), fingerprint,
 --         answer, rows, array of rows without header, messages,
---         then per message: lane ('e' or 'n'), due_at_us ('' for now), payload,
+--         then per message: queue ('e' express, 'n' normal), due_at_us ('' for now), payload,
 --       then per note: kind, data)
 -- -> {status, hits}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
 --    fingerprint, answer} for each idempotency key used before.
 --
--- A sequence already applied answers its stored outcome and writes nothing, also to a
--- holder fenced since: a flush whose answer was lost is simply sent again. While no
--- generation is named, because Redis lost its data and the books are not closed yet,
--- every holder is treated as fenced. 'unseen', to be sent again: this is another run of
--- Redis, and no ledger has looked yet whether all is there. A lost fence would let a
--- holder spend what others have been granted since.
+-- A holder whose answer was lost sends the flush again under the same sequence. When it was applied,
+-- its stored outcome is the answer and nothing is written, even when the holder was fenced since.
+-- While the shard has no generation, because Redis lost its data and the books are not closed yet,
+-- every holder counts as fenced. 'unseen': this is a new run of Redis, and no ledger has looked yet
+-- whether all data are there. The holder tries again later. Without this, a holder whose fence was
+-- lost could spend units that others have been granted since.
 local function admit(keys, args)
   local name, epoch, seq, ttl = args[1], args[2], tonumber(args[3]), args[4]
   local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied')
@@ -245,11 +255,11 @@ local function admit(keys, args)
 end
 
 -- settle(sms, due, dead, activity, usage, held; name, settlements,
---        then each: entry id, outcome ('c', 'r', 'd' due again, 'x' dead), organisation,
---        units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
+--        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
+--        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
 -- -> how many counted
--- Only entries that this call acknowledges are booked: sent again, or sent by a worker
--- whose entries another has settled since, it books nothing.
+-- Only entries that this call acknowledges count. A second call counts nothing, and neither does
+-- one of a worker whose entries another worker has settled since.
 local function settle(keys, args)
   local at, counted, rows, held = 3, 0, {}, 0
   local captured, released, order, done = {}, {}, {}, {}
@@ -276,7 +286,7 @@ local function settle(keys, args)
     end
     at = at + 5 + (outcome == 'd' and 2 or outcome == 'x' and 1 or 0)
   end
-  -- Not too many at once for Lua's stack.
+  -- In portions, because `unpack` puts them all on Lua's stack.
   for first = 1, counted, 500 do
     redis.call('XDEL', keys[1], unpack(done, first, math.min(first + 499, counted)))
   end
@@ -299,8 +309,8 @@ end
 
 -- announce(activity, announced; then per event: its number, its row)
 -- -> how many were put on the stream
--- Numbers count up; `announced` is the last that is on the stream. Sent again, by this ledger
--- or the next, or by one that was frozen meanwhile: passed over.
+-- Numbers count up; `announced` is the last one that is on the stream. An event that is there already
+-- is passed over, whichever ledger sends it again.
 local function announce(keys, args)
   local rows, last = {}, redis.call('GET', keys[2]) or '0'
   for i = 1, #args, 2 do
@@ -326,8 +336,8 @@ local function promote(keys, args)
   return #ready
 end
 
--- make_group(sms) -> 1 when the consumer group was made, 0 when it is there
--- From the stream's first entry on.
+-- make_group(sms) -> 1 when this call made the consumer group, 0 when it was there
+-- The group begins at the first entry of the stream.
 local function make_group(keys)
   local made = redis.pcall('XGROUP', 'CREATE', keys[1], GROUP, '0', 'MKSTREAM')
   if made.ok then return 1 end
@@ -337,16 +347,16 @@ end
 
 -- take_over(sms, holders; name, min_idle_ms, limit, suspects, deliveries_max)
 -- -> {{{entry id, payload, deliveries} ...}, how many suspects were passed over}
--- Takes what fenced workers left, and what a worker has sat on for too long; forgets
--- fenced workers that have nothing left.
+-- Takes the entries of fenced workers, and entries that have been idle for `min_idle_ms` with a
+-- living one. Removes fenced workers that have no entries left from the group.
 --
--- A worker that dies brings every entry in its hands one delivery nearer to the dead
--- letters, though one of them at most has killed it. So an entry that was given out to all workers
--- but one of `deliveries_max` is on its last chance, and a suspect: `suspects` at most are taken,
--- and the rest stay where they are, uncounted, until those have proved themselves.
+-- When a worker dies, each of its entries has been delivered once more, and at most one of them has
+-- killed it. An entry that becomes a dead letter with its next delivery is a *suspect*. At most
+-- `suspects` of them are taken. The others stay where they are, and their deliveries do not count up,
+-- until the ones taken are settled.
 local function take_over(keys, args)
   local name, limit, suspects = args[1], tonumber(args[3]), tonumber(args[4])
-  -- A worker of the version before this one does not say it.
+  -- A worker of an older version does not send `deliveries_max`.
   local last_chance = tonumber(args[5] or '3') - 1
   local taken, passed = {}, 0
   local function claim(consumer, min_idle)
@@ -383,8 +393,8 @@ local function take_over(keys, args)
   return {taken, passed}
 end
 
--- Each message that lies in these streams and sorted sets: its organisation and its units.
--- A dead letter may be what no decoder could read.
+-- Call `count` with the organisation and the units of each message in these streams and sorted sets.
+-- A payload that cannot be read is passed over: a dead letter may be such a one.
 local function each_message(streams, sets, count)
   local function read(payload)
     local readable, message = pcall(cmsgpack.unpack, payload)
@@ -402,8 +412,9 @@ end
 
 -- tally(held, sms express, sms normal, due express, due normal, dead express, dead normal)
 -- -> array of {organisation, units} that the messages here hold
--- As it was kept beside the sum. Only where that does not add up, because the version before this
--- one kept the sum alone, all messages are read, once: 5 µs each, and Redis does nothing else.
+-- The answer is `held:by`, when it adds up to the sum. It does not when an older version of the
+-- engine, which kept the sum alone, wrote here last. Then all messages are read, once, and both are
+-- written anew. That takes 5 µs a message, during which Redis serves nobody else.
 local function tally(keys)
   local by, sums, total = keys[1] .. ':by', {}, 0
   local flat = redis.call('HGETALL', by)
@@ -433,11 +444,11 @@ end
 
 -- seal(generation, holders, usage; generation seen ('' for none), fresh generation,
 --      key prefix of holders, key prefix of inboxes, the books' generation, position and link)
--- -> from where on the books have not heard of the entries of the usage stream, as XRANGE takes it.
---    Nothing when the shard is not in the life that was seen: the call is late, and another ledger
---    has gone on.
--- The first of two steps that close a shard. It ends the epoch of every holder; from now on nothing
--- but settlements is appended, until `begin`. Done again before `close`: the answer is the same.
+-- -> where the entries of the usage stream begin that the books have not applied, as a start for
+--    XRANGE. Nothing when the shard's generation is not the one seen: the call is late, and another
+--    ledger has gone on.
+-- The first of two steps that close a shard. It ends the epoch of every holder. From then on nothing
+-- but settlements is appended, until `begin`. A second call before `close` has the same answer.
 local function seal(keys, args)
   local seen = redis.call('GET', keys[1]) or ''
   if seen ~= args[1] then return false end
@@ -454,7 +465,7 @@ local function seal(keys, args)
   if link_at(chain, args[6]) == args[7] then
     from = '(' .. args[6]
   elseif string.sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[5] then
-    -- An earlier close, of which the books know nothing, has begun this stream.
+    -- An earlier close that the books do not know of has begun this stream.
     from = '-'
   else
     from = '(' .. (chain.since or stream_of(keys[3])['last-generated-id'] or '0-0')
@@ -466,12 +477,13 @@ end
 -- close(generation, usage, held, sms express, sms normal, due express, due normal, dead express,
 --       dead normal; fresh generation, from where on the usage was not read yet,
 --       then per organisation: itself, units used, captured and released in what was read)
--- -> array of {organisation, units, news}: what the messages still here hold, and what settlements
---    that the books do not have took from that; and how much of it the books have not heard of.
+-- -> array of {organisation, units, news}. `units`: what the messages still here hold, and what
+--    settlements that the books have not applied took from that. `news`: how much of it was held by
+--    usage that the books have not applied.
 --    Nothing when the shard was not sealed for this generation, or another ledger has gone on.
--- Begins the usage stream anew with those settlements, as one entry. Done again before the books
--- were closed: keeps what came in between. The caller reads the usage before this, page by page, so
--- that little is left to read here.
+-- Begins the usage stream anew with those settlements as one entry. A second call before the books
+-- are closed keeps the settlements that came in between. The caller has read the usage page by page
+-- before, so that this step has few entries to read.
 local function close(keys, args)
   if redis.call('GET', keys[1]) ~= 'closing:' .. args[1] then return false end
   local sums, order = {}, {}
@@ -491,11 +503,11 @@ local function close(keys, args)
   end
   for _, entry in ipairs(redis.call('XRANGE', keys[2], args[2], '+')) do
     local kind = entry[2][2]
-    local told = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
+    local entry_units = (kind == 'usage' or kind == 'settle') and cmsgpack.unpack(entry[2][8]) or {}
     if kind == 'usage' then
-      for i = 1, #told, 2 do add(told[i], told[i + 1], 0, 0) end
+      for i = 1, #entry_units, 2 do add(entry_units[i], entry_units[i + 1], 0, 0) end
     else
-      for i = 1, #told, 3 do add(told[i], 0, told[i + 1], told[i + 2]) end
+      for i = 1, #entry_units, 3 do add(entry_units[i], 0, entry_units[i + 1], entry_units[i + 2]) end
     end
   end
 
@@ -513,10 +525,10 @@ local function close(keys, args)
   return left
 end
 
--- begin(generation, usage; name, run) -> 1 when the shard now lives, or lived already, under this
--- name, and admits
--- Only after it was closed for it, or when it never had a name: a call that is late must
--- not bring back the name of an earlier life. Only in the run of Redis that was looked at.
+-- begin(generation, usage; name, run) -> 1 when the shard has this generation now and admits, else 0
+-- It is given the name only when it was closed for that name, has it already, or never had one: a
+-- late call must not bring back an earlier generation. `run` must be the present run of Redis, the
+-- one that the ledger has looked at.
 local function begin(keys, args)
   local seen = redis.call('GET', keys[1])
   if args[2] ~= run_id() then return 0 end
@@ -533,12 +545,17 @@ end
 --     activity, usage, held; position ('' when the books cannot be read), link, rows_max, entries_max)
 -- -> {state, held, usage entries behind `position`, waiting, recount, first activity id,
 --     activity sums}
--- One instant of a shard, for the audit. `state` is 0 when the usage stream goes on where the books
--- are, or they are not asked about; 1 when it does not: entries behind `position` are gone already,
--- or Redis went back; 2 when more than `entries_max` stand behind it. `waiting` messages were
--- counted; `recount` is the sum of their units, -1 when there are more than `rows_max`. The sums are a
--- msgpack array of {organisation, event, units} over the activity still on the stream, '' when
--- that has more than `rows_max` rows. The bounds keep Redis from serving nobody else for long.
+-- The state of a shard at one instant, for the audit. It reads only.
+--   state         0 when the usage stream goes on from `position`, or the books cannot be read; 1 when
+--                 it does not, because entries after `position` were trimmed or Redis went back to an
+--                 older state; 2 when it has more than `entries_max` entries after `position`
+--   waiting       how many messages there are; `recount` is the sum of their units, -1 when there are
+--                 more than `rows_max`
+--   first         id of the first activity entry; with a `+` behind it, the last id that the stream
+--                 ever gave, when no entry is there; '' when there is no stream
+--   activity sums MessagePack array of {organisation, event, units} of the activity on the stream, ''
+--                 when that has more than `rows_max` rows
+-- While it runs, Redis serves nobody else, so the bounds keep it short.
 local function cut(keys, args)
   local position, rows_max, entries_max = args[1], tonumber(args[3]), tonumber(args[4])
 
@@ -572,7 +589,7 @@ local function cut(keys, args)
     local totals, order, rows = {}, {}, 0
     for _, entry in ipairs(redis.call('XRANGE', keys[7], '-', '+')) do
       local readable, batch = pcall(cmsgpack.unpack, entry[2][2])
-      -- The archiver puts aside what cannot be read.
+      -- The archiver moves an entry that cannot be read aside; it has no rows here.
       if not readable then batch = {} end
       rows = rows + #batch
       if rows > rows_max then break end
@@ -590,9 +607,9 @@ local function cut(keys, args)
   return {state, redis.call('GET', keys[9]) or '0', usage, waiting, recount, first, sums}
 end
 
--- At `maxmemory` Redis refuses every step that may write, unless it has the flag `allow-oom`. What
--- takes in messages is refused. Everything else goes on: it frees memory, or guards money, or adds
--- so little that refusing it would only do harm. Each step says why.
+-- At `maxmemory` Redis refuses every function that may write, unless it has the flag `allow-oom`.
+-- The function that takes in messages has no flag and is refused. All others go on, because they free
+-- memory, guard money, or add very little. The reason stands above each.
 local function offer(name, step, flag)
   redis.register_function({function_name = name, callback = step, flags = {flag}})
 end
@@ -600,31 +617,31 @@ end
 -- Reads only.
 offer('cut', cut, 'no-writes')
 offer('overdue', overdue, 'no-writes')
--- Takes in messages: the one step without a flag. The same without messages is `report`: its
--- requests and returns are what moves units between holders, a few hundred bytes each.
+-- Takes in messages: the one function without a flag. `report` is the same function for a flush
+-- without messages. Its requests and returns move units between holders, a few hundred bytes each.
 redis.register_function('admit', admit)
 offer('report', admit, 'allow-oom')
--- Frees: every message that is done with leaves its queue. It adds at most an activity row each,
--- and a settlement per call.
+-- Frees memory: every settled message leaves its queue. It adds at most one activity row a message,
+-- and one usage entry a call.
 offer('settle', settle, 'allow-oom')
 -- Moves a message from one place to another.
 offer('promote', promote, 'allow-oom')
--- Gives what dead workers left to those who settle it.
+-- Gives the entries of dead workers to workers that settle them.
 offer('take_over', take_over, 'allow-oom')
--- Once per queue and shard. A worker that starts while Redis is full must be able to read.
+-- Writes once for each queue and shard. A worker that starts while Redis is full must be able to read.
 offer('make_group', make_group, 'allow-oom')
--- One small hash per process. Without it no process that was replaced could drain anything.
+-- Writes one small hash for each process. Without it a replaced process could not drain anything.
 offer('register', register, 'allow-oom')
--- Overwrites a number. Without it everybody would be fenced after a while.
+-- Overwrites one number. Without it every holder would be fenced after a while.
 offer('beat', beat, 'allow-oom')
--- Guards money: the quota of the dead is available again, and nobody spends it twice. It frees
+-- Guards money: the quota of a dead holder becomes available again, and is never spent twice. Frees
 -- the inbox.
 offer('fence', fence, 'allow-oom')
 -- Rewrites one hash.
 offer('tally', tally, 'allow-oom')
--- Guard money, and free the usage stream: books of a lost shard are closed, and it lives again.
+-- Guard money, and free the usage stream: they close the books of a lost shard and open it again.
 offer('seal', seal, 'allow-oom')
 offer('close', close, 'allow-oom')
 offer('begin', begin, 'allow-oom')
--- One row per organisation whose balance has become low.
+-- Adds one row for each organisation whose balance has become low.
 offer('announce', announce, 'allow-oom')

@@ -1,9 +1,9 @@
 #!lua name=smsreceipts
 -- The atomic steps of matching receipts (Redis 7.0 functions): see engine/receipts/matcher.py.
 --
--- Each function touches the keys of one shard only, and each may be sent again when its
--- answer was lost: see the notes. `allow-oom`, because it is these that empty the receipts'
--- streams when Redis is full.
+-- Each function touches the keys of one shard only. A caller that lost the answer may call it again;
+-- the notes say what the second call does. They have the flag `allow-oom`, because they empty the
+-- streams of receipts when Redis is full.
 
 -- lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
 local function lease(keys, args)
@@ -20,8 +20,9 @@ local function release(keys, args)
 end
 
 -- begin(activity, applied; token) -> id of the last entry ever put on the activity stream
--- From now on only `token` may record here. What others recorded stands at or before the id.
--- Sent again, also late: whoever began in between is refused, and begins anew.
+-- From now on only `token` may record here. Everything that others recorded stands at or before the
+-- id. A second call, also a late one, takes the right from whoever began in between; that one is
+-- refused and begins anew.
 local function begin(keys, args)
   redis.call('HSET', keys[2], 'token', args[1], 'number', 0, 'id', '')
   if redis.call('EXISTS', keys[1]) == 0 then return '0-0' end
@@ -32,9 +33,9 @@ local function begin(keys, args)
 end
 
 -- record(activity, applied, due express, due normal; token, number, array of rows,
---        then per message that is sent again: lane ('e' or 'n'), due_at_us, payload)
+--        then per message that is sent again: queue ('e' express, 'n' normal), due_at_us, payload)
 -- -> id of the entry; '' when the token is not the one that began last
--- Numbers count up. Sent again, also late: passed over, and answered as the first time.
+-- Numbers count up. A second call, also a late one, writes nothing and has the answer of the first.
 local function record(keys, args)
   local state = redis.call('HMGET', keys[2], 'token', 'number', 'id')
   if state[1] ~= args[1] then return '' end
@@ -50,7 +51,7 @@ end
 -- finish(receipts, later, unreadable; then per entry: id, how many of it are for later (-1: it
 --        cannot be read), then per receipt for later: due_at_us, member)
 -- -> how many entries this call removed
--- Only who removes an entry puts its receipts aside: sent again, it does nothing.
+-- Only the call that removes an entry keeps its receipts for later, so a second call does nothing.
 local function finish(keys, args)
   local at, removed = 1, 0
   while at <= #args do
@@ -72,7 +73,7 @@ end
 
 -- finish_late(later; then per receipt: member, due_at_us ('' when it is done with), new member)
 -- -> how many this call removed
--- As `finish`.
+-- Only the call that removes a receipt puts the new one in, so a second call does nothing.
 local function finish_late(keys, args)
   local removed = 0
   for i = 1, #args, 3 do
@@ -85,7 +86,7 @@ local function finish_late(keys, args)
 end
 
 -- first(activity) -> id of the oldest entry, '' when there is none
--- The entry itself, which may be large, stays here.
+-- The entry itself may be large, so it is not part of the answer.
 local function first(keys)
   local found = redis.call('XRANGE', keys[1], '-', '+', 'COUNT', 1)
   return found[1] and found[1][1] or ''

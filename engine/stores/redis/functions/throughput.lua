@@ -1,38 +1,38 @@
 #!lua name=smspacing
 -- The throughput of a provider, handed out ahead of time (Redis 7.0 functions).
 --
--- All slots of a provider lie on one timeline, one segment each, `interval` apart. `tail` is
--- where it goes on; time that passes while nobody asks is not made up for (GCRA, the virtual
+-- All slots of a provider are on one timeline, one segment each, `interval` apart. `tail` is the
+-- first slot that is free. Slots that pass while nobody asks are gone (GCRA in the virtual
 -- scheduling form: ITU-T I.371, annex A, without burst tolerance). Slots are handed out only
--- a little ahead of now: normal, and whatever express asks for, reaches half a horizon ahead.
--- Express reaches the other half too, as far as its reserve goes, which grows at `share` of
--- the rate on a timeline of its own (`kept`). So while both want all they can get, express is
--- always before the others for its share and competes with them as an equal for the rest;
--- and what one does not ask for the other takes, at once, with nothing to be measured.
+-- a little ahead of now. Both queues may reach half a horizon ahead. Express may also reach into
+-- the other half, as far as its reserve goes. The reserve grows at `share` of the rate, on a
+-- timeline of its own (`kept`). So when both queues want all they can get, express comes first for
+-- its share and competes with normal as an equal for the rest. What one queue does not ask for, the
+-- other takes at once, and nothing has to be measured.
 --
 -- A message goes as a whole, so its slots are asked for as one *bundle*. On a fast timeline
--- the bunching is lost in the tolerance. On a slow one (`most` > 0) it is not, and what was
--- handed out in the last `span` is written down: a bundle comes no sooner than every span
--- holds `most` segments at most with it, and a bundle larger than that has its span for
+-- the tolerance covers the slots of a bundle being used at one time. On a slow one (`most` > 0) it
+-- does not. There it is written down what was handed out in the last `span`. A bundle begins when
+-- every span holds at most `most` segments with it; a bundle larger than that has its span for
 -- itself. Time lost to such a gap is made up for as long as it has not passed.
 --
--- State: {seen, tail, kept} as doubles and, of a slow timeline, what was written down, as a
--- MessagePack array of runs {first, step, segments of each, count, ...}, oldest first. Times are
--- microseconds of the clock of Redis, which alone decides.
+-- State: {seen, tail, kept} as doubles. A slow timeline adds what was written down, as a MessagePack
+-- array of runs {first, step, segments of each, count, ...}, oldest first. Times are
+-- microseconds by the clock of Redis, and no other clock counts.
 --
--- Redis emptied: the timeline begins a horizon from now. Nobody was given a slot beyond, so no
--- slot is used twice; only what a slow timeline had written down is forgotten.
--- Redis went back to what it had written to disk, or a replica that was behind took over: what
--- was handed out in that time may be handed out again, at most a horizon of it.
--- Clock set back: all times move with it. Set forward: at most a horizon is used twice.
--- Sent again after a lost answer: more slots; those unheard of are lost.
+-- Redis emptied: the timeline begins a horizon from now. Nobody was given a slot beyond that, so no
+-- slot is used twice. Only what a slow timeline had written down is forgotten.
+-- Redis went back to what it had written to disk, or a replica that was behind took over: the slots
+-- handed out in between may be handed out again, at most a horizon of them.
+-- Clock set back: all times move with it. Clock set forward: at most a horizon is used twice.
+-- Called again after a lost answer: it reserves more slots; those of the lost answer stay unused.
 
--- A provider unheard of for so long is forgotten, milliseconds.
+-- The state of a provider that nobody asks for is deleted after so long, milliseconds.
 local FORGET_MS = 604800000
 local HEADER = '>ddd'
 local HEADER_SIZE = 24
 
--- seen, tail and kept as they stand at `now`, and how far the clock went back since they were written.
+-- tail and kept at the time `now`, and how far the clock went back since they were written.
 local function state_at(blob, now, horizon)
   if not blob then return now + horizon, now, 0 end
   local seen, tail, kept = struct.unpack(HEADER, blob)
@@ -40,8 +40,8 @@ local function state_at(blob, now, horizon)
   return math.max(tail - back, now), math.max(kept - back, now), back
 end
 
--- What was written down. What no span can hold any more that ends after now does no harm; it
--- is taken out now and then, not each time.
+-- The runs that were written down. Those that are too old to be in a span that ends after now do no
+-- harm; they are taken out now and then, not each time.
 local function runs_of(blob, back, now, span)
   if not blob or #blob == HEADER_SIZE then return {} end
   local runs, left, before = cmsgpack.unpack(string.sub(blob, HEADER_SIZE + 1)), {}, now - span
@@ -61,7 +61,7 @@ local function runs_of(blob, back, now, span)
   return left
 end
 
--- From `at` on, when `segments` more leave every span with `most` at most.
+-- The first time from `at` on at which `segments` more leave every span with at most `most`.
 local function earliest(runs, at, segments, most, span)
   for i = #runs - 3, 1, -4 do
     local step, size, count = runs[i + 1], runs[i + 2], runs[i + 3]
@@ -72,8 +72,9 @@ local function earliest(runs, at, segments, most, span)
   return at
 end
 
--- Write down up to `bundles` from `first` on, `step` apart, as long as each may be; how many.
--- A microsecond: times are doubles, and a quarter of one is the last bit.
+-- Write down up to `bundles` bundles from `first` on, `step` apart, until one may not be there yet;
+-- return how many. Times are compared to a microsecond: they are doubles, whose last bit is a quarter
+-- of one.
 local function write_down(runs, first, step, bundle, bundles, most, span)
   for n = 0, bundles - 1 do
     local at, last = first + n * step, #runs - 3
@@ -89,9 +90,9 @@ local function write_down(runs, first, step, bundle, bundles, most, span)
 end
 
 -- reserve(rate; queue, segments, bundle, interval_us, express share, span_us, most, horizon_us)
--- -> {segments, delay_us}: slots from `delay_us` after now on, each `interval_us` after the one
---    before; or 0, and how long after now to ask again.
--- At most half of what is free goes to one call (or one bundle), so that all who ask get some.
+-- -> {segments, delay_us}: so many slots, the first `delay_us` after now, each `interval_us` after the
+--    one before. When `segments` is 0, `delay_us` says how long after now to ask again.
+-- One call gets at most half of what is free, or one bundle, so that every worker gets some.
 local function reserve(keys, args)
   local express, bundle = args[1] == 'express', tonumber(args[3])
   local bundles = math.max(1, math.floor(tonumber(args[2]) / bundle))
@@ -112,8 +113,8 @@ local function reserve(keys, args)
       first = math.max(tail, runs[last] + (runs[last + 3] - 1) * runs[last + 1] + interval)
     end
     first = earliest(runs, first, bundle, most, span)
-    -- The gap before a bundle does not keep it from being the next, as long as it is no wider
-    -- than the bundle: else single segments would always be before it.
+    -- A bundle may be the next one after a gap that is no wider than the bundle. Otherwise single
+    -- segments would always come before it.
     ahead = math.max(ahead, first - now - (bundle - 1) * interval)
   end
 
@@ -139,5 +140,5 @@ local function reserve(keys, args)
   return {granted * bundle, math.max(0, math.ceil(first - now))}
 end
 
--- `allow-oom`: it rewrites one small value per provider, and without it nothing would be sent.
+-- `allow-oom`: it rewrites one small value for each provider, and without it nothing would be sent.
 redis.register_function({function_name = 'reserve', callback = reserve, flags = {'allow-oom'}})
