@@ -1,3 +1,3 @@
-"""smsengine: the engine. Start reading at `records`, `lifecycle` and `ports`."""
+"""smsengine: the engine. Start reading at `records` and `lifecycle`."""
 
 __version__ = "0.1.0"

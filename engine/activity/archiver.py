@@ -27,7 +27,7 @@ round. `insert` never answered: sent again, same token. `finish` never answered:
 round finds the plan, or finds it gone. Redis away: the round begins anew when it is back.
 The store away: the same block is tried for as long as it takes, activity waits in Redis.
 
-Two bounds. The store remembers the last 1,000 tokens (see `stores/activity.py`). And a
+Two bounds. The store remembers the last 1,000 tokens (see `stores/clickhouse/activity.py`). And a
 Redis that comes back with an older state (a failover, a lost disk) brings back entries
 that are archived already without the plan that said so: those rows are stored twice.
 """

@@ -1,6 +1,6 @@
 """Settings: one TOML file, decoded once into frozen records.
 
-Below `boot.py` and the supervisor nothing reads a file or the environment; what a
+Below `engine/boot/` and the supervisor nothing reads a file or the environment; what a
 part needs is given to it as plain arguments.
 """
 
@@ -128,7 +128,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     node: str = ""
     data_dir: str = ""
     # Streams are spread over this many shards. Kept with the data at the first start and never
-    # changed (`stores.layout`); not given, 0 here: as it is kept, and 16 for new data.
+    # changed (`engine.stores.postgres.layout`); not given, 0 here: as it is kept, and 16 for new data.
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
     redis: Store = Store()

@@ -16,7 +16,7 @@ run of Redis before the ledger has looked at it (`begin`). Where the entry at th
 is gone, or an answer that a holder waits for, and also where entries that were read do not follow
 one another, the shard is lost: its books are closed.
 
-An account that somebody else has locked (see `stores/ledger.py`) holds up its own shard: the entries
+An account that somebody else has locked (see `stores/postgres/ledger.py`) holds up its own shard: the entries
 from there on wait, and are tried again after a pause, while the other shards go on. Entries have
 one position a shard, so they are not passed over organisation by organisation. A fence that ends
 many quotas takes several transactions; those of other shards come in between.

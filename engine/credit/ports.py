@@ -143,7 +143,7 @@ class LedgerStore(Protocol):
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         """Apply of each shard's `entries` as many as one transaction takes (see
-        `credit_ledger.portion`): load what they concern, let `decide` change it, write it back
+        `engine.credit.posting.portion`): load what they concern, let `decide` change it, write it back
         with the new marks; delete answers up to `sent`.
 
         An account that another transaction has locked holds up its own shard alone.

@@ -81,7 +81,7 @@ class Settler:
         return settlement is None
 
     def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
-        """Its attempt ended; `others` and `reroute` as in `delivery.after_verdict`."""
+        """Its attempt ended; `others` and `reroute` as in `settlement.after_verdict`."""
         self._settle(
             after_verdict(
                 entry,

@@ -3,7 +3,7 @@
 202 and 402 are binding. A submission is answered with its outcomes only when it is in
 Redis; its units were reserved from this process's quota before, and are held from the
 same atomic step in which the messages enter their queue. A message is refused for want
-of credit only on the ledger's word (see credit_holder).
+of credit only on the ledger's word (see `engine.credit.holder`).
 """
 
 from __future__ import annotations

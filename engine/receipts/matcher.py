@@ -94,7 +94,7 @@ class Matcher:
         return False
 
     async def _insist(self, step: Callable[[], Awaitable[None]]) -> None:
-        """See `receipt_ports.Insist`."""
+        """See `engine.receipts.ports.Insist`."""
         backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
             try:

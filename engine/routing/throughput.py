@@ -1,7 +1,7 @@
 """Rule: how fast one worker may send through one provider, out of slots handed out by Redis.
 
 A provider's throughput is a timeline of slots, one segment each, `Timing.interval_s` apart
-(see `stores/pacing.lua`). A worker asks for slots a little ahead, at most about half a
+(see `throughput.lua`). A worker asks for slots a little ahead, at most about half a
 horizon for normal and a horizon for express, and sends each message in its own slots.
 
 What holds it to the limit. A slot's true time S lies between asked + delay and answered +

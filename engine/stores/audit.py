@@ -1,4 +1,4 @@
-"""One consistent cut of the books, the streams and the activity, judged by `invariants.Laws`.
+"""One consistent cut of the books, the streams and the activity, judged by `engine.credit.laws.Laws`.
 
 The books come first: a snapshot of PostgreSQL with the applied positions. At once after it each
 shard of Redis is looked at, at one instant, behind its position: the ledger keeps applied usage

@@ -59,7 +59,7 @@ def key_of(provider: str, form: str) -> int:
 
 
 class ClickHouseAttempts:
-    """The port `OutstandingStore`. Connects at the first use, and anew after a failure."""
+    """The port `AttemptStore`. Connects at the first use, and anew after a failure."""
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
         """`timeout_s`: deadline of each call. Raises ConfigError for a malformed URL."""

@@ -1,4 +1,4 @@
-"""The throughput of providers in Redis (`engine.ports.Pace`, `throughput.lua`).
+"""The throughput of providers in Redis (`engine.routing.ports.SlotStore`, `throughput.lua`).
 
 All asks of a worker go in one write: one function call for each, none waits for another.
 
