@@ -3,7 +3,7 @@
 Theory. A message has two states that move apart from each other: its *status*, what
 the customer is told about delivery, and its *charge*, what its units of credit are.
 
-The status only moves forward, in the order of `STATUSES`:
+The status only moves forward, in the order of `Status`:
 
     scheduled < accepted < sent < rejected < canceled < expired < failed
               < undelivered < delivered
@@ -46,9 +46,6 @@ Status = Literal[
 Charge = Literal["held", "captured", "released"]
 # Every event of a message there is or is to be; `MessageEvent` lists those recorded today.
 Happening = MessageEvent | Literal["rejected", "canceled"]
-
-# From the least to the furthest.
-STATUSES: tuple[Status, ...] = get_args(Status)
 
 # The status an event stands for by itself; also the first status, when no event came before.
 STANDS_FOR: dict[Happening, Status] = {

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
+import structlog
+
 from engine.activity.archiver import Archiver
+from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config
 from engine.receipts.matcher import Matcher
@@ -59,7 +62,11 @@ async def archive_and_match(
             now_us=now_us,
             limits=limits,
         )
+        archiver = Archiver(activity, store, name)
+        counters = await stack.enter_async_context(CounterLog(structlog.get_logger("archiver")))
+        counters.watch("archived", archiver.counts)
+        counters.watch("receipts matched", rounds.counts)
         life.ready()
         async with asyncio.TaskGroup() as group:
-            group.create_task(Archiver(activity, store, name).run(life.draining))
+            group.create_task(archiver.run(life.draining))
             group.create_task(Matcher(receipts, rounds, name, limits).run(life.draining))

@@ -11,6 +11,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine import providers
+from engine.boot.counter_log import CounterLog
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, end, now_us, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
@@ -41,12 +42,13 @@ async def deliver(process: Process) -> None:
     queue: Queue = "express" if process.role == "express" else "normal"
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
+        counters = await stack.enter_async_context(CounterLog(log))
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
         reader = _reader(process, link, read_link, queue, log)
         settings = config.queues.of(queue)
         settler = _settler(process, reader, settings, log)
-        built, dispatcher = await _dispatcher(process, stack, settler, queue, log)
+        built, dispatcher = await _dispatcher(process, stack, settler, queue, log, counters)
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         stack.push_async_callback(postgres.close)
 
@@ -88,7 +90,12 @@ async def deliver(process: Process) -> None:
 
 
 async def _dispatcher(
-    process: Process, stack: AsyncExitStack, settler: Settler, queue: Queue, log: FilteringBoundLogger
+    process: Process,
+    stack: AsyncExitStack,
+    settler: Settler,
+    queue: Queue,
+    log: FilteringBoundLogger,
+    counters: CounterLog,
 ) -> tuple[list[Provider], Dispatcher]:
     """The providers, not yet started, and what gives them messages; its links end with `stack`."""
     config, settings = process.config, process.config.queues.of(queue)
@@ -96,7 +103,11 @@ async def _dispatcher(
     receipts_link = await stack.enter_async_context(process.link("receipts"))
     receipts = RedisReceiptSink(receipts_link, config.shards)
     stack.push_async_callback(receipts.close)
+    counters.watch("receipts stored", receipts.counts)
     built = [providers.build(p, receipts) for p in config.providers]
+    for provider in built:
+        if (counts := providers.traffic_counts(provider)) is not None:
+            counters.watch("provider traffic", counts, provider=provider.name)
     dispatcher = Dispatcher(
         queue,
         built,

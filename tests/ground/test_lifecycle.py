@@ -13,7 +13,6 @@ from engine.lifecycle import (
     CHARGE,
     STANDS_FOR,
     STATUS,
-    STATUSES,
     Charge,
     Happening,
     Status,
@@ -23,6 +22,8 @@ from engine.lifecycle import (
 from engine.records import MessageEvent
 
 EVENTS: tuple[Happening, ...] = tuple(STANDS_FOR)
+# From the least to the furthest.
+STATUSES: tuple[Status, ...] = get_args(Status)
 ENDS: tuple[Status, ...] = ("rejected", "canceled", "expired", "failed", "undelivered", "delivered")
 
 
