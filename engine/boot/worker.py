@@ -42,13 +42,12 @@ async def deliver(process: Process) -> None:
     queue: Queue = "express" if process.role == "express" else "normal"
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
-        counters = await stack.enter_async_context(CounterLog(log))
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
         reader = _reader(process, link, read_link, queue, log)
         settings = config.queues.of(queue)
         settler = _settler(process, reader, settings, log)
-        built, dispatcher = await _dispatcher(process, stack, settler, queue, log, counters)
+        built, dispatcher = await _dispatcher(process, stack, settler, queue, log)
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         stack.push_async_callback(postgres.close)
 
@@ -90,17 +89,14 @@ async def deliver(process: Process) -> None:
 
 
 async def _dispatcher(
-    process: Process,
-    stack: AsyncExitStack,
-    settler: Settler,
-    queue: Queue,
-    log: FilteringBoundLogger,
-    counters: CounterLog,
+    process: Process, stack: AsyncExitStack, settler: Settler, queue: Queue, log: FilteringBoundLogger
 ) -> tuple[list[Provider], Dispatcher]:
     """The providers, not yet started, and what gives them messages; its links end with `stack`."""
     config, settings = process.config, process.config.queues.of(queue)
     pace_link = await stack.enter_async_context(process.link("pace"))
     receipts_link = await stack.enter_async_context(process.link("receipts"))
+    # Entered before what counts, so that it writes its last lines after that has ended.
+    counters = await stack.enter_async_context(CounterLog(log))
     receipts = RedisReceiptSink(receipts_link, config.shards)
     stack.push_async_callback(receipts.close)
     counters.watch("receipts stored", receipts.counts)
