@@ -14,16 +14,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine import providers
-from engine.boot.process import (
-    DRAIN_S,
-    STORE_TIMEOUT_S,
-    Process,
-    closed_by,
-    end,
-    now_us,
-    patiently,
-    until,
-)
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
@@ -135,8 +126,11 @@ async def deliver(process: Process) -> None:
         read_link = await stack.enter_async_context(process.link("read"))
         reader = _reader(process, link, read_link, queue, log)
         receipts_link = await stack.enter_async_context(process.link("receipts"))
+        # Entered before what counts, so that it writes its last lines after that has ended.
+        counters = await stack.enter_async_context(CounterLog(log))
         receipts = closed_by(stack, RedisReceiptSink(receipts_link, config.shards))
         built = [providers.build(p, receipts) for p in config.providers]
+        _watch(counters, receipts, built)
         worker, sweeper, dispatcher = assemble_worker(
             reader,
             built,
@@ -169,6 +163,14 @@ async def deliver(process: Process) -> None:
             await end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
         await fence_all(link, [process.name], config.shards)
+
+
+def _watch(counters: CounterLog, receipts: RedisReceiptSink, built: Sequence[Provider]) -> None:
+    """Have what the receipts and the providers count written to the log."""
+    counters.watch("receipts stored", receipts.counts)
+    for provider in built:
+        if (counts := providers.traffic_counts(provider)) is not None:
+            counters.watch("provider traffic", counts, provider=provider.name)
 
 
 def _reader(

@@ -1,4 +1,4 @@
-"""Providers from somebody else's module: `factory = "package.module:function"`.
+"""Providers that a module outside the engine makes: `factory = "package.module:function"`.
 
 The function is called once in every worker, with keywords:
 
@@ -7,9 +7,10 @@ The function is called once in every worker, with keywords:
     options    the table `options` of the section, as it is in TOML
     receipts   `engine.receipts.ports.ReceiptSink`: where its receipts go
 
-and returns an `engine.providers.ports.Provider`. The module is trusted: it runs inside the worker.
-Its mistakes cost its own messages an attempt, and nothing else: what it raises or fails to
-say is dealt with by the dispatcher (`engine.delivery.dispatcher`), and what it says is looked at here.
+It returns an `engine.providers.ports.Provider`. The module is trusted: it runs inside the worker.
+Its mistakes cost its own messages an attempt, and nothing else: the dispatcher
+(`engine.delivery.dispatcher`) catches what it raises and ends messages that get no verdict, and
+each verdict is checked here.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
     try:
         module = import_module(module_name)
     except Exception as e:  # importing runs the module: whatever it raises is the operator's to see
-        raise ConfigError(f"{where}: the module {module_name} cannot be imported: {_said(e)}.") from e
+        raise ConfigError(f"{where}: the module {module_name} cannot be imported: {_sentence(e)}.") from e
     factory = getattr(module, function_name, None)
     if not callable(factory):
         raise ConfigError(f"{where}: the module {module_name} has no function {function_name}.")
@@ -48,17 +49,17 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
     except ConfigError:
         raise
     except Exception as e:  # likewise
-        raise ConfigError(f"{where}: {settings.factory} failed: {_said(e)}.") from e
+        raise ConfigError(f"{where}: {settings.factory} failed: {_sentence(e)}.") from e
     if lack := _lack(provider, settings.name):
         raise ConfigError(f"{where}: what {settings.factory} returned is no provider: {lack}.")
     return Foreign(provider)
 
 
 class Foreign:
-    """A provider of somebody else's; see `engine.providers.ports.Provider`.
+    """A provider that such a module has made; see `engine.providers.ports.Provider`.
 
-    Its verdicts are passed on as they are, but for one that is none: that is `unknown`, with
-    the code `fault`, since nobody can tell what has become of the message.
+    Its verdicts are passed on as they are. What is no verdict becomes one: `unknown`, with the code
+    `fault`, since nobody knows what has become of the message.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -105,5 +106,5 @@ def _lack(provider: object, name: str) -> str:
     return ""
 
 
-def _said(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")

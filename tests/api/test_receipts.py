@@ -110,8 +110,8 @@ async def test_receipts_that_cannot_be_kept_are_to_be_sent_again(given: Given) -
 async def test_what_cannot_be_read_is_refused_and_nothing_of_it_is_taken(
     given: Given, body: bytes, kind: str, status: int
 ) -> None:
-    told, headers, _ = await given.push(body=body, Content_Type=kind)
-    assert (told, headers["Content-Type"]) == (status, "application/problem+json")
+    reply, headers, _ = await given.push(body=body, Content_Type=kind)
+    assert (reply, headers["Content-Type"]) == (status, "application/problem+json")
     assert given.sink.receipts == []
 
 
@@ -143,7 +143,7 @@ async def test_a_carrier_is_answered_only_after_redis_has_the_receipts(
         answers = await asyncio.gather(*(given.push("GET", query=f"?id={n}&state=ok") for n in range(50)))
         assert {status for status, _, _ in answers} == {202}
         assert 1 <= await link.call("XLEN", "receipts:{0}") <= 50
-        assert sink.kept == 50
+        assert sink.counts.kept == 50
         await sink.close()
         assert (await given.push("GET", query="?id=1&state=ok"))[0] == 503
     await link.call("FLUSHDB")

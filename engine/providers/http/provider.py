@@ -1,9 +1,10 @@
-"""A provider's HTTP API as its description says: see `http_description` and docs/providers.md.
+"""Sends messages to a provider's HTTP API, written as its description says: see `description` and
+docs/providers.md.
 
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
-- answered: what `http_recognition` makes of it;
-- answered with what a fault of ours keeps us from reading: `unknown`, code `fault`;
+- answered: what `recognition` makes of it;
+- answered, and a fault of ours in reading it: `unknown`, code `fault`;
 - written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
   as the provider may have taken it;
 - 429 with Retry-After: until then, at most RETRY_AFTER_S_MAX, messages are `throttled`
@@ -37,7 +38,7 @@ class HttpProvider:
     """Sends over one pool of connections; see `engine.providers.ports.Provider`.
 
     Its receipts come through the API, which reads them by the same description
-    (`http_description.receipt_reader`). Raises ConfigError naming the setting when the
+    (`description.receipt_reader`). Raises ConfigError naming the setting when the
     section cannot be used.
     """
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engine.providers.smpp.body import ShortMessage, encode_data_sm, encode_message_id
+from engine.providers.smpp.body import ShortMessage, encode_message_id
 from engine.providers.smpp.codes import Command, CommandStatus, Tag
 from engine.providers.smpp.pdu import Pdu, pack
 from engine.receipts.records import Receipt
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
 from tests.providers.smpp.scripted_smsc import RECEIPT, Peer, delivery, provider_to, smsc
+from tests.providers.smpp.sm_writer import encode_data_sm
 
 
 class HeldSink(Sink):
