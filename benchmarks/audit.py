@@ -35,6 +35,7 @@ INSERT INTO accounts (organisation_id, shard, topped_up, available) SELECT id, i
 
 
 def main() -> None:
+    """The command: print the answers' quantiles with and without audits, and what an audit took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--accounts", type=int, default=20_000)
     parser.add_argument("--rate", type=float, default=200.0, help="messages a second, one a request")

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine import providers
+from engine.boot.counter_log import CounterLog
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
