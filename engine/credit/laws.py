@@ -208,7 +208,8 @@ class _Tally:
             more = f" (and {self.broken - _SHOWN} more)" if self.broken > _SHOWN else ""
             parts.append(f"Broken for {self.broken} of {self.checked} {of}: {'; '.join(self.shown)}{more}.")
         elif self.checked or not self.missing:
-            parts.append(f"Holds for {self.checked} {of}.")
+            counted = of.removesuffix("s") if self.checked == 1 else of
+            parts.append(f"Holds for {self.checked} {counted}.")
         for (why, _), shards in self.missing.items():
             where = f" in shards {_ranges(shards)}" if shards else ""
             parts.append(f"Not checked{where}: {why}")
