@@ -64,10 +64,6 @@ UNDOCUMENTED: dict[str, int] = {
     "engine.stores.clickhouse": 7,
     "engine.stores.postgres": 8,
     "engine.stores.redis": 50,
-    "supervisor": 7,
-    "supervisor.cli": 14,
-    "supervisor.cli.__init__": 1,
-    "supervisor.process": 20,
 }
 
 # Who may import a client of a server.
