@@ -6,7 +6,7 @@
     run/engine.json       where the running engine is, for the other commands; mode 0600
     postgres/ redis/ ...  the embedded servers' own
 
-The lock (`supervisor.embedded.filelock`) ends with its holder, however that dies.
+The kernel ends the lock (`supervisor.embedded.filelock`) with its holder, however the holder ends.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from engine.config import Config
 from engine.errors import ConfigError
 from supervisor.embedded import filelock
 from supervisor.embedded.server_dir import write_private
@@ -32,17 +32,15 @@ FORMAT = 1
 DEFAULT = Path("data")
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """run/engine.json: the engine that runs in a data directory, or last did."""
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command needs of run/engine.json to talk to the engine; `running.Running` is all of it."""
 
     url: str
-    pid: int
     # Path of the file that holds the admin key.
     admin_key_file: str
-    # "" when no simulated provider was started.
-    simulator_url: str
-    # The configuration as it runs: all URLs filled in, passwords included.
-    config: Config
+
+
+A = TypeVar("A", bound=Address)
 
 
 class DataDir:
@@ -55,18 +53,19 @@ class DataDir:
         self._lock = self.path / "lock"
 
     def claim(self) -> None:
-        """Create it if need be, take its lock and check its format.
+        """Create the directory where there is none, take its lock and check its format.
 
         Killed here at any instruction: the next `claim` finds an empty directory or
-        a finished one. Raises ConfigError.
+        a finished one. Raises ConfigError when another smsengine holds the directory, when it
+        holds something else or another format, and when it cannot be written.
         """
         with self._writing():
             made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             if made:
-                # Embedded servers of root run as an unprivileged user, who must pass through.
+                # Started by root, embedded servers run as an unprivileged user, who must pass through.
                 self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
-        # Before the lock, so that nothing is written into what is not ours.
+        # This comes before the lock, so that nothing is written into a directory that is not ours.
         self._check_format()
         with self._writing():
             self._take_lock()
@@ -76,15 +75,15 @@ class DataDir:
             self.secrets.mkdir(mode=0o700, exist_ok=True)
 
     def leave(self) -> None:
-        """Let another process claim it. Without effect when it is not claimed."""
+        """Give the lock back, so that another process can claim it. Does nothing when it is not claimed."""
         filelock.give_back(self._lock)
 
     def holder(self) -> int | None:
-        """Process id of the `smsengine up` that holds the directory now, None when none does."""
+        """Process id of the `smsengine up` that holds the directory now; None: none does."""
         return filelock.holder(self._lock)
 
     def secret(self, name: str, make: Callable[[], str]) -> str:
-        """The secret of that name, made on first use."""
+        """The secret of that name; on first use `make` makes it. Raises ConfigError."""
         known = self.known_secret(name)
         if known:
             return known
@@ -93,28 +92,37 @@ class DataDir:
         return made
 
     def known_secret(self, name: str) -> str:
-        """The secret of that name, "" when there is none. Raises ConfigError when it may not be read."""
+        """The secret of that name, "" when there is none. Raises ConfigError when it cannot be read."""
         return read_secret(self.secrets / name)
 
     def keep_secret(self, name: str, value: str) -> None:
+        """Write the secret of that name, mode 0600, in place of the one before. Raises ConfigError.
+
+        Killed here: the file holds the old secret or the new one.
+        """
         with self._writing():
             write_private(self.secrets / name, value + "\n")
 
-    def write_running(self, running: Running) -> None:
+    def write_running(self, running: Address) -> None:
+        """Replace run/engine.json in one step, mode 0600. Raises ConfigError."""
         with self._writing():
-            # Escapes what is not ASCII, in paths for example.
+            # It escapes what is not ASCII, for example in paths.
             text = json.dumps(msgspec.to_builtins(running), indent=2)
             write_private(self.run / "engine.json", text + "\n")
 
     def forget_running(self) -> None:
+        """Remove run/engine.json, so that commands look for no engine here; a failure is passed over."""
         with contextlib.suppress(OSError):
             (self.run / "engine.json").unlink()
 
-    def running(self) -> Running | None:
-        """What run/engine.json says, None when it is not there. Raises ConfigError."""
+    def running(self, record: type[A]) -> A | None:
+        """run/engine.json as an `Address` or a `Running`; None when it is not there.
+
+        Raises ConfigError when it cannot be read or is not of this version.
+        """
         path = self.run / "engine.json"
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Running)
+            return msgspec.json.decode(path.read_bytes(), type=record)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as e:
@@ -128,7 +136,7 @@ class DataDir:
         except FileNotFoundError:
             with self._writing():
                 names = {p.name for p in self.path.iterdir()}
-            # With a format by now, another process has just made it: the lock will tell.
+            # When it has a format by now, another process has just made it; `_take_lock` finds that out.
             if names - {"lost+found", "lock", "format.new"} and "format" not in names:
                 raise ConfigError(
                     f"{self.path} is not empty and no data directory of smsengine; "
@@ -164,7 +172,7 @@ class DataDir:
 
 
 def read_secret(path: Path) -> str:
-    """The secret in a file, "" when there is no file. Raises ConfigError when it may not be read."""
+    """The secret in a file, "" when there is no file. Raises ConfigError when it cannot be read."""
     try:
         return path.read_text(encoding="ascii").strip()
     except (FileNotFoundError, NotADirectoryError):

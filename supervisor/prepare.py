@@ -1,8 +1,8 @@
-"""What must be so before the roles start: tables, functions, first prices and routes, the demo organisation.
+"""What is prepared before the roles start: tables, functions, first prices and routes, the demo organisation.
 
-Everything here runs in children of its own, made by `child.run_once`, so that the forking
-parent stays without loops and connections. All of it may be repeated, also after it was
-killed at any instruction: it finds what is there and adds what is missing.
+Each step runs in a child of its own, made by `child.run_once`, so that the forking parent
+has no event loop and no connection. Each step may be repeated, also after it was killed at
+any instruction: it finds what exists and adds what is missing.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ from engine.stores.redis.wire import ReplyError
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
 from supervisor.process.child import run_once
+from supervisor.running import Running
 
 STORES = ("postgres", "redis", "clickhouse")
 DEMO_NAME = "demo"
 DEMO_UNITS = 1_000_000
 _DEMO_REFERENCE = "demo credit"
-# A migration of large tables takes its time, seconds.
+# Longest that a migration may take, seconds; large tables take long.
 MIGRATE_S = 3600.0
 _DEMO_S = 30.0
 _REDIS_S = 5.0
@@ -67,21 +68,26 @@ def without_url(config: Config) -> set[str]:
 
 
 def migrate(config: Config) -> Config:
-    """Bring tables and functions to this version, and fill prices and routes that nobody has
-    set yet from the configuration. Returns it with the number of shards that is kept.
+    """Bring tables and functions to this version. Returns the configuration with the number of
+    shards that PostgreSQL keeps.
 
-    Raises ConfigError, also when it wants another number of shards, and ChildFailed.
+    Prices and routes that nobody has set yet are filled from the configuration. Raises ConfigError
+    when a store cannot be used as it is, or keeps another number of shards than the configuration
+    wants; ChildFailed when a store is away or the step takes longer than MIGRATE_S.
     """
     shards = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=MIGRATE_S)
     return msgspec.structs.replace(config, shards=shards)
 
 
 def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
-    """`smsengine migrate`. Embedded servers that do not run are started for as long as it takes."""
+    """Do what `smsengine migrate` does. Raises ConfigError, ChildFailed, as `migrate` does.
+
+    Embedded servers that do not run are started, and stopped afterwards.
+    """
     config = load(config_file) if config_file else Config()
     directory = DataDir(data_dir or Path(config.data_dir or DEFAULT))
     wanted = without_url(config)
-    running = directory.running() if directory.holder() is not None else None
+    running = directory.running(Running) if directory.holder() is not None else None
     if wanted and running is not None:
         migrate(with_urls(config, {name: getattr(running.config, name).url for name in wanted}))
         return
@@ -101,10 +107,10 @@ def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
 
 
 def prepare_demo(config: Config, known_key: str) -> Prepared:
-    """The demo organisation with its credit; made on first use, found again later.
+    """Make the demo organisation and its credit, or find them again.
 
-    `known_key` is the API key it was given before, "" for none. Killed before that key
-    was kept: the organisation is found by its name and given another key.
+    `known_key` is the API key that it was given before, "" for none. Killed before the caller
+    keeps the key: the organisation is found by its name and is given another key.
     Raises ConfigError, ChildFailed.
     """
 
@@ -115,7 +121,7 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 
 
 async def _migrate(config: Config) -> int:
-    """The number of shards."""
+    """Returns the number of shards that PostgreSQL keeps."""
     await _check_redis(config)
     await migrate_postgres(config.postgres.url)
     shards = await keep_shards(config.postgres.url, config.shards)
@@ -136,7 +142,7 @@ async def _migrate(config: Config) -> int:
 
 
 async def _check_redis(config: Config) -> None:
-    """Raises ConfigError when Redis would delete what is under way; before anything is changed."""
+    """Raises ConfigError when Redis would delete messages under way. Called before anything is changed."""
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
         fault = memory_of(await link.call("INFO", "memory")).fault
@@ -149,7 +155,7 @@ async def _check_redis(config: Config) -> None:
 
 
 async def _seed(config: Config) -> None:
-    """Where prices or routes were ever set, the tables rule, whatever the configuration says."""
+    """Fill prices and routes from the configuration. Those that were ever set stay as they are."""
     pool = await Pool.connect(config.postgres.url)
     try:
         await Prices(pool).seed(config.prices)
@@ -169,7 +175,7 @@ async def _prepare_demo(config: Config, known_key: str) -> Prepared:
 
 
 async def _known(directory: Directory, key: str) -> Prepared | None:
-    """The organisation the key is of, None when it is no key, or revoked."""
+    """The organisation that the key belongs to; None when it is no key, or is revoked."""
     parsed = keys.bearer_key(f"Bearer {key}")
     if parsed is None:
         return None
@@ -181,6 +187,7 @@ async def _known(directory: Directory, key: str) -> Prepared | None:
 
 
 async def _named_or_new(directory: Directory) -> Prepared:
+    """The organisation DEMO_NAME with one more API key, made where there is none."""
     after = 0
     while page := await directory.organisations(after, 1000):
         for organisation in page:

@@ -1,8 +1,9 @@
-"""The configuration read again while the engine runs: what may change, and what the rest stays.
+"""What may change when the configuration is read again while the engine runs.
 
-Some of it is tied to what goes on running (the stores, the socket, the ledger, names that
-others know this node by): a change there is refused as a whole, so that nobody believes
-it to be in force. Prices and routes are not looked at: their tables rule by now.
+Some settings belong to parts that go on running: the stores, the socket, the ledger, the names
+by which others know this node. A file that changes one of them is refused as a whole, so that
+nobody believes the change to be in force. Prices and routes are not compared: after the first
+start their tables decide.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _FIXED = (
 
 
 def carried_on(before: Config, read: Config, running: Config, simulator_url: str) -> Config:
-    """`read` as the processes of the running engine are to have it.
+    """The configuration for new processes of the running engine: `read` with the URLs and shards in use.
 
-    `before` is the configuration as it was read at the start, `running` what became of it
-    there, with the URLs of the embedded servers; `simulator_url` is "" when the simulated
-    provider was not started. Raises ConfigError naming what only a restart can change.
+    `before` is the configuration as it was read at the start, `running` the same with the URLs
+    of the embedded servers. `simulator_url` is "" when the simulated provider was not started.
+    Raises ConfigError that names a setting which only a restart can change.
     """
     for setting in _FIXED:
         if attrgetter(setting)(before) != attrgetter(setting)(read):

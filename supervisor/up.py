@@ -1,12 +1,11 @@
-"""`smsengine up`: everything that runs, put together from one parent.
+"""`smsengine up`: one parent starts everything that runs, and stops it.
 
-In this order: the data directory, the listening socket (that of systemd, when it hands one
-over), the simulated provider, the
-embedded servers, tables and functions, the demo organisation, the roles. Stopped in the
-reverse order, so that each has what it needs until it has ended. A step that fails stops
-those before it, and says in one sentence why. On SIGHUP the configuration is read again
-(see `reload` and `rolling`). Killed (-9) at any instruction: the kernel ends what was
-started with it, and the next start finds or mends what is there.
+It starts in this order: the data directory, the listening socket (systemd's, when it hands one
+over), the simulated provider, the embedded servers, tables and functions, the demo organisation,
+the roles. It stops in the reverse order, so that each part has what it needs until it has ended.
+When a step fails, the parts before it are stopped, and one sentence says why. On SIGHUP the
+configuration is read again (see `reload` and `rolling`). Killed (-9) at any instruction: the
+kernel ends every process with it, and the next start finds or mends what is there.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from engine.errors import ConfigError
 from engine.providers.settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
 from supervisor import reload, welcome
-from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, DataDir, Running, read_secret
+from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, DataDir, read_secret
 from supervisor.embedded.servers import Server, start_all
 from supervisor.prepare import (
     MIGRATE_S,
@@ -44,12 +43,13 @@ from supervisor.prepare import (
 )
 from supervisor.process.keeper import Keeper, Watched
 from supervisor.process.systemd import Notifier, take_listener, take_notifier
+from supervisor.running import Running
 from supervisor.simulator import Simulator, start_simulator
 
 # Connections that wait to be accepted while the ingest processes are busy.
 _BACKLOG = 4096
 _SERVER_STOP_S = 20.0
-# Of all that is started before the roles: longest to start, and to be stopped again, seconds.
+# Longest that all parts before the roles take to start, and to stop again, seconds.
 _START_S, _STOP_S = 120.0, 4 * _SERVER_STOP_S
 log = structlog.get_logger("up")
 
@@ -72,7 +72,11 @@ class Stopped(BaseException):
 
 
 def bring_up(wish: Wish) -> int:
-    """Run until told to stop; the exit code. Raises ConfigError, ChildFailed."""
+    """Run the engine until a signal stops it. Returns the exit code, as `Keeper.run` does.
+
+    A signal before the roles have started ends the start: 0. Raises ConfigError when it cannot
+    start as it is configured, ChildFailed when a step before the roles failed.
+    """
     configure_logs(as_json=False)
     notifier, inherited = take_notifier(os.environ), take_listener(os.environ)
     config = _configured(wish)
@@ -87,7 +91,10 @@ def bring_up(wish: Wish) -> int:
 
 
 def _configured(wish: Wish) -> Config:
-    """The configuration as far as file and command line give it. Raises ConfigError."""
+    """The configuration as file and command line give it, without URLs of embedded servers.
+
+    Raises ConfigError.
+    """
     config = load(wish.config_file) if wish.config_file else Config()
     if wish.listen:
         if not split_listen(wish.listen):
@@ -148,7 +155,7 @@ def _run(
     keeper = _keeper(wish, configured, running, facts, directory, listener, watched, notifier)
     code = keeper.run()
     notifier.progress("stopping the servers", (len(watched) + 1) * _SERVER_STOP_S)
-    # What is left takes a moment and ends by itself: Ctrl-C again must not leave it half done.
+    # Stopping the servers takes a moment and ends by itself: another Ctrl-C must not break it off.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     return code
@@ -164,7 +171,7 @@ def _keeper(
     watched: list[Watched],
     notifier: Notifier,
 ) -> Keeper:
-    """The parent of the roles; `configured` is as file and command line gave it."""
+    """The parent of the roles. `configured` is the configuration as file and command line gave it."""
 
     def on_ready() -> None:
         directory.write_running(running)
@@ -180,7 +187,7 @@ def _keeper(
         try:
             directory.write_running(msgspec.structs.replace(running, config=config))
         except ConfigError as e:
-            # Only `smsengine check` looks there for it; a full disk must not end the engine.
+            # Only `smsengine check` and `migrate` read it there; a full disk must not end the engine.
             log.warning("running_not_written", why=str(e))
 
     return Keeper(
@@ -197,9 +204,10 @@ def _keeper(
 
 
 def _servers(config: Config, directory: DataDir, stack: contextlib.ExitStack) -> tuple[Config, list[Watched]]:
-    """Start what the configuration names no URL of; the configuration with all URLs, and what to watch.
+    """Start a server for each store, and the simulator for providers, that have no URL.
 
-    Stopped by `stack`: the stores first, the simulated provider last.
+    Returns the configuration with all URLs, and the servers that the keeper is to watch.
+    `stack` stops them: the stores first, the simulated provider last.
     """
     watched: list[Watched] = []
     simulator = _simulator(config, directory)
@@ -222,7 +230,7 @@ def listen(address: str) -> socket.socket:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
-            # Connections of an earlier run that linger do not matter; one that listens does.
+            # Old connections of an earlier run do not matter; another process that listens does.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(place)
             listener.listen(_BACKLOG)
@@ -238,14 +246,14 @@ def listen(address: str) -> socket.socket:
 
 
 def reach(listener: socket.socket) -> str:
-    """The URL to reach it from here."""
+    """The URL, without a path, at which this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 class WatchedSimulator:
-    """The simulated provider as the keeper watches it: restarted, it listens where it did."""
+    """The simulated provider as the keeper watches it; after a restart it has the same URL."""
 
     name = "simulator"
 
@@ -255,18 +263,21 @@ class WatchedSimulator:
         self.url = simulator.url
 
     def poll(self) -> int | None:
+        """Its exit code once it has ended (negative: the signal that ended it), None while it runs."""
         return self._simulator.poll()
 
     def restart(self) -> None:
+        """Start it again at the same port and wait until it serves. Raises EngineError or OSError."""
         self._simulator.stop()
         self._simulator = start_simulator(urlsplit(self.url).netloc, log_path=self._log_path)
 
     def stop(self) -> None:
+        """End it and wait for its end. Does nothing when it has ended."""
         self._simulator.stop()
 
 
 def _simulator(config: Config, directory: DataDir) -> WatchedSimulator | None:
-    """The simulated provider, when the configuration has one without a URL."""
+    """The simulated provider, started; None when the configuration has none without a URL."""
     if not any(map(needs_simulator, config.providers)):
         return None
     logs = directory.path / "logs"
@@ -278,7 +289,10 @@ def _simulator(config: Config, directory: DataDir) -> WatchedSimulator | None:
 
 
 def _admin_key(config: Config, directory: DataDir) -> tuple[Path, str]:
-    """Where the admin key is and what it is; made on first use unless the configuration names a file."""
+    """The file of the admin key, and the key.
+
+    Unless the configuration names a file, the key is made on first use. Raises ConfigError.
+    """
     if not config.http.admin_key_file:
         return directory.secrets / ADMIN_KEY, directory.secret(ADMIN_KEY, keys.new_admin_key)
     path = Path(config.http.admin_key_file)
@@ -304,10 +318,10 @@ def _stop_all(servers: dict[str, Server]) -> None:
 
 @contextlib.contextmanager
 def _stoppable(notifier: Notifier) -> Iterator[None]:
-    """Until the keeper hears signals itself, they end the start in good order."""
+    """SIGTERM and SIGINT end the start in good order, until the keeper takes the signals itself."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        # Once is enough: a second one must not disturb what the first has begun.
+        # A second signal must not disturb the stop that the first has begun.
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_IGN)
         notifier.stopping(_STOP_S)

@@ -1,4 +1,4 @@
-"""What `smsengine up` says when it is ready: for a person, or for a script."""
+"""What `smsengine up` prints when it is ready: text for a person, or JSON for a script."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXAMPLE = Path(__file__).parent.parent / "examples" / "messages.jsonl"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the engine is and how to get in; the keys of the JSON line."""
+    """Where the engine is, and the keys to it. Its fields are the keys of the JSON line."""
 
     url: str
     # None without --demo.
@@ -28,10 +28,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     simulator_url: str | None
 
     def as_json(self) -> str:
+        """One line of JSON with every field, without a newline at its end."""
         return msgspec.json.encode(self).decode()
 
     def as_text(self, data_dir: Path) -> str:
-        """Every command in it can be pasted into another terminal in the same directory."""
+        """Several lines for a person, with commands to try.
+
+        Every command can be pasted into another terminal in the same directory.
+        """
         command = _command()
         where = "" if data_dir == DEFAULT.absolute() else f" --data-dir {shlex.quote(_near(data_dir))}"
         lines = ["", f"smsengine is ready at {self.url}", ""]
@@ -72,7 +76,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         return f"  Messages go to a simulated provider, which counts them: {self.simulator_url}/stats"
 
     def _one(self, command: str, where: str) -> str:
-        """By curl, to show the API, where there is one: a bare Debian has none."""
+        """A command that sends one message: by curl, to show the API, or without it on a bare Debian."""
         if shutil.which("curl") is None:
             return f"{command} send --to +989121234567 --text Hello{where}"
         body = '{"to":"+989121234567","text":"Hello"}'
@@ -88,7 +92,7 @@ def _command() -> str:
 
 
 def _near(path: Path) -> str:
-    """The path as it is shortest from here."""
+    """The path relative to the working directory when it is below it, absolute otherwise."""
     whole = str(path.absolute())
     from_here = os.path.relpath(whole)
     return whole if from_here.startswith("..") else from_here

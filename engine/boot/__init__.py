@@ -30,10 +30,9 @@ from engine.stores.postgres.layout import confirm_shards
 from engine.stores.redis.admission import fence_all
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
+from engine.supervision import CANNOT_BOOT
 
 log = structlog.get_logger("boot")
-
-CANNOT_BOOT = 3
 
 
 def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:

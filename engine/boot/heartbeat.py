@@ -17,9 +17,9 @@ import contextlib
 import os
 import signal
 
+from engine.supervision import DRAIN_SIGNAL
+
 BEAT_S = 1.0
-# The supervisor sends it when this process is to finish what it has in hand, and end.
-DRAIN_SIGNAL = signal.SIGUSR1
 
 
 class Heartbeat:

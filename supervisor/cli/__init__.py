@@ -1,10 +1,13 @@
-"""The command `smsengine`: reads the command line and calls; what it does is done elsewhere.
+"""The command `smsengine`: it reads the command line and calls the module that does the work.
 
-Exit codes: 0 it is so or it is done; 1 the engine's answer is no (a check failed, a unit
-is missing, a message was refused, a part failed while running); 2 the command cannot be
-carried out as it stands (a wrong option, file, key, setting, port, nobody there); 3 the
+Exit codes: 0 it is done, or it is as it should be; 1 the engine's answer is no (a check failed, a
+unit is missing, a message was refused, a part failed while running); 2 the command cannot be
+carried out as it stands (a wrong option, file, key, setting or port, or no engine there); 3 the
 audit found nothing wrong, but could not check everything.
-Errors are one sentence on stderr.
+Each error is one sentence on stderr.
+
+Commands that only talk HTTP start fast, since this module imports no role, no store and no
+provider. A command that needs those imports them when it is called.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ app.add_typer(route.app, name="route")
 app.add_typer(provider.app, name="provider")
 app.command()(send.send)
 
-# How much longer than its deadline the answer of an audit may be under way, seconds.
+# How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0
 _AUDIT_CODES = {"clean": 0, "not_clean": 1, "not_checked": 3}
 
@@ -54,7 +57,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """The exit code of a command line; its errors are on stderr then."""
+    """Carry out a command line, without the program's name. Returns its exit code; errors are on stderr."""
     try:
         # Without standalone mode a command's own Exit comes back as its code.
         return app(arguments, prog_name="smsengine", standalone_mode=False) or 0
@@ -68,7 +71,7 @@ def run(arguments: list[str]) -> int:
         _complain("interrupted.")
         return 1
     except BrokenPipeError:
-        # Whoever read our output has seen enough; the interpreter must not try to flush it.
+        # The reader of our output has gone; the interpreter must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as e:
@@ -81,6 +84,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
+    """Without a command, print the version or the help."""
     if version:
         print(f"smsengine {__version__}")
     elif context.invoked_subcommand is None:
@@ -115,7 +119,7 @@ def up(
     [cyan]smsengine up --demo[/cyan]
     [cyan]smsengine up --config /etc/smsengine.toml --data-dir /var/lib/smsengine[/cyan]
     """
-    # Here and not above: this loads every role, several times what `send` needs to start.
+    # Imported here, since it loads every role: that takes several times as long as `send` needs to start.
     from supervisor.up import Wish, bring_up
 
     raise typer.Exit(
@@ -138,7 +142,7 @@ def check(config: options.ConfigFile = None, *, engine: options.EngineOptions) -
     [cyan]smsengine check[/cyan]
     [cyan]smsengine check --config /etc/smsengine.toml[/cyan]
     """
-    # Here and not above: loads the clients of all stores.
+    # Imported here, since it loads the clients of all stores.
     from supervisor.cli.checks import check_all
 
     found = check_all(config, engine.data_dir, engine.url)
@@ -160,7 +164,7 @@ def migrate(config: options.ConfigFile = None, *, engine: options.EngineOptions)
 
     [cyan]smsengine migrate --config /etc/smsengine.toml[/cyan]
     """
-    # Here and not above: loads the clients of all stores.
+    # Imported here, since it loads the clients of all stores.
     from supervisor.prepare import migrate_only
 
     migrate_only(config, engine.data_dir)
@@ -250,7 +254,7 @@ def simulator(context: typer.Context) -> None:
 
     All options are its own: [cyan]smsengine simulator --help[/cyan].
     """
-    # Here and not above: it is a program of its own with its own event loop.
+    # Imported here, since it is a program of its own with its own event loop.
     from supervisor import simulator as program
 
     program.run(program.options(context.args))
@@ -270,7 +274,7 @@ def _watch(client: Client, interval: float) -> None:
 
 @contextmanager
 def _waiting(what: str, *, shown: bool) -> Iterator[None]:
-    """On a terminal, say what is waited for and how long already."""
+    """On a terminal, show what the command waits for, and for how long already."""
     console = Console(stderr=True, highlight=False)
     progress = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),

@@ -1,6 +1,6 @@
-"""What the API answers to the commands, as far as they show it.
+"""The answers of the API, with the fields that the commands show.
 
-Unknown fields are passed over, so that a command also talks to a newer engine.
+Unknown fields are passed over, so that a command also understands a newer engine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from engine.organisations import Balance, Organisation
 
 
 class Organisations(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of organisations, in the order of their ids."""
+
     organisations: list[Organisation]
-    # Ask again with `after` set to this; None: that was all.
+    # The value of `after` for the next page; None: this is the last page.
     next: int | None = None
 
 
@@ -21,38 +23,46 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
 
     # Messages that no worker has yet.
     waiting: int = 0
-    # With a worker now.
+    # Messages that a worker has now.
     in_hand: int = 0
-    # Scheduled, or waiting for another attempt.
+    # Messages that are scheduled, or wait for another attempt.
     due: int = 0
-    # Set aside after killing workers.
+    # Dead letters.
     dead: int = 0
-    # Age of the oldest that waits.
+    # Age of the oldest message that waits.
     oldest_ms: int = 0
 
 
 class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
-    # How far the books in PostgreSQL are behind the use in Redis.
+    """How far the ledger is."""
+
+    # How far the books in PostgreSQL are behind the usage in Redis.
     lag_ms: int = 0
 
 
 class ActivityState(msgspec.Struct, frozen=True, kw_only=True):
-    # Batches of events not yet in ClickHouse, and the age of the oldest.
+    """How far the archiver is."""
+
+    # Batches of events that are not in ClickHouse yet, and the age of the oldest.
     waiting_entries: int = 0
     oldest_ms: int = 0
 
 
 class ReceiptsState(msgspec.Struct, frozen=True, kw_only=True):
-    # Batches of receipts not looked at yet, and the age of the oldest.
+    """How far the matching of receipts to messages is."""
+
+    # Batches of receipts that are not looked at yet, and the age of the oldest.
     waiting_entries: int = 0
     oldest_ms: int = 0
     # Receipts whose message was not found yet.
     set_aside: int = 0
-    # Receipts given up in the last 24 hours; None: ClickHouse does not answer.
+    # Receipts that were given up in the last 24 hours; None: ClickHouse does not answer.
     unmatched: int | None = None
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the engine; `pid` 0: it is not running now. `since_us` is UTC microseconds."""
+
     role: str
     index: int = 1
     pid: int = 0
@@ -64,6 +74,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to GET /v1/admin/status."""
+
     node: str = ""
     processes: list[Process] = []
     queues: dict[str, QueueState] = {}
@@ -84,19 +96,21 @@ class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of an audit; its verdict is the worst of its checks'."""
+    """The answer of an audit; its verdict is the worst verdict of its checks."""
 
     verdict: str
     checks: list[AuditCheck] = []
-    # Units of all organisations by place; none when the books could not be read.
+    # Units of all organisations by where they are; empty when the books could not be read.
     totals: dict[str, int] = {}
-    # Rows that were summed.
+    # How many rows were summed.
     journal_rows: int = 0
     activity_rows: int = 0
     seconds: float = 0.0
 
 
 class TopUp(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a top-up, also to one that had been made before; the balance is that of now."""
+
     organisation_id: int
     reference: str
     units: int

@@ -1,7 +1,7 @@
-"""`smsengine check`: each part, whether it can be reached, is new enough and is set up.
+"""`smsengine check`: whether each part can be reached, is new enough and is set up.
 
-Changes nothing anywhere. Each check ends within its time-out and says what it found in
-one line; one that fails does not keep the others from being made.
+It changes nothing. Each check ends within its time-out and says in one line what it found.
+A check that fails does not keep the others from being made.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from engine.stores.redis.link import RedisLink
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
 from supervisor.cli.client import Client
-from supervisor.datadir import DEFAULT, DataDir, Running
-from supervisor.prepare import STORES, with_urls
+from supervisor.datadir import DEFAULT, DataDir
+from supervisor.prepare import with_urls, without_url
+from supervisor.running import Running
 
 POSTGRES_MIN = 14
 REDIS_MIN = (7, 0)
@@ -46,7 +47,7 @@ _OUTDATED = "tables are not of this version: run `smsengine migrate`"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found of one part."""
+    """The result for one part, with one line for a person."""
 
     part: str
     ok: bool
@@ -58,26 +59,30 @@ class _NotOk(Exception):
 
 
 def check_all(config_file: Path | None, data_dir: Path | None, url: str) -> list[Check]:
-    """All parts of the engine in the data directory, or of the one a configuration describes.
+    """Check all parts of the engine in the data directory, or of the one that a configuration describes.
 
-    Raises ConfigError when the configuration cannot be read.
+    `url` is that of the API, "" for that of the running engine. Raises ConfigError when the
+    configuration, or the data directory, cannot be read.
     """
-    said = load(config_file) if config_file else None
-    directory = DataDir(data_dir or Path(said.data_dir if said and said.data_dir else DEFAULT))
-    running = directory.running() if directory.holder() is not None else None
-    config = _effective(said, running)
+    configured = load(config_file) if config_file else None
+    directory = DataDir(
+        data_dir or Path(configured.data_dir if configured and configured.data_dir else DEFAULT)
+    )
+    running = directory.running(Running) if directory.holder() is not None else None
+    config = _effective(configured, running)
     return asyncio.run(_check_all(config, url or (running.url if running else "")))
 
 
-def _effective(said: Config | None, running: Running | None) -> Config:
-    """What the configuration leaves open is as the running engine has it."""
-    if said is None:
+def _effective(configured: Config | None, running: Running | None) -> Config:
+    """The configuration to check. What `configured` leaves open is as the running engine has it."""
+    if configured is None:
         return running.config if running is not None else Config()
     if running is None:
-        return said
-    open_urls = {name: getattr(running.config, name).url for name in STORES if not getattr(said, name).url}
-    providers = running.config.providers if any(map(needs_simulator, said.providers)) else said.providers
-    return msgspec.structs.replace(with_urls(said, open_urls), providers=providers)
+        return configured
+    urls = {name: getattr(running.config, name).url for name in without_url(configured)}
+    simulated = any(map(needs_simulator, configured.providers))
+    providers = running.config.providers if simulated else configured.providers
+    return msgspec.structs.replace(with_urls(configured, urls), providers=providers)
 
 
 async def _check_all(config: Config, url: str) -> list[Check]:
@@ -132,7 +137,7 @@ async def _postgres(url: str, shards: int) -> str:
 
 
 async def _kept_shards(connection: Any) -> int | None:
-    """None: nothing was started with these tables yet."""
+    """The number of shards that the tables are for; None: no engine was started with them yet."""
     if await connection.fetchval("SELECT to_regclass('layout') IS NULL"):
         return None
     kept: int | None = await connection.fetchval("SELECT shards FROM layout")
@@ -148,14 +153,14 @@ async def _applied(connection: Any) -> dict[int, str]:
 async def _redis(url: str) -> str:
     link = RedisLink(url, timeout_s=_TIMEOUT_S, name="check")
     try:
-        told = await link.call("INFO")
-        info = _info(told)
+        reply = await link.call("INFO")
+        info = _info(reply)
         name = "Valkey" if "valkey_version" in info else "Redis"
         shown = info.get("valkey_version") or info.get("redis_version", "")
-        # Valkey says which Redis it is compatible with.
+        # In this field Valkey gives the Redis that it is compatible with.
         if _version(info.get("redis_version", "")) < REDIS_MIN:
             raise _NotOk(f"{name} {shown} is too old; Redis 7.0 or newer, or Valkey, is needed")
-        if fault := memory_of(told).fault:
+        if fault := memory_of(reply).fault:
             raise _NotOk(f"{name} {shown}; {fault}")
         loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", "smsengine", "WITHCODE")
     except ReplyError as e:
@@ -174,7 +179,7 @@ def _info(text: bytes) -> dict[str, str]:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """(24, 8) of "24.8.4.13"; () of what is no version."""
+    """The first two numbers: (24, 8) of "24.8.4.13"; () of a text that is no version."""
     numbers = text.split(".")[:2]
     return tuple(int(n) for n in numbers) if all(n.isdecimal() for n in numbers) else ()
 
@@ -203,7 +208,7 @@ async def _clickhouse(url: str) -> str:
 
 
 async def _provider(settings: ProviderSettings) -> str:
-    """A connection is opened and closed: what a provider would do with a message is its own to know."""
+    """Open and close a connection. Whether the provider would take a message cannot be known without one."""
     if needs_simulator(settings):
         raise _NotOk("simulated by `smsengine up`, which is not running")
     match settings:

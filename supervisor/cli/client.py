@@ -1,13 +1,12 @@
-"""The HTTP API from a caller's side: one kept connection, typed answers, the engine's errors.
+"""The caller's side of the HTTP API: one kept connection, typed answers, the engine's errors.
 
-Synchronous on purpose: the commands that use it do one thing after another, and the
+It is synchronous on purpose: the commands that use it do one thing after another, and the
 sender gives each of its few threads a client of its own.
 """
 
 from __future__ import annotations
 
 import http.client
-import json
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -18,14 +17,14 @@ from engine.errors import ConfigError, Refusal, Unavailable
 
 T = TypeVar("T")
 
-# How long to pause when the engine says 429 or 503 without saying how long, seconds.
+# Pause after a 429 or 503 that has no Retry-After, seconds.
 RETRY_AFTER_S = 1.0
-# An answer to come within this time, seconds; longer than the engine's own limit.
+# Longest wait for an answer, seconds; longer than the engine's own limit.
 TIMEOUT_S = 30.0
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """RFC 9457 problem details as the API words them."""
+    """RFC 9457 problem details, as the API writes them."""
 
     code: str = ""
     title: str = ""
@@ -36,20 +35,23 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """An answer below 400."""
+    """An answer whose HTTP status is below 400."""
 
     status: int
     body: bytes
 
 
 class Client:
-    """One connection to the API at `url`, opened when needed and again when it broke.
+    """One connection to the API at `url`, opened when it is needed, and again after it broke.
 
-    Not for use by several threads at once.
+    Several threads must not use it at once.
     """
 
     def __init__(self, url: str, key: str, timeout_s: float = TIMEOUT_S) -> None:
-        """Raises ConfigError when `url` is not an http or https URL."""
+        """`key` is an API key or the admin key, "" for none; `timeout_s` is for each answer.
+
+        Raises ConfigError when `url` is not an http or https URL, or `key` not plain ASCII.
+        """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
@@ -68,22 +70,23 @@ class Client:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def close(self) -> None:
+        """Close the connection; a later call opens it again."""
         self._connection.close()
 
     def get(self, path: str, answer: type[T]) -> T:
-        """The decoded answer. Raises Refusal, Unavailable."""
+        """Send a GET and decode the answer. Raises Refusal, Unavailable."""
         return decode(self.call("GET", path).body, answer)
 
     def post(self, path: str, body: object, answer: type[T], idempotency_key: str = "") -> T:
-        """Send a JSON body, decode the answer. Raises Refusal, Unavailable.
+        """Send a JSON body and decode the answer. Raises Refusal, Unavailable.
 
-        After Unavailable it is not known whether the engine acted; with the same
-        `idempotency_key` the same call can be repeated without acting twice.
+        After Unavailable it is not known whether the engine acted. The same call with the same
+        `idempotency_key` can be repeated, and the engine acts once.
         """
         return decode(self.call("POST", path, json_bytes(body), idempotency_key).body, answer)
 
     def call(self, method: str, path: str, body: bytes | None = None, idempotency_key: str = "") -> Reply:
-        """One request. Raises Refusal for 4xx, Unavailable for 429, 5xx and a broken connection."""
+        """Send one request. Raises Unavailable for 429, 5xx and a broken connection, else Refusal for 4xx."""
         headers = self._headers
         if body is not None:
             headers = headers | {"Content-Type": "application/json"}
@@ -102,23 +105,16 @@ class Client:
 
 
 def json_bytes(body: object) -> bytes:
+    """The body as JSON, in UTF-8."""
     return msgspec.json.encode(body)
 
 
 def decode(body: bytes, answer: type[T]) -> T:
-    """Raises Unavailable when the body is not what the API promises: something else answers there."""
+    """The body as a record. Raises Unavailable when it is not what the API promises to answer."""
     try:
         return msgspec.json.decode(body, type=answer)
     except msgspec.MsgspecError as e:
         raise Unavailable(f"The answer is not that of an smsengine of this version: {e}.") from e
-
-
-def plain(body: bytes) -> object:
-    """An answer to be shown as it came."""
-    try:
-        return json.loads(body)
-    except ValueError as e:
-        raise Unavailable("The answer is not JSON; something else than smsengine listens there.") from e
 
 
 def _error(status: int, retry_after: str | None, content: bytes, url: str) -> Refusal | Unavailable:
@@ -133,9 +129,12 @@ def _error(status: int, retry_after: str | None, content: bytes, url: str) -> Re
 
 
 def _seconds(retry_after: str | None) -> float:
-    """RFC 9110 allows a date too; the engine never sends one."""
+    """The pause that a Retry-After asks for, seconds, an hour at most.
+
+    RFC 9110 allows a date there too; the engine never sends one, so it counts as absent.
+    """
     try:
-        # In this order what is not a number ("nan") becomes 0.
+        # With the arguments in this order "nan" becomes 0.
         return min(max(0.0, float(retry_after or "")), 3600.0)
     except ValueError:
         return RETRY_AFTER_S

@@ -1,8 +1,7 @@
 """How a command finds the engine it talks to, and the key to talk with.
 
-What is said outright wins (options, then the variables SMSENGINE_URL, SMSENGINE_API_KEY,
-SMSENGINE_ADMIN_KEY); what is not said comes from the data directory of an engine that
-runs on this machine.
+Options come first, then the variables SMSENGINE_URL, SMSENGINE_API_KEY and SMSENGINE_ADMIN_KEY.
+What neither gives comes from the data directory of an engine that runs on this machine.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from supervisor.cli.client import Client
-from supervisor.datadir import DEMO_API_KEY, DataDir, Running, read_secret
+from supervisor.datadir import DEMO_API_KEY, Address, DataDir, read_secret
 
 
 @dataclass(frozen=True, kw_only=True)
 class Whereabouts:
-    """What the user said about the engine; "" for what was left open."""
+    """Which engine the user named, and the keys; "" for what the user left open."""
 
     data_dir: Path
     url: str = ""
@@ -25,7 +24,10 @@ class Whereabouts:
     admin_key: str = ""
 
     def customer(self, timeout_s: float = 30.0) -> Client:
-        """A client with an organisation's key. Raises ConfigError when URL or key is not to be had."""
+        """A client with an organisation's key; `timeout_s` is for each answer.
+
+        Raises ConfigError when there is no URL or no key, or one of them is not valid.
+        """
         running = self._running()
         url = self._url(running)
         key = self.api_key or (DataDir(self.data_dir).known_secret(DEMO_API_KEY) if running else "")
@@ -37,7 +39,10 @@ class Whereabouts:
         return Client(url, key, timeout_s)
 
     def admin(self, timeout_s: float = 30.0) -> Client:
-        """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
+        """A client with the admin key; `timeout_s` is for each answer.
+
+        Raises ConfigError when there is no URL or no key, or one of them is not valid.
+        """
         running = self._running()
         url = self._url(running)
         key = self.admin_key or (read_secret(Path(running.admin_key_file)) if running else "")
@@ -45,15 +50,15 @@ class Whereabouts:
             raise ConfigError("The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY.")
         return Client(url, key, timeout_s)
 
-    def _running(self) -> Running | None:
-        """The engine of the data directory, unless the user named another one by its URL."""
-        running = DataDir(self.data_dir).running()
+    def _running(self) -> Address | None:
+        """The engine of the data directory; None when there is none, or the user named another by its URL."""
+        running = DataDir(self.data_dir).running(Address)
         if running is None or (self.url and self.url.rstrip("/") != running.url):
             # Keys of this directory are never sent to another engine.
             return None
         return running
 
-    def _url(self, running: Running | None) -> str:
+    def _url(self, running: Address | None) -> str:
         if self.url:
             return self.url
         if running is None:

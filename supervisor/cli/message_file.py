@@ -1,8 +1,8 @@
-"""Reading messages to send from a CSV or JSONL file, line by line, whatever its size.
+"""Reads messages to send from a CSV or JSONL file of any size, line by line.
 
-A line that cannot be a message is handed on with the reason instead of a draft: one bad
-line never stops the others. Whether a well-formed message is acceptable (its number, its
-length, its queue) is for the engine alone to say.
+A line that cannot be a message is passed on with the reason instead of a draft, so one bad
+line never stops the others. Only the engine decides whether a well-formed message is
+acceptable: its number, its length, its queue.
 """
 
 from __future__ import annotations
@@ -30,35 +30,39 @@ _BOM = b"\xef\xbb\xbf"
 class Line:
     """One line that is not blank."""
 
-    # Counted from 1, as editors do; of a CSV record over several lines, the last.
+    # From 1, as editors count; for a CSV record of several lines, that of the last.
     number: int
-    # None: not a message, for `reason`.
+    # None: it is not a message, and `reason` says why.
     draft: MessageDraft | None
     reason: str = ""
-    # Bytes of the file up to the end of this line.
+    # Bytes from the start of the file to the end of this line.
     position: int = 0
 
 
 @dataclass(kw_only=True)
 class MessageFile:
-    """A file of messages; iterate over `lines` once."""
+    """A file of messages; `lines` is iterated over once."""
 
     path: Path
     format: FileFormat
-    # Used where a line names none, e.g. {"to": "+98…"}.
+    # Values of fields that a line leaves out, e.g. {"to": "+98…"}.
     defaults: Mapping[str, str | int] = field(default_factory=dict)
-    # Names of fields seen so far that are no part of a message; they are left out.
+    # Names in the lines read so far that are no fields of a message; they are left out.
     ignored: set[str] = field(default_factory=set)
 
     def size(self) -> int:
-        """Bytes. Raises ConfigError."""
+        """Its size, bytes. Raises ConfigError when it cannot be found."""
         try:
             return self.path.stat().st_size
         except OSError as e:
             raise self._unreadable(e) from e
 
     def lines(self) -> Iterator[Line]:
-        """Raises ConfigError when the file, or its CSV header, cannot be read."""
+        """Read it, one `Line` for each line that is not blank.
+
+        Raises ConfigError when the file cannot be read, its CSV header names no `to` or `text`, or
+        it is no CSV from some line on.
+        """
         try:
             with self.path.open("rb") as file:
                 yield from self._jsonl(file) if self.format == "jsonl" else self._csv(file)
@@ -76,7 +80,7 @@ class MessageFile:
             if not isinstance(given, dict):
                 yield Line(number=number, draft=None, reason="not a JSON object", position=position)
                 continue
-            # null is how some writers say that a field is not there.
+            # Some writers give null for a field that is not there.
             yield self._line(number, {k: v for k, v in given.items() if v is not None}, position, strict=True)
 
     def _csv(self, file: BinaryIO) -> Iterator[Line]:
@@ -87,7 +91,7 @@ class MessageFile:
             for raw in file:
                 line = raw if position else raw.removeprefix(_BOM)
                 position += len(raw)
-                # What is not UTF-8 must not stop the other lines: see `_line`.
+                # A line that is not UTF-8 must not stop the others: see `_line`.
                 yield line.decode("utf-8", "surrogateescape")
 
         first = file.readline()
@@ -128,7 +132,7 @@ class MessageFile:
         except msgspec.ValidationError as e:
             return Line(number=number, draft=None, reason=str(e), position=position)
         except UnicodeEncodeError:
-            # A lone surrogate: the line was not UTF-8, or JSON escaped half a character.
+            # It has a lone surrogate: the line was not UTF-8, or JSON escaped half a character.
             broken = next(name for name, value in fields.items() if not _is_whole(value))
             reason = f"{broken} is not UTF-8, or has half of a surrogate pair"
             return Line(number=number, draft=None, reason=reason, position=position)
@@ -139,10 +143,10 @@ class MessageFile:
 
 
 def _document(raw: bytes) -> object:
-    """What a line of JSONL holds; None when it is no JSON.
+    """The value in a line of JSONL; None when it is no JSON.
 
-    The standard reader also takes what no field does but a sentence can name: half of a
-    surrogate pair, and numbers out of range.
+    The standard library also reads half of a surrogate pair and numbers out of range. No field
+    allows those, but then the reason can name the field.
     """
     try:
         return orjson.loads(raw)
@@ -157,16 +161,19 @@ def _is_whole(value: object) -> bool:
     return not isinstance(value, str) or not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-def format_of(path: Path, said: FileFormat | None) -> FileFormat:
-    """The format named, or the one the file's name tells. Raises ConfigError."""
-    found = said or _SUFFIXES.get(path.suffix.lower())
+def format_of(path: Path, named: FileFormat | None) -> FileFormat:
+    """The format that was named, or that of the file's suffix. Raises ConfigError when neither is known."""
+    found = named or _SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise ConfigError(f"The name of {path} must end in .csv or .jsonl, or name the format with --format.")
     return found
 
 
 def _delimiter(header: bytes) -> str:
-    """Spreadsheets write semicolons where the comma is the decimal point."""
+    """The delimiter of a CSV, from its header: comma, semicolon or tab.
+
+    Spreadsheets write semicolons in countries where the comma is the decimal point.
+    """
     if b"," in header:
         return ","
     return ";" if b";" in header else "\t" if b"\t" in header else ","

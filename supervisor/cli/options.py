@@ -67,7 +67,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What the shared options of a command line say; an option the command does not have says nothing."""
+    """The values of the shared options; an option that the command does not have keeps its default."""
 
     data_dir: Path | None = None
     url: str = ""
@@ -77,16 +77,17 @@ class EngineOptions:
 
     @property
     def whereabouts(self) -> Whereabouts:
+        """Which engine these options name."""
         return Whereabouts(
             data_dir=self.data_dir or DEFAULT, url=self.url, api_key=self.api_key, admin_key=self.admin_key
         )
 
     def admin(self, timeout_s: float = 30.0) -> Client:
-        """A client with the admin key. Raises ConfigError when URL or key is not to be had."""
+        """A client with the admin key. Raises ConfigError as `Whereabouts.admin` does."""
         return self.whereabouts.admin(timeout_s)
 
     def print_json(self, fact: object) -> bool:
-        """With --json print the fact as one line of JSON; whether it was so."""
+        """With --json print the fact as one line of JSON. Returns whether --json was given."""
         if self.as_json:
             print(msgspec.json.encode(fact, order="deterministic").decode())
         return self.as_json
@@ -102,9 +103,9 @@ _SHARED = {
 
 
 def engine_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator: the command gets these options of EngineOptions, after its own.
+    """A decorator that gives a command these options of EngineOptions, after its own.
 
-    It takes them as its keyword argument `engine`, of type EngineOptions.
+    The command gets their values as its keyword argument `engine`, of type EngineOptions.
     """
     shared = [
         inspect.Parameter(

@@ -1,4 +1,4 @@
-"""`smsengine price`: what a segment costs by destination, over the admin API."""
+"""`smsengine price`: units for a segment by destination, over the admin API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PATH = "/v1/admin/prices"
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A configuration, or any other TOML with such a table."""
+    """A configuration, or any other TOML file with a table [prices]."""
 
     prices: dict[str, int]
 
@@ -76,7 +76,7 @@ def set_prices(
     client = engine.admin()
     now = client.get(_PATH, PriceSheet)
     prices = wanted if file else now.prices | wanted
-    # Refused when somebody else has changed them since: nothing is overwritten unseen.
+    # Refused when somebody else has changed them in the meantime, so that no change is lost unseen.
     body = json_bytes(_NewPrices(prices=prices, version=now.version))
     _print(decode(client.call("PUT", _PATH, body).body, PriceSheet), engine)
 

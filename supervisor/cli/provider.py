@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 _PATH = "/v1/admin/providers"
-# Instead of a number: as the configuration has it.
+# The word, instead of a number, for the throughput in the configuration.
 _CONFIGURED = "configured"
 
 
@@ -63,9 +63,9 @@ def list_providers(
 
     [cyan]smsengine provider list[/cyan]
     """
-    told = engine.admin().get(_PATH, _Providers)
-    if not engine.print_json(told):
-        _print_table(told.providers)
+    found = engine.admin().get(_PATH, _Providers)
+    if not engine.print_json(found):
+        _print_table(found.providers)
 
 
 @app.command()
@@ -140,15 +140,16 @@ def _at(name: str) -> str:
     return f"{_PATH}/{quote(name, safe='')}"
 
 
-def _rate(told: str) -> float | None:
-    if told == _CONFIGURED:
+def _rate(text: str) -> float | None:
+    """Segments a second; None: as configured. Raises ConfigError."""
+    if text == _CONFIGURED:
         return None
     try:
-        rate = float(told)
+        rate = float(text)
     except ValueError:
         rate = math.nan
     if not (math.isfinite(rate) and rate > 0):
-        raise ConfigError(f"RATE must be a number greater than 0, or {_CONFIGURED}, not {told!r}.")
+        raise ConfigError(f"RATE must be a number greater than 0, or {_CONFIGURED}, not {text!r}.")
     return rate
 
 

@@ -1,4 +1,4 @@
-"""`smsengine route`: which providers carry what, over the admin API."""
+"""`smsengine route`: which providers take which messages, over the admin API."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _Key = tuple[str, str, str]
 
 
 class _File(msgspec.Struct, frozen=True):
-    """A configuration, or any other TOML with such sections."""
+    """A configuration, or any other TOML file with sections [[routes]]."""
 
     routes: list[Route]
 
 
 class _Routes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the engine answers, and what it is sent: `version` is the one the change is based on."""
+    """What the engine answers, and what is sent to it: a change names the version that it is based on."""
 
     routes: list[Route]
     version: int
@@ -187,48 +187,48 @@ def import_routes(
 
 
 def _replaced(client: Client, routes: list[Route], version: int) -> _Routes:
-    # Refused when somebody else has changed them since: nothing is overwritten unseen.
+    # Refused when somebody else has changed them in the meantime, so that no change is lost unseen.
     body = json_bytes(_Routes(routes=routes, version=version))
     return decode(client.call("PUT", _PATH, body).body, _Routes)
 
 
-def _shares(told: list[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Names and weights; no weights when none has a share."""
-    parts = [one.partition("=") for one in told]
+def _shares(arguments: list[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The providers and their weights, () when none has a share. Raises ConfigError."""
+    parts = [one.partition("=") for one in arguments]
     with_share = [share for _, equals, share in parts if equals]
-    for one, (name, equals, share) in zip(told, parts, strict=True):
+    for one, (name, equals, share) in zip(arguments, parts, strict=True):
         if not name or (equals and not (share.isascii() and share.isdecimal() and len(share) <= 7)):
             raise ConfigError(
                 f"{one!r} must be PROVIDER or PROVIDER=SHARE with a whole number, as in acme=7."
             )
-    if with_share and len(with_share) < len(told):
+    if with_share and len(with_share) < len(arguments):
         raise ConfigError("Either each provider has a share, as in acme=7, or none has.")
     return tuple(name for name, _, _ in parts), tuple(map(int, with_share))
 
 
-def _prefix(told: str) -> str:
-    return "" if told == _ALL else told
+def _prefix(argument: str) -> str:
+    return "" if argument == _ALL else argument
 
 
 def _key(route: Route) -> _Key:
     return route.prefix, route.sender, route.queue
 
 
-def _print(told: _Routes, engine: options.EngineOptions) -> None:
-    if engine.print_json(told):
+def _print(found: _Routes, engine: options.EngineOptions) -> None:
+    if engine.print_json(found):
         return
-    if not told.routes:
+    if not found.routes:
         print("There are no routes: every provider carries everything, in the order of the configuration.")
         return
     rows = (
         (r.prefix or "all others", r.sender or "any", r.queue or "any", _way(r), "yes" if r.reroute else "")
-        for r in told.routes
+        for r in found.routes
     )
     Console(highlight=False).print(show.table(("prefix", "sender", "queue", "providers", "reroute"), rows))
 
 
 def _way(route: Route) -> str:
-    """ "a, then b", or "a 70 %, b 30 %"."""
+    """The providers of a route as text: `a, then b` or `a 70 %, b 30 %`."""
     if not route.weights:
         return ", then ".join(route.providers)
     whole = sum(route.weights)

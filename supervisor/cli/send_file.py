@@ -1,4 +1,4 @@
-"""`smsengine send --file`: one run over a file, shown as it goes and summed up at the end."""
+"""`smsengine send --file`: one run over a file, with its progress while it runs and a summary at its end."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from supervisor.cli.sending import NOT_ANSWERED, Sender, SendOutcome, Totals
 
 
 class NotAllSent(EngineError):
-    """Messages were refused, or a run broke off; exit code 1."""
+    """Messages were refused, or a run ended early; the exit code is 1."""
 
 
 class _RefusedLine(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     code: str
     detail: str
-    # What was to be sent, so that a corrected file is soon made; None when it was no message.
+    # The message that was to be sent, so that a corrected file is soon made; None: the line was none.
     message: MessageDraft | None
 
 
@@ -42,7 +42,7 @@ class _AcceptedLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What --json prints."""
+    """The line that --json prints."""
 
     accepted: int
     refused: int
@@ -58,19 +58,27 @@ class _Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class FileRun:
+    """One run over a file of messages, and what has come of it so far."""
+
     source: MessageFile
-    # Refused lines to show.
+    # How many refused lines to show at the end.
     limit: int
+    # The run key: a run with the same key, file and batch size sends nothing twice.
     key: str
+    # Files for refused lines and for accepted ids; None: not written.
     refused: Path | None
     accepted: Path | None
     totals: Totals = field(default_factory=Totals)
     shown: list[_RefusedLine] = field(default_factory=list)
 
     def perform(self, where: Whereabouts, batch: int, in_flight: int, as_json: bool) -> None:
-        """Raises what ended the run early, and NotAllSent when any line was refused."""
+        """Send the file to the engine at `where`, `in_flight` batches at once, and print the summary.
+
+        Raises NotAllSent when a line was refused or the run was interrupted or got no answer;
+        ConfigError when the file, the engine or the key cannot be used.
+        """
         size = self.source.size()
-        # Better to hear now that nobody listens, or that the key is wrong, than after patience ends.
+        # This fails at once when no engine listens or the key is wrong, instead of after `patience_s`.
         first = where.customer()
         first.get("/v1/balance", Balance)
         first.close()
@@ -162,7 +170,7 @@ class FileRun:
 
 @contextlib.contextmanager
 def _interruptible(sender: Sender) -> Iterator[list[int]]:
-    """Ctrl-C ends the sending in good order; the list is then not empty. A second one ends it at once."""
+    """Ctrl-C ends the sending in good order and is put into the list; a second one ends it at once."""
     signals: list[int] = []
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -1,10 +1,10 @@
-"""Sending many messages over the API: batches, a few in flight, none sent twice.
+"""Sends many messages over the API: in batches, a few in flight, none accepted twice.
 
-Every batch carries an Idempotency-Key made of the run's key and the batch's place in the
-file. When an answer is lost, or the engine says 503 or 429, the same batch goes out again
-under the same key, so that it is accepted once however often it was sent. A run that was
-broken off can be repeated with its key: what the engine has accepted it does not accept
-again, as long as file and batch size are the same.
+Each batch has an Idempotency-Key, made of the run's key and the batch's place in the file.
+When an answer is lost, or the engine answers 503 or 429, the same batch is sent again with
+the same key, so that it is accepted once, however often it is sent. A run that ended early
+can be repeated with its key: as long as file and batch size are the same, the engine does not
+accept a message again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from engine.records import MessageDraft
 from supervisor.cli.client import Client, Problem, decode, json_bytes
 from supervisor.cli.message_file import Line
 
-# Codes given here rather than by the engine.
+# Codes of lines that got none from the engine.
 NOT_A_MESSAGE = "not_a_message"
 NOT_ANSWERED = "not_answered"
 BATCH_MAX = 1000
-# Before messages that the engine put off are offered again, seconds.
+# Pause before messages that the engine put off are sent again, seconds.
 PAUSE_S = 1.0
 
 
@@ -53,7 +53,7 @@ class _Results(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SendOutcome:
-    """What became of one line. Not accepted when `code` is not ""."""
+    """What became of one line: accepted when `code` is "", otherwise `code` and `detail` say why not."""
 
     line: Line
     id: str = ""
@@ -66,20 +66,23 @@ class SendOutcome:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Delivery:
     outcomes: list[SendOutcome]
-    # Why the run ends here.
+    # Why no further batch is begun; None: the run goes on.
     failure: EngineError | None = None
 
 
 @dataclass(kw_only=True)
 class Totals:
+    """Sums over the lines of a run."""
+
     accepted: int = 0
     refused: int = 0
-    # No answer came: accepted or not, only a repetition under the same key can tell.
+    # Without an answer: only a repetition with the same key can show whether they were accepted.
     unknown: int = 0
     segments: int = 0
     units: int = 0
 
     def add(self, outcome: SendOutcome) -> None:
+        """Count one more line."""
         if not outcome.code:
             self.accepted += 1
             self.segments += outcome.segments
@@ -98,17 +101,17 @@ class Sender:
     run_key: str
     batch: int = 500
     in_flight: int = 4
-    # How long one batch is repeated before the run is given up, seconds.
+    # Longest time that one batch is repeated, before the run is given up, seconds.
     patience_s: float = 300.0
     _stopped: threading.Event = field(default_factory=threading.Event)
     _own: threading.local = field(default_factory=threading.local)
 
     def run(self, lines: Iterable[Line]) -> Iterator[list[SendOutcome]]:
-        """Outcomes in the order of the file, a batch at a time.
+        """Send the lines. Yields lists of outcomes in the order of the file, one list for each batch.
 
-        Whatever ends the run early, no further batch is begun and the outcomes of those
-        under way still come; then it is raised: ConfigError for a file that cannot be read
-        on, Refusal for a batch refused whole (an unknown key), Unavailable when patience ends.
+        When something ends the run early, no further batch is begun, the outcomes of those
+        under way still come, and then it is raised: ConfigError when the file cannot be read any
+        further, Refusal when a whole batch is refused (an unknown key), Unavailable after `patience_s`.
         """
         under_way: deque[Future[_Delivery]] = deque()
         batches = enumerate(_batches(iter(lines), self.batch))
@@ -135,7 +138,7 @@ class Sender:
             raise failure
 
     def stop(self) -> None:
-        """Begin no further batch, repeat none; may be called by a signal handler."""
+        """Begin no further batch and repeat none. A signal handler may call it."""
         self._stopped.set()
 
     def _fill(
@@ -144,7 +147,7 @@ class Sender:
         batches: Iterator[tuple[int, list[Line]]],
         under_way: deque[Future[_Delivery]],
     ) -> None:
-        """Hand out batches: as many again as threads wait ready, so that none idles while one is read."""
+        """Give batches to the pool, two for each thread, so that none idles while a batch is read."""
         while len(under_way) < 2 * self.in_flight and not self._stopped.is_set():
             following = next(batches, None)
             if following is None:
@@ -153,7 +156,7 @@ class Sender:
             under_way.append(pool.submit(self._deliver, batch, f"{self.run_key}-{number}"))
 
     def _deliver(self, lines: list[Line], key: str) -> _Delivery:
-        """One batch, in a thread of the pool."""
+        """Send one batch until each line has an outcome. Runs in a thread of the pool."""
         if self._stopped.is_set():
             return _Delivery(outcomes=[])
         outcomes = {line.number: _refused(line, NOT_A_MESSAGE, line.reason) for line in lines}
@@ -164,7 +167,7 @@ class Sender:
             if not pending:
                 break
             try:
-                # Those put off were not accepted; under the old key the old answer would come again.
+                # Messages put off were not accepted; with the old key the old answer would come again.
                 items = self._post([d for _, d in pending], f"{key}.{attempt}", deadline)
             except EngineError as e:
                 code = e.code if isinstance(e, Refusal) else NOT_ANSWERED
@@ -183,7 +186,11 @@ class Sender:
         return _Delivery(outcomes=[outcomes[line.number] for line in lines], failure=failure)
 
     def _post(self, drafts: list[MessageDraft], key: str, deadline: float) -> list[Item]:
-        """The answer to one batch, repeated under the same key until one comes."""
+        """Send one batch, again with the same key until an answer comes. Returns an item for each draft.
+
+        A batch that is too large (413) is sent as two halves. Raises Refusal, or Unavailable after
+        `deadline`, on the monotonic clock, in seconds.
+        """
         body = json_bytes(_Batch(messages=drafts))
         for tries in count():
             try:

@@ -1,4 +1,4 @@
-"""Facts for people: tables and numbers as they are printed. Pure: facts in, text out."""
+"""Tables and numbers as the commands print them for people. Pure: facts in, text out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from supervisor.cli.sending import Totals
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
 ) -> Table:
-    """A plain table; the columns in `right` hold numbers."""
+    """A plain table. The columns with their index in `right` are aligned to the right, for numbers."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for place, name in enumerate(columns):
         made.add_column(name, justify="right" if place in right else "left", overflow="fold")
@@ -26,7 +26,7 @@ def table(
 
 
 def status(seen: Status, now_us: int) -> RenderableType:
-    """`smsengine status` at `now_us`, UTC microseconds."""
+    """What `smsengine status` shows at `now_us`, UTC microseconds."""
     queues = table(
         ("queue", "waiting", "in hand", "due later", "set aside", "oldest waits"),
         (
@@ -57,7 +57,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
 
 
 def _behind(seen: Status) -> list[RenderableType]:
-    """What is done later than it came, and what cannot be done."""
+    """How far ledger, archiver and receipts are behind, and which receipts have no message."""
     behind: list[RenderableType] = [
         table(
             ("not yet", "batches", "oldest"),
@@ -97,7 +97,7 @@ _CONCLUSIONS = {
 
 
 def audit(found: Audit) -> RenderableType:
-    """`smsengine audit`."""
+    """What `smsengine audit` shows."""
     checks = table(
         ("check", "", "detail"),
         ((c.name, _VERDICTS.get(c.verdict, c.verdict), c.detail) for c in found.checks),
@@ -121,7 +121,7 @@ def audit(found: Audit) -> RenderableType:
 
 
 def totals(sent: Totals, seconds: float) -> str:
-    """One line for a run of `smsengine send`."""
+    """The line that sums up a run of `smsengine send` over a file."""
     every = sent.accepted + sent.refused + sent.unknown
     rate = f", {number(int(every / seconds))}/s" if seconds >= 0.1 else ""
     unknown = f", {number(sent.unknown)} without an answer" if sent.unknown else ""
@@ -132,11 +132,12 @@ def totals(sent: Totals, seconds: float) -> str:
 
 
 def number(count: int) -> str:
+    """The number with a comma before each group of three digits."""
     return f"{count:,}"
 
 
 def span(ms: int) -> str:
-    """A length of time with two figures at most: 0, 340 ms, 12 s, 5 min, 3 h, 2 d."""
+    """A length of time in the unit that fits it: 0, 340 ms, 12 s, 5 min, 3 h, 2 d."""
     if ms < 1000:
         return f"{ms} ms" if ms else "0"
     seconds = ms // 1000

@@ -1,4 +1,4 @@
-"""A table out of a TOML file that an operator wrote; the file may be a whole configuration."""
+"""Reads one table of a TOML file that an operator wrote; the file may be a whole configuration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ T = TypeVar("T")
 
 
 def read(path: Path, record: type[T], noun: str, must: str) -> T:
-    """The file (a byte order mark is passed over) as `record`, which passes over what else stands there.
+    """Read the file as a `record`; other keys in it, and a byte order mark, are passed over.
 
-    `noun` is what the file holds, `must` what it needs, for a sentence. Raises ConfigError.
+    `noun` says what the file holds and `must` what it needs, for the sentence of an error. Raises
+    ConfigError when it cannot be read, is no TOML, or has not what it needs.
     """
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), record)

@@ -1,6 +1,6 @@
-"""From the fork to the role: what a child does before it is itself, and its parent's end.
+"""A child process from the fork until its role begins, and the parent's side of it.
 
-Everything a child must not have of its parent is taken off here: signal handlers and
+A child gets rid of everything that it must not share with its parent: signal handlers and
 mask, the terminal's input, descriptors of siblings, the random state, the name in `ps`.
 """
 
@@ -23,9 +23,7 @@ import setproctitle
 import structlog
 
 from engine.errors import ConfigError, EngineError
-
-# Exit code of a child that cannot boot as it is configured; the supervisor explains it.
-CANNOT_BOOT = 3
+from engine.supervision import CANNOT_BOOT
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -34,7 +32,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildFailed(EngineError):
-    """A child that was to do one thing did not; the text says why."""
+    """A child of `run_once` did not do its step; the text says why."""
 
 
 class Child:
@@ -48,7 +46,10 @@ class Child:
         self._rest = b""
 
     def lines(self) -> list[str]:
-        """What the child has said since. Sets `silent` when it has closed the pipe."""
+        """The whole lines that the child has written since the last call, without their ends.
+
+        Sets `silent` when the child has closed the pipe. Never blocks.
+        """
         while not self.silent:
             try:
                 piece = os.read(self.fd, 65536)
@@ -61,31 +62,38 @@ class Child:
         return [line.decode(errors="replace") for line in lines]
 
     def exit_code(self) -> int | None:
-        """None while it runs; negative is the signal that ended it. Reaps: ask until told, once."""
+        """The exit code once it has ended (negative: the signal that ended it), None while it runs.
+
+        Reaps the child: after an exit code it must not be called again.
+        """
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return os.waitstatus_to_exitcode(status) if pid else None
 
     def send(self, signum: int) -> None:
-        """Its id cannot be another's yet: a dead child keeps it until reaped."""
+        """Send a signal; a child that has ended ignores it.
+
+        The process id cannot belong to another process: a dead child keeps it until it is reaped.
+        """
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signum)
 
     def close(self) -> None:
+        """Close this end of the pipe, once. The child goes on without a reader."""
         os.close(self.fd)
 
 
 def fork_child(title: str, run: Callable[[int], int], forget: Callable[[], None]) -> Child:
     """Fork a child that runs `run(pipe_fd)` and ends with the exit code it returns.
 
-    `forget` is called in the child to close what is its parent's alone. Both ends of
+    `forget` is called in the child to close what only its parent needs. Both ends of
     the pipe are non-blocking: a parent that does not read never holds a child up.
     Raises OSError when the system has no room for another process.
 
     The parent dies before the child has asked for its death signal: the child sees a
-    new parent and ends. A signal for the parent while it forks waits until it has.
+    new parent and ends. A signal that reaches the parent during the fork waits for its end.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # What is still buffered would otherwise be written twice.
+    # Otherwise parent and child would both write what is still buffered.
     sys.stdout.flush()
     sys.stderr.flush()
     parent, pid = os.getpid(), 0
@@ -98,7 +106,7 @@ def fork_child(title: str, run: Callable[[int], int], forget: Callable[[], None]
                 _live(title, parent, forget, run, writer)
         finally:
             os.close(writer)
-            # A handler of the caller's may raise from here.
+            # From here a signal handler of the caller may raise.
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     except BaseException:
         os.close(reader)
@@ -110,10 +118,11 @@ def fork_child(title: str, run: Callable[[int], int], forget: Callable[[], None]
 
 
 def run_once(function: Callable[[], Any], *, title: str, timeout_s: float) -> Any:
-    """Run the function in a child of its own and return what it returned, by way of JSON.
+    """Run the function in a child of its own and return what it returned, passed on as JSON.
 
-    The parent thus stays without clients, threads and loops. Raises ConfigError as the
-    function did, and ChildFailed when it failed otherwise, died, or took too long.
+    So the parent has no client, thread or loop. Raises ConfigError when the function does, and
+    ChildFailed when it fails otherwise, dies, or takes longer than `timeout_s` seconds; the child
+    is then killed.
     """
     child = fork_child(title, lambda fd: _answer(function, fd), lambda: None)
     reaped = False
@@ -141,17 +150,17 @@ def set_title(title: str) -> None:
 
 
 def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
-    """Make a forked copy of the parent a process of its own."""
+    """Turn a forked copy of the parent into a process of its own."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
     signal.set_wakeup_fd(-1)
     for signum in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
-    # Aborted because it hangs, it writes to stderr where it hung.
+    # A process that hangs is aborted; it then writes to stderr where it hangs.
     faulthandler.enable(all_threads=False)
-    # A terminal sends these to the whole group, and systemd SIGTERM to the whole unit; what they
-    # mean is the parent's to decide, which asks its children to drain by a signal of its own.
+    # A terminal sends these to the whole group, and systemd sends SIGTERM to the whole unit. The
+    # parent decides what they mean, and asks its children to drain by a signal of its own.
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     forget()
@@ -167,7 +176,7 @@ def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
 def _live(
     title: str, parent: int, forget: Callable[[], None], run: Callable[[int], int], pipe_fd: int
 ) -> NoReturn:
-    """Run, and leave without ever returning into the copy of the parent's stack."""
+    """Run, and exit. It never returns into the copy of the parent's stack."""
     code = 1
     try:
         _become(title, parent, forget)
@@ -176,7 +185,7 @@ def _live(
         code = CANNOT_BOOT if isinstance(e, ConfigError) else 1
         with contextlib.suppress(OSError):
             os.write(pipe_fd, b"failed " + " ".join(str(e).split()).encode()[:2000] + b"\n")
-    # Whatever it was, it must not return into the copy of the parent's stack.
+    # No error may return into the copy of the parent's stack.
     except BaseException:
         structlog.get_logger().exception("child_broken", process=title)
     finally:
@@ -187,6 +196,7 @@ def _live(
 
 
 def _answer(function: Callable[[], Any], fd: int) -> int:
+    """Write (kind, result or sentence) as JSON to the pipe; kind is result, config or failed."""
     answer: tuple[str, Any]
     try:
         answer = ("result", function())
@@ -200,7 +210,10 @@ def _answer(function: Callable[[], Any], fd: int) -> int:
 
 
 def _read_all(child: Child, until: float) -> bytes:
-    """All that the child writes before it closes the pipe, at the latest by dying."""
+    """All bytes that the child writes until it closes the pipe or dies.
+
+    Raises ChildFailed when that is not before `until`, on the monotonic clock, in seconds.
+    """
     poll = select.poll()
     poll.register(child.fd, select.POLLIN)
     pieces: list[bytes] = []

@@ -1,16 +1,16 @@
-"""The life of one child process, as a table, and the limits it is held to.
+"""The states of one child process, as a table, and the limits that it must keep.
 
-A slot is a place for one process, such as `express 2`; processes come and go in it,
-each under a name of its own that is never used again.
+A slot is a place for one process, such as `express 2`. Processes come and go in it;
+each has a name of its own that is never used again.
 
-                 spawned          said ready
+                 spawned          line `ready`
     WAITING ───────────▶ STARTING ──────────▶ READY
        ▲                    │  │                │ │
        │ ended (from any)   │  └───── abort ────┤ │ drain
        │                    │                   ▼ ▼
        └──────────────  KILLED ◀── kill ── ABORTED, DRAINING
 
-Time is monotonic, in seconds. A process is frozen: its beats cease, it is aborted.
+Time is monotonic, in seconds. A process is frozen: its beats stop, and it is aborted.
 It is killed, by us or by others: it ends, and the slot waits for its next start.
 """
 
@@ -21,13 +21,15 @@ from enum import StrEnum
 import msgspec
 
 from engine.backoff import pause_after
-from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import Role
+from engine.supervision import DRAIN_SIGNAL
 
 Key = tuple[Role, int]
 
 
 class ChildState(StrEnum):
+    """What the process of a slot does now, as far as the supervisor knows."""
+
     WAITING = "waiting"  # no process; one is started at `retry_at`
     STARTING = "starting"  # forked, not ready yet
     READY = "ready"
@@ -37,6 +39,8 @@ class ChildState(StrEnum):
 
 
 class Event(StrEnum):
+    """What moves a slot to another state: something that the supervisor did, or saw."""
+
     SPAWN = "spawn"
     READY = "ready"
     DRAIN = "drain"
@@ -49,7 +53,7 @@ TABLE: dict[tuple[ChildState, Event], ChildState] = {
     (ChildState.WAITING, Event.SPAWN): ChildState.STARTING,
     (ChildState.STARTING, Event.READY): ChildState.READY,
     (ChildState.READY, Event.READY): ChildState.READY,
-    # It said so while our signal was under way.
+    # The child wrote `ready` before our signal reached it.
     (ChildState.DRAINING, Event.READY): ChildState.DRAINING,
     (ChildState.ABORTED, Event.READY): ChildState.ABORTED,
     (ChildState.KILLED, Event.READY): ChildState.KILLED,
@@ -70,7 +74,7 @@ TABLE: dict[tuple[ChildState, Event], ChildState] = {
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things may take, seconds, and how often they may fail."""
+    """How long each step may take, seconds, and how often it may fail."""
 
     # From the fork to `ready`.
     ready_s: float = 60.0
@@ -78,40 +82,40 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     beat_s: float = 10.0
     # From SIGABRT to SIGKILL.
     abort_s: float = 2.0
-    # From SIGKILL to the end of the process; beyond it the kernel holds it.
+    # From SIGKILL to the end of the process; after that the kernel is holding it.
     kill_s: float = 5.0
     # From DRAIN_SIGNAL to SIGKILL.
     drain_s: float = 30.0
     # First pause before a restart; doubles with each death up to the second.
     backoff_s: float = 0.1
     backoff_max_s: float = 10.0
-    # A process that lived this long has its back-off start anew.
+    # After a process that lived this long, the pauses begin with the first again.
     lived_s: float = 30.0
     # One run of the fencing process.
     fence_s: float = 10.0
-    # Until what earlier runs left behind must be fenced.
+    # Longest that fencing the holders of earlier runs takes, before the start is given up.
     leftovers_s: float = 30.0
-    # Deaths in a row, before everything was ready once, after which the start is given up.
+    # Deaths in a row of a process that was never ready, after which the start, or a reload, is given up.
     boot_deaths_max: int = 8
-    # Exit code by which a process says that it cannot boot as it is configured.
-    code_cannot_boot: int = 3
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
+    """A place for one process of a role, and what is known of its process. Times are monotonic seconds."""
+
     role: Role
     # From 1.
     index: int
     state: ChildState = ChildState.WAITING
-    # The incarnation's name as a holder, and its process id; the last one's while waiting.
+    # The process's name as a holder, and its id; while waiting, those of the last process.
     name: str = ""
     pid: int = 0
     # Which configuration the process was started with: see `rolling`.
     generation: int = 0
-    # When this state, the process, and its last sign of life began.
+    # When this state began, when the process started, and when its last sign of life came.
     since: float
     started_at: float = 0.0
     beat_at: float = 0.0
-    # Some incarnation has been ready, with this configuration.
+    # A process with this configuration has been ready here.
     was_ready: bool = False
     # Deaths in a row, not counting those of processes that drained or lived long.
     deaths: int = 0
@@ -120,39 +124,42 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     # Version of the routing plan that the process has in force; None: it routes nothing, or not yet.
     routing: int | None = None
-    # What the last process said of its failure, and its exit code (negative: a signal).
+    # Why the last process failed, in its own words, and its exit code (negative: a signal).
     sentence: str = ""
     code: int = 0
 
     @property
     def key(self) -> Key:
+        """Role and index, by which the supervisor finds the slot."""
         return self.role, self.index
 
     @property
     def title(self) -> str:
+        """Its name in logs and in `ps`, such as `express 2`."""
         return f"{self.role} {self.index}"
 
     @property
     def alive(self) -> bool:
-        """A process is there, be it on its way out."""
+        """Whether there is a process, also one that is about to end."""
         return self.state != ChildState.WAITING
 
 
 def backoff_s(deaths: int, limits: Limits) -> float:
-    """The pause before the restart that follows this many deaths in a row, from 1."""
+    """The pause, seconds, before the restart after this many deaths in a row, from 1."""
     return pause_after(deaths, limits.backoff_s, limits.backoff_max_s)
 
 
 def moved(slot: Slot, event: Event, now: float) -> Slot:
-    """The slot after the event. KeyError: the keeper did what the rule never asks."""
+    """The slot after the event. Raises KeyError when the keeper does what the rule never asks for."""
     state = TABLE[slot.state, event]
     return slot if state == slot.state else msgspec.structs.replace(slot, state=state, since=now)
 
 
 def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) -> Slot:
+    """The slot after a fork: a new process with this name as a holder, this id and configuration."""
     first = slot.name == ""
     if generation != slot.generation:
-        # What befell the last configuration is not held against this one.
+        # Failures with the last configuration do not count against this one.
         slot = msgspec.structs.replace(slot, was_ready=False, deaths=0)
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
@@ -161,8 +168,8 @@ def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) ->
     )  # fmt: skip
 
 
-def heard(slot: Slot, line: str, now: float) -> Slot:
-    """The child said a line (see `engine.boot.heartbeat`); lines that are not known mean nothing."""
+def noted_line(slot: Slot, line: str, now: float) -> Slot:
+    """The slot after a line from its process (see `engine.boot.heartbeat`); unknown lines change nothing."""
     word, _, sentence = line.partition(" ")
     if word == "ready":
         return msgspec.structs.replace(moved(slot, Event.READY, now), was_ready=True, beat_at=now)
@@ -176,7 +183,7 @@ def heard(slot: Slot, line: str, now: float) -> Slot:
 
 
 def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
-    """The process was reaped with this exit code; negative is the signal that killed it."""
+    """The slot after its process was reaped with this exit code (negative: the signal that killed it)."""
     if slot.state == ChildState.DRAINING and left_cleanly(slot, code):
         deaths, retry_at = 0, now
     else:
@@ -186,7 +193,7 @@ def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
 
 
 def overdue(slot: Slot, now: float, limits: Limits) -> bool:
-    """The supervisor should have ended this process, or seen its end, long ago."""
+    """Whether the supervisor should have ended this process, or seen its end, `kill_s` ago or earlier."""
     match slot.state:
         case ChildState.WAITING:
             return False
@@ -204,16 +211,19 @@ def overdue(slot: Slot, now: float, limits: Limits) -> bool:
 
 
 def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
-    """The fork itself failed, for want of memory or process numbers: as a death."""
+    """The slot after a fork that failed for lack of memory or process ids; it counts as a death."""
     deaths = slot.deaths + 1
     return msgspec.structs.replace(slot, deaths=deaths, retry_at=now + backoff_s(deaths, limits))
 
 
 def left_cleanly(slot: Slot, code: int) -> bool:
-    """It left as it should: of itself, or by the DRAIN_SIGNAL that met it before it listened."""
+    """Whether it ended as it should: by itself, or by a DRAIN_SIGNAL that came before it listened for it."""
     return slot.state not in (ChildState.ABORTED, ChildState.KILLED) and code in (0, -DRAIN_SIGNAL)
 
 
 def later(slot: Slot, gap_s: float) -> Slot:
-    """Time in which the supervisor itself was held up does not count against a child."""
+    """The slot with its times moved by `gap_s`, in which the supervisor itself was held up.
+
+    So that time does not count against the child.
+    """
     return msgspec.structs.replace(slot, since=slot.since + gap_s, beat_at=slot.beat_at + gap_s)

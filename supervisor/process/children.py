@@ -1,4 +1,4 @@
-"""The parent's side of all its children: fork them, wait on them, hear and reap them."""
+"""The parent's side of all its children: fork them, wait for them, read their lines, reap them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from supervisor.process.child import Child, fork_child
 from supervisor.process.child_state import Key
 from supervisor.process.signals import Signals
 
-# The one child that has no slot: it fences the dead.
+# Key of the one child without a slot: it fences holders that have died.
 FENCE: None = None
 
 
 class Children:
-    """Owns the pipes, the wake-up by signals and the listening socket of the parent."""
+    """Owns the pipes, the parent's signals and its listening socket."""
 
     def __init__(self, listener: socket.socket | None) -> None:
         self._listener = listener
         self._children: dict[Key | None, Child] = {}
         self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
-        # By poll(2): unlike epoll it has no descriptor that children would inherit.
+        # poll(2) has no descriptor that children would inherit, as epoll has.
         self._selector = selectors.PollSelector()
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
 
@@ -31,11 +31,11 @@ class Children:
         return key in self._children
 
     def open(self) -> None:
-        """Hear signals from now on."""
+        """Take the parent's signals from now on. Only in the main thread."""
         self._signals.install()
 
     def close(self) -> None:
-        """Leave no process behind, whatever happened, and hear signals no more."""
+        """Kill and reap every child that is left, and give the signals back to their earlier handlers."""
         for child in self._children.values():
             child.send(signal.SIGKILL)
             os.waitpid(child.pid, 0)
@@ -46,7 +46,10 @@ class Children:
         self._signals.restore()
 
     def close_listener(self) -> None:
-        """Once the children have closed theirs, clients are refused instead of left waiting."""
+        """Close the parent's listening socket.
+
+        Once the children have closed theirs too, clients are refused instead of left waiting.
+        """
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -54,7 +57,11 @@ class Children:
     def fork(
         self, key: Key | None, title: str, run: Callable[[int, socket.socket | None], int], listens: bool
     ) -> Child:
-        """A child that runs `run(pipe_fd, listener)`. Raises OSError when the fork fails."""
+        """Fork a child that runs `run(pipe_fd, listener)`; `title` is its name in `ps`.
+
+        It gets the listening socket only when it `listens`, otherwise None. Raises OSError when the
+        fork fails.
+        """
         listener = self._listener if listens else None
         child = fork_child(title, lambda fd: run(fd, listener), lambda: self._forget(listens))
         self._children[key] = child
@@ -63,12 +70,15 @@ class Children:
         return child
 
     def wait(self, seconds: float) -> tuple[list[Key], list[int]]:
-        """Until a child speaks, a signal comes or the time is over: who spoke, and the signals."""
+        """Wait until a child writes, a signal comes or the time is over.
+
+        Returns the keys of the children that wrote, and the signals.
+        """
         events = self._selector.select(seconds)
         return [event.data for event, _ in events if event.data is not None], self._signals.taken()
 
     def lines(self, key: Key | None) -> list[str]:
-        """What this child has said since."""
+        """The lines that this child has written since the last call."""
         child = self._children[key]
         lines = child.lines()
         if child.silent:
@@ -76,15 +86,16 @@ class Children:
         return lines
 
     def send(self, key: Key | None, signum: int) -> None:
+        """Send a signal to a child; one that has ended ignores it. Raises KeyError once it is buried."""
         self._children[key].send(signum)
 
     def dead(self) -> list[tuple[Key | None, int]]:
-        """Children that have ended, with their exit codes; each is to be buried."""
+        """Reap the children that have ended: their keys and exit codes. The caller buries each."""
         codes = [(key, child.exit_code()) for key, child in self._children.items()]
         return [(key, code) for key, code in codes if code is not None]
 
     def bury(self, key: Key | None) -> list[str]:
-        """Forget a dead child; its last words, which were still in the pipe."""
+        """Forget a dead child. Returns its last lines, which were still in the pipe."""
         lines = self.lines(key)
         child = self._children.pop(key)
         self._unregister(child)
@@ -96,7 +107,7 @@ class Children:
             self._selector.unregister(child.fd)
 
     def _forget(self, listens: bool) -> None:
-        """In a child: close what belongs to the parent and to siblings."""
+        """Called in a child: close what belongs to the parent and to siblings."""
         self._signals.close()
         for child in self._children.values():
             child.close()

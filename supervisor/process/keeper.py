@@ -1,19 +1,19 @@
-"""The forking parent: hears signals, pipes and deaths, and performs what `reconcile` asks.
+"""The forking parent: it observes signals, pipes and deaths, and performs what `reconcile` asks for.
 
 It owns no thread, no event loop and no connection to a store: whatever needs one runs
-in a child. One loop, in one order: hear everything, note it, decide, perform.
+in a child. Its one loop observes everything, notes it, decides and performs, in this order.
 
 - The supervisor is killed: the kernel kills every child with it (death signal), and the
   next start fences whatever they held.
 - It is frozen: the children go on; systemd's watchdog, if any, ends it. When it comes
-  back, the beats it has not read count, and the time it was away is not held against
-  anyone.
+  back, the beats that it has not read count, and the time it was away does not count
+  against any child.
 - A child neither beats nor dies when it is killed, because the kernel holds it: nothing here
-  can help, so systemd's watchdog, if any, is left without its sign of life.
-- A watched server is restarted by a call that blocks, a second or so: nothing else is
-  done meanwhile, and that time counts against nobody either.
-- Only its own children are reaped, each by its id: the embedded servers' end is for
-  their owner to see. As process 1 of a container it needs an init before it.
+  can help, so systemd's watchdog, if any, gets no sign of life.
+- A watched server is restarted by a call that blocks for about a second: nothing else is
+  done meanwhile, and that time does not count against any child either.
+- Only its own children are reaped, each by its id; the owner of an embedded server sees
+  that server's end. As process 1 of a container it needs an init before it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any, Protocol
 
 import structlog
 
-from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import DRAIN_ORDER, Config, Role
 from engine.errors import ConfigError, EngineError
+from engine.supervision import DRAIN_SIGNAL
 from supervisor.process import child_state, rolling, snapshot
 from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
@@ -44,9 +44,9 @@ from supervisor.process.systemd import Notifier
 
 # Longest sleep of the loop while all is well, and while something is under way, seconds.
 _CALM_S, _BUSY_S = 0.5, 0.05
-# How often the embedded servers are looked at, seconds. Their death wakes the loop anyway.
+# How often the embedded servers are polled, seconds. Their death wakes the loop anyway.
 _WATCH_S = 1.0
-# The loop was held up when it comes round this much later than it meant to, seconds.
+# The loop was held up when it wakes this much later than planned, seconds.
 _HELD_UP_S = 1.0
 # Longest that the restart of a watched server takes, seconds.
 _RESTART_S = 90.0
@@ -55,7 +55,7 @@ _SIGNUMS = {Event.DRAIN: DRAIN_SIGNAL, Event.ABORT: signal.SIGABRT, Event.KILL: 
 
 
 class RoleRunner(Protocol):
-    """What a child runs after the fork; its exit code."""
+    """What a child runs after the fork. Returns its exit code."""
 
     def __call__(
         self, role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None
@@ -63,29 +63,30 @@ class RoleRunner(Protocol):
 
 
 class Fencer(Protocol):
-    """Fences these holders, all of this node when there are none; 0 when all are fenced.
+    """Fences these holders, or all of this node when the list is empty. Returns 0 when all are fenced.
 
-    Runs in a child of its own. Fencing a name again changes nothing.
+    It runs in a child of its own. Fencing a name again changes nothing.
     """
 
     def __call__(self, config: Config, names: list[str]) -> int: ...
 
 
 class Watched(Protocol):
-    """An embedded server: started by its owner, watched and restarted from here."""
+    """An embedded server: its owner starts it, the keeper watches and restarts it."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in logs, unique among those watched."""
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended."""
+        """Its exit code once it has ended, None while it runs."""
 
     def restart(self) -> object:
         """Start it again and wait until it serves. Raises EngineError or OSError."""
 
 
 class Keeper:
-    """Keeps the wanted number of processes of each role alive, until told to stop."""
+    """Keeps the wanted number of processes of each role alive, until a signal stops it."""
 
     def __init__(
         self,
@@ -102,9 +103,11 @@ class Keeper:
         limits: Limits | None = None,
         log: Any = None,
     ) -> None:
-        """`listener` is for the children of role `ingest` alone; it is closed here on stopping.
-        `on_reload` is called on SIGHUP, `on_reloaded` when a configuration given to
-        `reconfigure`, or the one before it, is that of all processes.
+        """`listener` is for the children of role `ingest` alone; the keeper closes it when it stops.
+
+        `on_ready` is called once, when every process is ready for the first time. `on_reload` is
+        called on SIGHUP; an EngineError that it raises is logged. `on_reloaded` is called when all
+        processes have the configuration that was given to `reconfigure`, or the one before it again.
         """
         now = time.monotonic()
         self._config = config
@@ -126,18 +129,18 @@ class Keeper:
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
         self._exit_code: int | None = None
-        self._heard_at = self._watched_at = now
+        self._woke_at = self._watched_at = now
         path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
         self._publisher = snapshot.Publisher(config.node_name, path)
 
     def run(self) -> int:
-        """Block until SIGTERM or SIGINT has drained everything, or it cannot go on; the exit code.
+        """Block until everything has drained after SIGTERM or SIGINT, or it cannot go on.
 
-        0: everything drained. 1: something had to be killed, or the start was given up;
-        then one sentence on stderr says why. To be called once, in the main thread.
+        Returns the exit code. 0: everything drained. 1: a process had to be killed, or the start was
+        given up; then one sentence on stderr says why. Call it once, in the main thread.
         """
         set_title("supervisor")
-        # Shared pages stay shared when the collector of a child has nothing old to visit.
+        # Pages that children share with the parent stay shared when their collector does not visit them.
         gc.collect()
         gc.freeze()
         self._children.open()
@@ -151,7 +154,7 @@ class Keeper:
                 self._publisher.publish(self._seen)
                 self._service.publish(self._seen)
                 self._service.judge(self._seen, now)
-                self._hear()
+                self._observe()
         finally:
             self._children.close()
             self._publisher.withdraw()
@@ -159,9 +162,9 @@ class Keeper:
     def reconfigure(self, config: Config) -> None:
         """Replace workers and ingest by processes with `config`, one after another; see `rolling`.
 
-        Numbers of processes that it changes are wanted from now on. What a fence or a
-        process of another role is given must be as it was. Raises ConfigError while the
-        engine is starting or stopping.
+        The numbers of processes in it are wanted from now on. The settings that a fence and
+        processes of other roles use must be as they were. Raises ConfigError while the engine is
+        starting or stopping.
         """
         if not self._seen.announced or self._seen.stopping is not None:
             raise ConfigError("The engine is starting or stopping; reload it when it is ready.")
@@ -172,16 +175,16 @@ class Keeper:
         self._seen.wanted |= _changed_roles(before, config)
         self._log.info("reloading", generation=generation)
 
-    # Hear.
+    # Observe.
 
-    def _hear(self) -> None:
+    def _observe(self) -> None:
         """Wait for something to happen, then note all of it."""
         calm = all(s.state == ChildState.READY for s in self._seen.slots.values()) and not self._seen.stopping
         planned_s = _CALM_S if calm and FENCE not in self._children else _BUSY_S
-        planned_s = max(0.0, min(planned_s, self._service.judgement_in_s(self._heard_at)))
+        planned_s = max(0.0, min(planned_s, self._service.judgement_in_s(self._woke_at)))
         speakers, signums = self._children.wait(planned_s)
         now = time.monotonic()
-        gap_s, self._heard_at = now - self._heard_at - planned_s, now
+        gap_s, self._woke_at = now - self._woke_at - planned_s, now
         if gap_s > _HELD_UP_S:
             self._log.warning("supervisor_held_up", seconds=round(gap_s, 1))
             self._seen.fencing.since += gap_s
@@ -199,7 +202,7 @@ class Keeper:
     def _note_lines(self, key: Key, lines: list[str], now: float) -> None:
         before = after = self._seen.slots[key]
         for line in lines:
-            after = child_state.heard(after, line, now)
+            after = child_state.noted_line(after, line, now)
         self._seen.slots[key] = after
         if after.state != before.state:
             self._log.info("child_ready", child=after.title, seconds=round(now - after.started_at, 3))
@@ -222,17 +225,18 @@ class Keeper:
             self._service.end_reload(self._seen)
 
     def _note_end(self, key: Key | None, code: int, now: float) -> None:
-        last_words = self._children.bury(key)
+        last_lines = self._children.bury(key)
         if key is FENCE:
-            names, said = self._seen.fencing.running, [w for w in last_words if w.startswith("failed ")]
-            sentence = said[-1].removeprefix("failed ") if said else ""
+            names = self._seen.fencing.running
+            failures = [line for line in last_lines if line.startswith("failed ")]
+            sentence = failures[-1].removeprefix("failed ") if failures else ""
             rule.noted_fence_end(self._seen.fencing, code, sentence, now, self._limits)
             if code == 0:
                 self._log.info("fenced", holders=list(names or ()) or "leftovers")
             else:
                 self._log.warning("fence_failed", why=self._seen.fencing.sentence)
             return
-        self._note_lines(key, last_words, now)
+        self._note_lines(key, last_lines, now)
         before = self._seen.slots[key]
         self._seen.slots[key] = child_state.ended(before, code, now, self._limits)
         if code != 0:
@@ -322,7 +326,7 @@ class Keeper:
             rule.noted_fence_end(self._seen.fencing, 1, f"Cannot fork: {e.strerror}.", now, self._limits)
 
     def _restart(self, name: str) -> None:
-        """Blocks until the server serves."""
+        """Restart a watched server. Blocks until it serves, or its restart has failed."""
         server = self._seen.servers[name]
         try:
             with self._service.held_up(_RESTART_S):
@@ -339,7 +343,7 @@ class Keeper:
         self._log.info("supervisor_ready", processes=len(self._seen.slots))
         self._service.ready()
         if self._on_ready is not None:
-            # It prints; that nobody reads it any more is no reason to end.
+            # It prints. A reader that has gone is no reason to end.
             with contextlib.suppress(OSError):
                 self._on_ready()
 
@@ -351,6 +355,6 @@ class Keeper:
 
 
 def _changed_roles(before: Config, after: Config) -> dict[Role, int]:
-    """How many are wanted of each role whose number differs."""
+    """The number of processes wanted by `after`, of each role for which it differs from `before`."""
     numbers = ((role, getattr(after.roles, role)) for role in DRAIN_ORDER)
     return {role: count for role, count in numbers if count != getattr(before.roles, role)}

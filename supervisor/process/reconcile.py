@@ -1,22 +1,22 @@
 """What the supervisor does next: (wanted, observed, now) -> actions.
 
 Rules only. The keeper observes (a line on a pipe, a reaped process, the clock), notes
-it with the functions of `child_state`, asks `reconcile` and performs what it answers.
+it with the functions of `child_state`, asks `reconcile` and performs the actions it returns.
 
-The theory. `reconcile` compares the whole of what is wanted with the whole of what is
-seen, every time, and keeps no plan of its own: an action that could not be performed,
-or that the keeper was too slow for, is simply asked for again. Each slot gets at most
-one action per pass. What differs from a slot's life otherwise:
+The theory. `reconcile` compares everything that is wanted with everything that is
+observed, every time, and keeps no plan of its own: an action that could not be performed,
+or that the keeper was too slow for, is asked for again. Each slot gets at most one action
+per pass. Beyond the states of one slot there are these rules:
 
-- A process that was dead without having drained leaves a name behind: its units stay
+- A process that dies without having drained leaves a name behind: its units stay
   with it until that name is fenced. Names to fence outlive their slots, and the
   restart does not wait for them, since a new process has a new name.
 - Until everything wanted has been ready once (`announced`), a process that says it
-  cannot boot ends the supervisor: the operator is watching and must hear why. After
-  that the same refusal is retried with back-off, for a store may be away for a while.
+  cannot boot ends the supervisor: the operator is watching and must see why. After
+  that such a process is started again with back-off, since a store may be away for a while.
 - Another configuration replaces processes one after another: see `rolling`.
 - Stopping drains role by role in DRAIN_ORDER and starts nothing: what a dead process
-  left on the streams lies there until the next start.
+  left on the streams stays there until the next start.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from __future__ import annotations
 import msgspec
 
 from engine.config import DRAIN_ORDER, ROLES, Role
+from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot, backoff_s
 
 
 class Fencing(msgspec.Struct, kw_only=True):
-    """The dead whose names are still to be fenced; one process at a time does it."""
+    """Which names of dead processes are still to be fenced. One process at a time does it."""
 
-    # Incarnations that died uncleanly, oldest first.
+    # Names of processes that died without draining, oldest first.
     names: tuple[str, ...] = ()
-    # What earlier supervisors of this node left behind is still to be fenced.
+    # The holders that earlier supervisors of this node left behind are still to be fenced.
     leftovers: bool = True
-    # Names given to the process that is fencing now; () are the leftovers, None: no process.
+    # Names given to the process that is fencing now; (): all leftovers; None: there is no process.
     running: tuple[str, ...] | None = None
-    # It has been killed for taking too long.
+    # The process took too long and has been killed.
     killed: bool = False
     # When the running process, or the supervisor, started.
     since: float
@@ -45,7 +46,7 @@ class Fencing(msgspec.Struct, kw_only=True):
     retry_at: float = 0.0
     # Why the last attempt failed.
     sentence: str = ""
-    # The attempt failed for good: a setting must be changed.
+    # Another attempt would fail too: a setting must be changed.
     hopeless: bool = False
 
 
@@ -60,18 +61,18 @@ class Server(msgspec.Struct, kw_only=True):
 
 
 class Stopping(msgspec.Struct, kw_only=True):
-    """The supervisor is to end."""
+    """That the supervisor is to end, and how."""
 
-    # Do not drain: kill.
+    # Kill the processes instead of draining them.
     at_once: bool = False
-    # Why, when it is not the operator's wish.
+    # Why it ends; "" when the operator wishes it.
     sentence: str = ""
-    # A process did not drain.
+    # A process ended without having drained.
     unclean: bool = False
 
 
 class Observed(msgspec.Struct, kw_only=True):
-    """All the supervisor knows. Written by the keeper, only read here."""
+    """Everything the supervisor knows. The keeper writes it; the rules only read it."""
 
     wanted: dict[Role, int]
     slots: dict[Key, Slot] = {}
@@ -85,12 +86,14 @@ class Observed(msgspec.Struct, kw_only=True):
 
 
 class Spawn(msgspec.Struct, frozen=True):
+    """Start a process of this role in the slot with this index, from 1."""
+
     role: Role
     index: int
 
 
 class Send(msgspec.Struct, frozen=True):
-    """Ask a process to drain, or make it abort or die."""
+    """Send the process the signal that drains, aborts or kills it; the reason is for the log."""
 
     key: Key
     event: Event
@@ -98,47 +101,49 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """Nothing runs in this slot and nothing should."""
+    """Remove the slot: it has no process and needs none."""
 
     key: Key
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """Start a process that fences these names; () are all leftovers of this node."""
+    """Start a process that fences these names; (): all leftovers of this node."""
 
     names: tuple[str, ...]
 
 
 class KillFence(msgspec.Struct, frozen=True):
-    """The fencing process takes too long."""
+    """Kill the fencing process: it takes too long."""
 
 
 class Restart(msgspec.Struct, frozen=True):
+    """Start the embedded server of this name again."""
+
     server: str
 
 
 class Announce(msgspec.Struct, frozen=True):
-    """Everything wanted is ready for the first time."""
+    """Say that everything wanted is ready, for the first time."""
 
 
 class Settle(msgspec.Struct, frozen=True):
-    """All processes have the configuration that is wanted."""
+    """End the replacement: all processes have the configuration that is wanted."""
 
 
 class GoBack(msgspec.Struct, frozen=True):
-    """The configuration that is wanted cannot boot; the one before is to be wanted again."""
+    """Want the configuration before again: with the one that is wanted now, no process can boot."""
 
     sentence: str
 
 
 class GiveUp(msgspec.Struct, frozen=True):
-    """Stop everything; the operator must read the sentence."""
+    """Stop everything, and show the operator the sentence that says why."""
 
     sentence: str
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """Nothing is left to do."""
+    """End the supervisor with this exit code: nothing is left to do."""
 
     exit_code: int
 
@@ -158,20 +163,21 @@ def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
         # Nothing is running yet; a process that starts now would be fenced with the leftovers.
         actions += _leftovers_verdict(observed, now, limits)
     elif sentence := rolls.cannot_boot(observed.slots.values(), observed.rolling, limits):
-        # Alone: nothing more is started with it.
+        # This is the only action: nothing more is started with that configuration.
         actions.append(GoBack(sentence))
     else:
         actions += _processes(observed, now, limits) + _boot_verdict(observed, limits)
         if rolls.settled(observed.slots.values(), observed.wanted, observed.rolling):
             actions.append(Settle())
-    # Last, for to perform it takes a while.
+    # Restarts come last: performing one takes a while.
     return actions + _servers(observed, now)
 
 
 def noted_fence_end(fencing: Fencing, code: int, sentence: str, now: float, limits: Limits) -> None:
-    """The fencing process ended. Names fenced are forgotten; on failure all stay.
+    """Note that the fencing process ended with this exit code, and the sentence that says why.
 
-    Killed or frozen half way: some names are fenced, and fencing them again is harmless.
+    Names that are fenced are forgotten; after a failure all names stay. Killed or frozen half way:
+    some names are fenced, and fencing them again is harmless.
     """
     done, fencing.running, fencing.killed = fencing.running, None, False
     fencing.since = now
@@ -179,7 +185,7 @@ def noted_fence_end(fencing: Fencing, code: int, sentence: str, now: float, limi
         fencing.failures += 1
         fencing.retry_at = now + backoff_s(fencing.failures, limits)
         fencing.sentence = sentence or f"The process that fences ended with exit code {code}."
-        fencing.hopeless = code == limits.code_cannot_boot
+        fencing.hopeless = code == CANNOT_BOOT
         return
     fencing.failures, fencing.retry_at, fencing.sentence, fencing.hopeless = 0, 0.0, "", False
     if done:
@@ -189,7 +195,7 @@ def noted_fence_end(fencing: Fencing, code: int, sentence: str, now: float, limi
 
 
 def noted_server_down(server: Server, now: float, limits: Limits) -> None:
-    """A server was seen to have ended, or could not be restarted."""
+    """Note that a server has ended, or could not be restarted."""
     lived = not server.down and now - server.up_at >= limits.lived_s
     server.deaths = 1 if lived else server.deaths + 1
     server.down = True
@@ -213,7 +219,7 @@ def _fences(observed: Observed, now: float, limits: Limits) -> list[Action]:
 
 
 def _processes(observed: Observed, now: float, limits: Limits) -> list[Action]:
-    """Every role in the order of ROLES; what is too many goes, the highest index first."""
+    """Actions for each role in the order of ROLES. Of too many processes the highest indexes drain first."""
     actions: list[Action] = []
     step = rolls.step(observed.slots.values(), observed.wanted, observed.rolling)
     for role in ROLES:
@@ -235,6 +241,7 @@ def _processes(observed: Observed, now: float, limits: Limits) -> list[Action]:
 
 
 def _for_slot(slot: Slot, leaving: bool, now: float, limits: Limits) -> Action | None:
+    """The action for a slot that is to be kept, or to be given up when `leaving`; None: nothing to do."""
     age = now - slot.since
     match slot.state:
         case ChildState.WAITING:
@@ -255,12 +262,13 @@ def _for_slot(slot: Slot, leaving: bool, now: float, limits: Limits) -> Action |
 
 
 def _boot_verdict(observed: Observed, limits: Limits) -> list[Action]:
+    """Announce when the start has succeeded, GiveUp when it has failed; nothing otherwise."""
     if observed.announced:
         return []
     for slot in observed.slots.values():
         if slot.was_ready or slot.state != ChildState.WAITING:
             continue
-        if slot.code == limits.code_cannot_boot:
+        if slot.code == CANNOT_BOOT:
             return [GiveUp(slot.sentence or f"{slot.title} cannot start (exit code {slot.code}).")]
         if slot.deaths >= limits.boot_deaths_max:
             why = slot.sentence or f"The last time with exit code {slot.code}."
@@ -270,6 +278,7 @@ def _boot_verdict(observed: Observed, limits: Limits) -> list[Action]:
 
 
 def _leftovers_verdict(observed: Observed, now: float, limits: Limits) -> list[Action]:
+    """Give the start up when leftovers cannot be fenced, or not in time."""
     fencing = observed.fencing
     if fencing.hopeless:
         return [GiveUp(fencing.sentence)]
@@ -280,7 +289,7 @@ def _leftovers_verdict(observed: Observed, now: float, limits: Limits) -> list[A
 
 
 def _drains(observed: Observed, now: float, limits: Limits) -> list[Action]:
-    """The first role of DRAIN_ORDER that still lives goes; the others are only watched."""
+    """Drain the first role of DRAIN_ORDER that has processes; watch the processes of the others."""
     actions: list[Action] = []
     leaving: Role | None = None
     for role in DRAIN_ORDER:
@@ -306,7 +315,7 @@ def _finish(observed: Observed, now: float, limits: Limits) -> list[Action]:
     assert stopping is not None
     if any(slot.alive for slot in observed.slots.values()):
         return []
-    # The next start fences the leftovers anyway; a store that is away must not keep us.
+    # The next start fences the leftovers anyway; a store that is away must not delay the end.
     last_death = max((slot.since for slot in observed.slots.values()), default=now)
     if fencing.names and now - last_death < limits.fence_s:
         return []

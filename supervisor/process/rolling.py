@@ -1,22 +1,22 @@
-"""How the processes come by another configuration while the engine works. Rules only.
+"""How the processes get another configuration while the engine works. Rules only.
 
-Each process carries the generation of the configuration that it was started with. When
-another generation is wanted, the workers and ingest are replaced role by role; the
-ledger and the archiver go on, for nothing that may change concerns them. As in
-`reconcile` there is no plan that could be lost, only what is wanted and what is seen:
+Each process has the generation of the configuration that it was started with. When
+another generation is wanted, the workers and ingest are replaced role by role. The ledger and
+the archiver go on, since they use no setting that may change. As in `reconcile` there is no
+plan that could be lost, only what is wanted and what is observed:
 
 1. One process more than wanted is started, in the slot behind the last.
 2. As long as all of them are ready, the first that is of another generation is drained,
    and its slot gets a process of the wanted one. There are never fewer ready than wanted.
 3. When none of another generation is left and all are ready, the extra one is drained.
 
-What drains loses nothing: ingest answers what it has begun and the others accept from the
-same socket; a worker settles what is in flight and hands back the rest.
+A process that drains loses nothing: ingest answers the requests it has begun and the others
+accept from the same socket; a worker settles what is in flight and hands back the rest.
 
-The extra process is the proof of the configuration: when it cannot boot, or dies again
-and again before it is ready, the generation before is wanted once more, and whatever
-was replaced by then is replaced again. A process that dies otherwise meanwhile is
-started with what is wanted now, as ever.
+The extra process proves the configuration: when it cannot boot, or dies again and again
+before it is ready, the generation before is wanted again, and each process that was
+replaced by then is replaced once more. A process that dies for another reason meanwhile is
+started with the configuration that is wanted now, as always.
 """
 
 from __future__ import annotations
@@ -26,51 +26,52 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from engine.config import Role
+from engine.supervision import CANNOT_BOOT
 from supervisor.process.child_state import ChildState, Key, Limits, Slot
 
-# In this order: who accepts a message for a new provider comes after those who can send it.
+# In this order: ingest accepts messages for a new provider, so it comes after the workers, which send them.
 ROLLED: tuple[Role, ...] = ("express", "normal", "ingest")
 
 
 class Rolling(msgspec.Struct, kw_only=True):
-    """Which configuration is wanted. Written by the functions here alone."""
+    """Which configuration is wanted. Only the functions of this module write it."""
 
-    # That of every process started from now on.
+    # The configuration of every process that is started from now on.
     generation: int = 0
-    # The one to go back to when the wanted one cannot boot; None: there is none.
+    # The generation to go back to when the wanted one cannot boot; None: there is none.
     fallback: int | None = None
-    # Not everything is known to be of the wanted generation yet.
+    # Some process may still be of another generation.
     under_way: bool = False
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The role whose processes are being replaced: it has one more than wanted."""
+    """The role whose processes are being replaced; it gets one more process than wanted."""
 
     role: Role
-    # Whose place is next; None: first another must become ready, or end.
+    # The slot whose process drains next; None: another process must become ready, or end, first.
     leaving: Key | None
 
 
 def begin(rolling: Rolling, generation: int) -> None:
-    """From now on `generation` is wanted; also while another replacement is under way."""
+    """Want `generation` from now on. May be called while another replacement is under way."""
     if rolling.fallback is None:
         rolling.fallback = rolling.generation
     rolling.generation, rolling.under_way = generation, True
 
 
 def go_back(rolling: Rolling) -> None:
-    """The wanted generation cannot boot."""
+    """Want the generation before again, because the wanted one cannot boot."""
     assert rolling.fallback is not None
     rolling.generation, rolling.fallback = rolling.fallback, None
 
 
 def settle(rolling: Rolling) -> None:
-    """Everything is of the wanted generation, and works."""
+    """Note that every process is of the wanted generation and ready."""
     rolling.fallback, rolling.under_way = None, False
 
 
 def step(slots: Iterable[Slot], wanted: Mapping[Role, int], rolling: Rolling) -> Step | None:
-    """Where the replacement stands; None: no role needs an extra process."""
+    """The next step of the replacement; None: no role needs an extra process."""
     if not rolling.under_way:
         return None
     present = {slot.key: slot for slot in slots}
@@ -85,13 +86,13 @@ def step(slots: Iterable[Slot], wanted: Mapping[Role, int], rolling: Rolling) ->
             continue
         if not old or extra is None or not _all_ready(present, role, count + 1):
             return Step(role, None)
-        # What has the extra place may be of another generation too: then it proves nothing.
+        # The extra process may be of another generation too; then it proves nothing, and drains first.
         return Step(role, old[0] if extra.generation == rolling.generation else extra.key)
     return None
 
 
 def settled(slots: Iterable[Slot], wanted: Mapping[Role, int], rolling: Rolling) -> bool:
-    """Whether the replacement under way is over."""
+    """Whether a replacement is under way, and every process is of the wanted generation and ready."""
     present = {slot.key: slot for slot in slots if slot.role in ROLLED}
     if not rolling.under_way or any(s.generation != rolling.generation for s in present.values()):
         return False
@@ -100,14 +101,14 @@ def settled(slots: Iterable[Slot], wanted: Mapping[Role, int], rolling: Rolling)
 
 
 def cannot_boot(slots: Iterable[Slot], rolling: Rolling, limits: Limits) -> str:
-    """Why the wanted generation is to be given up for the one before; "": it is not."""
+    """One sentence that says why to go back to the generation before; "" when there is no reason."""
     if rolling.fallback is None:
         return ""
     for slot in slots:
         new = slot.role in ROLLED and slot.generation == rolling.generation
         if not new or slot.was_ready or slot.state != ChildState.WAITING:
             continue
-        if slot.code == limits.code_cannot_boot:
+        if slot.code == CANNOT_BOOT:
             return slot.sentence or f"{slot.title} cannot start (exit code {slot.code})."
         if slot.started_at and slot.since - slot.started_at >= limits.ready_s:
             return f"{slot.title} was not ready after {limits.ready_s:g} s."

@@ -1,6 +1,6 @@
-"""What systemd is told of the supervisor's processes, and when.
+"""Which notifications about its processes the supervisor sends to systemd, and when.
 
-Without systemd nothing is told. The words themselves are those of `systemd.Notifier`.
+`systemd.Notifier` writes and sends them; without systemd it sends nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from supervisor.process.systemd import Notifier
 
 
 class Service:
-    """Derives every notification from what the supervisor observes."""
+    """Derives each notification from what the supervisor observes."""
 
     def __init__(self, notifier: Notifier, limits: Limits, log: Any) -> None:
         self._notifier, self._limits, self._log = notifier, limits, log
-        # systemd has heard of a reload and waits for its end.
+        # systemd knows of a reload and waits for its end.
         self._reloading = False
-        self._told: object = None
-        # Longest from one change of a process to the next while starting, reloading or stopping, seconds.
+        # The status line that was sent last, and the states of the processes then.
+        self._published: object = None
+        # Longest time between two changes of processes during a start, a reload or a stop, seconds.
         self._step_s = (
             max(limits.ready_s, limits.drain_s, limits.leftovers_s)
             + limits.abort_s
@@ -33,27 +34,30 @@ class Service:
         )
 
     def ready(self) -> None:
-        """Every process is, for the first time."""
+        """Notify that every process is ready, for the first time."""
         self._notifier.ready()
 
     def begin_reload(self, observed: Observed) -> None:
-        """The configuration is about to be read again."""
+        """Notify that the configuration is about to be read again; only while the engine is up."""
         if observed.announced and observed.stopping is None:
             self._reloading = True
             self._notifier.reloading()
 
     def end_reload(self, observed: Observed) -> None:
-        """Nothing is left to be read or replaced; does nothing while a process is still to be replaced."""
+        """Notify that the reload is over. Does nothing while a process is still to be replaced."""
         if self._reloading and not observed.rolling.under_way:
             self._reloading = False
             self._notifier.ready()
 
     def stopping(self) -> None:
-        """The drain begins."""
+        """Notify that the drain begins."""
         self._notifier.stopping(self._step_s)
 
     def publish(self, observed: Observed) -> None:
-        """The status line, when it has changed; while not all is well with more time for the next step."""
+        """Send the status line when it, or a process, has changed.
+
+        During a start, a reload or a drain this also asks systemd for more time for the next step.
+        """
         alive = sum(s.alive for s in observed.slots.values())
         ready = sum(s.state == ChildState.READY for s in observed.slots.values())
         how = f"{ready} of {sum(observed.wanted.values())} processes ready"
@@ -66,18 +70,21 @@ class Service:
             how = f"reloading, {how}"
         else:
             well = True
-        # A process that is replaced by another is progress too, though the line reads the same.
+        # A replaced process is progress too, although the line stays the same.
         now = how, [(s.pid, s.state) for s in observed.slots.values()]
-        if now == self._told:
+        if now == self._published:
             return
-        self._told = now
+        self._published = now
         if well:
             self._notifier.status(how)
         else:
             self._notifier.progress(how, self._step_s)
 
     def judge(self, observed: Observed, now: float) -> None:
-        """A sign of life, when one is due: as long as every process beats, or is being dealt with in time."""
+        """Send a sign of life when one is due, unless a process is overdue: see `child_state.overdue`.
+
+        systemd's watchdog ends the engine when it gets no sign of life.
+        """
         if self.judgement_in_s(now) > 0:
             return
         stuck = [s.title for s in observed.slots.values() if child_state.overdue(s, now, self._limits)]
@@ -86,11 +93,11 @@ class Service:
         self._notifier.judge(not stuck, now)
 
     def judgement_in_s(self, now: float) -> float:
-        """Seconds until `judge` has something to do; infinity: never."""
+        """Seconds until `judge` is due; infinity: never."""
         return self._notifier.judgement_in_s(now)
 
     @contextmanager
     def held_up(self, within_s: float) -> Iterator[None]:
-        """What runs inside keeps the supervisor from everything else, for `within_s` seconds at most."""
+        """Make the watchdog wait `within_s` seconds longer while what runs inside blocks the supervisor."""
         with self._notifier.held_up(within_s):
             yield

@@ -1,4 +1,4 @@
-"""Signals of the supervisor: handlers only enqueue, one loop hears them."""
+"""Signals of the supervisor: their handlers only enqueue them, and its loop takes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 class Signals:
-    """Enqueues signals while installed; `fd` is readable when there are some."""
+    """Enqueues signals while it is installed. `fd` is readable when there are some."""
 
     def __init__(self, signums: Iterable[signal.Signals]) -> None:
         self._signums = tuple(signums)
@@ -21,14 +21,14 @@ class Signals:
         self.fd, self._wake_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def install(self) -> None:
-        """Only in the main thread."""
+        """Enqueue these signals from now on. Raises ValueError outside of the main thread."""
         signal.set_wakeup_fd(self._wake_fd, warn_on_full_buffer=False)
         self._before = {signum: signal.signal(signum, self._enqueue) for signum in self._signums}
 
     def taken(self) -> list[int]:
-        """The signals since the last call, in the order in which they came."""
+        """The numbers of the signals since the last call, in the order in which they came."""
         with contextlib.suppress(BlockingIOError):
-            # The bytes only wake; a full pipe loses none of the queue.
+            # The bytes only wake the loop; a full pipe loses no signal, for the queue has them all.
             while os.read(self.fd, 4096):
                 pass
         taken = []
@@ -37,12 +37,14 @@ class Signals:
         return taken
 
     def restore(self) -> None:
+        """Give the signals back to the handlers before `install`, and close."""
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(-1)
         self.close()
 
     def close(self) -> None:
+        """Close the pipe that wakes the loop; also in a child, which has a copy of it."""
         os.close(self.fd)
         os.close(self._wake_fd)
 

@@ -1,7 +1,7 @@
 """The supervisor's processes as a file, DATA/run/processes.json, for `smsengine status`.
 
-The file is replaced as a whole: a reader sees the old one or the new one. Left behind
-by a supervisor that was killed, it is recognised by its process id and start.
+The file is replaced as a whole: a reader sees the old one or the new one. A reader recognises
+the file of a supervisor that was killed by that supervisor's process id and start.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from supervisor.process.reconcile import Observed
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One slot in the file, with its process if it has one."""
+
     role: Role
     # From 1.
     index: int
     # Its name as a holder.
     name: str
-    # 0: no process at the moment.
+    # 0: there is no process now.
     pid: int
     state: ChildState
     # When it came into this state, UTC microseconds.
@@ -37,29 +39,33 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Processes(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole file: the supervisor and all its slots."""
+
     node: str
     supervisor_pid: int
-    # Kernel's start time of that process, clock ticks since boot: tells it from a later one.
+    # When that process started, clock ticks since boot: a later process with its id has another.
     supervisor_start: int
-    # Everything wanted has been ready at least once.
+    # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
     processes: list[ProcessRow]
 
 
 def path_in(data_dir: Path) -> Path:
+    """Where the file is in a data directory."""
     return data_dir / "run" / "processes.json"
 
 
 class Publisher:
-    """Writes the file whenever a process has changed its state."""
+    """Writes the file when a process has changed, and removes it at the end."""
 
     def __init__(self, node: str, path: Path | None) -> None:
-        """Without a path there is no file."""
+        """`node` is the name of this node. Without a path no file is written."""
         self._node, self._path = node, path
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
+        """Write the file if anything in it has changed since the last call; a failure is logged."""
         rows = [(s.key, s.state, s.pid, s.restarts, s.routing) for s in observed.slots.values()]
         stopping = observed.stopping is not None
         now = (rows, observed.announced, stopping)
@@ -84,13 +90,14 @@ class Publisher:
             structlog.get_logger().warning("processes_not_written", why=e.strerror)
 
     def withdraw(self) -> None:
+        """Remove the file; a failure is passed over."""
         if self._path is not None:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
 
 def rows_of(slots: Iterable[Slot]) -> list[ProcessRow]:
-    """In the order in which the roles start."""
+    """One row for each slot, in the order in which the roles start."""
     wall_us, now = time.time_ns() // 1000, time.monotonic()
     return [
         ProcessRow(
@@ -110,7 +117,7 @@ def rows_of(slots: Iterable[Slot]) -> list[ProcessRow]:
 def _write(path: Path, processes: Processes) -> None:
     """Replace the file. Raises OSError.
 
-    Not synced to the disk: it speaks of processes, which a power failure ends too.
+    It is not synced to the disk: a power failure ends the processes that it describes too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
@@ -119,7 +126,7 @@ def _write(path: Path, processes: Processes) -> None:
 
 
 def read(path: Path) -> Processes | None:
-    """The processes of the supervisor that runs now; None when none does."""
+    """The file of a supervisor that runs now; None when there is none, or its supervisor has ended."""
     try:
         processes = msgspec.json.decode(path.read_bytes(), type=Processes)
     except (OSError, msgspec.DecodeError):
@@ -128,7 +135,7 @@ def read(path: Path) -> Processes | None:
 
 
 def start_of(pid: int) -> int:
-    """When the process started, clock ticks since boot (proc(5), stat field 22); 0: no process."""
+    """When the process started, clock ticks since boot (proc(5), stat field 22); 0: there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
 """What systemd asks of a service: sd_notify(3) and sd_listen_fds(3), without a library.
 
-Both are read from the environment once and taken out of it, so that no child and no
-embedded server (PostgreSQL and Valkey both speak sd_notify) answers in our place.
+The variables of both are read once and removed from the environment. Otherwise a child or an
+embedded server would answer in our place: PostgreSQL and Valkey both use sd_notify.
 """
 
 from __future__ import annotations
@@ -20,50 +20,55 @@ _NOT_OURS = "The systemd socket unit must give one listening TCP socket (one Lis
 
 
 class Notifier:
-    """Tells systemd how the service is. Without systemd it says nothing.
+    """Sends systemd the state of the service, a datagram each time. Without systemd it sends nothing.
 
-    A socket is opened for each datagram: the forking parent owns none. One that cannot
-    be sent is dropped; systemd's time-outs and watchdog then judge by its absence.
+    It opens a socket for each datagram, so that the forking parent owns none. A datagram that
+    cannot be sent is dropped; systemd's time-outs and watchdog then decide without it.
     """
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
-        # A leading "@" is a name in the abstract namespace.
+        """`address` is that of systemd's socket, "" without systemd; a leading "@": an abstract name."""
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        # systemd acts when it has heard nothing for this long; 0: it does not watch.
+        # Longest time without a sign of life before systemd acts, seconds; 0: it has no watchdog.
         self.watchdog_s = watchdog_s
         self._judged_at = -math.inf
 
     def ready(self) -> None:
+        """Notify that the start, or a reload, is over."""
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """To be followed by `ready`."""
+        """Notify that a reload begins; `ready` must follow."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self, within_s: float) -> None:
-        """Stopping, and not to be killed for it within `within_s` seconds."""
+        """Notify that a stop begins, whose next step takes `within_s` seconds at most."""
         self._send(f"STOPPING=1\n{_extension(within_s)}")
 
     def status(self, sentence: str) -> None:
+        """Send the line that `systemctl status` shows."""
         self._send(_status(sentence))
 
     def progress(self, sentence: str, within_s: float) -> None:
-        """A start, a reload or a stop goes on: the next step of it is to take `within_s` seconds at most."""
+        """Send the status line, and that the next step takes `within_s` seconds at most.
+
+        For a start, a reload or a stop: systemd's time-out begins anew.
+        """
         self._send(f"{_status(sentence)}\n{_extension(within_s)}")
 
     def judgement_in_s(self, now: float) -> float:
-        """Seconds until `judge` is to be called: every half of `watchdog_s`. Infinity: never."""
+        """Seconds until `judge` is due, twice in each `watchdog_s`; infinity: never."""
         return self._judged_at + self.watchdog_s / 2 - now if self.watchdog_s else math.inf
 
     def judge(self, healthy: bool, now: float) -> None:
-        """A sign of life, unless the service is not healthy: systemd then ends and restarts it."""
+        """Send a sign of life if the service is healthy. Without one systemd ends and restarts it."""
         self._judged_at = now
         if healthy:
             self._send("WATCHDOG=1")
 
     @contextmanager
     def held_up(self, within_s: float) -> Iterator[None]:
-        """What runs inside may keep the service from its sign of life, for `within_s` seconds at most."""
+        """Make the watchdog wait `within_s` seconds longer while what runs inside blocks the service."""
         if not self.watchdog_s:
             yield
             return
@@ -78,7 +83,7 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-                # systemd's queue may be full for a moment; to wait longer would hold everything up.
+                # systemd's queue may be full for a moment; a longer wait would hold everything up.
                 sender.settimeout(0.5)
                 sender.sendto(text.encode(), self._address)
         except OSError:
@@ -86,7 +91,10 @@ class Notifier:
 
 
 def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
-    """The notifier the environment asks for. Raises ConfigError on a malformed variable."""
+    """The notifier that the environment asks for; its variables are removed from there.
+
+    Raises ConfigError on a malformed variable.
+    """
     address = environment.pop("NOTIFY_SOCKET", "")
     watchdog_us = _number(environment, "WATCHDOG_USEC")
     watchdog_pid = _number(environment, "WATCHDOG_PID")
@@ -99,7 +107,8 @@ def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
 def take_listener(environment: MutableMapping[str, str]) -> socket.socket | None:
     """The listening socket that systemd opened for this process; None without one.
 
-    Raises ConfigError when there are several, or it is no listening TCP socket.
+    The variables that name it are removed from the environment. Raises ConfigError when there are
+    several sockets, or it is no listening TCP socket.
     """
     pid = _number(environment, "LISTEN_PID")
     count = _number(environment, "LISTEN_FDS")
@@ -114,7 +123,7 @@ def take_listener(environment: MutableMapping[str, str]) -> socket.socket | None
         raise ConfigError(_NOT_OURS) from e
     internet = listener.family in (socket.AF_INET, socket.AF_INET6) and listener.type == socket.SOCK_STREAM
     if not internet or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        # It is not ours to close.
+        # We do not close a descriptor that is not ours.
         listener.detach()
         raise ConfigError(_NOT_OURS)
     listener.set_inheritable(False)

@@ -11,6 +11,7 @@ import pytest
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.memory import memory_of
 from supervisor.datadir import DataDir
+from supervisor.running import Running
 from tests.system.client import Caller, behave, eventually
 from tests.system.conftest import Engine, answer
 
@@ -27,7 +28,7 @@ def limit(engine: Engine, share: float) -> None:
     """Set `maxmemory` so that this share of it is used; 0: no limit."""
 
     async def change() -> None:
-        running = DataDir(engine.data_dir).running()
+        running = DataDir(engine.data_dir).running(Running)
         assert running is not None
         link = RedisLink(running.config.redis.url, timeout_s=10, name="limit")
         used = memory_of(await link.call("INFO", "memory")).used_bytes

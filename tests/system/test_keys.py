@@ -11,6 +11,7 @@ import pytest
 
 from engine.stores.redis.link import RedisLink
 from supervisor.datadir import DataDir
+from supervisor.running import Running
 from tests.system.carriers import Carriers, carriers, message_of
 from tests.system.client import Caller, behave, eventually
 from tests.system.conftest import ROOT, answer
@@ -34,7 +35,7 @@ def pattern(row: str) -> re.Pattern[str]:
 
 
 async def keys_of(pair: Carriers) -> set[str]:
-    running = DataDir(pair.engine.data_dir).running()
+    running = DataDir(pair.engine.data_dir).running(Running)
     assert running is not None
     link = RedisLink(running.config.redis.url, timeout_s=10, name="keys")
     found: set[str] = set()

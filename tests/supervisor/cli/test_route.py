@@ -54,8 +54,7 @@ class Engine:
             def do_GET(self) -> None:
                 engine.calls.append(("GET", self.path, None))
                 providers = {"version": 1, "providers": [engine.provider]}
-                told = providers if self.path.endswith("/providers") else engine.shown()
-                self.answer(200, told)
+                self.answer(200, providers if self.path.endswith("/providers") else engine.shown())
 
             def do_PUT(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -72,8 +71,8 @@ class Engine:
                 engine.calls.append(("POST", self.path, self.headers["Idempotency-Key"]))
                 self.answer(200, {**engine.provider, "paused": self.path.endswith("pause")})
 
-            def answer(self, status: int, told: object) -> None:
-                body = json.dumps(told).encode()
+            def answer(self, status: int, fact: object) -> None:
+                body = json.dumps(fact).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -234,10 +233,10 @@ def test_what_cannot_be_done_is_told_in_a_sentence(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run([*arguments, *NOWHERE]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert sentence in told.err
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert sentence in printed.err
+    assert printed.err.count("\n") == 1
 
 
 def test_a_configuration_whose_routes_are_wrong_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,27 +24,25 @@ class Systemd:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(self.address)
         self._socket.settimeout(20)
-        self.heard: list[str] = []
 
     def close(self) -> None:
         self._socket.close()
 
     def hear(self, beginning: str) -> list[str]:
-        """Everything said up to the first datagram that begins so, that one included and last."""
-        said: list[str] = []
-        while not said or not said[-1].startswith(beginning):
-            said.append(self._socket.recv(4096).decode())
-        self.heard += said
-        return said
+        """All datagrams since the last call, up to the first that begins so, which is the last."""
+        datagrams: list[str] = []
+        while not datagrams or not datagrams[-1].startswith(beginning):
+            datagrams.append(self._socket.recv(4096).decode())
+        return datagrams
 
     def flush(self) -> list[str]:
-        """Everything that was said and not heard yet."""
-        said: list[str] = []
+        """All datagrams that have come and are not read yet."""
+        datagrams: list[str] = []
         self._socket.setblocking(False)
         try:
             while True:
-                said.append(self._socket.recv(4096).decode())
+                datagrams.append(self._socket.recv(4096).decode())
         except BlockingIOError:
-            return said
+            return datagrams
         finally:
             self._socket.settimeout(20)

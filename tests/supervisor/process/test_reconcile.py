@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.boot.heartbeat import DRAIN_SIGNAL
 from engine.config import DRAIN_ORDER, ROLES, Role
+from engine.supervision import DRAIN_SIGNAL
 from supervisor.process import child_state, rolling
 from supervisor.process import reconcile as rule
 from supervisor.process.child_state import TABLE, ChildState, Event, Limits, Slot, backoff_s
@@ -82,7 +81,7 @@ class World:
                 self.finished = code
 
     def say(self, key: child_state.Key, line: str) -> None:
-        self.seen.slots[key] = child_state.heard(self.seen.slots[key], line, self.now)
+        self.seen.slots[key] = child_state.noted_line(self.seen.slots[key], line, self.now)
 
     def end(self, key: child_state.Key, code: int) -> str:
         before = self.seen.slots[key]
@@ -298,9 +297,9 @@ def test_a_process_is_overdue_when_the_supervisor_should_have_ended_it_long_ago(
 def test_a_process_says_which_routes_it_has_and_the_next_one_begins_without() -> None:
     slot = child_state.spawned(Slot(role="express", index=1, since=0.0), "first", 7, 1.0)
     assert slot.routing is None
-    slot = child_state.heard(slot, "routing 12", 2.0)
+    slot = child_state.noted_line(slot, "routing 12", 2.0)
     assert slot.routing == 12
-    assert child_state.heard(slot, "routing now", 3.0) == slot
+    assert child_state.noted_line(slot, "routing now", 3.0) == slot
     slot = child_state.ended(slot, 0, 4.0, Limits())
     assert child_state.spawned(slot, "second", 8, 5.0).routing is None
 
@@ -544,4 +543,3 @@ def test_whatever_happened_stopping_ends_and_leaves_nothing(
 def test_records_are_frozen_so_that_only_the_keeper_moves_a_slot() -> None:
     with pytest.raises(AttributeError):
         Slot(role="ingest", index=1, since=0.0).state = ChildState.READY  # type: ignore[misc]
-    assert msgspec.structs.asdict(LIMITS)["code_cannot_boot"] == 3

@@ -13,7 +13,7 @@ from supervisor.process import reconcile as rule
 from supervisor.process import rolling
 from supervisor.process.child_state import ChildState, Event, Slot
 from supervisor.process.rolling import ROLLED
-from tests.supervisor.process.test_reconcile import ALL, LIMITS, OPERATIONS, World, _apply
+from tests.supervisor.process.test_reconcile import ALL, OPERATIONS, World, _apply
 
 SETTLED = rule.Settle()
 
@@ -220,4 +220,3 @@ def test_whatever_happens_meanwhile_it_ends_with_one_configuration(
     }
     assert not world.seen.rolling.under_way
     assert set(world.fenced) == world.to_be_fenced
-    assert LIMITS.code_cannot_boot == 3

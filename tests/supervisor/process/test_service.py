@@ -47,10 +47,10 @@ def test_ready_is_said_when_every_role_is_and_never_before(
     (tmp_path / "mute-normal").touch()
     running = start(environment={"NOTIFY_SOCKET": systemd.address}, limits={"ready_s": 2.0})
     before = systemd.hear("STATUS=starting, 4 of 5 processes ready")
-    assert all("\nEXTEND_TIMEOUT_USEC=" in said for said in before)
+    assert all("\nEXTEND_TIMEOUT_USEC=" in datagram for datagram in before)
     (tmp_path / "mute-normal").unlink()
     before += systemd.hear("READY=1")
-    assert sum(said == "READY=1" for said in before) == 1
+    assert sum(datagram == "READY=1" for datagram in before) == 1
     systemd.hear("STATUS=5 of 5 processes ready")
     running.ready()
 
@@ -79,7 +79,7 @@ def test_a_reload_is_over_for_systemd_when_the_last_process_is_replaced(
     (tmp_path / "config.toml").write_text("node = 'node-1'\ntake_over_s = 50\n")
     running.send(signal.SIGHUP)
     assert "\nMONOTONIC_USEC=" in systemd.hear("RELOADING=1")[-1]
-    assert any(said.startswith("STATUS=reloading, ") for said in systemd.hear("READY=1"))
+    assert any(d.startswith("STATUS=reloading, ") for d in systemd.hear("READY=1"))
     [reloaded] = running.logged("reloaded")
     assert reloaded["generation"] == 1
     # A file that is wrong is over at once, and the service goes on.
@@ -127,7 +127,7 @@ def test_systemd_is_left_without_a_sign_of_life_while_a_child_can_neither_beat_n
         count = len(running.logged("watchdog_withheld"))
         # It would have been said three times meanwhile.
         until(lambda: len(running.logged("watchdog_withheld")) >= count + 3)
-        assert [said for said in systemd.flush() if "WATCHDOG=1" in said] == []
+        assert [datagram for datagram in systemd.flush() if "WATCHDOG=1" in datagram] == []
     running.successor(victim)
     systemd.hear("WATCHDOG=1")
 

@@ -1,0 +1,17 @@
+"""What a process of a role and its supervisor agree on.
+
+The supervisor asks a process to end by DRAIN_SIGNAL, a signal of its own. Both systemd (SIGTERM)
+and a terminal (SIGINT) send their signals to every process at once, and a process that others
+still need must not end before them. The process speaks to the supervisor by lines on a pipe
+(`engine/boot/heartbeat.py`) and by its exit code: 0 when it has drained, CANNOT_BOOT, or another
+when it is to be replaced.
+"""
+
+from __future__ import annotations
+
+import signal
+
+# The supervisor's wish that a process finishes what it has in hand and ends.
+DRAIN_SIGNAL = signal.SIGUSR1
+# Exit code of a process that cannot work as it is configured: an operator must change a setting.
+CANNOT_BOOT = 3
