@@ -88,7 +88,8 @@ class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     backoff_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     backoff_max_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
     # What becomes of a message that was sent and never answered. `at-least-once` sends it again, so
-    # the recipient may get it twice. `at-most-once` gives it up and releases its units.
+    # the recipient may get it twice. `at-most-once` gives it up and releases its
+    # units, unless its worker was killed: then others send it again.
     unknown_outcome: Literal["at-least-once", "at-most-once"] = "at-least-once"
     # When a provider takes longer to answer than it usually does, send the message through another
     # provider before the time-out; only with at-least-once.

@@ -18,7 +18,7 @@ Connections = Annotated[int, Meta(ge=1, le=10_000)]
 
 
 class _Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
-    # In routes, activity and metrics; letters, digits, "-" and "_".
+    # In routes, activity and logs; letters, digits, "-" and "_".
     name: str
     # No answer by then makes the outcome unknown, seconds.
     timeout_s: Annotated[float, Meta(gt=0, le=1800)] = 10.0

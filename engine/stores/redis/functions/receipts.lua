@@ -1,5 +1,5 @@
 #!lua name=smsreceipts
--- The atomic steps of matching receipts (Redis 7.0 functions): see engine/receipts/matcher.py.
+-- The atomic steps of matching receipts (Redis 7.0 functions): see engine/receipts/rounds.py.
 --
 -- Each function touches the keys of one shard only. A caller that lost the answer may call it again;
 -- the notes say what the second call does. They have the flag `allow-oom`, because they empty the
