@@ -36,7 +36,8 @@ import uvloop
 from engine.receipts.ports import MatchLimits
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
-from engine.shards import activity_key, receipts_key, receipts_later_key, shard_of
+from engine.redis_keys import activity_key, receipts_key, receipts_later_key
+from engine.shards import shard_of
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse
 from engine.stores.redis.link import RedisLink, load_functions

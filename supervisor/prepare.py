@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine import keys
+from engine import api_keys
 from engine.config import Config, Store, load
 from engine.errors import ConfigError
 from engine.organisations import NewOrganisation
@@ -176,12 +176,12 @@ async def _prepare_demo(config: Config, known_key: str) -> Prepared:
 
 async def _known(directory: Directory, key: str) -> Prepared | None:
     """The organisation that the key belongs to; None when it is no key, or is revoked."""
-    parsed = keys.bearer_key(f"Bearer {key}")
+    parsed = api_keys.bearer_key(f"Bearer {key}")
     if parsed is None:
         return None
     key_id, secret = parsed
     credential = (await directory.credentials([key_id])).get(key_id)
-    if credential is None or credential.secret_sha256 != keys.digest(secret):
+    if credential is None or credential.secret_sha256 != api_keys.digest(secret):
         return None
     return Prepared(organisation_id=credential.organisation_id, api_key=key)
 

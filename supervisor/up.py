@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import msgspec
 import structlog
 
-from engine import keys
+from engine import api_keys
 from engine.boot import fence, run_role
 from engine.config import Config, load, split_listen
 from engine.errors import ConfigError
@@ -294,7 +294,7 @@ def _admin_key(config: Config, directory: DataDir) -> tuple[Path, str]:
     Unless the configuration names a file, the key is made on first use. Raises ConfigError.
     """
     if not config.http.admin_key_file:
-        return directory.secrets / ADMIN_KEY, directory.secret(ADMIN_KEY, keys.new_admin_key)
+        return directory.secrets / ADMIN_KEY, directory.secret(ADMIN_KEY, api_keys.new_admin_key)
     path = Path(config.http.admin_key_file)
     key = read_secret(path)
     if not key:

@@ -24,7 +24,7 @@ from engine.activity.archiver import Archiver, Limits
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
 from engine.records import ActivityRow
-from engine.shards import activity_key
+from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.migrate import migrate_clickhouse
 from engine.stores.redis.activity_stream import RedisActivityStream

@@ -27,7 +27,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.micro.cores import cpu_s, spread
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.records import Message, Verdict
-from engine.shards import queue_key
+from engine.redis_keys import queue_key
 from engine.stores.redis.link import Command, RedisLink, load_functions
 from engine.stores.redis.queue import QueueStreams
 from supervisor.embedded.servers import Server, start_redis

@@ -22,7 +22,7 @@ from itertools import islice
 
 import structlog
 
-from engine import keys
+from engine import api_keys
 from engine.api.ports import Directory
 from engine.errors import Refusal, Unavailable
 from engine.organisations import Credential
@@ -70,7 +70,7 @@ class Keys:
 
     async def organisation(self, authorization: str | None) -> int:
         """The organisation whose key the header carries. Raises Refusal 401, Unavailable."""
-        presented = keys.bearer_key(authorization) if authorization is not None else None
+        presented = api_keys.bearer_key(authorization) if authorization is not None else None
         if presented is None:
             raise unauthorised()
         key_id, secret = presented
@@ -176,8 +176,8 @@ class AdminKey:
 
     def check(self, authorization: str | None) -> None:
         """Check the value of the header Authorization, None without one. Raises Refusal 401."""
-        token = keys.bearer(authorization or "") or ""
-        if not hmac.compare_digest(keys.digest(token), self._key_sha256):
+        token = api_keys.bearer(authorization or "") or ""
+        if not hmac.compare_digest(api_keys.digest(token), self._key_sha256):
             raise unauthorised("the admin key")
 
 
@@ -187,6 +187,6 @@ def unauthorised(wanted: str = "an API key that is not revoked") -> Refusal:
 
 
 def _checked(credential: Credential | None, secret: str) -> int:
-    if credential is None or not hmac.compare_digest(keys.digest(secret), credential.secret_sha256):
+    if credential is None or not hmac.compare_digest(api_keys.digest(secret), credential.secret_sha256):
         raise unauthorised()
     return credential.organisation_id

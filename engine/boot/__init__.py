@@ -25,7 +25,7 @@ from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, now_us, 
 from engine.boot.worker import deliver
 from engine.config import Config, Role
 from engine.errors import Broken, EngineError, Unavailable
-from engine.shards import holders_key
+from engine.redis_keys import holders_key
 from engine.stores.postgres.layout import confirm_shards
 from engine.stores.redis.admission import fence_all
 from engine.stores.redis.link import RedisLink

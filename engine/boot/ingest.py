@@ -14,7 +14,7 @@ from random import Random
 import asyncpg
 import structlog
 
-from engine import ids, keys, providers
+from engine import api_keys, ids, providers
 from engine.api.app import create_app
 from engine.api.ports import Services
 from engine.api.readiness import Readiness
@@ -190,7 +190,7 @@ async def _receipts(process: Process, stack: AsyncExitStack) -> RedisReceiptSink
 def _admin_key_digest(config: Config) -> bytes:
     path = Path(config.http.admin_key_file or Path(config.data_dir, "secrets", "admin_key"))
     try:
-        return keys.digest(path.read_text().strip())
+        return api_keys.digest(path.read_text().strip())
     except OSError as e:
         log.warning("admin calls are closed", file=str(path), reason=e.strerror)
         return b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import msgspec
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.errors import translated

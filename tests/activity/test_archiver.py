@@ -18,7 +18,7 @@ import pytest
 
 from engine.activity.archiver import Archiver, Limits
 from engine.errors import Unavailable
-from engine.shards import activity_key
+from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from supervisor.embedded.servers import start_clickhouse
 from tests.activity.archiver_process import Gated

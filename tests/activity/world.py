@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 
 from engine.activity.archiver import Limits
 from engine.records import ActivityRow
-from engine.shards import activity_key
+from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.migrate import migrate_clickhouse
 from engine.stores.redis.activity_stream import RedisActivityStream

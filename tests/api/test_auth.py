@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from engine import keys
+from engine import api_keys
 from engine.api.auth import Keys
 from engine.errors import Refusal, Unavailable
 from engine.organisations import Credential, NewOrganisation
@@ -192,7 +192,7 @@ async def test_a_busy_key_is_looked_up_again_before_it_is_old(
 async def test_an_unknown_key_is_asked_for_once_a_second(watched: Watched) -> None:
     clock = Clock()
     known = Keys(watched, unknown_s=1, clock=clock)
-    unknown = keys.key_text(10**17, keys.new_secret())
+    unknown = api_keys.key_text(10**17, api_keys.new_secret())
     for lookups, step_s in ((1, 0.5), (1, 0.6), (2, 0.0)):
         with pytest.raises(Refusal):
             await known.organisation(bearer(unknown))
@@ -293,6 +293,6 @@ async def test_a_failing_lookup_is_not_remembered(directory: Directory, acme: Ne
 
 def test_a_key_is_read_as_it_was_written() -> None:
     for _ in range(100):
-        secret = keys.new_secret()
-        assert keys.bearer_key(f"Bearer {keys.key_text(7, secret)}") == (7, secret)
-        assert len(keys.digest(secret)) == 32
+        secret = api_keys.new_secret()
+        assert api_keys.bearer_key(f"Bearer {api_keys.key_text(7, secret)}") == (7, secret)
+        assert len(api_keys.digest(secret)) == 32

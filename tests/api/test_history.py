@@ -11,7 +11,8 @@ from engine.api.reads import Reads
 from engine.config import Config
 from engine.organisations import NewOrganisation
 from engine.records import ActivityRow
-from engine.shards import activity_key, shard_of
+from engine.redis_keys import activity_key
+from engine.shards import shard_of
 from engine.stores.postgres.directory import Directory
 from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
 from tests.api.world import Api, services_with, serving

@@ -14,7 +14,7 @@ import aiohttp
 import asyncpg
 import msgspec
 
-from engine import keys
+from engine import api_keys
 from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.ports import Draft, Outcome, Render, Services
@@ -29,7 +29,7 @@ from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from tests.providers.sink import Sink
 
-ADMIN_KEY = keys.new_admin_key()
+ADMIN_KEY = api_keys.new_admin_key()
 DRAFT = {"to": "+4915112345678", "text": "Your code is 123456", "queue": "express"}
 BODY_BYTES_MAX = 1 << 20
 PROVIDERS: tuple[ProviderSettings, ...] = (
@@ -184,7 +184,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "status": status,
         "audit": audit,
         "ready": ready,
-        "admin_key_sha256": keys.digest(ADMIN_KEY),
+        "admin_key_sha256": api_keys.digest(ADMIN_KEY),
         "body_bytes_max": BODY_BYTES_MAX,
         "timeout_s": 10.0,
         "draining": asyncio.Event(),

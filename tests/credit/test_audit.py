@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from engine.errors import Unavailable
-from engine.shards import activity_key, held_key, shard_of, usage_key
+from engine.redis_keys import activity_key, held_key, usage_key
+from engine.shards import shard_of
 from engine.stores.redis.link import load_functions
 from tests.activity.world import blob_of, make_row
 from tests.credit.audit_world import LAWS, Audited, Stores, audited, broken, not_checked, timed, verdicts

@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from engine import shards
+from engine import redis_keys, shards
 from engine.api.messages import render_batch
 from engine.boot.ingest import assemble_ingest
 from engine.boot.ledger import assemble_ledger
@@ -267,7 +267,7 @@ async def test_an_answer_that_the_version_before_kept_is_given_again(
         await w.ledger()
         ingest, _ = await w.holder("h1")
         org = await w.organisation(100)
-        key = shards.idempotency_key(shards.shard_of(org, SHARDS), org, "old")
+        key = redis_keys.idempotency_key(shards.shard_of(org, SHARDS), org, "old")
         await w.link.call("HSET", key, "f", b"one", "a", b'[{"id":"before"}]')
         submit = partial(ingest.submit, org, render=render, idempotency_key="old")
         again = await submit(drafts(1), fingerprint=b"one")

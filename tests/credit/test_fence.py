@@ -10,7 +10,7 @@ import pytest
 
 from engine.boot import fence
 from engine.config import Config, Store
-from engine.shards import holders_key, usage_key
+from engine.redis_keys import holders_key, usage_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import Command, RedisLink, load_functions
 from supervisor.embedded.servers import start_redis

@@ -10,12 +10,13 @@ from random import Random
 import pytest
 import structlog
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.config import Config, Store
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.errors import ConfigError, Full
 from engine.records import Entry, Verdict
 from engine.routing.ports import SlotRequest
+from engine.shards import shard_of
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.queue import QueueStreams
@@ -165,7 +166,7 @@ async def test_a_holder_that_leaves_and_one_that_comes_do_so_at_the_limit(full: 
         await second.submit(org, drafts(1), render=render)
 
     async def returned() -> bool:
-        return await w.link.call("EXISTS", keys.inbox_key(keys.shard_of(org, SHARDS), "h1")) == 0
+        return await w.link.call("EXISTS", keys.inbox_key(shard_of(org, SHARDS), "h1")) == 0
 
     await eventually(returned)
     await w.clean()

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from engine import shards
+from engine import redis_keys, shards
 from engine.credit.ledger import Ledger
 from engine.credit.ledger_records import BalanceEvent
 from engine.errors import Refusal, Unavailable
@@ -26,7 +26,7 @@ _decode = msgspec.msgpack.Decoder(list[ActivityRow]).decode
 
 async def events_of(w: World, organisation_id: int) -> list[ActivityRow]:
     """Its low-balance events on the activity stream."""
-    key = shards.activity_key(shards.shard_of(organisation_id, SHARDS))
+    key = redis_keys.activity_key(shards.shard_of(organisation_id, SHARDS))
     entries = await w.link.call("XRANGE", key, "-", "+")
     rows = [row for _, fields in entries for row in _decode(fields[1])]
     return [r for r in rows if r.event == "low_balance" and r.organisation_id == organisation_id]
@@ -194,7 +194,7 @@ async def test_a_ledger_that_wakes_late_puts_nothing_on_the_stream_again(
         await usage.announce(events[2:5])
         await usage.announce([*events, msgspec.structs.replace(events[0], row_id=10**15)])
         entries = [
-            await w.link.call("XRANGE", shards.activity_key(shard), "-", "+") for shard in range(SHARDS)
+            await w.link.call("XRANGE", redis_keys.activity_key(shard), "-", "+") for shard in range(SHARDS)
         ]
         rows = [row for stream in entries for _, fields in stream for row in _decode(fields[1])]
         assert sorted(row.units for row in rows) == [1, 1, 2, 3, 4, 5, 6, 7, 8]

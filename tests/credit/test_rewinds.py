@@ -18,13 +18,14 @@ import asyncpg
 import msgspec
 import pytest
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.credit.flush import Flush, Note
 from engine.credit.ledger_records import RemainingUnits, ShardLife, StoredAnswer, StreamMark
 from engine.credit.posting import goes_on
 from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.errors import Fenced, Unavailable
 from engine.records import Addressed, Message, Submission
+from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.usage import RedisUsage
@@ -145,7 +146,7 @@ async def test_new_entries_do_not_hide_that_others_were_lost(both: World, machin
     # With these the stream is longer than ever, and its last id far behind the books' position.
     for number in range(20):
         await eventually(partial(fenced, admission, f"spare{number}"))
-    shard = keys.shard_of(org, SHARDS)
+    shard = shard_of(org, SHARDS)
     position = (await fetch(both, f"SELECT position FROM shards WHERE shard = {shard}"))[0][0]
     assert await both.link.call("XLEN", keys.usage_key(shard)) >= 20
     assert len(await both.link.call("XRANGE", keys.usage_key(shard), f"({position}", "+")) >= 20
@@ -214,7 +215,7 @@ class Hand:
 
     def __init__(self, w: World, name: str, organisation_id: int, link: RedisLink, epoch: int) -> None:
         self.name = name
-        self.shard = keys.shard_of(organisation_id, SHARDS)
+        self.shard = shard_of(organisation_id, SHARDS)
         self._organisation_id = organisation_id
         self._link = link
         self._admission = RedisAdmission(link, link, SHARDS)
@@ -225,7 +226,7 @@ class Hand:
     async def of(cls, w: World, name: str, organisation_id: int) -> Hand:
         link = await w.open_link()
         epochs = await RedisAdmission(link, link, SHARDS).register(name)
-        return cls(w, name, organisation_id, link, epochs[keys.shard_of(organisation_id, SHARDS)])
+        return cls(w, name, organisation_id, link, epochs[shard_of(organisation_id, SHARDS)])
 
     async def ask(self) -> None:
         request = QuotaRequest(
@@ -285,7 +286,7 @@ async def test_an_answer_that_redis_has_forgotten_ends_in_a_new_generation(both:
     await both.ledger()
     ingest, _ = await both.holder("h1")
     org = await both.organisation(1000)
-    shard = keys.shard_of(org, SHARDS)
+    shard = shard_of(org, SHARDS)
     assert await served(ingest, org, 1)
     # The answer is deleted from the books with what they apply after it was sent.
     assert await served(ingest, org, 1)
@@ -312,7 +313,7 @@ async def test_an_answer_that_redis_has_forgotten_ends_in_a_new_generation(both:
 async def test_entries_of_an_older_version_are_applied_and_the_chain_goes_on_from_them(both: World) -> None:
     draining = await both.ledger()
     org = await both.organisation(1000)
-    shard = keys.shard_of(org, SHARDS)
+    shard = shard_of(org, SHARDS)
     draining.set()
 
     async def open_() -> bool:

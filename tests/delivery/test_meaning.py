@@ -28,7 +28,7 @@ from engine.lifecycle import (
 )
 from engine.receipts.ports import Recording
 from engine.records import ActivityRow, Addressed, Entry, Settlement, Submission, Verdict
-from engine.shards import generation_key, usage_key
+from engine.redis_keys import generation_key, usage_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 from engine.stores.redis.usage import usage_entry

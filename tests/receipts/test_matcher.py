@@ -19,7 +19,7 @@ import pytest
 from engine.errors import Unavailable
 from engine.receipts.records import Receipt
 from engine.records import Message
-from engine.shards import (
+from engine.redis_keys import (
     due_key,
     receipts_applied_key,
     receipts_key,

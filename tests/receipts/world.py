@@ -17,7 +17,8 @@ from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.records import ActivityRow
-from engine.shards import activity_key, receipts_key, receipts_later_key, shard_of
+from engine.redis_keys import activity_key, receipts_key, receipts_later_key
+from engine.shards import shard_of
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.receipt_sink import RedisReceiptSink

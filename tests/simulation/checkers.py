@@ -32,7 +32,8 @@ import msgspec
 
 from engine.credit.ledger_records import StreamMark
 from engine.records import ActivityRow, Message
-from engine.shards import generation_key, held_key, holder_key, shard_of, usage_head_key
+from engine.redis_keys import generation_key, held_key, holder_key, usage_head_key
+from engine.shards import shard_of
 from tests.simulation.clock import Clock
 from tests.simulation.history import History, settled
 from tests.simulation.holdings import Holding

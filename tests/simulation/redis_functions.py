@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from engine.shards import GROUP
+from engine.redis_keys import GROUP
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
 

@@ -14,7 +14,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.activity.row import row_of
 from engine.credit.flush import Flush, Note
 from engine.credit.ledger_records import UsageEntry

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from engine.shards import held_key
+from engine.redis_keys import held_key
 from tests.system.client import Caller, eventually
 from tests.system.conftest import Engine, answer, start_engine
 from tests.system.faults import Senders, assert_clean, fetch_processes

@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from engine import keys
+from engine import api_keys
 from engine.errors import Refusal, Unavailable
 from engine.organisations import ApiKey, Balance, Credential, NewKey, NewOrganisation, Organisation, TopUp
 from engine.records import IdempotentCall
@@ -117,7 +117,7 @@ class Directory:
         Raises Refusal 422 for the name, 409 when `once` was used before.
         """
         _check_text("name", name)
-        secret = keys.new_secret()
+        secret = api_keys.new_secret()
         async with self._pool.transaction() as connection:
             await _claim(connection, once)
             new_id = await connection.fetchval(
@@ -128,9 +128,9 @@ class Directory:
                 new_id,
                 shard_of(new_id, self._shards),
             )
-            key_id = await connection.fetchval(_NEW_KEY, new_id, keys.digest(secret))
+            key_id = await connection.fetchval(_NEW_KEY, new_id, api_keys.digest(secret))
             await _keep_answer(connection, once, new_id, key_id)
-        return NewOrganisation(id=new_id, name=name, api_key=keys.key_text(key_id, secret))
+        return NewOrganisation(id=new_id, name=name, api_key=api_keys.key_text(key_id, secret))
 
     async def organisations(self, after: int, limit: int) -> list[Organisation]:
         """At most `limit` organisations with ids above `after`, in the order of their ids."""
@@ -173,14 +173,14 @@ class Directory:
 
     async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
         """Make one more key; the others stay valid. Raises Refusal 404, 409 when `once` was used before."""
-        secret = keys.new_secret()
+        secret = api_keys.new_secret()
         async with self._pool.transaction() as connection:
             await _claim(connection, once)
             if not await _exists(connection, organisation_id):
                 raise _no_organisation()
-            key_id = await connection.fetchval(_NEW_KEY, organisation_id, keys.digest(secret))
+            key_id = await connection.fetchval(_NEW_KEY, organisation_id, api_keys.digest(secret))
             await _keep_answer(connection, once, organisation_id, key_id)
-        return NewKey(id=key_id, api_key=keys.key_text(key_id, secret))
+        return NewKey(id=key_id, api_key=api_keys.key_text(key_id, secret))
 
     async def api_keys(self, organisation_id: int) -> list[ApiKey]:
         """The newest 1,000 keys, also revoked ones, newest first. Raises Refusal 404."""

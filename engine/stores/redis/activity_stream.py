@@ -28,12 +28,9 @@ from redis.exceptions import AuthenticationError, RedisError
 from engine.activity.records import ActivityEntry, Backlog, BlockPlan, RecentRows
 from engine.errors import ConfigError, Unavailable
 from engine.records import ActivityRow
-from engine.shards import activity_key
+from engine.redis_keys import ARCHIVER_LOCK, ARCHIVER_PLAN, ARCHIVER_UNREADABLE, activity_key
 from engine.stream_id import STREAM_START, StreamId
 
-_LOCK = b"archiver:lock"
-_PLAN = b"archiver:plan"
-_UNREADABLE = b"archiver:unreadable"
 # How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
 _CLOCK_SLACK_MS = 2000
 # Entries fetched by one command: while searching the tail, and while executing a plan.
@@ -121,17 +118,17 @@ class RedisActivityStream:
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one archiver for `ttl_ms` milliseconds; False while another is."""
         async with self._answering():
-            return bool(await self._lease(keys=[_LOCK], args=[owner, ttl_ms]))
+            return bool(await self._lease(keys=[ARCHIVER_LOCK], args=[owner, ttl_ms]))
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
         async with self._answering():
-            await self._release(keys=[_LOCK], args=[owner])
+            await self._release(keys=[ARCHIVER_LOCK], args=[owner])
 
     async def plan(self) -> BlockPlan | None:
         """The plan that is being executed; None when there is none."""
         async with self._answering():
-            encoded = await self._redis.get(_PLAN)
+            encoded = await self._redis.get(ARCHIVER_PLAN)
         if encoded is None:
             return None
         plan = self._plan.decode(encoded)
@@ -142,7 +139,7 @@ class RedisActivityStream:
         """Keep `plan` for execution; False when the lease is another's, or a plan is there."""
         encoded = msgspec.msgpack.encode(plan)
         async with self._answering():
-            return bool(await self._propose(keys=[_LOCK, _PLAN], args=[owner, encoded]))
+            return bool(await self._propose(keys=[ARCHIVER_LOCK, ARCHIVER_PLAN], args=[owner, encoded]))
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
         """Up to `count` entries of each shard behind `after`; a shard not in it is read from its start.
@@ -175,7 +172,7 @@ class RedisActivityStream:
         args += [str(part.last.next) for part in plan.ranges]
         for entry in unreadable:
             args += [index[entry.shard], str(entry.id)]
-        keys = [_PLAN, _UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
+        keys = [ARCHIVER_PLAN, ARCHIVER_UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
         async with self._answering():
             return bool(await self._finish(keys=keys, args=args))
 

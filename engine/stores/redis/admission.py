@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
 from engine.credit.memory_mark import MARK

@@ -10,7 +10,7 @@ import time
 
 import msgspec
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.credit.laws import NO_UNITS, ShardCut, Units, units_by_event
 from engine.credit.ledger_records import StreamMark
 from engine.stores.postgres.audit_books import ShardBooks

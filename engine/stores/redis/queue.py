@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
-from engine.shards import queue_key
+from engine.redis_keys import queue_key
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink

@@ -10,7 +10,7 @@ import msgspec
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.lifecycle import SettlementOutcome
 from engine.records import Entry, Message, Queue, Settlement
-from engine.shards import (
+from engine.redis_keys import (
     GROUP,
     activity_key,
     dead_key,

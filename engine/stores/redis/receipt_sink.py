@@ -19,7 +19,7 @@ import msgspec
 
 from engine.errors import Unavailable
 from engine.receipts.records import Receipt
-from engine.shards import receipts_key
+from engine.redis_keys import receipts_key
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
@@ -31,7 +31,6 @@ from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
-_LOCK = b"receipts:lock"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -47,11 +46,11 @@ class RedisReceiptStream:
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one matcher for `ttl_ms` milliseconds; False while another is."""
-        return bool((await self._all([("FCALL", "receipts_lease", 1, _LOCK, owner, ttl_ms)]))[0])
+        return bool((await self._all([("FCALL", "receipts_lease", 1, keys.MATCHER_LOCK, owner, ttl_ms)]))[0])
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
-        await self._all([("FCALL", "receipts_release", 1, _LOCK, owner)])
+        await self._all([("FCALL", "receipts_release", 1, keys.MATCHER_LOCK, owner)])
 
     async def begin(self, token: str) -> dict[int, StreamId]:
         """From now on only `token` may record. By shard, the last id on its activity stream.

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import Unavailable
+from engine.redis_keys import rate_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import HORIZON_S, UNANSWERED_S, timing
-from engine.shards import rate_key
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 

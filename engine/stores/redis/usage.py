@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from engine import shards as keys
+from engine import redis_keys as keys
 from engine.credit.ledger_records import (
     BalanceEvent,
     RemainingUnits,

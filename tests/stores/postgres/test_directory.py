@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from engine import keys
+from engine import api_keys
 from engine.errors import ConfigError, Refusal, Unavailable
 from engine.organisations import Balance
 from engine.records import IdempotentCall
@@ -49,11 +49,11 @@ def once(key: str, fingerprint: bytes = b"same") -> IdempotentCall:
 
 async def test_an_organisation_comes_with_its_account_and_key(directory: Directory, books: Any) -> None:
     made = await directory.create_organisation("Acme")
-    presented = keys.bearer_key(f"Bearer {made.api_key}")
+    presented = api_keys.bearer_key(f"Bearer {made.api_key}")
     assert presented is not None
     key_id, secret = presented
     [known] = (await directory.credentials([key_id])).values()
-    assert (known.organisation_id, known.secret_sha256) == (made.id, keys.digest(secret))
+    assert (known.organisation_id, known.secret_sha256) == (made.id, api_keys.digest(secret))
     shard = await books.fetchval("SELECT shard FROM accounts WHERE organisation_id = $1", made.id)
     assert shard == shard_of(made.id, SHARDS)
     assert await directory.exists(made.id)

@@ -13,7 +13,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine.records import ActivityRow, Message, Queue
-from engine.shards import (
+from engine.redis_keys import (
     GROUP,
     activity_key,
     dead_key,

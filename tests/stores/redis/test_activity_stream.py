@@ -11,7 +11,7 @@ import pytest
 from engine.activity.blocks import plan_of
 from engine.activity.records import ActivityEntry
 from engine.errors import ConfigError, Unavailable
-from engine.shards import activity_key
+from engine.redis_keys import activity_key
 from engine.stores.redis.activity_stream import RedisActivityStream
 from tests.activity.world import REDIS_DATABASE, SHARDS, T0, World, blob_of, in_database, make_row, until
 

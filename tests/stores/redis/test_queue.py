@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from engine.delivery.settlement import RetryPauses, after_verdict, put_off
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
-from engine.shards import GROUP, holders_key, queue_key
+from engine.redis_keys import GROUP, holders_key, queue_key
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.queue_wire import shares
 from tests.adversity.proxy import Proxy

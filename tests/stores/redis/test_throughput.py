@@ -27,9 +27,9 @@ import pytest
 
 from engine.errors import Unavailable
 from engine.records import Queue
+from engine.redis_keys import rate_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import timing
-from engine.shards import rate_key
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.throughput import HORIZON_US, RedisSlots
 from supervisor.embedded.servers import start_redis

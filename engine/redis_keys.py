@@ -1,0 +1,130 @@
+"""The names of all Redis keys.
+
+All keys that one transaction touches carry the shard's hash tag `{s}`, so the same functions run on
+one Redis and on a Redis Cluster. The table in `docs/architecture.md` says what lies under each.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from engine.records import Queue
+
+# The consumer group in which the workers of a queue share its stream.
+GROUP = b"workers"
+
+# Owners of the leases of the active archiver and the active matcher.
+ARCHIVER_LOCK = b"archiver:lock"
+MATCHER_LOCK = b"receipts:lock"
+# The block of activity that is being stored, and entries that no archiver could read.
+ARCHIVER_PLAN = b"archiver:plan"
+ARCHIVER_UNREADABLE = b"archiver:unreadable"
+# The copy of the routing plan, for when PostgreSQL is away.
+ROUTING_PLAN = b"routing:plan"
+
+
+@cache
+def queue_key(shard: int, queue: Queue) -> bytes:
+    """Stream of the messages that wait in a queue, one entry each (field `m`: `Message`)."""
+    return b"sms:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def due_key(shard: int, queue: Queue) -> bytes:
+    """Sorted set of messages that are scheduled or to be tried again, by the time they are due, µs."""
+    return b"due:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def dead_key(shard: int, queue: Queue) -> bytes:
+    """Stream of dead letters: entries that outlived several workers, their units still held."""
+    return b"dead:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def activity_key(shard: int) -> bytes:
+    """Stream of activity. An entry is a batch of rows, field `b`: a MessagePack array32 of `ActivityRow`."""
+    return b"activity:{%d}" % shard
+
+
+@cache
+def announced_key(shard: int) -> bytes:
+    """Row of the last `BalanceEvent` that is on the shard's activity stream."""
+    return b"credit:{%d}:announced" % shard
+
+
+@cache
+def usage_key(shard: int) -> bytes:
+    """Stream from holders and workers to the ledger: see `ledger_records.UsageEntry`."""
+    return b"credit:{%d}:usage" % shard
+
+
+@cache
+def usage_head_key(shard: int) -> bytes:
+    """Hash: what is known of the end of the usage stream. queue.lua makes the same name."""
+    return usage_key(shard) + b":head"
+
+
+@cache
+def held_key(shard: int) -> bytes:
+    """Sum of the units held for all messages of this shard.
+
+    queue.lua keeps the units by organisation in a hash beside it, whose name has `:by` at the end.
+    """
+    return b"credit:{%d}:held" % shard
+
+
+@cache
+def generation_key(shard: int) -> bytes:
+    """Generation of the shard; it is gone when Redis lost its data."""
+    return b"credit:{%d}:generation" % shard
+
+
+@cache
+def holders_key(shard: int) -> bytes:
+    """Hash of the holders that are alive: name to the time of the last heartbeat, milliseconds."""
+    return b"holders:{%d}" % shard
+
+
+@cache
+def receipts_key(shard: int) -> bytes:
+    """Stream of batches of receipts that are not matched to their messages yet."""
+    return b"receipts:{%d}" % shard
+
+
+@cache
+def receipts_later_key(shard: int) -> bytes:
+    """Sorted set of receipts whose message was not found yet, by the time of the next look-up, µs."""
+    return b"receipts:{%d}:later" % shard
+
+
+@cache
+def receipts_applied_key(shard: int) -> bytes:
+    """Hash: who may record receipts on this shard's activity stream, and what was recorded last."""
+    return b"receipts:{%d}:applied" % shard
+
+
+@cache
+def receipts_unreadable_key(shard: int) -> bytes:
+    """Stream of entries of receipts that nobody could read."""
+    return b"receipts:{%d}:unreadable" % shard
+
+
+def rate_key(provider: str) -> bytes:
+    """Slots of a provider with a throughput (throughput.lua). It belongs to no shard."""
+    return b"rate:{%s}" % provider.encode()
+
+
+def holder_key(shard: int, holder: str) -> bytes:
+    """Hash of one holder: its epoch, the last sequence it flushed, and the outcome of that."""
+    return b"holder:{%d}:%s" % (shard, holder.encode())
+
+
+def inbox_key(shard: int, holder: str) -> bytes:
+    """Stream from the ledger to one holder: grants, refusals and recalls."""
+    return b"credit:{%d}:inbox:%s" % (shard, holder.encode())
+
+
+def idempotency_key(shard: int, organisation_id: int, key: str) -> bytes:
+    """What an idempotency key of an organisation was first used for; it expires."""
+    return b"idempotency:{%d}:%d:%s" % (shard, organisation_id, key.encode())
