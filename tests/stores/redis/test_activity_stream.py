@@ -35,7 +35,7 @@ async def test_reading_goes_on_behind_what_was_read_in_every_shard(world: World)
     after = {entry.shard: entry.id for entry in first}
     second = await world.stream.read(after, 100, 0)
     assert len(second) == 2
-    assert {e.id for e in first}.isdisjoint(e.id for e in second)
+    assert {(e.shard, e.id) for e in first}.isdisjoint((e.shard, e.id) for e in second)
 
 
 async def test_a_read_that_waits_returns_with_the_first_entry(world: World) -> None:
