@@ -182,7 +182,7 @@ def _organisation_id(request: web.Request) -> int:
 
 
 def _number(request: web.Request, name: str, noun: str) -> int:
-    told = request.match_info[name]
-    if not NUMBER.fullmatch(told):
+    digits = request.match_info[name]
+    if not NUMBER.fullmatch(digits):
         raise not_found(f"There is no {noun} with this id.")
-    return int(told)
+    return int(digits)

@@ -85,16 +85,16 @@ class Shape(Generic[T]):
         except msgspec.ValidationError as e:
             raise self._refusal(str(e)) from e
 
-    def _refusal(self, told: str) -> Refusal:
-        """`told` is msgspec's text, which names the field but not all that is allowed."""
+    def _refusal(self, fault: str) -> Refusal:
+        """`fault` is msgspec's text, which names the field but not all that is allowed."""
         names = ", ".join(f"`{name}`" for name in self._allowed)
-        if told.startswith(_UNKNOWN):
-            name = told[len(_UNKNOWN) :].rstrip("`")[:_NAME_MAX]
+        if fault.startswith(_UNKNOWN):
+            name = fault[len(_UNKNOWN) :].rstrip("`")[:_NAME_MAX]
             return invalid(f"`{name}` is no field of {self._noun}; its fields are {names}.", name)
-        if missing := _MISSING.match(told):
+        if missing := _MISSING.match(fault):
             name = missing[1]
             return invalid(f"`{name}` is missing; it must be {self._allowed.get(name)}.", name)
-        at = _AT.search(told)
+        at = _AT.search(fault)
         if at and at[1] in self._allowed:
             return invalid(f"`{at[1]}` must be {self._allowed[at[1]]}.", at[1])
         return invalid(f"The body must be {self._noun}: a JSON object with {names}.", None)

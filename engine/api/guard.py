@@ -51,9 +51,9 @@ def idempotency_key(request: web.Request) -> str:
 
 def fingerprint(request: web.Request, body: bytes) -> bytes:
     """Digest of method, path and body, 16 bytes. Requests with the same digest are the same request."""
-    told = hashlib.blake2b(f"{request.method} {request.path}\n".encode(), digest_size=16)
-    told.update(body)
-    return told.digest()
+    hasher = hashlib.blake2b(f"{request.method} {request.path}\n".encode(), digest_size=16)
+    hasher.update(body)
+    return hasher.digest()
 
 
 class Deadlines:
@@ -144,9 +144,9 @@ class Exchanges:
         return handler
 
     def _request_id(self, request: web.Request) -> str:
-        told = request.headers.get(_X_REQUEST_ID)
-        if told is not None and _REQUEST_ID.fullmatch(told):
-            return told
+        header = request.headers.get(_X_REQUEST_ID)
+        if header is not None and _REQUEST_ID.fullmatch(header):
+            return header
         return f"{self._prefix}-{next(self._count):x}"
 
     def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
@@ -156,11 +156,11 @@ class Exchanges:
             response = refused(Refusal("body_timeout", 408, detail), request_id)
             response.force_close()
             return response
-        told = Unavailable(
+        error = Unavailable(
             f"The request was not answered within {timeout_s:g} seconds and may have taken effect;"
             " try again with the same Idempotency-Key."
         )
-        return unavailable(told, request_id, "timeout")
+        return unavailable(error, request_id, "timeout")
 
 
 def _failed(error: Exception, request: web.Request, request_id: str) -> Response:

@@ -29,22 +29,22 @@ def limit_asked(request: web.Request) -> int:
 
 def asked(request: web.Request, name: str, default: int, least: int = 0, most: int = _NUMBER_MAX) -> int:
     """The number `name` of the query, from `least` to `most`; `default` if absent. Raises Refusal 422."""
-    told = request.query.get(name)
-    if told is None:
+    value = request.query.get(name)
+    if value is None:
         return default
-    if not NUMBER.fullmatch(told) or not least <= int(told) <= most:
+    if not NUMBER.fullmatch(value) or not least <= int(value) <= most:
         raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
-    return int(told)
+    return int(value)
 
 
 def choice_asked(request: web.Request, name: str, choices: Mapping[str, T]) -> T:
     """What the query's word stands for; the first choice when there is none. Raises Refusal 422."""
-    told = request.query.get(name)
-    if told is None:
+    value = request.query.get(name)
+    if value is None:
         return next(iter(choices.values()))
-    if told not in choices:
+    if value not in choices:
         raise invalid(f"`{name}` must be {' or '.join(choices)}.", name)
-    return choices[told]
+    return choices[value]
 
 
 class TransactionsPage(msgspec.Struct):

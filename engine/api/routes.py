@@ -178,10 +178,10 @@ class Providers:
         )
 
 
-def _route(number: int, told: msgspec.Raw) -> Route:
+def _route(number: int, raw: msgspec.Raw) -> Route:
     """Raises Refusal naming the route by its number."""
     try:
-        return _ROUTE.decode(told)
+        return _ROUTE.decode(raw)
     except Refusal as e:
         at = f"routes.{number}"
         field = at if e.field is None else f"{at}.{e.field}"

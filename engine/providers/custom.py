@@ -34,7 +34,7 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
     try:
         module = import_module(module_name)
     except Exception as e:  # importing runs the module: whatever it raises is the operator's to see
-        raise ConfigError(f"{where}: the module {module_name} cannot be imported: {_said(e)}.") from e
+        raise ConfigError(f"{where}: the module {module_name} cannot be imported: {_sentence(e)}.") from e
     factory = getattr(module, function_name, None)
     if not callable(factory):
         raise ConfigError(f"{where}: the module {module_name} has no function {function_name}.")
@@ -48,7 +48,7 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
     except ConfigError:
         raise
     except Exception as e:  # likewise
-        raise ConfigError(f"{where}: {settings.factory} failed: {_said(e)}.") from e
+        raise ConfigError(f"{where}: {settings.factory} failed: {_sentence(e)}.") from e
     if lack := _lack(provider, settings.name):
         raise ConfigError(f"{where}: what {settings.factory} returned is no provider: {lack}.")
     return Foreign(provider)
@@ -105,5 +105,5 @@ def _lack(provider: object, name: str) -> str:
     return ""
 
 
-def _said(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")

@@ -46,8 +46,8 @@ async def test_organisations_are_listed_page_by_page(api: Api) -> None:
     "query", ["limit=0", "limit=1001", "limit=x", "after=-1", "after=" + "9" * 40, "limit="]
 )
 async def test_a_page_has_its_bounds(api: Api, query: str) -> None:
-    status, told = await api.admin("GET", f"/organisations?{query}")
-    assert (status, told["code"], told["field"]) == (422, "invalid_field", query.split("=")[0])
+    status, reply = await api.admin("GET", f"/organisations?{query}")
+    assert (status, reply["code"], reply["field"]) == (422, "invalid_field", query.split("=")[0])
 
 
 async def test_a_key_can_be_added_listed_and_revoked(api: Api) -> None:
@@ -81,9 +81,9 @@ async def test_a_top_up_counts_once(api: Api) -> None:
         "balance": {"posted": 500, "held": 0, "available": 500},
     }
     assert await api.admin("POST", path, {"units": 500, "reference": "invoice 1"}) == (200, first)
-    status, told = await api.admin("POST", path, {"units": 501, "reference": "invoice 1"})
-    assert (status, told["code"], told["field"]) == (409, "reference_reused", "reference")
-    assert "500" in told["detail"]
+    status, reply = await api.admin("POST", path, {"units": 501, "reference": "invoice 1"})
+    assert (status, reply["code"], reply["field"]) == (409, "reference_reused", "reference")
+    assert "500" in reply["detail"]
     status, second = await api.admin("POST", path, {"units": 1, "reference": "invoice 2"})
     assert (status, second["balance"]["posted"]) == (201, 501)
     balance = {"posted": 501, "held": 0, "available": 501}
@@ -95,9 +95,9 @@ async def test_concurrent_identical_top_ups_add_once(api: Api) -> None:
     _, made = await api.admin("POST", "/organisations", {"name": "Race"})
     path = f"/organisations/{made['id']}/top-ups"
     asked = [api.admin("POST", path, {"units": 7, "reference": "same"}) for _ in range(20)]
-    told = await asyncio.gather(*asked)
-    assert sorted(status for status, _ in told) == [200] * 19 + [201]
-    assert {answer["at"] for _, answer in told} == {told[0][1]["at"]}
+    reply = await asyncio.gather(*asked)
+    assert sorted(status for status, _ in reply) == [200] * 19 + [201]
+    assert {answer["at"] for _, answer in reply} == {reply[0][1]["at"]}
     assert (await api.admin("GET", f"/organisations/{made['id']}/balance"))[1]["posted"] == 7
 
 
@@ -130,15 +130,15 @@ async def test_concurrent_identical_top_ups_add_once(api: Api) -> None:
 async def test_a_bad_request_is_refused_with_the_field(
     api: Api, path: str, body: Any, status: int, code: str, field: str | None
 ) -> None:
-    told_status, told = await api.admin("POST", path, body)
-    assert (told_status, told["code"], told.get("field")) == (status, code, field)
+    reply_status, reply = await api.admin("POST", path, body)
+    assert (reply_status, reply["code"], reply.get("field")) == (status, code, field)
 
 
 @pytest.mark.parametrize("path", ["/keys", "/balance"])
 async def test_an_unknown_organisation_is_not_found(api: Api, path: str) -> None:
     for organisation in ("999999", "0", "-1", "x"):
-        status, told = await api.admin("GET", f"/organisations/{organisation}{path}")
-        assert (status, told["code"]) == (404, "not_found")
+        status, reply = await api.admin("GET", f"/organisations/{organisation}{path}")
+        assert (status, reply["code"]) == (404, "not_found")
 
 
 async def test_a_key_is_revoked_by_its_own_organisation_only(api: Api, acme: NewOrganisation) -> None:
@@ -153,25 +153,25 @@ async def test_a_creation_is_done_once_per_idempotency_key(api: Api) -> None:
     body = {"name": "Once"}
     status, made = await api.admin("POST", "/organisations", body, Idempotency_Key="create once")
     assert status == 201
-    status, told = await api.admin("POST", "/organisations", body, Idempotency_Key="create once")
-    assert (status, told["code"]) == (409, "idempotency_key_used")
-    assert f"organisation {made['id']}" in told["detail"]
-    assert made["api_key"] not in str(told)
-    status, told = await api.admin("POST", "/organisations", {"name": "Two"}, Idempotency_Key="create once")
-    assert (status, told["code"]) == (409, "idempotency_key_reused")
+    status, reply = await api.admin("POST", "/organisations", body, Idempotency_Key="create once")
+    assert (status, reply["code"]) == (409, "idempotency_key_used")
+    assert f"organisation {made['id']}" in reply["detail"]
+    assert made["api_key"] not in str(reply)
+    status, reply = await api.admin("POST", "/organisations", {"name": "Two"}, Idempotency_Key="create once")
+    assert (status, reply["code"]) == (409, "idempotency_key_reused")
     path = f"/organisations/{made['id']}/keys"
     status, _ = await api.admin("POST", path, Idempotency_Key="another key")
     assert status == 201
-    status, told = await api.admin("POST", path, Idempotency_Key="another key")
-    assert (status, told["code"]) == (409, "idempotency_key_used")
+    status, reply = await api.admin("POST", path, Idempotency_Key="another key")
+    assert (status, reply["code"]) == (409, "idempotency_key_used")
     assert len((await api.admin("GET", path))[1]["keys"]) == 2
 
 
 async def test_concurrent_identical_creations_make_one(api: Api) -> None:
     asked = [api.admin("POST", "/organisations", {"name": "Twin"}, Idempotency_Key="twin") for _ in range(10)]
-    told = await asyncio.gather(*asked)
-    assert sorted(status for status, _ in told) == [201] + [409] * 9
-    assert {answer["code"] for status, answer in told if status == 409} == {"idempotency_key_used"}
+    reply = await asyncio.gather(*asked)
+    assert sorted(status for status, _ in reply) == [201] + [409] * 9
+    assert {answer["code"] for status, answer in reply if status == 409} == {"idempotency_key_used"}
 
 
 async def test_a_refused_request_does_not_use_up_its_idempotency_key(api: Api) -> None:
@@ -187,8 +187,8 @@ async def test_a_top_up_honours_an_idempotency_key_too(api: Api) -> None:
     body = {"units": 5, "reference": "a"}
     assert (await api.admin("POST", path, body, Idempotency_Key="top-up"))[0] == 201
     assert (await api.admin("POST", path, body, Idempotency_Key="top-up"))[0] == 200
-    status, told = await api.admin("POST", path, {"units": 5, "reference": "b"}, Idempotency_Key="top-up")
-    assert (status, told["code"]) == (409, "idempotency_key_reused")
+    status, reply = await api.admin("POST", path, {"units": 5, "reference": "b"}, Idempotency_Key="top-up")
+    assert (status, reply["code"]) == (409, "idempotency_key_reused")
 
 
 async def test_the_reports_are_passed_on(api: Api, directory: Directory) -> None:
@@ -197,16 +197,16 @@ async def test_the_reports_are_passed_on(api: Api, directory: Directory) -> None
     asked = await api.admin("GET", "/audit?timeout=600&full=true")
     assert asked == (200, {"verdict": "clean", "full": True, "timeout_s": 600.0})
     for query, field in (("timeout=0", "timeout"), ("timeout=601", "timeout"), ("full=1", "full")):
-        status, told = await api.admin("GET", f"/audit?{query}")
-        assert (status, told["field"]) == (422, field)
+        status, reply = await api.admin("GET", f"/audit?{query}")
+        assert (status, reply["field"]) == (422, field)
 
     async def away(**_: object) -> object:
         raise Unavailable("Redis cannot be reached.")
 
     async with serving(await services_with(directory, status=away, audit=away)) as other:
         for path in ("/status", "/audit"):
-            status, told = await other.admin("GET", path)
-            assert (status, told["code"]) == (503, "unavailable")
+            status, reply = await other.admin("GET", path)
+            assert (status, reply["code"]) == (503, "unavailable")
 
 
 async def test_an_audit_is_not_cut_off_by_the_deadline_of_other_requests(directory: Directory) -> None:

@@ -123,11 +123,11 @@ def is_json(value: str) -> bool:
     return True
 
 
-def names_the_field(status: int, told: Any, field: str) -> bool:
+def names_the_field(status: int, reply: Any, field: str) -> bool:
     """Of a refusal; a body that is no JSON has no fields."""
     if status == 400:
-        return str(told["code"]) == "invalid_json"
-    at = told.get("field") or ""
+        return str(reply["code"]) == "invalid_json"
+    at = reply.get("field") or ""
     return status == 422 and (at == field or at.startswith((f"{field}.", f"{field}[")))
 
 
@@ -142,8 +142,8 @@ def lasting(examples: int) -> settings:
 async def test_any_value_of_a_message_is_accepted_or_refused_by_its_field(
     real: Real, field: str, value: str
 ) -> None:
-    status, _, told = await real.api.ask("POST", "/v1/messages", written(good() | {field: value}))
-    assert status == 202 or names_the_field(status, told, field), (status, told)
+    status, _, reply = await real.api.ask("POST", "/v1/messages", written(good() | {field: value}))
+    assert status == 202 or names_the_field(status, reply, field), (status, reply)
     assert status != 400 or not is_json(value)
 
 
@@ -156,9 +156,9 @@ async def test_no_value_takes_the_other_messages_of_a_batch_with_it(
     for field, value in bad:
         messages += [written(good() | {field: value}), written(good())]
     body = b'{"messages": [%s]}' % b", ".join(messages)
-    status, _, told = await real.api.ask("POST", "/v1/messages/batch", body)
-    assert status == 202, told
-    results = told["results"]
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202, reply
+    results = reply["results"]
     assert all("id" in result for result in results[::2])
     for place, (field, _) in enumerate(bad):
         at = 2 * place + 1
@@ -170,15 +170,15 @@ async def test_no_value_takes_the_other_messages_of_a_batch_with_it(
 async def test_every_known_value_of_a_field_refuses_at_most_its_own_message(real: Real, field: str) -> None:
     for value in KNOWN:
         body = written(good() | {field: value})
-        status, _, told = await real.api.ask("POST", "/v1/messages", body)
-        assert status == 202 or names_the_field(status, told, field), (value, told)
+        status, _, reply = await real.api.ask("POST", "/v1/messages", body)
+        assert status == 202 or names_the_field(status, reply, field), (value, reply)
     values = [value for value in KNOWN if is_json(value)]
     messages = [m for value in values for m in (written(good() | {field: value}), written(good()))]
     body = b'{"messages": [%s]}' % b", ".join(messages)
-    status, _, told = await real.api.ask("POST", "/v1/messages/batch", body)
-    assert status == 202, told
-    assert all("id" in result for result in told["results"][1::2])
-    for place, result in enumerate(told["results"]):
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202, reply
+    assert all("id" in result for result in reply["results"][1::2])
+    for place, result in enumerate(reply["results"]):
         problem = result.get("error")
         assert problem is None or names_the_field(422, problem, f"messages[{place}].{field}"), problem
 
@@ -186,9 +186,9 @@ async def test_every_known_value_of_a_field_refuses_at_most_its_own_message(real
 @pytest.mark.parametrize("text", TIMES)
 async def test_a_time_at_the_end_of_the_calendar_refuses_only_its_message(real: Real, text: str) -> None:
     body = {"messages": [GOOD, GOOD | {"send_at": text}, GOOD]}
-    status, _, told = await real.api.ask("POST", "/v1/messages/batch", body)
-    assert status == 202, told
-    first, refused, last = told["results"]
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202, reply
+    first, refused, last = reply["results"]
     assert "id" in first
     assert "id" in last
     assert (refused["error"]["status"], refused["error"]["field"]) == (422, "messages[1].send_at")
@@ -199,9 +199,9 @@ async def test_the_dearest_batch_there_can_be_is_held_to_the_unit(real: Real) ->
     """600 messages of 10 segments at 1,000,000 units each, which is more than 32 bits hold, in one step."""
     before = await real.w.directory.balance(real.organisation_id)
     dear = {"to": "+989121234567", "text": "x" * 1530}
-    status, _, told = await real.api.ask("POST", "/v1/messages/batch", {"messages": [dear] * 600})
-    assert status == 202, told
-    assert sum(result["units"] for result in told["results"]) == 600 * 10 * PRICE_MAX
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", {"messages": [dear] * 600})
+    assert status == 202, reply
+    assert sum(result["units"] for result in reply["results"]) == 600 * 10 * PRICE_MAX
 
     while (await real.w.directory.balance(real.organisation_id)).held - before.held < 600 * 10 * PRICE_MAX:
         pass
@@ -220,12 +220,12 @@ async def test_any_value_of_the_operators_calls_is_taken_or_refused_by_its_field
         "/prices": {"prices": '{"": 1}'},
         "/routes": {"routes": "[]"},
     }.get(path, {})
-    status, told = await real.api.admin(method, path, written(fields | {field: value}))
-    assert status in (200, 201, 400, 409, 422), (status, told)
+    status, reply = await real.api.admin(method, path, written(fields | {field: value}))
+    assert status in (200, 201, 400, 409, 422), (status, reply)
     if status == 409:
-        assert told["field"] in ("version", "reference")
+        assert reply["field"] in ("version", "reference")
     elif status >= 400:
-        assert names_the_field(status, told, field), told
+        assert names_the_field(status, reply, field), reply
         assert status != 400 or not is_json(value)
 
 
@@ -237,19 +237,19 @@ async def test_any_value_of_a_route_is_taken_or_refused_by_its_field(
     routes = [{"prefix": f'"+{n}"', "providers": '["first"]'} for n in (1, 2, 3)]
     routes[place] = routes[place] | {field: value}
     body = b'{"routes": [%s]}' % b", ".join(map(written, routes))
-    status, told = await real.api.admin("PUT", "/routes", body)
+    status, reply = await real.api.admin("PUT", "/routes", body)
     at = f"routes.{place}" if field != "prefix" else "routes"
     # Half a character is found before the routes are told apart.
-    at = "routes" if told.get("code") == "invalid_text" else at
-    assert status == 200 or names_the_field(status, told, at), (status, told)
+    at = "routes" if reply.get("code") == "invalid_text" else at
+    assert status == 200 or names_the_field(status, reply, at), (status, reply)
 
 
 @lasting(150)
 @given(prefix=st.one_of(st.sampled_from(STRINGS), st.text(max_size=20)), value=VALUES.filter(is_json))
 async def test_any_price_is_taken_or_refused_by_its_prefix(real: Real, prefix: str, value: str) -> None:
     body = b'{"prices": %s}' % written({"": "1"} | {prefix: value})
-    status, told = await real.api.admin("PUT", "/prices", body)
-    assert status == 200 or names_the_field(status, told, "prices"), (status, told)
+    status, reply = await real.api.admin("PUT", "/prices", body)
+    assert status == 200 or names_the_field(status, reply, "prices"), (status, reply)
 
 
 @lasting(150)
@@ -278,11 +278,11 @@ async def test_any_page_asked_for_is_shown_or_refused_by_its_field(real: Real, p
     key = None if "balance" in page else "admin"
     path = page.format(value)
     if key is None:
-        status, _, told = await real.api.ask("GET", path)
+        status, _, reply = await real.api.ask("GET", path)
     else:
-        status, told = await real.api.admin("GET", path.removeprefix("/v1/admin"))
+        status, reply = await real.api.admin("GET", path.removeprefix("/v1/admin"))
     field = page.partition("?")[2].partition("=")[0]
-    assert status == 200 or (status, told["field"]) == (422, field)
+    assert status == 200 or (status, reply["field"]) == (422, field)
 
 
 @pytest.mark.parametrize("number", ["0", "9" * 18, "9" * 19, "-1", "1e3", "x"])
@@ -293,10 +293,10 @@ async def test_ids_in_paths_beyond_any_that_was_given_are_not_found(real: Real, 
         ("POST", "/organisations/{}/top-ups"),
     ):  # fmt: skip
         body = {"units": 1, "reference": "r"} if "top-ups" in path else {"low_balance": 1}
-        status, told = await real.api.admin(
+        status, reply = await real.api.admin(
             method, path.format(number), body if method in ("PATCH",) or "top-ups" in path else None
         )
-        assert (status, told["code"]) == (404, "not_found")
+        assert (status, reply["code"]) == (404, "not_found")
 
 
 async def test_top_ups_end_at_what_the_books_can_hold(real: Real) -> None:
@@ -308,9 +308,9 @@ async def test_top_ups_end_at_what_the_books_can_hold(real: Real) -> None:
         await connection.execute(
             "UPDATE accounts SET topped_up = $1, available = $1 WHERE organisation_id = $2", units, made["id"]
         )
-    status, told = await real.api.admin("POST", path, {"units": UNITS_MAX, "reference": "the last"})
-    assert (status, told["balance"]["available"]) == (201, 2**63 - 1)
-    status, told = await real.api.admin("POST", path, {"units": 1, "reference": "one too many"})
-    assert (status, told["field"]) == (422, "units")
+    status, reply = await real.api.admin("POST", path, {"units": UNITS_MAX, "reference": "the last"})
+    assert (status, reply["balance"]["available"]) == (201, 2**63 - 1)
+    status, reply = await real.api.admin("POST", path, {"units": 1, "reference": "one too many"})
+    assert (status, reply["field"]) == (422, "units")
     _, _, balance = await real.api.ask("GET", "/v1/balance", key=made["api_key"])
     assert balance == {"posted": 2**63 - 1, "held": 0, "available": 2**63 - 1}

@@ -89,8 +89,8 @@ async def test_who_shows_no_good_key_is_not_let_in(api: Api, path: str) -> None:
         f"Bearer {ADMIN_KEY}",
         "Bearer " + "x" * 5000,
     ):
-        status, headers, told = await api.ask("POST", path, {}, key="", Authorization=authorization)
-        assert (status, told["code"]) == (401, "unauthorised"), authorization
+        status, headers, reply = await api.ask("POST", path, {}, key="", Authorization=authorization)
+        assert (status, reply["code"]) == (401, "unauthorised"), authorization
         assert headers["WWW-Authenticate"].startswith("Bearer")
         assert headers["Content-Type"] == "application/problem+json"
 
@@ -109,8 +109,8 @@ async def test_the_scheme_is_case_insensitive(api: Api) -> None:
 
 async def test_an_api_key_does_not_open_the_admin_calls(api: Api) -> None:
     for key in ("", api.api_key, ADMIN_KEY[:-1], ADMIN_KEY + "x"):
-        status, headers, told = await api.ask("GET", "/v1/admin/status", key=key)
-        assert (status, told["code"]) == (401, "unauthorised")
+        status, headers, reply = await api.ask("GET", "/v1/admin/status", key=key)
+        assert (status, reply["code"]) == (401, "unauthorised")
         assert headers["WWW-Authenticate"].startswith("Bearer")
 
 

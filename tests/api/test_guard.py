@@ -40,8 +40,8 @@ PATHS = {
 @pytest.mark.parametrize("path", PATHS)
 async def test_another_method_is_refused_with_those_allowed(api: Api, path: str) -> None:
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - PATHS[path]:
-        status, headers, told = await api.ask(method, path)
-        assert (status, told["code"]) == (405, "method_not_allowed")
+        status, headers, reply = await api.ask(method, path)
+        assert (status, reply["code"]) == (405, "method_not_allowed")
         assert set(headers["Allow"].split(", ")) == PATHS[path]
         assert headers["Content-Type"] == "application/problem+json"
 
@@ -51,9 +51,9 @@ async def test_another_method_is_refused_with_those_allowed(api: Api, path: str)
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PROPFIND"])
 async def test_an_unknown_path_is_not_found(api: Api, path: str, method: str) -> None:
-    status, headers, told = await api.ask(method, path)
-    assert (status, told["code"]) == (404, "not_found")
-    assert headers["X-Request-Id"] == told["request_id"]
+    status, headers, reply = await api.ask(method, path)
+    assert (status, reply["code"]) == (404, "not_found")
+    assert headers["X-Request-Id"] == reply["request_id"]
 
 
 @pytest.mark.parametrize("sane", ["a", "7f3.A_b-9", "x" * 64])
@@ -96,8 +96,8 @@ async def test_pipelined_requests_are_answered_in_order(api: Api) -> None:
     one = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Request-Id: %d\r\n\r\n"
     last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     answer = await api.raw(b"".join(one % i for i in range(200)) + last)
-    told = [line for line in answer.split(b"\r\n") if line.startswith(b"X-Request-Id: ")]
-    assert told[:200] == [b"X-Request-Id: %d" % i for i in range(200)]
+    reply = [line for line in answer.split(b"\r\n") if line.startswith(b"X-Request-Id: ")]
+    assert reply[:200] == [b"X-Request-Id: %d" % i for i in range(200)]
 
 
 @pytest.mark.parametrize(
@@ -113,17 +113,17 @@ async def test_pipelined_requests_are_answered_in_order(api: Api) -> None:
 async def test_what_is_not_http_is_answered_with_a_problem(api: Api, request_bytes: bytes) -> None:
     head, _, body = (await api.raw(request_bytes)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
-    told = msgspec.json.decode(body)
-    assert told["code"] == "invalid_request"
-    assert f"X-Request-Id: {told['request_id']}".encode() in head
+    reply = msgspec.json.decode(body)
+    assert reply["code"] == "invalid_request"
+    assert f"X-Request-Id: {reply['request_id']}".encode() in head
     assert b"Connection: close" in head
 
 
 @pytest.mark.parametrize("line", [b"OPTIONS * HTTP/1.1", b"CONNECT example.org:443 HTTP/1.1"])
 async def test_a_target_without_a_path_is_answered_with_a_problem(api: Api, line: bytes) -> None:
     head, _, body = (await api.raw(line + b"\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
-    told = msgspec.json.decode(body)
-    assert (told["status"], told["code"]) == (404, "not_found")
+    reply = msgspec.json.decode(body)
+    assert (reply["status"], reply["code"]) == (404, "not_found")
     assert b"Content-Type: application/problem+json" in head
     assert b"Connection: close" in head
 
@@ -161,9 +161,9 @@ async def test_an_expectation_is_met_or_refused(api: Api) -> None:
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/batch", "/v1/admin/organisations"])
 async def test_a_body_over_the_limit_is_refused(api: Api, path: str) -> None:
     key = ADMIN_KEY if "admin" in path else None
-    status, _, told = await api.ask("POST", path, b"x" * (BODY_BYTES_MAX + 1), key=key)
-    assert (status, told["code"]) == (413, "body_too_large")
-    assert str(BODY_BYTES_MAX) in told["detail"]
+    status, _, reply = await api.ask("POST", path, b"x" * (BODY_BYTES_MAX + 1), key=key)
+    assert (status, reply["code"]) == (413, "body_too_large")
+    assert str(BODY_BYTES_MAX) in reply["detail"]
 
 
 async def test_a_body_over_the_limit_is_refused_without_a_length_too(api: Api) -> None:
@@ -182,13 +182,13 @@ async def test_a_compressed_body_counts_with_its_full_size(api: Api) -> None:
     status, _, _ = await api.ask("POST", "/v1/messages", gzip.compress(body), Content_Encoding="gzip")
     assert status == 202
     bomb = gzip.compress(b" " * (BODY_BYTES_MAX * 8))
-    status, _, told = await api.ask("POST", "/v1/messages", bomb, Content_Encoding="gzip")
-    assert (status, told["code"]) == (413, "body_too_large")
+    status, _, reply = await api.ask("POST", "/v1/messages", bomb, Content_Encoding="gzip")
+    assert (status, reply["code"]) == (413, "body_too_large")
 
 
 async def test_a_body_that_is_not_as_its_headers_say_is_refused(api: Api) -> None:
-    status, _, told = await api.ask("POST", "/v1/messages", b"not gzip", Content_Encoding="gzip")
-    assert (status, told["code"]) == (400, "invalid_body")
+    status, _, reply = await api.ask("POST", "/v1/messages", b"not gzip", Content_Encoding="gzip")
+    assert (status, reply["code"]) == (400, "invalid_body")
 
 
 async def test_a_body_of_several_pieces_is_read_whole(api: Api) -> None:
@@ -230,9 +230,9 @@ async def test_a_request_that_takes_too_long_is_answered_503(
     ingest.gate.clear()
     async with serving(await services_with(directory, ingest=ingest, timeout_s=0.2), acme.api_key) as api:
         asked = [api.ask("POST", "/v1/messages", DRAFT) for _ in range(3)]
-        for status, headers, told in await asyncio.gather(*asked):
-            assert (status, told["code"]) == (503, "timeout")
-            assert "Idempotency-Key" in told["detail"]
+        for status, headers, reply in await asyncio.gather(*asked):
+            assert (status, reply["code"]) == (503, "timeout")
+            assert "Idempotency-Key" in reply["detail"]
             assert int(headers["Retry-After"]) >= 1
         # The connection is good for the next request, and so is the deadline's timer.
         ingest.gate.set()
@@ -270,9 +270,9 @@ async def test_an_unexpected_error_is_answered_500_and_logged_without_the_messag
     ingest.failure = KeyError(f"{DRAFT['to']} {DRAFT['text']}")
     async with serving(await services_with(directory, ingest=ingest), acme.api_key) as api:
         with capture_logs() as logs:
-            status, _, told = await api.ask("POST", "/v1/messages", DRAFT, X_Request_Id="find-me")
-    assert (status, told["code"], told["request_id"]) == (500, "internal", "find-me")
-    assert "KeyError" not in json.dumps(told)
+            status, _, reply = await api.ask("POST", "/v1/messages", DRAFT, X_Request_Id="find-me")
+    assert (status, reply["code"], reply["request_id"]) == (500, "internal", "find-me")
+    assert "KeyError" not in json.dumps(reply)
     [line] = logs
     assert (line["log_level"], line["request_id"], line["error"]) == ("error", "find-me", "KeyError")
     assert any("submit" in frame for frame in line["frames"])
@@ -281,16 +281,16 @@ async def test_an_unexpected_error_is_answered_500_and_logged_without_the_messag
 
 
 async def test_a_broken_invariant_reaches_the_process(directory: Directory, acme: NewOrganisation) -> None:
-    ingest, told = DeskIngest(), asyncio.get_running_loop().create_future()
+    ingest, reply = DeskIngest(), asyncio.get_running_loop().create_future()
     ingest.failure = Broken("units went missing")
     loop = asyncio.get_running_loop()
     before = loop.get_exception_handler()
-    loop.set_exception_handler(lambda _, context: told.set_result(context["exception"]))
+    loop.set_exception_handler(lambda _, context: reply.set_result(context["exception"]))
     try:
         async with serving(await services_with(directory, ingest=ingest), acme.api_key) as api:
             status, _, _ = await api.ask("POST", "/v1/messages", DRAFT)
             async with asyncio.timeout(5):
-                assert await told is ingest.failure
+                assert await reply is ingest.failure
     finally:
         loop.set_exception_handler(before)
     assert status == 500
@@ -392,9 +392,9 @@ bodies = st.binary(max_size=200) | st.builds(
 @given(body=bodies)
 async def test_no_body_makes_the_engine_fail(api: Api, body: bytes) -> None:
     for path in ("/v1/messages", "/v1/messages/batch"):
-        status, headers, told = await api.ask("POST", path, body)
-        assert status in (202, 400, 402, 413, 422), (path, told)
+        status, headers, reply = await api.ask("POST", path, body)
+        assert status in (202, 400, 402, 413, 422), (path, reply)
         assert (headers["Content-Type"] == "application/json") == (status == 202)
     for path in ("/organisations", "/organisations/1/keys", "/organisations/1/top-ups"):
-        status, told = await api.admin("POST", path, body)
-        assert status in (200, 201, 400, 404, 409, 422), (path, told)
+        status, reply = await api.admin("POST", path, body)
+        assert status in (200, 201, 400, 404, 409, 422), (path, reply)

@@ -69,16 +69,16 @@ async def test_a_history_within_the_bound_is_whole(behind: Behind) -> None:
     await behind.put(behind.row("accepted", ACCEPTED_US))
     await behind.fill(ENTRIES_MAX - 500, ACCEPTED_US + 1_000_000)
     await behind.put(behind.row("sent", ACCEPTED_US + 2_000_000, attempt=1))
-    status, _, told = await behind.api.ask("GET", PATH)
-    assert (status, told["status"], told["history_complete"]) == (200, "sent", True)
+    status, _, reply = await behind.api.ask("GET", PATH)
+    assert (status, reply["status"], reply["history_complete"]) == (200, "sent", True)
 
 
 async def test_a_history_cut_short_says_so(behind: Behind) -> None:
     await behind.put(behind.row("accepted", ACCEPTED_US))
     await behind.fill(ENTRIES_MAX, ACCEPTED_US + 1_000_000)
     await behind.put(behind.row("sent", ACCEPTED_US + 2_000_000, attempt=1))
-    status, _, told = await behind.api.ask("GET", PATH)
-    assert (status, told["status"], told["history_complete"]) == (200, "accepted", False)
+    status, _, reply = await behind.api.ask("GET", PATH)
+    assert (status, reply["status"], reply["history_complete"]) == (200, "accepted", False)
 
 
 async def test_what_lies_before_the_time_of_a_scheduled_message_is_passed_over(behind: Behind) -> None:
@@ -86,15 +86,15 @@ async def test_what_lies_before_the_time_of_a_scheduled_message_is_passed_over(b
     await behind.put(behind.row("scheduled", ACCEPTED_US, due_at_us=due_at_us))
     await behind.fill(ENTRIES_MAX + 500, ACCEPTED_US + 60_000_000)
     await behind.put(behind.row("sent", due_at_us + 20_000, attempt=1))
-    status, _, told = await behind.api.ask("GET", PATH)
-    assert (status, told["status"], told["history_complete"]) == (200, "sent", True)
+    status, _, reply = await behind.api.ask("GET", PATH)
+    assert (status, reply["status"], reply["history_complete"]) == (200, "sent", True)
 
 
 async def test_a_message_beyond_the_bound_is_not_denied(behind: Behind) -> None:
     await behind.fill(ENTRIES_MAX + 1, ACCEPTED_US)
     await behind.put(behind.row("accepted", ACCEPTED_US + 1000))
-    status, headers, told = await behind.api.ask("GET", PATH)
-    assert (status, told["code"], headers["Retry-After"]) == (503, "unavailable", "10")
+    status, headers, reply = await behind.api.ask("GET", PATH)
+    assert (status, reply["code"], headers["Retry-After"]) == (503, "unavailable", "10")
 
 
 async def test_a_message_that_is_nowhere_is_not_found(behind: Behind) -> None:

@@ -16,11 +16,11 @@ PROBLEM = "application/problem+json"
 
 
 async def test_a_message_is_accepted_with_its_price(api: Api) -> None:
-    status, headers, told = await api.ask("POST", "/v1/messages", DRAFT)
+    status, headers, reply = await api.ask("POST", "/v1/messages", DRAFT)
     assert status == 202
     assert headers["Content-Type"] == "application/json"
-    assert told == {
-        "id": told["id"],
+    assert reply == {
+        "id": reply["id"],
         "status": "accepted",
         "queue": "express",
         "segments": 1,
@@ -37,8 +37,8 @@ async def test_every_field_of_a_message_may_be_given(api: Api) -> None:
         "send_at": "2030-01-31T09:00:00Z",
         "reference": "order 7",
     }
-    status, _, told = await api.ask("POST", "/v1/messages", draft)
-    assert (status, told["queue"]) == (202, "normal")
+    status, _, reply = await api.ask("POST", "/v1/messages", draft)
+    assert (status, reply["queue"]) == (202, "normal")
 
 
 @pytest.mark.parametrize(
@@ -76,31 +76,31 @@ async def test_every_field_of_a_message_may_be_given(api: Api) -> None:
 async def test_a_bad_message_is_refused_with_the_field_and_what_is_allowed(
     api: Api, body: bytes, status: int, code: str, field: str | None
 ) -> None:
-    told_status, headers, told = await api.ask("POST", "/v1/messages", body)
-    assert (told_status, told["code"], told.get("field")) == (status, code, field)
+    reply_status, headers, reply = await api.ask("POST", "/v1/messages", body)
+    assert (reply_status, reply["code"], reply.get("field")) == (status, code, field)
     assert headers["Content-Type"] == PROBLEM
-    assert told["type"] == f"urn:smsengine:problem:{code}"
-    assert told["status"] == status
-    assert told["detail"].endswith(".")
-    assert told["title"]
-    assert told["request_id"] == headers["X-Request-Id"]
+    assert reply["type"] == f"urn:smsengine:problem:{code}"
+    assert reply["status"] == status
+    assert reply["detail"].endswith(".")
+    assert reply["title"]
+    assert reply["request_id"] == headers["X-Request-Id"]
 
 
 async def test_the_detail_says_what_is_allowed(api: Api) -> None:
-    _, _, told = await api.ask("POST", "/v1/messages", DRAFT | {"queue": "fast"})
-    assert told["detail"] == '`queue` must be "express" or "normal".'
-    _, _, told = await api.ask("POST", "/v1/messages", DRAFT | {"sender": "Acme"})
-    assert told["detail"].startswith(
+    _, _, reply = await api.ask("POST", "/v1/messages", DRAFT | {"queue": "fast"})
+    assert reply["detail"] == '`queue` must be "express" or "normal".'
+    _, _, reply = await api.ask("POST", "/v1/messages", DRAFT | {"sender": "Acme"})
+    assert reply["detail"].startswith(
         "`sender` is no field of a message; its fields are `to`, `text`, `from`,"
     )
-    _, _, told = await api.ask("POST", "/v1/messages", {"text": "x"})
-    assert told["detail"].startswith("`to` is missing; it must be a phone number in E.164")
+    _, _, reply = await api.ask("POST", "/v1/messages", {"text": "x"})
+    assert reply["detail"].startswith("`to` is missing; it must be a phone number in E.164")
 
 
 async def test_a_batch_is_answered_in_order(api: Api) -> None:
-    status, _, told = await api.ask("POST", "/v1/messages/batch", {"messages": [DRAFT] * 1000})
+    status, _, reply = await api.ask("POST", "/v1/messages/batch", {"messages": [DRAFT] * 1000})
     assert status == 202
-    ids = [result["id"] for result in told["results"]]
+    ids = [result["id"] for result in reply["results"]]
     assert len(set(ids)) == 1000
     assert ids == sorted(ids)
 
@@ -114,10 +114,10 @@ async def test_a_bad_message_of_a_batch_refuses_only_itself(api: Api) -> None:
         DRAFT | {"text": "too dear"},
         DRAFT,
     ]
-    status, headers, told = await api.ask("POST", "/v1/messages/batch", {"messages": messages})
+    status, headers, reply = await api.ask("POST", "/v1/messages/batch", {"messages": messages})
     assert status == 202
     assert headers["Content-Type"] == "application/json"
-    first, wrong_type, refused, no_message, too_dear, last = told["results"]
+    first, wrong_type, refused, no_message, too_dear, last = reply["results"]
     assert first["status"] == last["status"] == "accepted"
     assert wrong_type["error"] == {
         "type": "urn:smsengine:problem:invalid_field",
@@ -135,9 +135,9 @@ async def test_a_bad_message_of_a_batch_refuses_only_itself(api: Api) -> None:
 async def test_half_a_character_in_a_batch_refuses_only_its_message(api: Api) -> None:
     texts = [b'"whole"', b'"half \\ud83d"', b'"whole \\ud83d\\ude00"', b'"\\\\ud83d"', b"5", b"1e400"]
     messages = b",".join(b'{"to":"+1","text":%s}' % text for text in texts)
-    status, _, told = await api.ask("POST", "/v1/messages/batch", b'{"messages":[%s]}' % messages)
+    status, _, reply = await api.ask("POST", "/v1/messages/batch", b'{"messages":[%s]}' % messages)
     assert status == 202
-    refused = [result.get("error", {}) for result in told["results"]]
+    refused = [result.get("error", {}) for result in reply["results"]]
     assert [problem.get("field") for problem in refused] == [
         None, "messages[1].text", None, None, "messages[4].text", "messages[5].text",
     ]  # fmt: skip
@@ -146,14 +146,14 @@ async def test_half_a_character_in_a_batch_refuses_only_its_message(api: Api) ->
 
 
 async def test_a_queue_of_null_is_as_one_that_is_absent(api: Api) -> None:
-    status, _, told = await api.ask("POST", "/v1/messages", DRAFT | {"queue": None})
-    assert (status, told["queue"]) == (202, "normal")
+    status, _, reply = await api.ask("POST", "/v1/messages", DRAFT | {"queue": None})
+    assert (status, reply["queue"]) == (202, "normal")
 
 
 async def test_a_batch_of_bad_messages_is_answered_too(api: Api) -> None:
-    status, _, told = await api.ask("POST", "/v1/messages/batch", {"messages": [{}, 1, "x"]})
+    status, _, reply = await api.ask("POST", "/v1/messages/batch", {"messages": [{}, 1, "x"]})
     assert status == 202
-    assert [r["error"]["field"] for r in told["results"]] == ["messages[0].to", "messages[1]", "messages[2]"]
+    assert [r["error"]["field"] for r in reply["results"]] == ["messages[0].to", "messages[1]", "messages[2]"]
 
 
 @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ async def test_a_batch_of_bad_messages_is_answered_too(api: Api) -> None:
 async def test_what_is_no_batch_is_refused_whole(
     api: Api, body: bytes, status: int, code: str, field: str | None
 ) -> None:
-    told_status, _, told = await api.ask("POST", "/v1/messages/batch", body)
-    assert (told_status, told["code"], told.get("field")) == (status, code, field)
+    reply_status, _, reply = await api.ask("POST", "/v1/messages/batch", body)
+    assert (reply_status, reply["code"], reply.get("field")) == (status, code, field)
 
 
 @pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/batch"])
@@ -199,16 +199,18 @@ async def test_a_repeated_request_is_answered_as_the_first_time(api: Api, path: 
 
 async def test_a_key_used_for_another_request_is_refused(api: Api) -> None:
     await api.ask("POST", "/v1/messages", DRAFT, Idempotency_Key="k1")
-    status, _, told = await api.ask("POST", "/v1/messages", DRAFT | {"text": "y"}, Idempotency_Key="k1")
-    assert (status, told["code"], told["field"]) == (409, "idempotency_key_reused", "Idempotency-Key")
-    status, _, told = await api.ask("POST", "/v1/messages/batch", {"messages": [DRAFT]}, Idempotency_Key="k1")
+    status, _, reply = await api.ask("POST", "/v1/messages", DRAFT | {"text": "y"}, Idempotency_Key="k1")
+    assert (status, reply["code"], reply["field"]) == (409, "idempotency_key_reused", "Idempotency-Key")
+    status, _, reply = await api.ask(
+        "POST", "/v1/messages/batch", {"messages": [DRAFT]}, Idempotency_Key="k1"
+    )
     assert status == 409
 
 
 @pytest.mark.parametrize("key", ["", "x" * 201, "caf\u00e9", "tab\there"])
 async def test_an_idempotency_key_is_short_and_printable(api: Api, key: str) -> None:
-    status, _, told = await api.ask("POST", "/v1/messages", DRAFT, Idempotency_Key=key)
-    assert (status, told["code"], told["field"]) == (400, "invalid_idempotency_key", "Idempotency-Key")
+    status, _, reply = await api.ask("POST", "/v1/messages", DRAFT, Idempotency_Key=key)
+    assert (status, reply["code"], reply["field"]) == (400, "invalid_idempotency_key", "Idempotency-Key")
 
 
 async def test_the_longest_idempotency_key_is_taken(api: Api) -> None:
@@ -219,19 +221,19 @@ async def test_the_longest_idempotency_key_is_taken(api: Api) -> None:
 async def test_a_message_is_shown_to_its_organisation_only(api: Api, directory: Directory) -> None:
     _, _, accepted = await api.ask("POST", "/v1/messages", DRAFT)
     path = f"/v1/messages/{accepted['id']}"
-    status, _, told = await api.ask("GET", path.upper().replace("/V1/MESSAGES", "/v1/messages"))
-    assert (status, told) == (200, {"id": accepted["id"], "status": "accepted"})
+    status, _, reply = await api.ask("GET", path.upper().replace("/V1/MESSAGES", "/v1/messages"))
+    assert (status, reply) == (200, {"id": accepted["id"], "status": "accepted"})
     other = await directory.create_organisation("Other")
-    status, _, told = await api.ask("GET", path, key=other.api_key)
-    assert (status, told["code"]) == (404, "not_found")
+    status, _, reply = await api.ask("GET", path, key=other.api_key)
+    assert (status, reply["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
     "message_id", ["7", "0190a0b0-0000-7000-8000-999999999999", "x" * 36, "%00", "..%2f.."]
 )
 async def test_what_is_no_message_of_the_organisation_is_not_found(api: Api, message_id: str) -> None:
-    status, _, told = await api.ask("GET", f"/v1/messages/{message_id}")
-    assert (status, told["code"]) == (404, "not_found")
+    status, _, reply = await api.ask("GET", f"/v1/messages/{message_id}")
+    assert (status, reply["code"]) == (404, "not_found")
 
 
 async def test_a_part_that_is_away_is_told_with_the_time_to_wait(
@@ -239,12 +241,12 @@ async def test_a_part_that_is_away_is_told_with_the_time_to_wait(
 ) -> None:
     ingest = DeskIngest()
     async with serving(await services_with(directory, ingest=ingest), acme.api_key) as api:
-        for after, told_after in ((0.2, "1"), (2.1, "3")):
+        for after, reply_after in ((0.2, "1"), (2.1, "3")):
             ingest.failure = Unavailable("The ledger cannot be reached.", after)
             for path, body in (("/v1/messages", DRAFT), ("/v1/messages/batch", {"messages": [DRAFT]})):
-                status, headers, told = await api.ask("POST", path, body)
-                assert (status, told["code"]) == (503, "unavailable")
-                assert headers["Retry-After"] == told_after
+                status, headers, reply = await api.ask("POST", path, body)
+                assert (status, reply["code"]) == (503, "unavailable")
+                assert headers["Retry-After"] == reply_after
 
 
 async def test_a_refusal_of_the_whole_submission_keeps_its_status(
@@ -253,5 +255,5 @@ async def test_a_refusal_of_the_whole_submission_keeps_its_status(
     ingest = DeskIngest()
     ingest.failure = Refusal("too_many_requests", 429, "At most 10 requests a second.")
     async with serving(await services_with(directory, ingest=ingest), acme.api_key) as api:
-        status, _, told = await api.ask("POST", "/v1/messages", DRAFT)
-        assert (status, told["code"]) == (429, "too_many_requests")
+        status, _, reply = await api.ask("POST", "/v1/messages", DRAFT)
+        assert (status, reply["code"]) == (429, "too_many_requests")

@@ -17,22 +17,22 @@ async def put(api: Api, prices: object, **more: object) -> tuple[int, Any]:
 
 async def test_the_table_is_shown_and_replaced_as_a_whole(api: Api) -> None:
     _, before = await api.admin("GET", "/prices")
-    status, told = await put(api, {"+98": 2, "": 1, "+4477": 5})
+    status, reply = await put(api, {"+98": 2, "": 1, "+4477": 5})
     assert status == 200
-    assert told["prices"] == {"": 1, "+4477": 5, "+98": 2}
-    assert told["version"] == before["version"] + 1
-    assert await api.admin("GET", "/prices") == (200, told)
-    assert await put(api, {"": 1, "+98": 2, "+4477": 5}) == (200, told)
+    assert reply["prices"] == {"": 1, "+4477": 5, "+98": 2}
+    assert reply["version"] == before["version"] + 1
+    assert await api.admin("GET", "/prices") == (200, reply)
+    assert await put(api, {"": 1, "+98": 2, "+4477": 5}) == (200, reply)
     status, other = await put(api, {"": 7})
-    assert (status, other["prices"], other["version"]) == (200, {"": 7}, told["version"] + 1)
+    assert (status, other["prices"], other["version"]) == (200, {"": 7}, reply["version"] + 1)
 
 
 async def test_a_change_can_be_bound_to_the_version_it_is_based_on(api: Api) -> None:
     _, now = await put(api, {"": 21})
     status, changed = await put(api, {"": 22}, version=now["version"])
     assert (status, changed["version"]) == (200, now["version"] + 1)
-    status, told = await put(api, {"": 23}, version=now["version"])
-    assert (status, told["code"], told["field"]) == (409, "version_conflict", "version")
+    status, reply = await put(api, {"": 23}, version=now["version"])
+    assert (status, reply["code"], reply["field"]) == (409, "version_conflict", "version")
     assert await put(api, {"": 22}, version=now["version"]) == (200, changed)
 
 
@@ -61,8 +61,8 @@ async def test_what_is_no_price_table_is_refused_with_the_field(
     api: Api, body: Any, status: int, code: str, field: str | None
 ) -> None:
     before = await api.admin("GET", "/prices")
-    told_status, told = await api.admin("PUT", "/prices", body)
-    assert (told_status, told["code"], told.get("field")) == (status, code, field)
+    reply_status, reply = await api.admin("PUT", "/prices", body)
+    assert (reply_status, reply["code"], reply.get("field")) == (status, code, field)
     assert await api.admin("GET", "/prices") == before
 
 
@@ -75,8 +75,8 @@ async def test_prices_and_thresholds_are_the_operators_alone(api: Api, acme: New
         ("PATCH", f"/v1/admin/organisations/{acme.id}", {"low_balance": 5}),
         ("GET", f"/v1/admin/organisations/{acme.id}/transactions", None),
     ):
-        status, _, told = await api.ask(method, path, body)
-        assert (status, told["code"]) == (401, "unauthorised")
+        status, _, reply = await api.ask(method, path, body)
+        assert (status, reply["code"]) == (401, "unauthorised")
     assert await api.services.prices.version() == version
 
 
@@ -84,16 +84,16 @@ async def test_a_threshold_is_set_shown_and_taken_away(api: Api) -> None:
     _, made = await api.admin("POST", "/organisations", {"name": "Warned"})
     path = f"/organisations/{made['id']}"
     for units in (500, 500, None, 1):
-        status, told = await api.admin("PATCH", path, {"low_balance": units})
+        status, reply = await api.admin("PATCH", path, {"low_balance": units})
         assert status == 200
-        assert told == {
+        assert reply == {
             "id": made["id"],
             "name": "Warned",
-            "created_at": told["created_at"],
+            "created_at": reply["created_at"],
             "low_balance": units,
         }
         _, page = await api.admin("GET", f"/organisations?after={made['id'] - 1}")
-        assert page["organisations"] == [told]
+        assert page["organisations"] == [reply]
 
 
 @pytest.mark.parametrize(
@@ -113,5 +113,5 @@ async def test_a_threshold_is_set_shown_and_taken_away(api: Api) -> None:
 async def test_a_wrong_threshold_is_refused_with_the_field(
     api: Api, path: str, body: Any, status: int, field: str | None
 ) -> None:
-    told_status, told = await api.admin("PATCH", path, body)
-    assert (told_status, told.get("field")) == (status, field)
+    reply_status, reply = await api.admin("PATCH", path, body)
+    assert (reply_status, reply.get("field")) == (status, field)

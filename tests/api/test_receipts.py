@@ -110,8 +110,8 @@ async def test_receipts_that_cannot_be_kept_are_to_be_sent_again(given: Given) -
 async def test_what_cannot_be_read_is_refused_and_nothing_of_it_is_taken(
     given: Given, body: bytes, kind: str, status: int
 ) -> None:
-    told, headers, _ = await given.push(body=body, Content_Type=kind)
-    assert (told, headers["Content-Type"]) == (status, "application/problem+json")
+    reply, headers, _ = await given.push(body=body, Content_Type=kind)
+    assert (reply, headers["Content-Type"]) == (status, "application/problem+json")
     assert given.sink.receipts == []
 
 

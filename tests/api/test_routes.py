@@ -31,22 +31,22 @@ async def put(api: Api, routes: object, **more: object) -> tuple[int, Any]:
 async def test_routes_are_shown_and_replaced_as_a_whole(api: Api) -> None:
     _, before = await api.admin("GET", "/routes")
     assert before["routes"] == []
-    told_route = {"prefix": "+98", "queue": "express", "providers": ["second", "first"], "weights": [3, 1]}
-    status, told = await put(api, [told_route, {"providers": ["first"]}])
-    assert (status, told["version"]) == (200, before["version"] + 1)
-    assert told["routes"] == [PLAIN, {**PLAIN, **told_route}]
-    assert await api.admin("GET", "/routes") == (200, told)
-    assert await put(api, [PLAIN, told_route]) == (200, told), "the order means nothing"
+    reply_route = {"prefix": "+98", "queue": "express", "providers": ["second", "first"], "weights": [3, 1]}
+    status, reply = await put(api, [reply_route, {"providers": ["first"]}])
+    assert (status, reply["version"]) == (200, before["version"] + 1)
+    assert reply["routes"] == [PLAIN, {**PLAIN, **reply_route}]
+    assert await api.admin("GET", "/routes") == (200, reply)
+    assert await put(api, [PLAIN, reply_route]) == (200, reply), "the order means nothing"
     status, none = await put(api, [])
-    assert (status, none) == (200, {"version": told["version"] + 1, "routes": []})
+    assert (status, none) == (200, {"version": reply["version"] + 1, "routes": []})
 
 
 async def test_a_change_can_be_bound_to_the_version_it_is_based_on(api: Api) -> None:
     _, now = await put(api, [PLAIN])
     status, changed = await put(api, [{"providers": ["second"]}], version=now["version"])
     assert (status, changed["version"]) == (200, now["version"] + 1)
-    status, told = await put(api, [], version=now["version"])
-    assert (status, told["code"], told["field"]) == (409, "version_conflict", "version")
+    status, reply = await put(api, [], version=now["version"])
+    assert (status, reply["code"], reply["field"]) == (409, "version_conflict", "version")
     assert await put(api, [{"providers": ["second"]}], version=now["version"]) == (200, changed)
 
 
@@ -82,30 +82,30 @@ async def test_what_is_no_routing_table_is_refused_with_the_field(
     api: Api, body: Any, status: int, code: str, field: str | None
 ) -> None:
     before = await api.admin("GET", "/routes")
-    told_status, told = await api.admin("PUT", "/routes", body)
-    assert (told_status, told["code"], told.get("field")) == (status, code, field), told
-    assert "Traceback" not in told["detail"]
+    reply_status, reply = await api.admin("PUT", "/routes", body)
+    assert (reply_status, reply["code"], reply.get("field")) == (status, code, field), reply
+    assert "Traceback" not in reply["detail"]
     assert await api.admin("GET", "/routes") == before
 
 
 async def test_providers_are_listed_as_configured_and_as_they_are(api: Api) -> None:
-    status, told = await api.admin("GET", "/providers")
+    status, reply = await api.admin("GET", "/providers")
     assert status == 200
-    assert told["providers"] == [
+    assert reply["providers"] == [
         {"name": "first", "type": "simulated", "paused": False,
          "throughput": {"configured": 100.0, "in_force": 100.0}},
         {"name": "second", "type": "simulated", "paused": False,
          "throughput": {"configured": None, "in_force": None}},
     ]  # fmt: skip
-    assert await api.admin("GET", "/providers/second") == (200, told["providers"][1])
+    assert await api.admin("GET", "/providers/second") == (200, reply["providers"][1])
 
 
 async def test_a_provider_is_paused_and_resumed_and_again_changes_nothing(api: Api) -> None:
     _, before = await api.admin("GET", "/providers")
     for path, paused in (("pause", True), ("pause", True), ("resume", False), ("resume", False)):
-        status, told = await api.admin("POST", f"/providers/first/{path}", {} if paused else None)
-        assert (status, told["name"], told["paused"]) == (200, "first", paused)
-        assert await api.admin("GET", "/providers/first") == (200, told)
+        status, reply = await api.admin("POST", f"/providers/first/{path}", {} if paused else None)
+        assert (status, reply["name"], reply["paused"]) == (200, "first", paused)
+        assert await api.admin("GET", "/providers/first") == (200, reply)
     _, after = await api.admin("GET", "/providers")
     assert after == {**before, "version": before["version"] + 2}
 
@@ -114,18 +114,18 @@ async def test_a_repeated_pause_does_not_undo_a_later_resume(api: Api) -> None:
     key = {"Idempotency_Key": "pause first"}
     assert (await api.admin("POST", "/providers/first/pause", **key))[1]["paused"]
     await api.admin("POST", "/providers/first/resume")
-    status, told = await api.admin("POST", "/providers/first/pause", **key)
-    assert (status, told["paused"]) == (200, False)
-    status, told = await api.admin("POST", "/providers/second/pause", **key)
-    assert (status, told["code"]) == (409, "idempotency_key_reused")
+    status, reply = await api.admin("POST", "/providers/first/pause", **key)
+    assert (status, reply["paused"]) == (200, False)
+    status, reply = await api.admin("POST", "/providers/second/pause", **key)
+    assert (status, reply["code"]) == (409, "idempotency_key_reused")
 
 
 async def test_a_throughput_is_set_and_given_back_to_the_configuration(api: Api) -> None:
     for name, configured in (("first", 100.0), ("second", None)):
         for wanted, in_force in ((12.5, 12.5), (12.5, 12.5), (7, 7.0), (None, configured)):
-            status, told = await api.admin("PUT", f"/providers/{name}", {"throughput": wanted})
+            status, reply = await api.admin("PUT", f"/providers/{name}", {"throughput": wanted})
             assert status == 200
-            assert told["throughput"] == {"configured": configured, "in_force": in_force}
+            assert reply["throughput"] == {"configured": configured, "in_force": in_force}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ async def test_a_throughput_is_set_and_given_back_to_the_configuration(api: Api)
 async def test_a_throughput_that_cannot_be_is_refused(
     api: Api, body: Any, status: int, field: str | None
 ) -> None:
-    told_status, told = await api.admin("PUT", "/providers/first", body)
-    assert (told_status, told.get("field")) == (status, field)
+    reply_status, reply = await api.admin("PUT", "/providers/first", body)
+    assert (reply_status, reply.get("field")) == (status, field)
     assert (await api.admin("GET", "/providers/first"))[1]["throughput"]["in_force"] == 100.0
 
 
@@ -157,8 +157,8 @@ async def test_a_provider_that_is_not_configured_is_not_found(api: Api) -> None:
         ("POST", "/providers/third/resume", None),
         ("POST", "/providers/%2e%2e/pause", None),
     ):
-        status, told = await api.admin(method, path, body)
-        assert (status, told["code"]) == (404, "not_found")
+        status, reply = await api.admin(method, path, body)
+        assert (status, reply["code"]) == (404, "not_found")
     assert (await api.admin("POST", "/providers/first"))[0] == 405
     assert (await api.admin("GET", "/providers/first/pause"))[0] == 405
 
@@ -181,7 +181,7 @@ async def test_all_of_it_is_the_operators_alone(api: Api) -> None:
 
 
 async def test_of_changes_at_once_each_is_answered_by_what_stood_then(api: Api) -> None:
-    told = await asyncio.gather(
+    reply = await asyncio.gather(
         *(api.admin("PUT", "/providers/first", {"throughput": n}) for n in range(1, 20))
     )
-    assert sorted(answer["throughput"]["in_force"] for _, answer in told) == list(range(1, 20))
+    assert sorted(answer["throughput"]["in_force"] for _, answer in reply) == list(range(1, 20))

@@ -65,24 +65,24 @@ async def test_what_moved_is_told_newest_first_without_internal_movements(api: A
             ("reopen", 3),
         ],
     )
-    status, _, told = await api.ask("GET", "/v1/balance/transactions", key=made["api_key"])
+    status, _, reply = await api.ask("GET", "/v1/balance/transactions", key=made["api_key"])
     assert status == 200
-    assert told["next"] is None
-    assert [(t["type"], t["units"], t["reference"]) for t in told["transactions"]] == [
+    assert reply["next"] is None
+    assert [(t["type"], t["units"], t["reference"]) for t in reply["transactions"]] == [
         ("reopen", 3, None),
         ("release", 2, None),
         ("capture", 5, None),
         ("hold", 7, None),
         ("top-up", 100, "invoice 100"),
     ]
-    ids = [t["id"] for t in told["transactions"]]
+    ids = [t["id"] for t in reply["transactions"]]
     assert ids == sorted(ids, reverse=True)
-    for t in told["transactions"]:
+    for t in reply["transactions"]:
         assert set(t) == {"id", "at", "type", "units", "reference"}
         assert t["at"].endswith("Z")
         assert datetime.fromisoformat(t["at"]).utcoffset() is not None
     path = f"/organisations/{made['id']}/transactions"
-    assert await api.admin("GET", path) == (200, told)
+    assert await api.admin("GET", path) == (200, reply)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7, 100])
@@ -93,24 +93,24 @@ async def test_pages_give_each_transaction_once_while_more_come(api: Api, books:
     other = await organisation(api, 77)
     seen, query, pages = [], f"limit={limit}", 0
     while True:
-        _, _, told = await api.ask("GET", f"/v1/balance/transactions?{query}", key=made["api_key"])
-        assert len(told["transactions"]) <= limit
-        seen += [t["units"] for t in told["transactions"]]
+        _, _, reply = await api.ask("GET", f"/v1/balance/transactions?{query}", key=made["api_key"])
+        assert len(reply["transactions"]) <= limit
+        seen += [t["units"] for t in reply["transactions"]]
         pages += 1
         await book(books, made["id"], [("hold", 1000)])
-        if told["next"] is None:
+        if reply["next"] is None:
             break
-        query = f"limit={limit}&cursor={told['next']}"
+        query = f"limit={limit}&cursor={reply['next']}"
     assert seen == list(range(11, 0, -1))
     assert pages == -(-11 // limit)
-    _, _, told = await api.ask("GET", "/v1/balance/transactions", key=other["api_key"])
-    assert [t["units"] for t in told["transactions"]] == [77]
+    _, _, reply = await api.ask("GET", "/v1/balance/transactions", key=other["api_key"])
+    assert [t["units"] for t in reply["transactions"]] == [77]
 
 
 async def test_an_organisation_without_transactions_has_an_empty_page(api: Api) -> None:
     made = await organisation(api)
-    status, _, told = await api.ask("GET", "/v1/balance/transactions", key=made["api_key"])
-    assert (status, told) == (200, {"transactions": [], "next": None})
+    status, _, reply = await api.ask("GET", "/v1/balance/transactions", key=made["api_key"])
+    assert (status, reply) == (200, {"transactions": [], "next": None})
     assert (await api.admin("GET", "/organisations/999999/transactions"))[0] == 404
     assert (await api.admin("GET", "/organisations/x/transactions"))[0] == 404
     assert (await api.ask("GET", "/v1/balance/transactions", key="smse_1_x"))[0] == 401
@@ -120,5 +120,5 @@ async def test_an_organisation_without_transactions_has_an_empty_page(api: Api) 
     "query", ["limit=0", "limit=1001", "limit=x", "cursor=0", "cursor=-1", "cursor=", "cursor=" + "9" * 40]
 )
 async def test_a_page_has_its_bounds(api: Api, query: str) -> None:
-    status, _, told = await api.ask("GET", f"/v1/balance/transactions?{query}")
-    assert (status, told["code"], told["field"]) == (422, "invalid_field", query.split("=")[0])
+    status, _, reply = await api.ask("GET", f"/v1/balance/transactions?{query}")
+    assert (status, reply["code"], reply["field"]) == (422, "invalid_field", query.split("=")[0])

@@ -129,12 +129,12 @@ class Api:
         data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
         url = f"http://127.0.0.1:{self.port}{path}"
         async with self.session.request(method, url, data=data, headers=headers) as response:
-            told = await response.read()
-            return response.status, response.headers, msgspec.json.decode(told) if told else None
+            reply = await response.read()
+            return response.status, response.headers, msgspec.json.decode(reply) if reply else None
 
     async def admin(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, Any]:
-        status, _, told = await self.ask(method, f"/v1/admin{path}", body, key=ADMIN_KEY, **headers)
-        return status, told
+        status, _, reply = await self.ask(method, f"/v1/admin{path}", body, key=ADMIN_KEY, **headers)
+        return status, reply
 
     async def raw(self, request: bytes) -> bytes:
         """The bytes of one connection's answers to these bytes, until it closes."""

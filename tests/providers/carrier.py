@@ -40,7 +40,7 @@ class Asked(NamedTuple):
         return self.target.partition("?")[2]
 
 
-class Said(NamedTuple):
+class Reply(NamedTuple):
     """What it is answered with."""
 
     status: int
@@ -49,7 +49,7 @@ class Said(NamedTuple):
     headers: str = ""
 
 
-Script = Callable[[Asked], Said]
+Script = Callable[[Asked], Reply]
 
 
 async def _read(reader: asyncio.StreamReader) -> Asked:
@@ -75,9 +75,9 @@ class CarrierServer:
                 while True:
                     asked = await _read(reader)
                     self.asked.append(asked)
-                    said = self.script(asked)
-                    head = f"HTTP/1.1 {said.status} X\r\nContent-Type: {said.kind}\r\n{said.headers}"
-                    writer.write(f"{head}Content-Length: {len(said.body)}\r\n\r\n".encode() + said.body)
+                    reply = self.script(asked)
+                    head = f"HTTP/1.1 {reply.status} X\r\nContent-Type: {reply.kind}\r\n{reply.headers}"
+                    writer.write(f"{head}Content-Length: {len(reply.body)}\r\n\r\n".encode() + reply.body)
                     await writer.drain()
         finally:
             del self._open[writer]
@@ -112,11 +112,11 @@ class ReceiptAddress:
         self.reader: ReceiptReader | None = None
         self.name = ""
 
-    def script(self, asked: Asked) -> Said:
+    def script(self, asked: Asked) -> Reply:
         assert self.reader
         if asked.path.decode() != f"/v1/providers/{self.name}/receipts/{self.reader.token}":
             self.refused.append(asked.target)
-            return Said(404)
+            return Reply(404)
         try:
             found = self.reader.read(
                 asked.method, asked.query, asked.headers.get("content-type", ""), asked.body,
@@ -124,12 +124,12 @@ class ReceiptAddress:
             )  # fmt: skip
         except Refusal as e:
             self.refused.append(e.detail)
-            return Said(e.status)
+            return Reply(e.status)
         finally:
             self.arrived.set()
         self.receipts.extend(found)
         reply = self.reader.reply
-        return Said(reply.status, reply.body.encode(), reply.content_type)
+        return Reply(reply.status, reply.body.encode(), reply.content_type)
 
     async def until(self, condition: Callable[[list[Receipt]], bool]) -> list[Receipt]:
         async with asyncio.timeout(30):

@@ -122,18 +122,18 @@ async def test_stopping_gives_every_message_its_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         ({"path": ""}, "providers.file.options.path must be the path of a file."),
         ({"colour": 1}, "providers.file.options.colour is not known: there are path, receipts."),
     ],
 )
 def test_the_examples_own_mistakes_are_told_as_they_are(
-    tmp_path: Path, options: dict[str, Any], said: str
+    tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
         build(settings(tmp_path / "m", **options), Sink())
-    assert str(refused.value) == said
+    assert str(refused.value) == sentence
 
 
 STRANGE_MODULE = """
@@ -202,7 +202,7 @@ number = 7
 
 
 @pytest.mark.parametrize(
-    ("factory", "said"),
+    ("factory", "sentence"),
     [
         (
             "no_such_module:f",
@@ -240,7 +240,7 @@ number = 7
     ],
 )
 def test_a_module_that_is_wrong_is_told_in_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factory: str, sentence: str
 ) -> None:
     (tmp_path / "wrong_module.py").write_text(WRONG_MODULE)
     (tmp_path / "broken_module.py").write_text("1 / 0")
@@ -248,6 +248,6 @@ def test_a_module_that_is_wrong_is_told_in_one_sentence(
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError) as refused:
         build(CustomSettings(name="acme", factory=factory), Sink())
-    assert str(refused.value).startswith(f"providers.acme.factory: {said}")
+    assert str(refused.value).startswith(f"providers.acme.factory: {sentence}")
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)

@@ -23,7 +23,7 @@ from tests.providers.carrier import (
     Asked,
     CarrierServer,
     ReceiptAddress,
-    Said,
+    Reply,
     Script,
     answering,
     message,
@@ -87,11 +87,11 @@ def short(verdict: Verdict) -> tuple[str, str, str]:
     return verdict.kind, verdict.provider_message_id, verdict.code
 
 
-def said(status: int, value: object) -> Said:
-    return Said(status, json.dumps(value).encode())
+def json_reply(status: int, value: object) -> Reply:
+    return Reply(status, json.dumps(value).encode())
 
 
-def sequence(*answers: Said) -> Script:
+def sequence(*answers: Reply) -> Script:
     left = iter(answers)
     return lambda asked: next(left)
 
@@ -116,9 +116,9 @@ def test_a_preset_that_there_is_not() -> None:
 
 @in_module
 async def test_generic() -> None:
-    def script(asked: Asked) -> Said:
+    def script(asked: Asked) -> Reply:
         to = json.loads(asked.body)["to"]
-        return said(422, {"code": "bad_number"}) if to == "+1" else said(201, {"id": "m-1"})
+        return json_reply(422, {"code": "bad_number"}) if to == "+1" else json_reply(201, {"id": "m-1"})
 
     async with carrier("generic", script) as it:
         assert short(await it.one()) == ("accepted", "m-1", "201")
@@ -165,13 +165,13 @@ async def test_generic() -> None:
 )
 @in_module
 async def test_kannels_answers(status: int, text: str, verdict: tuple[str, str, str]) -> None:
-    async with carrier("kannel", lambda asked: Said(status, text.encode(), "text/html")) as it:
+    async with carrier("kannel", lambda asked: Reply(status, text.encode(), "text/html")) as it:
         assert short(await it.one()) == verdict
 
 
 @in_module
 async def test_kannel_is_asked_for_receipts_and_sends_them() -> None:
-    ok = Said(202, b"0: Accepted for delivery", "text/html")
+    ok = Reply(202, b"0: Accepted for delivery", "text/html")
     async with carrier("kannel", lambda asked: ok) as it:
         assert (await it.one("سلام", encoding="UCS-2", sender="")).kind == "accepted"
         assert (it.asked.method, it.asked.path, it.asked.body) == ("GET", b"/cgi-bin/sendsms", b"")
@@ -207,21 +207,21 @@ TWILIO_OK = {
 }
 
 
-def twilio_error(status: int, code: int, headers: str = "") -> Said:
+def twilio_error(status: int, code: int, headers: str = "") -> Reply:
     value = {"code": code, "message": "No.", "more_info": f"https://www.twilio.com/docs/errors/{code}",
              "status": status}  # fmt: skip
-    return Said(status, json.dumps(value).encode(), headers=headers)
+    return Reply(status, json.dumps(value).encode(), headers=headers)
 
 
 @in_module
 async def test_twilio() -> None:
     answers = (
-        said(201, TWILIO_OK),
+        json_reply(201, TWILIO_OK),
         twilio_error(400, 21610),
         twilio_error(401, 20003),
         twilio_error(500, 20500),
         twilio_error(429, 20429),
-        Said(200, b"<html>captive portal</html>", "text/html"),
+        Reply(200, b"<html>captive portal</html>", "text/html"),
     )
     async with carrier("twilio", sequence(*answers)) as it:
         assert short(await it.one("a+b & é")) == ("accepted", TWILIO_OK["sid"], "201")
@@ -272,7 +272,7 @@ async def test_twilio_asks_to_be_left_alone_for_a_while() -> None:
 @in_module
 async def test_twilio_with_a_messaging_service_instead_of_a_sender() -> None:
     fields = {"fields": {"From": "{nothing?}", "MessagingServiceSid": "MG1"}}
-    async with carrier("twilio", sequence(said(201, TWILIO_OK)), request=fields) as it:
+    async with carrier("twilio", sequence(json_reply(201, TWILIO_OK)), request=fields) as it:
         assert (await it.one()).kind == "accepted"
         form = parse_qs(it.asked.body.decode())
         assert form["MessagingServiceSid"] == ["MG1"]
@@ -283,13 +283,13 @@ async def test_twilio_with_a_messaging_service_instead_of_a_sender() -> None:
 # -- Vonage: bodies as in https://developer.vonage.com/en/api/sms
 
 
-def vonage(*statuses: str) -> Said:
+def vonage(*statuses: str) -> Reply:
     messages = [
         {"to": "989120000000", "message-id": f"0A{n}", "status": status, "remaining-balance": "3.14"}
         if status == "0" else {"status": status, "error-text": "No."}
         for n, status in enumerate(statuses)
     ]  # fmt: skip
-    return said(200, {"message-count": str(len(statuses)), "messages": messages})
+    return json_reply(200, {"message-count": str(len(statuses)), "messages": messages})
 
 
 @in_module
@@ -302,7 +302,7 @@ async def test_vonage() -> None:
         vonage("5"),
         vonage("9"),
         vonage("7"),
-        Said(200, b"", "text/html"),
+        Reply(200, b"", "text/html"),
     )
     async with carrier("vonage", sequence(*answers)) as it:
         assert short(await it.one()) == ("accepted", "0A0", "0")
@@ -336,7 +336,7 @@ async def test_vonage() -> None:
 # -- Kavenegar: bodies as in https://kavenegar.com/rest.html
 
 
-def kavenegar(status: int) -> Said:
+def kavenegar(status: int) -> Reply:
     entries = [
         {
             "messageid": 8792343,
@@ -350,7 +350,7 @@ def kavenegar(status: int) -> Said:
         }
     ]
     value = {"return": {"status": status, "message": "…"}, "entries": entries if status == 200 else None}
-    return said(status, value)
+    return json_reply(status, value)
 
 
 @in_module

@@ -34,7 +34,7 @@ from engine.providers.smpp.codes import Command
 from engine.providers.smpp.congestion import Slowdown
 from engine.providers.smpp.message import Sending
 from engine.providers.smpp.pdu import Pdu
-from engine.providers.smpp.session import Counts, Heard, Segment, Session
+from engine.providers.smpp.session import Counts, IncomingBatch, Segment, Session
 
 _UNREAD_BYTES_MAX = 4 << 20
 _CLOSE_S = 1.0
@@ -66,7 +66,7 @@ class Owner(Protocol):
     def bound(self, line: Line) -> None:
         """The line carries messages from now on."""
 
-    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+    def received(self, line: Line, on: Connection, batch: IncomingBatch[Sending], now_s: float) -> None:
         """Answers and deliveries were read from `on` in one go, at `now_s` of the monotonic clock."""
 
     def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
@@ -150,11 +150,11 @@ class Connection(asyncio.Protocol):
         if self.over.is_set():
             return
         now_s = time.monotonic()
-        heard = self.session.receive(data, now_s)
+        batch = self.session.receive(data, now_s)
         # Segments that the callbacks send meanwhile go out together with the answers.
         self._flushing = True
-        if heard.answers or heard.deliveries:
-            self._line.owner.heard(self._line, self, heard, now_s)
+        if batch.answers or batch.deliveries:
+            self._line.owner.received(self._line, self, batch, now_s)
         self.flush()
 
     def pause_writing(self) -> None:

@@ -33,7 +33,7 @@ from engine.receipts.ports import ReceiptSink
 from engine.receipts.records import Receipt
 
 # Receipts of one provider that may wait for the sink.
-OWED_MAX = 10_000
+UNANSWERED_MAX = 10_000
 _DATA_SM = int(Command.data_sm)
 
 
@@ -52,7 +52,7 @@ class Inbox:
         self._receipts = receipts
         self._counts = counts
         # Receipts that the sink has not spoken of.
-        self.owed = 0
+        self.unanswered = 0
 
     def take(self, deliveries: Sequence[Pdu], answering: Answering) -> None:
         """Take deliveries that were read together: their receipts go to the sink together."""
@@ -74,11 +74,11 @@ class Inbox:
                 else:
                     self._counts.mo_dropped += 1
                 answering.answer((pdu,), CommandStatus.ESME_ROK)
-            elif self.owed >= OWED_MAX:
+            elif self.unanswered >= UNANSWERED_MAX:
                 self._counts.receipts_refused += 1
                 answering.answer((pdu,), CommandStatus.ESME_RX_T_APPN)
             else:
-                self.owed += 1
+                self.unanswered += 1
                 found.append(one)
                 kept.append(pdu)
         if found:
@@ -86,7 +86,7 @@ class Inbox:
             self._receipts.put(found, stored)
 
     def _stored(self, deliveries: Sequence[Pdu], answering: Answering, kept: bool) -> None:
-        self.owed -= len(deliveries)
+        self.unanswered -= len(deliveries)
         if kept:
             self._counts.receipts += len(deliveries)
         else:

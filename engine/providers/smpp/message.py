@@ -67,7 +67,7 @@ class Sending(msgspec.Struct, eq=False):
     ids: dict[int, str] | None = None
     throttled_code: str = ""
     # The verdict is out; it may still stand in a queue.
-    told: bool = False
+    verdict_given: bool = False
 
     @property
     def over(self) -> bool:

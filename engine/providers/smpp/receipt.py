@@ -110,11 +110,11 @@ def receipt(m: ShortMessage, provider: str, at_us: int) -> Receipt | None:
     """
     if not is_receipt(m):
         return None
-    said = _fields(_text(m))
-    message_id = _c_string(m.parameters.get(_RECEIPTED_ID, b"")) or said.get("id", "")
+    fields = _fields(_text(m))
+    message_id = _c_string(m.parameters.get(_RECEIPTED_ID, b"")) or fields.get("id", "")
     if not message_id:
         return None
-    stat = _stat(m, said.get("stat", "").upper())
+    stat = _stat(m, fields.get("stat", "").upper())
     state = _STATES.get(stat, "pending")
     if state == "undelivered" and m.esm_class & _TYPE_MASK == _INTERMEDIATE:
         state = "pending"
@@ -122,7 +122,7 @@ def receipt(m: ShortMessage, provider: str, at_us: int) -> Receipt | None:
         provider=provider,
         provider_message_id=message_id[:ID_MAX],
         state=state,
-        code=" ".join(word for word in (stat, _err(m, said.get("err", ""))) if word),
+        code=" ".join(word for word in (stat, _err(m, fields.get("err", ""))) if word),
         at_us=at_us,
         to=_NO_DIGITS.sub("", m.source),
     )
@@ -156,20 +156,20 @@ def _text(m: ShortMessage) -> str:
     return text.replace("\0", " ")
 
 
-def _stat(m: ShortMessage, said: str) -> str:
+def _stat(m: ShortMessage, word_in_text: str) -> str:
     value = m.parameters.get(_MESSAGE_STATE, b"")
     word = _WORDS.get(value[0], "") if len(value) == 1 else ""
-    if not word or (word == "UNKNOWN" and said):
-        return said[:STAT_MAX]
+    if not word or (word == "UNKNOWN" and word_in_text):
+        return word_in_text[:STAT_MAX]
     return word
 
 
-def _err(m: ShortMessage, said: str) -> str:
+def _err(m: ShortMessage, code_in_text: str) -> str:
     """The error code, three digits as in the text; the parameter is its network's type and code."""
     value = m.parameters.get(_ERROR_CODE, b"")
     if len(value) == 3:
         return f"{int.from_bytes(value[1:], 'big'):03d}"
-    return said[:ERR_MAX]
+    return code_in_text[:ERR_MAX]
 
 
 def _c_string(value: bytes) -> str:

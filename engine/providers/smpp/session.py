@@ -15,7 +15,7 @@ be written gathers in `out`, and `now_s` is the caller's monotonic clock.
 Under failure:
 - no answer to a submit: `overdue` hands it out when it is late; an answer that
   comes after that, or twice, or to nothing that was sent, is counted and ignored;
-- nothing heard for `enquire_link_s`: the provider is asked whether it lives (enquire_link); still
+- nothing received for `enquire_link_s`: the provider is asked whether it lives (enquire_link); still
   nothing after the time-out: ended. Any PDU proves that it lives;
 - framing lost: answered with generic_nack and ended, because the next answer could go to the
   wrong message;
@@ -95,7 +95,7 @@ class Counts(msgspec.Struct):
     mo_dropped: int = 0
 
 
-class Heard(NamedTuple, Generic[Token]):
+class IncomingBatch(NamedTuple, Generic[Token]):
     """What was read in one piece of the stream, for the caller to act on."""
 
     # Submits with the answer to each.
@@ -114,7 +114,7 @@ class Session(Generic[Token]):
         "_due_s",
         "_enquire_link_s",
         "_enquired",
-        "_heard_s",
+        "_input_at_s",
         "_reader",
         "_sequence",
         "_timeout_s",
@@ -139,7 +139,7 @@ class Session(Generic[Token]):
         # The last sequence number that has left.
         self._written = 0
         self._unbind_sequence = 0
-        self._heard_s = 0.0
+        self._input_at_s = 0.0
         # When the answer to bind, enquire_link or unbind is late.
         self._due_s = 0.0
         self._enquired = False
@@ -153,7 +153,7 @@ class Session(Generic[Token]):
     def begin(self, now_s: float) -> None:
         """The connection stands: write the bind."""
         self.state = "binding"
-        self._heard_s = now_s
+        self._input_at_s = now_s
         self._due_s = now_s + self._timeout_s
         self.out.append(pack(self._bind, 0, self._next(), self._bind_body))
 
@@ -174,13 +174,13 @@ class Session(Generic[Token]):
         self.out.clear()
         self._written = self._sequence
 
-    def receive(self, data: bytes, now_s: float) -> Heard[Token]:
+    def receive(self, data: bytes, now_s: float) -> IncomingBatch[Token]:
         """Read octets of the connection; what the caller must act on."""
-        heard: Heard[Token] = Heard([], [])
+        batch: IncomingBatch[Token] = IncomingBatch([], [])
         pdus = self._reader.feed(data) if self.state != "ended" else []
         # Only the last can be wrong.
         wrong = pdus.pop() if pdus and isinstance(pdus[-1], WrongPdu) else None
-        answers, pending = heard.answers, self.pending
+        answers, pending = batch.answers, self.pending
         for pdu in cast("list[Pdu]", pdus):
             if pdu.command_id == _SUBMIT_SM_RESP:
                 if (sent := pending.pop(pdu.sequence, None)) is not None:
@@ -188,21 +188,21 @@ class Session(Generic[Token]):
                 else:
                     self._counts.late_responses += 1
             else:
-                self._heard(pdu, heard, now_s)
+                self._take(pdu, batch, now_s)
                 if self.state == "ended":
                     break
         if isinstance(wrong, WrongPdu) and self.state != "ended":
             self._counts.wrong_pdus += 1
             self.out.append(pack(_GENERIC_NACK, wrong.status, wrong.sequence or 0))
             self._end("framing")
-        self._heard_s = now_s
+        self._input_at_s = now_s
         if self._enquired:
             self._enquired = False
             self._due_s = 0.0
-        return heard
+        return batch
 
     def answer_delivery(self, delivery: Pdu, status: int) -> None:
-        """Answer a request from `Heard.deliveries`; the id in it is empty, as 4.6.2 wants it."""
+        """Answer a request from `IncomingBatch.deliveries`; the id in it is empty, as 4.6.2 wants it."""
         if self.state != "ended":
             self.out.append(pack(delivery.command_id | ANSWER, status, delivery.sequence, b"\0"))
 
@@ -225,7 +225,9 @@ class Session(Generic[Token]):
             self._end("unbound")
         elif self._due_s and now_s >= self._due_s:
             self._end({"binding": "bind-timeout", "unbinding": "unbind-timeout"}.get(self.state, "silent"))
-        elif self.state == "bound" and not self._enquired and now_s >= self._heard_s + self._enquire_link_s:
+        elif (
+            self.state == "bound" and not self._enquired and now_s >= self._input_at_s + self._enquire_link_s
+        ):
             self._enquired = True
             self._due_s = now_s + self._timeout_s
             self.out.append(pack(_ENQUIRE_LINK, 0, self._next()))
@@ -262,16 +264,16 @@ class Session(Generic[Token]):
             self.state = "ended"
             self.reason = reason
 
-    def _heard(self, pdu: Pdu, heard: Heard[Token], now_s: float) -> None:
+    def _take(self, pdu: Pdu, batch: IncomingBatch[Token], now_s: float) -> None:
         """Anything but the answer to a submit."""
         command = pdu.command_id
         if command in _DELIVERIES and self.state != "binding":
-            heard.deliveries.append(pdu)
+            batch.deliveries.append(pdu)
         elif command == _GENERIC_NACK and pdu.sequence in self.pending:
             self._counts.generic_nacks += 1
             # Such an answer accepts nothing, whatever its status is.
             refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, pdu.sequence, b"")
-            heard.answers.append((self.pending.pop(pdu.sequence), refused))
+            batch.answers.append((self.pending.pop(pdu.sequence), refused))
         elif command & ANSWER:
             self._answered(pdu)
         else:

@@ -18,7 +18,7 @@ from engine.providers.smpp.deliveries import Inbox
 from engine.providers.smpp.message import ACCEPTED_CODE, Sending
 from engine.providers.smpp.pdu import Pdu
 from engine.providers.smpp.send_queue import Waiting
-from engine.providers.smpp.session import Answers, Counts, Heard
+from engine.providers.smpp.session import Answers, Counts, IncomingBatch
 from engine.providers.smpp.verdicts import code, kind
 from engine.records import Message, Verdict
 
@@ -122,13 +122,13 @@ class Traffic:
             self._waiting.open_for(line)
             self._waiting.pump_all(time.monotonic())
 
-    def heard(self, line: Line, on: Connection, heard: Heard[Sending], now_s: float) -> None:
+    def received(self, line: Line, on: Connection, batch: IncomingBatch[Sending], now_s: float) -> None:
         """See `smpp_connection.Owner`: verdicts for what was answered, receipts to the inbox, then more is
         sent."""
-        if heard.answers:
-            self._answered(line, heard.answers, now_s)
-        if heard.deliveries:
-            self._inbox.take(heard.deliveries, on)
+        if batch.answers:
+            self._answered(line, batch.answers, now_s)
+        if batch.deliveries:
+            self._inbox.take(batch.deliveries, on)
         self._waiting.pump(line, now_s, _WAITING_MAX)
         if self.stopping:
             self._look_idle()
@@ -199,8 +199,8 @@ class Traffic:
 
     def _look(self, sending: Sending, now_s: float) -> None:
         """Give the verdict if it can be given."""
-        if sending.over and not sending.told:
-            sending.told = True
+        if sending.over and not sending.verdict_given:
+            sending.verdict_given = True
             sending.done(sending.verdict(self._name, now_s))
 
     # -- all of them
@@ -217,5 +217,5 @@ class Traffic:
                 self._give_up(sending, reason, now_s)
 
     def _look_idle(self) -> None:
-        if self.stopping and not (self._inbox.owed or self._waiting.busy):
+        if self.stopping and not (self._inbox.unanswered or self._waiting.busy):
             self.idle.set()

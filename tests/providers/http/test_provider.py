@@ -277,7 +277,7 @@ async def test_what_is_given_lies_over_the_preset_key_by_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "sentence"),
     [
         ({"url": ""}, "url must be given: where the provider's API is."),
         ({"url": "carrier.example"}, "url must be http://HOST[:PORT][/PATH], or the same with https"),
@@ -310,13 +310,13 @@ async def test_what_is_given_lies_over_the_preset_key_by_key() -> None:
         ({"preset": "kannel"}, "request.fields.username has {username}, so username must be given"),
     ],
 )
-def test_every_mistake_is_found_when_the_provider_is_built(given: dict[str, Any], said: str) -> None:
+def test_every_mistake_is_found_when_the_provider_is_built(given: dict[str, Any], sentence: str) -> None:
     # A preset brings its own request and answer.
     own: dict[str, Any] = {"request": {}, "answer": {}} if "preset" in given else {}
     made = settings(**{**own, **given})
     with pytest.raises(ConfigError) as refused:
         build(made, Sink())
-    assert str(refused.value).startswith(f"providers.acme.{said}")
+    assert str(refused.value).startswith(f"providers.acme.{sentence}")
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)
 

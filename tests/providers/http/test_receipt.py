@@ -170,7 +170,7 @@ def test_no_request_is_too_strange(body: bytes, query: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "sentence"),
     [
         ({"id": "", "own_id": ""}, "receipt must have id or own_id"),
         ({"state": ""}, "receipt.state must name the field"),
@@ -185,7 +185,7 @@ def test_no_request_is_too_strange(body: bytes, query: str, kind: str) -> None:
         ({"reply": {"code": 500}}, "receipt.reply.code is not known"),
     ],
 )
-def test_mistakes_name_the_setting_and_what_is_allowed(table: dict[str, Any], said: str) -> None:
+def test_mistakes_name_the_setting_and_what_is_allowed(table: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
         reading(**table)
-    assert str(refused.value).startswith("providers.acme." + said)
+    assert str(refused.value).startswith("providers.acme." + sentence)

@@ -206,7 +206,7 @@ def test_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "sentence"),
     [
         (
             {"id": "id"},
@@ -231,10 +231,10 @@ def test_paths() -> None:
         ({"accept": {}}, "answer.accept is not known; allowed are accepted, code, id"),
     ],
 )
-def test_mistakes_name_the_setting_and_what_is_allowed(table: dict[str, Any], said: str) -> None:
+def test_mistakes_name_the_setting_and_what_is_allowed(table: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
         recognition(**table)
-    assert str(refused.value).startswith("providers.acme." + said)
+    assert str(refused.value).startswith("providers.acme." + sentence)
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_how_the_carrier_is_told_who_we_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "sentence"),
     [
         (
             {"fields": {"a": "{tto}"}},
@@ -279,10 +279,10 @@ def test_how_the_carrier_is_told_who_we_are() -> None:
         ({"headers": {"X": 1}}, "request.headers must be a table, each value a text"),
     ],
 )
-def test_mistakes_name_the_setting_and_what_is_allowed(table: dict[str, Any], said: str) -> None:
+def test_mistakes_name_the_setting_and_what_is_allowed(table: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError) as refused:
         template(**table)
-    assert said in str(refused.value)
+    assert sentence in str(refused.value)
     assert str(refused.value).startswith("providers.acme.request.")
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)

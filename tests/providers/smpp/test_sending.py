@@ -23,7 +23,7 @@ def sending(segments: int) -> Sending:
     return Sending(no_verdict, [b"%d" % n for n in range(segments)], 1.0, segments == 1)
 
 
-def told(to: Sending, part: int, outcome: str) -> None:
+def report(to: Sending, part: int, outcome: str) -> None:
     if outcome == "accepted":
         to.accepted(part, f"id{part}")
     elif outcome == "throttled":
@@ -49,7 +49,7 @@ def test_the_table_holds_in_whatever_order_the_answers_come(outcomes: tuple[str,
         assert [one.take(2.0) for _ in outcomes] == list(range(len(outcomes)))
         for part in order:
             assert not one.over
-            told(one, part, outcomes[part])
+            report(one, part, outcomes[part])
         one.give_up("window")
         assert one.over
         verdict = one.verdict("carrier", 3.0)
@@ -63,11 +63,11 @@ def test_the_table_holds_in_whatever_order_the_answers_come(outcomes: tuple[str,
 def test_sent_the_short_way_a_message_comes_to_the_same(outcome: str) -> None:
     one = sending(1)
     one.sent_s = 2.0
-    told(one, 0, outcome)
+    report(one, 0, outcome)
     assert not one.queued
     if one.wants:
         assert (one.over, one.take(2.5), one.wants) == (False, 0, False)
-        told(one, 0, outcome)
+        report(one, 0, outcome)
     one.give_up("window")
     assert one.over
     verdict = one.verdict("carrier", 3.0)
@@ -77,8 +77,8 @@ def test_sent_the_short_way_a_message_comes_to_the_same(outcome: str) -> None:
 def test_segments_go_out_in_order_and_again_in_order() -> None:
     one = sending(3)
     assert [one.take(2.0), one.take(2.0)] == [0, 1]
-    told(one, 0, "throttled")
-    told(one, 1, "throttled")
+    report(one, 0, "throttled")
+    report(one, 1, "throttled")
     assert [one.take(2.5), one.take(2.5), one.take(2.5)] == [0, 1, 2]
     assert (one.wants, one.over) == (False, False)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, Reader, pack
-from engine.providers.smpp.session import LEAVE_S, Counts, Heard, Session
+from engine.providers.smpp.session import LEAVE_S, Counts, IncomingBatch, Session
 
 TIMEOUT_S, ENQUIRE_S = 5.0, 30.0
 
@@ -86,10 +86,10 @@ def test_submits_have_numbers_of_their_own_and_answers_find_them() -> None:
     first, second = written(made)
     assert [first.body, second.body] == [b"body 1", b"body 2"]
     assert first.sequence != second.sequence
-    heard = made.receive(answer(second) + answer(first), 1.0)
-    assert [segment[0] for segment, _ in heard.answers] == [two, one]
+    batch = made.receive(answer(second) + answer(first), 1.0)
+    assert [segment[0] for segment, _ in batch.answers] == [two, one]
     assert not made.pending
-    assert made.receive(answer(first), 1.0) == Heard([], [])
+    assert made.receive(answer(first), 1.0) == IncomingBatch([], [])
     assert counts.late_responses == 1
 
 
@@ -197,7 +197,7 @@ def test_an_ended_session_says_and_hears_nothing_more() -> None:
     made.answer_delivery(Pdu(Command.deliver_sm, 0, 1, b""), 0)
     made.unbind(2.0)
     made.tick(1000.0)
-    assert made.receive(pack(Command.enquire_link, 0, 1), 2.0) == Heard([], [])
+    assert made.receive(pack(Command.enquire_link, 0, 1), 2.0) == IncomingBatch([], [])
     assert written(made) == []
 
 
@@ -219,14 +219,14 @@ def test_the_stream_means_the_same_however_it_is_cut(stream: list[bytes], cuts: 
     for one in (whole, pieces):
         submit(one, *(Sent(n) for n in range(8)))
         written(one)
-    heard = whole.receive(raw, 1.0)
+    batch = whole.receive(raw, 1.0)
     answers, deliveries, at = [], [], 0
     for cut in [*cuts, len(raw)]:
         some = pieces.receive(raw[at : at + cut], 1.0)
         answers += some.answers
         deliveries += some.deliveries
         at += cut
-    assert (answers, deliveries) == (heard.answers, heard.deliveries)
+    assert (answers, deliveries) == (batch.answers, batch.deliveries)
     assert (pieces.state, pieces.reason, pieces.out) == (whole.state, whole.reason, whole.out)
     assert pieces.pending == whole.pending
     assert pieces_counts == whole_counts
@@ -268,10 +268,10 @@ class Driving:
         if self.session.out:
             self.seen += [pdu for pdu in written(self.session) if pdu.command_id == Command.submit_sm]
 
-    def end(self, heard: bytes) -> None:
+    def end(self, batch: bytes) -> None:
         """Whoever reads has written before, as `Connection` does in every turn of the loop."""
         self.write()
-        for (sent, _, body), pdu in self.session.receive(heard, self.now_s).answers:
+        for (sent, _, body), pdu in self.session.receive(batch, self.now_s).answers:
             assert body == b"body %d" % sent.name
             assert any(pdu.sequence == one.sequence and one.body == body for one in self.seen)
             sent.fates.append("answered")
