@@ -19,7 +19,7 @@ class Accounts:
         self._keys = keys
 
     async def balance(self, request: web.Request) -> Response:
-        """`GET /v1/balance`: 200 with a `records.Balance`. Raises Refusal 401, Unavailable."""
+        """`GET /v1/balance`: 200 with a `organisations.Balance`. Raises Refusal 401, Unavailable."""
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(organisation_id))
 

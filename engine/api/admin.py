@@ -72,7 +72,7 @@ class Admin:
         self._key = AdminKey(services.admin_key_sha256)
 
     async def create_organisation(self, request: web.Request) -> Response:
-        """`POST /organisations`: 201 with a `records.NewOrganisation`, the only time its key is shown.
+        """`POST /organisations`: 201 with a `organisations.NewOrganisation`, the only time its key is shown.
 
         Raises Refusal 400, 401, 409, 413, 422, Unavailable.
         """
@@ -103,7 +103,7 @@ class Admin:
         return answer_of(200, await self._directory.set_low_balance(organisation_id, wanted.low_balance))
 
     async def create_key(self, request: web.Request) -> Response:
-        """`POST /organisations/{id}/keys`: 201 with a `records.NewKey`, the only time it is shown.
+        """`POST /organisations/{id}/keys`: 201 with a `organisations.NewKey`, the only time it is shown.
 
         Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
         """
@@ -128,7 +128,7 @@ class Admin:
         return Response(204)
 
     async def balance(self, request: web.Request) -> Response:
-        """`GET /organisations/{id}/balance`: 200 with a `records.Balance`. Raises Refusal 401, 404,
+        """`GET /organisations/{id}/balance`: 200 with a `organisations.Balance`. Raises Refusal 401, 404,
         Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._directory.balance(_organisation_id(request)))
@@ -143,7 +143,7 @@ class Admin:
         return answer_of(200, page)
 
     async def top_up(self, request: web.Request) -> Response:
-        """`POST /organisations/{id}/top-ups`: 201 with a `records.TopUp`, 200 when it was added before.
+        """`POST /organisations/{id}/top-ups`: 201 with a `organisations.TopUp`, 200 when it was added before.
 
         Counts once per reference. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
         """

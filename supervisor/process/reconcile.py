@@ -1,7 +1,7 @@
 """What the supervisor does next: (wanted, observed, now) -> actions.
 
 Rules only. The keeper observes (a line on a pipe, a reaped process, the clock), notes
-it with the functions of `slots`, asks `reconcile` and performs what it answers.
+it with the functions of `child_state`, asks `reconcile` and performs what it answers.
 
 The theory. `reconcile` compares the whole of what is wanted with the whole of what is
 seen, every time, and keeps no plan of its own: an action that could not be performed,

@@ -1,6 +1,6 @@
 """The processes: the engine's real services, put together by the functions of engine/boot/.
 
-The real adapters of Redis run too (stores/admission.py, usage.py, queue.py), on simulated
+The real adapters of Redis run too (`admission.py`, `usage.py` and `queue.py` of stores/redis), on simulated
 links; only the ledger's books are a simulation of their own.
 """
 

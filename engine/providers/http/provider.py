@@ -1,8 +1,8 @@
-"""A provider's HTTP API as its description says: see `http_description` and docs/providers.md.
+"""A provider's HTTP API as its description says: see `description` and docs/providers.md.
 
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
-- answered: what `http_recognition` makes of it;
+- answered: what `recognition` makes of it;
 - answered with what a fault of ours keeps us from reading: `unknown`, code `fault`;
 - written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
   as the provider may have taken it;
@@ -37,7 +37,7 @@ class HttpProvider:
     """Sends over one pool of connections; see `engine.providers.ports.Provider`.
 
     Its receipts come through the API, which reads them by the same description
-    (`http_description.receipt_reader`). Raises ConfigError naming the setting when the
+    (`description.receipt_reader`). Raises ConfigError naming the setting when the
     section cannot be used.
     """
 

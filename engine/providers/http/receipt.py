@@ -8,7 +8,7 @@ address it gave to the provider comes back there.
 A receipt is only taken when it names its message and a state. A state that no rule names is
 `otherwise`, so that a word which a provider invents later does not end a message by mistake.
 Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it, and
-`http_source.WORD_CHARACTERS_MAX` characters a value.
+`source.WORD_CHARACTERS_MAX` characters a value.
 """
 
 from __future__ import annotations

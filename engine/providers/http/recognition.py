@@ -52,7 +52,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AnswerTable(msgspec.Struct, frozen=True, kw_only=True):
-    """`providers.NAME.answer`. Sources are those of `http_source`."""
+    """`providers.NAME.answer`. Sources are those of `source`."""
 
     # Source of the provider's id; several values are one for each segment.
     id: str = ""

@@ -4,7 +4,7 @@ Compiling makes one pattern for each kind of message that the description may tr
 differently: by encoding (`when_gsm7`, `when_ucs2`) and by what the message lacks (a
 sender, a reference). Building is then one `%` of bytes for the path, the headers and
 the body each. Nothing of a message can change the shape of the request: every value is
-escaped for its place (see `http_escapes`).
+escaped for its place (see `escapes`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WhenTable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The table `providers.NAME.request`; its texts may hold placeholders (`http_placeholders`)."""
+    """The table `providers.NAME.request`; its texts may hold placeholders (`placeholders`)."""
 
     method: Literal["GET", "POST", "PUT"] = "POST"
     # Appended to the path of the provider's url.

@@ -153,14 +153,14 @@ class HttpPool:
     # -- what connections report (`Owner`)
 
     def opened(self, connection: Connection) -> None:
-        """See `http_connection.Owner`: the connection stands, and takes its first request."""
+        """See `connection.Owner`: the connection stands, and takes its first request."""
         self._backoff.reset()
         self._retry_at_s = 0.0
         self._connections.add(connection)
         self.released(connection, reusable=True)
 
     def released(self, connection: Connection, reusable: bool) -> None:
-        """See `http_connection.Owner`: give it the request that waits longest, or let it idle."""
+        """See `connection.Owner`: give it the request that waits longest, or let it idle."""
         if not reusable or self._stopping:
             connection.close()
             self.lost(connection)
@@ -175,7 +175,7 @@ class HttpPool:
             self._free.append(connection)
 
     def lost(self, connection: Connection) -> None:
-        """See `http_connection.Owner`: forget it, and open another when requests wait."""
+        """See `connection.Owner`: forget it, and open another when requests wait."""
         self._connections.discard(connection)
         with contextlib.suppress(ValueError):
             self._free.remove(connection)

@@ -1,7 +1,7 @@
 """Descriptions of providers' HTTP APIs, one TOML file each.
 
 A preset has the tables `request`, `answer` and `receipt` of a provider of type "http"
-(see `http_template`, `http_recognition`, `http_receipt`) and may have `url`. It is for
+(see `template`, `recognition` and `receipt` in `engine/providers/http/`) and may have `url`. It is for
 the next operator with the same provider; whoever writes one links the provider's own
 documentation at its top.
 """

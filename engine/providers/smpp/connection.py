@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
             self._changed()
 
     def answer(self, deliveries: Sequence[Pdu], status: int) -> None:
-        """See `smpp_inbox.Answering`."""
+        """See `deliveries.Answering`."""
         for delivery in deliveries:
             self.session.answer_delivery(delivery, status)
         self.flush_soon()

@@ -25,7 +25,7 @@ _unpack_header = _HEADER.unpack_from
 
 
 class Pdu(msgspec.Struct, frozen=True, gc=False):
-    """One PDU, its body undecoded. Any command and any status may come: see `smpp_codes`."""
+    """One PDU, its body undecoded. Any command and any status may come: see `codes`."""
 
     command_id: int
     status: int

@@ -114,16 +114,16 @@ class Traffic:
         self._refuse_hopeless(time.monotonic())
         self._look_idle()
 
-    # -- what the sessions report (`smpp_connection.Owner`)
+    # -- what the sessions report (`connection.Owner`)
 
     def bound(self, line: Line) -> None:
-        """See `smpp_connection.Owner`: messages go out on this line from now on."""
+        """See `connection.Owner`: messages go out on this line from now on."""
         if line.transmits and not self.stopping:
             self._waiting.open_for(line)
             self._waiting.pump_all(time.monotonic())
 
     def received(self, line: Line, on: Connection, batch: IncomingBatch[Sending], now_s: float) -> None:
-        """See `smpp_connection.Owner`: verdicts for what was answered, receipts to the inbox, then more is
+        """See `connection.Owner`: verdicts for what was answered, receipts to the inbox, then more is
         sent."""
         if batch.answers:
             self._answered(line, batch.answers, now_s)
@@ -134,7 +134,7 @@ class Traffic:
             self._look_idle()
 
     def unbound(self, line: Line, reason: str, sent: Segments, unsent: Segments) -> None:
-        """See `smpp_connection.Owner`: nothing goes out on this line; its segments get verdicts or another
+        """See `connection.Owner`: nothing goes out on this line; its segments get verdicts or another
         line."""
         now_s = time.monotonic()
         self._waiting.close_for(line, unsent)
