@@ -66,26 +66,16 @@ alert_on_message_delivery
 its_reply_type
 its_session_info
 
-# To be used by the product, or deleted.
-_.looking_up
-_.blocks_archived
-_.entries_unreadable
+# Fields of answers and of records that are written as JSON, and read by whoever asked.
 latency_ms
 accepted_at
 history_complete
 expires_at
-STATUSES
-_.matched
-MAYBE_EMPTY
-KEYS
-decode_bind_resp
-encode_data_sm
-_.rebinds
-_.sessions_lost
-_.wrong_pdus
-_.receipts_nameless
-_.mo_dropped
-_.receipts_refused
+revoked_at
+characters
+closed_shards
+
+# Counters: `engine/boot/counter_log.py` reads them all by their names.
 rebinds
 binds_refused
 sessions_lost
@@ -97,14 +87,10 @@ generic_nacks
 receipts_refused
 receipts_nameless
 mo_dropped
-_.late_responses
-_.timeouts
-_.generic_nacks
-_.binds_refused
-_.unknown_commands
-revoked_at
-characters
+blocks
+matched
+recipient
+ambiguous
+
+# Set for a library to read.
 _.req_block_size
-LEVELS
-logger
-closed_shards

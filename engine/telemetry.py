@@ -16,7 +16,6 @@ import msgspec
 import structlog
 
 Level = Literal["debug", "info", "warning", "error"]
-LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
 # The values of these keys are masked as a whole.
 _SECRET_KEYS = frozenset({
@@ -49,7 +48,7 @@ def configure_logs(as_json: bool, level: Level = "info") -> None:
     )
 
 
-def mask(logger: object, method: str, event: _Event) -> _Event:
+def mask(_logger: object, _method: str, event: _Event) -> _Event:
     """A processor of structlog: replace in `event` what must not be written."""
     for key, value in event.items():
         if key in _SECRET_KEYS:
@@ -62,12 +61,12 @@ def mask(logger: object, method: str, event: _Event) -> _Event:
     return event
 
 
-def as_json_line(logger: object, method: str, event: _Event) -> str:
+def as_json_line(_logger: object, _method: str, event: _Event) -> str:
     """The last processor of structlog: an event as one line of JSON, text."""
     return msgspec.json.encode(event).decode()
 
 
-def as_text_line(logger: object, method: str, event: _Event) -> str:
+def as_text_line(_logger: object, _method: str, event: _Event) -> str:
     """`time level event key=value …`; an exception follows on lines of its own."""
     time, level, name = event.pop("timestamp", "-"), event.pop("level", "-"), event.pop("event", "-")
     exception = event.pop("exception", None)

@@ -120,13 +120,13 @@ class Bench:
             self.cpu_s.append(time.process_time() - cpu)
             self.wall_s.append(time.perf_counter() - wall)
             draining.set()
-        assert archiver.rows_archived == ROWS
+        assert archiver.counts.rows == ROWS
         await stream.close()
         await store.close()
 
     async def _until_all(self, archiver: Archiver) -> None:
         last = time.perf_counter()
-        while archiver.rows_archived < ROWS:
+        while archiver.counts.rows < ROWS:
             await asyncio.sleep(0.002)
             now = time.perf_counter()
             self.gap_s = max(self.gap_s, now - last - 0.002)

@@ -79,12 +79,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     remind_s: float = 60.0
 
 
+class ArchiverCounts(msgspec.Struct):
+    """What this process has moved to the store: rows, the blocks they were in, and entries set aside
+    because nobody can read them."""
+
+    rows: int = 0
+    blocks: int = 0
+    unreadable: int = 0
+
+
 class _Superseded(Exception):
     """The lease is over, or a plan stands that is not the one in hand."""
 
 
 class Archiver:
-    """One archiver process; see the module."""
+    """One archiver process; see the module. `counts` says what it has archived."""
 
     def __init__(
         self,
@@ -109,10 +118,7 @@ class Archiver:
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
         self._pace = ReadSize()
-        # For the metrics.
-        self.rows_archived = 0
-        self.blocks_archived = 0
-        self.entries_unreadable = 0
+        self.counts = ArchiverCounts()
 
     @property
     def active(self) -> bool:
@@ -197,9 +203,9 @@ class Archiver:
                 raise Broken(f"The store refuses rows that were checked: {e}") from e
         if not await self._stream.finish(plan, unreadable):
             return
-        self.rows_archived += block.rows
-        self.blocks_archived += 1
-        self.entries_unreadable += len(unreadable)
+        self.counts.rows += block.rows
+        self.counts.blocks += 1
+        self.counts.unreadable += len(unreadable)
         for entry in unreadable:
             log.error("activity entry cannot be read, set aside", shard=entry.shard, id=entry.id)
 

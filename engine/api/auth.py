@@ -76,11 +76,6 @@ class Keys:
         key_id, secret = presented
         return _checked(self._remembered(key_id) or await self._looked_up(key_id), secret)
 
-    @property
-    def looking_up(self) -> bool:
-        """Whether a lookup is under way."""
-        return bool(self._wanted or self._asked)
-
     async def close(self) -> None:
         """Give up the lookups under way."""
         if self._lookups is not None:

@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
+import structlog
+
 from engine.activity.archiver import Archiver
+from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config
 from engine.receipts.ids import IdForms
@@ -79,7 +82,7 @@ async def archive_and_match(
         stack.push_async_callback(outstanding.close)
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
-        matcher, _ = assemble_matcher(
+        matcher, rounds = assemble_matcher(
             RedisReceiptStream(commands, reading, config.shards),
             outstanding,
             name,
@@ -88,7 +91,11 @@ async def archive_and_match(
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
             now_us=now_us,
         )
+        archiver = Archiver(activity, store, name)
+        counters = await stack.enter_async_context(CounterLog(structlog.get_logger("archiver")))
+        counters.watch("archived", archiver.counts)
+        counters.watch("receipts matched", rounds.counts)
         life.ready()
         async with asyncio.TaskGroup() as group:
-            group.create_task(Archiver(activity, store, name).run(life.draining))
+            group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))

@@ -20,6 +20,7 @@ from engine.api.ports import Services
 from engine.api.readiness import Readiness
 from engine.api.reads import Reads
 from engine.api.server import Server
+from engine.boot.counter_log import CounterLog
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
@@ -150,7 +151,9 @@ async def _services(
     )
     stack.push_async_callback(pool.close)
     receipts_link = await stack.enter_async_context(process.link("receipts"))
+    counters = await stack.enter_async_context(CounterLog(log))
     receipts = closed_by(stack, RedisReceiptSink(receipts_link, shards))
+    counters.watch("receipts stored", receipts.counts)
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
     readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)

@@ -14,6 +14,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from engine import providers
+from engine.boot.counter_log import CounterLog
 from engine.boot.process import (
     DRAIN_S,
     STORE_TIMEOUT_S,
@@ -134,9 +135,7 @@ async def deliver(process: Process) -> None:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
         reader = _reader(process, link, read_link, queue, log)
-        receipts_link = await stack.enter_async_context(process.link("receipts"))
-        receipts = closed_by(stack, RedisReceiptSink(receipts_link, config.shards))
-        built = [providers.build(p, receipts) for p in config.providers]
+        built = await _providers(process, stack, log)
         worker, sweeper, dispatcher = assemble_worker(
             reader,
             built,
@@ -169,6 +168,19 @@ async def deliver(process: Process) -> None:
             await end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
         await fence_all(link, [process.name], config.shards)
+
+
+async def _providers(process: Process, stack: AsyncExitStack, log: FilteringBoundLogger) -> list[Provider]:
+    """The providers, not yet started. What they counted is logged once more when all of them have ended."""
+    link = await stack.enter_async_context(process.link("receipts"))
+    counters = await stack.enter_async_context(CounterLog(log))
+    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
+    counters.watch("receipts stored", receipts.counts)
+    built = [providers.build(p, receipts) for p in process.config.providers]
+    for provider in built:
+        if (counts := providers.traffic_counts(provider)) is not None:
+            counters.watch("provider traffic", counts, provider=provider.name)
+    return built
 
 
 def _reader(

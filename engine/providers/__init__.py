@@ -17,6 +17,7 @@ from engine.providers.settings import (
     SmppSettings,
 )
 from engine.providers.smpp.provider import SmppProvider
+from engine.providers.smpp.session import Counts
 from engine.receipts.ports import ReceiptSink
 
 
@@ -35,6 +36,11 @@ def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
             return HttpProvider(settings)
         case CustomSettings():
             return custom_provider(settings, receipts)
+
+
+def traffic_counts(provider: Provider) -> Counts | None:
+    """The counters of what happens at a provider; None for a kind of provider that counts nothing."""
+    return provider.counts if isinstance(provider, SmppProvider) else None
 
 
 def receipt_readers(sections: Iterable[ProviderSettings]) -> dict[str, ReceiptReader]:

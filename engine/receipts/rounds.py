@@ -89,8 +89,37 @@ class _Pending(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: list[ActivityEntry | LateEntry]
 
 
+class MatchCounts(msgspec.Struct):
+    """What has become of receipts in this process's rounds."""
+
+    # Receipts whose message was found; rows of activity that said something new about it; messages
+    # that are sent again because of one.
+    matched: int = 0
+    recorded: int = 0
+    sent_again: int = 0
+    # Times that a receipt was put off because its message was not found yet.
+    set_aside: int = 0
+    # Receipts given up, by reason: no message has their id; it was for another recipient; several have it.
+    unknown: int = 0
+    recipient: int = 0
+    ambiguous: int = 0
+
+    def give_up(self, reason: Reason) -> None:
+        """Count one receipt that is given up."""
+        match reason:
+            case "unknown":
+                self.unknown += 1
+            case "recipient":
+                self.recipient += 1
+            case "ambiguous":
+                self.ambiguous += 1
+
+
 class Rounds:
-    """The rounds of one matcher; see the module. Call `begin`, wait for `caught_up`, then call `round`."""
+    """The rounds of one matcher; see the module. Call `begin`, wait for `caught_up`, then call `round`.
+
+    `counts` says what they have come to.
+    """
 
     def __init__(
         self,
@@ -115,12 +144,7 @@ class Rounds:
         self._ends: dict[int, StreamId] = {}
         self._unseen = Unseen()
         self._pace = ReadSize()
-        # For the metrics.
-        self.matched = 0
-        self.recorded = 0
-        self.set_aside = 0
-        self.sent_again = 0
-        self.given_up: dict[Reason, int] = {"unknown": 0, "recipient": 0, "ambiguous": 0}
+        self.counts = MatchCounts()
 
     async def begin(self, token: str) -> None:
         """Let nobody but the holder of `token` record from now on. Raises Unavailable."""
@@ -158,8 +182,8 @@ class Rounds:
         if recordings:
             await self._record(recordings, insist)
         await insist(partial(self._finish, pending, later))
-        self.matched += sum(isinstance(outcome, Match) for outcome in search.outcomes)
-        self.set_aside += len(later)
+        self.counts.matched += sum(isinstance(outcome, Match) for outcome in search.outcomes)
+        self.counts.set_aside += len(later)
         return len(pending.receipts) >= limits.batch_max // 2
 
     async def _archived_us(self) -> int:
@@ -219,7 +243,7 @@ class Rounds:
         if over:
             await self._store.give_up(over, self._now_us())
             for _, reason in over:
-                self.given_up[reason] += 1
+                self.counts.give_up(reason)
         return later
 
     async def _record(self, recordings: Mapping[int, Recording], insist: Insist) -> None:
@@ -232,8 +256,8 @@ class Rounds:
         await insist(record)
         for shard, recording in recordings.items():
             self._unseen.add(shard, ids[shard], recording.rows)
-            self.recorded += len(recording.rows)
-            self.sent_again += len(recording.again)
+            self.counts.recorded += len(recording.rows)
+            self.counts.sent_again += len(recording.again)
 
     async def _finish(self, pending: _Pending, later: Mapping[int, tuple[int, bytes]]) -> None:
         entries = [

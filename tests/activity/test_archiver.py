@@ -98,15 +98,15 @@ async def process(world: World, owner: str, point: str) -> AsyncIterator[Process
 async def test_rows_of_all_shards_go_in_as_one_block(world: World) -> None:
     await world.put(40)
     archiver = await drain(world)
-    assert (archiver.rows_archived, archiver.blocks_archived) == (200, 1)
+    assert (archiver.counts.rows, archiver.counts.blocks) == (200, 1)
     await world.assert_each_row_once()
 
 
 async def test_a_backlog_is_cut_into_blocks_of_the_size_asked_for(world: World) -> None:
     await world.put(200, rows=10)
     archiver = await drain(world, limits=_with(rows_max=500))
-    assert archiver.rows_archived == 2000
-    assert 4 <= archiver.blocks_archived <= 6
+    assert archiver.counts.rows == 2000
+    assert 4 <= archiver.counts.blocks <= 6
     await world.assert_each_row_once()
 
 
@@ -202,7 +202,7 @@ async def test_two_archivers_at_once_share_nothing_and_double_nothing(world: Wor
             await asyncio.sleep(0.02)
         await until(lambda: _nothing_waits(world))
         assert [a.active for a in both].count(True) == 1
-    assert 0 in [a.rows_archived for a in both]
+    assert 0 in [a.counts.rows for a in both]
     await world.assert_each_row_once()
 
 
@@ -216,7 +216,7 @@ async def test_the_standby_takes_over_when_the_active_one_is_drained(world: Worl
             await until(lambda: _is(first.active))
             await world.put(8)
             await until(lambda: _nothing_waits(world))
-    assert first.rows_archived > 0
+    assert first.counts.rows > 0
     await world.assert_each_row_once()
 
 
@@ -271,8 +271,8 @@ async def test_a_store_that_is_killed_and_comes_back_gets_every_row_once(
             async with running(archiver):
                 for _ in range(3):
                     await world.put(40, rows=50)
-                    archived = archiver.rows_archived
-                    await until(lambda archived=archived: _is(archiver.rows_archived > archived))
+                    archived = archiver.counts.rows
+                    await until(lambda archived=archived: _is(archiver.counts.rows > archived))
                     await world.put(40, rows=50)
                     os.kill(server.pid, signal.SIGKILL)
                     await world.put(8)
@@ -310,7 +310,7 @@ async def test_an_entry_nobody_can_read_does_not_stop_the_others(world: World) -
     await world.redis.xadd(activity_key(1), {b"b": b"junk"})
     await world.put(8)
     archiver = await drain(world)
-    assert archiver.entries_unreadable == 1
+    assert archiver.counts.unreadable == 1
     assert await world.redis.xlen("archiver:unreadable") == 1
     await world.assert_each_row_once()
 
@@ -319,7 +319,7 @@ async def test_a_value_that_fits_no_column_does_not_stop_the_others(world: World
     await world.put(8)
     await world.redis.xadd(activity_key(1), {b"b": blob_of([make_row(0, segments=70_000)])})
     archiver = await drain(world)
-    assert archiver.entries_unreadable == 1
+    assert archiver.counts.unreadable == 1
     await world.assert_each_row_once()
 
 

@@ -143,7 +143,7 @@ async def test_a_carrier_is_answered_only_after_redis_has_the_receipts(
         answers = await asyncio.gather(*(given.push("GET", query=f"?id={n}&state=ok") for n in range(50)))
         assert {status for status, _, _ in answers} == {202}
         assert 1 <= await link.call("XLEN", "receipts:{0}") <= 50
-        assert sink.kept == 50
+        assert sink.counts.kept == 50
         await sink.close()
         assert (await given.push("GET", query="?id=1&state=ok"))[0] == 503
     await link.call("FLUSHDB")

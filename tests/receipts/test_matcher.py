@@ -81,7 +81,7 @@ async def test_receipts_become_rows_of_the_messages_they_are_about(world: Receip
     await world.told_by_number(range(30))
     await world.told_by_number(range(30, 40), "undelivered")
     matching = await world.match_all()
-    assert (matching.matched, matching.recorded) == (40, 40)
+    assert (matching.counts.matched, matching.counts.recorded) == (40, 40)
     assert await world.recorded() == Counter(
         (message_id(n), "delivered" if n < 30 else "undelivered", 0) for n in range(40)
     )
@@ -124,7 +124,7 @@ async def test_an_early_receipt_waits_for_its_message(world: ReceiptWorld) -> No
         await until(set_aside)
         # The row of a message may be on its way to the store for long.
         await world.sent(*range(20), archived=False)
-        await until(lambda: _is(matching.set_aside > 40))
+        await until(lambda: _is(matching.counts.set_aside > 40))
         assert await world.waiting() == (0, 20)
         async with world.archiving():
             await until(world.nothing_waits)
@@ -144,7 +144,7 @@ async def test_the_status_tells_what_waits_and_since_when(world: ReceiptWorld) -
     assert (told.waiting_entries, told.set_aside) == (2, 0)
     assert 5000 <= told.oldest_ms < 15_000
     async with world.matching(limits=limits(again_s=60.0)) as matching:
-        await until(lambda: _is(matching.set_aside == 2))
+        await until(lambda: _is(matching.counts.set_aside == 2))
     told = await reader.receipts(now_us() // 1000)
     assert (told.waiting_entries, told.oldest_ms, told.set_aside) == (0, 0, 2)
 
@@ -152,7 +152,7 @@ async def test_the_status_tells_what_waits_and_since_when(world: ReceiptWorld) -
 async def test_a_receipt_looked_up_again_waits_longer_each_time(world: ReceiptWorld) -> None:
     await world.told(receipt(1))
     async with world.matching(limits=limits(again_s=0.05, again_max_s=0.2)) as matching:
-        await until(lambda: _is(matching.set_aside >= 5))
+        await until(lambda: _is(matching.counts.set_aside >= 5))
     [shard] = [s for s in range(SHARDS) if await world.activity.redis.zcard(receipts_later_key(s))]
     [(member, due_at_us)] = await world.activity.redis.zrange(
         receipts_later_key(shard), 0, -1, withscores=True
@@ -180,21 +180,21 @@ async def test_what_has_no_message_is_given_up_by_the_archivers_clock_and_kept_w
     redis, stuck = world.activity.redis, "activity:{0}"
     async with world.matching(limits=limits(give_up_s=10.0)) as matching:
         await world.told(receipt(99, provider_message_id="zzz"))
-        await until(lambda: _is(matching.set_aside > 0))
+        await until(lambda: _is(matching.counts.set_aside > 0))
         # The archiver stands still before they came: their messages may be on their way.
         await redis.delete(stuck)
         await redis.xadd(stuck, {b"b": b"\xdd\0\0\0\0"}, id=f"{old['at_us'] // 1000 - 1}-0")
         await world.told(*lost)
-        set_aside = matching.set_aside
-        await until(lambda: _is(matching.set_aside > set_aside + 20))
-        assert sum(matching.given_up.values()) == 0
+        set_aside = matching.counts.set_aside
+        await until(lambda: _is(matching.counts.set_aside > set_aside + 20))
+        assert (matching.counts.unknown, matching.counts.recipient, matching.counts.ambiguous) == (0, 0, 0)
         await redis.delete(stuck)
 
         async def only_the_young_wait() -> bool:
             return await world.waiting() == (0, 2)
 
         await until(only_the_young_wait)
-        assert matching.given_up == {"unknown": 1, "recipient": 1, "ambiguous": 1}
+        assert (matching.counts.unknown, matching.counts.recipient, matching.counts.ambiguous) == (1, 1, 1)
     assert await world.unmatched() == Counter(
         [
             (lost[0].provider_message_id, "unknown"),
@@ -304,10 +304,10 @@ async def test_a_matcher_that_takes_over_waits_until_what_was_recorded_is_in_the
         await until(begun)
         # Nobody archives; time for many rounds.
         await asyncio.sleep(0.5)
-        assert (matching.matched, await world.activity.waiting()) == (0, recorded)
+        assert (matching.counts.matched, await world.activity.waiting()) == (0, recorded)
         async with world.archiving():
             await until(world.nothing_waits)
-        assert (matching.matched, matching.recorded) == (20, 0)
+        assert (matching.counts.matched, matching.counts.recorded) == (20, 0)
     await world.archive()
     await world.assert_delivered_once(range(20))
 
@@ -398,10 +398,10 @@ async def test_one_of_two_matchers_works_and_the_other_takes_over_when_it_is_dra
         async with world.matching("a") as first:
             await world.told_by_number(range(10))
             await until(world.nothing_waits)
-            assert 0 in (first.recorded, second.recorded)
+            assert 0 in (first.counts.recorded, second.counts.recorded)
         await world.told_by_number(range(20))
         await until(world.nothing_waits)
-        assert second.recorded > 0
+        assert second.counts.recorded > 0
     await world.archive()
     await world.assert_delivered_once(range(20))
 

@@ -1,4 +1,4 @@
-"""`engine.credit.ports.LedgerStore` on the simulated PostgreSQL: what stores/postgres/ledger.py does in SQL."""
+"""`engine.credit.ports.LedgerStore` on the simulated PostgreSQL: stores/postgres/ledger.py without SQL."""
 
 from __future__ import annotations
 

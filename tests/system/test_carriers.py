@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,13 @@ from tests.system.client import Caller, behave, eventually, fetch
 from tests.system.conftest import answer
 
 NUMBER = "+989121234567"
+# Lines with counters, and a counter of each that a delivered message moves.
+LINES = {
+    "provider traffic provider=a": "receipts",
+    "receipts stored": "kept",
+    "archived": "rows",
+    "receipts matched": "matched",
+}
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +170,19 @@ def test_express_keeps_its_time_while_the_preferred_carrier_hangs(pair: Carriers
     quick = [w for w in waited if w is not None and w < TIMEOUT_S]
     assert len(quick) >= 0.8 * len(waited)
     audited(pair.engine)
+
+
+def test_what_its_processes_counted_is_in_the_log_when_it_drains(tmp_path: Path) -> None:
+    with carriers(tmp_path) as pair:
+        behave(pair.a.url, receipts={"delay": {"constant_ms": 50}})
+        caller = Caller(pair.engine.url, pair.engine.api_key)
+        status_of(pair, send(caller, "counted"), "delivered")
+        assert pair.engine.stop() == 0
+        log = pair.engine.log.read_text()
+    counted = {
+        event: sum(map(int, re.findall(rf"info    {event} (?:.* )?{name}=(\d+)", log)))
+        for event, name in LINES.items()
+    }
+    assert counted == {
+        "provider traffic provider=a": 1, "receipts stored": 1, "archived": 3, "receipts matched": 1,
+    }  # fmt: skip

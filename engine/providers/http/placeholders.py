@@ -55,8 +55,6 @@ FIXED = ("username", "password", "receipt_url", "provider", "nothing")
 # Given by each message; the second are written as JSON numbers when they stand alone.
 TEXTS = ("to", "to_digits", "from", "text", "id", "encoding", "reference")
 NUMBERS = ("segments", "id_number", "validity_s", "validity_ms", "validity_minutes")
-# Values of a message that may be empty.
-MAYBE_EMPTY = ("from", "reference")
 
 _TOKEN = re.compile(r"\{\{|\}\}|\{([a-z_]+)(\??)\}|[{}]")
 _PRINTED = ", ".join(f"{{{name}}}" for name in (*TEXTS, *NUMBERS, *FIXED))
@@ -75,7 +73,7 @@ class Placeholders:
 
     fixed   values of `FIXED`, "" when not set
     sender  what stands for {from} when the message names none
-    empty   of `MAYBE_EMPTY`, those that these messages do not have
+    empty   names of values that these messages do not have, of "from" and "reference"
     """
 
     def __init__(

@@ -14,9 +14,6 @@ from typing import Any
 
 from engine.errors import ConfigError
 
-# What a preset may say.
-KEYS = ("url", "request", "answer", "receipt")
-
 
 def names() -> list[str]:
     """The presets that are installed."""

@@ -9,7 +9,7 @@ where providers are known to write more than is allowed, and nothing is lost by 
     addresses    65 octets, those of data_sm, everywhere
     message id   255 octets, and the NUL may be missing: an answer that accepts a message
                  must never be thrown away for its form
-    bind answer  may be empty, as after a refused bind, and the NUL may be missing
+    bind answer  not read at all: the status in its header says everything
 
 Encoders raise ValueError, which names the field. Decoders raise WrongPdu and nothing else.
 """
@@ -67,13 +67,6 @@ class Bind(msgspec.Struct, frozen=True):
                 octets("address_range", self.address_range, ADDRESS_RANGE_OCTETS),
             )
         )
-
-
-class BindResp(msgspec.Struct, frozen=True):
-    """Body of the answer to a bind; `parameters` by tag."""
-
-    system_id: str
-    parameters: dict[int, bytes]
 
 
 class ShortMessage(msgspec.Struct, frozen=True, gc=False):
@@ -166,14 +159,6 @@ def encode_bind_resp(system_id: str, parameters: dict[int, bytes] | None = None)
     return octets("system_id", system_id, SYSTEM_ID_OCTETS) + encode_parameters(parameters or {})
 
 
-def decode_bind_resp(body: bytes) -> BindResp:
-    """The body of a bind's answer; raises WrongPdu for parameters that cannot be read."""
-    system_id, nul, rest = body.partition(b"\0")
-    return BindResp(
-        system_id[: MESSAGE_ID_OCTETS_READ - 1].decode("latin-1"), decode_parameters(rest) if nul else {}
-    )
-
-
 def encode_short_message(m: ShortMessage) -> bytes:
     """The body of a submit_sm or deliver_sm. Raises ValueError naming the field."""
     text = m.short_message
@@ -246,24 +231,6 @@ def decode_short_message(body: bytes) -> ShortMessage:
         default_id,
         body[text_at:text_end],
         decode_parameters(body, text_end) if text_end < len(body) else {},
-    )
-
-
-def encode_data_sm(m: ShortMessage) -> bytes:
-    """The body of a data_sm (4.7.1), which has no more than these fields; the text of `m` is a
-    parameter, message_payload. Raises ValueError naming the field."""
-    return b"".join(
-        (
-            octets("service_type", m.service_type, SERVICE_TYPE_OCTETS),
-            _numbers(source_ton=m.source_ton, source_npi=m.source_npi),
-            octets("source", m.source, ADDRESS_OCTETS_READ),
-            _numbers(destination_ton=m.destination_ton, destination_npi=m.destination_npi),
-            octets("destination", m.destination, ADDRESS_OCTETS_READ),
-            _numbers(
-                esm_class=m.esm_class, registered_delivery=m.registered_delivery, data_coding=m.data_coding
-            ),
-            encode_parameters(m.parameters),
-        )
     )
 
 

@@ -32,8 +32,15 @@ _WAITING_MAX = 20_000
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class ReceiptCounts(msgspec.Struct):
+    """Receipts that are in Redis, and those that their provider was asked to send again."""
+
+    kept: int = 0
+    refused: int = 0
+
+
 class RedisReceiptSink:
-    """The port `ReceiptSink`; one for all providers of a process."""
+    """The port `ReceiptSink`; one for all providers of a process. `counts`: what became of receipts."""
 
     def __init__(self, link: RedisLink, shards: int) -> None:
         """`link` belongs to the caller, who closes it after `close`."""
@@ -47,9 +54,7 @@ class RedisReceiptSink:
         self._waiting = 0
         self._putting: set[asyncio.Task[None]] = set()
         self._closed = False
-        # For the metrics.
-        self.kept = 0
-        self.refused = 0
+        self.counts = ReceiptCounts()
 
     def put(self, receipts: Sequence[Receipt], stored: Callable[[bool], None]) -> None:
         """Keep the receipts of one call in one entry, all or none; then call `stored(kept)`.
@@ -62,7 +67,7 @@ class RedisReceiptSink:
             loop.call_soon(stored, True)
             return
         if self._closed or self._waiting + len(receipts) > _WAITING_MAX:
-            self.refused += len(receipts)
+            self.counts.refused += len(receipts)
             loop.call_soon(stored, False)
             return
         self._waiting += len(receipts)
@@ -107,9 +112,9 @@ class RedisReceiptSink:
         finally:
             self._waiting -= len(receipts)
             if kept:
-                self.kept += len(receipts)
+                self.counts.kept += len(receipts)
             else:
-                self.refused += len(receipts)
+                self.counts.refused += len(receipts)
             # Each in a turn of its own, because they are code of providers: when one of them fails, the
             # others are called all the same.
             for stored in callers:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engine.providers.smpp.body import ShortMessage, encode_data_sm, encode_message_id
+from engine.providers.smpp.body import ShortMessage, encode_message_id
 from engine.providers.smpp.codes import Command, CommandStatus, Tag
 from engine.providers.smpp.pdu import Pdu, pack
 from engine.receipts.records import Receipt
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
+from tests.providers.smpp.data_sm import encode_data_sm
 from tests.providers.smpp.scripted_smsc import RECEIPT, Peer, delivery, provider_to, smsc
 
 

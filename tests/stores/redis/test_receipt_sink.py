@@ -82,7 +82,7 @@ async def test_what_is_more_than_fits_is_refused_at_once_and_the_rest_is_kept(li
     many = [receipt(1)] * 1000
     replies = await asyncio.gather(*(Caller(sink).put(*many) for _ in range(25)))
     assert replies.count(True) == 20
-    assert (sink.kept, sink.refused) == (20_000, 5_000)
+    assert (sink.counts.kept, sink.counts.refused) == (20_000, 5_000)
     assert await Caller(sink).put(*many), "there is room again"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import ConfigError
-from engine.providers.smpp.body import decode_bind_resp, decode_message_id, decode_short_message
+from engine.providers.smpp.body import decode_message_id, decode_parameters, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus, Tag
 from engine.providers.smpp.pdu import Pdu, Reader, WrongPdu, pack
 from supervisor.simulator import Simulator, start_simulator
@@ -60,7 +60,8 @@ def test_a_session_from_bind_to_unbind(simulator: Simulator, command: Command) -
     with SmppClient(simulator) as client:
         answer = client.bind(command)
         assert answer.status == 0
-        assert decode_bind_resp(answer.body).parameters[Tag.sc_interface_version] == b"\x34"
+        parameters = decode_parameters(answer.body.partition(b"\0")[2])
+        assert parameters[Tag.sc_interface_version] == b"\x34"
         assert client.is_alive()
         sessions = ask(simulator, "GET", "/stats?detail=1").json["smpp"]
         assert (sessions["bound"], sessions["receiving"]) == (1, int(command != Command.bind_transmitter))

@@ -1,0 +1,101 @@
+"""Counters become lines of the log: only what has grown, and the rest when the process drains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from engine import providers
+from engine.boot.counter_log import CounterLog, changes
+from engine.providers.settings import SimulatedSettings
+from engine.providers.smpp.codes import Command
+from engine.providers.smpp.session import Counts
+from tests.providers.scripted import until
+from tests.providers.sink import Sink
+from tests.providers.smpp.scripted_smsc import Peer, provider_to, smsc
+
+COUNTERS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2**40))
+
+
+class Two(msgspec.Struct):
+    first: int = 0
+    second: int = 0
+
+
+@pytest.fixture
+def lines() -> Iterator[list[MutableMapping[str, Any]]]:
+    with capture_logs() as logs:
+        yield logs
+
+
+@given(COUNTERS, COUNTERS)
+def test_the_changes_added_to_what_was_give_what_is(before: dict[str, int], more: dict[str, int]) -> None:
+    after = {name: count + more.get(name, 0) for name, count in before.items()}
+    found = changes(before, after)
+    assert {name: count + found.get(name, 0) for name, count in before.items()} == after
+    assert 0 not in found.values()
+
+
+async def test_a_line_has_what_was_counted_since_the_last_one(lines: list[MutableMapping[str, Any]]) -> None:
+    counters = Two(first=5)
+    async with CounterLog(structlog.get_logger()) as log:
+        log.watch("counted", counters, provider="a")
+        log.write()
+        assert lines == []
+        counters.first += 3
+        log.write()
+        counters.first += 1
+        counters.second += 2
+        log.write()
+        log.write()
+    line = {"event": "counted", "log_level": "info", "provider": "a"}
+    assert lines == [line | {"first": 3}, line | {"first": 1, "second": 2}]
+
+
+async def test_lines_come_by_themselves_and_the_last_at_the_end(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    counters = Two()
+    async with CounterLog(structlog.get_logger(), period_s=0.001) as log:
+        log.watch("counted", counters)
+        counters.first += 1
+        await until(lambda: len(lines) == 1)
+    async with CounterLog(structlog.get_logger()) as log:
+        log.watch("counted", counters)
+        counters.second += 1
+    assert [line.get("second") for line in lines] == [None, 1]
+
+
+async def test_a_rebind_and_a_wrong_pdu_show_up_in_the_line_of_their_provider(
+    lines: list[MutableMapping[str, Any]],
+) -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
+        counts = providers.traffic_counts(provider)
+        assert isinstance(counts, Counts)
+        async with CounterLog(structlog.get_logger()) as log:
+            log.watch("provider traffic", counts, provider=provider.name)
+            assert (await verdicts.one()).kind == "accepted"
+            log.write()
+            carrier.on_submit = lambda peer, pdu: peer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            assert (await verdicts.one()).code == "framing"
+            await until(lambda: counts.rebinds == 1)
+            carrier.on_submit = Peer.accept
+            assert (await verdicts.one()).kind == "accepted"
+            # A bind is no request that a client serves.
+            carrier.peer.ask(Command.bind_receiver)
+            await until(lambda: bool(carrier.peer.asked(Command.generic_nack)))
+    traffic = [line for line in lines if line["event"] == "provider traffic"]
+    wrong = {"rebinds": 1, "sessions_lost": 1, "wrong_pdus": 1, "unknown_commands": 1}
+    assert traffic == [{"event": "provider traffic", "log_level": "info", "provider": "carrier", **wrong}]
+
+
+async def test_providers_that_count_nothing_have_no_line() -> None:
+    settings = SimulatedSettings(name="simulated", url="http://127.0.0.1:1")
+    assert providers.traffic_counts(providers.build(settings, Sink())) is None
