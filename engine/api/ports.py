@@ -34,6 +34,8 @@ Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
 
 
 class AuditCall(Protocol):
+    """Compares the books, the streams and the activity."""
+
     async def __call__(self, *, full: bool, timeout_s: float) -> object:
         """An audit that has its answer within `timeout_s`; `full`: without regard to checkpoints.
 

@@ -70,6 +70,8 @@ class Reads:
         return None
 
     async def status(self) -> Status:
+        """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
+        now. Raises Unavailable when a store that it needs does not answer."""
         at_ms = time.time_ns() // 1_000_000
         return Status(
             node=self._config.node_name,

@@ -150,10 +150,6 @@ async def _services(
         command_timeout=STORE_TIMEOUT_S,
     )
     stack.push_async_callback(pool.close)
-    receipts_link = await stack.enter_async_context(process.link("receipts"))
-    counters = await stack.enter_async_context(CounterLog(log))
-    receipts = closed_by(stack, RedisReceiptSink(receipts_link, shards))
-    counters.watch("receipts stored", receipts.counts)
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
     readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)
@@ -166,7 +162,7 @@ async def _services(
         directory=directory,
         prices=Prices(postgres),
         receipt_readers=providers.receipt_readers(config.providers),
-        receipts=receipts,
+        receipts=await _receipts(process, stack),
         now_us=now_us,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
@@ -180,6 +176,15 @@ async def _services(
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
     )
+
+
+async def _receipts(process: Process, stack: AsyncExitStack) -> RedisReceiptSink:
+    """Where the receipts go that providers push to the API; what it counted is logged when it is closed."""
+    link = await stack.enter_async_context(process.link("receipts"))
+    counters = await stack.enter_async_context(CounterLog(log))
+    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
+    counters.watch("receipts stored", receipts.counts)
+    return receipts
 
 
 def _admin_key_digest(config: Config) -> bytes:

@@ -1,4 +1,4 @@
-"""Providers from somebody else's module: `factory = "package.module:function"`.
+"""Providers that a module outside the engine makes: `factory = "package.module:function"`.
 
 The function is called once in every worker, with keywords:
 
@@ -7,9 +7,10 @@ The function is called once in every worker, with keywords:
     options    the table `options` of the section, as it is in TOML
     receipts   `engine.receipts.ports.ReceiptSink`: where its receipts go
 
-and returns an `engine.providers.ports.Provider`. The module is trusted: it runs inside the worker.
-Its mistakes cost its own messages an attempt, and nothing else: what it raises or fails to
-say is dealt with by the dispatcher (`engine.delivery.dispatcher`), and what it says is looked at here.
+It returns an `engine.providers.ports.Provider`. The module is trusted: it runs inside the worker.
+Its mistakes cost its own messages an attempt, and nothing else: the dispatcher
+(`engine.delivery.dispatcher`) catches what it raises and ends messages that get no verdict, and
+each verdict is checked here.
 """
 
 from __future__ import annotations
@@ -55,10 +56,10 @@ def custom_provider(settings: CustomSettings, receipts: ReceiptSink) -> Provider
 
 
 class Foreign:
-    """A provider of somebody else's; see `engine.providers.ports.Provider`.
+    """A provider that such a module has made; see `engine.providers.ports.Provider`.
 
-    Its verdicts are passed on as they are, but for one that is none: that is `unknown`, with
-    the code `fault`, since nobody can tell what has become of the message.
+    Its verdicts are passed on as they are. What is no verdict becomes one: `unknown`, with the code
+    `fault`, since nobody knows what has become of the message.
     """
 
     def __init__(self, provider: Provider) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from engine.records import (
-    Message,
-    Verdict,
-)
+from engine.records import Message, Verdict
 
 # Called exactly once per submitted message, on the loop, never from inside `submit`. It only
 # notes the verdict, and never raises.
@@ -19,7 +16,8 @@ class Provider(Protocol):
     """Hands messages to one provider."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of its section; every verdict of it carries this name."""
 
     async def start(self) -> None:
         """Make ready; does not fail because the provider is away."""

@@ -37,6 +37,8 @@ class _Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class SimulatedSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="simulated"):
+    """The provider that comes with the engine, for tests and trials: `smsengine simulator`."""
+
     # Base URL, e.g. http://127.0.0.1:8090. "": the embedded simulator.
     url: str = ""
     # Connections kept per worker process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,14 +14,18 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from engine import providers
+from engine.activity.archiver import ArchiverCounts
 from engine.boot.counter_log import CounterLog, changes
 from engine.providers.settings import SimulatedSettings
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.session import Counts
+from engine.receipts.rounds import MatchCounts
+from engine.stores.redis.receipt_sink import ReceiptCounts
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
 from tests.providers.smpp.scripted_smsc import Peer, provider_to, smsc
 
+PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 COUNTERS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2**40))
 
 
@@ -99,3 +104,9 @@ async def test_a_rebind_and_a_wrong_pdu_show_up_in_the_line_of_their_provider(
 async def test_providers_that_count_nothing_have_no_line() -> None:
     settings = SimulatedSettings(name="simulated", url="http://127.0.0.1:1")
     assert providers.traffic_counts(providers.build(settings, Sink())) is None
+
+
+@pytest.mark.parametrize("counters", [Counts(), ReceiptCounts(), ArchiverCounts(), MatchCounts()])
+def test_each_counter_is_explained_to_operators(counters: msgspec.Struct) -> None:
+    page = PAGE.read_text(encoding="utf-8").partition("## What the log says")[2].partition("\n## ")[0]
+    assert [name for name in counters.__struct_fields__ if f"`{name}`" not in page] == []

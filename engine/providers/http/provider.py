@@ -1,9 +1,10 @@
-"""A provider's HTTP API as its description says: see `description` and docs/providers.md.
+"""Sends messages to a provider's HTTP API, written as its description says: see `description` and
+docs/providers.md.
 
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
 - answered: what `recognition` makes of it;
-- answered with what a fault of ours keeps us from reading: `unknown`, code `fault`;
+- answered, and a fault of ours in reading it: `unknown`, code `fault`;
 - written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
   as the provider may have taken it;
 - 429 with Retry-After: until then, at most RETRY_AFTER_S_MAX, messages are `throttled`

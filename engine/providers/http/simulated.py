@@ -1,15 +1,17 @@
-"""The simulated provider: a provider's HTTP API as `smsengine simulator` speaks it.
+"""Sends messages to `smsengine simulator`, the provider that comes with the engine.
 
 `POST {url}/send` with JSON `{"id","to","from","text","segments"}` is answered by
-200 `{"status":"accepted","id"}` or by an error `{"code"}`. What becomes of an answer:
+200 `{"status":"accepted","id"}` or by an error `{"code"}`. The verdict by the HTTP status:
 
     2xx                                        accepted
-    429, 5xx, 3xx, not sent                    temporary
+    429                                        throttled
+    5xx, 3xx                                   temporary
     other 4xx                                  permanent
-    sent, but no whole answer in time          unknown
+    none: nothing of the request was sent      temporary
+    none: no whole answer came in time         unknown
 
-The verdict's code is the provider's own, else the HTTP status, else the word for what
-went wrong on the way (`refused`, `timeout`, `reset`, ...).
+The verdict's code is the one in the answer; without one it is the HTTP status; without an
+answer it is the word for what went wrong on the way (`refused`, `timeout`, `reset`, ...).
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ _NOTHING = _Answer()
 
 
 class SimulatedProvider:
-    """Sends over one pool of connections; see `engine.providers.ports.Provider`.
+    """The port `engine.providers.ports.Provider` over one pool of connections.
 
     Raises ConfigError when the settings' URL is not usable.
     """
@@ -98,7 +100,7 @@ class SimulatedProvider:
         try:
             answer = self._decode(outcome.body)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            answer = _NOTHING  # the status has said what matters
+            answer = _NOTHING  # the status is enough for a verdict
         return Verdict(
             kind=_kind(outcome.status),
             provider=self._name,

@@ -1,7 +1,7 @@
-"""The tables in which an operator describes a provider's HTTP API, and their mistakes as sentences.
+"""Reads the tables in which an operator describes a provider's HTTP API; a mistake becomes a sentence.
 
-A preset is the same tables; what the operator gives lies over it, key by key. A key that
-is a table in both is merged; anything else replaces what the preset says.
+A preset has the same tables. What the operator gives is laid over it, key by key: a key that is a
+table in both is merged, and anything else replaces what the preset says.
 """
 
 from __future__ import annotations

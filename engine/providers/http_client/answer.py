@@ -17,7 +17,7 @@ _PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class AnswerReader:
-    """`expect` one answer, `feed` until `complete` or until `fault` says why it never will be.
+    """Call `expect` before each answer, then `feed` until it is `complete` or has a `fault`.
 
     `keep`: names of the headers whose values are kept, in lower case.
     """

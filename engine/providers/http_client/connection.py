@@ -41,7 +41,7 @@ Done = Callable[[HttpOutcome], None]
 
 
 class Owner(Protocol):
-    """What a connection tells the pool it belongs to."""
+    """What a connection calls on the pool that it belongs to."""
 
     def opened(self, connection: Connection) -> None:
         """It is connected and can be given a request."""

@@ -1,9 +1,9 @@
 """Descriptions of providers' HTTP APIs, one TOML file each.
 
 A preset has the tables `request`, `answer` and `receipt` of a provider of type "http"
-(see `template`, `recognition` and `receipt` in `engine/providers/http/`) and may have `url`. It is for
-the next operator with the same provider; whoever writes one links the provider's own
-documentation at its top.
+(see `template`, `recognition` and `receipt` in `engine/providers/http/`) and may have `url`. It
+saves the next operator with the same provider the work; a link to the provider's own
+documentation stands at its top.
 """
 
 from __future__ import annotations

@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
 
 
 class Line:
-    """One session that is kept bound, from `keep`'s start to its cancellation."""
+    """One session that is kept bound for as long as `keep` runs."""
 
     def __init__(self, owner: Owner, terms: Terms, bind: Command, counts: Counts) -> None:
         self.owner = owner

@@ -51,7 +51,7 @@ class Inbox:
         self._name = name
         self._receipts = receipts
         self._counts = counts
-        # Receipts that the sink has not spoken of.
+        # Receipts given to the sink that are neither kept nor refused yet.
         self.unanswered = 0
 
     def take(self, deliveries: Sequence[Pdu], answering: Answering) -> None:

@@ -11,8 +11,8 @@ A message is sent as one submit_sm for each segment. The first line of the table
     one was never sent, no room in time          throttled    window
     all were accepted                            accepted     0x00000000
 
-Once a segment has failed in one of these ways, no other segment is sent, and the verdict follows
-when those in flight are answered or late. Segments that were accepted before cannot be taken back:
+Once a segment has failed in one of these ways, no other segment is sent. The verdict follows when
+those in flight are answered or late. Segments that were accepted before cannot be taken back:
 when the message is sent again, they are sent again too, under the same reference.
 """
 

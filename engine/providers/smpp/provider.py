@@ -1,27 +1,28 @@
-"""A provider that sends to its provider by SMPP 3.4.
+"""Sends the messages of one provider by SMPP 3.4, and takes its receipts.
 
-Each of `sessions` is bound and kept bound (`smpp_connection`). A message goes out as one
-submit_sm for each segment, all on one session, of which at most `window` are without an
-answer (`smpp_waiting`, `smpp_traffic`). What the answers to them mean together is in
-`smpp_sending`, what a single one means in `smpp_verdicts`. Receipts come in by `smpp_inbox`.
-Messages from handsets (MO) are answered ESME_ROK, counted and dropped.
+Each of `sessions` is bound and kept bound (`connection`). A message goes out as one submit_sm for
+each segment, all on one session; a session has at most `window` submits without an answer
+(`send_queue`, `traffic`). `verdicts` says what one answer means, and `message` what the answers to
+all segments of a message mean together. Receipts come in by `deliveries`. Messages from handsets
+(MO) are answered ESME_ROK, counted and dropped.
 
 Times of one message, from `submit` on:
 
-    a second             a message of which the provider has taken nothing by then, because it
-                         throttles or the window is full, is `throttled` (code `window`):
-                         another provider can take it, or it waits in its queue
-    half of timeout_s    no segment goes out later, so that each has the other half for its
-                         answer; a message that was taken in part is `throttled` then
+    a second             the provider has taken nothing of the message, because it throttles or the
+                         window is full: the message is `throttled` (code `window`), and goes to
+                         another provider or waits in its queue
+    half of timeout_s    no segment goes out any more, so that each that did has the other half for
+                         its answer; a message that was taken in part is `throttled` now
     timeout_s            a message without an answer is `unknown`
 
 Under failure, every message gets exactly one verdict:
-- no session bound: `temporary` with the code `not_bound`, at once; only in the first second
-  after the start it waits for the first bind;
-- throttled: the session slows down (`smpp_slowdown`) and the segment is sent again;
+- no session bound: `temporary` with the code `not_bound`, at once; in the first second after the
+  start the message waits for the first bind instead;
+- throttled: the session slows down (`congestion`) and the segment is sent again;
 - a session lost: messages that went out on it and have no answer are `unknown`; the others go
   out on another session, or are `temporary` when there is none;
-- a fault of ours in reading an answer: `unknown` with the code `fault`, and nothing else;
+- a fault of ours in reading an answer: that message is `unknown` with the code `fault`, and no other
+  message is touched;
 - this process frozen: what arrived meanwhile is read before anything is timed out;
 - this process killed: no verdict; the queue's own record of the message decides.
 """
@@ -107,9 +108,10 @@ class SmppProvider:
         self._keeping = [asyncio.create_task(line.keep()) for line in self._lines]
 
     async def stop(self) -> None:
-        """A message with a segment left to send is `temporary` at once. A message in flight has the
-        rest of its time-out, and so have receipts that are not kept yet. Then the sessions are
-        unbound. A second call does nothing.
+        """End in order; a second call does nothing.
+
+        A message with a segment left to send is `temporary` at once. A message in flight has the rest
+        of its time-out for its answer, and a receipt as long to be kept. Then the sessions are unbound.
         """
         if self._traffic.stopping:
             return

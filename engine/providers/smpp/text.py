@@ -1,7 +1,7 @@
 """The text of a message as the octets of its segments on a provider's wire.
 
-The parts are those of `engine.intake.segments`, by which the message was priced: as many are sent as
-were paid for. The provider's setting only changes how each part is written:
+The parts are those of `engine.intake.segments`, by which the message was priced, so that no more
+are sent than were paid for. The provider's setting only changes how each part is written:
 
     GSM-7, "unpacked"  data_coding 0, an octet for each septet; up to 160
     GSM-7, "packed"    data_coding 0, eight septets in seven octets; up to 140
@@ -13,7 +13,7 @@ goes as UCS-2, which every provider understands, when that takes no more segment
 has one, of at most 70 characters. A longer one goes unpacked, as data_coding 0. A provider
 that reads this as something else than GSM-7 then shows a few characters wrongly; as UCS-2
 it would need up to three times the segments that were paid for. All parts of a message have
-the same coding, as handsets join no others.
+the same coding: handsets join no others.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from engine.providers.smpp.pdu import Pdu, pack
 from engine.receipts.records import Receipt
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
-from tests.providers.smpp.data_sm import encode_data_sm
 from tests.providers.smpp.scripted_smsc import RECEIPT, Peer, delivery, provider_to, smsc
+from tests.providers.smpp.sm_writer import encode_data_sm
 
 
 class HeldSink(Sink):

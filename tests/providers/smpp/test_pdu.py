@@ -24,7 +24,7 @@ from engine.providers.smpp.body import (
 )
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus, Tag
 from engine.providers.smpp.pdu import HEADER_BYTES, PDU_BYTES_MAX, Pdu, Reader, WrongPdu, pack
-from tests.providers.smpp.data_sm import encode_data_sm
+from tests.providers.smpp.sm_writer import encode_data_sm
 
 OCTET = st.integers(0, 255)
 WORD = st.integers(0, 2**32 - 1)
