@@ -126,12 +126,7 @@ async def deliver(process: Process) -> None:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
         reader = _reader(process, link, read_link, queue, log)
-        receipts_link = await stack.enter_async_context(process.link("receipts"))
-        # Entered before what counts, so that it writes its last lines after that has ended.
-        counters = await stack.enter_async_context(CounterLog(log))
-        receipts = closed_by(stack, RedisReceiptSink(receipts_link, config.shards))
-        built = [providers.build(p, receipts) for p in config.providers]
-        _watch(counters, receipts, built)
+        built = await _providers(process, stack, log)
         worker, sweeper, dispatcher = assemble_worker(
             reader,
             built,
@@ -166,12 +161,17 @@ async def deliver(process: Process) -> None:
         await fence_all(link, [process.name], config.shards)
 
 
-def _watch(counters: CounterLog, receipts: RedisReceiptSink, built: Sequence[Provider]) -> None:
-    """Have what the receipts and the providers count written to the log."""
+async def _providers(process: Process, stack: AsyncExitStack, log: FilteringBoundLogger) -> list[Provider]:
+    """The providers, not yet started. What they counted is logged once more when all of them have ended."""
+    link = await stack.enter_async_context(process.link("receipts"))
+    counters = await stack.enter_async_context(CounterLog(log))
+    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
+    built = [providers.build(p, receipts) for p in process.config.providers]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:
             counters.watch("provider traffic", counts, provider=provider.name)
+    return built
 
 
 def _reader(

@@ -286,17 +286,18 @@ async def test_a_store_that_is_killed_and_comes_back_gets_every_row_once(
 async def test_the_store_away_is_told_once_with_the_backlog_and_once_when_it_is_back(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trouble = [True]
+    trouble, tries = [True], [0]
 
     async def away(here: str) -> None:
         if trouble[0] and here == "insert:before":
+            tries[0] += 1
             raise Unavailable("ClickHouse is away.")
 
     await world.put(12)
     archiver = Archiver(world.stream, Gated(world.store, away), "a", _with(backoff_max_s=0.05))
     async with running(archiver):
         await until(lambda: _plan_stands(world))
-        await asyncio.sleep(0.3)
+        await until(lambda: _is(tries[0] >= 4))
         trouble[0] = False
         await until(lambda: _nothing_waits(world))
     said = "".join(capsys.readouterr())

@@ -158,19 +158,21 @@ def test_a_million_organisations_take_at_most_64_megabytes_also_while_growing() 
 
 
 def test_a_drain_costs_what_was_touched_and_not_what_is_there() -> None:
-    credits_ = CreditMap()
-    for organisation_id in range(300_000):
-        credits_.grant(organisation_id, 1000)
+    def drain_of_ten(organisations: int) -> float:
+        """The least CPU time of some, seconds, with so many organisations in the map."""
+        credits_, least = CreditMap(), 1e9
+        for organisation_id in range(organisations):
+            credits_.grant(organisation_id, 1000)
+        for _ in range(50):
+            for organisation_id in range(10):
+                credits_.reserve(organisation_id, 1)
+            begun = time.thread_time()
+            assert len(credits_.drain()) == 10
+            least = min(least, time.thread_time() - begun)
+        return least
 
-    def drain_of_ten() -> float:
-        for organisation_id in range(10):
-            credits_.reserve(organisation_id, 1)
-        begun = time.perf_counter()
-        assert len(credits_.drain()) == 10
-        return time.perf_counter() - begun
-
-    # A walk over the table would take milliseconds.
-    assert min(drain_of_ten() for _ in range(20)) < 100e-6
+    # A walk over the table would cost thousands of times as much.
+    assert drain_of_ten(300_000) < 50 * drain_of_ten(100)
 
 
 @pytest.mark.parametrize("stride", [2, 64, 1000, 4096, 2**16, 2**20, 2**32, 2**40, 1597, 2584, 832040, 10**9])
@@ -181,9 +183,9 @@ def test_ids_at_equal_distances_spread_as_well_as_any(stride: int) -> None:
             credits_.grant(organisation_id, 10**9)
         ones, best = array("q", [1] * len(ids)), 1e9
         for _ in range(7):
-            begun = time.perf_counter()
+            begun = time.thread_time()
             credits_.reserve_batch(ids, ones)
-            best = min(best, time.perf_counter() - begun)
+            best = min(best, time.thread_time() - begun)
         return best
 
     # Ids that cluster would cost hundreds of times as much.

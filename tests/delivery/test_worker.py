@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from random import Random
@@ -29,6 +29,15 @@ class Unlimited:
 
     async def reserve(self, asks: Sequence[SlotRequest]) -> list[Slots]:
         raise AssertionError(asks)
+
+
+class Clock:
+    """The time of a process; `frozen_s` is how long it has stood still, as it finds out when it goes on."""
+
+    frozen_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.frozen_s
 
 
 class Running:
@@ -73,6 +82,7 @@ async def working(
     concurrency: int = 20,
     hand_s: float = 30.0,
     drain_s: float = 5.0,
+    clock_s: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Running]:
     worker, sweeper, _ = assemble_worker(
         reader,
@@ -83,7 +93,7 @@ async def working(
         take_over_s=60.0,
         hand_s=hand_s,
         now_us=now_us,
-        clock_s=time.monotonic,
+        clock_s=clock_s,
         rng=Random(5),
         log=log(),
     )
@@ -295,12 +305,12 @@ async def test_a_drain_ends_at_its_deadline_and_leaves_the_rest_to_others(kit: Q
 
 
 async def test_entries_read_too_long_ago_are_not_sent_by_a_worker_that_was_frozen(kit: QueueKit) -> None:
-    carrier, other = Carrier(), Carrier()
+    carrier, other, clock = Carrier(), Carrier(), Clock()
     carrier.latency_s = None
     await fill(kit, 12)
-    async with working(await kit.reader("w1"), carrier, concurrency=8, hand_s=0.2) as running:
+    async with working(await kit.reader("w1"), carrier, concurrency=8, clock_s=clock) as running:
         await until(lambda: running.worker.in_hand == 12, "all to be read")
-        await asyncio.sleep(0.25)
+        clock.frozen_s = 31.0
         reader = await kit.reader("w2")
         taken = await reader.take_over(0, 100)
         assert len(taken) == 12
@@ -315,12 +325,12 @@ async def test_entries_read_too_long_ago_are_not_sent_by_a_worker_that_was_froze
 
 
 async def test_a_worker_that_has_been_frozen_sends_again_what_nobody_took(kit: QueueKit) -> None:
-    carrier = Carrier()
+    carrier, clock = Carrier(), Clock()
     carrier.latency_s = None
     await fill(kit, 12)
-    async with working(await kit.reader("w1"), carrier, concurrency=8, hand_s=0.2) as running:
+    async with working(await kit.reader("w1"), carrier, concurrency=8, clock_s=clock) as running:
         await until(lambda: running.worker.in_hand == 12, "all to be read")
-        await asyncio.sleep(0.25)
+        clock.frozen_s = 31.0
         carrier.latency_s = 0.0
         carrier.finish(8)
         await settled(kit, 12)

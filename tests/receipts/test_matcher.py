@@ -34,6 +34,7 @@ from tests.activity.test_archiver import Process
 from tests.activity.world import SHARDS, until
 from tests.receipts.world import (
     QUICK_MATCH,
+    Counting,
     ReceiptWorld,
     carrier_id,
     home_of,
@@ -295,15 +296,12 @@ async def test_a_matcher_that_takes_over_waits_until_what_was_recorded_is_in_the
         await first.ended()
     recorded = await world.activity.waiting()
     assert recorded > 0
-    async with world.matching("second") as matching:
-
-        async def begun() -> bool:
-            state = await world.activity.redis.hget(receipts_applied_key(SHARDS - 1), "token")
-            return bytes(state).startswith(b"second/")
-
-        await until(begun)
-        # Nobody archives; time for many rounds.
-        await asyncio.sleep(0.5)
+    stream = Counting(world.stream)
+    async with world.matching("second", stream=stream) as matching:
+        # It has begun and asks again and again whether all is archived; nobody archives.
+        await until(lambda: _is(stream.calls["archived_before"] >= 20))
+        state = await world.activity.redis.hget(receipts_applied_key(SHARDS - 1), "token")
+        assert bytes(state).startswith(b"second/")
         assert (matching.counts.matched, await world.activity.waiting()) == (0, recorded)
         async with world.archiving():
             await until(world.nothing_waits)
@@ -446,8 +444,9 @@ async def test_the_store_away_is_told_once_and_receipts_wait(
     away = ClickHouseAttempts("http://u:p@127.0.0.1:1/db", timeout_s=1.0)
     await world.sent(*range(5))
     await world.told_by_number(range(5))
-    async with world.matching("first", store=away):
-        await asyncio.sleep(0.5)
+    store = Counting(away)
+    async with world.matching("first", store=store):
+        await until(lambda: _is(store.calls["filed"] >= 4))
     assert await world.waiting() == (1, 0)
     assert "".join(capsys.readouterr()).count("they wait in Redis") == 1
     await away.close()

@@ -32,6 +32,23 @@ QUICK_MATCH = MatchLimits(
 )  # fmt: skip
 
 
+class Counting:
+    """A part of the matcher's world that counts the calls of each of its methods."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._part, name)
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.calls[name] += 1
+            return method(*arguments, **named)
+
+        return counted
+
+
 def now_us() -> int:
     return time.time_ns() // 1000
 

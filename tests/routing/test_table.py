@@ -22,12 +22,29 @@ NAMES = ("a", "b")
 ROUTE = Route(providers=("a",))
 
 
+class Counted(Routing):
+    """The real store; counts how often it is looked at."""
+
+    looks = 0
+
+    async def version(self) -> int:
+        self.looks += 1
+        return await super().version()
+
+
 class Process:
     """A routing table on connections of its own, and the plans it was told of."""
 
     def __init__(self, pool: Pool, link: RedisLink, **times: float) -> None:
         self.told: list[RoutingPlan] = []
-        self.table = RoutingTable(Routing(pool), RoutingCopy(link), self.told.append, **times)
+        # How many looks there had been when it was told of each.
+        self.looks_told: list[int] = []
+        self.store = Counted(pool)
+        self.table = RoutingTable(self.store, RoutingCopy(link), self._tell, **times)
+
+    def _tell(self, plan: RoutingPlan) -> None:
+        self.told.append(plan)
+        self.looks_told.append(self.store.looks)
 
     @property
     def version(self) -> int:
@@ -35,8 +52,10 @@ class Process:
 
 
 @asynccontextmanager
-async def process(books_url: str, redis_url: str, **times: float) -> AsyncIterator[Process]:
-    pool = await Pool.connect(books_url, timeout_s=1.0, connections_max=1)
+async def process(
+    books_url: str, redis_url: str, *, answer_s: float = 1.0, **times: float
+) -> AsyncIterator[Process]:
+    pool = await Pool.connect(books_url, timeout_s=answer_s, connections_max=1)
     link = RedisLink(redis_url, timeout_s=2.0, name="routing")
     made = Process(pool, link, **({"look_s": 0.02, "first_s": 0.3} | times))
     running = asyncio.create_task(made.table.run())
@@ -71,7 +90,7 @@ async def until_copied(redis_url: str, plan: RoutingPlan, timeout_s: float = 10.
     await link.close()
 
 
-async def test_a_change_is_in_force_everywhere_within_about_a_second(
+async def test_a_change_is_in_force_everywhere_with_the_next_look(
     books_url: str, streams_url: str, routing: Routing
 ) -> None:
     async with (
@@ -82,10 +101,12 @@ async def test_a_change_is_in_force_everywhere_within_about_a_second(
             await each.table.start()
             assert [told.version for told in each.told] == [0]
         changed = await routing.replace([ROUTE])
-        changed_at = time.monotonic()
+        looks = [each.store.looks for each in (one, other)]
         await until(lambda: one.told[-1] == changed and other.told[-1] == changed)
-        # Generous for a shared machine; one look each second.
-        assert time.monotonic() - changed_at < 3.0
+        # One may have been under way.
+        assert all(
+            each.looks_told[-1] - before <= 2 for each, before in zip((one, other), looks, strict=True)
+        )
         assert one.table.plan == changed
 
 
@@ -111,14 +132,12 @@ async def test_a_process_starts_by_the_copy_while_postgres_is_away_and_catches_u
     async with Proxy.to(books_url) as proxy:
         for away in (proxy.refuse, proxy.stall):
             away()
-            async with process(proxy.url(books_url), streams_url) as p:
+            async with process(proxy.url(books_url), streams_url, answer_s=60.0) as p:
                 with pytest.raises(Unavailable):
                     _ = p.table.plan
-                began = time.monotonic()
-                await p.table.start()
-                assert time.monotonic() - began < 2.0, (
-                    "it waits for PostgreSQL as long as it is told, not longer"
-                )
+                # As long as it is told, not as long as PostgreSQL may take for an answer.
+                async with asyncio.timeout(20):
+                    await p.table.start()
                 assert p.told == [known]
                 known = await routing.set_paused("a", "a" not in known.paused)
                 proxy.admit()

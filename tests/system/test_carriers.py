@@ -146,7 +146,8 @@ def test_a_throughput_set_while_it_runs_is_kept_and_used(pair: Carriers, custome
         # By when they arrived, on a machine that does other things too.
         assert segments["second_max"] <= 44, segments
         seconds = [n for n in segments["per_second"].values() if n]
-        assert max(seconds[-6:]) <= 44
+        # Used too: in the best second at least nine tenths of it were sent.
+        assert 36 <= max(seconds[-6:]) <= 44, seconds
     finally:
         answer(pair.engine.run("provider", "throughput", "a", "configured", "--json"))
         answer(pair.engine.run("provider", "resume", "b", "--json"))

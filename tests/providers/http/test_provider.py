@@ -107,7 +107,7 @@ async def half(body: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 async def late(body: bytes, writer: asyncio.StreamWriter) -> bytes:
-    await asyncio.sleep(0.8)  # longer than the provider waits
+    await until(writer.transport.is_closing)  # the provider waits no longer
     return TAKEN
 
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from engine.providers.http_client.pool import HttpOutcome
+from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from tests.providers.scripted import OK, Outcomes, pool_to, reset, serving, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -108,13 +108,16 @@ async def test_without_a_whole_answer_the_outcome_is_unanswered(
     async def broken(body: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(sent)
         await writer.drain()
-        await asyncio.sleep(0.01)  # let the part be read before the end of it
         if ending == "close":
             writer.close()
         elif ending == "reset":
+            # What has not been read when the reset comes is lost.
+            await until(lambda: not sent or any(c._answer.begun for c in made[0]._connections))
             reset(writer)
 
+    made: list[HttpPool] = []
     async with serving(broken) as server, pool_to(server.port, timeout_s=0.4, body_bytes_max=1000) as pool:
+        made.append(pool)
         outcome = await Outcomes(pool).one()
         assert (outcome.kind, outcome.reason) == ("unanswered", reason)
         assert outcome.latency_us > 0

@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,14 +45,19 @@ async def test_messages_wait_for_the_first_bind_after_the_start() -> None:
 async def test_they_do_not_wait_for_long_and_later_ones_not_at_all() -> None:
     async with smsc() as carrier:
         carrier.stop_listening()
-        async with provider_to(carrier.port, timeout_s=20.0) as (_, verdicts):
-            begun_s = time.monotonic()
+        async with provider_to(carrier.port, timeout_s=600.0) as (_, verdicts):
             verdict = await verdicts.one()
-            assert 0.8 < time.monotonic() - begun_s < 1.5
             assert (verdict.kind, verdict.code) == ("temporary", "not_bound")
-            begun_s = time.monotonic()
-            assert (await verdicts.one()).code == "not_bound"
-            assert time.monotonic() - begun_s < 0.3
+
+            async def refused_at_once() -> bool:
+                """In the next turn of the loop."""
+                number = verdicts.submit()
+                await asyncio.sleep(0)
+                return [verdict.code for verdict in verdicts.by_message[number]] == ["not_bound"]
+
+            async with asyncio.timeout(10):
+                while not await refused_at_once():  # noqa: ASYNC110 - nobody signals it
+                    await asyncio.sleep(0.005)
             await carrier.listen()
             await until(carrier.bound)
             await until(lambda: bool(verdicts.submit()) and carrier.submits != [])
@@ -72,19 +76,14 @@ async def test_a_refused_bind_is_tried_again_and_counted() -> None:
 
 
 async def test_binds_are_tried_at_longer_and_longer_intervals() -> None:
-    times: list[float] = []
-
-    def refuse(peer: Peer, pdu: Pdu) -> None:
-        times.append(time.monotonic())
-        refuse_bind(peer, pdu)
-
     async with smsc() as carrier:
-        carrier.on_bind = refuse
+        carrier.on_bind = refuse_bind
+        begun_s = time.monotonic()
         async with provider_to(carrier.port, reconnect_s=0.05, reconnect_max_s=0.4):
-            await until(lambda: len(times) >= 6)
-    pauses = [after - before for before, after in pairwise(times[:6])]
-    # At least half of 50, 100, 200, 400 and 400 ms.
-    assert all(pause >= least for pause, least in zip(pauses, (0.025, 0.05, 0.1, 0.2, 0.2), strict=True))
+            await until(lambda: len(carrier.binds) >= 6)
+    # At least half of 50, 100, 200, 400 and 400 ms; five pauses of 50 ms would be over by then.
+    # A slow machine only makes it longer.
+    assert time.monotonic() - begun_s >= 0.575
 
 
 async def test_a_bind_that_is_never_answered_is_given_up() -> None:
@@ -225,7 +224,8 @@ async def test_a_carrier_that_asks_to_unbind_is_answered_when_its_answers_are_th
         await until(lambda: len(carrier.submits) == 2)
         leaving = carrier.peer
         sequence = leaving.ask(Command.unbind)
-        await asyncio.sleep(0.05)
+        later = leaving.ask(Command.enquire_link)
+        await until(lambda: bool(leaving.answers_to(later)))
         assert not leaving.answers_to(sequence)
         carrier.on_submit = Peer.accept
         for peer, pdu in carrier.submits:
@@ -315,16 +315,17 @@ async def test_a_frozen_process_reads_what_came_before_it_times_anything_out() -
                     assert isinstance(pdu, Pdu)
                     if pdu.command_id == Command.submit_sm:
                         submitted.set()
-                        time.sleep(0.1)
+                        frozen.wait(10)
                     connection.sendall(pack(pdu.command_id | ANSWER, 0, pdu.sequence, b"x\0"))
 
-    submitted = threading.Event()
+    submitted, frozen = threading.Event(), threading.Event()
     thread = threading.Thread(target=serve)
     thread.start()
     with listener:
         async with provider_to(listener.getsockname()[1], timeout_s=0.5) as (_, verdicts):
             number = verdicts.submit()
             await until(submitted.is_set)
+            frozen.set()
             time.sleep(0.8)  # noqa: ASYNC251 - frozen
             assert (await verdicts.of(number))[0].kind == "accepted"
     thread.join(10)
@@ -363,21 +364,19 @@ async def test_stopping_ends_within_the_time_out_with_a_verdict_on_every_message
         for _ in range(5):
             verdicts.submit()
         await until(lambda: len(carrier.submits) == 5)
-        begun_s = time.monotonic()
-        await provider.stop()
-        assert time.monotonic() - begun_s < 1.5
+        async with asyncio.timeout(10):
+            await provider.stop()
         assert {verdict.kind for verdict in await verdicts.all()} == {"unknown"}
 
 
 async def test_stopping_before_anything_is_bound_is_quick() -> None:
     async with smsc() as carrier:
         carrier.on_bind = nothing
-        async with provider_to(carrier.port) as (provider, verdicts):
+        async with provider_to(carrier.port, timeout_s=600.0) as (provider, verdicts):
             number = verdicts.submit()
             await until(lambda: bool(carrier.peers))
-            begun_s = time.monotonic()
-            await provider.stop()
-            assert time.monotonic() - begun_s < 1
+            async with asyncio.timeout(10):
+                await provider.stop()
             assert (await verdicts.of(number))[0].code == "stopped"
 
 

@@ -227,21 +227,11 @@ async def test_an_event_of_an_organisation_is_kept_among_those_of_messages(world
 
 async def test_inserting_a_large_block_leaves_the_loop_free(world: World) -> None:
     large = await asyncio.to_thread(block, [make_row(n) for n in range(50_000)])
-    gaps, last, ending = [0.0], time.perf_counter(), asyncio.Event()
-
-    async def feel() -> None:
-        nonlocal last
-        while not ending.is_set():
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            gaps.append(now - last)
-            last = now
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(feel())
-        await world.store.insert(large, "t")
-        ending.set()
-    assert max(gaps) < 0.25, "generous for a shared machine; about 25 ms on a quiet one"
+    ours_s, all_s = time.thread_time(), time.process_time()
+    await world.store.insert(large, "t")
+    ours_s, all_s = time.thread_time() - ours_s, time.process_time() - all_s
+    # CPU time, not the clock: the work is done in another thread.
+    assert ours_s < 0.2 * all_s
 
 
 async def test_a_server_that_is_away_is_unavailable_and_the_next_call_connects(world: World) -> None:
