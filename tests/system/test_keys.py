@@ -12,7 +12,7 @@ import pytest
 from engine.stores.redis.link import RedisLink
 from supervisor.datadir import DataDir
 from supervisor.running import Running
-from tests.system.carriers import Carriers, carriers, message_of
+from tests.system.carriers import Carriers, carriers, in_force, message_of
 from tests.system.client import Caller, behave, eventually
 from tests.system.conftest import ROOT, answer
 
@@ -58,6 +58,7 @@ def test_the_table_of_keys_is_what_a_run_leaves_behind(pair: Carriers) -> None:
     customer = Caller(pair.engine.url, pair.engine.api_key)
     admin = Caller(pair.engine.url, pair.engine.admin_key)
     answer(pair.engine.run("provider", "throughput", "a", "100", "--json"))
+    in_force(pair.engine)
     # The next message makes its balance low.
     organisation = f"/v1/admin/organisations/{pair.engine.organisation}"
     left = admin.call("GET", f"{organisation}/balance")[1]["available"]
