@@ -99,7 +99,9 @@ _OUTCOMES: dict[tuple[ChargeEffect, EntryEffect], SettlementOutcome] = {
     ("leaves", "dead"): "dead",
 }
 _OUTCOME_OF: dict[str, SettlementOutcome] = {
-    event: _OUTCOMES[meaning[1:]] for event, meaning in EVENTS.items() if meaning[1:] in _OUTCOMES
+    event: _OUTCOMES[meaning.charge, meaning.entry]
+    for event, meaning in EVENTS.items()
+    if (meaning.charge, meaning.entry) in _OUTCOMES
 }
 _CHARGE_AFTER: dict[ChargeEffect, Charge] = {"captures": "captured", "releases": "released"}
 _RANK = {status: rank for rank, status in enumerate(STATUSES)}

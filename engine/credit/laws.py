@@ -45,7 +45,7 @@ class Units(NamedTuple):
 
 NO_UNITS = Units()
 # The recorded events that count for each, by the table of events.
-EVENTS: tuple[tuple[MessageEvent, ...], ...] = (
+EVENTS_BY_CHARGE: tuple[tuple[MessageEvent, ...], ...] = (
     events_that("holds"),
     events_that("captures"),
     events_that("releases"),
@@ -283,7 +283,9 @@ class Laws:
         """Judge laws 4 and 5, after all accounts of the shard; without the books law 5 alone."""
         shard = cut.shard
         if with_books:
-            expected = self._held.get(shard, 0) + sum(h - c - r for h, c, r in behind(cut.usage).values())
+            expected = self._held.get(shard, 0) + sum(
+                h - c - r for h, c, r in units_of_usage(cut.usage).values()
+            )
             self._of["held"].checked += 1
             if expected != cut.held:
                 self._of["held"].breach(f"shard {shard} by {expected - cut.held:+d} units")
@@ -365,7 +367,7 @@ def gap_of(a: Account, events: Units, more: Units) -> Units:
     )
 
 
-def behind(usage: Iterable[UsageEntry]) -> dict[int, Units]:
+def units_of_usage(usage: Iterable[UsageEntry]) -> dict[int, Units]:
     """{organisation: units} of usage entries; requests, returns and fences have none."""
     sums: dict[int, list[int]] = {}
     for entry in usage:
@@ -384,7 +386,7 @@ def behind(usage: Iterable[UsageEntry]) -> dict[int, Units]:
 
 def units_by_event(event: str, units: int) -> Units:
     """`units` of a recorded event under what became of them; none for other events."""
-    return Units(*(units if event in events else 0 for events in EVENTS))
+    return Units(*(units if event in events else 0 for events in EVENTS_BY_CHARGE))
 
 
 def _ranges(shards: Sequence[int]) -> str:

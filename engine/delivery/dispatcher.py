@@ -22,7 +22,7 @@ own. Our code never runs there: a callback only notes the verdict, and the loop 
 Nothing is kept here: what waits is in the worker's hand, which Redis remembers.
 
     killed       the other workers take it over
-    frozen       what waited too long is not sent (`Settler.fit` says so when its turn comes), and slots
+    frozen       what waited too long is not sent (`Settler.may_be_sent` says so when its turn comes), and slots
                  that were reserved before are void by then
     Redis away   no slots are granted: providers with a throughput send nothing, the others go on
 
@@ -149,7 +149,7 @@ class Dispatcher:
                 free -= self._submit(lane, *taken, now_s)
 
     def _submit(self, lane: Lane, entry: Entry, read_at_s: float, now_s: float) -> int:
-        if not self._settler.fit(entry, read_at_s):
+        if not self._settler.may_be_sent(entry, read_at_s):
             return 0
         note = partial(self._note, lane, lane.began(entry, now_s))
         try:

@@ -73,7 +73,7 @@ class Settler:
         """Note that so many more entries are in hand."""
         self.in_hand += count
 
-    def fit(self, entry: Entry, read_at_s: float) -> bool:
+    def may_be_sent(self, entry: Entry, read_at_s: float) -> bool:
         """Whether `entry` is still to be sent, when its turn has come. False: it was dropped or settled."""
         if read_at_s < self._clock_s() - self._hand_s:
             self._reader.drop([entry])

@@ -46,7 +46,7 @@ _SEGMENTS_MAX = 10
 _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # More units than any message costs.
-_NEVER = 1 << 63
+_ABOVE_ANY_COST = 1 << 63
 
 
 class CreditWaits(msgspec.Struct):
@@ -165,7 +165,7 @@ class Ingest:
         incarnation = quota.incarnation
         costs = {i: a.message.units for i, a in enumerate(addressed) if isinstance(a, Addressed)}
         # At one time since the request came, the organisation had fewer unspent units than this.
-        refused = _NEVER
+        refused = _ABOVE_ANY_COST
         self.counts.submissions += 1
         for rounds in count():
             held, left = _reserve(quota.credit, organisation_id, costs)

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.credit.laws import NO_UNITS, Audit, Law, Laws, Units, behind, gap_of
+from engine.credit.laws import NO_UNITS, Audit, Law, Laws, Units, gap_of, units_of_usage
 from engine.errors import ConfigError, EngineError, Unavailable
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, sums_of
 from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
@@ -235,7 +235,7 @@ class _Run:
         comparable = of.losses == known_losses
         if archived is not None and not comparable:
             self._not_comparable(shard)
-        ahead = behind(instant.cut.usage) if instant is not None else {}
+        ahead = units_of_usage(instant.cut.usage) if instant is not None else {}
         events = None if archived is None or instant is None else _joined(archived, instant.waiting or {})
         closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
         strangers = set(events or ())

@@ -14,7 +14,7 @@ from engine.activity.history import describe
 from engine.activity.records import ActivityEntry
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
-from engine.credit.laws import NO_UNITS, Units, behind, units_by_event
+from engine.credit.laws import NO_UNITS, Units, units_by_event, units_of_usage
 from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdict, before_sending, unroutable
 from engine.lifecycle import (
     EVENTS,
@@ -102,7 +102,7 @@ async def booked(kit: QueueKit) -> Units:
         usage_entry(SHARD, entry_id, fields)
         for entry_id, fields in await kit.link.call("XRANGE", usage_key(SHARD), "-", "+")
     ]
-    return behind(entries).get(7, NO_UNITS)
+    return units_of_usage(entries).get(7, NO_UNITS)
 
 
 async def place(kit: QueueKit) -> EntryEffect:

@@ -26,7 +26,7 @@ from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.driver.exceptions import DataError
 
 from engine.activity.records import ActivityBlock
-from engine.credit.laws import EVENTS, Units
+from engine.credit.laws import EVENTS_BY_CHARGE, Units
 from engine.errors import Unavailable
 from engine.records import ActivityRow, Message
 from engine.stores.clickhouse.client import answering, connect, parse_url
@@ -106,7 +106,7 @@ LIMIT {_ROWS_MAX}
 
 # `units_between`: the condition with BETWEEN makes ClickHouse read the projection `by_stream`.
 _UNITS_BETWEEN = f"""
-SELECT organisation_id, {", ".join(f"sumIf(units, event IN {events!r})" for events in EVENTS)}, count()
+SELECT organisation_id, {", ".join(f"sumIf(units, event IN {events!r})" for events in EVENTS_BY_CHARGE)}, count()
 FROM activity
 WHERE shard = {{shard:UInt16}} AND stream_ms BETWEEN {{from_ms:UInt64}} AND {{end_ms:UInt64}}
   AND (stream_ms, toUInt64(stream_seq)) >= ({{from_ms:UInt64}}, {{from_seq:UInt64}})
