@@ -22,8 +22,8 @@ own. Our code never runs there: a callback only notes the verdict, and the loop 
 Nothing is kept here: what waits is in the worker's hand, which Redis remembers.
 
     killed       the other workers take it over
-    frozen       what waited too long is not sent (`Settler.may_be_sent` says so when its turn comes), and slots
-                 that were reserved before are void by then
+    frozen       what waited too long is not sent (`Settler.may_be_sent` says so when its turn comes),
+                 and slots that were reserved before are void by then
     Redis away   no slots are granted: providers with a throughput send nothing, the others go on
 
 Times are monotonic seconds, of a clock finer than the loop's, which uvloop cuts to milliseconds.

@@ -104,9 +104,10 @@ ORDER BY at
 LIMIT {_ROWS_MAX}
 """  # noqa: S608 - built from the constants above
 
+_SUMS = ", ".join(f"sumIf(units, event IN {events!r})" for events in EVENTS_BY_CHARGE)
 # `units_between`: the condition with BETWEEN makes ClickHouse read the projection `by_stream`.
 _UNITS_BETWEEN = f"""
-SELECT organisation_id, {", ".join(f"sumIf(units, event IN {events!r})" for events in EVENTS_BY_CHARGE)}, count()
+SELECT organisation_id, {_SUMS}, count()
 FROM activity
 WHERE shard = {{shard:UInt16}} AND stream_ms BETWEEN {{from_ms:UInt64}} AND {{end_ms:UInt64}}
   AND (stream_ms, toUInt64(stream_seq)) >= ({{from_ms:UInt64}}, {{from_seq:UInt64}})
