@@ -82,12 +82,13 @@ async def working(
     concurrency: int = 20,
     hand_s: float = 30.0,
     drain_s: float = 5.0,
+    timeout_s: float = 4.0,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Running]:
     worker, sweeper, _ = assemble_worker(
         reader,
         carriers,
-        [SimulatedSettings(name=carrier.name, timeout_s=4.0) for carrier in carriers],
+        [SimulatedSettings(name=carrier.name, timeout_s=timeout_s) for carrier in carriers],
         Unlimited(),
         QueueSettings(concurrency=concurrency, backoff_s=0.05, backoff_max_s=0.1),
         take_over_s=60.0,
@@ -308,7 +309,9 @@ async def test_entries_read_too_long_ago_are_not_sent_by_a_worker_that_was_froze
     carrier, other, clock = Carrier(), Carrier(), Clock()
     carrier.latency_s = None
     await fill(kit, 12)
-    async with working(await kit.reader("w1"), carrier, concurrency=8, clock_s=clock) as running:
+    async with working(
+        await kit.reader("w1"), carrier, concurrency=8, timeout_s=400.0, clock_s=clock
+    ) as running:
         await until(lambda: running.worker.in_hand == 12, "all to be read")
         clock.frozen_s = 31.0
         reader = await kit.reader("w2")
@@ -328,7 +331,9 @@ async def test_a_worker_that_has_been_frozen_sends_again_what_nobody_took(kit: Q
     carrier, clock = Carrier(), Clock()
     carrier.latency_s = None
     await fill(kit, 12)
-    async with working(await kit.reader("w1"), carrier, concurrency=8, clock_s=clock) as running:
+    async with working(
+        await kit.reader("w1"), carrier, concurrency=8, timeout_s=400.0, clock_s=clock
+    ) as running:
         await until(lambda: running.worker.in_hand == 12, "all to be read")
         clock.frozen_s = 31.0
         carrier.latency_s = 0.0
