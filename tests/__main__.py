@@ -28,9 +28,9 @@ LONG = ["chaos"]
 # The tracer would slow these down to no purpose: the one measures an engine under load, and the
 # other runs lines that the tests of the domains run too.
 NOT_MEASURED = {"system", "simulation"}
-# Groups at a time, the longest first. More of them hold one another up on two cores.
+# Groups at a time, the longest first: two cores, and most of a test is waiting.
 ORDER = ["rest", "system", "stores", "simulation"]
-AT_ONCE = 3
+AT_ONCE = 4
 # Name of the measured lines: what is combined must have the same name as the whole.
 DATA = ".coverage"
 

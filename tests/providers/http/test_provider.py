@@ -61,7 +61,7 @@ async def test_a_fault_in_reading_an_answer_costs_its_message_an_attempt(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    async with carrier(fixed(TAKEN)) as (provider, _):
+    async with carrier(fixed(TAKEN), timeout_s=10.0) as (provider, _):
         monkeypatch.setattr(provider, "_recognise", fail)
         found = await verdicts(provider, [message(n) for n in range(3)])
         assert [(v.kind, v.code) for v in found] == [("unknown", "fault")] * 3
