@@ -11,8 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine.credit import laws as invariants
-from engine.credit import ledger, quota
+from engine.credit import laws, ledger, quota
 from engine.credit.ledger_records import MOVEMENTS
 from engine.errors import Unavailable
 from tests.simulation.checkers import Violation, asking
@@ -167,26 +166,26 @@ def _audit(world: World) -> None:
             raise Violation(f"message {message_id} was charged but never accepted by the carrier")
     if set(truth.announced.values()) - {1} and not truth.lost:
         raise Violation(f"events were recorded more than once: {truth.announced}")
-    laws = invariants.Laws()
+    found = laws.Laws()
     for shard in range(world.settings.shards):
         accounts = [
-            invariants.Account(
+            laws.Account(
                 o, shard, row.topped_up, row.available, row.granted, row.held, row.captured,
                 sum(tables.quotas.get(o, {}).values()), _journal_sums(tables.journal.get(o, {})),
             )
             for o, row in tables.accounts.items() if row.shard == shard
         ]  # fmt: skip
-        laws.accounts(shard, accounts, None if shard in truth.lost else _recorded(truth.activity), {})
+        found.accounts(shard, accounts, None if shard in truth.lost else _recorded(truth.activity), {})
         held = int(world.redis.store.db.get(b"credit:{%d}:held" % shard, b"0"))
-        laws.instant(invariants.ShardCut(shard, held, [], 0, 0), with_books=True)
-    audit = laws.result()
+        found.instant(laws.ShardCut(shard, held, [], 0, 0), with_books=True)
+    audit = found.result()
     if not audit.clean:
         raise Violation("; ".join(check.detail for check in audit.checks if check.verdict != "clean"))
 
 
-def _journal_sums(movements: dict[str, int]) -> invariants.JournalSums:
+def _journal_sums(movements: dict[str, int]) -> laws.JournalSums:
     """What an organisation's movements put into each place and took out of it."""
-    sums = dict.fromkeys(invariants.JournalSums._fields, 0)
+    sums = dict.fromkeys(laws.JournalSums._fields, 0)
     for movement, units in movements.items():
         debit, credit = {"top-up": ("payments", "available"), **MOVEMENTS}[movement]
         if debit == "payments":
@@ -194,13 +193,13 @@ def _journal_sums(movements: dict[str, int]) -> invariants.JournalSums:
         else:
             sums[debit] -= units
         sums[credit] += units
-    return invariants.JournalSums(
+    return laws.JournalSums(
         **{**sums, "holds": movements.get("hold", 0), "releases": movements.get("release", 0)}
     )
 
 
-def _recorded(activity: dict[int, dict[str, int]]) -> dict[int, invariants.Units]:
+def _recorded(activity: dict[int, dict[str, int]]) -> dict[int, laws.Units]:
     return {
-        o: invariants.Units(*(sum(of.get(e, 0) for e in events) for events in invariants.EVENTS))
+        o: laws.Units(*(sum(of.get(e, 0) for e in events) for events in laws.EVENTS_BY_CHARGE))
         for o, of in activity.items()
     }
