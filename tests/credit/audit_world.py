@@ -75,10 +75,16 @@ class Audited:
         self.world = w
         self.activity_url = in_database(stores.url("clickhouse"), "audited")
         self.ledger_draining: asyncio.Event
-        self.archiver_draining = asyncio.Event()
+        self._archiver_draining = asyncio.Event()
+        self._archiver: asyncio.Task[None]
         self.link: RedisLink
         self.reader: AuditReader
         self._ingest: Any = None
+
+    async def end_archiver(self) -> None:
+        """Drain the archiver, until it has ended; again does nothing."""
+        self._archiver_draining.set()
+        await self._archiver
 
     def another_reader(self) -> AuditReader:
         """As another process has it."""
@@ -92,11 +98,11 @@ class Audited:
         self.ledger_draining = await self.world.ledger()
         stream = RedisActivityStream(self.stores.url("redis"), SHARDS)
         store = ClickHouseActivityStore(self.activity_url)
-        archiver = asyncio.create_task(Archiver(stream, store, "a1", QUICK).run(self.archiver_draining))
+        archiver = Archiver(stream, store, "a1", QUICK)
+        self._archiver = asyncio.create_task(archiver.run(self._archiver_draining))
 
         async def end() -> None:
-            self.archiver_draining.set()
-            await archiver
+            await self.end_archiver()
             await stream.close()
             await store.close()
 

@@ -141,7 +141,7 @@ async def test_a_store_that_freezes_in_the_middle_costs_no_more_than_the_deadlin
 
 async def test_an_archiver_far_behind_leaves_the_activity_of_its_shard_unchecked(engine: Audited) -> None:
     [organisation_id] = await engine.organisations(1, 5)
-    engine.archiver_draining.set()
+    await engine.end_archiver()
     shard = shard_of(organisation_id, SHARDS)
     rows = [make_row(n, organisation_id=organisation_id, event="retrying") for n in range(5_001)]
     await eventually(lambda: _added(engine, shard, blob_of(rows)))

@@ -41,7 +41,7 @@ async def test_the_time_out_is_kept() -> None:
 
 
 async def test_what_waits_too_long_for_a_connection_was_not_sent() -> None:
-    async with serving(silent) as server, pool_to(server.port, connections_max=1, timeout_s=0.6) as pool:
+    async with serving(silent) as server, pool_to(server.port, connections_max=1, timeout_s=2.0) as pool:
         requests = Outcomes(pool)
         for _ in range(3):
             requests.send()
