@@ -121,8 +121,12 @@ async def survives(way: str, said_max: int | None, heard_max: int | None) -> Non
     """Calls that share the connect, one that comes after it, and calls of the time after the death."""
     async with Scene(way, said_max=said_max, heard_max=heard_max) as link:
         await asyncio.gather(*(later(link, way, turns) for turns in (0, 0, 1, 30)))
-        # One more may find out that the connection is dead; then the link makes another.
-        assert await echoed(link, way) or await echoed(link, way)
+        # One more may find out that the connection is dead, and on a slow machine a few may not be
+        # answered in their short time; then the link makes another connection.
+        for _ in range(10):
+            if await echoed(link, way):
+                return
+        raise AssertionError("The link does not come back.")
 
 
 async def later(link: RedisLink, way: str, turns: int) -> bool:
