@@ -33,11 +33,13 @@ def free_port() -> int:
 async def test_the_time_out_is_kept() -> None:
     async with serving(silent) as server, pool_to(server.port, connections_max=50, timeout_s=0.5) as pool:
         requests = Outcomes(pool)
+        begun_s = time.monotonic()
         for _ in range(50):
             requests.send()
         outcomes = await requests.ended()
-        # The wait for a connection is part of the time, and not of the latency.
-        assert all(outcome.latency_us > 0 for outcome in outcomes)
+        # Not before its time; a slow machine only makes it longer. (The wait for a connection is part
+        # of the time and not of the latency.)
+        assert time.monotonic() - begun_s >= 0.45
         assert {(outcome.kind, outcome.reason) for outcome in outcomes} == {("unanswered", "timeout")}
 
 
