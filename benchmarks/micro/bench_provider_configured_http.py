@@ -26,6 +26,7 @@ from benchmarks.micro.http_answerer import Answerer, answerer
 from engine.providers.http.description import describe, receipt_reader
 from engine.providers.http.provider import HttpProvider
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
+from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
 
@@ -99,7 +100,7 @@ async def _with_pool(preset: str, port: int, measure: Callable[[Round], Awaitabl
 
 
 async def _with_provider(preset: str, port: int, measure: Callable[[Round], Awaitable[None]]) -> None:
-    provider = HttpProvider(settings(preset, port))
+    provider = HttpProvider(settings(preset, port), Problems())
     await provider.start()
 
     def begin(end: End) -> None:

@@ -34,6 +34,7 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.micro.cores import spread
+from engine.providers.problems import Problems
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.provider import SmppProvider
 from engine.receipts.records import Receipt
@@ -188,7 +189,7 @@ class _NoReceipts:
 @contextlib.asynccontextmanager
 async def _provider(port: int) -> AsyncIterator[Round]:
     settings = SmppSettings(name="bench", host="127.0.0.1", port=port, system_id="bench", window=WINDOW)
-    provider = SmppProvider(settings, _NoReceipts())
+    provider = SmppProvider(settings, _NoReceipts(), Problems())
     await provider.start()
 
     async def round_of(submits: int) -> None:

@@ -24,6 +24,7 @@ from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.providers.ports import Provider
+from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
 from engine.records import Queue
 from engine.routing.ports import SlotStore
@@ -167,7 +168,8 @@ async def _providers(process: Process, stack: AsyncExitStack, log: FilteringBoun
     counters = await stack.enter_async_context(CounterLog(log))
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
-    built = [providers.build(p, receipts) for p in process.config.providers]
+    problems = Problems()
+    built = [providers.build(p, receipts, problems) for p in process.config.providers]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:
             counters.watch("provider traffic", counts, provider=provider.name)

@@ -9,6 +9,7 @@ from engine.providers.http.description import ReceiptReader, receipt_reader
 from engine.providers.http.provider import HttpProvider
 from engine.providers.http.simulated import SimulatedProvider
 from engine.providers.ports import Provider
+from engine.providers.problems import Problems
 from engine.providers.settings import (
     CustomSettings,
     HttpSettings,
@@ -21,9 +22,9 @@ from engine.providers.smpp.session import Counts
 from engine.receipts.ports import ReceiptSink
 
 
-def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
+def build(settings: ProviderSettings, receipts: ReceiptSink, problems: Problems) -> Provider:
     """The provider that a `[[providers]]` section describes, not yet started; the receipts it
-    is sent go to `receipts`.
+    is sent go to `receipts`, what it does not understand is noted in `problems`.
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
@@ -31,9 +32,9 @@ def build(settings: ProviderSettings, receipts: ReceiptSink) -> Provider:
         case SimulatedSettings():
             return SimulatedProvider(settings)
         case SmppSettings():
-            return SmppProvider(settings, receipts)
+            return SmppProvider(settings, receipts, problems)
         case HttpSettings():
-            return HttpProvider(settings)
+            return HttpProvider(settings, problems)
         case CustomSettings():
             return custom_provider(settings, receipts)
 

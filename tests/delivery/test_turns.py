@@ -18,6 +18,7 @@ from engine.credit.ledger_records import Applied, Recovered, ShardLife, StreamMa
 from engine.credit.quota import Quota
 from engine.errors import Unavailable
 from engine.intake.price_list import PriceList
+from engine.providers.problems import Problems
 from engine.providers.smpp.body import encode_bind_resp
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, Reader, pack
@@ -274,7 +275,7 @@ def smpp(virtual: VirtualTime, monkeypatch: pytest.MonkeyPatch, status: int | No
     monkeypatch.setattr(time, "monotonic", virtual.clock_s)
     if status != -1:
         monkeypatch.setattr(Loop, "create_connection", connect)
-    provider = SmppProvider(settings(1, window=10, timeout_s=8.0), Sink())
+    provider = SmppProvider(settings(1, window=10, timeout_s=8.0), Sink(), Problems())
     virtual.start(provider.start())
     virtual.pass_s(0.1)
     return provider

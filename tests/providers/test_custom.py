@@ -18,6 +18,7 @@ from engine.config import decode
 from engine.errors import ConfigError
 from engine.providers import build
 from engine.providers.ports import Provider
+from engine.providers.problems import Problems
 from engine.providers.settings import CustomSettings
 from tests.providers.carrier import message, verdicts
 from tests.providers.sink import Sink
@@ -49,7 +50,7 @@ def settings(path: Path, /, **options: Any) -> CustomSettings:
 
 @asynccontextmanager
 async def running(made: CustomSettings, sink: Sink) -> AsyncIterator[Provider]:
-    provider = build(made, sink)
+    provider = build(made, sink, Problems())
     await provider.start()
     try:
         yield provider
@@ -111,7 +112,7 @@ async def test_a_disk_that_fails_or_hangs_costs_no_verdict(tmp_path: Path) -> No
 
 @in_module
 async def test_stopping_gives_every_message_its_verdict(tmp_path: Path) -> None:
-    provider = build(settings(tmp_path / "m"), Sink())
+    provider = build(settings(tmp_path / "m"), Sink(), Problems())
     await provider.start()
     waiting = asyncio.create_task(verdicts(provider, [message(n) for n in range(50)]))
     await asyncio.sleep(0)
@@ -132,7 +133,7 @@ def test_the_examples_own_mistakes_are_told_as_they_are(
     tmp_path: Path, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        build(settings(tmp_path / "m", **options), Sink())
+        build(settings(tmp_path / "m", **options), Sink(), Problems())
     assert str(refused.value) == sentence
 
 
@@ -247,7 +248,7 @@ def test_a_module_that_is_wrong_is_told_in_one_sentence(
     (tmp_path / "unreadable_module.py").write_text("def (")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ConfigError) as refused:
-        build(CustomSettings(name="acme", factory=factory), Sink())
+        build(CustomSettings(name="acme", factory=factory), Sink(), Problems())
     assert str(refused.value).startswith(f"providers.acme.factory: {sentence}")
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)

@@ -15,6 +15,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.providers import build, presets
+from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
 from supervisor.simulator import start_simulator
@@ -71,7 +72,7 @@ async def carrier(preset: str, script: Script, **settings: Any) -> AsyncIterator
             )  # fmt: skip
 
         async with taking_receipts(made) as (given, address, address_server):
-            provider = build(given, Sink())
+            provider = build(given, Sink(), Problems())
             await provider.start()
             try:
 
@@ -100,7 +101,11 @@ def test_every_preset_is_installed_links_its_documentation_and_has_nothing_unkno
     assert presets.names() == ["generic", "kannel", "kavenegar", "simulated", "twilio", "vonage"]
     for name in presets.names():
         assert presets.load(name, "preset").keys() <= {"url", "request", "answer", "receipt"}
-        built = build(HttpSettings(name="p", preset=name, url="http://h", username="u", password="p"), Sink())
+        built = build(
+            HttpSettings(name="p", preset=name, url="http://h", username="u", password="p"),
+            Sink(),
+            Problems(),
+        )
         assert built.name == "p"
 
 
@@ -108,7 +113,7 @@ def test_a_preset_that_there_is_not() -> None:
     with pytest.raises(
         ConfigError, match=r"^providers\.p\.preset must be one of generic, kannel, .*'clickatell'"
     ):
-        build(HttpSettings(name="p", preset="clickatell"), Sink())
+        build(HttpSettings(name="p", preset="clickatell"), Sink(), Problems())
 
 
 # -- generic
@@ -389,7 +394,7 @@ async def test_kavenegar() -> None:
 async def test_simulated_against_the_simulator_itself() -> None:
     simulator = await asyncio.to_thread(start_simulator)
     try:
-        provider = build(HttpSettings(name="sim", preset="simulated", url=simulator.url), Sink())
+        provider = build(HttpSettings(name="sim", preset="simulated", url=simulator.url), Sink(), Problems())
         await provider.start()
         found = await verdicts(provider, [message(n) for n in range(200)])
         await provider.stop()

@@ -25,6 +25,7 @@ from engine.providers.http.escapes import Unencodable
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from engine.providers.ports import Done
+from engine.providers.problems import ProblemKind, Problems
 from engine.providers.settings import HttpSettings
 from engine.records import Message, Verdict
 
@@ -42,9 +43,10 @@ class HttpProvider:
     section cannot be used.
     """
 
-    def __init__(self, settings: HttpSettings) -> None:
+    def __init__(self, settings: HttpSettings, problems: Problems) -> None:
         description: Description = describe(settings)
         self._name = settings.name
+        self._problems = problems
         self._timeout_s = settings.timeout_s
         self._template = description.template
         self._recognise = description.recognition.recognise
@@ -99,7 +101,9 @@ class HttpProvider:
         if outcome.kind != "answered":
             return unanswered_verdict(self._name, outcome)
         recognised = self._recognise(outcome.status, outcome.headers, outcome.body, message_id)
-        if recognised.kind == "throttled":
+        if recognised.kind == "unknown":
+            self._problems.note(self._name, ProblemKind.answer_unread, outcome.body)
+        elif recognised.kind == "throttled":
             self._hold(outcome.headers.get(_RETRY_AFTER, b""))
         return Verdict(
             kind=recognised.kind,

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+from engine.providers.problems import ProblemKind, Problems
 from engine.providers.smpp.body import decode_data_sm, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, WrongPdu
@@ -47,10 +48,11 @@ class Answering(Protocol):
 class Inbox:
     """Takes the deliveries of all sessions of the provider `name`."""
 
-    def __init__(self, name: str, receipts: ReceiptSink, counts: Counts) -> None:
+    def __init__(self, name: str, receipts: ReceiptSink, counts: Counts, problems: Problems) -> None:
         self._name = name
         self._receipts = receipts
         self._counts = counts
+        self._problems = problems
         # Receipts given to the sink that are neither kept nor refused yet.
         self.unanswered = 0
 
@@ -65,12 +67,14 @@ class Inbox:
                 message = decode(pdu.body)
             except WrongPdu as e:
                 self._counts.wrong_pdus += 1
+                self._problems.note(self._name, ProblemKind.protocol_broken, pdu.body)
                 answering.answer((pdu,), e.status)
                 continue
             one = receipt(message, self._name, at_us)
             if one is None:
                 if is_receipt(message):
                     self._counts.receipts_nameless += 1
+                    self._problems.note(self._name, ProblemKind.receipt_unread, pdu.body)
                 else:
                     self._counts.mo_dropped += 1
                 answering.answer((pdu,), CommandStatus.ESME_ROK)

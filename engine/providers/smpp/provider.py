@@ -37,6 +37,7 @@ from collections.abc import Callable
 
 from engine.errors import ConfigError
 from engine.providers.ports import Done
+from engine.providers.problems import Problems
 from engine.providers.secret import secret
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.body import PASSWORD_OCTETS, Bind
@@ -71,7 +72,7 @@ class SmppProvider:
     # The method of the traffic itself, which saves a call for each message.
     submit: Callable[[Message, Done], None]
 
-    def __init__(self, settings: SmppSettings, receipts: ReceiptSink) -> None:
+    def __init__(self, settings: SmppSettings, receipts: ReceiptSink, problems: Problems) -> None:
         self._name = settings.name
         self._timeout_s = settings.timeout_s
         self.counts = Counts()
@@ -81,7 +82,7 @@ class SmppProvider:
             settings.name,
             SubmitEncoder(settings).bodies,
             waiting,
-            Inbox(settings.name, receipts, self.counts),
+            Inbox(settings.name, receipts, self.counts, problems),
             self.counts,
             timeout_s=settings.timeout_s,
             tick_s=tick_s,

@@ -14,6 +14,7 @@ import pytest
 
 from engine.intake.segments import measure
 from engine.providers import build
+from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
 from engine.receipts.records import Receipt
 from engine.records import Encoding, Message, Verdict
@@ -50,7 +51,7 @@ async def sent(
         )  # fmt: skip
 
     async with taking_receipts(settings) as (made, address, _):
-        provider = build(made, Sink())
+        provider = build(made, Sink(), Problems())
         await provider.start()
         try:
             given = await verdicts(provider, messages)

@@ -18,6 +18,7 @@ from engine.providers import build
 from engine.providers.http.description import receipt_reader
 from engine.providers.http.provider import ANSWER_BYTES_MAX
 from engine.providers.ports import Provider
+from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
 from tests.providers.carrier import TOKEN, message, verdicts
 from tests.providers.scripted import Script, ScriptedServer, reset, serving, until
@@ -38,7 +39,7 @@ def settings(**given: Any) -> HttpSettings:
 
 @asynccontextmanager
 async def provider_with(made: HttpSettings) -> AsyncIterator[Provider]:
-    provider = build(made, Sink())
+    provider = build(made, Sink(), Problems())
     await provider.start()
     try:
         yield provider
@@ -315,7 +316,7 @@ def test_every_mistake_is_found_when_the_provider_is_built(given: dict[str, Any]
     own: dict[str, Any] = {"request": {}, "answer": {}} if "preset" in given else {}
     made = settings(**{**own, **given})
     with pytest.raises(ConfigError) as refused:
-        build(made, Sink())
+        build(made, Sink(), Problems())
     assert str(refused.value).startswith(f"providers.acme.{sentence}")
     assert str(refused.value).endswith(".")
     assert "\n" not in str(refused.value)

@@ -18,6 +18,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.providers import build
 from engine.providers.ports import Provider
+from engine.providers.problems import Problems
 from engine.providers.settings import SimulatedSettings
 from engine.records import Message, Verdict
 from supervisor.simulator import Simulator, start_simulator
@@ -68,6 +69,7 @@ async def provider_to(url: str, timeout_s: float = 5.0, connections_max: int = 5
     provider = build(
         SimulatedSettings(name="carrier", url=url, timeout_s=timeout_s, connections_max=connections_max),
         Sink(),
+        Problems(),
     )
     await provider.start()
     try:
@@ -280,7 +282,7 @@ def certificate(tmp_path: Path) -> Path:
 )  # fmt: skip
 async def test_a_url_that_cannot_be_used_is_named(url: str) -> None:
     with pytest.raises(ConfigError, match=r"^providers\.carrier\.url must be http://HOST"):
-        build(SimulatedSettings(name="carrier", url=url), Sink())
+        build(SimulatedSettings(name="carrier", url=url), Sink(), Problems())
 
 
 async def test_over_tls_the_carriers_name_is_checked(certificate: Path) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
+from engine.providers.problems import Problems
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.body import (
     ShortMessage,
@@ -184,7 +185,7 @@ def settings(port: int, **changes: object) -> SmppSettings:
 async def provider_to(
     port: int, sink: Sink | None = None, **changes: object
 ) -> AsyncIterator[tuple[SmppProvider, Verdicts]]:
-    provider = SmppProvider(settings(port, **changes), sink or Sink())
+    provider = SmppProvider(settings(port, **changes), sink or Sink(), Problems())
     await provider.start()
     try:
         yield provider, Verdicts(provider)

@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.providers import build
+from engine.providers.problems import Problems
 from engine.providers.smpp.body import decode_bind, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, pack
@@ -50,7 +51,7 @@ async def test_a_message_is_accepted_with_the_carriers_id() -> None:
 
 
 async def test_the_settings_build_it() -> None:
-    provider = build(settings(2775), Sink())
+    provider = build(settings(2775), Sink(), Problems())
     assert isinstance(provider, SmppProvider)
 
 
@@ -322,7 +323,7 @@ async def test_a_password_stands_in_a_file(tmp_path: Path) -> None:
 )
 def test_a_setting_that_cannot_be_used_is_named(changes: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named) as raised:
-        SmppProvider(settings(1, **changes), Sink())
+        SmppProvider(settings(1, **changes), Sink(), Problems())
     assert "pässwörd" not in str(raised.value)
 
 
@@ -330,4 +331,4 @@ def test_a_password_in_a_file_may_not_be_too_long(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("x" * 64)
     with pytest.raises(ConfigError, match=r"providers\.carrier\.password_file"):
-        SmppProvider(settings(1, password="", password_file=str(file)), Sink())
+        SmppProvider(settings(1, password="", password_file=str(file)), Sink(), Problems())
