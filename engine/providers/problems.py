@@ -1,6 +1,6 @@
 """What a provider sent that was not understood, or meant nothing here: counted by kind, the last few kept.
 
-A carrier's new habit shows here first. Counting is for every such octet string; of each kind and
+A provider's new habit shows here first. Counting is for every such octet string; of each kind and
 provider at most SAMPLES_KEPT samples are held between two collections, cut to SAMPLE_OCTETS and masked,
 so that a flood costs a counter.
 
