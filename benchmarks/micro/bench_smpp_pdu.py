@@ -35,7 +35,7 @@ from engine.providers.smpp.body import (
 )
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.pdu import Pdu, Reader, pack
-from engine.providers.smpp.receipt import receipt
+from engine.providers.smpp.receipt import ReceiptReader
 from engine.providers.smpp.submit import SubmitEncoder
 from engine.providers.smpp.verdicts import kind
 from engine.records import Encoding, Message
@@ -224,10 +224,11 @@ def test_deliver_sm_with_a_receipt(benchmark: BenchmarkFixture) -> None:
     )
     body = encode_short_message(delivered)
     wire = pack(Command.deliver_sm, 0, 1, body)
+    reader = ReceiptReader(SmppSettings(name="provider", host="localhost", system_id="us"))
     us = us_each(
         {
             "body alone": lambda: decode_short_message(body),
-            "ours": lambda: receipt(decode_short_message(body), "provider", NOW_US),
+            "ours": lambda: reader.read(decode_short_message(body), NOW_US),
         },
         CALLS,
     )

@@ -91,8 +91,11 @@ def _allowed(declared: Any) -> str:
         case inspect.LiteralType():
             return "one of: " + ", ".join(map(str, declared.values))
         case inspect.ListType() | inspect.VarTupleType():
-            sections = isinstance(declared.item_type, inspect.StructType | inspect.UnionType)
+            items = getattr(declared.item_type, "types", (declared.item_type,))
+            sections = all(isinstance(item, inspect.StructType) for item in items)
             return "sections [[...]]" if sections else "a list"
+        case inspect.UnionType() if not any(isinstance(t, inspect.StructType) for t in declared.types):
+            return " or ".join(_allowed(t) for t in declared.types)
         case _:
             return "a section"
 

@@ -80,16 +80,20 @@ def split(text: str) -> list[str]:
     """The text of each segment, in order; as many as `measure` counts. Raises as it does."""
     extended = _count_extended(text)
     if extended < 0:
-        raw = _utf16(text)
-        if len(raw) // 2 <= UNITS_SINGLE:
-            return [text]
-        cuts = _cuts_utf16(raw)
-        return [raw[2 * a : 2 * b].decode("utf-16-le") for a, b in pairwise(cuts)]
+        return split_ucs2(text)
     if len(text) + extended <= SEPTETS_SINGLE:
         return [text]
     septets = _escaped(text)
     cuts = _cuts_septets(septets)
     return [septets[a:b].replace(_ESCAPE, "") for a, b in pairwise(cuts)]
+
+
+def split_ucs2(text: str) -> list[str]:
+    """The text of each segment when it goes as UCS-2, whatever its own encoding is. Raises as `measure`."""
+    raw = _utf16(text)
+    if len(raw) // 2 <= UNITS_SINGLE:
+        return [text]
+    return [raw[2 * a : 2 * b].decode("utf-16-le") for a, b in pairwise(_cuts_utf16(raw))]
 
 
 def _count_extended(text: str) -> int:

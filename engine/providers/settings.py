@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from engine.providers.states import StatesTable
+
 # One octet of a PDU.
 Octet = Annotated[int, Meta(ge=0, le=255)]
 Connections = Annotated[int, Meta(ge=1, le=10_000)]
@@ -45,6 +47,16 @@ class SimulatedSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fie
     connections_max: Connections = 256
 
 
+class DataCodings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The data_coding that is written for each way to write a text (SMPP 3.4, 5.2.19)."""
+
+    # The provider's default alphabet; Latin-1 beside it; UTF-16, the high octet first. Some providers want
+    # another number for the same octets, such as 1 for the default alphabet or 24 for UCS-2.
+    default: Octet = 0
+    latin1: Octet = 3
+    ucs2: Octet = 8
+
+
 class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="smpp"):
     """SMPP 3.4. Every worker process binds `sessions` times."""
 
@@ -71,9 +83,18 @@ class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     # How a long message goes: segments joined by a header in the text, by optional
     # parameters, or whole in the parameter message_payload.
     concatenation: Literal["udh", "sar", "payload"] = "udh"
-    # Encoding of GSM-7 text on this provider's wire: its own code points (SMSC default
-    # alphabet, one octet each), the same packed to 7 bits, or Latin-1 (data_coding 3).
+    # The provider's default alphabet, in which it reads our octets under data_coding 0 and writes its
+    # receipts. Where it is no GSM-7, "@" as octet 00 would end the text, and "_" as 11 would be lost.
+    default_alphabet: Literal["gsm7", "latin1", "ascii"] = "gsm7"
+    # How GSM-7 text is written: in the default alphabet, an octet for each character or septet; in
+    # septets packed to octets; or always as Latin-1 with a data_coding of its own.
     gsm7: Literal["unpacked", "packed", "latin1"] = "unpacked"
+    # The data_coding of each way to write a text.
+    data_coding: DataCodings = DataCodings()
+    # How the time that is left to deliver a message is written: as a duration; as a point in time, for a
+    # provider that reads no other (its clock counts then); not at all, for one that refuses both with
+    # 0x62. Without it the provider may deliver after the message's validity.
+    validity_period: Literal["relative", "absolute", "none"] = "relative"
     # Type of number and numbering plan; source None: by the sender's form.
     source_ton: Octet | None = None
     source_npi: Octet | None = None
@@ -82,6 +103,15 @@ class SmppSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     service_type: str = ""
     # Ask for receipts (registered_delivery).
     receipts: bool = True
+    # Words of the text and numbers of message_state that mean something else with this provider than in
+    # the standard, or are its own. Words are compared in upper case.
+    states: StatesTable = StatesTable()
+    # Take a text in the form of a receipt for one, although esm_class and parameters do not say so. Off,
+    # because whoever can send a text to our numbers could then write receipts.
+    receipts_by_text: bool = False
+    # Where the id of a receipt is read first: in the parameter receipted_message_id or in the text. Some
+    # providers write another id in each, and only one of them is what they gave for the message.
+    receipt_id_from: Literal["parameter", "text"] = "parameter"
     # Optional parameters of every submit_sm, by tag in hex ("1400"), values in hex.
     parameters: dict[str, str] = {}
     # Tag of an optional parameter that is to carry our own id of the message; "": none.
@@ -165,4 +195,9 @@ def _of_smpp(p: SmppSettings) -> list[tuple[str, bool, str]]:
         ("password", len(p.password) <= 63, "at most 63 characters"),
         ("system_type", len(p.system_type) <= 12, "at most 12 characters"),
         ("reconnect_s", p.reconnect_s <= p.reconnect_max_s, "at most reconnect_max_s"),
+        (
+            "gsm7",
+            p.gsm7 != "packed" or p.default_alphabet == "gsm7",
+            f'"unpacked" or "latin1" with default_alphabet "{p.default_alphabet}": only GSM-7 is packed',
+        ),
     ]

@@ -19,11 +19,11 @@ FORMS: tuple[bytes, ...] = (
     # An answer to no request, and one whose message id has no end.
     pack(Command.submit_sm_resp, 0, _STRANGE, b"00000000deadbeef\0"),
     pack(Command.submit_sm_resp, 0, _STRANGE, b"00000000deadbeef"),
-    # A deliver_sm without a body; one that ends within an address; one with a text shorter
-    # than sm_length; one with an optional parameter longer than what is left.
+    # A deliver_sm without a body; one that ends within an address; a receipt with a text shorter
+    # than sm_length, and one with an optional parameter longer than what is left: neither has an id.
     pack(Command.deliver_sm, 0, _STRANGE),
     pack(Command.deliver_sm, 0, _STRANGE, b"\0\x01\x01989120"),
-    pack(Command.deliver_sm, 0, _STRANGE, b"\0\x01\x011\0\x05\0Demo\0\x04\0\0\0\0\0\0\0\0\xc8id:1"),
+    pack(Command.deliver_sm, 0, _STRANGE, b"\0\x01\x011\0\x05\0Demo\0\x04\0\0\0\0\0\0\0\0\xc8id:"),
     pack(
         Command.deliver_sm, 0, _STRANGE, b"\0\x01\x011\0\x05\0Demo\0\x04\0\0\0\0\0\0\0\0\0\x00\x1e\x01\x001"
     ),

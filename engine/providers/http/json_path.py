@@ -71,20 +71,3 @@ def word(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else ""
-
-
-class Words:
-    """The words that a rule names, e.g. ["0", 7, "5*"]; a star at the end stands for any rest.
-
-    `text in words` tells whether one of them matches the text.
-    """
-
-    __slots__ = ("_exact", "_starts")
-
-    def __init__(self, words: Iterable[str | int]) -> None:
-        texts = [str(one) for one in words]
-        self._exact = frozenset(text for text in texts if not text.endswith("*"))
-        self._starts = tuple(text[:-1] for text in texts if text.endswith("*"))
-
-    def __contains__(self, text: str) -> bool:
-        return text in self._exact or (bool(self._starts) and text.startswith(self._starts))

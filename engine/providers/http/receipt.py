@@ -21,8 +21,9 @@ import msgspec
 
 from engine.errors import ConfigError, Refusal
 from engine.ids import accepted_at_us
-from engine.providers.http.json_path import Malformed, Path, Words, find, parse_json, parse_path, word
+from engine.providers.http.json_path import Malformed, Path, find, parse_json, parse_path, word
 from engine.providers.http.source import WORD_CHARACTERS_MAX
+from engine.providers.states import State, States, StatesTable
 from engine.receipts.records import Receipt
 
 BODY_BYTES_MAX = 1 << 20
@@ -31,18 +32,6 @@ RECEIPTS_MAX = 1000
 _CUT_CHARACTERS = 64
 # No provider writes a query or a form of more fields.
 FIELDS_MAX = 200
-
-State = Literal["delivered", "undelivered", "pending"]
-# Asked in this order.
-STATES: tuple[State, ...] = ("delivered", "undelivered", "pending")
-
-
-class StatesTable(msgspec.Struct, frozen=True, kw_only=True):
-    """The provider's words for each state; a star at the end of one stands for any rest."""
-
-    delivered: list[str | int] = []
-    undelivered: list[str | int] = []
-    pending: list[str | int] = []
 
 
 class ReplyTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,9 +94,7 @@ class ReceiptReading:
             raise ConfigError(f"{where} must have id or own_id: else no receipt finds its message.")
         if self._state is None:
             raise ConfigError(f"{where}.state must name the field with the state.")
-        self._states: list[tuple[State, Words]] = [
-            (state, Words(getattr(table.states, state))) for state in STATES
-        ]
+        self._states = States(table.states)
         self._otherwise: State = table.otherwise
         self.reply = table.reply
         if not 200 <= table.reply.status <= 299:
@@ -160,7 +147,7 @@ class ReceiptReading:
         return Receipt(
             provider=self._provider,
             provider_message_id=given_id or own_id,
-            state=next((kind for kind, words in self._states if state in words), self._otherwise),
+            state=self._states.of(state) or self._otherwise,
             code=f"{state} {code}" if code else state,
             at_us=now_us,
             to="".join(c for c in self._value(request, self._to, cut=True) if c in "0123456789"),

@@ -27,8 +27,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from engine.errors import ConfigError
-from engine.providers.http.json_path import Path, Words, find_all, parse_path, word
+from engine.providers.http.json_path import Path, find_all, parse_path, word
 from engine.providers.http.source import HttpAnswer, Source, linear, parse_source
+from engine.providers.states import Words
 from engine.records import VerdictKind
 
 # In the order in which they are asked.

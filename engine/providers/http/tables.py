@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -71,6 +71,8 @@ def _value(value: Any, kind: Any, where: str) -> Any:
 
 def _described(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _described(arguments[0])
     if origin is Literal:
         return " or ".join(repr(choice) for choice in arguments)
     if origin is list:

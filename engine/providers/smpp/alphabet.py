@@ -15,6 +15,8 @@ _CARRIAGE_RETURN = b"\r"
 
 # Second septet of each character of the extension table, in the order of EXTENSION.
 _EXTENSION_CODES = (0x0A, 0x14, 0x28, 0x29, 0x2F, 0x3C, 0x3D, 0x3E, 0x40, 0x65)
+# The characters behind an escape, by their second septet.
+ESCAPED_CHARACTERS = dict(zip(_EXTENSION_CODES, EXTENSION, strict=True))
 # Codes above 0x7F stand for what needs a second step: an extension character is its code
 # and 0x80 until it is escaped; "@", whose code is 0, is 0xFF, because a table with anything
 # but NUL at 0 is kept by Python as a dictionary and takes ten times as long.
@@ -97,3 +99,9 @@ def packed(septets: bytes, fill_bits: int = 0) -> bytes:
         del octets[7::8]
         whole |= int.from_bytes(octets, "little") << 7 * at
     return (whole << fill_bits).to_bytes((bits + 7) // 8, "little")
+
+
+def septets(octets: bytes) -> bytes:
+    """The septets in `octets` that were packed without fill bits, as many as there is room for."""
+    bits = int.from_bytes(octets, "little")
+    return bytes([bits >> 7 * n & 0x7F for n in range(8 * len(octets) // 7)])

@@ -2,16 +2,20 @@
 
 Strings are Latin-1, whatever the specification calls them, so that every octet has its
 character and none is lost. Sizes are those of 4.1 to 4.7 and 5.2, in octets with the NUL
-that ends a string. Bodies that are sent keep to them. Bodies that are received may be larger
-where providers are known to write more than is allowed, and nothing is lost by it:
+that ends a string. Bodies that are written keep to them; only a password may have 64 octets
+instead of 9, since some providers give out longer ones. They are limits for writing, not for
+reading. The border of what is read is the PDU's own, command_length:
 
-    password     64 octets instead of 9: some providers give out longer ones
-    addresses    65 octets, those of data_sm, everywhere
-    message id   255 octets, and the NUL may be missing: an answer that accepts a message
-                 must never be thrown away for its form
-    bind answer  not read at all: the status in its header says everything
+    strings              of any length, up to their NUL
+    short_message        sm_length octets, or what is left when sm_length says more
+    optional parameters  those that are whole; what remains behind the last whole one is nothing:
+                         a NUL that sm_length did not count, or a parameter cut short
+    message id           255 octets, and the NUL may be missing: an answer that accepts a message
+                         must never be thrown away for its form
+    bind answer          not read at all: the status in its header says everything
 
-Encoders raise ValueError, which names the field. Decoders raise WrongPdu and nothing else.
+A body that ends before its short_message begins cannot be read. Encoders raise ValueError, which
+names the field. Decoders raise WrongPdu and nothing else.
 """
 
 from __future__ import annotations
@@ -30,12 +34,13 @@ SYSTEM_TYPE_OCTETS = 13
 ADDRESS_RANGE_OCTETS = 41
 SERVICE_TYPE_OCTETS = 6
 ADDRESS_OCTETS = 21
-ADDRESS_OCTETS_READ = 65
 TIME_OCTETS = 17
 SHORT_MESSAGE_OCTETS_MAX = 254
 MESSAGE_ID_OCTETS = 65
 MESSAGE_ID_OCTETS_READ = 255
 PARAMETER_OCTETS_MAX = 65_535
+# What some providers write around a message id, in their answer or in its receipt only.
+AROUND_IDS = " \t\r\n\"'"
 
 _TWO = Struct(">BB")
 _THREE = Struct(">BBB")
@@ -122,35 +127,29 @@ def encode_parameters(parameters: dict[int, bytes]) -> bytes:
 
 
 def decode_parameters(body: bytes, at: int = 0) -> dict[int, bytes]:
-    """Optional parameters from `at` to the end. One that comes twice counts as it came last."""
+    """Optional parameters from `at` on, up to the last that is whole. One that comes twice counts as it
+    came last. Never fails: see the top."""
     parameters: dict[int, bytes] = {}
     end = len(body)
-    while at < end:
-        value_at = at + 4
-        if value_at > end:
-            raise WrongPdu("An optional parameter is cut short.", status=CommandStatus.ESME_RINVOPTPARSTREAM)
+    while at + 4 <= end:
         tag, length = _TAG_LENGTH.unpack_from(body, at)
+        value_at = at + 4
         at = value_at + length
-        if at > end:
-            raise WrongPdu(
-                f"Optional parameter {tag:#06x} is longer than what is left of its PDU.",
-                status=CommandStatus.ESME_RINVPARLEN,
-            )
-        parameters[tag] = body[value_at:at]
+        if at <= end:
+            parameters[tag] = body[value_at:at]
     return parameters
 
 
 def decode_bind(body: bytes) -> Bind:
     """A bind's body; raises WrongPdu."""
-    system_id, at = _string(body, 0, "system_id", SYSTEM_ID_OCTETS, CommandStatus.ESME_RINVSYSID)
-    password, at = _string(body, at, "password", PASSWORD_OCTETS, CommandStatus.ESME_RINVPASWD)
-    system_type, at = _string(body, at, "system_type", SYSTEM_TYPE_OCTETS, CommandStatus.ESME_RINVSYSTYP)
+    system_id, at = _string(body, 0, "system_id")
+    password, at = _string(body, at, "password")
+    system_type, at = _string(body, at, "system_type")
     try:
         version, ton, npi = _THREE.unpack_from(body, at)
     except struct.error:
         raise _short("interface_version") from None
-    wrong = CommandStatus.ESME_RINVCMDLEN
-    address_range, _ = _string(body, at + 3, "address_range", ADDRESS_RANGE_OCTETS, wrong)
+    address_range, _ = _string(body, at + 3, "address_range")
     return Bind(system_id, password, system_type, version, ton, npi, address_range)
 
 
@@ -192,26 +191,20 @@ def encode_short_message(m: ShortMessage) -> bytes:
 
 def decode_short_message(body: bytes) -> ShortMessage:
     """The body of a submit_sm or deliver_sm; raises WrongPdu."""
-    service, at = _string(body, 0, "service_type", SERVICE_TYPE_OCTETS, CommandStatus.ESME_RINVSERTYP)
+    service, at = _string(body, 0, "service_type")
     try:
         source_ton, source_npi = _TWO.unpack_from(body, at)
-        source, at = _string(body, at + 2, "source", ADDRESS_OCTETS_READ, CommandStatus.ESME_RINVSRCADR)
+        source, at = _string(body, at + 2, "source")
         dest_ton, dest_npi = _TWO.unpack_from(body, at)
-        dest, at = _string(body, at + 2, "destination", ADDRESS_OCTETS_READ, CommandStatus.ESME_RINVDSTADR)
+        dest, at = _string(body, at + 2, "destination")
         esm_class, protocol_id, priority = _THREE.unpack_from(body, at)
-        schedule, at = _string(
-            body, at + 3, "schedule_delivery_time", TIME_OCTETS, CommandStatus.ESME_RINVSCHED
-        )
-        validity, at = _string(body, at, "validity_period", TIME_OCTETS, CommandStatus.ESME_RINVEXPIRY)
+        schedule, at = _string(body, at + 3, "schedule_delivery_time")
+        validity, at = _string(body, at, "validity_period")
         registered, replace, data_coding, default_id, length = _FIVE.unpack_from(body, at)
     except struct.error:
         raise _short("a number") from None
     text_at = at + 5
     text_end = text_at + length
-    if text_end > len(body):
-        raise WrongPdu(
-            "sm_length is more than what is left of its PDU.", status=CommandStatus.ESME_RINVMSGLEN
-        )
     return ShortMessage(
         service,
         source_ton,
@@ -236,12 +229,12 @@ def decode_short_message(body: bytes) -> ShortMessage:
 
 def decode_data_sm(body: bytes) -> ShortMessage:
     """The body of a data_sm, by which a provider may send receipts too; raises WrongPdu."""
-    service, at = _string(body, 0, "service_type", SERVICE_TYPE_OCTETS, CommandStatus.ESME_RINVSERTYP)
+    service, at = _string(body, 0, "service_type")
     try:
         source_ton, source_npi = _TWO.unpack_from(body, at)
-        source, at = _string(body, at + 2, "source", ADDRESS_OCTETS_READ, CommandStatus.ESME_RINVSRCADR)
+        source, at = _string(body, at + 2, "source")
         dest_ton, dest_npi = _TWO.unpack_from(body, at)
-        dest, at = _string(body, at + 2, "destination", ADDRESS_OCTETS_READ, CommandStatus.ESME_RINVDSTADR)
+        dest, at = _string(body, at + 2, "destination")
         esm_class, registered, data_coding = _THREE.unpack_from(body, at)
     except struct.error:
         raise _short("a number") from None
@@ -271,13 +264,11 @@ def decode_message_id(body: bytes) -> str:
     return body[: end if end >= 0 else MESSAGE_ID_OCTETS_READ - 1].decode("latin-1")
 
 
-def _string(body: bytes, at: int, field: str, size: int, status: CommandStatus) -> tuple[str, int]:
-    """The C-octet string at `at`, at most `size` octets with its NUL, and where it ends."""
-    end = body.find(0, at, at + size)
+def _string(body: bytes, at: int, field: str) -> tuple[str, int]:
+    """The C-octet string at `at`, and where the next field begins."""
+    end = body.find(0, at)
     if end < 0:
-        if at + size > len(body):
-            raise _short(field)
-        raise WrongPdu(f"{field} is longer than {size - 1} octets.", status=status)
+        raise _short(field)
     return body[at:end].decode("latin-1"), end + 1
 
 

@@ -44,6 +44,7 @@ from engine.providers.smpp.body import PASSWORD_OCTETS, Bind
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.connection import Line, Terms
 from engine.providers.smpp.deliveries import Inbox
+from engine.providers.smpp.receipt import ReceiptReader
 from engine.providers.smpp.send_queue import Waiting
 from engine.providers.smpp.session import Counts
 from engine.providers.smpp.submit import SubmitEncoder
@@ -82,7 +83,7 @@ class SmppProvider:
             settings.name,
             SubmitEncoder(settings).bodies,
             waiting,
-            Inbox(settings.name, receipts, self.counts, problems),
+            Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems),
             self.counts,
             timeout_s=settings.timeout_s,
             tick_s=tick_s,

@@ -93,6 +93,12 @@ class Counts(msgspec.Struct):
     receipts_refused: int = 0
     receipts_nameless: int = 0
     mo_dropped: int = 0
+    # Of the receipts taken, those whose state is not known; of the messages from handsets, texts in
+    # the form of a receipt.
+    receipts_unknown_state: int = 0
+    receipts_unmarked: int = 0
+    # Segments sent beyond those that were counted at intake: see `text`.
+    segments_unpaid: int = 0
 
 
 class IncomingBatch(NamedTuple, Generic[Token]):

@@ -16,10 +16,12 @@ Sender and type of number, unless the settings fix it:
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from struct import Struct
 from zlib import crc32
 
 from engine.errors import ConfigError
+from engine.intake.segments import UNITS_SINGLE
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.alphabet import plain
 from engine.providers.smpp.body import (
@@ -31,7 +33,7 @@ from engine.providers.smpp.body import (
     octets,
 )
 from engine.providers.smpp.codes import Tag
-from engine.providers.smpp.text import DEFAULT_ALPHABET, coded, parts
+from engine.providers.smpp.text import Form, TextWriter, parts, written
 from engine.records import Message
 
 SHORT_CODE_DIGITS_MAX = 6
@@ -82,14 +84,18 @@ class SubmitEncoder:
         self._source_ton, self._source_npi = settings.source_ton, settings.source_npi
         self._destination_types = bytes((settings.destination_ton, settings.destination_npi))
         self._registered = 1 if settings.receipts else 0
-        self._gsm7 = settings.gsm7
+        self._texts = TextWriter(settings)
         self._concatenation = settings.concatenation
+        unpacked_gsm7 = settings.gsm7 == "unpacked" and settings.default_alphabet == "gsm7"
+        self._straight = unpacked_gsm7 and self._id_tag is None
         # Before the octet with the text's length, of a text in unpacked GSM-7.
-        self._straight = settings.gsm7 == "unpacked" and self._id_tag is None
-        self._before_length = bytes((self._registered, 0, DEFAULT_ALPHABET, 0))
+        self._before_length = bytes((self._registered, 0, self._texts.data_coding("unpacked"), 0))
         # Everything before the destination's digits, by sender.
         self._before: dict[str, bytes] = {}
-        self._validity_s, self._validity = 0, b""
+        self._validity_form = settings.validity_period
+        # The last validity_period, and for which end of a message, in whole seconds from now, or from 1970.
+        self._validity, self._validity_s = b"", 0
+        self._from_now = settings.validity_period == "relative"
 
     def bodies(self, message: Message, now_us: int) -> list[bytes]:
         """One body for each submit_sm, in the order of the segments.
@@ -101,9 +107,10 @@ class SubmitEncoder:
             # Nearly all messages go this short way. `_bodies` would make the same octets, with steps
             # that they do not need; it makes those of all other messages.
             before, to = self._before.get(message.sender), message.to.encode()
-            left_s, digits, text = (message.expires_at_us - now_us) // 1_000_000, to[1:], plain(message.text)
+            from_us = now_us if self._from_now else 0
+            end_s, digits, text = (message.expires_at_us - from_us) // 1_000_000, to[1:], plain(message.text)
             if (
-                text and before is not None and left_s == self._validity_s
+                text and before is not None and end_s == self._validity_s
                 and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS
             ):  # fmt: skip
                 return [
@@ -128,39 +135,52 @@ class SubmitEncoder:
         if not (to.isascii() and to.isdecimal() and len(to) < ADDRESS_OCTETS):
             raise ValueError(f"to must be 1 to {ADDRESS_OCTETS - 1} digits.")
         addressed = before + to.encode("ascii")
-        validity = self._validity_period(message.expires_at_us - now_us)
-        if message.segments == 1:
-            coding, [text] = coded(message, [message.text], self._gsm7, 0)
-            return [self._body(addressed, _PLAIN, validity, coding, text)]
-        match self._concatenation:
-            case "udh":
-                return self._with_udh(message, addressed, validity)
-            case "sar":
-                return self._with_sar(message, addressed, validity)
-            case "payload":
-                coding, [text] = coded(message, [message.text], self._gsm7, 0)
-                if len(text) > PARAMETER_OCTETS_MAX:
-                    raise ValueError(f"text is longer than {PARAMETER_OCTETS_MAX} octets.")
-                payload = _pack_tag_length(_PAYLOAD, len(text)) + text
-                return [self._body(addressed, _PLAIN, validity, coding, b"", payload)]
+        validity = self._validity_period(message, now_us)
+        form = self._texts.form(message)
+        coding = self._texts.data_coding(form)
+        if self._concatenation == "payload":
+            text = written(message.text, form, 0)
+            if message.segments == 1 and (form != "ucs2" or len(text) <= 2 * UNITS_SINGLE):
+                return [self._body(addressed, _PLAIN, validity, coding, text)]
+            if len(text) > PARAMETER_OCTETS_MAX:
+                raise ValueError(f"text is longer than {PARAMETER_OCTETS_MAX} octets.")
+            payload = _pack_tag_length(_PAYLOAD, len(text)) + text
+            return [self._body(addressed, _PLAIN, validity, coding, b"", payload)]
+        texts = parts(message, form)
+        if len(texts) == 1:
+            return [self._body(addressed, _PLAIN, validity, coding, written(texts[0], form, 0))]
+        if len(texts) > _SEGMENTS_MAX:
+            raise ValueError(f"text needs {len(texts)} segments; allowed are {_SEGMENTS_MAX}.")
+        reference = concatenation_reference(message.id)
+        if self._concatenation == "udh":
+            return self._with_udh(reference, texts, form, addressed, validity)
+        return self._with_sar(reference, texts, form, addressed, validity)
 
-    def _with_udh(self, message: Message, addressed: bytes, validity: bytes) -> list[bytes]:
-        coding, texts = coded(message, _numbered(message), self._gsm7, _UDH_OCTETS)
-        reference, total = concatenation_reference(message.id) & 0xFF, len(texts)
+    def _with_udh(
+        self, reference: int, texts: list[str], form: Form, addressed: bytes, validity: bytes
+    ) -> list[bytes]:
+        coding, total = self._texts.data_coding(form), len(texts)
         return [
             self._body(
-                addressed, _WITH_UDH, validity, coding, _pack_udh(5, 0, 3, reference, total, number) + text
+                addressed,
+                _WITH_UDH,
+                validity,
+                coding,
+                _pack_udh(5, 0, 3, reference & 0xFF, total, number) + written(text, form, _UDH_OCTETS),
             )
             for number, text in enumerate(texts, 1)
         ]
 
-    def _with_sar(self, message: Message, addressed: bytes, validity: bytes) -> list[bytes]:
+    def _with_sar(
+        self, reference: int, texts: list[str], form: Form, addressed: bytes, validity: bytes
+    ) -> list[bytes]:
         """The provider makes a header of the parameters: the parts are those that leave it room,
         and packed ones begin without fill bits, which only a header calls for."""
-        coding, texts = coded(message, _numbered(message), self._gsm7, 0)
-        reference, total = concatenation_reference(message.id), len(texts)
+        coding, total = self._texts.data_coding(form), len(texts)
         return [
-            self._body(addressed, _PLAIN, validity, coding, text, _sar(reference, total, number))
+            self._body(
+                addressed, _PLAIN, validity, coding, written(text, form, 0), _sar(reference, total, number)
+            )
             for number, text in enumerate(texts, 1)
         ]
 
@@ -193,22 +213,37 @@ class SubmitEncoder:
         self._before[sender] = before
         return before
 
-    def _validity_period(self, left_us: int) -> bytes:
-        """The time that is left as validity_period with its NUL.
+    def _validity_period(self, message: Message, now_us: int) -> bytes:
+        """The time that is left to the message as validity_period with its NUL.
 
-        7.1.1, relative: years, months, days, hours, minutes, seconds, "000R". Whole seconds,
+        7.1.1, relative: years, months, days, hours, minutes, seconds, "000R". Absolute: the same of
+        the date in UTC, tenths of a second, quarters of an hour from UTC, "+". Whole seconds,
         rounded down: a provider that still tries later than the organisation allowed
-        delivers what nobody wants any more. At least one, because nothing (or zeros) means the
-        provider's own default, often days; at most 30 days.
+        delivers what nobody wants any more. At least one second from now, because nothing (or zeros)
+        means the provider's own default, often days; a relative one is at most 30 days.
         """
-        seconds = left_us // 1_000_000
-        if seconds != self._validity_s or not self._validity:
-            minutes, second = divmod(min(max(seconds, 1), _VALIDITY_S_MAX), 60)
-            hours, minute = divmod(minutes, 60)
-            days, hour = divmod(hours, 24)
-            self._validity_s = seconds
-            self._validity = b"0000%02d%02d%02d%02d000R\0" % (days, hour, minute, second)
+        end_s = (message.expires_at_us - (now_us if self._from_now else 0)) // 1_000_000
+        if end_s != self._validity_s or not self._validity:
+            self._validity_s = end_s
+            match self._validity_form:
+                case "relative":
+                    self._validity = _duration(max(end_s, 1))
+                case "absolute":
+                    self._validity = _time(max(end_s, now_us // 1_000_000 + 1))
+                case "none":
+                    self._validity = b"\0"
         return self._validity
+
+
+def _duration(seconds: int) -> bytes:
+    minutes, second = divmod(min(seconds, _VALIDITY_S_MAX), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return b"0000%02d%02d%02d%02d000R\0" % (days, hour, minute, second)
+
+
+def _time(at_s: int) -> bytes:
+    return datetime.fromtimestamp(at_s, UTC).strftime("%y%m%d%H%M%S000+").encode() + b"\0"
 
 
 def concatenation_reference(message_id: str) -> int:
@@ -221,13 +256,6 @@ def concatenation_reference(message_id: str) -> int:
         return int(message_id[-4:], 16) & 0xFFFF
     except ValueError:
         return crc32(message_id.encode("utf-8", "surrogatepass")) & 0xFFFF
-
-
-def _numbered(message: Message) -> list[str]:
-    texts = parts(message)
-    if len(texts) > _SEGMENTS_MAX:
-        raise ValueError(f"text needs {len(texts)} segments; allowed are {_SEGMENTS_MAX}.")
-    return texts
 
 
 def _sar(reference: int, total: int, number: int) -> bytes:

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import structlog
 
 from engine.providers.ports import Done
-from engine.providers.smpp.body import MESSAGE_ID_OCTETS, decode_message_id
+from engine.providers.smpp.body import AROUND_IDS, MESSAGE_ID_OCTETS, decode_message_id
 from engine.providers.smpp.connection import Connection, Line, Segments
 from engine.providers.smpp.deliveries import Inbox
+from engine.providers.smpp.hints import Hints
 from engine.providers.smpp.message import ACCEPTED_CODE, Sending
 from engine.providers.smpp.pdu import Pdu
 from engine.providers.smpp.send_queue import Waiting
@@ -63,6 +64,7 @@ class Traffic:
         # Until this time messages wait although no session is bound.
         self.patient_to_s = 0.0
         self.stopping = False
+        self._hints = Hints(name)
         # Set when it is stopping and no message is left.
         self.idle = asyncio.Event()
 
@@ -77,6 +79,8 @@ class Traffic:
             return
         now_s = time.monotonic()
         sending = Sending(done, bodies, now_s, len(bodies) == 1)
+        if not sending.single and len(bodies) > message.segments:
+            self._counts.segments_unpaid += len(bodies) - message.segments
         messages = self._messages
         if not messages:
             reason = self._hopeless(now_s)
@@ -104,6 +108,7 @@ class Traffic:
             self._give_up(sending, "window" if self._waiting.open else "not_bound", now_s)
         self._refuse_hopeless(now_s)
         self._waiting.pump_all(now_s)
+        self._inbox.sweep(now_s)
         self._look_idle()
 
     def stop(self) -> None:
@@ -156,6 +161,7 @@ class Traffic:
                 message_id = pdu.body.rstrip(b"\0").decode("latin-1")
                 if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
                     message_id = decode_message_id(pdu.body).replace(",", "%2C")
+                message_id = message_id.strip(AROUND_IDS)
                 if not sending.single:
                     sending.accepted(part, message_id)
                     self._look(sending, now_s)
@@ -183,6 +189,7 @@ class Traffic:
             self._waiting.put_off(line, sending)
         else:
             sending.failed(verdict, code(pdu.status))
+            self._hints.refused(pdu.status)
         self._look(sending, now_s)
 
     def _unanswered(self, segments: Segments, why: str, now_s: float) -> None:

@@ -185,10 +185,11 @@ def settings(port: int, **changes: object) -> SmppSettings:
 async def provider_to(
     port: int, sink: Sink | None = None, **changes: object
 ) -> AsyncIterator[tuple[SmppProvider, Verdicts]]:
-    provider = SmppProvider(settings(port, **changes), sink or Sink(), Problems())
+    problems = Problems()
+    provider = SmppProvider(settings(port, **changes), sink or Sink(), problems)
     await provider.start()
     try:
-        yield provider, Verdicts(provider)
+        yield provider, Verdicts(provider, problems)
     finally:
         async with asyncio.timeout(20):
             await provider.stop()
@@ -217,8 +218,10 @@ def delivery(text: str, esm_class: int = 4, **fields: object) -> bytes:
 class Verdicts:
     """Submits messages and collects what becomes of each."""
 
-    def __init__(self, provider: SmppProvider) -> None:
+    def __init__(self, provider: SmppProvider, problems: Problems) -> None:
         self._provider = provider
+        # What the provider did not understand.
+        self.problems = problems
         self.by_message: dict[int, list[Verdict]] = {}
 
     def submit(self, what: Message | str = "Hi") -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.providers.smpp.body import (
-    ADDRESS_OCTETS_READ,
+    ADDRESS_OCTETS,
     SERVICE_TYPE_OCTETS,
     ShortMessage,
     encode_parameters,
@@ -17,9 +17,9 @@ def encode_data_sm(m: ShortMessage) -> bytes:
         (
             octets("service_type", m.service_type, SERVICE_TYPE_OCTETS),
             bytes((m.source_ton, m.source_npi)),
-            octets("source", m.source, ADDRESS_OCTETS_READ),
+            octets("source", m.source, ADDRESS_OCTETS),
             bytes((m.destination_ton, m.destination_npi)),
-            octets("destination", m.destination, ADDRESS_OCTETS_READ),
+            octets("destination", m.destination, ADDRESS_OCTETS),
             bytes((m.esm_class, m.registered_delivery, m.data_coding)),
             encode_parameters(m.parameters),
         )

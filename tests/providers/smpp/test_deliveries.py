@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from engine.providers.problems import ProblemKind
 from engine.providers.smpp.body import ShortMessage, encode_message_id
 from engine.providers.smpp.codes import Command, CommandStatus, Tag
 from engine.providers.smpp.pdu import Pdu, pack
 from engine.receipts.records import Receipt
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
-from tests.providers.smpp.scripted_smsc import RECEIPT, Peer, delivery, provider_to, smsc
+from tests.providers.smpp.scripted_smsc import RECEIPT, Peer, Verdicts, delivery, provider_to, smsc
 from tests.providers.smpp.sm_writer import encode_data_sm
+
+
+def kinds(verdicts: Verdicts) -> dict[ProblemKind, int]:
+    """What the provider has noted since the last call, counted by kind."""
+    return {noted.kind: noted.count for noted in verdicts.problems.collect() if noted.provider == "carrier"}
 
 
 class HeldSink(Sink):
@@ -112,23 +118,24 @@ async def test_a_message_from_a_handset_is_answered_and_dropped() -> None:
         assert provider.counts.mo_dropped == 1
 
 
-async def test_a_receipt_that_names_no_message_is_answered_and_counted() -> None:
+async def test_a_receipt_that_names_no_message_is_refused_and_noted() -> None:
     async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
         await verdicts.one()
         sequence = carrier.peer.ask(Command.deliver_sm, delivery("stat:DELIVRD"))
         await until(lambda: bool(carrier.peer.answers_to(sequence)))
-        assert carrier.peer.answers_to(sequence)[0].status == 0
+        assert carrier.peer.answers_to(sequence)[0].status == CommandStatus.ESME_RX_P_APPN
         assert (provider.counts.receipts_nameless, provider.counts.mo_dropped) == (1, 0)
+        assert kinds(verdicts) == {ProblemKind.receipt_unread: 1}
 
 
 async def test_a_delivery_that_cannot_be_read_is_answered_with_its_fault() -> None:
     async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
         await verdicts.one()
-        body = delivery("Hi")
-        sequence = carrier.peer.ask(Command.deliver_sm, body[:-3] + b"\xff" + body[-2:])
+        sequence = carrier.peer.ask(Command.deliver_sm, delivery("Hi")[:20])
         await until(lambda: bool(carrier.peer.answers_to(sequence)))
-        assert carrier.peer.answers_to(sequence)[0].status == CommandStatus.ESME_RINVMSGLEN
+        assert carrier.peer.answers_to(sequence)[0].status == CommandStatus.ESME_RINVCMDLEN
         assert provider.counts.wrong_pdus == 1
+        assert kinds(verdicts) == {ProblemKind.protocol_broken: 1}
         assert (await verdicts.one()).kind == "accepted"
 
 

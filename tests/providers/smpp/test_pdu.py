@@ -20,6 +20,7 @@ from engine.providers.smpp.body import (
     decode_short_message,
     encode_bind_resp,
     encode_message_id,
+    encode_parameters,
     encode_short_message,
 )
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus, Tag
@@ -332,33 +333,39 @@ def test_spoilt_messages_decode_or_are_a_wrong_pdu(
         assert wrong is None or not wrong.fatal
 
 
-@given(MESSAGES.filter(lambda m: not m.parameters))
-def test_a_message_that_is_cut_short_is_never_taken_for_a_whole_one(message: ShortMessage) -> None:
+@given(MESSAGES)
+def test_of_a_message_that_is_cut_short_only_what_is_whole_is_read(message: ShortMessage) -> None:
     body = encode_short_message(message)
+    text_at = len(body) - len(encode_parameters(message.parameters)) - len(message.short_message)
     for end in range(len(body)):
-        with pytest.raises(WrongPdu):
-            decode_short_message(body[:end])
+        if end < text_at:
+            with pytest.raises(WrongPdu) as raised:
+                decode_short_message(body[:end])
+            assert raised.value.status == CommandStatus.ESME_RINVCMDLEN
+        else:
+            read = decode_short_message(body[:end])
+            assert read.short_message == message.short_message[: end - text_at]
+            assert read.parameters.items() <= message.parameters.items()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "status"),
+    ("spoil", "changes"),
     [
-        (lambda body: b"X" * 6 + body, CommandStatus.ESME_RINVSERTYP),
-        (lambda body: body[:3] + b"9" * 65 + body[3:], CommandStatus.ESME_RINVSRCADR),
-        (lambda body: body.replace(b"1001", b"1" * 65), CommandStatus.ESME_RINVDSTADR),
-        (lambda body: body[:20] + b"9" * 17 + body[20:], CommandStatus.ESME_RINVEXPIRY),
-        (lambda body: body[:19] + b"9" * 17 + body[19:], CommandStatus.ESME_RINVSCHED),
-        (lambda body: body[:30], CommandStatus.ESME_RINVMSGLEN),
-        (lambda body: body[:-1], CommandStatus.ESME_RINVPARLEN),
-        (lambda body: body + b"\0\1\0", CommandStatus.ESME_RINVOPTPARSTREAM),
-        (lambda body: body[:10], CommandStatus.ESME_RINVCMDLEN),
-        (lambda _: b"", CommandStatus.ESME_RINVCMDLEN),
+        (lambda body: b"X" * 300 + body, {"service_type": "X" * 300}),
+        (lambda body: body[:3] + b"9" * 65 + body[3:], {"source": "9" * 65 + "98912"}),
+        (lambda body: body.replace(b"1001", b"1" * 65), {"destination": "1" * 65}),
+        (lambda body: body[:20] + b"9" * 18 + body[20:], {"validity_period": "9" * 18}),
+        (lambda body: body[:19] + b"9" * 18 + body[19:], {"schedule_delivery_time": "9" * 18}),
+        (lambda body: body + b"\0", {}),
+        (lambda body: body + b"\0\1\0", {}),
+        (lambda body: body + bytes.fromhex("0423 0005 0300"), {}),
     ],
 )
-def test_the_status_names_what_is_wrong(spoil: Callable[[bytes], bytes], status: CommandStatus) -> None:
-    with pytest.raises(WrongPdu) as raised:
-        decode_short_message(spoil(DELIVER_SM_BODY))
-    assert raised.value.status == status
+def test_what_is_longer_than_the_specification_allows_is_read(
+    spoil: Callable[[bytes], bytes], changes: dict[str, str]
+) -> None:
+    whole = decode_short_message(DELIVER_SM_BODY)
+    assert decode_short_message(spoil(DELIVER_SM_BODY)) == msgspec.structs.replace(whole, **changes)
 
 
 def test_an_answer_that_takes_a_message_is_never_wrong_for_its_form() -> None:

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.providers.problems import ProblemKind
+from engine.providers.settings import SmppSettings
+from engine.providers.smpp.alphabet import packed, unpacked
 from engine.providers.smpp.body import ShortMessage
 from engine.providers.smpp.codes import MessageState, Tag
-from engine.providers.smpp.receipt import ERR_MAX, ID_MAX, STAT_MAX, is_receipt, receipt
+from engine.providers.smpp.receipt import ERR_MAX, ID_MAX, STAT_MAX, TO_MAX, Reading, ReceiptReader
+from engine.providers.states import StatesTable
 from engine.receipts.records import Receipt
 
 AT_US = 1_795_335_960_000_000
@@ -27,8 +31,13 @@ def deliver(text: str | bytes = "", **fields: Any) -> ShortMessage:
     return ShortMessage(**{**values, **fields})
 
 
-def read(text: str | bytes = "", **fields: Any) -> Receipt:
-    found = receipt(deliver(text, **fields), "carrier", AT_US)
+def reading(m: ShortMessage, **settings: Any) -> Reading:
+    values = {"name": "carrier", "host": "localhost", "system_id": "us", **settings}
+    return ReceiptReader(SmppSettings(**values)).read(m, AT_US)
+
+
+def read(text: str | bytes = "", settings: dict[str, Any] | None = None, **fields: Any) -> Receipt:
+    found = reading(deliver(text, **fields), **(settings or {})).receipt
     assert found is not None
     return found
 
@@ -131,8 +140,7 @@ def test_what_is_missing_is_left_out() -> None:
 
 def test_a_receipt_that_names_no_message_is_none_but_is_no_message_from_a_subscriber() -> None:
     for text in ("", "stat:DELIVRD err:000", "id: sub:001 stat:DELIVRD", "id:sub:001 stat:DELIVRD"):
-        assert receipt(deliver(text), "carrier", AT_US) is None
-        assert is_receipt(deliver(text))
+        assert reading(deliver(text)) == Reading(None, ProblemKind.receipt_unread)
 
 
 def test_the_messages_own_text_decides_nothing() -> None:
@@ -176,8 +184,7 @@ def test_an_intermediate_notification_never_ends_a_message() -> None:
 
 @pytest.mark.parametrize("esm_class", [0x00, 0x40, 0x03, 0x08, 0x10, 0x18])
 def test_what_a_subscriber_sends_is_no_receipt_whatever_it_says(esm_class: int) -> None:
-    assert not is_receipt(deliver(EXAMPLE, esm_class=esm_class))
-    assert receipt(deliver(EXAMPLE, esm_class=esm_class), "carrier", AT_US) is None
+    assert reading(deliver(EXAMPLE, esm_class=esm_class)).receipt is None
 
 
 def test_a_carrier_that_sets_no_esm_class_is_known_by_its_parameter() -> None:
@@ -187,7 +194,7 @@ def test_a_carrier_that_sets_no_esm_class_is_known_by_its_parameter() -> None:
 
 @pytest.mark.parametrize("esm_class", [0x04, 0x07, 0x44, 0x84, 0xC4])
 def test_mode_and_features_do_not_hide_a_receipt(esm_class: int) -> None:
-    assert is_receipt(deliver(EXAMPLE, esm_class=esm_class))
+    assert read(EXAMPLE, esm_class=esm_class).provider_message_id == "0123456789"
 
 
 def test_of_a_field_written_twice_the_first_counts() -> None:
@@ -201,7 +208,8 @@ def test_what_is_taken_over_is_bounded() -> None:
     assert in_text.code == "S" * STAT_MAX + " " + "E" * ERR_MAX
     assert len(read(parameters=parameters(b"9" * 5000, 2)).provider_message_id) == ID_MAX
     payload = {Tag.message_payload: b" " * 60_000 + b"id:1 stat:DELIVRD"}
-    assert receipt(deliver(parameters=payload), "carrier", AT_US) is None
+    assert reading(deliver(parameters=payload)).receipt is None
+    assert len(read("id:1", source="9" * 5000).to) == TO_MAX
 
 
 def test_the_recipients_number_is_digits_only() -> None:
@@ -220,15 +228,168 @@ def test_the_recipients_number_is_digits_only() -> None:
     st.sampled_from([0, 3, 8]),
     st.dictionaries(st.sampled_from([int(tag) for tag in Tag]), st.binary(max_size=2000), max_size=4),
     st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=64),
+    st.booleans(),
 )
 def test_whatever_comes_is_bounded_or_no_receipt(
-    raw: bytes, esm_class: int, data_coding: int, values: dict[int, bytes], source: str
+    raw: bytes, esm_class: int, data_coding: int, values: dict[int, bytes], source: str, by_text: bool
 ) -> None:
     m = ShortMessage(
         esm_class=esm_class, data_coding=data_coding, short_message=raw, parameters=values, source=source
     )
-    found = receipt(m, "carrier", AT_US)
+    found = reading(m, receipts_by_text=by_text).receipt
     if found is not None:
         assert 0 < len(found.provider_message_id) <= ID_MAX
         assert len(found.code) <= STAT_MAX + 1 + ERR_MAX
         assert found.to == "".join(c for c in source if c in "0123456789")
+
+
+# -- what providers do with the octets
+
+
+@pytest.mark.parametrize("codec", ["ascii", "utf-16-be", "utf-16-le", "utf-16"])
+@pytest.mark.parametrize("data_coding", [0, 1, 3, 4, 8, 0x18, 0xF6])
+@pytest.mark.parametrize("esm_class", [0x04, 0x44])
+def test_the_octets_say_how_the_text_is_written(codec: str, data_coding: int, esm_class: int) -> None:
+    found = read(EXAMPLE.encode(codec), data_coding=data_coding, esm_class=esm_class)
+    assert (found.provider_message_id, found.code) == ("0123456789", "DELIVRD 000")
+
+
+@pytest.mark.parametrize("codec", ["utf-16-be", "utf-16-le"])
+def test_a_text_that_begins_in_another_script_is_read(codec: str) -> None:
+    text = "text:سلام دنیا id:42 stat:UNDELIV err:1".removeprefix("text:")
+    assert read(text.encode(codec), data_coding=8).code == "UNDELIV 1"
+    header = b"\x05\0\x03\x01\x01\x01"
+    assert read(header + text.encode(codec), data_coding=8, esm_class=0x44).provider_message_id == "42"
+
+
+def test_a_receipt_in_the_default_alphabet_keeps_its_id() -> None:
+    raw = unpacked("id:a_b$c{d} stat:DELIVRD err:000")
+    assert read(raw).provider_message_id == "a_b$c{d}"
+    assert read(packed(raw)).provider_message_id == "a_b$c{d}"
+    assert read(b"id:a_b$c{d} stat:DELIVRD").provider_message_id == "a_b$c{d}"
+    latin = read(b"id:a\x11b stat:DELIVRD", {"default_alphabet": "latin1"})
+    assert latin.provider_message_id == "a\x11b"
+
+
+def test_a_text_in_the_payload_counts_when_the_short_message_says_nothing() -> None:
+    payload = {Tag.message_payload: EXAMPLE.encode()}
+    assert read("\0", parameters=payload).provider_message_id == "0123456789"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'id:"7F3A" stat:DELIVRD err:"000"',
+        "id:'7F3A', sub:001, stat:DELIVRD, err:000, text:x",
+        "id:7F3A,sub:001,dlvrd:001,submit date:26,done date:26,stat:DELIVRD,err:000,text:x",
+        "id:7F3A; stat:DELIVRD; err:000;",
+        "id:7F3A sub:001 dlvrd:001 submit date:26 done date:26 status:DELIVRD err:000 text:",
+    ],
+)
+def test_quotes_and_commas_are_no_part_of_a_value(text: str) -> None:
+    found = read(text)
+    assert (found.provider_message_id, found.code) == ("7F3A", "DELIVRD 000")
+
+
+@pytest.mark.parametrize("raw", [b'"7F3A"\0', b"7F3A   \0", b"'7F3A'"])
+def test_blanks_and_quotes_are_no_part_of_the_parameters_id(raw: bytes) -> None:
+    assert read(parameters=parameters(raw, 2)).provider_message_id == "7F3A"
+
+
+def test_the_setting_says_which_of_two_ids_counts() -> None:
+    both = {"parameters": parameters(b"7F3A\0", 2)}
+    assert read("id:32570 stat:DELIVRD", **both).provider_message_id == "7F3A"
+    text_first = {"receipt_id_from": "text"}
+    assert read("id:32570 stat:DELIVRD", text_first, **both).provider_message_id == "32570"
+    assert read("stat:DELIVRD", text_first, **both).provider_message_id == "7F3A"
+
+
+# -- states
+
+
+@pytest.mark.parametrize(
+    ("word", "state"),
+    [
+        ("UNDELIVRD", "undelivered"), ("UNDLIVRD", "undelivered"), ("REJECT", "undelivered"),
+        ("REJECTED", "undelivered"), ("FAILED", "undelivered"), ("EXPIRD", "undelivered"),
+        ("SKIPPED", "undelivered"), ("DELIVERED", "delivered"), ("DLIVRD", "delivered"),
+        ("BUFFRED", "pending"), ("ACCEPTED", "pending"), ("UNKNOWN", "pending"),
+    ],
+)  # fmt: skip
+def test_words_that_providers_spell_otherwise_are_known(word: str, state: str) -> None:
+    found = reading(deliver(f"id:1 stat:{word}"))
+    assert found.receipt is not None
+    assert (found.receipt.state, found.problem) == (state, None)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "state"), [(0, "SCHEDULED", "pending"), (9, "SKIPPED", "undelivered")]
+)
+def test_numbers_of_later_versions_are_known(number: int, code: str, state: str) -> None:
+    found = reading(deliver(parameters=parameters(b"1\0", number)))
+    assert found.receipt is not None
+    assert (found.receipt.state, found.receipt.code, found.problem) == (state, code, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "code"),
+    [
+        ("id:1 stat:BLACKLISTED_NUMBER err:7", {}, "BLACKLISTED_NUMB 7"),
+        ("", parameters(b"1\0", 42), "42"),
+        ("id:1 stat:42", {}, "42"),
+        ("id:1 err:7", {}, "7"),
+    ],
+)
+def test_a_state_that_nobody_knows_is_pending_and_said(
+    text: str, values: dict[int, bytes], code: str
+) -> None:
+    found = reading(deliver(text, parameters=values))
+    assert found.receipt is not None
+    assert (found.receipt.state, found.receipt.code) == ("pending", code)
+    assert found.problem is ProblemKind.receipt_state
+
+
+@pytest.mark.parametrize("value", [b"\x00\x05", b"UNDELIV\0", b"5\0"])
+def test_a_state_parameter_of_another_form_counts_when_the_text_has_none(value: bytes) -> None:
+    assert read("id:1", parameters={Tag.message_state: value}).state == "undelivered"
+
+
+def test_the_providers_own_states_count_before_all_others() -> None:
+    own = {"states": StatesTable(delivered=["Arrived", 42], undelivered=["BLACK*"], pending=["DELIVRD"])}
+    assert read("id:1 stat:ARRIVED", own).state == "delivered"
+    assert read("id:1 stat:arrived", own).state == "delivered"
+    assert read("id:1 stat:42", own).state == "delivered"
+    assert read("id:1", own, parameters=parameters(state=42)).state == "delivered"
+    assert read("id:1 stat:BLACKLISTED_NUMBER", own).state == "undelivered"
+    assert read("id:1 stat:BLACKLISTED_NUMBER", own, parameters=parameters(state=2)).state == "pending"
+    assert read("id:1 stat:DELIVRD", own).state == "pending"
+    assert read("id:1 stat:UNDELIV", own).state == "undelivered"
+
+
+# -- receipts that are not marked as such
+
+
+def test_a_text_in_the_form_of_a_receipt_is_one_only_by_the_setting() -> None:
+    unmarked = deliver(EXAMPLE, esm_class=0)
+    assert reading(unmarked) == Reading(None, ProblemKind.receipt_unmarked)
+    found = reading(unmarked, receipts_by_text=True)
+    assert found.receipt is not None
+    assert (found.receipt.provider_message_id, found.receipt.state) == ("0123456789", "delivered")
+    wide = deliver(EXAMPLE.encode("utf-16-be"), esm_class=0, data_coding=8)
+    assert reading(wide, receipts_by_text=True).receipt is not None
+
+
+@pytest.mark.parametrize("text", ["", "Hello", "id:1", "stat:DELIVRD", "text:id:1 stat:DELIVRD", "my id: 7"])
+def test_no_other_text_is_one_whatever_the_setting_says(text: str) -> None:
+    assert reading(deliver(text, esm_class=0), receipts_by_text=True) == Reading(None, None)
+
+
+@pytest.mark.parametrize("esm_class", [0x08, 0x10, 0x18])
+def test_what_a_handset_acknowledges_is_no_receipt_by_any_setting(esm_class: int) -> None:
+    assert reading(deliver(EXAMPLE, esm_class=esm_class), receipts_by_text=True) == Reading(None, None)
+
+
+def test_a_state_parameter_marks_a_receipt_as_the_id_does() -> None:
+    found = reading(deliver("id:1", esm_class=0, parameters=parameters(state=2))).receipt
+    assert found is not None
+    assert (found.provider_message_id, found.state) == ("1", "delivered")

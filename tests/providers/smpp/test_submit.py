@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 import smsutil
@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from engine.ids import MessageIds
 from engine.intake.segments import BASIC, EXTENSION, measure, split
-from engine.providers.settings import SmppSettings
+from engine.providers.settings import DataCodings, SmppSettings
 from engine.providers.smpp.alphabet import packed, unpacked
 from engine.providers.smpp.body import ShortMessage, decode_short_message, encode_short_message
 from engine.providers.smpp.codes import Tag
 from engine.providers.smpp.submit import SubmitEncoder, concatenation_reference
-from engine.providers.smpp.text import Gsm7
 from engine.records import Message
 
 NOW_US = 1_795_335_960_000_000
@@ -34,6 +33,7 @@ UCS_TEXTS = texts(st.one_of(st.sampled_from("aé😀تا€["), st.characters(ex
     lambda text: measure(text).encoding == "UCS-2"
 )
 TEXTS = st.one_of(GSM_TEXTS, UCS_TEXTS)
+Gsm7 = Literal["unpacked", "packed", "latin1"]
 GSM7S: list[Gsm7] = list(get_args(Gsm7))
 
 
@@ -389,3 +389,84 @@ def test_a_wrong_tag_for_the_own_id_is_one_sentence() -> None:
     settings = SmppSettings(name="carrier", host="h", system_id="e", message_id_parameter="0424")
     with pytest.raises(ConfigError, match=r"^providers\.carrier\.message_id_parameter must be the tag"):
         SubmitEncoder(settings)
+
+
+# -- the provider's default alphabet and data codings
+
+
+def decoded(segments: list[ShortMessage], alphabet: str) -> str:
+    """The whole text, as a provider with this default alphabet reads it."""
+    codecs = {0: alphabet, 3: "latin-1", 8: "utf-16-be"}
+    return "".join(
+        s.short_message[6 if s.esm_class & 0x40 else 0 :].decode(codecs[s.data_coding]) for s in segments
+    )
+
+
+@pytest.mark.parametrize("alphabet", ["latin1", "ascii"])
+@given(text=TEXTS)
+def test_another_default_alphabet_reads_the_text_that_was_meant(alphabet: str, text: str) -> None:
+    segments = sent(message(text), default_alphabet=alphabet)
+    assert decoded(segments, alphabet) == text
+    assert len({segment.data_coding for segment in segments}) == 1
+    if segments[0].data_coding != 8:
+        assert len(segments) == measure(text).segments
+    elif len(segments) > 1:
+        assert max(len(segment.short_message) for segment in segments) <= 140
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "coding", "raw"),
+    [
+        ("a@b_c", {"default_alphabet": "latin1"}, 0, b"a@b_c"),
+        ("a@b_c", {"default_alphabet": "ascii"}, 0, b"a@b_c"),
+        ("h\u00e9", {"default_alphabet": "latin1"}, 0, b"h\xe9"),
+        ("h\u00e9", {"default_alphabet": "ascii"}, 3, b"h\xe9"),
+        ("h\u00e9", {"default_alphabet": "latin1", "gsm7": "latin1"}, 3, b"h\xe9"),
+        ("\u20ac", {"default_alphabet": "latin1"}, 8, b"\x20\xac"),
+        ("a@", {"data_coding": DataCodings(default=1)}, 1, b"a\0"),
+        ("a@", {"data_coding": DataCodings(latin1=0xF3), "gsm7": "latin1"}, 0xF3, b"a@"),
+        ("\u0627", {"data_coding": DataCodings(ucs2=24)}, 24, b"\x06\x27"),
+    ],
+)
+def test_a_text_has_the_octets_and_the_coding_of_the_settings(
+    text: str, values: dict[str, Any], coding: int, raw: bytes
+) -> None:
+    encoder = SubmitEncoder(settings(**values))
+    for _ in range(2):  # the second goes the short way where there is one
+        [body] = encoder.bodies(message(text), NOW_US)
+        read = decode_short_message(body)
+        assert (read.data_coding, read.short_message) == (coding, raw)
+
+
+@pytest.mark.parametrize("concatenation", ["udh", "sar", "payload"])
+@pytest.mark.parametrize("text", ["\u20ac" * 71, "a" * 160 + "\u20ac"])
+def test_what_the_alphabet_lacks_goes_as_ucs_2_in_the_segments_it_needs(
+    concatenation: str, text: str
+) -> None:
+    segments = sent(message(text), default_alphabet="latin1", concatenation=concatenation)
+    assert {segment.data_coding for segment in segments} == {8}
+    assert [segment.short_message for segment in segments if len(segment.short_message) > 140] == []
+    if concatenation == "payload":
+        [whole] = segments
+        assert whole.parameters[Tag.message_payload].decode("utf-16-be") == text
+    else:
+        assert len(segments) == -(-len(text) // 67)
+
+
+# -- the form of the validity
+
+
+def test_validity_may_be_a_point_in_time_or_left_out() -> None:
+    of = message(expires_at_us=1_795_335_999_900_000)
+    assert one(of, validity_period="absolute").validity_period == "261122082639000+"
+    assert one(of, validity_period="none").validity_period == ""
+    over = message(expires_at_us=NOW_US - 1)
+    assert one(over, validity_period="absolute").validity_period == "261122082601000+"
+
+
+@pytest.mark.parametrize("form", ["relative", "absolute", "none"])
+def test_every_form_of_validity_has_a_short_way(form: str) -> None:
+    encoder = SubmitEncoder(settings(validity_period=form))
+    first = encoder.bodies(message(), NOW_US)
+    encoder._texts = None  # type: ignore[assignment]
+    assert encoder.bodies(message(), NOW_US) == first
