@@ -103,6 +103,9 @@ LIMITS = [
           ("source_npi", -1, 256, "a whole number from 0 to 255"),
           ("destination_ton", -1, 256, "a whole number from 0 to 255"),
           ("destination_npi", -1, 256, "a whole number from 0 to 255"),
+          ("data_coding.default", -1, 256, "a whole number from 0 to 255"),
+          ("data_coding.latin1", -1, 256, "a whole number from 0 to 255"),
+          ("data_coding.ucs2", -1, 256, "a whole number from 0 to 255"),
       )),
 ]  # fmt: skip
 
@@ -163,6 +166,30 @@ WRONG = [
     ("[queues.normal]\nunknown_outcome = 'never'", "queues.normal.unknown_outcome must be one of: at-"),
     (SIMULATED + "throughput = 'all'", "providers.a.throughput must be a number greater than 0 and at most"),
     (SMPP + "bind = 'both'", "providers.a.bind must be one of: separate, transceiver, transmitter."),
+    (
+        SMPP + "states = {arrived = ['X']}",
+        "providers.a.states.arrived is no setting; those here are: deliver",
+    ),
+    (SMPP + "states = {delivered = 'X'}", "providers.a.states.delivered must be a list."),
+    (
+        SMPP + "states = {delivered = [1.5]}",
+        "providers.a.states.delivered.0 must be text or a whole number fr",
+    ),
+    (
+        SMPP + "data_coding = {gsm7 = 1}",
+        "providers.a.data_coding.gsm7 is no setting; those here are: default",
+    ),
+    (SMPP + "default_alphabet = 'utf8'", "providers.a.default_alphabet must be one of: ascii, gsm7, latin1."),
+    (
+        SMPP + "validity_period = 'off'",
+        "providers.a.validity_period must be one of: absolute, none, relative.",
+    ),
+    (SMPP + "receipts_by_text = 1", "providers.a.receipts_by_text must be true or false."),
+    (SMPP + "receipt_id_from = 'tlv'", "providers.a.receipt_id_from must be one of: parameter, text."),
+    (
+        SMPP + "gsm7 = 'packed'\ndefault_alphabet = 'ascii'",
+        'providers.a.gsm7 must be "unpacked" or "latin1" with default_alphabet "ascii": only GSM-7 is',
+    ),
     ("[prices]\n'+98' = 'x'", "prices.* must be a whole number."),
     ("[http]\nlisten = '8080'", "http.listen must be HOST:PORT."),
     ("[queues.normal]\nbackoff_s = 3\nbackoff_max_s = 2", "queues.normal.backoff_s must be at most back"),
