@@ -30,6 +30,7 @@ import msgspec
 import structlog
 
 from engine.backoff import Backoff
+from engine.providers.problems import ProblemKind, Problems
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.congestion import Slowdown
 from engine.providers.smpp.message import Sending
@@ -151,6 +152,8 @@ class Connection(asyncio.Protocol):
             return
         now_s = time.monotonic()
         batch = self.session.receive(data, now_s)
+        if self.session.reason == "framing":
+            self._line.broken(data)
         # Segments that the callbacks send meanwhile go out together with the answers.
         self._flushing = True
         if batch.answers or batch.deliveries:
@@ -174,12 +177,13 @@ class Connection(asyncio.Protocol):
 class Line:
     """One session that is kept bound for as long as `keep` runs."""
 
-    def __init__(self, owner: Owner, terms: Terms, bind: Command, counts: Counts) -> None:
+    def __init__(self, owner: Owner, terms: Terms, bind: Command, counts: Counts, problems: Problems) -> None:
         self.owner = owner
         self._terms = terms
         self._bind = bind
         self.transmits = bind != Command.bind_receiver
         self._counts = counts
+        self._problems = problems
         self._backoff = Backoff(terms.reconnect_s, terms.reconnect_max_s, random.Random())
         self._log = structlog.get_logger("smpp").bind(provider=terms.provider, bind=bind.name)
         self._reason = ""
@@ -295,6 +299,10 @@ class Line:
         self.session = connection.session
         self._log.info("bound")
         self.owner.bound(self)
+
+    def broken(self, data: bytes) -> None:
+        """The framing was lost within these octets."""
+        self._problems.note(self._terms.provider, ProblemKind.protocol_broken, data)
 
     def leaving(self) -> None:
         """The session unbinds: nothing more is sent on it."""

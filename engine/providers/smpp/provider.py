@@ -91,7 +91,7 @@ class SmppProvider:
         self.submit = self._traffic.submit
         terms = _terms(settings)
         self._lines = waiting.lines = [
-            Line(self._traffic, terms, bind, self.counts)
+            Line(self._traffic, terms, bind, self.counts, problems)
             for _ in range(settings.sessions)
             for bind in _BINDS[settings.bind]
         ]

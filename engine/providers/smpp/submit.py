@@ -23,7 +23,6 @@ from zlib import crc32
 from engine.errors import ConfigError
 from engine.intake.segments import UNITS_SINGLE
 from engine.providers.settings import SmppSettings
-from engine.providers.smpp.alphabet import plain
 from engine.providers.smpp.body import (
     ADDRESS_OCTETS,
     PARAMETER_OCTETS_MAX,
@@ -86,10 +85,9 @@ class SubmitEncoder:
         self._registered = 1 if settings.receipts else 0
         self._texts = TextWriter(settings)
         self._concatenation = settings.concatenation
-        unpacked_gsm7 = settings.gsm7 == "unpacked" and settings.default_alphabet == "gsm7"
-        self._straight = unpacked_gsm7 and self._id_tag is None
-        # Before the octet with the text's length, of a text in unpacked GSM-7.
-        self._before_length = bytes((self._registered, 0, self._texts.data_coding("unpacked"), 0))
+        self._straight, self._plain = self._id_tag is None, self._texts.plain
+        # Before the octet with the text's length, of a text that goes the short way.
+        self._before_length = bytes((self._registered, 0, self._texts.plain_coding, 0))
         # Everything before the destination's digits, by sender.
         self._before: dict[str, bytes] = {}
         self._validity_form = settings.validity_period
@@ -108,7 +106,11 @@ class SubmitEncoder:
             # that they do not need; it makes those of all other messages.
             before, to = self._before.get(message.sender), message.to.encode()
             from_us = now_us if self._from_now else 0
-            end_s, digits, text = (message.expires_at_us - from_us) // 1_000_000, to[1:], plain(message.text)
+            end_s, digits, text = (
+                (message.expires_at_us - from_us) // 1_000_000,
+                to[1:],
+                self._plain(message.text),
+            )
             if (
                 text and before is not None and end_s == self._validity_s
                 and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS

@@ -28,12 +28,13 @@ character goes by the first of these ways that can write all of it:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from engine.errors import Refusal
-from engine.intake.segments import UNITS_SINGLE, split, split_ucs2
+from engine.intake.segments import SEPTETS_SINGLE, UNITS_SINGLE, split, split_ucs2
 from engine.providers.settings import SmppSettings
-from engine.providers.smpp.alphabet import packed, unpacked
+from engine.providers.smpp.alphabet import packed, plain, unpacked
 from engine.records import Message
 
 # How texts are written; what is not "ucs2" needs as many segments as were counted.
@@ -55,6 +56,8 @@ class TextWriter:
             forms = [default]
         if forms == ["ascii"]:
             forms.append("latin1")
+        # A text of one segment as octets, by the first form; b"" where that cannot be, or not so simply.
+        self.plain = _PLAIN[forms[0]]
         # In the order in which they are tried for a text in GSM-7.
         self._forms = forms
         self._gsm7 = alphabet == "gsm7"
@@ -76,6 +79,11 @@ class TextWriter:
         if self._gsm7 and not (message.segments == 1 and len(message.text) <= UNITS_SINGLE):
             return "unpacked"
         return "ucs2"
+
+    @property
+    def plain_coding(self) -> int:
+        """The data_coding of what `plain` writes."""
+        return self._codings[self._forms[0]]
 
     def data_coding(self, form: Form) -> int:
         """The data_coding of texts that are written so."""
@@ -108,6 +116,25 @@ def written(text: str, form: Form, header_octets: int) -> bytes:
             return _utf16(text)
         case _:
             return text.encode(form)
+
+
+def _direct(codec: str) -> Callable[[str], bytes]:
+    def write(text: str) -> bytes:
+        try:
+            raw = text.encode(codec)
+        except UnicodeEncodeError:
+            return b""
+        return raw if len(raw) <= SEPTETS_SINGLE else b""
+
+    return write
+
+
+_PLAIN: dict[Form, Callable[[str], bytes]] = {
+    "unpacked": plain,
+    "packed": lambda _: b"",
+    "latin1": _direct("latin1"),
+    "ascii": _direct("ascii"),
+}
 
 
 def _writes(form: Form, text: str) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.providers.problems import ProblemKind
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, Reader, pack
 from tests.providers.scripted import until
@@ -212,6 +213,8 @@ async def test_garbage_ends_the_session_with_a_word_and_it_is_bound_anew() -> No
         [nack] = carrier.peers[0].asked(Command.generic_nack)
         assert nack.status == CommandStatus.ESME_RINVCMDLEN
         assert provider.counts.wrong_pdus == 1
+        [noted] = verdicts.problems.collect()
+        assert (noted.kind, noted.samples[0].sample[:12]) == (ProblemKind.protocol_broken, "HTTP/1.1 400")
         carrier.on_submit = Peer.accept
         assert (await verdicts.one()).kind == "accepted"
 

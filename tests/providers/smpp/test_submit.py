@@ -462,11 +462,3 @@ def test_validity_may_be_a_point_in_time_or_left_out() -> None:
     assert one(of, validity_period="none").validity_period == ""
     over = message(expires_at_us=NOW_US - 1)
     assert one(over, validity_period="absolute").validity_period == "261122082601000+"
-
-
-@pytest.mark.parametrize("form", ["relative", "absolute", "none"])
-def test_every_form_of_validity_has_a_short_way(form: str) -> None:
-    encoder = SubmitEncoder(settings(validity_period=form))
-    first = encoder.bodies(message(), NOW_US)
-    encoder._texts = None  # type: ignore[assignment]
-    assert encoder.bodies(message(), NOW_US) == first
