@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from engine import providers
 from engine.activity.archiver import ArchiverCounts
 from engine.boot.counter_log import CounterLog, changes
+from engine.providers.problems import Problems
 from engine.providers.settings import SimulatedSettings
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.session import Counts
@@ -103,7 +104,7 @@ async def test_a_rebind_and_a_wrong_pdu_show_up_in_the_line_of_their_provider(
 
 async def test_providers_that_count_nothing_have_no_line() -> None:
     settings = SimulatedSettings(name="simulated", url="http://127.0.0.1:1")
-    assert providers.traffic_counts(providers.build(settings, Sink())) is None
+    assert providers.traffic_counts(providers.build(settings, Sink(), Problems())) is None
 
 
 @pytest.mark.parametrize("counters", [Counts(), ReceiptCounts(), ArchiverCounts(), MatchCounts()])
