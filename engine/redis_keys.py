@@ -21,6 +21,8 @@ ARCHIVER_PLAN = b"archiver:plan"
 ARCHIVER_UNREADABLE = b"archiver:unreadable"
 # The copy of the routing plan, for when PostgreSQL is away.
 ROUTING_PLAN = b"routing:plan"
+# Hash: when each library of functions was loaded last, by its name, milliseconds since 1970.
+FUNCTIONS_LOADED = b"functions:loaded"
 
 
 @cache
@@ -61,17 +63,20 @@ def usage_key(shard: int) -> bytes:
 
 @cache
 def usage_head_key(shard: int) -> bytes:
-    """Hash: what is known of the end of the usage stream. queue.lua makes the same name."""
+    """Hash: what is known of the end of the usage stream."""
     return usage_key(shard) + b":head"
 
 
 @cache
 def held_key(shard: int) -> bytes:
-    """Sum of the units held for all messages of this shard.
-
-    queue.lua keeps the units by organisation in a hash beside it, whose name has `:by` at the end.
-    """
+    """Sum of the units held for all messages of this shard."""
     return b"credit:{%d}:held" % shard
+
+
+@cache
+def held_by_key(shard: int) -> bytes:
+    """Hash: the units held for the messages of each organisation of this shard."""
+    return held_key(shard) + b":by"
 
 
 @cache

@@ -9,6 +9,7 @@ from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.errors import translated
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
@@ -113,7 +114,7 @@ class StatusReader:
             commands += [
                 ("XLEN", keys.receipts_key(s)),
                 ("ZCARD", keys.receipts_later_key(s)),
-                ("FCALL_RO", "receipts_first", 1, keys.receipts_key(s)),
+                ("FCALL_RO", versioned("receipts_first"), 1, keys.receipts_key(s)),
             ]
         replies = await self._link.batch(commands)
         oldest = [_ms(first) for first in replies[2::3] if first and not isinstance(first, ReplyError)]

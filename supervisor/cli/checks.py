@@ -30,6 +30,7 @@ from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
+from engine.stores.redis.library import PATTERN, libraries
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
@@ -162,12 +163,12 @@ async def _redis(url: str) -> str:
             raise _NotOk(f"{name} {shown} is too old; Redis 7.0 or newer, or Valkey, is needed")
         if fault := memory_of(reply).fault:
             raise _NotOk(f"{name} {shown}; {fault}")
-        loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", "smsengine", "WITHCODE")
+        loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", PATTERN)
     except ReplyError as e:
         raise _NotOk(f"refuses: {e}") from e
     finally:
         await link.close()
-    if (_SCRIPTS / "redis" / "functions" / "queue.lua").read_bytes() not in (loaded[0] if loaded else ()):
+    if not {library.name for library in libraries()} <= {found[1].decode() for found in loaded}:
         raise _NotOk(f"{name} {shown}; functions are not of this version: run `smsengine migrate`")
     kept = "" if info.get("aof_enabled") == "1" else "; appendonly is off: a crash of it loses messages"
     return f"{name} {shown}, functions of this version{kept}"

@@ -27,6 +27,7 @@ from engine.errors import Fenced, Unavailable
 from engine.records import Addressed, Message, Submission
 from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.usage import RedisUsage
 from engine.stream_id import STREAM_START, StreamId
@@ -378,14 +379,14 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     await usage.close(life, "g2", "g1", StreamMark())
     # A worker settles a message of 5 units meanwhile.
     await link.call("SET", keys.held_key(0), 5)
-    await link.call("HSET", keys.held_key(0) + b":by", 7, 5)
+    await link.call("HSET", keys.held_by_key(0), 7, 5)
     stream = keys.queue_key(0, "normal")
     await link.call("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
     entry_id = await link.call("XADD", stream, "*", "m", b"x")
     await link.call("XREADGROUP", "GROUP", keys.GROUP, "w1", "STREAMS", stream, ">")
     touched = (stream, keys.due_key(0, "normal"), keys.dead_key(0, "normal"), keys.activity_key(0),
-               keys.usage_key(0), keys.held_key(0))  # fmt: skip
-    assert await link.call("FCALL", "settle", 6, *touched, "w1", 1, entry_id, "c", 7, 5, b"") == 1
+               keys.usage_key(0), keys.usage_head_key(0), keys.held_key(0), keys.held_by_key(0))  # fmt: skip
+    assert await link.call("FCALL", versioned("settle"), 8, *touched, "w1", 1, entry_id, "c", 7, 5, b"") == 1
     again = (await usage.lives({}))[0]
     assert again.generation == "closing:g2"
     assert await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "of g1")) == {
@@ -498,13 +499,13 @@ async def test_units_of_the_version_before_which_kept_their_sum_alone_are_counte
 ) -> None:
     usage, life = await begun(link)
     await used(link, 70)
-    by = await link.call("HGETALL", keys.held_key(0) + b":by")
-    await link.call("DEL", keys.held_key(0) + b":by")
+    by = await link.call("HGETALL", keys.held_by_key(0))
+    await link.call("DEL", keys.held_by_key(0))
     await usage.prepare()
-    assert sorted(await link.call("HGETALL", keys.held_key(0) + b":by")) == sorted(by)
+    assert sorted(await link.call("HGETALL", keys.held_by_key(0))) == sorted(by)
     assert await link.call("GET", keys.held_key(0)) == b"140"
     # And where no ledger had the time to do so, by the close.
-    await link.call("DEL", keys.held_key(0) + b":by")
+    await link.call("DEL", keys.held_by_key(0))
     left = await usage.close(life, "g2", "g1", StreamMark())
     assert left == {org: RemainingUnits(20, 20) for org in range(1, 8)}
 
@@ -513,16 +514,19 @@ async def test_what_is_settled_between_the_two_steps_of_a_close_counts(link: Red
     usage, _ = await begun(link)
     await used(link, 7)
     stream = keys.queue_key(0, "normal")
-    await link.call("FCALL", "make_group", 1, stream)
+    await link.call("FCALL", versioned("make_group"), 1, stream)
     reply = await link.call("XREADGROUP", "GROUP", keys.GROUP, "w1", "STREAMS", stream, ">")
     [(entry_id, _)] = reply[0][1]
     touched = (stream, keys.due_key(0, "normal"), keys.dead_key(0, "normal"), keys.activity_key(0),
-               keys.usage_key(0), keys.held_key(0))  # fmt: skip
+               keys.usage_key(0), keys.usage_head_key(0), keys.held_key(0), keys.held_by_key(0))  # fmt: skip
     # The ledger that sealed the shard dies; nothing of its books is known here.
-    seal = ("FCALL", "seal", 3, keys.generation_key(0), keys.holders_key(0), keys.usage_key(0),
-            "g1", "g2", keys.holder_key(0, ""), keys.inbox_key(0, ""), "g1", "5-0", "elsewhere")  # fmt: skip
+    names = await link.call("HKEYS", keys.holders_key(0))
+    sealed = [keys.generation_key(0), keys.holders_key(0), keys.usage_key(0), keys.usage_head_key(0)]
+    for name in map(bytes.decode, names):
+        sealed += [keys.holder_key(0, name), keys.inbox_key(0, name)]
+    seal = ("FCALL", versioned("seal"), len(sealed), *sealed, "g1", "g2", "g1", "5-0", "elsewhere", *names)
     assert await link.call(*seal) is not None
-    assert await link.call("FCALL", "settle", 6, *touched, "w1", 1, entry_id, "c", 7, 2, b"") == 1
+    assert await link.call("FCALL", versioned("settle"), 8, *touched, "w1", 1, entry_id, "c", 7, 2, b"") == 1
     again = (await usage.lives({}))[0]
     left = await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "elsewhere"))
     assert sum(of.held for of in left.values()) == 14

@@ -28,10 +28,11 @@ def _array_of(blobs: list[bytes], count: int) -> bytes:
 class Chain:
     """The end of a usage stream."""
 
-    def __init__(self, store: Store, usage: bytes) -> None:
-        head = store.db.get(usage + b":head", {})
+    def __init__(self, store: Store, usage: bytes, head_key: bytes) -> None:
+        head = store.db.get(head_key, {})
         self.store = store
         self.usage = usage
+        self.head = head_key
         self.link: bytes = head.get(b"link", b"")
         self.unseen = b"run" in head and head[b"run"] != store.run
         self.since: bytes | None = head.get(b"since")
@@ -40,7 +41,7 @@ class Chain:
         if self.unseen and self.since is None:
             stream = self.store.db.get(self.usage)
             self.since = format_id(stream.last) if stream is not None else b"0-0"
-            self.store.hash(self.usage + b":head")[b"since"] = self.since
+            self.store.hash(self.head)[b"since"] = self.since
         fields = [b"k", kind, b"h", holder, b"e", epoch, b"d", data, b"p", self.link]
         entry_id = self.store.xadd(self.usage, fields)
         self.link = (
@@ -48,7 +49,7 @@ class Chain:
         )
 
     def keep(self) -> None:
-        self.store.hash(self.usage + b":head")[b"link"] = self.link
+        self.store.hash(self.head)[b"link"] = self.link
 
     def behind(self, position: bytes) -> list[list[bytes]]:
         stream = self.store.db.get(self.usage)
@@ -67,8 +68,8 @@ class Closing:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def hold(self, key: bytes, sums: dict[int, int]) -> None:
-        by = self.store.hash(key + b":by")
+    def hold(self, key: bytes, by_key: bytes, sums: dict[int, int]) -> None:
+        by = self.store.hash(by_key)
         for org, units in sums.items():
             by[b"%d" % org] = b"%d" % (int(by.get(b"%d" % org, b"0")) + units)
             if by[b"%d" % org] == b"0":
@@ -86,23 +87,25 @@ class Closing:
         if _b(args[1]) != self.store.run or seen not in (None, name, b"closing:" + name):
             return 0
         self.store.db[keys[0]] = name
-        head = self.store.hash(keys[1] + b":head")
+        head = self.store.hash(keys[1])
         head[b"run"] = self.store.run
         head.pop(b"since", None)
         return 1
 
-    def seal(self, keys: Any, args: Any) -> bytes | None:
+    def seal(self, keys: Any, args: Any) -> bytes | int | None:
         seen = self.store.db.get(keys[0]) or b""
         if seen != _b(args[0]):
             return None
+        if set(self.store.hash(keys[1])) != set(map(_b, args[5:])):
+            return 0
         self.store.db[keys[0]] = b"closing:" + _b(args[1])
-        for name in self.store.hash(keys[1]):
-            self.end_epoch(_b(args[2]) + name)
-            self.store.db.pop(_b(args[3]) + name, None)
+        for holder, inbox in zip(keys[4::2], keys[5::2], strict=True):
+            self.end_epoch(holder)
+            self.store.db.pop(inbox, None)
         self.store.db.pop(keys[1], None)
-        head = self.store.hash(keys[2] + b":head")
+        head = self.store.hash(keys[3])
         if b"from" not in head:
-            head[b"from"] = self.not_in_books(Chain(self.store, keys[2]), seen, *map(_b, args[4:7]))
+            head[b"from"] = self.not_in_books(Chain(self.store, *keys[2:4]), seen, *map(_b, args[2:5]))
         return head[b"from"]
 
     def not_in_books(
@@ -118,16 +121,16 @@ class Closing:
         return b"(" + (b"0-0" if stream is None else format_id(stream.last))
 
     def tally(self, keys: Any, _: Any) -> list[list[int]]:
-        by = self.store.hash(keys[0] + b":by")
+        by = self.store.hash(keys[1])
         if sum(map(int, by.values())) != int(self.store.db.get(keys[0], b"0")):
-            self.store.db.update({keys[0]: b"0", keys[0] + b":by": {}})
+            self.store.db.update({keys[0]: b"0", keys[1]: {}})
             db = self.store.db
-            places = [db[keys[i]].fields.values() for i in (1, 2, 5, 6) if keys[i] in db]
+            places = [db[keys[i]].fields.values() for i in (2, 3, 6, 7) if keys[i] in db]
             payloads = [fields[1] for entries in places for fields in entries]
-            payloads += [p for i in (3, 4) for p in db.get(keys[i], ())]
+            payloads += [p for i in (4, 5) for p in db.get(keys[i], ())]
             for message in map(_unpack, payloads):
-                self.hold(keys[0], {message[1]: message[7]})
-            by = self.store.hash(keys[0] + b":by")
+                self.hold(*keys[:2], {message[1]: message[7]})
+            by = self.store.hash(keys[1])
         return [[int(org), int(units)] for org, units in by.items()]
 
     def close(self, keys: Any, args: Any) -> list[list[int]] | None:
@@ -142,7 +145,7 @@ class Closing:
 
         for org, *units in zip(*[iter(args[2:])] * 4, strict=True):
             add(org, 0, *units)
-        for fields in Chain(self.store, keys[1]).behind(_b(args[1]).lstrip(b"(-") or b"0-0"):
+        for fields in Chain(self.store, *keys[1:3]).behind(_b(args[1]).lstrip(b"(-") or b"0-0"):
             if fields[1] == b"usage":
                 flat = _unpack(fields[7])
                 for org, used in zip(flat[::2], flat[1::2], strict=True):
@@ -151,13 +154,13 @@ class Closing:
                 flat = _unpack(fields[7])
                 for org, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
                     add(org, 0, 0, captured, released)
-        for org, held in self.tally(keys[2:], ()):
+        for org, held in self.tally(keys[3:], ()):
             add(org, held, 0, 0, 0)
         settled = [v for org, (_, _, c, r) in sums.items() if c + r for v in (org, c, r)]
         self.store.clear(keys[1])
-        head = self.store.db[keys[1] + b":head"] = {b"link": _b(args[0]), b"run": self.store.run}
+        head = self.store.db[keys[2]] = {b"link": _b(args[0]), b"run": self.store.run}
         if settled:
-            chain = Chain(self.store, keys[1])
+            chain = Chain(self.store, *keys[1:3])
             chain.append(b"settle", b"", b"0", _pack(settled))
             head[b"link"] = chain.link
         return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]
@@ -199,11 +202,11 @@ class Functions(Closing):
         name = _b(args[0])
         if name not in self.store.hash(keys[1]):
             return 0
-        chain = Chain(self.store, keys[2])
+        chain = Chain(self.store, *keys[2:4])
         epoch = self.end_epoch(keys[0])
         chain.append(b"fence", name, b"%d" % (epoch - 1), b"")
         chain.keep()
-        self.store.db.pop(keys[3], None)
+        self.store.db.pop(keys[4], None)
         del self.store.hash(keys[1])[name]
         return 1
 
@@ -218,11 +221,11 @@ class Functions(Closing):
         stored = self.stored_outcome(holder, epoch, seq)
         if stored is not None:
             return [b"applied", stored]
-        if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[8]):
+        if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[10]):
             return [b"fenced", []]
         if not self.is_next(holder, seq):
             return [b"fenced", []]
-        chain = Chain(self.store, keys[6])
+        chain = Chain(self.store, *keys[6:8])
         if self.is_unseen(chain):
             return [b"unseen", []]
 
@@ -232,7 +235,7 @@ class Functions(Closing):
         row_count, at = 0, 6
         for index in range(int(args[4])):
             org, units, key_index, fingerprint, answer, n_rows, some, n = args[at : at + 8]
-            hit = self.used_before(keys[8 + key_index], fingerprint, answer) if key_index else None
+            hit = self.used_before(keys[10 + key_index], fingerprint, answer) if key_index else None
             if hit:
                 hits.append([index, *hit])
             else:
@@ -251,7 +254,7 @@ class Functions(Closing):
         if sums:
             flat = [value for pair in sums.items() for value in pair]
             chain.append(b"usage", name, epoch, _pack(flat))
-            self.hold(keys[7], sums)
+            self.hold(*keys[8:10], sums)
         for i in range(at, at + 2 * int(args[5]), 2):
             chain.append(_b(args[i]), name, epoch, args[i + 1])
         chain.keep()
@@ -319,10 +322,10 @@ class Functions(Closing):
             self.store.xadd(keys[3], [b"b", _array_of(rows, len(rows))])
         if sums:
             flat = [value for org, pair in sums.items() for value in (org, *pair)]
-            chain = Chain(self.store, keys[4])
+            chain = Chain(self.store, *keys[4:6])
             chain.append(b"settle", _b(args[0]), b"0", _pack(flat))
             chain.keep()
-            self.hold(keys[5], {org: -captured - released for org, (captured, released) in sums.items()})
+            self.hold(*keys[6:8], {org: -captured - released for org, (captured, released) in sums.items()})
         return counted
 
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:

@@ -10,11 +10,15 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
+from engine.redis_keys import FUNCTIONS_LOADED
+from engine.stores.redis.library import versioned
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
 from tests.simulation.wires import BLOCKED, Call, Wire
+
+_VERSION = versioned("")
 
 
 class _Parked:
@@ -49,6 +53,9 @@ class RedisServer:
         self._parked: dict[bytes, list[_Parked]] = {}
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
+        if command[0] == "FCALL":
+            # From here on a function has the name that it has in the Lua file.
+            command = (command[0], command[1].removesuffix(_VERSION), *command[2:])
         if self.before is not None and self.before[0] == command[1] and command[0] == "FCALL":
             self.before[1]()
         reply = self._run(command)
@@ -144,6 +151,14 @@ class RedisServer:
 
     def _hgetall(self, key: bytes) -> list[bytes]:
         return [part for pair in self.store.db.get(key, {}).items() for part in pair]
+
+    def _hkeys(self, key: bytes) -> list[bytes]:
+        return list(self.store.db.get(key, {}))
+
+    def _hset(self, key: bytes, *_: Any) -> int:
+        """Only the note of when functions were loaded is written so, and nobody here reads it."""
+        assert key == FUNCTIONS_LOADED
+        return 1
 
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)

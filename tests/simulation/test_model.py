@@ -27,6 +27,7 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import _admit_command, fence_command
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
@@ -136,6 +137,7 @@ class Side:
         self.run = run
         self.entries: list[tuple[bytes, Message]] = []
         self.epochs = dict.fromkeys(_HOLDERS, 1)
+        self.registered: set[str] = set()
 
     def command(self, what: str, *given: Any) -> Any:
         """The command as the engine's own adapters write it."""
@@ -149,14 +151,14 @@ class Side:
             if not far:
                 return wire.beat(name, _SHARD)
             holder = keys.holder_key(_SHARD, name)
-            return ("FCALL", "beat", 2, holders, holder, name, self.epochs[name], sequence)
+            return ("FCALL", versioned("beat"), 2, holders, holder, name, self.epochs[name], sequence)
         if what == "deliver":
             head, inbox = keys.usage_head_key(_SHARD), keys.inbox_key(_SHARD, given[0])
             told = [x for row in range(given[1] + 1, given[1] + 1 + given[2]) for x in (row, 1, b"told")]
-            return ("FCALL", "deliver", 2, head, inbox, given[1], 100, 1000, *told)
+            return ("FCALL", versioned("deliver"), 2, head, inbox, given[1], 100, 1000, *told)
         if what == "overdue":
             # Everybody is overdue when the limit lies in the future.
-            return ("FCALL", "overdue", 1, holders, -1000 if given[1] else _LONG_MS)
+            return ("FCALL", versioned("overdue"), 1, holders, -1000 if given[1] else _LONG_MS)
         if what == "admit":
             own = msgspec.structs.replace(given[1], epoch=self.epochs[given[0]] + given[1].epoch)
             return _admit_command(given[0], own)
@@ -167,7 +169,14 @@ class Side:
             return ("DEL", key) if given[0] is None else ("SET", key, given[0])
         if what == "announce":
             numbered = [x for n in given[0] for x in (n, _encode([n]))]
-            return ("FCALL", "announce", 2, keys.activity_key(_SHARD), keys.announced_key(_SHARD), *numbered)
+            return (
+                "FCALL",
+                versioned("announce"),
+                2,
+                keys.activity_key(_SHARD),
+                keys.announced_key(_SHARD),
+                *numbered,
+            )
         worker, idle_ms, count, suspects = given
         if what == "read":
             return wire.read("normal", worker, [_SHARD], count, None)
@@ -179,10 +188,10 @@ class Side:
             return wire.own_pending("normal", worker, _SHARD, idle_ms, b"-", count)
         if what == "begin":
             run = "another run" if count == 1 else self.run
-            generation, usage = keys.generation_key(_SHARD), keys.usage_key(_SHARD)
-            return ("FCALL", "begin", 2, generation, usage, ("g1", "g9")[suspects], run)
+            generation, head = keys.generation_key(_SHARD), keys.usage_head_key(_SHARD)
+            return ("FCALL", versioned("begin"), 2, generation, head, ("g1", "g9")[suspects], run)
         if what == "seal":
-            return self._seal(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1])
+            return self._seal(("g1", "closing:g9", "closing:g2", "g9", "")[count - 1], forget=suspects == 1)
         return self._close()
 
     def _settlement(self, index: int, event: MessageEvent | None) -> Settlement:
@@ -192,21 +201,30 @@ class Side:
         row = None if event is None else row_of(message, message.id, "normal", event, 150)
         return Settlement(entry=entry, row=row, due_at_us=150, message=again)
 
-    def _seal(self, seen: str) -> Any:
-        touched = keys.generation_key(_SHARD), keys.holders_key(_SHARD), keys.usage_key(_SHARD)
-        prefixes = keys.holder_key(_SHARD, ""), keys.inbox_key(_SHARD, "")
-        return ("FCALL", "seal", 3, *touched, seen, "g9", *prefixes, "g1", "0-0", "")
+    def _seal(self, seen: str, forget: bool) -> Any:
+        names = sorted(self.registered)[int(forget) :]
+        touched = [keys.generation_key(_SHARD), keys.holders_key(_SHARD)]
+        touched += [keys.usage_key(_SHARD), keys.usage_head_key(_SHARD)]
+        for name in names:
+            touched += [keys.holder_key(_SHARD, name), keys.inbox_key(_SHARD, name)]
+        return ("FCALL", versioned("seal"), len(touched), *touched, seen, "g9", "g1", "0-0", "", *names)
 
     def _close(self) -> Any:
         queues = ("express", "normal")
-        touched = [keys.generation_key(_SHARD), keys.usage_key(_SHARD), keys.held_key(_SHARD)]
+        touched = [keys.generation_key(_SHARD), keys.usage_key(_SHARD), keys.usage_head_key(_SHARD)]
+        touched += [keys.held_key(_SHARD), keys.held_by_key(_SHARD)]
         touched += [of(_SHARD, q) for of in (keys.queue_key, keys.due_key, keys.dead_key) for q in queues]
-        return ("FCALL", "close", len(touched), *touched, "g9", "-", 300, 1, 2, 3)
+        return ("FCALL", versioned("close"), len(touched), *touched, "g9", "-", 300, 1, 2, 3)
 
     def remember(self, what: str, given: list[Any], reply: Any) -> None:
         """Entries and epochs that were given out."""
         if what == "register":
             self.epochs[given[0]] = reply
+            self.registered.add(given[0])
+        if what == "fence":
+            self.registered.discard(given[0])
+        if what == "seal" and isinstance(reply, bytes):
+            self.registered.clear()
         if what == "read" and reply and not isinstance(reply, Exception):
             for _, entries in reply:
                 for entry_id, fields in entries:

@@ -256,7 +256,7 @@ class Link:
         replies: list[Any] = await wire.post(commands, timeout_s or self._timeout_s)
         errors = [str(reply) for reply in replies if isinstance(reply, ReplyError)]
         if any("Function not found" in error for error in errors):
-            await self.call("FUNCTION", "LOAD", "REPLACE", b"")
+            await self.call("FUNCTION", "LOAD", b"")
             raise Unavailable("Redis had lost the engine's functions; they are loaded again.")
         if any(error.startswith("OOM") for error in errors):
             raise OutOfMemory(replies)

@@ -17,6 +17,7 @@ from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import ActivityRow, Addressed, Replay, Submission
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import OutOfMemory, ReplyError
@@ -27,6 +28,8 @@ _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 # How long an idempotency key is remembered, seconds. The longest time holds while at most half of
 # Redis' memory is used. It shrinks to the shortest at the mark from which nothing is admitted.
 _KEY_TTL_S = 86400
+_ADMIT = versioned("admit")
+_REPORT = versioned("report")
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
 
@@ -45,7 +48,7 @@ class RedisAdmission:
         """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
         replies = await self._each(
             [
-                ("FCALL", "register", 2, keys.holder_key(s, name), keys.holders_key(s), name)
+                ("FCALL", versioned("register"), 2, keys.holder_key(s, name), keys.holders_key(s), name)
                 for s in self._shards
             ]
         )
@@ -58,7 +61,16 @@ class RedisAdmission:
         """
         replies = await self._each(
             [
-                ("FCALL", "beat", 2, keys.holders_key(s), keys.holder_key(s, name), name, epoch, sequence)
+                (
+                    "FCALL",
+                    versioned("beat"),
+                    2,
+                    keys.holders_key(s),
+                    keys.holder_key(s, name),
+                    name,
+                    epoch,
+                    sequence,
+                )
                 for s, (epoch, sequence) in zip(self._shards, answered, strict=True)
             ]
         )
@@ -154,8 +166,8 @@ def key_ttl_s(fullness: float) -> int:
 def fence_command(shard: int, name: str) -> Command:
     """The command that fences one holder in one shard; reply: 1 when it did, 0 when there was none."""
     return (
-        "FCALL", "fence", 4, keys.holder_key(shard, name), keys.holders_key(shard),
-        keys.usage_key(shard), keys.inbox_key(shard, name), name,
+        "FCALL", versioned("fence"), 5, keys.holder_key(shard, name), keys.holders_key(shard),
+        keys.usage_key(shard), keys.usage_head_key(shard), keys.inbox_key(shard, name), name,
     )  # fmt: skip
 
 
@@ -169,7 +181,9 @@ def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Comm
         keys.due_key(s, "normal"),
         keys.activity_key(s),
         keys.usage_key(s),
+        keys.usage_head_key(s),
         keys.held_key(s),
+        keys.held_by_key(s),
         keys.generation_key(s),
     ]
     arguments: list[Argument] = [
@@ -185,7 +199,7 @@ def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Comm
     for note in flush.notes:
         arguments += (note.kind, note.data)
     # Both are the same function, but at `maxmemory` Redis runs only `report`.
-    step = "admit" if flush.submissions else "report"
+    step = _ADMIT if flush.submissions else _REPORT
     return ("FCALL", step, len(touched), *touched, *arguments)
 
 

@@ -14,6 +14,7 @@ from engine import redis_keys as keys
 from engine.credit.laws import NO_UNITS, ShardCut, Units, units_by_event
 from engine.credit.ledger_records import StreamMark
 from engine.stores.postgres.audit_books import ShardBooks
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.usage import usage_entry
 from engine.stream_id import STREAM_START, StreamId
@@ -47,11 +48,11 @@ async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeo
     Raises Unavailable, ReplyError.
     """
     state, held, usage, waiting, recount, first, sums = await link.call(
-        "FCALL", "cut", 9,
+        "FCALL", versioned("cut"), 10,
         keys.queue_key(shard, "express"), keys.queue_key(shard, "normal"),
         keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
         keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
-        keys.activity_key(shard), keys.usage_key(shard), keys.held_key(shard),
+        keys.activity_key(shard), keys.usage_key(shard), keys.usage_head_key(shard), keys.held_key(shard),
         str(mark.position) if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
         timeout_s=timeout_s,
     )  # fmt: skip

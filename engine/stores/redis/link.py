@@ -27,16 +27,19 @@ command. The call raises `OutOfMemory`, and the connection stays.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, cast
 
 import hiredis
 
 from engine.backoff import Backoff
 from engine.errors import Unavailable
+from engine.redis_keys import FUNCTIONS_LOADED
+from engine.stores.redis.library import PATTERN, is_own, libraries, outdated
 from engine.stores.redis.url import RedisUrl, parse_url
-from engine.stores.redis.wire import NoFunctions, ReplyError, Wire
+from engine.stores.redis.wire import NoFunctions, OutOfMemory, ReplyError, Wire
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
@@ -198,14 +201,36 @@ class RedisLink:
 
 
 async def load_functions(link: RedisLink) -> None:
-    """Load the engine's functions (`*.lua`) into Redis, over whatever versions are there.
+    """Load the libraries of this version into Redis, beside those of other versions: see `library`.
 
-    A library that is there in this version is left alone: at `maxmemory` Redis loads none.
-    Raises Unavailable, or ReplyError when Redis refuses it (Redis before 7.0).
+    A library that is there is left alone: at `maxmemory` Redis loads none. Raises Unavailable, or
+    ReplyError when Redis refuses one (Redis before 7.0).
     """
-    for library in sorted((Path(__file__).parent / "functions").glob("*.lua")):
-        code = library.read_bytes()
-        name = code.partition(b"name=")[2].split(maxsplit=1)[0]
-        loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")
-        if not loaded or code not in loaded[0]:
-            await link.call("FUNCTION", "LOAD", "REPLACE", code)
+    reply = await link.call("FUNCTION", "LIST", "LIBRARYNAME", PATTERN)
+    found = {library[1].decode() for library in reply}
+    for name, code in libraries():
+        if name not in found:
+            try:
+                await link.call("FUNCTION", "LOAD", code)
+            except ReplyError as e:
+                # Another process has loaded it meanwhile.
+                if "already exists" not in str(e):
+                    raise
+    await _forget_functions(link, found)
+
+
+async def _forget_functions(link: RedisLink, found: set[str]) -> None:
+    """Note that this version was loaded now, and delete the libraries that nobody has loaded for long.
+
+    Redis refuses this to a user without the rights, and the note when it is full; nothing depends on it.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    flat = await link.call("HGETALL", FUNCTIONS_LOADED)
+    used_ms = {name.decode(): int(ms) for name, ms in zip(flat[::2], flat[1::2], strict=True)}
+    unknown = [name for name in found if name not in used_ms and is_own(name)]
+    commands: list[Command] = [("HSETNX", FUNCTIONS_LOADED, name, now_ms) for name in unknown]
+    commands += [("HSET", FUNCTIONS_LOADED, name, now_ms) for name, _ in libraries()]
+    for name in outdated(found - {name for name, _ in libraries()}, used_ms, now_ms):
+        commands += [("FUNCTION", "DELETE", name), ("HDEL", FUNCTIONS_LOADED, name)]
+    with suppress(OutOfMemory):
+        await link.batch(commands)

@@ -15,14 +15,18 @@ from engine.redis_keys import (
     activity_key,
     dead_key,
     due_key,
+    held_by_key,
     held_key,
     holder_key,
     holders_key,
     queue_key,
+    usage_head_key,
     usage_key,
 )
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command
 
+_SETTLE = versioned("settle")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 _OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
@@ -113,14 +117,16 @@ def _settle(queue: Queue, name: str, shard: int, count: int, flat: Sequence[Argu
         dead_key(shard, queue),
         activity_key(shard),
         usage_key(shard),
+        usage_head_key(shard),
         held_key(shard),
+        held_by_key(shard),
     )
-    return ("FCALL", "settle", len(keys), *keys, name, count, *flat)
+    return ("FCALL", _SETTLE, len(keys), *keys, name, count, *flat)
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int) -> Command:
     """Move up to `limit` messages that are due at `now_us` into the queue; reply: how many moved."""
-    return ("FCALL", "promote", 2, due_key(shard, queue), queue_key(shard, queue), now_us, limit)
+    return ("FCALL", versioned("promote"), 2, due_key(shard, queue), queue_key(shard, queue), now_us, limit)
 
 
 def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int, suspects: int) -> Command:
@@ -129,7 +135,17 @@ def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int,
     See `take_over` in queue.lua.
     """
     keys = (queue_key(shard, queue), holders_key(shard))
-    return ("FCALL", "take_over", len(keys), *keys, name, min_idle_ms, limit, suspects, DELIVERIES_MAX)
+    return (
+        "FCALL",
+        versioned("take_over"),
+        len(keys),
+        *keys,
+        name,
+        min_idle_ms,
+        limit,
+        suspects,
+        DELIVERIES_MAX,
+    )
 
 
 def own_pending(queue: Queue, name: str, shard: int, min_idle_ms: int, start: bytes, limit: int) -> Command:
@@ -149,17 +165,17 @@ def own_again(queue: Queue, name: str, shard: int, entry_id: bytes, idle_ms: int
 
 def make_group(queue: Queue, shard: int) -> Command:
     """Make the consumer group, from the first entry on; reply: 1 when it was made, 0 when it is there."""
-    return ("FCALL", "make_group", 1, queue_key(shard, queue))
+    return ("FCALL", versioned("make_group"), 1, queue_key(shard, queue))
 
 
 def register(name: str, shard: int) -> Command:
     """Register a worker as alive, as a holder registers; reply: its epoch, which workers ignore."""
-    return ("FCALL", "register", 2, holder_key(shard, name), holders_key(shard), name)
+    return ("FCALL", versioned("register"), 2, holder_key(shard, name), holders_key(shard), name)
 
 
 def beat(name: str, shard: int) -> Command:
     """Show that a worker lives; reply: 1 when it is registered, 0 when it was fenced."""
-    return ("FCALL", "beat", 1, holders_key(shard), name)
+    return ("FCALL", versioned("beat"), 1, holders_key(shard), name)
 
 
 def fields_of(entries: Any) -> Iterable[RawEntry]:

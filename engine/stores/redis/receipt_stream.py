@@ -27,6 +27,7 @@ from engine import redis_keys as keys
 from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
@@ -46,11 +47,15 @@ class RedisReceiptStream:
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one matcher for `ttl_ms` milliseconds; False while another is."""
-        return bool((await self._all([("FCALL", "receipts_lease", 1, keys.MATCHER_LOCK, owner, ttl_ms)]))[0])
+        return bool(
+            (await self._all([("FCALL", versioned("receipts_lease"), 1, keys.MATCHER_LOCK, owner, ttl_ms)]))[
+                0
+            ]
+        )
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
-        await self._all([("FCALL", "receipts_release", 1, keys.MATCHER_LOCK, owner)])
+        await self._all([("FCALL", versioned("receipts_release"), 1, keys.MATCHER_LOCK, owner)])
 
     async def begin(self, token: str) -> dict[int, StreamId]:
         """From now on only `token` may record. By shard, the last id on its activity stream.
@@ -59,7 +64,14 @@ class RedisReceiptStream:
         """
         lasts = await self._all(
             [
-                ("FCALL", "receipts_begin", 2, keys.activity_key(s), keys.receipts_applied_key(s), token)
+                (
+                    "FCALL",
+                    versioned("receipts_begin"),
+                    2,
+                    keys.activity_key(s),
+                    keys.receipts_applied_key(s),
+                    token,
+                )
                 for s in self._shards
             ]
         )
@@ -71,7 +83,7 @@ class RedisReceiptStream:
         None: the stream is empty.
         """
         firsts = await self._all(
-            [("FCALL_RO", "receipts_first", 1, keys.activity_key(s)) for s in self._shards]
+            [("FCALL_RO", versioned("receipts_first"), 1, keys.activity_key(s)) for s in self._shards]
         )
         return {
             s: StreamId.parse(first) if first else None for s, first in zip(self._shards, firsts, strict=True)
@@ -121,7 +133,7 @@ class RedisReceiptStream:
             header = b"\xdd" + len(recording.rows).to_bytes(4, "big")
             commands.append(
                 (
-                    "FCALL", "receipts_record", 4,
+                    "FCALL", versioned("receipts_record"), 4,
                     keys.activity_key(shard), keys.receipts_applied_key(shard),
                     keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
                     token, number, header + b"".join(map(_encode, recording.rows)),
@@ -152,13 +164,13 @@ class RedisReceiptStream:
             again.setdefault(shard, []).extend((member, *(next_time or ("", ""))))
         commands: list[Command] = [
             (
-                "FCALL", "receipts_finish", 3,
+                "FCALL", versioned("receipts_finish"), 3,
                 keys.receipts_key(s), keys.receipts_later_key(s), keys.receipts_unreadable_key(s), *some,
             )
             for s, some in arguments.items()
         ]  # fmt: skip
         commands += [
-            ("FCALL", "receipts_finish_late", 1, keys.receipts_later_key(s), *some)
+            ("FCALL", versioned("receipts_finish_late"), 1, keys.receipts_later_key(s), *some)
             for s, some in again.items()
         ]
         await self._all(commands)

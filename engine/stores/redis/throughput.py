@@ -22,10 +22,13 @@ from engine.errors import Unavailable
 from engine.redis_keys import rate_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import HORIZON_S, UNANSWERED_S, timing
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 
 HORIZON_US = int(HORIZON_S * 1e6)
+
+_RESERVE = versioned("reserve")
 
 
 class RedisSlots:
@@ -61,7 +64,7 @@ class RedisSlots:
 def _command(ask: SlotRequest) -> Command:
     interval_s, tolerance_s, most = timing(ask.rate)
     return (
-        "FCALL", "reserve", 1, rate_key(ask.provider),
+        "FCALL", _RESERVE, 1, rate_key(ask.provider),
         ask.queue, ask.segments, ask.together, repr(interval_s * 1e6), repr(ask.express_share),
         repr((1 + tolerance_s) * 1e6), most, HORIZON_US,
     )  # fmt: skip

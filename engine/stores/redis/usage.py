@@ -21,6 +21,7 @@ from engine.credit.ledger_records import (
 from engine.errors import Broken, Unavailable
 from engine.records import QUEUES
 from engine.stores.redis.admission import fence_command
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
@@ -31,6 +32,8 @@ _INBOX_MAX = 10_000
 _INBOX_TTL_S = 86400
 # Entries of usage read at a time while a shard is closed.
 _PAGE = 500
+# Times that the holders of a shard are read before it is not closed now.
+_SEAL_TRIES = 20
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -81,7 +84,7 @@ class RedisUsage:
             by_shard.setdefault(event.shard, []).extend((event.row_id, _encode(event.activity())))
         await self._all(
             [
-                ("FCALL", "announce", 2, keys.activity_key(s), keys.announced_key(s), *numbered)
+                ("FCALL", versioned("announce"), 2, keys.activity_key(s), keys.announced_key(s), *numbered)
                 for s, numbered in by_shard.items()
             ]
         )
@@ -95,7 +98,7 @@ class RedisUsage:
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
         """(shard, name) of each holder whose last beat is more than `age_ms` milliseconds ago."""
         replies = await self._all(
-            [("FCALL", "overdue", 1, keys.holders_key(s), age_ms) for s in self._shards]
+            [("FCALL", versioned("overdue"), 1, keys.holders_key(s), age_ms) for s in self._shards]
         )
         return [(s, name.decode()) for s, names in zip(self._shards, replies, strict=True) for name in names]
 
@@ -110,7 +113,7 @@ class RedisUsage:
         """
         await load_functions(self._link)
         for s in self._shards:
-            await self._all([("FCALL", "tally", len(_held_keys(s)), *_held_keys(s))])
+            await self._all([("FCALL", versioned("tally"), len(_held_keys(s)), *_held_keys(s))])
 
     async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
         """The life of every shard, in order of the shards, in one round trip.
@@ -145,11 +148,7 @@ class RedisUsage:
         """
         shard = life.shard
         usage = keys.usage_key(shard)
-        start = await self._step(
-            "FCALL", "seal", 3, keys.generation_key(shard), keys.holders_key(shard), usage,
-            life.generation or "", generation, keys.holder_key(shard, ""), keys.inbox_key(shard, ""),
-            books, str(mark.position), mark.link,
-        )  # fmt: skip
+        start = await self._seal(life, generation, books, mark)
         sums: dict[int, list[int]] = {}
         while True:
             page = await self._step("XRANGE", usage, start, "+", "COUNT", _PAGE)
@@ -159,10 +158,33 @@ class RedisUsage:
             if len(page) < _PAGE:
                 break
         left = await self._step(
-            "FCALL", "close", 2 + len(_held_keys(shard)), keys.generation_key(shard), usage,
-            *_held_keys(shard), generation, start, *(x for org, of in sums.items() for x in (org, *of)),
+            "FCALL", versioned("close"), 3 + len(_held_keys(shard)),
+            keys.generation_key(shard), usage, keys.usage_head_key(shard), *_held_keys(shard),
+            generation, start, *(x for org, of in sums.items() for x in (org, *of)),
         )  # fmt: skip
         return {organisation: RemainingUnits(held, news) for organisation, held, news in left}
+
+    async def _seal(self, life: ShardLife, generation: str, books: str, mark: StreamMark) -> Any:
+        """Where the usage begins that the books have not applied: see `seal` in queue.lua.
+
+        Raises Unavailable, also when holders come and go so fast that they cannot be named.
+        """
+        shard = life.shard
+        for _ in range(_SEAL_TRIES):
+            names = await self._step("HKEYS", keys.holders_key(shard))
+            touched: list[Argument] = [
+                keys.generation_key(shard), keys.holders_key(shard), keys.usage_key(shard),
+                keys.usage_head_key(shard),
+            ]  # fmt: skip
+            for name in map(bytes.decode, names):
+                touched += (keys.holder_key(shard, name), keys.inbox_key(shard, name))
+            start = await self._step(
+                "FCALL", versioned("seal"), len(touched), *touched,
+                life.generation or "", generation, books, str(mark.position), mark.link, *names,
+            )  # fmt: skip
+            if start != 0:
+                return start
+        raise Unavailable("The holders of a shard change too fast for it to be closed.")
 
     async def _step(self, *command: Argument) -> Any:
         """One command of `close`. Raises Unavailable when the shard is not in the life that was seen."""
@@ -179,7 +201,7 @@ class RedisUsage:
         """
         began = await self._all(
             [
-                ("FCALL", "begin", 2, keys.generation_key(s), keys.usage_key(s), name, run)
+                ("FCALL", versioned("begin"), 2, keys.generation_key(s), keys.usage_head_key(s), name, run)
                 for s, name in generations.items()
             ]
         )
@@ -195,9 +217,14 @@ class RedisUsage:
 
 
 def _held_keys(shard: int) -> list[bytes]:
-    """The keys of `tally` in queue.lua: the sum of held units, then every place of messages."""
+    """The keys of `tally` in queue.lua: the held units, in sum and by organisation, then every place of
+    messages."""
     places = (keys.queue_key, keys.due_key, keys.dead_key)
-    return [keys.held_key(shard), *(key(shard, queue) for key in places for queue in QUEUES)]
+    return [
+        keys.held_key(shard),
+        keys.held_by_key(shard),
+        *(key(shard, queue) for key in places for queue in QUEUES),
+    ]
 
 
 def add_usage(sums: dict[int, list[int]], entry: UsageEntry) -> None:
@@ -245,7 +272,7 @@ def _deliver(shard: int, answers: Sequence[StoredAnswer], before: int) -> Comman
     for a in answers:
         numbered += (a.row_id, places[keys.inbox_key(shard, a.holder)], a.payload)
     return (
-        "FCALL", "deliver", 1 + len(inboxes), keys.usage_head_key(shard), *inboxes,
+        "FCALL", versioned("deliver"), 1 + len(inboxes), keys.usage_head_key(shard), *inboxes,
         before, _INBOX_MAX, _INBOX_TTL_S, *numbered,
     )  # fmt: skip
 

@@ -23,8 +23,10 @@ from engine.redis_keys import (
     holders_key,
     inbox_key,
     queue_key,
+    usage_head_key,
     usage_key,
 )
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.queue import QueueStreams
 
@@ -126,9 +128,10 @@ class QueueKit:
                 holder_key(shard, name),
                 holders_key(shard),
                 usage_key(shard),
+                usage_head_key(shard),
                 inbox_key(shard, name),
             )
-            assert await self.link.call("FCALL", "fence", 4, *keys, name) == 1
+            assert await self.link.call("FCALL", versioned("fence"), len(keys), *keys, name) == 1
 
     async def waiting(self) -> int:
         """Entries in the queue's streams, in hand or not."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.errors import ConfigError, Unavailable
+from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.url import parse_url
 from engine.stores.redis.wire import OutOfMemory, ReplyError
@@ -249,13 +250,13 @@ async def test_a_closed_link_stays_closed(link: RedisLink) -> None:
 async def test_functions_can_be_loaded_again_and_again(link: RedisLink) -> None:
     await load_functions(link)
     await load_functions(link)
-    assert await link.call("FCALL", "beat", 1, "holders:{0}", "nobody") == 0
+    assert await link.call("FCALL", versioned("beat"), 1, "holders:{0}", "nobody") == 0
 
 
 async def test_lost_functions_are_loaded_and_whoever_met_that_tries_again(link: RedisLink) -> None:
     await load_functions(link)
     await link.call("FUNCTION", "FLUSH")
-    beat = ("FCALL", "beat", 1, "holders:{0}", "nobody")
+    beat = ("FCALL", versioned("beat"), 1, "holders:{0}", "nobody")
     both = await asyncio.gather(link.batch([beat]), link.batch([beat, ("PING",)]), return_exceptions=True)
     assert [type(e) for e in both] == [Unavailable, Unavailable]
     assert await link.batch([beat, ("PING",)]) == [0, b"PONG"]

@@ -14,6 +14,7 @@ from engine.delivery.settlement import RetryPauses, after_verdict, put_off
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
 from engine.redis_keys import GROUP, holders_key, queue_key
+from engine.stores.redis.library import versioned
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.queue_wire import shares
 from tests.adversity.proxy import Proxy
@@ -353,7 +354,7 @@ async def test_a_beat_keeps_the_time_a_worker_was_last_seen(kit: QueueKit) -> No
     reader = await kit.reader("w1")
     for s in range(SHARDS):
         await kit.link.call("HSET", holders_key(s), "w1", 77)
-        assert await kit.link.call("FCALL", "overdue", 1, holders_key(s), 60_000) == [b"w1"]
+        assert await kit.link.call("FCALL", versioned("overdue"), 1, holders_key(s), 60_000) == [b"w1"]
     await reader.beat()
     for s in range(SHARDS):
-        assert await kit.link.call("FCALL", "overdue", 1, holders_key(s), 60_000) == []
+        assert await kit.link.call("FCALL", versioned("overdue"), 1, holders_key(s), 60_000) == []

@@ -31,4 +31,4 @@ local function deliver(keys, args)
 end
 
 -- `allow-oom`: an inbox is bounded, and a holder that waits for an answer has units that others need.
-redis.register_function({function_name = 'deliver', callback = deliver, flags = {'allow-oom'}})
+redis.register_function({function_name = 'deliver' .. VERSION, callback = deliver, flags = {'allow-oom'}})

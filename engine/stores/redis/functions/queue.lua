@@ -1,7 +1,10 @@
 #!lua name=smsengine
 -- The atomic steps of the credit and queue protocol (Redis 7.0 functions).
 --
--- Each function touches the keys of one shard only. Its answer arrives as a whole or not at all.
+-- Each function touches the keys of one shard only, and every one of them is named in its call, so
+-- that Redis refuses a call as a whole when one of them is not to be had: a key that an ACL denies, or a
+-- slot of a cluster that moves. Its answer arrives as a whole or not at all.
+-- `VERSION` is made by library.py: it ends the name of every function.
 -- A caller that lost the answer may call it again; the notes say what the second call does.
 -- Redis runs one function at a time. It does not undo a function that fails half way.
 
@@ -48,10 +51,11 @@ end
 --   since      the last entry before the first one that an unknown run of Redis wrote
 --   from       in a sealed shard: the first entries of the stream that the books have not applied
 --   delivered  see inbox.lua
-local function chain_of(usage)
-  local head = redis.call('HMGET', usage .. ':head', 'link', 'run', 'since')
+local function chain_of(usage, head_key)
+  local head = redis.call('HMGET', head_key, 'link', 'run', 'since')
   return {
     usage = usage,
+    head = head_key,
     link = head[1] or '',
     unseen = head[2] and head[2] ~= run_id(),
     since = head[3],
@@ -63,7 +67,7 @@ end
 local function append(chain, kind, holder, epoch, data)
   if chain.unseen and not chain.since then
     chain.since = stream_of(chain.usage)['last-generated-id'] or '0-0'
-    redis.call('HSET', chain.usage .. ':head', 'since', chain.since)
+    redis.call('HSET', chain.head, 'since', chain.since)
   end
   local id = redis.call(
     'XADD', chain.usage, '*', 'k', kind, 'h', holder, 'e', epoch, 'd', data, 'p', chain.link)
@@ -72,14 +76,12 @@ end
 
 -- Write the link of the last entry into the head. Called after the last `append` of a step.
 local function keep(chain)
-  redis.call('HSET', chain.usage .. ':head', 'link', chain.link)
+  redis.call('HSET', chain.head, 'link', chain.link)
 end
 
--- Add `units` to what the messages of an organisation hold, and so keep the hash `held:by`. The
--- callers change the sum of the shard, `held`, in the same step. An organisation that holds nothing
--- has no field.
-local function hold(held, organisation, units)
-  local by = held .. ':by'
+-- Add `units` to what the messages of an organisation hold, in the hash `by`. The callers change the
+-- sum of the shard, `held`, in the same step. An organisation that holds nothing has no field.
+local function hold(by, organisation, units)
   if redis.call('HINCRBY', by, organisation, units) == 0 then redis.call('HDEL', by, organisation) end
 end
 
@@ -130,19 +132,19 @@ local function overdue(keys, args)
   return found
 end
 
--- fence(holder, holders, usage, inbox; name) -> 1 when this call fenced it, 0 when it was not
+-- fence(holder, holders, usage, head, inbox; name) -> 1 when this call fenced it, 0 when it was not
 --   registered
 -- Ends the epoch first and appends the marker second, so all valid usage of the holder stands before
 -- the marker. Takes the name out of `holders` last: when a step before it fails, the holder is still
 -- registered, and the same call does everything again. A second marker ends no further quota.
 local function fence(keys, args)
   if redis.call('HEXISTS', keys[2], args[1]) == 0 then return 0 end
-  local chain = chain_of(keys[3])
+  local chain = chain_of(keys[3], keys[4])
   local epoch = redis.call('HINCRBY', keys[1], 'epoch', 1)
   redis.call('EXPIRE', keys[1], 86400)
   append(chain, 'fence', args[1], string.format('%.0f', epoch - 1), '')
   keep(chain)
-  redis.call('DEL', keys[4])
+  redis.call('DEL', keys[5])
   redis.call('HDEL', keys[2], args[1])
   return 1
 end
@@ -163,8 +165,9 @@ local function first_use(key, fingerprint, answer, ttl)
   return string.sub(old, 2, size + 1), string.sub(old, size + 2)
 end
 
--- admit(holder, sms express, sms normal, due express, due normal, activity, usage, held,
---       generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s, submissions, notes,
+-- admit(holder, sms express, sms normal, due express, due normal, activity, usage, head, held,
+--       held by organisation, generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s,
+--       submissions, notes,
 --       then per submission: organisation, units, key index (0: none), fingerprint,
 --         answer, rows, array of rows without header, messages,
 --         then per message: queue ('e' express, 'n' normal), due_at_us ('' for now), payload,
@@ -185,10 +188,10 @@ local function admit(keys, args)
     return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3])}
   end
   if state[1] ~= epoch then return {'fenced', {}} end
-  local generation = redis.call('GET', keys[9])
+  local generation = redis.call('GET', keys[11])
   if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}} end
   if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}} end
-  local chain = chain_of(keys[7])
+  local chain = chain_of(keys[7], keys[8])
   if chain.unseen then return {'unseen', {}} end
 
   local at = 7
@@ -198,7 +201,7 @@ local function admit(keys, args)
     local n = tonumber(args[at + 7])
     local hit = false
     if key_index > 0 then
-      local fingerprint, answer = first_use(keys[9 + key_index], args[at + 3], args[at + 4], ttl)
+      local fingerprint, answer = first_use(keys[11 + key_index], args[at + 3], args[at + 4], ttl)
       if fingerprint then
         hit = true
         hits[#hits + 1] = {index - 1, fingerprint, answer}
@@ -237,10 +240,10 @@ local function admit(keys, args)
     for i, org in ipairs(order) do
       flat[2 * i - 1] = tonumber(org)
       flat[2 * i] = sums[org]
-      hold(keys[8], org, sums[org])
+      hold(keys[10], org, sums[org])
     end
     append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
-    redis.call('INCRBY', keys[8], held)
+    redis.call('INCRBY', keys[9], held)
   end
   for _ = 1, tonumber(args[6]) do
     append(chain, args[at], name, epoch, args[at + 1])
@@ -254,7 +257,7 @@ local function admit(keys, args)
   return {'applied', hits}
 end
 
--- settle(sms, due, dead, activity, usage, held; name, settlements,
+-- settle(sms, due, dead, activity, usage, head, held, held by organisation; name, settlements,
 --        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
 --        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
 -- -> how many counted
@@ -297,12 +300,12 @@ local function settle(keys, args)
       flat[3 * i - 2] = tonumber(org)
       flat[3 * i - 1] = captured[org]
       flat[3 * i] = released[org]
-      hold(keys[6], org, -captured[org] - released[org])
+      hold(keys[8], org, -captured[org] - released[org])
     end
-    local chain = chain_of(keys[5])
+    local chain = chain_of(keys[5], keys[6])
     append(chain, 'settle', args[1], '0', cmsgpack.pack(flat))
     keep(chain)
-    redis.call('DECRBY', keys[6], held)
+    redis.call('DECRBY', keys[7], held)
   end
   return counted
 end
@@ -410,13 +413,14 @@ local function each_message(streams, sets, count)
   end
 end
 
--- tally(held, sms express, sms normal, due express, due normal, dead express, dead normal)
+-- tally(held, held by organisation, sms express, sms normal, due express, due normal, dead express,
+--       dead normal)
 -- -> array of {organisation, units} that the messages here hold
--- The answer is `held:by`, when it adds up to the sum. It does not when an older version of the
+-- The answer is `by`, when it adds up to the sum. It does not when an older version of the
 -- engine, which kept the sum alone, wrote here last. Then all messages are read, once, and both are
 -- written anew. That takes 5 µs a message, during which Redis serves nobody else.
 local function tally(keys)
-  local by, sums, total = keys[1] .. ':by', {}, 0
+  local by, sums, total = keys[2], {}, 0
   local flat = redis.call('HGETALL', by)
   for i = 1, #flat, 2 do
     sums[#sums + 1] = {tonumber(flat[i]), tonumber(flat[i + 1])}
@@ -426,7 +430,7 @@ local function tally(keys)
 
   local at
   sums, at, total = {}, {}, 0
-  each_message({keys[2], keys[3], keys[6], keys[7]}, {keys[4], keys[5]}, function(organisation, units)
+  each_message({keys[3], keys[4], keys[7], keys[8]}, {keys[5], keys[6]}, function(organisation, units)
     if not at[organisation] then
       at[organisation] = {organisation, 0}
       sums[#sums + 1] = at[organisation]
@@ -442,40 +446,45 @@ local function tally(keys)
   return sums
 end
 
--- seal(generation, holders, usage; generation seen ('' for none), fresh generation,
---      key prefix of holders, key prefix of inboxes, the books' generation, position and link)
+-- seal(generation, holders, usage, head, then holder and inbox of each of `names`;
+--      generation seen ('' for none), fresh generation, the books' generation, position and link,
+--      names ...)
 -- -> where the entries of the usage stream begin that the books have not applied, as a start for
---    XRANGE. Nothing when the shard's generation is not the one seen: the call is late, and another
---    ledger has gone on.
+--    XRANGE. 0 when `names` are not all the holders: the caller reads them again. Nothing when the
+--    shard's generation is not the one seen: the call is late, and another ledger has gone on.
 -- The first of two steps that close a shard. It ends the epoch of every holder. From then on nothing
 -- but settlements is appended, until `begin`. A second call before `close` has the same answer.
 local function seal(keys, args)
   local seen = redis.call('GET', keys[1]) or ''
   if seen ~= args[1] then return false end
+  if redis.call('HLEN', keys[2]) ~= #args - 5 then return 0 end
+  for i = 6, #args do
+    if redis.call('HEXISTS', keys[2], args[i]) == 0 then return 0 end
+  end
   redis.call('SET', keys[1], 'closing:' .. args[2])
-  for _, name in ipairs(redis.call('HKEYS', keys[2])) do
-    redis.call('HINCRBY', args[3] .. name, 'epoch', 1)
-    redis.call('DEL', args[4] .. name)
+  for i = 5, #keys, 2 do
+    redis.call('HINCRBY', keys[i], 'epoch', 1)
+    redis.call('DEL', keys[i + 1])
   end
   redis.call('DEL', keys[2])
 
-  local from = redis.call('HGET', keys[3] .. ':head', 'from')
+  local from = redis.call('HGET', keys[4], 'from')
   if from then return from end
-  local chain = chain_of(keys[3])
-  if link_at(chain, args[6]) == args[7] then
-    from = '(' .. args[6]
-  elseif string.sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[5] then
+  local chain = chain_of(keys[3], keys[4])
+  if link_at(chain, args[4]) == args[5] then
+    from = '(' .. args[4]
+  elseif string.sub(seen, 1, 8) == 'closing:' and seen ~= 'closing:' .. args[3] then
     -- An earlier close that the books do not know of has begun this stream.
     from = '-'
   else
     from = '(' .. (chain.since or stream_of(keys[3])['last-generated-id'] or '0-0')
   end
-  redis.call('HSET', keys[3] .. ':head', 'from', from)
+  redis.call('HSET', keys[4], 'from', from)
   return from
 end
 
--- close(generation, usage, held, sms express, sms normal, due express, due normal, dead express,
---       dead normal; fresh generation, from where on the usage was not read yet,
+-- close(generation, usage, head, held, held by organisation, sms express, sms normal, due express,
+--       due normal, dead express, dead normal; fresh generation, from where on the usage was not read yet,
 --       then per organisation: itself, units used, captured and released in what was read)
 -- -> array of {organisation, units, news}. `units`: what the messages still here hold, and what
 --    settlements that the books have not applied took from that. `news`: how much of it was held by
@@ -516,16 +525,16 @@ local function close(keys, args)
     local n = #flat
     if sum[4] + sum[5] > 0 then flat[n + 1], flat[n + 2], flat[n + 3] = sum[1], sum[4], sum[5] end
   end
-  for _, held in ipairs(tally({unpack(keys, 3)})) do of(held[1])[2] = held[2] end
+  for _, held in ipairs(tally({unpack(keys, 4)})) do of(held[1])[2] = held[2] end
   for i, sum in ipairs(order) do left[i] = {sum[1], sum[2] + sum[4] + sum[5], sum[3]} end
-  redis.call('UNLINK', keys[2], keys[2] .. ':head')
-  local chain = {usage = keys[2], link = args[1]}
+  redis.call('UNLINK', keys[2], keys[3])
+  local chain = {usage = keys[2], head = keys[3], link = args[1]}
   if #flat > 0 then append(chain, 'settle', '', '0', cmsgpack.pack(flat)) end
-  redis.call('HSET', keys[2] .. ':head', 'link', chain.link, 'run', run_id())
+  redis.call('HSET', keys[3], 'link', chain.link, 'run', run_id())
   return left
 end
 
--- begin(generation, usage; name, run) -> 1 when the shard has this generation now and admits, else 0
+-- begin(generation, head; name, run) -> 1 when the shard has this generation now and admits, else 0
 -- It is given the name only when it was closed for that name, has it already, or never had one: a
 -- late call must not bring back an earlier generation. `run` must be the present run of Redis, the
 -- one that the ledger has looked at.
@@ -536,13 +545,13 @@ local function begin(keys, args)
     if seen ~= 'closing:' .. args[1] then return 0 end
   end
   redis.call('SET', keys[1], args[1])
-  redis.call('HSET', keys[2] .. ':head', 'run', args[2])
-  redis.call('HDEL', keys[2] .. ':head', 'since')
+  redis.call('HSET', keys[2], 'run', args[2])
+  redis.call('HDEL', keys[2], 'since')
   return 1
 end
 
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
---     activity, usage, held; position ('' when the books cannot be read), link, rows_max, entries_max)
+--     activity, usage, head, held; position ('' when the books cannot be read), link, rows_max, entries_max)
 -- -> {state, held, usage entries behind `position`, waiting, recount, first activity id,
 --     activity sums}
 -- The state of a shard at one instant, for the audit. It reads only.
@@ -560,7 +569,7 @@ local function cut(keys, args)
   local position, rows_max, entries_max = args[1], tonumber(args[3]), tonumber(args[4])
 
   local state, usage = 0, {}
-  if position ~= '' and link_at(chain_of(keys[8]), position) ~= args[2] then
+  if position ~= '' and link_at(chain_of(keys[8], keys[9]), position) ~= args[2] then
     state = 1
   elseif position ~= '' then
     usage = redis.call('XRANGE', keys[8], '(' .. position, '+', 'COUNT', entries_max + 1)
@@ -604,14 +613,14 @@ local function cut(keys, args)
     end
     if rows <= rows_max then sums = #order > 0 and cmsgpack.pack(order) or '\144' end
   end
-  return {state, redis.call('GET', keys[9]) or '0', usage, waiting, recount, first, sums}
+  return {state, redis.call('GET', keys[10]) or '0', usage, waiting, recount, first, sums}
 end
 
 -- At `maxmemory` Redis refuses every function that may write, unless it has the flag `allow-oom`.
 -- The function that takes in messages has no flag and is refused. All others go on, because they free
 -- memory, guard money, or add very little. The reason stands above each.
 local function offer(name, step, flag)
-  redis.register_function({function_name = name, callback = step, flags = {flag}})
+  redis.register_function({function_name = name .. VERSION, callback = step, flags = {flag}})
 end
 
 -- Reads only.
@@ -619,7 +628,7 @@ offer('cut', cut, 'no-writes')
 offer('overdue', overdue, 'no-writes')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
 -- without messages. Its requests and returns move units between holders, a few hundred bytes each.
-redis.register_function('admit', admit)
+redis.register_function('admit' .. VERSION, admit)
 offer('report', admit, 'allow-oom')
 -- Frees memory: every settled message leaves its queue. It adds at most one activity row a message,
 -- and one usage entry a call.

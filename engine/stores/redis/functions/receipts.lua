@@ -94,7 +94,7 @@ end
 
 local function register(name, step, flag)
   redis.register_function({
-    function_name = 'receipts_' .. name, callback = step, flags = {flag or 'allow-oom'},
+    function_name = 'receipts_' .. name .. VERSION, callback = step, flags = {flag or 'allow-oom'},
   })
 end
 

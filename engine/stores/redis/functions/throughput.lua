@@ -141,4 +141,4 @@ local function reserve(keys, args)
 end
 
 -- `allow-oom`: it rewrites one small value for each provider, and without it nothing would be sent.
-redis.register_function({function_name = 'reserve', callback = reserve, flags = {'allow-oom'}})
+redis.register_function({function_name = 'reserve' .. VERSION, callback = reserve, flags = {'allow-oom'}})
