@@ -63,7 +63,9 @@ class _Plans(dict[str, _Plan | None]):
 
 
 class _Reading(dict[int, str | None]):
-    """For `str.translate`: how a character of a written number is read; None: not at all. Parentheses stay."""
+    """For `str.translate`: how a character of a written number is read; None: it is left out.
+
+    Parentheses stay, because what they enclose may be a trunk prefix."""
 
     def __missing__(self, code: int) -> str | None:
         character = chr(code)
@@ -145,6 +147,8 @@ def _plan(code: int) -> _Plan:
         if region == _NOT_REGION
         else PhoneMetadata.metadata_for_region(region)
     )
+    assert country is not None
+    assert country.general_desc is not None
     own = len(str(code))
     lengths = (own + length for length in country.general_desc.possible_length)
     return _Plan(

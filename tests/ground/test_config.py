@@ -244,17 +244,32 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
-    latin = tmp_path / "latin.toml"
-    latin.write_bytes(b"node = '\xe9'\n")
+    latin, wide, wide_unmarked = (tmp_path / f"{name}.toml" for name in ("latin", "wide", "wide_unmarked"))
+    latin.write_bytes(b"shards = 4\nnode = '\xe9'\n")
+    wide.write_text("shards = 4\n", encoding="utf-16")
+    wide_unmarked.write_text("shards = 4\n", encoding="utf-16-be")
     for path, reason in (
         (tmp_path / "none.toml", "No such file or directory"),
         (tmp_path, "Is a directory"),
-        (latin, "not UTF-8"),
+        (latin, "line 2 is not UTF-8; save it as UTF-8"),
+        (wide, "it is UTF-16; save it as UTF-8"),
+        (wide_unmarked, "it is UTF-16; save it as UTF-8"),
         (latin / "below", "Not a directory"),
     ):
         with pytest.raises(ConfigError) as caught:
             config.load(path)
         assert str(caught.value) == f"The configuration {path} cannot be read: {reason}."
+        with pytest.raises(ConfigError) as caught:
+            toml_file.read(path, msgspec.defstruct("Table", []), "prices", "a table [prices]")
+        assert str(caught.value) == f"The prices {path} cannot be read: {reason}."
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_a_mark_of_windows_change_nothing(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_bytes(mark + end.join([b"# Settings", b"", b"[http]", b"listen = '127.0.0.1:1'", b""]))
+    assert config.load(path).http.listen == "127.0.0.1:1"
 
 
 def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
