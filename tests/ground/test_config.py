@@ -282,9 +282,12 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(ConfigError, match=r"^providers\.a\.password_file: the first line of .* is empty\."):
         secret("", str(path), "providers.a.password")
-    path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(ConfigError, match="cannot be read: not UTF-8"):
-        secret("", str(path), "providers.a.password")
+    path.write_bytes(b"\xef\xbb\xbfwith a mark\r\n")
+    assert secret("", str(path), "providers.a.password") == "with a mark"
+    for content, reason in ((b"\xe9\n", "line 1 is not UTF-8"), ("secret".encode("utf-16"), "it is UTF-16")):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"cannot be read: {reason}; save it as UTF-8"):
+            secret("", str(path), "providers.a.password")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         secret("", str(tmp_path), "providers.a.password")
 
@@ -294,6 +297,8 @@ def test_the_admin_key_may_stand_in_a_file(tmp_path: Path) -> None:
     path.write_text("smsa_key\n")
     assert read_secret(path) == "smsa_key"
     assert read_secret(tmp_path / "none") == ""
+    path.write_bytes(b"\xef\xbb\xbfsmsa_key\r\n")
+    assert read_secret(path) == "smsa_key"
     path.write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="cannot be read: not ASCII"):
+    with pytest.raises(ConfigError, match="cannot be read: line 1 is not UTF-8; save it as UTF-8"):
         read_secret(path)
