@@ -191,8 +191,11 @@ async def _receipts(process: Process, stack: AsyncExitStack) -> RedisReceiptSink
 def _admin_key_digest(config: Config) -> bytes:
     path = Path(config.http.admin_key_file or Path(config.data_dir, "secrets", "admin_key"))
     try:
-        return api_keys.digest(text_file.read(path).strip())
+        key = text_file.read(path).strip()
+        reason = "" if key else "it is empty"
     except (OSError, NotUtf8) as e:
-        reason = e.strerror if isinstance(e, OSError) else str(e)
+        key, reason = "", (e.strerror if isinstance(e, OSError) else str(e))
+    if not key:
         log.warning("admin calls are closed", file=str(path), reason=reason)
         return b""
+    return api_keys.digest(key)

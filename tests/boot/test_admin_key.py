@@ -21,7 +21,7 @@ def test_a_byte_order_mark_and_a_line_end_are_no_part_of_the_key(tmp_path: Path,
     assert _admin_key_digest(config) == api_keys.digest(KEY)
 
 
-@pytest.mark.parametrize("content", [KEY.encode("utf-16"), b"\xff", None])
+@pytest.mark.parametrize("content", [KEY.encode("utf-16"), b"\xff", b"", b" \n", b"\xef\xbb\xbf", None])
 def test_a_file_that_cannot_be_read_closes_the_admin_calls(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "admin_key"
     if content is not None:
