@@ -194,7 +194,7 @@ def _admin_key_digest(config: Config) -> bytes:
         key = text_file.read(path).strip()
         reason = "" if key else "it is empty"
     except (OSError, NotUtf8) as e:
-        key, reason = "", (e.strerror if isinstance(e, OSError) else str(e))
+        key, reason = "", str(e.strerror if isinstance(e, OSError) else e)
     if not key:
         log.warning("admin calls are closed", file=str(path), reason=reason)
         return b""
