@@ -12,7 +12,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # A text of 10 segments has 1,530 characters at most; a field that goes on for longer is not closed.
 _LINES_MAX, _CHARACTERS_MAX = 50, 20_000
@@ -27,8 +27,7 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record; without cells it is the line that could not be read, and `reason` says why."""
 
     # Of its first line, from 1.
@@ -67,17 +66,19 @@ class Records:
         return self
 
     def __next__(self) -> Record:
-        number, taken = self._number + 1, list[str]()
+        number = self._number + 1
+        taken: list[str] = []
         try:
             cells = next(csv.reader(self._taking(taken), delimiter=self.delimiter, strict=True))
-            reason = _NOT_CLOSED if any(map(self._stands_alone, taken[1:])) else ""
+            swallowed = len(taken) > 1 and any(map(self._stands_alone, taken[1:]))
+            reason = _NOT_CLOSED if swallowed else ""
         except csv.Error as e:
             cells, reason = [], next((r for part, r in _REASONS.items() if part in str(e)), str(e))
         if reason:
             self._again.extendleft(reversed(taken[1:]))
             del taken[1:]
         self._number += len(taken)
-        return Record(number=number, cells=[] if reason else cells, reason=reason)
+        return Record(number, [] if reason else cells, reason)
 
     def _taking(self, taken: list[str]) -> Iterator[str]:
         characters = 0

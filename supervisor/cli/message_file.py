@@ -186,7 +186,7 @@ def _given(header: list[str], cells: list[str]) -> dict[str, object]:
     """The fields of a CSV record by name, without those that are empty."""
     given: dict[str, object] = {}
     for name, cell in zip(header, cells, strict=False):
-        formula = _FORMULA.fullmatch(cell)
+        formula = _FORMULA.fullmatch(cell) if cell.startswith("=") else None
         value = formula[1] if formula else cell
         # In a text and a reference blanks may be meant.
         value = value if name in ("text", "reference") else value.strip()
@@ -197,7 +197,10 @@ def _given(header: list[str], cells: list[str]) -> dict[str, object]:
 
 def _position(file: BinaryIO) -> int:
     """How much of the file has been read, bytes; 0 for a pipe."""
-    return file.tell() if file.seekable() else 0
+    try:
+        return file.tell()
+    except OSError:
+        return 0
 
 
 def _document(text: str) -> object:
