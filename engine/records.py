@@ -198,6 +198,18 @@ class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reference: str | None = None
 
 
+# By the name of a field of a draft in JSON: what it may be, for the sentence of a refusal.
+DRAFT_FIELDS = {
+    "to": 'a phone number in E.164 as a string, such as "+14155550123"',
+    "text": "a string",
+    "from": "a sender id as a string",
+    "queue": '"express" or "normal"',
+    "validity": "a whole number of seconds",
+    "send_at": 'an RFC 3339 time with an offset as a string, such as "2030-01-31T09:00:00Z"',
+    "reference": "a string",
+}
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to one accepted message: the body of a 202."""
 

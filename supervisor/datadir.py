@@ -20,7 +20,9 @@ from typing import TypeVar
 
 import msgspec
 
+from engine import text_file
 from engine.errors import ConfigError
+from engine.text_file import NotUtf8
 from supervisor.embedded import filelock
 from supervisor.embedded.server_dir import write_private
 
@@ -174,9 +176,9 @@ class DataDir:
 def read_secret(path: Path) -> str:
     """The secret in a file, "" when there is no file. Raises ConfigError when it cannot be read."""
     try:
-        return path.read_text(encoding="ascii").strip()
+        return text_file.read(path).strip()
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "not ASCII"
+    except (OSError, NotUtf8) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
         raise ConfigError(f"The key file {path} cannot be read: {reason}.") from e

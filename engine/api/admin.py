@@ -108,7 +108,7 @@ class Admin:
         Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
         """
         body, once = await self._posted(request)
-        _KEY.decode(body or b"{}")
+        _KEY.decode_optional(body)
         return answer_of(201, await self._directory.create_key(_organisation_id(request), once))
 
     async def keys(self, request: web.Request) -> Response:

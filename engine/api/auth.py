@@ -177,7 +177,8 @@ class AdminKey:
     def check(self, authorization: str | None) -> None:
         """Check the value of the header Authorization, None without one. Raises Refusal 401."""
         token = api_keys.bearer(authorization or "") or ""
-        if not hmac.compare_digest(api_keys.digest(token), self._key_sha256):
+        # No key at all is never the right one, not even where the key is empty.
+        if not token or not hmac.compare_digest(api_keys.digest(token), self._key_sha256):
             raise unauthorised("the admin key")
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from types import NoneType
+from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 from aiohttp import web
 
 from engine.errors import Refusal
+from engine.text_file import encoding_of
 
 T = TypeVar("T")
 
@@ -22,13 +25,17 @@ NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _UNKNOWN = "Object contains unknown field `"
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 _AT = re.compile(r" - at `\$\.([A-Za-z_]+)")
+# Where msgspec stopped reading.
+_BYTE = re.compile(r"\(byte (\d+)\)")
 _NAME_MAX = 40
 # An integer of more digits than any field takes; longer ones only cost time to read.
 _DIGITS_MAX = 40
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The whole body. Raises Refusal 413 when it is larger, 400 when it ends early."""
+    """The whole body, without a byte order mark of UTF-8 (RFC 8259, section 8.1, lets it be passed over).
+
+    Raises Refusal 413 when it is larger, 400 when it ends early."""
     content = request.content
     try:
         if content.is_eof():
@@ -42,7 +49,7 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
         ) from e
     if len(body) > bytes_max:
         raise _too_large(bytes_max)
-    return body
+    return body.removeprefix(BOM_UTF8)
 
 
 async def _rest(request: web.Request, bytes_max: int) -> bytes:
@@ -65,21 +72,47 @@ class Shape(Generic[T]):
         self._decode = msgspec.json.Decoder(record).decode
         self._noun = noun
         self._allowed = allowed
+        # Optional fields whose type has no place for null; there it is as if they were absent.
+        self._not_null = {
+            f.encode_name
+            for f in msgspec.structs.fields(record)  # type: ignore[arg-type]
+            if not f.required and NoneType not in get_args(f.type)
+        }
 
     def decode(self, body: bytes | msgspec.Raw) -> T:
         """Raises Refusal 400 for what is not JSON, 422 for what is not this shape."""
         try:
             return self._decode(body)
         except msgspec.ValidationError as e:
+            if self._not_null and (document := self._with_nulls(body)) is not None:
+                return self.convert(document)
             raise self._refusal(str(e)) from e
         except NOT_JSON as e:
             document = with_half_characters(bytes(body))
-            raise (half_character(document) or not_json()) from e
+            raise (half_character(document) or not_json(bytes(body), e)) from e
+
+    def _with_nulls(self, body: bytes | msgspec.Raw) -> dict[str, Any] | None:
+        """The document in which an optional field is null; None when none is."""
+        try:
+            document = msgspec.json.decode(body)
+        except NOT_JSON:
+            return None
+        if not isinstance(document, dict):
+            return None
+        return document if any(document.get(name, 0) is None for name in self._not_null) else None
+
+    def decode_optional(self, body: bytes) -> T:
+        """As `decode`, for a body that may be left out: none at all, or null, is an empty object."""
+        return self.decode(b"{}" if body.strip() in (b"", b"null") else body)
 
     def convert(self, document: object) -> T:
-        """The record of a document that `with_half_characters` has read. Raises Refusal 422."""
+        """The record of a document that was read before, by `with_half_characters` say.
+
+        Raises Refusal 422."""
         if refusal := half_character(document):
             raise refusal
+        if isinstance(document, dict):
+            document = {k: v for k, v in document.items() if v is not None or k not in self._not_null}
         try:
             return msgspec.convert(document, self._record)
         except msgspec.ValidationError as e:
@@ -90,14 +123,16 @@ class Shape(Generic[T]):
         names = ", ".join(f"`{name}`" for name in self._allowed)
         if fault.startswith(_UNKNOWN):
             name = fault[len(_UNKNOWN) :].rstrip("`")[:_NAME_MAX]
-            return invalid(f"`{name}` is no field of {self._noun}; its fields are {names}.", name)
+            fields = f"its fields are {names}" if names else "it has none"
+            return invalid(f"`{name}` is no field of {self._noun}; {fields}.", name)
         if missing := _MISSING.match(fault):
             name = missing[1]
             return invalid(f"`{name}` is missing; it must be {self._allowed.get(name)}.", name)
         at = _AT.search(fault)
         if at and at[1] in self._allowed:
             return invalid(f"`{at[1]}` must be {self._allowed[at[1]]}.", at[1])
-        return invalid(f"The body must be {self._noun}: a JSON object with {names}.", None)
+        with_names = f"a JSON object with {names}" if names else "an empty JSON object"
+        return invalid(f"The body must be {self._noun}: {with_names}.", None)
 
 
 def with_half_characters(body: bytes) -> Any:
@@ -146,9 +181,31 @@ def invalid(detail: str, field: str | None) -> Refusal:
     return Refusal("invalid_field", 422, detail, field)
 
 
-def not_json() -> Refusal:
-    """A 400 for a body that is no JSON in UTF-8, or is nested too deep to be read."""
-    return Refusal("invalid_json", 400, "The body must be JSON in UTF-8.")
+def not_json(body: bytes, error: Exception) -> Refusal:
+    """A 400 for a body that is no JSON in UTF-8, or is nested too deep to be read; `error` is one of
+    `NOT_JSON`. The sentence says which of these it is, and never quotes the body."""
+    encoding = encoding_of(body)
+    if not body:
+        more = "; there is none"
+    elif encoding != "utf-8":
+        more = f"; this one is {encoding.upper()}"
+    elif (octet := _first_foreign(body)) is not None:
+        more = f"; octet {octet} is none"
+    elif isinstance(error, RecursionError):
+        more = ", and not nested that deep"
+    else:
+        place = _BYTE.search(str(error))
+        more = f"; it is none at octet {place[1]}" if place else "; it ends within a value"
+    return Refusal("invalid_json", 400, f"The body must be JSON in UTF-8{more}.")
+
+
+def _first_foreign(body: bytes) -> int | None:
+    """The place of the first octet that is not UTF-8; None when all are."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as e:
+        return e.start
+    return None
 
 
 def _too_large(bytes_max: int) -> Refusal:

@@ -13,31 +13,19 @@ import msgspec
 from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
-from engine.api.decoding import NOT_JSON, Shape, invalid, read_body, with_half_characters
+from engine.api.decoding import NOT_JSON, Shape, invalid, not_json, read_body, with_half_characters
 from engine.api.guard import fingerprint, idempotency_key
 from engine.api.ports import Draft, Outcome, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
-from engine.records import Accepted, MessageDraft
+from engine.records import DRAFT_FIELDS, Accepted, MessageDraft
 
 _BATCH_MAX = 1_000
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _REPLAYED = {"Idempotency-Replayed": "true"}
 
-_DRAFT = Shape(
-    MessageDraft,
-    "a message",
-    {
-        "to": 'a phone number in E.164 as a string, such as "+14155550123"',
-        "text": "a string",
-        "from": "a sender id as a string",
-        "queue": '"express" or "normal"',
-        "validity": "a whole number of seconds",
-        "send_at": 'an RFC 3339 time with an offset as a string, such as "2030-01-31T09:00:00Z"',
-        "reference": "a string",
-    },
-)
+_DRAFT = Shape(MessageDraft, "a message", DRAFT_FIELDS)
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -85,7 +73,7 @@ def _each_of(body: bytes) -> list[Draft]:
             raise
     else:
         _check_count(len(raws))
-        return [_draft_of(raw) for raw in raws]
+        return [_draft_of(raw, body) for raw in raws]
     # Half a character is in one of the messages: msgspec does not even tell them apart.
     batch = with_half_characters(body)
     if batch.keys() != {"messages"} or not isinstance(batch["messages"], list):
@@ -94,13 +82,13 @@ def _each_of(body: bytes) -> list[Draft]:
     return [_converted(document) for document in batch["messages"]]
 
 
-def _draft_of(raw: msgspec.Raw) -> Draft:
+def _draft_of(raw: msgspec.Raw, body: bytes) -> Draft:
     try:
         return _DRAFT.decode(raw)
     except Refusal as refusal:
         # Where the messages end in a text that is not JSON would be a guess.
         if refusal.code == "invalid_json":
-            raise
+            raise not_json(body, refusal) from refusal
         return refusal
 
 

@@ -28,9 +28,11 @@ def limit_asked(request: web.Request) -> int:
 
 
 def asked(request: web.Request, name: str, default: int, least: int = 0, most: int = _NUMBER_MAX) -> int:
-    """The number `name` of the query, from `least` to `most`; `default` if absent. Raises Refusal 422."""
+    """The number `name` of the query, from `least` to `most`; `default` if absent or empty.
+
+    Raises Refusal 422."""
     value = request.query.get(name)
-    if value is None:
+    if not value:
         return default
     if not NUMBER.fullmatch(value) or not least <= int(value) <= most:
         raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
@@ -38,9 +40,11 @@ def asked(request: web.Request, name: str, default: int, least: int = 0, most: i
 
 
 def choice_asked(request: web.Request, name: str, choices: Mapping[str, T]) -> T:
-    """What the query's word stands for; the first choice when there is none. Raises Refusal 422."""
+    """What the query's word stands for; the first choice when there is none, or an empty one.
+
+    Raises Refusal 422."""
     value = request.query.get(name)
-    if value is None:
+    if not value:
         return next(iter(choices.values()))
     if value not in choices:
         raise invalid(f"`{name}` must be {' or '.join(choices)}.", name)

@@ -158,7 +158,7 @@ class Providers:
         name = self._named(request)
         key = idempotency_key(request)
         body = await read_body(request, self._body_bytes_max)
-        _NOTHING.decode(body or b"{}")
+        _NOTHING.decode_optional(body)
         once = IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
         return answer_of(200, self._provider(name, await self._routing.set_paused(name, paused, once)))
 

@@ -10,9 +10,13 @@ from http import HTTPStatus
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpProcessingError, RawRequestMessage
-from aiohttp.http_exceptions import PayloadEncodingError
+from aiohttp.http_exceptions import (
+    ContentEncodingError,
+    LineTooLong,
+    PayloadEncodingError,
+)
 from yarl import URL
 
 from engine.api.problems import refused
@@ -27,13 +31,47 @@ _OPTIONS: dict[str, Any] = {
     "lingering_time": 2.0,
 }
 
+# The headers of a connection's first request must have come by then, seconds.
+FIRST_REQUEST_S = 75.0
+
 _NOWHERE = URL("/*")
 
 _log = structlog.get_logger(__name__)
 
 
 class _Connection(web.RequestHandler):
-    """One client's connection. What is not HTTP is answered with a problem document, too."""
+    """One client's connection. What is not HTTP is answered with a problem document, too.
+
+    A client that connects and never sends the whole head of a request is given up after
+    `FIRST_REQUEST_S`, without a line in the log. Between requests `keepalive_timeout` does the same,
+    and a body that stays out has the deadline of its request.
+    """
+
+    _first: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the time in which the first request must come."""
+        super().connection_made(transport)
+        self._first = asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._give_up_if_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End what belongs to the connection."""
+        if self._first is not None:
+            self._first.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what has come. What ends the HTTP of the connection ends the body that is being read."""
+        super().data_received(data)
+        request = self._current_request
+        if request is None or not self._messages or request.content.is_eof():
+            return
+        if not isinstance(self._messages[-1][0], RawRequestMessage):
+            request.content.set_exception(web.RequestPayloadError("The body is not as its headers say."))
+
+    def _give_up_if_silent(self) -> None:
+        if self._current_request is None and not self._request_count:
+            self.force_close()
 
     def handle_error(
         self,
@@ -47,9 +85,7 @@ class _Connection(web.RequestHandler):
             raise ConnectionError("An answer has begun already; the connection is given up.")
         request_id = secrets.token_hex(8)
         if status == HTTPStatus.BAD_REQUEST:
-            refusal = Refusal(
-                "invalid_request", 400, "The request must be HTTP/1.1 with headers of at most 8 KiB."
-            )
+            refusal = Refusal("invalid_request", 400, _sentence(exc))
         else:
             _log.error("answer failed", request_id=request_id, error=type(exc).__qualname__)
             refusal = Refusal("internal", status, "The engine failed on this request.")
@@ -73,16 +109,35 @@ class _Connections(web.Server):
         return _Connection(self, loop=asyncio.get_running_loop(), **_OPTIONS)
 
 
+def _sentence(fault: BaseException | None) -> str:
+    """What is allowed, for a request that could not be read."""
+    match fault:
+        case LineTooLong():
+            return "The request line, and each header, must be at most 8 KiB."
+        case ContentEncodingError():
+            return "`Content-Encoding` must be gzip or deflate, or absent."
+        case _:
+            return (
+                "The request must be HTTP/1.1, with one `Host` and one length, in headers of at most 8 KiB."
+            )
+
+
 def _with_a_path(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
-    """`make` for any request: the targets of `OPTIONS *` and `CONNECT host:port` (RFC 9112,
-    section 3.2) have no path, so no route would match them and aiohttp would answer by itself.
-    They get a path at which there is nothing, and the connection ends with the answer.
+    """`make` for a request with any of the four forms of a target (RFC 9112, section 3.2).
+
+    `OPTIONS *` and `CONNECT host:port` have no path, so no route would match them and aiohttp would
+    answer by itself. They get a path at which there is nothing, and the connection ends with the
+    answer. Of `http://host/path` only the path counts: which host was meant says nothing here, and
+    one that is no name at all would fail where nobody answers.
     """
 
     def request(message: RawRequestMessage, *rest: Any) -> web.BaseRequest:
-        # The other form without a slash in front, `http://host/path`, has both scheme and path.
-        if not message.path.startswith("/") and not message.url.scheme:
+        url = message.url
+        if message.method == hdrs.METH_CONNECT or message.path == "*":
             message = message._replace(url=_NOWHERE, should_close=True)
+        elif not message.path.startswith("/"):
+            path = URL.build(path=url.raw_path or "/", query_string=url.raw_query_string, encoded=True)
+            message = message._replace(url=path)
         return make(message, *rest)
 
     return request

@@ -14,7 +14,7 @@ from random import Random
 import asyncpg
 import structlog
 
-from engine import api_keys, ids, providers
+from engine import api_keys, ids, providers, text_file
 from engine.api.app import create_app
 from engine.api.ports import Services
 from engine.api.readiness import Readiness
@@ -41,6 +41,7 @@ from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.receipt_sink import RedisReceiptSink
+from engine.text_file import NotUtf8
 
 log = structlog.get_logger("ingest")
 
@@ -190,7 +191,11 @@ async def _receipts(process: Process, stack: AsyncExitStack) -> RedisReceiptSink
 def _admin_key_digest(config: Config) -> bytes:
     path = Path(config.http.admin_key_file or Path(config.data_dir, "secrets", "admin_key"))
     try:
-        return api_keys.digest(path.read_text().strip())
-    except OSError as e:
-        log.warning("admin calls are closed", file=str(path), reason=e.strerror)
+        key = text_file.read(path).strip()
+        reason = "" if key else "it is empty"
+    except (OSError, NotUtf8) as e:
+        key, reason = "", str(e.strerror if isinstance(e, OSError) else e)
+    if not key:
+        log.warning("admin calls are closed", file=str(path), reason=reason)
         return b""
+    return api_keys.digest(key)

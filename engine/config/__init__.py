@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from engine import text_file
 from engine.config.errors import sentence_of
 from engine.errors import ConfigError
 from engine.intake.pricing import first_wrong as first_wrong_price
@@ -21,6 +22,7 @@ from engine.providers.settings import ProviderSettings, wrong_setting
 from engine.records import QUEUES, Queue
 from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
+from engine.text_file import NotUtf8
 
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
@@ -194,9 +196,9 @@ def decode(text: str, origin: str) -> Config:
 def load(path: Path) -> Config:
     """Settings from a TOML file in UTF-8, with or without a byte order mark. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "not UTF-8"
+        text = text_file.read(path)
+    except (OSError, NotUtf8) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
         raise ConfigError(f"The configuration {path} cannot be read: {reason}.") from e
     return decode(text, str(path))
 

@@ -245,6 +245,9 @@ def _reserve(credit: CreditMap, organisation_id: int, costs: dict[int, int]) -> 
 def _text(text: str) -> str:
     if not text:
         raise _invalid("text", "at least one character")
+    if "\0" in text:
+        # It ends the text for many a provider; whoever sends it has padded a buffer.
+        raise Refusal("invalid_text", 422, "`text` must be without the character U+0000.", "text")
     return text
 
 

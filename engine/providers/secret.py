@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine import text_file
 from engine.errors import ConfigError
+from engine.text_file import NotUtf8
 
 _BYTES_MAX = 4096
 
@@ -20,10 +22,10 @@ def secret(value: str, file: str, setting: str) -> str:
     if value:
         raise ConfigError(f"{setting} must be given once: there is {setting}_file too.")
     try:
-        with Path(file).open(encoding="utf-8") as lines:
-            line = lines.readline(_BYTES_MAX).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as e:
-        reason = e.strerror if isinstance(e, OSError) else "not UTF-8"
+        with Path(file).open("rb") as lines:
+            line = text_file.decoded(lines.readline(_BYTES_MAX)).rstrip("\r\n")
+    except (OSError, NotUtf8) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
         raise ConfigError(f"{setting}_file: {file} cannot be read: {reason}.") from e
     if not line:
         raise ConfigError(f"{setting}_file: the first line of {file} is empty.")

@@ -105,8 +105,19 @@ class Client:
 
 
 def json_bytes(body: object) -> bytes:
-    """The body as JSON, in UTF-8."""
-    return msgspec.json.encode(body)
+    """The body as JSON, in UTF-8. Raises ConfigError for a text that is none: an argument has octets that
+    are not UTF-8, which Python hands on as halves of surrogate pairs."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError as e:
+        given = msgspec.to_builtins(body)
+        fields = given.items() if isinstance(given, dict) else ()
+        named = [name for name, value in fields if _has_halves(str(value))]
+        raise ConfigError(f"The {named[0] if named else 'argument'} must be UTF-8.") from e
+
+
+def _has_halves(text: str) -> bool:
+    return any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def decode(body: bytes, answer: type[T]) -> T:

@@ -3,12 +3,17 @@
 A line that cannot be a message is passed on with the reason instead of a draft, so one bad
 line never stops the others. Only the engine decides whether a well-formed message is
 acceptable: its number, its length, its queue.
+
+Files come as spreadsheets write them: in UTF-8 or UTF-16, with or without a byte order mark, with
+comma, semicolon, tab or bar between the columns, and with any line ends. An older encoding must be
+named, because a text does not tell which one it is in.
 """
 
 from __future__ import annotations
 
-import csv
+import io
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,24 +23,30 @@ import msgspec
 import orjson
 
 from engine.errors import ConfigError
-from engine.records import MessageDraft
+from engine.records import DRAFT_FIELDS, MessageDraft
+from engine.text_file import HEAD_BYTES, encoding_of
+from supervisor.cli.csv_records import Records, column_name, delimiter_of
 
 FileFormat = Literal["csv", "jsonl"]
-FIELDS = ("to", "text", "from", "queue", "validity", "send_at", "reference")
 _SUFFIXES: dict[str, FileFormat] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-_BOM = b"\xef\xbb\xbf"
+# How the files of spreadsheet programs begin: a ZIP archive, and what came before it.
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+# A formula that spreadsheets are given to keep the digits of a number: ="+4477...".
+_FORMULA = re.compile(r'="(.*)"', re.DOTALL)
+_NUMBER = re.compile(r"\s*[\"'=]*(\+|00)[0-9]")
+_AT = re.compile(r" - at `\$\.([a-z_]+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
     """One line that is not blank."""
 
-    # From 1, as editors count; for a CSV record of several lines, that of the last.
+    # From 1, as editors count; for a CSV record of several lines, that of the first.
     number: int
     # None: it is not a message, and `reason` says why.
     draft: MessageDraft | None
     reason: str = ""
-    # Bytes from the start of the file to the end of this line.
+    # How much of the file has been read, bytes: the end of this line, or somewhat more.
     position: int = 0
 
 
@@ -45,6 +56,8 @@ class MessageFile:
 
     path: Path
     format: FileFormat
+    # "": UTF-8 or UTF-16, as the file itself tells.
+    encoding: str = ""
     # Values of fields that a line leaves out, e.g. {"to": "+98…"}.
     defaults: Mapping[str, str | int] = field(default_factory=dict)
     # Names in the lines read so far that are no fields of a message; they are left out.
@@ -61,68 +74,88 @@ class MessageFile:
         """Read it, one `Line` for each line that is not blank.
 
         Raises ConfigError when the file cannot be read, its CSV header names no `to` or `text`, or
-        it is no CSV from some line on.
+        it breaks off within a character.
         """
         try:
             with self.path.open("rb") as file:
-                yield from self._jsonl(file) if self.format == "jsonl" else self._csv(file)
+                texts = self._texts(file)
+                yield from self._jsonl(texts, file) if self.format == "jsonl" else self._csv(texts, file)
         except OSError as e:
             raise self._unreadable(e) from e
+        except UnicodeError as e:
+            raise ConfigError(f"{self.path} breaks off within a character, or is not {self.encoding}.") from e
 
-    def _jsonl(self, file: BinaryIO) -> Iterator[Line]:
-        position = 0
-        for number, raw in enumerate(file, 1):
-            position += len(raw)
-            raw = raw.removeprefix(_BOM).strip() if number == 1 else raw.strip()
-            if not raw:
+    def _texts(self, file: io.BufferedReader) -> Iterator[str]:
+        """The lines, each with its line end: CR, LF or both."""
+        head = file.peek(HEAD_BYTES)[:HEAD_BYTES]
+        if head.startswith(_SPREADSHEETS):
+            raise ConfigError(f"{self.path} is the file of a spreadsheet program; save it as CSV in UTF-8.")
+        self.encoding = self.encoding or encoding_of(head)
+        # What is not of the encoding must not stop the other lines: see `_line`.
+        errors = "surrogatepass" if self.encoding.startswith(("utf-16", "utf-32")) else "surrogateescape"
+        try:
+            text = io.TextIOWrapper(file, encoding=self.encoding, errors=errors, newline="")
+        except LookupError as e:
+            raise ConfigError(f"{self.encoding!r} is no encoding; cp1252 and cp1256 are two.") from e
+        yield next(text, "").removeprefix("\ufeff")
+        yield from text
+        # The file is still asked for its position.
+        text.detach()
+
+    def _jsonl(self, texts: Iterator[str], file: BinaryIO) -> Iterator[Line]:
+        for number, text in enumerate(texts, 1):
+            text = text.strip()
+            if not text:
                 continue
-            given = _document(raw)
+            given, position = _document(text), _position(file)
             if not isinstance(given, dict):
                 yield Line(number=number, draft=None, reason="not a JSON object", position=position)
                 continue
             # Some writers give null for a field that is not there.
             yield self._line(number, {k: v for k, v in given.items() if v is not None}, position, strict=True)
 
-    def _csv(self, file: BinaryIO) -> Iterator[Line]:
-        position = 0
+    def _csv(self, texts: Iterator[str], file: BinaryIO) -> Iterator[Line]:
+        records = Records(texts)
+        records.delimiter, only_names_it = delimiter_of(records.first_line(), DRAFT_FIELDS)
+        if only_names_it:
+            records.skip_line()
+        header = self._header(records)
 
-        def text() -> Iterator[str]:
-            nonlocal position
-            for raw in file:
-                line = raw if position else raw.removeprefix(_BOM)
-                position += len(raw)
-                # A line that is not UTF-8 must not stop the others: see `_line`.
-                yield line.decode("utf-8", "surrogateescape")
+        def is_message(cells: list[str]) -> bool:
+            number = cells[header.index("to")] if "to" in header and len(cells) == len(header) else ""
+            return _NUMBER.match(number) is not None
 
-        first = file.readline()
-        file.seek(0)
-        reader = csv.reader(text(), delimiter=_delimiter(first), strict=True)
-        try:
-            header = [name.strip().lower() for name in next(reader, [])]
-            self._check_header(header)
-            for row in reader:
-                if not any(cell.strip() for cell in row):
-                    continue
-                if len(row) > len(header):
-                    reason = f"{len(row)} fields where the header names {len(header)}"
-                    yield Line(number=reader.line_num, draft=None, reason=reason, position=position)
-                    continue
-                given: dict[str, object] = {n: v for n, v in zip(header, row, strict=False) if v != ""}
-                yield self._line(reader.line_num, given, position, strict=False)
-        except csv.Error as e:
-            raise ConfigError(f"{self.path} line {reader.line_num} is not CSV: {e}.") from e
+        records.is_record = is_message
+        for record in records:
+            number, position = record.number, _position(file)
+            if record.reason:
+                yield Line(number=number, draft=None, reason=record.reason, position=position)
+            elif len(record.cells) > len(header) and any(map(str.strip, record.cells[len(header) :])):
+                reason = f"{len(record.cells)} fields where the header names {len(header)}"
+                yield Line(number=number, draft=None, reason=reason, position=position)
+            elif any(map(str.strip, record.cells)):
+                yield self._line(number, _given(header, record.cells), position, strict=False)
 
-    def _check_header(self, header: list[str]) -> None:
+    def _header(self, records: Records) -> list[str]:
+        """The names of the columns. Raises ConfigError when they are not those of messages."""
+        first = next((r for r in records if r.reason or any(map(str.strip, r.cells))), None)
+        if first is not None and first.reason:
+            raise ConfigError(f"{self.path} line {first.number} must name the columns: {first.reason}.")
+        header = [column_name(cell) for cell in first.cells] if first is not None else []
         for name in ("to", "text"):
             if name not in header and name not in self.defaults:
                 raise ConfigError(
                     f"The first line of {self.path} must name the columns, with {name} among them "
-                    f"(allowed: {', '.join(FIELDS)})."
+                    f"(allowed: {', '.join(DRAFT_FIELDS)})."
                 )
+        for name in DRAFT_FIELDS:
+            if header.count(name) > 1:
+                raise ConfigError(f"The first line of {self.path} must name the column {name} once.")
+        return header
 
     def _line(self, number: int, given: dict[str, object], position: int, *, strict: bool) -> Line:
-        self.ignored.update(given.keys() - set(FIELDS))
-        fields = {**self.defaults, **{k: v for k, v in given.items() if k in FIELDS}}
+        self.ignored.update(given.keys() - DRAFT_FIELDS.keys())
+        fields = {**self.defaults, **{k: v for k, v in given.items() if k in DRAFT_FIELDS}}
         for name in ("to", "text"):
             if name not in fields:
                 return Line(number=number, draft=None, reason=f"{name} is missing", position=position)
@@ -130,29 +163,57 @@ class MessageFile:
             draft = msgspec.convert(fields, MessageDraft, strict=strict)
             msgspec.json.encode(draft)
         except msgspec.ValidationError as e:
-            return Line(number=number, draft=None, reason=str(e), position=position)
-        except UnicodeEncodeError:
-            # It has a lone surrogate: the line was not UTF-8, or JSON escaped half a character.
-            broken = next(name for name, value in fields.items() if not _is_whole(value))
-            reason = f"{broken} is not UTF-8, or has half of a surrogate pair"
+            at = _AT.search(str(e))
+            reason = f"{at[1]} must be {DRAFT_FIELDS[at[1]]}" if at else str(e)
             return Line(number=number, draft=None, reason=reason, position=position)
+        except UnicodeEncodeError:
+            broken = next(name for name, value in fields.items() if not _is_whole(value))
+            return Line(number=number, draft=None, reason=self._not_whole(broken), position=position)
         return Line(number=number, draft=draft, position=position)
+
+    def _not_whole(self, name: str) -> str:
+        """Why a field has lone surrogates: its octets were not of the encoding, or JSON escaped half a
+        character."""
+        if self.format == "jsonl":
+            return f"{name} is not {self.encoding.upper()}, or has half of a surrogate pair"
+        return f"{name} is not {self.encoding.upper()}; name the encoding with --encoding"
 
     def _unreadable(self, e: OSError) -> ConfigError:
         return ConfigError(f"{self.path} cannot be read: {e.strerror}.")
 
 
-def _document(raw: bytes) -> object:
+def _given(header: list[str], cells: list[str]) -> dict[str, object]:
+    """The fields of a CSV record by name, without those that are empty."""
+    given: dict[str, object] = {}
+    for name, cell in zip(header, cells, strict=False):
+        formula = _FORMULA.fullmatch(cell) if cell.startswith("=") else None
+        value = formula[1] if formula else cell
+        # In a text and a reference blanks may be meant.
+        value = value if name in ("text", "reference") else value.strip()
+        if value:
+            given[name] = value.lower() if name == "queue" else value
+    return given
+
+
+def _position(file: BinaryIO) -> int:
+    """How much of the file has been read, bytes; 0 for a pipe."""
+    try:
+        return file.tell()
+    except OSError:
+        return 0
+
+
+def _document(text: str) -> object:
     """The value in a line of JSONL; None when it is no JSON.
 
     The standard library also reads half of a surrogate pair and numbers out of range. No field
     allows those, but then the reason can name the field.
     """
     try:
-        return orjson.loads(raw)
+        return orjson.loads(text)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(raw.decode())
+            return json.loads(text)
         except (ValueError, RecursionError):
             return None
 
@@ -167,13 +228,3 @@ def format_of(path: Path, named: FileFormat | None) -> FileFormat:
     if found is None:
         raise ConfigError(f"The name of {path} must end in .csv or .jsonl, or name the format with --format.")
     return found
-
-
-def _delimiter(header: bytes) -> str:
-    """The delimiter of a CSV, from its header: comma, semicolon or tab.
-
-    Spreadsheets write semicolons in countries where the comma is the decimal point.
-    """
-    if b"," in header:
-        return ","
-    return ";" if b";" in header else "\t" if b"\t" in header else ","

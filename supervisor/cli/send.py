@@ -38,6 +38,7 @@ SendAt = Annotated[str, _one("TIME", "Not sent before this, e.g. 2030-01-31T09:0
 Reference = Annotated[str, _one("TEXT", "Your own name for it.")]
 File = Annotated[Path | None, _many("FILE", "CSV or JSONL file.")]
 Format = Annotated[FileFormat | None, _many(None, "When the name does not tell.", "--format")]
+Encoding = Annotated[str, _many("NAME", "When it is neither UTF-8 nor UTF-16, e.g. cp1256.")]
 Batch = Annotated[int, _many(None, "Messages a request.", least=1, most=BATCH_MAX)]
 InFlight = Annotated[int, _many(None, "Requests under way at once.", least=1, most=64)]
 RunKey = Annotated[str, _many("KEY", "Go on with a run that broke off; nothing is sent twice.")]
@@ -57,6 +58,7 @@ def send(
     reference: Reference = "",
     file: File = None,
     file_format: Format = None,
+    encoding: Encoding = "",
     batch: Batch = 500,
     in_flight: InFlight = 4,
     run_key: RunKey = "",
@@ -88,7 +90,7 @@ def send(
     if file is None:
         _send_one(given, engine)
         return
-    source = MessageFile(path=file, format=format_of(file, file_format), defaults=given)
+    source = MessageFile(path=file, format=format_of(file, file_format), encoding=encoding, defaults=given)
     key = run_key or secrets.token_hex(8)
     run = FileRun(source=source, limit=limit, key=key, refused=refused, accepted=accepted)
     run.perform(engine.whereabouts, batch, in_flight, engine.as_json)

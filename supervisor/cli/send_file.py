@@ -70,6 +70,8 @@ class FileRun:
     accepted: Path | None
     totals: Totals = field(default_factory=Totals)
     shown: list[_RefusedLine] = field(default_factory=list)
+    # Number of the last line that was sent or refused; 0 before the first.
+    last_line: int = 0
 
     def perform(self, where: Whereabouts, batch: int, in_flight: int, as_json: bool) -> None:
         """Send the file to the engine at `where`, `in_flight` batches at once, and print the summary.
@@ -96,7 +98,8 @@ class FileRun:
             reason = str(failure).rstrip(".")
             again = f"the same command with --run-key {self.key} and --batch {batch} goes on without doubling"
             stopped = ConfigError if isinstance(failure, ConfigError | Refusal) else NotAllSent
-            raise stopped(f"{reason}; {again}.") from failure
+            rest = f"nothing after line {self.last_line} was sent" if self.last_line else "nothing was sent"
+            raise stopped(f"{reason}; {rest}; {again}.") from failure
         if self.totals.refused:
             raise NotAllSent(f"{show.number(self.totals.refused)} of the messages were refused.")
 
@@ -128,6 +131,7 @@ class FileRun:
         self, outcome: SendOutcome, refused_file: IO[bytes] | None, accepted_file: IO[bytes] | None
     ) -> None:
         self.totals.add(outcome)
+        self.last_line = outcome.line.number
         if not outcome.code:
             if accepted_file is not None:
                 row = _AcceptedLine(line=outcome.line.number, id=outcome.id)

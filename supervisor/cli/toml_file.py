@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
+from engine import text_file
 from engine.errors import ConfigError
+from engine.text_file import NotUtf8
 
 T = TypeVar("T")
 
@@ -20,10 +22,11 @@ def read(path: Path, record: type[T], noun: str, must: str) -> T:
     ConfigError when it cannot be read, is no TOML, or has not what it needs.
     """
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), record)
-    except OSError as e:
-        raise ConfigError(f"The {noun} {path} cannot be read: {e.strerror}.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        return msgspec.convert(tomllib.loads(text_file.read(path)), record)
+    except (OSError, NotUtf8) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise ConfigError(f"The {noun} {path} cannot be read: {reason}.") from e
+    except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path} is not TOML: {e}.") from e
     except msgspec.ValidationError as e:
         raise ConfigError(f"{path} must have {must}: {e}.") from e

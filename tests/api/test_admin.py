@@ -42,9 +42,7 @@ async def test_organisations_are_listed_page_by_page(api: Api) -> None:
     assert last["created_at"].endswith("Z")
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=1001", "limit=x", "after=-1", "after=" + "9" * 40, "limit="]
-)
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after=-1", "after=" + "9" * 40])
 async def test_a_page_has_its_bounds(api: Api, query: str) -> None:
     status, reply = await api.admin("GET", f"/organisations?{query}")
     assert (status, reply["code"], reply["field"]) == (422, "invalid_field", query.split("=")[0])

@@ -195,6 +195,69 @@ async def test_a_time_at_the_end_of_the_calendar_refuses_only_its_message(real: 
     assert refused["error"]["detail"].startswith("`send_at` must be ")
 
 
+@pytest.mark.parametrize("field", ["text", "reference", "from", "to"])
+async def test_half_a_character_refuses_only_its_message(real: Real, field: str) -> None:
+    bad = written(good() | {field: r'"half \ud83d"'})
+    body = b'{"messages": [%s, %s, %s]}' % (written(good()), bad, written(good()))
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202, reply
+    assert ["error" in result for result in reply["results"]] == [False, True, False]
+    problem = reply["results"][1]["error"]
+    assert (problem["code"], problem["field"]) == ("invalid_text", f"messages[1].{field}")
+    status, _, reply = await real.api.ask("POST", "/v1/messages", bad)
+    assert (status, reply["code"], reply["field"]) == (422, "invalid_text", field)
+
+
+async def test_a_text_with_the_character_nul_is_refused(real: Real) -> None:
+    body = {"messages": [GOOD, GOOD | {"text": "a\0b"}, GOOD]}
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202, reply
+    problem = reply["results"][1]["error"]
+    assert (problem["code"], problem["field"]) == ("invalid_text", "messages[1].text")
+    assert "U+0000" in problem["detail"]
+
+
+async def test_a_number_is_read_as_people_write_it(real: Real) -> None:
+    written_ways = [
+        "\u202a+49 151 12345678\u202c",
+        "'+4915112345678",
+        "\u0660\u0660\u0664\u06699 15112345678",
+    ]
+    body = {"messages": [GOOD | {"to": to} for to in written_ways]}
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202
+    assert all("id" in result for result in reply["results"]), reply
+
+
+async def test_null_is_absent_for_every_optional_field(real: Real) -> None:
+    nulls = dict.fromkeys(MESSAGE_FIELDS[2:])
+    for field, value in nulls.items():
+        assert (await real.api.ask("POST", "/v1/messages", GOOD | {field: value}))[0] == 202, field
+    assert (await real.api.ask("POST", "/v1/messages", GOOD | nulls))[0] == 202
+    status, _, reply = await real.api.ask("POST", "/v1/messages/batch", {"messages": [GOOD | nulls]})
+    assert "id" in reply["results"][0]
+    route = dict.fromkeys(ROUTE_FIELDS) | {"providers": ["first"]}
+    status, table = await real.api.admin("PUT", "/routes", {"routes": [route], "version": None})
+    assert status == 200, table
+    assert table["routes"][0]["prefix"] == ""
+    status, table = await real.api.admin("GET", "/prices")
+    again = {"prices": table["prices"] or {"": 1}, "version": None}
+    assert (await real.api.admin("PUT", "/prices", again))[0] == 200
+    for path in ("/organisations/1/keys", "/providers/first/resume"):
+        for body in (b"", b"{}", b"null", b" null\n"):
+            assert (await real.api.admin("POST", path, body))[0] in (200, 201), (path, body)
+    for page in ("limit=", "limit=&cursor=", "cursor="):
+        assert (await real.api.ask("GET", f"/v1/balance/transactions?{page}"))[0] == 200, page
+
+
+@pytest.mark.parametrize("path", ["/organisations/1/keys", "/providers/first/pause"])
+async def test_a_body_that_has_no_fields_is_told_so(real: Real, path: str) -> None:
+    for body, says in (({"x": 1}, "it has none."), ([], ": an empty JSON object.")):
+        status, reply = await real.api.admin("POST", path, body)
+        assert status == 422
+        assert reply["detail"].endswith(says)
+
+
 async def test_the_dearest_batch_there_can_be_is_held_to_the_unit(real: Real) -> None:
     """600 messages of 10 segments at 1,000,000 units each, which is more than 32 bits hold, in one step."""
     before = await real.w.directory.balance(real.organisation_id)

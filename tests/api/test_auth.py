@@ -13,7 +13,7 @@ from engine.errors import Refusal, Unavailable
 from engine.organisations import Credential, NewOrganisation
 from engine.stores.postgres.directory import Directory
 from tests.adversity.proxy import Proxy
-from tests.api.world import ADMIN_KEY, Api, until
+from tests.api.world import ADMIN_KEY, Api, services_with, serving, until
 
 
 class Watched(Directory):
@@ -118,6 +118,12 @@ async def test_an_api_key_does_not_open_the_admin_calls(api: Api) -> None:
         status, headers, reply = await api.ask("GET", "/v1/admin/status", key=key)
         assert (status, reply["code"]) == (401, "unauthorised")
         assert headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_an_empty_admin_key_opens_nothing(directory: Directory) -> None:
+    async with serving(await services_with(directory, admin_key_sha256=api_keys.digest(""))) as api:
+        for header in ({}, {"Authorization": "Bearer "}, {"Authorization": "x"}):
+            assert (await api.ask("GET", "/v1/admin/organisations", key="", **header))[0] == 401
 
 
 async def test_one_lookup_serves_all_that_wait_for_the_same_key(

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from engine.api import server
 from engine.api.guard import Deadlines
 from engine.errors import Broken
 from engine.organisations import NewOrganisation
@@ -119,13 +120,121 @@ async def test_what_is_not_http_is_answered_with_a_problem(api: Api, request_byt
     assert b"Connection: close" in head
 
 
-@pytest.mark.parametrize("line", [b"OPTIONS * HTTP/1.1", b"CONNECT example.org:443 HTTP/1.1"])
-async def test_a_target_without_a_path_is_answered_with_a_problem(api: Api, line: bytes) -> None:
-    head, _, body = (await api.raw(line + b"\r\nHost: x\r\n\r\n")).partition(b"\r\n\r\n")
+@pytest.mark.parametrize(
+    ("request_bytes", "says"),
+    [
+        (b"GET /healthz?" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", "at most 8 KiB"),
+        (
+            b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nContent-Encoding: br\r\nContent-Length: 2\r\n\r\nno",
+            "`Content-Encoding` must be gzip or deflate",
+        ),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", "one `Host`"),
+    ],
+)
+async def test_the_problem_of_a_bad_head_says_what_is_allowed(
+    api: Api, request_bytes: bytes, says: str
+) -> None:
+    reply = msgspec.json.decode((await api.raw(request_bytes)).partition(b"\r\n\r\n")[2])
+    assert (reply["status"], reply["code"]) == (400, "invalid_request")
+    assert says in reply["detail"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"OPTIONS *",
+        b"CONNECT example.org:443",
+        b"CONNECT [::1]:443",
+        b"CONNECT /v1/messages",
+        b"GET http://example.org",
+        b"GET http://example.org/nothing",
+        b"GET //v1/messages",
+        b"GET ///a:b/",
+        b"GET /v1%2Fmessages",
+        b"GET /v1/../healthz",
+        b"TRACE /",
+    ],
+)
+async def test_every_form_of_a_target_is_answered_with_a_problem(api: Api, line: bytes) -> None:
+    answer = await api.raw(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
     reply = msgspec.json.decode(body)
     assert (reply["status"], reply["code"]) == (404, "not_found")
     assert b"Content-Type: application/problem+json" in head
     assert b"Connection: close" in head
+
+
+@pytest.mark.parametrize("host", [b"x", b"x:8080", b"[::1]:8080", b"xn--a", b"a_b", b"%00"])
+async def test_the_host_of_an_absolute_target_says_nothing(
+    api: Api, host: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await api.raw(b"GET http://%s/healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % host)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\nabc\r\n", b"-1\r\n", b"3\r\nabcde\r\n", b"f" * 20 + b"\r\n"])
+async def test_a_chunk_that_is_wrong_ends_the_request_at_once(
+    directory: Directory, acme: NewOrganisation, chunk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    # With this time-out an answer that waited for the deadline would not come within the test.
+    async with serving(await services_with(directory, timeout_s=600.0), acme.api_key) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(
+            f"POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {acme.api_key}\r\n"
+            "Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
+        async with asyncio.timeout(10):
+            # From here on the body is being read.
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"3\r\nabc\r\n" + chunk)
+            head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"application/problem+json" in head
+    assert caplog.records == []
+
+
+async def test_a_client_that_sends_no_whole_head_is_given_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "FIRST_REQUEST_S", 0.05)
+    with capture_logs() as logs:
+        for part in (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"GE"):
+            assert await api.raw(part) == b""
+    assert logs == []
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+async def test_a_byte_order_mark_before_a_body_is_passed_over(api: Api, mark: bytes) -> None:
+    body = mark + msgspec.json.encode(DRAFT)
+    assert (await api.ask("POST", "/v1/messages", body))[0] == 202
+    batch = mark + msgspec.json.encode({"messages": [DRAFT]})
+    assert (await api.ask("POST", "/v1/messages/batch", batch))[0] == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"", "there is none"),
+        (msgspec.json.encode(DRAFT).decode().encode("utf-16"), "this one is UTF-16-LE"),
+        (msgspec.json.encode(DRAFT).decode().encode("utf-16-be"), "this one is UTF-16-BE"),
+        (b'{"to": "+4915112345678", "text": "\xe9"}', "octet 34 is none"),
+        (b'{"to": "+4915112345678", "text": "a\nb"}', "it is none at octet 35"),
+        (b'{"to": "+4915112345678"', "it ends within a value"),
+    ],
+)
+async def test_a_body_that_is_no_json_is_told_where(api: Api, body: bytes, says: str) -> None:
+    status, _, reply = await api.ask("POST", "/v1/messages", body)
+    assert (status, reply["code"]) == (400, "invalid_json"), reply
+    assert reply["detail"] == f"The body must be JSON in UTF-8; {says}."
+
+
+async def test_octets_that_are_not_utf8_are_told_by_their_place_in_the_batch(api: Api) -> None:
+    body = b'{"messages": [%s, {"to": "+4915112345678", "text": "\xe9"}]}' % msgspec.json.encode(DRAFT)
+    status, _, reply = await api.ask("POST", "/v1/messages/batch", body)
+    assert (status, reply["code"]) == (400, "invalid_json"), reply
+    assert reply["detail"] == f"The body must be JSON in UTF-8; octet {body.index(0xE9)} is none."
 
 
 @pytest.mark.parametrize("coding", [b"gzip", b"deflate"])

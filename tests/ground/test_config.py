@@ -244,17 +244,32 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path) -> None:
-    latin = tmp_path / "latin.toml"
-    latin.write_bytes(b"node = '\xe9'\n")
+    latin, wide, wide_unmarked = (tmp_path / f"{name}.toml" for name in ("latin", "wide", "wide_unmarked"))
+    latin.write_bytes(b"shards = 4\nnode = '\xe9'\n")
+    wide.write_text("shards = 4\n", encoding="utf-16")
+    wide_unmarked.write_text("shards = 4\n", encoding="utf-16-be")
     for path, reason in (
         (tmp_path / "none.toml", "No such file or directory"),
         (tmp_path, "Is a directory"),
-        (latin, "not UTF-8"),
+        (latin, "line 2 is not UTF-8; save it as UTF-8"),
+        (wide, "it is UTF-16; save it as UTF-8"),
+        (wide_unmarked, "it is UTF-16; save it as UTF-8"),
         (latin / "below", "Not a directory"),
     ):
         with pytest.raises(ConfigError) as caught:
             config.load(path)
         assert str(caught.value) == f"The configuration {path} cannot be read: {reason}."
+        with pytest.raises(ConfigError) as caught:
+            toml_file.read(path, msgspec.defstruct("Table", []), "prices", "a table [prices]")
+        assert str(caught.value) == f"The prices {path} cannot be read: {reason}."
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_line_ends_and_a_mark_of_windows_change_nothing(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    path = tmp_path / "windows.toml"
+    path.write_bytes(mark + end.join([b"# Settings", b"", b"[http]", b"listen = '127.0.0.1:1'", b""]))
+    assert config.load(path).http.listen == "127.0.0.1:1"
 
 
 def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
@@ -267,9 +282,12 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
     path.write_text("\n")
     with pytest.raises(ConfigError, match=r"^providers\.a\.password_file: the first line of .* is empty\."):
         secret("", str(path), "providers.a.password")
-    path.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(ConfigError, match="cannot be read: not UTF-8"):
-        secret("", str(path), "providers.a.password")
+    path.write_bytes(b"\xef\xbb\xbfwith a mark\r\n")
+    assert secret("", str(path), "providers.a.password") == "with a mark"
+    for content, reason in ((b"\xe9\n", "line 1 is not UTF-8"), ("secret".encode("utf-16"), "it is UTF-16")):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=f"cannot be read: {reason}; save it as UTF-8"):
+            secret("", str(path), "providers.a.password")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         secret("", str(tmp_path), "providers.a.password")
 
@@ -279,6 +297,8 @@ def test_the_admin_key_may_stand_in_a_file(tmp_path: Path) -> None:
     path.write_text("smsa_key\n")
     assert read_secret(path) == "smsa_key"
     assert read_secret(tmp_path / "none") == ""
+    path.write_bytes(b"\xef\xbb\xbfsmsa_key\r\n")
+    assert read_secret(path) == "smsa_key"
     path.write_bytes(b"\xff")
-    with pytest.raises(ConfigError, match="cannot be read: not ASCII"):
+    with pytest.raises(ConfigError, match="cannot be read: line 1 is not UTF-8; save it as UTF-8"):
         read_secret(path)

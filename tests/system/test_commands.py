@@ -64,6 +64,30 @@ def test_the_example_files_are_accepted_whole(engine: Engine, name: str) -> None
     assert summary["complete"] is True
 
 
+def test_a_spreadsheets_file_loses_only_its_bad_lines(engine: Engine, tmp_path: Path) -> None:
+    """Written with semicolons in UTF-16, as a spreadsheet saves it where digits are Persian."""
+    file = tmp_path / "spreadsheet.csv"
+    rows = [
+        "sep=;", "To; Text ;Send At", "\u202a+98 912 123 4567\u202c;good;", '+989121234567;"He said "hi"";',
+        "+۹۸۹۱۲۱۲۳۴۵۶۷;سلام;", "4,47E+11;an amount;", "'00989121234567;good;", '+989121234567;"open;',
+        "+98 ( 0 ) 912 123 4567;trunk;", '+989121234567;"of two', 'lines";', "+14155550123456;too long;",
+        "+989121234567;when;9999-12-31T23:59:59-23:59",
+    ]  # fmt: skip
+    file.write_bytes("\r\n".join(rows).encode("utf-16"))
+    refused, accepted = tmp_path / "refused.jsonl", tmp_path / "accepted.jsonl"
+    done = engine.run("send", "--file", file, "--refused", refused, "--accepted", accepted)
+    assert done.returncode == 1
+    assert done.stdout.startswith("4 accepted, 6 refused ")
+    assert done.stderr.endswith("smsengine: 6 of the messages were refused.\n")
+    assert [json.loads(line)["line"] for line in accepted.read_text().splitlines()] == [3, 5, 7, 10]
+    found = [json.loads(line) for line in refused.read_text().splitlines()]
+    assert [(line["line"], line["code"]) for line in found] == [
+        (4, "not_a_message"), (6, "invalid_number"), (8, "not_a_message"), (9, "invalid_number"),
+        (12, "invalid_number"), (13, "invalid_field"),
+    ]  # fmt: skip
+    assert "a spreadsheet has made an amount of it" in found[1]["detail"]
+
+
 def test_a_file_with_bad_lines_is_told_line_by_line(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "mixed.csv"
     file.write_text(

@@ -13,7 +13,7 @@ import pytest
 from tests.system.client import Caller, eventually
 from tests.system.conftest import Engine, answer
 
-DRAFT = {"to": "+4477001122", "text": "x" * 200}
+DRAFT = {"to": "+447700112233", "text": "x" * 200}
 
 
 @pytest.fixture

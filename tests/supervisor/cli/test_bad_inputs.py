@@ -48,6 +48,14 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["send", "--tto", "x"], "No such option: --tto"),
         (["send"], "--to is missing (or --file, to send a file of messages)."),
         (["send", "--to", "+1"], "--text is missing (or --file, to send a file of messages)."),
+        # As Python hands on an argument in Latin-1.
+        (["send", "--to", "+1", "--text", "\udce9", *ENGINE], "The text must be UTF-8."),
+        (
+            ["send", "--to", "+1", "--text", "x", "--reference", "\udce9", *ENGINE],
+            "The reference must be UTF-8.",
+        ),
+        (["org", "create", "\udce9", *ADMIN], "The name must be UTF-8."),
+        (["org", "topup", "1", "5", "--reference", "\udce9", *ADMIN], "The reference must be UTF-8."),
         (["send", "--queue", "slow"], "Invalid value for '--queue'"),
         (["send", "--validity", "0", "--to", "+1", "--text", "x"], "--validity must be at least 1 second."),
         (["send", "--validity", "soon"], "Invalid value for '--validity'"),

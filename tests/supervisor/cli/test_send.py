@@ -217,7 +217,10 @@ def test_ctrl_c_ends_in_good_order_and_says_how_to_go_on(engine: Engine, tmp_pat
     accepted = len(engine.accepted)
     assert 30 <= accepted < 2000
     assert out.startswith(f"{accepted} accepted, 0 refused")
-    (key,) = re.findall(r"Interrupted; the same command with --run-key (\w+) and --batch 10 goes on", err)
+    (key,) = re.findall(
+        r"Interrupted; nothing after line \d+ was sent; the same command with --run-key (\w+) and --batch 10",
+        err,
+    )
     again = subprocess.run([*argv, "--run-key", key], cwd=root, capture_output=True, text=True, check=True)
     assert again.stdout.startswith("2,000 accepted, 0 refused")
     assert engine.accepted == Counter({f"+{n}": 1 for n in range(1, 2001)})
