@@ -1,18 +1,23 @@
 """Reads one HTTP/1.1 answer after another from the bytes of one connection.
 
-Wire format: RFC 9112, parsed by llhttp through httptools in strict mode. What counts
-as an answer: a final status with its whole body, ended by Content-Length, by the last
-chunk, or, when the head names neither, by the server's close (6.3). Interim answers
-(1xx) are skipped. No I/O and no clock here.
+Wire format: RFC 9112, parsed by llhttp through httptools in strict mode; what that refuses is
+read again, tolerantly (`tolerant`). What counts as an answer: a final status with its whole body,
+ended by Content-Length, by the last chunk, or, when the head names neither, by the server's close
+(6.3). Interim answers (1xx) are skipped. A packed body is unpacked (`content_coding`). No I/O
+and no clock here.
 """
 
 from __future__ import annotations
 
 import httptools
 
-# An answer's head may have this many bytes, interim answers included.
-HEAD_BYTES_MAX = 64 * 1024
+from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
+from engine.providers.http_client.tolerant import HEAD_BYTES_MAX, TolerantReader
 
+# Of an answer that breaks the protocol, so many octets are kept to be shown.
+BROKEN_OCTETS = 400
+
+_CONTENT_ENCODING = b"content-encoding"
 _PARSE_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
@@ -24,19 +29,28 @@ class AnswerReader:
 
     __slots__ = (
         "_body", "_body_bytes", "_body_bytes_max", "_framed", "_head_bytes", "_in_body", "_keep",
-        "_keep_lengths", "_parser", "complete", "fault", "headers", "reusable", "status",
+        "_keep_lengths", "_parser", "_raw", "_spoiled", "_tolerant", "complete", "fault", "headers",
+        "reusable", "status",
     )  # fmt: skip
 
     def __init__(self, body_bytes_max: int, keep: frozenset[bytes] = frozenset()) -> None:
         self._body_bytes_max = body_bytes_max
-        self._keep = keep
+        self._keep = keep = keep | {_CONTENT_ENCODING}
         # Checked first: nearly all headers that are not kept have another length.
         self._keep_lengths = frozenset(len(name) for name in keep)
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
+        # The strict parser has refused something and is of no further use.
+        self._spoiled = True
         self.expect()
 
     def expect(self) -> None:
         """A new request has been sent: forget the last answer."""
+        if self._spoiled:
+            self._parser = httptools.HttpResponseParser(self)
+            self._spoiled = False
+        # The answer as it came, until it is complete.
+        self._raw: bytes | bytearray = b""
+        self._tolerant: TolerantReader | None = None
         self._body: bytes | bytearray = b""
         self._body_bytes = 0
         self._head_bytes = 0
@@ -59,6 +73,11 @@ class AnswerReader:
         return bytes(self._body)
 
     @property
+    def broken(self) -> bytes:
+        """The first BROKEN_OCTETS octets of an answer that breaks the protocol; b"" for any other."""
+        return bytes(self._raw[:BROKEN_OCTETS]) if self._tolerant is not None else b""
+
+    @property
     def begun(self) -> bool:
         """Whether any byte of the answer has come."""
         return self._in_body or self._head_bytes > 0
@@ -67,14 +86,23 @@ class AnswerReader:
         """Read more bytes of the connection; sets `complete`, or `fault` to a stable word."""
         parser = self._parser
         assert parser is not None
+        if self._tolerant is not None:
+            self._read_again(self._tolerant, data)
+            return
+        if not self._raw:
+            self._raw = data
+        elif not self.complete:
+            self._keep_raw(data)
         try:
             parser.feed_data(data)
         except _PARSE_ERRORS:
+            self._spoiled = True
             self.reusable = False
-            if not self.complete:
-                self.fault = "bad-answer"
+            if not self.complete and not self.fault:
+                self._tolerant = TolerantReader(self._body_bytes_max)
+                self._read_again(self._tolerant, self._raw)
             return
-        if self.complete:
+        if self.complete or self.fault:
             return
         if self._body_bytes > self._body_bytes_max:
             self.fault = "answer-too-large"
@@ -86,13 +114,51 @@ class AnswerReader:
     def feed_eof(self) -> None:
         """The server has closed its side in good order."""
         self.reusable = False
-        if self._in_body and not self._framed and self._body_bytes <= self._body_bytes_max:
+        if self._tolerant is not None:
+            self._tolerant.feed_eof()
+            self._read_again(self._tolerant, b"")
+        elif self._in_body and not self._framed and self._body_bytes <= self._body_bytes_max:
             self._finish(reusable=False)
+
+    def _keep_raw(self, data: bytes) -> None:
+        # As with the body, a buffer is only made for a second piece. Chunks of one octet each come in six.
+        if isinstance(self._raw, bytes):
+            self._raw = bytearray(self._raw)
+        if len(self._raw) <= HEAD_BYTES_MAX + 8 * self._body_bytes_max:
+            self._raw += data
+        else:
+            self.fault = "answer-too-large"
+
+    def _read_again(self, tolerant: TolerantReader, data: bytes | bytearray) -> None:
+        """Let the tolerant reader have `data`, and take over what it has found."""
+        self._in_body = True
+        if data:
+            tolerant.feed(data)
+        self.fault = tolerant.fault
+        if not tolerant.complete or self.complete:
+            return
+        self.status = tolerant.status
+        self.headers = {name: value for name, value in tolerant.fields.items() if name in self._keep}
+        self._body = bytes(tolerant.body)
+        self.reusable = tolerant.reusable
+        self._complete()
 
     def _finish(self, reusable: bool) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         self.reusable = reusable
+        self._complete()
+
+    def _complete(self) -> None:
+        """The last step: unpack the body. One that would be too large then is a fault."""
+        coding = self.headers.get(_CONTENT_ENCODING, b"") if self.headers else b""
+        if is_packed(self._body, coding):
+            try:
+                self._body = unpacked(bytes(self._body), self._body_bytes_max)
+            except TooLarge:
+                self.reusable = False
+                self.fault = "answer-too-large"
+                return
         self.complete = True
 
     # -- httptools

@@ -34,6 +34,8 @@ class HttpOutcome(msgspec.Struct, frozen=True, gc=False):
     latency_us: int = 0
     # Of the answer, those that the pool was asked to keep, by name in lower case.
     headers: dict[bytes, bytes] = {}
+    # Of an answer that breaks the protocol, its beginning, whether it could be read or not.
+    broken: bytes = b""
 
 
 # Called exactly once per request.
@@ -104,7 +106,8 @@ class Connection(asyncio.Protocol):
         self._owner.lost(self)
         done, self._done = self._done, None
         if done is not None:
-            tell(done, HttpOutcome("unanswered", reason=reason, latency_us=self._latency_us()))
+            latency_us, broken = self._latency_us(), self._answer.broken
+            tell(done, HttpOutcome("unanswered", reason=reason, latency_us=latency_us, broken=broken))
 
     def _latency_us(self) -> int:
         return (time.monotonic_ns() - self._sent_ns) // 1000
@@ -113,7 +116,9 @@ class Connection(asyncio.Protocol):
         # Take everything out first: `released` may begin the next request on this connection.
         done, self._done = self._done, None
         answer = self._answer
-        outcome = HttpOutcome("answered", answer.status, answer.body, "", self._latency_us(), answer.headers)
+        outcome = HttpOutcome(
+            "answered", answer.status, answer.body, "", self._latency_us(), answer.headers, answer.broken
+        )
         self._owner.released(self, answer.reusable)
         if done is not None:
             tell(done, outcome)
