@@ -173,4 +173,4 @@ def test_read_one_receipt(preset: str, benchmark: BenchmarkFixture) -> None:
     reader = receipt_reader(settings(preset))
     assert reader
     method, query, body = RECEIPTS[preset]
-    assert len(benchmark(reader.read, method, query, "", body, 0)) == 1
+    assert len(benchmark(reader.read, method, query, "", body, 0).receipts) == 1

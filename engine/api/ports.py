@@ -22,7 +22,7 @@ from engine.organisations import (
 )
 from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
-from engine.receipts.records import Receipt
+from engine.receipts.records import Receipt, ReceiptsRead
 from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet
 from engine.routing.records import Route, RoutingPlan
 
@@ -159,10 +159,10 @@ class ReceiptReader(Protocol):
         """The secret word that must stand in the path."""
 
     @property
-    def read(self) -> Callable[[str, str, str, bytes, int], list[Receipt]]:
+    def read(self) -> Callable[[str, str, str, bytes, int], ReceiptsRead]:
         """The function (method, query of the URL as it came, content type, body, now_us) → receipts.
 
-        It raises Refusal 400, 413 or 422 naming the field that is wrong.
+        It raises nothing; what cannot be read is in the refusal.
         """
 
     @property

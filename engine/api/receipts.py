@@ -35,7 +35,7 @@ class Receipts:
         may do so as often as it likes.
 
         Raises Refusal 404 for an unknown address, 400, 413 or 422 for a request that cannot be
-        read, Unavailable when the receipts cannot be kept.
+        read, after what could be read of it is kept; Unavailable when the receipts cannot be kept.
         """
         reader = self._reader(request)
         reply = Response(
@@ -48,9 +48,11 @@ class Receipts:
         # As it came. Octets that are no UTF-8 stand in it as lone surrogates, which cannot be encoded.
         query = request.raw_path.partition("?")[2].encode(errors="replace").decode()
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
-        receipts = reader.read(request.method, query, content_type, body, self._now_us())
+        receipts, refusal = reader.read(request.method, query, content_type, body, self._now_us())
         if receipts and not await self._kept(receipts):
             raise Unavailable("The receipts cannot be kept now; send them again.")
+        if refusal is not None:
+            raise refusal
         return reply
 
     async def _kept(self, receipts: Sequence[Receipt]) -> bool:

@@ -6,9 +6,11 @@ format, and fields may only be added at the end, with a default.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
+
+from engine.errors import Refusal
 
 
 class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -32,6 +34,14 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     to: str = ""
     # Our id of the message when the provider gave it back; "": the message is found by the provider's id.
     message_id: str = ""
+
+
+class ReceiptsRead(NamedTuple):
+    """The receipts of one request that could be read, and why it is refused all the same, if it is."""
+
+    receipts: list[Receipt]
+    # Once the receipts are kept: the provider is told, and sends what was refused again.
+    refusal: Refusal | None = None
 
 
 class LateReceipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -104,7 +106,9 @@ async def test_receipts_that_cannot_be_kept_are_to_be_sent_again(given: Given) -
         (b"id=A1", "application/x-www-form-urlencoded", 422),
         (b"{", "application/json", 400),
         (b"x" * (BODY_BYTES_MAX + 1), "application/json", 413),
-        (b'[{"id": "A1", "state": "ok"}, {"id": "A2"}]', "application/json", 422),
+        (b'{"id": "A1", "state": "ok"} {"id"', "application/json", 400),
+        (b"<html>", "text/html", 422),
+        (b"", "application/json", 400),
     ],
 )
 async def test_what_cannot_be_read_is_refused_and_nothing_of_it_is_taken(
@@ -112,6 +116,58 @@ async def test_what_cannot_be_read_is_refused_and_nothing_of_it_is_taken(
 ) -> None:
     reply, headers, _ = await given.push(body=body, Content_Type=kind)
     assert (reply, headers["Content-Type"]) == (status, "application/problem+json")
+    assert given.sink.receipts == []
+
+
+async def test_of_several_receipts_those_that_can_be_read_are_taken_and_the_request_is_refused(
+    given: Given,
+) -> None:
+    body = b'[{"id": "A2"}, {"id": "A1", "state": "ok", "code": "000", "to": "989121234567"}]'
+    status, headers, answer = await given.push(body=body, Content_Type="application/json")
+    assert (status, headers["Content-Type"]) == (422, "application/problem+json")
+    assert b"0.state" in answer
+    assert given.sink.receipts == [expected()]
+    # When they cannot be kept, that is what it is told: it must send them again in any case.
+    given.sink.keeps = False
+    assert (await given.push(body=body, Content_Type="application/json"))[0] == 503
+
+
+JSON_RECEIPT = b'{"id": "A1", "state": "ok", "code": "000", "to": "989121234567"}'
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(JSON_RECEIPT)),
+        ("deflate", zlib.compress(JSON_RECEIPT)),
+        ("deflate", zlib.compress(JSON_RECEIPT)[2:-4]),
+        ("", gzip.compress(JSON_RECEIPT)),
+        ("UTF-8", JSON_RECEIPT),
+        ("identity", b"\xef\xbb\xbf" + JSON_RECEIPT),
+    ],
+)
+async def test_packed_receipts_are_read(given: Given, coding: str, body: bytes) -> None:
+    headers = {"Content_Encoding": coding} if coding else {}
+    status, _, _ = await given.push(body=body, Content_Type="application/json", **headers)
+    assert status == 202
+    assert given.sink.receipts == [expected()]
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(bytes(50 * BODY_BYTES_MAX))),
+        ("deflate", zlib.compress(bytes(50 * BODY_BYTES_MAX))),
+        ("", gzip.compress(bytes(50 * BODY_BYTES_MAX))),
+        ("gzip", gzip.compress(JSON_RECEIPT)[:-9]),
+        ("gzip", JSON_RECEIPT),
+        ("br", JSON_RECEIPT[::-1]),
+    ],
+)
+async def test_what_cannot_be_unpacked_is_refused(given: Given, coding: str, body: bytes) -> None:
+    headers = {"Content_Encoding": coding} if coding else {}
+    status, _, answer = await given.push(body=body, Content_Type="application/json", **headers)
+    assert status in (400, 413), answer
     assert given.sink.receipts == []
 
 

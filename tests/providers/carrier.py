@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from engine.errors import Refusal
 from engine.providers.http.description import ReceiptReader, receipt_reader
 from engine.providers.ports import Provider
 from engine.providers.settings import HttpSettings
@@ -117,17 +116,15 @@ class ReceiptAddress:
         if asked.path.decode() != f"/v1/providers/{self.name}/receipts/{self.reader.token}":
             self.refused.append(asked.target)
             return Reply(404)
-        try:
-            found = self.reader.read(
-                asked.method, asked.query, asked.headers.get("content-type", ""), asked.body,
-                time.time_ns() // 1000,
-            )  # fmt: skip
-        except Refusal as e:
-            self.refused.append(e.detail)
-            return Reply(e.status)
-        finally:
-            self.arrived.set()
+        found, refusal = self.reader.read(
+            asked.method, asked.query, asked.headers.get("content-type", ""), asked.body,
+            time.time_ns() // 1000,
+        )  # fmt: skip
         self.receipts.extend(found)
+        self.arrived.set()
+        if refusal is not None:
+            self.refused.append(refusal.detail)
+            return Reply(refusal.status)
         reply = self.reader.reply
         return Reply(reply.status, reply.body.encode(), reply.content_type)
 

@@ -165,7 +165,9 @@ async def test_generic() -> None:
         (403, "Authorization failed for sendsms", ("temporary", "", "Authorization failed for sendsms")),
         (503, "Temporal failure, try again later.", ("temporary", "", "Temporal failure, try again later")),
         (400, "Missing receiver number, rejected", ("permanent", "", "Missing receiver number, rejected")),
-        (200, "<html>Welcome</html>", ("unknown", "", "<html>Welcome</html>")),
+        (200, "<html>Welcome</html>", ("unknown", "", "200")),
+        (404, "<html>Not here</html>", ("temporary", "", "404")),
+        (403, "", ("temporary", "", "403")),
     ],
 )
 @in_module

@@ -20,13 +20,13 @@ from engine.providers.http.template import Fixed, RequestTable, RequestTemplate
 from engine.providers.http_client.address import Address, parse_address, tls_context
 from engine.providers.secret import secret
 from engine.providers.settings import HttpSettings
-from engine.receipts.records import Receipt
+from engine.receipts.records import ReceiptsRead
 
 # Only this word keeps strangers from sending receipts, and it stands in a URL.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
-# method, query of the URL, content type, body, now_us -> receipts; raises Refusal.
-ReadReceipts = Callable[[str, str, str, bytes, int], list[Receipt]]
+# method, query of the URL, content type, body, now_us -> receipts; raises nothing.
+ReadReceipts = Callable[[str, str, str, bytes, int], ReceiptsRead]
 
 
 class ReceiptReader(NamedTuple):

@@ -3,6 +3,10 @@
 A path is names and positions with dots in between; "*" stands for every element of a
 list or of an object. "" is the document itself. A name that itself has a dot cannot be
 written. Nothing here raises for a document of another shape: it has no such value.
+
+Some providers write a list of one where an object is described, or the object alone where a list
+is: a list of one is passed through where a name is looked for, position 0 of an object is the object
+itself, and so is "*" of an object that holds only plain values.
 """
 
 from __future__ import annotations
@@ -10,27 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
-
 # No provider writes a document that is nested deeper; walking it would cost stack.
 _DEPTH_MAX = 32
 
 Path = tuple[str, ...]
-
-
-class Malformed(ValueError):
-    """The bytes are no JSON document."""
-
-
-_decode = msgspec.json.Decoder().decode
-
-
-def parse_json(body: bytes) -> Any:
-    """The document in `body`. Raises Malformed."""
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise Malformed(str(e)) from e
 
 
 def parse_path(path: str) -> Path:
@@ -41,12 +28,16 @@ def parse_path(path: str) -> Path:
 def find(document: Any, path: Path) -> Any:
     """The value at a path without "*"; None when there is none."""
     for key in path:
-        if isinstance(document, dict):
-            document = document.get(key)
-        elif isinstance(document, list) and key.isdecimal() and len(key) < 9:
-            document = document[int(key)] if int(key) < len(document) else None
-        else:
+        if isinstance(document, list):
+            if key.isdecimal() and len(key) < 9:
+                document = document[int(key)] if int(key) < len(document) else None
+                continue
+            # Among several it would be a guess which is meant.
+            document = document[0] if len(document) == 1 else None
+        if not isinstance(document, dict):
             return None
+        if key in document or key != "0":
+            document = document.get(key)
     return document
 
 
@@ -59,13 +50,24 @@ def find_all(document: Any, path: Path) -> Iterator[Any]:
         return
     star = path.index("*")
     many = find(document, path[:star])
-    inner: Iterable[Any] = many.values() if isinstance(many, dict) else many if isinstance(many, list) else ()
+    inner: Iterable[Any] = ()
+    if isinstance(many, dict):
+        inner = [many] if path[star + 1 :] and _is_plain(many) else many.values()
+    elif isinstance(many, list):
+        inner = many
     for one in inner:
         yield from find_all(one, path[star + 1 :])
 
 
+def _is_plain(document: dict[str, Any]) -> bool:
+    """Whether an object holds neither objects nor lists."""
+    return not any(isinstance(value, dict | list) for value in document.values())
+
+
 def word(value: Any) -> str:
-    """A plain value as a provider would write it in a text; "" for what is none."""
+    """A plain value as a provider would write it in a text, alone or in a list of one; "" for any other."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -3,7 +3,7 @@ docs/providers.md.
 
 Under failure, every message has exactly one verdict:
 - provider away, or no connection free in time: `temporary`; no byte was sent;
-- answered: what `recognition` makes of it;
+- answered: what `recognition` makes of it; what is not in the provider's own words is noted;
 - answered, and a fault of ours in reading it: `unknown`, code `fault`;
 - written, and no whole answer within the time-out (reset, garbage, too large, late): `unknown`,
   as the provider may have taken it;
@@ -33,6 +33,9 @@ RETRY_AFTER_S_MAX = 60
 # Providers answer in a line or two; a longer answer is not from a provider.
 ANSWER_BYTES_MAX = 64 * 1024
 _RETRY_AFTER = b"retry-after"
+_LOCATION = b"location"
+# Octets of an answer that are noted when it is not understood.
+_SAMPLE_OCTETS = 1000
 
 
 class HttpProvider:
@@ -57,7 +60,7 @@ class HttpProvider:
             connections_max=settings.connections_max,
             timeout_s=settings.timeout_s,
             body_bytes_max=ANSWER_BYTES_MAX,
-            keep_headers=description.recognition.headers | {_RETRY_AFTER},
+            keep_headers=description.recognition.headers | {_RETRY_AFTER, _LOCATION},
             ssl_context=description.ssl_context,
         )
 
@@ -98,12 +101,16 @@ class HttpProvider:
         done(verdict)
 
     def _verdict(self, message_id: str, outcome: HttpOutcome) -> Verdict:
+        if outcome.broken:
+            self._problems.note(self._name, ProblemKind.protocol_broken, outcome.broken)
         if outcome.kind != "answered":
             return unanswered_verdict(self._name, outcome)
         recognised = self._recognise(outcome.status, outcome.headers, outcome.body, message_id)
         if recognised.kind == "unknown":
-            self._problems.note(self._name, ProblemKind.answer_unread, outcome.body)
-        elif recognised.kind == "throttled":
+            self._problems.note(self._name, ProblemKind.answer_unread, _sample(outcome))
+        elif recognised.foreign:
+            self._problems.note(self._name, ProblemKind.refusal_foreign, _sample(outcome))
+        if recognised.kind == "throttled":
             self._hold(outcome.headers.get(_RETRY_AFTER, b""))
         return Verdict(
             kind=recognised.kind,
@@ -117,3 +124,10 @@ class HttpProvider:
         """Leave the provider alone for as long as it asks (RFC 9110, 10.2.3; only in seconds)."""
         if retry_after.isdigit() and len(retry_after) < 9:
             self._held_until_s = time.monotonic() + min(int(retry_after), RETRY_AFTER_S_MAX)
+
+
+def _sample(outcome: HttpOutcome) -> bytes:
+    """The status, where a redirect points to, and the beginning of the body."""
+    location = outcome.headers.get(_LOCATION)
+    to = b" to " + location if location else b""
+    return b"%d%b: %b" % (outcome.status, to, outcome.body[:_SAMPLE_OCTETS])

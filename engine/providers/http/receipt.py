@@ -6,7 +6,13 @@ time. Where a field stands is written as its name, for JSON as a path (`json_pat
 address it gave to the provider comes back there.
 
 A receipt is only taken when it names its message and a state. A state that no rule names is
-`otherwise`, so that a word which a provider invents later does not end a message by mistake.
+`otherwise`, so that a word which a provider invents later does not end a message by mistake. Of
+several receipts in a request those that can be read are taken, and the request is refused for the
+others: the provider sends all of them again, and what was taken already changes nothing. So
+none is acknowledged that was not read, and one that never can be holds up no other.
+
+Read liberally: JSON by its first octet whatever the content type says, receipts in the URL of a POST
+without a body, several documents in one body, and what `json_text` tolerates.
 Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it, and
 `source.WORD_CHARACTERS_MAX` characters a value.
 """
@@ -21,10 +27,12 @@ import msgspec
 
 from engine.errors import ConfigError, Refusal
 from engine.ids import accepted_at_us
-from engine.providers.http.json_path import Malformed, Path, find, parse_json, parse_path, word
+from engine.providers.http.json_path import Path, find, parse_path, word
+from engine.providers.http.json_text import Malformed, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
+from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
 from engine.providers.states import State, States, StatesTable
-from engine.receipts.records import Receipt
+from engine.receipts.records import Receipt, ReceiptsRead
 
 BODY_BYTES_MAX = 1 << 20
 RECEIPTS_MAX = 1000
@@ -32,6 +40,9 @@ RECEIPTS_MAX = 1000
 _CUT_CHARACTERS = 64
 # No provider writes a query or a form of more fields.
 FIELDS_MAX = 200
+
+# Blanks and octets of byte order marks, which may stand before JSON.
+_BLANKS = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
 
 
 class ReplyTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +56,7 @@ class ReplyTable(msgspec.Struct, frozen=True, kw_only=True):
 class ReceiptTable(msgspec.Struct, frozen=True, kw_only=True):
     """The table `providers.NAME.receipt`: where the values of a receipt stand."""
 
-    # How fields are sent; auto: GET has a query; else the content type decides.
+    # How fields are sent; auto: GET has a query; else the body and its content type decide.
     format: Literal["auto", "query", "form", "json"] = "auto"
     # Path of the list in a JSON body; "": the body is a receipt, or a list of them.
     list: str = ""
@@ -100,35 +111,48 @@ class ReceiptReading:
         if not 200 <= table.reply.status <= 299:
             raise ConfigError(f"{where}.reply.status must be from 200 to 299, not {table.reply.status}.")
 
-    def read(self, method: str, query: str, content_type: str, body: bytes, now_us: int) -> list[Receipt]:
+    def read(self, method: str, query: str, content_type: str, body: bytes, now_us: int) -> ReceiptsRead:
         """The receipts of one request; `query` is that of its URL, as it came.
 
-        Raises Refusal (400, 413 or 422) naming the field that is wrong: then none is taken,
-        and the provider is told why.
+        What cannot be read is refused with 400, 413 or 422, naming the first field that is wrong.
         """
-        if len(body) > BODY_BYTES_MAX:
-            raise Refusal("too_large", 413, f"The body may have {BODY_BYTES_MAX} bytes.")
-        parameters = _parameters(query, "query")
-        return [self._receipt(one, now_us) for one in self._bodies(method, parameters, content_type, body)]
+        receipts: list[Receipt] = []
+        refusal: Refusal | None = None
+        try:
+            body = _whole(body)
+            parameters = _parameters(query, "query")
+            for one in self._bodies(method, parameters, content_type, body):
+                try:
+                    receipts.append(self._receipt(one, now_us))
+                except Refusal as e:
+                    refusal = refusal or e
+        except Refusal as e:
+            refusal = e
+        return ReceiptsRead(receipts, refusal)
 
     def _bodies(
         self, method: str, query: Mapping[str, str], content_type: str, body: bytes
     ) -> list[_Request]:
         kind = self._format
         if kind == "auto":
-            kind = "query" if method == "GET" else "json" if "json" in content_type.lower() else "form"
+            kind = _format_of(method, query, content_type, body)
         if kind == "query":
             return [_Request(query, query, "")]
         if kind == "form":
             # Some senders do not percent-encode their UTF-8. Nothing that is read here is lost by that.
             return [_Request(query, _parameters(body.decode(errors="replace"), "body"), "")]
         try:
-            document = parse_json(body)
+            documents = parse_json_documents(body)
         except Malformed as e:
             raise Refusal("invalid_body", 400, "The body is not JSON.") from e
-        found = find(document, self._list)
-        if not isinstance(found, list):
-            return [_Request(query, found, "")]
+        found: list[Any] = []
+        for document in documents:
+            inside = find(document, self._list)
+            # Some send the list, or a receipt alone, without what should be around it.
+            inside = document if inside is None else inside
+            if len(documents) == 1 and not isinstance(inside, list):
+                return [_Request(query, inside, "")]
+            found += inside if isinstance(inside, list) else [inside]
         if len(found) > RECEIPTS_MAX:
             raise Refusal("too_many", 413, f"A request may have {RECEIPTS_MAX} receipts.")
         return [_Request(query, one, f"{number}.") for number, one in enumerate(found)]
@@ -174,6 +198,33 @@ class ReceiptReading:
                 request.at + field.name,
             )
         return text
+
+
+def _whole(body: bytes) -> bytes:
+    """The body, unpacked when it is packed and no header said so: else the API's server has done it."""
+    too_large = Refusal("too_large", 413, f"The body may have {BODY_BYTES_MAX} bytes.")
+    if len(body) > BODY_BYTES_MAX:
+        raise too_large
+    try:
+        return unpacked(body, BODY_BYTES_MAX) if is_packed(body, b"") else body
+    except TooLarge as e:
+        raise too_large from e
+
+
+def _format_of(
+    method: str, query: Mapping[str, str], content_type: str, body: bytes
+) -> Literal["query", "form", "json"]:
+    """How the fields of a request are sent, by what it looks like."""
+    if method == "GET":
+        return "query"
+    start = body[:64].lstrip(_BLANKS)[:1]
+    if not start and query:
+        return "query"
+    if start in (b"{", b"["):
+        return "json"
+    # A form that is said to be JSON begins with a field's name.
+    is_form = (start.isalnum() or start == b"_") and b"=" in body
+    return "json" if "json" in content_type.lower() and not is_form else "form"
 
 
 def _field(text: str) -> _Field | None:

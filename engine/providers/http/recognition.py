@@ -10,7 +10,14 @@ permanent; the first with a condition that holds decides. When none does, the st
     401, 402, 407                temporary: they are about the account, not the message,
                                  and end when the operator has paid or corrected the
                                  password; until then the messages wait or go elsewhere
-    other 4xx                    permanent
+    other 4xx                    permanent in the provider's own words, else temporary
+
+A proxy, a firewall or a wrong address refuses too, and says nothing about the message by it.
+So a refusal that no rule names ends a message only in the provider's own words: it has
+the provider's code; or it is 400, 409 or 422 with a body in the provider's form (a JSON object or list
+where the description speaks of JSON, else any text). A page in HTML or an empty body never is the
+provider's own word. What is not is `foreign`; the provider fails by it, not the message. A page with
+the status 2xx is unknown.
 
 An accepted answer without the id that it should have is `unknown`: it may be the page of a box
 on the way, and a message that is wrongly counted as sent is lost. With `id_required = false` it is
@@ -37,6 +44,8 @@ RULED: tuple[VerdictKind, ...] = ("accepted", "throttled", "temporary", "permane
 _CODE_CHARACTERS_MAX = 64
 # Statuses about the account, not about the message.
 _OF_THE_ACCOUNT = (401, 402, 407)
+# Statuses that are about the message even when the answer has no code.
+_OF_THE_MESSAGE = (400, 409, 422)
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +84,8 @@ class Recognised(NamedTuple):
     # As `Verdict.provider_message_id`.
     id: str
     code: str
+    # A refusal that is not in the provider's own words.
+    foreign: bool = False
 
 
 class Recognition:
@@ -96,6 +107,9 @@ class Recognition:
             for condition in getattr(table, kind)
         ]
         self._accepts_by_rule = bool(table.accepted)
+        self._speaks_json = any(source.kind == "json" for source in (self._id, self._code)) or any(
+            condition.json for kind in RULED for condition in getattr(table, kind)
+        )
 
     @property
     def headers(self) -> frozenset[bytes]:
@@ -109,9 +123,14 @@ class Recognition:
         """
         answer = HttpAnswer(status, headers, body)
         codes = self._code.words(answer)
-        kind = self._kind(answer, codes)
+        kind = next((kind for kind, rule in self._rules if rule.holds(answer, codes)), None)
+        foreign = False
+        if kind is None:
+            if codes and self._code.kind == "text" and answer.is_page:
+                codes = []  # what a pattern finds in somebody's page is no code
+            kind, foreign = self._without_rule(answer, codes)
         if kind != "accepted":
-            return Recognised(kind, "", _code(codes, status))
+            return Recognised(kind, "", _code(codes, status), foreign)
         if self._id.is_own:
             return Recognised(kind, own_id, _code(codes, status))
         ids = self._id.words(answer)
@@ -120,20 +139,29 @@ class Recognition:
         joined = ids[0] if len(ids) == 1 else ",".join(one.replace(",", "%2C") for one in ids)
         return Recognised(kind, joined, _code(codes, status))
 
-    def _kind(self, answer: HttpAnswer, codes: list[str]) -> VerdictKind:
-        for kind, rule in self._rules:
-            if rule.holds(answer, codes):
-                return kind
+    def _without_rule(self, answer: HttpAnswer, codes: list[str]) -> tuple[VerdictKind, bool]:
+        """What an answer means that no rule names, and whether it is a refusal in foreign words."""
         status = answer.status
         if not 200 <= status < 300:
-            return kind_of_status(status)
+            kind = kind_of_status(status)
+            own = bool(codes) or (status >= 400 and self._is_in_own_form(answer))
+            if kind == "permanent" and not (own and (codes or status in _OF_THE_MESSAGE)):
+                return "temporary", True
+            return kind, not own
         if not self._accepts_by_rule:
-            return "accepted"
-        return self._otherwise if codes else "unknown"
+            # Where an id is required, a page is unknown for having none.
+            page = not self._id_required and not codes and answer.is_page
+            return ("unknown" if page else "accepted"), False
+        return (self._otherwise if codes else "unknown"), False
+
+    def _is_in_own_form(self, answer: HttpAnswer) -> bool:
+        if self._speaks_json:
+            return isinstance(answer.document, dict | list)
+        return not answer.is_page and bool(answer.text.strip())
 
 
 def kind_of_status(status: int) -> VerdictKind:
-    """What an HTTP status says where nothing else is known."""
+    """What an HTTP status says, when it is the provider's own."""
     if 200 <= status < 300:
         return "accepted"
     if status == 429:

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from engine.errors import ConfigError
-from engine.providers.http.json_path import Malformed, Path, find, find_all, parse_json, parse_path, word
+from engine.providers.http.json_path import Path, find, find_all, parse_path, word
+from engine.providers.http.json_text import Malformed, parse_json
 from engine.providers.http.tables import shown
 
 TEXT_CHARACTERS_MAX = 500
@@ -32,12 +33,13 @@ WORD_CHARACTERS_MAX = 256
 class HttpAnswer:
     """One answer, each of its forms made when first asked for."""
 
-    __slots__ = ("_body", "_document", "_text", "headers", "status")
+    __slots__ = ("_document", "_text", "body", "headers", "status")
 
     def __init__(self, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
         self.status = status
         self.headers = headers
-        self._body = body
+        # As it came.
+        self.body = body
         self._document: Any = _UNREAD
         self._text: str | None = None
 
@@ -46,7 +48,7 @@ class HttpAnswer:
         """The body as JSON; None when it is none."""
         if self._document is _UNREAD:
             try:
-                self._document = parse_json(self._body)
+                self._document = parse_json(self.body)
             except Malformed:
                 self._document = None
         return self._document
@@ -57,19 +59,29 @@ class HttpAnswer:
         replaced."""
         if self._text is None:
             # No character takes more than four bytes.
-            start = self._body[: 4 * TEXT_CHARACTERS_MAX].decode("utf-8", errors="replace")
+            start = self.body[: 4 * TEXT_CHARACTERS_MAX].decode("utf-8", errors="replace")
             self._text = start[:TEXT_CHARACTERS_MAX]
         return self._text
 
+    @property
+    def is_page(self) -> bool:
+        """Whether the body begins as a page for people does: HTML."""
+        return _PAGE.match(self.text) is not None
+
 
 _UNREAD = object()
+_PAGE = re.compile(
+    r"[\s\ufeff]*(?:<!--|<(?:!doctype\s+html|html|head|title|meta|body|center|div|h1|h2|p|br|b)\b)",
+    re.IGNORECASE,
+)
 
 
 class Source(NamedTuple):
     """A place in an answer, compiled from the word that describes it."""
 
     kind: str
-    # The values that stand there in an answer, without those that are empty or longer than a word.
+    # The values that stand there in an answer, without the blanks around them, and without those that are
+    # empty or longer than a word.
     words: Callable[[HttpAnswer], list[str]]
     header: bytes = b""
 
@@ -80,6 +92,7 @@ class Source(NamedTuple):
 
 
 def _kept(found: str) -> list[str]:
+    found = found.strip()
     return [found] if 0 < len(found) <= WORD_CHARACTERS_MAX else []
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from engine import __version__
 from engine.errors import ConfigError
 from engine.providers.http.escapes import escape_text, escape_url
 from engine.providers.http.pattern import PatternWriter, Pieces
@@ -26,6 +27,11 @@ from engine.records import Message
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # The pool sets these. Given twice, the two ends could disagree where a request ends.
 _OURS = ("connection", "content-length", "host", "transfer-encoding")
+# Some firewalls refuse who does not say what he is; some servers pack what they are not asked to.
+_ALWAYS: dict[str, tuple[str, Pieces]] = {
+    "user-agent": ("User-Agent", (f"smsengine/{__version__}",)),
+    "accept-encoding": ("Accept-Encoding", ("identity",)),
+}
 _CONTENT_TYPES = {
     "json": "application/json",
     "form": "application/x-www-form-urlencoded",
@@ -198,7 +204,7 @@ class _Compiler:
     def _headers(self) -> Fill:
         writer = PatternWriter(self._placeholders)
         kind = self._table.content_type or _CONTENT_TYPES.get(self._table.body, "")
-        lines: dict[str, tuple[str, Pieces]] = {}
+        lines = dict(_ALWAYS)
         if kind:
             lines["content-type"] = ("Content-Type", (kind,))
         if authorization := self._authorization():

@@ -133,7 +133,8 @@ async def huge(body: bytes, writer: asyncio.StreamWriter) -> bytes:
         (fixed(b"HTTP/1.1 204 No Content\r\n\r\n"), "unknown", "no-id"),
         (fixed(b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n"), "temporary", "302"),
         (fixed(b"HTTP/1.1 503 Away\r\nContent-Length: 2\r\n\r\n\xff\xfe"), "temporary", "503"),
-        (fixed(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n"), "permanent", "400"),
+        (fixed(b"HTTP/1.1 400 No\r\nContent-Length: 0\r\n\r\n"), "temporary", "400"),
+        (fixed(b"HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\n{}"), "permanent", "400"),
         (fixed(b"HTTP/1.1 429 Slow\r\nContent-Length: 0\r\n\r\n"), "throttled", "429"),
     ],
 )
@@ -329,7 +330,7 @@ def test_receipts_are_read_without_a_provider(tmp_path: Path) -> None:
     assert reader
     assert reader.token == TOKEN
     assert (reader.reply.status, reader.reply.body) == (202, "<ok/>")
-    (receipt,) = reader.read("GET", "mid=7&state=ok", "", b"", 17)
+    ((receipt,), _) = reader.read("GET", "mid=7&state=ok", "", b"", 17)
     assert (receipt.provider, receipt.provider_message_id, receipt.state, receipt.at_us) == (
         "acme", "7", "delivered", 17,
     )  # fmt: skip

@@ -30,8 +30,21 @@ TABLE: dict[str, Any] = {
 }
 
 
-def reading(**table: Any) -> ReceiptReading:
-    return ReceiptReading(decoded({**TABLE, **table}, ReceiptTable, WHERE), "acme", WHERE)
+class Reading:
+    """Raises the refusal, where a test is about one or about none."""
+
+    def __init__(self, **table: Any) -> None:
+        self.inner = ReceiptReading(decoded({**TABLE, **table}, ReceiptTable, WHERE), "acme", WHERE)
+
+    def read(self, *request: Any) -> list[Receipt]:
+        receipts, refusal = self.inner.read(*request)
+        if refusal is not None:
+            raise refusal
+        return receipts
+
+
+def reading(**table: Any) -> Reading:
+    return Reading(**table)
 
 
 def read_json(value: object, query: str = "", **table: Any) -> list[Receipt]:
@@ -88,6 +101,59 @@ def test_fields_deep_inside_json() -> None:
     (receipt,) = read_json(nested, id="data.ids.1", state="data.status.name", code="")
     assert (receipt.provider_message_id, receipt.state, receipt.code) == ("M-1", "undelivered", "EXPIRED")
     assert read_json({"message.id": "M", "state": 1}, id="message.id")[0].provider_message_id == "M"
+
+
+def test_what_can_be_read_of_a_list_is_taken_and_the_rest_is_refused() -> None:
+    body = json.dumps([{"id": "m"}, GIVEN, {"state": 1}, {"id": "M-2", "state": 1}, None]).encode()
+    receipts, refusal = reading().inner.read("POST", "", "application/json", body, NOW_US)
+    assert [r.provider_message_id for r in receipts] == ["M-1", "M-2"]
+    assert refusal is not None
+    assert (refusal.status, refusal.field) == (422, "0.state")
+
+
+ONE = json.dumps(GIVEN).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xef\xbb\xbf" + ONE, b"\xef\xbb\xbf\xef\xbb\xbf \r\n" + ONE, ONE.decode().encode("utf-16"),
+        ONE.decode().encode("utf-16-le"), ONE + b"\n\0\0", b"[" + ONE + b"]", json.dumps(ONE.decode()).encode(),
+        ONE[:-1] + b', "operator": "T\xe9l\xe9com"}', ONE[:-1] + b', "text": "a\nb\t\x01"}',
+        ONE[:-1] + b', "text": "\\ud83d"}', ONE[:-1] + b', "x": NaN}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "", FORM])
+def test_json_is_read_as_servers_write_it(body: bytes, kind: str) -> None:
+    if body[:1] in b'"{' or b"\0" not in body[:4]:
+        given = reading() if body[:1] != b'"' and body[:2] != b"\xff\xfe" else reading(format="json")
+        assert given.read("POST", "", kind, body, NOW_US) == [READ]
+    assert reading(format="json").read("POST", "", kind, body, NOW_US) == [READ]
+
+
+def test_several_documents_in_one_body_are_all_read_or_none_is_lost() -> None:
+    second = b'{"id": "M-2", "state": 2}'
+    for between in (b"\n", b"", b"\r\n\0"):
+        body = ONE + between + second + b"\n"
+        found = reading().read("POST", "", "application/x-ndjson", body, NOW_US)
+        assert [r.provider_message_id for r in found] == ["M-1", "M-2"]
+    for rest in (b',{"id"', b"{", second[:-1], b"x"):
+        assert refusal(kind="application/json", body=ONE + rest).status == 400
+
+
+def test_the_wrapping_that_is_described_may_be_missing() -> None:
+    second = {"id": "M-2", "state": 2}
+    for value in ({"results": [GIVEN, second]}, [GIVEN, second], [{"results": [GIVEN, second]}]):
+        assert [r.provider_message_id for r in read_json(value, list="results")] == ["M-1", "M-2"]
+    for value in ({"results": GIVEN}, GIVEN):
+        assert read_json(value, list="results") == [READ]
+
+
+def test_what_the_content_type_gets_wrong_is_seen_in_the_body() -> None:
+    form = urlencode(GIVEN)
+    assert reading().read("POST", "", "application/json", form.encode(), NOW_US) == [READ]
+    assert reading().read("POST", form, "application/json", b"", NOW_US) == [READ]
+    assert reading().read("POST", form, FORM, b"\r\n", NOW_US) == [READ]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -23,11 +23,23 @@ def recognition(**table: Any) -> Recognition:
     return Recognition(decoded(table, AnswerTable, WHERE), WHERE)
 
 
-def recognised(
+class Short(NamedTuple):
+    kind: str
+    id: str
+    code: str
+
+
+def whole(
     status: int, body: object = b"", headers: dict[bytes, bytes] | None = None, **table: Any
 ) -> Recognised:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return recognition(**table).recognise(status, headers or {}, data, "own-id")
+
+
+def recognised(
+    status: int, body: object = b"", headers: dict[bytes, bytes] | None = None, **table: Any
+) -> Short:
+    return Short(*whole(status, body, headers, **table)[:3])
 
 
 # -- without rules
@@ -44,8 +56,72 @@ def recognised(
     ],
 )  # fmt: skip
 def test_the_status_decides_when_no_rule_does(status: int, kind: str) -> None:
-    assert recognised(status) == (kind, "", str(status))
+    assert recognised(status, {"code": "E1"}, code="json:code") == (kind, "", "E1")
     assert kind_of_status(status) == kind
+
+
+# -- refusals in foreign words
+
+PAGE = b"<!DOCTYPE html>\n<html><head><title>403 Forbidden</title></head></html>"
+PAGES = [
+    PAGE, b"\xef\xbb\xbf  <HTML>no</HTML>", b"<!-- x --><html>", b"<center><h1>405</h1></center>",
+    b"<br />\n<b>Warning</b>: mysql", b"", b" \r\n",
+]  # fmt: skip
+JSON_TABLE = {"id": "json:id", "code": "json:code"}
+TEXT_TABLE = {"id": "text:ID=(.*)", "code": "text:^[^:]*"}
+REFUSALS = [400, 403, 404, 405, 406, 407, 409, 410, 411, 413, 414, 415, 417, 421, 422, 426, 431, 451, 499]
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("table", [{}, JSON_TABLE, TEXT_TABLE, {"code": "header:x-code"}])
+def test_somebody_elses_refusal_says_nothing_about_the_message(status: int, table: dict[str, Any]) -> None:
+    for page in PAGES:
+        assert whole(status, page, **table) == ("temporary", "", str(status), True)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 401, 402, 408, 500, 502, 503, 504, 520])
+def test_what_is_temporary_anyhow_is_told_apart_too(status: int) -> None:
+    for page in PAGES:
+        assert whole(status, page, **JSON_TABLE) == ("temporary", "", str(status), True)
+    assert whole(status, {"error": "x"}, **JSON_TABLE).foreign == (status < 400)
+    assert whole(status, {"code": "x"}, **JSON_TABLE) == ("temporary", "", "x", False)
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+def test_without_a_code_only_some_statuses_are_about_the_message(status: int) -> None:
+    about_it = status in (400, 409, 422)
+    expected = ("permanent", "", str(status), False) if about_it else ("temporary", "", str(status), True)
+    if status != 407:
+        assert whole(status, {"message": "Forbidden"}, **JSON_TABLE) == expected
+        assert whole(status, [{"message": "Forbidden"}], **JSON_TABLE) == expected
+        assert whole(status, b"rejected", id="text:ID=(.*)") == expected
+        assert whole(status, b"rejected") == expected
+    # A text is no answer of a provider that speaks JSON.
+    assert whole(status, b"Forbidden", **JSON_TABLE) == ("temporary", "", str(status), True)
+    assert whole(status, b'"Forbidden"', **JSON_TABLE).foreign
+
+
+def test_the_code_may_stand_in_a_header_beside_a_page() -> None:
+    assert whole(403, PAGE, {b"x-code": b"E1"}, code="header:x-code") == ("permanent", "", "E1", False)
+
+
+def test_a_rule_makes_any_words_the_providers_own() -> None:
+    assert whole(403, PAGE, permanent={"status": [403]}) == ("permanent", "", "403", False)
+    assert whole(404, b"", temporary={"status": [404]}) == ("temporary", "", "404", False)
+    answer = b"<html><body>ERR 7</body></html>"
+    assert whole(200, answer, code="text:ERR ([0-9]+)", permanent={"code": [7]}) == (
+        "permanent",
+        "",
+        "7",
+        False,
+    )
+
+
+@pytest.mark.parametrize("table", [{}, {"id": "own"}, {"id": "json:id", "id_required": False}, TEXT_TABLE])
+def test_a_page_of_200_takes_no_message(table: dict[str, Any]) -> None:
+    assert recognised(200, PAGE, **table).kind == "unknown"
+    assert recognised(200, PAGE, **{**table, "accepted": {"text": "^OK"}}).kind == "unknown"
+    assert recognised(200, PAGE, **{**table, "id": "", "accepted": {"text": "403"}}).kind == "accepted"
 
 
 # -- rules
@@ -83,7 +159,8 @@ def test_an_answer_of_200_that_says_no_in_its_body() -> None:
 )  # fmt: skip
 def test_a_2xx_without_the_id_that_it_should_have_is_unknown(body: bytes) -> None:
     assert recognised(200, body, id="json:id") == ("unknown", "", "no-id")
-    assert recognised(200, body, id="json:id", id_required=False) == ("accepted", "", "200")
+    kind = "unknown" if b"html" in body else "accepted"
+    assert recognised(200, body, id="json:id", id_required=False) == (kind, "", "200")
     assert recognised(500, body, id="json:id") == ("temporary", "", "500")
 
 
@@ -120,7 +197,7 @@ def test_every_segment_must_be_accepted_and_one_refusal_is_enough() -> None:
         "id": "json:m.*.id", "code": "json:m.*.s", "accepted": {"code": [0]}, "throttled": {"code": [1]},
     }  # fmt: skip
 
-    def of(*codes: int) -> Recognised:
+    def of(*codes: int) -> Short:
         return recognised(200, {"m": [{"id": f"a,{n}", "s": s} for n, s in enumerate(codes)]}, **table)
 
     assert of(0) == ("accepted", "a,0", "0")
@@ -154,7 +231,7 @@ def test_where_an_id_may_stand(source: str, headers: dict[bytes, bytes], body: b
 def test_the_headers_that_are_asked_for_are_named() -> None:
     both = recognition(id="header:X-Id", code="header:X-Code ")
     assert both.headers == {b"x-id", b"x-code"}
-    assert both.recognise(400, {b"x-code": b"E1"}, b"", "") == ("permanent", "", "E1")
+    assert both.recognise(400, {b"x-code": b"E1"}, b"", "") == ("permanent", "", "E1", False)
 
 
 def test_a_long_code_is_cut() -> None:

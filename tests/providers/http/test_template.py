@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import __version__
 from engine.errors import ConfigError
 from engine.providers.http.escapes import Unencodable
 from engine.providers.http.tables import decoded
@@ -18,6 +19,8 @@ from engine.records import Encoding, Message
 
 ID = "01930000-0000-7000-8000-0000000000ff"
 NOW_US = 1_000_000_000
+# What every request says unless its description says otherwise.
+ALWAYS = f"User-Agent: smsengine/{__version__}\r\nAccept-Encoding: identity\r\n".encode()
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 
 
@@ -63,7 +66,7 @@ def test_a_json_body_keeps_its_shape_and_takes_numbers_as_numbers() -> None:
         },
     ).build(message('a "b"\n%s {x}'), NOW_US)
     assert request.path == f"/v2/{ID}?dry=false&n=3".encode()
-    assert request.headers == f"Content-Type: application/json\r\nX-Ref: r-{ID}\r\n".encode()
+    assert request.headers == ALWAYS + f"Content-Type: application/json\r\nX-Ref: r-{ID}\r\n".encode()
     assert json.loads(request.body) == {
         "messages": [{"to": "+989120000000", "body": {"text": 'a "b"\n%s {x}!'}}],
         "parts": 2,
@@ -98,7 +101,7 @@ def test_no_message_can_add_a_header(reference: str) -> None:
     build = template(headers={"X-Reference": "{reference}"}).build
     if reference.isascii() and (reference.isprintable() or not reference):
         lines = build(message(reference=reference), NOW_US).headers.split(b"\r\n")
-        assert lines[1:] == [f"X-Reference: {reference}".encode(), b""]
+        assert lines[3:] == [f"X-Reference: {reference}".encode(), b""]
     else:
         with pytest.raises(Unencodable):
             build(message(reference=reference), NOW_US)
@@ -113,7 +116,7 @@ def test_percent_signs_of_the_description_are_only_percent_signs() -> None:
         fields={"u": "a=%d&b={id}"},
     ).build(message(), NOW_US)
     assert request.path == f"/100%25/{ID}?u=a%3D%25d%26b%3D{ID}".encode()
-    assert request.headers == f"X: 5%b%%{ID}\r\n".encode()
+    assert request.headers == ALWAYS + f"X: 5%b%%{ID}\r\n".encode()
     static = template(fields={"u": "%d %% {{id}}"}).build(message(), NOW_US)
     assert json.loads(static.body) == {"u": "%d %% {id}"}
 
@@ -186,7 +189,7 @@ def test_what_a_message_lacks_is_left_out_where_the_description_says_so() -> Non
     }
     request = template(**table).build(message(sender=""), NOW_US)
     assert json.loads(request.body) == {"c": [{}, 1]}
-    assert (request.path, request.headers) == (b"/", b"Content-Type: application/json\r\n")
+    assert (request.path, request.headers) == (b"/", ALWAYS + b"Content-Type: application/json\r\n")
     request = template(**table).build(message(reference="r"), NOW_US)
     assert json.loads(request.body) == {"a": "Acme", "b": "xr", "c": ["Acme", {"d": "r"}, 1]}
     assert (request.path, request.headers[-14:]) == (b"/?q=r", b"X-From: Acme\r\n")
@@ -231,7 +234,13 @@ def test_how_the_carrier_is_told_who_we_are() -> None:
     assert b"Authorization: Bearer s3{cr}et\r\n" in bearer
     own = template(fixed, headers={"authorization": "Key {password}", "content-type": "a/b"})
     lines = own.build(message(), NOW_US).headers.split(b"\r\n")
-    assert sorted(lines) == [b"", b"authorization: Key s3{cr}et", b"content-type: a/b"]
+    assert sorted(lines) == sorted(
+        [*ALWAYS.split(b"\r\n"), b"authorization: Key s3{cr}et", b"content-type: a/b"]
+    )
+    agent = template(
+        headers={"user-agent": "curl/8", "Accept-Encoding": "{nothing?}"}, method="GET", body="query"
+    )
+    assert agent.build(message(), NOW_US).headers == b"user-agent: curl/8\r\n"
 
 
 # -- mistakes

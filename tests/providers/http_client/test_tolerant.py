@@ -176,6 +176,7 @@ def test_no_octets_are_too_strange(octets: bytes, as_http: bool) -> None:
 
 # -- packed bodies
 
+
 def _raw_deflate(body: bytes) -> bytes:
     deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return deflate.compress(body) + deflate.flush()
@@ -224,5 +225,7 @@ async def test_a_bomb_is_not_unpacked(pack: object) -> None:
 def test_half_a_packed_body_is_left_as_it_came() -> None:
     packed = gzip.compress(BODY)[:-5]
     answer = AnswerReader(1000)
-    answer.feed(b"HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed)
+    answer.feed(
+        b"HTTP/1.1 500 No\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    )
     assert (answer.complete, answer.status, answer.body) == (True, 500, packed)

@@ -1,0 +1,88 @@
+"""Reads JSON as providers' servers write it, not only as RFC 8259 has it.
+
+What is read although it is no JSON, because nothing can be taken for something else by it:
+- a byte order mark, blanks and NULs before the document; UTF-16 and UTF-32;
+- octets that are no UTF-8: then the whole is taken for Latin-1, which has a character for each;
+- line ends and other control characters inside strings, halves of characters (they become "?");
+- a document that is itself a JSON string with a document in it;
+- what follows the first whole document, where the caller allows it.
+
+A document that is cut short, or begins with something else (a page, a warning), stays unread.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+_decode = msgspec.json.Decoder().decode
+_tolerant = json.JSONDecoder(strict=False)
+# What may stand before a document and between two.
+_BLANKS = " \t\r\n\0\ufeff"
+_BEGINNINGS = ("{", "[", '"')
+_UTF8_MARK = b"\xef\xbb\xbf"
+_ERRORS = (ValueError, RecursionError)
+
+
+class Malformed(ValueError):
+    """The bytes are no JSON document."""
+
+
+def parse_json(body: bytes) -> Any:
+    """The first document in `body`; what follows it is passed over. Raises Malformed."""
+    try:
+        document = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document, _ = _first(_text(body))
+    return _unwrapped(document)
+
+
+def parse_json_documents(body: bytes) -> list[Any]:
+    """All documents in `body`, one after another with nothing but blanks between; at least one.
+
+    Raises Malformed, also when only the first ones are whole: nothing of the rest may be lost.
+    """
+    try:
+        return [_unwrapped(_decode(body))]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    rest, documents = _text(body), []
+    while rest or not documents:
+        document, rest = _first(rest)
+        documents.append(_unwrapped(document))
+    return documents
+
+
+def _first(text: str) -> tuple[Any, str]:
+    """The document that `text` begins with, and the rest without the blanks around it."""
+    if not text.startswith(_BEGINNINGS):
+        raise Malformed("it begins with something else")
+    try:
+        document, end = _tolerant.raw_decode(text)
+        if "\\u" in text:
+            # Escaped halves of characters can be written nowhere.
+            whole = json.dumps(document, ensure_ascii=False).encode(errors="replace")
+            document = json.loads(whole)
+    except _ERRORS as e:
+        raise Malformed(str(e)) from e
+    return document, text[end:].strip(_BLANKS)
+
+
+def _unwrapped(document: Any) -> Any:
+    if type(document) is str and document.lstrip(_BLANKS).startswith(("{", "[")):
+        try:
+            return _first(document.strip(_BLANKS))[0]
+        except Malformed:
+            return document
+    return document
+
+
+def _text(body: bytes) -> str:
+    try:
+        # By the mark or the NULs in its first octets: UTF-8, UTF-16 or UTF-32.
+        text = body.decode(json.detect_encoding(body))
+    except UnicodeDecodeError:
+        text = body.removeprefix(_UTF8_MARK).decode("latin-1")
+    return text.strip(_BLANKS)
