@@ -22,7 +22,7 @@ from engine.organisations import (
 )
 from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
-from engine.receipts.records import Receipt, ReceiptsRead
+from engine.receipts.records import ReceiptsRead
 from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet
 from engine.routing.records import Route, RoutingPlan
 

@@ -267,6 +267,33 @@ async def test_twilio() -> None:
         assert (first.provider_message_id, first.message_id, first.to) == ("SM1", ID, "989120000000")
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        (400, 21611, "throttled"), (400, 14107, "throttled"), (429, 63017, "throttled"),
+        (403, 10001, "temporary"), (401, 20003, "temporary"), (403, 20005, "temporary"),
+        (403, 20008, "temporary"), (403, 20403, "temporary"), (404, 20404, "temporary"),
+        (400, 21608, "temporary"), (503, 21730, "temporary"), (400, 30002, "temporary"),
+        (400, 63038, "temporary"), (503, 20503, "temporary"),
+        (400, 21211, "permanent"), (400, 21614, "permanent"), (403, 21408, "permanent"),
+        (400, 21617, "permanent"), (400, 21606, "permanent"),
+    ],
+)  # fmt: skip
+@in_module
+async def test_twilios_codes(status: int, code: int, kind: str) -> None:
+    async with carrier("twilio", sequence(twilio_error(status, code))) as it:
+        assert short(await it.one()) == (kind, "", str(code))
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 415, 421])
+@pytest.mark.parametrize("preset", ["generic", "kannel", "kavenegar", "simulated", "twilio", "vonage"])
+@in_module
+async def test_a_firewalls_page_ends_no_message(preset: str, status: int) -> None:
+    page = b"<html>\r\n<head><title>Forbidden</title></head></html>"
+    async with carrier(preset, sequence(Reply(status, page, "text/html"), Reply(status))) as it:
+        assert [short(await it.one()) for _ in range(2)] == [("temporary", "", str(status))] * 2
+
+
 @in_module
 async def test_twilio_asks_to_be_left_alone_for_a_while() -> None:
     busy = twilio_error(429, 20429, headers="Retry-After: 30\r\n")
@@ -340,6 +367,20 @@ async def test_vonage() -> None:
         }
 
 
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        (("1", "10"), "throttled"),
+        (("4", "5", "8", "9", "11", "13", "14", "29", "32"), "temporary"),
+        (("2", "3", "6", "7", "12", "15", "22", "23", "33"), "permanent"),
+    ],
+)
+@in_module
+async def test_vonages_codes(codes: tuple[str, ...], kind: str) -> None:
+    async with carrier("vonage", sequence(*(vonage(code) for code in codes))) as it:
+        assert [short(await it.one()) for _ in codes] == [(kind, "", code) for code in codes]
+
+
 # -- Kavenegar: bodies as in https://kavenegar.com/rest.html
 
 
@@ -387,6 +428,20 @@ async def test_kavenegar() -> None:
         assert [(r.provider_message_id, r.state) for r in it.receipts.receipts] == [
             ("8792343", "delivered"), ("8792344", "undelivered"),
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        ((429, 451), "throttled"),
+        ((401, 402, 403, 404, 405, 407, 409, 416, 418, 426, 427, 501, 503), "temporary"),
+        ((400, 406, 411, 412, 413, 414, 417, 419, 420, 422, 424, 431, 432), "permanent"),
+    ],
+)
+@in_module
+async def test_kavenegars_codes(codes: tuple[int, ...], kind: str) -> None:
+    async with carrier("kavenegar", sequence(*(kavenegar(code) for code in codes))) as it:
+        assert [short(await it.one()) for _ in codes] == [(kind, "", str(code)) for code in codes]
 
 
 # -- the simulator

@@ -48,7 +48,8 @@ def parse_json_documents(body: bytes) -> list[Any]:
         return [_unwrapped(_decode(body))]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    rest, documents = _text(body), []
+    rest = _text(body)
+    documents: list[Any] = []
     while rest or not documents:
         document, rest = _first(rest)
         documents.append(_unwrapped(document))

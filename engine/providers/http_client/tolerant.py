@@ -105,13 +105,13 @@ class TolerantReader:
     def _read_head(self) -> bool:
         """Whether a head was taken out of the buffer; `_head` stays None for an interim answer."""
         buffer = self._buffer
-        while buffer[:1] in (b"\r", b"\n"):
-            del buffer[:1]
-            self._head_bytes += 1
+        before = len(buffer) - len(buffer.lstrip(b"\r\n"))
+        del buffer[:before]
+        self._head_bytes += before
         end = _HEAD_END.search(buffer, self._searched)
         if end is None:
             self._searched = max(0, buffer.rfind(b"\n"))
-            if not b"HTTP/".startswith(buffer[:5]) or len(buffer) > HEAD_BYTES_MAX:
+            if not b"HTTP/".startswith(bytes(buffer[:5])) or len(buffer) > HEAD_BYTES_MAX:
                 raise Doubtful
             return False
         lines = bytes(buffer[: end.start()])

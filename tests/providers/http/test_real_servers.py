@@ -82,8 +82,9 @@ async def test_where_the_id_is_there_the_message_is_accepted(body: bytes) -> Non
 @pytest.mark.parametrize(
     "body",
     [
-        b"", PAGE, OBJECT[:-1], b"{'id': 'm-1'}", b"[%b,%b]" % (OBJECT, OBJECT), b'{"id":null}', b'{"data":{}}',
+        b"", PAGE, OBJECT[:-1], b"{'id': 'm-1'}", b"[%b,%b]" % (OBJECT, OBJECT), b'{"id":null}',
         b"<br />\n<b>Warning</b>: x in y.php\n" + OBJECT, b"callback(" + OBJECT + b")", b"OK",
+        b'{"data":{}}',
     ],
 )  # fmt: skip
 async def test_where_it_is_not_clear_the_outcome_is_unknown_and_noted(body: bytes) -> None:

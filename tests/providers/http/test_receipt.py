@@ -118,7 +118,8 @@ ONE = json.dumps(GIVEN).encode()
     "body",
     [
         b"\xef\xbb\xbf" + ONE, b"\xef\xbb\xbf\xef\xbb\xbf \r\n" + ONE, ONE.decode().encode("utf-16"),
-        ONE.decode().encode("utf-16-le"), ONE + b"\n\0\0", b"[" + ONE + b"]", json.dumps(ONE.decode()).encode(),
+        ONE.decode().encode("utf-16-le"), ONE + b"\n\0\0", b"[" + ONE + b"]",
+        json.dumps(ONE.decode()).encode(),
         ONE[:-1] + b', "operator": "T\xe9l\xe9com"}', ONE[:-1] + b', "text": "a\nb\t\x01"}',
         ONE[:-1] + b', "text": "\\ud83d"}', ONE[:-1] + b', "x": NaN}',
     ],

@@ -16,6 +16,7 @@ from tests.providers.scripted import Outcomes, pool_to, serving
 
 BODY = b'{"id":"m-1"}'
 LENGTH = b"Content-Length: 12\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
 CHUNKS = b"5\r\n" + BODY[:5] + b"\r\n7\r\n" + BODY[5:] + b"\r\n0\r\n\r\n"
 
 # Octets and whether the connection can be used again. Each has the status 200 and BODY.
@@ -38,9 +39,11 @@ BROKEN = {
     "version without a point": (b"HTTP/1 200 OK\r\n" + LENGTH + b"\r\n" + BODY, False),
     "length twice": (b"HTTP/1.1 200 OK\r\n" + 2 * LENGTH + b"\r\n" + BODY, True),
     "length as a list": (b"HTTP/1.1 200 OK\r\nContent-Length: 12, 12\r\n\r\n" + BODY, True),
-    "length and chunks": (b"HTTP/1.1 200 OK\r\n" + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKS, False),
-    "chunks and length": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + LENGTH + b"\r\n" + CHUNKS, False),
-    "identity and length": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n" + LENGTH + b"\r\n" + BODY, False),
+    "length and chunks": (b"HTTP/1.1 200 OK\r\n" + LENGTH + CHUNKED + b"\r\n" + CHUNKS, False),
+    "chunks and length": (b"HTTP/1.1 200 OK\r\n" + CHUNKED + LENGTH + b"\r\n" + CHUNKS, False),
+    "identity and length": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n" + LENGTH + b"\r\n" + BODY, False,
+    ),
     "chunks with LF alone": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS.replace(b"\r\n", b"\n"), True,
     ),
@@ -51,7 +54,8 @@ BROKEN = {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKS[:-2] + b"X : y\r\n\r\n", True,
     ),
     "interim answer with LF alone": (
-        b"HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early\nLink: a\n\nHTTP/1.1 200 OK\n" + LENGTH + b"\n" + BODY, True,
+        b"HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early\nLink: a\n\nHTTP/1.1 200 OK\n" + LENGTH + b"\n" + BODY,
+        True,
     ),
     "HTTP/1.0": (b"HTTP/1.0 200 OK\n" + LENGTH + b"\n" + BODY, False),
     "HTTP/1.0, kept": (b"HTTP/1.0 200 OK\nConnection: Keep-Alive\n" + LENGTH + b"\n" + BODY, True),
