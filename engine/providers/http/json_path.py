@@ -28,16 +28,18 @@ def parse_path(path: str) -> Path:
 def find(document: Any, path: Path) -> Any:
     """The value at a path without "*"; None when there is none."""
     for key in path:
-        if isinstance(document, list):
+        if isinstance(document, dict):
+            value = document.get(key)
+            if value is not None or key != "0" or key in document:
+                document = value
+        elif isinstance(document, list):
             if key.isdecimal() and len(key) < 9:
                 document = document[int(key)] if int(key) < len(document) else None
-                continue
-            # Among several it would be a guess which is meant.
-            document = document[0] if len(document) == 1 else None
-        if not isinstance(document, dict):
+            else:
+                # Among several it would be a guess which is meant.
+                document = find(document[0], (key,)) if len(document) == 1 else None
+        else:
             return None
-        if key in document or key != "0":
-            document = document.get(key)
     return document
 
 

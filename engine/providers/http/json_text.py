@@ -36,7 +36,7 @@ def parse_json(body: bytes) -> Any:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document, _ = _first(_text(body))
-    return _unwrapped(document)
+    return document if type(document) is not str else _unwrapped(document)
 
 
 def parse_json_documents(body: bytes) -> list[Any]:
@@ -72,7 +72,7 @@ def _first(text: str) -> tuple[Any, str]:
 
 
 def _unwrapped(document: Any) -> Any:
-    if type(document) is str and document.lstrip(_BLANKS).startswith(("{", "[")):
+    if isinstance(document, str) and document.lstrip(_BLANKS).startswith(("{", "[")):
         try:
             return _first(document.strip(_BLANKS))[0]
         except Malformed:

@@ -123,9 +123,11 @@ class Recognition:
         """
         answer = HttpAnswer(status, headers, body)
         codes = self._code.words(answer)
-        kind = next((kind for kind, rule in self._rules if rule.holds(answer, codes)), None)
         foreign = False
-        if kind is None:
+        for kind, rule in self._rules:
+            if rule.holds(answer, codes):
+                break
+        else:
             if codes and self._code.kind == "text" and answer.is_page:
                 codes = []  # what a pattern finds in somebody's page is no code
             kind, foreign = self._without_rule(answer, codes)

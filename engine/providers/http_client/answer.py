@@ -141,18 +141,21 @@ class AnswerReader:
         self.headers = {name: value for name, value in tolerant.fields.items() if name in self._keep}
         self._body = bytes(tolerant.body)
         self.reusable = tolerant.reusable
-        self._complete()
+        self._unpack()
 
     def _finish(self, reusable: bool) -> None:
         assert self._parser is not None
         self.status = self._parser.get_status_code()
         self.reusable = reusable
-        self._complete()
+        # Nearly no answer needs more: none of the headers that are kept, and not the first octet of gzip.
+        if self.headers or self._body[:1] == b"\x1f":
+            self._unpack()
+        else:
+            self.complete = True
 
-    def _complete(self) -> None:
-        """The last step: unpack the body. One that would be too large then is a fault."""
-        coding = self.headers.get(_CONTENT_ENCODING, b"") if self.headers else b""
-        if is_packed(self._body, coding):
+    def _unpack(self) -> None:
+        """The last step: unpack the body if it is packed. One that would be too large then is a fault."""
+        if is_packed(self._body, self.headers.get(_CONTENT_ENCODING, b"")):
             try:
                 self._body = unpacked(bytes(self._body), self._body_bytes_max)
             except TooLarge:
