@@ -123,11 +123,8 @@ class Recognition:
         """
         answer = HttpAnswer(status, headers, body)
         codes = self._code.words(answer)
-        foreign = False
-        for kind, rule in self._rules:
-            if rule.holds(answer, codes):
-                break
-        else:
+        kind, foreign = self._by_rule(answer, codes), False
+        if kind is None:
             if codes and self._code.kind == "text" and answer.is_page:
                 codes = []  # what a pattern finds in somebody's page is no code
             kind, foreign = self._without_rule(answer, codes)
@@ -140,6 +137,12 @@ class Recognition:
             return Recognised("unknown", "", "no-id")
         joined = ids[0] if len(ids) == 1 else ",".join(one.replace(",", "%2C") for one in ids)
         return Recognised(kind, joined, _code(codes, status))
+
+    def _by_rule(self, answer: HttpAnswer, codes: list[str]) -> VerdictKind | None:
+        for kind, rule in self._rules:
+            if rule.holds(answer, codes):
+                return kind
+        return None
 
     def _without_rule(self, answer: HttpAnswer, codes: list[str]) -> tuple[VerdictKind, bool]:
         """What an answer means that no rule names, and whether it is a refusal in foreign words."""

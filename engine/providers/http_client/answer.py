@@ -92,7 +92,13 @@ class AnswerReader:
         if not self._raw:
             self._raw = data
         elif not self.complete:
-            self._keep_raw(data)
+            # As with the body, a buffer is only made for a second piece.
+            self._raw = bytearray(self._raw) if isinstance(self._raw, bytes) else self._raw
+            self._raw += data
+            # Chunks of one octet each come in six.
+            if len(self._raw) > HEAD_BYTES_MAX + 8 * self._body_bytes_max:
+                self.fault = "answer-too-large"
+                return
         try:
             parser.feed_data(data)
         except _PARSE_ERRORS:
@@ -113,21 +119,13 @@ class AnswerReader:
 
     def feed_eof(self) -> None:
         """The server has closed its side in good order."""
-        self.reusable = False
         if self._tolerant is not None:
             self._tolerant.feed_eof()
             self._read_again(self._tolerant, b"")
         elif self._in_body and not self._framed and self._body_bytes <= self._body_bytes_max:
-            self._finish(reusable=False)
-
-    def _keep_raw(self, data: bytes) -> None:
-        # As with the body, a buffer is only made for a second piece. Chunks of one octet each come in six.
-        if isinstance(self._raw, bytes):
-            self._raw = bytearray(self._raw)
-        if len(self._raw) <= HEAD_BYTES_MAX + 8 * self._body_bytes_max:
-            self._raw += data
-        else:
-            self.fault = "answer-too-large"
+            assert self._parser is not None
+            self._finish(self._parser.get_status_code(), reusable=False)
+        self.reusable = False
 
     def _read_again(self, tolerant: TolerantReader, data: bytes | bytearray) -> None:
         """Let the tolerant reader have `data`, and take over what it has found."""
@@ -137,25 +135,18 @@ class AnswerReader:
         self.fault = tolerant.fault
         if not tolerant.complete or self.complete:
             return
-        self.status = tolerant.status
         self.headers = {name: value for name, value in tolerant.fields.items() if name in self._keep}
         self._body = bytes(tolerant.body)
-        self.reusable = tolerant.reusable
-        self._unpack()
+        self._finish(tolerant.status, tolerant.reusable)
 
-    def _finish(self, reusable: bool) -> None:
-        assert self._parser is not None
-        self.status = self._parser.get_status_code()
+    def _finish(self, status: int, reusable: bool) -> None:
+        """The last step. A body that would be too large once it is unpacked is a fault."""
+        self.status = status
         self.reusable = reusable
-        # Nearly no answer needs more: none of the headers that are kept, and not the first octet of gzip.
-        if self.headers or self._body[:1] == b"\x1f":
-            self._unpack()
-        else:
-            self.complete = True
-
-    def _unpack(self) -> None:
-        """The last step: unpack the body if it is packed. One that would be too large then is a fault."""
-        if is_packed(self._body, self.headers.get(_CONTENT_ENCODING, b"")):
+        # Nearly no answer has one of the headers that are kept, or begins with the first octet of gzip.
+        if (self.headers or self._body[:1] == b"\x1f") and is_packed(
+            self._body, self.headers.get(_CONTENT_ENCODING, b"")
+        ):
             try:
                 self._body = unpacked(bytes(self._body), self._body_bytes_max)
             except TooLarge:
@@ -207,4 +198,4 @@ class AnswerReader:
             self.headers = {}
         else:
             # Asked now: the parser forgets it when the message ends.
-            self._finish(self._parser.should_keep_alive())
+            self._finish(self._parser.get_status_code(), self._parser.should_keep_alive())

@@ -1,6 +1,6 @@
 """Reads one HTTP answer that the strict parser has refused, as tolerantly as curl does.
 
-Carriers' servers are often written by hand. What is read here although RFC 9112 forbids it:
+Providers' servers are often written by hand. What is read here although RFC 9112 forbids it:
 - lines that end with LF alone, or with more than one CR before it;
 - a blank before the colon (5.1), control octets in a value, values that go on in the next
   line (5.2), lines without a colon, which are passed over;
@@ -52,7 +52,7 @@ class _Head(NamedTuple):
 class TolerantReader:
     """`feed` it until it is `complete` or has a `fault`; then it is of no further use."""
 
-    __slots__ = ("_after_chunk", "_body_bytes_max", "_buffer", "_head", "_head_bytes", "_left", "_searched",
+    __slots__ = ("_body_bytes_max", "_buffer", "_head", "_head_bytes", "_left", "_searched",
                  "_trailers", "body", "complete", "fault")  # fmt: skip
 
     def __init__(self, body_bytes_max: int) -> None:
@@ -63,7 +63,7 @@ class TolerantReader:
         self._head: _Head | None = None
         # Octets of the body, or of the present chunk, that are still to come; -1: a line with a size comes.
         self._left = -1
-        self._after_chunk = self._trailers = False
+        self._trailers = False
         self.body = bytearray()
         self.complete = False
         # A stable word, "" as long as all is well.
