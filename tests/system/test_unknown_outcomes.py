@@ -63,7 +63,7 @@ class OddProvider(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", 0), _OddExchange)
         self.texts: Counter[str] = Counter()
         # (text, which send of it) whose answer never comes.
         self.held: set[tuple[str, int]] = set()
@@ -75,7 +75,7 @@ class OddProvider(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _OddExchange(BaseHTTPRequestHandler):
     server: OddProvider
     protocol_version = "HTTP/1.1"
 
