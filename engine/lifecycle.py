@@ -10,7 +10,7 @@
 
 Status. A status only moves forward, in the order of `STATUSES`:
 
-    scheduled < accepted < sent < expired < failed < undelivered < delivered
+    scheduled < accepted < sent < outcome_unknown < expired < failed < undelivered < delivered
 
 Events come from several processes, each with its own clock, through several streams. A receipt
 may be recorded before the `sent` of the same message. An event may be seen twice. A reader may see
@@ -19,10 +19,10 @@ the old status and the status that the event stands for. Joins commute, associat
 idempotent: the status is the same in whatever order the events are folded, and however often
 each. A late `sent` never overwrites a receipt, nor an end that was reached before it.
 
-Why this order. `expired` and `failed` exclude each other, because exactly one settlement of a
-message counts, so their order does not matter. A receipt stands above them, because it is the
-provider's own word: an attempt whose outcome was unknown may have been given up as failed and then
-be delivered after all. `delivered` stands above `undelivered`, because providers correct a
+Why this order. `outcome_unknown`, `expired` and `failed` exclude each other, because exactly one
+settlement of a message counts, so their order does not matter. A receipt stands above them, because it
+is the provider's own word: a message that was given up after sends of unknown outcome may have been
+delivered after all. `delivered` stands above `undelivered`, because providers correct a
 provisional failure into a delivery, and not the other way round.
 
 `retrying` means that the message is in its queue and was tried, so it stands for `accepted`.
@@ -32,8 +32,9 @@ the history. `receipt` is a provider's word on the way, or on one segment of sev
 message is at least `sent`.
 
 Charge. It begins `held`, at admission. The one settlement that counts ends it: `captured` when a
-provider took the message, `released` when none will. Both are final; a receipt moves no
-units.
+provider took the message, `released` when none will. When nobody knows, the setting of the queue
+decides. So that end has two events, one for each charge, and both stand for the same status. Both
+charges are final; a receipt moves no units.
 
 Entry. While an entry is in the queue, one settlement at most takes it out: it is done with, due
 again, or a dead letter. Events that come before or after that leave it where it is.
@@ -50,12 +51,16 @@ MessageEvent = Literal[
     "retrying",  # an attempt failed for now, and another follows
     "failed",  # no provider takes it
     "expired",  # its validity ended before a provider took it
+    "outcome_unknown",  # it is not sent again after too many sends of unknown outcome; it is charged
+    "outcome_unknown_released",  # the same, and it is not charged
     "dead",  # it was set aside in the dead-letter stream, after it outlived several workers
     "receipt",  # a receipt that ends nothing: on its way, or one segment of several has arrived
     "delivered",  # a receipt: the recipient has it, every segment of it
     "undelivered",  # a receipt: the recipient will not get it
 ]
-Status = Literal["scheduled", "accepted", "sent", "expired", "failed", "undelivered", "delivered"]
+Status = Literal[
+    "scheduled", "accepted", "sent", "outcome_unknown", "expired", "failed", "undelivered", "delivered"
+]
 Charge = Literal["held", "captured", "released"]
 # What an event does to the units of its message.
 ChargeEffect = Literal["holds", "captures", "releases", "leaves"]
@@ -84,6 +89,8 @@ EVENTS: dict[MessageEvent, Meaning] = {
     "retrying": Meaning("accepted", "leaves", "due"),
     "dead": Meaning("accepted", "leaves", "dead"),
     "sent": Meaning("sent", "captures", "done"),
+    "outcome_unknown": Meaning("outcome_unknown", "captures", "done"),
+    "outcome_unknown_released": Meaning("outcome_unknown", "releases", "done"),
     "failed": Meaning("failed", "releases", "done"),
     "expired": Meaning("expired", "releases", "done"),
     "receipt": Meaning("sent", "leaves", "stays"),

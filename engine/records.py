@@ -50,6 +50,9 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     reference: str = ""
     # Providers that failed it since its last pause: the others are tried first.
     tried: tuple[str, ...] = ()
+    # Sends whose outcome nobody knows: those that ended so, and those that a dead worker may have made.
+    # Without those of the present entry; see `engine.delivery.settlement`.
+    unknown_sends: int = 0
 
 
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -84,7 +87,7 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     due_at_us: int = 0
     # For `accepted` and `scheduled`: when the validity ends; else 0.
     expires_at_us: int = 0
-    # The request had gone out when the attempt failed: it may have been delivered.
+    # The request had gone out, or may have, when the attempt ended: it may have been delivered.
     outcome_unknown: bool = False
     # For `receipt`: the number of the segment that has arrived, from 1; 0: none has yet.
     segment: int = 0

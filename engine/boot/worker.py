@@ -19,7 +19,7 @@ from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, en
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
-from engine.delivery.settlement import RetryPauses
+from engine.delivery.settlement import RetryPauses, UnknownOutcomes
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -73,7 +73,6 @@ def assemble_worker(
     quarter of `take_over_s`.
     """
     pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
-    at_most_once = settings.unknown_outcome == "at-most-once"
     settler = Settler(
         reader,
         pauses=pauses,
@@ -82,7 +81,7 @@ def assemble_worker(
         clock_s=clock_s,
         rng=rng,
         log=log,
-        at_most_once=at_most_once,
+        unknown=_unknown_outcomes(settings),
     )
     dispatcher = Dispatcher(
         reader.queue,
@@ -94,10 +93,18 @@ def assemble_worker(
         rng=rng,
         log=log,
         clock_s=clock_s,
-        hedge=settings.hedge and not at_most_once,
+        hedge=settings.hedge,
     )
     worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
     return WorkerParts(worker, _sweeper(reader, worker, take_over_s, now_us, log), dispatcher)
+
+
+def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
+    at_most_once = settings.unknown_outcome == "at-most-once"
+    charge = settings.unknown_outcome_charge or ("released" if at_most_once else "captured")
+    return UnknownOutcomes(
+        sends_max=1 if at_most_once else settings.unknown_outcomes_max, charged=charge == "captured"
+    )
 
 
 def _sweeper(
@@ -127,7 +134,9 @@ async def deliver(process: Process) -> None:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
         reader = _reader(process, link, read_link, queue, log)
-        built = await _providers(process, stack, log)
+        # Before all that counts, so that its last line comes after them.
+        counters = await stack.enter_async_context(CounterLog(log))
+        built = await _providers(process, stack, counters)
         worker, sweeper, dispatcher = assemble_worker(
             reader,
             built,
@@ -140,6 +149,7 @@ async def deliver(process: Process) -> None:
             rng=random.Random(),
             log=log,
         )
+        counters.watch("messages ended", worker.counts)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
 
         def use(plan: RoutingPlan) -> None:
@@ -162,10 +172,9 @@ async def deliver(process: Process) -> None:
         await fence_all(link, [process.name], config.shards)
 
 
-async def _providers(process: Process, stack: AsyncExitStack, log: FilteringBoundLogger) -> list[Provider]:
-    """The providers, not yet started. What they counted is logged once more when all of them have ended."""
+async def _providers(process: Process, stack: AsyncExitStack, counters: CounterLog) -> list[Provider]:
+    """The providers, not yet started, and what they count watched by `counters`."""
     link = await stack.enter_async_context(process.link("receipts"))
-    counters = await stack.enter_async_context(CounterLog(log))
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     problems = Problems()

@@ -89,12 +89,19 @@ class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=T
     # `backoff_max_s`, with jitter.
     backoff_s: Annotated[float, Meta(gt=0, le=3600)] = 1.0
     backoff_max_s: Annotated[float, Meta(gt=0, le=86400)] = 60.0
-    # What becomes of a message that was sent and never answered. `at-least-once` sends it again, so
-    # the recipient may get it twice. `at-most-once` gives it up and releases its
-    # units, unless its worker was killed: then others send it again.
+    # What becomes of a message that was sent and whose outcome nobody knows: the provider did not answer,
+    # its answer was not understood, or the worker died meanwhile. `at-least-once` sends it again, so
+    # the recipient may get it twice. `at-most-once` never does.
     unknown_outcome: Literal["at-least-once", "at-most-once"] = "at-least-once"
+    # After so many such sends the message is at its end, with the status `outcome_unknown`. With
+    # at-most-once it is always 1.
+    unknown_outcomes_max: Annotated[int, Meta(ge=1, le=100)] = 3
+    # The charge of such a message. The default with at-least-once is `captured`: it was sent several
+    # times, so at least one provider has probably delivered it, and asks to be paid. With at-most-once it
+    # is `released`: it was sent once, or, when its worker died, perhaps not at all.
+    unknown_outcome_charge: Literal["captured", "released"] | None = None
     # When a provider takes longer to answer than it usually does, send the message through another
-    # provider before the time-out; only with at-least-once.
+    # provider before the time-out; only when the outcome of one more send may be unknown.
     hedge: bool = False
 
 

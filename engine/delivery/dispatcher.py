@@ -83,7 +83,7 @@ class Dispatcher:
         the same order. `settler` takes what becomes of entries. `concurrency` bounds the sends in
         flight, without those that were in flight when their provider stalled. `hedge`: a message
         that has waited for an answer longer than its provider ever takes goes to another provider at
-        once, before the time-out; only for queues whose recipients may get a message twice.
+        once, before the time-out, as long as one more send of unknown outcome does not end it.
         """
         self._queue = queue
         self._providers = {provider.name: provider for provider in providers}
@@ -192,9 +192,10 @@ class Dispatcher:
 
     def _give_up_overdue(self, lane: Lane, now_s: float) -> None:
         """Send messages that wait for an answer for too long to another provider (hedged requests: Dean and
-        Barroso, The Tail at Scale, 2013). The outcome of the attempt is unknown, as after a time-out."""
+        Barroso, The Tail at Scale, 2013). The outcome of the attempt is unknown, as after a time-out. A
+        message that this would end waits for its time-out instead."""
         for token, entry in lane.awaited.overdue(now_s):
-            if self._choice.another(lane, entry.message, now_s):
+            if self._settler.may_be_given_up(entry) and self._choice.another(lane, entry.message, now_s):
                 lane.awaited.give_up(token)
                 verdict = Verdict(kind="unknown", provider=lane.name, code="overdue")
                 self._settler.ended(entry, verdict, others=True, reroute=False)

@@ -3,7 +3,8 @@
     verdict                             event       the message
     accepted                            sent        is done
     permanent                           failed      is done
-    unknown, at most once               failed      is done
+    unknown, as often as allowed        outcome_unknown or outcome_unknown_released
+                                                    is done
     any other, another provider left    retrying    is due again, at once
     any other, none left in this round  retrying    is due again, later
     any other, no time left             expired     is done
@@ -11,11 +12,24 @@
 This module decides the event. What the event does to the hold and to the queue entry is decided
 by the table in `engine.lifecycle`, from which the settlement's outcome follows.
 
-An unknown outcome is tried again where the queue promises at-least-once: the recipient may
-get the message twice, and the organisation pays once, for the attempt that was accepted. Where the
-queue promises at-most-once the message is given up. Nothing is charged then, nor when the
-validity ends on an unknown outcome, because nobody can show that the message was sent. Rows of unknown
-outcomes carry `outcome_unknown`.
+A send of unknown outcome may have reached the recipient. `UnknownOutcomes` bounds such sends of one
+message: where the queue promises at-most-once it allows one, else a few. These count:
+
+    an attempt that ended with the verdict `unknown`, also after a time-out or a hedge
+    each time that the entry was taken over from another worker, which may have sent it before it died
+
+The second is known from the deliveries that Redis counts for the entry, so it survives the death of any
+worker. `Message.unknown_sends` keeps both when the message leaves its entry: to be tried again, put
+off, or sent again after a receipt. A worker may die before it sends what it has read. Nobody can tell,
+so it counts all the same: a message is sent too seldom rather than too often. What a worker hands back,
+and what it drops unsent and reads again, does not count.
+
+At the bound the message is at its end. Before it, the message is tried again, the recipient may get
+it twice, and the organisation pays once, for the attempt that was accepted. Nothing is charged when
+the validity ends first. Rows of unknown outcomes carry `outcome_unknown`.
+
+An entry that has outlived `DELIVERIES_MAX` workers is a dead letter, also when that is the bound: it
+may be what kills them, and an operator should see it.
 
 A round is one attempt with each provider that can carry the message. There is a pause between rounds.
 A provider that throttles has judged its own load, not the message: the pause is short.
@@ -47,13 +61,52 @@ class RetryPauses(msgspec.Struct, frozen=True, kw_only=True):
         return int(pause_after(rounds, self.first_us, self.max_us, rng))
 
 
-def before_sending(entry: Entry, now_us: int) -> Settlement | None:
-    """The settlement of an entry that must not be sent; None: send it."""
+class UnknownOutcomes(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a queue lets one message be sent with an unknown outcome, and who pays at the bound."""
+
+    # So many such sends end the message.
+    sends_max: int = 3
+    # Whether it is charged then.
+    charged: bool = True
+
+    @property
+    def event(self) -> MessageEvent:
+        """The event at the bound."""
+        return "outcome_unknown" if self.charged else "outcome_unknown_released"
+
+    def left(self, entry: Entry) -> int:
+        """How many more sends of `entry` may have an unknown outcome; 0 or fewer: it must not be sent."""
+        return self.sends_max - _unknown_sends(entry)
+
+
+_USUAL = UnknownOutcomes()
+
+
+def _unknown_sends(entry: Entry) -> int:
+    """Sends of unknown outcome before the present one; each take-over of the entry counts as one."""
+    return entry.message.unknown_sends + entry.deliveries - 1
+
+
+def _message_of(entry: Entry) -> Message:
+    """The message as it leaves its entry, whose deliveries are forgotten."""
+    if entry.deliveries == 1:
+        return entry.message
+    return msgspec.structs.replace(entry.message, unknown_sends=_unknown_sends(entry))
+
+
+def before_sending(entry: Entry, now_us: int, unknown: UnknownOutcomes = _USUAL) -> Settlement | None:
+    """The settlement of an entry that must not be sent; None: send it. `unknown`: of its queue."""
     message = entry.message
     if entry.deliveries > DELIVERIES_MAX:
         return _settlement(
             entry, "dead", now_us, attempt=message.attempts, code="deliveries", goes_on_as=message
         )
+    if unknown.left(entry) <= 0:
+        # The dead worker's attempt, if it was made, has recorded no event. Without one, the setting has
+        # been lowered since.
+        lost = entry.deliveries > 1
+        attempt, code = message.attempts + lost, "taken_over" if lost else "unknown_outcomes_max"
+        return _settlement(entry, unknown.event, now_us, attempt=attempt, code=code, outcome_unknown=True)
     if now_us >= message.expires_at_us:
         return _settlement(entry, "expired", now_us, attempt=message.attempts, code="validity")
     return None
@@ -68,21 +121,25 @@ def after_verdict(
     *,
     others: bool = False,
     reroute: bool = False,
-    at_most_once: bool = False,
+    unknown: UnknownOutcomes = _USUAL,
 ) -> Settlement:
     """The settlement of an entry whose attempt ended with `verdict`.
 
     `others`: another provider can take the message now and has not failed it in this round.
     `reroute`: the message is sent again when a receipt says that it did not arrive, so its row
-    keeps the message until then. `at_most_once`: what the queue promises.
+    keeps the message until then. `unknown`: of the queue.
     """
     message, kind = entry.message, verdict.kind
     attempt = message.attempts + 1
     if kind == "accepted":
-        kept = msgspec.json.encode(message).decode() if reroute else ""
+        kept = msgspec.json.encode(_message_of(entry)).decode() if reroute else ""
         return _settlement(entry, "sent", now_us, attempt=attempt, verdict=verdict, kept=kept)
-    if kind == "permanent" or (kind == "unknown" and at_most_once):
+    if kind == "permanent":
         return _settlement(entry, "failed", now_us, attempt=attempt, verdict=verdict)
+    if kind == "unknown" and unknown.left(entry) <= 1:
+        return _settlement(
+            entry, unknown.event, now_us, attempt=attempt, verdict=verdict, outcome_unknown=True
+        )
     tried = (*message.tried, verdict.provider)
     due_at_us = now_us
     if not others:
@@ -90,11 +147,15 @@ def after_verdict(
         due_at_us += pauses.after_round(rounds, rng)
         tried = ()
     if due_at_us >= message.expires_at_us:
-        return _settlement(entry, "expired", now_us, attempt=attempt, verdict=verdict)
-    again = msgspec.structs.replace(message, attempts=attempt, tried=tried)
+        return _settlement(
+            entry, "expired", now_us, attempt=attempt, verdict=verdict, outcome_unknown=kind == "unknown"
+        )
+    sends = _unknown_sends(entry) + (kind == "unknown")
+    again = msgspec.structs.replace(message, attempts=attempt, tried=tried, unknown_sends=sends)
     return _settlement(
-        entry, "retrying", now_us, attempt=attempt, verdict=verdict, due_at_us=due_at_us, goes_on_as=again
-    )
+        entry, "retrying", now_us, attempt=attempt, verdict=verdict, due_at_us=due_at_us,
+        goes_on_as=again, outcome_unknown=kind == "unknown",
+    )  # fmt: skip
 
 
 def put_off(entry: Entry, due_at_us: int) -> Settlement:
@@ -102,7 +163,7 @@ def put_off(entry: Entry, due_at_us: int) -> Settlement:
 
     Nothing happened to the message, so no event is recorded.
     """
-    return Settlement(entry=entry, row=None, due_at_us=due_at_us, message=entry.message)
+    return Settlement(entry=entry, row=None, due_at_us=due_at_us, message=_message_of(entry))
 
 
 def unroutable(entry: Entry, now_us: int) -> Settlement:
@@ -120,6 +181,7 @@ def _settlement(
     code: str = "",
     due_at_us: int = 0,
     goes_on_as: Message | None = None,
+    outcome_unknown: bool = False,
     kept: str = "",
 ) -> Settlement:
     """The settlement that records `event`; its outcome follows from the event."""
@@ -135,7 +197,7 @@ def _settlement(
         code=verdict.code if verdict else code,
         latency_us=verdict.latency_us if verdict else 0,
         due_at_us=due_at_us,
-        outcome_unknown=verdict is not None and verdict.kind == "unknown",
+        outcome_unknown=outcome_unknown,
         kept=kept,
     )
     return Settlement(entry=entry, row=row, due_at_us=due_at_us, message=goes_on_as)

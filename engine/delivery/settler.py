@@ -17,11 +17,19 @@ import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
 
+import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
-from engine.delivery.settlement import RetryPauses, after_verdict, before_sending, put_off, unroutable
+from engine.delivery.settlement import (
+    RetryPauses,
+    UnknownOutcomes,
+    after_verdict,
+    before_sending,
+    put_off,
+    unroutable,
+)
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement, Verdict
 
@@ -33,6 +41,13 @@ _FLUSH_MAX = 1000
 # The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
+
+
+class SettlementCounts(msgspec.Struct):
+    """What a worker has settled that an operator should know of; for the log."""
+
+    # Messages that ended because of too many sends of unknown outcome.
+    outcome_unknown: int = 0
 
 
 class Settler:
@@ -48,11 +63,11 @@ class Settler:
         clock_s: Callable[[], float],
         rng: Random,
         log: FilteringBoundLogger,
-        at_most_once: bool = False,
+        unknown: UnknownOutcomes,
     ) -> None:
         """`hand_s`: an entry that was read longer ago is not sent; with a provider's time-out it must be
-        less than the time after which entries are taken over. `at_most_once`: a message that was sent
-        and never answered is given up, and not sent again.
+        less than the time after which entries are taken over. `unknown`: what the queue does with sends
+        of unknown outcome.
         """
         self._reader = reader
         self._pauses = pauses
@@ -61,7 +76,8 @@ class Settler:
         self._clock_s = clock_s
         self._rng = rng
         self._log = log
-        self._at_most_once = at_most_once
+        self._unknown = unknown
+        self.counts = SettlementCounts()
         # Entries that were taken and are not settled.
         self.in_hand = 0
         # Set whenever something in hand was settled.
@@ -79,10 +95,14 @@ class Settler:
             self._reader.drop([entry])
             self._let_go(1)
             return False
-        settlement = before_sending(entry, self._now_us())
+        settlement = before_sending(entry, self._now_us(), self._unknown)
         if settlement is not None:
             self._settle(settlement)
         return settlement is None
+
+    def may_be_given_up(self, entry: Entry) -> bool:
+        """Whether `entry`, which is being sent, may be sent again before its outcome is known."""
+        return self._unknown.left(entry) > 1
 
     def ended(self, entry: Entry, verdict: Verdict, *, others: bool, reroute: bool) -> None:
         """Settle `entry`, whose attempt ended with `verdict`; the rest is as in `after_verdict`."""
@@ -95,24 +115,25 @@ class Settler:
                 self._rng,
                 others=others,
                 reroute=reroute,
-                at_most_once=self._at_most_once,
+                unknown=self._unknown,
             )
         )
 
     def put_off(self, entry: Entry, pause_s: float) -> None:
         """Put `entry` off for `pause_s`, because no provider can take it now."""
         now_us = self._now_us()
-        # An entry that has expired, or has outlived too many workers, is settled now instead.
-        self._settle(before_sending(entry, now_us) or put_off(entry, now_us + int(pause_s * 1e6)))
+        # An entry that must not be sent any more is settled now instead.
+        due_at_us = now_us + int(pause_s * 1e6)
+        self._settle(before_sending(entry, now_us, self._unknown) or put_off(entry, due_at_us))
 
     def unroutable(self, entry: Entry) -> None:
         """Settle `entry`, which no route matches."""
         now_us = self._now_us()
-        self._settle(before_sending(entry, now_us) or unroutable(entry, now_us))
+        self._settle(before_sending(entry, now_us, self._unknown) or unroutable(entry, now_us))
 
     def hand_back(self, entry: Entry) -> None:
         """Give back `entry`, which was only read: it is due at once, for any worker."""
-        self._settle(put_off(entry, self._now_us()))
+        self.put_off(entry, 0.0)
 
     async def run(self) -> None:
         """Write settlements to Redis until canceled."""
@@ -131,6 +152,8 @@ class Settler:
 
     def _settle(self, settlement: Settlement) -> None:
         self._settlements.append(settlement)
+        if settlement.row is not None and settlement.row.event == self._unknown.event:
+            self.counts.outcome_unknown += 1
         waiting = len(self._settlements)
         if waiting == 1:
             asyncio.get_running_loop().call_later(_FLUSH_S, self._flush.set)

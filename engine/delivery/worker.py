@@ -8,8 +8,10 @@ trip of its own: providers call back, and one loop acts on all verdicts that cam
 All entries in hand count against one bound. So a worker that cannot settle, because Redis is
 away, soon stops reading and then stops sending.
 
-    killed at any point   what was in hand is pending under the worker's name, and others take it over;
-                          what was in flight is sent twice (at-least-once), and charged once
+    killed at any point   what was in hand is pending under the worker's name, and others take it over.
+                          They send it again, so what was in flight is sent twice, and charged once;
+                          where the queue promises at-most-once they end it, because any of it may have
+                          been sent (`engine.delivery.settlement`)
     frozen                entries that were read more than `hand_s` ago are not sent but dropped,
                           because another worker may have them by then. What was in flight is settled
                           by whoever comes first
@@ -29,7 +31,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.backoff import Backoff
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
-from engine.delivery.settler import Settler
+from engine.delivery.settler import SettlementCounts, Settler
 from engine.errors import Unavailable
 from engine.records import Entry
 
@@ -67,6 +69,11 @@ class Worker:
         # Sends in flight, entries that wait in lanes, and verdicts not yet settled, together.
         self._in_hand_max = concurrency + max(1, concurrency // 2) * len(dispatcher.lanes)
         self._draining = False
+
+    @property
+    def counts(self) -> SettlementCounts:
+        """What was settled that an operator should know of."""
+        return self._settler.counts
 
     @property
     def in_hand(self) -> int:

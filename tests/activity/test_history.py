@@ -176,3 +176,19 @@ def test_nothing_known_cannot_be_described() -> None:
 def test_times_have_six_decimals_and_end_in_z() -> None:
     assert rfc3339(0) == "1970-01-01T00:00:00.000000Z"
     assert rfc3339(T0 + 1) == "2026-11-22T08:26:00.000001Z"
+
+
+@pytest.mark.parametrize(
+    ("event", "charge"), [("outcome_unknown", "captured"), ("outcome_unknown_released", "released")]
+)
+@pytest.mark.parametrize("receipt", ["delivered", "undelivered"])
+def test_a_message_given_up_with_an_unknown_outcome_says_who_pays_and_a_receipt_still_decides(
+    event: Event, charge: str, receipt: Event
+) -> None:
+    end = row(event, 60, attempt=3, provider="one", outcome_unknown=True)
+    view = describe([ACCEPTED, RETRYING, end])
+    assert (view.status, view.charge, view.attempts, view.outcome_unknown) == (
+        "outcome_unknown", charge, 3, True,
+    )  # fmt: skip
+    later = describe([row(receipt, 70, attempt=1, provider="one"), end, RETRYING, ACCEPTED])
+    assert (later.status, later.charge) == (receipt, charge)

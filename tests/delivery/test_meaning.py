@@ -15,7 +15,14 @@ from engine.activity.records import ActivityEntry
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
 from engine.credit.laws import NO_UNITS, Units, units_by_event, units_of_usage
-from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdict, before_sending, unroutable
+from engine.delivery.settlement import (
+    DELIVERIES_MAX,
+    RetryPauses,
+    UnknownOutcomes,
+    after_verdict,
+    before_sending,
+    unroutable,
+)
 from engine.lifecycle import (
     EVENTS,
     Charge,
@@ -75,9 +82,14 @@ def settlement_with(event: MessageEvent, entry: Entry) -> Settlement:
         return found
     if event == "failed":
         return unroutable(entry, now)
+    pauses = RetryPauses(first_us=1000, max_us=1000)
+    if event in ("outcome_unknown", "outcome_unknown_released"):
+        once = UnknownOutcomes(sends_max=1, charged=event == "outcome_unknown")
+        verdict = msgspec.structs.replace(verdict, kind="unknown")
+        return after_verdict(entry, verdict, now, pauses, Random(1), unknown=once)
     if event == "sent":
         verdict = msgspec.structs.replace(verdict, kind="accepted")
-    return after_verdict(entry, verdict, now, RetryPauses(first_us=1000, max_us=1000), Random(1))
+    return after_verdict(entry, verdict, now, pauses, Random(1))
 
 
 async def admit(kit: QueueKit, due_at_us: int) -> None:

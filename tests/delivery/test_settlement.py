@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import msgspec
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from engine.delivery.settlement import (
     DELIVERIES_MAX,
     RetryPauses,
+    UnknownOutcomes,
     after_verdict,
     before_sending,
     put_off,
@@ -87,6 +89,115 @@ def test_only_the_attempts_of_a_retried_message_change() -> None:
         {f: getattr(m, f) for f in m.__struct_fields__} for m in (sent.message, settlement.message)
     )
     assert after == before | {"attempts": 5}
+
+
+# What can happen to a message in its queue: verdicts, deaths of its worker, no provider with room.
+STEPS = st.sampled_from(("temporary", "throttled", "unknown", "killed after", "killed before", "put off"))
+
+
+def lives(steps: list[str], unknown: UnknownOutcomes) -> tuple[list[str], int]:
+    """One message from its queue to its end: its events, and how many of its sends nobody knows about.
+
+    A retry or a put-off makes a new entry.
+    """
+    at, now, events, sends = entry(), NOW, [], 0
+    for step in steps:
+        stopped = before_sending(at, now, unknown)
+        if stopped is None and step.startswith("killed"):
+            sends += step == "killed after"
+            at = msgspec.structs.replace(at, deliveries=at.deliveries + 1)
+            continue
+        if stopped is not None:
+            settlement = stopped
+        elif step == "put off":
+            settlement = put_off(at, now + 1)
+        else:
+            sends += step == "unknown"
+            settlement = after_verdict(at, verdict(step), now, PAUSES, Random(1), unknown=unknown)  # type: ignore[arg-type]
+        if settlement.row is not None:
+            events.append(settlement.row.event)
+        if settlement.outcome != "retry":
+            return events, sends
+        assert settlement.message is not None
+        now = settlement.due_at_us
+        at = msgspec.structs.replace(entry(), message=settlement.message)
+    return events, sends
+
+
+@given(steps=st.lists(STEPS, min_size=5, max_size=20), sends_max=st.integers(1, 4), charged=st.booleans())
+def test_no_message_is_sent_with_an_unknown_outcome_more_often_than_its_queue_allows(
+    steps: list[str], sends_max: int, charged: bool
+) -> None:
+    unknown = UnknownOutcomes(sends_max=sends_max, charged=charged)
+    events, sends = lives(steps, unknown)
+    # The end is one settlement, and the charge at the bound is the setting's.
+    assert all(event == "retrying" for event in events[:-1])
+    assert sends <= sends_max
+    ends = Counter(events)
+    assert ends["outcome_unknown"] <= charged
+    assert ends["outcome_unknown_released"] <= (not charged)
+
+
+@pytest.mark.parametrize(("charged", "outcome", "event"), [
+    (True, "captured", "outcome_unknown"), (False, "released", "outcome_unknown_released"),
+])  # fmt: skip
+def test_the_last_send_of_unknown_outcome_ends_the_message_and_the_queue_says_who_pays(
+    charged: bool, outcome: str, event: str
+) -> None:
+    unknown = UnknownOutcomes(sends_max=3, charged=charged)
+    at = entry()
+    for attempt in (1, 2):
+        settlement = after_verdict(at, verdict("unknown"), NOW, PAUSES, Random(1), unknown=unknown)
+        assert settlement.outcome == "retry"
+        assert settlement.message is not None
+        assert settlement.message.unknown_sends == attempt
+        at = msgspec.structs.replace(at, message=settlement.message)
+    # Another provider that is free changes nothing.
+    last = after_verdict(at, verdict("unknown"), NOW, PAUSES, Random(1), others=True, unknown=unknown)
+    assert last.row is not None
+    assert (last.outcome, last.row.event, last.row.outcome_unknown) == (outcome, event, True)
+    assert (last.row.provider, last.row.code, last.row.attempt) == ("p", "42", 3)
+    # What is known does not count.
+    known = after_verdict(at, verdict("temporary"), NOW, PAUSES, Random(1), unknown=unknown)
+    assert known.message is not None
+    assert known.message.unknown_sends == 2
+
+
+def test_a_send_that_its_worker_did_not_live_to_settle_counts_wherever_the_message_goes() -> None:
+    taken_over = entry(deliveries=2)
+    assert before_sending(taken_over, NOW) is None
+    retried = after_verdict(taken_over, verdict("temporary"), NOW, PAUSES, Random(1)).message
+    again = after_verdict(taken_over, verdict("unknown"), NOW, PAUSES, Random(1)).message
+    waiting = put_off(taken_over, NOW).message
+    assert retried is not None
+    assert again is not None
+    assert waiting is not None
+    assert (retried.unknown_sends, again.unknown_sends, waiting.unknown_sends) == (1, 2, 1)
+    row = after_verdict(taken_over, verdict("accepted"), NOW, PAUSES, Random(1), reroute=True).row
+    assert row is not None
+    assert msgspec.json.decode(row.kept, type=Message).unknown_sends == 1
+    # Twice unknown, and then its worker died: a third time is one too many to try again.
+    doubtful = msgspec.structs.replace(taken_over, message=again)
+    end = before_sending(doubtful, NOW)
+    assert end is not None
+    assert end.row is not None
+    assert (end.row.event, end.row.code, end.row.attempt) == ("outcome_unknown", "taken_over", 2)
+    assert end.row.outcome_unknown
+
+
+def test_a_bound_that_was_lowered_holds_for_messages_that_are_under_way() -> None:
+    message = msgspec.structs.replace(entry().message, unknown_sends=2, attempts=2)
+    end = before_sending(msgspec.structs.replace(entry(), message=message), NOW, UnknownOutcomes(sends_max=2))
+    assert end is not None
+    assert end.row is not None
+    assert (end.row.event, end.row.code, end.row.attempt) == ("outcome_unknown", "unknown_outcomes_max", 2)
+
+
+def test_a_message_of_an_older_version_has_no_unknown_sends_and_an_older_version_reads_ours() -> None:
+    ours = msgspec.msgpack.decode(msgspec.msgpack.encode(entry().message))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(ours[:-1]), type=Message).unknown_sends == 0
+    # An array with a field more than a reader knows is one that it reads.
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode([*ours, 1]), type=Message) == entry().message
 
 
 @given(
@@ -174,16 +285,18 @@ def test_a_provider_that_throttles_costs_a_short_pause_however_often() -> None:
     assert NOW + SECOND / 2 <= settlement.due_at_us <= NOW + SECOND
 
 
-def test_at_most_once_gives_up_what_was_sent_and_never_answered_and_charges_nothing() -> None:
-    settlement = after_verdict(
-        entry(), verdict("unknown"), NOW, PAUSES, Random(1), others=True, at_most_once=True
-    )
-    assert settlement.row is not None
-    assert (settlement.outcome, settlement.row.event, settlement.row.outcome_unknown) == (
-        "released",
-        "failed",
-        True,
-    )
+def test_at_most_once_gives_up_what_may_have_been_sent_by_a_worker_that_lives_or_one_that_died() -> None:
+    once = UnknownOutcomes(sends_max=1, charged=False)
+    unanswered = after_verdict(entry(), verdict("unknown"), NOW, PAUSES, Random(1), others=True, unknown=once)
+    for settlement in (unanswered, before_sending(entry(deliveries=2), NOW, once)):
+        assert settlement is not None
+        assert settlement.row is not None
+        assert (settlement.outcome, settlement.row.event, settlement.row.outcome_unknown) == (
+            "released",
+            "outcome_unknown_released",
+            True,
+        )
     # Nothing else is given up by it.
-    sure = after_verdict(entry(), verdict("temporary"), NOW, PAUSES, Random(1), at_most_once=True)
+    assert before_sending(entry(), NOW, once) is None
+    sure = after_verdict(entry(), verdict("temporary"), NOW, PAUSES, Random(1), unknown=once)
     assert sure.outcome == "retry"

@@ -164,6 +164,11 @@ WRONG = [
     ("[http]\ntimeout_s = '4'", "http.timeout_s must be a number from 0.1 to 600."),
     ("[queues.normal]\nhedge = 1", "queues.normal.hedge must be true or false."),
     ("[queues.normal]\nunknown_outcome = 'never'", "queues.normal.unknown_outcome must be one of: at-"),
+    ("[queues.express]\nunknown_outcomes_max = 0", "queues.express.unknown_outcomes_max must be a whole nu"),
+    (
+        "[queues.normal]\nunknown_outcome_charge = 'none'",
+        "queues.normal.unknown_outcome_charge must be one of: captured, released.",
+    ),
     (SIMULATED + "throughput = 'all'", "providers.a.throughput must be a number greater than 0 and at most"),
     (SMPP + "bind = 'both'", "providers.a.bind must be one of: separate, transceiver, transmitter."),
     (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.lifecycle import EVENTS, STATUSES, Charge, MessageEvent, Status, charge_after, status_after
 
-ENDS: tuple[Status, ...] = ("expired", "failed", "undelivered", "delivered")
+ENDS: tuple[Status, ...] = ("outcome_unknown", "expired", "failed", "undelivered", "delivered")
 
 
 def status_of(events: list[MessageEvent]) -> Status | None:
@@ -52,6 +52,8 @@ def test_a_receipt_before_the_response_counts_at_once() -> None:
 
 def test_the_carriers_word_stands_above_giving_up() -> None:
     assert status_of(["accepted", "retrying", "failed", "delivered"]) == "delivered"
+    assert status_of(["accepted", "outcome_unknown", "undelivered"]) == "undelivered"
+    assert status_of(["accepted", "outcome_unknown_released", "delivered"]) == "delivered"
 
 
 def test_a_message_set_aside_is_not_at_its_end() -> None:
@@ -76,6 +78,8 @@ def test_only_settlements_end_a_held_charge() -> None:
         "sent": "captured",
         "failed": "released",
         "expired": "released",
+        "outcome_unknown": "captured",
+        "outcome_unknown_released": "released",
     }
 
 

@@ -261,10 +261,12 @@ async def test_our_own_id_is_enough_also_for_an_attempt_that_was_never_answered(
     await world.sent(1)
     await world.sent(2, provider_message_id="")
     await world.sent(3, event="expired", provider_message_id="", outcome_unknown=True)
-    for number in (1, 2, 3):
+    await world.sent(4, event="outcome_unknown", provider_message_id="", outcome_unknown=True, attempt=3)
+    await world.sent(5, event="outcome_unknown_released", provider_message_id="", outcome_unknown=True)
+    for number in (1, 2, 3, 4, 5):
         await world.told(receipt(number, provider_message_id="", message_id=message_id(number)))
     await world.match_all()
-    await world.assert_delivered_once([1, 2, 3])
+    await world.assert_delivered_once([1, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize("point", [*POINTS, "finish:after"])

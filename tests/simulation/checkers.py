@@ -44,7 +44,13 @@ _message = msgspec.msgpack.Decoder(Message).decode
 _rows = msgspec.msgpack.Decoder(list[ActivityRow]).decode
 _flat = msgspec.msgpack.Decoder(list[int]).decode
 
-_ENDS = {"sent": "captured", "failed": "released", "expired": "released"}
+_ENDS = {
+    "sent": "captured",
+    "failed": "released",
+    "expired": "released",
+    "outcome_unknown": "captured",
+    "outcome_unknown_released": "released",
+}
 
 
 class Violation(AssertionError):
@@ -349,7 +355,7 @@ class Truth:
                 if known.ended:
                     self.fail(f"message {row.message_id} ended twice: {known.ended}, {row.event}")
                 known.ended = row.event
-                if row.event == "sent":
+                if _ENDS.get(row.event) == "captured":
                     captured[row.organisation_id] = captured.get(row.organisation_id, 0) + row.units
             if known.begun != 1 or (known.state == "ended") != bool(known.ended):
                 self.fail(f"message {row.message_id} is {known.state} after {row.event}")
