@@ -9,7 +9,8 @@ again. Killed after it: the positions say so, and the answers found in the books
 again; holders ignore answers that they have had. The answer to the commit was lost: everything in
 memory is dropped and read from the books. Frozen: it keeps its lock, and nobody is granted anything
 until its supervisor ends it. If PostgreSQL drops the session, the lock is gone, and with it the
-only connection that this ledger could write on.
+only connection that this ledger could write on. Two ledgers lead, because the lock did not hold: the
+one that read the books last writes them, and the other steps down at its next transaction.
 
 Redis may come back without its last moments (a power cut, a failover). No shard admits in a new
 run of Redis before the ledger has looked at it (`begin`). A shard is lost when the entry at the
@@ -207,7 +208,7 @@ class Ledger:
         units = sum(of.held for of in left.values())
         log.error("closing the books of a shard", shard=shard, cause=cause, units_kept=units)
         close = partial(close_books, shard=shard, left=left)
-        await self._store.close_shard(shard, generation, close, cause)
+        await self._store.close_shard(shard, generation, recovered.marks[shard], close, cause)
         self._delivered[shard] = 0
 
     async def _lead(self, draining: asyncio.Event) -> None:

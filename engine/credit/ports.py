@@ -122,7 +122,11 @@ class UsageStream(Protocol):
 
 
 class LedgerStore(Protocol):
-    """The books in PostgreSQL. One ledger is active at a time; `lead` is False for all others."""
+    """The books in PostgreSQL. One ledger is active at a time; `lead` is False for all others.
+
+    Should several lead, only the one that called `recover` last can write: every other call that writes
+    raises Unavailable, and nothing is decided.
+    """
 
     async def lead(self) -> bool:
         """Try once to become the active ledger, without waiting. Raises Unavailable."""
@@ -131,7 +135,7 @@ class LedgerStore(Protocol):
         """Stop being the active ledger, and drop the connection."""
 
     async def recover(self) -> Recovered:
-        """What the last active ledger had committed. Raises Unavailable."""
+        """What the last active ledger had committed; from now on no other one writes. Raises Unavailable."""
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Enter shards that are used for the first time, under `generation`."""
@@ -140,10 +144,11 @@ class LedgerStore(Protocol):
         """Note that the recorded events of these shards cannot be compared with their books from now on."""
 
     async def close_shard(
-        self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
+        self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
     ) -> None:
         """Let `decide` change all accounts and quotas of a shard whose streams were lost.
 
+        `mark` is where its books stood when they were read; Unavailable when they do not any more.
         One transaction writes that with the cause, the new generation, and the position before all
         entries, whose link is the new generation. No request of the shard waits any more.
         """
@@ -153,7 +158,8 @@ class LedgerStore(Protocol):
 
         It loads the books that they concern, lets `decide` change them, writes them back with the new
         marks, and deletes answers up to row `sent`. An account that another transaction has locked
-        holds up its own shard only. After `Unavailable` nobody knows whether it was committed: call
+        holds up its own shard only. Unavailable, before anything is decided, when the first entry of a
+        shard is not the next one in the books. After `Unavailable` nobody knows whether it was committed: call
         `recover`.
         """
 

@@ -72,6 +72,11 @@ def follows(mark: StreamMark, link: str) -> bool:
     return mark.link == link
 
 
+def next_after(mark: StreamMark, entry: UsageEntry) -> bool:
+    """Whether `entry` is the next one after `mark`. Entries of an older version have no links."""
+    return entry.position > mark.position and follows(mark, entry.follows)
+
+
 def goes_on(mark: StreamMark, life: ShardLife) -> bool:
     """Whether the shard still has the entry at `mark`; `life` is what it answered about that mark."""
     return life.last_position >= mark.position and follows(mark, life.follows)

@@ -74,11 +74,13 @@ class World:
             await self.directory.top_up(made.id, units, "first")
         return made.id
 
-    async def ledger(self, overdue_s: float = 15.0) -> asyncio.Event:
+    async def ledger(
+        self, overdue_s: float = 15.0, store: type[PostgresLedger] = PostgresLedger
+    ) -> asyncio.Event:
         """A running ledger; the event drains it."""
         draining = asyncio.Event()
         ledger = assemble_ledger(
-            PostgresLedger(self.postgres_url, timeout_s=5),
+            store(self.postgres_url, timeout_s=5),
             RedisUsage(await self.open_link(), await self.open_link(), SHARDS),
             Credit(overdue_s=overdue_s),
             shards=SHARDS,

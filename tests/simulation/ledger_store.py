@@ -23,7 +23,7 @@ from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.errors import Broken, Unavailable
 from tests.simulation.clock import Process
-from tests.simulation.postgres_server import Change, PostgresServer, Refused
+from tests.simulation.postgres_server import Change, LeadLost, PostgresServer, Refused
 from tests.simulation.wires import Network, Wire
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -43,6 +43,7 @@ class LedgerBooks:
         self._server = server
         self._timeout_s = timeout_s
         self._wire: Wire | None = None
+        self._term = 0
         self._waiting: dict[int, list[WaitingRequest]] = {}
 
     async def lead(self) -> bool:
@@ -58,7 +59,7 @@ class LedgerBooks:
             wire.close()
 
     async def recover(self) -> Recovered:
-        generations, marks, delivered, former, answers, waiting = await self._call("recover")
+        self._term, generations, marks, delivered, former, answers, waiting = await self._call("recover")
         self._waiting = {}
         for row in waiting:
             line = self._waiting.setdefault(row.request.organisation_id, [])
@@ -66,15 +67,15 @@ class LedgerBooks:
         return Recovered(generations, marks, delivered, former, answers, self._waiting)
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
-        await self._call("open_shards", generation, list(shards))
+        await self._call("open_shards", self._term, generation, list(shards))
 
     async def mark_lost(self, shards: Sequence[int]) -> None:
         """Recorded events go back with the rest here, so they stay comparable."""
 
     async def close_shard(
-        self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
+        self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
     ) -> None:
-        accounts, quotas = await self._call("begin_shard", shard)
+        accounts, quotas = await self._call("begin_shard", self._term, shard, mark)
         change = await self._decided(
             Books(accounts, quotas, self._waiting), decide, {shard: StreamMark(link=generation)}
         )
@@ -86,7 +87,7 @@ class LedgerBooks:
         fenced = sorted({entry.holder for entry in entries if entry.kind == "fence"})
         if fenced:
             concerned.update(self._waiting)
-        accounts, quotas = await self._call("begin", sorted(concerned), fenced)
+        accounts, quotas = await self._call("begin", self._term, entries, sorted(concerned), fenced)
         locked, quotas_max = self._adversity(accounts)
         ended = _quotas_of(entries, accounts, quotas, quotas_max)
         taken = portion(entries, locked=locked, quotas=ended, waiting=self._waiting, quotas_max=quotas_max)
@@ -148,6 +149,8 @@ class LedgerBooks:
         if self._wire is None:
             raise Unavailable("PostgreSQL cannot be reached.")
         reply = (await self._wire.post([command], self._timeout_s))[0]
+        if isinstance(reply, LeadLost):
+            raise Unavailable(str(reply))
         if isinstance(reply, Refused):
             raise Broken(f"PostgreSQL refused a step of the ledger: {reply}")
         return reply

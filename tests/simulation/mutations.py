@@ -200,11 +200,21 @@ class ForgetfulPostgres(PostgresServer):
         return [self.tables.next_row() for _ in change.answers]
 
 
-class SharedLock(PostgresServer):
-    """Any number of ledgers may lead."""
+class Unproven(PostgresServer):
+    """A ledger that has the lock writes, whoever else has it."""
 
-    def _lock(self, wire: Any) -> bool:
-        return True
+    def prove_term(self, term: int) -> None:
+        pass
+
+    def prove_next(self, entries: Any) -> None:
+        pass
+
+
+class TermUnproven(PostgresServer):
+    """Entries must be the next ones; that another ledger has read the books since does not matter."""
+
+    def prove_term(self, term: int) -> None:
+        pass
 
 
 def _settle_again(self: Functions, key: bytes, entry_id: tuple[int, int]) -> int:
@@ -259,7 +269,8 @@ MUTATIONS = [
     ),
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
     Mutation("forget to keep answers", 7, world={"postgres": ForgetfulPostgres}),
-    Mutation("let two ledgers lead", 0, world={"postgres": SharedLock}),
+    Mutation("write without proving the lead", 0, world={"postgres": Unproven}),
+    Mutation("prove the entries and not the term", 0, world={"postgres": TermUnproven}),
     Mutation("send a flush again under a new number", 9, [(RedisAdmission, "admit", _number_again)]),
     Mutation("send the next flush before the outcome of the last", 0,
              [(Outbox, "next_flush", _forget_what_is_under_way)]),

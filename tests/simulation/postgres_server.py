@@ -7,12 +7,13 @@ transaction has never been. A session that ended can write nothing any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from engine.credit.ledger_records import Account, BalanceEvent, StoredAnswer, StreamMark
+from engine.credit.ledger_records import Account, BalanceEvent, StoredAnswer, StreamMark, UsageEntry
+from engine.credit.posting import next_after
 from engine.credit.records import QuotaRequest
 from tests.simulation.clock import Clock
 from tests.simulation.wires import BLOCKED, Call, Wire
@@ -20,6 +21,14 @@ from tests.simulation.wires import BLOCKED, Call, Wire
 
 class Refused(Exception):
     """A constraint of the tables does not hold."""
+
+
+class LeadLost(Exception):
+    """Another ledger leads, or the books do not go on with these entries."""
+
+
+# The row that a transaction of a ledger locks, as if it were an account; no organisation has this id.
+_TERM_ROW = 0
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -87,6 +96,8 @@ class Tables(msgspec.Struct):
     answers: dict[int, StoredAnswer] = {}
     events: dict[int, BalanceEvent] = {}
     references: set[tuple[int, str]] = set()
+    # Counted up by each ledger that reads the books.
+    term: int = 0
     last_row: int = 0
 
     def next_row(self) -> int:
@@ -110,8 +121,10 @@ class PostgresServer:
         self.busy_until = 0.0
         self.wires: set[Wire] = set()
         self.tables = Tables()
-        # The session that has the advisory lock.
+        # The session that has the advisory lock; the last one when the lock does not hold.
         self.leader: Wire | None = None
+        # False: every ledger gets the advisory lock, as behind a pooler.
+        self.lock_holds = True
         # organisation: the session whose transaction has locked its account.
         self.locks: dict[int, Wire] = {}
         self._parked: list[tuple[Wire, Call, tuple[Any, ...]]] = []
@@ -124,7 +137,7 @@ class PostgresServer:
     def execute(self, wire: Wire, call: Call, command: tuple[Any, ...]) -> Any:
         try:
             reply = getattr(self, f"_{command[0]}")(wire, *command[1:])
-        except Refused as e:
+        except (Refused, LeadLost) as e:
             self._end(wire)
             return e
         if reply is BLOCKED:
@@ -157,24 +170,32 @@ class PostgresServer:
     # -- commands
 
     def _lock(self, wire: Wire) -> bool:
-        if self.leader is None:
+        if self.leader is None or not self.lock_holds:
             self.leader = wire
         return self.leader is wire
 
-    def _recover(self, wire: Wire) -> tuple[Any, ...]:
+    def _recover(self, wire: Wire) -> Any:
         t = self.tables
+        if self.locks.get(_TERM_ROW, wire) is not wire:
+            return BLOCKED
+        t.term += 1
         return (
+            t.term,
             dict(t.generations), dict(t.marks), dict(t.delivered),
             {shard: frozenset(names) for shard, names in t.former.items()},
             [t.answers[i] for i in sorted(t.answers)], [t.waiting[i] for i in sorted(t.waiting)],
         )  # fmt: skip
 
-    def _open_shards(self, wire: Wire, generation: str, shards: list[int]) -> None:
+    def _open_shards(self, wire: Wire, term: int, generation: str, shards: list[int]) -> Any:
+        if self.locks.get(_TERM_ROW, wire) is not wire:
+            return BLOCKED
+        self.prove_term(term)
         for shard in shards:
             self.tables.generations[shard] = generation
             self.tables.former[shard] = []
             self.tables.delivered[shard] = 0
             self.tables.marks[shard] = StreamMark()
+        return None
 
     def _events(self, wire: Wire, sent: int) -> list[BalanceEvent]:
         events = self.tables.events
@@ -182,21 +203,46 @@ class PostgresServer:
             del events[row_id]
         return [events[i] for i in sorted(events)]
 
-    def _begin(self, wire: Wire, organisations: Iterable[int], fenced: list[str]) -> Any:
+    def _begin(
+        self,
+        wire: Wire,
+        term: int,
+        entries: Sequence[UsageEntry],
+        organisations: Iterable[int],
+        fenced: list[str],
+    ) -> Any:
         """Load and lock: the named ones, and all that have quota with a fenced holder."""
         t = self.tables
+        if self.locks.get(_TERM_ROW, wire) is not wire:
+            return BLOCKED
+        self.prove_term(term)
+        self.prove_next(entries)
         concerned = set(organisations)
         concerned.update(o for o, by_holder in t.quotas.items() if any(h in by_holder for h in fenced))
         return self._load(wire, sorted(concerned))
 
-    def _begin_shard(self, wire: Wire, shard: int) -> Any:
+    def _begin_shard(self, wire: Wire, term: int, shard: int, mark: StreamMark) -> Any:
+        if self.locks.get(_TERM_ROW, wire) is not wire:
+            return BLOCKED
+        self.prove_term(term)
+        if self.tables.marks[shard] != mark:
+            raise LeadLost("The books do not go on with these entries.")
         return self._load(wire, sorted(o for o, row in self.tables.accounts.items() if row.shard == shard))
+
+    def prove_term(self, term: int) -> None:
+        if term != self.tables.term:
+            raise LeadLost("Another ledger leads.")
+
+    def prove_next(self, entries: Sequence[UsageEntry]) -> None:
+        first = {entry.shard: entry for entry in reversed(entries)}
+        if not all(next_after(self.tables.marks[shard], entry) for shard, entry in first.items()):
+            raise LeadLost("The books do not go on with these entries.")
 
     def _load(self, wire: Wire, organisations: list[int]) -> Any:
         t = self.tables
         if any(self.locks.get(o, wire) is not wire for o in organisations):
             return BLOCKED
-        self.locks.update(dict.fromkeys(organisations, wire))
+        self.locks.update(dict.fromkeys([_TERM_ROW, *organisations], wire))
         accounts = {
             o: Account(r.shard, r.available, r.granted, r.held, r.captured, r.low_balance)
             for o in organisations

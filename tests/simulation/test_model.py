@@ -447,7 +447,7 @@ async def test_the_simulated_books_are_kept_as_the_real_ones(books_url: str, see
         books.server._top_up(None, organisation_id, units, "first")  # type: ignore[arg-type]
     stores = (real, books.store)
     for store in stores:
-        for call in (partial(store.lead), partial(store.open_shards, "g", range(shards))):
+        for call in (store.lead, store.recover, partial(store.open_shards, "g", range(shards))):
             await call() if store is real else books.run(call())
     for position in range(1, 120):
         entries = [random_entry(rng, books.server, position, shards)]

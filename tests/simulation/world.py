@@ -29,6 +29,8 @@ class Settings(msgspec.Struct, kw_only=True):
     ingest: int
     workers: int
     ledgers: int
+    # False: the lock that chooses one ledger does not hold, and all of them lead.
+    lock_holds: bool
     quota_s: float = 2.0
     quota_min: int
     validity_s: float
@@ -57,6 +59,7 @@ class Settings(msgspec.Struct, kw_only=True):
             gather_s=rng.choice((0.02, 0.1, 0.4)),
             spenders=organisations if rng.random() < 0.3 else [],
             chaos_s=rng.choice((3.0, 6.0, 12.0)),
+            lock_holds=rng.random() < 0.75,
         )
 
 
@@ -130,6 +133,7 @@ class World:
         self.truth = Truth(self.clock, settings.shards)
         self.redis = self.truth.redis = RedisServer(self.clock, self.truth, functions)
         self.postgres = self.truth.postgres = postgres(self.clock, self.truth)
+        self.postgres.lock_holds = settings.lock_holds
         self.ledger_books = ledger_books
         # What a process of each role does (see roles.py).
         self.mains: dict[str, Callable[[World, Role], Coroutine[Any, Any, None]]] = {}

@@ -1,7 +1,8 @@
 """The books in PostgreSQL, for the one active ledger.
 
 The active ledger is the one whose session has the advisory lock. It writes on the same
-connection, so a ledger that loses the lock can no longer commit anything.
+connection. Each transaction proves first that no other ledger has begun to lead
+(`ledger_term.py`), so two that lead at once harm nothing: one of them steps down.
 
 Locks of others. Top-ups lock an account for a moment, and the ledger waits for them. A transaction
 that keeps a lock for longer (one that an operator left open, or one of a frozen API process) holds
@@ -33,6 +34,7 @@ from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
 from engine.stores.postgres.errors import translated
+from engine.stores.postgres.ledger_term import prove_mark, prove_next, prove_term, take_term
 from engine.stream_id import StreamId
 
 # The number of the advisory lock in this database; any constant works.
@@ -128,6 +130,8 @@ class PostgresLedger:
         self._url = url
         self._timeout_s = timeout_s
         self._connection: asyncpg.Connection | None = None
+        # That of the last `recover`; no term in the database is 0.
+        self._term = 0
         # By organisation. `decide` changes it through the books; `recover` reads it anew.
         self._waiting: dict[int, list[WaitingRequest]] = {}
         # Organisations whose accounts were locked when they were last wanted.
@@ -153,8 +157,12 @@ class PostgresLedger:
             connection.terminate()
 
     async def recover(self) -> Recovered:
-        """Read what the last active ledger had committed; waiting requests are then known here."""
+        """Begin a term, and read what the last active ledger had committed, with the waiting requests.
+
+        A transaction of another ledger that commits afterwards cannot be: it no longer has the term.
+        """
         with self._border() as connection:
+            self._term = await take_term(connection)
             shards = await connection.fetch(
                 "SELECT shard, generation, position, link, delivered, former FROM shards ORDER BY shard"
             )
@@ -187,31 +195,37 @@ class PostgresLedger:
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Enter shards that are used for the first time, under `generation`."""
         with self._border() as connection:
-            await connection.execute(
-                "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
-                list(shards),
-                generation,
-            )
+            async with connection.transaction():
+                await prove_term(connection, self._term)
+                await connection.execute(
+                    "INSERT INTO shards (shard, generation)"
+                    " SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
+                    list(shards),
+                    generation,
+                )
 
     async def mark_lost(self, shards: Sequence[int]) -> None:
         """Count a loss of data for these shards; the audit then takes their activity up anew."""
         with self._border() as connection:
-            await connection.execute(
-                "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
-                list(shards),
-            )
+            async with connection.transaction():
+                await prove_term(connection, self._term)
+                await connection.execute(
+                    "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
+                    list(shards),
+                )
 
     async def close_shard(
-        self, shard: int, generation: str, decide: Callable[[Books], None], cause: str
+        self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
     ) -> None:
         """Let `decide` change all accounts and quotas of a lost shard, and write that in one transaction.
 
-        The transaction also gives the shard the new generation and the position before all entries,
+        `mark` is where its books stood when they were read; Unavailable when they do not any more. The transaction also gives the shard the new generation and the position before all entries,
         and deletes its answers. `cause` becomes the reference of its journal rows. Waits up to
         `_CLOSE_WAIT_MS` for each account.
         """
         with self._border() as connection:
             async with connection.transaction():
+                await prove_mark(connection, self._term, shard, mark)
                 await self._close_shard(connection, shard, generation, decide, cause)
 
     async def _close_shard(
@@ -255,6 +269,7 @@ class PostgresLedger:
         patient: bool = True,
     ) -> Applied:
         async with connection.transaction():
+            await prove_next(connection, self._term, {e.shard: e for e in reversed(entries)})
             fences = list({(entry.shard, entry.holder): None for entry in entries if entry.kind == "fence"})
             fenced_shards = {shard for shard, _ in fences}
             quotas_max = max(_QUOTAS_OF_SHARD_MIN, _QUOTAS_MAX // max(1, len(fenced_shards)))
