@@ -18,6 +18,7 @@ from engine.errors import ConfigError
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.postgres.connection import confirm_session
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.layout import keep_shards
 from engine.stores.postgres.pool import Pool
@@ -38,7 +39,7 @@ _DEMO_REFERENCE = "demo credit"
 # Longest that a migration may take, seconds; large tables take long.
 MIGRATE_S = 3600.0
 _DEMO_S = 30.0
-_REDIS_S = 5.0
+_REDIS_S, _POSTGRES_S = 5.0, 5.0
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +124,7 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 async def _migrate(config: Config) -> int:
     """Returns the number of shards that PostgreSQL keeps."""
     await _check_redis(config)
+    await confirm_session(config.postgres.url, _POSTGRES_S)
     await migrate_postgres(config.postgres.url)
     shards = await keep_shards(config.postgres.url, config.shards)
     await _seed(config)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import asyncpg
 import msgspec
 
 from engine import ids
@@ -16,6 +15,7 @@ from engine.activity.ports import ActivityStore, ActivityStream
 from engine.config import Config
 from engine.errors import EngineError, Unavailable
 from engine.shards import shard_of
+from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.status import ReceiptsStatus, Status, StatusReader
 
@@ -29,7 +29,7 @@ class Reads:
     def __init__(
         self,
         config: Config,
-        pool: asyncpg.Pool,
+        pool: Pool,
         link: RedisLink,
         stream: ActivityStream,
         activity: ActivityStore,

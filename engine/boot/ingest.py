@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-import asyncpg
 import structlog
 
 from engine import api_keys, ids, providers, text_file
@@ -143,14 +142,9 @@ async def _services(
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
     # Apart from the directory's: a look at everything must not hold up a key look-up.
-    pool = await asyncpg.create_pool(
-        config.postgres.url,
-        min_size=0,
-        max_size=2,
-        timeout=STORE_TIMEOUT_S,
-        command_timeout=STORE_TIMEOUT_S,
+    pool = closed_by(
+        stack, await Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
     )
-    stack.push_async_callback(pool.close)
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
     readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)

@@ -30,6 +30,7 @@ import msgspec
 
 from engine.errors import ConfigError
 from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
+from engine.stores.postgres.connection import connect as connect_postgres
 from engine.stores.postgres.errors import Remedy, judged, translated
 
 _FOLDER = Path(__file__).parent
@@ -146,7 +147,7 @@ async def _postgres(url: str, timeout_s: float) -> AsyncIterator[Any]:
     try:
         with translated(in_full=True):
             async with asyncio.timeout(timeout_s):
-                connection = await asyncpg.connect(url, timeout=min(10.0, timeout_s), command_timeout=None)
+                connection = await connect_postgres(url, timeout_s=min(10.0, timeout_s))
                 yield connection
     finally:
         if connection is not None:

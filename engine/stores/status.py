@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncpg
 import msgspec
 
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.records import QUEUES, Queue
-from engine.stores.postgres.errors import translated
+from engine.stores.postgres.pool import Pool
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
@@ -73,7 +72,7 @@ class Status(msgspec.Struct):
 class StatusReader:
     """Reads the status from Redis and PostgreSQL. Every call raises Unavailable."""
 
-    def __init__(self, pool: asyncpg.Pool, link: RedisLink, activity: ActivityStream, shards: int) -> None:
+    def __init__(self, pool: Pool, link: RedisLink, activity: ActivityStream, shards: int) -> None:
         self._pool = pool
         self._link = link
         self._activity = activity
@@ -85,8 +84,8 @@ class StatusReader:
 
     async def ledger(self) -> LedgerStatus:
         """The time from the position in the books to the last usage entry, of the worst shard."""
-        with translated():
-            rows = await self._pool.fetch("SELECT shard, position FROM shards")
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch("SELECT shard, position FROM shards")
         positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
         lasts = await self._link.batch(
             [("XREVRANGE", keys.usage_key(s), "+", "-", "COUNT", 1) for s in self._shards]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import asyncpg
 import msgspec
 
 from engine.config import Config, load
@@ -28,6 +27,7 @@ from engine.providers.settings import (
 )
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
+from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
 from engine.stores.redis.library import PATTERN, libraries
@@ -120,8 +120,9 @@ async def _check(part: str, look: Awaitable[str]) -> Check:
 
 
 async def _postgres(url: str, shards: int) -> str:
+    await confirm_session(url, _TIMEOUT_S)
     with translated(in_full=True):
-        connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
+        connection = await connect(url, timeout_s=_TIMEOUT_S, command_timeout_s=_TIMEOUT_S)
         try:
             name = f"PostgreSQL {connection.get_settings().server_version}"
             if connection.get_server_version().major < POSTGRES_MIN:

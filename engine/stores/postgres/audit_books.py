@@ -32,6 +32,7 @@ import msgspec
 from engine.credit.laws import Account, JournalSums, Units
 from engine.credit.ledger_records import StreamMark
 from engine.errors import Unavailable
+from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 from engine.stream_id import StreamId
 
@@ -180,11 +181,11 @@ class AuditBooks:
         """
         audit_ms = str(int(audit_s * 1000) + 1)
         with translated():
-            connection = await asyncpg.connect(
+            connection = await connect(
                 url,
-                timeout=timeout_s,
-                server_settings={
-                    "application_name": "smsengine audit",
+                timeout_s=timeout_s,
+                name="smsengine audit",
+                settings={
                     "jit": "off",
                     "statement_timeout": audit_ms,
                     "idle_in_transaction_session_timeout": audit_ms,

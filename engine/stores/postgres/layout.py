@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import asyncpg
 import structlog
 
 from engine.config import SHARDS_DEFAULT, SHARDS_MAX
 from engine.errors import ConfigError, Unavailable
 from engine.shards import shard_of
+from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 
 log = structlog.get_logger("layout")
@@ -45,7 +45,7 @@ async def keep_shards(url: str, wanted: int) -> int:
     version. Raises ConfigError when `wanted` differs from the number that is kept, Unavailable.
     """
     with translated(in_full=True):
-        connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
+        connection = await connect(url, timeout_s=_TIMEOUT_S, command_timeout_s=_TIMEOUT_S)
         try:
             kept: int | None = await connection.fetchval(_KEPT)
             if kept is None:
@@ -65,7 +65,7 @@ async def confirm_shards(url: str, shards: int) -> None:
     """
     try:
         with translated():
-            connection = await asyncpg.connect(url, timeout=_TIMEOUT_S, command_timeout=_TIMEOUT_S)
+            connection = await connect(url, timeout_s=_TIMEOUT_S, command_timeout_s=_TIMEOUT_S)
             try:
                 kept = await connection.fetchval(_KEPT)
             finally:

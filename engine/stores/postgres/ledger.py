@@ -33,6 +33,7 @@ from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
+from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.ledger_term import prove_mark, prove_next, prove_term, take_term
 from engine.stream_id import StreamId
@@ -141,12 +142,15 @@ class PostgresLedger:
         """Try once to become the active ledger, connecting when needed; False while another is."""
         with self._border():
             if self._connection is None or self._connection.is_closed():
-                self._connection = await asyncpg.connect(
-                    self._url, timeout=self._timeout_s, command_timeout=self._timeout_s
-                )
-                idle_ms = round(self._timeout_s * 1000)
-                await self._connection.execute(
-                    f"SET lock_timeout = {_LOCK_WAIT_MS}; SET idle_in_transaction_session_timeout = {idle_ms}"
+                self._connection = await connect(
+                    self._url,
+                    timeout_s=self._timeout_s,
+                    command_timeout_s=self._timeout_s,
+                    name="smsengine ledger",
+                    settings={
+                        "lock_timeout": str(_LOCK_WAIT_MS),
+                        "idle_in_transaction_session_timeout": str(round(self._timeout_s * 1000)),
+                    },
                 )
             return bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
 
@@ -219,7 +223,8 @@ class PostgresLedger:
     ) -> None:
         """Let `decide` change all accounts and quotas of a lost shard, and write that in one transaction.
 
-        `mark` is where its books stood when they were read; Unavailable when they do not any more. The transaction also gives the shard the new generation and the position before all entries,
+        `mark` is where its books stood when they were read; Unavailable when they do not any more.
+        The transaction also gives the shard the new generation and the position before all entries,
         and deletes its answers. `cause` becomes the reference of its journal rows. Waits up to
         `_CLOSE_WAIT_MS` for each account.
         """

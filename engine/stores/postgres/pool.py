@@ -11,11 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
-
-import asyncpg
 
 from engine.errors import ConfigError, Unavailable
+from engine.stores.postgres.connection import create_pool
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
 
 # LOCAL: it holds for this transaction alone, because others use the connection afterwards.
@@ -37,14 +35,8 @@ class Pool:
         connection end after `timeout_s` seconds each. Raises ConfigError when the URL is not one of
         PostgreSQL.
         """
-        _check_url(url)
-        connections = await asyncpg.create_pool(
-            url,
-            min_size=0,
-            max_size=connections_max,
-            timeout=timeout_s,
-            command_timeout=timeout_s,
-            server_settings={"application_name": "smsengine directory"},
+        connections = await create_pool(
+            url, connections_max=connections_max, timeout_s=timeout_s, name="smsengine directory"
         )
         return cls(connections, timeout_s)
 
@@ -87,13 +79,3 @@ class Pool:
         async with self.connection() as connection, connection.transaction():
             await connection.execute(_IDLE_MAX.format(round(self._timeout_s * 1000)))
             yield connection
-
-
-def _check_url(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("postgresql", "postgres") and parts.port != 0
-    except ValueError:
-        good = False
-    if not good:
-        raise ConfigError("postgres.url must be a URL such as postgresql://HOST:PORT/DATABASE.")
