@@ -11,6 +11,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from engine import api_keys
 from engine.config import Config, Store, load
@@ -24,8 +25,8 @@ from engine.stores.postgres.layout import keep_shards
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink, load_functions
-from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.embedded.servers import start_all
@@ -39,6 +40,8 @@ _DEMO_REFERENCE = "demo credit"
 # Longest that a migration may take, seconds; large tables take long.
 MIGRATE_S = 3600.0
 _DEMO_S = 30.0
+log = structlog.get_logger("prepare")
+
 _REDIS_S, _POSTGRES_S = 5.0, 5.0
 
 
@@ -144,16 +147,17 @@ async def _migrate(config: Config) -> int:
 
 
 async def _check_redis(config: Config) -> None:
-    """Raises ConfigError when Redis would delete messages under way. Called before anything is changed."""
+    """Raises ConfigError or Unavailable when Redis would lose messages; before anything is changed."""
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
-        fault = memory_of(await link.call("INFO", "memory")).fault
+        fitness = fitness_of(await link.call("INFO"))
     except ReplyError as e:
         raise ConfigError(f"Redis refuses INFO ({e}); needed is a user who may call it.") from e
     finally:
         await link.close()
-    if fault:
-        raise ConfigError(fault)
+    fitness.refuse()
+    for warning in fitness.warnings:
+        log.warning("redis", warning=warning)
 
 
 async def _seed(config: Config) -> None:

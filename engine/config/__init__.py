@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from engine import text_file
 from engine.config.errors import sentence_of
+from engine.config.store_urls import url_with_tls
 from engine.errors import ConfigError
 from engine.intake.pricing import first_wrong as first_wrong_price
 from engine.providers.settings import ProviderSettings, wrong_setting
@@ -23,6 +24,7 @@ from engine.records import QUEUES, Queue
 from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
 from engine.text_file import NotUtf8
+from engine.tls import TLS_FILES
 
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
@@ -63,6 +65,13 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # "" means: start an embedded server under the data directory.
     url: str = ""
+    # Files in PEM form, for a store with TLS (`rediss://`, `https://`, any URL of PostgreSQL): the
+    # authorities that its certificate is checked against, "" for those of the system; a certificate to
+    # show to it; and the key of that, "" when it stands in the same file. Reading the file puts them
+    # into `url`.
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
 
 
 Processes = Annotated[int, Meta(ge=0, le=256)]
@@ -220,6 +229,11 @@ def _checked(config: Config, origin: str) -> Config:
         url = getattr(config, store).url
         allowed = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
         need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
+    try:
+        stores = {name: _with_tls(name, getattr(config, name)) for name in _SCHEMES}
+    except ConfigError as e:
+        raise ConfigError(f"{origin}: {e}") from e
+    config = msgspec.structs.replace(config, **stores)
     for queue in ("express", "normal"):
         settings: QueueSettings = getattr(config.queues, queue)
         fits = settings.backoff_s <= settings.backoff_max_s
@@ -232,6 +246,10 @@ def _checked(config: Config, origin: str) -> Config:
     if wrong := first_wrong_price(config.prices) or first_wrong_route(config.routes, names):
         need(False, *wrong)
     return config
+
+
+def _with_tls(name: str, store: Store) -> Store:
+    return Store(url=url_with_tls(name, store.url, {file: getattr(store, file) for file in TLS_FILES}))
 
 
 def split_listen(listen: str) -> tuple[str, int] | tuple[()]:

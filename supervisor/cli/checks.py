@@ -30,9 +30,9 @@ from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
+from engine.stores.redis.fitness import fitness_of, info_fields
 from engine.stores.redis.library import PATTERN, libraries
 from engine.stores.redis.link import RedisLink
-from engine.stores.redis.memory import memory_of
 from engine.stores.redis.wire import ReplyError
 from supervisor.cli.client import Client
 from supervisor.datadir import DEFAULT, DataDir
@@ -156,13 +156,13 @@ async def _redis(url: str) -> str:
     link = RedisLink(url, timeout_s=_TIMEOUT_S, name="check")
     try:
         reply = await link.call("INFO")
-        info = _info(reply)
+        info, fitness = info_fields(reply), fitness_of(reply)
         name = "Valkey" if "valkey_version" in info else "Redis"
         shown = info.get("valkey_version") or info.get("redis_version", "")
         # In this field Valkey gives the Redis that it is compatible with.
         if _version(info.get("redis_version", "")) < REDIS_MIN:
             raise _NotOk(f"{name} {shown} is too old; Redis 7.0 or newer, or Valkey, is needed")
-        if fault := memory_of(reply).fault:
+        if fault := fitness.fault or fitness.obstacle:
             raise _NotOk(f"{name} {shown}; {fault}")
         loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", PATTERN)
     except ReplyError as e:
@@ -171,13 +171,7 @@ async def _redis(url: str) -> str:
         await link.close()
     if not {library.name for library in libraries()} <= {found[1].decode() for found in loaded}:
         raise _NotOk(f"{name} {shown}; functions are not of this version: run `smsengine migrate`")
-    kept = "" if info.get("aof_enabled") == "1" else "; appendonly is off: a crash of it loses messages"
-    return f"{name} {shown}, functions of this version{kept}"
-
-
-def _info(text: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in text.decode(errors="replace").splitlines())
-    return {key: value.strip() for key, colon, value in pairs if colon}
+    return "; ".join((f"{name} {shown}, functions of this version", *fitness.warnings))
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from engine.errors import ConfigError, Unavailable
+from engine.tls import TLS_FILES
 
 # Codes of https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 # for which an operator must act. All others are Unavailable: they may pass by themselves.
@@ -39,6 +40,8 @@ class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
     user: str
     password: str
     database: str
+    # By the names of `engine.tls.TLS_FILES`.
+    tls_files: dict[str, str]
 
 
 def parse_url(url: str) -> ClickHouseUrl:
@@ -53,7 +56,8 @@ def parse_url(url: str) -> ClickHouseUrl:
         raise ConfigError("The ClickHouse URL cannot be read: its port is malformed.") from e
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("The ClickHouse URL must look like http://user:password@host:8123/database.")
-    if parts.query or parts.fragment:
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if query.keys() - {*TLS_FILES} or parts.fragment:
         raise ConfigError("The ClickHouse URL must end with the database; settings are the engine's own.")
     tls = parts.scheme == "https"
     port = port or (8443 if tls else 8123)
@@ -65,6 +69,7 @@ def parse_url(url: str) -> ClickHouseUrl:
         user=unquote(parts.username or "default"),
         password=unquote(parts.password or ""),
         database=unquote(parts.path.strip("/")) or "default",
+        tls_files=query,
     )
 
 
@@ -84,7 +89,18 @@ async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any
             autogenerate_session_id=False,
             query_retries=0,
             tz_source="server",
+            **_tls(url),
         )
+
+
+def _tls(url: ClickHouseUrl) -> dict[str, str]:
+    """The files of TLS as arguments of clickhouse_connect."""
+    names = {"tls_ca_file": "ca_cert", "tls_cert_file": "client_cert", "tls_key_file": "client_cert_key"}
+    arguments = {names[setting]: file for setting, file in url.tls_files.items()}
+    if "client_cert" in arguments:
+        # With a password the certificate only opens the connection; without one it is who we are.
+        arguments["tls_mode"] = "strict" if url.password else "mutual"
+    return arguments
 
 
 @asynccontextmanager

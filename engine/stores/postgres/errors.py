@@ -93,7 +93,7 @@ def judged(error: Exception) -> tuple[Remedy, str]:
         state = error.sqlstate or "08"
         return BY_STATE.get(state) or BY_STATE.get(state[:2]) or (Remedy.END, "it refused a statement")
     if isinstance(error, asyncpg.ClientConfigurationError):
-        return Remedy.MEND, "`postgres.url` must look like postgresql://USER:PASSWORD@HOST:5432/DATABASE"
+        return Remedy.MEND, "`postgres.url` or a file that it names cannot be used"
     if isinstance(error, asyncpg.UnsupportedClientFeatureError | UnsupportedServerFeatureError):
         return Remedy.MEND, "it wants or lacks a feature that the engine lacks or wants"
     if isinstance(error, DataError):

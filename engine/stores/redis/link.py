@@ -27,6 +27,7 @@ command. The call raises `OutOfMemory`, and the connection stays.
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -186,6 +187,8 @@ class RedisLink:
             self._not_before = loop.time() + self._backoff.next()
             if isinstance(e, OSError):  # TimeoutError is one
                 reason = e.strerror or str(e) or "no answer in time"
+                if isinstance(e, ssl.SSLCertVerificationError):
+                    reason = f"its certificate is not trusted ({e.verify_message}), see redis.tls_ca_file"
                 raise Unavailable(f"Redis at {self._url.shown} cannot be reached: {reason}.", 1.0) from e
             raise
         self._backoff.reset()

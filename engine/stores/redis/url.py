@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from engine.errors import ConfigError
+from engine.tls import TLS_FILES, client_context
 
 
 class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +21,8 @@ class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
     # Path of a Unix socket; "" for a server at `host` and `port`.
     path: str = ""
     tls: bool = False
+    # As `engine.tls.client_context` takes them.
+    tls_files: tuple[str, str, str] = ("", "", "")
     user: str = ""
     password: str = ""
     database: int = 0
@@ -40,8 +43,8 @@ class RedisUrl(msgspec.Struct, frozen=True, kw_only=True):
         return commands
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The settings of TLS, with the system's certificate authorities; None without TLS."""
-        return ssl.create_default_context() if self.tls else None
+        """The settings of TLS, with the present content of the files; None without TLS. Raises OSError."""
+        return client_context(*self.tls_files) if self.tls else None
 
 
 def parse_url(url: str) -> RedisUrl:
@@ -57,7 +60,9 @@ def parse_url(url: str) -> RedisUrl:
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError("The Redis URL must begin with redis://, rediss:// or unix://.")
     unix = parts.scheme == "unix"
-    if unrecognised := query.keys() - ({"user", "username", "password", "db"} if unix else {"db"}):
+    if unrecognised := query.keys() - (
+        {"user", "username", "password", "db"} if unix else {"db", *TLS_FILES}
+    ):
         raise ConfigError(f"The Redis URL has an unknown parameter: {', '.join(sorted(unrecognised))}.")
     database = query.get("db") or ("" if unix else parts.path.strip("/")) or "0"
     if not database.isdecimal():
@@ -79,6 +84,11 @@ def parse_url(url: str) -> RedisUrl:
         host=host,
         port=port,
         tls=parts.scheme == "rediss",
+        tls_files=(
+            query.get("tls_ca_file", ""),
+            query.get("tls_cert_file", ""),
+            query.get("tls_key_file", ""),
+        ),
         user=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
         database=int(database),

@@ -1,0 +1,33 @@
+"""The settings of a store become one URL, which everything else is given."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from engine.errors import ConfigError
+from engine.tls import TLS_FILES, check_files
+
+_TLS_SCHEMES = {"redis": ("rediss",), "clickhouse": ("https",), "postgres": ("postgresql", "postgres")}
+# PostgreSQL's own names of the same.
+_POSTGRES = {"tls_ca_file": "sslrootcert", "tls_cert_file": "sslcert", "tls_key_file": "sslkey"}
+
+
+def url_with_tls(store: str, url: str, files: dict[str, str]) -> str:
+    """`url` with the files of TLS as parameters. `files`: by setting, all of TLS_FILES, "" for none.
+
+    With a file of authorities, PostgreSQL's certificate and name are checked unless the URL has its own
+    `sslmode`. Raises ConfigError, which names the setting.
+    """
+    given = {setting: files[setting] for setting in TLS_FILES if files[setting]}
+    if not given:
+        return url
+    setting = f"{store}.{next(iter(given))}"
+    parts = urlsplit(url)
+    if parts.scheme not in _TLS_SCHEMES[store]:
+        raise ConfigError(f"{setting} needs a {store}.url that begins with {_TLS_SCHEMES[store][0]}://.")
+    check_files(store, files)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if store == "postgres":
+        given = {_POSTGRES[name]: file for name, file in given.items()}
+        query.setdefault("sslmode", "verify-full" if "sslrootcert" in given else "require")
+    return urlunsplit(parts._replace(query=urlencode(query | given)))

@@ -1,0 +1,56 @@
+"""Whether a Redis can be trusted with messages and credit, read from its reply to INFO."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.errors import ConfigError, Unavailable
+from engine.stores.redis.memory import memory_of
+
+
+class Fitness(msgspec.Struct, frozen=True, kw_only=True):
+    """What is wrong with one server, each in one sentence."""
+
+    # Why the engine must not run on it until an operator changes something; "" when it may.
+    fault: str = ""
+    # Why it cannot run on it now, although it might soon; "" when it can.
+    obstacle: str = ""
+    # What may lose messages and does not keep the engine from running.
+    warnings: tuple[str, ...] = ()
+
+    def refuse(self) -> None:
+        """Raises ConfigError for a fault, Unavailable for an obstacle."""
+        if self.fault:
+            raise ConfigError(self.fault)
+        if self.obstacle:
+            raise Unavailable(self.obstacle)
+
+
+def info_fields(info: bytes) -> dict[str, str]:
+    """The lines `name:value` of a reply to INFO."""
+    pairs = (line.partition(":") for line in info.decode(errors="replace").splitlines())
+    return {name: value.strip() for name, colon, value in pairs if colon}
+
+
+def fitness_of(info: bytes) -> Fitness:
+    """Judge a server by its reply to INFO, of all sections."""
+    fields, memory = info_fields(info), memory_of(info)
+    fault = memory.fault
+    if fields.get("cluster_enabled") == "1":
+        fault = (
+            "Redis runs in cluster mode, in which the engine's steps are not atomic; name a single server."
+        )
+    obstacle = ""
+    if fields.get("role", "master") != "master":
+        # After a failover the address may lead to another server in a moment.
+        master = f"{fields.get('master_host', '')}:{fields.get('master_port', '')}"
+        obstacle = f"Redis is a replica, and what is written to it is lost; name its master ({master})."
+    warnings = []
+    if fields.get("aof_enabled") != "1":
+        warnings.append("appendonly is off: a crash of Redis loses messages; set appendonly yes")
+    if not memory.limit_bytes and memory.policy not in ("", "noeviction"):
+        warnings.append(
+            f"maxmemory-policy is {memory.policy}: Redis deletes messages once a maxmemory is set; "
+            "set maxmemory-policy noeviction"
+        )
+    return Fitness(fault=fault, obstacle=obstacle, warnings=tuple(warnings))

@@ -1,0 +1,36 @@
+"""How a connection to a server is encrypted, from files that an operator names."""
+
+from __future__ import annotations
+
+import ssl
+
+from engine.errors import ConfigError
+
+# The files of TLS, as settings of a store and as parameters of its URL.
+TLS_FILES = ("tls_ca_file", "tls_cert_file", "tls_key_file")
+
+
+def client_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -> ssl.SSLContext:
+    """Trust the authorities in `ca_file`, or those of the system; show the certificate in `cert_file`.
+
+    All are files in PEM form, "" for none; without `key_file` the key stands in `cert_file`. Raises
+    OSError (an SSLError is one) when a file cannot be used.
+    """
+    context = ssl.create_default_context(cafile=ca_file or None)
+    if cert_file:
+        context.load_cert_chain(cert_file, key_file or None)
+    return context
+
+
+def check_files(store: str, files: dict[str, str]) -> None:
+    """Raises ConfigError, which names the setting of `store`, when a file of TLS_FILES cannot be used."""
+    if files["tls_key_file"] and not files["tls_cert_file"]:
+        raise ConfigError(f"{store}.tls_key_file is of no use without {store}.tls_cert_file.")
+    tries = (("tls_ca_file", (files["tls_ca_file"],)), ("tls_cert_file", ("", *list(files.values())[1:])))
+    for setting, names in tries:
+        try:
+            client_context(*names)
+        except OSError as e:
+            wrong = "it does not hold what it should in PEM form"
+            reason = wrong if isinstance(e, ssl.SSLError) else e.strerror or type(e).__name__
+            raise ConfigError(f"{store}.{setting}: {files[setting]} cannot be used: {reason}.") from e
