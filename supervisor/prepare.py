@@ -18,6 +18,7 @@ from engine.config import Config, Store, load
 from engine.errors import ConfigError
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
+from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.postgres.connection import confirm_session
 from engine.stores.postgres.directory import Directory
@@ -42,7 +43,7 @@ MIGRATE_S = 3600.0
 _DEMO_S = 30.0
 log = structlog.get_logger("prepare")
 
-_REDIS_S, _POSTGRES_S = 5.0, 5.0
+_REDIS_S, _POSTGRES_S, _CLICKHOUSE_S = 5.0, 5.0, 10.0
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +133,7 @@ async def _migrate(config: Config) -> int:
     shards = await keep_shards(config.postgres.url, config.shards)
     await _seed(config)
     await migrate_clickhouse(config.clickhouse.url)
+    await confirm_rights(config.clickhouse.url, _CLICKHOUSE_S)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
         await link.start()

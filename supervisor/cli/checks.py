@@ -27,6 +27,7 @@ from engine.providers.settings import (
 )
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
+from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
@@ -200,6 +201,7 @@ async def _clickhouse(url: str) -> str:
         await client.close()
     if migrate.due(migrate.scripts_in(_SCRIPTS / "clickhouse" / "migrations"), applied, "ClickHouse"):
         raise _NotOk(f"ClickHouse {shown}; {_OUTDATED}")
+    await confirm_rights(url, _TIMEOUT_S)
     return f"ClickHouse {shown}, tables of this version"
 
 

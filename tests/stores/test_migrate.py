@@ -180,7 +180,7 @@ async def test_what_the_operator_must_mend_is_said_without_the_password(
     wrong = {
         "postgresql://sms:hunter2@" + postgres_url.rpartition("@")[2]: "password",
         in_database(postgres_url, "nowhere"): "nowhere",
-        "postgres//nonsense": "must look like",
+        "postgres//nonsense": "must be a URL such as",
     }
     for url, expected in wrong.items():
         with pytest.raises(ConfigError, match=expected) as caught:

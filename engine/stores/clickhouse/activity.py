@@ -61,7 +61,7 @@ _COLUMNS = {
     "stream_ms": "UInt64",
     "stream_seq": "UInt32",
 }
-_INSERT_SETTINGS = {
+INSERT_SETTINGS = {
     # Answer after the rows are stored, not after they are buffered.
     "async_insert": 0,
     # Answer with the outcome; without this the status 200 may go out before an error.
@@ -179,7 +179,7 @@ class ClickHouseActivityStore:
                     column_names=list(names_and_types),
                     column_types=[get_from_name(name) for name in names_and_types.values()],
                     column_oriented=True,
-                    settings={**_INSERT_SETTINGS, "insert_deduplication_token": token},
+                    settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
                 )
                 context.req_block_size = len(columns[0])
                 await client.insert(data=columns, context=context)

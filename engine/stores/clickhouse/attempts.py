@@ -39,6 +39,8 @@ _KEPT = """
 SELECT message_id, attempt, message FROM kept_messages
 WHERE (message_id, attempt) IN {attempts:Array(Tuple(String, UInt16))}
 """
+# Answer after the rows are stored, with the outcome.
+UNMATCHED_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
 _UNMATCHED = {
     "at": "DateTime64(6, 'UTC')",
     "provider": "String",
@@ -130,7 +132,7 @@ class ClickHouseAttempts:
                 column_names=list(_UNMATCHED),
                 column_types=[get_from_name(kind) for kind in _UNMATCHED.values()],
                 column_oriented=True,
-                settings={"async_insert": 0, "wait_end_of_query": 1},
+                settings=UNMATCHED_SETTINGS,
             )
 
     async def unmatched(self, since_s: int) -> int:

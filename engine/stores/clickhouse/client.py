@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
 from engine.errors import ConfigError, Unavailable
 from engine.tls import TLS_FILES
@@ -23,10 +24,17 @@ _TO_ACT_ON = {
     81: "the database is missing: run `smsengine migrate`",
     192: "the user is not known",
     193: "the password is wrong",
+    164: "the user may only read, but the engine inserts and sets how an insert is stored",
     194: "a password is required",
+    452: "the user may not change a setting",
     497: "the user may not do this",
     516: "the user or the password is wrong",
 }
+
+
+# Of these the server's own text names the grant or the setting.
+_IN_FULL = (452, 497)
+_REASON = re.compile(r"DB::Exception: (?:[^:]{1,100}: )?(.*?)(?:\. \([A-Z_]+\)|$)", re.DOTALL)
 
 
 class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,10 +101,10 @@ async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any
         )
 
 
-def _tls(url: ClickHouseUrl) -> dict[str, str]:
+def _tls(url: ClickHouseUrl) -> dict[str, Any]:
     """The files of TLS as arguments of clickhouse_connect."""
     names = {"tls_ca_file": "ca_cert", "tls_cert_file": "client_cert", "tls_key_file": "client_cert_key"}
-    arguments = {names[setting]: file for setting, file in url.tls_files.items()}
+    arguments: dict[str, Any] = {names[setting]: file for setting, file in url.tls_files.items()}
     if "client_cert" in arguments:
         # With a password the certificate only opens the connection; without one it is who we are.
         arguments["tls_mode"] = "strict" if url.password else "mutual"
@@ -114,10 +122,22 @@ async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]
     except ClickHouseError as e:
         code = getattr(e, "code", None)
         if code in _TO_ACT_ON:
-            raise ConfigError(f"ClickHouse at {url.shown} refuses: {_TO_ACT_ON[code]}.") from e
+            what = _TO_ACT_ON[code]
+            if code in _IN_FULL:
+                what += f" ({_reason(e)})"
+            raise ConfigError(f"ClickHouse at {url.shown} refuses: {what}.") from e
+        if isinstance(e, ProgrammingError):
+            # Without a request: the client knows from the server that a setting cannot be changed.
+            raise ConfigError(f"ClickHouse at {url.shown} cannot be used: {_sentence(e)}.") from e
         raise Unavailable(f"ClickHouse at {url.shown} fails: {_sentence(e)}.") from e
     except OSError as e:
         raise Unavailable(f"ClickHouse at {url.shown} cannot be reached: {_sentence(e)}.") from e
+
+
+def _reason(error: Exception) -> str:
+    """What the server itself says, without the user's name and its version."""
+    found = _REASON.search(str(error))
+    return " ".join(found[1].split())[:300].rstrip(".") if found else _sentence(error)
 
 
 def _sentence(error: Exception) -> str:

@@ -172,9 +172,9 @@ async def confirm_session(url: str, timeout_s: float) -> None:
     """Confirm that a connection is one session, as locks need it. Raises ConfigError, Unavailable.
 
     One connection listens and then keeps silent while another one notifies it. A pooler that gives
-    each transaction another session has given the listening one away by then, so nothing is heard.
+    each transaction another session has given the listening one away by then, so nothing arrives.
     """
-    channel, heard = f"smsengine_{secrets.token_hex(8)}", asyncio.Event()
+    channel, notified = f"smsengine_{secrets.token_hex(8)}", asyncio.Event()
     opened: list[asyncpg.Connection] = []
     try:
         with translated(in_full=True):
@@ -182,12 +182,12 @@ async def confirm_session(url: str, timeout_s: float) -> None:
                 opened.append(await connect(url, timeout_s=timeout_s, command_timeout_s=timeout_s))
             listening, other = opened
             try:
-                await listening.add_listener(channel, lambda *_: heard.set())
+                await listening.add_listener(channel, lambda *_: notified.set())
             except (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError) as e:
                 raise ConfigError(_NO_SESSION) from e
             await other.execute(f"NOTIFY {channel}")
         async with asyncio.timeout(timeout_s):
-            await heard.wait()
+            await notified.wait()
     except TimeoutError as e:
         raise ConfigError(_NO_SESSION) from e
     finally:
