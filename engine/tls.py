@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from functools import partial
 
 from engine.errors import ConfigError
 
@@ -26,10 +27,12 @@ def check_files(store: str, files: dict[str, str]) -> None:
     """Raises ConfigError, which names the setting of `store`, when a file of TLS_FILES cannot be used."""
     if files["tls_key_file"] and not files["tls_cert_file"]:
         raise ConfigError(f"{store}.tls_key_file is of no use without {store}.tls_cert_file.")
-    tries = (("tls_ca_file", (files["tls_ca_file"],)), ("tls_cert_file", ("", *list(files.values())[1:])))
-    for setting, names in tries:
+    for setting, context in (
+        ("tls_ca_file", partial(client_context, files["tls_ca_file"])),
+        ("tls_cert_file", partial(client_context, "", files["tls_cert_file"], files["tls_key_file"])),
+    ):
         try:
-            client_context(*names)
+            context()
         except OSError as e:
             wrong = "it does not hold what it should in PEM form"
             reason = wrong if isinstance(e, ssl.SSLError) else e.strerror or type(e).__name__

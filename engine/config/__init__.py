@@ -24,7 +24,6 @@ from engine.records import QUEUES, Queue
 from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
 from engine.text_file import NotUtf8
-from engine.tls import TLS_FILES
 
 Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
@@ -249,7 +248,12 @@ def _checked(config: Config, origin: str) -> Config:
 
 
 def _with_tls(name: str, store: Store) -> Store:
-    return Store(url=url_with_tls(name, store.url, {file: getattr(store, file) for file in TLS_FILES}))
+    files = {
+        "tls_ca_file": store.tls_ca_file,
+        "tls_cert_file": store.tls_cert_file,
+        "tls_key_file": store.tls_key_file,
+    }
+    return Store(url=url_with_tls(name, store.url, files))
 
 
 def split_listen(listen: str) -> tuple[str, int] | tuple[()]:
