@@ -78,7 +78,7 @@ async def test_an_older_installation_has_the_number_its_ledger_had(old_url: str)
     await execute(
         old_url, "INSERT INTO shards (shard, generation) SELECT s, 'g' FROM generate_series(0, 7) s"
     )
-    assert await migrate.migrate_postgres(old_url) == ["0007_layout.sql", "0008_audit_checkpoints.sql"]
+    assert (await migrate.migrate_postgres(old_url))[:2] == ["0007_layout.sql", "0008_audit_checkpoints.sql"]
     assert await keep_shards(old_url, 0) == 8
     with pytest.raises(ConfigError, match="must be 8"):
         await keep_shards(old_url, 16)
