@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.providers.custom import custom_provider
+from engine.providers.custom import Foreign, custom_provider
 from engine.providers.http.description import ReceiptReader, receipt_reader
 from engine.providers.http.provider import HttpProvider
 from engine.providers.http.simulated import SimulatedProvider
@@ -19,6 +19,7 @@ from engine.providers.settings import (
 )
 from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
+from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
 
 
@@ -39,15 +40,19 @@ def build(settings: ProviderSettings, receipts: ReceiptSink, problems: Problems)
             return custom_provider(settings, receipts)
 
 
-def traffic_counts(provider: Provider) -> Counts | None:
-    """The counters of what happens at a provider; None for a kind of provider that counts nothing."""
-    return provider.counts if isinstance(provider, SmppProvider) else None
+def traffic_counts(provider: Provider) -> Counts | VerdictCounts | None:
+    """The counters of what happens at a provider; None for one that `build` has not made."""
+    if isinstance(provider, SmppProvider | HttpProvider | SimulatedProvider | Foreign):
+        return provider.counts
+    return None
 
 
-def receipt_readers(sections: Iterable[ProviderSettings]) -> dict[str, ReceiptReader]:
+def receipt_readers(
+    sections: Iterable[ProviderSettings], problems: Problems | None = None
+) -> dict[str, ReceiptReader]:
     """How to read the receipts of each provider that pushes them to the API, by its name.
 
-    Raises ConfigError.
+    What is not understood in them is noted in `problems`. Raises ConfigError.
     """
-    found = {s.name: receipt_reader(s) for s in sections if isinstance(s, HttpSettings)}
+    found = {s.name: receipt_reader(s, problems) for s in sections if isinstance(s, HttpSettings)}
     return {name: reader for name, reader in found.items() if reader is not None and reader.token}

@@ -27,6 +27,7 @@ from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from engine.providers.ports import Done
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.settings import HttpSettings
+from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict
 
 RETRY_AFTER_S_MAX = 60
@@ -39,7 +40,7 @@ _SAMPLE_OCTETS = 1000
 
 
 class HttpProvider:
-    """Sends over one pool of connections; see `engine.providers.ports.Provider`.
+    """Sends over one pool of connections; see `engine.providers.ports.Provider`. `counts`: its verdicts.
 
     Its receipts come through the API, which reads them by the same description
     (`description.receipt_reader`). Raises ConfigError naming the setting when the
@@ -49,6 +50,7 @@ class HttpProvider:
     def __init__(self, settings: HttpSettings, problems: Problems) -> None:
         description: Description = describe(settings)
         self._name = settings.name
+        self.counts = VerdictCounts()
         self._problems = problems
         self._timeout_s = settings.timeout_s
         self._template = description.template
@@ -90,6 +92,7 @@ class HttpProvider:
         self._pool.request(self._template.method, *request, partial(self._ended, done, message.id))
 
     def _refuse(self, done: Done, verdict: Verdict) -> None:
+        self.counts.add(verdict.kind)
         asyncio.get_running_loop().call_soon(done, verdict)
 
     def _ended(self, done: Done, message_id: str, outcome: HttpOutcome) -> None:
@@ -98,6 +101,7 @@ class HttpProvider:
         except Exception as e:  # a fault in reading an answer must not cost the message its verdict
             structlog.get_logger("http").error("answer not understood", provider=self._name, exc_info=e)
             verdict = Verdict(kind="unknown", provider=self._name, code="fault")
+        self.counts.add(verdict.kind)
         done(verdict)
 
     def _verdict(self, message_id: str, outcome: HttpOutcome) -> Verdict:
