@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
 
 import msgspec
 
@@ -27,7 +26,7 @@ class ProblemKind(enum.StrEnum):
     protocol_broken = "protocol_broken"
 
 
-class Problem(NamedTuple):
+class Problem(msgspec.Struct, frozen=True):
     """One sample: microseconds since 1970, and printable text, masked and cut."""
 
     at_us: int

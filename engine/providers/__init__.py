@@ -8,7 +8,7 @@ from engine.providers.custom import Foreign, custom_provider
 from engine.providers.http.description import ReceiptReader, receipt_reader
 from engine.providers.http.provider import HttpProvider
 from engine.providers.http.simulated import SimulatedProvider
-from engine.providers.ports import Provider
+from engine.providers.ports import Provider, Wire
 from engine.providers.problems import Problems
 from engine.providers.settings import (
     CustomSettings,
@@ -23,19 +23,22 @@ from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
 
 
-def build(settings: ProviderSettings, receipts: ReceiptSink, problems: Problems) -> Provider:
+def build(
+    settings: ProviderSettings, receipts: ReceiptSink, problems: Problems, wire: Wire | None = None
+) -> Provider:
     """The provider that a `[[providers]]` section describes, not yet started; the receipts it
-    is sent go to `receipts`, what it does not understand is noted in `problems`.
+    is sent go to `receipts`, what it does not understand is noted in `problems`. `wire` watches its
+    connections; those of a custom provider cannot be watched.
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
     match settings:
         case SimulatedSettings():
-            return SimulatedProvider(settings)
+            return SimulatedProvider(settings, wire)
         case SmppSettings():
-            return SmppProvider(settings, receipts, problems)
+            return SmppProvider(settings, receipts, problems, wire)
         case HttpSettings():
-            return HttpProvider(settings, problems)
+            return HttpProvider(settings, problems, wire)
         case CustomSettings():
             return custom_provider(settings, receipts)
 

@@ -24,7 +24,7 @@ from engine.providers.http.description import Description, describe
 from engine.providers.http.escapes import Unencodable
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
-from engine.providers.ports import Done
+from engine.providers.ports import Done, Wire
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.settings import HttpSettings
 from engine.providers.verdict_counts import VerdictCounts
@@ -47,7 +47,7 @@ class HttpProvider:
     section cannot be used.
     """
 
-    def __init__(self, settings: HttpSettings, problems: Problems) -> None:
+    def __init__(self, settings: HttpSettings, problems: Problems, wire: Wire | None = None) -> None:
         description: Description = describe(settings)
         self._name = settings.name
         self.counts = VerdictCounts()
@@ -64,6 +64,7 @@ class HttpProvider:
             body_bytes_max=ANSWER_BYTES_MAX,
             keep_headers=description.recognition.headers | {_RETRY_AFTER, _LOCATION},
             ssl_context=description.ssl_context,
+            wire=wire,
         )
 
     @property

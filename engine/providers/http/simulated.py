@@ -24,7 +24,7 @@ import msgspec
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.address import parse_address, tls_context
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
-from engine.providers.ports import Done
+from engine.providers.ports import Done, Wire
 from engine.providers.settings import SimulatedSettings
 from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict, VerdictKind
@@ -57,7 +57,7 @@ class SimulatedProvider:
     Raises ConfigError when the settings' URL is not usable.
     """
 
-    def __init__(self, settings: SimulatedSettings) -> None:
+    def __init__(self, settings: SimulatedSettings, wire: Wire | None = None) -> None:
         address = parse_address(settings.url, f"providers.{settings.name}.url")
         self._name = settings.name
         self.counts = VerdictCounts()
@@ -71,6 +71,7 @@ class SimulatedProvider:
             connections_max=settings.connections_max,
             timeout_s=settings.timeout_s,
             ssl_context=tls_context(address, "", ""),
+            wire=wire,
         )
 
     @property
