@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from engine.receipts.rounds import MatchCounts
 from engine.stores.redis.receipt_sink import ReceiptCounts
 from tests.providers.scripted import until
 from tests.providers.sink import Sink
-from tests.providers.smpp.scripted_smsc import Peer, provider_to, smsc
+from tests.providers.smpp.scripted_smsc import Peer, message, provider_to, smsc
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 COUNTERS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2**40))
@@ -113,14 +114,18 @@ async def test_a_provider_by_http_has_a_line_with_its_verdicts(
     async with CounterLog(structlog.get_logger()) as log:
         log.watch("provider traffic", counts, provider=provider.name)
         await provider.start()
-        assert (await Verdicts(provider).one()).kind == "temporary"
+        verdict = asyncio.get_running_loop().create_future()
+        provider.submit(message(), verdict.set_result)
+        assert (await verdict).kind == "temporary"
         await provider.stop()
     assert lines == [
         {"event": "provider traffic", "log_level": "info", "provider": "simulated", "temporary": 1}
     ]
 
 
-@pytest.mark.parametrize("counters", [Counts(), VerdictCounts(), ReceiptCounts(), ArchiverCounts(), MatchCounts()])
+@pytest.mark.parametrize(
+    "counters", [Counts(), VerdictCounts(), ReceiptCounts(), ArchiverCounts(), MatchCounts()]
+)
 def test_each_counter_is_explained_to_operators(counters: msgspec.Struct) -> None:
     page = PAGE.read_text(encoding="utf-8").partition("## What the log says")[2].partition("\n## ")[0]
     assert [name for name in counters.__struct_fields__ if f"`{name}`" not in page] == []
