@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Annotated
 from urllib.parse import quote
@@ -70,21 +71,24 @@ def problems(
     if not found.problems:
         console.print(f"Everything that {name or 'the providers'} sent was understood.")
         return
-    columns = ("provider", "kind", "last hour", "24 hours", "in all", "last (UTC)", "")
+    columns = ("provider", "kind", "last hour", "24 hours", "in all", "last")
+    now_us = time.time_ns() // 1000
     rows = (
         (
             one.provider, one.kind, show.number(one.last_hour), show.number(one.last_day),
-            show.number(one.total), _time(one.last_at_us), _KINDS.get(one.kind, ""),
+            show.number(one.total), f"{show.span(max(0, now_us - one.last_at_us) // 1000)} ago",
         )
         for one in found.problems
     )  # fmt: skip
-    console.print(show.table(columns, rows, frozenset({2, 3, 4})))
-    for one in found.problems:
-        if one.samples:
-            console.print(Text(f"\n{one.kind}, the last {len(one.samples)}:"))
+    console.print(show.table(columns, rows, frozenset({2, 3, 4, 5})))
+    if name:
+        for one in found.problems:
+            console.print(Text(f"\n{one.kind}: {_KINDS.get(one.kind, 'see docs/providers.md')}"))
             for sample in one.samples:
-                console.print(Text(f"  {_time(sample.at_us)}  {sample.sample}"))
+                console.print(Text(f"  {_time(sample.at_us)}  {sample.sample}"), soft_wrap=True)
+    else:
+        console.print("\nsmsengine provider problems NAME shows what the last of them looked like.")
 
 
 def _time(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -30,24 +30,27 @@ def trial(
 ) -> None:
     """Send one message through one provider, and show each step on the wire.
 
-    The first thing to do with a new provider. It is a real message to a real telephone. It goes
-    to the provider at once, not through the queues: nobody is charged, it is in no history, and
-    `throughput` does not count it. It works with the engine running or not; without --config the
-    provider is that of the engine that runs in the data directory.
+    The first thing to do with a new provider. It is a real message to a real
+    telephone. It goes to the provider at once, not through the queues: nobody
+    is charged, it is in no history, and `throughput` does not count it. It works
+    with the engine running or not; without --config the provider is that of the
+    engine that runs in the data directory.
 
-    It shows the connection, what was sent (SMPP: the fields of each PDU and the whole in hex;
-    HTTP: the request), what was answered, and what the engine makes of that. Then it waits for
-    the receipt and shows whether its id meets the message, by the setting receipt_ids. Secrets
-    are masked.
+    It shows the connection, what was sent (SMPP: the fields of each PDU, and
+    the whole in hex; HTTP: the request), what was answered, and what the engine
+    makes of that. Then it waits for the receipt and shows whether its id meets
+    the message, by the setting receipt_ids. Secrets are masked.
 
-    By SMPP the receipt comes on the session of the test, which is one session more than the
-    engine's own: the provider must allow it. Receipts of other messages that come there are
-    refused for now, and the provider sends them again. By HTTP the receipt is pushed to the
-    engine, which must run; it finds no message there, and after a quarter of an hour it is
-    counted as receipt_unmatched.
+    An SMPP receipt comes on the session of the test, or on one of the engine's
+    when that runs. The provider must allow one session more. Receipts of other
+    messages that come to the test are refused for now, and the provider sends
+    them again. An HTTP receipt is pushed to the engine, which must run. What
+    comes to the engine finds no message there, and after a quarter of an hour
+    it is counted as receipt_unmatched.
 
-    Exit code 0: accepted, and the receipt came where one was waited for. 1: refused, not known,
-    or no receipt in time. 2: it cannot be tried as it stands. With --json one line a step.
+    Exit code 0: accepted, and the receipt came where one was waited for. 1:
+    refused, not known, or no receipt in time. 2: it cannot be tried as it
+    stands. With --json one line a step.
 
     [bold]Examples[/bold]
 

@@ -4,13 +4,15 @@ Over SMPP it comes on the session of the trial. Receipts of the engine's own mes
 since a provider sends them on any session of a system_id. Those are refused with ESME_RX_T_APPN (`not now`),
 so the provider sends them again, to the engine. Killed meanwhile: they are not answered, and so sent again.
 
-Over HTTP the provider pushes it to the API of the running engine. There no attempt has its id, so it waits in
-Redis to be looked up again; it is looked for there, and nothing is changed.
+Over HTTP the provider pushes it to the API of the running engine, and over SMPP it may send it on a session
+of the engine's. There no attempt has its id, so it waits in Redis to be looked up again; it is looked for
+there, and nothing is changed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from engine.activity.records import AttemptRecord
@@ -23,6 +25,8 @@ from engine.stores.redis.receipt_stream import unmatched_receipts
 from supervisor.cli.trial.steps import Steps
 
 _POLL_S = 0.5
+# A receipt may have come so long before it is looked for, microseconds.
+_EARLY_US = 5_000_000
 
 
 _REASONS: dict[Reason, str] = {
@@ -63,8 +67,11 @@ class Awaited:
             to=message.to,
         )
 
-    def take(self, receipt: Receipt) -> bool:
-        """Whether it is about the message. Shows it, once, when it is, or when its number or id is."""
+    def take(self, receipt: Receipt, where: str = "") -> bool:
+        """Whether it is about the message. Shows it, once, when it is, or when its number or id is.
+
+        `where`: at what place it was found; "" on the session of the trial.
+        """
         attempt = self._attempt
         if attempt is None:
             return False
@@ -74,7 +81,7 @@ class Awaited:
         if key not in self._shown and (ours or found == "recipient" or self._same_number(receipt)):
             self._shown.add(key)
             words = how_it_meets(attempt, receipt, self._how) if isinstance(found, Match) else _REASONS[found]
-            self._steps.add("receipt", receipt.state, words, fields=_fields(receipt, attempt))
+            self._steps.add("receipt", receipt.state, where + words, fields=_fields(receipt, attempt))
         if isinstance(found, Match):
             self.met = True
             if receipt.state != "pending":
@@ -120,11 +127,15 @@ class TrialSink:
 
 
 async def look_for(awaited: Awaited, provider: str, link: RedisLink, shards: int) -> None:
-    """Look into Redis again and again until the receipt is there. Raises Unavailable."""
+    """Look into Redis again and again until the receipt is there. Raises Unavailable.
+
+    What came there before this call is passed over.
+    """
+    since_us = time.time_ns() // 1000 - _EARLY_US
     while not awaited.ended.is_set():
         for receipt in await unmatched_receipts(link, shards):
-            if receipt.provider == provider:
-                awaited.take(receipt)
+            if receipt.provider == provider and receipt.at_us >= since_us:
+                awaited.take(receipt, "came to the engine: ")
         await asyncio.sleep(_POLL_S)
 
 

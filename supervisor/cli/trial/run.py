@@ -168,14 +168,16 @@ class _Run:
         return 0, "accepted, and its receipt came"
 
     async def _wait(self) -> None:
-        if isinstance(self._settings, SmppSettings):
+        if not self._engine_runs:
             await self._awaited.ended.wait()
             return
+        # Also by SMPP: a provider may send it on a session of the engine's.
         link = RedisLink(self._config.redis.url, timeout_s=5.0, name="trial")
         try:
             await look_for(self._awaited, self._settings.name, link, self._config.shards)
         except Unavailable as e:
-            self._steps.add("failed", detail=str(e))
+            self._steps.add("failed", detail=f"the receipts of the engine cannot be looked at: {e}")
+            await self._awaited.ended.wait()
         finally:
             await link.close()
 
