@@ -159,6 +159,7 @@ class ReceiptWorld:
             shards=SHARDS,
             receipt_ids=ids or {},
             now_us=now_us,
+            given_up=lambda receipt, reason: self.given_up.update([(receipt.provider_message_id, reason)]),
         )
 
     @asynccontextmanager

@@ -91,9 +91,9 @@ class _Run:
 
     async def perform(self) -> int:
         """See `perform`."""
-        self._plan()
         watch = watch_of(self._settings, self._message.to, self._steps)
         provider = build(self._settings, self._sink, self._problems, watch)
+        self._plan()
         await provider.start()
         try:
             code, sentence = await self._try(provider, watch)

@@ -40,6 +40,7 @@ class Steps:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._begun_s = time.monotonic()
+        self._ended = False
 
     def add(
         self,
@@ -51,7 +52,10 @@ class Steps:
         octets: bytes = b"",
         body: str = "",
     ) -> None:
-        """Print one step, that of now; see `Step`."""
+        """Print one step, that of now; see `Step`. Nothing is printed after the result."""
+        if self._ended:
+            return
+        self._ended = step == "result"
         at_s = round(time.monotonic() - self._begun_s, 3)
         made = Step(
             at_s=at_s, step=step, what=what, detail=detail, fields=fields or {}, hex=octets.hex(), body=body

@@ -38,7 +38,8 @@ password = "hunter2/ä"
 [providers.request]
 method = "POST"
 path = "/{{password}}/send"
-headers = {{ Authorization = "{{basic}}", X-Api-Key = "hunter3" }}
+headers = {{ X-Api-Key = "hunter3" }}
+auth = "basic"
 body = "form"
 fields = {{ to = "{{to}}", pass = "{{password}}" }}
 [providers.answer]
@@ -75,8 +76,12 @@ class Trials:
             *(["--json"] if as_json else []),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        async with asyncio.timeout(60):
-            out, err = await process.communicate()
+        try:
+            async with asyncio.timeout(60):
+                out, err = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
         assert process.returncode is not None
         steps = [json.loads(line) for line in out.splitlines()] if as_json else []
         return Shown(process.returncode, steps, out.decode(), err.decode())
@@ -137,10 +142,15 @@ async def test_receipts_of_other_messages_are_refused_for_now_and_show_nobody(
         asked.append(peer.ask(Command.deliver_sm, receipt_of("other2", source="4915112345678")))
 
     carrier.on_submit = take
-    trial = asyncio.create_task(trials.run(SMPP.format(port=carrier.port, more=""), "--timeout", "30"))
-    await until(lambda: len(asked) == 2 and bool(carrier.peer.answers_to(asked[1])), timeout_s=30)
-    carrier.peer.ask(Command.deliver_sm, receipt_of("mine"))
-    shown = await trial
+
+    async def then_ours() -> None:
+        await until(lambda: bool(carrier.submits))
+        await until(lambda: bool(carrier.peer.answers_to(asked[1])))
+        carrier.peer.ask(Command.deliver_sm, receipt_of("mine"))
+
+    shown, _ = await asyncio.gather(
+        trials.run(SMPP.format(port=carrier.port, more=""), "--timeout", "30"), then_ours()
+    )
     for sequence in asked:
         assert [pdu.status for pdu in carrier.peer.answers_to(sequence)] == [CommandStatus.ESME_RX_T_APPN]
     assert [pdu.status for pdu in carrier.peer.answers_to(asked[1] + 1)] == [0]
@@ -217,11 +227,12 @@ async def test_a_request_by_http_is_shown_as_it_went_without_its_secrets(trials:
     server = await asyncio.start_server(answer_http, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     async with server:
-        shown = await trials.run(HTTP.format(port=port, more='accepted = { status = ["200"] }\nid = "id"'))
+        shown = await trials.run(HTTP.format(port=port, more='id = "json:id"'))
     assert shown.code == 0, shown
     (sent,) = shown.of("sent")
     assert sent["what"] == "POST /v1/***/send HTTP/1.1"
     assert sent["fields"]["X-Api-Key"] == "***"
+    assert sent["fields"]["Authorization"] == "Basic ***"
     assert sent["body"].startswith("to=%2B989121234567")
     (received,) = shown.of("received")
     assert (received["what"], received["fields"]["X-Request"]) == ("HTTP/1.1 200 OK", "7")
