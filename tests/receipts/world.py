@@ -77,6 +77,8 @@ class ReceiptWorld:
         self.store = ClickHouseAttempts(world.clickhouse_url)
         self.sink = RedisReceiptSink(self.link, SHARDS)
         self._first_us = now_us()
+        # (id, reason) of the receipts that matchers said they gave up.
+        self.given_up: Counter[tuple[str, str]] = Counter()
 
     async def sent(self, *numbers: int, archived: bool = True, **changes: Any) -> list[ActivityRow]:
         """Carrier "one" took these messages; archived or still on the activity streams."""
