@@ -12,16 +12,15 @@ import typer
 from rich.console import Console
 
 from engine.errors import ConfigError
-from supervisor.cli import options, problems, show
+from supervisor.cli import options, problems, show, try_provider
 from supervisor.cli.client import decode, json_bytes
-from supervisor.cli.trial import command
 
 app = typer.Typer(
     help="SMS providers: list, pause, resume, throughput; try one out, see what it sends.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
-app.command("test")(command.trial)
+app.command("test")(try_provider.trial)
 app.command("problems")(problems.problems)
 _PATH = "/v1/admin/providers"
 # The word, instead of a number, for the throughput in the configuration.

@@ -89,7 +89,7 @@ def _behind(seen: Status) -> list[RenderableType]:
         behind += [
             Text(),
             Text(
-                f"not understood of providers in the last hour: {number(seen.problems_last_hour)}"
+                f"not understood in the last hour: {number(seen.problems_last_hour)}"
                 " (see smsengine provider problems)"
             ),
         ]

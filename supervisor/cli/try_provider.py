@@ -11,19 +11,24 @@ from supervisor.cli import options
 
 _WAIT_S_MAX = 3600.0
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the provider in the configuration.")]
+To = Annotated[str, typer.Option(metavar="NUMBER", help="A telephone of yours, e.g. +989121234567.")]
+Text = Annotated[str, typer.Option(metavar="TEXT", help="Text of the message.")]
+Sender = Annotated[
+    str, typer.Option(metavar="SENDER", help="Sender shown to the recipient; many providers ask for one.")
+]
+Timeout = Annotated[
+    float, typer.Option(metavar="SECONDS", help="How long to wait for the receipt; 0: do not wait.")
+]
+
 
 @options.engine_options("data_dir", "as_json")
 def trial(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the provider in the configuration.")],
-    to: Annotated[str, typer.Option(metavar="NUMBER", help="A telephone of yours, e.g. +989121234567.")],
-    text: Annotated[str, typer.Option(metavar="TEXT", help="Text of the message.")] = "Test of smsengine",
-    sender: Annotated[
-        str, typer.Option(metavar="SENDER", help="Sender shown to the recipient; many providers ask for one.")
-    ] = "",
-    timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", help="How long to wait for the receipt; 0: do not wait."),
-    ] = 60.0,
+    name: Name,
+    to: To,
+    text: Text = "Test of smsengine",
+    sender: Sender = "",
+    timeout: Timeout = 60.0,
     config: options.ConfigFile = None,
     *,
     engine: options.EngineOptions,
@@ -31,10 +36,9 @@ def trial(
     """Send one message through one provider, and show each step on the wire.
 
     The first thing to do with a new provider. It is a real message to a real
-    telephone. It goes to the provider at once, not through the queues: nobody
-    is charged, it is in no history, and `throughput` does not count it. It works
-    with the engine running or not; without --config the provider is that of the
-    engine that runs in the data directory.
+    telephone, past the queues: nobody is charged, it is in no history, and
+    `throughput` does not count it. The engine may run or not; without --config
+    the provider is that of the engine that runs in the data directory.
 
     It shows the connection, what was sent (SMPP: the fields of each PDU, and
     the whole in hex; HTTP: the request), what was answered, and what the engine
@@ -48,9 +52,8 @@ def trial(
     comes to the engine finds no message there, and after a quarter of an hour
     it is counted as receipt_unmatched.
 
-    Exit code 0: accepted, and the receipt came where one was waited for. 1:
-    refused, not known, or no receipt in time. 2: it cannot be tried as it
-    stands. With --json one line a step.
+    Exit code 0: accepted, with its receipt where one was waited for. 1: refused,
+    not known, or no receipt. 2: it cannot be tried. With --json one line a step.
 
     [bold]Examples[/bold]
 
