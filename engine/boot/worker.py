@@ -180,7 +180,9 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     problems = Problems()
-    await stack.enter_async_context(ProblemFlush(problems, RedisProblems(link).add, log))
+    await stack.enter_async_context(
+        ProblemFlush(problems, RedisProblems(link).add, structlog.get_logger(process.role))
+    )
     built = [providers.build(p, receipts, problems) for p in process.config.providers]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:

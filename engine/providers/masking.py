@@ -36,7 +36,7 @@ _NUMBER = re.compile(
 )
 _SECRET = re.compile(
     r"(?P<name>(?:pass(?:word|wd|phrase)?|pwd|secret|token|signature|api[_-]?key|access[_-]?key"
-    rf"|authorization|x-[\w-]{0,20}?(?:key|auth[\w-]{0,20})){_JOINED}(?:(?:basic|bearer|key)\s+)?)"
+    rf"|authorization|x-[\w-]{{0,20}}?(?:key|auth[\w-]{{0,20}})){_JOINED}(?:(?:basic|bearer|key)\s+)?)"
     r"""[^\s&"',;<>{}]+""",
     re.IGNORECASE,
 )

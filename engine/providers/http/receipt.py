@@ -30,8 +30,8 @@ from engine.ids import accepted_at_us
 from engine.providers.http.json_path import Path, find, parse_path, word
 from engine.providers.http.json_text import Malformed, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
-from engine.providers.problems import ProblemKind, Problems
 from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
+from engine.providers.problems import ProblemKind, Problems
 from engine.providers.states import State, States, StatesTable
 from engine.receipts.records import Receipt, ReceiptsRead
 
