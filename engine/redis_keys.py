@@ -120,6 +120,21 @@ def rate_key(provider: str) -> bytes:
     return b"rate:{%s}" % provider.encode()
 
 
+def problems_key(provider: str) -> bytes:
+    """Hash: how often a provider sent something of each kind that was not understood, and when last."""
+    return b"problems:{%s}" % provider.encode()
+
+
+def problem_hour_key(provider: str, hour: int) -> bytes:
+    """Hash: the same for one hour since 1970, by kind and minute."""
+    return b"problems:{%s}:hour:%d" % (provider.encode(), hour)
+
+
+def problem_samples_key(provider: str, kind: str) -> bytes:
+    """List of the last samples of one kind, the newest first."""
+    return b"problems:{%s}:samples:%s" % (provider.encode(), kind.encode())
+
+
 def holder_key(shard: int, holder: str) -> bytes:
     """Hash of one holder: its epoch, the last sequence it flushed, and the outcome of that."""
     return b"holder:{%d}:%s" % (shard, holder.encode())

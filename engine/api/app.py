@@ -79,6 +79,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/routes": {"GET": routes.show, "PUT": routes.replace},
         "/v1/admin/providers": {"GET": providers.show_all},
         "/v1/admin/providers/{name}": {"GET": providers.show, "PUT": providers.change},
+        "/v1/admin/providers/{name}/problems": {"GET": providers.problems},
+        "/v1/admin/problems": {"GET": providers.all_problems},
         "/v1/admin/providers/{name}/pause": {"POST": providers.pause},
         "/v1/admin/providers/{name}/resume": {"POST": providers.resume},
         "/v1/admin/status": {"GET": admin.status},

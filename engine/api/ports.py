@@ -20,6 +20,7 @@ from engine.organisations import (
     TopUp,
     Transaction,
 )
+from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
 from engine.receipts.records import ReceiptsRead
@@ -170,6 +171,16 @@ class ReceiptReader(Protocol):
         """What the provider is answered once its receipts are kept."""
 
 
+class ProviderProblems(Protocol):
+    """What providers sent and was not understood. Every call raises Unavailable."""
+
+    async def counts(self, providers: Sequence[str]) -> Sequence[msgspec.Struct]:
+        """How often, by provider and kind."""
+
+    async def of(self, provider: str) -> Sequence[msgspec.Struct]:
+        """How often one of them, by kind, with the last samples."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
     """Everything that a process passes to its HTTP API."""
@@ -183,6 +194,9 @@ class Services:
     # By name, those of the providers that push their receipts; and where these are put.
     receipt_readers: Mapping[str, ReceiptReader]
     receipts: ReceiptSink
+    # Where is noted what cannot be read in them; and what all processes have noted.
+    problems: Problems
+    provider_problems: ProviderProblems
     # UTC, microseconds since 1970.
     now_us: Callable[[], int]
     transactions: Transactions

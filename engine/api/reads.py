@@ -17,6 +17,7 @@ from engine.errors import EngineError, Unavailable
 from engine.shards import shard_of
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
 from engine.stores.status import ReceiptsStatus, Status, StatusReader
 
 # When to ask again for a message that may stand in activity that is not archived yet, seconds.
@@ -37,10 +38,10 @@ class Reads:
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
         self._config = config
-        self._link = link
         self._stream = stream
         self._activity = activity
         self._unmatched = unmatched
+        self._problems = RedisProblems(link)
         self._status = StatusReader(pool, link, stream, config.shards)
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
@@ -80,6 +81,7 @@ class Reads:
             ledger=await self._status.ledger(),
             activity=await self._status.activity(at_ms),
             receipts=await self._receipts(at_ms),
+            problems_last_hour=await self._problems.last_hour([p.name for p in self._config.providers]),
         )
 
     async def _receipts(self, at_ms: int) -> ReceiptsStatus:

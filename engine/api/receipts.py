@@ -17,7 +17,11 @@ from engine.api.ports import ReceiptReader, Services
 from engine.api.problems import not_found
 from engine.api.response import Response
 from engine.errors import Unavailable
+from engine.providers.problems import ProblemKind
 from engine.receipts.records import Receipt
+
+# How much of a body that cannot be read is looked at.
+_SAMPLE_BYTES = 1000
 
 
 class Receipts:
@@ -26,6 +30,7 @@ class Receipts:
     def __init__(self, services: Services) -> None:
         self._readers = services.receipt_readers
         self._sink = services.receipts
+        self._problems = services.problems
         self._now_us = services.now_us
         self._body_bytes_max = services.body_bytes_max
 
@@ -49,6 +54,10 @@ class Receipts:
         query = request.raw_path.partition("?")[2].encode(errors="replace").decode()
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         receipts, refusal = reader.read(request.method, query, content_type, body, self._now_us())
+        if refusal is not None:
+            sample = f"{refusal.detail} {request.method} ?{query} ".encode(errors="replace")
+            sample += body[:_SAMPLE_BYTES]
+            self._problems.note(request.match_info["name"], ProblemKind.receipt_unread, sample)
         if receipts and not await self._kept(receipts):
             raise Unavailable("The receipts cannot be kept now; send them again.")
         if refusal is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from aiohttp import hdrs, web
 
@@ -55,6 +57,10 @@ class _Providers(msgspec.Struct):
     version: int
     # In the order of the configuration.
     providers: list[_Provider]
+
+
+class _Problems(msgspec.Struct):
+    problems: Sequence[msgspec.Struct]
 
 
 _ROUTES = Shape(
@@ -113,6 +119,7 @@ class Providers:
 
     def __init__(self, services: Services) -> None:
         self._routing = services.routing
+        self._problems = services.provider_problems
         self._settings = {p.name: p for p in services.providers}
         self._body_bytes_max = services.body_bytes_max
         self._key = AdminKey(services.admin_key_sha256)
@@ -152,6 +159,22 @@ class Providers:
         return answer_of(
             200, self._provider(name, await self._routing.set_throughput(name, wanted.throughput))
         )
+
+    async def all_problems(self, request: web.Request) -> Response:
+        """`GET /v1/admin/problems`: 200 with what any provider sent that was not understood, how often.
+
+        Raises Refusal 401, Unavailable.
+        """
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        return answer_of(200, _Problems(await self._problems.counts(list(self._settings))))
+
+    async def problems(self, request: web.Request) -> Response:
+        """`GET /v1/admin/providers/{name}/problems`: 200 with those of one, and the last samples.
+
+        Raises Refusal 401, 404, Unavailable.
+        """
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        return answer_of(200, _Problems(await self._problems.of(self._named(request))))
 
     async def _set_paused(self, request: web.Request, paused: bool) -> Response:
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))

@@ -17,16 +17,21 @@ import structlog
 from engine.activity.archiver import Archiver
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
+from engine.boot.problem_flush import ProblemFlush
 from engine.config import Config
+from engine.providers.problems import ProblemKind, Problems
 from engine.receipts.ids import IdForms
+from engine.receipts.match import Reason
 from engine.receipts.matcher import Matcher
 from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
+from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 
 # malloc.h
@@ -42,10 +47,12 @@ def assemble_matcher(
     shards: int,
     receipt_ids: Mapping[str, IdForms],
     now_us: Callable[[], int],
+    given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
 ) -> tuple[Matcher, Rounds]:
     """Put together a matcher, and the rounds that it makes. Nothing runs yet.
 
     `name` is unique per process incarnation. `receipt_ids` by provider, "auto" for those not named.
+    `given_up` is called with each receipt for which no message was found.
     """
     rounds = Rounds(
         stream,
@@ -54,6 +61,7 @@ def assemble_matcher(
         receipt_ids=receipt_ids,
         now_us=now_us,
         limits=limits,
+        given_up=given_up,
     )
     return Matcher(stream, rounds, name, limits), rounds
 
@@ -82,6 +90,9 @@ async def archive_and_match(
         stack.push_async_callback(outstanding.close)
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
+        problems = Problems()
+        log = structlog.get_logger("archiver")
+        await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands).add, log))
         matcher, rounds = assemble_matcher(
             RedisReceiptStream(commands, reading, config.shards),
             outstanding,
@@ -90,12 +101,20 @@ async def archive_and_match(
             shards=config.shards,
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
             now_us=now_us,
+            given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)
-        counters = await stack.enter_async_context(CounterLog(structlog.get_logger("archiver")))
+        counters = await stack.enter_async_context(CounterLog(log))
         counters.watch("archived", archiver.counts)
         counters.watch("receipts matched", rounds.counts)
         life.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
+
+
+def _note(problems: Problems, receipt: Receipt, reason: Reason) -> None:
+    """Note a receipt for which no message was found."""
+    r = receipt
+    sample = f"{reason}: id:{r.provider_message_id} state:{r.state} code:{r.code} to:{r.to}"
+    problems.note(r.provider, ProblemKind.receipt_unmatched, sample)

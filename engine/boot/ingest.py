@@ -20,6 +20,7 @@ from engine.api.readiness import Readiness
 from engine.api.reads import Reads
 from engine.api.server import Server
 from engine.boot.counter_log import CounterLog
+from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
@@ -27,6 +28,7 @@ from engine.credit.quota import Quota
 from engine.intake.ingest import Ingest
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
+from engine.providers.problems import Problems
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
@@ -39,6 +41,7 @@ from engine.stores.postgres.routing import Routing
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.text_file import NotUtf8
 
@@ -138,6 +141,7 @@ async def _services(
     ingest: Ingest,
 ) -> Services:
     config, shards = process.config, process.config.shards
+    problems = Problems()
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
@@ -156,8 +160,10 @@ async def _services(
         ingest=ingest,
         directory=directory,
         prices=Prices(postgres),
-        receipt_readers=providers.receipt_readers(config.providers),
-        receipts=await _receipts(process, stack),
+        receipt_readers=providers.receipt_readers(config.providers, problems),
+        receipts=await _receipts(process, stack, problems),
+        problems=problems,
+        provider_problems=RedisProblems(link),
         now_us=now_us,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
@@ -173,10 +179,14 @@ async def _services(
     )
 
 
-async def _receipts(process: Process, stack: AsyncExitStack) -> RedisReceiptSink:
-    """Where the receipts go that providers push to the API; what it counted is logged when it is closed."""
+async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems) -> RedisReceiptSink:
+    """Where the receipts go that providers push to the API; what it counted is logged when it is closed.
+
+    What is not understood in them goes to Redis from `problems`.
+    """
     link = await stack.enter_async_context(process.link("receipts"))
     counters = await stack.enter_async_context(CounterLog(log))
+    await stack.enter_async_context(ProblemFlush(problems, RedisProblems(link).add, log))
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     return receipts

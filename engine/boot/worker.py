@@ -15,6 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine import providers
 from engine.boot.counter_log import CounterLog
+from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
@@ -34,6 +35,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.admission import fence_all
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
@@ -178,6 +180,9 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     problems = Problems()
+    await stack.enter_async_context(
+        ProblemFlush(problems, RedisProblems(link).add, structlog.get_logger(process.role))
+    )
     built = [providers.build(p, receipts, problems) for p in process.config.providers]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engine.providers.custom import custom_provider
+from engine.providers.custom import Foreign, custom_provider
 from engine.providers.http.description import ReceiptReader, receipt_reader
 from engine.providers.http.provider import HttpProvider
 from engine.providers.http.simulated import SimulatedProvider
-from engine.providers.ports import Provider
+from engine.providers.ports import Provider, Wire
 from engine.providers.problems import Problems
 from engine.providers.settings import (
     CustomSettings,
@@ -19,35 +19,43 @@ from engine.providers.settings import (
 )
 from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
+from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
 
 
-def build(settings: ProviderSettings, receipts: ReceiptSink, problems: Problems) -> Provider:
+def build(
+    settings: ProviderSettings, receipts: ReceiptSink, problems: Problems, wire: Wire | None = None
+) -> Provider:
     """The provider that a `[[providers]]` section describes, not yet started; the receipts it
-    is sent go to `receipts`, what it does not understand is noted in `problems`.
+    is sent go to `receipts`, what it does not understand is noted in `problems`. `wire` watches its
+    connections; those of a custom provider cannot be watched.
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
     match settings:
         case SimulatedSettings():
-            return SimulatedProvider(settings)
+            return SimulatedProvider(settings, wire)
         case SmppSettings():
-            return SmppProvider(settings, receipts, problems)
+            return SmppProvider(settings, receipts, problems, wire)
         case HttpSettings():
-            return HttpProvider(settings, problems)
+            return HttpProvider(settings, problems, wire)
         case CustomSettings():
             return custom_provider(settings, receipts)
 
 
-def traffic_counts(provider: Provider) -> Counts | None:
-    """The counters of what happens at a provider; None for a kind of provider that counts nothing."""
-    return provider.counts if isinstance(provider, SmppProvider) else None
+def traffic_counts(provider: Provider) -> Counts | VerdictCounts | None:
+    """The counters of what happens at a provider; None for one that `build` has not made."""
+    if isinstance(provider, SmppProvider | HttpProvider | SimulatedProvider | Foreign):
+        return provider.counts
+    return None
 
 
-def receipt_readers(sections: Iterable[ProviderSettings]) -> dict[str, ReceiptReader]:
+def receipt_readers(
+    sections: Iterable[ProviderSettings], problems: Problems | None = None
+) -> dict[str, ReceiptReader]:
     """How to read the receipts of each provider that pushes them to the API, by its name.
 
-    Raises ConfigError.
+    What is not understood in them is noted in `problems`. Raises ConfigError.
     """
-    found = {s.name: receipt_reader(s) for s in sections if isinstance(s, HttpSettings)}
+    found = {s.name: receipt_reader(s, problems) for s in sections if isinstance(s, HttpSettings)}
     return {name: reader for name, reader in found.items() if reader is not None and reader.token}

@@ -24,6 +24,7 @@ import structlog
 from engine.errors import ConfigError
 from engine.providers.ports import Done, Provider
 from engine.providers.settings import CustomSettings
+from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
 from engine.records import Message, Verdict
 
@@ -66,6 +67,8 @@ class Foreign:
         """`provider`: has the methods of one, and the name of its section."""
         self._provider = provider
         self.name = provider.name
+        # Its verdicts.
+        self.counts = VerdictCounts()
         self.start = provider.start
         self.stop = provider.stop
 
@@ -73,7 +76,9 @@ class Foreign:
         """See the port. Raises what the provider raises."""
 
         def checked(verdict: Verdict) -> None:
-            done(self._checked(verdict))
+            verdict = self._checked(verdict)
+            self.counts.add(verdict.kind)
+            done(verdict)
 
         self._provider.submit(message, checked)
 

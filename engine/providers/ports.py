@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.records import Message, Verdict
 
 # Called exactly once per submitted message, on the loop, never from inside `submit`. It only
 # notes the verdict, and never raises.
 Done = Callable[[Verdict], None]
+
+# What happened on a connection: it stands (with words about it), could not be made (why), octets were
+# written or read, it is over (why).
+WireEvent = Literal["connected", "failed", "sent", "received", "closed"]
+# Watches the connections of one provider, for a person: (connection, event, octets or words in UTF-8). The
+# connection only tells one from another. Called on the loop; it must not raise.
+Wire = Callable[[object, WireEvent, bytes], None]
 
 
 class Provider(Protocol):

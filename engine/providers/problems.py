@@ -1,60 +1,33 @@
 """What a provider sent that was not understood, or meant nothing here: counted by kind, the last few kept.
 
-A provider's new habit shows here first. Counting is for every such octet string; of each kind and
-provider at most SAMPLES_KEPT samples are held between two collections, cut to SAMPLE_OCTETS and masked,
-so that a flood costs a counter.
+A provider's new habit shows here first. Each process of the engine notes what it meets, and hands it on
+once a second (`engine.boot.problem_flush`).
+
+Every such octet string is counted. Of each kind and provider the newest SAMPLES_KEPT are held between two
+collections, cut and not yet looked at; `collect` masks those. So a flood costs a counter and the copy of a
+few hundred octets each, and at most SAMPLES_KEPT maskings for each kind of each provider a second.
 
 Killed here: what was noted since the last collection is lost; nothing depends on it.
 """
 
 from __future__ import annotations
 
-import enum
-import re
 import time
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import msgspec
 
-# Samples of one kind of one provider that are held at most, and the octets of one.
+from engine.problem_records import Noted, Problem, ProblemKind
+from engine.providers.masking import masked
+
+__all__ = ["ProblemKind", "Problems", "joined"]
+
+# Samples of one kind of one provider that are held at most, and the characters of one.
 SAMPLES_KEPT = 5
-SAMPLE_OCTETS = 400
-
-
-class ProblemKind(enum.StrEnum):
-    """What was not understood."""
-
-    # A delivery or a pushed receipt that looks like a receipt and cannot be read, or names no message.
-    receipt_unread = "receipt_unread"
-    # A receipt with a state that neither the standard nor the provider's `states` has.
-    receipt_state = "receipt_state"
-    # A text in the form of a receipt, not marked as one, from a provider that is not set to send such.
-    receipt_unmarked = "receipt_unmarked"
-    # A receipt for which no message was found.
-    receipt_unmatched = "receipt_unmatched"
-    # An answer to a send of which it is not clear whether the message was taken.
-    answer_unread = "answer_unread"
-    # A refusal that is not in the provider's own words: a proxy's page, for example.
-    refusal_foreign = "refusal_foreign"
-    # A PDU that breaks the protocol, or an HTTP answer that does.
-    protocol_broken = "protocol_broken"
-
-
-class Problem(NamedTuple):
-    """One sample: microseconds since 1970, and printable text, masked and cut."""
-
-    at_us: int
-    sample: str
-
-
-class Noted(msgspec.Struct, frozen=True):
-    """What was noted of one kind of one provider since the last collection; the newest samples last."""
-
-    provider: str
-    kind: ProblemKind
-    count: int
-    samples: tuple[Problem, ...]
+SAMPLE_CHARACTERS_MAX = 400
+# So much of a sample is held until it is masked.
+_HELD = SAMPLE_CHARACTERS_MAX + 1
 
 
 class _Tally:
@@ -62,7 +35,8 @@ class _Tally:
 
     def __init__(self) -> None:
         self.count = 0
-        self.samples: deque[Problem] = deque(maxlen=SAMPLES_KEPT)
+        # (nanoseconds since 1970, the beginning of what came).
+        self.samples: deque[tuple[int, bytes | str]] = deque(maxlen=SAMPLES_KEPT)
 
 
 class Problems:
@@ -72,27 +46,37 @@ class Problems:
         self._tallies: dict[tuple[str, ProblemKind], _Tally] = {}
 
     def note(self, provider: str, kind: ProblemKind, sample: bytes | str) -> None:
-        """Count one, and keep its sample among the newest. Never raises."""
+        """Count one, and hold the beginning of its sample among the newest. Never raises."""
         tally = self._tallies.get((provider, kind))
         if tally is None:
             tally = self._tallies[provider, kind] = _Tally()
         tally.count += 1
-        tally.samples.append(Problem(time.time_ns() // 1000, masked(sample)))
+        tally.samples.append((time.time_ns(), sample[:_HELD]))
 
     def collect(self) -> list[Noted]:
-        """What was noted since the last call; begins anew."""
-        noted = [Noted(*key, tally.count, tuple(tally.samples)) for key, tally in self._tallies.items()]
-        self._tallies.clear()
-        return noted
+        """What was noted since the last call, its samples masked; begins anew."""
+        tallies, self._tallies = self._tallies, {}
+        return [
+            Noted(
+                provider,
+                kind,
+                tally.count,
+                tuple(
+                    Problem(at_ns // 1000, masked(sample, SAMPLE_CHARACTERS_MAX))
+                    for at_ns, sample in tally.samples
+                ),
+            )
+            for (provider, kind), tally in tallies.items()
+        ]
 
 
-_DIGITS = re.compile(r"\d{7,}")
-
-
-def masked(sample: bytes | str) -> str:
-    """A sample as printable text of at most SAMPLE_OCTETS characters, without numbers of telephones."""
-    text = sample[:SAMPLE_OCTETS]
-    if isinstance(text, bytes):
-        text = text.decode("ascii", "backslashreplace")
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return _DIGITS.sub(lambda found: found[0][:3] + "***", printable)[:SAMPLE_OCTETS]
+def joined(earlier: Sequence[Noted], later: Sequence[Noted]) -> list[Noted]:
+    """Two collections as one, which is no larger than one: at most SAMPLES_KEPT samples of a kind."""
+    found = {(one.provider, one.kind): one for one in earlier}
+    for one in later:
+        before = found.get((one.provider, one.kind))
+        if before is not None:
+            samples = (*before.samples, *one.samples)[-SAMPLES_KEPT:]
+            one = msgspec.structs.replace(one, count=before.count + one.count, samples=samples)
+        found[one.provider, one.kind] = one
+    return list(found.values())

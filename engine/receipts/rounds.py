@@ -130,14 +130,17 @@ class Rounds:
         receipt_ids: Mapping[str, IdForms],
         now_us: Callable[[], int],
         limits: MatchLimits,
+        given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
     ) -> None:
-        """`shard_of`: the shard of an organisation. `receipt_ids` by provider, "auto" for those not named."""
+        """`shard_of`: the shard of an organisation. `receipt_ids` by provider, "auto" for those not named.
+        `given_up` is called with each receipt for which no message was found."""
         self._stream = stream
         self._store = store
         self._shard_of = shard_of
         self._receipt_ids = receipt_ids
         self._now_us = now_us
         self._limits = limits
+        self._given_up = given_up
         self._token = ""
         # The number of the last step that was recorded under this token.
         self._number = 0
@@ -242,8 +245,9 @@ class Rounds:
             later[place] = (due_at_us, _encode(LateReceipt(receipt=receipt, tries=tries + 1)))
         if over:
             await self._store.give_up(over, self._now_us())
-            for _, reason in over:
+            for receipt, reason in over:
                 self.counts.give_up(reason)
+                self._given_up(receipt, reason)
         return later
 
     async def _record(self, recordings: Mapping[int, Recording], insist: Insist) -> None:

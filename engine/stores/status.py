@@ -67,6 +67,8 @@ class Status(msgspec.Struct):
     ledger: LedgerStatus
     activity: ActivityStatus
     receipts: ReceiptsStatus
+    # How often providers sent something in the last 60 minutes that was not understood.
+    problems_last_hour: int
 
 
 class StatusReader:

@@ -82,6 +82,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerState = LedgerState()
     activity: ActivityState = ActivityState()
     receipts: ReceiptsState = ReceiptsState()
+    # How often providers sent something in the last 60 minutes that was not understood.
+    problems_last_hour: int = 0
 
 
 class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):

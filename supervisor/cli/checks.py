@@ -66,13 +66,22 @@ def check_all(config_file: Path | None, data_dir: Path | None, url: str) -> list
     `url` is that of the API, "" for that of the running engine. Raises ConfigError when the
     configuration, or the data directory, cannot be read.
     """
+    config, running = configuration(config_file, data_dir)
+    return asyncio.run(_check_all(config, url or (running.url if running else "")))
+
+
+def configuration(config_file: Path | None, data_dir: Path | None) -> tuple[Config, Running | None]:
+    """The configuration that a command looks at, and the engine that runs in the data directory.
+
+    What `config_file` leaves open is as the running engine has it. Raises ConfigError when the file, or
+    the data directory, cannot be read.
+    """
     configured = load(config_file) if config_file else None
     directory = DataDir(
         data_dir or Path(configured.data_dir if configured and configured.data_dir else DEFAULT)
     )
     running = directory.running(Running) if directory.holder() is not None else None
-    config = _effective(configured, running)
-    return asyncio.run(_check_all(config, url or (running.url if running else "")))
+    return _effective(configured, running), running
 
 
 def _effective(configured: Config | None, running: Running | None) -> Config:

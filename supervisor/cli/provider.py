@@ -1,4 +1,4 @@
-"""`smsengine provider`: pause, resume and slow down SMS providers, over the admin API."""
+"""`smsengine provider`: pause, resume and slow down SMS providers, over the admin API; try one out."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import typer
 from rich.console import Console
 
 from engine.errors import ConfigError
-from supervisor.cli import options, show
+from supervisor.cli import options, problems, show, try_provider
 from supervisor.cli.client import decode, json_bytes
 
 app = typer.Typer(
-    help="SMS providers: list, pause, resume, throughput. In force within a second.",
+    help="SMS providers: list, pause, resume, throughput; try one out, see what it sends.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
+app.command("test")(try_provider.trial)
+app.command("problems")(problems.problems)
 _PATH = "/v1/admin/providers"
 # The word, instead of a number, for the throughput in the configuration.
 _CONFIGURED = "configured"

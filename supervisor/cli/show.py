@@ -85,6 +85,14 @@ def _behind(seen: Status) -> list[RenderableType]:
                 f" {number(seen.receipts.unmatched or 0)} given up in 24 h"
             ),
         ]
+    if seen.problems_last_hour:
+        behind += [
+            Text(),
+            Text(
+                f"not understood in the last hour: {number(seen.problems_last_hour)}"
+                " (see smsengine provider problems)"
+            ),
+        ]
     return behind
 
 

@@ -117,6 +117,8 @@ async def test_what_cannot_be_read_is_refused_and_nothing_of_it_is_taken(
     reply, headers, _ = await given.push(body=body, Content_Type=kind)
     assert (reply, headers["Content-Type"]) == (status, "application/problem+json")
     assert given.sink.receipts == []
+    noted = [(one.provider, one.kind, one.count) for one in given.api.services.problems.collect()]
+    assert noted == ([("acme", "receipt_unread", 1)] if status != 413 else [])
 
 
 async def test_of_several_receipts_those_that_can_be_read_are_taken_and_the_request_is_refused(

@@ -20,6 +20,7 @@ from engine.api.auth import Keys
 from engine.api.ports import Draft, Outcome, Render, Services
 from engine.api.server import Server
 from engine.errors import Refusal
+from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted
 from engine.stores.migrate import migrate_postgres
@@ -27,6 +28,8 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
 from tests.providers.sink import Sink
 
 ADMIN_KEY = api_keys.new_admin_key()
@@ -178,6 +181,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "providers": PROVIDERS,
         "receipt_readers": {},
         "receipts": Sink(),
+        "problems": Problems(),
+        "provider_problems": RedisProblems(RedisLink("redis://127.0.0.1:1", timeout_s=5, name="none")),
         "now_us": lambda: time.time_ns() // 1000,
         "transactions": Journal(pool).transactions,
         "history": history,

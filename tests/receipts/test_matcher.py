@@ -203,6 +203,7 @@ async def test_what_has_no_message_is_given_up_by_the_archivers_clock_and_kept_w
             ("same", "ambiguous"),
         ]
     )
+    assert world.given_up == await world.unmatched()
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,8 @@ class ReceiptWorld:
         self.store = ClickHouseAttempts(world.clickhouse_url)
         self.sink = RedisReceiptSink(self.link, SHARDS)
         self._first_us = now_us()
+        # (id, reason) of the receipts that matchers said they gave up.
+        self.given_up: Counter[tuple[str, str]] = Counter()
 
     async def sent(self, *numbers: int, archived: bool = True, **changes: Any) -> list[ActivityRow]:
         """Carrier "one" took these messages; archived or still on the activity streams."""
@@ -159,6 +161,7 @@ class ReceiptWorld:
             shards=SHARDS,
             receipt_ids=ids or {},
             now_us=now_us,
+            given_up=lambda receipt, reason: self.given_up.update([(receipt.provider_message_id, reason)]),
         )
 
     @asynccontextmanager

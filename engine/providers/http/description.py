@@ -18,6 +18,7 @@ from engine.providers.http.recognition import AnswerTable, Recognition
 from engine.providers.http.tables import decoded, merged
 from engine.providers.http.template import Fixed, RequestTable, RequestTemplate
 from engine.providers.http_client.address import Address, parse_address, tls_context
+from engine.providers.problems import Problems
 from engine.providers.secret import secret
 from engine.providers.settings import HttpSettings
 from engine.receipts.records import ReceiptsRead
@@ -75,10 +76,10 @@ def describe(settings: HttpSettings) -> Description:
     )
 
 
-def receipt_reader(settings: HttpSettings) -> ReceiptReader | None:
+def receipt_reader(settings: HttpSettings, problems: Problems | None = None) -> ReceiptReader | None:
     """How receipts of this provider are read; None when its section has no receipt table.
 
-    Raises ConfigError naming the setting.
+    What is not understood in them is noted in `problems`. Raises ConfigError naming the setting.
     """
     name = f"providers.{settings.name}"
     table = merged(_preset(settings).get("receipt", {}), settings.receipt)
@@ -88,7 +89,7 @@ def receipt_reader(settings: HttpSettings) -> ReceiptReader | None:
             raise ConfigError(f"{name}.receipt must say how receipts are read: there is a receipt_token.")
         return None
     reading = ReceiptReading(
-        decoded(table, ReceiptTable, f"{name}.receipt"), settings.name, f"{name}.receipt"
+        decoded(table, ReceiptTable, f"{name}.receipt"), settings.name, f"{name}.receipt", problems
     )
     return ReceiptReader(token, reading.read, reading.reply)
 

@@ -24,9 +24,10 @@ from engine.providers.http.description import Description, describe
 from engine.providers.http.escapes import Unencodable
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
-from engine.providers.ports import Done
+from engine.providers.ports import Done, Wire
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.settings import HttpSettings
+from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict
 
 RETRY_AFTER_S_MAX = 60
@@ -39,16 +40,17 @@ _SAMPLE_OCTETS = 1000
 
 
 class HttpProvider:
-    """Sends over one pool of connections; see `engine.providers.ports.Provider`.
+    """Sends over one pool of connections; see `engine.providers.ports.Provider`. `counts`: its verdicts.
 
     Its receipts come through the API, which reads them by the same description
     (`description.receipt_reader`). Raises ConfigError naming the setting when the
     section cannot be used.
     """
 
-    def __init__(self, settings: HttpSettings, problems: Problems) -> None:
+    def __init__(self, settings: HttpSettings, problems: Problems, wire: Wire | None = None) -> None:
         description: Description = describe(settings)
         self._name = settings.name
+        self.counts = VerdictCounts()
         self._problems = problems
         self._timeout_s = settings.timeout_s
         self._template = description.template
@@ -62,6 +64,7 @@ class HttpProvider:
             body_bytes_max=ANSWER_BYTES_MAX,
             keep_headers=description.recognition.headers | {_RETRY_AFTER, _LOCATION},
             ssl_context=description.ssl_context,
+            wire=wire,
         )
 
     @property
@@ -90,6 +93,7 @@ class HttpProvider:
         self._pool.request(self._template.method, *request, partial(self._ended, done, message.id))
 
     def _refuse(self, done: Done, verdict: Verdict) -> None:
+        self.counts.add(verdict.kind)
         asyncio.get_running_loop().call_soon(done, verdict)
 
     def _ended(self, done: Done, message_id: str, outcome: HttpOutcome) -> None:
@@ -98,6 +102,7 @@ class HttpProvider:
         except Exception as e:  # a fault in reading an answer must not cost the message its verdict
             structlog.get_logger("http").error("answer not understood", provider=self._name, exc_info=e)
             verdict = Verdict(kind="unknown", provider=self._name, code="fault")
+        self.counts.add(verdict.kind)
         done(verdict)
 
     def _verdict(self, message_id: str, outcome: HttpOutcome) -> Verdict:

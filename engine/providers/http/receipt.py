@@ -31,6 +31,7 @@ from engine.providers.http.json_path import Path, find, parse_path, word
 from engine.providers.http.json_text import Malformed, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
 from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
+from engine.providers.problems import ProblemKind, Problems
 from engine.providers.states import State, States, StatesTable
 from engine.receipts.records import Receipt, ReceiptsRead
 
@@ -92,11 +93,15 @@ class _Request(NamedTuple):
 class ReceiptReading:
     """Reads receipts by one description.
 
-    Raises ConfigError naming the setting; `where` is the name of the table.
+    Raises ConfigError naming the setting; `where` is the name of the table. States that no rule names
+    are noted in `problems`.
     """
 
-    def __init__(self, table: ReceiptTable, provider: str, where: str) -> None:
+    def __init__(
+        self, table: ReceiptTable, provider: str, where: str, problems: Problems | None = None
+    ) -> None:
         self._provider = provider
+        self._problems = problems or Problems()
         self._format = table.format
         self._list = parse_path(table.list)
         self._id, self._own_id = _field(table.id), _field(table.own_id)
@@ -171,12 +176,18 @@ class ReceiptReading:
         return Receipt(
             provider=self._provider,
             provider_message_id=given_id or own_id,
-            state=self._states.of(state) or self._otherwise,
+            state=self._kind_of(state),
             code=f"{state} {code}" if code else state,
             at_us=now_us,
             to="".join(c for c in self._value(request, self._to, cut=True) if c in "0123456789"),
             message_id=own_id,
         )
+
+    def _kind_of(self, state: str) -> State:
+        kind = self._states.of(state)
+        if kind is None:
+            self._problems.note(self._provider, ProblemKind.receipt_state, state)
+        return kind or self._otherwise
 
     def _value(self, request: _Request, field: _Field | None, *, cut: bool = False) -> str:
         """ "" when it is not there. What is too long is cut where it decides nothing."""

@@ -24,8 +24,9 @@ import msgspec
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.address import parse_address, tls_context
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
-from engine.providers.ports import Done
+from engine.providers.ports import Done, Wire
 from engine.providers.settings import SimulatedSettings
+from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict, VerdictKind
 
 
@@ -51,14 +52,15 @@ _NOTHING = _Answer()
 
 
 class SimulatedProvider:
-    """The port `engine.providers.ports.Provider` over one pool of connections.
+    """The port `engine.providers.ports.Provider` over one pool of connections. `counts`: its verdicts.
 
     Raises ConfigError when the settings' URL is not usable.
     """
 
-    def __init__(self, settings: SimulatedSettings) -> None:
+    def __init__(self, settings: SimulatedSettings, wire: Wire | None = None) -> None:
         address = parse_address(settings.url, f"providers.{settings.name}.url")
         self._name = settings.name
+        self.counts = VerdictCounts()
         self._timeout_s = settings.timeout_s
         self._path = f"{address.path}/send".encode()
         self._encode = msgspec.json.Encoder().encode
@@ -69,6 +71,7 @@ class SimulatedProvider:
             connections_max=settings.connections_max,
             timeout_s=settings.timeout_s,
             ssl_context=tls_context(address, "", ""),
+            wire=wire,
         )
 
     @property
@@ -92,7 +95,9 @@ class SimulatedProvider:
         self._pool.request(b"POST", self._path, _HEADERS, body, partial(self._ended, done))
 
     def _ended(self, done: Done, outcome: HttpOutcome) -> None:
-        done(self._verdict(outcome))
+        verdict = self._verdict(outcome)
+        self.counts.add(verdict.kind)
+        done(verdict)
 
     def _verdict(self, outcome: HttpOutcome) -> Verdict:
         if outcome.kind != "answered":

@@ -14,6 +14,8 @@ from typing import Literal, Protocol, cast
 import msgspec
 
 from engine.providers.http_client.answer import AnswerReader
+from engine.providers.ports import Wire
+from engine.providers.wire import describe_transport
 
 
 class HttpOutcome(msgspec.Struct, frozen=True, gc=False):
@@ -58,10 +60,22 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Carries one request at a time; its owner never calls `send` on a busy one."""
 
-    __slots__ = ("_answer", "_done", "_owner", "_sent_ns", "_transport", "deadline_ns", "idle_since_ns")
+    __slots__ = (
+        "_answer",
+        "_done",
+        "_owner",
+        "_sent_ns",
+        "_transport",
+        "_wire",
+        "deadline_ns",
+        "idle_since_ns",
+    )
 
-    def __init__(self, owner: Owner, body_bytes_max: int, keep: frozenset[bytes]) -> None:
+    def __init__(
+        self, owner: Owner, body_bytes_max: int, keep: frozenset[bytes], wire: Wire | None = None
+    ) -> None:
         self._owner = owner
+        self._wire = wire
         self._answer = AnswerReader(body_bytes_max, keep)
         self._transport: asyncio.Transport | None = None
         self._done: Done | None = None
@@ -91,6 +105,8 @@ class Connection(asyncio.Protocol):
         transport.write(payload)
         if transport.is_closing() and transport.get_extra_info("ssl_object") is None:
             return False
+        if self._wire is not None:
+            self._wire(self, "sent", payload)
         self._done = done
         return True
 
@@ -128,10 +144,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the transport once it is connected."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._wire is not None:
+            self._wire(self, "connected", describe_transport(self._transport))
         self._owner.opened(self)
 
     def data_received(self, data: bytes) -> None:
         """Called by the transport with bytes of the answer; others end the connection."""
+        if self._wire is not None:
+            self._wire(self, "received", data)
         if self._done is None:
             # Without a request there is no answer: what comes next could not be trusted either.
             self.give_up("unasked")
@@ -153,6 +173,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the transport once it is closed; the request in hand ends unanswered."""
         self._transport = None
+        if self._wire is not None:
+            self._wire(self, "closed", b"closed" if exc is None else str(exc).encode())
         if self._answer.begun:
             self.give_up("cut-short")
         else:

@@ -28,6 +28,7 @@ from functools import partial
 
 from engine.backoff import Backoff
 from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
+from engine.providers.ports import Wire
 from engine.providers.ticker import Ticker
 
 __all__ = ["Done", "HttpOutcome", "HttpPool"]
@@ -49,6 +50,7 @@ class HttpPool:
     waiting_max      requests that may wait for a connection
     body_bytes_max   a longer answer is a broken one
     keep_headers     of an answer these are kept, names in lower case
+    wire             watches what goes over the connections; None: nobody does
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class HttpPool:
         body_bytes_max: int = 1 << 20,
         keep_headers: frozenset[bytes] = frozenset(),
         ssl_context: ssl.SSLContext | None = None,
+        wire: Wire | None = None,
     ) -> None:
         shown = f"[{host}]" if ":" in host else host
         usual_port = 443 if ssl_context else 80
@@ -70,7 +73,8 @@ class HttpPool:
         self._address = host, port, ssl_context
         self._connections_max = connections_max
         self._waiting_max = waiting_max
-        self._kept = body_bytes_max, keep_headers
+        self._kept = body_bytes_max, keep_headers, wire
+        self._wire = wire
         self._connect_s = min(CONNECT_S_MAX, timeout_s / 2)
         self._timeout_ns = int(timeout_s * 1e9)
         self._idle_ns = int(idle_s * 1e9)
@@ -208,6 +212,8 @@ class HttpPool:
             reason = ""
         except (OSError, UnicodeError) as e:
             reason = _reason(e)
+            if self._wire is not None:
+                self._wire(self, "failed", f"{reason}: {e}".encode())
         finally:
             # The next attempt waits, whatever went wrong.
             if reason:

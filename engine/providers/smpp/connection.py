@@ -30,12 +30,14 @@ import msgspec
 import structlog
 
 from engine.backoff import Backoff
+from engine.providers.ports import Wire
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.congestion import Slowdown
 from engine.providers.smpp.message import Sending
 from engine.providers.smpp.pdu import Pdu
 from engine.providers.smpp.session import Counts, IncomingBatch, Segment, Session
+from engine.providers.wire import describe_transport
 
 _UNREAD_BYTES_MAX = 4 << 20
 _CLOSE_S = 1.0
@@ -59,6 +61,8 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     reconnect_s: float
     reconnect_max_s: float
     ssl_context: ssl.SSLContext | None
+    # Watches what goes over the connections; None: nobody does.
+    wire: Wire | None = None
 
 
 class Owner(Protocol):
@@ -79,10 +83,11 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """One connection and the session on it. `over` is set after its last call on the line."""
 
-    __slots__ = ("_flushing", "_line", "_loop", "_transport", "_was", "over", "session", "writable")
+    __slots__ = ("_flushing", "_line", "_loop", "_transport", "_was", "_wire", "over", "session", "writable")
 
     def __init__(self, line: Line, session: Session[Sending]) -> None:
         self._line = line
+        self._wire = line.wire
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         # A flush will follow in this turn of the loop.
@@ -103,8 +108,11 @@ class Connection(asyncio.Protocol):
         self._flushing = False
         session, transport = self.session, self._transport
         if session.out and transport is not None and not transport.is_closing():
-            transport.write(b"".join(session.out))
+            octets = b"".join(session.out)
+            transport.write(octets)
             session.written()
+            if self._wire is not None:
+                self._wire(self, "sent", octets)
             if not self.writable and transport.get_write_buffer_size() > _UNREAD_BYTES_MAX:
                 self.end("unread")
         if session.state != self._was:
@@ -142,6 +150,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the transport once it is connected: the session begins to bind."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._wire is not None:
+            self._wire(self, "connected", describe_transport(self._transport))
         self._line.connected(self)
         self.session.begin(time.monotonic())
         self.flush()
@@ -150,6 +160,8 @@ class Connection(asyncio.Protocol):
         """Called by the transport with octets of any number of PDUs."""
         if self.over.is_set():
             return
+        if self._wire is not None:
+            self._wire(self, "received", data)
         now_s = time.monotonic()
         batch = self.session.receive(data, now_s)
         if self.session.reason == "framing":
@@ -181,6 +193,7 @@ class Line:
         self.owner = owner
         self._terms = terms
         self._bind = bind
+        self.wire = terms.wire
         self.transmits = bind != Command.bind_receiver
         self._counts = counts
         self._problems = problems
@@ -280,6 +293,8 @@ class Line:
                 )
         except (OSError, UnicodeError) as e:
             reason = _reason(e)
+            if self.wire is not None:
+                self.wire(connection, "failed", f"{reason}: {e}".encode())
             connection.end(reason)
             return reason
         await connection.over.wait()
@@ -314,6 +329,8 @@ class Line:
         reason = connection.session.reason
         self._counts.sessions_lost += bool(self._bound_s) and reason != "stopped"
         self._connection = self.session = None
+        if self.wire is not None:
+            self.wire(connection, "closed", reason.encode())
         self.owner.unbound(self, reason, sent, unsent)
 
 

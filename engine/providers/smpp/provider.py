@@ -36,7 +36,7 @@ import time
 from collections.abc import Callable
 
 from engine.errors import ConfigError
-from engine.providers.ports import Done
+from engine.providers.ports import Done, Wire
 from engine.providers.problems import Problems
 from engine.providers.secret import secret
 from engine.providers.settings import SmppSettings
@@ -73,7 +73,13 @@ class SmppProvider:
     # The method of the traffic itself, which saves a call for each message.
     submit: Callable[[Message, Done], None]
 
-    def __init__(self, settings: SmppSettings, receipts: ReceiptSink, problems: Problems) -> None:
+    def __init__(
+        self,
+        settings: SmppSettings,
+        receipts: ReceiptSink,
+        problems: Problems,
+        wire: Wire | None = None,
+    ) -> None:
         self._name = settings.name
         self._timeout_s = settings.timeout_s
         self.counts = Counts()
@@ -89,7 +95,7 @@ class SmppProvider:
             tick_s=tick_s,
         )
         self.submit = self._traffic.submit
-        terms = _terms(settings)
+        terms = _terms(settings, wire)
         self._lines = waiting.lines = [
             Line(self._traffic, terms, bind, self.counts, problems)
             for _ in range(settings.sessions)
@@ -129,7 +135,7 @@ class SmppProvider:
             self._ticker.stop()
 
 
-def _terms(settings: SmppSettings) -> Terms:
+def _terms(settings: SmppSettings, wire: Wire | None) -> Terms:
     where = f"providers.{settings.name}"
     password = secret(settings.password, settings.password_file, f"{where}.password")
     if len(password) >= PASSWORD_OCTETS:
@@ -150,6 +156,7 @@ def _terms(settings: SmppSettings) -> Terms:
         reconnect_s=settings.reconnect_s,
         reconnect_max_s=settings.reconnect_max_s,
         ssl_context=_ssl_context(settings),
+        wire=wire,
     )
 
 

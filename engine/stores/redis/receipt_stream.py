@@ -18,6 +18,7 @@ what the second call does.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,14 +26,17 @@ import msgspec
 
 from engine import redis_keys as keys
 from engine.activity.records import ActivityEntry
-from engine.errors import Broken, Fenced
+from engine.errors import Broken, Fenced, Unavailable
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
+from engine.receipts.records import LateReceipt, Receipt
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
 _encode = msgspec.msgpack.Encoder().encode
+# Of each shard, so many entries and receipts are shown.
+_SHOWN_MAX = 200
 
 
 class RedisReceiptStream:
@@ -181,3 +185,27 @@ class RedisReceiptStream:
             if isinstance(reply, ReplyError):
                 raise Broken(f"Redis refused a step of the matcher: {reply}")
         return replies
+
+
+async def unmatched_receipts(link: RedisLink, shards: int) -> list[Receipt]:
+    """The newest receipts that no message was found for yet, at most `_SHOWN_MAX` entries a shard.
+
+    For a person who looks for one of them: nothing is changed. Raises Unavailable.
+    """
+    commands: list[Command] = []
+    for s in range(shards):
+        commands += [
+            ("XREVRANGE", keys.receipts_key(s), "+", "-", "COUNT", _SHOWN_MAX),
+            ("ZREVRANGE", keys.receipts_later_key(s), 0, _SHOWN_MAX - 1),
+        ]
+    replies = await link.batch(commands)
+    if failed := next((reply for reply in replies if isinstance(reply, ReplyError)), None):
+        raise Unavailable(f"Redis does not show the receipts: {failed}.") from failed
+    found: list[Receipt] = []
+    for entries, late in zip(replies[::2], replies[1::2], strict=True):
+        # What cannot be read is the matcher's to report.
+        with contextlib.suppress(msgspec.DecodeError):
+            for _, fields in entries:
+                found += msgspec.msgpack.decode(fields[1], type=list[Receipt])
+            found += [msgspec.msgpack.decode(member, type=LateReceipt).receipt for member in late]
+    return found

@@ -23,7 +23,12 @@ COMMANDS = [
         [*command, "--admin-key", "k", *NOWHERE]
         for command in (
             *(["org", "list"], ["org", "balance", "1"], ["price", "list"], ["price", "set", "+98=2"]),
-            *(["provider", "pause", "a"], ["route", "list"], ["route", "set", "all", "a"]),
+            *(
+                ["provider", "pause", "a"],
+                ["provider", "problems"],
+                ["route", "list"],
+                ["route", "set", "all", "a"],
+            ),
             *(["status"], ["audit"]),
         )
     ),
