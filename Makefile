@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run test simulate chaos lint check bench format clean
+.PHONY: help install run test simulate chaos fuzz lint check bench format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -72,6 +72,17 @@ SEED ?= 1
 chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
 	MINUTES=$(MINUTES) SEED=$(SEED) exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/chaos
 
+# Cases for each target instead of MINUTES for all; one target of them, or several with commas between.
+CASES ?=
+TARGET ?=
+fuzz: .venv/fuzz ## Make up what comes from outside, for MINUTES or CASES of each TARGET
+	exec $(BIN)/python -m tests.fuzz $(if $(CASES),--cases $(CASES),--minutes $(MINUTES)) --seed $(SEED) $(if $(TARGET),--target $(TARGET)) $(ARGS)
+
+# It fuzzes without coverage, too, where there is no atheris for this Python.
+.venv/fuzz: $(STAMP)
+	$(PIP) install --editable '.[fuzz]' || echo "make: atheris cannot be installed; inputs are made by chance alone." >&2
+	touch $@
+
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
@@ -91,6 +102,6 @@ format: $(STAMP) ## Bring the code into its format
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and what was built; the data in ./data stays
-	rm -rf .venv build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	rm -rf .venv .fuzz build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
 	rm -f engine/_fastcredits.c engine/_fastcredits.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,6 +19,10 @@ QUEUE_DEFAULT: Queue = "normal"  # for a message that names none
 
 Encoding = Literal["GSM-7", "UCS-2"]
 
+# What msgspec raises for MessagePack that is no such record: of another shape, with text that is not
+# UTF-8, or nested too deep.
+NO_RECORD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 # Events of an organisation.
 OrganisationEvent = Literal[
     "low_balance",  # its usable units fell below its threshold; `units` are those left

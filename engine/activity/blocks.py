@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan, ShardRange
-from engine.records import ActivityRow
+from engine.records import NO_RECORD, ActivityRow
 
 _WIDTH = len(ActivityRow.__struct_fields__)
 _DEFAULTS: tuple[Any, ...] = ActivityRow.__struct_defaults__
@@ -114,7 +114,7 @@ def block_of(
             rows = _rows_of(entry.blob)
             if exact:
                 _check(rows)
-        except (msgspec.DecodeError, ValueError):
+        except (*NO_RECORD, ValueError):
             unreadable.append(entry)
             continue
         for column, values in zip(columns, zip(*rows, strict=True), strict=False):

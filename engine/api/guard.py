@@ -137,7 +137,8 @@ class Exchanges:
             finally:
                 deadlines.end(task)
             response.request_id = request_id
-            if draining.is_set():
+            # After a body that is not as its headers say, nobody knows where the next request begins.
+            if draining.is_set() or request.content.exception() is not None:
                 response.force_close()
             return response
 

@@ -66,6 +66,7 @@ from engine.receipts.ports import (
     Recording,
 )
 from engine.receipts.records import LateReceipt, Receipt
+from engine.records import NO_RECORD
 from engine.stream_id import StreamId
 
 log = structlog.get_logger()
@@ -283,7 +284,7 @@ def _pending(entries: Sequence[ActivityEntry], late: Sequence[LateEntry]) -> _Pe
     for entry in entries:
         try:
             receipts = _receipts_in(entry.blob)
-        except msgspec.DecodeError:
+        except NO_RECORD:
             pending.unreadable.append(entry)
             continue
         first = len(pending.receipts)
@@ -293,7 +294,7 @@ def _pending(entries: Sequence[ActivityEntry], late: Sequence[LateEntry]) -> _Pe
     for set_aside in late:
         try:
             found = _late_receipt_in(set_aside.member)
-        except msgspec.DecodeError:
+        except NO_RECORD:
             pending.unreadable.append(set_aside)
             continue
         pending.late.append((set_aside, len(pending.receipts)))

@@ -295,9 +295,9 @@ async def test_a_compressed_body_counts_with_its_full_size(api: Api) -> None:
     assert (status, reply["code"]) == (413, "body_too_large")
 
 
-async def test_a_body_that_is_not_as_its_headers_say_is_refused(api: Api) -> None:
-    status, _, reply = await api.ask("POST", "/v1/messages", b"not gzip", Content_Encoding="gzip")
-    assert (status, reply["code"]) == (400, "invalid_body")
+async def test_a_body_that_is_not_as_its_headers_say_is_refused_and_ends_its_connection(api: Api) -> None:
+    status, headers, reply = await api.ask("POST", "/v1/messages", b"not gzip", Content_Encoding="gzip")
+    assert (status, reply["code"], headers["Connection"]) == (400, "invalid_body", "close")
 
 
 async def test_a_body_of_several_pieces_is_read_whole(api: Api) -> None:

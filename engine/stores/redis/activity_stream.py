@@ -27,7 +27,7 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from engine.activity.records import ActivityEntry, Backlog, BlockPlan, RecentRows
 from engine.errors import ConfigError, Unavailable
-from engine.records import ActivityRow
+from engine.records import NO_RECORD, ActivityRow
 from engine.redis_keys import ARCHIVER_LOCK, ARCHIVER_PLAN, ARCHIVER_UNREADABLE, activity_key
 from engine.stream_id import STREAM_START, StreamId
 
@@ -36,6 +36,8 @@ _CLOCK_SLACK_MS = 2000
 # Entries fetched by one command: while searching the tail, and while executing a plan.
 _SEARCH_PAGE = 200
 _PLAN_PAGE = 1000
+# Values of the oldest rows: later versions have only added some.
+_VALUES_MIN = len(ActivityRow.__struct_fields__) - len(ActivityRow.__struct_defaults__)
 
 # `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
 
@@ -231,7 +233,13 @@ class RedisActivityStream:
         return RecentRows(rows=rows, complete=False)
 
     def _matching(self, entry: ActivityEntry, organisation_id: int, message_id: str) -> Iterable[ActivityRow]:
-        for values in self._rows.decode(entry.blob):
+        try:
+            rows = self._rows.decode(entry.blob)
+        except NO_RECORD:
+            return  # the archiver sets the entry aside
+        for values in rows:
+            if len(values) < _VALUES_MIN:
+                continue
             # Not validated, so that an event of a newer version is shown as it is.
             row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))
             if row.message_id == message_id and row.organisation_id == organisation_id:

@@ -9,7 +9,7 @@ import msgspec
 
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.lifecycle import SettlementOutcome
-from engine.records import Entry, Message, Queue, Settlement
+from engine.records import NO_RECORD, Entry, Message, Queue, Settlement
 from engine.redis_keys import (
     GROUP,
     activity_key,
@@ -50,7 +50,7 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
     for entry_id, payload, deliveries in raw:
         try:
             message = _decode(payload)
-        except (msgspec.MsgspecError, ValueError):
+        except NO_RECORD:
             undecodable.append(Undecodable(shard, entry_id, payload))
         else:
             entries.append(

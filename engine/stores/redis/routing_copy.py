@@ -6,6 +6,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.errors import Unavailable
+from engine.records import NO_RECORD
 from engine.redis_keys import ROUTING_PLAN
 from engine.routing.records import RoutingPlan
 from engine.stores.redis.link import Command, RedisLink
@@ -34,6 +35,6 @@ class RoutingCopy:
         try:
             found = await self._link.call("ZRANGE", ROUTING_PLAN, -1, -1)
             return msgspec.msgpack.decode(found[0], type=RoutingPlan) if found else None
-        except (ReplyError, msgspec.MsgspecError):
+        except (ReplyError, *NO_RECORD):
             # A newer version of the engine, or something else, has written it.
             return None

@@ -1,0 +1,188 @@
+"""Requests to our API over a real socket: any body, any call, framed as it should be, on one connection.
+
+The first octet chooses the call, the second has flags, the third is the size of the pieces; then comes the
+body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+from engine.errors import Refusal
+from tests.api.world import ADMIN_KEY
+from tests.fuzz import api_body, pushed_receipt
+from tests.fuzz.api_world import BODY_OCTETS_MAX, World, accepted_in, answers_in, check_answer, world
+from tests.fuzz.target import Check, Target, pieces
+from tests.providers.carrier import TOKEN
+
+CHUNKED, NO_KEY, IDEMPOTENT, GZIP, EXPECT, JSON, HEAD, FULL = (1 << n for n in range(8))
+MESSAGE, BATCH = ("POST", "/v1/messages"), ("POST", "/v1/messages/batch")
+_OPERATORS = (
+    ("POST", "/v1/admin/organisations"), ("PATCH", "/v1/admin/organisations/1"),
+    ("POST", "/v1/admin/organisations/1/keys"), ("POST", "/v1/admin/organisations/1/top-ups"),
+    ("PUT", "/v1/admin/prices"), ("PUT", "/v1/admin/routes"), ("PUT", "/v1/admin/providers/first"),
+    ("POST", "/v1/admin/providers/first/pause"), ("DELETE", "/v1/admin/organisations/1/keys/9"),
+    ("GET", "/v1/admin/organisations/1/transactions"), ("GET", "/v1/admin/status"), ("GET", "/v1/balance"),
+    ("GET", "/v1/balance/transactions?limit=0x1"),
+    ("GET", "/v1/messages/0190a0b0-0000-7000-8000-000000000000"),
+    ("OPTIONS", "/nowhere"), ("GET", "/readyz"),
+)  # fmt: skip
+# First octets below these are a message, a batch, a receipt; the rest is shared by the other calls.
+_MESSAGES, _BATCHES, _RECEIPTS = 90, 160, 224
+
+
+def seeds() -> list[bytes]:
+    found = [bytes([0, JSON, 0]) + one for one in api_body.MESSAGES]
+    found += [
+        bytes([0, flag, n]) + api_body.GOOD for n, flag in enumerate((CHUNKED, NO_KEY, IDEMPOTENT, GZIP))
+    ]
+    found += [
+        bytes([0, flag, 3]) + api_body.GOOD for flag in (EXPECT, EXPECT | CHUNKED, HEAD, CHUNKED | GZIP)
+    ]
+    found += [bytes([_MESSAGES, 0, 0]) + b'{"messages": [%b]}' % one for one in api_body.MESSAGES]
+    found += [bytes([_BATCHES + one[0], one[1] << 5 & JSON | FULL * (n % 2), 0]) + one[2:]
+              for n, one in enumerate(pushed_receipt.seeds())]  # fmt: skip
+    found += [bytes([_RECEIPTS + n, 0, 0]) + one for n, one in enumerate(api_body.OPERATORS[:4])]
+    found += [bytes([_RECEIPTS + 4 + n, 0, 0]) + one for n, one in enumerate(api_body.OPERATORS[4:6])]
+    return [*found, *(bytes([_RECEIPTS + n, 0, 0]) for n in range(len(_OPERATORS)))]
+
+
+class _Client:
+    """One connection, made anew when the last answer has closed it."""
+
+    def __init__(self, to: World) -> None:
+        self._world = to
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    def check(self, data: bytes) -> None:
+        if len(data) >= 3:
+            try:
+                self._world.on.run(self._exchange(data[0], data[1], data[2], data[3:]))
+            except BaseException:
+                self.close()
+                raise
+
+    async def _exchange(self, call: int, flags: int, size: int, body: bytes) -> None:
+        desk, sink = self._world.desk, self._world.sink
+        sink.receipts.clear()
+        sink.keeps = not flags & FULL
+        receipts = _BATCHES <= call < _RECEIPTS
+        query, body = _parted(body) if receipts else (b"", body)
+        method, path = _call(call, query)
+        head = self._head(method, path, flags, body)
+        octets = await self._asked(
+            b"".join(_chunks(body, flags)), head, size, method == "HEAD" or bool(flags & HEAD)
+        )
+        answers = answers_in(octets, bodiless=flags & HEAD != 0)
+        assert len(answers) == 1, f"{len(answers)} answers"
+        check_answer(answers[0])
+        wrong_body = b'"code":"invalid_body"' in answers[0].body
+        assert answers[0].closes or not (wrong_body and not receipts), (
+            "the connection ends, and nobody says so"
+        )
+        # A body that was not read is found to be wrong only after the answer.
+        if answers[0].closes or flags & GZIP:
+            self.close()
+        assert desk.taken() == accepted_in(answers), "what was admitted is not what was answered"
+        if answers[0].status == 503:
+            assert receipts
+            assert not sink.keeps, "503 for nothing"
+        if receipts and not flags & (HEAD | GZIP):
+            self._receipts(answers[0].status, call, query, flags, body)
+
+    def _head(self, method: str, path: bytes, flags: int, body: bytes) -> bytes:
+        key = ADMIN_KEY if path.startswith(b"/v1/admin") else self._world.api_key
+        lines = [f"{'HEAD' if flags & HEAD else method} ".encode() + path + b" HTTP/1.1", b"Host: x"]
+        lines += [] if flags & NO_KEY else [f"Authorization: Bearer {key}".encode()]
+        lines += [b"Idempotency-Key: k"] if flags & IDEMPOTENT else []
+        lines += [b"Content-Encoding: gzip"] if flags & GZIP else []
+        lines += [b"Expect: 100-continue"] if flags & EXPECT else []
+        lines += [b"Content-Type: application/json"] if flags & JSON else []
+        lines += [b"Transfer-Encoding: chunked" if flags & CHUNKED else b"Content-Length: %d" % len(body)]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def _asked(self, body: bytes, head: bytes, size: int, bodiless: bool) -> bytes:
+        """The octets of the answer."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._world.port)
+        reader, writer = self._streams
+        for piece in pieces(head + body, size):
+            if writer.is_closing():
+                break
+            writer.write(piece)
+            if size:
+                await asyncio.sleep(0)
+        found = b""
+        async with asyncio.timeout(10):
+            while True:
+                answer = await reader.readuntil(b"\r\n\r\n")
+                found += answer
+                if answer == b"HTTP/1.1 100 Continue\r\n\r\n":
+                    continue
+                length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                return found if bodiless else found + await reader.readexactly(int(length or b"0"))
+
+    def _receipts(self, status: int, call: int, query: bytes, flags: int, body: bytes) -> None:
+        """A receipt is answered 2xx only when it was kept, and is refused only when it cannot be read."""
+        name, method = _receipt_call(call)
+        if len(body) > BODY_OCTETS_MAX:
+            return
+        try:
+            kind = "application/json" if flags & JSON else "application/octet-stream"
+            wanted = pushed_receipt.READERS[name].read(method, query.decode(), kind, body, 77)
+        except Refusal as e:
+            assert (status, self._world.sink.receipts) == (e.status, []), f"{status} for what is refused"
+            return
+        keeps = self._world.sink.keeps or not wanted
+        assert (status < 300) == keeps, f"{status}, kept: {keeps}"
+        assert len(self._world.sink.receipts) == (len(wanted) if self._world.sink.keeps else 0)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+def _call(call: int, query: bytes) -> tuple[str, bytes]:
+    if call >= _RECEIPTS:
+        method, path = _OPERATORS[(call - _RECEIPTS) % len(_OPERATORS)]
+        return method, path.encode()
+    if call >= _BATCHES:
+        name, method = _receipt_call(call)
+        return method, f"/v1/providers/{name}/receipts/{TOKEN}".encode() + b"?" * bool(query) + query
+    method, path = BATCH if call >= _MESSAGES else MESSAGE
+    return method, path.encode()
+
+
+def _receipt_call(call: int) -> tuple[str, str]:
+    names = pushed_receipt.NAMES
+    return names[(call - _BATCHES) % len(names)], "GET" if (call - _BATCHES) // len(names) % 2 else "POST"
+
+
+def _parted(data: bytes) -> tuple[bytes, bytes]:
+    """The query, of what may stand in a request line, and the body."""
+    query, _, body = data.partition(b"\n")
+    return bytes(c for c in query if 0x21 <= c <= 0x7E and c != 0x23), body
+
+
+def _chunks(body: bytes, flags: int) -> Iterator[bytes]:
+    if not flags & CHUNKED:
+        yield body
+        return
+    for part in pieces(body, 100):
+        if part:
+            yield b"%x\r\n%b\r\n" % (len(part), part)
+    yield b"0\r\n\r\n"
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Check]:
+    with world() as running:
+        client = _Client(running)
+        yield client.check
+        client.close()
+
+
+TARGET = Target("api_request", seeds, opened, (*api_body.WORDS, *pushed_receipt.WORDS), octets_max=2500)

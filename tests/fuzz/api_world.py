@@ -1,0 +1,140 @@
+"""The API on a real socket, with the engine's own intake behind it, and what its answers must be like."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from engine.api.app import create_app
+from engine.api.auth import Keys
+from engine.api.server import Server
+from engine.stores.migrate import migrate_postgres
+from engine.stores.postgres.directory import Directory
+from supervisor.embedded.servers import start_all
+from tests.api.world import services_with
+from tests.fuzz.intake import CreditDesk, ingest
+from tests.fuzz.pushed_receipt import READERS
+from tests.fuzz.target import Bench, bench
+from tests.providers.sink import Sink
+
+BODY_OCTETS_MAX = 2048
+# A body that never comes is given up after this time, seconds.
+TIMEOUT_S = 5.0
+_HEAD = re.compile(
+    rb"HTTP/1\.1 (?P<status>[1-5]\d\d) [A-Za-z ]+\r\n(?P<fields>(?:[A-Za-z-]+: [\x20-\x7e]*\r\n)*)\r\n"
+)
+_PROBLEM = {"type", "title", "status", "code", "detail", "request_id"}
+
+
+class Answer(NamedTuple):
+    """One answer of the API."""
+
+    status: int
+    # Names in lower case.
+    fields: dict[bytes, bytes]
+    body: bytes
+
+    @property
+    def closes(self) -> bool:
+        """Whether it is the last of its connection."""
+        return self.fields.get(b"connection") == b"close"
+
+
+class World(NamedTuple):
+    """The API under test, and what is behind it."""
+
+    on: Bench
+    port: int
+    api_key: str
+    desk: CreditDesk
+    sink: Sink
+
+
+@contextlib.contextmanager
+def world() -> Iterator[World]:
+    """A PostgreSQL, an organisation in it, and the API."""
+    with tempfile.TemporaryDirectory() as folder, bench() as on:
+        postgres = start_all(Path(folder), {"postgres"})["postgres"]
+        try:
+            desk, sink = CreditDesk(), Sink()
+            server, directory, port, key = on.run(_started(postgres.url, desk, sink))
+            yield World(on, port, key, desk, sink)
+            on.run(server.stop(1))
+            on.run(directory.close())
+        finally:
+            postgres.stop(10)
+
+
+async def _started(url: str, desk: CreditDesk, sink: Sink) -> tuple[Server, Directory, int, str]:
+    await migrate_postgres(url)
+    directory = await Directory.connect(url, shards=16)
+    made = await directory.create_organisation("Acme")
+    services = await services_with(
+        directory, ingest=ingest(desk), history=_no_history, receipts=sink, receipt_readers=READERS,
+        timeout_s=TIMEOUT_S, body_bytes_max=BODY_OCTETS_MAX,
+    )  # fmt: skip
+    listener = socket.create_server(("127.0.0.1", 0))
+    # The key is looked up once, so that PostgreSQL is not what the time goes to.
+    server = Server(create_app(services, Keys(directory, fresh_s=1e6, unknown_s=1e6)), listener)
+    await server.start()
+    return server, directory, listener.getsockname()[1], made.api_key
+
+
+async def _no_history(organisation_id: int, message_id: str) -> msgspec.Struct | None:
+    return None
+
+
+def answers_in(octets: bytes, bodiless: bool) -> list[Answer]:
+    """The answers of one connection. Raises AssertionError for anything that is none.
+
+    `bodiless`: answers to HEAD may be among them, whose length is that of a body that does not come.
+    """
+    found: list[Answer] = []
+    while octets:
+        if octets.startswith(b"HTTP/1.1 100 Continue\r\n\r\n"):
+            octets = octets.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+            continue
+        head = _HEAD.match(octets)
+        assert head, f"no answer begins with {octets[:200]!r}"
+        lines = [line.partition(b": ") for line in head["fields"].split(b"\r\n")[:-1]]
+        fields = {name.lower(): value for name, _, value in lines}
+        assert len(fields) == len(lines), f"a header stands twice in {octets[:300]!r}"
+        octets = octets[head.end() :]
+        size = 0 if head["status"] == b"204" else int(fields[b"content-length"])
+        if bodiless and (not octets or octets.startswith(b"HTTP/1.1 ")):
+            size = 0
+        assert len(octets) >= size, "an answer ends early"
+        found.append(Answer(int(head["status"]), fields, octets[:size]))
+        octets = octets[size:]
+        assert not (found[-1].closes and octets), "octets after an answer that closes"
+    return found
+
+
+def check_answer(answer: Answer) -> None:
+    """A refusal is a problem document, and nothing is a 500."""
+    assert answer.status < 500 or answer.status == 503, f"{answer.status}: {answer.body!r}"
+    assert answer.fields[b"x-request-id"]
+    if answer.status >= 400 and answer.body:
+        assert answer.fields[b"content-type"] == b"application/problem+json"
+        problem = msgspec.json.decode(answer.body)
+        assert problem.keys() >= _PROBLEM, f"a problem with {problem.keys()}"
+        assert problem["status"] == answer.status
+        assert problem["request_id"].encode() == answer.fields[b"x-request-id"]
+
+
+def accepted_in(answers: list[Answer]) -> dict[str, int]:
+    """Units by id of the messages that these answers accept."""
+    found: dict[str, int] = {}
+    for answer in answers:
+        if answer.status == 202 and answer.body[:1] == b"{":
+            reply = msgspec.json.decode(answer.body)
+            results = reply.get("results", [reply])
+            found |= {one["id"]: one["units"] for one in results if "id" in one}
+    return found

@@ -1,0 +1,69 @@
+"""What stands on a stream and is no record of ours is told apart from those beside it, whatever it is."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from engine.activity.blocks import block_of
+from engine.activity.records import ActivityEntry
+from engine.activity.row import row_of
+from engine.receipts.ports import LateEntry
+from engine.receipts.records import LateReceipt, Receipt
+from engine.receipts.rounds import _pending
+from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.queue_wire import decoded
+from engine.stream_id import StreamId
+from tests.providers.carrier import message
+
+MESSAGE = message()
+ROW = row_of(MESSAGE, MESSAGE.id, "express", "accepted", 77)
+RECEIPT = Receipt(provider="acme", provider_message_id="A1", state="delivered", code="", at_us=77)
+LATE = LateReceipt(receipt=RECEIPT, tries=1)
+DEEP = b"\x91" * 5000 + b"\x90"
+
+
+def encoded(record: object) -> bytes:
+    return msgspec.msgpack.encode(record)
+
+
+def entry(blob: bytes) -> ActivityEntry:
+    return ActivityEntry(shard=0, id=StreamId(1, 0), blob=blob)
+
+
+def foreign(record: object) -> list[bytes]:
+    """Records like this one, which none of ours wrote."""
+    longer = encoded([*msgspec.to_builtins(record), 1])
+    text = encoded(record).replace(b"e", b"\xff")
+    return [b"", b"junk", b"\xc1", encoded(record)[:-1], encoded(record) + b"\0", text, longer[:-1] + DEEP]
+
+
+@pytest.mark.parametrize("payload", foreign(MESSAGE))
+def test_a_payload_that_is_no_message_is_told_from_the_others(payload: bytes) -> None:
+    good = encoded(MESSAGE)
+    entries, undecodable = decoded(0, "normal", [(b"1-0", good, 1), (b"2-0", payload, 1), (b"3-0", good, 1)])
+    assert [one.entry_id for one in entries] == [b"1-0", b"3-0"]
+    assert [one.payload for one in undecodable] == [payload]
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("row", [one for one in foreign(ROW) if one != b""])
+def test_an_entry_that_has_no_rows_is_told_from_the_others(row: bytes, exact: bool) -> None:
+    good, bad = entry(b"\x91" + encoded(ROW)), entry(b"\x91" + row)
+    block, unreadable = block_of([good, bad, good], exact=exact)
+    assert (block.rows, unreadable) == (2, [bad])
+
+
+@pytest.mark.parametrize("receipt", foreign(RECEIPT))
+def test_an_entry_that_has_no_receipts_is_told_from_the_others(receipt: bytes) -> None:
+    bad, late = entry(b"\x91" + receipt), LateEntry(0, receipt)
+    pending = _pending([entry(encoded([RECEIPT])), bad], [late, LateEntry(0, encoded(LATE))])
+    assert pending.receipts == [RECEIPT, RECEIPT]
+    assert pending.unreadable == [bad, late]
+
+
+@pytest.mark.parametrize("row", [*foreign(ROW), encoded(msgspec.to_builtins(ROW)[:5])])
+def test_a_message_is_shown_whatever_stands_beside_its_rows(row: bytes) -> None:
+    stream = RedisActivityStream("redis://127.0.0.1:1", 16)
+    found = stream._matching(entry(b"\x91" + row), MESSAGE.organisation_id, MESSAGE.id)
+    assert list(found) == []
