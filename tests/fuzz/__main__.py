@@ -132,7 +132,13 @@ def fuzz(campaigns: list[Campaign]) -> int:
     shower = threading.Thread(target=show, daemon=True)
     shower.start()
     with ThreadPoolExecutor(CORES) as pool:
-        clean = list(pool.map(Campaign.run, campaigns))
+        running = [pool.submit(one.run) for one in campaigns]
+        try:
+            clean = [one.result() for one in running]
+        except KeyboardInterrupt:
+            # A terminal has told those that run too; those that wait are not begun.
+            pool.shutdown(cancel_futures=True)
+            clean = [False]
     over.set()
     shower.join()
     say("\n" + "\n".join(one.row() for one in campaigns))

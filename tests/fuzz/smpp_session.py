@@ -15,7 +15,6 @@ from functools import partial
 from struct import Struct
 
 from engine.providers.problems import Problems
-from engine.providers.settings import SmppSettings
 from engine.providers.smpp.body import encode_message_id
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.connection import Connection
@@ -29,7 +28,6 @@ from tests.providers.carrier import message
 from tests.providers.sink import Sink
 
 MESSAGES, KEEPS, BOUND, LONG, STOPPED = 0b11, 0b100, 0b1000, 0b1_0000, 0b10_0000
-SETTINGS = SmppSettings(name="acme", host="h", system_id="user", password="secret", window=3)
 _HEADER = Struct(">IIII")
 _DELIVERIES = {int(Command.deliver_sm), int(Command.data_sm)}
 _TEXTS = ("one segment", "two segments " * 20)
@@ -68,7 +66,7 @@ def check(on: Bench, data: bytes) -> None:
 async def _session(flags: int, size: int, stream: bytes) -> None:
     sink = Sink()
     sink.keeps = bool(flags & KEEPS)
-    provider = SmppProvider(SETTINGS, sink, Problems())
+    provider = SmppProvider(smpp_pdu.SETTINGS, sink, Problems())
     traffic, line = provider._traffic, provider._lines[0]
     traffic.patient_to_s = time.monotonic() + 1
     session = Session(
@@ -109,7 +107,7 @@ def _deliveries(stream: bytes, written: bytes, kept: int) -> None:
     for command, sequence, body in _pdus(stream):
         if command in _DELIVERIES:
             asked[command, sequence] += 1
-            no_receipts += not _is_receipt(command, body)
+            no_receipts += not smpp_pdu.is_receipt(body)
     answered: Counter[tuple[int, int]] = Counter()
     confirmed = 0
     for pdu in Reader().feed(written):
@@ -130,17 +128,6 @@ def _pdus(stream: bytes) -> Iterator[tuple[int, int, bytes]]:
             return
         yield command, sequence, stream[at + 16 : at + length]
         at += length
-
-
-def _is_receipt(command: int, body: bytes) -> bool:
-    """Whether esm_class says so (SMPP 3.4, 5.2.12), found by counting NULs."""
-    at = body.find(0) + 1
-    for _ in range(2):
-        end = body.find(0, at + 2)
-        if at == 0 or end < 0:
-            return False
-        at = end + 1
-    return at < len(body) and body[at] & 0b0011_1100 in (0b0100, 0b10_0000)
 
 
 TARGET = Target("smpp_session", seeds, opened, smpp_pdu.WORDS)

@@ -29,7 +29,7 @@ from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.queue_wire import decoded
 from engine.stores.redis.routing_copy import RoutingCopy
 from engine.stream_id import StreamId
-from tests.fuzz.smpp_session import SETTINGS
+from tests.fuzz.smpp_pdu import SETTINGS
 from tests.fuzz.target import Check, Target, bench
 from tests.providers.carrier import message
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
 import uvloop
@@ -40,9 +41,13 @@ class Bench:
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run it to its end. Raises what it raises, and AssertionError when a fault was logged meanwhile."""
+        return self.look(partial(self._loop.run_until_complete, work))
+
+    def look(self, work: Callable[[], Any]) -> Any:
+        """As `run`, for what does not wait."""
         self._logged.clear()
         self._records.clear()
-        result = self._loop.run_until_complete(work)
+        result = work()
         faults = [e for e in self._logged if e["log_level"] in ("error", "critical") or "exc_info" in e]
         assert not faults, f"logged: {faults}"
         assert not self._records, f"reported: {self._records}"
