@@ -75,7 +75,7 @@ chaos: $(STAMP) ## Kill and freeze everything at random under load, for MINUTES
 # Cases for each target instead of MINUTES for all; one target of them, or several with commas between.
 CASES ?=
 TARGET ?=
-fuzz: .venv/fuzz ## Make up what comes from outside, for MINUTES or CASES of each TARGET
+fuzz: .venv/fuzz ## Give any octets to whatever reads from outside, for MINUTES or CASES
 	exec $(BIN)/python -m tests.fuzz $(if $(CASES),--cases $(CASES),--minutes $(MINUTES)) --seed $(SEED) $(if $(TARGET),--target $(TARGET)) $(ARGS)
 
 # It fuzzes without coverage, too, where there is no atheris for this Python.

@@ -73,6 +73,7 @@ def opened() -> Iterator[Check]:
 
 def check(on: Bench, desk: CreditDesk, takes: Ingest, data: bytes) -> None:
     call, body = (data[0], data[1:]) if data else (0, b"")
+    desk.taken()
     try:
         if call >= 2 * _EACH:
             _OPERATORS[(call - 2 * _EACH) % len(_OPERATORS)].decode(body)
@@ -90,7 +91,9 @@ def check(on: Bench, desk: CreditDesk, takes: Ingest, data: bytes) -> None:
         return
     assert len(outcomes) == len(drafts)
     if call >= _EACH:
-        assert len(json.loads(body)["messages"]) == len(drafts), "a message of the batch has no result"
+        # A text that is no UTF-8 takes none of the other messages with it.
+        batch = json.loads(body.decode("utf-8-sig", "replace"))
+        assert len(batch["messages"]) == len(drafts), "a message of the batch has no result"
     assert desk.taken() == units_of(outcomes), "what was admitted is not what was answered"
 
 

@@ -65,6 +65,7 @@ def opened() -> Iterator[Check]:
 def check(running: World, data: bytes) -> None:
     size, stream = (data[0], data[1:]) if data else (0, b"")
     stream = stream.replace(b"{key}", running.api_key.encode()).replace(b"{admin}", ADMIN_KEY.encode())
+    running.desk.taken()
     octets = running.on.run(_talk(running.port, stream + _LAST * (size & 1), size >> 1))
     answers = answers_in(octets, bodiless=b"HEAD" in stream)
     for answer in answers:

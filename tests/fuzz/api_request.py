@@ -65,6 +65,7 @@ class _Client:
 
     async def _exchange(self, call: int, flags: int, size: int, body: bytes) -> None:
         desk, sink = self._world.desk, self._world.sink
+        desk.taken()
         sink.receipts.clear()
         sink.keeps = not flags & FULL
         receipts = _BATCHES <= call < _RECEIPTS
