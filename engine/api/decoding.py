@@ -115,7 +115,8 @@ class Shape(Generic[T]):
             document = {k: v for k, v in document.items() if v is not None or k not in self._not_null}
         try:
             return msgspec.convert(document, self._record)
-        except msgspec.ValidationError as e:
+        except (msgspec.ValidationError, UnicodeEncodeError) as e:
+            # The second: a text alone, in which half of a surrogate pair stands, where an object should.
             raise self._refusal(str(e)) from e
 
     def _refusal(self, fault: str) -> Refusal:

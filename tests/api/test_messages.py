@@ -132,6 +132,15 @@ async def test_a_bad_message_of_a_batch_refuses_only_itself(api: Api) -> None:
     assert (too_dear["error"]["status"], too_dear["error"]["code"]) == (402, "insufficient_credit")
 
 
+async def test_half_a_character_in_place_of_a_message_refuses_only_itself(api: Api) -> None:
+    good = msgspec.json.encode(DRAFT)
+    body = b'{"messages": [%b, "\\ud83d", ["\\ud83d"], %b]}' % (good, good)
+    status, _, reply = await api.ask("POST", "/v1/messages/batch", body)
+    assert status == 202
+    assert ["id" in result for result in reply["results"]] == [True, False, False, True]
+    assert [result["error"]["field"] for result in reply["results"][1:3]] == ["messages[1]", "messages[2]"]
+
+
 async def test_half_a_character_in_a_batch_refuses_only_its_message(api: Api) -> None:
     texts = [b'"whole"', b'"half \\ud83d"', b'"whole \\ud83d\\ude00"', b'"\\\\ud83d"', b"5", b"1e400"]
     messages = b",".join(b'{"to":"+1","text":%s}' % text for text in texts)
