@@ -130,7 +130,7 @@ class _Client:
         if len(body) > BODY_OCTETS_MAX:
             return
         kind, sink = "application/json" if flags & JSON else "application/octet-stream", self._world.sink
-        wanted, refusal = pushed_receipt.read(name, method, query.decode(), kind, body)
+        wanted, refusal = pushed_receipt.READERS[name].read(method, query.decode(), kind, body, 77)
         assert len(sink.receipts) == (len(wanted) if sink.keeps else 0)
         if wanted and not sink.keeps:
             assert status == 503, f"{status} for what was not kept"

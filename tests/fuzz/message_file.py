@@ -79,7 +79,9 @@ def check(path: Path, data: bytes) -> None:
     for name in source.ignored:
         assert isinstance(name, str)
     if not flags & 1 and _plain(content):
-        assert count >= sum(bool(line.strip()) for line in content.split(b"\n")), "a line has no result"
+        assert count >= sum(bool(line.strip()) for line in content.decode().split("\n")), (
+            "a line has no result"
+        )
 
 
 def _plain(content: bytes) -> bool:
