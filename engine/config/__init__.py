@@ -19,6 +19,7 @@ from engine.config.errors import sentence_of
 from engine.config.store_urls import url_with_tls
 from engine.errors import ConfigError
 from engine.intake.pricing import first_wrong as first_wrong_price
+from engine.providers.masking import printable
 from engine.providers.settings import ProviderSettings, wrong_setting
 from engine.records import QUEUES, Queue
 from engine.routing.records import Route
@@ -204,7 +205,7 @@ def decode(text: str, origin: str) -> Config:
     try:
         config = msgspec.convert(tables, Config)
     except msgspec.ValidationError as e:
-        raise ConfigError(f"{origin}: {sentence_of(e, tables, Config)}.") from e
+        raise ConfigError(printable(f"{origin}: {sentence_of(e, tables, Config)}.")) from e
     return _checked(config, origin)
 
 
@@ -221,7 +222,7 @@ def load(path: Path) -> Config:
 def _checked(config: Config, origin: str) -> Config:
     def need(holds: bool, setting: str, allowed: str) -> None:
         if not holds:
-            raise ConfigError(f"{origin}: {setting} must be {allowed}.")
+            raise ConfigError(printable(f"{origin}: {setting} must be {allowed}."))
 
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
     for store, schemes in _SCHEMES.items():

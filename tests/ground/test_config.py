@@ -205,6 +205,9 @@ WRONG = [
     ),
     (SIMULATED + SIMULATED, "providers must be named differently from one another."),
     (SIMULATED.replace('"a"', '"a b"'), "providers.a b.name must be 1 to 64 letters, digits, '-' and '_'."),
+    # What would do something to a terminal is shown as an escape.
+    (SIMULATED.replace('"a"', r'"\u001b[2J"'), r"providers.\x1b[2J.name must be 1 to 64 letters"),
+    (SIMULATED + r'"\u0000" = 1', r"providers.a.\x00 is no setting"),
 ]
 
 
