@@ -8,6 +8,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 
 from engine.stores.migrate import migrate_postgres
 from engine.stores.redis.link import RedisLink, load_functions
@@ -17,6 +18,10 @@ from supervisor.embedded.servers import Server, start_all, start_clickhouse, sta
 # that is inherited: the commands under test must hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
