@@ -14,8 +14,9 @@ again is stored once. Months of the activity that are dropped, by hand or by a T
 later audits compare from there. Only `--full` notices rows before a checkpoint that somebody changed
 or inserted by hand.
 
-Killed, frozen or cut off at any step: either the transaction is rolled back, by the server at the
-latest when the audit's time is over, or it was committed with checkpoints that hold. In both cases
+Killed, canceled or cut off at any step: the server notices within `_GONE_MS` that the connection is
+gone, ends the statement, rolls the transaction back and lets the advisory lock go. Frozen: it does so
+when the audit's time is over. Or the transaction was committed with checkpoints that hold. In all cases
 the next audit finds a whole chain.
 """
 
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -31,16 +32,28 @@ import msgspec
 
 from engine.credit.laws import Account, JournalSums, Units
 from engine.credit.ledger_records import StreamMark
-from engine.errors import Unavailable
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 from engine.stream_id import StreamId
 
 # The number of the audit's advisory lock in this database: "smsu" in ASCII.
 _LOCK = 0x736D7375
+# How often the server looks whether the connection is still there, while a statement runs, milliseconds.
+_GONE_MS = 1000
+# An audit says its end under this name: in `pg_stat_activity`, where those see it who wait for it.
+_NAME = "smsengine audit until "
+# How much later than asked for the server may answer that the wait is over, seconds.
+_LATE_S = 1.0
 # Accounts that are read at a time, about a millisecond of work; sums that are written at a time.
 _READ_ROWS = 50
 _WRITE_ROWS = 200
+
+# Whoever has the lock: since when its connection stands, and its name.
+_UNDER_WAY = """
+SELECT a.backend_start, a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.classid = ($1::bigint >> 32)::oid AND l.objid = ($1::bigint & 4294967295)::oid
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 _SHARDS = """
 SELECT shard, position, link, losses, (extract(epoch FROM lost_at) * 1000)::bigint FROM shards"""
@@ -184,8 +197,9 @@ class AuditBooks:
             connection = await connect(
                 url,
                 timeout_s=timeout_s,
-                name="smsengine audit",
+                name=name_of(datetime.now(UTC) + timedelta(seconds=audit_s)),
                 settings={
+                    "client_connection_check_interval": str(_GONE_MS),
                     "jit": "off",
                     "statement_timeout": audit_ms,
                     "idle_in_transaction_session_timeout": audit_ms,
@@ -197,16 +211,22 @@ class AuditBooks:
         """Drop the connection, and with it everything that was not committed."""
         self._connection.terminate()
 
-    async def take_turn(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` seconds for other audits, on all machines; False when one still goes on."""
-        try:
-            with translated():
-                await self._connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=timeout_s)
-        except Unavailable as e:
-            if isinstance(e.__cause__, TimeoutError):
-                return False
-            raise
-        return True
+    async def take_turn(self, timeout_s: float) -> str:
+        """Wait up to `timeout_s` seconds for other audits, on all machines.
+
+        "" when it is our turn; else a sentence without its end about the one that still goes on. Then only
+        `close` may be called.
+        """
+        with translated():
+            try:
+                await self._connection.execute(f"SET lock_timeout = {max(1, int(timeout_s * 1000))}")
+                lock = f"SELECT pg_advisory_lock({_LOCK})"
+                await self._connection.execute(lock, timeout=timeout_s + _LATE_S)
+            except asyncpg.LockNotAvailableError:
+                row = await self._connection.fetchrow(_UNDER_WAY, _LOCK, timeout=_LATE_S)
+                return under_way(*row) if row else "another audit was under way until now"
+            await self._connection.execute("SET lock_timeout = 0")
+        return ""
 
     async def begin(self) -> dict[int, ShardBooks]:
         """Take a new snapshot in place of the last one; its shards, by number."""
@@ -304,6 +324,21 @@ class AuditBooks:
         """
         with translated():
             await self._transaction.commit()
+
+
+def name_of(ends: datetime) -> str:
+    """The name of the connection of an audit that ends then at the latest."""
+    return f"{_NAME}{_clock(ends)}"
+
+
+def under_way(since: datetime, name: str) -> str:
+    """A sentence without its end about an audit that another has to wait for; `name`: of its connection."""
+    text = f"another audit is under way since {_clock(since)}"
+    return f"{text} and ends by {name.removeprefix(_NAME)} at the latest" if name.startswith(_NAME) else text
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def sums_of(standing: Standing, recorded: Units, gap: Units) -> tuple[int, ...]:
