@@ -187,9 +187,7 @@ def _advice(request: web.Request) -> str:
         case "POST" if request.headers.get(_IDEMPOTENCY_KEY):
             return " and may have taken effect; try again with the same Idempotency-Key."
         case "POST":
-            return (
-                " and may have taken effect; it had no Idempotency-Key, so a second one may count too."
-            )
+            return " and may have taken effect; it had no Idempotency-Key, so a second one may count too."
         case _:
             return " and may have taken effect; the same request may be repeated."
 

@@ -245,9 +245,12 @@ class _Run:
         closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
         strangers = set(events or ())
         sums: list[tuple[int, ...]] = []
-        async for chunk in books.accounts(shard):
+        organisations, units = await books.totals(shard)
+        judged = events if comparable else None
+        self._laws.shard(shard, organisations, units, with_events=judged is not None)
+        async for chunk in books.accounts(shard, strangers.union(ahead)):
             accounts = [standing.account for standing in chunk]
-            self._laws.accounts(shard, accounts, events if comparable else None, ahead)
+            self._laws.accounts(accounts, judged, ahead)
             self._journal_rows += sum(standing.rows for standing in chunk)
             strangers.difference_update(a.organisation_id for a in accounts)
             if closing and events is not None and archived is not None:
@@ -259,7 +262,7 @@ class _Run:
                         gap = gap_of(
                             a, events.get(a.organisation_id, NO_UNITS), ahead.get(a.organisation_id, NO_UNITS)
                         )
-                    if self._full or standing.rows or any(more) or gap != a.gap or not standing.known:
+                    if self._full or standing.rows or any(more) or gap != a.gap:
                         sums.append(sums_of(standing, more, gap))
             # Let requests run for longer than the chunk took.
             await asyncio.sleep(_BREATH_S)

@@ -43,7 +43,7 @@ async def nobody_else(engine: Audited) -> None:
 
     async def alone() -> bool:
         found = await engine.books(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'smsengine audit'"
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'smsengine audit%'"
         )
         return found[0][0] == 0
 
