@@ -99,7 +99,26 @@ def assemble_worker(
         hedge=settings.hedge,
     )
     worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
-    sweeper = Sweeper(
+    return WorkerParts(worker, _sweeper(reader, worker, unknown, take_over_s, now_us, log), dispatcher)
+
+
+def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
+    at_most_once = settings.unknown_outcome == "at-most-once"
+    charge = settings.unknown_outcome_charge or ("released" if at_most_once else "captured")
+    return UnknownOutcomes(
+        sends_max=1 if at_most_once else settings.unknown_outcomes_max, charged=charge == "captured"
+    )
+
+
+def _sweeper(
+    reader: QueueReader,
+    worker: Worker,
+    unknown: UnknownOutcomes,
+    take_over_s: float,
+    now_us: Callable[[], int],
+    log: FilteringBoundLogger,
+) -> Sweeper:
+    return Sweeper(
         reader,
         room=worker.room,
         take=worker.take,
@@ -108,15 +127,6 @@ def assemble_worker(
         promote_max=_PROMOTE_MAX,
         now_us=now_us,
         log=log,
-    )
-    return WorkerParts(worker, sweeper, dispatcher)
-
-
-def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
-    at_most_once = settings.unknown_outcome == "at-most-once"
-    charge = settings.unknown_outcome_charge or ("released" if at_most_once else "captured")
-    return UnknownOutcomes(
-        sends_max=1 if at_most_once else settings.unknown_outcomes_max, charged=charge == "captured"
     )
 
 

@@ -315,7 +315,9 @@ class Functions(Closing):
         for _ in range(int(args[1])):
             entry_id, outcome, org, units, row = args[at : at + 5]
             ms, _, sequence = entry_id.partition(b"-")
-            if self.is_ours(keys[0], (int(ms), int(sequence)), given):
+            entry = (int(ms), int(sequence))
+            unread = given is not None and entry > given and self.store.xdel(keys[0], entry)
+            if unread or (given is None and self.acknowledge(keys[0], entry)):
                 self.store.xdel(keys[0], (int(ms), int(sequence)))
                 counted += 1
                 if row != b"":
@@ -336,11 +338,6 @@ class Functions(Closing):
             chain.keep()
             self.hold(*keys[6:8], {org: -captured - released for org, (captured, released) in sums.items()})
         return counted
-
-    def is_ours(self, key: bytes, entry_id: tuple[int, int], given: tuple[int, int] | None) -> int:
-        if given is None:
-            return self.acknowledge(key, entry_id)
-        return int(entry_id > given and self.store.xdel(key, entry_id))
 
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
         return self.store.xack(key, GROUP, entry_id)
