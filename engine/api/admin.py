@@ -154,7 +154,7 @@ class Admin:
         return answer_of(201 if added else 200, top_up)
 
     async def status(self, request: web.Request) -> Response:
-        """`GET /status`: 200 with the processes, queues and lags. Raises Refusal 401, Unavailable."""
+        """`GET /status`: 200 with processes, queues and lags, and what is not known. Raises Refusal 401."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         return answer_of(200, await self._services.status())
 

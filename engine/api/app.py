@@ -21,6 +21,7 @@ from engine.api.routes import Providers, Routes
 from engine.errors import Refusal
 
 # Calls that keep a deadline of their own, and what is given them beyond the longest of those, seconds.
+# They are of use to their caller alone, and end when that one hangs up.
 _LONG = {"/v1/admin/audit": AUDIT_S_MAX + 10.0}
 
 
@@ -32,8 +33,10 @@ class _Readiness(msgspec.Struct):
 class Probes:
     """The actions that a load balancer calls: /healthz and /readyz. They need no key."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, keys: Keys) -> None:
         self._ready = services.ready
+        self._can_spend = services.can_spend
+        self._keys = keys
         self._draining = services.draining
 
     async def alive(self, _: web.Request) -> Response:
@@ -41,13 +44,21 @@ class Probes:
         return Response(200, b'{"status":"ok"}')
 
     async def ready(self, _: web.Request) -> Response:
-        """`GET /readyz`: 200 when every part is "ok" and the process takes new work, else 503."""
+        """`GET /readyz`: 200 when the process can accept messages, else 503.
+
+        Without Redis it cannot. Without PostgreSQL it can (`limited`) as long as it knows keys of callers
+        and has quota to spend. If it counted as unavailable then, an outage of PostgreSQL would take
+        every node out of its load balancer.
+        """
         parts = await self._ready()
+        away = {name for name, state in parts.items() if state != "ok"}
         if self._draining.is_set():
             return answer_of(503, _Readiness("draining", parts))
-        if any(state != "ok" for state in parts.values()):
-            return answer_of(503, _Readiness("unavailable", parts))
-        return answer_of(200, _Readiness("ok", parts))
+        if not away:
+            return answer_of(200, _Readiness("ok", parts))
+        if away == {"postgres"} and self._keys.are_known() and self._can_spend():
+            return answer_of(200, _Readiness("limited", parts))
+        return answer_of(503, _Readiness("unavailable", parts))
 
 
 def create_app(services: Services, keys: Keys | None = None) -> web.Application:
@@ -57,7 +68,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     """
     keys = keys or Keys(services.directory)
     messages, accounts = Messages(services, keys), Accounts(services, keys)
-    admin, prices, probes = Admin(services), PriceTables(services), Probes(services)
+    admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
     routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
     actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
@@ -112,7 +123,7 @@ def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], excha
 
     for path, actions in paths.items():
         for method, action in actions.items():
-            handler = exchanges.guard(action, _LONG.get(path))
+            handler = exchanges.guard(action, _LONG.get(path), ends_with_caller=path in _LONG)
             router.add_route(method, path, handler, expect_handler=expect)
             if method == "GET":
                 router.add_route("HEAD", path, handler, expect_handler=expect)

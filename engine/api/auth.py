@@ -67,6 +67,8 @@ class Keys:
         self._lookups: asyncio.Task[None] | None = None
         # The last lookup failed: PostgreSQL is away as far as we know.
         self._away = False
+        # When the newest of the known keys was seen.
+        self._seen_at = float("-inf")
 
     async def organisation(self, authorization: str | None) -> int:
         """The organisation whose key the header carries. Raises Refusal 401, Unavailable."""
@@ -75,6 +77,10 @@ class Keys:
             raise unauthorised()
         key_id, secret = presented
         return _checked(self._remembered(key_id) or await self._looked_up(key_id), secret)
+
+    def are_known(self) -> bool:
+        """Whether any key would be accepted although PostgreSQL is away."""
+        return bool(self._known) and self._clock() - self._seen_at < self._stale_s
 
     async def close(self) -> None:
         """Give up the lookups under way."""
@@ -158,6 +164,7 @@ class Keys:
             self._unknown.pop(key_id, None)
             # A refresh does not count as use: the key keeps its place among the least recently used.
             self._known[key_id] = (credential, now)
+            self._seen_at = max(self._seen_at, now)
             if len(self._known) > self._entries_max:
                 self._known.popitem(last=False)
         else:

@@ -26,8 +26,12 @@ from engine.errors import Broken, Refusal, Unavailable
 Action = Callable[[web.Request], Awaitable[Response]]
 Handler = Callable[[web.Request], Awaitable[Response]]
 
+# The task that a request has under this key is canceled when its caller hangs up before the answer.
+ENDS_WITH_CALLER = web.RequestKey("ends_with_caller", asyncio.Task[object])
 _X_REQUEST_ID = istr("X-Request-Id")
 _IDEMPOTENCY_KEY = istr("Idempotency-Key")
+# The stores as a caller reads them, by the names of `Services.ready`.
+_STORES = {"redis": "Redis", "postgres": "PostgreSQL"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY_ALLOWED = re.compile(r"[\x20-\x7e]{1,200}")
 
@@ -106,27 +110,33 @@ class Exchanges:
 
     def __init__(self, services: Services) -> None:
         self._deadlines = Deadlines(services.timeout_s)
+        self._ready = services.ready
         self._draining = services.draining
         # Unique among processes, and cheaper than a random id for each request.
         self._prefix = secrets.token_hex(6)
         self._count = itertools.count(1)
 
-    def guard(self, action: Action, timeout_s: float | None = None) -> Handler:
+    def guard(
+        self, action: Action, timeout_s: float | None = None, *, ends_with_caller: bool = False
+    ) -> Handler:
         """The action as a handler that never raises: every error becomes a problem.
 
-        `timeout_s`: its time, when that is not that of all requests."""
+        `timeout_s`: its time, when that is not that of all requests. `ends_with_caller`: the action is
+        of use to its caller alone, so it is canceled when that one hangs up; any other goes on."""
         deadlines = self._deadlines if timeout_s is None else Deadlines(timeout_s)
         draining = self._draining
 
         async def handler(request: web.Request) -> Response:
             request_id = self._request_id(request)
             task = deadlines.begin()
+            if ends_with_caller:
+                request[ENDS_WITH_CALLER] = task
             try:
                 response = await action(request)
             except asyncio.CancelledError:
                 if not deadlines.is_over(task):
                     raise
-                response = self._late(request, request_id, deadlines.timeout_s)
+                response = await self._late(request, request_id, deadlines.timeout_s)
             except Refusal as e:
                 response = refused(e, request_id)
             except Unavailable as e:
@@ -135,6 +145,7 @@ class Exchanges:
                 # Nothing above this could answer the caller.
                 response = _failed(e, request, request_id)
             finally:
+                request.pop(ENDS_WITH_CALLER, None)
                 deadlines.end(task)
             response.request_id = request_id
             # After a body that is not as its headers say, nobody knows where the next request begins.
@@ -150,18 +161,35 @@ class Exchanges:
             return header
         return f"{self._prefix}-{next(self._count):x}"
 
-    def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
-        """Whether the request took effect is unknown, unless its body never came."""
+    async def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
+        """What to do, and which stores are away, for all that is known.
+
+        Whether the request took effect is unknown, unless its body never came or it only reads.
+        """
         if not request.content.is_eof():
             detail = f"The body must arrive within {timeout_s:g} seconds."
             response = refused(Refusal("body_timeout", 408, detail), request_id)
             response.force_close()
             return response
-        error = Unavailable(
-            f"The request was not answered within {timeout_s:g} seconds and may have taken effect;"
-            " try again with the same Idempotency-Key."
-        )
-        return unavailable(error, request_id, "timeout")
+        away = [_STORES[name] for name, state in (await self._ready()).items() if state != "ok"]
+        does = "does" if len(away) == 1 else "do"
+        the = f"{' and '.join(away)} {does} not answer, so the" if away else "The"
+        detail = f"{the} request was not answered within {timeout_s:g} seconds{_advice(request)}"
+        return unavailable(Unavailable(detail), request_id, "timeout")
+
+
+def _advice(request: web.Request) -> str:
+    """The end of the sentence about a request that was not answered: whether it may have taken effect, and
+    how to repeat it."""
+    match request.method:
+        case "GET" | "HEAD":
+            return "; try again later."
+        case "POST" if request.headers.get(_IDEMPOTENCY_KEY):
+            return " and may have taken effect; try again with the same Idempotency-Key."
+        case "POST":
+            return " and may have taken effect; it had no Idempotency-Key, so a second one may count too."
+        case _:
+            return " and may have taken effect; the same request may be repeated."
 
 
 def _failed(error: Exception, request: web.Request, request_id: str) -> Response:

@@ -205,8 +205,10 @@ class Services:
     # The two admin reports; anything that msgspec can encode.
     status: Callable[[], Awaitable[object]]
     audit: AuditCall
-    # Each part that is needed to serve, and "ok" or what is wrong with it.
+    # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
+    # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
+    can_spend: Callable[[], bool]
     # `keys.digest` of the whole admin key; b"" closes the admin calls.
     admin_key_sha256: bytes
     # Largest request body, bytes.

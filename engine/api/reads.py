@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,10 +19,12 @@ from engine.shards import shard_of
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
-from engine.stores.status import ReceiptsStatus, Status, StatusReader
+from engine.stores.status import Status, StatusReader
 
 # When to ask again for a message that may stand in activity that is not archived yet, seconds.
 _BEHIND_S = 10.0
+# A part of the status that is not there by then is missing, seconds; well below the time of a request.
+_PART_S = 2.0
 
 
 class Reads:
@@ -34,7 +37,7 @@ class Reads:
         link: RedisLink,
         stream: ActivityStream,
         activity: ActivityStore,
-        unmatched: Callable[[int], Awaitable[int]],
+        unmatched: Callable[[int], Coroutine[Any, Any, int]],
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
         self._config = config
@@ -72,23 +75,62 @@ class Reads:
 
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
-        now. Raises Unavailable when a store that it needs does not answer."""
+        now. Each part has a time of its own: what a store does not answer by then is named in `missing`."""
         at_ms = time.time_ns() // 1_000_000
-        return Status(
-            node=self._config.node_name,
-            processes=_processes(self._config),
-            queues=await self._status.queues(at_ms),
-            ledger=await self._status.ledger(),
-            activity=await self._status.activity(at_ms),
-            receipts=await self._receipts(at_ms),
-            problems_last_hour=await self._problems.last_hour([p.name for p in self._config.providers]),
+        known, missing = await _answered(
+            {
+                "queues": self._status.queues(at_ms),
+                "ledger": self._status.ledger(),
+                "activity": self._status.activity(at_ms),
+                "receipts": self._status.receipts(at_ms),
+                "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
+                "problems_last_hour": self._problems.last_hour([p.name for p in self._config.providers]),
+            },
+            _SOURCES,
         )
+        unmatched = known.pop("receipts.unmatched", None)
+        if "receipts" in known:
+            known["receipts"].unmatched = unmatched
+        return Status(self._config.node_name, _processes(self._config), **known, missing=missing)
 
-    async def _receipts(self, at_ms: int) -> ReceiptsStatus:
-        status = await self._status.receipts(at_ms)
-        with contextlib.suppress(EngineError):
-            status.unmatched = await self._unmatched(at_ms // 1000 - 86_400)
-        return status
+
+# The stores that each part of the status is read from.
+_SOURCES = {
+    "queues": "Redis",
+    "ledger": "PostgreSQL or Redis",
+    "activity": "Redis",
+    "receipts": "Redis",
+    "receipts.unmatched": "ClickHouse",
+    "problems_last_hour": "Redis",
+}
+
+
+async def _answered(
+    parts: Mapping[str, Coroutine[Any, Any, Any]], sources: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what the parts return, why the others do not); all are asked at the same time, for `_PART_S`.
+
+    A part whose store is frozen is canceled and not waited for: it ends when its adapter gives up.
+    """
+    tasks = {name: asyncio.create_task(part, name=f"status {name}") for name, part in parts.items()}
+    known: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    try:
+        await asyncio.wait(tasks.values(), timeout=_PART_S)
+        for name, task in tasks.items():
+            try:
+                if task.done():
+                    known[name] = task.result()
+                else:
+                    missing[name] = f"{sources[name]} gives no answer within {_PART_S:g} s."
+            except EngineError as e:
+                missing[name] = str(e)
+    finally:
+        for task in tasks.values():
+            task.cancel()
+            # Nobody else looks at how it ends.
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())
+    return known, missing
 
 
 def _processes(config: Config) -> object:

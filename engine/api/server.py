@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import (
 )
 from yarl import URL
 
+from engine.api.guard import ENDS_WITH_CALLER
 from engine.api.problems import refused
 from engine.errors import Refusal
 
@@ -55,9 +56,11 @@ class _Connection(web.RequestHandler):
         self._first = asyncio.get_running_loop().call_later(FIRST_REQUEST_S, self._give_up_if_silent)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """End what belongs to the connection."""
+        """End what belongs to the connection, and the call that is of use to its caller alone."""
         if self._first is not None:
             self._first.cancel()
+        if self._current_request is not None and (task := self._current_request.get(ENDS_WITH_CALLER)):
+            task.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

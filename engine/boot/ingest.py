@@ -24,7 +24,7 @@ from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
-from engine.credit.quota import Quota
+from engine.credit.quota import Quota, can_spend
 from engine.intake.ingest import Ingest
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
@@ -112,7 +112,7 @@ async def serve(process: Process) -> None:
         )
         await patiently(quota.start)
         await prices.refresh()
-        services = await _services(process, stack, link, postgres, directory, ingest)
+        services = await _services(process, stack, link, postgres, directory, quota, ingest)
         server = Server(create_app(services), process.listener)
         serving = [asyncio.create_task(quota.run()), asyncio.create_task(prices.run())]
         try:
@@ -138,6 +138,7 @@ async def _services(
     link: RedisLink,
     postgres: Pool,
     directory: Directory,
+    quota: Quota,
     ingest: Ingest,
 ) -> Services:
     config, shards = process.config, process.config.shards
@@ -172,6 +173,7 @@ async def _services(
         status=reads.status,
         audit=auditor.audit,
         ready=readiness.parts,
+        can_spend=partial(can_spend, quota),
         admin_key_sha256=_admin_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,

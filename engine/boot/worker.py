@@ -20,7 +20,7 @@ from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, en
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
-from engine.delivery.settlement import RetryPauses, UnknownOutcomes
+from engine.delivery.settlement import RetryPauses, UnknownOutcomes, before_sending
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
@@ -75,6 +75,7 @@ def assemble_worker(
     quarter of `take_over_s`.
     """
     pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
+    unknown = _unknown_outcomes(settings)
     settler = Settler(
         reader,
         pauses=pauses,
@@ -83,7 +84,7 @@ def assemble_worker(
         clock_s=clock_s,
         rng=rng,
         log=log,
-        unknown=_unknown_outcomes(settings),
+        unknown=unknown,
     )
     dispatcher = Dispatcher(
         reader.queue,
@@ -98,7 +99,7 @@ def assemble_worker(
         hedge=settings.hedge,
     )
     worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
-    return WorkerParts(worker, _sweeper(reader, worker, take_over_s, now_us, log), dispatcher)
+    return WorkerParts(worker, _sweeper(reader, worker, unknown, take_over_s, now_us, log), dispatcher)
 
 
 def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
@@ -112,6 +113,7 @@ def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
 def _sweeper(
     reader: QueueReader,
     worker: Worker,
+    unknown: UnknownOutcomes,
     take_over_s: float,
     now_us: Callable[[], int],
     log: FilteringBoundLogger,
@@ -120,6 +122,7 @@ def _sweeper(
         reader,
         room=worker.room,
         take=worker.take,
+        before_sending=lambda entry: before_sending(entry, now_us(), unknown),
         min_idle_ms=int(take_over_s * 1000),
         promote_max=_PROMOTE_MAX,
         now_us=now_us,

@@ -243,35 +243,35 @@ class Laws:
             if shard is not None:
                 shards.append(shard)
 
+    def shard(self, shard: int, organisations: int, units: Mapping[str, int], *, with_events: bool) -> None:
+        """Begin a shard: how many organisations it has, and the units of all of them by place.
+
+        `accounts` then judges those that may break a law; for the others the caller vouches.
+        `with_events`: law 6 can be judged.
+        """
+        self._books_read = True
+        for place in self._totals:
+            self._totals[place] += units[place]
+        self._held[shard] = units["held"]
+        for name in ("conservation", "quotas", "journal", *(("activity",) if with_events else ())):
+            self._of[name].checked += organisations
+
     def accounts(
         self,
-        shard: int,
         accounts: Sequence[Account],
         events: Mapping[int, Units] | None,
         behind: Mapping[int, Units],
     ) -> None:
-        """Judge laws 1, 2, 3 and 6 for organisations of one shard.
+        """Judge laws 1, 2, 3 and 6 for organisations of the shard that has begun.
 
         `events`: by organisation, the units of events recorded after the last checkpoint; None when
         they cannot be compared. `behind`: by organisation, the units of usage that the books have not
         applied.
         """
-        self._books_read = True
-        totals = self._totals
         for a in accounts:
-            totals["topped_up"] += a.topped_up
-            totals["available"] += a.available
-            totals["granted"] += a.granted
-            totals["held"] += a.held
-            totals["captured"] += a.captured
-            self._held[shard] = self._held.get(shard, 0) + a.held
             self._books(a)
             if events is not None:
                 self._events(a, events.get(a.organisation_id, NO_UNITS), behind)
-        if events is not None:
-            self._of["activity"].checked += len(accounts)
-        for name in ("conservation", "quotas", "journal"):
-            self._of[name].checked += len(accounts)
 
     def strangers(self, shard: int, organisations: Iterable[int]) -> None:
         """Note organisations of a shard that have recorded events and no account: a breach of law 6."""

@@ -330,6 +330,12 @@ class Quota:
             _settle(self._waiting.get(token), False)
 
 
+def can_spend(quota: Quota) -> bool:
+    """Whether its holder is registered and has units of any organisation. It looks at all of them."""
+    registered = quota.incarnation > 0 and not quota._fenced.is_set()
+    return registered and any(units > 0 for _, units in quota.credit.items())
+
+
 def _see(memory: MemoryMark, fullness: float) -> None:
     if memory.see(fullness):
         log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < MARK)

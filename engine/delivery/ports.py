@@ -16,12 +16,32 @@ from engine.records import (
 )
 
 
+class UnreadMessages(Protocol):
+    """The messages of one queue that no worker has been given, all shards."""
+
+    async def look(self, limit: int) -> list[Entry]:
+        """The next `limit` messages or fewer. They stay where they are.
+
+        Call after call goes on through each shard, and begins at its head again after its end.
+        """
+
+    async def settle(self, settlements: Sequence[Settlement]) -> int:
+        """Settle messages that still no worker has been given; returns how many counted.
+
+        The others stay with their worker. One settlement of a message counts.
+        """
+
+
 class QueueReader(Protocol):
     """The worker's side of a queue's streams, all shards of one queue."""
 
     @property
     def queue(self) -> Queue:
         """The queue that is read."""
+
+    @property
+    def unread(self) -> UnreadMessages:
+        """What no worker has been given."""
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Read about `count` new entries (at most `count` + shards). Waits up to `block_ms` for the first."""

@@ -123,7 +123,8 @@ class Settler:
         """Put `entry` off for `pause_s`, because no provider can take it now."""
         now_us = self._now_us()
         # An entry that must not be sent any more is settled now instead.
-        due_at_us = now_us + int(pause_s * 1e6)
+        # One that expires before its turn is due then, to be ended.
+        due_at_us = min(now_us + int(pause_s * 1e6), entry.message.expires_at_us)
         self._settle(before_sending(entry, now_us, self._unknown) or put_off(entry, due_at_us))
 
     def unroutable(self, entry: Entry) -> None:

@@ -1,13 +1,21 @@
 """Service: what has to be done for one queue from time to time.
 
-It shows that its worker lives, moves due messages to the queue, and takes over what dead workers left.
+It shows that its worker lives, moves due messages to the queue, takes over what dead workers left, and
+ends messages whose validity is over and that no worker has been given.
+
+The last is for messages that nobody reads, because every provider is paused or closed, or because a long
+backlog is before them. A stream is in the order of admission, not of expiry. So the sweeper looks through
+all that is unread, `_LOOK_MAX` messages a second, again and again, and takes nothing in hand. Such a message
+ends within a second of its expiry, and with a longer backlog within a second for each `_LOOK_MAX` messages
+of it. What a look costs does not depend on the backlog.
 
 Every worker sweeps. The steps are atomic in Redis, so workers may sweep at the same time.
 
     killed          the next worker does it
     frozen          others fence the worker and take over its entries; it joins again when it wakes
     answer lost     entries that were taken over in that call are found again by the reader (see
-                    `engine.stores.redis.queue`); messages that were promoted are in the queue
+                    `engine.stores.redis.queue`); messages that were promoted are in the queue;
+                    messages that were ended are gone, and the next look does not find them
 """
 
 from __future__ import annotations
@@ -20,13 +28,18 @@ from structlog.typing import FilteringBoundLogger
 from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
 from engine.errors import Unavailable
-from engine.records import Entry
+from engine.records import Entry, Settlement
 
 # Pause between looks at the due sets, seconds: a retry or a scheduled message is late by this at most.
 _TICK_S = 0.1
 # How often the worker beats, and how often it looks for entries to take over, seconds.
 _BEAT_S = 1.0
 _TAKE_OVER_S = 1.0
+# How often the sweeper looks at messages that nobody has been given, seconds, and how many at a time.
+_LOOK_S = 1.0
+_LOOK_MAX = 2000
+# Messages that are ended in one step, because Redis does nothing else meanwhile.
+_END_MAX = 500
 # After Redis was away every pending entry looks idle. The workers that live have so long to settle
 # theirs before anything is taken over, seconds.
 _GRACE_S = 3.0
@@ -43,25 +56,29 @@ class Sweeper:
         *,
         room: Callable[[], int],
         take: Callable[[Sequence[Entry]], None],
+        before_sending: Callable[[Entry], Settlement | None],
         min_idle_ms: int,
         promote_max: int,
         now_us: Callable[[], int],
         log: FilteringBoundLogger,
     ) -> None:
-        """`room`: how many entries the worker can take over. `take` gives them to it. `min_idle_ms`:
+        """`room`: how many entries the worker can take over. `take` gives them to it. `before_sending`: the
+        settlement of a message that must not be sent, None for any other. `min_idle_ms`:
         entries that were given out so long ago are taken over. `promote_max` bounds the messages
         moved in one step of one shard, because Redis does nothing else meanwhile.
         """
         self._reader = reader
         self._room = room
         self._take = take
+        self._before_sending = before_sending
         self._min_idle_ms = min_idle_ms
         self._promote_max = promote_max
         self._now_us = now_us
         self._log = log
-        # When to beat, and when to take over, next: loop times.
+        # When to beat, to take over, and to look at what is unread, next: loop times.
         self._beat_at = 0.0
         self._take_over_at = 0.0
+        self._look_at = 0.0
 
     async def run(self, draining: asyncio.Event) -> None:
         """Sweep until canceled.
@@ -102,4 +119,14 @@ class Sweeper:
             self._take_over_at = now + (_TICK_S if entries else _TAKE_OVER_S)
             if entries:
                 self._take(entries)
+        if now >= self._look_at:
+            await self._end_unread()
+            self._look_at = now + _LOOK_S
         return promoted >= self._promote_max
+
+    async def _end_unread(self) -> None:
+        """End those of the next unread messages that must not be sent any more. Raises Unavailable."""
+        unread = await self._reader.unread.look(_LOOK_MAX)
+        ended = [settlement for entry in unread if (settlement := self._before_sending(entry)) is not None]
+        for first in range(0, len(ended), _END_MAX):
+            await self._reader.unread.settle(ended[first : first + _END_MAX])

@@ -12,21 +12,23 @@ few milliseconds at most.
 
 Under failure. A small question finds out within seconds that a store is away. The laws that need
 it are then `not_checked`, and all others are checked. When a store freezes in the middle, the audit
-ends at its deadline, and what was judged by then stays. Canceled or killed: see `audit_books`. Two
-audits at once: one goes on, the others wait; all that came while one waited get its result.
+ends at its deadline, and what was judged by then stays. Canceled, because its caller has gone, or
+killed: see `audit_books`; the next one has its turn. Two audits at once: one goes on, the others wait;
+all that came while one waited get its result.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import msgspec
 
 from engine.credit.laws import NO_UNITS, Audit, Law, Laws, Units, gap_of, units_of_usage
 from engine.errors import ConfigError, EngineError, Unavailable
-from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, sums_of
+from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, sums_of, under_way
 from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
@@ -69,6 +71,8 @@ class AuditReader:
         self._activity = activity
         self._shards = shards
         self._turn = asyncio.Lock()
+        # A sentence without its end about the audit that has the turn.
+        self._under_way = ""
         # When the last one began, whether it was full, and what it found.
         self._last: tuple[float, bool, Audit] | None = None
 
@@ -85,11 +89,13 @@ class AuditReader:
             async with asyncio.timeout(timeout_s):
                 await self._turn.acquire()
         except TimeoutError as e:
-            raise Unavailable(f"Another audit is under way and did not end in {timeout_s:g} s.", 5.0) from e
+            raise Unavailable(f"A{self._under_way[1:]}.", 5.0) from e
         try:
             if self._last is not None and self._last[0] >= asked_s and self._last[1] == full:
                 return self._last[2]
             began_s = now_s()
+            ends = datetime.now(UTC) + timedelta(seconds=asked_s + timeout_s - began_s)
+            self._under_way = under_way(datetime.now(UTC), name_of(ends))
             run = _Run(self._link, self._activity, self._shards, full, asked_s + timeout_s)
             found = await run.audit(self._postgres_url)
             found = msgspec.structs.replace(found, seconds=round(now_s() - began_s, 3))
@@ -153,9 +159,8 @@ class _Run:
         try:
             left_s = self._left_s()
             self._books = await AuditBooks.connect(postgres_url, min(_AWAY_S, left_s), left_s)
-            if not await self._books.take_turn(self._left_s() * _SHARE):
-                why = "another audit is under way, and did not end meanwhile."
-                self._without_books(why, "Run the audit again when the other one has ended.")
+            if other := await self._books.take_turn(self._left_s() * _SHARE):
+                self._without_books(f"{other}.", "Run the audit again when the other one has ended.")
         except Unavailable as e:
             self._without_books(e.detail, _SEE_POSTGRES)
 
@@ -240,9 +245,12 @@ class _Run:
         closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
         strangers = set(events or ())
         sums: list[tuple[int, ...]] = []
-        async for chunk in books.accounts(shard):
+        organisations, units = await books.totals(shard)
+        judged = events if comparable else None
+        self._laws.shard(shard, organisations, units, with_events=judged is not None)
+        async for chunk in books.accounts(shard, strangers.union(ahead)):
             accounts = [standing.account for standing in chunk]
-            self._laws.accounts(shard, accounts, events if comparable else None, ahead)
+            self._laws.accounts(accounts, judged, ahead)
             self._journal_rows += sum(standing.rows for standing in chunk)
             strangers.difference_update(a.organisation_id for a in accounts)
             if closing and events is not None and archived is not None:
@@ -254,7 +262,7 @@ class _Run:
                         gap = gap_of(
                             a, events.get(a.organisation_id, NO_UNITS), ahead.get(a.organisation_id, NO_UNITS)
                         )
-                    if self._full or standing.rows or any(more) or gap != a.gap or not standing.known:
+                    if self._full or standing.rows or any(more) or gap != a.gap:
                         sums.append(sums_of(standing, more, gap))
             # Let requests run for longer than the chunk took.
             await asyncio.sleep(_BREATH_S)

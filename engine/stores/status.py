@@ -63,12 +63,15 @@ class Status(msgspec.Struct):
 
     node: str
     processes: object
-    queues: dict[str, QueueStatus]
-    ledger: LedgerStatus
-    activity: ActivityStatus
-    receipts: ReceiptsStatus
+    # Each of these is None when a store that it is read from does not answer.
+    queues: dict[str, QueueStatus] | None = None
+    ledger: LedgerStatus | None = None
+    activity: ActivityStatus | None = None
+    receipts: ReceiptsStatus | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
-    problems_last_hour: int
+    problems_last_hour: int | None = None
+    # By what is not known, such as "ledger": a sentence that says why.
+    missing: dict[str, str] = {}
 
 
 class StatusReader:

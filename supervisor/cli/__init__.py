@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -184,7 +185,8 @@ def status(
 ) -> None:
     """Show processes, queues and how far behind the books are.
 
-    With --json one line a look.
+    With --json one line a look. What a store does not answer is named. When the API does not answer
+    at all, the processes are shown, and the exit code is 2.
 
     [bold]Examples[/bold]
 
@@ -193,17 +195,20 @@ def status(
     """
     client = engine.admin()
     try:
-        if engine.as_json:
-            print(_status(client).decode(), flush=True)
-            while watch:
-                time.sleep(interval)
-                print(_status(client).decode(), flush=True)
-        elif watch:
-            _watch(client, interval)
-        else:
-            Console(highlight=False).print(
-                show.status(decode(_status(client), Status), time.time_ns() // 1000)
-            )
+        if watch and not engine.as_json:
+            _watch(engine, client, interval)
+        while True:
+            body, late = _status(engine, client)
+            if engine.as_json:
+                print(body.decode(), flush=True)
+            else:
+                shown = show.status(decode(body, Status), time.time_ns() // 1000)
+                Console(highlight=False).print(shown)
+            if late is not None and not watch:
+                raise late
+            if not watch:
+                return
+            time.sleep(interval)
     except KeyboardInterrupt:
         # The way to end --watch, not a failure.
         return
@@ -260,14 +265,24 @@ def simulator(context: typer.Context) -> None:
     program.run(program.options(context.args))
 
 
-def _status(client: Client) -> bytes:
-    return client.call("GET", "/v1/admin/status").body
+def _status(engine: options.EngineOptions, client: Client) -> tuple[bytes, Unavailable | None]:
+    """The status as JSON, and why it is no more than what is known without the API; None: it is all.
+
+    Raises Refusal, Unavailable.
+    """
+    try:
+        return client.call("GET", "/v1/admin/status").body, None
+    except Unavailable as e:
+        own = engine.whereabouts.own_status(e.detail)
+        if own is None:
+            raise
+        return msgspec.json.encode(own), e
 
 
-def _watch(client: Client, interval: float) -> None:
+def _watch(engine: options.EngineOptions, client: Client, interval: float) -> None:
     with Live(console=Console(highlight=False), auto_refresh=False) as live:
         while True:
-            seen = decode(_status(client), Status)
+            seen = decode(_status(engine, client)[0], Status)
             live.update(show.status(seen, time.time_ns() // 1000), refresh=True)
             time.sleep(interval)
 

@@ -78,12 +78,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     node: str = ""
     processes: list[Process] = []
-    queues: dict[str, QueueState] = {}
-    ledger: LedgerState = LedgerState()
-    activity: ActivityState = ActivityState()
-    receipts: ReceiptsState = ReceiptsState()
+    # Each of these is None when it is not known.
+    queues: dict[str, QueueState] | None = None
+    ledger: LedgerState | None = None
+    activity: ActivityState | None = None
+    receipts: ReceiptsState | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
-    problems_last_hour: int = 0
+    problems_last_hour: int | None = None
+    # By what is not known: a sentence that says why.
+    missing: dict[str, str] = {}
 
 
 class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from engine.errors import ConfigError
+from supervisor.cli.answers import Status
 from supervisor.cli.client import Client
 from supervisor.datadir import DEMO_API_KEY, Address, DataDir, read_secret
 
@@ -49,6 +52,20 @@ class Whereabouts:
         if not key:
             raise ConfigError("The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY.")
         return Client(url, key, timeout_s)
+
+    def own_status(self, why: str) -> Status | None:
+        """The status without the API: the processes, as the supervisor of the data directory last wrote them.
+
+        `why`: a sentence on why the rest is not known. None when the user named another engine.
+        """
+        if self._running() is None:
+            return None
+        try:
+            content = Path(self.data_dir, "run", "processes.json").read_bytes()
+            seen = msgspec.json.decode(content, type=Status)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return msgspec.structs.replace(seen, missing={"everything else": why})
 
     def _running(self) -> Address | None:
         """The engine of the data directory; None when there is none, or the user named another by its URL."""

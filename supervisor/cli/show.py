@@ -31,11 +31,14 @@ def status(seen: Status, now_us: int) -> RenderableType:
         ("queue", "waiting", "in hand", "due later", "set aside", "oldest waits"),
         (
             (name, number(q.waiting), number(q.in_hand), number(q.due), number(q.dead), span(q.oldest_ms))
-            for name, q in seen.queues.items()
+            for name, q in (seen.queues or {}).items()
         ),
         frozenset({1, 2, 3, 4, 5}),
     )
-    parts: list[RenderableType] = [queues, Text(), *_behind(seen)]
+    parts: list[RenderableType] = [queues, Text()] if seen.queues is not None else []
+    parts += _behind(seen)
+    if seen.missing:
+        parts += [table(("not known", "why"), seen.missing.items())]
     if seen.processes:
         processes = table(
             ("process", "pid", "state", "since", "restarts", "routes"),
@@ -58,42 +61,27 @@ def status(seen: Status, now_us: int) -> RenderableType:
 
 def _behind(seen: Status) -> list[RenderableType]:
     """How far ledger, archiver and receipts are behind, and which receipts have no message."""
-    behind: list[RenderableType] = [
-        table(
-            ("not yet", "batches", "oldest"),
-            (
-                ("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms)),
-                (
-                    "written to ClickHouse (activity)",
-                    number(seen.activity.waiting_entries),
-                    span(seen.activity.oldest_ms),
-                ),
-                (
-                    "matched to messages (receipts)",
-                    number(seen.receipts.waiting_entries),
-                    span(seen.receipts.oldest_ms),
-                ),
-            ),
-            frozenset({1, 2}),
-        )
-    ]
-    if seen.receipts.set_aside or seen.receipts.unmatched:
-        behind += [
-            Text(),
-            Text(
-                f"receipts without a message: {number(seen.receipts.set_aside)} looked for,"
-                f" {number(seen.receipts.unmatched or 0)} given up in 24 h"
-            ),
-        ]
+    rows: list[tuple[str, str, str]] = []
+    if seen.ledger is not None:
+        rows += [("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms))]
+    for what, behind in (
+        ("written to ClickHouse (activity)", seen.activity),
+        ("matched to messages (receipts)", seen.receipts),
+    ):
+        if behind is not None:
+            rows += [(what, number(behind.waiting_entries), span(behind.oldest_ms))]
+    parts: list[RenderableType] = []
+    if rows:
+        parts += [table(("not yet", "batches", "oldest"), rows, frozenset({1, 2})), Text()]
+    receipts = seen.receipts
+    if receipts is not None and (receipts.set_aside or receipts.unmatched):
+        given_up = "an unknown number" if receipts.unmatched is None else number(receipts.unmatched)
+        lost = f"{number(receipts.set_aside)} looked for, {given_up} given up in 24 h"
+        parts += [Text(f"receipts without a message: {lost}"), Text()]
     if seen.problems_last_hour:
-        behind += [
-            Text(),
-            Text(
-                f"not understood in the last hour: {number(seen.problems_last_hour)}"
-                " (see smsengine provider problems)"
-            ),
-        ]
-    return behind
+        count = number(seen.problems_last_hour)
+        parts += [Text(f"not understood in the last hour: {count} (see smsengine provider problems)"), Text()]
+    return parts
 
 
 _VERDICTS = {"clean": "clean", "not_clean": "NOT CLEAN", "not_checked": "not checked"}

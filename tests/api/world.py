@@ -189,6 +189,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "status": status,
         "audit": audit,
         "ready": ready,
+        "can_spend": lambda: True,
         "admin_key_sha256": api_keys.digest(ADMIN_KEY),
         "body_bytes_max": BODY_BYTES_MAX,
         "timeout_s": 10.0,

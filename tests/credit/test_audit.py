@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
@@ -12,6 +13,7 @@ import pytest
 from engine.errors import Unavailable
 from engine.redis_keys import activity_key, held_key, usage_key
 from engine.shards import shard_of
+from engine.stores.postgres.audit_books import AuditBooks
 from engine.stores.redis.link import load_functions
 from tests.activity.world import blob_of, make_row
 from tests.credit.audit_world import LAWS, Audited, Stores, audited, broken, given, not_checked, verdicts
@@ -237,8 +239,51 @@ async def test_an_audit_that_does_not_end_holds_others_up_no_longer_than_they_wi
     audit = await given(engine.reader.audit(timeout_s=2))
     await other.close()
     assert not_checked(audit) == NEEDS["postgres"]
-    assert "another audit is under way" in audit.checks[0].detail
+    assert "another audit is under way since 2" in audit.checks[0].detail
     assert "when the other one has ended" in audit.checks[0].advice
+
+
+async def test_who_waits_for_another_audit_is_told_until_when_at_most(engine: Audited) -> None:
+    other = await AuditBooks.connect(engine.world.postgres_url, 5.0, 60.0)
+    assert await other.take_turn(1.0) == ""
+    audit = await given(engine.reader.audit(timeout_s=2))
+    assert re.search(
+        r"another audit is under way since \S+ \S+ UTC and ends by \S+ \S+ UTC at the latest\.",
+        audit.checks[0].detail,
+    )
+    # In the same process, while the first waits for that one.
+    first = asyncio.create_task(engine.reader.audit(timeout_s=30))
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match=r"^Another audit is under way since \S+ \S+ UTC and ends by "):
+        await engine.reader.audit(timeout_s=0.2)
+    first.cancel()
+    await asyncio.wait([first])
+    other.close()
+
+
+async def test_an_audit_whose_caller_has_gone_lets_the_next_one_go_on(engine: Audited) -> None:
+    await engine.organisations(1, 5)
+    # The table is locked, so that the first audit stays in one statement.
+    locker = await asyncpg.connect(engine.world.postgres_url)
+    locked = locker.transaction()
+    await locked.start()
+    await locker.execute("LOCK TABLE audit_sums IN ACCESS EXCLUSIVE MODE")
+    audit = asyncio.create_task(engine.reader.audit(timeout_s=500))
+    waits = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name LIKE $1"
+    )
+    async with asyncio.timeout(10):
+        while not (await engine.books(waits, "smsengine audit%"))[0][0]:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.01)
+    audit.cancel()
+    await asyncio.wait([audit])
+    # The server finds out while the statement still waits for the table, and lets the turn go.
+    books = await AuditBooks.connect(engine.world.postgres_url, 5.0, 60.0)
+    assert await books.take_turn(20.0) == ""
+    books.close()
+    await locked.rollback()
+    await locker.close()
+    assert (await given(engine.reader.audit(timeout_s=60))).clean
 
 
 @pytest.mark.parametrize(

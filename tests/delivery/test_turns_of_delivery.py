@@ -12,6 +12,7 @@ import pytest
 from engine.boot.worker import assemble_worker
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
+from engine.delivery.ports import UnreadMessages
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.errors import Unavailable
@@ -54,6 +55,14 @@ class Backlog:
         return len(settlements)
 
     def drop(self, entries: Sequence[Entry]) -> None: ...
+
+    @property
+    def unread(self) -> UnreadMessages:
+        return self
+
+    async def look(self, limit: int) -> list[Entry]:
+        await asyncio.sleep(TRIP_S)
+        return []
 
     async def beat(self) -> None:
         await asyncio.sleep(TRIP_S)
@@ -249,6 +258,7 @@ def test_a_sweeper_turns_with_its_ticks(reader: Any, drains: bool) -> None:
             reader,
             room=lambda: 10,
             take=lambda entries: pytest.fail(f"took {entries}"),
+            before_sending=lambda _: None,
             min_idle_ms=1000,
             promote_max=10,
             now_us=virtual.clock.now_us,

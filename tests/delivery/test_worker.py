@@ -364,6 +364,7 @@ async def test_a_sweeper_beats_while_its_worker_drains(kit: QueueKit) -> None:
         Beating(),  # type: ignore[arg-type]
         room=lambda: 10,
         take=lambda entries: pytest.fail(f"took {entries}"),
+        before_sending=lambda _: None,
         min_idle_ms=0,
         promote_max=10,
         now_us=now_us,

@@ -299,14 +299,25 @@ class Functions(Closing):
 
     # -- the queue
 
-    def settle(self, keys: Any, args: Any) -> int:
+    def unread(self, keys: Any, args: Any) -> list[Any]:
+        after = max(parse_id(args[0]), self.store.group(keys[0], GROUP).last)
+        stream = self.store.stream(keys[0])
+        return [[format_id(i), stream.fields[i]] for i in stream.behind(after, args[1])]
+
+    def settle_unread(self, keys: Any, args: Any) -> int:
+        given = self.store.group(keys[0], GROUP).last
+        return self.settle(keys, args, given)
+
+    def settle(self, keys: Any, args: Any, given: tuple[int, int] | None = None) -> int:
         at, counted = 2, 0
         rows: list[bytes] = []
         sums: dict[int, list[int]] = {}
         for _ in range(int(args[1])):
             entry_id, outcome, org, units, row = args[at : at + 5]
             ms, _, sequence = entry_id.partition(b"-")
-            if self.acknowledge(keys[0], (int(ms), int(sequence))):
+            entry = (int(ms), int(sequence))
+            unread = given is not None and entry > given and self.store.xdel(keys[0], entry)
+            if unread or (given is None and self.acknowledge(keys[0], entry)):
                 self.store.xdel(keys[0], (int(ms), int(sequence)))
                 counted += 1
                 if row != b"":

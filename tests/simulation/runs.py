@@ -175,7 +175,9 @@ def _audit(world: World) -> None:
             )
             for o, row in tables.accounts.items() if row.shard == shard
         ]  # fmt: skip
-        found.accounts(shard, accounts, None if shard in truth.lost else _recorded(truth.activity), {})
+        units = {name: sum(getattr(a, name) for a in accounts) for name in laws.JournalSums._fields[:5]}
+        found.shard(shard, len(accounts), units, with_events=shard not in truth.lost)
+        found.accounts(accounts, None if shard in truth.lost else _recorded(truth.activity), {})
         held = int(world.redis.store.db.get(b"credit:{%d}:held" % shard, b"0"))
         found.instant(laws.ShardCut(shard, held, [], 0, 0), with_books=True)
     audit = found.result()

@@ -75,8 +75,8 @@ class Sequence:
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
              "pending", "generation", "seal", "close", "begin",
-             "announce", "deliver"),
-            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1),
+             "announce", "deliver", "unread", "settle_unread"),
+            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1, 3, 3),
         )[0]  # fmt: skip
         if what == "beat":
             return what, name, self.sequences[name] + rng.randrange(-1, 2), rng.random() < 0.5
@@ -91,6 +91,9 @@ class Sequence:
             some = rng.sample(range(len(entries)), min(len(entries), rng.randrange(5)))
             events = [rng.choice(("sent", "failed", "retrying", "dead", None)) for _ in some]
             return what, rng.choice(_WORKERS), list(zip(some, events, strict=True))
+        if what == "settle_unread":
+            some = [rng.randrange(1 << 30) for _ in range(rng.randrange(4))]
+            return what, rng.choice(_WORKERS), [(n, rng.choice(("expired", "failed"))) for n in some]
         if what == "generation":
             return what, rng.choice(("g1", "g1", "closing:g2", None))
         if what == "announce":
@@ -136,6 +139,8 @@ class Side:
     def __init__(self, run: str) -> None:
         self.run = run
         self.entries: list[tuple[bytes, Message]] = []
+        # What the last look at unread entries found.
+        self.unread: list[tuple[bytes, Message]] = []
         self.epochs = dict.fromkeys(_HOLDERS, 1)
         self.registered: set[str] = set()
 
@@ -164,6 +169,10 @@ class Side:
             return _admit_command(given[0], own)
         if what == "settle":
             return wire.settle("normal", given[0], _SHARD, [self._settlement(*s) for s in given[1]])
+        if what == "settle_unread":
+            pool = self.unread + self.entries
+            some = [self._settled(*pool[n % len(pool)], event) for n, event in given[1] if pool]
+            return wire.settle("normal", given[0], _SHARD, some, unread=True)
         if what == "generation":
             key = keys.generation_key(_SHARD)
             return ("DEL", key) if given[0] is None else ("SET", key, given[0])
@@ -180,6 +189,9 @@ class Side:
         worker, idle_ms, count, suspects = given
         if what == "read":
             return wire.read("normal", worker, [_SHARD], count, None)
+        if what == "unread":
+            after = self.unread[-1][0] if self.unread and suspects else b"0-0"
+            return wire.unread("normal", _SHARD, after, count)
         if what == "promote":
             return wire.promote("normal", _SHARD, 100 + 100 * suspects, count)
         if what == "take_over":
@@ -195,7 +207,9 @@ class Side:
         return self._close()
 
     def _settlement(self, index: int, event: MessageEvent | None) -> Settlement:
-        entry_id, message = self.entries[index]
+        return self._settled(*self.entries[index], event)
+
+    def _settled(self, entry_id: bytes, message: Message, event: MessageEvent | None) -> Settlement:
         entry = Entry(shard=_SHARD, queue="normal", entry_id=entry_id, message=message)
         again = msgspec.structs.replace(message, attempts=message.attempts + 1)
         row = None if event is None else row_of(message, message.id, "normal", event, 150)
@@ -225,6 +239,8 @@ class Side:
             self.registered.discard(given[0])
         if what == "seal" and isinstance(reply, bytes):
             self.registered.clear()
+        if what == "unread" and not isinstance(reply, Exception):
+            self.unread = [(i, msgspec.msgpack.decode(fields[1], type=Message)) for i, fields in reply]
         if what == "read" and reply and not isinstance(reply, Exception):
             for _, entries in reply:
                 for entry_id, fields in entries:

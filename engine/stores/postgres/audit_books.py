@@ -14,16 +14,17 @@ again is stored once. Months of the activity that are dropped, by hand or by a T
 later audits compare from there. Only `--full` notices rows before a checkpoint that somebody changed
 or inserted by hand.
 
-Killed, frozen or cut off at any step: either the transaction is rolled back, by the server at the
-latest when the audit's time is over, or it was committed with checkpoints that hold. In both cases
+Killed, canceled or cut off at any step: the server notices within `_GONE_MS` that the connection is
+gone, ends the statement, rolls the transaction back and lets the advisory lock go. Frozen: it does so
+when the audit's time is over. Or the transaction was committed with checkpoints that hold. In all cases
 the next audit finds a whole chain.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -31,95 +32,22 @@ import msgspec
 
 from engine.credit.laws import Account, JournalSums, Units
 from engine.credit.ledger_records import StreamMark
-from engine.errors import Unavailable
+from engine.stores.postgres import audit_sql as sql
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 from engine.stream_id import StreamId
 
 # The number of the audit's advisory lock in this database: "smsu" in ASCII.
 _LOCK = 0x736D7375
+# How often the server looks whether the connection is still there, while a statement runs, milliseconds.
+_GONE_MS = 1000
+# An audit says its end under this name: in `pg_stat_activity`, where those see it who wait for it.
+_NAME = "smsengine audit until "
+# How much later than asked for the server may answer that the wait is over, seconds.
+_LATE_S = 1.0
 # Accounts that are read at a time, about a millisecond of work; sums that are written at a time.
 _READ_ROWS = 50
 _WRITE_ROWS = 200
-
-_SHARDS = """
-SELECT shard, position, link, losses, (extract(epoch FROM lost_at) * 1000)::bigint FROM shards"""
-
-_ACCOUNT_SHARDS = "SELECT DISTINCT shard FROM accounts"
-
-# Each shard's last checkpoint and the link before it.
-_CHECKPOINTS = """
-SELECT DISTINCT ON (c.shard) c.shard, c.number, c.at, c.losses, c.stream_ms, c.stream_seq, c.organisations,
-       c.holds, c.captured, c.releases, c.recorded, c.digest, c.link, coalesce(p.link, '')
-FROM audit_checkpoints c
-LEFT JOIN audit_checkpoints p ON p.shard = c.shard AND p.number = c.number - 1
-ORDER BY c.shard, c.number DESC"""
-
-_SUMS_DIGEST = """
-SELECT count(*)::int, coalesce(sum(holds), 0)::bigint, coalesce(sum(captured), 0)::bigint,
-       coalesce(sum(releases), 0)::bigint,
-       coalesce(sum(recorded_held + recorded_captured + recorded_released), 0)::bigint,
-       encode(sha256(convert_to(coalesce(string_agg(concat_ws(' ',
-           organisation_id, journal_id, topped_up, available, granted, held, captured, holds, releases,
-           recorded_held, recorded_captured, recorded_released, gap_held, gap_captured, gap_released),
-           E'\\n' ORDER BY organisation_id), ''), 'UTF8')), 'hex')
-FROM audit_sums WHERE shard = $1"""
-
-# Sums of rows of the journal; `{of}` is the column that groups them, if any.
-_JOURNAL = """
-SELECT {of} max(id) AS journal_id, count(*) AS rows, min(shard) AS least, max(shard) AS most,
-       coalesce(sum(units) FILTER (WHERE debit = 'payments'), 0)::bigint AS topped_up,
-       {places},
-       coalesce(sum(units) FILTER (WHERE movement = 'hold'), 0)::bigint AS holds,
-       coalesce(sum(units) FILTER (WHERE movement = 'release'), 0)::bigint AS releases
-FROM journal"""
-_PLACES = ", ".join(
-    f"coalesce(sum(CASE '{place}' WHEN credit THEN units WHEN debit THEN -units END), 0)::bigint AS {place}"
-    for place in ("available", "granted", "held", "captured")
-)
-
-# The sums of the whole journal by organisation, for an audit without checkpoints.
-_SUM_ALL = f"""
-CREATE TEMPORARY TABLE audit_journal ON COMMIT DROP AS
-{_JOURNAL.format(of="organisation_id,", places=_PLACES)} GROUP BY organisation_id"""
-
-_SINCE = f"""LATERAL (
-    {_JOURNAL.format(of="", places=_PLACES)} j
-    WHERE j.organisation_id = a.organisation_id AND j.id > coalesce(s.journal_id, 0)) d ON true"""
-_ALL = "audit_journal d ON d.organisation_id = a.organisation_id"
-
-_ACCOUNTS = """
-SELECT a.organisation_id, a.shard, a.topped_up, a.available, a.granted, a.held, a.captured,
-       coalesce((SELECT sum(units)::bigint FROM quotas q WHERE q.organisation_id = a.organisation_id), 0),
-       {sums},
-       coalesce(d.least <> a.shard OR d.most <> a.shard, false)::int,
-       coalesce(s.recorded_held, 0), coalesce(s.recorded_captured, 0), coalesce(s.recorded_released, 0),
-       coalesce(s.gap_held, 0), coalesce(s.gap_captured, 0), coalesce(s.gap_released, 0),
-       coalesce(d.journal_id, s.journal_id, 0), coalesce(d.rows, 0), s.organisation_id IS NOT NULL
-FROM accounts a
-LEFT JOIN audit_sums s ON s.organisation_id = a.organisation_id AND NOT $2
-LEFT JOIN {journal}
-WHERE a.shard = $1 ORDER BY a.organisation_id"""
-_SUMS = ", ".join(f"coalesce(s.{name}, 0) + coalesce(d.{name}, 0)" for name in JournalSums._fields)
-
-_LAST_MOVEMENT = """
-SELECT id, movement, units, shard, position FROM journal
-WHERE organisation_id = $1 AND id = $2"""
-
-_SUMS_FIELDS = (
-    "organisation_id", "shard", "journal_id", *JournalSums._fields,
-    "recorded_held", "recorded_captured", "recorded_released", "gap_held", "gap_captured", "gap_released",
-)  # fmt: skip
-_SAVE_SUMS = (
-    f"INSERT INTO audit_sums ({', '.join(_SUMS_FIELDS)}) SELECT * FROM unnest("  # noqa: S608 - constants
-    + ", ".join(f"${i}::bigint[]" for i in range(1, len(_SUMS_FIELDS) + 1))
-    + ") ON CONFLICT (organisation_id) DO UPDATE SET "
-    + ", ".join(f"{name} = EXCLUDED.{name}" for name in _SUMS_FIELDS[1:])
-)
-_SAVE_CHECKPOINT = """
-INSERT INTO audit_checkpoints (shard, number, at, losses, stream_ms, stream_seq, organisations,
-    holds, captured, releases, recorded, digest, link)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -159,8 +87,6 @@ class Standing(msgspec.Struct, frozen=True):
     # Id of the last row of its journal in the snapshot, and how many rows came since the last checkpoint.
     journal_id: int
     rows: int
-    # Whether the last checkpoint has sums of this organisation.
-    known: bool
 
 
 class AuditBooks:
@@ -171,7 +97,8 @@ class AuditBooks:
         self._transaction: Any = None
         self._at = datetime.fromtimestamp(0, UTC)
         self._full = False
-        self._query = ""
+        # Whether the whole journal is summed.
+        self._whole = False
 
     @classmethod
     async def connect(cls, url: str, timeout_s: float, audit_s: float) -> AuditBooks:
@@ -184,8 +111,9 @@ class AuditBooks:
             connection = await connect(
                 url,
                 timeout_s=timeout_s,
-                name="smsengine audit",
+                name=name_of(datetime.now(UTC) + timedelta(seconds=audit_s)),
                 settings={
+                    "client_connection_check_interval": str(_GONE_MS),
                     "jit": "off",
                     "statement_timeout": audit_ms,
                     "idle_in_transaction_session_timeout": audit_ms,
@@ -197,16 +125,22 @@ class AuditBooks:
         """Drop the connection, and with it everything that was not committed."""
         self._connection.terminate()
 
-    async def take_turn(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` seconds for other audits, on all machines; False when one still goes on."""
-        try:
-            with translated():
-                await self._connection.execute(f"SELECT pg_advisory_lock({_LOCK})", timeout=timeout_s)
-        except Unavailable as e:
-            if isinstance(e.__cause__, TimeoutError):
-                return False
-            raise
-        return True
+    async def take_turn(self, timeout_s: float) -> str:
+        """Wait up to `timeout_s` seconds for other audits, on all machines.
+
+        "" when it is our turn; else a sentence without its end about the one that still goes on. Then only
+        `close` may be called.
+        """
+        with translated():
+            try:
+                await self._connection.execute(f"SET lock_timeout = {max(1, int(timeout_s * 1000))}")
+                lock = f"SELECT pg_advisory_lock({_LOCK})"
+                await self._connection.execute(lock, timeout=timeout_s + _LATE_S)
+            except asyncpg.LockNotAvailableError:
+                row = await self._connection.fetchrow(sql.UNDER_WAY, _LOCK, timeout=_LATE_S)
+                return under_way(*row) if row else "another audit was under way until now"
+            await self._connection.execute("SET lock_timeout = 0")
+        return ""
 
     async def begin(self) -> dict[int, ShardBooks]:
         """Take a new snapshot in place of the last one; its shards, by number."""
@@ -215,10 +149,10 @@ class AuditBooks:
                 await self._transaction.rollback()
             self._transaction = self._connection.transaction(isolation="repeatable_read")
             await self._transaction.start()
-            rows = await self._connection.fetch(_SHARDS)
+            rows = await self._connection.fetch(sql.SHARDS)
             self._at = await self._connection.fetchval("SELECT now()")
-            last = {c[0]: _checkpoint(c) for c in await self._connection.fetch(_CHECKPOINTS)}
-            others = [row[0] for row in await self._connection.fetch(_ACCOUNT_SHARDS)]
+            last = {c[0]: _checkpoint(c) for c in await self._connection.fetch(sql.CHECKPOINTS)}
+            others = [row[0] for row in await self._connection.fetch(sql.ACCOUNT_SHARDS)]
         found = {shard: ShardBooks(checkpoint=last.get(shard)) for shard in others}
         for shard, position, link, losses, lost_at_ms in rows:
             mark = StreamMark(StreamId.parse(position), link)
@@ -229,25 +163,39 @@ class AuditBooks:
         """Prepare `accounts`: with `full`, or when there is no checkpoint yet, sum the whole journal."""
         self._full = full
         with translated():
-            if full or not await self._connection.fetchval("SELECT EXISTS (SELECT FROM audit_checkpoints)"):
-                await self._connection.execute(_SUM_ALL)
-                await self._connection.execute("ANALYZE audit_journal")
-                self._query = _ACCOUNTS.format(sums=_SUMS, journal=_ALL)
-            else:
-                # Old statistics must not make PostgreSQL scan the journal for each account.
-                await self._connection.execute("SET LOCAL enable_seqscan = off")
-                self._query = _ACCOUNTS.format(sums=_SUMS, journal=_SINCE)
+            first = not await self._connection.fetchval("SELECT EXISTS (SELECT FROM audit_checkpoints)")
+            self._whole = full or first
+            await self._connection.execute(sql.JOIN_SETS)
+            await self._connection.execute(sql.SUM_ALL if self._whole else sql.SUM_QUOTAS)
 
     async def sound(self, shard: int, checkpoint: Checkpoint) -> bool:
         """Whether the checkpoint of the shard and its sums are as they were written."""
         with translated():
-            row = await self._connection.fetchrow(_SUMS_DIGEST, shard)
+            row = await self._connection.fetchrow(sql.SUMS_DIGEST, shard)
         return checkpoint.sound(shard, tuple(row))
 
-    async def accounts(self, shard: int) -> AsyncIterator[list[Standing]]:
-        """The accounts of a shard in the order of the organisations, in chunks."""
+    async def totals(self, shard: int) -> tuple[int, dict[str, int]]:
+        """(how many accounts the shard has, {place: units of all of them})."""
         with translated():
-            cursor = await self._connection.cursor(self._query, shard, self._full)
+            organisations, *units = await self._connection.fetchrow(sql.TOTALS, shard)
+        return organisations, dict(zip(JournalSums._fields, units, strict=False))
+
+    async def accounts(self, shard: int, busy: Collection[int]) -> AsyncIterator[list[Standing]]:
+        """The accounts of a shard in the order of the organisations, in chunks.
+
+        Those that have been idle since the last checkpoint and break no law are left out; they cost
+        PostgreSQL a few microseconds each. `busy`: organisations that have events or usage since.
+        """
+        with translated():
+            if self._whole:
+                query = sql.ACCOUNTS.format(sums=sql.SUMS, full=self._full, journal=sql.ALL, some="")
+                cursor = await self._connection.cursor(query, shard)
+            else:
+                await self._connection.execute(sql.JOIN_SETS)
+                loud = [row[0] for row in await self._connection.fetch(sql.LOUD, shard, list(busy))]
+                await self._connection.execute(sql.JOIN_EACH)
+                query = sql.ACCOUNTS.format(sums=sql.SUMS, full=False, journal=sql.SINCE, some=sql.SOME)
+                cursor = await self._connection.cursor(query, shard, [*loud, *busy])
             while rows := await cursor.fetch(_READ_ROWS):
                 found = [_standing(row) for row in rows]
                 for place, standing in enumerate(found):
@@ -259,7 +207,7 @@ class AuditBooks:
     async def _with_last(self, standing: Standing) -> Standing:
         """`standing` with the last row of its journal as text, for whoever looks into a breach."""
         a = standing.account
-        row = await self._connection.fetchrow(_LAST_MOVEMENT, a.organisation_id, standing.journal_id)
+        row = await self._connection.fetchrow(sql.LAST_MOVEMENT, a.organisation_id, standing.journal_id)
         if row is None:
             return standing
         id_, movement, units, shard, position = row
@@ -288,13 +236,13 @@ class AuditBooks:
         with translated():
             for start in range(0, len(sums), _WRITE_ROWS):
                 columns = zip(*sums[start : start + _WRITE_ROWS], strict=True)
-                await self._connection.execute(_SAVE_SUMS, *map(list, columns))
-            digest = tuple(await self._connection.fetchrow(_SUMS_DIGEST, shard))
+                await self._connection.execute(sql.SAVE_SUMS, *map(list, columns))
+            digest = tuple(await self._connection.fetchrow(sql.SUMS_DIGEST, shard))
             last = books.checkpoint
             number = last.number + 1 if last else 1
             link = _link(last.link if last else "", shard, number, self._at, books.losses, stream, digest)
             await self._connection.execute(
-                _SAVE_CHECKPOINT, shard, number, self._at, books.losses, *stream, *digest, link
+                sql.SAVE_CHECKPOINT, shard, number, self._at, books.losses, *stream, *digest, link
             )
 
     async def commit(self) -> None:
@@ -304,6 +252,21 @@ class AuditBooks:
         """
         with translated():
             await self._transaction.commit()
+
+
+def name_of(ends: datetime) -> str:
+    """The name of the connection of an audit that ends then at the latest."""
+    return f"{_NAME}{_clock(ends)}"
+
+
+def under_way(since: datetime, name: str) -> str:
+    """A sentence without its end about an audit that another has to wait for; `name`: of its connection."""
+    text = f"another audit is under way since {_clock(since)}"
+    return f"{text} and ends by {name.removeprefix(_NAME)} at the latest" if name.startswith(_NAME) else text
+
+
+def _clock(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def sums_of(standing: Standing, recorded: Units, gap: Units) -> tuple[int, ...]:

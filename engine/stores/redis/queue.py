@@ -29,6 +29,7 @@ from engine.redis_keys import queue_key
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.unread import UnreadEntries
 from engine.stores.redis.wire import ReplyError
 
 # Pending entries that one command lists while we look for lost ones.
@@ -65,6 +66,8 @@ class QueueStreams:
         self._log = log
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
+        # The messages that no worker has been given.
+        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all)
         # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
         # Whether there may be pending entries of ours that are not in hand.

@@ -27,6 +27,7 @@ from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command
 
 _SETTLE = versioned("settle")
+_SETTLE_UNREAD = versioned("settle_unread")
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 _OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
@@ -86,8 +87,19 @@ def read(queue: Queue, name: str, shards: Sequence[int], count: int, block_ms: i
     return ("XREADGROUP", "GROUP", GROUP, name, "COUNT", count, *block, "STREAMS", *keys, *new)
 
 
-def settle(queue: Queue, name: str, shard: int, settlements: Sequence[Settlement]) -> Command:
-    """Settle entries of one shard in one call; reply: how many counted (see `settle` in queue.lua)."""
+def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
+    """Look at up to `limit` entries behind the id `after` that no worker has been given; reply
+    [[id, fields] …]."""
+    return ("FCALL", versioned("unread"), 1, queue_key(shard, queue), after, limit)
+
+
+def settle(
+    queue: Queue, name: str, shard: int, settlements: Sequence[Settlement], *, unread: bool = False
+) -> Command:
+    """Settle entries of one shard in one call; reply: how many counted (see `settle` in queue.lua).
+
+    `unread`: entries that no worker has been given, instead of those that `name` has been given.
+    """
     flat: list[Argument] = []
     for s in settlements:
         message, outcome = s.entry.message, s.outcome
@@ -102,7 +114,7 @@ def settle(queue: Queue, name: str, shard: int, settlements: Sequence[Settlement
             flat += (s.due_at_us, _encode(s.message or message))
         elif outcome == "dead":
             flat.append(_encode(s.message or message))
-    return _settle(queue, name, shard, len(settlements), flat)
+    return _settle(queue, name, shard, len(settlements), flat, _SETTLE_UNREAD if unread else _SETTLE)
 
 
 def set_aside(queue: Queue, name: str, entry: Undecodable) -> Command:
@@ -110,7 +122,9 @@ def set_aside(queue: Queue, name: str, entry: Undecodable) -> Command:
     return _settle(queue, name, entry.shard, 1, [entry.entry_id, b"x", 0, 0, b"", entry.payload])
 
 
-def _settle(queue: Queue, name: str, shard: int, count: int, flat: Sequence[Argument]) -> Command:
+def _settle(
+    queue: Queue, name: str, shard: int, count: int, flat: Sequence[Argument], function: str = _SETTLE
+) -> Command:
     keys = (
         queue_key(shard, queue),
         due_key(shard, queue),
@@ -121,7 +135,7 @@ def _settle(queue: Queue, name: str, shard: int, count: int, flat: Sequence[Argu
         held_key(shard),
         held_by_key(shard),
     )
-    return ("FCALL", _SETTLE, len(keys), *keys, name, count, *flat)
+    return ("FCALL", function, len(keys), *keys, name, count, *flat)
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int) -> Command:

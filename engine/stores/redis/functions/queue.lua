@@ -257,18 +257,51 @@ local function admit(keys, args)
   return {'applied', hits}
 end
 
+-- Whether the id `a` of an entry is behind the id `b` in their stream.
+local function is_behind(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if a_ms ~= b_ms then return tonumber(a_ms) > tonumber(b_ms) end
+  return tonumber(a_seq) > tonumber(b_seq)
+end
+
+-- The id of the last entry that a worker has been given; nil when there is no group.
+local function last_given(sms)
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', sms)) do
+    local of = {}
+    for i = 1, #group, 2 do of[group[i]] = group[i + 1] end
+    if of['name'] == GROUP then return of['last-delivered-id'] end
+  end
+end
+
+-- unread(sms; after, limit) -> up to `limit` entries behind `after` that no worker has been given
+local function unread(keys, args)
+  local from = last_given(keys[1])
+  if not from then return redis.error_reply('NOGROUP The queue has no consumer group.') end
+  if is_behind(args[1], from) then from = args[1] end
+  return redis.call('XRANGE', keys[1], '(' .. from, '+', 'COUNT', args[2])
+end
+
 -- settle(sms, due, dead, activity, usage, head, held, held by organisation; name, settlements,
 --        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
 --        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
 -- -> how many counted
 -- Only entries that this call acknowledges count. A second call counts nothing, and neither does
 -- one of a worker whose entries another worker has settled since.
-local function settle(keys, args)
+-- `given`: settle entries that no worker has been given. Only those behind this id, the last one that a
+-- worker has been given, count.
+local function settle(keys, args, given)
   local at, counted, rows, held = 3, 0, {}, 0
   local captured, released, order, done = {}, {}, {}, {}
   for _ = 1, tonumber(args[2]) do
     local id, outcome, org = args[at], args[at + 1], args[at + 2]
-    if redis.call('XACK', keys[1], GROUP, id) == 1 then
+    local ours
+    if given then
+      ours = is_behind(id, given) and redis.call('XDEL', keys[1], id) == 1
+    else
+      ours = redis.call('XACK', keys[1], GROUP, id) == 1
+    end
+    if ours then
       counted = counted + 1
       done[counted] = id
       if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
@@ -308,6 +341,14 @@ local function settle(keys, args)
     redis.call('DECRBY', keys[7], held)
   end
   return counted
+end
+
+-- settle_unread(as settle) -> how many counted
+-- Settles entries that no worker has been given. One that a worker has been given meanwhile is left to
+-- that worker. A second call counts nothing.
+local function settle_unread(keys, args)
+  local given = last_given(keys[1])
+  return given and settle(keys, args, given) or 0
 end
 
 -- announce(activity, announced; then per event: its number, its row)
@@ -626,13 +667,15 @@ end
 -- Reads only.
 offer('cut', cut, 'no-writes')
 offer('overdue', overdue, 'no-writes')
+offer('unread', unread, 'no-writes')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
 -- without messages. Its requests and returns move units between holders, a few hundred bytes each.
 redis.register_function('admit' .. VERSION, admit)
 offer('report', admit, 'allow-oom')
 -- Frees memory: every settled message leaves its queue. It adds at most one activity row a message,
 -- and one usage entry a call.
-offer('settle', settle, 'allow-oom')
+offer('settle', function(keys, args) return settle(keys, args) end, 'allow-oom')
+offer('settle_unread', settle_unread, 'allow-oom')
 -- Moves a message from one place to another.
 offer('promote', promote, 'allow-oom')
 -- Gives the entries of dead workers to workers that settle them.

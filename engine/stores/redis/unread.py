@@ -1,0 +1,69 @@
+"""The messages of a queue that no worker has been given, in Redis (`engine.delivery.ports.UnreadMessages`).
+
+They are looked at where they lie, and nothing is taken in hand. So nothing is left behind by whoever is
+killed or frozen here.
+
+look     Reads only. Its answer lost: the same messages are looked at again.
+settle   One atomic step a shard. A message that a worker was given since it was looked at does not count,
+         and stays with that worker. Done again, or by two workers at the same time, it counts once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from engine.records import Entry, Queue, Settlement
+from engine.stores.redis import queue_wire as wire
+from engine.stores.redis.link import Command
+
+_HEAD = b"0-0"
+
+
+class UnreadEntries:
+    """The port `UnreadMessages`: one queue, all shards. Every call raises Unavailable."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        shards: Sequence[int],
+        name: str,
+        send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
+    ) -> None:
+        """`name`: of the worker that settles, for the record. `send`: commands in, replies out; raises
+        Unavailable when one is refused."""
+        self._queue: Queue = queue
+        self._name = name
+        self._send = send
+        # Behind which entry of each shard the next look begins.
+        self._after = dict.fromkeys(shards, _HEAD)
+
+    async def look(self, limit: int) -> list[Entry]:
+        """The next `limit` messages or fewer, in at most two round trips; see the port."""
+        found: list[Entry] = []
+        shards = list(self._after)
+        # First an equal share of each shard, then the rest of `limit` from the shards with more.
+        for _ in range(2):
+            if limit <= 0 or not shards:
+                break
+            share, more = max(1, limit // len(shards)), []
+            commands = [wire.unread(self._queue, s, self._after[s], share) for s in shards]
+            for shard, page in zip(shards, await self._send(commands), strict=True):
+                limit -= len(page)
+                self._after[shard] = page[-1][0] if len(page) == share else _HEAD
+                if len(page) == share:
+                    more.append(shard)
+                # What holds no message is left to the worker that is given it.
+                found += wire.decoded(shard, self._queue, wire.fields_of(page))[0]
+            shards = more
+        return found
+
+    async def settle(self, settlements: Sequence[Settlement]) -> int:
+        """Settle messages in one command for each shard; how many counted."""
+        by_shard: dict[int, list[Settlement]] = {}
+        for settlement in settlements:
+            by_shard.setdefault(settlement.entry.shard, []).append(settlement)
+        commands = [
+            wire.settle(self._queue, self._name, s, some, unread=True) for s, some in by_shard.items()
+        ]
+        return sum(await self._send(commands))

@@ -1,0 +1,89 @@
+"""`smsengine status` shows what can be known, and says what cannot and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from supervisor import cli
+
+_PROCESS = {"role": "ledger", "index": 1, "name": "a.ledger.1", "pid": 77, "state": "ready", "since_us": 1}
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[int, object], str]]:
+    """An API that answers every GET with this status and this JSON; its URL."""
+    servers = []
+
+    def serve(status: int, answer: object) -> str:
+        body = json.dumps(answer).encode()
+
+        class Request(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Request)
+        Thread(target=server.serve_forever).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def running(folder: Path, url: str) -> list[str]:
+    """A data directory whose engine says that it listens at `url`, as an option."""
+    (folder / "run").mkdir()
+    (folder / "key").write_text("secret")
+    address = {"url": url, "admin_key_file": str(folder / "key")}
+    (folder / "run" / "engine.json").write_text(json.dumps(address))
+    processes = {"node": "here", "supervisor_pid": 1, "processes": [_PROCESS]}
+    (folder / "run" / "processes.json").write_text(json.dumps(processes))
+    return ["--data-dir", str(folder)]
+
+
+def test_what_a_store_does_not_answer_is_named_beside_what_is_known(
+    tmp_path: Path, answering: Callable[[int, object], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"node": "a", "processes": [_PROCESS], "queues": None, "ledger": {"lag_ms": 2000}}
+    url = answering(200, known | {"missing": {"queues": "Redis gives no answer within 2 s."}})
+    assert cli.run(["status", *running(tmp_path, url)]) == 0
+    shown = capsys.readouterr().out
+    assert "ledger 1" in shown
+    assert "booked in PostgreSQL" in shown
+    assert "Redis gives no answer within 2 s." in shown
+    assert "set aside" not in shown
+
+
+@pytest.mark.parametrize("away", ["nobody listens", "no answer"])
+def test_without_an_answer_the_processes_are_shown_as_the_supervisor_wrote_them(
+    tmp_path: Path, answering: Callable[[int, object], str], away: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"code": "timeout", "detail": "The request was not answered within 10 seconds."}
+    url = answering(503, problem) if away == "no answer" else "http://127.0.0.1:1"
+    options = running(tmp_path, url)
+    assert cli.run(["status", *options]) == 2
+    printed = capsys.readouterr()
+    assert "node here" in printed.out
+    assert "ledger 1" in printed.out
+    why = problem["detail"] if away == "no answer" else "nothing listens there"
+    assert why in " ".join(printed.out.split())
+    assert why in printed.err
+    assert cli.run(["status", "--json", *options]) == 2
+    assert json.loads(capsys.readouterr().out)["processes"][0]["pid"] == 77
+    # The processes of this machine say nothing of another engine.
+    assert cli.run(["status", "--url", "http://127.0.0.1:2", "--admin-key", "k", *options]) == 2
+    assert capsys.readouterr().out == ""
