@@ -27,6 +27,7 @@ from collections import deque
 from functools import partial
 
 from engine.backoff import Backoff
+from engine.connecting import connect
 from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
 from engine.providers.ports import Wire
 from engine.providers.ticker import Ticker
@@ -208,7 +209,7 @@ class HttpPool:
         reason = "unreachable"
         try:
             async with asyncio.timeout(self._connect_s):
-                await asyncio.get_running_loop().create_connection(made, host, port, ssl=context)
+                await connect(made, host, port, tls=context)
             reason = ""
         except (OSError, UnicodeError) as e:
             reason = _reason(e)

@@ -30,6 +30,7 @@ import msgspec
 import structlog
 
 from engine.backoff import Backoff
+from engine.connecting import connect
 from engine.providers.ports import Wire
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.smpp.codes import Command
@@ -288,9 +289,7 @@ class Line:
         connection = Connection(self, session)
         try:
             async with asyncio.timeout(terms.timeout_s):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, terms.host, terms.port, ssl=terms.ssl_context
-                )
+                await connect(lambda: connection, terms.host, terms.port, tls=terms.ssl_context)
         except (OSError, UnicodeError) as e:
             reason = _reason(e)
             if self.wire is not None:

@@ -36,6 +36,7 @@ from typing import Any, cast
 import hiredis
 
 from engine.backoff import Backoff
+from engine.connecting import connect
 from engine.errors import Unavailable
 from engine.redis_keys import FUNCTIONS_LOADED
 from engine.stores.redis.library import PATTERN, is_own, libraries, outdated
@@ -200,7 +201,7 @@ class RedisLink:
         if url.path:
             await loop.create_unix_connection(lambda: wire, url.path)
         else:
-            await loop.create_connection(lambda: wire, url.host, url.port, ssl=url.tls_context())
+            await connect(lambda: wire, url.host, url.port, tls=url.tls_context())
 
 
 async def load_functions(link: RedisLink) -> None:
