@@ -37,7 +37,7 @@ from engine.providers.smpp.codes import Command
 from engine.providers.smpp.congestion import Slowdown
 from engine.providers.smpp.message import Sending
 from engine.providers.smpp.pdu import Pdu
-from engine.providers.smpp.session import Counts, IncomingBatch, Segment, Session
+from engine.providers.smpp.session import NOT_BOUND, Counts, IncomingBatch, Segment, Session
 from engine.providers.wire import describe_transport
 
 _UNREAD_BYTES_MAX = 4 << 20
@@ -269,6 +269,11 @@ class Line:
         finally:
             if self._connection is not None:
                 self._connection.end("stopped")
+
+    def bind_anew(self, now_s: float) -> None:
+        """End the session in good order, because its provider does not know of it; another follows."""
+        if self.session is not None:
+            self.session.unbind(now_s, NOT_BOUND)
 
     async def unbind(self) -> None:
         """Unbind, and wait for the provider's answer, at most for the time-out."""

@@ -3,7 +3,8 @@
     state      what it waits for                         left by
     new        its connection                            begin
     binding    the answer to its bind                    ESME_ROK: bound; refused, late: ended
-    bound      traffic                                   unbind: unbinding; asked to: leaving
+    bound      traffic                                   unbind: unbinding; asked to: leaving;
+               told that it is not bound: unbinding
     leaving    answers to what it has sent: the provider  all are there, or a second is over: ended
                has asked to unbind, is answered last
     unbinding  the answer to our unbind                  that, or it is late: ended
@@ -20,12 +21,18 @@ Under failure:
 - framing lost: answered with generic_nack and ended, because the next answer could go to the
   wrong message;
 - a request that a client does not serve: generic_nack with ESME_RINVCMDID;
+- the provider has forgotten the session (it was restarted behind a proxy, say) and answers
+  ESME_RINVBNDSTS, to a submit or to enquire_link: the session unbinds, and another is bound;
+- generic_nack with sequence number 0, by which a provider says that it could not even read a header:
+  the answer to the only submit that has none, and counted when there are more;
+- deliveries before the answer to our bind: taken. The provider has bound us when it sends them, and
+  may send one that is refused never again;
 - connection gone: `abandon` separates what may have arrived from what was never sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from struct import Struct
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, cast
 
@@ -36,6 +43,8 @@ from engine.providers.smpp.pdu import HEADER_BYTES, Pdu, Reader, WrongPdu, pack
 
 # How long answers are waited for when the provider has asked to unbind, seconds.
 LEAVE_S = 1.0
+# Why a session ended whose provider does not know of it.
+NOT_BOUND = "not-bound"
 _SEQUENCE_MAX = 0x7FFF_FFFF
 
 # Members of an enum are slow to reach; these are needed for every PDU.
@@ -45,6 +54,7 @@ _ENQUIRE_LINK = int(Command.enquire_link)
 _ENQUIRE_LINK_RESP = int(Command.enquire_link_resp)
 _GENERIC_NACK = int(Command.generic_nack)
 _UNKNOWN_ERROR = int(CommandStatus.ESME_RUNKNOWNERR)
+_NOT_BOUND = int(CommandStatus.ESME_RINVBNDSTS)
 _UNBIND = int(Command.unbind)
 _UNBIND_RESP = int(Command.unbind_resp)
 _DELIVERIES = frozenset({int(Command.deliver_sm), int(Command.data_sm)})
@@ -124,6 +134,7 @@ class Session(Generic[Token]):
         "_reader",
         "_sequence",
         "_timeout_s",
+        "_unbind_reason",
         "_unbind_sequence",
         "_written",
         "out",
@@ -145,6 +156,7 @@ class Session(Generic[Token]):
         # The last sequence number that has left.
         self._written = 0
         self._unbind_sequence = 0
+        self._unbind_reason = ""
         self._input_at_s = 0.0
         # When the answer to bind, enquire_link or unbind is late.
         self._due_s = 0.0
@@ -238,15 +250,16 @@ class Session(Generic[Token]):
             self._due_s = now_s + self._timeout_s
             self.out.append(pack(_ENQUIRE_LINK, 0, self._next()))
 
-    def unbind(self, now_s: float) -> None:
-        """Write the unbind; a session that is not bound ends at once."""
+    def unbind(self, now_s: float, reason: str = "stopped") -> None:
+        """Write the unbind; a session that is not bound ends at once. `reason` says why it ended."""
         if self.state in ("bound", "leaving"):
             self.state = "unbinding"
+            self._unbind_reason = reason
             self._enquired = False
             self._due_s = now_s + self._timeout_s
             self.out.append(pack(_UNBIND, 0, self._next()))
         elif self.state != "unbinding":
-            self._end("stopped")
+            self._end(reason)
 
     def abandon(self, reason: str) -> tuple[list[Segment[Token]], list[Segment[Token]]]:
         """End the session, because its connection is gone or is to be closed. The submits that may have
@@ -273,19 +286,19 @@ class Session(Generic[Token]):
     def _take(self, pdu: Pdu, batch: IncomingBatch[Token], now_s: float) -> None:
         """Anything but the answer to a submit."""
         command = pdu.command_id
-        if command in _DELIVERIES and self.state != "binding":
+        if command in _DELIVERIES:
             batch.deliveries.append(pdu)
-        elif command == _GENERIC_NACK and pdu.sequence in self.pending:
+        elif command == _GENERIC_NACK and (sequence := _refused_by(pdu, self.pending, self._enquired)):
             self._counts.generic_nacks += 1
             # Such an answer accepts nothing, whatever its status is.
-            refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, pdu.sequence, b"")
-            batch.answers.append((self.pending.pop(pdu.sequence), refused))
+            refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, sequence, b"")
+            batch.answers.append((self.pending.pop(sequence), refused))
         elif command & ANSWER:
-            self._answered(pdu)
+            self._answered(pdu, now_s)
         else:
             self._asked(pdu, now_s)
 
-    def _answered(self, pdu: Pdu) -> None:
+    def _answered(self, pdu: Pdu, now_s: float) -> None:
         """An answer, but not to a submit."""
         command = pdu.command_id
         if self.state == "binding" and (command in _BINDS or command == _GENERIC_NACK):
@@ -296,7 +309,9 @@ class Session(Generic[Token]):
                 self.state = "bound"
                 self._due_s = 0.0
         elif command == _UNBIND_RESP and self.state == "unbinding":
-            self._end("stopped")
+            self._end(self._unbind_reason)
+        elif command == _ENQUIRE_LINK_RESP and pdu.status == _NOT_BOUND and self.state == "bound":
+            self.unbind(now_s, NOT_BOUND)
         elif command == _GENERIC_NACK:
             self._counts.generic_nacks += 1
         elif command != _ENQUIRE_LINK_RESP:
@@ -315,8 +330,16 @@ class Session(Generic[Token]):
         elif command == _UNBIND:
             self.out.append(pack(_UNBIND_RESP, 0, sequence))
             self._end("unbound")
-        elif command in _DELIVERIES:
-            self.out.append(pack(command | ANSWER, CommandStatus.ESME_RINVBNDSTS, sequence, b"\0"))
         elif command not in _UNANSWERED:
             self._counts.unknown_commands += 1
             self.out.append(pack(_GENERIC_NACK, CommandStatus.ESME_RINVCMDID, sequence))
+
+
+def _refused_by(nack: Pdu, pending: Collection[int], enquired: bool) -> int:
+    """The sequence number of the submit that a generic_nack answers; 0: none.
+
+    One whose own number is 0 answers the only submit there is, unless it may be about an enquire_link.
+    """
+    if not nack.sequence and len(pending) == 1 and not enquired:
+        return next(iter(pending))
+    return nack.sequence if nack.sequence in pending else 0

@@ -13,6 +13,7 @@ import structlog
 
 from engine.providers.ports import Done
 from engine.providers.smpp.body import AROUND_IDS, MESSAGE_ID_OCTETS, decode_message_id
+from engine.providers.smpp.codes import CommandStatus
 from engine.providers.smpp.connection import Connection, Line, Segments
 from engine.providers.smpp.deliveries import Inbox
 from engine.providers.smpp.hints import Hints
@@ -190,6 +191,8 @@ class Traffic:
         else:
             sending.failed(verdict, code(pdu.status))
             self._hints.refused(pdu.status)
+            if pdu.status == CommandStatus.ESME_RINVBNDSTS:
+                line.bind_anew(now_s)
         self._look(sending, now_s)
 
     def _unanswered(self, segments: Segments, why: str, now_s: float) -> None:

@@ -17,10 +17,13 @@ from engine.providers.problems import ProblemKind
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, Reader, pack
 from tests.providers.scripted import until
+from tests.providers.sink import Sink
 from tests.providers.smpp.scripted_smsc import (
+    RECEIPT,
     THROTTLED,
     Peer,
     accept_bind,
+    delivery,
     long_message,
     nothing,
     provider_to,
@@ -336,6 +339,40 @@ async def test_a_frozen_process_reads_what_came_before_it_times_anything_out() -
 
 
 # -- stopping
+
+
+async def test_a_carrier_that_has_forgotten_the_session_is_bound_anew() -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (provider, verdicts):
+        await verdicts.one()
+        [forgetful] = carrier.peers
+
+        def script(peer: Peer, submit: Pdu) -> None:
+            if peer is forgetful:
+                peer.answer(submit, CommandStatus.ESME_RINVBNDSTS)
+            else:
+                peer.accept(submit)
+
+        carrier.on_submit = script
+        assert (await verdicts.one()).kind == "temporary"
+        await until(lambda: len(forgetful.asked(Command.unbind)) == 1 and carrier.bound(1))
+        await until(lambda: provider.counts.rebinds == 1)
+        assert (await verdicts.one()).kind == "accepted"
+        assert len(carrier.peers) == 2
+
+
+async def test_a_receipt_before_the_answer_to_the_bind_is_kept() -> None:
+    sink = Sink()
+    async with smsc() as carrier:
+
+        def script(peer: Peer, bind: Pdu) -> None:
+            peer.ask(Command.deliver_sm, delivery(RECEIPT % ("7F3A", "DELIVRD")))
+            accept_bind(peer, bind)
+
+        carrier.on_bind = script
+        async with provider_to(carrier.port, sink):
+            await until(lambda: bool(carrier.peers) and len(carrier.peer.answers_to(1)) == 1)
+            assert [answer.status for answer in carrier.peer.answers_to(1)] == [0]
+            assert [receipt.provider_message_id for receipt in sink.receipts] == ["7F3A"]
 
 
 async def test_stopping_waits_for_answers_unbinds_and_says_what_was_not_sent() -> None:

@@ -169,11 +169,37 @@ def test_it_unbinds_and_ends_answered_or_not(reply: bytes) -> None:
     assert made.state == "ended"
 
 
-def test_deliveries_before_it_is_bound_are_sent_away() -> None:
+def test_deliveries_that_come_before_the_answer_to_the_bind_are_taken() -> None:
     made, _ = session(bound=False)
-    written(made)
-    assert made.receive(pack(Command.deliver_sm, 0, 4, b"whatever"), 0.0).deliveries == []
-    assert written(made) == [Pdu(Command.deliver_sm_resp, CommandStatus.ESME_RINVBNDSTS, 4, b"\0")]
+    [bind] = written(made)
+    early = Pdu(Command.deliver_sm, 0, 4, b"whatever")
+    batch = made.receive(pack(Command.deliver_sm, 0, 4, b"whatever") + answer(bind), 0.0)
+    assert (batch.deliveries, made.state) == ([early], "bound")
+    made.answer_delivery(early, 0)
+    assert written(made) == [Pdu(Command.deliver_sm_resp, 0, 4, b"\0")]
+
+
+def test_a_carrier_that_does_not_know_the_session_is_left() -> None:
+    made, _ = session()
+    made.tick(ENQUIRE_S)
+    [enquire] = written(made)
+    made.receive(answer(enquire, CommandStatus.ESME_RINVBNDSTS, b""), ENQUIRE_S + 1)
+    [unbind] = written(made)
+    assert (unbind.command_id, made.state) == (Command.unbind, "unbinding")
+    made.receive(answer(unbind, CommandStatus.ESME_RINVBNDSTS, b""), ENQUIRE_S + 1)
+    assert (made.state, made.reason) == ("ended", "not-bound")
+
+
+def test_a_nack_of_no_number_answers_the_only_submit_there_is() -> None:
+    made, counts = session()
+    one, two = Sent(1), Sent(2)
+    nack = pack(Command.generic_nack, CommandStatus.ESME_RINVCMDLEN, 0)
+    submit(made, one)
+    [(segment, refused)] = made.receive(nack, 1.0).answers
+    assert (segment[0], refused.status) == (one, CommandStatus.ESME_RINVCMDLEN)
+    submit(made, one, two)
+    assert made.receive(nack, 1.0).answers == []
+    assert (len(made.pending), counts.generic_nacks) == (2, 2)
 
 
 def test_what_never_left_is_told_apart_from_what_may_have_arrived() -> None:
