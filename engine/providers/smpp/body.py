@@ -9,7 +9,9 @@ reading. The border of what is read is the PDU's own, command_length:
     strings              of any length, up to their NUL
     short_message        sm_length octets, or what is left when sm_length says more
     optional parameters  those that are whole; what remains behind the last whole one is nothing:
-                         a NUL that sm_length did not count, or a parameter cut short
+                         a NUL that sm_length did not count, or a parameter cut short. A length that
+                         is wrong by the NUL at a string's end is put right, where all that follows
+                         then is whole and of a tag that the specification knows
     message id           255 octets, and the NUL may be missing: an answer that accepts a message
                          must never be thrown away for its form
     bind answer          not read at all: the status in its header says everything
@@ -25,7 +27,7 @@ from struct import Struct
 
 import msgspec
 
-from engine.providers.smpp.codes import CommandStatus
+from engine.providers.smpp.codes import CommandStatus, Tag
 from engine.providers.smpp.pdu import WrongPdu
 
 SYSTEM_ID_OCTETS = 16
@@ -46,6 +48,9 @@ _TWO = Struct(">BB")
 _THREE = Struct(">BBB")
 _FIVE = Struct(">BBBBB")
 _TAG_LENGTH = Struct(">HH")
+_TAGS = frozenset(map(int, Tag))
+# Tags that are for each provider to give a meaning (5.3.2).
+_VENDORS = range(0x1400, 0x4000)
 
 
 class Bind(msgspec.Struct, frozen=True):
@@ -130,14 +135,46 @@ def decode_parameters(body: bytes, at: int = 0) -> dict[int, bytes]:
     """Optional parameters from `at` on, up to the last that is whole. One that comes twice counts as it
     came last. Never fails: see the top."""
     parameters: dict[int, bytes] = {}
-    end = len(body)
+    begin, end = at, len(body)
     while at + 4 <= end:
         tag, length = _TAG_LENGTH.unpack_from(body, at)
         value_at = at + 4
         at = value_at + length
         if at <= end:
             parameters[tag] = body[value_at:at]
+    if at != end and begin + 4 <= end:
+        return _realigned(body, begin) or parameters
     return parameters
+
+
+def _realigned(body: bytes, at: int) -> dict[int, bytes]:
+    """The parameters from `at` on when lengths are wrong by one octet: they count a NUL that is not there, or
+    do not count one that is. Empty unless all are whole then, up to the body's end.
+    """
+    parameters: dict[int, bytes] = {}
+    end = len(body)
+    while at < end and _begins(body, at):
+        tag, length = _TAG_LENGTH.unpack_from(body, at)
+        value_at = at + 4
+        value_end = value_at + length
+        if _begins(body, value_end):
+            at = value_end
+        elif body[value_end : value_end + 1] == b"\0" and _begins(body, value_end + 1):
+            at = value_end + 1
+        elif value_at < value_end < end and _begins(body, value_end - 1):
+            at = value_end - 1
+        else:
+            return {}
+        parameters[tag] = body[value_at : min(at, value_end)]
+    return parameters if at == end else {}
+
+
+def _begins(body: bytes, at: int) -> bool:
+    """Whether a parameter begins here that is known and whole, but for one octet; or the body ends."""
+    if at + 4 > len(body):
+        return at == len(body)
+    tag, length = _TAG_LENGTH.unpack_from(body, at)
+    return (tag in _TAGS or tag in _VENDORS) and at + 3 + length <= len(body)
 
 
 def decode_bind(body: bytes) -> Bind:
