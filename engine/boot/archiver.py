@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 
@@ -46,12 +46,14 @@ def assemble_matcher(
     *,
     shards: int,
     receipt_ids: Mapping[str, IdForms],
+    per_message: Collection[str] = (),
     now_us: Callable[[], int],
     given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
 ) -> tuple[Matcher, Rounds]:
     """Put together a matcher, and the rounds that it makes. Nothing runs yet.
 
     `name` is unique per process incarnation. `receipt_ids` by provider, "auto" for those not named.
+    `per_message`: the providers whose receipts are each about a whole message.
     `given_up` is called with each receipt for which no message was found.
     """
     rounds = Rounds(
@@ -59,6 +61,7 @@ def assemble_matcher(
         store,
         shard_of=partial(shard_of, shards=shards),
         receipt_ids=receipt_ids,
+        per_message=per_message,
         now_us=now_us,
         limits=limits,
         given_up=given_up,
@@ -100,6 +103,7 @@ async def archive_and_match(
             MatchLimits(),
             shards=config.shards,
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
+            per_message={p.name for p in config.providers if p.receipts_per == "message"},
             now_us=now_us,
             given_up=partial(_note, problems),
         )

@@ -36,6 +36,9 @@ class _Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # How the ids of receipts are written, compared with those given when a message was taken:
     # "auto" tries every base and compares the recipient's number too.
     receipt_ids: Literal["auto", "same", "hex-to-decimal", "decimal-to-hex"] = "auto"
+    # What each receipt is about: a "segment" with an id of its own; or the whole "message", for a provider
+    # that gives ids to all segments and then sends one receipt, with the id of the first or the last.
+    receipts_per: Literal["segment", "message"] = "segment"
 
 
 class SimulatedSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="simulated"):

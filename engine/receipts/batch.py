@@ -8,7 +8,7 @@ forms of the ids, and for our own ids of the messages.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from engine.activity.records import AttemptRecord
 from engine.receipts.ids import IdForms, likeliest, normal, others
@@ -24,10 +24,18 @@ Key = tuple[str, str]
 class Search:
     """Finds the attempts of the receipts of one batch."""
 
-    def __init__(self, receipts: Sequence[Receipt], ids: Mapping[str, IdForms], settled_us: int) -> None:
+    def __init__(
+        self,
+        receipts: Sequence[Receipt],
+        ids: Mapping[str, IdForms],
+        settled_us: int,
+        per_message: Collection[str] = (),
+    ) -> None:
         """`ids`: `receipt_ids` by provider, "auto" for those not named. All that was sent before
-        `settled_us` is in the store."""
+        `settled_us` is in the store. `per_message`: the providers whose receipts are each about the whole
+        message, whichever of its segments they name."""
         self._receipts = receipts
+        self._per_message = per_message
         self._how: list[IdForms] = [ids.get(r.provider, "auto") for r in receipts]
         self._settled_us = settled_us
         self._first = [
@@ -69,7 +77,10 @@ class Search:
                 filed += (f for key in self._further(place) for f in under.get(key, ()))
                 filed += of_messages.get(receipt.message_id.lower(), ())
             settled = receipt.at_us < self._settled_us
-            self.outcomes[place] = match(receipt, filed, self._how[place], settled=settled)
+            outcome = match(receipt, filed, self._how[place], settled=settled)
+            if isinstance(outcome, Match) and receipt.provider in self._per_message:
+                outcome = Match(attempt=outcome.attempt, segment=0)
+            self.outcomes[place] = outcome
 
     def rows(self, unseen: Unseen) -> list[list[ActivityRow]]:
         """The rows to record, a list for each attempt that has any; `unseen` is not changed."""

@@ -18,6 +18,7 @@ An id without a meaning in its base (letters in a decimal one) is compared as it
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 IdForms = Literal["auto", "same", "hex-to-decimal", "decimal-to-hex"]
@@ -30,6 +31,11 @@ _DECIMAL = frozenset("0123456789")
 # How many digits from the end are compared, and how few are no evidence at all.
 _NUMBER_DIGITS = 8
 _NUMBER_DIGITS_MIN = 5
+# A number with what may stand around it: "tel:" before it, "/TYPE=PLMN", "@host" or ";" behind it.
+_NUMBER = re.compile(r"\s*(?:[A-Za-z]+:)?([0-9+\-.()/\s]*[0-9)])\s*(?:[/@;].*)?", re.DOTALL)
+_NO_DIGITS = re.compile(r"[^0-9]+")
+# No longer text is a number.
+_NUMBER_CHARACTERS_MAX = 100
 
 
 def normal(provider_message_id: str) -> str:
@@ -74,6 +80,16 @@ def ids_of(provider_message_id: str, message_id: str) -> list[str]:
     ids = provider_message_id or message_id
     # Commas separate the ids, so no id has one inside.
     return [normal(part) for part in ids.split(",")] if "," in ids else [normal(ids)]
+
+
+def digits_of(written: str) -> str:
+    """The digits of the number in a receipt; "" when the provider wrote none, or not all of it.
+
+    Some providers hide the recipient: 98912*****67, 9891212XXXXX, a digest. What digits are left of
+    that are no evidence of another recipient.
+    """
+    found = _NUMBER.fullmatch(written[:_NUMBER_CHARACTERS_MAX])
+    return _NO_DIGITS.sub("", found[1]) if found else ""
 
 
 def numbers_agree(digits: str, to: str) -> bool | None:

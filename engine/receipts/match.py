@@ -12,7 +12,8 @@ batch of receipts may be worked through twice, and nothing is recorded twice.
 
 When segments have ids of their own, they have receipts of their own. Each segment that arrives is
 recorded as a `receipt` with the segment's number; the last one is recorded as `delivered`, for the whole
-message. The first segment that does not arrive makes the message `undelivered`. If that was
+message. Segments without an id count for nothing, and those that share an id count once: no receipt
+can tell them apart. The first segment that does not arrive makes the message `undelivered`. If that was
 provisional, and all segments arrive in the end, `delivered` follows. A later receipt that leads back
 (undelivered after delivered, on its way after either) is not recorded.
 """
@@ -26,7 +27,7 @@ import msgspec
 
 from engine.activity.records import AttemptRecord
 from engine.activity.row import row_of
-from engine.receipts.ids import IdForms, ids_of, likeliest, normal, numbers_agree, others
+from engine.receipts.ids import IdForms, digits_of, ids_of, likeliest, normal, numbers_agree, others
 from engine.receipts.records import Receipt
 from engine.records import ActivityRow, Event, Message
 
@@ -85,7 +86,7 @@ def match(receipt: Receipt, filed: Iterable[AttemptRecord], how: IdForms, *, set
         return "unknown"
     matches = _with_form(taken, likeliest(receipt.provider_message_id, how))
     numbered = how == "auto" and numbers_agree(receipt.to, "") is not None
-    agreeing = _agreeing(receipt, matches) if numbered else matches
+    agreeing = _agreeing(receipt, matches) or _from_sender(receipt, matches) if numbered else matches
     if agreeing:
         return _latest(receipt, agreeing)
     if numbered or settled:
@@ -123,6 +124,12 @@ def _by_our_id(receipt: Receipt, taken: Iterable[AttemptRecord], how: IdForms) -
 
 def _agreeing(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
     return [m for m in matches if numbers_agree(receipt.to, m.attempt.to)]
+
+
+def _from_sender(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
+    """Those whose sender has the receipt's number. Providers that copy both addresses of the message into
+    its receipt, instead of changing them over, give the sender's number for the recipient's."""
+    return [m for m in matches if numbers_agree(receipt.to, digits_of(m.attempt.sender))]
 
 
 def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
@@ -181,7 +188,8 @@ def rows_for(
 def _row_for(attempt: AttemptRecord, known: Known, segment: int, receipt: Receipt) -> ActivityRow | None:
     if known.delivered:
         return None
-    several = len(ids_of(attempt.provider_message_id, attempt.message_id))
+    # Some providers give one id for all segments, or none for some of them.
+    several = len(set(ids_of(attempt.provider_message_id, attempt.message_id)) - {""})
     if receipt.state == "delivered":
         if not segment or len(known.arrived | {segment}) == several:
             return _row(attempt, "delivered", receipt)

@@ -30,7 +30,7 @@ class Receipt(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     code: str
     # When the receipt reached the engine.
     at_us: int
-    # The digits of the recipient's number as the provider wrote them; "" when it wrote none.
+    # The digits of the recipient's number as the provider wrote them; "" when it wrote none, or hid some.
     to: str = ""
     # Our id of the message when the provider gave it back; "": the message is found by the provider's id.
     message_id: str = ""

@@ -42,7 +42,7 @@ comes later finds nothing and is given up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -129,16 +129,18 @@ class Rounds:
         *,
         shard_of: Callable[[int], int],
         receipt_ids: Mapping[str, IdForms],
+        per_message: Collection[str] = (),
         now_us: Callable[[], int],
         limits: MatchLimits,
         given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
     ) -> None:
         """`shard_of`: the shard of an organisation. `receipt_ids` by provider, "auto" for those not named.
-        `given_up` is called with each receipt for which no message was found."""
+        `per_message`: see `Search`. `given_up` is called with each receipt for which no message was found."""
         self._stream = stream
         self._store = store
         self._shard_of = shard_of
         self._receipt_ids = receipt_ids
+        self._per_message = per_message
         self._now_us = now_us
         self._limits = limits
         self._given_up = given_up
@@ -178,7 +180,10 @@ class Rounds:
         pending = _pending(oldest(found, limits.batch_max)[0], late)
         archived_us = await self._archived_us()
         search = Search(
-            pending.receipts, self._receipt_ids, archived_us - round(limits.settled_s * 1_000_000)
+            pending.receipts,
+            self._receipt_ids,
+            archived_us - round(limits.settled_s * 1_000_000),
+            self._per_message,
         )
         await self._look_up(search)
         recordings = await self._recordings(search)

@@ -57,6 +57,17 @@ def test_what_was_recorded_and_is_not_in_the_store_yet_is_known() -> None:
     assert search.rows(unseen) == []
 
 
+def test_a_receipt_of_a_provider_that_sends_one_a_message_is_about_the_whole() -> None:
+    told = [receipt(provider_message_id="A2")]
+    under = {("one", "a2"): [attempt(provider_message_id="A1,A2", segments=2)]}
+    for per_message, segment in ((("one",), 0), (("two",), 2), ((), 2)):
+        search = Search(told, {}, SETTLED_US, per_message)
+        search.learn(under)
+        [found] = search.outcomes
+        assert isinstance(found, Match)
+        assert found.segment == segment
+
+
 def test_what_was_recorded_is_remembered_until_the_archiver_is_past_it() -> None:
     unseen = Unseen()
     [row] = told(receipt("pending"))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.receipts.ids import IdForms, ids_of, likeliest, normal, numbers_agree, others
+from engine.receipts.ids import IdForms, digits_of, ids_of, likeliest, normal, numbers_agree, others
 
 NUMBERS = st.integers(0, 2**128 - 1)
 HOW: list[IdForms] = ["auto", "same", "hex-to-decimal", "decimal-to-hex"]
@@ -99,3 +99,23 @@ def test_the_ids_of_segments_are_parted_and_a_comma_inside_one_is_not_a_parting(
 )
 def test_numbers_are_compared_by_their_last_digits(digits: str, agrees: bool | None) -> None:
     assert numbers_agree(digits, "+989121234567") is agrees
+
+
+@pytest.mark.parametrize(
+    ("written", "digits"),
+    [
+        ("+98 (912) 123-45.67", "989121234567"),
+        ("tel:+989121234567", "989121234567"),
+        ("989121234567/TYPE=PLMN", "989121234567"),
+        ("989121234567@carrier.example", "989121234567"),
+        ("98912*****67", ""),
+        ("9891212XXXXX", ""),
+        ("98912123####", ""),
+        ("5f4dcc3b5aa765d61d83", ""),
+        ("Bank123456", ""),
+        ("", ""),
+        ("+", ""),
+    ],
+)
+def test_a_number_that_is_hidden_in_part_is_none(written: str, digits: str) -> None:
+    assert digits_of(written) == digits

@@ -105,6 +105,16 @@ def test_an_operator_who_names_the_base_is_believed_whatever_number_the_carrier_
     assert match(told, [attempt()], "auto", settled=True) == "recipient"
 
 
+def test_a_carrier_that_does_not_change_the_addresses_over_is_understood() -> None:
+    mine = attempt(sender="+12025550100")
+    told = receipt(to="12025550100")
+    assert message_of(match(told, [mine], "auto", settled=True))[0] == mine.message_id
+    # The sender is no evidence for an id in another base.
+    other_base = attempt(sender="12025550100", provider_message_id="4d2")
+    told = receipt(provider_message_id="1234", to="12025550100")
+    assert match(told, [other_base], "auto", settled=True) == "recipient"
+
+
 def test_several_messages_with_one_id_are_not_guessed_among() -> None:
     two = [attempt(message_id=name) for name in ("a", "b")]
     assert match(receipt(), two, "same", settled=True) == "ambiguous"
@@ -213,6 +223,20 @@ def test_a_carrier_may_correct_undelivered_to_delivered_and_not_back() -> None:
     told = [(2, "undelivered"), (1, "delivered"), (3, "delivered"), (2, "delivered")]
     assert events(NOTHING, *told, sent=THREE) == [
         ("undelivered", 0), ("receipt", 1), ("receipt", 3), ("delivered", 0),
+    ]  # fmt: skip
+
+
+def test_segments_that_share_an_id_are_delivered_by_its_one_receipt() -> None:
+    shared = attempt(provider_message_id="A1,A1,A1", segments=3)
+    found = match(receipt(provider_message_id="a1"), [shared], "auto", settled=True)
+    assert isinstance(found, Match)
+    assert events(NOTHING, (found.segment, "delivered"), sent=shared) == [("delivered", 0)]
+
+
+def test_a_segment_without_an_id_is_not_waited_for() -> None:
+    gap = attempt(provider_message_id="A1,,A3", segments=3)
+    assert events(NOTHING, (1, "delivered"), (3, "delivered"), sent=gap) == [
+        ("receipt", 1), ("delivered", 0),
     ]  # fmt: skip
 
 

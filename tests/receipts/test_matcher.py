@@ -258,6 +258,25 @@ async def test_segments_are_told_one_by_one_and_the_message_is_delivered_with_th
     assert await world.recorded() == Counter((message_id(n), event, segment) for n, event, segment in events)
 
 
+async def test_segments_that_share_an_id_or_have_none_are_not_waited_for(world: ReceiptWorld) -> None:
+    await world.sent(1, provider_message_id="1A,1A,1A", segments=3)
+    await world.sent(2, provider_message_id=",2B,", segments=3)
+    await world.told(*(receipt(n, provider_message_id=given) for n, given in ((1, "1A"), (2, "2B"))))
+    await world.match_all()
+    await world.assert_delivered_once([1, 2])
+
+
+async def test_where_receipts_are_about_messages_that_of_any_segment_counts(world: ReceiptWorld) -> None:
+    for number in (1, 2):
+        await world.sent(number, provider_message_id=f"{number}A,{number}B,{number}C", segments=3)
+    await world.told(
+        receipt(1, provider_message_id="1A"), receipt(2, "undelivered", provider_message_id="2C")
+    )
+    await world.match_all(per_message={"one"})
+    events = [(1, "delivered"), (2, "undelivered")]
+    assert await world.recorded() == Counter((message_id(n), event, 0) for n, event in events)
+
+
 async def test_our_own_id_is_enough_also_for_an_attempt_that_was_never_answered(world: ReceiptWorld) -> None:
     await world.sent(1)
     await world.sent(2, provider_message_id="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -152,6 +152,7 @@ class ReceiptWorld:
         stream: ReceiptStream | None = None,
         store: AttemptStore | None = None,
         ids: dict[str, IdForms] | None = None,
+        per_message: Collection[str] = (),
     ) -> tuple[Matcher, Rounds]:
         return assemble_matcher(
             stream or self.stream,
@@ -160,6 +161,7 @@ class ReceiptWorld:
             limits,
             shards=SHARDS,
             receipt_ids=ids or {},
+            per_message=per_message,
             now_us=now_us,
             given_up=lambda receipt, reason: self.given_up.update([(receipt.provider_message_id, reason)]),
         )

@@ -12,7 +12,8 @@ others: the provider sends all of them again, and what was taken already changes
 none is acknowledged that was not read, and one that never can be holds up no other.
 
 Read liberally: JSON by its first octet whatever the content type says, receipts in the URL of a POST
-without a body, several documents in one body, and what `json_text` tolerates.
+without a body, forms in parts (`multipart/form-data`) by their first line, several documents in one body,
+blanks around a value, and what `json_text` tolerates.
 Bounds: BODY_BYTES_MAX a request, RECEIPTS_MAX receipts in it, and
 `source.WORD_CHARACTERS_MAX` characters a value.
 """
@@ -27,12 +28,14 @@ import msgspec
 
 from engine.errors import ConfigError, Refusal
 from engine.ids import accepted_at_us
+from engine.providers.http.form_parts import parts_of
 from engine.providers.http.json_path import Path, find, parse_path, word
 from engine.providers.http.json_text import Malformed, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
 from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.states import State, States, StatesTable
+from engine.receipts.ids import digits_of
 from engine.receipts.records import Receipt, ReceiptsRead
 
 BODY_BYTES_MAX = 1 << 20
@@ -42,6 +45,8 @@ _CUT_CHARACTERS = 64
 # No provider writes a query or a form of more fields.
 FIELDS_MAX = 200
 
+# What some providers leave around a value.
+AROUND_VALUES = " \t\r\n\0"
 # Blanks and octets of byte order marks, which may stand before JSON.
 _BLANKS = b" \t\r\n\0\xef\xbb\xbf\xfe\xff"
 
@@ -138,11 +143,13 @@ class ReceiptReading:
     def _bodies(
         self, method: str, query: Mapping[str, str], content_type: str, body: bytes
     ) -> list[_Request]:
-        kind = self._format
-        if kind == "auto":
+        kind: Literal["auto", "query", "form", "parts", "json"] = self._format
+        if kind == "auto" or (kind == "form" and body.startswith(b"--")):
             kind = _format_of(method, query, content_type, body)
         if kind == "query":
             return [_Request(query, query, "")]
+        if kind == "parts":
+            return [_Request(query, parts_of(body, FIELDS_MAX), "")]
         if kind == "form":
             # Some senders do not percent-encode their UTF-8. Nothing that is read here is lost by that.
             return [_Request(query, _parameters(body.decode(errors="replace"), "body"), "")]
@@ -179,7 +186,7 @@ class ReceiptReading:
             state=self._kind_of(state),
             code=f"{state} {code}" if code else state,
             at_us=now_us,
-            to="".join(c for c in self._value(request, self._to, cut=True) if c in "0123456789"),
+            to=digits_of(self._value(request, self._to, cut=True)),
             message_id=own_id,
         )
 
@@ -199,6 +206,7 @@ class ReceiptReading:
             # First as a plain name, which may have a dot in it; else as a path.
             whole = request.body.get(field.name) if isinstance(request.body, dict) else None
             text = word(find(request.body, field.path) if whole is None else whole)
+        text = text.strip(AROUND_VALUES)
         if cut:
             return text[:_CUT_CHARACTERS]
         if len(text) > WORD_CHARACTERS_MAX:
@@ -224,7 +232,7 @@ def _whole(body: bytes) -> bytes:
 
 def _format_of(
     method: str, query: Mapping[str, str], content_type: str, body: bytes
-) -> Literal["query", "form", "json"]:
+) -> Literal["query", "form", "parts", "json"]:
     """How the fields of a request are sent, by what it looks like."""
     if method == "GET":
         return "query"
@@ -233,6 +241,8 @@ def _format_of(
         return "query"
     if start in (b"{", b"["):
         return "json"
+    if body.lstrip(b"\r\n").startswith(b"--"):
+        return "parts"
     # A form that is said to be JSON begins with a field's name.
     is_form = (start.isalnum() or start == b"_") and b"=" in body
     return "json" if "json" in content_type.lower() and not is_form else "form"

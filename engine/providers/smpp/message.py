@@ -123,6 +123,8 @@ class Sending(msgspec.Struct, eq=False):
         ids = ""
         if self.kind == "accepted" and self.ids is not None:
             ids = ",".join([self.ids[part] for part in sorted(self.ids)])
+            if not any(self.ids.values()):
+                ids = ""  # the provider gives none, so the receipts can only have ours
         return Verdict(
             kind=self.kind,
             provider=provider,

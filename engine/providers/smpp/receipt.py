@@ -34,7 +34,6 @@ may still end the message. The same holds for a word or number that nobody knows
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from engine.providers.problems import ProblemKind
@@ -43,6 +42,7 @@ from engine.providers.smpp.body import AROUND_IDS, ShortMessage
 from engine.providers.smpp.codes import MessageState, Tag
 from engine.providers.smpp.receipt_text import fields_of, has_form
 from engine.providers.states import State, States, StatesTable
+from engine.receipts.ids import digits_of
 from engine.receipts.records import Receipt
 
 # Longest values that are kept, in characters.
@@ -88,7 +88,6 @@ _WORDS: dict[int, str] = {
     MessageState.REJECTED: "REJECTD",
     9: "SKIPPED",
 }
-_NO_DIGITS = re.compile(r"[^0-9]+")
 
 
 class Reading(NamedTuple):
@@ -143,7 +142,7 @@ class ReceiptReader:
             state=state or "pending",
             code=" ".join(word for word in (stat[:STAT_MAX], _err(m, fields.get("err", ""))) if word),
             at_us=at_us,
-            to=_NO_DIGITS.sub("", m.source)[:TO_MAX],
+            to=digits_of(m.source)[:TO_MAX],
         )
         return Reading(receipt, problem)
 

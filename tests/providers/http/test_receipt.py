@@ -76,6 +76,31 @@ def test_the_same_receipt_however_it_is_sent() -> None:
     assert read_json(GIVEN) == [READ]
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+@pytest.mark.parametrize("quote", ['"', ""])
+def test_a_form_in_parts_is_read(end: str, quote: str) -> None:
+    fields = {"text": "--x\n\nid=9", "id": "c-1", "state": "DELIVRD", "to": "+98 912"}
+    parts = [
+        f"--x-y{end}Content-Disposition: form-data; name={quote}{name}{quote}; filename=a{end}"
+        f"Content-Type: text/plain{end}{end}{value}{end}"
+        for name, value in fields.items()
+    ]
+    body = ("".join(parts) + f"--x-y--{end}").encode()
+    for kind in ("multipart/form-data; boundary=x-y", "multipart/form-data; boundary=z", FORM, ""):
+        [one] = reading().read("POST", "", kind, body, NOW_US)
+        assert (one.provider_message_id, one.state, one.to) == ("c-1", "delivered", "98912")
+
+
+def test_parts_that_cannot_be_told_apart_are_refused() -> None:
+    for body in (b"--", b"--x", b"--x\r\n\r\n", b"--x\n" * 300):
+        assert refusal(body=body).status in (400, 422)
+
+
+def test_blanks_around_a_value_are_no_part_of_it() -> None:
+    [one] = reading().read("GET", "id=%0D%0Ac-1+&state=+DELIVRD%00&err=+0+", "", b"", NOW_US)
+    assert (one.provider_message_id, one.state, one.code) == ("c-1", "delivered", "DELIVRD 0")
+
+
 def test_what_the_engine_put_into_the_address_comes_back_beside_a_form() -> None:
     table = {"own_id": "query:id", "id": "MessageSid"}
     body = urlencode({"MessageSid": "SM1", "state": "UNDELIV", "id": "theirs"}).encode()

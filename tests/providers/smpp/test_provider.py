@@ -126,6 +126,13 @@ async def test_all_segments_accepted_gives_their_ids_in_order() -> None:
         assert (verdict.kind, verdict.provider_message_id) == ("accepted", "id-a,id-b,id-c")
 
 
+async def test_segments_without_ids_leave_the_message_without_one() -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (_, verdicts):
+        carrier.on_submit = lambda peer, pdu: peer.accept(pdu, "")
+        verdict = await verdicts.one(long_message(3))
+        assert (verdict.kind, verdict.provider_message_id) == ("accepted", "")
+
+
 async def test_a_comma_in_an_id_is_written_so_that_the_ids_can_be_told_apart() -> None:
     async with smsc() as carrier, provider_to(carrier.port) as (_, verdicts):
         carrier.on_submit = lambda peer, pdu: peer.accept(pdu, "1,2")

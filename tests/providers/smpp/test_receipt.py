@@ -213,7 +213,8 @@ def test_what_is_taken_over_is_bounded() -> None:
 
 
 def test_the_recipients_number_is_digits_only() -> None:
-    assert read("id:1", source="+98 912-123²").to == "98912123"
+    assert read("id:1", source="+98 912-123").to == "98912123"
+    assert read("id:1", source="98912-123²").to == ""
 
 
 @given(
