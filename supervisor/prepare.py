@@ -20,8 +20,10 @@ from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
-from engine.stores.postgres.connection import confirm_session
+from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.durability import durability_warnings
+from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import keep_shards
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
@@ -128,7 +130,7 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
 async def _migrate(config: Config) -> int:
     """Returns the number of shards that PostgreSQL keeps."""
     await _check_redis(config)
-    await confirm_session(config.postgres.url, _POSTGRES_S)
+    await _check_postgres(config)
     await migrate_postgres(config.postgres.url)
     shards = await keep_shards(config.postgres.url, config.shards)
     await _seed(config)
@@ -146,6 +148,19 @@ async def _migrate(config: Config) -> int:
     finally:
         await link.close()
     return shards
+
+
+async def _check_postgres(config: Config) -> None:
+    """Raises ConfigError or Unavailable when PostgreSQL cannot be used; before anything is changed."""
+    url = config.postgres.url
+    await confirm_session(url, _POSTGRES_S)
+    with translated(in_full=True):
+        connection = await connect(url, timeout_s=_POSTGRES_S, command_timeout_s=_POSTGRES_S)
+        try:
+            for warning in await durability_warnings(connection):
+                log.warning("postgres", warning=warning)
+        finally:
+            connection.terminate()
 
 
 async def _check_redis(config: Config) -> None:

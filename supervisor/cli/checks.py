@@ -29,6 +29,7 @@ from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.postgres.connection import confirm_session, connect
+from engine.stores.postgres.durability import durability_warnings
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import agreed
 from engine.stores.redis.fitness import fitness_of, info_fields
@@ -139,13 +140,14 @@ async def _postgres(url: str, shards: int) -> str:
                 raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
             applied = await _applied(connection)
             kept = await _kept_shards(connection)
+            warnings = await durability_warnings(connection)
         finally:
             connection.terminate()
     if migrate.due(migrate.scripts_in(_SCRIPTS / "postgres" / "migrations"), applied, "PostgreSQL"):
         raise _NotOk(f"{name}; {_OUTDATED}")
     if kept is not None:
         agreed(kept, shards)
-    return f"{name}, tables of this version"
+    return "; ".join((f"{name}, tables of this version", *warnings))
 
 
 async def _kept_shards(connection: Any) -> int | None:
