@@ -14,7 +14,8 @@ import re
 import secrets
 
 # RFC 6750; the scheme is case-insensitive (RFC 9110, section 11.1), the rest is strict.
-_SCHEME = "[Bb][Ee][Aa][Rr][Ee][Rr] "
+# RFC 9110, 11.4: one blank or more behind the scheme.
+_SCHEME = "[Bb][Ee][Aa][Rr][Ee][Rr] {1,100}"
 _BEARER = re.compile(_SCHEME + r"([\x21-\x7e]{1,200})")
 # An id of at most 18 digits: every such id fits PostgreSQL's bigint.
 _KEY = re.compile(_SCHEME + r"smse_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")

@@ -43,11 +43,12 @@ def idempotency_key(request: web.Request) -> str:
     key = request.headers.get(_IDEMPOTENCY_KEY)
     if key is None:
         return ""
-    if not _KEY_ALLOWED.fullmatch(key):
+    # One that is given twice, with two values, would be a guess.
+    if not _KEY_ALLOWED.fullmatch(key) or set(request.headers.getall(_IDEMPOTENCY_KEY)) != {key}:
         raise Refusal(
             "invalid_idempotency_key",
             400,
-            "`Idempotency-Key` must be 1 to 200 printable ASCII characters.",
+            "`Idempotency-Key` must be 1 to 200 printable ASCII characters, and one for a request.",
             "Idempotency-Key",
         )
     return key

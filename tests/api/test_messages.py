@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -220,6 +221,21 @@ async def test_a_key_used_for_another_request_is_refused(api: Api) -> None:
 async def test_an_idempotency_key_is_short_and_printable(api: Api, key: str) -> None:
     status, _, reply = await api.ask("POST", "/v1/messages", DRAFT, Idempotency_Key=key)
     assert (status, reply["code"], reply["field"]) == (400, "invalid_idempotency_key", "Idempotency-Key")
+
+
+async def test_two_idempotency_keys_are_not_chosen_between(api: Api) -> None:
+    reply = await api.raw(_with_keys(api, "k-a", "k-b"))
+    assert reply.startswith(b"HTTP/1.1 400 ")
+    assert b"invalid_idempotency_key" in reply
+    # A proxy that repeats the header says nothing else by it.
+    assert (await api.raw(_with_keys(api, "k-a", "k-a"))).startswith(b"HTTP/1.1 202 ")
+
+
+def _with_keys(api: Api, *keys: str) -> bytes:
+    body = json.dumps(DRAFT)
+    lines = [f"Idempotency-Key: {key}" for key in keys]
+    head = ["POST /v1/messages HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, f"Authorization: Bearer {api.api_key}", *lines, "", body]).encode()
 
 
 async def test_the_longest_idempotency_key_is_taken(api: Api) -> None:
