@@ -7,6 +7,7 @@ settings that can work.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -191,10 +192,10 @@ def _of_kind(p: ProviderSettings) -> list[tuple[str, bool, str]]:
 def _of_smpp(p: SmppSettings) -> list[tuple[str, bool, str]]:
     # Sizes of the fields: SMPP 3.4, 5.2, less the octet that ends a string.
     return [
-        ("host", bool(p.host), "a host name or an address"),
-        ("system_id", 0 < len(p.system_id) <= 15, "1 to 15 characters"),
+        ("host", _is_host(p.host), "a host name or an address, without a scheme, a port or brackets"),
+        # 15 and 8 by the specification; some providers give out longer ones.
+        ("system_id", 0 < len(p.system_id) <= 63, "1 to 63 characters"),
         ("password", not (p.password and p.password_file), "given once, or password_file"),
-        # 8 by the specification; some providers give out longer ones.
         ("password", len(p.password) <= 63, "at most 63 characters"),
         ("system_type", len(p.system_type) <= 12, "at most 12 characters"),
         ("reconnect_s", p.reconnect_s <= p.reconnect_max_s, "at most reconnect_max_s"),
@@ -204,3 +205,12 @@ def _of_smpp(p: SmppSettings) -> list[tuple[str, bool, str]]:
             f'"unpacked" or "latin1" with default_alphabet "{p.default_alphabet}": only GSM-7 is packed',
         ),
     ]
+
+
+def _is_host(text: str) -> bool:
+    """Whether a text may be a host's name or address; "host:port" and "smpp://host" are none."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return bool(text) and not any(c in ":/@[]" or c.isspace() for c in text)
+    return True

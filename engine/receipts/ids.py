@@ -88,6 +88,8 @@ def digits_of(written: str) -> str:
     Some providers hide the recipient: 98912*****67, 9891212XXXXX, a digest. What digits are left of
     that are no evidence of another recipient.
     """
+    if written.isascii() and written.isdecimal():
+        return written  # as nearly all are
     found = _NUMBER.fullmatch(written[:_NUMBER_CHARACTERS_MAX])
     return _NO_DIGITS.sub("", found[1]) if found else ""
 

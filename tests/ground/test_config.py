@@ -170,6 +170,20 @@ WRONG = [
         "queues.normal.unknown_outcome_charge must be one of: captured, released.",
     ),
     (SIMULATED + "throughput = 'all'", "providers.a.throughput must be a number greater than 0 and at most"),
+    *(
+        (
+            SMPP.replace('"h"', f"'{host}'"),
+            "providers.a.host must be a host name or an address, without a scheme, a port or brackets.",
+        )
+        for host in (
+            "",
+            "smpp.example:2775",
+            "smpp://smpp.example",
+            "[::1]",
+            "smpp.example ",
+            "me@smpp.example",
+        )
+    ),
     (SMPP + "bind = 'both'", "providers.a.bind must be one of: separate, transceiver, transmitter."),
     (
         SMPP + "states = {arrived = ['X']}",
@@ -310,3 +324,10 @@ def test_the_admin_key_may_stand_in_a_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match="cannot be read: line 1 is not UTF-8; save it as UTF-8"):
         read_secret(path)
+
+
+@pytest.mark.parametrize("host", ["smpp.example", "smpp-1_a.example.", "10.0.0.7", "::1", "fe80::1%eth0"])
+def test_a_providers_host_is_a_name_or_an_address(tmp_path: Path, host: str) -> None:
+    file = tmp_path / "smsengine.toml"
+    file.write_text(SMPP.replace('"h"', f"'{host}'"))
+    assert config.load(file).providers[0].host == host  # type: ignore[union-attr]

@@ -2,8 +2,8 @@
 
 Strings are Latin-1, whatever the specification calls them, so that every octet has its
 character and none is lost. Sizes are those of 4.1 to 4.7 and 5.2, in octets with the NUL
-that ends a string. Bodies that are written keep to them; only a password may have 64 octets
-instead of 9, since some providers give out longer ones. They are limits for writing, not for
+that ends a string. Bodies that are written keep to them; only a system_id and a password may have 64
+octets instead of 16 and 9, since some providers give out longer ones. They are limits for writing, not for
 reading. The border of what is read is the PDU's own, command_length:
 
     strings              of any length, up to their NUL
@@ -30,7 +30,7 @@ import msgspec
 from engine.providers.smpp.codes import CommandStatus, Tag
 from engine.providers.smpp.pdu import WrongPdu
 
-SYSTEM_ID_OCTETS = 16
+SYSTEM_ID_OCTETS = 64
 PASSWORD_OCTETS = 64
 SYSTEM_TYPE_OCTETS = 13
 ADDRESS_RANGE_OCTETS = 41

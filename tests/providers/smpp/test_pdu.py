@@ -406,7 +406,7 @@ def test_what_does_not_fit_names_its_field(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("system_id", "x" * 16),
+        ("system_id", "x" * 64),
         ("password", "x" * 64),
         ("system_type", "x" * 13),
         ("address_range", "x" * 41),

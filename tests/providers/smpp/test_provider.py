@@ -309,6 +309,14 @@ async def test_a_fault_in_reading_one_answer_costs_no_other_message_its_verdict(
 # -- settings
 
 
+async def test_names_longer_than_the_specification_allows_are_bound_with() -> None:
+    system_id, password = "a" * 63, "b" * 63
+    async with smsc() as carrier, provider_to(carrier.port, system_id=system_id, password=password):
+        await until(lambda: bool(carrier.binds))
+        bind = decode_bind(carrier.binds[0].body)
+        assert (bind.system_id, bind.password) == (system_id, password)
+
+
 async def test_a_password_stands_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("s3cret\nsecond line\n")
