@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from engine.activity.ports import ActivityStore, ActivityStream
 from engine.config import Config
 from engine.errors import EngineError, Unavailable
 from engine.shards import shard_of
+from engine.store_clock import StoreClock
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -35,6 +35,7 @@ class Reads:
         stream: ActivityStream,
         activity: ActivityStore,
         unmatched: Callable[[int], Awaitable[int]],
+        clock: StoreClock,
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
         self._config = config
@@ -42,6 +43,7 @@ class Reads:
         self._activity = activity
         self._unmatched = unmatched
         self._problems = RedisProblems(link)
+        self._clock = clock
         self._status = StatusReader(pool, link, stream, config.shards)
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
@@ -73,9 +75,10 @@ class Reads:
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
         now. Raises Unavailable when a store that it needs does not answer."""
-        at_ms = time.time_ns() // 1_000_000
+        at_ms = self._clock.now_us() // 1000
         return Status(
             node=self._config.node_name,
+            clock_ahead_ms=self._clock.ahead_us // 1000,
             processes=_processes(self._config),
             queues=await self._status.queues(at_ms),
             ledger=await self._status.ledger(),

@@ -27,6 +27,7 @@ from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.shards import shard_of
+from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.activity_stream import RedisActivityStream
@@ -71,12 +72,12 @@ async def archive_and_match(
     name: str,
     life: Heartbeat,
     link: Callable[[str], AbstractAsyncContextManager[RedisLink]],
-    now_us: Callable[[], int],
+    clock: StoreClock,
 ) -> None:
     """Archive and match until drained.
 
     `name` is unique per process incarnation. `link` opens a Redis connection of this process for a
-    purpose.
+    purpose. `clock` has been measured.
     """
     # Blocks are built in threads. With an arena of its own (glibc's malloc) each thread would keep the
     # memory of the largest block that it ever built.
@@ -94,13 +95,13 @@ async def archive_and_match(
         log = structlog.get_logger("archiver")
         await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands).add, log))
         matcher, rounds = assemble_matcher(
-            RedisReceiptStream(commands, reading, config.shards),
+            RedisReceiptStream(commands, reading, config.shards, clock),
             outstanding,
             name,
             MatchLimits(),
             shards=config.shards,
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
-            now_us=now_us,
+            now_us=clock.now_us,
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from engine.api.reads import Reads
 from engine.api.server import Server
 from engine.boot.counter_log import CounterLog
 from engine.boot.problem_flush import ProblemFlush
-from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota
@@ -60,12 +60,14 @@ def assemble_ingest(
     spenders: Sequence[int] = (),
     now_us: Callable[[], int],
     rng: Random,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
 
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
-    before they ask. Two processes whose `rng` draw alike would give messages the same ids, so in a
-    real process it is the system's source of randomness.
+    before they ask. `check` raises Unavailable while nothing is to be taken in. Two processes whose
+    `rng` draw alike would give messages the same ids, so in a real process it is the system's source of
+    randomness.
     """
     quota = Quota(
         store,
@@ -85,6 +87,7 @@ def assemble_ingest(
         ids.MessageIds(rng.getrandbits(26), rng.getrandbits(48)),
         now_us=now_us,
         timeout_s=timeout_s,
+        check=check,
     )
     return quota, ingest
 
@@ -96,10 +99,11 @@ async def serve(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         inbox_link = await stack.enter_async_context(process.link("inbox"))
+        await process.know_the_time(link)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         quota, ingest = assemble_ingest(
-            RedisAdmission(link, inbox_link, config.shards),
+            RedisAdmission(link, inbox_link, config.shards, process.clock),
             prices,
             process.name,
             config.credit,
@@ -107,8 +111,9 @@ async def serve(process: Process) -> None:
             shards=config.shards,
             timeout_s=config.http.timeout_s * 0.9,
             spenders=await directory.spenders(config.credit.prefetch_max),
-            now_us=now_us,
+            now_us=process.clock.now_us,
             rng=random.SystemRandom(),
+            check=process.clock.check,
         )
         await patiently(quota.start)
         await prices.refresh()
@@ -151,11 +156,20 @@ async def _services(
     )
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
-    readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)
+
+    async def clock() -> None:
+        process.clock.check()
+
+    probes: dict[str, Callable[[], Awaitable[object]]] = {
+        "redis": partial(link.call, "PING"),
+        "postgres": probe.ping,
+        "clock": clock,
+    }
+    readiness = Readiness(probes, time.monotonic)
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
-    reads = Reads(config, pool, link, stream, activity, attempts.unmatched)
+    reads = Reads(config, pool, link, stream, activity, attempts.unmatched, process.clock)
     return Services(
         ingest=ingest,
         directory=directory,
@@ -164,7 +178,7 @@ async def _services(
         receipts=await _receipts(process, stack, problems),
         problems=problems,
         provider_problems=RedisProblems(link),
-        now_us=now_us,
+        now_us=process.clock.now_us,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
         transactions=Journal(postgres).transactions,

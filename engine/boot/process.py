@@ -16,16 +16,13 @@ import structlog
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Role
 from engine.errors import EngineError, Unavailable
+from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.timed import timed_batch
 
 STORE_TIMEOUT_S = 5.0
 DRAIN_S = 20.0
 _START_S = 20.0
-
-
-def now_us() -> int:
-    """UTC, microseconds since 1970."""
-    return time.time_ns() // 1000
 
 
 class Closable(Protocol):
@@ -45,7 +42,7 @@ def closed_by(stack: AsyncExitStack, part: _Closable) -> _Closable:
 
 
 class Process:
-    """The process of a role: its configuration, its name, its sign of life and its connections."""
+    """The process of a role: its configuration, its name, its sign of life, its clock and its connections."""
 
     def __init__(
         self, role: Role, config: Config, name: str, life: Heartbeat, listener: socket.socket | None
@@ -55,6 +52,14 @@ class Process:
         self.name = name
         self.life = life
         self.listener = listener
+        self.clock = StoreClock(structlog.get_logger(role))
+
+    async def know_the_time(self, link: RedisLink) -> None:
+        """Measure the stores' clock, before anything of this process reads it. Raises Unavailable.
+
+        From then on the heartbeat measures it.
+        """
+        await patiently(lambda: timed_batch(link, self.clock, []))
 
     @asynccontextmanager
     async def link(self, purpose: str) -> AsyncIterator[RedisLink]:
@@ -106,7 +111,7 @@ async def until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
         waiting.cancel()
 
 
-async def patiently(step: Callable[[], Awaitable[None]]) -> None:
+async def patiently(step: Callable[[], Awaitable[object]]) -> None:
     """Do a step that needs Redis as the ledger prepares it: try again while that may still be starting.
 
     Raises Unavailable when the step has failed for 20 seconds.
@@ -114,7 +119,8 @@ async def patiently(step: Callable[[], Awaitable[None]]) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
-            return await step()
+            await step()
+            return
         except Unavailable:
             if time.monotonic() > deadline:
                 raise

@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from engine import providers
 from engine.boot.counter_log import CounterLog
 from engine.boot.problem_flush import ProblemFlush
-from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
@@ -66,13 +66,14 @@ def assemble_worker(
     clock_s: Callable[[], float],
     rng: Random,
     log: FilteringBoundLogger,
+    fit: Callable[[], bool] = lambda: True,
 ) -> WorkerParts:
     """Put together the worker of `reader`'s queue. Nothing runs yet.
 
     `built`: the providers in order of preference, with the settings of each in the same order. The
     caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
-    quarter of `take_over_s`.
+    quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more.
     """
     pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
     settler = Settler(
@@ -97,7 +98,9 @@ def assemble_worker(
         clock_s=clock_s,
         hedge=settings.hedge,
     )
-    worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
+    worker = Worker(
+        reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log, fit=fit
+    )
     return WorkerParts(worker, _sweeper(reader, worker, take_over_s, now_us, log), dispatcher)
 
 
@@ -135,6 +138,7 @@ async def deliver(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
+        await process.know_the_time(link)
         reader = _reader(process, link, read_link, queue, log)
         # Before all that counts, so that its last line comes after them.
         counters = await stack.enter_async_context(CounterLog(log))
@@ -146,10 +150,11 @@ async def deliver(process: Process) -> None:
             RedisSlots(await stack.enter_async_context(process.link("pace"))),
             config.queues.of(queue),
             take_over_s=config.take_over_s,
-            now_us=now_us,
+            now_us=process.clock.now_us,
             clock_s=time.monotonic,
             rng=random.Random(),
             log=log,
+            fit=lambda: not process.clock.off,
         )
         counters.watch("messages ended", worker.counts)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
@@ -179,11 +184,12 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     link = await stack.enter_async_context(process.link("receipts"))
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
-    problems = Problems()
+    now_us = process.clock.now_us
+    problems = Problems(now_us)
     await stack.enter_async_context(
         ProblemFlush(problems, RedisProblems(link).add, structlog.get_logger(process.role))
     )
-    built = [providers.build(p, receipts, problems) for p in process.config.providers]
+    built = [providers.build(p, receipts, problems, now_us=now_us) for p in process.config.providers]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:
             counters.watch("provider traffic", counts, provider=provider.name)
@@ -201,4 +207,5 @@ def _reader(
         worker_name=process.name,
         timeout_s=STORE_TIMEOUT_S,
         log=log,
+        clock=process.clock,
     )

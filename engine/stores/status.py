@@ -69,6 +69,8 @@ class Status(msgspec.Struct):
     receipts: ReceiptsStatus
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int
+    # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
+    clock_ahead_ms: int = 0
 
 
 class StatusReader:

@@ -84,6 +84,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     receipts: ReceiptsState = ReceiptsState()
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int = 0
+    clock_ahead_ms: int = 0
 
 
 class AuditCheck(msgspec.Struct, frozen=True, kw_only=True):

@@ -60,7 +60,7 @@ async def behind(
 ) -> AsyncIterator[Behind]:
     async with new_world(redis_url, clickhouse_url) as world:
         nothing = cast(Any, None)
-        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, world.store, nothing)
+        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, world.store, nothing, nothing)
         services = await services_with(directory, history=views.message)
         async with serving(services, acme.api_key) as api:
             yield Behind(api, world, acme)

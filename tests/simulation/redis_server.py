@@ -95,6 +95,10 @@ class RedisServer:
 
     # -- within
 
+    def _time(self) -> list[bytes]:
+        seconds, microseconds = divmod(self.store.now_us(), 1_000_000)
+        return [b"%d" % seconds, b"%d" % microseconds]
+
     def _run(self, command: tuple[Any, ...]) -> Any:
         try:
             if command[0] == "FCALL":

@@ -17,9 +17,11 @@ from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import ActivityRow, Addressed, Replay, Submission
+from engine.store_clock import StoreClock
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.memory import memory_of
+from engine.stores.redis.timed import timed_batch
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -37,16 +39,22 @@ _HALF = 0.5
 class RedisAdmission:
     """The port `AdmissionStore`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
-    def __init__(self, link: RedisLink, inbox_link: RedisLink, shards: int) -> None:
-        """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger."""
+    def __init__(
+        self, link: RedisLink, inbox_link: RedisLink, shards: int, clock: StoreClock | None = None
+    ) -> None:
+        """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger.
+
+        `clock` is measured with each registration and each heartbeat.
+        """
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
+        self._clock = clock
         self._key_ttl_s = _KEY_TTL_S
 
     async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
-        replies = await self._each(
+        replies = await self._timed(
             [
                 ("FCALL", versioned("register"), 2, keys.holder_key(s, name), keys.holders_key(s), name)
                 for s in self._shards
@@ -59,7 +67,7 @@ class RedisAdmission:
 
         `answered`, in order of the shards: its epoch, and the last sequence that Redis answered.
         """
-        replies = await self._each(
+        replies = await self._timed(
             [
                 (
                     "FCALL",
@@ -135,11 +143,11 @@ class RedisAdmission:
 
     async def _each(self, commands: list[Command]) -> list[Any]:
         """Send all in one write; the replies, in order. Raises Broken for an error reply."""
-        replies = await self._link.batch(commands)
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise _refused(reply)
-        return replies
+        return _accepted(await self._link.batch(commands))
+
+    async def _timed(self, commands: list[Command]) -> list[Any]:
+        """As `_each`, with a measurement of the clock."""
+        return _accepted(await timed_batch(self._link, self._clock, commands))
 
 
 async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
@@ -151,6 +159,14 @@ async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
     refused = [reply for reply in replies if isinstance(reply, ReplyError)]
     if refused:
         raise Unavailable(f"Redis refused {len(refused)} of {len(replies)} steps of a fence: {refused[0]}.")
+
+
+def _accepted(replies: list[Any]) -> list[Any]:
+    """The replies of steps of the protocol. Raises Broken when one is an error."""
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise _refused(reply)
+    return replies
 
 
 def _refused(reply: ReplyError) -> Broken:
