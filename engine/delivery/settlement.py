@@ -41,6 +41,7 @@ from random import Random
 
 import msgspec
 
+from engine import message_format
 from engine.activity.row import row_of
 from engine.backoff import pause_after
 from engine.lifecycle import MessageEvent
@@ -132,7 +133,7 @@ def after_verdict(
     message, kind = entry.message, verdict.kind
     attempt = message.attempts + 1
     if kind == "accepted":
-        kept = msgspec.json.encode(_message_of(entry)).decode() if reroute else ""
+        kept = message_format.to_json(_message_of(entry)) if reroute else ""
         return _settlement(entry, "sent", now_us, attempt=attempt, verdict=verdict, kept=kept)
     if kind == "permanent":
         return _settlement(entry, "failed", now_us, attempt=attempt, verdict=verdict)

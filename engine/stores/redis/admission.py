@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from engine import message_format
 from engine import redis_keys as keys
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
@@ -124,21 +125,22 @@ class RedisAdmission:
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
-    ) -> list[tuple[int, str, LedgerAnswer]]:
+    ) -> list[tuple[int, str, LedgerAnswer | None]]:
         """Answers of the ledger after `positions` (ids, in order of the shards).
 
-        Waits up to `block_ms` milliseconds for the first one. List of (shard, id of the entry, answer).
+        Waits up to `block_ms` milliseconds for the first one. List of (shard, id of the entry, answer);
+        the answer is None when this version cannot read it.
         """
         inboxes = [keys.inbox_key(s, name) for s in self._shards]
         reply = await self._inbox_link.call(
             "XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", *inboxes, *positions,
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
-        arrived: list[tuple[int, str, LedgerAnswer]] = []
+        arrived: list[tuple[int, str, LedgerAnswer | None]] = []
         for key, entries in reply or ():
             shard = inboxes.index(key)
             for entry_id, fields in entries:
-                arrived.append((shard, entry_id.decode(), _answer.decode(fields[1])))
+                arrived.append((shard, entry_id.decode(), _answer_in(fields[1])))
         return arrived
 
     async def _each(self, commands: list[Command]) -> list[Any]:
@@ -167,6 +169,13 @@ def _accepted(replies: list[Any]) -> list[Any]:
         if isinstance(reply, ReplyError):
             raise _refused(reply)
     return replies
+
+
+def _answer_in(payload: bytes) -> LedgerAnswer | None:
+    try:
+        return _answer.decode(payload)
+    except (msgspec.MsgspecError, ValueError):
+        return None
 
 
 def _refused(reply: ReplyError) -> Broken:
@@ -235,7 +244,7 @@ def _add_submission(arguments: list[Argument], submission: Submission, key_index
         arguments += (
             b"e" if addressed.queue == "express" else b"n",
             addressed.due_at_us or b"",
-            _encode(addressed.message),
+            message_format.packed(addressed.message),
         )
 
 

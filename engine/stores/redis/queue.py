@@ -11,6 +11,9 @@ take_over  As for `read`.
 killed     The name is fenced; the other workers take its entries over at once.
 frozen     They take them over after `min_idle_ms`. The first settlement of an entry counts.
 
+An entry that this version cannot read is no dead letter: a newer one may have written it. It waits on
+the due set, is tried again every UNREAD_S by whoever reads it, and is logged each time.
+
 One command to one Redis reads all shards. A Redis Cluster would need one link and one
 command for each node, in `_read_streams` and `_all`.
 """
@@ -26,7 +29,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
-from engine.store_clock import StoreClock
+from engine.store_clock import StoreClock, wall_us
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
@@ -35,6 +38,8 @@ from engine.stores.redis.wire import ReplyError
 
 # Pending entries that one command lists while we look for lost ones.
 _PAGE = 500
+# How long an entry that could not be read waits for somebody who can, seconds.
+UNREAD_S = 30.0
 
 
 class QueueStreams:
@@ -68,6 +73,7 @@ class QueueStreams:
         self._timeout_s = timeout_s
         self._log = log
         self._clock = clock
+        self._now_us = wall_us if clock is None else clock.now_us
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         # Shards whose streams gave as many entries as they were asked for last time.
@@ -230,7 +236,7 @@ class QueueStreams:
         ]
 
     async def _receive(self, claimed: Iterable[tuple[int, Iterable[wire.RawEntry]]]) -> list[Entry]:
-        """Take entries that hold a message in hand; move those that hold none to the dead letters.
+        """Take entries that hold a message in hand; leave those that cannot be read to others.
 
         Returns the entries that were not in hand before.
         """
@@ -242,14 +248,17 @@ class QueueStreams:
             undecodable += bad
         for entry in undecodable:
             self._log.error(
-                "queue entry holds no message, moved to the dead letters",
+                "queue entry cannot be read, and waits for a version that can",
                 queue=self.queue,
                 shard=entry.shard,
                 entry_id=entry.entry_id.decode(),
                 payload_bytes=len(entry.payload),
             )
+        due_at_us = self._now_us() + int(UNREAD_S * 1e6) if undecodable else 0
         try:
-            await self._all([wire.set_aside(self.queue, self._name, entry) for entry in undecodable])
+            await self._all(
+                [wire.leave_for_others(self.queue, self._name, entry, due_at_us) for entry in undecodable]
+            )
         except Unavailable:
             # They are still pending and not in hand, so the search for lost ones finds them again.
             self._lost = True

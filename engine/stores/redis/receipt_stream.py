@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from engine import message_format
 from engine import redis_keys as keys
 from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced, Unavailable
@@ -149,7 +150,11 @@ class RedisReceiptStream:
                     *(
                         part
                         for queue, due_at_us, message in recording.again
-                        for part in ("e" if queue == "express" else "n", due_at_us, _encode(message))
+                        for part in (
+                            "e" if queue == "express" else "n",
+                            due_at_us,
+                            message_format.packed(message),
+                        )
                     ),
                 )
             )  # fmt: skip
