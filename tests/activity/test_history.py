@@ -192,3 +192,11 @@ def test_a_message_given_up_with_an_unknown_outcome_says_who_pays_and_a_receipt_
     )  # fmt: skip
     later = describe([row(receipt, 70, attempt=1, provider="one"), end, RETRYING, ACCEPTED])
     assert (later.status, later.charge) == (receipt, charge)
+
+
+def test_an_event_of_a_newer_version_is_shown_and_changes_nothing() -> None:
+    newer: Any = "seen_by_the_recipient"
+    for rows in ([ACCEPTED, row(newer, 20)], [ACCEPTED, SENT, row(newer, 1000)]):
+        without, view = describe(rows[:-1]), describe(rows)
+        assert (view.status, view.charge) == (without.status, without.charge)
+        assert view.events[-1].event == newer
