@@ -64,6 +64,11 @@ class StoreClock:
         self.ahead_us = 0
         self._said = False
 
+    @property
+    def measured(self) -> bool:
+        """Whether it may be read."""
+        return self._ahead_us is not None
+
     def now_us(self) -> int:
         """The stores' time: UTC, microseconds since 1970. It never goes back."""
         if self._ahead_us is None:

@@ -105,7 +105,7 @@ async def _holders_here(link: RedisLink, config: Config) -> list[str]:
 async def _archiver(process: Process) -> None:
     async with process.link("clock") as link:
         await process.know_the_time(link)
-    await archive_and_match(process.config, process.name, process.life, process.link, process.clock)
+    await archive_and_match(process.config, process.name, process.life, process.link, process.pulse)
 
 
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {

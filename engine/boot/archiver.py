@@ -27,12 +27,12 @@ from engine.receipts.ports import AttemptStore, MatchLimits, ReceiptStream
 from engine.receipts.records import Receipt
 from engine.receipts.rounds import Rounds
 from engine.shards import shard_of
-from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
+from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 
 # malloc.h
@@ -72,12 +72,12 @@ async def archive_and_match(
     name: str,
     life: Heartbeat,
     link: Callable[[str], AbstractAsyncContextManager[RedisLink]],
-    clock: StoreClock,
+    pulse: Pulse,
 ) -> None:
     """Archive and match until drained.
 
     `name` is unique per process incarnation. `link` opens a Redis connection of this process for a
-    purpose. `clock` has been measured.
+    purpose. The clock of `pulse` has been measured.
     """
     # Blocks are built in threads. With an arena of its own (glibc's malloc) each thread would keep the
     # memory of the largest block that it ever built.
@@ -95,13 +95,13 @@ async def archive_and_match(
         log = structlog.get_logger("archiver")
         await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands).add, log))
         matcher, rounds = assemble_matcher(
-            RedisReceiptStream(commands, reading, config.shards, clock),
+            RedisReceiptStream(commands, reading, config.shards, pulse),
             outstanding,
             name,
             MatchLimits(),
             shards=config.shards,
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
-            now_us=clock.now_us,
+            now_us=pulse.clock.now_us,
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)

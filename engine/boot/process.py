@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -18,11 +19,12 @@ from engine.config import Config, Role
 from engine.errors import EngineError, Unavailable
 from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
-from engine.stores.redis.timed import timed_batch
+from engine.stores.redis.pulse import Pulse
 
 STORE_TIMEOUT_S = 5.0
 DRAIN_S = 20.0
 _START_S = 20.0
+_PULSE_S = 2.0
 
 
 class Closable(Protocol):
@@ -52,14 +54,23 @@ class Process:
         self.name = name
         self.life = life
         self.listener = listener
-        self.clock = StoreClock(structlog.get_logger(role))
+        log = structlog.get_logger(role)
+        self.clock = StoreClock(log)
+        self.pulse = Pulse(self.clock, name, log)
 
     async def know_the_time(self, link: RedisLink) -> None:
         """Measure the stores' clock, before anything of this process reads it. Raises Unavailable.
 
         From then on the heartbeat measures it.
         """
-        await patiently(lambda: timed_batch(link, self.clock, []))
+        await patiently(lambda: self.pulse.batch(link, []))
+
+    async def keep_pulse(self, link: RedisLink) -> None:
+        """For a role without a heartbeat to Redis: have a pulse until canceled."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                await self.pulse.batch(link, [])
+            await asyncio.sleep(_PULSE_S)
 
     @asynccontextmanager
     async def link(self, purpose: str) -> AsyncIterator[RedisLink]:

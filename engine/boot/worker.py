@@ -67,6 +67,7 @@ def assemble_worker(
     rng: Random,
     log: FilteringBoundLogger,
     fit: Callable[[], bool] = lambda: True,
+    readable: Callable[[str], bool] = lambda event: True,
 ) -> WorkerParts:
     """Put together the worker of `reader`'s queue. Nothing runs yet.
 
@@ -74,6 +75,7 @@ def assemble_worker(
     caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
     quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more.
+    `readable`: whether every living process can read an event, by its name.
     """
     pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
     settler = Settler(
@@ -85,6 +87,7 @@ def assemble_worker(
         rng=rng,
         log=log,
         unknown=_unknown_outcomes(settings),
+        readable=readable,
     )
     dispatcher = Dispatcher(
         reader.queue,
@@ -155,6 +158,7 @@ async def deliver(process: Process) -> None:
             rng=random.Random(),
             log=log,
             fit=lambda: not process.clock.off,
+            readable=process.pulse.readable,
         )
         counters.watch("messages ended", worker.counts)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
@@ -207,5 +211,5 @@ def _reader(
         worker_name=process.name,
         timeout_s=STORE_TIMEOUT_S,
         log=log,
-        clock=process.clock,
+        pulse=process.pulse,
     )

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from engine.redis_keys import FUNCTIONS_LOADED
+from engine.redis_keys import FORMATS_READ, FUNCTIONS_LOADED
 from engine.stores.redis.library import versioned
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
@@ -159,10 +159,17 @@ class RedisServer:
     def _hkeys(self, key: bytes) -> list[bytes]:
         return list(self.store.db.get(key, {}))
 
-    def _hset(self, key: bytes, *_: Any) -> int:
-        """Only the note of when functions were loaded is written so, and nobody here reads it."""
-        assert key == FUNCTIONS_LOADED
+    def _hset(self, key: bytes, *pairs: Any) -> int:
+        """Only the notes of functions loaded and formats read are written so."""
+        assert key in (FUNCTIONS_LOADED, FORMATS_READ)
+        self.store.hash(key).update(
+            {as_bytes(k): as_bytes(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
+        )
         return 1
+
+    def _hdel(self, key: bytes, *fields: Any) -> int:
+        assert key == FORMATS_READ
+        return sum(self.store.hash(key).pop(as_bytes(field), None) is not None for field in fields)
 
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)

@@ -18,11 +18,10 @@ from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import ActivityRow, Addressed, Replay, Submission
-from engine.store_clock import StoreClock
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.memory import memory_of
-from engine.stores.redis.timed import timed_batch
+from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -41,21 +40,21 @@ class RedisAdmission:
     """The port `AdmissionStore`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(
-        self, link: RedisLink, inbox_link: RedisLink, shards: int, clock: StoreClock | None = None
+        self, link: RedisLink, inbox_link: RedisLink, shards: int, pulse: Pulse | None = None
     ) -> None:
         """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger.
 
-        `clock` is measured with each registration and each heartbeat.
+        `pulse` goes with each registration and each heartbeat.
         """
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
-        self._clock = clock
+        self._pulse = pulse
         self._key_ttl_s = _KEY_TTL_S
 
     async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
-        replies = await self._timed(
+        replies = await self._pulsed(
             [
                 ("FCALL", versioned("register"), 2, keys.holder_key(s, name), keys.holders_key(s), name)
                 for s in self._shards
@@ -68,7 +67,7 @@ class RedisAdmission:
 
         `answered`, in order of the shards: its epoch, and the last sequence that Redis answered.
         """
-        replies = await self._timed(
+        replies = await self._pulsed(
             [
                 (
                     "FCALL",
@@ -147,9 +146,9 @@ class RedisAdmission:
         """Send all in one write; the replies, in order. Raises Broken for an error reply."""
         return _accepted(await self._link.batch(commands))
 
-    async def _timed(self, commands: list[Command]) -> list[Any]:
-        """As `_each`, with a measurement of the clock."""
-        return _accepted(await timed_batch(self._link, self._clock, commands))
+    async def _pulsed(self, commands: list[Command]) -> list[Any]:
+        """As `_each`, with the pulse."""
+        return _accepted(await pulsed(self._link, self._pulse, commands))
 
 
 async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:

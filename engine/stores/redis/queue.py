@@ -29,11 +29,11 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
-from engine.store_clock import StoreClock, wall_us
+from engine.store_clock import wall_us
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
-from engine.stores.redis.timed import timed_batch
+from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import ReplyError
 
 # Pending entries that one command lists while we look for lost ones.
@@ -58,12 +58,12 @@ class QueueStreams:
         worker_name: str,
         timeout_s: float,
         log: FilteringBoundLogger,
-        clock: StoreClock | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         """`reading` blocks, so nobody else may use it; its answers may take the block and `timeout_s`.
 
-        `worker_name` is unique for each incarnation and never used again. `clock` is measured when
-        the worker joins, and with each heartbeat.
+        `worker_name` is unique for each incarnation and never used again. `pulse` goes with
+        joining, and with each heartbeat.
         """
         self._commands = commands
         self._reading = reading
@@ -72,8 +72,8 @@ class QueueStreams:
         self._name = worker_name
         self._timeout_s = timeout_s
         self._log = log
-        self._clock = clock
-        self._now_us = wall_us if clock is None else clock.now_us
+        self._pulse = pulse
+        self._now_us = wall_us if pulse is None else pulse.clock.now_us
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         # Shards whose streams gave as many entries as they were asked for last time.
@@ -87,7 +87,7 @@ class QueueStreams:
         The other workers take over the entries of one that is not registered at once.
         """
         await self.ensure_groups()
-        await self._timed([wire.register(self._name, shard) for shard in self._shards])
+        await self._pulsed([wire.register(self._name, shard) for shard in self._shards])
 
     async def ensure_groups(self) -> None:
         """Make the consumer groups that are missing. Raises Unavailable."""
@@ -97,7 +97,7 @@ class QueueStreams:
 
     async def beat(self) -> None:
         """Show that this worker lives; where it was fenced, register again."""
-        alive = await self._timed([wire.beat(self._name, shard) for shard in self._shards])
+        alive = await self._pulsed([wire.beat(self._name, shard) for shard in self._shards])
         fenced = [shard for shard in self._shards if not alive[shard]]
         if fenced:
             self._log.warning("worker was fenced, joining again", queue=self.queue, shards=fenced)
@@ -271,9 +271,9 @@ class QueueStreams:
         """Send all in one write. Raises Unavailable when any is refused; others may have been applied."""
         return await self._accepted(await self._commands.batch(commands))
 
-    async def _timed(self, commands: Sequence[Command]) -> list[Any]:
-        """As `_all`, with a measurement of the clock."""
-        return await self._accepted(await timed_batch(self._commands, self._clock, commands))
+    async def _pulsed(self, commands: Sequence[Command]) -> list[Any]:
+        """As `_all`, with the pulse."""
+        return await self._accepted(await pulsed(self._commands, self._pulse, commands))
 
     async def _accepted(self, replies: list[Any]) -> list[Any]:
         for reply in replies:

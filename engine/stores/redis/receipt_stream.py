@@ -30,10 +30,9 @@ from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced, Unavailable
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
 from engine.receipts.records import LateReceipt, Receipt
-from engine.store_clock import StoreClock
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
-from engine.stores.redis.timed import timed_batch
+from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
@@ -46,22 +45,22 @@ class RedisReceiptStream:
     """The port `ReceiptStream`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(
-        self, link: RedisLink, read_link: RedisLink, shards: int, clock: StoreClock | None = None
+        self, link: RedisLink, read_link: RedisLink, shards: int, pulse: Pulse | None = None
     ) -> None:
         """`link` is for commands; `read_link` blocks while it waits for entries.
 
-        `clock` is measured whenever the lease is asked for.
+        `pulse` goes with each question for the lease.
         """
         self._link = link
         self._read_link = read_link
         self._shards = range(shards)
-        self._clock = clock
+        self._pulse = pulse
         self._shard_of_key = {keys.receipts_key(s): s for s in self._shards}
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one matcher for `ttl_ms` milliseconds; False while another is."""
         ask = ("FCALL", versioned("receipts_lease"), 1, keys.MATCHER_LOCK, owner, ttl_ms)
-        return bool(_accepted(await timed_batch(self._link, self._clock, [ask]))[0])
+        return bool(_accepted(await pulsed(self._link, self._pulse, [ask]))[0])
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
