@@ -31,7 +31,7 @@ class NewerMessage(Message, frozen=True, array_like=True, kw_only=True):
 
 
 def unpacked(payload: bytes) -> Message:
-    """The message in the field `m` of a queue entry. Raises msgspec.MsgspecError or ValueError."""
+    """The message in the field `m` of a queue entry. Raises one of NO_RECORD."""
     message = _message(payload)
     if _FIXARRAY <= payload[0] <= _FIXARRAY + min(len(_FIELDS), _FIXARRAY_MAX):
         return message

@@ -17,7 +17,7 @@ from engine.credit.flush import Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
-from engine.records import ActivityRow, Addressed, Replay, Submission
+from engine.records import NO_RECORD, ActivityRow, Addressed, Replay, Submission
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.memory import memory_of
@@ -173,7 +173,7 @@ def _accepted(replies: list[Any]) -> list[Any]:
 def _answer_in(payload: bytes) -> LedgerAnswer | None:
     try:
         return _answer.decode(payload)
-    except (msgspec.MsgspecError, ValueError):
+    except NO_RECORD:
         return None
 
 
