@@ -23,7 +23,7 @@ from engine.clock_estimate import Bounds, GivenTime, improved, measured
 from engine.errors import Broken, Unavailable
 
 # What a machine's clock may be off by before that is said, and what it must come back to, microseconds.
-SAID_US, _SILENT_US = 1_000_000, 800_000
+NOTABLE_US, _RIGHT_US = 1_000_000, 800_000
 # A machine whose clock is off by more does not work, microseconds.
 OFF_MAX_US = 60_000_000
 _RETRY_S = 5.0
@@ -62,7 +62,7 @@ class StoreClock:
         self._given = GivenTime()
         # How far the machine's time of day is ahead of the stores', and whether that was said.
         self.ahead_us = 0
-        self._said = False
+        self._noticed = False
 
     @property
     def measured(self) -> bool:
@@ -104,11 +104,11 @@ class StoreClock:
 
     def _say(self, off_us: int) -> None:
         """One line when the machine's clock is found to be off by `off_us` at least, one when it is right."""
-        if off_us > SAID_US and not self._said:
-            self._said = True
+        if off_us > NOTABLE_US and not self._noticed:
+            self._noticed = True
             self._log.warning("the clock of this node is off", seconds=round(self.ahead_us / 1e6, 1))
-        elif off_us < _SILENT_US and self._said:
-            self._said = False
+        elif off_us < _RIGHT_US and self._noticed:
+            self._noticed = False
             self._log.info("the clock of this node is right again", seconds=round(self.ahead_us / 1e6, 1))
 
 

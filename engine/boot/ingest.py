@@ -156,16 +156,7 @@ async def _services(
     )
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
-
-    async def clock() -> None:
-        process.clock.check()
-
-    probes: dict[str, Callable[[], Awaitable[object]]] = {
-        "redis": partial(link.call, "PING"),
-        "postgres": probe.ping,
-        "clock": clock,
-    }
-    readiness = Readiness(probes, time.monotonic)
+    readiness = _readiness(process, link, probe)
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
@@ -191,6 +182,20 @@ async def _services(
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
     )
+
+
+def _readiness(process: Process, link: RedisLink, postgres: Pool) -> Readiness:
+    """Whether Redis and PostgreSQL can be reached, and the clock of the node is right."""
+
+    async def clock() -> None:
+        process.clock.check()
+
+    probes: dict[str, Callable[[], Awaitable[object]]] = {
+        "redis": partial(link.call, "PING"),
+        "postgres": postgres.ping,
+        "clock": clock,
+    }
+    return Readiness(probes, time.monotonic)
 
 
 async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems) -> RedisReceiptSink:

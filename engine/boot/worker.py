@@ -74,13 +74,12 @@ def assemble_worker(
     `built`: the providers in order of preference, with the settings of each in the same order. The
     caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
-    quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more.
-    `readable`: whether every living process can read an event, by its name.
+    quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more. `readable`: whether
+    every living process can read an event, by its name.
     """
-    pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
     settler = Settler(
         reader,
-        pauses=pauses,
+        pauses=_pauses(settings),
         hand_s=take_over_s / 4 if hand_s is None else hand_s,
         now_us=now_us,
         clock_s=clock_s,
@@ -101,10 +100,13 @@ def assemble_worker(
         clock_s=clock_s,
         hedge=settings.hedge,
     )
-    worker = Worker(
-        reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log, fit=fit
-    )
+    room = settings.concurrency
+    worker = Worker(reader, dispatcher, settler, concurrency=room, clock_s=clock_s, log=log, fit=fit)
     return WorkerParts(worker, _sweeper(reader, worker, take_over_s, now_us, log), dispatcher)
+
+
+def _pauses(settings: QueueSettings) -> RetryPauses:
+    return RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
 
 
 def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:

@@ -261,21 +261,12 @@ class Ledger:
             if not follows(self._read[entry.shard], entry.follows):
                 raise Unavailable(f"Redis has lost usage of shard {entry.shard} that was read.")
             if not known(entry):
-                self._stop(entry, now_s)
+                self._stopped[entry.shard] = now_s
+                _say_unknown(entry)
                 continue
             self._pending.setdefault(entry.shard, []).append(entry)
             self._since.setdefault(entry.shard, now_s)
             self._read[entry.shard] = StreamMark(entry.position, entry.link)
-
-    def _stop(self, entry: UsageEntry, now_s: float) -> None:
-        """Read the shard of `entry` no further, because the kind of the entry is unknown."""
-        self._stopped[entry.shard] = now_s
-        log.error(
-            "usage of an unknown kind: its shard waits for a ledger of a newer version",
-            shard=entry.shard,
-            kind=entry.kind,
-            position=str(entry.position),
-        )
 
     async def _look_around(self) -> None:
         """Fence holders that fell silent, and look whether Redis has lost data; about once a second.
@@ -359,6 +350,15 @@ class Ledger:
             await self._usage.send(answers, self._delivered)
             self._delivered.update({a.shard: a.row_id for a in answers})
             self._sent = answers[-1].row_id
+
+
+def _say_unknown(entry: UsageEntry) -> None:
+    log.error(
+        "usage of an unknown kind: its shard waits for a ledger of a newer version",
+        shard=entry.shard,
+        kind=entry.kind,
+        position=str(entry.position),
+    )
 
 
 class _Unknown(Unavailable):

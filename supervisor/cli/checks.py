@@ -26,7 +26,7 @@ from engine.providers.settings import (
     SmppSettings,
     needs_simulator,
 )
-from engine.store_clock import OFF_MAX_US, SAID_US, difference, steady_us, wall_us
+from engine.store_clock import NOTABLE_US, OFF_MAX_US, difference, steady_us, wall_us
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.clickhouse.rights import confirm_rights
@@ -193,7 +193,7 @@ async def _clock(link: RedisLink) -> list[str]:
     seconds, microseconds = await link.call("TIME")
     bounds = measured(asked_us, steady_us(), int(seconds) * 1_000_000 + int(microseconds))
     ahead_us = wall_us() - steady_us() - bounds.middle_us
-    if abs(ahead_us) - bounds.half_us <= SAID_US:
+    if abs(ahead_us) - bounds.half_us <= NOTABLE_US:
         return []
     sentence = f"the clock of this machine is {difference(ahead_us)} that of Redis"
     if abs(ahead_us) > OFF_MAX_US:

@@ -10,11 +10,11 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from engine.redis_keys import FORMATS_READ, FUNCTIONS_LOADED
 from engine.stores.redis.library import versioned
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
+from tests.simulation.redis_hashes import Hashes
 from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
 from tests.simulation.wires import BLOCKED, Call, Wire
 
@@ -32,7 +32,7 @@ class _Parked:
         self.over = False
 
 
-class RedisServer:
+class RedisServer(Hashes):
     """Commands in, replies out; one after another."""
 
     def __init__(self, clock: Clock, watch: Watch, functions: type[Functions] = Functions) -> None:
@@ -152,24 +152,6 @@ class RedisServer:
         used = 100 if self.full else 0
         memory = b"# Memory\r\nused_memory:%d\r\nmaxmemory:100\r\n" % used
         return b"# Server\r\nrun_id:%b\r\n" % self.store.run + memory
-
-    def _hgetall(self, key: bytes) -> list[bytes]:
-        return [part for pair in self.store.db.get(key, {}).items() for part in pair]
-
-    def _hkeys(self, key: bytes) -> list[bytes]:
-        return list(self.store.db.get(key, {}))
-
-    def _hset(self, key: bytes, *pairs: Any) -> int:
-        """Only the notes of functions loaded and formats read are written so."""
-        assert key in (FUNCTIONS_LOADED, FORMATS_READ)
-        self.store.hash(key).update(
-            {as_bytes(k): as_bytes(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
-        )
-        return 1
-
-    def _hdel(self, key: bytes, *fields: Any) -> int:
-        assert key == FORMATS_READ
-        return sum(self.store.hash(key).pop(as_bytes(field), None) is not None for field in fields)
 
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)

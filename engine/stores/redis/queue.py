@@ -87,7 +87,7 @@ class QueueStreams:
         The other workers take over the entries of one that is not registered at once.
         """
         await self.ensure_groups()
-        await self._pulsed([wire.register(self._name, shard) for shard in self._shards])
+        await self._all([wire.register(self._name, shard) for shard in self._shards], self._pulse)
 
     async def ensure_groups(self) -> None:
         """Make the consumer groups that are missing. Raises Unavailable."""
@@ -97,7 +97,7 @@ class QueueStreams:
 
     async def beat(self) -> None:
         """Show that this worker lives; where it was fenced, register again."""
-        alive = await self._pulsed([wire.beat(self._name, shard) for shard in self._shards])
+        alive = await self._all([wire.beat(self._name, shard) for shard in self._shards], self._pulse)
         fenced = [shard for shard in self._shards if not alive[shard]]
         if fenced:
             self._log.warning("worker was fenced, joining again", queue=self.queue, shards=fenced)
@@ -267,15 +267,9 @@ class QueueStreams:
             raise
         return self._hand.take(received)
 
-    async def _all(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all in one write. Raises Unavailable when any is refused; others may have been applied."""
-        return await self._accepted(await self._commands.batch(commands))
-
-    async def _pulsed(self, commands: Sequence[Command]) -> list[Any]:
-        """As `_all`, with the pulse."""
-        return await self._accepted(await pulsed(self._commands, self._pulse, commands))
-
-    async def _accepted(self, replies: list[Any]) -> list[Any]:
+    async def _all(self, commands: Sequence[Command], pulse: Pulse | None = None) -> list[Any]:
+        """Send all in one write, with `pulse`. Raises Unavailable when any is refused; others may be applied."""
+        replies = await pulsed(self._commands, pulse, commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise await self._mended(reply)
