@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import msgspec
+import pytest
 from structlog.testing import capture_logs
 
 from engine import redis_keys, shards
-from engine.credit import posting
+from engine.credit import ledger, posting
 from engine.stores.redis.library import versioned
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
 
@@ -95,3 +96,20 @@ async def test_an_answer_of_an_unknown_kind_is_passed_over(streams_url: str, boo
                 while sum("cannot be read" in line["event"] for line in lines) < 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         assert accepted(await ingest.submit(org, drafts(30), render=render)) == 30
+
+
+async def test_a_ledger_that_cannot_read_on_leaves_the_lead_to_another(
+    streams_url: str, books_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_STOPPED_S", 0.0)
+    async with world(streams_url, books_url) as w:
+        await w.ledger()
+        await w.ledger()
+        with capture_logs() as lines:
+            await _append(w, 1, "newer_kind")
+
+            async def went_round() -> bool:
+                said = [line["event"] for line in lines]
+                return "leading" in said and said.index("ledger leaves the lead") < said.index("leading")
+
+            await eventually(went_round, 10)

@@ -56,7 +56,7 @@ class RedisServer(Hashes):
         if command[0] == "FCALL":
             # From here on a function has the name that it has in the Lua file.
             command = (command[0], command[1].removesuffix(_VERSION), *command[2:])
-        if self.before is not None and self.before[0] == command[1] and command[0] == "FCALL":
+        if command[0] == "FCALL" and self.before is not None and self.before[0] == command[1]:
             self.before[1]()
         reply = self._run(command)
         if reply is BLOCKED and wire is not None and call is not None:

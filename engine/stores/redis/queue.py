@@ -268,7 +268,10 @@ class QueueStreams:
         return self._hand.take(received)
 
     async def _all(self, commands: Sequence[Command], pulse: Pulse | None = None) -> list[Any]:
-        """Send all in one write, with `pulse`. Raises Unavailable when any is refused; others may be applied."""
+        """Send all in one write, with `pulse`.
+
+        Raises Unavailable when any is refused; others may have been applied.
+        """
         replies = await pulsed(self._commands, pulse, commands)
         for reply in replies:
             if isinstance(reply, ReplyError):

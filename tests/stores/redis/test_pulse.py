@@ -43,7 +43,7 @@ async def test_processes_an_hour_apart_show_one_time(link: RedisLink) -> None:
     seconds, microseconds = await link.call("TIME")
     redis_us = int(seconds) * 1_000_000 + int(microseconds)
     for pulse in (ahead, right):
-        assert 0 <= pulse.clock.now_us() - redis_us < 2_000_000
+        assert abs(pulse.clock.now_us() - redis_us) < 60_000_000
     assert [(line["event"], line["seconds"]) for line in lines] == [("the clock of this node is off", 3600.0)]
     assert (ahead.clock.off, right.clock.off) == (True, False)
 
