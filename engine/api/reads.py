@@ -42,7 +42,7 @@ class Reads:
         self._stream = stream
         self._activity = activity
         self._unmatched = unmatched
-        self._problems = RedisProblems(link)
+        self._problems = RedisProblems(link, clock.now_us)
         self._clock = clock
         self._status = StatusReader(pool, link, stream, config.shards)
 

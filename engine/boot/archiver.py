@@ -91,9 +91,10 @@ async def archive_and_match(
         stack.push_async_callback(outstanding.close)
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
-        problems = Problems()
+        now_us = pulse.clock.now_us
+        problems = Problems(now_us)
         log = structlog.get_logger("archiver")
-        await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands).add, log))
+        await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands, now_us).add, log))
         matcher, rounds = assemble_matcher(
             RedisReceiptStream(commands, reading, config.shards, pulse),
             outstanding,
@@ -101,7 +102,7 @@ async def archive_and_match(
             MatchLimits(),
             shards=config.shards,
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
-            now_us=pulse.clock.now_us,
+            now_us=now_us,
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)

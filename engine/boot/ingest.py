@@ -146,7 +146,7 @@ async def _services(
     ingest: Ingest,
 ) -> Services:
     config, shards = process.config, process.config.shards
-    problems = Problems()
+    problems = Problems(process.clock.now_us)
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
@@ -168,7 +168,7 @@ async def _services(
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),
         problems=problems,
-        provider_problems=RedisProblems(link),
+        provider_problems=RedisProblems(link, process.clock.now_us),
         now_us=process.clock.now_us,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
@@ -205,7 +205,9 @@ async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems)
     """
     link = await stack.enter_async_context(process.link("receipts"))
     counters = await stack.enter_async_context(CounterLog(log))
-    await stack.enter_async_context(ProblemFlush(problems, RedisProblems(link).add, log))
+    await stack.enter_async_context(
+        ProblemFlush(problems, RedisProblems(link, process.clock.now_us).add, log)
+    )
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     return receipts

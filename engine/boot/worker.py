@@ -193,7 +193,7 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     now_us = process.clock.now_us
     problems = Problems(now_us)
     await stack.enter_async_context(
-        ProblemFlush(problems, RedisProblems(link).add, structlog.get_logger(process.role))
+        ProblemFlush(problems, RedisProblems(link, now_us).add, structlog.get_logger(process.role))
     )
     built = [providers.build(p, receipts, problems, now_us=now_us) for p in process.config.providers]
     for provider in built:
