@@ -98,6 +98,9 @@ EVENTS: dict[MessageEvent, Meaning] = {
     "delivered": Meaning("delivered", "leaves", "stays"),
 }
 
+# An event of a newer version is shown, and says nothing about the message.
+_UNKNOWN = Meaning("scheduled", "leaves", "stays")
+
 # What an event does to charge and entry, as the outcome of a settlement.
 _OUTCOMES: dict[tuple[ChargeEffect, EntryEffect], SettlementOutcome] = {
     ("captures", "done"): "captured",
@@ -116,13 +119,13 @@ _RANK = {status: rank for rank, status in enumerate(STATUSES)}
 
 def status_after(status: Status | None, event: MessageEvent) -> Status:
     """The status once `event` is known; `status` None: no event was known before."""
-    own = EVENTS[event].status
+    own = EVENTS.get(event, _UNKNOWN).status
     return own if status is None or _RANK[own] > _RANK[status] else status
 
 
 def charge_after(charge: Charge, event: MessageEvent) -> Charge:
     """The charge once `event` is known. Only a held charge changes."""
-    return _CHARGE_AFTER.get(EVENTS[event].charge, charge) if charge == "held" else charge
+    return _CHARGE_AFTER.get(EVENTS.get(event, _UNKNOWN).charge, charge) if charge == "held" else charge
 
 
 def outcome_of(event: str) -> SettlementOutcome:

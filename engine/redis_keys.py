@@ -23,6 +23,8 @@ ARCHIVER_UNREADABLE = b"archiver:unreadable"
 ROUTING_PLAN = b"routing:plan"
 # Hash: when each library of functions was loaded last, by its name, milliseconds since 1970.
 FUNCTIONS_LOADED = b"functions:loaded"
+# Hash: the number of the formats that each process reads, and when it noted that, by its name.
+FORMATS_READ = b"formats:read"
 
 
 @cache

@@ -26,11 +26,14 @@ def row_of(
 ) -> ActivityRow:
     """The row of `event`, which happened at `at_us`, microseconds since 1970.
 
+    No event is before the acceptance of its message. The times of two processes differ by half a round
+    trip at most (`engine.store_clock`), which may be more than a quick message takes.
+
     `subject`: the message, or an attempt of it as it is filed for receipts; both have the fields in
     which a row describes the message. The other arguments are the row's fields of the same name.
     """
     return ActivityRow(
-        at_us=at_us,
+        at_us=max(at_us, subject.accepted_at_us),
         organisation_id=subject.organisation_id,
         message_id=message_id,
         accepted_at_us=subject.accepted_at_us,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from engine.activity.ports import ActivityStore, ActivityStream
 from engine.config import Config
 from engine.errors import EngineError, Unavailable
 from engine.shards import shard_of
+from engine.store_clock import StoreClock
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -38,13 +38,15 @@ class Reads:
         stream: ActivityStream,
         activity: ActivityStore,
         unmatched: Callable[[int], Coroutine[Any, Any, int]],
+        clock: StoreClock,
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
         self._config = config
         self._stream = stream
         self._activity = activity
         self._unmatched = unmatched
-        self._problems = RedisProblems(link)
+        self._problems = RedisProblems(link, clock.now_us)
+        self._clock = clock
         self._status = StatusReader(pool, link, stream, config.shards)
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
@@ -76,7 +78,7 @@ class Reads:
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
         now. Each part has a time of its own: what a store does not answer by then is named in `missing`."""
-        at_ms = time.time_ns() // 1_000_000
+        at_ms = self._clock.now_us() // 1000
         known, missing = await _answered(
             {
                 "queues": self._status.queues(at_ms),
@@ -91,7 +93,13 @@ class Reads:
         unmatched = known.pop("receipts.unmatched", None)
         if "receipts" in known:
             known["receipts"].unmatched = unmatched
-        return Status(self._config.node_name, _processes(self._config), **known, missing=missing)
+        return Status(
+            node=self._config.node_name,
+            clock_ahead_ms=self._clock.ahead_us // 1000,
+            processes=_processes(self._config),
+            missing=missing,
+            **known,
+        )
 
 
 # The stores that each part of the status is read from.

@@ -21,7 +21,7 @@ from engine.boot.archiver import archive_and_match
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.ingest import serve
 from engine.boot.ledger import keep_books
-from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, now_us, reasons
+from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, reasons
 from engine.boot.worker import deliver
 from engine.config import Config, Role
 from engine.errors import Broken, EngineError, Unavailable
@@ -103,7 +103,9 @@ async def _holders_here(link: RedisLink, config: Config) -> list[str]:
 
 
 async def _archiver(process: Process) -> None:
-    await archive_and_match(process.config, process.name, process.life, process.link, now_us)
+    async with process.link("clock") as link:
+        await process.know_the_time(link)
+    await archive_and_match(process.config, process.name, process.life, process.link, process.pulse)
 
 
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {

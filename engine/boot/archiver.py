@@ -32,6 +32,7 @@ from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
+from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 
 # malloc.h
@@ -74,12 +75,12 @@ async def archive_and_match(
     name: str,
     life: Heartbeat,
     link: Callable[[str], AbstractAsyncContextManager[RedisLink]],
-    now_us: Callable[[], int],
+    pulse: Pulse,
 ) -> None:
     """Archive and match until drained.
 
     `name` is unique per process incarnation. `link` opens a Redis connection of this process for a
-    purpose.
+    purpose. The clock of `pulse` has been measured.
     """
     # Blocks are built in threads. With an arena of its own (glibc's malloc) each thread would keep the
     # memory of the largest block that it ever built.
@@ -93,11 +94,12 @@ async def archive_and_match(
         stack.push_async_callback(outstanding.close)
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
-        problems = Problems()
+        now_us = pulse.clock.now_us
+        problems = Problems(now_us)
         log = structlog.get_logger("archiver")
-        await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands).add, log))
+        await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands, now_us).add, log))
         matcher, rounds = assemble_matcher(
-            RedisReceiptStream(commands, reading, config.shards),
+            RedisReceiptStream(commands, reading, config.shards, pulse),
             outstanding,
             name,
             MatchLimits(),

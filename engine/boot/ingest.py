@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import structlog
 
@@ -21,7 +22,7 @@ from engine.api.reads import Reads
 from engine.api.server import Server
 from engine.boot.counter_log import CounterLog
 from engine.boot.problem_flush import ProblemFlush
-from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend
@@ -60,12 +61,14 @@ def assemble_ingest(
     spenders: Sequence[int] = (),
     now_us: Callable[[], int],
     rng: Random,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
 
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
-    before they ask. Two processes whose `rng` draw alike would give messages the same ids, so in a
-    real process it is the system's source of randomness.
+    before they ask. `check` raises Unavailable while nothing is to be taken in. Two processes whose
+    `rng` draw alike would give messages the same ids, so in a real process it is the system's source of
+    randomness.
     """
     quota = Quota(
         store,
@@ -85,6 +88,7 @@ def assemble_ingest(
         ids.MessageIds(rng.getrandbits(26), rng.getrandbits(48)),
         now_us=now_us,
         timeout_s=timeout_s,
+        check=check,
     )
     return quota, ingest
 
@@ -96,10 +100,11 @@ async def serve(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         inbox_link = await stack.enter_async_context(process.link("inbox"))
+        await process.know_the_time(link)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         quota, ingest = assemble_ingest(
-            RedisAdmission(link, inbox_link, config.shards),
+            RedisAdmission(link, inbox_link, config.shards, process.pulse),
             prices,
             process.name,
             config.credit,
@@ -107,8 +112,9 @@ async def serve(process: Process) -> None:
             shards=config.shards,
             timeout_s=config.http.timeout_s * 0.9,
             spenders=await directory.spenders(config.credit.prefetch_max),
-            now_us=now_us,
+            now_us=process.clock.now_us,
             rng=random.SystemRandom(),
+            check=process.clock.check,
         )
         await patiently(quota.start)
         await prices.refresh()
@@ -142,7 +148,7 @@ async def _services(
     ingest: Ingest,
 ) -> Services:
     config, shards = process.config, process.config.shards
-    problems = Problems()
+    problems = Problems(process.clock.now_us)
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
@@ -152,11 +158,11 @@ async def _services(
     )
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
-    readiness = Readiness({"redis": partial(link.call, "PING"), "postgres": probe.ping}, time.monotonic)
+    readiness = _readiness(process, link, probe)
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
-    reads = Reads(config, pool, link, stream, activity, attempts.unmatched)
+    reads = Reads(config, pool, link, stream, activity, attempts.unmatched, process.clock)
     return Services(
         ingest=ingest,
         directory=directory,
@@ -164,8 +170,8 @@ async def _services(
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),
         problems=problems,
-        provider_problems=RedisProblems(link),
-        now_us=now_us,
+        provider_problems=RedisProblems(link, process.clock.now_us),
+        now_us=process.clock.now_us,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
         transactions=Journal(postgres).transactions,
@@ -181,6 +187,20 @@ async def _services(
     )
 
 
+def _readiness(process: Process, link: RedisLink, postgres: Pool) -> Readiness:
+    """Whether Redis and PostgreSQL can be reached, and the clock of the node is right."""
+
+    async def clock() -> None:
+        process.clock.check()
+
+    probes: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "redis": partial(link.call, "PING"),
+        "postgres": postgres.ping,
+        "clock": clock,
+    }
+    return Readiness(probes, time.monotonic)
+
+
 async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems) -> RedisReceiptSink:
     """Where the receipts go that providers push to the API; what it counted is logged when it is closed.
 
@@ -188,7 +208,9 @@ async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems)
     """
     link = await stack.enter_async_context(process.link("receipts"))
     counters = await stack.enter_async_context(CounterLog(log))
-    await stack.enter_async_context(ProblemFlush(problems, RedisProblems(link).add, log))
+    await stack.enter_async_context(
+        ProblemFlush(problems, RedisProblems(link, process.clock.now_us).add, log)
+    )
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     return receipts

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from random import Random
 
-from engine.boot.process import STORE_TIMEOUT_S, Process
+from engine.boot.process import STORE_TIMEOUT_S, Process, end
 from engine.config import Credit
 from engine.credit.ledger import Ledger
 from engine.credit.ports import LedgerStore, UsageStream
@@ -58,4 +59,8 @@ async def keep_books(process: Process) -> None:
             clock_s=time.monotonic,
             rng=random.SystemRandom(),
         )
-        await ledger.run(life.draining, life.ready)
+        pulse = asyncio.create_task(process.keep_pulse(link))
+        try:
+            await ledger.run(life.draining, life.ready)
+        finally:
+            await end(pulse)

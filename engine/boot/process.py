@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import sys
@@ -16,16 +17,16 @@ import structlog
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Role
 from engine.errors import EngineError, Unavailable
+from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.pulse import Pulse
 
 STORE_TIMEOUT_S = 5.0
 DRAIN_S = 20.0
 _START_S = 20.0
-
-
-def now_us() -> int:
-    """UTC, microseconds since 1970."""
-    return time.time_ns() // 1000
+_PULSE_S = 2.0
+# Round trips to measure the clock by at the start: the quickest of them counts.
+_MEASUREMENTS = 5
 
 
 class Closable(Protocol):
@@ -45,7 +46,7 @@ def closed_by(stack: AsyncExitStack, part: _Closable) -> _Closable:
 
 
 class Process:
-    """The process of a role: its configuration, its name, its sign of life and its connections."""
+    """The process of a role: its configuration, its name, its sign of life, its clock and its connections."""
 
     def __init__(
         self, role: Role, config: Config, name: str, life: Heartbeat, listener: socket.socket | None
@@ -55,6 +56,24 @@ class Process:
         self.name = name
         self.life = life
         self.listener = listener
+        log = structlog.get_logger(role)
+        self.clock = StoreClock(log)
+        self.pulse = Pulse(self.clock, name, log)
+
+    async def know_the_time(self, link: RedisLink) -> None:
+        """Measure the stores' clock, before anything of this process reads it. Raises Unavailable.
+
+        From then on the heartbeat measures it.
+        """
+        for _ in range(_MEASUREMENTS):
+            await patiently(lambda: self.pulse.batch(link, []))
+
+    async def keep_pulse(self, link: RedisLink) -> None:
+        """For a role without a heartbeat to Redis: have a pulse until canceled."""
+        while True:
+            with contextlib.suppress(Unavailable):
+                await self.pulse.batch(link, [])
+            await asyncio.sleep(_PULSE_S)
 
     @asynccontextmanager
     async def link(self, purpose: str) -> AsyncIterator[RedisLink]:
@@ -106,7 +125,7 @@ async def until(wanted: Awaitable[Any], *needed: asyncio.Task[Any]) -> None:
         waiting.cancel()
 
 
-async def patiently(step: Callable[[], Awaitable[None]]) -> None:
+async def patiently(step: Callable[[], Awaitable[object]]) -> None:
     """Do a step that needs Redis as the ledger prepares it: try again while that may still be starting.
 
     Raises Unavailable when the step has failed for 20 seconds.
@@ -114,7 +133,8 @@ async def patiently(step: Callable[[], Awaitable[None]]) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         try:
-            return await step()
+            await step()
+            return
         except Unavailable:
             if time.monotonic() > deadline:
                 raise

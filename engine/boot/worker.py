@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from engine import providers
 from engine.boot.counter_log import CounterLog
 from engine.boot.problem_flush import ProblemFlush
-from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, now_us, patiently, until
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
@@ -27,7 +28,7 @@ from engine.delivery.worker import Worker
 from engine.providers.ports import Provider
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
-from engine.records import Queue
+from engine.records import Entry, Queue, Settlement
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
 from engine.routing.table import RoutingTable
@@ -66,40 +67,53 @@ def assemble_worker(
     clock_s: Callable[[], float],
     rng: Random,
     log: FilteringBoundLogger,
+    fit: Callable[[], bool] = lambda: True,
+    readable: Callable[[str], bool] = lambda event: True,
 ) -> WorkerParts:
     """Put together the worker of `reader`'s queue. Nothing runs yet.
 
     `built`: the providers in order of preference, with the settings of each in the same order. The
     caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
-    quarter of `take_over_s`.
+    quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more. `readable`: whether
+    every living process can read an event, by its name.
     """
-    pauses = RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
     unknown = _unknown_outcomes(settings)
     settler = Settler(
         reader,
-        pauses=pauses,
+        pauses=_pauses(settings),
         hand_s=take_over_s / 4 if hand_s is None else hand_s,
         now_us=now_us,
         clock_s=clock_s,
         rng=rng,
         log=log,
         unknown=unknown,
+        readable=readable,
     )
     dispatcher = Dispatcher(
-        reader.queue,
-        built,
-        provider_settings,
-        slots,
-        settler,
-        concurrency=settings.concurrency,
-        rng=rng,
-        log=log,
-        clock_s=clock_s,
-        hedge=settings.hedge,
-    )
-    worker = Worker(reader, dispatcher, settler, concurrency=settings.concurrency, clock_s=clock_s, log=log)
-    return WorkerParts(worker, _sweeper(reader, worker, unknown, take_over_s, now_us, log), dispatcher)
+        reader.queue, built, provider_settings, slots, settler,
+        concurrency=settings.concurrency, rng=rng, log=log, clock_s=clock_s, hedge=settings.hedge,
+    )  # fmt: skip
+    ends = partial(_ending, now_us, unknown, readable)
+    room = settings.concurrency
+    worker = Worker(reader, dispatcher, settler, concurrency=room, clock_s=clock_s, log=log, fit=fit)
+    return WorkerParts(worker, _sweeper(reader, worker, ends, take_over_s, now_us, log), dispatcher)
+
+
+def _ending(
+    now_us: Callable[[], int], unknown: UnknownOutcomes, readable: Callable[[str], bool], entry: Entry
+) -> Settlement | None:
+    """The settlement of an unread message that must not be sent; None: it is left to the worker.
+
+    So is one whose event an older version beside this one cannot read.
+    """
+    settlement = before_sending(entry, now_us(), unknown)
+    known = settlement is None or settlement.row is None or readable(settlement.row.event)
+    return settlement if known else None
+
+
+def _pauses(settings: QueueSettings) -> RetryPauses:
+    return RetryPauses(first_us=int(settings.backoff_s * 1e6), max_us=int(settings.backoff_max_s * 1e6))
 
 
 def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
@@ -113,7 +127,7 @@ def _unknown_outcomes(settings: QueueSettings) -> UnknownOutcomes:
 def _sweeper(
     reader: QueueReader,
     worker: Worker,
-    unknown: UnknownOutcomes,
+    ends: Callable[[Entry], Settlement | None],
     take_over_s: float,
     now_us: Callable[[], int],
     log: FilteringBoundLogger,
@@ -122,7 +136,7 @@ def _sweeper(
         reader,
         room=worker.room,
         take=worker.take,
-        before_sending=lambda entry: before_sending(entry, now_us(), unknown),
+        before_sending=ends,
         min_idle_ms=int(take_over_s * 1000),
         promote_max=_PROMOTE_MAX,
         now_us=now_us,
@@ -138,6 +152,7 @@ async def deliver(process: Process) -> None:
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
         read_link = await stack.enter_async_context(process.link("read"))
+        await process.know_the_time(link)
         reader = _reader(process, link, read_link, queue, log)
         # Before all that counts, so that its last line comes after them.
         counters = await stack.enter_async_context(CounterLog(log))
@@ -149,10 +164,12 @@ async def deliver(process: Process) -> None:
             RedisSlots(await stack.enter_async_context(process.link("pace"))),
             config.queues.of(queue),
             take_over_s=config.take_over_s,
-            now_us=now_us,
+            now_us=process.clock.now_us,
             clock_s=time.monotonic,
             rng=random.Random(),
             log=log,
+            fit=lambda: not process.clock.off,
+            readable=process.pulse.readable,
         )
         counters.watch("messages ended", worker.counts)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
@@ -182,11 +199,12 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     link = await stack.enter_async_context(process.link("receipts"))
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
-    problems = Problems()
+    now_us = process.clock.now_us
+    problems = Problems(now_us)
     await stack.enter_async_context(
-        ProblemFlush(problems, RedisProblems(link).add, structlog.get_logger(process.role))
+        ProblemFlush(problems, RedisProblems(link, now_us).add, structlog.get_logger(process.role))
     )
-    built = [providers.build(p, receipts, problems) for p in process.config.providers]
+    built = [providers.build(p, receipts, problems, now_us=now_us) for p in process.config.providers]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:
             counters.watch("provider traffic", counts, provider=provider.name)
@@ -204,4 +222,5 @@ def _reader(
         worker_name=process.name,
         timeout_s=STORE_TIMEOUT_S,
         log=log,
+        pulse=process.pulse,
     )

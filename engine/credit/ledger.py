@@ -22,6 +22,10 @@ shard: the entries from there on wait and are tried again after a pause, while t
 on. A shard has one position, so entries of single organisations cannot be passed over. A fence that
 ends many quotas takes several transactions; those of other shards come in between.
 
+An entry of a kind that this version does not know ends what it applies of the shard: it may move units. The
+entries from there on wait on the stream, the other shards go on, and after a while the ledger leaves the
+lead to another, in case that one is of a version that knows the kind.
+
 Entries for which somebody waits (requests, returns, fences) are applied at once, with all entries
 before them in their shard. Plain usage gathers for `gather_s`, so that the number of rows written
 does not grow with the messages.
@@ -39,7 +43,7 @@ import structlog
 from engine.backoff import Backoff
 from engine.credit.ledger_records import Applied, Recovered, ShardLife, StoredAnswer, StreamMark, UsageEntry
 from engine.credit.ports import LedgerStore, UsageStream
-from engine.credit.posting import close_books, decide, follows, goes_on, urgent
+from engine.credit.posting import close_books, decide, follows, goes_on, known, urgent
 from engine.errors import Broken, Unavailable
 from engine.stream_id import StreamId
 
@@ -56,6 +60,8 @@ _HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
 # Applied entries stay on the stream for so long, so that an audit finds the entries after the
 # position in the books.
 _KEEP_S = 10.0
+# How long a ledger leads with a shard that it cannot read on, and how long it then leaves the lead to others.
+_STOPPED_S, _LEFT_S = 10.0, 2.0
 # How often it looks for silent holders, for lost data and for events to send, seconds.
 _LOOK_S = 1.0
 
@@ -102,6 +108,8 @@ class Ledger:
         # Shards that another transaction holds up: their pauses, and the end of the present one.
         self._held_up: dict[int, tuple[Backoff, float]] = {}
         self._trims: deque[tuple[float, dict[int, StreamId]]] = deque()
+        # Shards whose next entry is of a kind that this version does not know, and when that was seen.
+        self._stopped: dict[int, float] = {}
 
     async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
         """Lead when no other does, else stand by. Returns when `draining` is set and all is written.
@@ -117,6 +125,10 @@ class Ledger:
                     on_standby()
                     if leads:
                         await self._lead(draining)
+                except _Unknown as e:
+                    log.warning("ledger leaves the lead", reason=e.detail)
+                    await self._store.resign()
+                    await _either(draining, _LEFT_S)
                 except Unavailable as e:
                     log.warning("ledger waits", reason=e.detail)
                     await self._store.resign()
@@ -135,6 +147,7 @@ class Ledger:
         self._since.clear()
         self._held_up.clear()
         self._trims.clear()
+        self._stopped.clear()
         self._sent = 0
         await self._send(recovered.answers)
         self._announced = 0
@@ -226,7 +239,7 @@ class Ledger:
 
     async def _gather(self, patience_s: float) -> None:
         """Read once, waiting until a shard is due, `patience_s` at most. Shards held up are not read."""
-        going = [shard for shard in self._read if shard not in self._held_up]
+        going = [shard for shard in self._read if shard not in self._held_up and shard not in self._stopped]
         if _is_full(self._pending, self._held_up):
             return
         now_s = self._clock_s()
@@ -243,8 +256,14 @@ class Ledger:
             # Under load there is always another entry, so let some gather before the next read.
             await asyncio.sleep(_BREATH_S)
         for entry in entries:
+            if entry.shard in self._stopped:
+                continue
             if not follows(self._read[entry.shard], entry.follows):
                 raise Unavailable(f"Redis has lost usage of shard {entry.shard} that was read.")
+            if not known(entry):
+                self._stopped[entry.shard] = now_s
+                _say_unknown(entry)
+                continue
             self._pending.setdefault(entry.shard, []).append(entry)
             self._since.setdefault(entry.shard, now_s)
             self._read[entry.shard] = StreamMark(entry.position, entry.link)
@@ -259,6 +278,8 @@ class Ledger:
         if now_s - self._looked_at_s < _LOOK_S:
             return
         self._looked_at_s = now_s
+        if self._stopped and now_s - min(self._stopped.values()) >= _STOPPED_S:
+            raise _Unknown(f"Shards {sorted(self._stopped)} wait for a ledger of a newer version.")
         silent = await self._usage.overdue(int(self._overdue_s * 1000))
         if silent:
             log.warning("fencing holders that fell silent", holders=sorted({name for _, name in silent}))
@@ -329,6 +350,19 @@ class Ledger:
             await self._usage.send(answers, self._delivered)
             self._delivered.update({a.shard: a.row_id for a in answers})
             self._sent = answers[-1].row_id
+
+
+def _say_unknown(entry: UsageEntry) -> None:
+    log.error(
+        "usage of an unknown kind: its shard waits for a ledger of a newer version",
+        shard=entry.shard,
+        kind=entry.kind,
+        position=str(entry.position),
+    )
+
+
+class _Unknown(Unavailable):
+    """A shard has usage of a kind that this version does not know."""
 
 
 async def _either(event: asyncio.Event, seconds: float) -> None:

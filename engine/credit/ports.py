@@ -61,7 +61,7 @@ class AdmissionStore(Protocol):
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
-    ) -> list[tuple[int, str, LedgerAnswer]]:
+    ) -> list[tuple[int, str, LedgerAnswer | None]]:
         """Answers after `positions` (in order of the shards): list of (shard, position, answer).
 
         Waits up to `block_ms` milliseconds for the first one.

@@ -63,6 +63,11 @@ def urgent(entry: UsageEntry) -> bool:
     return entry.kind not in ("usage", "settle")
 
 
+def known(entry: UsageEntry) -> bool:
+    """Whether this version knows what to do with an entry of this kind."""
+    return entry.kind in _APPLY
+
+
 def follows(mark: StreamMark, link: str) -> bool:
     """Whether an entry that follows `link` is the next one after `mark`.
 

@@ -205,6 +205,10 @@ class Quota:
                 continue
             for shard, position, answer in arrived:
                 self._positions[shard] = position
+                if answer is None:
+                    # Of a newer version. Whoever waits for it runs into the own deadline: a 503.
+                    log.error("an answer of the ledger cannot be read and is passed over", shard=shard)
+                    continue
                 effects = self._holder.answered(answer, self._now_us())
                 self._perform(effects)
                 if effects.wake:

@@ -41,6 +41,7 @@ from random import Random
 
 import msgspec
 
+from engine import message_format
 from engine.activity.row import row_of
 from engine.backoff import pause_after
 from engine.lifecycle import MessageEvent
@@ -132,7 +133,7 @@ def after_verdict(
     message, kind = entry.message, verdict.kind
     attempt = message.attempts + 1
     if kind == "accepted":
-        kept = msgspec.json.encode(_message_of(entry)).decode() if reroute else ""
+        kept = message_format.to_json(_message_of(entry)) if reroute else ""
         return _settlement(entry, "sent", now_us, attempt=attempt, verdict=verdict, kept=kept)
     if kind == "permanent":
         return _settlement(entry, "failed", now_us, attempt=attempt, verdict=verdict)
@@ -164,6 +165,27 @@ def put_off(entry: Entry, due_at_us: int) -> Settlement:
     Nothing happened to the message, so no event is recorded.
     """
     return Settlement(entry=entry, row=None, due_at_us=due_at_us, message=_message_of(entry))
+
+
+def in_older_words(settlement: Settlement, unknown: UnknownOutcomes, due_at_us: int) -> Settlement:
+    """What is done instead of an end after sends of unknown outcome, while a process of an older version
+    runs beside this one that cannot read its event.
+
+    A message that is released, or is never to be sent twice, has `failed`: so does the older version. Any
+    other waits unsent, knows how often it was sent, and ends when it is next due. (A worker of the older
+    version forgets that number, and sends the message again, as it always did.)
+    """
+    entry, row = settlement.entry, settlement.row
+    if row is None:
+        return settlement
+    if unknown.sends_max == 1 or not unknown.charged:
+        return msgspec.structs.replace(settlement, row=msgspec.structs.replace(row, event="failed"))
+    if not row.provider:
+        return put_off(entry, due_at_us)
+    sends = _unknown_sends(entry) + 1
+    again = msgspec.structs.replace(entry.message, attempts=row.attempt, unknown_sends=sends)
+    retrying = msgspec.structs.replace(row, event="retrying", due_at_us=due_at_us)
+    return Settlement(entry=entry, row=retrying, due_at_us=due_at_us, message=again)
 
 
 def unroutable(entry: Entry, now_us: int) -> Settlement:

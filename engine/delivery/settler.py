@@ -27,6 +27,7 @@ from engine.delivery.settlement import (
     UnknownOutcomes,
     after_verdict,
     before_sending,
+    in_older_words,
     put_off,
     unroutable,
 )
@@ -38,6 +39,8 @@ _FLUSH_COUNT = 200
 _FLUSH_S = 0.002
 # Most settlements in one call to Redis.
 _FLUSH_MAX = 1000
+# How long a message waits for its end when that cannot be recorded yet (`in_older_words`), seconds.
+_WAITS_S = 10.0
 # The first and the longest pause after Redis was unavailable, seconds.
 _PAUSE_S = 0.05
 _PAUSE_MAX_S = 1.0
@@ -64,10 +67,11 @@ class Settler:
         rng: Random,
         log: FilteringBoundLogger,
         unknown: UnknownOutcomes,
+        readable: Callable[[str], bool] = lambda event: True,
     ) -> None:
         """`hand_s`: an entry that was read longer ago is not sent; with a provider's time-out it must be
         less than the time after which entries are taken over. `unknown`: what the queue does with sends
-        of unknown outcome.
+        of unknown outcome. `readable`: whether every living process can read an event, by its name.
         """
         self._reader = reader
         self._pauses = pauses
@@ -84,6 +88,7 @@ class Settler:
         self.settled = asyncio.Event()
         self._settlements: list[Settlement] = []
         self._flush = asyncio.Event()
+        self._readable = readable
 
     def took(self, count: int) -> None:
         """Note that so many more entries are in hand."""
@@ -152,6 +157,9 @@ class Settler:
         self.settled.set()
 
     def _settle(self, settlement: Settlement) -> None:
+        if settlement.row is not None and not self._readable(settlement.row.event):
+            due_at_us = self._now_us() + int(_WAITS_S * 1e6)
+            settlement = in_older_words(settlement, self._unknown, due_at_us)
         self._settlements.append(settlement)
         if settlement.row is not None and settlement.row.event == self._unknown.event:
             self.counts.outcome_unknown += 1

@@ -56,9 +56,10 @@ class Worker:
         concurrency: int,
         clock_s: Callable[[], float],
         log: FilteringBoundLogger,
+        fit: Callable[[], bool] = lambda: True,
     ) -> None:
         """`concurrency` bounds the sends in flight, as the dispatcher counts them; `dispatcher`
-        and `settler` are this worker's alone.
+        and `settler` are this worker's alone. While it is not `fit`, it takes nothing more.
         """
         self._reader = reader
         self._dispatcher = dispatcher
@@ -66,6 +67,7 @@ class Worker:
         self._concurrency = concurrency
         self._clock_s = clock_s
         self._log = log
+        self._fit = fit
         # Sends in flight, entries that wait in lanes, and verdicts not yet settled, together.
         self._in_hand_max = concurrency + max(1, concurrency // 2) * len(dispatcher.lanes)
         self._draining = False
@@ -83,7 +85,11 @@ class Worker:
     def room(self) -> int:
         """How many entries of other workers this one can take over now: up to `concurrency` beyond what it
         reads itself."""
-        return 0 if self._draining else max(0, self._in_hand_max + self._concurrency - self.in_hand)
+        return (
+            0
+            if self._draining or not self._fit()
+            else max(0, self._in_hand_max + self._concurrency - self.in_hand)
+        )
 
     def take(self, entries: Sequence[Entry]) -> None:
         """Take entries in hand and send them in order; while draining, hand them back."""
@@ -132,7 +138,7 @@ class Worker:
                 settled.clear()
                 await _first_of(settled, draining)
                 continue
-            if not self._dispatcher.lanes.worth_reading(self._clock_s()):
+            if not self._fit() or not self._dispatcher.lanes.worth_reading(self._clock_s()):
                 settled.clear()
                 await _first_of(settled, draining, timeout_s=_LOOK_S)
                 continue

@@ -78,14 +78,19 @@ class Ingest:
         *,
         now_us: Callable[[], int],
         timeout_s: float,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission."""
+        """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
+
+        `check` raises Unavailable while nothing is to be taken in.
+        """
         self._quota = quota
         self._prices = prices
         self._validity_default_s = validity_s
         self._ids = ids
         self._now_us = now_us
         self._timeout_s = timeout_s
+        self._check = check
         self.counts = CreditWaits()
 
     async def submit(
@@ -102,6 +107,7 @@ class Ingest:
         Raises Refusal 409 when the key was used for another request, Full when Redis has little memory
         left, and Unavailable when the messages could not be decided or written in time.
         """
+        self._check()
         self._quota.memory.check()
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))

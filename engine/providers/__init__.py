@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from engine.providers.custom import Foreign, custom_provider
 from engine.providers.http.description import ReceiptReader, receipt_reader
@@ -21,14 +21,20 @@ from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
 from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
+from engine.store_clock import wall_us
 
 
 def build(
-    settings: ProviderSettings, receipts: ReceiptSink, problems: Problems, wire: Wire | None = None
+    settings: ProviderSettings,
+    receipts: ReceiptSink,
+    problems: Problems,
+    wire: Wire | None = None,
+    now_us: Callable[[], int] = wall_us,
 ) -> Provider:
     """The provider that a `[[providers]]` section describes, not yet started; the receipts it
     is sent go to `receipts`, what it does not understand is noted in `problems`. `wire` watches its
-    connections; those of a custom provider cannot be watched.
+    connections; those of a custom provider cannot be watched. `now_us`: the time, UTC, microseconds
+    since 1970.
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
@@ -36,9 +42,9 @@ def build(
         case SimulatedSettings():
             return SimulatedProvider(settings, wire)
         case SmppSettings():
-            return SmppProvider(settings, receipts, problems, wire)
+            return SmppProvider(settings, receipts, problems, wire, now_us)
         case HttpSettings():
-            return HttpProvider(settings, problems, wire)
+            return HttpProvider(settings, problems, wire, now_us)
         case CustomSettings():
             return custom_provider(settings, receipts)
 

@@ -12,14 +12,14 @@ Killed here: what was noted since the last collection is lost; nothing depends o
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from engine.problem_records import Noted, Problem, ProblemKind
 from engine.providers.masking import masked
+from engine.store_clock import wall_us
 
 __all__ = ["ProblemKind", "Problems", "joined"]
 
@@ -35,14 +35,16 @@ class _Tally:
 
     def __init__(self) -> None:
         self.count = 0
-        # (nanoseconds since 1970, the beginning of what came).
+        # (microseconds since 1970, the beginning of what came).
         self.samples: deque[tuple[int, bytes | str]] = deque(maxlen=SAMPLES_KEPT)
 
 
 class Problems:
     """The notes of one process, of all its providers."""
 
-    def __init__(self) -> None:
+    def __init__(self, now_us: Callable[[], int] = wall_us) -> None:
+        """`now_us`: the time, UTC, microseconds since 1970."""
+        self._now_us = now_us
         self._tallies: dict[tuple[str, ProblemKind], _Tally] = {}
 
     def note(self, provider: str, kind: ProblemKind, sample: bytes | str) -> None:
@@ -51,7 +53,7 @@ class Problems:
         if tally is None:
             tally = self._tallies[provider, kind] = _Tally()
         tally.count += 1
-        tally.samples.append((time.time_ns(), sample[:_HELD]))
+        tally.samples.append((self._now_us(), sample[:_HELD]))
 
     def collect(self) -> list[Noted]:
         """What was noted since the last call, its samples masked; begins anew."""
@@ -62,8 +64,7 @@ class Problems:
                 kind,
                 tally.count,
                 tuple(
-                    Problem(at_ns // 1000, masked(sample, SAMPLE_CHARACTERS_MAX))
-                    for at_ns, sample in tally.samples
+                    Problem(at_us, masked(sample, SAMPLE_CHARACTERS_MAX)) for at_us, sample in tally.samples
                 ),
             )
             for (provider, kind), tally in tallies.items()

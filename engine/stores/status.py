@@ -70,6 +70,8 @@ class Status(msgspec.Struct):
     receipts: ReceiptsStatus | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int | None = None
+    # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
+    clock_ahead_ms: int = 0
     # By what is not known, such as "ledger": a sentence that says why.
     missing: dict[str, str] = {}
 

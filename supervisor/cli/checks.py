@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from engine.clock_estimate import measured
 from engine.config import Config, load
 from engine.errors import ConfigError, EngineError, Refusal
 from engine.providers.settings import (
@@ -25,6 +26,7 @@ from engine.providers.settings import (
     SmppSettings,
     needs_simulator,
 )
+from engine.store_clock import NOTABLE_US, OFF_MAX_US, difference, steady_us, wall_us
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.clickhouse.rights import confirm_rights
@@ -177,13 +179,28 @@ async def _redis(url: str) -> str:
         if fault := fitness.fault or fitness.obstacle:
             raise _NotOk(f"{name} {shown}; {fault}")
         loaded = await link.call("FUNCTION", "LIST", "LIBRARYNAME", PATTERN)
+        clock = await _clock(link)
     except ReplyError as e:
         raise _NotOk(f"refuses: {e}") from e
     finally:
         await link.close()
     if not {library.name for library in libraries()} <= {found[1].decode() for found in loaded}:
         raise _NotOk(f"{name} {shown}; functions are not of this version: run `smsengine migrate`")
-    return "; ".join((f"{name} {shown}, functions of this version", *fitness.warnings))
+    return "; ".join((f"{name} {shown}, functions of this version", *fitness.warnings, *clock))
+
+
+async def _clock(link: RedisLink) -> list[str]:
+    """What is to be said of this machine's clock; nothing when it shows what that of Redis shows."""
+    asked_us = steady_us()
+    seconds, microseconds = await link.call("TIME")
+    bounds = measured(asked_us, steady_us(), int(seconds) * 1_000_000 + int(microseconds))
+    ahead_us = wall_us() - steady_us() - bounds.middle_us
+    if abs(ahead_us) - bounds.half_us <= NOTABLE_US:
+        return []
+    sentence = f"the clock of this machine is {difference(ahead_us)} that of Redis"
+    if abs(ahead_us) > OFF_MAX_US:
+        raise _NotOk(f"{sentence}: set it, because a node that is off by more than a minute does not work")
+    return [sentence]
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from engine.store_clock import NOTABLE_US, difference
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.sending import Totals
 
@@ -56,6 +57,9 @@ def status(seen: Status, now_us: int) -> RenderableType:
             frozenset({1, 3, 4}),
         )
         parts = [Text(f"node {seen.node}"), processes, Text(), *parts]
+    if abs(seen.clock_ahead_ms) > NOTABLE_US // 1000:
+        sentence = f"the clock of this node is {difference(seen.clock_ahead_ms * 1000)} that of Redis"
+        parts += [Text(), Text(sentence)]
     return Group(*parts)
 
 

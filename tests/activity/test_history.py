@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from engine.activity.history import describe, rfc3339
-from engine.records import ActivityRow, Event
+from engine.activity.row import row_of
+from engine.records import ActivityRow, Event, Message
 
 T0 = 1_795_335_960_000_000  # 2026-11-22T08:26:00Z
 
@@ -192,3 +193,24 @@ def test_a_message_given_up_with_an_unknown_outcome_says_who_pays_and_a_receipt_
     )  # fmt: skip
     later = describe([row(receipt, 70, attempt=1, provider="one"), end, RETRYING, ACCEPTED])
     assert (later.status, later.charge) == (receipt, charge)
+
+
+def test_an_event_of_a_newer_version_is_shown_and_changes_nothing() -> None:
+    newer: Any = "seen_by_the_recipient"
+    for rows in ([ACCEPTED, row(newer, 20)], [ACCEPTED, SENT, row(newer, 1000)]):
+        without, view = describe(rows[:-1]), describe(rows)
+        assert (view.status, view.charge) == (without.status, without.charge)
+        assert view.events[-1].event == newer
+
+
+def test_no_event_is_before_the_acceptance_of_its_message() -> None:
+    accepted = ACCEPTED
+    early = row_of(
+        Message(
+            id=accepted.message_id, organisation_id=7, to=accepted.to, text="x", sender="ACME",
+            encoding="GSM-7", segments=2, units=6, accepted_at_us=T0, expires_at_us=T0 + 1,
+        ),
+        accepted.message_id, "express", "sent", T0 - 900, attempt=1,
+    )  # fmt: skip
+    view = describe([early, accepted])
+    assert [event.event for event in view.events] == ["accepted", "sent"]

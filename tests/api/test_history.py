@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, cast
 
 import pytest
+import structlog
 
 from engine.api.reads import Reads
 from engine.config import Config
@@ -13,6 +14,7 @@ from engine.organisations import NewOrganisation
 from engine.records import ActivityRow
 from engine.redis_keys import activity_key
 from engine.shards import shard_of
+from engine.store_clock import StoreClock
 from engine.stores.postgres.directory import Directory
 from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
 from tests.api.world import Api, services_with, serving
@@ -60,7 +62,8 @@ async def behind(
 ) -> AsyncIterator[Behind]:
     async with new_world(redis_url, clickhouse_url) as world:
         nothing = cast(Any, None)
-        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, world.store, nothing)
+        clock = StoreClock(structlog.get_logger())
+        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, world.store, nothing, clock)
         services = await services_with(directory, history=views.message)
         async with serving(services, acme.api_key) as api:
             yield Behind(api, world, acme)

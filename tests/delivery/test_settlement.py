@@ -16,6 +16,7 @@ from engine.delivery.settlement import (
     UnknownOutcomes,
     after_verdict,
     before_sending,
+    in_older_words,
     put_off,
     unroutable,
 )
@@ -300,3 +301,39 @@ def test_at_most_once_gives_up_what_may_have_been_sent_by_a_worker_that_lives_or
     assert before_sending(entry(), NOW, once) is None
     sure = after_verdict(entry(), verdict("temporary"), NOW, PAUSES, Random(1), unknown=once)
     assert sure.outcome == "retry"
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_an_end_that_an_older_version_cannot_read_waits_and_then_ends(sent: bool) -> None:
+    unknown, due_at_us = UnknownOutcomes(sends_max=2, charged=True), NOW + 10 * SECOND
+    first = replaced(entry(attempts=1), unknown_sends=1 if sent else 2)
+    if sent:
+        ending = after_verdict(first, verdict("unknown"), NOW, PAUSES, Random(1), unknown=unknown)
+    else:
+        ending = before_sending(first, NOW, unknown) or pytest.fail("it may be sent")
+    assert ending.row is not None
+    assert ending.row.event == "outcome_unknown"
+    waits = in_older_words(ending, unknown, due_at_us)
+    assert (waits.outcome, waits.due_at_us) == ("retry", due_at_us)
+    assert (waits.row is not None and waits.row.event) == ("retrying" if sent else False)
+    assert waits.message is not None
+    again = msgspec.structs.replace(first, message=waits.message)
+    # It is not sent again, and has its end as soon as that can be written.
+    end = before_sending(again, due_at_us, unknown)
+    assert end is not None
+    assert end.row is not None
+    assert (end.row.event, end.row.attempt) == ("outcome_unknown", 2 if sent else 1)
+
+
+@pytest.mark.parametrize(("sends_max", "charged"), [(1, True), (1, False), (2, False)])
+def test_an_end_in_the_words_of_an_older_version(sends_max: int, charged: bool) -> None:
+    unknown = UnknownOutcomes(sends_max=sends_max, charged=charged)
+    last = replaced(entry(), unknown_sends=sends_max - 1)
+    ending = after_verdict(last, verdict("unknown"), NOW, PAUSES, Random(1), unknown=unknown)
+    older = in_older_words(ending, unknown, NOW + SECOND)
+    assert older.row is not None
+    assert (older.row.event, older.outcome, older.row.outcome_unknown) == ("failed", "released", True)
+
+
+def replaced(one: Entry, **changes: int) -> Entry:
+    return msgspec.structs.replace(one, message=msgspec.structs.replace(one.message, **changes))

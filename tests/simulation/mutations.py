@@ -24,6 +24,7 @@ from engine.credit.ledger_records import Books, RemainingUnits, StoredAnswer, Wa
 from engine.credit.quota import Quota
 from engine.credit.records import LedgerAnswer
 from engine.errors import Unavailable
+from engine.store_clock import StoreClock
 from engine.stores.redis.admission import RedisAdmission
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.postgres_server import Change, PostgresServer
@@ -217,6 +218,11 @@ class TermUnproven(PostgresServer):
         pass
 
 
+def _own_time(self: StoreClock) -> int:
+    """The machine's own time of day."""
+    return self._wall_us()
+
+
 def _settle_again(self: Functions, key: bytes, entry_id: tuple[int, int]) -> int:
     Functions.acknowledge(self, key, entry_id)
     return 1
@@ -289,5 +295,6 @@ MUTATIONS = [
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
     Mutation("forget what may have been applied when redis is full", 26,
              [(RedisAdmission, "admit", _believe_every_refusal)]),
+    Mutation("ignore how far the machine's clock is off", 0, [(StoreClock, "now_us", _own_time)]),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

@@ -10,11 +10,11 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from engine.redis_keys import FUNCTIONS_LOADED
 from engine.stores.redis.library import versioned
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
+from tests.simulation.redis_hashes import Hashes
 from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
 from tests.simulation.wires import BLOCKED, Call, Wire
 
@@ -32,7 +32,7 @@ class _Parked:
         self.over = False
 
 
-class RedisServer:
+class RedisServer(Hashes):
     """Commands in, replies out; one after another."""
 
     def __init__(self, clock: Clock, watch: Watch, functions: type[Functions] = Functions) -> None:
@@ -56,7 +56,7 @@ class RedisServer:
         if command[0] == "FCALL":
             # From here on a function has the name that it has in the Lua file.
             command = (command[0], command[1].removesuffix(_VERSION), *command[2:])
-        if self.before is not None and self.before[0] == command[1] and command[0] == "FCALL":
+        if command[0] == "FCALL" and self.before is not None and self.before[0] == command[1]:
             self.before[1]()
         reply = self._run(command)
         if reply is BLOCKED and wire is not None and call is not None:
@@ -94,6 +94,10 @@ class RedisServer:
         return copy.deepcopy(self.store.db)
 
     # -- within
+
+    def _time(self) -> list[bytes]:
+        seconds, microseconds = divmod(self.store.now_us(), 1_000_000)
+        return [b"%d" % seconds, b"%d" % microseconds]
 
     def _run(self, command: tuple[Any, ...]) -> Any:
         try:
@@ -148,17 +152,6 @@ class RedisServer:
         used = 100 if self.full else 0
         memory = b"# Memory\r\nused_memory:%d\r\nmaxmemory:100\r\n" % used
         return b"# Server\r\nrun_id:%b\r\n" % self.store.run + memory
-
-    def _hgetall(self, key: bytes) -> list[bytes]:
-        return [part for pair in self.store.db.get(key, {}).items() for part in pair]
-
-    def _hkeys(self, key: bytes) -> list[bytes]:
-        return list(self.store.db.get(key, {}))
-
-    def _hset(self, key: bytes, *_: Any) -> int:
-        """Only the note of when functions were loaded is written so, and nobody here reads it."""
-        assert key == FUNCTIONS_LOADED
-        return 1
 
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)

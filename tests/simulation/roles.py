@@ -26,6 +26,7 @@ from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import RedisUsage
 from tests.routing.throughput_model import Timeline
 from tests.simulation.holdings import Holding
+from tests.simulation.own_clock import pulse_of
 from tests.simulation.world import Role, World
 
 PRICES = {"": 1, "+44": 2, "+98": 3}
@@ -38,8 +39,9 @@ async def ingest(world: World, role: Role) -> None:
     world.truth.holdings[process.name] = Holding(world.truth, process)
     await link.start()
     await inbox.start()
+    pulse = pulse_of(world, role)
     quota, role.ingest = assemble_ingest(
-        RedisAdmission(link, inbox, settings.shards),  # type: ignore[arg-type]
+        RedisAdmission(link, inbox, settings.shards, pulse),  # type: ignore[arg-type]
         PriceTable(PRICES),
         process.name,
         Credit(quota_s=settings.quota_s, quota_min=settings.quota_min, validity_s=settings.validity_s),
@@ -47,7 +49,7 @@ async def ingest(world: World, role: Role) -> None:
         shards=settings.shards,
         timeout_s=settings.timeout_s,
         spenders=settings.spenders,
-        now_us=world.clock.now_us,
+        now_us=pulse.clock.now_us,
         rng=world.clock.rng,
     )
     process.quota = quota
@@ -118,6 +120,7 @@ async def worker(world: World, role: Role) -> None:
     link, reading = world.link(process), world.link(process)
     await link.start()
     await reading.start()
+    pulse = pulse_of(world, role)
     reader = QueueStreams(
         link,  # type: ignore[arg-type]
         reading,  # type: ignore[arg-type]
@@ -126,6 +129,7 @@ async def worker(world: World, role: Role) -> None:
         worker_name=process.name,
         timeout_s=settings.link_timeout_s,
         log=world.log,  # type: ignore[arg-type]
+        pulse=pulse,
     )
     await reader.join()
     names = ("carrier", "other")
@@ -136,7 +140,8 @@ async def worker(world: World, role: Role) -> None:
         Pacing(world),
         QueueSettings(concurrency=_CONCURRENCY, backoff_s=0.1, backoff_max_s=1.0, hedge=True),
         take_over_s=settings.take_over_s,
-        now_us=world.clock.now_us,
+        now_us=pulse.clock.now_us,
+        readable=pulse.readable,
         clock_s=process.time,
         rng=Random(world.clock.rng.getrandbits(64)),
         log=world.log,  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -29,6 +30,7 @@ from engine.providers.problems import ProblemKind, Problems
 from engine.providers.settings import HttpSettings
 from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict
+from engine.store_clock import wall_us
 
 RETRY_AFTER_S_MAX = 60
 # Providers answer in a line or two; a longer answer is not from a provider.
@@ -47,11 +49,19 @@ class HttpProvider:
     section cannot be used.
     """
 
-    def __init__(self, settings: HttpSettings, problems: Problems, wire: Wire | None = None) -> None:
+    def __init__(
+        self,
+        settings: HttpSettings,
+        problems: Problems,
+        wire: Wire | None = None,
+        now_us: Callable[[], int] = wall_us,
+    ) -> None:
+        """`wire` watches the connections. `now_us`: the time, UTC, microseconds since 1970."""
         description: Description = describe(settings)
         self._name = settings.name
         self.counts = VerdictCounts()
         self._problems = problems
+        self._now_us = now_us
         self._timeout_s = settings.timeout_s
         self._template = description.template
         self._recognise = description.recognition.recognise
@@ -86,7 +96,7 @@ class HttpProvider:
             self._refuse(done, Verdict(kind="throttled", provider=self._name, code="retry-after"))
             return
         try:
-            request = self._template.build(message, time.time_ns() // 1000)
+            request = self._template.build(message, self._now_us())
         except Unencodable:
             self._refuse(done, Verdict(kind="permanent", provider=self._name, code="unencodable"))
             return

@@ -77,13 +77,20 @@ class Inbox:
     """Takes the deliveries of all sessions of the provider `name`; `reader` says what each of them is."""
 
     def __init__(
-        self, name: str, reader: ReceiptReader, receipts: ReceiptSink, counts: Counts, problems: Problems
+        self,
+        name: str,
+        reader: ReceiptReader,
+        receipts: ReceiptSink,
+        counts: Counts,
+        problems: Problems,
+        now_us: Callable[[], int],
     ) -> None:
         self._name = name
         self._reader = reader
         self._receipts = receipts
         self._counts = counts
         self._problems = problems
+        self._now_us = now_us
         # Receipts given to the sink that are neither kept nor refused yet.
         self.unanswered = 0
         # How often each of the deliveries refused last has come, by the hash of its octets.
@@ -92,7 +99,7 @@ class Inbox:
 
     def take(self, deliveries: Sequence[Pdu], answering: Answering) -> None:
         """Take deliveries that were read together: their receipts go to the sink together."""
-        at_us = time.time_ns() // 1000
+        at_us = self._now_us()
         found: list[Receipt] = []
         kept: list[Pdu] = []
         for pdu in deliveries:

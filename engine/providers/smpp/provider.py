@@ -52,6 +52,7 @@ from engine.providers.smpp.traffic import Traffic
 from engine.providers.ticker import Ticker
 from engine.receipts.ports import ReceiptSink
 from engine.records import Message
+from engine.store_clock import wall_us
 
 # How long messages wait for the first bind after the start, seconds.
 FIRST_BIND_S = 1.0
@@ -79,7 +80,9 @@ class SmppProvider:
         receipts: ReceiptSink,
         problems: Problems,
         wire: Wire | None = None,
+        now_us: Callable[[], int] = wall_us,
     ) -> None:
+        """`wire` watches the connections. `now_us`: the time, UTC, microseconds since 1970."""
         self._name = settings.name
         self._timeout_s = settings.timeout_s
         self.counts = Counts()
@@ -89,10 +92,11 @@ class SmppProvider:
             settings.name,
             SubmitEncoder(settings).bodies,
             waiting,
-            Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems),
+            Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems, now_us),
             self.counts,
             timeout_s=settings.timeout_s,
             tick_s=tick_s,
+            now_us=now_us,
         )
         self.submit = self._traffic.submit
         terms = _terms(settings, wire)

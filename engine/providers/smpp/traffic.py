@@ -53,6 +53,7 @@ class Traffic:
         *,
         timeout_s: float,
         tick_s: float,
+        now_us: Callable[[], int],
     ) -> None:
         self._name = name
         self._encode = encode
@@ -62,6 +63,7 @@ class Traffic:
         self._counts = counts
         self._timeout_s = timeout_s
         self._tick_s = tick_s
+        self._now_us = now_us
         # Until this time messages wait although no session is bound.
         self.patient_to_s = 0.0
         self.stopping = False
@@ -72,7 +74,7 @@ class Traffic:
     def submit(self, message: Message, done: Done) -> None:
         """See `engine.providers.ports.Provider`."""
         try:
-            bodies = self._encode(message, time.time_ns() // 1000)
+            bodies = self._encode(message, self._now_us())
         except ValueError as e:
             # SMPP cannot carry it, so no provider could take it this way.
             verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from clickhouse_connect.datatypes.registry import get_from_name
 
+from engine import message_format
 from engine.activity.records import AttemptRecord
 from engine.receipts.match import Reason
 from engine.receipts.records import Receipt
@@ -77,7 +78,6 @@ class ClickHouseAttempts:
         self._connecting = asyncio.Lock()
         # Not strict: a server may write large numbers as JSON strings.
         self._filed = msgspec.json.Decoder(AttemptRecord, strict=False).decode
-        self._message = msgspec.json.Decoder(Message).decode
 
     async def close(self) -> None:
         """Close the connections; the next call connects again."""
@@ -106,7 +106,9 @@ class ClickHouseAttempts:
         if not attempts:
             return {}
         found = await self._query(_KEPT, {"attempts": list(attempts)}, {"message": "bytes"})
-        return {(message_id, attempt): self._message(message) for message_id, attempt, message in found}
+        return {
+            (message_id, attempt): message_format.from_json(message) for message_id, attempt, message in found
+        }
 
     async def give_up(self, receipts: Sequence[tuple[Receipt, Reason]], now_us: int) -> None:
         """Record receipts that match no message, each with the reason, as given up at `now_us`.

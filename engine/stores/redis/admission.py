@@ -10,16 +10,18 @@ from typing import Any
 
 import msgspec
 
+from engine import message_format
 from engine import redis_keys as keys
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
-from engine.records import ActivityRow, Addressed, Replay, Submission
+from engine.records import NO_RECORD, ActivityRow, Addressed, Replay, Submission
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.memory import memory_of
+from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -37,16 +39,22 @@ _HALF = 0.5
 class RedisAdmission:
     """The port `AdmissionStore`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
-    def __init__(self, link: RedisLink, inbox_link: RedisLink, shards: int) -> None:
-        """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger."""
+    def __init__(
+        self, link: RedisLink, inbox_link: RedisLink, shards: int, pulse: Pulse | None = None
+    ) -> None:
+        """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger.
+
+        `pulse` goes with each registration and each heartbeat.
+        """
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
+        self._pulse = pulse
         self._key_ttl_s = _KEY_TTL_S
 
     async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
-        replies = await self._each(
+        replies = await self._pulsed(
             [
                 ("FCALL", versioned("register"), 2, keys.holder_key(s, name), keys.holders_key(s), name)
                 for s in self._shards
@@ -59,7 +67,7 @@ class RedisAdmission:
 
         `answered`, in order of the shards: its epoch, and the last sequence that Redis answered.
         """
-        replies = await self._each(
+        replies = await self._pulsed(
             [
                 (
                     "FCALL",
@@ -116,30 +124,31 @@ class RedisAdmission:
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
-    ) -> list[tuple[int, str, LedgerAnswer]]:
+    ) -> list[tuple[int, str, LedgerAnswer | None]]:
         """Answers of the ledger after `positions` (ids, in order of the shards).
 
-        Waits up to `block_ms` milliseconds for the first one. List of (shard, id of the entry, answer).
+        Waits up to `block_ms` milliseconds for the first one. List of (shard, id of the entry, answer);
+        the answer is None when this version cannot read it.
         """
         inboxes = [keys.inbox_key(s, name) for s in self._shards]
         reply = await self._inbox_link.call(
             "XREAD", "COUNT", 1000, "BLOCK", block_ms, "STREAMS", *inboxes, *positions,
             timeout_s=block_ms / 1000 + 5,
         )  # fmt: skip
-        arrived: list[tuple[int, str, LedgerAnswer]] = []
+        arrived: list[tuple[int, str, LedgerAnswer | None]] = []
         for key, entries in reply or ():
             shard = inboxes.index(key)
             for entry_id, fields in entries:
-                arrived.append((shard, entry_id.decode(), _answer.decode(fields[1])))
+                arrived.append((shard, entry_id.decode(), _answer_in(fields[1])))
         return arrived
 
     async def _each(self, commands: list[Command]) -> list[Any]:
         """Send all in one write; the replies, in order. Raises Broken for an error reply."""
-        replies = await self._link.batch(commands)
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise _refused(reply)
-        return replies
+        return _accepted(await self._link.batch(commands))
+
+    async def _pulsed(self, commands: list[Command]) -> list[Any]:
+        """As `_each`, with the pulse."""
+        return _accepted(await pulsed(self._link, self._pulse, commands))
 
 
 async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
@@ -151,6 +160,21 @@ async def fence_all(link: RedisLink, names: Sequence[str], shards: int) -> None:
     refused = [reply for reply in replies if isinstance(reply, ReplyError)]
     if refused:
         raise Unavailable(f"Redis refused {len(refused)} of {len(replies)} steps of a fence: {refused[0]}.")
+
+
+def _accepted(replies: list[Any]) -> list[Any]:
+    """The replies of steps of the protocol. Raises Broken when one is an error."""
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise _refused(reply)
+    return replies
+
+
+def _answer_in(payload: bytes) -> LedgerAnswer | None:
+    try:
+        return _answer.decode(payload)
+    except NO_RECORD:
+        return None
 
 
 def _refused(reply: ReplyError) -> Broken:
@@ -219,7 +243,7 @@ def _add_submission(arguments: list[Argument], submission: Submission, key_index
         arguments += (
             b"e" if addressed.queue == "express" else b"n",
             addressed.due_at_us or b"",
-            _encode(addressed.message),
+            message_format.packed(addressed.message),
         )
 
 

@@ -10,14 +10,14 @@ Redis full: every command of the batch is refused, and nothing changes.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from engine.errors import Unavailable
 from engine.problem_records import Noted, Problem, ProblemKind
 from engine.redis_keys import problem_hour_key, problem_samples_key, problems_key
+from engine.store_clock import wall_us
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 
@@ -55,12 +55,14 @@ class ProblemCounts(msgspec.Struct, frozen=True, kw_only=True):
 class RedisProblems:
     """The counts and samples in Redis. `link` belongs to the caller."""
 
-    def __init__(self, link: RedisLink) -> None:
+    def __init__(self, link: RedisLink, now_us: Callable[[], int] = wall_us) -> None:
+        """`now_us`: the time, UTC, microseconds since 1970."""
         self._link = link
+        self._now_us = now_us
 
     async def add(self, noted: Sequence[Noted]) -> None:
         """Add a collection, in one batch. Raises Unavailable."""
-        minute = time.time_ns() // 60_000_000_000
+        minute = self._now_us() // 60_000_000
         hour, place = divmod(minute, _HOUR_MINUTES)
         commands: list[Command] = []
         for one in noted:
@@ -104,7 +106,7 @@ class RedisProblems:
 
     async def _counts(self, providers: Sequence[str], hours: int) -> list[ProblemCounts]:
         """As `counts`, by the last `hours` alone, in one batch."""
-        minute = time.time_ns() // 60_000_000_000
+        minute = self._now_us() // 60_000_000
         hour = minute // _HOUR_MINUTES
         commands: list[Command] = []
         for name in providers:

@@ -11,6 +11,9 @@ take_over  As for `read`.
 killed     The name is fenced; the other workers take its entries over at once.
 frozen     They take them over after `min_idle_ms`. The first settlement of an entry counts.
 
+An entry that this version cannot read is no dead letter: a newer one may have written it. It waits on
+the due set, is tried again every UNREAD_S by whoever reads it, and is logged each time.
+
 One command to one Redis reads all shards. A Redis Cluster would need one link and one
 command for each node, in `_read_streams` and `_all`.
 """
@@ -26,14 +29,18 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
+from engine.store_clock import wall_us
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.unread import UnreadEntries
 from engine.stores.redis.wire import ReplyError
 
 # Pending entries that one command lists while we look for lost ones.
 _PAGE = 500
+# How long an entry that could not be read waits for somebody who can, seconds.
+UNREAD_S = 30.0
 
 
 class QueueStreams:
@@ -52,10 +59,12 @@ class QueueStreams:
         worker_name: str,
         timeout_s: float,
         log: FilteringBoundLogger,
+        pulse: Pulse | None = None,
     ) -> None:
         """`reading` blocks, so nobody else may use it; its answers may take the block and `timeout_s`.
 
-        `worker_name` is unique for each incarnation and never used again.
+        `worker_name` is unique for each incarnation and never used again. `pulse` goes with
+        joining, and with each heartbeat.
         """
         self._commands = commands
         self._reading = reading
@@ -64,6 +73,8 @@ class QueueStreams:
         self._name = worker_name
         self._timeout_s = timeout_s
         self._log = log
+        self._pulse = pulse
+        self._now_us = wall_us if pulse is None else pulse.clock.now_us
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         # The messages that no worker has been given.
@@ -79,7 +90,7 @@ class QueueStreams:
         The other workers take over the entries of one that is not registered at once.
         """
         await self.ensure_groups()
-        await self._all([wire.register(self._name, shard) for shard in self._shards])
+        await self._all([wire.register(self._name, shard) for shard in self._shards], self._pulse)
 
     async def ensure_groups(self) -> None:
         """Make the consumer groups that are missing. Raises Unavailable."""
@@ -89,7 +100,7 @@ class QueueStreams:
 
     async def beat(self) -> None:
         """Show that this worker lives; where it was fenced, register again."""
-        alive = await self._all([wire.beat(self._name, shard) for shard in self._shards])
+        alive = await self._all([wire.beat(self._name, shard) for shard in self._shards], self._pulse)
         fenced = [shard for shard in self._shards if not alive[shard]]
         if fenced:
             self._log.warning("worker was fenced, joining again", queue=self.queue, shards=fenced)
@@ -228,7 +239,7 @@ class QueueStreams:
         ]
 
     async def _receive(self, claimed: Iterable[tuple[int, Iterable[wire.RawEntry]]]) -> list[Entry]:
-        """Take entries that hold a message in hand; move those that hold none to the dead letters.
+        """Take entries that hold a message in hand; leave those that cannot be read to others.
 
         Returns the entries that were not in hand before.
         """
@@ -240,14 +251,17 @@ class QueueStreams:
             undecodable += bad
         for entry in undecodable:
             self._log.error(
-                "queue entry holds no message, moved to the dead letters",
+                "queue entry cannot be read, and waits for a version that can",
                 queue=self.queue,
                 shard=entry.shard,
                 entry_id=entry.entry_id.decode(),
                 payload_bytes=len(entry.payload),
             )
+        due_at_us = self._now_us() + int(UNREAD_S * 1e6) if undecodable else 0
         try:
-            await self._all([wire.set_aside(self.queue, self._name, entry) for entry in undecodable])
+            await self._all(
+                [wire.leave_for_others(self.queue, self._name, entry, due_at_us) for entry in undecodable]
+            )
         except Unavailable:
             # They are still pending and not in hand, so the search for lost ones finds them again.
             self._lost = True
@@ -256,9 +270,12 @@ class QueueStreams:
             raise
         return self._hand.take(received)
 
-    async def _all(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all in one write. Raises Unavailable when any is refused; others may have been applied."""
-        replies = await self._commands.batch(commands)
+    async def _all(self, commands: Sequence[Command], pulse: Pulse | None = None) -> list[Any]:
+        """Send all in one write, with `pulse`.
+
+        Raises Unavailable when any is refused; others may have been applied.
+        """
+        replies = await pulsed(self._commands, pulse, commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise await self._mended(reply)

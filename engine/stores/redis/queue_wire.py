@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from engine import message_format
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.lifecycle import SettlementOutcome
-from engine.records import NO_RECORD, Entry, Message, Queue, Settlement
+from engine.records import NO_RECORD, Entry, Queue, Settlement
 from engine.redis_keys import (
     GROUP,
     activity_key,
@@ -29,7 +30,6 @@ from engine.stores.redis.link import Argument, Command
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Message).decode
 _OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
 
 # An entry as a stream holds it: (id, payload, how often it has been delivered).
@@ -37,7 +37,7 @@ RawEntry = tuple[bytes, bytes, int]
 
 
 class Undecodable(msgspec.Struct, frozen=True):
-    """An entry whose payload cannot be decoded as a `Message`."""
+    """An entry whose payload this version cannot read as a `Message`."""
 
     shard: int
     entry_id: bytes
@@ -50,7 +50,7 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
     undecodable: list[Undecodable] = []
     for entry_id, payload, deliveries in raw:
         try:
-            message = _decode(payload)
+            message = message_format.unpacked(payload)
         except NO_RECORD:
             undecodable.append(Undecodable(shard, entry_id, payload))
         else:
@@ -111,15 +111,15 @@ def settle(
             b"" if s.row is None else _encode(s.row),
         )
         if outcome == "retry":
-            flat += (s.due_at_us, _encode(s.message or message))
+            flat += (s.due_at_us, message_format.packed(s.message or message))
         elif outcome == "dead":
-            flat.append(_encode(s.message or message))
+            flat.append(message_format.packed(s.message or message))
     return _settle(queue, name, shard, len(settlements), flat, _SETTLE_UNREAD if unread else _SETTLE)
 
 
-def set_aside(queue: Queue, name: str, entry: Undecodable) -> Command:
-    """Move an entry to the dead-letter stream as it is; its units stay held."""
-    return _settle(queue, name, entry.shard, 1, [entry.entry_id, b"x", 0, 0, b"", entry.payload])
+def leave_for_others(queue: Queue, name: str, entry: Undecodable, due_at_us: int) -> Command:
+    """Put an entry on the due set as it is, until then; its units stay held."""
+    return _settle(queue, name, entry.shard, 1, [entry.entry_id, b"d", 0, 0, b"", due_at_us, entry.payload])
 
 
 def _settle(

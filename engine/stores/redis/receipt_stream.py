@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from engine import message_format
 from engine import redis_keys as keys
 from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced, Unavailable
@@ -31,6 +32,7 @@ from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
 from engine.receipts.records import LateReceipt, Receipt
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
@@ -42,20 +44,23 @@ _SHOWN_MAX = 200
 class RedisReceiptStream:
     """The port `ReceiptStream`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
-    def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
-        """`link` is for commands; `read_link` blocks while it waits for entries."""
+    def __init__(
+        self, link: RedisLink, read_link: RedisLink, shards: int, pulse: Pulse | None = None
+    ) -> None:
+        """`link` is for commands; `read_link` blocks while it waits for entries.
+
+        `pulse` goes with each question for the lease.
+        """
         self._link = link
         self._read_link = read_link
         self._shards = range(shards)
+        self._pulse = pulse
         self._shard_of_key = {keys.receipts_key(s): s for s in self._shards}
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one matcher for `ttl_ms` milliseconds; False while another is."""
-        return bool(
-            (await self._all([("FCALL", versioned("receipts_lease"), 1, keys.MATCHER_LOCK, owner, ttl_ms)]))[
-                0
-            ]
-        )
+        ask = ("FCALL", versioned("receipts_lease"), 1, keys.MATCHER_LOCK, owner, ttl_ms)
+        return bool(_accepted(await pulsed(self._link, self._pulse, [ask]))[0])
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
@@ -144,7 +149,11 @@ class RedisReceiptStream:
                     *(
                         part
                         for queue, due_at_us, message in recording.again
-                        for part in ("e" if queue == "express" else "n", due_at_us, _encode(message))
+                        for part in (
+                            "e" if queue == "express" else "n",
+                            due_at_us,
+                            message_format.packed(message),
+                        )
                     ),
                 )
             )  # fmt: skip
@@ -180,11 +189,7 @@ class RedisReceiptStream:
         await self._all(commands)
 
     async def _all(self, commands: Sequence[Command]) -> list[Any]:
-        replies = await self._link.batch(commands)
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise Broken(f"Redis refused a step of the matcher: {reply}")
-        return replies
+        return _accepted(await self._link.batch(commands))
 
 
 async def unmatched_receipts(link: RedisLink, shards: int) -> list[Receipt]:
@@ -209,3 +214,11 @@ async def unmatched_receipts(link: RedisLink, shards: int) -> list[Receipt]:
                 found += msgspec.msgpack.decode(fields[1], type=list[Receipt])
             found += [msgspec.msgpack.decode(member, type=LateReceipt).receipt for member in late]
     return found
+
+
+def _accepted(replies: list[Any]) -> list[Any]:
+    """The replies of steps of the matcher. Raises Broken when one is an error."""
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise Broken(f"Redis refused a step of the matcher: {reply}")
+    return replies

@@ -18,6 +18,7 @@ from engine.credit.ledger_records import (
     StreamMark,
     UsageEntry,
 )
+from engine.credit.posting import known
 from engine.errors import Broken, Unavailable
 from engine.records import QUEUES
 from engine.stores.redis.admission import fence_command
@@ -228,7 +229,15 @@ def _held_keys(shard: int) -> list[bytes]:
 
 
 def add_usage(sums: dict[int, list[int]], entry: UsageEntry) -> None:
-    """Add the units of one entry to `sums`: {organisation: [used, captured, released]}."""
+    """Add the units of one entry to `sums`: {organisation: [used, captured, released]}.
+
+    Raises Unavailable for an entry of a kind that this version does not know, as it may move units.
+    """
+    if not known(entry):
+        raise Unavailable(
+            f"Shard {entry.shard} has usage of the unknown kind {entry.kind!r}:"
+            " its books are closed by a ledger of a newer version."
+        )
     flat = msgspec.msgpack.decode(entry.data) if entry.kind in ("usage", "settle") else ()
     width = 2 if entry.kind == "usage" else 3
     for at in range(0, len(flat), width):

@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from random import Random
 from unittest.mock import ANY
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from engine.delivery.settlement import RetryPauses, after_verdict, put_off
+from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdict, before_sending, put_off
 from engine.errors import Unavailable
-from engine.records import Entry, Settlement, Verdict
-from engine.redis_keys import GROUP, holders_key, queue_key
+from engine.records import Entry, Message, Settlement, Verdict
+from engine.redis_keys import GROUP, due_key, holders_key, queue_key
 from engine.stores.redis.library import versioned
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.queue_wire import shares
@@ -236,19 +237,48 @@ async def test_entries_on_their_last_chance_pass_one_at_a_time_past_the_others(k
     assert sorted(seen) == sorted([f"s{n}" for n in range(30)] + ["t", "young"])
 
 
-async def test_an_entry_that_is_no_message_goes_to_the_dead_letters_as_it_is(kit: QueueKit) -> None:
+async def test_an_entry_that_cannot_be_read_waits_as_it_is_for_somebody_who_can(kit: QueueKit) -> None:
     reader = await kit.reader("w1")
     await kit.put_raw(2, b"\xc1 secret text")
     await kit.put(2, message("good"))
     with capture_logs() as logs:
         entries = await read_all(reader, 1)
     assert names(entries) == ["good"]
-    assert await kit.dead() == [b"\xc1 secret text"]
+    assert await kit.dead() == []
+    waiting, due_us = await kit.link.call("ZRANGE", due_key(2, kit.queue), 0, -1, "WITHSCORES")
+    assert waiting == b"\xc1 secret text"
+    assert int(due_us) > now_us()
     assert await kit.pending() == 1
     assert [line["log_level"] for line in logs] == ["error"]
     assert "secret" not in str(logs)
     await reader.settle(settlements(entries))
     assert [row.message_id for row in await kit.rows()] == ["good"]
+    # Whoever reads it next tries again, and it is there again.
+    assert await reader.promote(int(due_us), 10) == 1
+    await kit.put(2, message("other"))
+    assert names(await read_all(reader, 1)) == ["other"]
+    assert await kit.link.call("ZRANGE", due_key(2, kit.queue), 0, -1) == [b"\xc1 secret text"]
+
+
+async def test_fields_of_a_newer_version_outlive_a_retry_and_a_dead_letter(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    added = ["more", {"of": [1, 2]}, None, b"\xff"]
+    payloads = {}
+    for name in ("again", "dead"):
+        payloads[name] = [*msgspec.msgpack.decode(msgspec.msgpack.encode(message(name))), *added]
+        await kit.put_raw(1, msgspec.msgpack.encode(payloads[name]))
+    entries = await read_all(reader, 2)
+    by_name = {entry.message.id: entry for entry in entries}
+    verdict = Verdict(kind="temporary", provider="p")
+    again = after_verdict(by_name["again"], verdict, now_us(), PAUSES, Random(1))
+    outlived = msgspec.structs.replace(by_name["dead"], deliveries=DELIVERIES_MAX + 1)
+    dead = before_sending(outlived, now_us())
+    assert dead is not None
+    assert await reader.settle([again, dead]) == 2
+    [written] = await kit.link.call("ZRANGE", due_key(1, kit.queue), 0, -1)
+    payloads["again"][Message.__struct_fields__.index("attempts")] = 1
+    assert msgspec.msgpack.decode(written) == payloads["again"]
+    assert [msgspec.msgpack.decode(payload) for payload in await kit.dead()] == [payloads["dead"]]
 
 
 async def test_entries_whose_read_was_never_answered_are_found_again_uncounted(kit: QueueKit) -> None:

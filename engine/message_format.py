@@ -1,0 +1,63 @@
+"""Rule: how a message is written and read, so that versions of the engine can work side by side.
+
+A message is a MessagePack array in its queue, and a JSON array where it is kept until its receipt. Fields
+are added at the end, with a default. So a newer version reads what an older one wrote, and an older
+version reads what it knows of a newer message. It keeps the rest: whoever puts a message back (a retry, a
+dead letter, a message that is sent again after a receipt) writes the fields that it does not know as they
+were.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from engine.records import Message
+
+_FIELDS = Message.__struct_fields__
+_message = msgspec.msgpack.Decoder(Message).decode
+_array = msgspec.msgpack.Decoder(list[Any]).decode
+_pack = msgspec.msgpack.Encoder().encode
+_json_array = msgspec.json.Decoder(list[Any]).decode
+# The first octet of an array of up to 15 elements is this and their number (MessagePack, "fixarray").
+_FIXARRAY, _FIXARRAY_MAX = 0x90, 15
+
+
+class NewerMessage(Message, frozen=True, array_like=True, kw_only=True):
+    """A message to which a newer version of the engine has added fields, `added` in their order."""
+
+    added: tuple[Any, ...]
+
+
+def unpacked(payload: bytes) -> Message:
+    """The message in the field `m` of a queue entry. Raises one of NO_RECORD."""
+    message = _message(payload)
+    if _FIXARRAY <= payload[0] <= _FIXARRAY + min(len(_FIELDS), _FIXARRAY_MAX):
+        return message
+    return _whole(message, _array(payload))
+
+
+def packed(message: Message) -> bytes:
+    """The message as the field `m` of a queue entry."""
+    return _pack(_array_of(message) if isinstance(message, NewerMessage) else message)
+
+
+def from_json(text: bytes | str) -> Message:
+    """The message that is kept until its receipt. Raises msgspec.MsgspecError."""
+    return _whole(msgspec.json.decode(text, type=Message), _json_array(text))
+
+
+def to_json(message: Message) -> str:
+    """The message as it is kept until its receipt."""
+    whole = _array_of(message) if isinstance(message, NewerMessage) else message
+    return msgspec.json.encode(whole).decode()
+
+
+def _whole(message: Message, values: list[Any]) -> Message:
+    added = values[len(_FIELDS) :]
+    return NewerMessage(**msgspec.structs.asdict(message), added=tuple(added)) if added else message
+
+
+def _array_of(message: NewerMessage) -> list[Any]:
+    return [*(getattr(message, name) for name in _FIELDS), *message.added]

@@ -1,0 +1,32 @@
+"""The commands of a simulated Redis on hashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from engine.redis_keys import FORMATS_READ, FUNCTIONS_LOADED
+from tests.simulation.redis_store import Store, as_bytes
+
+
+class Hashes:
+    """A part of `redis_server.RedisServer`."""
+
+    store: Store
+
+    def _hgetall(self, key: bytes) -> list[bytes]:
+        return [part for pair in self.store.db.get(key, {}).items() for part in pair]
+
+    def _hkeys(self, key: bytes) -> list[bytes]:
+        return list(self.store.db.get(key, {}))
+
+    def _hset(self, key: bytes, *pairs: Any) -> int:
+        """Only the notes of functions loaded and formats read are written so."""
+        assert key in (FUNCTIONS_LOADED, FORMATS_READ)
+        self.store.hash(key).update(
+            {as_bytes(k): as_bytes(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
+        )
+        return 1
+
+    def _hdel(self, key: bytes, *fields: Any) -> int:
+        assert key == FORMATS_READ
+        return sum(self.store.hash(key).pop(as_bytes(field), None) is not None for field in fields)

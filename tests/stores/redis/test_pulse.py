@@ -1,0 +1,93 @@
+"""The pulse: the clock, and what the processes beside this one read; on a real Redis."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from engine.formats import FORMATS, GONE_US, note
+from engine.redis_keys import FORMATS_READ, holders_key
+from engine.store_clock import StoreClock, wall_us
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.pulse import Pulse
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink(redis_url, timeout_s=5, name="pulse")
+    await link.call("DEL", FORMATS_READ, holders_key(0))
+    yield link
+    await link.call("DEL", FORMATS_READ, holders_key(0))
+    await link.close()
+
+
+async def a_pulse(link: RedisLink, name: str, ahead_us: int = 0) -> Pulse:
+    log = structlog.get_logger()
+    pulse = Pulse(StoreClock(log, wall_us=lambda: wall_us() + ahead_us), name, log)
+    await pulse.batch(link, [])
+    return pulse
+
+
+async def beat(link: RedisLink, *pulses: Pulse) -> None:
+    for pulse in pulses:
+        assert await pulse.batch(link, [("ECHO", "one"), ("ECHO", "two")]) == [b"one", b"two"]
+
+
+async def test_processes_an_hour_apart_show_one_time(link: RedisLink) -> None:
+    with capture_logs() as lines:
+        ahead, right = await a_pulse(link, "a", 3_600_000_000), await a_pulse(link, "b")
+    seconds, microseconds = await link.call("TIME")
+    redis_us = int(seconds) * 1_000_000 + int(microseconds)
+    for pulse in (ahead, right):
+        assert abs(pulse.clock.now_us() - redis_us) < 60_000_000
+    assert [(line["event"], line["seconds"]) for line in lines] == [("the clock of this node is off", 3600.0)]
+    assert (ahead.clock.off, right.clock.off) == (True, False)
+
+
+async def test_the_newest_kinds_are_written_once_nobody_is_left_who_cannot_read_them(link: RedisLink) -> None:
+    with capture_logs() as lines:
+        first, second = await a_pulse(link, "n.first.1"), await a_pulse(link, "n.second.1")
+        assert not first.readable("outcome_unknown")
+        await beat(link, first, second)
+        assert first.readable("outcome_unknown")
+        # A worker of an older version registers, and notes nothing.
+        await link.call("HSET", holders_key(0), "n.old.1", 1)
+        await beat(link, first, second)
+        assert (first.formats, second.formats) == (0, 0)
+        assert not first.readable("outcome_unknown")
+        assert first.readable("sent")
+        # It is fenced; then one of a newer version comes, and one that is gone has left its note.
+        await link.call("HDEL", holders_key(0), "n.old.1")
+        now_us = first.clock.now_us()
+        stale = f"0 {now_us - GONE_US - 1}"
+        await link.call("HSET", FORMATS_READ, "newer", f"{FORMATS + 1} {now_us}", "gone", stale)
+        await beat(link, first, second)
+        assert (first.formats, second.formats) == (FORMATS, FORMATS)
+        await beat(link, first)
+    assert b"gone" not in await link.call("HKEYS", FORMATS_READ)
+    said = [line["event"] for line in lines]
+    assert said == [
+        "processes of an older version run beside this one",
+        "processes of an older version run beside this one",
+        "all processes read the formats of this version",
+        "all processes read the formats of this version",
+    ]
+
+
+async def test_a_user_that_may_not_note_anything_still_beats(link: RedisLink, redis_url: str) -> None:
+    await link.call("HSET", FORMATS_READ, "other", note(wall_us()))
+    await link.call("ACL", "SETUSER", "narrow", "reset", "on", ">word", "+@all", "~holders:*")
+    parts = urlsplit(redis_url)
+    place = parts.netloc.rpartition("@")[2]
+    narrow = RedisLink(parts._replace(netloc=f"narrow:word@{place}").geturl(), timeout_s=5, name="narrow")
+    try:
+        pulse = await a_pulse(narrow, "narrow")
+        await beat(narrow, pulse)
+        assert pulse.formats == 0
+    finally:
+        await narrow.close()
+        await link.call("ACL", "DELUSER", "narrow")
