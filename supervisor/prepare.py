@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from engine import api_keys
-from engine.config import Config, Store, load
+from engine.config import Config, load
 from engine.errors import ConfigError
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
@@ -55,7 +55,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 def with_urls(config: Config, urls: dict[str, str]) -> Config:
     """The configuration with these stores' URLs filled in."""
-    return msgspec.structs.replace(config, **{name: Store(url=url) for name, url in urls.items()})
+    stores = {name: msgspec.structs.replace(getattr(config, name), url=url) for name, url in urls.items()}
+    return msgspec.structs.replace(config, **stores)
 
 
 def with_simulator(config: Config, url: str) -> Config:

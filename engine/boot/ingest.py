@@ -99,7 +99,7 @@ async def serve(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         quota, ingest = assemble_ingest(
-            RedisAdmission(link, inbox_link, config.shards),
+            RedisAdmission(link, inbox_link, config.shards, accepted_on=config.redis.accepted_on),
             prices,
             process.name,
             config.credit,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.credit.flush import Note, Outbox
+from engine.credit.flush import Admitted, Note, Outbox
 from engine.records import Addressed, Message, Replay, Submission
 
 _MESSAGE = Message(
@@ -54,7 +54,7 @@ def test_only_one_flush_is_under_way_and_the_rest_waits_for_its_outcome() -> Non
     box.add(2, submission())
     assert box.next_flush() is None
     assert not box.idle
-    box.applied({})
+    box.applied(Admitted(1, {}))
     flush = box.next_flush()
     assert flush is not None
     assert flush.sequence == 2
@@ -67,7 +67,7 @@ def test_a_flush_is_bounded_in_messages_but_a_larger_submission_still_goes_alone
     taken = []
     while (flush := box.next_flush()) is not None:
         taken.append([token for token, _ in flush.submissions])
-        box.applied({})
+        box.applied(Admitted(1, {}))
     assert taken == [[1], [2], [3]]
 
 
@@ -77,7 +77,7 @@ def test_a_repetition_is_told_from_what_was_admitted() -> None:
     box.add(2, submission())
     box.next_flush()
     replay = Replay(fingerprint=b"f", answer=b"a")
-    assert [(t, r) for t, _, r in box.applied({1: replay})] == [(1, None), (2, replay)]
+    assert [(e.token, e.replay) for e in box.applied(Admitted(2, {1: replay}))] == [(1, None), (2, replay)]
 
 
 def test_a_fenced_outbox_names_what_was_not_admitted_and_begins_anew() -> None:

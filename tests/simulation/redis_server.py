@@ -51,6 +51,10 @@ class RedisServer:
         # Called once a flush with messages was applied, with the wire on which it came.
         self.after_admit: Callable[[Wire], None] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
+        # How many commands have written; and of each moment at which the replica stopped to follow, and
+        # goes on being behind, how many it has.
+        self.offset = 0
+        self.replica_at: dict[int, int] = {}
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
         if command[0] == "FCALL":
@@ -58,7 +62,14 @@ class RedisServer:
             command = (command[0], command[1].removesuffix(_VERSION), *command[2:])
         if self.before is not None and self.before[0] == command[1] and command[0] == "FCALL":
             self.before[1]()
+        self.store.quiet = False
+        if command[0] == "WAIT":
+            return self._confirmed_by(wire)
         reply = self._run(command)
+        if command[0] == "FCALL" and not self.store.quiet:
+            self.offset += 1
+            if wire is not None:
+                wire.session["offset"] = self.offset
         if reply is BLOCKED and wire is not None and call is not None:
             self._park(wire, call, command)
             return BLOCKED
@@ -94,6 +105,11 @@ class RedisServer:
         return copy.deepcopy(self.store.db)
 
     # -- within
+
+    def _confirmed_by(self, wire: Wire | None) -> int:
+        """How many replicas have what came on this wire, as WAIT says; there is one."""
+        assert wire is not None
+        return int(wire.session.get("offset", 0) <= min(self.replica_at.values(), default=self.offset))
 
     def _run(self, command: tuple[Any, ...]) -> Any:
         try:

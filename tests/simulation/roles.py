@@ -39,7 +39,7 @@ async def ingest(world: World, role: Role) -> None:
     await link.start()
     await inbox.start()
     quota, role.ingest = assemble_ingest(
-        RedisAdmission(link, inbox, settings.shards),  # type: ignore[arg-type]
+        RedisAdmission(link, inbox, settings.shards, accepted_on=settings.accepted_on),  # type: ignore[arg-type]
         PriceTable(PRICES),
         process.name,
         Credit(quota_s=settings.quota_s, quota_min=settings.quota_min, validity_s=settings.validity_s),

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine.credit import laws, ledger, quota
+from engine.credit import group_commit, laws, ledger, quota
 from engine.credit.ledger_records import MOVEMENTS
 from engine.errors import Unavailable
 from tests.simulation.checkers import Violation, asking
@@ -77,6 +77,7 @@ def _watching(world: World) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(quota, "CreditMap", watched_map))
         stack.enter_context(patch.object(quota, "log", world.log))
+        stack.enter_context(patch.object(group_commit, "log", world.log))
         stack.enter_context(patch.object(ledger, "log", world.log))
         yield
 
