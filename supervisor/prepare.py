@@ -153,7 +153,7 @@ async def _check_redis(config: Config) -> None:
     """Raises ConfigError or Unavailable when Redis would lose messages; before anything is changed."""
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
-        fitness = fitness_of(await link.call("INFO"))
+        fitness = fitness_of(await link.call("INFO"), config.redis.accepted_on)
     except ReplyError as e:
         raise ConfigError(f"Redis refuses INFO ({e}); needed is a user who may call it.") from e
     finally:

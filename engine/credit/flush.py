@@ -100,6 +100,11 @@ class Outbox:
         """Whether nothing waits and no flush is under way."""
         return self._under_way is None and not self._submissions and not self._notes
 
+    @property
+    def awaited(self) -> bool:
+        """Whether a client waits for the outcome of a submission here."""
+        return bool(self._submissions or (self._under_way and self._under_way.submissions))
+
     def next_flush(self) -> Flush | None:
         """The flush to send now, which is under way from then on.
 

@@ -177,8 +177,8 @@ class GroupCommit:
         self._sent_s.clear()
 
     async def drain(self) -> None:
-        """Write all that has gathered; returns when it is written, or cannot be any more."""
-        while not all(outbox.idle for outbox in self.outboxes) and not self._fenced.is_set():
+        """Write what clients wait for; returns when they wait no more, or it cannot be written any more."""
+        while any(outbox.awaited for outbox in self.outboxes) and not self._fenced.is_set():
             if self._group is None:
                 return
             self._dirty.update(range(len(self.outboxes)))
@@ -230,9 +230,12 @@ class GroupCommit:
                 self._heard()
             shards, first = again, False
             if shards:
-                if time_s() >= began_s + UNKNOWN_S:
+                pause_s = backoff.next()
+                # Too little time would be left for an answer.
+                if time_s() + pause_s > began_s + UNKNOWN_S - _RETRY_S:
                     self._withdraw(shards)
-                await asyncio.sleep(backoff.next())
+                    began_s = float("-inf")
+                await asyncio.sleep(pause_s)
 
     def _heard(self) -> None:
         """Redis has answered: it is not away, unless it still owes an outcome for long."""

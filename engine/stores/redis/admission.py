@@ -99,7 +99,7 @@ class RedisAdmission:
         confirmed = self._replicas and any(flush.submissions or flush.withdrawn for flush in flushes)
         if confirmed:
             # Redis counts the replicas that have all that this connection wrote before it.
-            commands.append(("WAIT", self._replicas, min(_WAIT_MS, int(timeout_s * 1000) + 1)))
+            commands.append(("WAIT", self._replicas, min(_WAIT_MS, int(timeout_s * 500) + 1)))
         try:
             replies = await self._link.batch(commands, timeout_s=timeout_s)
         except OutOfMemory as e:
