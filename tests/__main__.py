@@ -19,14 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # The folders of each group; what is in no other is in REST.
 GROUPS = {
     "system": ["system"],
-    "stores": ["stores", "activity", "receipts"],
+    "stores": ["stores", "activity", "receipts", "failover"],
     "credit": ["credit", "delivery", "routing"],
     "supervisor": ["supervisor"],
     "simulation": ["simulation"],
 }
 REST = "rest"
 # Run by targets of their own.
-LONG = ["chaos"]
+LONG = ["chaos", "failover/long"]
 # The tracer would slow these down to no purpose: the one measures an engine under load, and the
 # other runs lines that the tests of the domains run too.
 NOT_MEASURED = {"system", "simulation"}

@@ -27,12 +27,11 @@ class Faults:
         self._world = world
         self._supervisor = supervisor
         self._until = until
-        self._lags = 0
         rng = world.clock.rng
         every: list[Callable[[], None]] = [
             self._kill, self._kill, self._freeze, self._freeze_long, self._fence_alive, self._drain,
             self._restart_redis, self._stall_redis, self._restart_postgres, self._stall_postgres,
-            self._depose_ledger, self._cut_wires, self._fill_redis, self._lag,
+            self._depose_ledger, self._cut_wires, self._fill_redis,
         ]  # fmt: skip
         self.enabled = rng.sample(every, rng.randrange(len(every) + 1))
         self._rate = rng.choice(_RATES) if self.enabled else 0.0
@@ -113,7 +112,13 @@ class Faults:
             world.clock.after(self._seconds(0.02, 2.0), setattr, world.redis, "up", True)
 
     def _stall_redis(self) -> None:
-        self._world.redis.busy_until = self._world.clock.now + self._seconds(0.02, 0.8)
+        """Redis is busy for a moment, or its replica is behind for a while."""
+        redis, clock = self._world.redis, self._world.clock
+        if clock.rng.random() < 0.5:
+            redis.busy_until = clock.now + self._seconds(0.02, 0.8)
+        else:
+            number = redis.replica.fall_behind()
+            clock.after(self._seconds(0.05, 3.0), redis.replica.catch_up, number)
 
     def _fill_redis(self) -> None:
         """Redis is at its limit of memory for a while: now, or from a flush on whose answer is lost."""
@@ -163,19 +168,6 @@ class Faults:
         world.truth.emptied()
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)
 
-    def _lag(self) -> None:
-        """The replica of Redis is behind for a while."""
-        self._world.clock.after(self._seconds(0.05, 3.0), self._follow, self._stop_following())
-
-    def _stop_following(self) -> int:
-        """The replica stops to follow, as often as this is called; the number of this time."""
-        self._lags += 1
-        self._world.redis.replica_at[self._lags] = self._world.redis.offset
-        return self._lags
-
-    def _follow(self, lag: int) -> None:
-        del self._world.redis.replica_at[lag]
-
     def _rewind_redis(self) -> None:
         """Redis comes back as it was up to a second ago: what it had not persisted is lost.
 
@@ -192,13 +184,13 @@ class Faults:
         world = self._world
         world.redis.before = None
         if world.clock.now < self._until:
-            then = world.redis.snapshot(), world.truth.past(), self._stop_following()
+            then = world.redis.snapshot(), world.truth.past(), world.redis.replica.fall_behind()
             age_s = world.clock.rng.choice(_AGES_S)
             world.clock.after(self._seconds(0.0, age_s), self._rewind_to, *then)
 
-    def _rewind_to(self, kept: dict[bytes, Any], past: Past, lag: int) -> None:
+    def _rewind_to(self, kept: dict[bytes, Any], past: Past, behind: int) -> None:
         world = self._world
-        self._follow(lag)
+        world.redis.replica.catch_up(behind)
         rng = world.clock.rng
         world.redis.stop()
         world.redis.lose(kept)

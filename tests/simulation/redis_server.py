@@ -16,6 +16,7 @@ from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
+from tests.simulation.replica import Replica
 from tests.simulation.wires import BLOCKED, Call, Wire
 
 _VERSION = versioned("")
@@ -51,10 +52,7 @@ class RedisServer:
         # Called once a flush with messages was applied, with the wire on which it came.
         self.after_admit: Callable[[Wire], None] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
-        # How many commands have written; and of each moment at which the replica stopped to follow, and
-        # goes on being behind, how many it has.
-        self.offset = 0
-        self.replica_at: dict[int, int] = {}
+        self.replica = Replica()
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
         if command[0] == "FCALL":
@@ -64,12 +62,13 @@ class RedisServer:
             self.before[1]()
         self.store.quiet = False
         if command[0] == "WAIT":
-            return self._confirmed_by(wire)
+            # Of what came on this wire.
+            return int(self.replica.has(wire.session.get("offset", 0) if wire is not None else 0))
         reply = self._run(command)
         if command[0] == "FCALL" and not self.store.quiet:
-            self.offset += 1
+            self.replica.offset += 1
             if wire is not None:
-                wire.session["offset"] = self.offset
+                wire.session["offset"] = self.replica.offset
         if reply is BLOCKED and wire is not None and call is not None:
             self._park(wire, call, command)
             return BLOCKED
@@ -105,11 +104,6 @@ class RedisServer:
         return copy.deepcopy(self.store.db)
 
     # -- within
-
-    def _confirmed_by(self, wire: Wire | None) -> int:
-        """How many replicas have what came on this wire, as WAIT says; there is one."""
-        assert wire is not None
-        return int(wire.session.get("offset", 0) <= min(self.replica_at.values(), default=self.offset))
 
     def _run(self, command: tuple[Any, ...]) -> Any:
         try:

@@ -107,12 +107,12 @@ class RedisActivityStream:
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one archiver for `ttl_ms` milliseconds; False while another is."""
         async with self._answering():
-            return bool(await self._script(_LEASE, [ARCHIVER_LOCK], [owner, ttl_ms]))
+            return bool(await self._link.call(*_script(_LEASE, [ARCHIVER_LOCK], [owner, ttl_ms])))
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
         async with self._answering():
-            await self._script(_RELEASE, [ARCHIVER_LOCK], [owner])
+            await self._link.call(*_script(_RELEASE, [ARCHIVER_LOCK], [owner]))
 
     async def plan(self) -> BlockPlan | None:
         """The plan that is being executed; None when there is none."""
@@ -128,7 +128,9 @@ class RedisActivityStream:
         """Keep `plan` for execution; False when the lease is another's, or a plan is there."""
         encoded = msgspec.msgpack.encode(plan)
         async with self._answering():
-            return bool(await self._script(_PROPOSE, [ARCHIVER_LOCK, ARCHIVER_PLAN], [owner, encoded]))
+            return bool(
+                await self._link.call(*_script(_PROPOSE, [ARCHIVER_LOCK, ARCHIVER_PLAN], [owner, encoded]))
+            )
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
         """Up to `count` entries of each shard behind `after`; a shard not in it is read from its start.
@@ -167,7 +169,7 @@ class RedisActivityStream:
             args += [index[entry.shard], str(entry.id)]
         keys = [ARCHIVER_PLAN, ARCHIVER_UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
         async with self._answering():
-            return bool(await self._script(_FINISH, keys, args))
+            return bool(await self._link.call(*_script(_FINISH, keys, args)))
 
     async def backlog(self) -> list[Backlog]:
         """How many entries wait in each shard, and the first of them; in one round trip."""
@@ -259,9 +261,6 @@ class RedisActivityStream:
         found = await self._link.call("XRANGE", activity_key(shard), start, end, "COUNT", page_size)
         return _entries(shard, found)
 
-    async def _script(self, script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Any:
-        return await self._link.call("EVAL", script, len(keys), *keys, *arguments)
-
     @asynccontextmanager
     async def _answering(self, extra_s: float = 0.0) -> AsyncIterator[None]:
         """Give this block the deadline of a call, `extra_s` seconds later; raise its failures as ours."""
@@ -274,6 +273,10 @@ class RedisActivityStream:
             raise Unavailable(f"Redis refuses a step of the archive: {e}.") from e
         except TimeoutError as e:
             raise Unavailable(f"Redis does not answer: no answer within {self._timeout_s:g} s.") from e
+
+
+def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+    return ("EVAL", script, len(keys), *keys, *arguments)
 
 
 def _not_before(at_us: int) -> StreamId:
