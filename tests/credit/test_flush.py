@@ -110,3 +110,42 @@ def test_a_flush_that_was_refused_gives_its_submissions_back_and_its_notes_go_on
     assert again.sequence == flush.sequence
     assert again.submissions == []
     assert [note.data for note in again.notes] == [b"a", b"b", b"c"]
+
+
+def test_a_flush_whose_clients_gave_up_is_sent_without_its_submissions_under_its_number() -> None:
+    box = outbox()
+    box.add(1, submission())
+    box.note(Note("request", b"r"))
+    sent = box.next_flush()
+    assert sent is not None
+    assert box.withdraw() == [1]
+    assert box.withdraw() == []
+    assert not box.awaited
+    again = box.under_way
+    assert again is not None
+    assert (again.epoch, again.sequence, again.notes) == (sent.epoch, sent.sequence, sent.notes)
+    assert (again.submissions, again.withdrawn) == ([], True)
+    # Either the first one was applied before, or this one, and then the first one never is.
+    [ended] = box.applied(Admitted(1, {}))
+    assert (ended.token, ended.applied) == (1, True)
+    box.add(2, submission())
+    box.next_flush()
+    box.withdraw()
+    [ended] = box.applied(Admitted(0, {}))
+    assert (ended.token, ended.applied) == (2, False)
+    assert box.idle
+
+
+def test_what_waits_can_be_taken_back_and_what_was_sent_cannot() -> None:
+    box = outbox()
+    given = [submission() for _ in range(4)]
+    box.add(1, given[0])
+    box.next_flush()
+    for token in (2, 3, 4):
+        box.add(token, given[token - 1])
+    assert box.take_back(1) is None
+    assert box.take_back(3) is given[2]
+    assert box.take_back(3) is None
+    assert box.take_back_all() == [(2, given[1]), (4, given[3])]
+    assert box.take_back_all() == []
+    assert box.awaited
