@@ -82,6 +82,7 @@ fuzz: .venv/fuzz ## Give any octets to whatever reads from outside, for MINUTES 
 .venv/fuzz: $(STAMP)
 	$(PIP) install --editable '.[fuzz]' || echo "make: atheris cannot be installed; inputs are made by chance alone." >&2
 	touch $@
+
 failover: $(STAMP) ## Kill, freeze and cut off stores and nodes that have a second, with real servers
 	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/failover $(ARGS)
 

@@ -227,7 +227,7 @@ class GroupCommit:
                 else:
                     self._ended(flush, outcome)
             if outcomes:
-                self._heard()
+                self._note_answer()
             shards, first = again, False
             if shards:
                 pause_s = backoff.next()
@@ -237,7 +237,7 @@ class GroupCommit:
                     began_s = float("-inf")
                 await asyncio.sleep(pause_s)
 
-    def _heard(self) -> None:
+    def _note_answer(self) -> None:
         """Redis has answered: it is not away, unless it still owes an outcome for long."""
         self._failed_s = None
         if self.away:
