@@ -112,13 +112,12 @@ class Faults:
             world.clock.after(self._seconds(0.02, 2.0), setattr, world.redis, "up", True)
 
     def _stall_redis(self) -> None:
-        """Redis is busy for a moment, or its replica is behind for a while."""
+        """Redis is busy for a moment, and its replica behind for as long after it."""
         redis, clock = self._world.redis, self._world.clock
-        if clock.rng.random() < 0.5:
-            redis.busy_until = clock.now + self._seconds(0.02, 0.8)
-        else:
-            number = redis.replica.fall_behind()
-            clock.after(self._seconds(0.05, 3.0), redis.replica.catch_up, number)
+        busy_s = self._seconds(0.02, 0.8)
+        redis.busy_until = clock.now + busy_s
+        behind_s = min(2 * busy_s, self._until - clock.now)
+        clock.after(behind_s, redis.replica.catch_up, redis.replica.fall_behind())
 
     def _fill_redis(self) -> None:
         """Redis is at its limit of memory for a while: now, or from a flush on whose answer is lost."""

@@ -286,7 +286,7 @@ MUTATIONS = [
              [(Outbox, "next_flush", _forget_what_is_under_way)]),
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
-    Mutation("end a recall without looking at the quotas", 133, [(posting, "_recall", _recall_once)]),
+    Mutation("end a recall without looking at the quotas", 2, [(posting, "_recall", _recall_once)]),
     Mutation("forget what a recall took from a request", 8, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 4,
              [(posting, "_close_books", _leave_quotas_open)]),
@@ -299,11 +299,7 @@ MUTATIONS = [
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
     Mutation("forget what may have been applied when redis is full", 26,
              [(RedisAdmission, "admit", _believe_every_refusal)]),
-    Mutation("forget to wait for the replica", 0, [(admission, "_confirm", lambda *_: None)]),
-    Mutation(
-        "write nothing before the second wait", 0,
-        world={"functions": spoiled("Quiet", writes_again=lambda *_: False)},
-    ),
+    Mutation("forget to wait for the replica", 4, [(admission, "_confirm", lambda *_: None)]),
     Mutation("keep in the queue what was refused", 0, [(Outbox, "take_back_all", _refuse_and_keep)]),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

@@ -220,7 +220,6 @@ class Functions(Closing):
         holder = self.store.db.get(keys[0]) or {}
         stored = self.stored_outcome(holder, epoch, seq)
         if stored is not None:
-            self.store.quiet = not self.writes_again()
             return [b"applied", stored, int(holder[b"size"])]
         if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[10]):
             return [b"fenced", [], 0]
@@ -267,10 +266,6 @@ class Functions(Closing):
             return None
         reply = holder.get(b"reply", b"")
         return _unpack(reply) if reply else []
-
-    def writes_again(self) -> bool:
-        """Whether a stored outcome is written anew, so that a WAIT behind it waits."""
-        return True
 
     def epoch_is_over(self, holder: dict[bytes, bytes], epoch: bytes) -> bool:
         return holder.get(b"epoch") != epoch

@@ -60,12 +60,11 @@ class RedisServer:
             command = (command[0], command[1].removesuffix(_VERSION), *command[2:])
         if self.before is not None and self.before[0] == command[1] and command[0] == "FCALL":
             self.before[1]()
-        self.store.quiet = False
         if command[0] == "WAIT":
             # Of what came on this wire.
             return int(self.replica.has(wire.session.get("offset", 0) if wire is not None else 0))
         reply = self._run(command)
-        if command[0] == "FCALL" and not self.store.quiet:
+        if command[0] == "FCALL":
             self.replica.offset += 1
             if wire is not None:
                 wire.session["offset"] = self.replica.offset

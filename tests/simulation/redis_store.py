@@ -80,8 +80,6 @@ class Store:
         # Of the server process, and how far its clock is from the one of the world.
         self.run = b"run0"
         self.skew_ms = 0
-        # Whether the present command has written nothing.
-        self.quiet = False
         # Streams that grew during the present command.
         self.grown: set[bytes] = set()
         self._kinds: dict[bytes, tuple[str, int]] = {}
