@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run test simulate chaos fuzz lint check bench format clean
+.PHONY: help install run test simulate chaos failover fuzz lint check bench format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -82,6 +82,9 @@ fuzz: .venv/fuzz ## Give any octets to whatever reads from outside, for MINUTES 
 .venv/fuzz: $(STAMP)
 	$(PIP) install --editable '.[fuzz]' || echo "make: atheris cannot be installed; inputs are made by chance alone." >&2
 	touch $@
+
+failover: $(STAMP) ## Kill, freeze and cut off stores and nodes that have a second, with real servers
+	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/failover $(ARGS)
 
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)

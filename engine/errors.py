@@ -2,7 +2,7 @@
 
 `Refusal`       the caller: the request cannot be carried out as it is.
 `Unavailable`   nobody: the same request may succeed later. `Full` is one: Redis has little
-                memory left.
+                memory left. `Undecided` is one: it may have taken effect nevertheless.
 `ConfigError`   the operator: a setting, a port, a disk, a server.
 `Fenced`        the holder itself: its epoch is over, and it must register anew.
 `Broken`        we: an invariant does not hold, and the process stops.
@@ -45,6 +45,10 @@ class Unavailable(EngineError):
 
 class Full(Unavailable):
     """Redis has little memory left and admits nothing new. A call that was refused changed nothing."""
+
+
+class Undecided(Unavailable):
+    """It is not known whether the request took effect, and it will not be found out for this caller."""
 
 
 class ConfigError(EngineError):

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from engine import api_keys
-from engine.config import Config, Store, load
+from engine.config import Config, load
 from engine.errors import ConfigError
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
@@ -57,7 +57,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
 
 def with_urls(config: Config, urls: dict[str, str]) -> Config:
     """The configuration with these stores' URLs filled in."""
-    return msgspec.structs.replace(config, **{name: Store(url=url) for name, url in urls.items()})
+    stores = {name: msgspec.structs.replace(getattr(config, name), url=url) for name, url in urls.items()}
+    return msgspec.structs.replace(config, **stores)
 
 
 def with_simulator(config: Config, url: str) -> Config:
@@ -167,7 +168,7 @@ async def _check_redis(config: Config) -> None:
     """Raises ConfigError or Unavailable when Redis would lose messages; before anything is changed."""
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:
-        fitness = fitness_of(await link.call("INFO"))
+        fitness = fitness_of(await link.call("INFO"), config.redis.accepted_on)
     except ReplyError as e:
         raise ConfigError(f"Redis refuses INFO ({e}); needed is a user who may call it.") from e
     finally:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # The folders of each group; what is in no other is in REST.
 GROUPS = {
     "system": ["system"],
-    "stores": ["stores", "activity", "receipts"],
+    "stores": ["stores", "activity", "receipts", "failover"],
     "credit": ["credit", "delivery", "routing"],
     "supervisor": ["supervisor"],
     "simulation": ["simulation"],

@@ -21,7 +21,7 @@ from multidict import istr
 from engine.api.ports import Services
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
-from engine.errors import Broken, Refusal, Unavailable
+from engine.errors import Broken, Refusal, Unavailable, Undecided
 
 Action = Callable[[web.Request], Awaitable[Response]]
 Handler = Callable[[web.Request], Awaitable[Response]]
@@ -141,7 +141,8 @@ class Exchanges:
             except Refusal as e:
                 response = refused(e, request_id)
             except Unavailable as e:
-                response = unavailable(e, request_id)
+                code = "outcome_unknown" if isinstance(e, Undecided) else "unavailable"
+                response = unavailable(e, request_id, code)
             except Exception as e:
                 # Nothing above this could answer the caller.
                 response = _failed(e, request, request_id)

@@ -104,7 +104,9 @@ async def serve(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         quota, ingest = assemble_ingest(
-            RedisAdmission(link, inbox_link, config.shards, process.pulse),
+            RedisAdmission(
+                link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
+            ),
             prices,
             process.name,
             config.credit,

@@ -37,7 +37,7 @@ DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archi
 
 # How the URL of each store begins.
 _SCHEMES = {
-    "redis": ("redis", "rediss", "unix"),
+    "redis": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
     "postgres": ("postgresql", "postgres"),
     "clickhouse": ("http", "https"),
 }
@@ -72,6 +72,14 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+
+
+class Redis(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[redis]`: where Redis is, and when a message counts as accepted."""
+
+    # On how many machines a message must be before it is answered 202: 1, the master alone; 2, the
+    # master and a replica. While fewer have it, messages get 503.
+    accepted_on: Annotated[int, Meta(ge=1, le=5)] = 1
 
 
 Processes = Annotated[int, Meta(ge=0, le=256)]
@@ -165,7 +173,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # or 16 for new data.
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
-    redis: Store = Store()
+    redis: Redis = Redis()
     postgres: Store = Store()
     clickhouse: Store = Store()
     roles: Roles = Roles()
@@ -234,6 +242,8 @@ def _checked(config: Config, origin: str) -> Config:
     except ConfigError as e:
         raise ConfigError(f"{origin}: {e}") from e
     config = msgspec.structs.replace(config, **stores)
+    replicated = config.redis.accepted_on == 1 or bool(config.redis.url)
+    need(replicated, "redis.accepted_on", "1 without redis.url, because the embedded Redis has no replicas")
     for queue in ("express", "normal"):
         settings: QueueSettings = getattr(config.queues, queue)
         fits = settings.backoff_s <= settings.backoff_max_s
@@ -254,7 +264,9 @@ def _with_tls(name: str, store: Store) -> Store:
         "tls_cert_file": store.tls_cert_file,
         "tls_key_file": store.tls_key_file,
     }
-    return Store(url=url_with_tls(name, store.url, files))
+    return msgspec.structs.replace(
+        store, url=url_with_tls(name, store.url, files), **dict.fromkeys(files, "")
+    )
 
 
 def split_listen(listen: str) -> tuple[str, int] | tuple[()]:

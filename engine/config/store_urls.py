@@ -7,7 +7,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from engine.errors import ConfigError
 from engine.tls import TLS_FILES, check_files
 
-_TLS_SCHEMES = {"redis": ("rediss",), "clickhouse": ("https",), "postgres": ("postgresql", "postgres")}
+_TLS_SCHEMES = {
+    "redis": ("rediss", "rediss+sentinel"),
+    "clickhouse": ("https",),
+    "postgres": ("postgresql", "postgres"),
+}
 # PostgreSQL's own names of the same.
 _POSTGRES = {"tls_ca_file": "sslrootcert", "tls_cert_file": "sslcert", "tls_key_file": "sslkey"}
 

@@ -4,12 +4,16 @@ Submissions and notes gather, and `next_flush` takes them as one numbered flush.
 under way, and it does not change until its outcome is known. When its answer was lost, it is sent
 again under the same number: Redis answers the stored outcome if it was applied, and applies it
 otherwise (see `admit` in queue.lua).
+
+When the clients of the flush under way have given up, it is *withdrawn*: from then on it is sent without its
+submissions, under the same number. One of the two is applied, the other never will be, and the answer says
+which. So nothing is written long after its client was told that it was not.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -38,6 +42,28 @@ class Flush(msgspec.Struct, frozen=True):
     # (token, submission), in order.
     submissions: list[tuple[int, Submission]]
     notes: list[Note]
+    # Its submissions were taken out: see the module.
+    withdrawn: bool = False
+
+
+class Admitted(NamedTuple):
+    """A flush is in Redis: the one with submissions, or the one that was withdrawn."""
+
+    # How many submissions the flush had that was applied.
+    submissions: int
+    # {index of a submission: what its idempotency key was first used for}
+    hits: dict[int, Replay]
+
+
+class Ended(NamedTuple):
+    """What became of one submission of a flush."""
+
+    token: int
+    submission: Submission
+    # Whether it was written; False: it never will be.
+    applied: bool
+    # What its idempotency key was first used for; then nothing of it was written.
+    replay: Replay | None
 
 
 class Outbox:
@@ -53,6 +79,8 @@ class Outbox:
         self._submissions: deque[tuple[int, Submission]] = deque()
         self._notes: deque[Note] = deque()
         self._under_way: Flush | None = None
+        # Of the flush under way, once it is withdrawn.
+        self._withdrawn: list[tuple[int, Submission]] = []
 
     def registered(self, epoch: int) -> None:
         """A new epoch begins, at sequence 0."""
@@ -71,6 +99,11 @@ class Outbox:
     def idle(self) -> bool:
         """Whether nothing waits and no flush is under way."""
         return self._under_way is None and not self._submissions and not self._notes
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a client waits for the outcome of a submission here."""
+        return bool(self._submissions or (self._under_way and self._under_way.submissions))
 
     def next_flush(self) -> Flush | None:
         """The flush to send now, which is under way from then on.
@@ -92,15 +125,47 @@ class Outbox:
         self._under_way = Flush(self._shard, self._epoch, self._sequence, taken, notes)
         return self._under_way
 
-    def applied(self, hits: dict[int, Replay]) -> list[tuple[int, Submission, Replay | None]]:
-        """The flush under way is in Redis: (token, submission, outcome) of each submission, in order.
+    @property
+    def under_way(self) -> Flush | None:
+        """The flush under way, as it is to be sent now."""
+        return self._under_way
 
-        The outcome is None for an admitted submission, and for a repetition what its key was first
-        used for. `hits`: the repetitions, by index of the submission.
+    def withdraw(self) -> list[int]:
+        """Nobody waits for the flush under way any more: send it without its submissions from now on.
+
+        Their tokens; none when it was withdrawn before.
         """
+        flush = self._under_way
+        assert flush is not None
+        if flush.withdrawn:
+            return []
+        self._withdrawn = flush.submissions
+        self._under_way = msgspec.structs.replace(flush, submissions=[], withdrawn=True)
+        return [token for token, _ in self._withdrawn]
+
+    def take_back(self, token: int) -> Submission | None:
+        """Take a submission out that waits; None when it does not, because its flush was sent."""
+        for place, (waiting, submission) in enumerate(self._submissions):
+            if waiting == token:
+                del self._submissions[place]
+                return submission
+        return None
+
+    def take_back_all(self) -> list[tuple[int, Submission]]:
+        """Take all submissions out that wait; the flush under way stays."""
+        taken = list(self._submissions)
+        self._submissions.clear()
+        return taken
+
+    def applied(self, outcome: Admitted) -> list[Ended]:
+        """A flush is in Redis under the number of the one under way: what became of its submissions."""
         flush, self._under_way = self._under_way, None
         assert flush is not None
-        return [(token, s, hits.get(i)) for i, (token, s) in enumerate(flush.submissions)]
+        submissions = self._withdrawn if flush.withdrawn else flush.submissions
+        self._withdrawn = []
+        # A withdrawn flush with submissions was applied before it was withdrawn, or not at all.
+        written = outcome.submissions == len(submissions)
+        return [Ended(token, s, written, outcome.hits.get(i)) for i, (token, s) in enumerate(submissions)]
 
     def refused(self) -> list[tuple[int, Submission]]:
         """The flush under way was not applied and never will be; its number is free again.
@@ -115,9 +180,10 @@ class Outbox:
 
     def fenced(self) -> list[int]:
         """The epoch is over, and nothing that waits here will be admitted: the tokens of all submissions."""
-        under_way = self._under_way.submissions if self._under_way else []
+        under_way = self._withdrawn or (self._under_way.submissions if self._under_way else [])
         tokens = [token for token, _ in under_way] + [token for token, _ in self._submissions]
         self._under_way = None
+        self._withdrawn = []
         self._submissions.clear()
         self._notes.clear()
         return tokens

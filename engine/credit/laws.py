@@ -13,8 +13,7 @@ The cut of a shard is one instant in Redis. Laws 4 and 6 bring the books forward
 instant by the usage entries that they have not applied yet. Law 6 adds to the activity in
 ClickHouse the rows that were not archived yet.
 
-There are three verdicts. `not_clean`: some law is broken. Otherwise `not_checked`: some law could
-not be checked somewhere. Otherwise `clean`.
+Verdicts: `not_clean`, some law is broken; else `not_checked`, some could not be checked; else `clean`.
 """
 
 from __future__ import annotations
@@ -123,7 +122,6 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     """The result of an audit."""
 
     verdict: Verdict
-    # Whether the verdict is `clean`.
     clean: bool
     checks: list[Check]
     # Units of all organisations by place; empty when the books could not be read.
@@ -135,6 +133,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     activity_rows: int = 0
     # How many shards got a checkpoint.
     closed_shards: int = 0
+    # Recorded as sent and never charged, because Redis lost data: units of all organisations.
+    uncharged_units: int = 0
     # How long it took.
     seconds: float = 0.0
 

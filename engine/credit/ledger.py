@@ -36,12 +36,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 
 import structlog
 
 from engine.backoff import Backoff
-from engine.credit.ledger_records import Applied, Recovered, ShardLife, StoredAnswer, StreamMark, UsageEntry
+from engine.credit.ledger_records import (
+    Applied,
+    Books,
+    Recovered,
+    ShardLife,
+    StoredAnswer,
+    StreamMark,
+    UsageEntry,
+)
 from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import close_books, decide, follows, goes_on, known, urgent
 from engine.errors import Broken, Unavailable
@@ -220,8 +227,21 @@ class Ledger:
         left = await self._usage.close(life, generation, recovered.generations[shard], recovered.marks[shard])
         units = sum(of.held for of in left.values())
         log.error("closing the books of a shard", shard=shard, cause=cause, units_kept=units)
-        close = partial(close_books, shard=shard, left=left)
+        moved: dict[str, int] = {}
+
+        def close(books: Books) -> None:
+            close_books(books, shard, left)
+            for (_, _, movement), some in books.movements.items():
+                moved[movement] = moved.get(movement, 0) + some
+
         await self._store.close_shard(shard, generation, recovered.marks[shard], close, cause)
+        log.error(
+            "the books of a shard are closed",
+            shard=shard,
+            # Of messages that are gone; of messages that are back, and charged when they are sent again.
+            units_released=moved.get("release", 0),
+            units_reopened=moved.get("reopen", 0),
+        )
         self._delivered[shard] = 0
 
     async def _lead(self, draining: asyncio.Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from engine.credit.flush import Flush
+from engine.credit.flush import Admitted, Flush
 from engine.credit.ledger_records import (
     Applied,
     BalanceEvent,
@@ -22,7 +22,6 @@ from engine.credit.ledger_records import (
 )
 from engine.credit.records import LedgerAnswer
 from engine.errors import Fenced, Full
-from engine.records import Replay
 from engine.stream_id import StreamId
 
 
@@ -39,12 +38,16 @@ class AdmissionStore(Protocol):
     async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
 
-    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced | Full]:
+    async def admit(
+        self, name: str, flushes: Sequence[Flush], timeout_s: float
+    ) -> list[Admitted | Fenced | Full]:
         """Apply each flush as a whole or not at all, in one round trip; an outcome for each, in order.
 
-        Applied: {index of a submission: what its idempotency key was first used for}. `Fenced`: not
+        `Admitted`: applied, and on as many machines as the operator asks for. `Fenced`: not
         applied, the epoch is over. `Full`: this call did not apply it for want of memory; a flush
-        without submissions is never `Full`. After `Unavailable` send the same flushes again.
+        without submissions is never `Full`. After `Unavailable` send the same flushes again; it is raised
+        after `timeout_s` seconds at the latest, and then nothing of this call arrives any more that is
+        still in this machine.
         """
 
     async def fullness(self) -> float:

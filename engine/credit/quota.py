@@ -1,15 +1,13 @@
 """The service of a holder: quota comes in, usage goes out, for one process.
 
-It owns the `CreditMap` of the process, an `Outbox` for each shard and the `Holder` machine, and
-connects them to Redis: flushes (group commit), the inbox, the heartbeat.
+It owns the `CreditMap` of the process and the `Holder` machine, and connects them to Redis: flushes
+(`group_commit`), the inbox, the heartbeat.
 
 Killed here: admitted messages are in Redis with their usage. Messages that were reserved and not
 admitted were never answered 202, and the fence marker returns their quota to the ledger.
 Frozen here until it is fenced: the next flush or heartbeat finds the epoch over. It drops the
-quota, fails all waiters with Unavailable, and registers anew. Redis never answers a flush: it is
-sent again under the same number until an outcome is known. Meanwhile its shard admits nothing else,
-and clients run into their own deadline (503, not binding). Answered twice: this cannot be, because
-one link answers in order.
+quota, fails all waiters with Unavailable, and registers anew. Redis never answers a flush: see
+`group_commit`. Then everybody gets 503 at once, who waits for credit too, until an outcome is known.
 
 Redis has little memory left: above a mark no message is admitted (see memory_mark), so that steps
 that free memory have room. The share is read with each heartbeat. When Redis itself refuses a flush
@@ -21,20 +19,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TypeVar
 
 import msgspec
 import structlog
 
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
-from engine.credit.flush import Flush, Note, NoteKind, Outbox
+from engine.credit.flush import Note, NoteKind
+from engine.credit.group_commit import NOT_WRITTEN, Admission, GroupCommit, see, settle
 from engine.credit.holder import Effects, Holder, Token, Waiter
-from engine.credit.memory_mark import MARK, MemoryMark
+from engine.credit.memory_mark import MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.credit.records import QuotaRequest, QuotaReturn
-from engine.errors import Fenced, Full, Unavailable
-from engine.records import Replay, Submission
+from engine.errors import Unavailable
+from engine.records import Submission
 
 log = structlog.get_logger("quota")
 
@@ -73,37 +71,44 @@ class Quota:
         self._name = name
         self._shard_of = shard_of
         self._now_us = now_us
-        self._collect_s = collect_s
         self.credit = CreditMap()
         self._holder = Holder(
             self.credit, quota_s=quota_s, quota_min=quota_min, validity_us=int(validity_s * 1e6)
         )
-        self._outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
-        # Shards with something to send. `_scheduled`: a flush of them is scheduled.
-        self._dirty: set[int] = set()
-        self._scheduled = False
-        # The task group of `run`, in which flushes run; a fault of one ends the process.
-        self._group: asyncio.TaskGroup | None = None
-        self._sending: set[asyncio.Task[None]] = set()
+        self._fenced = asyncio.Event()
+        self.memory = MemoryMark()
+        self._commits = GroupCommit(
+            store,
+            name,
+            shards=shards,
+            collect_s=collect_s,
+            messages_max=messages_max,
+            memory=self.memory,
+            fenced=self._fenced,
+            release=lambda s: self.release(s.organisation_id, s.units, self.incarnation),
+        )
         self._tokens = count(1)
-        self._admitting: dict[Token, asyncio.Future[Replay | None]] = {}
         self._waiting: dict[Token, asyncio.Future[bool]] = {}
         self._positions = ["0-0"] * shards
-        # By shard: the epoch, and the last sequence that Redis answered.
-        self._answered = [(0, 0)] * shards
-        self.memory = MemoryMark()
-        self._fenced = asyncio.Event()
         # Counts registrations. Units reserved in one incarnation are void in the next.
         self.incarnation = 0
 
     # -- for callers
 
+    def check(self) -> None:
+        """Raises Full when Redis has little memory left, and Unavailable while it is away."""
+        self.memory.check()
+        if self._commits.away:
+            raise Unavailable(NOT_WRITTEN)
+
     async def wait(self, organisation_id: int, cost: int, total: int) -> bool:
         """Wait for units. True: reserve again, it may succeed. False: the organisation cannot pay.
 
         `cost` is the cheapest message that waits, `total` all of them, units. Raises
-        Unavailable when the holder is fenced meanwhile. The caller sets the deadline.
+        Unavailable when the holder is fenced or Redis is away. The caller sets the deadline.
         """
+        if self._commits.away:
+            raise Unavailable(NOT_WRITTEN)
         if self._fenced.is_set():
             raise Unavailable("This process is registering anew.")
         token = next(self._tokens)
@@ -122,43 +127,43 @@ class Quota:
             self.credit.release(organisation_id, units)
             self._perform(self._holder.released(organisation_id))
 
-    def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]:
+    def admit(self, submission: Submission, incarnation: int) -> Admission:
         """Write a submission whose units were reserved in `incarnation`.
 
-        The future is done when the submission is in Redis. It gives None when it was admitted, or what
+        Its `outcome` is done when the submission is in Redis. It gives None when it was admitted, or what
         its idempotency key was first used for; then nothing was written, and the units are released
-        here. It raises Unavailable when the holder was fenced before the submission was written, and
-        Full when Redis refused it for want of memory. Canceling the future does not take the
-        submission back.
+        here. It raises Unavailable when the submission was not written and never will be: the
+        holder was fenced, or Redis is away, or, as Full, refused it for want of memory. It raises Undecided
+        when the outcome is not known in time. Canceling it does not take the submission back. Raises
+        Unavailable at once when the holder was fenced or Redis is away.
         """
-        done: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
         if incarnation != self.incarnation or self._fenced.is_set():
-            done.set_exception(Unavailable("This process was fenced and registers anew."))
-            return done
-        token = next(self._tokens)
-        self._admitting[token] = done
-        shard = self._shard_of(submission.organisation_id)
-        self._outboxes[shard].add(token, submission)
-        self._mark(shard)
-        return done
+            raise Unavailable("This process was fenced and registers anew.")
+        try:
+            return self._commits.submit(self._shard_of(submission.organisation_id), submission)
+        except Unavailable:
+            self.release(submission.organisation_id, submission.units, incarnation)
+            raise
+
+    def take_back(self, admission: Admission) -> bool:
+        """Take back a submission whose client has given up; False when it was sent to Redis already."""
+        return self._commits.take_back(admission)
 
     # -- life
 
     async def start(self) -> None:
         """Register in every shard, and ask for the spenders' quota. Raises Unavailable."""
         epochs = await self._store.register(self._name)
-        for outbox, epoch in zip(self._outboxes, epochs, strict=True):
-            outbox.registered(epoch)
-        self._answered = [(epoch, 0) for epoch in epochs]
-        _see(self.memory, await self._store.fullness())
+        self._commits.registered(epochs)
+        see(self.memory, await self._store.fullness())
         self.incarnation += 1
         self._perform(self._holder.prefetch(self._spenders, self._now_us()))
 
     async def run(self) -> None:
         """Serve until canceled; `leave` afterwards."""
         async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._mark(0)
+            self._commits.serve(group)
+            self._commits.mark(0)
             group.create_task(self._read_inbox())
             group.create_task(self._tick())
             group.create_task(self._beat())
@@ -168,7 +173,7 @@ class Quota:
                 await asyncio.get_running_loop().create_future()
             finally:
                 # No flush may begin while the group ends.
-                self._group = None
+                self._commits.serve(None)
 
     async def leave(self) -> None:
         """Write what has gathered, then fence this holder, so that its quota returns to the ledger.
@@ -177,15 +182,7 @@ class Quota:
         what has gathered cannot be written any more; nobody was answered that it was. Raises
         Unavailable when Redis does not answer the fence.
         """
-        while not all(outbox.idle for outbox in self._outboxes) and not self._fenced.is_set():
-            if self._group is None:
-                break
-            self._dirty.update(range(len(self._outboxes)))
-            self._flush()
-            if self._sending:
-                await asyncio.wait(self._sending, timeout=_RETRY_S)
-            else:
-                await asyncio.sleep(self._collect_s)
+        await self._commits.drain()
         await self._store.fence(self._name)
 
     # -- loops
@@ -223,14 +220,17 @@ class Quota:
             now_us = self._now_us()
             self._perform(self._holder.tick(max(now_us - last_us, 1) / 1e6, now_us))
             last_us = now_us
+            if self._commits.look():
+                for waiting in self._waiting.values():
+                    settle(waiting, Unavailable(NOT_WRITTEN))
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(_BEAT_S)
             incarnation = self.incarnation
             try:
-                alive = await self._store.beat(self._name, self._answered)
-                _see(self.memory, await self._store.fullness())
+                alive = await self._store.beat(self._name, self._commits.answered)
+                see(self.memory, await self._store.fullness())
             except Unavailable:
                 continue
             if not alive and incarnation == self.incarnation:
@@ -240,13 +240,9 @@ class Quota:
         while True:
             await self._fenced.wait()
             log.warning("fenced", holder=self._name)
-            if self._sending:
-                await asyncio.wait(self._sending)
-            void = [token for outbox in self._outboxes for token in outbox.fenced()]
-            for token in void:
-                _settle(self._admitting.pop(token, None), Unavailable("This process was fenced."))
+            await self._commits.void()
             for token in self._holder.fenced():
-                _settle(self._waiting.get(token), Unavailable("This process was fenced."))
+                settle(self._waiting.get(token), Unavailable("This process was fenced."))
             self.incarnation += 1
             while True:
                 try:
@@ -256,68 +252,11 @@ class Quota:
                     break
                 except Unavailable:
                     await asyncio.sleep(_RETRY_S)
-            self._positions = ["0-0"] * len(self._outboxes)
+            self._positions = ["0-0"] * len(self._positions)
             self._fenced.clear()
             # Requests made while it registered have not been sent.
-            self._mark(0)
-            self._dirty.update(range(len(self._outboxes)))
+            self._commits.mark(*range(len(self._positions)))
             log.info("registered", holder=self._name)
-
-    # -- the group commit
-
-    def _mark(self, shard: int) -> None:
-        self._dirty.add(shard)
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(self._collect_s, self._flush)
-
-    def _flush(self) -> None:
-        self._scheduled = False
-        if self._fenced.is_set() or self._group is None:
-            return
-        flushes = [f for s in self._dirty if (f := self._outboxes[s].next_flush()) is not None]
-        self._dirty.clear()
-        if flushes:
-            task = self._group.create_task(self._send(flushes))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-
-    async def _send(self, flushes: list[Flush]) -> None:
-        backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
-        # The first time, nothing was sent of them before, so a flush that Redis refuses was not applied.
-        first = True
-        while flushes:
-            again: list[Flush] = []
-            try:
-                outcomes = await self._store.admit(self._name, flushes)
-            except Unavailable as e:
-                log.warning("flush again", reason=e.detail)
-                outcomes, again = [], flushes
-            for flush, outcome in zip(flushes, outcomes, strict=False):
-                outbox = self._outboxes[flush.shard]
-                if isinstance(outcome, Fenced):
-                    # Its submissions stay in the outbox until `_register_anew` fails them.
-                    self._fenced.set()
-                    continue
-                if isinstance(outcome, Full):
-                    _see(self.memory, 1.0)
-                    if not first:
-                        again.append(flush)
-                        continue
-                    for token, submission in outbox.refused():
-                        self.release(submission.organisation_id, submission.units, self.incarnation)
-                        _settle(self._admitting.pop(token, None), self.memory.error())
-                else:
-                    self._answered[flush.shard] = (flush.epoch, flush.sequence)
-                    for token, submission, replay in outbox.applied(outcome):
-                        if replay is not None:
-                            self.release(submission.organisation_id, submission.units, self.incarnation)
-                        _settle(self._admitting.pop(token, None), replay)
-                if not outbox.idle:
-                    self._mark(flush.shard)
-            flushes, first = again, False
-            if flushes:
-                await asyncio.sleep(backoff.next())
 
     # -- effects
 
@@ -326,32 +265,14 @@ class Quota:
         notes += [("return", r) for r in effects.returns]
         for kind, note in notes:
             shard = self._shard_of(note.organisation_id)
-            self._outboxes[shard].note(Note(kind, msgspec.msgpack.encode(note)))
-            self._mark(shard)
+            self._commits.note(shard, Note(kind, msgspec.msgpack.encode(note)))
         for token in effects.wake:
-            _settle(self._waiting.get(token), True)
+            settle(self._waiting.get(token), True)
         for token in effects.refuse:
-            _settle(self._waiting.get(token), False)
+            settle(self._waiting.get(token), False)
 
 
 def can_spend(quota: Quota) -> bool:
     """Whether its holder is registered and has units of any organisation. It looks at all of them."""
     registered = quota.incarnation > 0 and not quota._fenced.is_set()
     return registered and any(units > 0 for _, units in quota.credit.items())
-
-
-def _see(memory: MemoryMark, fullness: float) -> None:
-    if memory.see(fullness):
-        log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < MARK)
-
-
-_Outcome = TypeVar("_Outcome")
-
-
-def _settle(future: asyncio.Future[_Outcome] | None, outcome: _Outcome | Unavailable) -> None:
-    if future is None or future.done():
-        return
-    if isinstance(outcome, Unavailable):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)

@@ -23,8 +23,9 @@ from itertools import count
 import msgspec
 
 from engine._fastcredits import CreditMap
+from engine.credit.group_commit import NOT_WRITTEN, UNDECIDED
 from engine.credit.quota import Quota
-from engine.errors import Refusal, Unavailable
+from engine.errors import Refusal, Unavailable, Undecided
 from engine.ids import MessageIds
 from engine.intake import kept_answer, phone_numbers, segments
 from engine.intake.kept_answer import Outcome
@@ -105,10 +106,11 @@ class Ingest:
         """Accept or refuse each draft on its own; `render` makes the answer from the outcomes.
 
         Raises Refusal 409 when the key was used for another request, Full when Redis has little memory
-        left, and Unavailable when the messages could not be decided or written in time.
+        left, and Unavailable when the messages could not be decided or written in time: none of them
+        ever is written. Undecided: they may be.
         """
         self._check()
-        self._quota.memory.check()
+        self._quota.check()
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
         # There is no await in between, so that all messages have the prices of one instant.
@@ -144,14 +146,17 @@ class Ingest:
 
     async def _admitted(self, submission: Submission, incarnation: int, deadline: float) -> Replay | None:
         """Wait until the submission is in Redis; returns None, or what its key was first used for."""
-        admitted = self._quota.admit(submission, incarnation)
+        admission = self._quota.admit(submission, incarnation)
         try:
             async with asyncio.timeout_at(deadline):
-                replay = await asyncio.shield(admitted)
-        except TimeoutError:
-            # The outcome is unknown. If the submission is written later, nobody waits for the answer.
-            admitted.add_done_callback(lambda f: f.cancelled() or f.exception())
-            raise Unavailable("The queue did not answer in time.") from None
+                replay = await asyncio.shield(admission.outcome)
+        except (TimeoutError, asyncio.CancelledError) as e:
+            # Nobody waits for the outcome any more.
+            admission.outcome.add_done_callback(lambda f: f.cancelled() or f.exception())
+            taken_back = self._quota.take_back(admission)
+            if isinstance(e, asyncio.CancelledError):
+                raise
+            raise (Unavailable(NOT_WRITTEN) if taken_back else Undecided(UNDECIDED)) from None
         if replay is not None and replay.fingerprint != submission.fingerprint:
             raise Refusal(
                 "idempotency_key_reused",

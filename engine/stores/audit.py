@@ -26,7 +26,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.credit.laws import NO_UNITS, Audit, Law, Laws, Units, gap_of, units_of_usage
+from engine.credit.laws import NO_UNITS, Account, Audit, Law, Laws, Units, gap_of, units_of_usage
 from engine.errors import ConfigError, EngineError, Unavailable
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, sums_of, under_way
 from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
@@ -124,7 +124,7 @@ class _Run:
         self._activity_here: bool | None = None
         # Whether PostgreSQL or Redis has answered.
         self._seen = False
-        self._journal_rows = self._activity_rows = self._closed = 0
+        self._journal_rows = self._activity_rows = self._closed = self._uncharged = 0
 
     async def audit(self, postgres_url: str) -> Audit:
         """The result. Raises Unavailable when neither PostgreSQL nor Redis could be read."""
@@ -141,7 +141,7 @@ class _Run:
                 self._books.close()
         found = self._laws.result(
             full=self._full, journal_rows=self._journal_rows,
-            activity_rows=self._activity_rows, closed_shards=self._closed,
+            activity_rows=self._activity_rows, closed_shards=self._closed, uncharged_units=self._uncharged,
         )  # fmt: skip
         if not self._seen:
             whys = dict.fromkeys(check.detail for check in found.checks if check.verdict == "not_checked")
@@ -253,15 +253,12 @@ class _Run:
             self._laws.accounts(accounts, judged, ahead)
             self._journal_rows += sum(standing.rows for standing in chunk)
             strangers.difference_update(a.organisation_id for a in accounts)
-            if closing and events is not None and archived is not None:
-                for standing in chunk:
-                    a = standing.account
+            for standing in chunk:
+                a = standing.account
+                gap = a.gap if comparable or events is None else _gap(a, events, ahead)
+                self._uncharged += max(0, -gap.captured)
+                if closing and archived is not None:
                     more = archived.get(a.organisation_id, NO_UNITS)
-                    gap = a.gap
-                    if not comparable:
-                        gap = gap_of(
-                            a, events.get(a.organisation_id, NO_UNITS), ahead.get(a.organisation_id, NO_UNITS)
-                        )
                     if self._full or standing.rows or any(more) or gap != a.gap:
                         sums.append(sums_of(standing, more, gap))
             # Let requests run for longer than the chunk took.
@@ -322,6 +319,10 @@ class _Run:
                 " and later ones compare what comes after it."
             )
         self._laws.not_checked(("activity",), why, do, shard)
+
+
+def _gap(a: Account, events: Mapping[int, Units], ahead: Mapping[int, Units]) -> Units:
+    return gap_of(a, events.get(a.organisation_id, NO_UNITS), ahead.get(a.organisation_id, NO_UNITS))
 
 
 def _joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Units]:

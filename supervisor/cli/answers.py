@@ -112,6 +112,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     # How many rows were summed.
     journal_rows: int = 0
     activity_rows: int = 0
+    # Recorded as sent and never charged, because Redis lost data.
+    uncharged_units: int = 0
     seconds: float = 0.0
 
 

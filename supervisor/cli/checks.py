@@ -102,7 +102,7 @@ def _effective(configured: Config | None, running: Running | None) -> Config:
 async def _check_all(config: Config, url: str) -> list[Check]:
     stores: dict[str, Callable[[str], Awaitable[str]]] = {
         "postgres": partial(_postgres, shards=config.shards),
-        "redis": _redis,
+        "redis": partial(_redis, accepted_on=config.redis.accepted_on),
         "clickhouse": _clickhouse,
     }
     checks = [_store(name, getattr(config, name).url, look) for name, look in stores.items()]
@@ -166,11 +166,11 @@ async def _applied(connection: Any) -> dict[int, str]:
     return dict(await connection.fetch("SELECT number, sha256 FROM smsengine_migrations"))
 
 
-async def _redis(url: str) -> str:
+async def _redis(url: str, accepted_on: int = 1) -> str:
     link = RedisLink(url, timeout_s=_TIMEOUT_S, name="check")
     try:
         reply = await link.call("INFO")
-        info, fitness = info_fields(reply), fitness_of(reply)
+        info, fitness = info_fields(reply), fitness_of(reply, accepted_on)
         name = "Valkey" if "valkey_version" in info else "Redis"
         shown = info.get("valkey_version") or info.get("redis_version", "")
         # In this field Valkey gives the Redis that it is compatible with.

@@ -113,6 +113,12 @@ def audit(found: Audit) -> RenderableType:
             frozenset({1}),
         )
         parts += [totals, Text()]
+    if found.uncharged_units:
+        lost = (
+            f"Redis lost data: {number(found.uncharged_units)} units were sent and not charged (accepted or"
+            " settled in a moment that was lost, or sent again because of it)."
+        )
+        parts += [Text(lost), Text()]
     summed = (
         f"Summed {number(found.journal_rows)} rows of the journal and {number(found.activity_rows)} of the"
         f" activity in {found.seconds:.1f} s."

@@ -23,6 +23,9 @@ class Proxy:
         self._answers_flow = asyncio.Event()
         self.flow()
         self._refusing = False
+        self._swallowing = False
+        # Requests that were swallowed, bytes.
+        self.swallowed = 0
         self.delay_s = 0.0
         # Connections taken so far.
         self.accepted = 0
@@ -80,6 +83,19 @@ class Proxy:
         if requests:
             self._requests_flow.clear()
 
+    def swallow(self) -> None:
+        """Keep connections, and take new ones, but let nothing through in either direction until `heal`.
+
+        What a client sends meanwhile is gone for good, as when it drops the connection while the network is
+        cut: its kernel then forgets what was not acknowledged.
+        """
+        self._swallowing = True
+
+    def heal(self) -> None:
+        """Let new connections through again; those that have lost bytes break."""
+        self._swallowing = False
+        self.cut()
+
     def flow(self) -> None:
         self._answers_flow.set()
         self._requests_flow.set()
@@ -116,6 +132,9 @@ class Proxy:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(_CHUNK):
                 await self._requests_flow.wait()
+                if self._swallowing:
+                    self.swallowed += len(chunk)
+                    continue
                 writer.write(chunk)
                 await writer.drain()
 
@@ -124,6 +143,8 @@ class Proxy:
             while chunk := await reader.read(_CHUNK):
                 await asyncio.sleep(self.delay_s)
                 await self._answers_flow.wait()
+                if self._swallowing:
+                    continue
                 if self._answer_bytes_left is not None:
                     chunk = chunk[: self._answer_bytes_left]
                     self._answer_bytes_left -= len(chunk)

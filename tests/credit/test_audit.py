@@ -328,8 +328,13 @@ async def test_after_redis_lost_data_the_difference_is_taken_up_once_and_then_co
     shard = shard_of(organisation_id, SHARDS)
     columns = "organisation_id, event, units, shard, stream_ms"
     double = f"INSERT INTO activity ({columns}) VALUES ({{}}, 'accepted', 2, {{}}, {{}})"
+    uncharged = double.replace("accepted", "sent").replace("2", "3")
     [(ms,)] = engine.activity(f"SELECT max(stream_ms) FROM activity WHERE shard = {shard}")
     engine.activity(double.format(organisation_id, shard, ms))
+    await engine.send(organisation_id, 1)
+    await engine.settled()
+    [(ms,)] = engine.activity(f"SELECT max(stream_ms) FROM activity WHERE shard = {shard}")
+    engine.activity(uncharged.format(organisation_id, shard, ms))
     await engine.books("UPDATE shards SET losses = losses + 1, lost_at = now()")
     early = await engine.reader.audit()
     assert (not_checked(early), early.closed_shards) == ({"activity"}, 0)
@@ -341,6 +346,8 @@ async def test_after_redis_lost_data_the_difference_is_taken_up_once_and_then_co
     await engine.settled()
     after = await engine.reader.audit()
     assert after.clean, after
+    # It says for ever what was sent and not charged.
+    assert (early.uncharged_units, taken.uncharged_units, after.uncharged_units) == (3, 3, 3)
     # What is wrong from then on is found.
     [(ms,)] = engine.activity(f"SELECT max(stream_ms) FROM activity WHERE shard = {shard}")
     engine.activity(double.format(organisation_id, shard, ms))

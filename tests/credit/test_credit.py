@@ -101,9 +101,12 @@ class World:
         assert not task.done(), task
         return draining
 
-    async def holder(self, name: str, link: RedisLink | None = None) -> tuple[Ingest, Quota]:
+    async def holder(
+        self, name: str, link: RedisLink | None = None, *, accepted_on: int = 1
+    ) -> tuple[Ingest, Quota]:
+        commands = link or await self.open_link()
         quota, ingest = assemble_ingest(
-            RedisAdmission(link or await self.open_link(), await self.open_link(), SHARDS),
+            RedisAdmission(commands, await self.open_link(), SHARDS, accepted_on=accepted_on),
             PriceTable({"": 1}),
             name,
             Credit(quota_s=2.0, quota_min=100, validity_s=30.0),

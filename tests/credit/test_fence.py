@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine.boot import fence
-from engine.config import Config, Store
+from engine.config import Config, Redis
 from engine.redis_keys import holders_key, usage_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import Command, RedisLink, load_functions
@@ -28,7 +28,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def configured(url: str) -> Config:
-    return Config(node="here", shards=SHARDS, redis=Store(url=url))
+    return Config(node="here", shards=SHARDS, redis=Redis(url=url))
 
 
 def ask(url: str, *commands: Command) -> list[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.credit.flush import Note, Outbox
+from engine.credit.flush import Admitted, Note, Outbox
 from engine.records import Addressed, Message, Replay, Submission
 
 _MESSAGE = Message(
@@ -54,7 +54,7 @@ def test_only_one_flush_is_under_way_and_the_rest_waits_for_its_outcome() -> Non
     box.add(2, submission())
     assert box.next_flush() is None
     assert not box.idle
-    box.applied({})
+    box.applied(Admitted(1, {}))
     flush = box.next_flush()
     assert flush is not None
     assert flush.sequence == 2
@@ -67,7 +67,7 @@ def test_a_flush_is_bounded_in_messages_but_a_larger_submission_still_goes_alone
     taken = []
     while (flush := box.next_flush()) is not None:
         taken.append([token for token, _ in flush.submissions])
-        box.applied({})
+        box.applied(Admitted(1, {}))
     assert taken == [[1], [2], [3]]
 
 
@@ -77,7 +77,7 @@ def test_a_repetition_is_told_from_what_was_admitted() -> None:
     box.add(2, submission())
     box.next_flush()
     replay = Replay(fingerprint=b"f", answer=b"a")
-    assert [(t, r) for t, _, r in box.applied({1: replay})] == [(1, None), (2, replay)]
+    assert [(e.token, e.replay) for e in box.applied(Admitted(2, {1: replay}))] == [(1, None), (2, replay)]
 
 
 def test_a_fenced_outbox_names_what_was_not_admitted_and_begins_anew() -> None:
@@ -110,3 +110,42 @@ def test_a_flush_that_was_refused_gives_its_submissions_back_and_its_notes_go_on
     assert again.sequence == flush.sequence
     assert again.submissions == []
     assert [note.data for note in again.notes] == [b"a", b"b", b"c"]
+
+
+def test_a_flush_whose_clients_gave_up_is_sent_without_its_submissions_under_its_number() -> None:
+    box = outbox()
+    box.add(1, submission())
+    box.note(Note("request", b"r"))
+    sent = box.next_flush()
+    assert sent is not None
+    assert box.withdraw() == [1]
+    assert box.withdraw() == []
+    assert not box.awaited
+    again = box.under_way
+    assert again is not None
+    assert (again.epoch, again.sequence, again.notes) == (sent.epoch, sent.sequence, sent.notes)
+    assert (again.submissions, again.withdrawn) == ([], True)
+    # Either the first one was applied before, or this one, and then the first one never is.
+    [ended] = box.applied(Admitted(1, {}))
+    assert (ended.token, ended.applied) == (1, True)
+    box.add(2, submission())
+    box.next_flush()
+    box.withdraw()
+    [ended] = box.applied(Admitted(0, {}))
+    assert (ended.token, ended.applied) == (2, False)
+    assert box.idle
+
+
+def test_what_waits_can_be_taken_back_and_what_was_sent_cannot() -> None:
+    box = outbox()
+    given = [submission() for _ in range(4)]
+    box.add(1, given[0])
+    box.next_flush()
+    for token in (2, 3, 4):
+        box.add(token, given[token - 1])
+    assert box.take_back(1) is None
+    assert box.take_back(3) is given[2]
+    assert box.take_back(3) is None
+    assert box.take_back_all() == [(2, given[1]), (4, given[3])]
+    assert box.take_back_all() == []
+    assert box.awaited

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from engine import redis_keys as keys
-from engine.config import Config, Store
+from engine.config import Config, Redis, Store
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.errors import ConfigError, Full
 from engine.records import Entry, Verdict
@@ -176,7 +176,7 @@ async def test_a_holder_that_leaves_and_one_that_comes_do_so_at_the_limit(full: 
 async def test_a_redis_that_deletes_keys_when_it_is_full_is_refused(server: Server, policy: str) -> None:
     link = RedisLink(server.url, timeout_s=5, name="test")
     await link.call("CONFIG", "SET", "maxmemory-policy", policy)
-    config = Config(redis=Store(url=server.url), postgres=Store(url="postgresql://127.0.0.1:9/x"))
+    config = Config(redis=Redis(url=server.url), postgres=Store(url="postgresql://127.0.0.1:9/x"))
     # Without a limit it deletes nothing.
     with pytest.raises(_NotOk, match="functions"):
         await _redis(server.url)

@@ -268,7 +268,7 @@ class Hand:
     async def _flush(self, submissions: list[tuple[int, Submission]], notes: list[Note]) -> object:
         self._sequence += 1
         flush = Flush(self.shard, self._epoch, self._sequence, submissions, notes)
-        return (await self._admission.admit(self.name, [flush]))[0]
+        return (await self._admission.admit(self.name, [flush], 5.0))[0]
 
 
 async def recalled(w: World, hand: Hand) -> bool:
@@ -446,7 +446,7 @@ async def test_a_holder_that_was_heard_further_than_redis_remembers_is_told_at_i
     admission = RedisAdmission(link, link, 1)
     epoch = (await admission.register("h1"))[0]
     for sequence in (1, 2):
-        await admission.admit("h1", [Flush(0, epoch, sequence, [], [])])
+        await admission.admit("h1", [Flush(0, epoch, sequence, [], [])], 5.0)
     assert await admission.beat("h1", [(epoch, 1)])
     assert await admission.beat("h1", [(epoch, 2)])
     assert not await admission.beat("h1", [(epoch, 3)])
@@ -476,7 +476,7 @@ async def used(link: RedisLink, flushes: int) -> None:
             messages=[Addressed(queue=queue, message=message, due_at_us=n % 3)],  # type: ignore[arg-type]
             units=2,
         )
-        await admission.admit("h1", [Flush(0, epoch, n, [(1, given)], [])])
+        await admission.admit("h1", [Flush(0, epoch, n, [(1, given)], [])], 5.0)
 
 
 async def test_a_shard_is_closed_by_what_was_used_however_much_that_is_and_no_call_reads_all(

@@ -13,7 +13,7 @@ from engine.activity.blocks import block_of
 from engine.activity.history import describe
 from engine.activity.records import ActivityEntry
 from engine.activity.row import row_of
-from engine.credit.flush import Flush
+from engine.credit.flush import Admitted, Flush
 from engine.credit.laws import NO_UNITS, Units, units_by_event, units_of_usage
 from engine.delivery.settlement import (
     DELIVERIES_MAX,
@@ -98,7 +98,9 @@ async def admit(kit: QueueKit, due_at_us: int) -> None:
     epoch = (await admission.register("holder"))[SHARD]
     addressed = Addressed(queue=kit.queue, message=message("m", units=UNITS), due_at_us=due_at_us)
     submission = Submission(organisation_id=7, messages=[addressed], units=UNITS)
-    assert await admission.admit("holder", [Flush(SHARD, epoch, 1, [(0, submission)], [])]) == [{}]
+    assert await admission.admit("holder", [Flush(SHARD, epoch, 1, [(0, submission)], [])], 5.0) == [
+        Admitted(1, {})
+    ]
 
 
 async def record_receipt(kit: QueueKit, event: MessageEvent) -> None:

@@ -19,7 +19,10 @@ every step. Per organisation, in units:
 4. nothing unseen       a shard that has lost what the books have admits nothing until they
    are closed; see `Truth.rewound`
 5. one clock            every row has a time of Redis' clock, whatever the machines' clocks show
-6. the books            every commit conserves; its quotas add up; and it says exactly what
+6. refused for good     what was answered 503 as not accepted never comes into a queue
+7. on two machines      where it takes a replica to accept a message, no accepted message is lost at
+   a failover to that replica
+8. the books            every commit conserves; its quotas add up; and it says exactly what
    a second, simpler reading of the usage entries up to its position says
 """
 
@@ -118,8 +121,12 @@ class Past(NamedTuple):
 
 
 class Truth:
-    def __init__(self, clock: Clock, shards: int) -> None:
+    def __init__(self, clock: Clock, shards: int, accepted_on: int) -> None:
         self.clock = clock
+        self._accepted_on = accepted_on
+        # Messages that somebody was told are accepted; references of requests that nobody may find again.
+        self._told: set[str] = set()
+        self.never: set[str] = set()
         self.shards = shards
         self.redis: RedisServer
         self.postgres: PostgresServer
@@ -198,6 +205,7 @@ class Truth:
         for message_id in message_ids:
             if message_id not in self.messages:
                 self.fail(f"message {message_id} was accepted, but has never been in Redis")
+        self._told.update(message_ids)
 
     def refused(self, request: Asking, accepted: int, cost: int) -> None:
         if request.least >= accepted + cost:
@@ -210,6 +218,10 @@ class Truth:
 
     def placed(self, shard: int, payload: bytes) -> None:
         message = _message(payload)
+        if message.reference in self.never:
+            self.fail(
+                f"message {message.id} comes into a queue, though its client was told that it never does"
+            )
         known = self.messages.get(message.id)
         if known is None:
             known = self.messages[message.id] = Known(shard, message)
@@ -391,6 +403,7 @@ class Truth:
 
     def emptied(self) -> None:
         """Redis has lost everything."""
+        self._told.clear()
         self.rewound(Past({}, {}, {}, Counter(), [None] * self.shards))
 
     def rewound(self, past: Past) -> None:
@@ -398,6 +411,10 @@ class Truth:
 
         Where the books are not ahead of it, nothing is uncertain: what was lost has never been.
         """
+        lost = {m for m in self._told if past.messages.get(m, ("lost", 0, ""))[0] == "lost"}
+        if lost and self._accepted_on > 1:
+            self.fail(f"messages {sorted(lost)} were accepted and are lost with the master of Redis alone")
+        self._told -= lost
         self.keys, self.activity = dict(past.keys), {o: dict(e) for o, e in past.activity.items()}
         self.announced = Counter(past.announced)
         self._queued_units = [0] * self.shards

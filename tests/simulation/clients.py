@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from engine.errors import Refusal, Unavailable
+from engine.errors import Refusal, Unavailable, Undecided
 from engine.intake.ingest import Outcome, Submitted
 from engine.records import Accepted, MessageDraft
 from tests.simulation.checkers import asking
@@ -139,7 +139,8 @@ class Clients:
         asked = truth.begin(request.organisation_id)
         asking.set(asked)
         began = world.clock.now
-        reference = f"{request.key}#{attempt}" if request.key else ""
+        self._number += 1
+        reference = f"{request.key}#{attempt}" if request.key else f"#{self._number}"
         drafts = [msgspec.structs.replace(d, reference=reference) for d in request.drafts]
         kind = "503"
         try:
@@ -156,6 +157,8 @@ class Clients:
             kind = str(int(refusal.status))
         except Unavailable as e:
             world.clock.trace(name, "503", e.detail)
+            if not isinstance(e, Undecided):
+                truth.never.add(reference)
             if began > world.settings.chaos_s + GRACE_S:
                 truth.fail(f"{name} could not serve though nothing has been wrong: {e.detail}")
         finally:

@@ -112,7 +112,12 @@ class Faults:
             world.clock.after(self._seconds(0.02, 2.0), setattr, world.redis, "up", True)
 
     def _stall_redis(self) -> None:
-        self._world.redis.busy_until = self._world.clock.now + self._seconds(0.02, 0.8)
+        """Redis is busy for a moment, and its replica behind for as long after it."""
+        redis, clock = self._world.redis, self._world.clock
+        busy_s = self._seconds(0.02, 0.8)
+        redis.busy_until = clock.now + busy_s
+        behind_s = min(2 * busy_s, self._until - clock.now)
+        clock.after(behind_s, redis.replica.catch_up, redis.replica.fall_behind())
 
     def _fill_redis(self) -> None:
         """Redis is at its limit of memory for a while: now, or from a flush on whose answer is lost."""
@@ -178,12 +183,13 @@ class Faults:
         world = self._world
         world.redis.before = None
         if world.clock.now < self._until:
-            then = world.redis.snapshot(), world.truth.past()
+            then = world.redis.snapshot(), world.truth.past(), world.redis.replica.fall_behind()
             age_s = world.clock.rng.choice(_AGES_S)
             world.clock.after(self._seconds(0.0, age_s), self._rewind_to, *then)
 
-    def _rewind_to(self, kept: dict[bytes, Any], past: Past) -> None:
+    def _rewind_to(self, kept: dict[bytes, Any], past: Past, behind: int) -> None:
         world = self._world
+        world.redis.replica.catch_up(behind)
         rng = world.clock.rng
         world.redis.stop()
         world.redis.lose(kept)

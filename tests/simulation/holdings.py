@@ -88,7 +88,7 @@ class Holding:
     def _comes_to_life(self, shard: int) -> bool:
         if not self.process.alive or self.process.quota is None:
             return False
-        if self.process.quota._outboxes[shard]._epoch != self._epochs[shard]:
+        if self.process.quota._commits.outboxes[shard]._epoch != self._epochs[shard]:
             return False
         self._lives[shard] = True
         self._count(shard, 1)

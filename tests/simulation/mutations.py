@@ -25,6 +25,7 @@ from engine.credit.quota import Quota
 from engine.credit.records import LedgerAnswer
 from engine.errors import Unavailable
 from engine.store_clock import StoreClock
+from engine.stores.redis import admission
 from engine.stores.redis.admission import RedisAdmission
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.postgres_server import Change, PostgresServer
@@ -102,12 +103,17 @@ class _Generous:
         self.take: Callable[[int], int] = credit.remaining
 
 
-async def _number_again(self: RedisAdmission, name: str, flushes: Any) -> Any:
+async def _number_again(self: RedisAdmission, name: str, flushes: Any, timeout_s: float) -> Any:
     """A flush whose answer was lost is sent as a new one."""
+    lost = self.__dict__.setdefault("lost", set())
+    numbered = [
+        msgspec.structs.replace(f, sequence=f.sequence + ((f.shard, f.epoch, f.sequence) in lost))
+        for f in flushes
+    ]
     try:
-        return await _admit(self, name, flushes)
+        return await _admit(self, name, numbered, timeout_s)
     except Unavailable:
-        flushes[:] = [msgspec.structs.replace(f, sequence=f.sequence + 1) for f in flushes]
+        lost.update((f.shard, f.epoch, f.sequence) for f in flushes)
         raise
 
 
@@ -117,13 +123,17 @@ def _forget_what_is_under_way(self: Outbox) -> Any:
     return _next_flush(self)
 
 
-async def _believe_every_refusal(self: RedisAdmission, name: str, flushes: Any) -> Any:
+async def _believe_every_refusal(self: RedisAdmission, name: str, flushes: Any, timeout_s: float) -> Any:
     """When Redis is full: what it refuses now was not applied earlier either, though an answer was lost."""
     while True:
         try:
-            return await _admit(self, name, flushes)
+            return await _admit(self, name, flushes, timeout_s)
         except Unavailable:
             await asyncio.sleep(0.1)
+
+
+def _refuse_and_keep(self: Outbox) -> Any:
+    return list(self._submissions)
 
 
 def _keep_replayed(self: Quota, organisation_id: int, units: int, incarnation: int) -> None:
@@ -282,7 +292,7 @@ MUTATIONS = [
              [(Outbox, "next_flush", _forget_what_is_under_way)]),
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
-    Mutation("end a recall without looking at the quotas", 133, [(posting, "_recall", _recall_once)]),
+    Mutation("end a recall without looking at the quotas", 2, [(posting, "_recall", _recall_once)]),
     Mutation("forget what a recall took from a request", 8, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 4,
              [(posting, "_close_books", _leave_quotas_open)]),
@@ -296,5 +306,7 @@ MUTATIONS = [
     Mutation("forget what may have been applied when redis is full", 26,
              [(RedisAdmission, "admit", _believe_every_refusal)]),
     Mutation("ignore how far the machine's clock is off", 0, [(StoreClock, "now_us", _own_time)]),
+    Mutation("forget to wait for the replica", 4, [(admission, "_confirm", lambda *_: None)]),
+    Mutation("keep in the queue what was refused", 0, [(Outbox, "take_back_all", _refuse_and_keep)]),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

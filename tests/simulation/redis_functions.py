@@ -220,14 +220,14 @@ class Functions(Closing):
         holder = self.store.db.get(keys[0]) or {}
         stored = self.stored_outcome(holder, epoch, seq)
         if stored is not None:
-            return [b"applied", stored]
+            return [b"applied", stored, int(holder[b"size"])]
         if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[10]):
-            return [b"fenced", []]
+            return [b"fenced", [], 0]
         if not self.is_next(holder, seq):
-            return [b"fenced", []]
+            return [b"fenced", [], 0]
         chain = Chain(self.store, *keys[6:8])
         if self.is_unseen(chain):
-            return [b"unseen", []]
+            return [b"unseen", [], 0]
 
         sums: dict[int, int] = {}
         rows: list[bytes] = []
@@ -258,8 +258,8 @@ class Functions(Closing):
         for i in range(at, at + 2 * int(args[5]), 2):
             chain.append(_b(args[i]), name, epoch, args[i + 1])
         chain.keep()
-        self.remember(keys[0], epoch, seq, hits)
-        return [b"applied", hits]
+        self.remember(keys[0], epoch, seq, hits, int(args[4]))
+        return [b"applied", hits, int(args[4])]
 
     def stored_outcome(self, holder: dict[bytes, bytes], epoch: bytes, seq: int) -> list[Any] | None:
         if holder.get(b"applied") != b"%b:%d" % (epoch, seq):
@@ -288,12 +288,13 @@ class Functions(Closing):
         self.store.db[key] = bytes((len(fingerprint),)) + fingerprint + answer
         return None
 
-    def remember(self, key: bytes, epoch: bytes, seq: int, hits: list[Any]) -> None:
+    def remember(self, key: bytes, epoch: bytes, seq: int, hits: list[Any], size: int) -> None:
         self.store.hash(key).update(
             {
                 b"seq": b"%d" % seq,
                 b"reply": _pack(hits) if hits else b"",
                 b"applied": b"%b:%d" % (epoch, seq),
+                b"size": b"%d" % size,
             }
         )
 

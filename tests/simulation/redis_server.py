@@ -16,6 +16,7 @@ from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_hashes import Hashes
 from tests.simulation.redis_store import Store, Watch, as_bytes, format_id, parse_id
+from tests.simulation.replica import Replica
 from tests.simulation.wires import BLOCKED, Call, Wire
 
 _VERSION = versioned("")
@@ -51,6 +52,7 @@ class RedisServer(Hashes):
         # Called once a flush with messages was applied, with the wire on which it came.
         self.after_admit: Callable[[Wire], None] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
+        self.replica = Replica()
 
     def execute(self, wire: Wire | None, call: Call | None, command: tuple[Any, ...]) -> Any:
         if command[0] == "FCALL":
@@ -58,7 +60,14 @@ class RedisServer(Hashes):
             command = (command[0], command[1].removesuffix(_VERSION), *command[2:])
         if command[0] == "FCALL" and self.before is not None and self.before[0] == command[1]:
             self.before[1]()
+        if command[0] == "WAIT":
+            # Of what came on this wire.
+            return int(self.replica.has(wire.session.get("offset", 0) if wire is not None else 0))
         reply = self._run(command)
+        if command[0] == "FCALL":
+            self.replica.offset += 1
+            if wire is not None:
+                wire.session["offset"] = self.replica.offset
         if reply is BLOCKED and wire is not None and call is not None:
             self._park(wire, call, command)
             return BLOCKED

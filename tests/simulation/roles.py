@@ -41,7 +41,13 @@ async def ingest(world: World, role: Role) -> None:
     await inbox.start()
     pulse = pulse_of(world, role)
     quota, role.ingest = assemble_ingest(
-        RedisAdmission(link, inbox, settings.shards, pulse),  # type: ignore[arg-type]
+        RedisAdmission(
+            link,  # type: ignore[arg-type]
+            inbox,  # type: ignore[arg-type]
+            settings.shards,
+            pulse,
+            accepted_on=settings.accepted_on,
+        ),
         PriceTable(PRICES),
         process.name,
         Credit(quota_s=settings.quota_s, quota_min=settings.quota_min, validity_s=settings.validity_s),

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine.credit import laws, ledger, quota
+from engine.credit import group_commit, laws, ledger, quota
 from engine.credit.ledger_records import MOVEMENTS
 from engine.errors import Unavailable
 from tests.simulation.checkers import Violation, asking
@@ -49,7 +49,8 @@ class Result(msgspec.Struct, frozen=True):
 
 def run(seed: int, *, trace: bool = False, steps_max: int = 1 << 60, **world: Any) -> Result:
     """Run one seed; a broken promise is in the result, not raised."""
-    settings, weather = Settings.drawn(Random(seed), _ORGANISATIONS), Weather()
+    drawn, weather = Settings.drawn(Random(seed), _ORGANISATIONS), Weather()
+    settings = msgspec.structs.replace(drawn, accepted_on=2 - seed % 2)
     with World(seed, settings, weather, **world) as w, _watching(w):
         w.mains = ROLES
         if trace:
@@ -77,6 +78,7 @@ def _watching(world: World) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(quota, "CreditMap", watched_map))
         stack.enter_context(patch.object(quota, "log", world.log))
+        stack.enter_context(patch.object(group_commit, "log", world.log))
         stack.enter_context(patch.object(ledger, "log", world.log))
         yield
 

@@ -253,7 +253,12 @@ class Link:
         wire = self._wire
         if wire is None or wire.failed:
             wire = await self._connected()
-        replies: list[Any] = await wire.post(commands, timeout_s or self._timeout_s)
+        try:
+            async with asyncio.timeout(timeout_s):
+                replies: list[Any] = await wire.post(commands, timeout_s or self._timeout_s)
+        except TimeoutError:
+            wire.fail()
+            raise Unavailable("No answer in time.") from None
         errors = [str(reply) for reply in replies if isinstance(reply, ReplyError)]
         if any("Function not found" in error for error in errors):
             await self.call("FUNCTION", "LOAD", b"")

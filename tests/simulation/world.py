@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, kw_only=True):
     ledgers: int
     # False: the lock that chooses one ledger does not hold, and all of them lead.
     lock_holds: bool
+    # Messages count as accepted when the master has them, or when its replica has them too.
+    accepted_on: int = 1
     quota_s: float = 2.0
     quota_min: int
     validity_s: float
@@ -130,7 +132,7 @@ class World:
         self.weather = weather
         self.network = Network(self.clock, weather)
         self.log = Log(self.clock)
-        self.truth = Truth(self.clock, settings.shards)
+        self.truth = Truth(self.clock, settings.shards, settings.accepted_on)
         self.redis = self.truth.redis = RedisServer(self.clock, self.truth, functions)
         self.postgres = self.truth.postgres = postgres(self.clock, self.truth)
         self.postgres.lock_holds = settings.lock_holds

@@ -20,15 +20,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError
 
 from engine.activity.records import ActivityEntry, Backlog, BlockPlan, RecentRows
 from engine.errors import ConfigError, Unavailable
 from engine.records import NO_RECORD, ActivityRow
 from engine.redis_keys import ARCHIVER_LOCK, ARCHIVER_PLAN, ARCHIVER_UNREADABLE, activity_key
+from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 
 # How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
@@ -90,24 +88,12 @@ class RedisActivityStream:
     """
 
     def __init__(self, url: str, shards: int, timeout_s: float = 5.0) -> None:
-        """`url`: redis://, rediss:// or unix://. `timeout_s`: deadline of each call."""
+        """`url`: as `RedisLink` takes it. `timeout_s`: deadline of each call, seconds."""
         self._shards = shards
         self._timeout_s = timeout_s
-        try:
-            # RESP2, so that replies have one shape. The client tries nothing again; the archiver does.
-            self._redis: Any = Redis.from_url(
-                url,
-                protocol=2,
-                socket_connect_timeout=timeout_s,
-                socket_timeout=None,
-                retry=Retry(NoBackoff(), 0),
-            )
-        except ValueError as e:
-            raise ConfigError("The Redis URL must begin with redis://, rediss:// or unix://.") from e
-        self._lease = self._redis.register_script(_LEASE)
-        self._release = self._redis.register_script(_RELEASE)
-        self._propose = self._redis.register_script(_PROPOSE)
-        self._finish = self._redis.register_script(_FINISH)
+        # Connected when first used. `_reading` blocks while it waits for entries.
+        self._link = RedisLink(url, timeout_s=timeout_s, name="activity")
+        self._reading = RedisLink(url, timeout_s=timeout_s, name="activity reading")
         self._rows = msgspec.msgpack.Decoder(list[list[Any]])
         self._plan = msgspec.msgpack.Decoder(BlockPlan)
         # The plan last read, and its bytes in Redis, which another version may have written.
@@ -115,22 +101,23 @@ class RedisActivityStream:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await self._link.close()
+        await self._reading.close()
 
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one archiver for `ttl_ms` milliseconds; False while another is."""
         async with self._answering():
-            return bool(await self._lease(keys=[ARCHIVER_LOCK], args=[owner, ttl_ms]))
+            return bool(await self._link.call(*_script(_LEASE, [ARCHIVER_LOCK], [owner, ttl_ms])))
 
     async def release(self, owner: str) -> None:
         """Give the lease up, if it is `owner`'s."""
         async with self._answering():
-            await self._release(keys=[ARCHIVER_LOCK], args=[owner])
+            await self._link.call(*_script(_RELEASE, [ARCHIVER_LOCK], [owner]))
 
     async def plan(self) -> BlockPlan | None:
         """The plan that is being executed; None when there is none."""
         async with self._answering():
-            encoded = await self._redis.get(ARCHIVER_PLAN)
+            encoded = await self._link.call("GET", ARCHIVER_PLAN)
         if encoded is None:
             return None
         plan = self._plan.decode(encoded)
@@ -141,7 +128,9 @@ class RedisActivityStream:
         """Keep `plan` for execution; False when the lease is another's, or a plan is there."""
         encoded = msgspec.msgpack.encode(plan)
         async with self._answering():
-            return bool(await self._propose(keys=[ARCHIVER_LOCK, ARCHIVER_PLAN], args=[owner, encoded]))
+            return bool(
+                await self._link.call(*_script(_PROPOSE, [ARCHIVER_LOCK, ARCHIVER_PLAN], [owner, encoded]))
+            )
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
         """Up to `count` entries of each shard behind `after`; a shard not in it is read from its start.
@@ -149,10 +138,14 @@ class RedisActivityStream:
         Waits up to `block_ms` milliseconds for the first one; [] when none came.
         """
         keys = {activity_key(shard): shard for shard in range(self._shards)}
-        cursors = {key: str(after.get(shard, STREAM_START)) for key, shard in keys.items()}
+        positions = [str(after.get(shard, STREAM_START)) for shard in keys.values()]
+        block = ("BLOCK", block_ms) if block_ms else ()
+        wait_s = self._timeout_s + block_ms / 1000
         async with self._answering(block_ms / 1000):
-            answer = await self._redis.xread(cursors, count=count, block=block_ms or None)
-        return [entry for key, found in answer for entry in _entries(keys[key], found)]
+            answer = await self._reading.call(
+                "XREAD", "COUNT", count, *block, "STREAMS", *keys, *positions, timeout_s=wait_s
+            )
+        return [entry for key, found in answer or () for entry in _entries(keys[key], found)]
 
     async def entries_of(self, plan: BlockPlan) -> list[ActivityEntry]:
         """The entries of the plan's ranges, in order; each page has the call's deadline."""
@@ -176,16 +169,21 @@ class RedisActivityStream:
             args += [index[entry.shard], str(entry.id)]
         keys = [ARCHIVER_PLAN, ARCHIVER_UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
         async with self._answering():
-            return bool(await self._finish(keys=keys, args=args))
+            return bool(await self._link.call(*_script(_FINISH, keys, args)))
 
     async def backlog(self) -> list[Backlog]:
         """How many entries wait in each shard, and the first of them; in one round trip."""
         async with self._answering():
-            pipe = self._redis.pipeline(transaction=False)
+            commands: list[Command] = []
             for shard in range(self._shards):
-                pipe.xlen(activity_key(shard))
-                pipe.xrange(activity_key(shard), count=1)
-            answers = await pipe.execute()
+                commands += [
+                    ("XLEN", activity_key(shard)),
+                    ("XRANGE", activity_key(shard), "-", "+", "COUNT", 1),
+                ]
+            answers = await self._link.batch(commands)
+            for refused in answers:
+                if isinstance(refused, ReplyError):
+                    raise refused
         return [
             Backlog(
                 shard=shard,
@@ -260,7 +258,8 @@ class RedisActivityStream:
 
     async def _page(self, shard: int, start: str, end: str, page_size: int) -> list[ActivityEntry]:
         """The first entries of a range, at most `page_size`; `start` and `end` are arguments of XRANGE."""
-        return _entries(shard, await self._redis.xrange(activity_key(shard), start, end, count=page_size))
+        found = await self._link.call("XRANGE", activity_key(shard), start, end, "COUNT", page_size)
+        return _entries(shard, found)
 
     @asynccontextmanager
     async def _answering(self, extra_s: float = 0.0) -> AsyncIterator[None]:
@@ -268,12 +267,16 @@ class RedisActivityStream:
         try:
             async with asyncio.timeout(self._timeout_s + extra_s):
                 yield
-        except AuthenticationError as e:
-            raise ConfigError(f"Redis refuses the user or the password of its URL: {e}.") from e
-        except (RedisError, OSError) as e:
-            # Among them TimeoutError: an OSError.
-            reason = str(e) or f"no answer within {self._timeout_s:g} s"
-            raise Unavailable(f"Redis does not answer: {reason}.") from e
+        except ReplyError as e:
+            if e.code in ("WRONGPASS", "NOAUTH"):
+                raise ConfigError(f"Redis refuses the user or the password of its URL: {e}.") from e
+            raise Unavailable(f"Redis refuses a step of the archive: {e}.") from e
+        except TimeoutError as e:
+            raise Unavailable(f"Redis does not answer: no answer within {self._timeout_s:g} s.") from e
+
+
+def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
+    return ("EVAL", script, len(keys), *keys, *arguments)
 
 
 def _not_before(at_us: int) -> StreamId:
@@ -281,7 +284,10 @@ def _not_before(at_us: int) -> StreamId:
     return StreamId(max(0, at_us // 1000 - _CLOCK_SLACK_MS), 0)
 
 
-def _entries(shard: int, found: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[ActivityEntry]:
-    return [
-        ActivityEntry(shard=shard, id=StreamId.parse(i), blob=fields.get(b"b", b"")) for i, fields in found
-    ]
+def _entries(shard: int, found: Iterable[tuple[bytes, list[bytes]]]) -> list[ActivityEntry]:
+    return [ActivityEntry(shard=shard, id=StreamId.parse(i), blob=_blob(fields)) for i, fields in found]
+
+
+def _blob(fields: list[bytes]) -> bytes:
+    """The value of the field `b` of an entry; empty when it has none."""
+    return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"b", b"")

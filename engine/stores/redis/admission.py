@@ -13,7 +13,7 @@ import msgspec
 from engine import message_format
 from engine import redis_keys as keys
 from engine.activity.row import row_of
-from engine.credit.flush import Flush
+from engine.credit.flush import Admitted, Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
@@ -34,23 +34,33 @@ _ADMIT = versioned("admit")
 _REPORT = versioned("report")
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
+# How long one call waits for replicas, milliseconds. What comes behind it on the connection waits too.
+_WAIT_MS = 500
 
 
 class RedisAdmission:
     """The port `AdmissionStore`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(
-        self, link: RedisLink, inbox_link: RedisLink, shards: int, pulse: Pulse | None = None
+        self,
+        link: RedisLink,
+        inbox_link: RedisLink,
+        shards: int,
+        pulse: Pulse | None = None,
+        *,
+        accepted_on: int = 1,
     ) -> None:
         """`link` is for commands; `inbox_link` blocks while it waits for answers of the ledger.
 
-        `pulse` goes with each registration and each heartbeat.
+        `pulse` goes with each registration and each heartbeat. `accepted_on`: on how many machines a
+        flush with submissions must be to count as applied.
         """
         self._link = link
         self._inbox_link = inbox_link
         self._shards = range(shards)
         self._pulse = pulse
         self._key_ttl_s = _KEY_TTL_S
+        self._replicas = accepted_on - 1
 
     async def register(self, name: str) -> list[int]:
         """Begin a new epoch of the holder in every shard; the epochs, in order of the shards."""
@@ -88,33 +98,27 @@ class RedisAdmission:
         """End the holder's epoch in every shard; a second call does nothing."""
         await self._each([fence_command(s, name) for s in self._shards])
 
-    async def admit(self, name: str, flushes: Sequence[Flush]) -> list[dict[int, Replay] | Fenced | Full]:
+    async def admit(
+        self, name: str, flushes: Sequence[Flush], timeout_s: float
+    ) -> list[Admitted | Fenced | Full]:
         """Apply flushes in one round trip, each as a whole or not at all; an outcome for each, in order.
 
-        Applied: {index of a submission: what its idempotency key was first used for}, empty when
-        nothing was repeated. `Full`: Redis refused this flush for want of memory. Raises
-        Unavailable also when Redis was restarted and no ledger has looked at it yet.
+        `Full`: Redis refused this flush for want of memory. Raises Unavailable also when Redis was
+        restarted and no ledger has looked at it yet, and when too few replicas have what was applied:
+        the same call then waits for them again.
         """
         commands = [_admit_command(name, flush, self._key_ttl_s) for flush in flushes]
+        confirmed = self._replicas and any(flush.submissions or flush.withdrawn for flush in flushes)
+        if confirmed:
+            # Redis counts the replicas that have all that this connection wrote before it.
+            commands.append(("WAIT", self._replicas, min(_WAIT_MS, int(timeout_s * 500) + 1)))
         try:
-            replies = await self._link.batch(commands)
+            replies = await self._link.batch(commands, timeout_s=timeout_s)
         except OutOfMemory as e:
             replies = e.replies
-        outcomes: list[dict[int, Replay] | Fenced | Full] = []
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                if reply.code != "OOM":
-                    raise _refused(reply)
-                outcomes.append(Full(str(reply)))
-                continue
-            status, hits = reply
-            if status == b"unseen":
-                raise Unavailable("Redis was restarted, and the ledger has not looked at it yet.")
-            if status != b"applied":
-                outcomes.append(Fenced(f"The epoch of holder {name} is over."))
-            else:
-                outcomes.append({i: Replay(fingerprint=f, answer=a) for i, f, a in hits})
-        return outcomes
+        if confirmed:
+            _confirm(replies.pop(), self._replicas)
+        return [_outcome(name, reply) for reply in replies]
 
     async def fullness(self) -> float:
         """The share of its memory that Redis uses, 0 without a limit; it sets how long keys are kept."""
@@ -175,6 +179,30 @@ def _answer_in(payload: bytes) -> LedgerAnswer | None:
         return _answer.decode(payload)
     except NO_RECORD:
         return None
+
+
+def _confirm(reply: Any, wanted: int) -> None:
+    """Raises Unavailable when fewer than `wanted` replicas have what was written."""
+    if isinstance(reply, ReplyError):
+        raise _refused(reply)
+    if reply < wanted:
+        raise Unavailable(
+            f"{reply} replicas of Redis have what was written; redis.accepted_on wants {wanted}."
+        )
+
+
+def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:
+    """The outcome of a flush from the reply of `admit`."""
+    if isinstance(reply, ReplyError):
+        if reply.code != "OOM":
+            raise _refused(reply)
+        return Full(str(reply))
+    status, hits, size = reply
+    if status == b"unseen":
+        raise Unavailable("Redis was restarted, and the ledger has not looked at it yet.")
+    if status != b"applied":
+        return Fenced(f"The epoch of holder {name} is over.")
+    return Admitted(size, {i: Replay(fingerprint=f, answer=a) for i, f, a in hits})
 
 
 def _refused(reply: ReplyError) -> Broken:

@@ -32,8 +32,8 @@ def info_fields(info: bytes) -> dict[str, str]:
     return {name: value.strip() for name, colon, value in pairs if colon}
 
 
-def fitness_of(info: bytes) -> Fitness:
-    """Judge a server by its reply to INFO, of all sections."""
+def fitness_of(info: bytes, accepted_on: int = 1) -> Fitness:
+    """Judge a server by its reply to INFO, of all sections; `accepted_on` as in `config.Redis`."""
     fields, memory = info_fields(info), memory_of(info)
     fault = memory.fault
     if fields.get("cluster_enabled") == "1":
@@ -53,4 +53,22 @@ def fitness_of(info: bytes) -> Fitness:
             f"maxmemory-policy is {memory.policy}: Redis deletes messages once a maxmemory is set; "
             "set maxmemory-policy noeviction"
         )
+    warnings += _replica_warnings(fields, accepted_on)
     return Fitness(fault=fault, obstacle=obstacle, warnings=tuple(warnings))
+
+
+def _replica_warnings(fields: dict[str, str], accepted_on: int) -> list[str]:
+    replicas = int(fields.get("connected_slaves") or 0)
+    warnings = []
+    # Redis gives this line only when min-replicas-to-write is set.
+    if replicas and "min_slaves_good_slaves" not in fields:
+        warnings.append(
+            "min-replicas-to-write is 0: after a failover a master that was cut off goes on taking "
+            "messages, which are lost; set min-replicas-to-write 1"
+        )
+    if replicas < accepted_on - 1:
+        warnings.append(
+            f"redis.accepted_on is {accepted_on} and {replicas} replicas are connected: "
+            "messages get 503 until there are more"
+        )
+    return warnings

@@ -18,6 +18,11 @@ later                                     every batch in flight fails at once
 
 Nothing is written to a connection that is known to be dead.
 
+With sentinels (see `sentinel`), every connect asks them which server is the master, and asks that server
+whether it is. A server that is a replica now, that loads its data or has lost its master says so in its
+replies (`wire._PASSING`), and then the connection is dropped and the sentinels are asked again. So a
+failover needs nobody.
+
 Two answers are dealt with here, so that no caller needs to know them. "Function not found":
 Redis was started anew without its file. The functions are loaded, and the call raises
 `Unavailable`, so that the caller tries again. "OOM": Redis is at `maxmemory` and refuses a
@@ -40,6 +45,7 @@ from engine.connecting import connect
 from engine.errors import Unavailable
 from engine.redis_keys import FUNCTIONS_LOADED
 from engine.stores.redis.library import PATTERN, is_own, libraries, outdated
+from engine.stores.redis.sentinel import find_master
 from engine.stores.redis.url import RedisUrl, parse_url
 from engine.stores.redis.wire import NoFunctions, OutOfMemory, ReplyError, Wire
 
@@ -49,6 +55,8 @@ Command = tuple[Argument, ...]
 # First pause after a failed connect; doubles up to the second, seconds.
 _PAUSE_S = 0.02
 _PAUSE_MAX_S = 1.0
+# With sentinels a connect may take this long, seconds: the address may be that of a machine that is gone.
+_SENTINEL_CONNECT_S = 1.0
 
 
 _pack_command = cast(Callable[[tuple[Argument, ...]], bytes], hiredis.pack_command)
@@ -68,8 +76,7 @@ class RedisLink:
     """
 
     def __init__(self, url: str, *, timeout_s: float, name: str) -> None:
-        """`url`: redis://[[user]:password@]host:port[/db], rediss://… or
-        unix:///path[?user=…&password=…&db=…]; ConfigError when it is none of these.
+        """`url`: see `engine.stores.redis.url`; ConfigError when it has none of its forms.
         `timeout_s` bounds a connect and, unless a call says otherwise, each answer.
         `name` is shown by CLIENT LIST and in errors.
         """
@@ -94,7 +101,7 @@ class RedisLink:
             self._connecting.cancel()
             await asyncio.wait([self._connecting])
         if self._wire is not None:
-            self._wire.fail("link closed.")
+            self._wire.fail("link closed.", "send")
             self._wire = None
 
     async def call(self, *arguments: Argument, timeout_s: float | None = None) -> Any:
@@ -175,14 +182,18 @@ class RedisLink:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(self._not_before - loop.time())
         wire = Wire(loop, self._name)
+        url, timeout_s = self._url, self._timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._open(loop, wire)
-                commands = self._url.handshake(self._name)
-                deadline = loop.time() + self._timeout_s
-                for reply in await wire.post(pack(commands), len(commands), deadline):
-                    if isinstance(reply, ReplyError):
-                        raise reply
+            if url.sentinels:
+                url = await find_master(url, self._ask)
+                timeout_s = min(timeout_s, _SENTINEL_CONNECT_S)
+            async with asyncio.timeout(timeout_s):
+                await _open(loop, url, wire)
+                commands = url.handshake(self._name)
+                if url.sentinels:
+                    commands.append(("ROLE",))
+                replies = await wire.post(pack(commands), len(commands), loop.time() + timeout_s)
+                _refuse(url, replies)
         except BaseException as e:
             wire.fail("could not connect.")
             self._not_before = loop.time() + self._backoff.next()
@@ -196,12 +207,37 @@ class RedisLink:
         self._wire = wire
         return wire
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, wire: Wire) -> None:
-        url = self._url
-        if url.path:
-            await loop.create_unix_connection(lambda: wire, url.path)
-        else:
-            await connect(lambda: wire, url.host, url.port, tls=url.tls_context())
+    async def _ask(self, sentinel: RedisUrl, command: Command) -> Any:
+        """The reply of a sentinel to one command, on a connection of its own: see `sentinel.Ask`."""
+        loop = asyncio.get_running_loop()
+        wire = Wire(loop, f"sentinel {sentinel.shown}")
+        try:
+            await _open(loop, sentinel, wire)
+            commands = [*sentinel.authentication(), command]
+            replies = await wire.post(pack(commands), len(commands), loop.time() + self._timeout_s)
+            _refuse(sentinel, replies)
+            return replies[-1]
+        finally:
+            wire.fail("hung up.", "send")
+
+
+async def _open(loop: asyncio.AbstractEventLoop, url: RedisUrl, wire: Wire) -> None:
+    if url.path:
+        await loop.create_unix_connection(lambda: wire, url.path)
+    else:
+        await connect(lambda: wire, url.host, url.port, tls=url.tls_context())
+
+
+def _refuse(url: RedisUrl, replies: list[Any]) -> None:
+    """Raises the ReplyError among the replies, and Unavailable when ROLE says that this is no master."""
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise reply
+        if url.sentinels and isinstance(reply, list) and reply[0] != b"master":
+            raise Unavailable(
+                f"Redis at {url.host}:{url.port} is not the master any more, or not yet; its sentinels "
+                "are asked again."
+            )
 
 
 async def load_functions(link: RedisLink) -> None:

@@ -10,7 +10,10 @@ connects anew (`engine.stores.redis.link`).
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
+from contextlib import suppress
 from typing import Any, Literal, cast
 
 import hiredis
@@ -18,8 +21,19 @@ import hiredis
 from engine.errors import EngineError, Full, Unavailable
 
 # Error codes of a server that cannot do its work now. A batch with such a reply counts as unanswered.
+# UNBLOCKED: it has become a replica while a command waited.
 _PASSING = frozenset(
-    ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
+    (
+        "LOADING",
+        "READONLY",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "NOREPLICAS",
+        "MISCONF",
+        "BUSY",
+        "UNBLOCKED",
+    )
 )
 # When so many bytes are in our own write buffer, callers wait.
 _WRITE_BUFFER_MAX = 1 << 20
@@ -124,8 +138,12 @@ class Wire(asyncio.Protocol):
         if self.failure is not None:
             raise lost(self.failure)
 
-    def fail(self, sentence: str) -> None:
-        """Drop the connection; batches in flight raise Unavailable with `sentence`, outcome unknown."""
+    def fail(self, sentence: str, unsent: Literal["discard", "send"] = "discard") -> None:
+        """Drop the connection; batches in flight raise Unavailable with `sentence`, outcome unknown.
+
+        `unsent`: what becomes of that which was written and is still in this machine. Discarded, it cannot
+        arrive once the network is whole again, long after its callers have given up.
+        """
         if self.failure is not None:
             return
         self.failure = Unavailable(f"Redis ({self._name}): {sentence}", retry_after=_RETRY_S)
@@ -133,6 +151,8 @@ class Wire(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         if self._transport is not None:
+            if unsent == "discard":
+                _discard(self._transport)
             self._transport.abort()
         for batch in self._batches:
             if not batch.future.done():
@@ -235,6 +255,15 @@ class Wire(asyncio.Protocol):
             self.fail("no answer in time.")
         else:
             self._arm(earliest)
+
+
+def _discard(transport: asyncio.Transport) -> None:
+    """Let the kernel forget what it has not sent when the connection ends; it would go on for minutes."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None and connected.family != socket.AF_UNIX:
+        with suppress(OSError):
+            # At once, without a farewell: struct linger {on, 0 s}.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def lost(failure: Unavailable | None) -> Unavailable:

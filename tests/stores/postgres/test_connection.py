@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from engine.config import Config, Store
+from engine.config import Config, Redis, Store
 from engine.errors import ConfigError, Unavailable
 from engine.stores.postgres.connection import confirm_session, connect, urls_of
 from engine.stores.postgres.directory import Directory
@@ -126,13 +126,13 @@ async def test_no_pooler_and_one_by_session_are_accepted(poolers: dict[str, str]
 
 async def test_check_and_the_start_say_it(poolers: dict[str, str], streams_url: str) -> None:
     url = poolers["transaction"]
-    config = Config(postgres=Store(url=url), redis=Store(url=streams_url))
+    config = Config(postgres=Store(url=url), redis=Redis(url=streams_url))
     found = {check.part: check for check in await _check_all(config, "")}
     assert not found["postgres"].ok
     assert "pool_mode = session" in found["postgres"].detail
     with pytest.raises(ConfigError, match="pool_mode = session"):
         await _migrate(config)
-    config = Config(postgres=Store(url=poolers["session"]), redis=Store(url=streams_url))
+    config = Config(postgres=Store(url=poolers["session"]), redis=Redis(url=streams_url))
     found = {check.part: check for check in await _check_all(config, "")}
     assert found["postgres"].ok, found
 

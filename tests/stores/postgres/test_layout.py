@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from engine.config import Config, Store
+from engine.config import Config, Redis, Store
 from engine.errors import ConfigError
 from engine.shards import shard_of
 from engine.stores import migrate
@@ -104,7 +104,7 @@ async def test_up_check_and_a_role_that_starts_refuse_another_number(url: str, r
         await checks._postgres(url, 16)
     await checks._postgres(url, 0)
     with pytest.raises(ConfigError, match="must be 8"):
-        await prepare._migrate(Config(shards=16, postgres=Store(url=url), redis=Store(url=redis_url)))
+        await prepare._migrate(Config(shards=16, postgres=Store(url=url), redis=Redis(url=redis_url)))
     with pytest.raises(ConfigError, match="must be 8"):
         await confirm_shards(url, 16)
     await confirm_shards(url, 8)

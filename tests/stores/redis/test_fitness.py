@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import capture_logs
 
-from engine.config import Config, Store
+from engine.config import Config, Redis
 from engine.errors import ConfigError, Unavailable
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink, load_functions
@@ -47,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 async def check(url: str) -> tuple[bool, str]:
-    found = {c.part: c for c in await _check_all(Config(redis=Store(url=url)), "")}["redis"]
+    found = {c.part: c for c in await _check_all(Config(redis=Redis(url=url)), "")}["redis"]
     return found.ok, found.detail
 
 
@@ -78,7 +78,7 @@ async def test_cluster_mode_is_refused(start: Start, ready: Callable[[str], obje
     assert "cluster mode" in detail
     assert "name a single server" in detail
     with pytest.raises(ConfigError, match="cluster mode"):
-        await _check_redis(Config(redis=Store(url=url)))
+        await _check_redis(Config(redis=Redis(url=url)))
 
 
 async def test_a_replica_is_refused_with_the_address_of_its_master(
@@ -96,7 +96,7 @@ async def test_a_replica_is_refused_with_the_address_of_its_master(
     )
     # A failover may be under way, so the start is tried again.
     with pytest.raises(Unavailable, match="is a replica"):
-        await _check_redis(Config(redis=Store(url=url)))
+        await _check_redis(Config(redis=Redis(url=url)))
 
 
 async def test_what_may_lose_messages_is_a_warning(start: Start, ready: Callable[[str], object]) -> None:
@@ -108,7 +108,7 @@ async def test_what_may_lose_messages_is_a_warning(start: Start, ready: Callable
     assert "appendonly is off" in detail
     assert "maxmemory-policy is allkeys-lru" in detail
     with capture_logs() as lines:
-        await _check_redis(Config(redis=Store(url=url)))
+        await _check_redis(Config(redis=Redis(url=url)))
     assert len([line for line in lines if line["log_level"] == "warning"]) == 2
 
 

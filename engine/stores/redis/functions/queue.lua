@@ -172,27 +172,32 @@ end
 --         answer, rows, array of rows without header, messages,
 --         then per message: queue ('e' express, 'n' normal), due_at_us ('' for now), payload,
 --       then per note: kind, data)
--- -> {status, hits}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
---    fingerprint, answer} for each idempotency key used before.
+-- -> {status, hits, size}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
+--    fingerprint, answer} for each idempotency key used before; size: of how many submissions the flush
+--    was that was applied under this sequence.
 --
 -- A holder whose answer was lost sends the flush again under the same sequence. When it was applied,
--- its stored outcome is the answer and nothing is written, even when the holder was fenced since.
+-- its stored outcome is the answer, even when the holder was fenced since. Only the sequence is written
+-- anew, as it is, so that a WAIT behind this call waits for replicas also on a new connection.
+-- A holder whose clients have given up sends it again without its submissions (*withdrawn*): `size` says
+-- which of the two was applied, and the other never will be.
 -- While the shard has no generation, because Redis lost its data and the books are not closed yet,
 -- every holder counts as fenced. 'unseen': this is a new run of Redis, and no ledger has looked yet
 -- whether all data are there. The holder tries again later. Without this, a holder whose fence was
 -- lost could spend units that others have been granted since.
 local function admit(keys, args)
   local name, epoch, seq, ttl = args[1], args[2], tonumber(args[3]), args[4]
-  local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied')
+  local state = redis.call('HMGET', keys[1], 'epoch', 'seq', 'reply', 'applied', 'size')
   if state[4] == epoch .. ':' .. args[3] then
-    return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3])}
+    redis.call('HSET', keys[1], 'seq', state[2])
+    return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3]), tonumber(state[5])}
   end
-  if state[1] ~= epoch then return {'fenced', {}} end
+  if state[1] ~= epoch then return {'fenced', {}, 0} end
   local generation = redis.call('GET', keys[11])
-  if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}} end
-  if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}} end
+  if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}, 0} end
+  if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}, 0} end
   local chain = chain_of(keys[7], keys[8])
-  if chain.unseen then return {'unseen', {}} end
+  if chain.unseen then return {'unseen', {}, 0} end
 
   local at = 7
   local sums, order, rows, row_count, held, hits = {}, {}, {}, 0, 0, {}
@@ -253,8 +258,9 @@ local function admit(keys, args)
 
   local reply = ''
   if #hits > 0 then reply = cmsgpack.pack(hits) end
-  redis.call('HSET', keys[1], 'seq', seq, 'reply', reply, 'applied', epoch .. ':' .. args[3])
-  return {'applied', hits}
+  redis.call(
+    'HSET', keys[1], 'seq', seq, 'reply', reply, 'applied', epoch .. ':' .. args[3], 'size', args[5])
+  return {'applied', hits, tonumber(args[5])}
 end
 
 -- Whether the id `a` of an entry is behind the id `b` in their stream.

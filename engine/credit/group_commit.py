@@ -1,0 +1,295 @@
+"""The group commit of one holder: submissions and notes gather, and go to Redis as one flush for each shard.
+
+Redis answers, and the clients of the flush are answered. When it does not:
+
+a flush was not answered    it is sent again under the same number, after a pause that doubles
+for `DEAD_S` nothing but    Redis counts as *away*: what waits in the queue is refused and is never
+refused or broken con-      written, and what comes is refused at once; neither waits for anything
+nections; for `SILENT_S`
+no answer
+for `UNKNOWN_S`             the clients of the flush under way are told that its outcome is unknown. The
+                            connection is dropped with all that the machine had not sent, and the flush is
+                            withdrawn (see `flush`): sent again without its submissions until the outcome
+                            is known. What was applied by then was accepted. What was not never will be.
+an outcome comes            Redis is not away any more
+
+A flush that fewer machines have than the operator asks for is as one that was not answered: the store raises
+`Unavailable` for it. So a 202 is given only for what all of them have, and while too few replicas
+answer, messages are refused at once.
+
+Killed here: what was applied is in Redis with its usage; nobody was told more than that. Frozen: see
+`quota`. Answered twice: this cannot be, because one link answers in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from typing import NamedTuple, TypeVar
+
+import structlog
+
+from engine.backoff import Backoff
+from engine.credit.flush import Admitted, Flush, Note, Outbox
+from engine.credit.memory_mark import MARK, MemoryMark
+from engine.credit.ports import AdmissionStore
+from engine.errors import Fenced, Full, Unavailable, Undecided
+from engine.records import Replay, Submission
+
+log = structlog.get_logger("quota")
+
+_RETRY_S = 0.1
+_RETRY_MAX_S = 1.0
+# After so long without an answer Redis counts as away, seconds: when its connections break, and when
+# it is silent, as a busy one may be for a moment.
+DEAD_S = 0.3
+SILENT_S = 1.0
+# After so long the clients of a flush are told that its outcome is unknown, seconds.
+UNKNOWN_S = 2.0
+
+NOT_WRITTEN = "The queue does not answer, so nothing of this request was accepted; send it again later."
+UNDECIDED = (
+    "It is not known whether the messages were accepted, and they may be sent; to send them once, send the "
+    "request again with the same Idempotency-Key."
+)
+
+
+class Admission(NamedTuple):
+    """A submission on its way."""
+
+    token: int
+    shard: int
+    # Done when its outcome is known: see `Quota.admit`.
+    outcome: asyncio.Future[Replay | None]
+
+
+class GroupCommit:
+    """The outboxes of one holder, and their way to Redis."""
+
+    def __init__(
+        self,
+        store: AdmissionStore,
+        name: str,
+        *,
+        shards: int,
+        collect_s: float,
+        messages_max: int,
+        memory: MemoryMark,
+        fenced: asyncio.Event,
+        release: Callable[[Submission], None],
+    ) -> None:
+        """`fenced` is set when a flush finds the epoch over; `release` gives units back that were not used.
+
+        The others are as in `Quota`.
+        """
+        self._store = store
+        self._name = name
+        self._collect_s = collect_s
+        self._memory = memory
+        self._fenced = fenced
+        self._release = release
+        self.outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
+        # By shard: the epoch, and the last sequence that Redis answered.
+        self.answered = [(0, 0)] * shards
+        # Shards with something to send. `_scheduled`: a flush of them is scheduled.
+        self._dirty: set[int] = set()
+        self._scheduled = False
+        # Where flushes run; a fault of one ends the process.
+        self._group: asyncio.TaskGroup | None = None
+        self._sending: set[asyncio.Task[None]] = set()
+        self._tokens = count(1)
+        self._admitting: dict[int, asyncio.Future[Replay | None]] = {}
+        # By shard, when its flush under way was first sent, and when that first failed; the loop's time.
+        self._sent_s: dict[int, float] = {}
+        self._failed_s: float | None = None
+        self.away = False
+
+    # -- for the holder
+
+    def submit(self, shard: int, submission: Submission) -> Admission:
+        """Put a submission behind those that wait. Raises Unavailable while Redis is away."""
+        if self.away:
+            raise Unavailable(NOT_WRITTEN)
+        token = next(self._tokens)
+        outcome: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
+        self._admitting[token] = outcome
+        self.outboxes[shard].add(token, submission)
+        self.mark(shard)
+        return Admission(token, shard, outcome)
+
+    def take_back(self, admission: Admission) -> bool:
+        """Take a submission out of the queue whose client has given up; False when it was sent already."""
+        submission = self.outboxes[admission.shard].take_back(admission.token)
+        if submission is None:
+            return False
+        del self._admitting[admission.token]
+        self._release(submission)
+        return True
+
+    def note(self, shard: int, note: Note) -> None:
+        """Put a note behind those that wait."""
+        self.outboxes[shard].note(note)
+        self.mark(shard)
+
+    def mark(self, *shards: int) -> None:
+        """Flush these shards soon."""
+        self._dirty.update(shards)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(self._collect_s, self._flush)
+
+    def look(self) -> bool:
+        """Whether Redis has come to be away now; then what waits is refused. Call it a few times a second."""
+        if self.away:
+            return False
+        now_s = asyncio.get_running_loop().time()
+        silent = now_s - min(self._sent_s.values(), default=now_s) >= SILENT_S
+        dead = self._failed_s is not None and now_s - self._failed_s >= DEAD_S
+        self.away = silent or dead
+        if self.away:
+            for outbox in self.outboxes:
+                for token, submission in outbox.take_back_all():
+                    self._release(submission)
+                    settle(self._admitting.pop(token, None), Unavailable(NOT_WRITTEN))
+            log.warning("redis is away: messages are refused at once", holder=self._name)
+        return self.away
+
+    # -- its life
+
+    def registered(self, epochs: list[int]) -> None:
+        """New epochs begin, in order of the shards."""
+        for outbox, epoch in zip(self.outboxes, epochs, strict=True):
+            outbox.registered(epoch)
+        self.answered = [(epoch, 0) for epoch in epochs]
+        self._sent_s.clear()
+
+    def serve(self, group: asyncio.TaskGroup | None) -> None:
+        """Send flushes in `group` from now on; with None no more."""
+        self._group = group
+
+    async def void(self) -> None:
+        """The epoch is over: wait for what is being sent, and refuse all the rest. It never is applied."""
+        if self._sending:
+            await asyncio.wait(self._sending)
+        for token in [token for outbox in self.outboxes for token in outbox.fenced()]:
+            settle(self._admitting.pop(token, None), Unavailable("This process was fenced."))
+        self._sent_s.clear()
+
+    async def drain(self) -> None:
+        """Write what clients wait for; returns when they wait no more, or it cannot be written any more."""
+        while any(outbox.awaited for outbox in self.outboxes) and not self._fenced.is_set():
+            if self._group is None:
+                return
+            self._dirty.update(range(len(self.outboxes)))
+            self._flush()
+            if self._sending:
+                await asyncio.wait(self._sending, timeout=_RETRY_S)
+            else:
+                await asyncio.sleep(self._collect_s)
+
+    # -- within
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._fenced.is_set() or self._group is None:
+            return
+        shards = [s for s in self._dirty if self.outboxes[s].next_flush() is not None]
+        self._dirty.clear()
+        if shards:
+            task = self._group.create_task(self._send(shards))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+
+    async def _send(self, shards: list[int]) -> None:
+        """Send the flushes under way of these shards until the outcome of each is known."""
+        backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
+        time_s = asyncio.get_running_loop().time
+        began_s = time_s()
+        self._sent_s |= dict.fromkeys(shards, began_s)
+        # The first time, nothing was sent of them before, so a flush that Redis refuses was not applied.
+        first = True
+        while shards:
+            flushes = [flush for s in shards if (flush := self.outboxes[s].under_way) is not None]
+            left_s = began_s + UNKNOWN_S - time_s()
+            outcomes: list[Admitted | Fenced | Full] = []
+            try:
+                outcomes = await self._store.admit(self._name, flushes, left_s if left_s > 0 else UNKNOWN_S)
+            except Unavailable as e:
+                log.warning("flush again", reason=e.detail)
+                if self._failed_s is None:
+                    self._failed_s = time_s()
+            again = shards[len(outcomes) :]
+            for flush, outcome in zip(flushes, outcomes, strict=False):
+                if isinstance(outcome, Full) and not first:
+                    _see_full(self._memory)
+                    again.append(flush.shard)
+                else:
+                    self._ended(flush, outcome)
+            if outcomes:
+                self._note_answer()
+            shards, first = again, False
+            if shards:
+                pause_s = backoff.next()
+                # Too little time would be left for an answer.
+                if time_s() + pause_s > began_s + UNKNOWN_S - _RETRY_S:
+                    self._withdraw(shards)
+                    began_s = float("-inf")
+                await asyncio.sleep(pause_s)
+
+    def _note_answer(self) -> None:
+        """Redis has answered: it is not away, unless it still owes an outcome for long."""
+        self._failed_s = None
+        if self.away:
+            late_s = asyncio.get_running_loop().time() - SILENT_S
+            self.away = any(sent_s <= late_s for sent_s in self._sent_s.values())
+
+    def _withdraw(self, shards: list[int]) -> None:
+        for shard in shards:
+            for token in self.outboxes[shard].withdraw():
+                settle(self._admitting.pop(token, None), Undecided(UNDECIDED))
+
+    def _ended(self, flush: Flush, outcome: Admitted | Fenced | Full) -> None:
+        """The outcome of a flush is known."""
+        outbox = self.outboxes[flush.shard]
+        self._sent_s.pop(flush.shard, None)
+        if isinstance(outcome, Fenced):
+            # Its submissions stay in the outbox until `void` refuses them.
+            self._fenced.set()
+            return
+        if isinstance(outcome, Full):
+            _see_full(self._memory)
+            for token, submission in outbox.refused():
+                self._release(submission)
+                settle(self._admitting.pop(token, None), self._memory.error())
+        else:
+            self.answered[flush.shard] = (flush.epoch, flush.sequence)
+            for ended in outbox.applied(outcome):
+                if not ended.applied or ended.replay is not None:
+                    self._release(ended.submission)
+                settle(self._admitting.pop(ended.token, None), ended.replay)
+        if not outbox.idle:
+            self.mark(flush.shard)
+
+
+def _see_full(memory: MemoryMark) -> None:
+    see(memory, 1.0)
+
+
+def see(memory: MemoryMark, fullness: float) -> None:
+    """Note the share of its memory that Redis uses, and log when it has crossed the mark."""
+    if memory.see(fullness):
+        log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < MARK)
+
+
+_Outcome = TypeVar("_Outcome")
+
+
+def settle(future: asyncio.Future[_Outcome] | None, outcome: _Outcome | Unavailable) -> None:
+    """Give a client its outcome, unless it has gone."""
+    if future is None or future.done():
+        return
+    if isinstance(outcome, Unavailable):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

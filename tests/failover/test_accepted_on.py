@@ -1,0 +1,146 @@
+"""A message that is accepted on two machines is there after either of them is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from engine.config import Config, Redis, decode
+from engine.credit.group_commit import UNKNOWN_S
+from engine.errors import ConfigError, Unavailable, Undecided
+from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.fitness import fitness_of
+from engine.stores.redis.link import RedisLink
+from supervisor.cli.checks import _check_all
+from tests.credit.test_credit import World, accepted, drafts, eventually, render, world
+from tests.failover.servers import Replicated, until
+
+
+async def messages(w: World) -> int:
+    """How many messages wait, by Redis."""
+    return sum([await w.link.call("XLEN", f"sms:{{{s}}}:normal") for s in range(4)])
+
+
+async def test_no_202_while_the_replica_does_not_follow_and_nothing_is_overspent(
+    replicated: Replicated, books_url: str
+) -> None:
+    replica = replicated.replicas[0]
+    async with world(replicated.url, books_url) as w:
+        await w.ledger()
+        ingest, quota = await w.holder("h1", accepted_on=2)
+        org = await w.organisation(100)
+        assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
+        replica.signal(signal.SIGSTOP)
+        begun_s = time.monotonic()
+        with pytest.raises(Undecided, match="It is not known whether"):
+            await ingest.submit(org, drafts(20), render=render, idempotency_key="k", fingerprint=b"f")
+        assert time.monotonic() - begun_s < UNKNOWN_S + 1
+        # From now on it is known before anything is written.
+        assert quota._commits.away
+        with pytest.raises(Unavailable, match="nothing of this request was accepted"):
+            await ingest.submit(org, drafts(5), render=render)
+        replica.signal(signal.SIGCONT)
+
+        async def again() -> bool:
+            try:
+                quota.check()
+            except Unavailable:
+                return False
+            return True
+
+        await eventually(again, 10)
+        # What was written has its first answer; it was written once.
+        replayed = await ingest.submit(org, drafts(20), render=render, idempotency_key="k", fingerprint=b"f")
+        assert replayed.replayed
+        assert accepted(replayed) == 20
+        # 30 are held; of the other 70 not one is lost and not one is spent twice.
+        assert accepted(await ingest.submit(org, drafts(80), render=render)) == 70
+        await w.clean()
+
+
+async def test_what_was_accepted_is_there_after_the_master_is_gone_for_good(
+    replicated: Replicated, books_url: str
+) -> None:
+    async with world(replicated.url, books_url) as w:
+        await w.ledger()
+        ingest, _ = await w.holder("h1", accepted_on=2)
+        org = await w.organisation(100_000)
+        told = 0
+
+        async def client() -> None:
+            nonlocal told
+            while True:
+                try:
+                    told += accepted(await ingest.submit(org, drafts(3), render=render))
+                except Unavailable:
+                    return
+
+        clients = [asyncio.create_task(client()) for _ in range(8)]
+
+        async def some() -> bool:
+            return told > 300
+
+        await until(some)
+        replicated.master.kill()
+        await asyncio.gather(*clients)
+
+        async def promoted() -> bool:
+            try:
+                return bool((await w.link.call("ROLE"))[0] == b"master")
+            except Unavailable:
+                return False
+
+        await until(promoted)
+        assert await messages(w) >= told
+        # The replica that is master now has none of its own: nothing is accepted, and it is said.
+        fitness = fitness_of(await w.link.call("INFO"), accepted_on=2)
+        assert any("messages get 503 until there are more" in warning for warning in fitness.warnings)
+
+
+async def test_a_flush_that_was_applied_is_waited_for_again_on_a_new_connection(
+    replicated: Replicated, books_url: str
+) -> None:
+    """Redis counts what a connection wrote, and a new one has written nothing."""
+    async with world(replicated.url, books_url) as w:
+        await w.ledger()
+        ingest, quota = await w.holder("h1", accepted_on=2)
+        org = await w.organisation(100)
+        assert accepted(await ingest.submit(org, drafts(1), render=render)) == 1
+        replicated.replicas[0].signal(signal.SIGSTOP)
+        sending = asyncio.create_task(ingest.submit(org, drafts(1), render=render))
+        commits = quota._commits
+
+        async def under_way() -> bool:
+            return any(box.under_way for box in commits.outboxes)
+
+        await until(under_way)
+        flush = next(box.under_way for box in commits.outboxes if box.under_way)
+        link = RedisLink(replicated.url, timeout_s=5, name="test")
+        other = RedisAdmission(link, link, 4, accepted_on=2)
+        for _ in range(2):
+            with pytest.raises(Unavailable, match="0 replicas of Redis have what was written"):
+                await other.admit("h1", [flush], 0.4)
+        replicated.replicas[0].signal(signal.SIGCONT)
+        assert (await other.admit("h1", [flush], 2.0))[0].submissions == 1  # type: ignore[union-attr]
+        assert accepted(await sending) == 1
+        await link.close()
+
+
+async def test_check_says_what_a_replicated_redis_lacks(replicated: Replicated) -> None:
+    async def detail(accepted_on: int) -> str:
+        config = Config(redis=Redis(url=replicated.url, accepted_on=accepted_on))
+        return {c.part: c for c in await _check_all(config, "")}["redis"].detail
+
+    assert "min-replicas-to-write is 0" in await detail(1)
+    await replicated.master.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+    assert "min-replicas-to-write" not in await detail(2)
+    assert "redis.accepted_on is 3 and 1 replicas are connected" in await detail(3)
+
+
+def test_accepted_on_needs_a_redis_that_can_have_replicas() -> None:
+    with pytest.raises(ConfigError, match=r"redis\.accepted_on must be 1 without redis.url"):
+        decode("[redis]\naccepted_on = 2\n", "x.toml")
+    assert decode('[redis]\nurl = "redis+sentinel://a/m"\naccepted_on = 2\n', "x").redis.accepted_on == 2
