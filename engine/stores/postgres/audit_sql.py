@@ -87,7 +87,8 @@ SELECT count(*)::int AS organisations, coalesce(sum(topped_up), 0)::bigint AS to
 FROM accounts WHERE shard = $1"""
 
 # Accounts of a shard, without those in $2, that are not idle or may break a law. Of one that is idle the
-# journal has no row behind its sums; its units, its quotas and its recorded events are as the sums say.
+# journal has no row behind its sums; its units, its quotas and its recorded events are as the sums say, and
+# a loss has left nothing uncharged there, which every audit counts.
 LOUD = f"""
 SELECT a.organisation_id FROM (
     SELECT * FROM accounts a WHERE a.shard = $1
@@ -98,7 +99,7 @@ WHERE NOT (a.topped_up = a.available + a.granted + a.held + a.captured
     AND least(a.available, a.granted, a.held, a.captured) >= 0 AND a.granted = coalesce(q.units, 0)
     AND {" AND ".join(f"a.{name} = coalesce(s.{name}, 0)" for name in JournalSums._fields[:5])}
     AND coalesce(s.holds - s.recorded_held = s.gap_held, true)
-    AND coalesce(s.captured - s.recorded_captured = s.gap_captured, true)
+    AND coalesce(s.captured - s.recorded_captured = s.gap_captured AND s.gap_captured >= 0, true)
     AND coalesce(s.releases - s.recorded_released = s.gap_released, true)
     AND (SELECT j.id FROM journal j WHERE {_BEHIND} ORDER BY j.organisation_id, j.id LIMIT 1) IS NULL)"""  # noqa: S608 - constants
 
