@@ -268,9 +268,11 @@ class Wire(asyncio.Transport):
 def smpp(virtual: VirtualTime, monkeypatch: pytest.MonkeyPatch, status: int | None) -> SmppProvider:
     """Started, with a window of 10, and 500 messages submitted."""
 
-    async def connect(self: Loop, made: Callable[[], Any], *_: Any, **__: Any) -> None:
+    async def connect(self: Loop, made: Callable[[], Any], *_: Any, **__: Any) -> tuple[Any, Any]:
         protocol = made()
-        protocol.connection_made(Wire(virtual, protocol, status))
+        wire = Wire(virtual, protocol, status)
+        protocol.connection_made(wire)
+        return wire, protocol
 
     monkeypatch.setattr(time, "monotonic", virtual.clock_s)
     if status != -1:
