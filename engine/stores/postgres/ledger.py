@@ -46,7 +46,7 @@ from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
-from engine.stores.postgres.ledger_step import Written, changes, read_step, write_step
+from engine.stores.postgres.ledger_step import Written, changes, prepare_step, read_step, write_step
 from engine.stores.postgres.ledger_term import compare_next, compare_term, not_next, prove_term, take_term
 from engine.stores.postgres.locks import Locked, blocker, find_locked
 from engine.stream_id import StreamId
@@ -120,6 +120,8 @@ class PostgresLedger:
                     command_timeout_s=self._timeout_s,
                     name="smsengine ledger",
                     settings={
+                        # Rows are reached by their keys, so one plan fits however many they are.
+                        "plan_cache_mode": "force_generic_plan",
                         "lock_timeout": str(_LOCK_WAIT_MS),
                         "idle_session_timeout": silence_ms,
                         "idle_in_transaction_session_timeout": silence_ms,
@@ -128,6 +130,8 @@ class PostgresLedger:
                     },
                 )
             self._speaking = asyncio.create_task(self._break_silence(self._connection))
+            async with self._session() as connection:
+                await prepare_step(connection)
         async with self._session() as connection:
             return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
 

@@ -114,6 +114,16 @@ def copied(waiting: WaitingRequest) -> WaitingRequest:
     return msgspec.structs.replace(waiting, recalled=set(waiting.recalled))
 
 
+async def prepare_step(connection: asyncpg.Connection) -> None:
+    """Prepare both statements; with the types of their arguments that takes several round trips.
+
+    A standby does it, so that the first step of a ledger that begins to lead takes no more than the others.
+    Nothing is written, as no ledger has the term 0.
+    """
+    await read_step(connection, [], [])
+    await connection.fetchrow(_WRITE, *changes(0, Step(), Books({}, {}, {}), Written({}, {})))
+
+
 async def read_step(
     connection: asyncpg.Connection,
     shards: Sequence[int],
