@@ -26,8 +26,9 @@ class Proxy:
         self.flow()
         self._refusing = False
         self.delay_s = 0.0
-        # Connections taken so far.
+        # Connections taken so far, and answers that came for them.
         self.accepted = 0
+        self.answered = 0
         # Set when an answer has been cut short.
         self.truncated = asyncio.Event()
 
@@ -124,6 +125,7 @@ class Proxy:
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(_CHUNK):
+                self.answered += 1
                 await asyncio.sleep(self.delay_s)
                 await self._answers_flow.wait()
                 if self._answer_bytes_left is not None:
