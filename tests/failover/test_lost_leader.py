@@ -86,8 +86,10 @@ async def replaced(w: World, lose: Callable[[], None]) -> None:
     await w.clean()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("through", ["directly", "pooler"])
+@pytest.mark.parametrize(
+    ("how", "through"),
+    [(signal.SIGKILL, "directly"), (signal.SIGSTOP, "directly"), (signal.SIGSTOP, "pooler")],
+)
 async def test_a_leader_that_is_killed_or_frozen_is_replaced(
     streams_url: str, books_url: str, how: signal.Signals, through: str
 ) -> None:

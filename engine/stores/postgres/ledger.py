@@ -46,7 +46,7 @@ from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
-from engine.stores.postgres.ledger_step import Written, changes, prepare_step, read_step, write_step
+from engine.stores.postgres.ledger_step import Written, changes, parts, prepare_step, read_step, write_step
 from engine.stores.postgres.ledger_term import compare_next, compare_term, not_next, prove_term, take_term
 from engine.stores.postgres.locks import Locked, blocker, find_locked
 from engine.stream_id import StreamId
@@ -60,6 +60,10 @@ SILENCE_S = 3.0
 _LOCK_WAIT_MS = 100
 # The same when a shard is closed, milliseconds; closing cannot leave any account out.
 _CLOSE_WAIT_MS = 3_000
+# How long it may take to read all accounts of a shard that is closed, seconds.
+_CLOSE_S = 120.0
+# How many of them are written by one statement.
+_CLOSE_ACCOUNTS = 10_000
 # How often a step is decided anew without what was found locked.
 _DECISIONS_MAX = 3
 # How many quotas fences end in one transaction: of all shards together, and of each shard at the
@@ -227,22 +231,26 @@ class PostgresLedger:
         breaks the silence of the session. Killed before the commit: nothing happened.
         """
         async with self._session() as connection:
-            rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard)
-            step = await read_step(connection, [shard], [row[0] for row in rows])
+            rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard, timeout=_CLOSE_S)
+            step = await read_step(connection, [shard], [row[0] for row in rows], timeout_s=_CLOSE_S)
         compare_term(step.term, self._term)
         if step.marks.get(shard) != mark:
             raise not_next([shard])
 
-        def decided() -> tuple[Books, list[Any]]:
+        def decided() -> tuple[Books, list[tuple[Books, list[Any]]]]:
             books = step.books(self._waiting, ())
             decide(books)
             marks = {shard: StreamMark(link=generation)}
-            return books, changes(self._term, step, books, Written(marks, marks, cause))
+            before = Written(step.marks, marks, cause)
+            *others, last = parts(books, _CLOSE_ACCOUNTS)
+            writes = [(part, changes(self._term, step, part, before)) for part in others]
+            return books, [*writes, (last, changes(self._term, step, last, Written(marks, marks, cause)))]
 
-        books, arguments = await asyncio.to_thread(decided)
+        books, writes = await asyncio.to_thread(decided)
         async with self._session() as connection, connection.transaction():
             await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
-            await write_step(connection, arguments, books)
+            for part, arguments in writes:
+                await write_step(connection, arguments, part)
             await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
             await connection.execute(_CLOSE_SHARD, shard, generation)
         self._waiting = {o: line for o, line in books.waiting.items() if line}

@@ -130,16 +130,18 @@ async def read_step(
     organisations: Collection[int],
     fences: Sequence[tuple[int, str]] = (),
     quotas_max: int = 0,
+    *,
+    timeout_s: float | None = None,
 ) -> Step:
     """Read the marks of `shards`, and accounts and quotas of `organisations` and of fenced holders.
 
     `fences` are (shard, holder); of each up to `quotas_max` organisations are read. An organisation
-    without an account is left out.
+    without an account is left out. `timeout_s`: that of the connection when it is None.
     """
     step = Step()
     fenced_shards, holders = [f[0] for f in fences], [f[1] for f in fences]
     for kind, row_id, shard, available, granted, held, captured, low, name, link in await connection.fetch(
-        _READ, list(shards), list(organisations), fenced_shards, holders, quotas_max
+        _READ, list(shards), list(organisations), fenced_shards, holders, quotas_max, timeout=timeout_s
     ):
         if kind == "account":
             step.accounts[row_id] = (shard, available, granted, held, captured, low)
@@ -209,6 +211,25 @@ async def write_step(
         waiting.row_id = row_id
     written = zip(answer_rows or (), *arguments[-4:-1], strict=True)
     return [StoredAnswer(*fields) for fields in written]
+
+
+def parts(books: Books, accounts_max: int) -> list[Books]:
+    """The same change in parts of so many accounts at most; the last one has the requests and answers.
+
+    A message of many megabytes counts as silence of the session until all of it has arrived.
+    """
+    part_of = {o: place // accounts_max for place, o in enumerate(books.accounts)}
+    made = [Books({}, books.quotas, {}) for _ in range(max(part_of.values(), default=0) + 1)]
+    for o, account in books.accounts.items():
+        made[part_of[o]].accounts[o] = account
+    for movement, units in books.movements.items():
+        made[part_of[movement[1]]].movements[movement] = units
+    for changed in books.changed:
+        made[part_of[changed[0]]].changed.add(changed)
+    for o in books.low:
+        made[part_of[o]].low.append(o)
+    made[-1].waiting, made[-1].closed, made[-1].answers = books.waiting, books.closed, books.answers
+    return made
 
 
 def unwritten(books: Books) -> list[WaitingRequest]:
