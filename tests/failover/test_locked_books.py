@@ -19,7 +19,10 @@ from engine.stores.postgres import ledger as postgres_ledger
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.ledger_step import Step, read_step
 from engine.stores.postgres.locks import blocker
-from tests.credit.test_credit import accepted, drafts, eventually, render, world
+from engine.stores.postgres.pool import Pool
+from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.status import StatusReader
+from tests.credit.test_credit import SHARDS, accepted, drafts, eventually, render, world
 from tests.credit.test_locked_accounts import Books, books, entry, request
 
 __all__ = ["books"]
@@ -165,3 +168,18 @@ async def test_a_step_that_is_not_written_leaves_nothing_behind(
     assert (recall.holder, msgspec.msgpack.decode(recall.payload)[0]) == ("gone", "recall")
     assert await books.beside.fetchval("SELECT count(*) FROM waiting_requests") == 1
     assert [len(line) for line in (await books.store.recover()).waiting.values()] == [1]
+
+
+async def test_the_status_names_a_transaction_that_keeps_locks(streams_url: str, books_url: str) -> None:
+    async with world(streams_url, books_url) as w:
+        pool = await Pool.connect(books_url)
+        w.stack.push_async_callback(pool.close)
+        reader = StatusReader(pool, w.link, RedisActivityStream(streams_url, SHARDS), SHARDS)
+        await w.organisation(100)
+        async with left_open(books_url, "SELECT FROM accounts FOR UPDATE") as pid:
+
+            async def named() -> bool:
+                return f"process {pid} (operator)" in (await reader.ledger()).held_up_by
+
+            await eventually(named)
+        assert (await reader.ledger()).held_up_by == ""
