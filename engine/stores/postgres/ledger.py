@@ -124,8 +124,12 @@ class PostgresLedger:
                     command_timeout_s=self._timeout_s,
                     name="smsengine ledger",
                     settings={
-                        # Rows are reached by their keys, so one plan fits however many they are.
+                        # Rows are reached by their keys, so one plan fits however many they are. It is
+                        # made when the tables are perhaps empty, and must not be one for empty tables.
                         "plan_cache_mode": "force_generic_plan",
+                        "enable_seqscan": "off",
+                        "enable_hashjoin": "off",
+                        "enable_mergejoin": "off",
                         "lock_timeout": str(_LOCK_WAIT_MS),
                         "idle_session_timeout": silence_ms,
                         "idle_in_transaction_session_timeout": silence_ms,
