@@ -7,9 +7,9 @@ Events of organisations (a low balance) are written in the same transaction, and
 Killed before the commit: nothing happened; the next active ledger reads the same entries
 again. Killed after it: the positions say so, and the answers found in the books are sent
 again; holders ignore answers that they have had. The answer to the commit was lost: everything in
-memory is dropped and read from the books. Frozen: it keeps its lock, and nobody is granted anything
-until its supervisor ends it. If PostgreSQL drops the session, the lock is gone, and with it the
-only connection that this ledger could write on. Two ledgers lead, because the lock did not hold: the
+memory is dropped and read from the books. Frozen, or cut off from PostgreSQL: the session ends after 3 s
+of silence, another ledger leads, and when this one wakes it has no connection that it could write on.
+Two ledgers lead, because the lock did not hold: the
 one that read the books last writes them, and the other steps down at its next transaction.
 
 Redis may come back without its last moments (a power cut, a failover). No shard admits in a new
@@ -17,7 +17,7 @@ run of Redis before the ledger has looked at it (`begin`). A shard is lost when 
 books' position is gone, or an answer that a holder waits for, or when entries that were read do not
 follow one another. The books of a lost shard are closed.
 
-An account that another transaction has locked (see `stores/postgres/ledger.py`) holds up its own
+What another transaction has locked (see `stores/postgres/ledger.py`) holds up its own
 shard: the entries from there on wait and are tried again after a pause, while the other shards go
 on. A shard has one position, so entries of single organisations cannot be passed over. A fence that
 ends many quotas takes several transactions; those of other shards come in between.
@@ -123,12 +123,14 @@ class Ledger:
 
         `on_standby` is called each time it is known to work, leading or not. Raises Broken.
         """
+        reason = ""
         try:
             while not draining.is_set():
                 try:
                     leads = await self._store.lead()
                     if leads:
                         await self._recover()
+                        reason = ""
                     on_standby()
                     if leads:
                         await self._lead(draining)
@@ -137,7 +139,9 @@ class Ledger:
                     await self._store.resign()
                     await _either(draining, _LEFT_S)
                 except Unavailable as e:
-                    log.warning("ledger waits", reason=e.detail)
+                    if e.detail != reason:
+                        log.warning("ledger waits", reason=e.detail)
+                    reason = e.detail
                     await self._store.resign()
                     await _either(draining, _RETRY_S)
                     continue
@@ -359,7 +363,9 @@ class Ledger:
         held_up = self._held_up.pop(shard, None)
         if shard in applied.held_up:
             if held_up is None:
-                log.warning("a shard waits for an account that another transaction has locked", shard=shard)
+                log.warning(
+                    "another transaction holds up a shard", shard=shard, held_up_by=applied.held_up_by
+                )
             pauses = held_up[0] if held_up else Backoff(_HELD_UP_S, _HELD_UP_MAX_S)
             self._held_up[shard] = pauses, now_s + pauses.next()
         elif held_up:

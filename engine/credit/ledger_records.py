@@ -137,8 +137,10 @@ class Applied(msgspec.Struct, frozen=True):
     answers: list[StoredAnswer]
     # By shard, how far it is applied now; a shard is absent when none of its entries was.
     marks: dict[int, StreamMark]
-    # Shards whose next entry concerns an account that another transaction has locked.
+    # Shards whose next entry concerns what another transaction has locked.
     held_up: frozenset[int] = frozenset()
+    # Which transaction that is, for an operator.
+    held_up_by: str = ""
 
 
 class Portion(msgspec.Struct, frozen=True):

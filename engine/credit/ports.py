@@ -160,8 +160,8 @@ class LedgerStore(Protocol):
         """Apply as many of each shard's `entries` as one transaction takes (see `posting.portion`).
 
         It loads the books that they concern, lets `decide` change them, writes them back with the new
-        marks, and deletes answers up to row `sent`. An account that another transaction has locked
-        holds up its own shard only. Unavailable, before anything is decided, when the first entry of a
+        marks, and deletes answers up to row `sent`. What another transaction has locked holds up its
+        own shard only. Unavailable, before anything is decided, when the first entry of a
         shard is not the next one in the books. After `Unavailable` nobody knows whether it was committed:
         call `recover`.
         """

@@ -7,6 +7,7 @@ import msgspec
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.records import QUEUES, Queue
+from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
@@ -14,6 +15,8 @@ from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
 _READS = 5
+# No transaction of the engine has locks on the books for so long, seconds.
+_LOCKED_S = 1.0
 
 
 class QueueStatus(msgspec.Struct):
@@ -36,6 +39,9 @@ class LedgerStatus(msgspec.Struct):
 
     # By how much the books are behind the usage stream in the worst shard, milliseconds.
     lag_ms: int = 0
+    # A transaction that has had locks on the books for more than a second, and so perhaps holds the
+    # ledger up: its process in PostgreSQL, its name, its role, since when. "" when there is none.
+    held_up_by: str = ""
 
 
 class ActivityStatus(msgspec.Struct):
@@ -90,9 +96,10 @@ class StatusReader:
         return {queue: await self._queue(queue, now_ms) for queue in QUEUES}
 
     async def ledger(self) -> LedgerStatus:
-        """The time from the position in the books to the last usage entry, of the worst shard."""
+        """How far the books are behind, in the worst shard, and who has had locks on them for long."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch("SELECT shard, position FROM shards")
+            held_up_by = await blocker(connection, _LOCKED_S)
         positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
         lasts = await self._link.batch(
             [("XREVRANGE", keys.usage_key(s), "+", "-", "COUNT", 1) for s in self._shards]
@@ -102,7 +109,7 @@ class StatusReader:
             for shard, last in zip(self._shards, lasts, strict=True)
             if last and not isinstance(last, ReplyError)
         ]
-        return LedgerStatus(lag_ms=max([0, *lags]))
+        return LedgerStatus(lag_ms=max([0, *lags]), held_up_by=held_up_by)
 
     async def activity(self, now_ms: int) -> ActivityStatus:
         """The activity of all shards that is not archived; `now_ms` is milliseconds since 1970."""

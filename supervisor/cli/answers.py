@@ -38,6 +38,8 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
 
     # How far the books in PostgreSQL are behind the usage in Redis.
     lag_ms: int = 0
+    # The transaction in PostgreSQL that has had locks on the books for long; "" when there is none.
+    held_up_by: str = ""
 
 
 class ActivityState(msgspec.Struct, frozen=True, kw_only=True):

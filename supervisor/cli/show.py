@@ -77,6 +77,8 @@ def _behind(seen: Status) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if rows:
         parts += [table(("not yet", "batches", "oldest"), rows, frozenset({1, 2})), Text()]
+    if seen.ledger is not None and seen.ledger.held_up_by:
+        parts += [Text(f"the books are locked in PostgreSQL by {seen.ledger.held_up_by}"), Text()]
     receipts = seen.receipts
     if receipts is not None and (receipts.set_aside or receipts.unmatched):
         given_up = "an unknown number" if receipts.unmatched is None else number(receipts.unmatched)

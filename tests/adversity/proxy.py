@@ -13,8 +13,10 @@ _CHUNK = 1 << 16
 class Proxy:
     """Forwards to `host`:`port`; use as `async with Proxy.to(url) as proxy`."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, listen: str = "127.0.0.1") -> None:
+        """`listen`: the address of this machine at which it is reached."""
         self._target = (host, port)
+        self._listen = listen
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -27,20 +29,21 @@ class Proxy:
         # Requests that were swallowed, bytes.
         self.swallowed = 0
         self.delay_s = 0.0
-        # Connections taken so far.
+        # Connections taken so far, and answers that came for them.
         self.accepted = 0
+        self.answered = 0
         # Set when an answer has been cut short.
         self.truncated = asyncio.Event()
 
     @classmethod
-    def to(cls, url: str) -> Proxy:
+    def to(cls, url: str, *, listen: str = "127.0.0.1") -> Proxy:
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
-        return cls(parts.hostname, parts.port)
+        return cls(parts.hostname, parts.port, listen)
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, self._listen, 0)
         return self
 
     async def __aexit__(
@@ -62,7 +65,7 @@ class Proxy:
         """`of` with this proxy's address in place of the server's."""
         parts = urlsplit(of)
         credentials, at, _ = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{self.port}"))
+        return urlunsplit(parts._replace(netloc=f"{credentials}{at}{self._listen}:{self.port}"))
 
     def cut(self) -> None:
         """Break every connection now."""
@@ -141,6 +144,7 @@ class Proxy:
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(_CHUNK):
+                self.answered += 1
                 await asyncio.sleep(self.delay_s)
                 await self._answers_flow.wait()
                 if self._swallowing:

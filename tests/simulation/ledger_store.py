@@ -22,6 +22,7 @@ from engine.credit.ledger_records import (
 from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.errors import Broken, Unavailable
+from engine.stores.postgres.ledger_step import copied, unwritten
 from tests.simulation.clock import Process
 from tests.simulation.postgres_server import Change, LeadLost, PostgresServer, Refused
 from tests.simulation.wires import Network, Wire
@@ -76,30 +77,33 @@ class LedgerBooks:
         self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
     ) -> None:
         accounts, quotas = await self._call("begin_shard", self._term, shard, mark)
-        change = await self._decided(
-            Books(accounts, quotas, self._waiting), decide, {shard: StreamMark(link=generation)}
-        )
+        books = Books(accounts, quotas, self._copy())
+        change = self._decided(books, decide, {shard: StreamMark(link=generation)})
+        change.read_marks = {shard: mark}
         change.generation = (shard, generation)
-        await self._commit(change)
+        await self._commit(change, books)
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         concerned = {o for entry in entries for o in organisations_of(entry)}
         fenced = sorted({entry.holder for entry in entries if entry.kind == "fence"})
         if fenced:
             concerned.update(self._waiting)
-        accounts, quotas = await self._call("begin", self._term, entries, sorted(concerned), fenced)
+        accounts, quotas, marks_read = await self._call(
+            "begin", self._term, entries, sorted(concerned), fenced
+        )
         locked, quotas_max = self._adversity(accounts)
         ended = _quotas_of(entries, accounts, quotas, quotas_max)
         taken = portion(entries, locked=locked, quotas=ended, waiting=self._waiting, quotas_max=quotas_max)
         loaded = {o for e in taken.whole for o in organisations_of(e)}
         loaded.update(*ended.values(), self._waiting)
         accounts = {o: a for o, a in accounts.items() if o in loaded and o not in locked}
-        books = Books(accounts, {o: q for o, q in quotas.items() if o in accounts}, self._waiting)
+        books = Books(accounts, {o: q for o, q in quotas.items() if o in accounts}, self._copy())
         marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.whole}
-        change = await self._decided(books, partial(decide, entries=taken.whole, begun=taken.begun), marks)
+        change = self._decided(books, partial(decide, entries=taken.whole, begun=taken.begun), marks)
         change.sent = sent
         change.answers = [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
-        rows = await self._commit(change)
+        change.read_marks = marks_read
+        rows = await self._commit(change, books)
         answers = [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
         return Applied(answers, marks, frozenset(taken.held_up))
 
@@ -114,34 +118,31 @@ class LedgerBooks:
         events: list[BalanceEvent] = await self._call("events", sent)
         return events
 
-    async def _decided(
-        self, books: Books, decide: Callable[[Books], None], marks: dict[int, StreamMark]
-    ) -> Change:
-        before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
+    def _copy(self) -> dict[int, list[WaitingRequest]]:
+        """What waits, to be changed by a step that perhaps is not written."""
+        return {o: [copied(w) for w in line] for o, line in self._waiting.items()}
+
+    def _decided(self, books: Books, decide: Callable[[Books], None], marks: dict[int, StreamMark]) -> Change:
+        before = {o: (a.available, a.granted, a.held, a.captured) for o, a in books.accounts.items()}
         decide(books)
+        after = {o: (a.available, a.granted, a.held, a.captured) for o, a in books.accounts.items()}
         return Change(
-            accounts={
-                o: (a.available, a.granted, a.held, a.captured)
-                for o, a in books.accounts.items()
-                if msgspec.structs.astuple(a) != before[o]
-            },
+            term=self._term,
+            read_accounts=before,
+            accounts={o: values for o, values in after.items() if values != before[o]},
             quotas=[(o, holder, books.quotas[o][holder]) for o, holder in sorted(books.changed)],
             journal=[(o, kind, units) for (_, o, kind), units in books.movements.items()],
             marks=marks,
             closed=books.closed,
             events=[(books.accounts[o].shard, o, books.accounts[o].usable) for o in books.low],
-            waiting=[(w.shard, w.holder, w.epoch, w.request) for w in self._unwritten()],
+            waiting=[(w.shard, w.holder, w.epoch, w.request) for w in unwritten(books)],
         )
 
-    def _unwritten(self) -> list[WaitingRequest]:
-        return [w for line in self._waiting.values() for w in line if not w.row_id]
-
-    async def _commit(self, change: Change) -> list[int]:
+    async def _commit(self, change: Change, books: Books) -> list[int]:
         written = await self._call("commit", change)
-        for waiting, row_id in zip(self._unwritten(), written.waiting, strict=True):
+        for waiting, row_id in zip(unwritten(books), written.waiting, strict=True):
             waiting.row_id = row_id
-        for organisation_id in [o for o, line in self._waiting.items() if not line]:
-            del self._waiting[organisation_id]
+        self._waiting = {o: line for o, line in books.waiting.items() if line}
         rows: list[int] = written.answers
         return rows
 

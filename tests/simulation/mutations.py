@@ -220,6 +220,9 @@ class Unproven(PostgresServer):
     def prove_next(self, entries: Any) -> None:
         pass
 
+    def prove_marks(self, marks: Any) -> None:
+        pass
+
 
 class TermUnproven(PostgresServer):
     """Entries must be the next ones; that another ledger has read the books since does not matter."""

@@ -1,13 +1,13 @@
-"""A simulated PostgreSQL: the books, transactions with row locks, sessions, an advisory lock.
+"""A simulated PostgreSQL: the books, sessions, an advisory lock.
 
-Only what the ledger and the top-ups ask of it. A transaction is two commands, `begin` (load
-and lock) and `commit`; between them anything may happen to the connection, and then the
-transaction has never been. A session that ended can write nothing any more.
+Only what the ledger and the top-ups ask of it. A step of the ledger is two commands, `begin` (read)
+and `commit` (prove what was read, and write); between them nothing is locked, others write, and anything
+may happen to the connection. A session that ended can write nothing any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -16,7 +16,7 @@ from engine.credit.ledger_records import Account, BalanceEvent, StoredAnswer, St
 from engine.credit.posting import next_after
 from engine.credit.records import QuotaRequest
 from tests.simulation.clock import Clock
-from tests.simulation.wires import BLOCKED, Call, Wire
+from tests.simulation.wires import Call, Wire
 
 
 class Refused(Exception):
@@ -25,10 +25,6 @@ class Refused(Exception):
 
 class LeadLost(Exception):
     """Another ledger leads, or the books do not go on with these entries."""
-
-
-# The row that a transaction of a ledger locks, as if it were an account; no organisation has this id.
-_TERM_ROW = 0
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -56,6 +52,10 @@ class Waiting(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, kw_only=True):
     """What one transaction of the ledger writes."""
 
+    # What was read: the term, the marks of its shards, and its accounts, as in `accounts`.
+    term: int = 0
+    read_marks: dict[int, StreamMark] = {}
+    read_accounts: dict[int, tuple[int, int, int, int]] = {}
     # organisation: (available, granted, held, captured)
     accounts: dict[int, tuple[int, int, int, int]] = {}
     # (organisation, holder, units)
@@ -125,9 +125,6 @@ class PostgresServer:
         self.leader: Wire | None = None
         # False: every ledger gets the advisory lock, as behind a pooler.
         self.lock_holds = True
-        # organisation: the session whose transaction has locked its account.
-        self.locks: dict[int, Wire] = {}
-        self._parked: list[tuple[Wire, Call, tuple[Any, ...]]] = []
 
     def create(self, organisation_id: int, shard: int, low_balance: int | None = None) -> None:
         self.tables.accounts[organisation_id] = Row(shard=shard, low_balance=low_balance)
@@ -136,19 +133,13 @@ class PostgresServer:
 
     def execute(self, wire: Wire, call: Call, command: tuple[Any, ...]) -> Any:
         try:
-            reply = getattr(self, f"_{command[0]}")(wire, *command[1:])
+            return getattr(self, f"_{command[0]}")(wire, *command[1:])
         except (Refused, LeadLost) as e:
-            self._end(wire)
             return e
-        if reply is BLOCKED:
-            self._parked.append((wire, call, command))
-        return reply
 
     def hung_up(self, wire: Wire) -> None:
-        self._parked = [p for p in self._parked if p[0] is not wire]
         if self.leader is wire:
             self.leader = None
-        self._end(wire)
 
     def drop(self, wire: Wire) -> None:
         """End a session from this side, as for a client that has not been heard of."""
@@ -157,12 +148,10 @@ class PostgresServer:
         wire.fail()
 
     def stop(self) -> None:
-        """Transactions under way have never been; sessions and their locks are gone."""
+        """Sessions and their locks are gone."""
         self.up = False
         self.life += 1
         self.leader = None
-        self.locks.clear()
-        self._parked.clear()
         for wire in sorted(self.wires, key=hash):
             wire.fail()
         self.wires.clear()
@@ -176,8 +165,6 @@ class PostgresServer:
 
     def _recover(self, wire: Wire) -> Any:
         t = self.tables
-        if self.locks.get(_TERM_ROW, wire) is not wire:
-            return BLOCKED
         t.term += 1
         return (
             t.term,
@@ -187,8 +174,6 @@ class PostgresServer:
         )  # fmt: skip
 
     def _open_shards(self, wire: Wire, term: int, generation: str, shards: list[int]) -> Any:
-        if self.locks.get(_TERM_ROW, wire) is not wire:
-            return BLOCKED
         self.prove_term(term)
         for shard in shards:
             self.tables.generations[shard] = generation
@@ -211,23 +196,20 @@ class PostgresServer:
         organisations: Iterable[int],
         fenced: list[str],
     ) -> Any:
-        """Load and lock: the named ones, and all that have quota with a fenced holder."""
+        """Read the named ones, and all that have quota with a fenced holder."""
         t = self.tables
-        if self.locks.get(_TERM_ROW, wire) is not wire:
-            return BLOCKED
         self.prove_term(term)
         self.prove_next(entries)
         concerned = set(organisations)
         concerned.update(o for o, by_holder in t.quotas.items() if any(h in by_holder for h in fenced))
-        return self._load(wire, sorted(concerned))
+        shards = {entry.shard for entry in entries}
+        return *self._load(sorted(concerned)), {shard: t.marks[shard] for shard in shards}
 
     def _begin_shard(self, wire: Wire, term: int, shard: int, mark: StreamMark) -> Any:
-        if self.locks.get(_TERM_ROW, wire) is not wire:
-            return BLOCKED
         self.prove_term(term)
         if self.tables.marks[shard] != mark:
             raise LeadLost("The books do not go on with these entries.")
-        return self._load(wire, sorted(o for o, row in self.tables.accounts.items() if row.shard == shard))
+        return self._load(sorted(o for o, row in self.tables.accounts.items() if row.shard == shard))
 
     def prove_term(self, term: int) -> None:
         if term != self.tables.term:
@@ -238,11 +220,20 @@ class PostgresServer:
         if not all(next_after(self.tables.marks[shard], entry) for shard, entry in first.items()):
             raise LeadLost("The books do not go on with these entries.")
 
-    def _load(self, wire: Wire, organisations: list[int]) -> Any:
+    def prove_marks(self, marks: Mapping[int, StreamMark]) -> None:
+        if any(self.tables.marks[shard] != mark for shard, mark in marks.items()):
+            raise LeadLost("The books do not go on with these entries.")
+
+    def _added(self, organisation_id: int, change: Change) -> tuple[int, int, int, int]:
+        """What the account has after the change; what was topped up since it was read is added."""
+        row, read = self.tables.accounts[organisation_id], change.read_accounts[organisation_id]
+        available, *others = change.accounts[organisation_id]
+        if [row.granted, row.held, row.captured] != list(read[1:]):
+            raise LeadLost("The books were changed by another.")
+        return (row.available + available - read[0], *others)
+
+    def _load(self, organisations: list[int]) -> Any:
         t = self.tables
-        if any(self.locks.get(o, wire) is not wire for o in organisations):
-            return BLOCKED
-        self.locks.update(dict.fromkeys([_TERM_ROW, *organisations], wire))
         accounts = {
             o: Account(r.shard, r.available, r.granted, r.held, r.captured, r.low_balance)
             for o in organisations
@@ -253,6 +244,9 @@ class PostgresServer:
 
     def _commit(self, wire: Wire, change: Change) -> Written:
         t = self.tables
+        self.prove_term(change.term)
+        self.prove_marks(change.read_marks)
+        change.accounts = {o: self._added(o, change) for o in change.accounts}
         for organisation_id, values in change.accounts.items():
             row = t.accounts[organisation_id]
             if min(values) < 0 or sum(values) != row.topped_up:
@@ -292,7 +286,6 @@ class PostgresServer:
             told = [(holder, msgspec.msgpack.decode(payload)) for _, holder, payload in change.answers]
             self.clock.trace(wire.process.name, "commits", change.marks, change.quotas, told)
         self.watch.committed(change)
-        self._end(wire)
         return Written(waiting, answers)
 
     def _write_marks(self, change: Change) -> None:
@@ -304,12 +297,7 @@ class PostgresServer:
             self.tables.answers[row_id] = StoredAnswer(row_id, shard, holder, payload)
         return rows
 
-    def _rollback(self, wire: Wire) -> None:
-        self._end(wire)
-
     def _top_up(self, wire: Wire, organisation_id: int, units: int, reference: str) -> Any:
-        if organisation_id in self.locks:
-            return BLOCKED
         t = self.tables
         if (organisation_id, reference) not in t.references:
             t.references.add((organisation_id, reference))
@@ -320,17 +308,3 @@ class PostgresServer:
             sums["top-up"] = sums.get("top-up", 0) + units
             self.watch.topped_up(organisation_id, units)
         return True
-
-    def _end(self, wire: Wire) -> None:
-        """The session's transaction is over; who waited for its locks goes on."""
-        released = [o for o, holder in self.locks.items() if holder is wire]
-        for organisation_id in released:
-            del self.locks[organisation_id]
-        if released:
-            parked, self._parked = self._parked, []
-            for waiting, call, command in parked:
-                if waiting not in self.wires:
-                    continue
-                reply = self.execute(waiting, call, command)
-                if reply is not BLOCKED:
-                    waiting.answer(call, reply)

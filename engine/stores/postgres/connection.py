@@ -115,8 +115,9 @@ async def connect(
     _answered[url] = index
     # A pooler refuses settings that it does not know when they come with the connect.
     try:
-        for setting, value in (settings or {}).items():
-            await connection.execute(f"SET {setting} = '{value}'", timeout=timeout_s)
+        if settings:
+            sets = "; ".join(f"SET {setting} = '{value}'" for setting, value in settings.items())
+            await connection.execute(sets, timeout=timeout_s)
     except BaseException:
         connection.terminate()
         raise

@@ -4,22 +4,33 @@ The active ledger is the one whose session has the advisory lock. It writes on t
 connection. Each transaction proves first that no other ledger has begun to lead
 (`ledger_term.py`), so two that lead at once harm nothing: one of them steps down.
 
+A leader that is lost. Its process was killed: the session ends with its socket, and the lock is free at
+once. Its machine lost power, its network was cut, or it is frozen: the server hears nothing, and would
+keep the session until TCP gives up, after hours. So the session asks PostgreSQL to end it when it has said
+nothing for 3 s, whether a transaction is open or not, and a living ledger speaks every second: also
+while it is busy with Redis, or with the books of a large shard. That also holds behind a pooler, which
+keeps its own connection to the server. Why a lock of the session, and not a row with a time in it: of two
+that believe they lead the term lets one write, so the choice need not be exact, and a lock is free in the
+moment in which a process is killed.
+
 Locks of others. Top-ups lock an account for a moment, and the ledger waits for them. A transaction
 that keeps a lock for longer (one that an operator left open, or one of a frozen API process) holds
-up the shard of that account and no other. The entries of that shard are left out and tried again.
+up what it has locked: the entries of a shard from the first that concerns a locked account or quota,
+a shard whose row is locked, and no other shard. The entries are left out and tried again. Only the row of
+the term, or a whole table, holds up everybody; the sentence then names who has locked it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import msgspec
 
 from engine.credit.ledger_records import (
-    MOVEMENTS,
-    Account,
     Applied,
     BalanceEvent,
     Books,
@@ -32,90 +43,45 @@ from engine.credit.ledger_records import (
 from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
-from engine.stores.postgres.account_locks import LOCK_ACCOUNTS, AccountLocked, lock_accounts, quotas_of_fenced
+from engine.errors import EngineError, Unavailable
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
-from engine.stores.postgres.ledger_term import prove_mark, prove_next, prove_term, take_term
+from engine.stores.postgres.ledger_step import Written, changes, parts, prepare_step, read_step, write_step
+from engine.stores.postgres.ledger_term import compare_next, compare_term, not_next, prove_term, take_term
+from engine.stores.postgres.locks import Locked, blocker, find_locked
 from engine.stream_id import StreamId
 
 # The number of the advisory lock in this database; any constant works.
 _LOCK = 0x736D7365
 
+# A session that says nothing for so long is ended by the server, seconds.
+SILENCE_S = 3.0
 # How long the ledger waits for one lock, milliseconds; a top-up has it for less.
 _LOCK_WAIT_MS = 100
 # The same when a shard is closed, milliseconds; closing cannot leave any account out.
 _CLOSE_WAIT_MS = 3_000
+# How long it may take to read all accounts of a shard that is closed, seconds.
+_CLOSE_S = 120.0
+# How many of them are written by one statement.
+_CLOSE_ACCOUNTS = 10_000
+# How often a step is decided anew without what was found locked.
+_DECISIONS_MAX = 3
 # How many quotas fences end in one transaction: of all shards together, and of each shard at the
 # least.
 _QUOTAS_MAX = 4_000
 _QUOTAS_OF_SHARD_MIN = 50
 
-_encode = msgspec.msgpack.Encoder().encode
-
-_LOAD_QUOTAS = "SELECT organisation_id, holder, units FROM quotas WHERE organisation_id = ANY($1::bigint[])"
-
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
-
-# Top-ups change `available` on other connections, so the rows have been locked since they were read.
-_SAVE_ACCOUNTS = """
-UPDATE accounts a SET available = n.available, granted = n.granted, held = n.held, captured = n.captured
-FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
-    AS n (organisation_id, available, granted, held, captured)
-WHERE a.organisation_id = n.organisation_id"""
-
-_SAVE_QUOTAS = """
-INSERT INTO quotas (organisation_id, holder, units)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[])
-ON CONFLICT (organisation_id, holder) DO UPDATE SET units = EXCLUDED.units"""
-
-_DROP_QUOTAS = """
-DELETE FROM quotas q USING unnest($1::bigint[], $2::text[]) AS n (organisation_id, holder)
-WHERE q.organisation_id = n.organisation_id AND q.holder = n.holder"""
-
-_WRITE_JOURNAL = """
-INSERT INTO journal (organisation_id, movement, debit, credit, units, shard, position, reference)
-SELECT * FROM unnest(
-    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::int[], $7::text[], $8::text[])"""
-
-_WRITE_ANSWERS = """
-INSERT INTO answers (shard, holder, payload)
-SELECT shard, holder, payload FROM unnest($1::int[], $2::text[], $3::bytea[])
-    WITH ORDINALITY AS n (shard, holder, payload, place) ORDER BY place
-RETURNING id"""
-
-_SAVE_MARKS = """
-UPDATE shards s SET position = n.position, link = n.link
-FROM unnest($1::int[], $2::text[], $3::text[]) AS n (shard, position, link)
-WHERE s.shard = n.shard"""
-
-# Delete the answers that were sent, and keep the row of the last one of each shard.
-_FORGET_ANSWERS = """
-WITH sent AS (DELETE FROM answers WHERE id <= $1 RETURNING shard, id)
-UPDATE shards s SET delivered = n.id
-FROM (SELECT shard, max(id) AS id FROM sent GROUP BY shard) AS n
-WHERE s.shard = n.shard"""
 
 _CLOSE_SHARD = """
 UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0,
     losses = losses + 1, lost_at = now() WHERE shard = $1"""
 
-_WRITE_WAITING = """
-INSERT INTO waiting_requests (shard, holder, epoch, number, organisation_id, wanted, needed, waiting)
-SELECT shard, holder, epoch, number, organisation_id, wanted, needed, waiting
-FROM unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
-    $8::bigint[])
-    WITH ORDINALITY AS n (shard, holder, epoch, number, organisation_id, wanted, needed, waiting, place)
-ORDER BY place RETURNING id"""
-
-_WRITE_EVENTS = """
-INSERT INTO balance_events (shard, organisation_id, event, units)
-SELECT * FROM unnest($1::int[], $2::bigint[], $3::text[], $4::bigint[])"""
-
-_FORGET_EVENTS = "DELETE FROM balance_events WHERE id <= $1"
-
+# Delete the events that were sent, and read the others.
 _EVENTS = """
+WITH sent AS (DELETE FROM balance_events WHERE id <= $2)
 SELECT id, shard, organisation_id, event, units, (extract(epoch FROM at) * 1000000)::bigint
-FROM balance_events ORDER BY id LIMIT $1"""
+FROM balance_events WHERE id > $2 ORDER BY id LIMIT $1"""
 _EVENTS_MAX = 1_000
 
 
@@ -126,37 +92,77 @@ class PostgresLedger:
     of a call that writes, nobody knows whether it was committed: `resign`, `lead`, `recover`.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
-        """`timeout_s`: how long a connect and each statement may take, seconds."""
+    def __init__(self, url: str, *, timeout_s: float, silence_s: float = SILENCE_S) -> None:
+        """`timeout_s`: how long a connect and each statement may take, seconds.
+
+        `silence_s`: after how long a silence the server ends the session, seconds.
+        """
         self._url = url
         self._timeout_s = timeout_s
+        self._silence_s = silence_s
         self._connection: asyncpg.Connection | None = None
+        # Statements take turns on the connection with the one that only breaks the silence.
+        self._turn = asyncio.Lock()
+        self._speaking: asyncio.Task[None] | None = None
+        self._spoke_s = 0.0
         # That of the last `recover`; no term in the database is 0.
         self._term = 0
         # By organisation. `decide` changes it through the books; `recover` reads it anew.
         self._waiting: dict[int, list[WaitingRequest]] = {}
-        # Organisations whose accounts were locked when they were last wanted.
-        self._locked: set[int] = set()
+        # What others had locked when it was last wanted.
+        self._locked = Locked()
 
     async def lead(self) -> bool:
         """Try once to become the active ledger, connecting when needed; False while another is."""
-        with self._border():
-            if self._connection is None or self._connection.is_closed():
+        if self._connection is None or self._connection.is_closed():
+            await self.resign()
+            silence_ms = str(round(self._silence_s * 1000))
+            with translated(in_full=True):
                 self._connection = await connect(
                     self._url,
                     timeout_s=self._timeout_s,
                     command_timeout_s=self._timeout_s,
                     name="smsengine ledger",
                     settings={
+                        # Rows are reached by their keys, so one plan fits however many they are. It is
+                        # made when the tables are perhaps empty, and must not be one for empty tables.
+                        "plan_cache_mode": "force_generic_plan",
+                        "enable_seqscan": "off",
+                        "enable_hashjoin": "off",
+                        "enable_mergejoin": "off",
                         "lock_timeout": str(_LOCK_WAIT_MS),
-                        "idle_in_transaction_session_timeout": str(round(self._timeout_s * 1000)),
+                        "idle_session_timeout": silence_ms,
+                        "idle_in_transaction_session_timeout": silence_ms,
+                        # For a server that is in the middle of an answer.
+                        "tcp_user_timeout": silence_ms,
                     },
                 )
-            return bool(await self._connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
+            self._speaking = asyncio.create_task(self._break_silence(self._connection))
+            async with self._session() as connection:
+                await prepare_step(connection)
+        async with self._session() as connection:
+            return bool(await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK))
+
+    async def _break_silence(self, connection: asyncpg.Connection) -> None:
+        """Say something on the connection whenever it was silent for a third of what it may be."""
+        clock_s, pause_s = asyncio.get_running_loop().time, self._silence_s / 3
+        while not connection.is_closed():
+            await asyncio.sleep(pause_s)
+            if self._turn.locked() or clock_s() - self._spoke_s < pause_s:
+                continue
+            try:
+                async with self._session():
+                    await connection.execute("SELECT 1")
+            except EngineError:
+                # The next call on this connection meets the same, and whoever calls it hears of it.
+                continue
 
     async def resign(self) -> None:
         """Drop the connection, and with it the lock and whatever was not committed. Raises nothing."""
         connection, self._connection = self._connection, None
+        if self._speaking is not None:
+            self._speaking.cancel()
+            self._speaking = None
         if connection is not None:
             connection.terminate()
 
@@ -165,7 +171,7 @@ class PostgresLedger:
 
         A transaction of another ledger that commits afterwards cannot be: it no longer has the term.
         """
-        with self._border() as connection:
+        async with self._session() as connection:
             self._term = await take_term(connection)
             shards = await connection.fetch(
                 "SELECT shard, generation, position, link, delivered, former FROM shards ORDER BY shard"
@@ -176,7 +182,7 @@ class PostgresLedger:
                 " FROM waiting_requests ORDER BY id"
             )
         self._waiting = {}
-        self._locked.clear()
+        self._locked = Locked()
         for row in waiting:
             request = QuotaRequest(
                 number=row["number"],
@@ -198,25 +204,22 @@ class PostgresLedger:
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Enter shards that are used for the first time, under `generation`."""
-        with self._border() as connection:
-            async with connection.transaction():
-                await prove_term(connection, self._term)
-                await connection.execute(
-                    "INSERT INTO shards (shard, generation)"
-                    " SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
-                    list(shards),
-                    generation,
-                )
+        async with self._session() as connection, connection.transaction():
+            await prove_term(connection, self._term)
+            await connection.execute(
+                "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
+                list(shards),
+                generation,
+            )
 
     async def mark_lost(self, shards: Sequence[int]) -> None:
         """Count a loss of data for these shards; the audit then takes their activity up anew."""
-        with self._border() as connection:
-            async with connection.transaction():
-                await prove_term(connection, self._term)
-                await connection.execute(
-                    "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
-                    list(shards),
-                )
+        async with self._session() as connection, connection.transaction():
+            await prove_term(connection, self._term)
+            await connection.execute(
+                "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
+                list(shards),
+            )
 
     async def close_shard(
         self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
@@ -227,170 +230,139 @@ class PostgresLedger:
         The transaction also gives the shard the new generation and the position before all entries,
         and deletes its answers. `cause` becomes the reference of its journal rows. Waits up to
         `_CLOSE_WAIT_MS` for each account.
-        """
-        with self._border() as connection:
-            async with connection.transaction():
-                await prove_mark(connection, self._term, shard, mark)
-                await self._close_shard(connection, shard, generation, decide, cause)
 
-    async def _close_shard(
-        self,
-        connection: asyncpg.Connection,
-        shard: int,
-        generation: str,
-        decide: Callable[[Books], None],
-        cause: str,
-    ) -> None:
-        await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
-        rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard)
-        accounts = await connection.fetch(LOCK_ACCOUNTS, [row[0] for row in rows])
-        books = await self._books(connection, accounts)
-        before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
-        decide(books)
-        await self._save(connection, books, before, {shard: StreamMark(link=generation)}, cause)
-        await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
-        await connection.execute(_CLOSE_SHARD, shard, generation)
+        A shard may have very many accounts. So it is decided in a thread of its own, while this one
+        breaks the silence of the session. Killed before the commit: nothing happened.
+        """
+        async with self._session() as connection:
+            rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard, timeout=_CLOSE_S)
+            step = await read_step(connection, [shard], [row[0] for row in rows], timeout_s=_CLOSE_S)
+        compare_term(step.term, self._term)
+        if step.marks.get(shard) != mark:
+            raise not_next([shard])
+
+        def decided() -> tuple[Books, list[tuple[Books, list[Any]]]]:
+            books = step.books(self._waiting, ())
+            decide(books)
+            marks = {shard: StreamMark(link=generation)}
+            before = Written(step.marks, marks, cause)
+            *others, last = parts(books, _CLOSE_ACCOUNTS)
+            writes = [(part, changes(self._term, step, part, before)) for part in others]
+            return books, [*writes, (last, changes(self._term, step, last, Written(marks, marks, cause)))]
+
+        books, writes = await asyncio.to_thread(decided)
+        async with self._session() as connection, connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
+            for part, arguments in writes:
+                await write_step(connection, arguments, part)
+            await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
+            await connection.execute(_CLOSE_SHARD, shard, generation)
+        self._waiting = {o: line for o, line in books.waiting.items() if line}
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         """Apply entries in one transaction: see `LedgerStore.apply`. Each statement has the time-out.
 
+        When others keep locks that cannot be told by row, each shard gets a transaction of its own.
         Killed before the commit: nothing happened, not even of a fence that was only begun. Frozen:
-        PostgreSQL ends the session after the time-out, and with it the locks and the leadership.
+        nothing is locked, and PostgreSQL ends the session, and with it the leadership.
         """
-        with self._border() as connection:
+        async with self._session() as connection:
             try:
                 return await self._apply(connection, entries, decide, sent)
-            except AccountLocked:
-                # It was rolled back before anything was decided. Do it again without the locked accounts.
-                return await self._apply(connection, entries, decide, sent, patient=False)
+            except asyncpg.LockNotAvailableError:
+                return await self._apply_apart(connection, entries, decide, sent)
+
+    async def _apply_apart(
+        self, connection: asyncpg.Connection, entries: Sequence[UsageEntry], decide: Decide, sent: int
+    ) -> Applied:
+        """Apply each shard in a transaction of its own. Raises LockNotAvailableError when none can be."""
+        answers: list[StoredAnswer] = []
+        marks: dict[int, StreamMark] = {}
+        held_up: set[int] = set()
+        shards = dict.fromkeys(entry.shard for entry in entries)
+        for shard in shards:
+            try:
+                applied = await self._apply(
+                    connection, [e for e in entries if e.shard == shard], decide, sent
+                )
+            except asyncpg.LockNotAvailableError:
+                held_up.add(shard)
+                if len(held_up) == len(shards):
+                    raise
+                continue
+            answers += applied.answers
+            marks |= applied.marks
+            held_up |= applied.held_up
+        by = await blocker(connection) if held_up else ""
+        return Applied(answers, marks, frozenset(held_up), held_up_by=by)
 
     async def _apply(
-        self,
-        connection: asyncpg.Connection,
-        entries: Sequence[UsageEntry],
-        decide: Decide,
-        sent: int,
-        *,
-        patient: bool = True,
+        self, connection: asyncpg.Connection, entries: Sequence[UsageEntry], decide: Decide, sent: int
     ) -> Applied:
-        async with connection.transaction():
-            await prove_next(connection, self._term, {e.shard: e for e in reversed(entries)})
-            fences = list({(entry.shard, entry.holder): None for entry in entries if entry.kind == "fence"})
-            fenced_shards = {shard for shard, _ in fences}
-            quotas_max = max(_QUOTAS_OF_SHARD_MIN, _QUOTAS_MAX // max(1, len(fenced_shards)))
-            quotas = await quotas_of_fenced(connection, fences, quotas_max + 1)
-            wanted = {o for entry in entries for o in organisations_of(entry)}
-            wanted.update(o for of_fence in quotas.values() for o in of_fence)
-            wanted.update(o for o, line in self._waiting.items() if line and line[0].shard in fenced_shards)
-            patient = patient and self._locked.isdisjoint(wanted)
-            accounts, locked = await lock_accounts(connection, wanted, patient=patient)
-            self._locked = self._locked - wanted | locked
+        first = {entry.shard: entry for entry in reversed(entries)}
+        fences = list({(entry.shard, entry.holder): None for entry in entries if entry.kind == "fence"})
+        fenced_shards = {shard for shard, _ in fences}
+        quotas_max = max(_QUOTAS_OF_SHARD_MIN, _QUOTAS_MAX // max(1, len(fenced_shards)))
+        wanted = {o for entry in entries for o in organisations_of(entry)}
+        wanted.update(o for o, line in self._waiting.items() if line and line[0].shard in fenced_shards)
+        step = await read_step(connection, list(first), wanted, fences, quotas_max + 1)
+        compare_term(step.term, self._term)
+        compare_next(step.marks, first)
+        locked = Locked()
+        if not (
+            self._locked.shards.isdisjoint(first) and self._locked.organisations.isdisjoint(step.accounts)
+        ):
+            # It was locked before, so look instead of waiting.
+            locked = self._locked = await find_locked(connection, first, step.accounts)
+        for _ in range(_DECISIONS_MAX):
             taken = portion(
-                entries, locked=locked, quotas=quotas, waiting=self._waiting, quotas_max=quotas_max
+                [entry for entry in entries if entry.shard not in locked.shards],
+                locked=locked.organisations,
+                quotas=step.fenced,
+                waiting=self._waiting,
+                quotas_max=quotas_max,
             )
             marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.whole}
-            held_up = frozenset(taken.held_up)
+            held_up = locked.shards.intersection(first) | taken.held_up
+            applied = Applied([], marks, held_up, held_up_by=locked.by)
             if not taken.whole and not taken.begun:
-                return Applied([], marks, held_up)
-            books = await self._books(connection, accounts)
-            before = {o: msgspec.structs.astuple(a) for o, a in books.accounts.items()}
+                return applied
+            books = step.books(self._waiting, locked.organisations)
             decide(books, taken.whole, taken.begun)
             # A fence that is only begun moves units although its position is not reached yet.
             begun = {entry.shard: StreamMark(entry.position) for entry in taken.begun}
-            await self._save(connection, books, before, marks, places=begun | marks)
-            if sent:
-                await connection.execute(_FORGET_ANSWERS, sent)
-            return Applied(await _save_answers(connection, books), marks, held_up)
+            going = step.without(locked.shards)
+            arguments = changes(self._term, going, books, Written(marks, begun | marks, sent=sent))
+            try:
+                answers = await write_step(connection, arguments, books)
+            except asyncpg.LockNotAvailableError:
+                # Nothing was written. Decide again without what is locked.
+                locked = self._locked = await find_locked(connection, first, step.accounts)
+                continue
+            self._waiting = {o: line for o, line in books.waiting.items() if line}
+            return msgspec.structs.replace(applied, answers=answers)
+        raise asyncpg.LockNotAvailableError("others keep locks that cannot be told by row")
 
     async def events(self, sent: int) -> list[BalanceEvent]:
         """Delete the events up to row `sent` (0: none); the oldest of the others, at most 1,000."""
-        with self._border() as connection:
-            if sent:
-                await connection.execute(_FORGET_EVENTS, sent)
-            rows = await connection.fetch(_EVENTS, _EVENTS_MAX)
+        async with self._session() as connection:
+            rows = await connection.fetch(_EVENTS, _EVENTS_MAX, sent)
         return [BalanceEvent(*row) for row in rows]
 
-    async def _books(self, connection: asyncpg.Connection, accounts: Sequence[asyncpg.Record]) -> Books:
-        """The books of these accounts, whose rows are locked."""
-        quotas: dict[int, dict[str, int]] = {}
-        for organisation_id, holder, units in await connection.fetch(_LOAD_QUOTAS, [a[0] for a in accounts]):
-            quotas.setdefault(organisation_id, {})[holder] = units
-        return Books(
-            accounts={row[0]: Account(*row[1:]) for row in accounts}, quotas=quotas, waiting=self._waiting
-        )
-
-    async def _save(
-        self,
-        connection: asyncpg.Connection,
-        books: Books,
-        before: dict[int, tuple[int, ...]],
-        marks: dict[int, StreamMark],
-        cause: str | None = None,
-        places: dict[int, StreamMark] | None = None,
-    ) -> None:
-        """Write what `decide` changed, and `marks`. `before`: the accounts as they were, as tuples.
-
-        `places`: by shard, the position that journal rows name; `marks` when it is None. `cause`: their
-        reference.
-        """
-        changed = [
-            (o, a.available, a.granted, a.held, a.captured)
-            for o, a in books.accounts.items()
-            if msgspec.structs.astuple(a) != before[o]
-        ]
-        if changed:
-            await connection.execute(_SAVE_ACCOUNTS, *map(list, zip(*changed, strict=True)))
-        quotas = [(o, holder, books.quotas[o][holder]) for o, holder in books.changed]
-        kept = [q for q in quotas if q[2]]
-        if kept:
-            await connection.execute(_SAVE_QUOTAS, *map(list, zip(*kept, strict=True)))
-        dropped = [q[:2] for q in quotas if not q[2]]
-        if dropped:
-            await connection.execute(_DROP_QUOTAS, *map(list, zip(*dropped, strict=True)))
-        journal = [
-            (o, kind, *MOVEMENTS[kind], units, shard, str((places or marks)[shard].position), cause)
-            for (shard, o, kind), units in books.movements.items()
-        ]
-        if journal:
-            await connection.execute(_WRITE_JOURNAL, *map(list, zip(*journal, strict=True)))
-        events = [(books.accounts[o].shard, o, "low_balance", books.accounts[o].usable) for o in books.low]
-        if events:
-            await connection.execute(_WRITE_EVENTS, *map(list, zip(*events, strict=True)))
-        if marks:
-            applied = [(shard, str(mark.position), mark.link) for shard, mark in marks.items()]
-            await connection.execute(_SAVE_MARKS, *map(list, zip(*applied, strict=True)))
-        await self._save_waiting(connection, books)
-
-    async def _save_waiting(self, connection: asyncpg.Connection, books: Books) -> None:
-        if books.closed:
-            await connection.execute(
-                "DELETE FROM waiting_requests WHERE id = ANY($1::bigint[])", books.closed
-            )
-        new = [w for line in self._waiting.values() for w in line if not w.row_id]
-        if new:
-            rows = [
-                (w.shard, w.holder, w.epoch, r.number, r.organisation_id, r.wanted, r.needed, r.waiting)
-                for w in new
-                for r in (w.request,)
-            ]
-            written = await connection.fetch(_WRITE_WAITING, *map(list, zip(*rows, strict=True)))
-            for waiting, row_id in zip(new, sorted(row[0] for row in written), strict=True):
-                waiting.row_id = row_id
-        for organisation_id in [o for o, line in self._waiting.items() if not line]:
-            del self._waiting[organisation_id]
-
-    @contextmanager
-    def _border(self) -> Iterator[asyncpg.Connection]:
-        """The connection for this block; errors of asyncpg become ours."""
-        with translated(in_full=True):
-            yield self._connection
-
-
-async def _save_answers(connection: asyncpg.Connection, books: Books) -> list[StoredAnswer]:
-    if not books.answers:
-        return []
-    shards, holders, answers = zip(*books.answers, strict=True)
-    payloads = [_encode(answer) for answer in answers]
-    rows = await connection.fetch(_WRITE_ANSWERS, list(shards), list(holders), payloads)
-    ids = sorted(row[0] for row in rows)
-    return [StoredAnswer(*fields) for fields in zip(ids, shards, holders, payloads, strict=True)]
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[asyncpg.Connection]:
+        """The connection for this block, when its turn has come; errors of asyncpg become ours."""
+        async with self._turn:
+            with translated(in_full=True):
+                connection = self._connection
+                if connection is None:
+                    raise Unavailable("This ledger does not lead any more.")
+                try:
+                    yield connection
+                except asyncpg.LockNotAvailableError as e:
+                    by = await blocker(connection)
+                    raise Unavailable(
+                        f"Another transaction has locked what the ledger needs: {by or 'it is gone now'}."
+                    ) from e
+                finally:
+                    self._spoke_s = asyncio.get_running_loop().time()
