@@ -39,6 +39,7 @@ from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink
@@ -168,6 +169,7 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
+        unbooked=Unbooked(postgres, shards),
         prices=Prices(postgres),
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

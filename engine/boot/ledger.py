@@ -13,6 +13,7 @@ from engine.boot.process import STORE_TIMEOUT_S, Process, end
 from engine.config import Credit
 from engine.credit.ledger import Ledger
 from engine.credit.ports import LedgerStore, UsageStream
+from engine.credit.retention import Retention
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis.usage import RedisUsage
 
@@ -41,6 +42,7 @@ def assemble_ledger(
         fresh_generation=lambda: f"{rng.getrandbits(128):032x}",
         overdue_s=settings.overdue_s,
         clock_s=clock_s,
+        retention=Retention(settings.usage_kept_s, settings.usage_kept_max),
         gather_s=gather_s,
     )
 

@@ -160,6 +160,12 @@ class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     overdue_s: Annotated[float, Meta(ge=5, le=3600)] = 15.0
     # A process that starts asks for quota of at most this many organisations that have spent units.
     prefetch_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 100_000
+    # Applied usage stays in Redis for this long, seconds, and until every standby of PostgreSQL has it. A
+    # PostgreSQL that went back by less applies it again and loses no charge. A minute is more than
+    # asynchronous standbys are usually behind, and costs little memory.
+    usage_kept_s: Annotated[float, Meta(ge=10, le=7 * 86400)] = 60.0
+    # At most so many entries of usage stay, whatever a standby lacks. One takes about 150 bytes of Redis.
+    usage_kept_max: Annotated[int, Meta(ge=10_000, le=100_000_000)] = 500_000
 
 
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

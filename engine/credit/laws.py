@@ -8,6 +8,10 @@
 5. queues        that sum is the units of the messages that wait or are in hand
 6. activity      the recorded events and the books agree on the units held, captured and released
 7. checkpoints   the sums of earlier audits, on which this one builds, are as they were written
+8. unbooked      no usage waits to be booked
+
+Usage that waits to be booked (`engine.credit.movements`) breaks law 8 alone: laws 4 and 6 count it as if
+it were in the books.
 
 The cut of a shard is one instant in Redis. Laws 4 and 6 bring the books forward to that
 instant by the usage entries that they have not applied yet. Law 6 adds to the activity in
@@ -23,11 +27,11 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from engine.credit.law_texts import LAWS, Law
 from engine.credit.ledger_records import UsageEntry
 from engine.lifecycle import MessageEvent, events_that
 
 Verdict = Literal["clean", "not_clean", "not_checked"]
-Law = Literal["conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints"]
 
 _flat = msgspec.msgpack.Decoder(list[int])
 # So many breaches of a law are shown.
@@ -139,52 +143,6 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-_LAWS: dict[Law, tuple[str, str, str]] = {
-    "conservation": (
-        "top-ups = available + granted + held + captured",
-        "organisations",
-        "Somebody or something other than the engine has written the table `accounts`. Its journal"
-        " (table `journal`) says what the account must be.",
-    ),
-    "quotas": (
-        "granted = sum of the holders' quotas",
-        "organisations",
-        "Something other than the engine has written `accounts` or `quotas`. Keep a copy of the database"
-        " and report it; until then the units that are granted too much are in nobody's hands.",
-    ),
-    "journal": (
-        "accounts = sums of the journal",
-        "organisations",
-        "Something other than the engine has written `accounts` or `journal`, or a backup was restored in"
-        " part. Compare the organisation's rows in both with the last backup.",
-    ),
-    "held": (
-        "held in the books, brought forward = held in Redis",
-        "shards",
-        "Something other than the engine has written Redis or `accounts`. Keep copies of both and report it;"
-        " the organisations of these shards may have units held for no message.",
-    ),
-    "queues": (
-        "held in Redis = units of the messages waiting or in hand",
-        "shards",
-        "Messages were removed from or put into Redis by something other than the engine. Keep a copy of"
-        " Redis and report it.",
-    ),
-    "activity": (
-        "units held, captured and released by recorded events = by the books",
-        "organisations",
-        "Rows of the table `activity` are missing, or there twice. Look at the organisation's rows since the"
-        " last clean audit, and into the archiver's log for entries that it put aside.",
-    ),
-    "checkpoints": (
-        "what earlier audits verified is as they wrote it",
-        "shards",
-        "The tables `audit_checkpoints` or `audit_sums` were changed. Run `smsengine audit --full`: it sums"
-        " everything anew and writes new checkpoints where all is clean.",
-    ),
-}
-
-
 class _Tally:
     """The findings of one law so far."""
 
@@ -202,7 +160,7 @@ class _Tally:
             self.shown.append(sentence)
 
     def check(self) -> Check:
-        law, of, advice = _LAWS[self.name]
+        law, of, advice = LAWS[self.name]
         parts = []
         if self.broken:
             more = f" (and {self.broken - _SHOWN} more)" if self.broken > _SHOWN else ""
@@ -229,7 +187,7 @@ class Laws:
     """
 
     def __init__(self) -> None:
-        self._of: dict[Law, _Tally] = {name: _Tally(name) for name in _LAWS}
+        self._of: dict[Law, _Tally] = {name: _Tally(name) for name in LAWS}
         self._totals = dict.fromkeys(("topped_up", "available", "granted", "held", "captured"), 0)
         # Units held in the books, by shard.
         self._held: dict[int, int] = {}
@@ -253,7 +211,13 @@ class Laws:
         for place in self._totals:
             self._totals[place] += units[place]
         self._held[shard] = units["held"]
-        for name in ("conservation", "quotas", "journal", *(("activity",) if with_events else ())):
+        for name in (
+            "conservation",
+            "quotas",
+            "journal",
+            "unbooked",
+            *(("activity",) if with_events else ()),
+        ):
             self._of[name].checked += organisations
 
     def accounts(
@@ -278,6 +242,16 @@ class Laws:
         for organisation_id in organisations:
             self._broken_in.add(shard)
             self._of["activity"].breach(f"organisation {organisation_id} has events but no account")
+
+    def unbooked(self, shard: int, units: Mapping[int, Units]) -> None:
+        """Judge law 8: `units` by organisation of a shard that wait to be booked. After `accounts`."""
+        for organisation_id, u in units.items():
+            self._held[shard] = self._held.get(shard, 0) + u.held - u.captured - u.released
+            self._broken_in.add(shard)
+            self._of["unbooked"].breach(
+                f"organisation {organisation_id} by {u.held} units held,"
+                f" {u.captured} captured and {u.released} released"
+            )
 
     def instant(self, cut: ShardCut, *, with_books: bool) -> None:
         """Judge laws 4 and 5, after all accounts of the shard; without the books law 5 alone."""

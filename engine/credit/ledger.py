@@ -15,7 +15,9 @@ one that read the books last writes them, and the other steps down at its next t
 Redis may come back without its last moments (a power cut, a failover). No shard admits in a new
 run of Redis before the ledger has looked at it (`begin`). A shard is lost when the entry at the
 books' position is gone, or an answer that a holder waits for, or when entries that were read do not
-follow one another. The books of a lost shard are closed.
+follow one another. The books of a lost shard are closed. PostgreSQL may come back so too (a standby that
+was behind, a backup); `losses.py` tells the two apart. Then usage is applied again, which is why it stays
+on the stream for a while (`retention.py`).
 
 What another transaction has locked (see `stores/postgres/ledger.py`) holds up its own
 shard: the entries from there on wait and are tried again after a pause, while the other shards go
@@ -34,24 +36,19 @@ does not grow with the messages.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
 
 from engine.backoff import Backoff
-from engine.credit.ledger_records import (
-    Applied,
-    Books,
-    Recovered,
-    ShardLife,
-    StoredAnswer,
-    StreamMark,
-    UsageEntry,
-)
+from engine.credit.ledger_records import Applied, BookedNote, StoredAnswer, StreamMark, UsageEntry
+from engine.credit.losses import follows, goes_on
 from engine.credit.ports import LedgerStore, UsageStream
-from engine.credit.posting import close_books, decide, follows, goes_on, known, urgent
-from engine.errors import Broken, Unavailable
+from engine.credit.posting import decide, known, urgent
+from engine.credit.reconciliation import Reconciliation
+from engine.credit.retention import Retention
+from engine.credit.trimmer import Trimmer
+from engine.errors import Unavailable
 from engine.stream_id import StreamId
 
 log = structlog.get_logger("ledger")
@@ -64,12 +61,9 @@ _BREATH_S = 0.005
 _RETRY_S = 0.5
 # The pauses before a shard that another transaction holds up is tried again: the first, the longest.
 _HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
-# Applied entries stay on the stream for so long, so that an audit finds the entries after the
-# position in the books.
-_KEEP_S = 10.0
 # How long a ledger leads with a shard that it cannot read on, and how long it then leaves the lead to others.
 _STOPPED_S, _LEFT_S = 10.0, 2.0
-# How often it looks for silent holders, for lost data and for events to send, seconds.
+# How often it looks for silent holders, for lost data, for events to send and for usage to trim, seconds.
 _LOOK_S = 1.0
 
 
@@ -85,17 +79,17 @@ class Ledger:
         fresh_generation: Callable[[], str],
         overdue_s: float,
         clock_s: Callable[[], float],
+        retention: Retention,
         gather_s: float = 0.4,
     ) -> None:
         """`fresh_generation` gives a name that was never used; `clock_s` is any steady clock.
 
         `overdue_s`: holders without a beat for so long are fenced. `gather_s`: how long plain usage
-        gathers. Both in seconds.
+        gathers. Both in seconds. `retention` says when applied usage is trimmed.
         """
         self._store = store
         self._usage = usage
         self._shards = shards
-        self._fresh_generation = fresh_generation
         self._overdue_s = overdue_s
         self._looked_at_s = 0.0
         self._clock_s = clock_s
@@ -114,7 +108,10 @@ class Ledger:
         self._since: dict[int, float] = {}
         # Shards that another transaction holds up: their pauses, and the end of the present one.
         self._held_up: dict[int, tuple[Backoff, float]] = {}
-        self._trims: deque[tuple[float, dict[int, StreamId]]] = deque()
+        self._reconciliation = Reconciliation(store, usage, fresh_generation)
+        self._trimmer = Trimmer(store, usage, retention)
+        self._term = 0
+        self._former: dict[int, frozenset[str]] = {}
         # Shards whose next entry is of a kind that this version does not know, and when that was seen.
         self._stopped: dict[int, float] = {}
 
@@ -150,103 +147,20 @@ class Ledger:
             await self._store.resign()
 
     async def _recover(self) -> None:
-        recovered = await self._reconciled()
+        recovered, self._delivered = await self._reconciliation.reconcile(self._read, self._generations)
         self._generations = dict(recovered.generations)
         self._applied = {shard: mark.position for shard, mark in recovered.marks.items()}
         self._read = dict(recovered.marks)
         self._pending.clear()
         self._since.clear()
         self._held_up.clear()
-        self._trims.clear()
         self._stopped.clear()
+        self._trimmer.forget()
+        self._term, self._former = recovered.term, recovered.former
         self._sent = 0
-        await self._send(recovered.answers)
+        await self._send(recovered.answers, self._generations)
         self._announced = 0
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
-
-    async def _reconciled(self) -> Recovered:
-        """The books, once every shard of Redis is in the life that they name."""
-        await self._usage.prepare()
-        recovered = await self._store.recover()
-        lives = await self._usage.lives(self._furthest(recovered))
-        self._delivered = {life.shard: life.delivered for life in lives}
-        fresh = [life.shard for life in lives if life.shard not in recovered.generations]
-        lost = [(life, cause) for life in lives if (cause := self._loss(life, recovered))]
-        unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
-        if fresh or lost:
-            generation = self._fresh_generation()
-            if lost:
-                # All shards are on one Redis. Of each the archiver may have stored events that Redis, back
-                # in an older state, has again.
-                await self._store.mark_lost(list(recovered.generations))
-            for life, cause in lost:
-                await self._close(life, generation, cause, recovered)
-            await self._store.open_shards(generation, fresh)
-            recovered = await self._store.recover()
-        if fresh or lost or unfinished or any(life.seen_run != life.run for life in lives):
-            # Holders may spend there only now, because the books are ready for their usage.
-            await self._usage.begin(recovered.generations, lives[0].run)
-        return recovered
-
-    def _furthest(self, recovered: Recovered) -> dict[int, StreamMark]:
-        """How far each shard is known to have come: how far it was applied, or further, read here.
-
-        Activity that belongs to entries which were read and are gone may be archived. So such a
-        shard counts as lost, also when the books have not applied those entries.
-        """
-        marks = dict(recovered.marks)
-        for shard, read in self._read.items():
-            applied = marks.get(shard)
-            if applied is None or self._generations[shard] != recovered.generations[shard]:
-                continue
-            if read.position > applied.position:
-                marks[shard] = read
-        return marks
-
-    def _loss(self, life: ShardLife, recovered: Recovered) -> str:
-        """Why the books of the shard must be closed; "" when nothing is lost.
-
-        Raises Broken when this is another Redis than the one in the books.
-        """
-        generation = recovered.generations.get(life.shard)
-        if generation is None:
-            return ""
-        if life.generation is None or life.generation.startswith("closing:"):
-            # `closing:` with the generation in the books: the books are closed, and a ledger ended
-            # before it could tell Redis.
-            if life.generation != f"closing:{generation}":
-                return f"Redis lost generation {generation}"
-        elif life.generation in recovered.former[life.shard]:
-            return f"Redis went back to a time before generation {generation}"
-        elif life.generation != generation:
-            raise Broken("Redis is not the one the books refer to; point `redis.url` to the right server.")
-        whole = goes_on(self._furthest(recovered)[life.shard], life)
-        if whole and life.delivered >= recovered.delivered[life.shard]:
-            return ""
-        return f"Redis went back in generation {generation}"
-
-    async def _close(self, life: ShardLife, generation: str, cause: str, recovered: Recovered) -> None:
-        """Close the books of a lost shard. Killed in between: the next ledger closes them again."""
-        shard = life.shard
-        left = await self._usage.close(life, generation, recovered.generations[shard], recovered.marks[shard])
-        units = sum(of.held for of in left.values())
-        log.error("closing the books of a shard", shard=shard, cause=cause, units_kept=units)
-        moved: dict[str, int] = {}
-
-        def close(books: Books) -> None:
-            close_books(books, shard, left)
-            for (_, _, movement), some in books.movements.items():
-                moved[movement] = moved.get(movement, 0) + some
-
-        await self._store.close_shard(shard, generation, recovered.marks[shard], close, cause)
-        log.error(
-            "the books of a shard are closed",
-            shard=shard,
-            # Of messages that are gone; of messages that are back, and charged when they are sent again.
-            units_released=moved.get("release", 0),
-            units_reopened=moved.get("reopen", 0),
-        )
-        self._delivered[shard] = 0
 
     async def _lead(self, draining: asyncio.Event) -> None:
         while True:
@@ -308,7 +222,8 @@ class Ledger:
         if silent:
             log.warning("fencing holders that fell silent", holders=sorted({name for _, name in silent}))
             await self._usage.fence(silent)
-        for life in await self._usage.lives(self._read):
+        lives = await self._usage.lives(self._read)
+        for life in lives:
             if life.generation != self._generations[life.shard] or not goes_on(self._read[life.shard], life):
                 raise Unavailable("Redis has lost data that the books refer to.")
             if life.delivered < self._delivered[life.shard]:
@@ -316,6 +231,8 @@ class Ledger:
             if life.seen_run != life.run:
                 raise Unavailable("Redis was started again.")
         await self._announce()
+        entries = sum(life.length for life in lives)
+        await self._trimmer.trim(now_s, dict(self._applied), entries)
 
     async def _announce(self) -> None:
         """Send the events of organisations: they are committed, then sent, then deleted.
@@ -344,11 +261,13 @@ class Ledger:
         now_s = self._clock_s()
         for shard in shards:
             self._note_applied(shard, applied, now_s)
-        await self._send(applied.answers)
-        if not self._trims or now_s - self._trims[-1][0] >= 1.0:
-            self._trims.append((now_s, dict(self._applied)))
-        if now_s - self._trims[0][0] >= _KEEP_S:
-            await self._usage.trim(self._trims.popleft()[1])
+        if applied.unbooked:
+            log.error(
+                "usage cannot be booked, because the books lack its units; its organisations are suspended",
+                organisations=sorted(applied.unbooked),
+                do="See `smsengine books repair`.",
+            )
+        await self._send(applied.answers, applied.marks)
 
     def _note_applied(self, shard: int, applied: Applied, now_s: float) -> None:
         """Drop the entries of a shard that are applied; the others are due at once, or after a pause."""
@@ -371,10 +290,21 @@ class Ledger:
         elif held_up:
             log.info("the shard goes on", shard=shard)
 
-    async def _send(self, answers: Sequence[StoredAnswer]) -> None:
+    async def _send(self, answers: Sequence[StoredAnswer], shards: Iterable[int]) -> None:
+        """Send answers, and note how far the books of `shards` are, so that books that go back show.
+
+        Killed before it: the answers are sent by the next ledger. Books that go back by no more than that
+        do not show, and are borne all the same (`engine.credit.movements`).
+        """
+        notes = {
+            shard: BookedNote(self._generations[shard], self._applied[shard], self._term, self._former[shard])
+            for shard in shards
+        }
+        if not answers and not notes:
+            return
+        await self._usage.send(answers, self._delivered, notes)
+        self._delivered.update({a.shard: a.row_id for a in answers})
         if answers:
-            await self._usage.send(answers, self._delivered)
-            self._delivered.update({a.shard: a.row_id for a in answers})
             self._sent = answers[-1].row_id
 
 

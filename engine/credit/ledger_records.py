@@ -77,6 +77,13 @@ class Account(msgspec.Struct):
     captured: int
     # The event `low_balance` comes when the usable units fall below this; None: never.
     low_balance: int | None = None
+    # Units held by its messages that are unbooked; None when it has no unbooked usage.
+    unbooked: int | None = None
+
+    @property
+    def suspended(self) -> bool:
+        """Whether it is granted nothing, because it has unbooked usage."""
+        return self.unbooked is not None
 
     @property
     def usable(self) -> int:
@@ -96,6 +103,19 @@ class WaitingRequest(msgspec.Struct):
     recalled: set[str] = msgspec.field(default_factory=set)
     # Its row in `waiting_requests`; 0 until it is written.
     row_id: int = 0
+
+
+class UnbookedUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Units of one entry that the books could not cover, of one organisation."""
+
+    organisation_id: int
+    shard: int
+    position: StreamId
+    kind: UsageKind
+    holder: str
+    held: int
+    captured: int
+    released: int
 
 
 class Books(msgspec.Struct):
@@ -119,6 +139,12 @@ class Books(msgspec.Struct):
     closed: list[int] = []
     # Organisations that fell below their threshold
     low: list[int] = []
+    # Usage that no unit covers
+    unbooked: list[UnbookedUsage] = []
+    # Organisations without an account: units held by their messages that are unbooked already
+    adrift: dict[int, int] = {}
+    # Organisations of which a holder had used more than its quota, and other units covered it
+    covered: set[int] = set()
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
@@ -139,6 +165,8 @@ class Applied(msgspec.Struct, frozen=True):
     marks: dict[int, StreamMark]
     # Shards whose next entry concerns what another transaction has locked.
     held_up: frozenset[int] = frozenset()
+    # Organisations of which usage was set aside.
+    unbooked: frozenset[int] = frozenset()
     # Which transaction that is, for an operator.
     held_up_by: str = ""
 
@@ -183,6 +211,17 @@ class BalanceEvent(msgspec.Struct, frozen=True):
         )
 
 
+class BookedNote(msgspec.Struct, frozen=True):
+    """What the ledger has noted in Redis of the books of a shard: how far they are."""
+
+    generation: str
+    position: StreamId
+    # The term of the ledger that noted it.
+    term: int
+    # Earlier generations of the shard.
+    former: frozenset[str] = frozenset()
+
+
 class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a shard of Redis, and what it has after the mark it was asked about."""
 
@@ -199,6 +238,10 @@ class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
     follows: str
     # Row of the last answer that was put into an inbox of the shard.
     delivered: int
+    # How many entries its usage stream has.
+    length: int = 0
+    # The last note of a ledger; None where an older version was the last to lead.
+    note: BookedNote | None = None
 
 
 class RemainingUnits(msgspec.Struct, frozen=True):
@@ -225,3 +268,17 @@ class Recovered(msgspec.Struct, frozen=True):
     answers: list[StoredAnswer]
     # By organisation, in order of arrival.
     waiting: dict[int, list[WaitingRequest]]
+    # The term that began with this.
+    term: int
+    # The highest row that any answer may have had.
+    last_answer: int
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How much write-ahead log PostgreSQL has, and how much of it the standbys have, bytes."""
+
+    written: int
+    # What every standby and every slot has; None when there is none.
+    kept: int | None = None
+    # The one that has the least, as text for a log line; "" when there is none.
+    slowest: str = ""

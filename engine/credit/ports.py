@@ -6,16 +6,18 @@ Every coroutine here ends within the time that its adapter was built with, or ra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine.credit.flush import Admitted, Flush
 from engine.credit.ledger_records import (
     Applied,
     BalanceEvent,
+    BookedNote,
     Books,
     Recovered,
     RemainingUnits,
     ShardLife,
+    Standing,
     StoredAnswer,
     StreamMark,
     UsageEntry,
@@ -29,7 +31,7 @@ class Decide(Protocol):
     """The rule by which the ledger changes the books: `engine.credit.posting.decide`."""
 
     def __call__(self, books: Books, entries: Sequence[UsageEntry], begun: Sequence[UsageEntry]) -> None:
-        """Apply `entries`, then end the quotas in the books of the fences in `begun`. Raises Broken."""
+        """Apply `entries`, then end the quotas in the books of the fences in `begun`."""
 
 
 class AdmissionStore(Protocol):
@@ -80,11 +82,17 @@ class UsageStream(Protocol):
         Waits up to `block_ms` milliseconds for the first one.
         """
 
-    async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
+    async def send(
+        self,
+        answers: Sequence[StoredAnswer],
+        before: Mapping[int, int],
+        notes: Mapping[int, BookedNote] = ...,
+    ) -> None:
         """Put answers into inboxes, in order, in one round trip; those already there are passed over.
 
-        `before`: by shard, the row of the last answer that it was given. Raises Unavailable when a
-        shard has lost that one; that shard was then given nothing.
+        `notes`: by shard how far the books are, to be kept for `ShardLife.note`. `before`: by shard, the row
+        of the last answer that it was given. Raises Unavailable when a shard has lost that one; that shard
+        was then given nothing.
         """
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
@@ -92,6 +100,9 @@ class UsageStream(Protocol):
 
     async def trim(self, positions: Mapping[int, StreamId]) -> None:
         """Delete the entries of each shard up to and including its position."""
+
+    async def spending(self, shards: Sequence[int]) -> list[tuple[int, str]]:
+        """(shard, name) of each holder that has sent a flush in its present epoch, and so may have quota."""
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
         """(shard, name) of each holder without a beat for `age_ms` milliseconds."""
@@ -143,14 +154,32 @@ class LedgerStore(Protocol):
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Enter shards that are used for the first time, under `generation`."""
 
-    async def mark_lost(self, shards: Sequence[int]) -> None:
-        """Note that the recorded events of these shards cannot be compared with their books from now on."""
+    async def mark_lost(
+        self, who: Literal["redis", "postgres"], shards: Sequence[int], delivered: int = 0
+    ) -> None:
+        """Note that data of these shards is lost. Safe to repeat.
+
+        "redis": their recorded events cannot be compared with their books from now on. "postgres":
+        PostgreSQL went back, and usage of these shards is missing, perhaps of none. From now on no id is
+        given again that was given in the lost time; those of answers go on after row `delivered`.
+        """
+
+    async def standing(self) -> Standing:
+        """How much write-ahead log there is, and what the standbys have of it."""
 
     async def close_shard(
-        self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
+        self,
+        shard: int,
+        generation: str,
+        mark: StreamMark,
+        decide: Callable[[Books], None],
+        cause: str,
+        *,
+        lost: bool = True,
     ) -> None:
-        """Let `decide` change all accounts and quotas of a shard whose streams were lost.
+        """Let `decide` change all accounts and quotas of a shard that its streams do not go on from.
 
+        `lost`: Redis lost data, so the recorded events of the shard cannot be compared with its books.
         `mark` is where its books stood when they were read; Unavailable when they do not any more.
         One transaction writes that with the cause, the new generation, and the position before all
         entries, whose link is the new generation. No request of the shard waits any more.

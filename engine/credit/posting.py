@@ -24,19 +24,26 @@ from contextlib import contextmanager
 import msgspec
 
 from engine.credit.ledger_records import (
-    MOVEMENTS,
-    Account,
     Books,
-    MovementKind,
     Portion,
     RemainingUnits,
-    ShardLife,
     StreamMark,
     UsageEntry,
+    UsageKind,
     WaitingRequest,
 )
+from engine.credit.losses import follows
+from engine.credit.movements import (
+    account_of,
+    change_quota,
+    give_back,
+    hold_usage,
+    move,
+    set_aside,
+    settle_usage,
+)
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
-from engine.errors import Broken
+from engine.stream_id import STREAM_START
 
 _NOTHING = RemainingUnits(0, 0)
 
@@ -68,23 +75,9 @@ def known(entry: UsageEntry) -> bool:
     return entry.kind in _APPLY
 
 
-def follows(mark: StreamMark, link: str) -> bool:
-    """Whether an entry that follows `link` is the next one after `mark`.
-
-    Redis may have lost entries and have been given others since, even as many and under the same
-    ids. The link is a digest of the whole history, so it is then another one.
-    """
-    return mark.link == link
-
-
 def next_after(mark: StreamMark, entry: UsageEntry) -> bool:
     """Whether `entry` is the next one after `mark`. Entries of an older version have no links."""
     return entry.position > mark.position and follows(mark, entry.follows)
-
-
-def goes_on(mark: StreamMark, life: ShardLife) -> bool:
-    """Whether the shard still has the entry at `mark`; `life` is what it answered about that mark."""
-    return life.last_position >= mark.position and follows(mark, life.follows)
 
 
 def portion(
@@ -134,7 +127,7 @@ def portion(
 def decide(books: Books, entries: Iterable[UsageEntry], begun: Iterable[UsageEntry] = ()) -> None:
     """Apply `entries` to the books. Then, of the fences in `begun`, only end the quotas in the books.
 
-    Raises Broken when an entry uses units that the books do not have.
+    Usage that the books do not cover is set aside (`engine.credit.movements`).
     """
     with _watched(books):
         for entry in entries:
@@ -143,37 +136,53 @@ def decide(books: Books, entries: Iterable[UsageEntry], begun: Iterable[UsageEnt
             _end_quotas(books, entry)
 
 
-def close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
-    """Close the books of a shard whose streams were lost: end all quotas, and make `held` what is left.
+def close_books(books: Books, shard: int, left: dict[int, RemainingUnits], *, reopens: bool = True) -> None:
+    """Close the books of a shard that do not fit its streams: end all quotas, and make `held` what is left.
 
     `left`: by organisation, the units of the messages that Redis still has. Messages that are
-    gone were not sent as far as Redis knows; their units are released. Messages that Redis has again
-    although the books charged or released them (it went back to an older state) will be settled
-    again; their units are held again. When some messages are back and others are gone, only the
-    difference is known here.
+    gone were not sent as far as Redis knows; their units are released. With `reopens`, messages that Redis
+    has again although the books charged or released them (it went back to an older state) will be settled
+    again; their units are held again. Without it the messages that the books do not know are new to them,
+    because PostgreSQL went back. When some messages are back and others are gone, only the difference is
+    known here. What no unit covers is unbooked.
     """
     with _watched(books):
-        _close_books(books, shard, left)
+        _close_books(books, shard, left, reopens)
 
 
-def _close_books(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
+def _close_books(books: Books, shard: int, left: dict[int, RemainingUnits], reopens: bool) -> None:
     for organisation_id, account in books.accounts.items():
         for holder, units in books.quotas.get(organisation_id, {}).items():
-            _change_quota(books, organisation_id, holder, -units)
-            _move(books, shard, organisation_id, "fence", units)
+            change_quota(books, organisation_id, holder, -units)
+            move(books, shard, organisation_id, "fence", units)
         for waiting in list(books.waiting.get(organisation_id, ())):
             _close(books, books.waiting[organisation_id], waiting)
         found = left.get(organisation_id, _NOTHING)
-        _move(books, shard, organisation_id, "grant", found.news)
-        _move(books, shard, organisation_id, "hold", found.news)
-        missing = found.held - account.held
+        news = min(found.news, account.available)
+        move(books, shard, organisation_id, "grant", news)
+        move(books, shard, organisation_id, "hold", news)
+        missing = found.held - account.held - (account.unbooked or 0)
         if missing < 0:
-            _move(books, shard, organisation_id, "release", -missing)
+            released = min(-missing, account.held)
+            move(books, shard, organisation_id, "release", released)
+            set_aside(books, organisation_id, _in_place_of(shard, "settle"), released=-missing - released)
             continue
-        charged = min(missing, account.captured)
-        _move(books, shard, organisation_id, "reopen", charged)
-        _move(books, shard, organisation_id, "grant", missing - charged)
-        _move(books, shard, organisation_id, "hold", missing - charged)
+        charged = min(missing, account.captured) if reopens else 0
+        move(books, shard, organisation_id, "reopen", charged)
+        fresh = min(missing - charged, account.available)
+        move(books, shard, organisation_id, "grant", fresh)
+        move(books, shard, organisation_id, "hold", fresh)
+        set_aside(books, organisation_id, _in_place_of(shard, "usage"), held=missing - charged - fresh)
+    for organisation_id in left.keys() - books.accounts.keys():
+        known = books.adrift.get(organisation_id, 0)
+        held = left[organisation_id].held - known
+        set_aside(books, organisation_id, _in_place_of(shard, "usage"), held=max(0, held))
+        set_aside(books, organisation_id, _in_place_of(shard, "settle"), released=max(0, -held))
+
+
+def _in_place_of(shard: int, kind: UsageKind) -> UsageEntry:
+    """An entry that stands for those that are not on the stream any more."""
+    return UsageEntry(shard, STREAM_START, kind, "", 0, b"")
 
 
 def size_grant(available: int, request: QuotaRequest) -> int:
@@ -201,15 +210,13 @@ def _watched(books: Books) -> Iterator[None]:
 def _usage(books: Books, entry: UsageEntry) -> None:
     flat = _flat.decode(entry.data)
     for organisation_id, units in zip(flat[::2], flat[1::2], strict=True):
-        _change_quota(books, organisation_id, entry.holder, -units)
-        _move(books, entry.shard, organisation_id, "hold", units)
+        hold_usage(books, entry, organisation_id, units)
 
 
 def _settle(books: Books, entry: UsageEntry) -> None:
     flat = _flat.decode(entry.data)
     for organisation_id, captured, released in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-        _move(books, entry.shard, organisation_id, "capture", captured)
-        _move(books, entry.shard, organisation_id, "release", released)
+        settle_usage(books, entry, organisation_id, captured, released)
         if released:
             _serve(books, organisation_id)
 
@@ -223,8 +230,7 @@ def _ask(books: Books, entry: UsageEntry) -> None:
 
 def _give_back(books: Books, entry: UsageEntry) -> None:
     given = _return.decode(entry.data)
-    _change_quota(books, given.organisation_id, entry.holder, -given.units)
-    _move(books, entry.shard, given.organisation_id, "return", given.units)
+    give_back(books, entry, given.organisation_id, given.units)
     for waiting in books.waiting.get(given.organisation_id, ()):
         if given.recall:
             waiting.recalled.discard(entry.holder)
@@ -256,9 +262,9 @@ def _end_quotas(books: Books, entry: UsageEntry) -> None:
     for organisation_id, by_holder in books.quotas.items():
         units = by_holder.get(holder, 0)
         # The marker ends the epoch of the holder in this shard only.
-        if units and _account(books, organisation_id).shard == entry.shard:
-            _change_quota(books, organisation_id, holder, -units)
-            _move(books, entry.shard, organisation_id, "fence", units)
+        if units and account_of(books, organisation_id).shard == entry.shard:
+            change_quota(books, organisation_id, holder, -units)
+            move(books, entry.shard, organisation_id, "fence", units)
 
 
 def _fence(books: Books, entry: UsageEntry) -> None:
@@ -280,11 +286,13 @@ def _serve(books: Books, organisation_id: int) -> None:
     line = books.waiting.get(organisation_id)
     while line:
         head = line[0]
-        account = _account(books, organisation_id)
-        if account.available >= head.request.needed:
+        account = books.accounts.get(organisation_id)
+        if account is None or account.suspended:
+            _answer(books, head, "refusal", 0)
+        elif account.available >= head.request.needed:
             units = size_grant(account.available, head.request)
-            _change_quota(books, organisation_id, head.holder, units)
-            _move(books, head.shard, organisation_id, "grant", units)
+            change_quota(books, organisation_id, head.holder, units)
+            move(books, head.shard, organisation_id, "grant", units)
             _answer(books, head, "grant", units)
         elif _recall(books, organisation_id, head):
             return
@@ -323,40 +331,6 @@ def _answer(books: Books, head: WaitingRequest, kind: str, units: int) -> None:
         epoch=head.epoch,
     )
     books.answers.append((head.shard, head.holder, answer))
-
-
-def _account(books: Books, organisation_id: int) -> Account:
-    account = books.accounts.get(organisation_id)
-    if account is None:
-        raise Broken(f"Usage names organisation {organisation_id}, which has no account.")
-    return account
-
-
-def _change_quota(books: Books, organisation_id: int, holder: str, units: int) -> None:
-    if not units:
-        return
-    by_holder = books.quotas.setdefault(organisation_id, {})
-    left = by_holder.get(holder, 0) + units
-    if left < 0:
-        raise Broken(
-            f"Holder {holder} used {-left} units more of organisation {organisation_id} than granted."
-        )
-    by_holder[holder] = left
-    books.changed.add((organisation_id, holder))
-
-
-def _move(books: Books, shard: int, organisation_id: int, kind: MovementKind, units: int) -> None:
-    if not units:
-        return
-    account = _account(books, organisation_id)
-    debit, credit = MOVEMENTS[kind]
-    left = getattr(account, debit) - units
-    if left < 0:
-        raise Broken(f"Organisation {organisation_id} has {-left} units too few in {debit} for a {kind}.")
-    setattr(account, debit, left)
-    setattr(account, credit, getattr(account, credit) + units)
-    key = (shard, organisation_id, kind)
-    books.movements[key] = books.movements.get(key, 0) + units
 
 
 _APPLY = {

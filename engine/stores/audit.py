@@ -26,7 +26,8 @@ from typing import Protocol
 
 import msgspec
 
-from engine.credit.laws import NO_UNITS, Account, Audit, Law, Laws, Units, gap_of, units_of_usage
+from engine.credit.law_texts import Law
+from engine.credit.laws import NO_UNITS, Account, Audit, Laws, Units, gap_of, units_of_usage
 from engine.errors import ConfigError, EngineError, Unavailable
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, sums_of, under_way
 from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
@@ -41,7 +42,7 @@ _PAUSE_S = 0.2
 _BREATH_S = 0.002
 # The share of the time left that may be spent waiting for another audit, or on one sum of activity.
 _SHARE = 0.5
-_BOOKS: tuple[Law, ...] = ("conservation", "quotas", "journal", "held", "activity", "checkpoints")
+_BOOKS: tuple[Law, ...] = ("conservation", "quotas", "journal", "held", "activity", "checkpoints", "unbooked")
 _REDIS: tuple[Law, ...] = ("held", "queues", "activity")
 _SEE_POSTGRES = "See to it that PostgreSQL answers (`smsengine check`), then run the audit again."
 
@@ -224,7 +225,9 @@ class _Run:
         self._drop_books()
         for place, shard in enumerate(left):
             verified = place == 0 or self._shards[shard].checkpoint is None
-            self._laws.not_checked(_BOOKS[:-1] if verified else _BOOKS, why, do, shard)
+            self._laws.not_checked(
+                [law for law in _BOOKS if not verified or law != "checkpoints"], why, do, shard
+            )
             if shard in self._instants:
                 self._laws.instant(self._instants[shard].cut, with_books=False)
 
@@ -240,7 +243,8 @@ class _Run:
         comparable = of.losses == known_losses
         if archived is not None and not comparable:
             self._not_comparable(shard)
-        ahead = units_of_usage(instant.cut.usage) if instant is not None else {}
+        unbooked = await books.unbooked(shard)
+        ahead = _joined(unbooked, units_of_usage(instant.cut.usage) if instant is not None else {})
         events = None if archived is None or instant is None else _joined(archived, instant.waiting or {})
         closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
         strangers = set(events or ())
@@ -263,8 +267,9 @@ class _Run:
                         sums.append(sums_of(standing, more, gap))
             # Let requests run for longer than the chunk took.
             await asyncio.sleep(_BREATH_S)
+        self._laws.unbooked(shard, unbooked)
         if comparable:
-            self._laws.strangers(shard, strangers)
+            self._laws.strangers(shard, strangers - unbooked.keys())
         if instant is not None:
             self._laws.instant(instant.cut, with_books=instant.whole)
         if closing and instant is not None and self._laws.holds_in(shard):

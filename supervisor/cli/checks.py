@@ -33,6 +33,7 @@ from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.durability import durability_warnings
 from engine.stores.postgres.errors import translated
+from engine.stores.postgres.going_back import standby_warnings
 from engine.stores.postgres.layout import agreed
 from engine.stores.redis.fitness import fitness_of, info_fields
 from engine.stores.redis.library import PATTERN, libraries
@@ -142,7 +143,7 @@ async def _postgres(url: str, shards: int) -> str:
                 raise _NotOk(f"{name} is too old; {POSTGRES_MIN} or newer is needed")
             applied = await _applied(connection)
             kept = await _kept_shards(connection)
-            warnings = await durability_warnings(connection)
+            warnings = (*await durability_warnings(connection), *await standby_warnings(connection))
         finally:
             connection.terminate()
     if migrate.due(migrate.scripts_in(_SCRIPTS / "postgres" / "migrations"), applied, "PostgreSQL"):

@@ -24,7 +24,7 @@ from supervisor.embedded.servers import Server, start_all, start_clickhouse, sta
 from tests.activity.world import QUICK, in_database
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
 
-LAWS = ("conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints")
+LAWS = ("conservation", "quotas", "journal", "held", "queues", "activity", "checkpoints", "unbooked")
 
 
 class Stores:

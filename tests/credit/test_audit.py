@@ -21,7 +21,7 @@ from tests.credit.test_credit import SHARDS, eventually
 
 # What cannot be checked when a store is away.
 NEEDS = {
-    "postgres": {"conservation", "quotas", "journal", "held", "activity", "checkpoints"},
+    "postgres": {"conservation", "quotas", "journal", "held", "activity", "checkpoints", "unbooked"},
     "redis": {"held", "queues", "activity"},
     "clickhouse": {"activity"},
 }

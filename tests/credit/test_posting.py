@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from engine.credit.ledger_records import Account, BalanceEvent, Books, RemainingUnits, UsageEntry
 from engine.credit.posting import close_books, decide, size_grant
 from engine.credit.records import LedgerAnswer, QuotaRequest, QuotaReturn
-from engine.errors import Broken
 from engine.stream_id import StreamId
 
 ORG = 1
@@ -119,9 +118,72 @@ def test_requests_are_answered_one_after_another() -> None:
     assert answers(b)[1:] == [("a", "grant", 10), ("c", "grant", 1)]
 
 
-def test_usage_beyond_the_quota_breaks() -> None:
-    with pytest.raises(Broken, match="more of organisation 1 than granted"):
-        decide(books(0, a=5), [entry("usage", "a", [ORG, 6])])
+def test_usage_beyond_the_quota_is_covered_by_other_units_of_the_organisation() -> None:
+    b = books(3, a=5, b=4)
+    decide(b, [entry("usage", "a", [ORG, 10])])
+    assert b.accounts[ORG] == Account(0, 0, 2, 10, 0)
+    assert b.quotas[ORG] == {"a": 0, "b": 2}
+    assert (b.covered, b.unbooked) == ({ORG}, [])
+
+
+def test_what_no_unit_covers_is_set_aside_with_its_settlement_and_nothing_is_granted() -> None:
+    b = books(1, a=5)
+    decide(b, [entry("usage", "a", [ORG, 9]), entry("settle", "w", [ORG, 7, 2])])
+    assert [(u.kind, u.held, u.captured, u.released) for u in b.unbooked] == [
+        ("usage", 3, 0, 0), ("settle", 0, 1, 2)
+    ]  # fmt: skip
+    assert b.accounts[ORG] == Account(0, 0, 0, 0, 6, unbooked=0)
+    b.accounts[ORG].available = 100
+    decide(b, [request("a", 1, 10, 1)])
+    assert answers(b) == [("a", "refusal", 0)]
+
+
+def test_an_organisation_that_the_books_lack_is_set_aside_and_refused() -> None:
+    b = Books(accounts={}, quotas={}, waiting={})
+    decide(b, [request("a", 1, 10, 1), entry("usage", "a", [ORG, 9]), given_back("a", 4)])
+    assert [(u.organisation_id, u.held) for u in b.unbooked] == [(ORG, 9)]
+    assert answers(b) == [("a", "refusal", 0)]
+
+
+@given(
+    st.integers(0, 30),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["usage", "settle", "return", "request", "fence"]),
+            st.sampled_from(["a", "b"]),
+            st.integers(0, 20),
+        ),
+        max_size=30,
+    ),
+)
+def test_whatever_the_books_lack_each_unit_is_booked_or_set_aside(
+    available: int, steps: list[tuple[str, str, int]]
+) -> None:
+    b = books(available)
+    held = captured = 0
+    for number, (kind, holder, units) in enumerate(steps, 1):
+        if kind == "usage":
+            held += units
+            decide(b, [entry("usage", holder, [ORG, units])])
+        elif kind == "settle":
+            units = min(units, held)
+            held, captured = held - units, captured + units
+            decide(b, [entry("settle", "w", [ORG, units, 0])])
+        elif kind == "return":
+            decide(b, [given_back(holder, units)])
+        elif kind == "request":
+            decide(b, [request(holder, number, units, min(units, 1))])
+        else:
+            decide(b, [entry("fence", holder)])
+        a = b.accounts[ORG]
+        assert a.available + a.granted + a.held + a.captured == available
+        assert min(a.available, a.granted, a.held, a.captured) >= 0
+        assert a.granted == sum(b.quotas.get(ORG, {}).values())
+        aside = [sum(x) for x in zip(*[(u.held, u.captured, u.released) for u in b.unbooked], strict=True)]
+        aside_held, aside_captured, aside_released = aside or [0, 0, 0]
+        assert a.held + aside_held - aside_captured - aside_released == held
+        assert a.captured + aside_captured == captured
+        assert not b.unbooked or a.available == a.granted == 0 or held + captured <= available
 
 
 def watched(threshold: int | None, available: int = TOTAL, **quotas: int) -> Books:

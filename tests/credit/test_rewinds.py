@@ -21,7 +21,7 @@ import pytest
 from engine import redis_keys as keys
 from engine.credit.flush import Flush, Note
 from engine.credit.ledger_records import RemainingUnits, ShardLife, StoredAnswer, StreamMark
-from engine.credit.posting import goes_on
+from engine.credit.losses import goes_on
 from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.errors import Fenced, Unavailable
 from engine.records import Addressed, Message, Submission

@@ -14,8 +14,9 @@ import pytest
 
 from engine.activity.archiver import Archiver
 from engine.credit.ledger import Ledger
-from engine.credit.ledger_records import Applied, Recovered, ShardLife, StreamMark, UsageEntry
+from engine.credit.ledger_records import Applied, Recovered, ShardLife, Standing, StreamMark, UsageEntry
 from engine.credit.quota import Quota
+from engine.credit.retention import Retention
 from engine.errors import Unavailable
 from engine.intake.price_list import PriceList
 from engine.providers.problems import Problems
@@ -140,16 +141,17 @@ def ledger(store: Any, usage: Any, virtual: VirtualTime) -> Ledger:
         fresh_generation=lambda: "g2",
         overdue_s=10.0,
         clock_s=virtual.clock_s,
+        retention=Retention(60.0, 1_000),
     )
 
 
 def leading() -> Store:
-    recovered = Recovered({0: "g1"}, {0: StreamMark()}, {0: 0}, {0: frozenset()}, [], {0: []})
+    recovered = Recovered({0: "g1"}, {0: StreamMark()}, {0: 0}, {0: frozenset()}, [], {0: []}, 1, 0)
 
     def apply(entries: Sequence[UsageEntry], decide: Any, sent: int) -> Applied:
         return Applied([], {0: StreamMark(entries[-1].position, entries[-1].link)})
 
-    return Store(lead=True, recover=recovered, apply=apply, events=[])
+    return Store(lead=True, recover=recovered, apply=apply, events=[], standing=Standing(0))
 
 
 def usage(read: Any) -> Store:

@@ -204,6 +204,12 @@ class AuditBooks:
                         found[place] = await self._with_last(standing)
                 yield found
 
+    async def unbooked(self, shard: int) -> dict[int, Units]:
+        """By organisation of a shard, the units that wait to be booked."""
+        with translated():
+            rows = await self._connection.fetch(sql.UNBOOKED, shard)
+        return {row[0]: Units(*row[1:]) for row in rows}
+
     async def _with_last(self, standing: Standing) -> Standing:
         """`standing` with the last row of its journal as text, for whoever looks into a breach."""
         a = standing.account

@@ -137,3 +137,8 @@ SAVE_CHECKPOINT = """
 INSERT INTO audit_checkpoints (shard, number, at, losses, stream_ms, stream_seq, organisations,
     holds, captured, releases, recorded, digest, link)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+
+# By organisation of a shard, the units that wait to be booked.
+UNBOOKED = """
+SELECT organisation_id, sum(held)::bigint, sum(captured)::bigint, sum(released)::bigint FROM unbooked
+WHERE shard = $1 AND booked_at IS NULL GROUP BY organisation_id"""

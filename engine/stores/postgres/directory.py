@@ -33,16 +33,20 @@ _TEXT_MAX = 200
 _KEYS_MAX = 1_000
 
 _ORGANISATIONS = """
-    SELECT o.id, o.name, o.created_at, a.low_balance
+    SELECT o.id, o.name, o.created_at, a.low_balance, EXISTS (
+        SELECT FROM unbooked u WHERE u.organisation_id = o.id AND u.booked_at IS NULL)
     FROM organisations o LEFT JOIN accounts a ON a.organisation_id = o.id
     WHERE o.id > $1 ORDER BY o.id LIMIT $2
 """
 _SET_LOW_BALANCE = """
     UPDATE accounts a SET low_balance = $2 FROM organisations o
-    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING o.name, o.created_at
+    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING o.name, o.created_at, EXISTS (
+        SELECT FROM unbooked u WHERE u.organisation_id = o.id AND u.booked_at IS NULL)
 """
 _CREDENTIALS = """
-    SELECT id, organisation_id, secret_sha256 FROM api_keys
+    SELECT id, organisation_id, secret_sha256, EXISTS (
+        SELECT FROM unbooked u WHERE u.organisation_id = k.organisation_id AND u.booked_at IS NULL)
+    FROM api_keys k
     WHERE id = ANY($1::bigint[]) AND revoked_at IS NULL
 """
 _NEW_KEY = "INSERT INTO api_keys (organisation_id, secret_sha256) VALUES ($1, $2) RETURNING id"
@@ -108,7 +112,8 @@ class Directory:
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_CREDENTIALS, key_ids)
         return {
-            key_id: Credential(key_id=key_id, organisation_id=o, secret_sha256=s) for key_id, o, s in rows
+            key_id: Credential(key_id=key_id, organisation_id=o, secret_sha256=s, suspended=suspended)
+            for key_id, o, s, suspended in rows
         }
 
     async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation:
@@ -116,7 +121,7 @@ class Directory:
 
         Raises Refusal 422 for the name, 409 when `once` was used before.
         """
-        _check_text("name", name)
+        check_text("name", name)
         secret = api_keys.new_secret()
         async with self._pool.transaction() as connection:
             await _claim(connection, once)
@@ -136,7 +141,10 @@ class Directory:
         """At most `limit` organisations with ids above `after`, in the order of their ids."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_ORGANISATIONS, after, limit)
-        return [Organisation(id=i, name=name, created_at=at, low_balance=low) for i, name, at, low in rows]
+        return [
+            Organisation(id=i, name=name, created_at=at, low_balance=low, suspended=suspended)
+            for i, name, at, low, suspended in rows
+        ]
 
     async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
         """Set the threshold of the event `low_balance`, usable units; None: no event.
@@ -151,8 +159,10 @@ class Directory:
             row = await connection.fetchrow(_SET_LOW_BALANCE, organisation_id, units)
         if row is None:
             raise _no_organisation()
-        name, at = row
-        return Organisation(id=organisation_id, name=name, created_at=at, low_balance=units)
+        name, at, suspended = row
+        return Organisation(
+            id=organisation_id, name=name, created_at=at, low_balance=units, suspended=suspended
+        )
 
     async def spenders(self, limit: int) -> list[int]:
         """At most `limit` organisations that have units and have spent some; the largest spenders first.
@@ -204,7 +214,7 @@ class Directory:
         The balance in the answer is the present one. Raises Refusal 404; 409 when the
         reference was used for other units, or `once` for another request; 422.
         """
-        _check_text("reference", reference)
+        check_text("reference", reference)
         if not 1 <= units <= UNITS_MAX:
             raise Refusal("invalid_field", 422, f"`units` must be from 1 to {UNITS_MAX}.", "units")
         async with self._pool.transaction() as connection:
@@ -289,9 +299,9 @@ def _no_organisation() -> Refusal:
     return Refusal("not_found", 404, "There is no organisation with this id.")
 
 
-def _check_text(field: str, text: str) -> None:
+def check_text(field: str, text: str, length_max: int = _TEXT_MAX) -> None:
     """Raise Refusal 422 unless PostgreSQL can store `text` and a list can show it."""
-    good = 1 <= len(text) <= _TEXT_MAX and not text.isspace()
+    good = 1 <= len(text) <= length_max and not text.isspace()
     if not good or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
-        allowed = f"1 to {_TEXT_MAX} characters, not all blank, without control characters"
+        allowed = f"1 to {length_max} characters, not all blank, without control characters"
         raise Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 import msgspec
@@ -35,6 +35,7 @@ from engine.credit.ledger_records import (
     BalanceEvent,
     Books,
     Recovered,
+    Standing,
     StoredAnswer,
     StreamMark,
     UsageEntry,
@@ -46,6 +47,13 @@ from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
+from engine.stores.postgres.going_back import (
+    adrift_of_shard,
+    last_answer_of,
+    note_going_back,
+    save_unbooked,
+    standing_of,
+)
 from engine.stores.postgres.ledger_step import Written, changes, parts, prepare_step, read_step, write_step
 from engine.stores.postgres.ledger_term import compare_next, compare_term, not_next, prove_term, take_term
 from engine.stores.postgres.locks import Locked, blocker, find_locked
@@ -74,8 +82,10 @@ _QUOTAS_OF_SHARD_MIN = 50
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
 
 _CLOSE_SHARD = """
-UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0,
-    losses = losses + 1, lost_at = now() WHERE shard = $1"""
+UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0
+WHERE shard = $1"""
+
+_COUNT_LOSSES = "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])"
 
 # Delete the events that were sent, and read the others.
 _EVENTS = """
@@ -177,6 +187,7 @@ class PostgresLedger:
                 "SELECT shard, generation, position, link, delivered, former FROM shards ORDER BY shard"
             )
             answers = await connection.fetch("SELECT id, shard, holder, payload FROM answers ORDER BY id")
+            last_answer = await last_answer_of(connection)
             waiting = await connection.fetch(
                 "SELECT id, shard, holder, epoch, number, organisation_id, wanted, needed, waiting"
                 " FROM waiting_requests ORDER BY id"
@@ -200,6 +211,8 @@ class PostgresLedger:
             former={row["shard"]: frozenset(row["former"]) for row in shards},
             answers=[StoredAnswer(*row) for row in answers],
             waiting=self._waiting,
+            term=self._term,
+            last_answer=last_answer,
         )
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
@@ -212,17 +225,31 @@ class PostgresLedger:
                 generation,
             )
 
-    async def mark_lost(self, shards: Sequence[int]) -> None:
-        """Count a loss of data for these shards; the audit then takes their activity up anew."""
+    async def mark_lost(
+        self, who: Literal["redis", "postgres"], shards: Sequence[int], delivered: int = 0
+    ) -> None:
+        """Note that data of these shards is lost: see `LedgerStore.mark_lost`."""
         async with self._session() as connection, connection.transaction():
             await prove_term(connection, self._term)
-            await connection.execute(
-                "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])",
-                list(shards),
-            )
+            if who == "redis":
+                await connection.execute(_COUNT_LOSSES, list(shards))
+            else:
+                await note_going_back(connection, shards, delivered)
+
+    async def standing(self) -> Standing:
+        """How much write-ahead log there is, and what the standbys have of it."""
+        async with self._session() as connection:
+            return await standing_of(connection)
 
     async def close_shard(
-        self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
+        self,
+        shard: int,
+        generation: str,
+        mark: StreamMark,
+        decide: Callable[[Books], None],
+        cause: str,
+        *,
+        lost: bool = True,
     ) -> None:
         """Let `decide` change all accounts and quotas of a lost shard, and write that in one transaction.
 
@@ -237,12 +264,14 @@ class PostgresLedger:
         async with self._session() as connection:
             rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard, timeout=_CLOSE_S)
             step = await read_step(connection, [shard], [row[0] for row in rows], timeout_s=_CLOSE_S)
+            adrift = await adrift_of_shard(connection, shard)
         compare_term(step.term, self._term)
         if step.marks.get(shard) != mark:
             raise not_next([shard])
 
         def decided() -> tuple[Books, list[tuple[Books, list[Any]]]]:
             books = step.books(self._waiting, ())
+            books.adrift = adrift
             decide(books)
             marks = {shard: StreamMark(link=generation)}
             before = Written(step.marks, marks, cause)
@@ -255,8 +284,11 @@ class PostgresLedger:
             await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
             for part, arguments in writes:
                 await write_step(connection, arguments, part)
+            await save_unbooked(connection, books.unbooked)
             await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
             await connection.execute(_CLOSE_SHARD, shard, generation)
+            if lost:
+                await connection.execute(_COUNT_LOSSES, [shard])
         self._waiting = {o: line for o, line in books.waiting.items() if line}
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
@@ -279,6 +311,7 @@ class PostgresLedger:
         answers: list[StoredAnswer] = []
         marks: dict[int, StreamMark] = {}
         held_up: set[int] = set()
+        unbooked: set[int] = set()
         shards = dict.fromkeys(entry.shard for entry in entries)
         for shard in shards:
             try:
@@ -293,8 +326,9 @@ class PostgresLedger:
             answers += applied.answers
             marks |= applied.marks
             held_up |= applied.held_up
+            unbooked |= applied.unbooked
         by = await blocker(connection) if held_up else ""
-        return Applied(answers, marks, frozenset(held_up), held_up_by=by)
+        return Applied(answers, marks, frozenset(held_up), frozenset(unbooked), by)
 
     async def _apply(
         self, connection: asyncpg.Connection, entries: Sequence[UsageEntry], decide: Decide, sent: int
@@ -334,13 +368,19 @@ class PostgresLedger:
             going = step.without(locked.shards)
             arguments = changes(self._term, going, books, Written(marks, begun | marks, sent=sent))
             try:
-                answers = await write_step(connection, arguments, books)
+                if books.unbooked:
+                    async with connection.transaction():
+                        answers = await write_step(connection, arguments, books)
+                        await save_unbooked(connection, books.unbooked)
+                else:
+                    answers = await write_step(connection, arguments, books)
             except asyncpg.LockNotAvailableError:
                 # Nothing was written. Decide again without what is locked.
                 locked = self._locked = await find_locked(connection, first, step.accounts)
                 continue
             self._waiting = {o: line for o, line in books.waiting.items() if line}
-            return msgspec.structs.replace(applied, answers=answers)
+            unbooked = frozenset(usage.organisation_id for usage in books.unbooked)
+            return msgspec.structs.replace(applied, answers=answers, unbooked=unbooked)
         raise asyncpg.LockNotAvailableError("others keep locks that cannot be told by row")
 
     async def events(self, sent: int) -> list[BalanceEvent]:

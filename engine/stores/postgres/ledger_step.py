@@ -32,6 +32,7 @@ from engine.credit.ledger_records import (
     StreamMark,
     WaitingRequest,
 )
+from engine.stores.postgres.going_back import reference_of
 from engine.stores.postgres.ledger_term import another_leads, not_next
 from engine.stream_id import StreamId
 
@@ -61,6 +62,10 @@ FROM wanted JOIN accounts USING (organisation_id)
 UNION ALL
 SELECT 'quota', organisation_id, NULL, units, NULL, NULL, NULL, NULL, holder, NULL
 FROM wanted JOIN quotas USING (organisation_id)
+UNION ALL
+SELECT 'unbooked', organisation_id, NULL, sum(u.held - u.captured - u.released)::bigint, NULL, NULL, NULL, NULL,
+    NULL, NULL
+FROM wanted JOIN unbooked u USING (organisation_id) WHERE u.booked_at IS NULL GROUP BY organisation_id
 ORDER BY kind, id, name"""
 
 _ARGUMENTS = ", ".join(f"${place}" for place in range(1, 42))
@@ -149,6 +154,9 @@ async def read_step(
             step.quotas.setdefault(row_id, {})[name] = available
         elif kind == "fenced":
             step.fenced.setdefault((shard, name), []).append(row_id)
+        elif kind == "unbooked":
+            if row_id in step.accounts:
+                step.accounts[row_id] = (*step.accounts[row_id], available)
         elif kind == "mark":
             step.marks[shard] = StreamMark(StreamId.parse(name), link)
         else:
@@ -166,12 +174,20 @@ def changes(term: int, step: Step, books: Books, written: Written) -> list[Any]:
     accounts = [
         (o, a.available - available, a.granted, a.held, a.captured, granted, held, captured)
         for o, a in books.accounts.items()
-        for _, available, granted, held, captured, _ in (step.accounts[o],)
+        for _, available, granted, held, captured, *_ in (step.accounts[o],)
         if (a.available, a.granted, a.held, a.captured) != (available, granted, held, captured)
     ]
     quotas = [(o, holder, books.quotas[o][holder]) for o, holder in books.changed]
     journal = [
-        (o, kind, *MOVEMENTS[kind], units, shard, str(written.places[shard].position), written.cause)
+        (
+            o,
+            kind,
+            *MOVEMENTS[kind],
+            units,
+            shard,
+            str(written.places[shard].position),
+            written.cause or reference_of(books, o, kind),
+        )
         for (shard, o, kind), units in books.movements.items()
     ]
     events = [(books.accounts[o].shard, o, books.accounts[o].usable) for o in books.low]

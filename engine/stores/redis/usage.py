@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from engine import redis_keys as keys
 from engine.credit.ledger_records import (
     BalanceEvent,
+    BookedNote,
     RemainingUnits,
     ShardLife,
     StoredAnswer,
@@ -65,17 +67,28 @@ class RedisUsage:
             for entry_id, fields in entries
         ]
 
-    async def send(self, answers: Sequence[StoredAnswer], before: Mapping[int, int]) -> None:
+    async def send(
+        self,
+        answers: Sequence[StoredAnswer],
+        before: Mapping[int, int],
+        notes: Mapping[int, BookedNote] = MappingProxyType({}),
+    ) -> None:
         """Append answers to the inboxes: see `deliver` in inbox.lua.
 
-        `before`: by shard, the row of the last answer that it was given. Raises Unavailable when a
-        shard has lost it; that shard is then given nothing, the others are.
+        `notes`: by shard how far the books are, kept in the head of its stream. One of a ledger that has
+        been deposed may come late; the next one corrects it. `before`: by shard, the row of the last answer
+        that it was given. Raises Unavailable when a shard has lost it; that shard is then given nothing,
+        the others are.
         """
         by_shard: dict[int, list[StoredAnswer]] = {}
         for answer in answers:
             by_shard.setdefault(answer.shard, []).append(answer)
-        replies = await self._all([_deliver(s, of, before.get(s, 0)) for s, of in by_shard.items()])
-        if not all(replies):
+        delivering = [_deliver(s, of, before.get(s, 0)) for s, of in by_shard.items()]
+        noting: list[Command] = [
+            ("HSET", keys.usage_head_key(s), "books", _note_text(note)) for s, note in notes.items()
+        ]
+        replies = await self._all([*delivering, *noting])
+        if not all(replies[: len(delivering)]):
             raise Unavailable("Redis has lost answers that were in its inboxes.")
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
@@ -95,6 +108,20 @@ class RedisUsage:
         await self._all(
             [("XTRIM", keys.usage_key(s), "MINID", str(position.next)) for s, position in positions.items()]
         )
+
+    async def spending(self, shards: Sequence[int]) -> list[tuple[int, str]]:
+        """(shard, name) of each holder that has sent a flush in its present epoch, and so may have quota.
+
+        Workers are not among them, since they send none.
+        """
+        named = await self._all([("HKEYS", keys.holders_key(s)) for s in shards])
+        holders = [(s, name.decode()) for s, names in zip(shards, named, strict=True) for name in names]
+        states = await self._all([("HGETALL", keys.holder_key(*holder)) for holder in holders])
+        return [
+            holder
+            for holder, flat in zip(holders, states, strict=True)
+            if int(dict(zip(flat[::2], flat[1::2], strict=True)).get(b"seq", 0))
+        ]
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
         """(shard, name) of each holder whose last beat is more than `age_ms` milliseconds ago."""
@@ -301,7 +328,22 @@ def _life(shard: int, run: str, replies: list[Any]) -> ShardLife:
         last_position=_last_id(stream),
         follows=usage_entry(shard, *behind[0]).follows if behind else link.decode(),
         delivered=int(head.get(b"delivered", 0)),
+        length=0 if isinstance(stream, ReplyError) else stream[stream.index(b"length") + 1],
+        note=_note(head.get(b"books")),
     )
+
+
+def _note_text(note: BookedNote) -> str:
+    return f"{note.generation} {note.position} {note.term} {','.join(sorted(note.former))}"
+
+
+def _note(text: bytes | None) -> BookedNote | None:
+    """The note that `_note_text` wrote; None when there is none."""
+    if text is None:
+        return None
+    generation, position, term, former = text.decode().split(" ")
+    names = frozenset(former.split(",")) if former else frozenset()
+    return BookedNote(generation, StreamId.parse(position), int(term), names)
 
 
 def _run_id(info: Any) -> str:

@@ -51,6 +51,8 @@ end
 --   since      the last entry before the first one that an unknown run of Redis wrote
 --   from       in a sealed shard: the first entries of the stream that the books have not applied
 --   delivered  see inbox.lua
+--   books      how far the books are, as the ledger noted it: generation, position, term, and earlier
+--              generations with commas; see `note` in usage.py. Only the ledger reads it.
 local function chain_of(usage, head_key)
   local head = redis.call('HMGET', head_key, 'link', 'run', 'since')
   return {

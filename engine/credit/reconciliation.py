@@ -1,0 +1,145 @@
+"""What a ledger does before it leads: it brings the books and every shard of Redis together.
+
+A shard is new, or goes on where the books are, or one of the two went back (`losses.py`). What cannot go
+on is closed: all quotas end, and the books hold what Redis holds. Killed, frozen or not answered at any
+step: the next ledger begins anew and comes to the same end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from engine.credit.ledger_records import Books, Recovered, ShardLife, StreamMark
+from engine.credit.losses import Loss, goes_on, loss_of
+from engine.credit.ports import LedgerStore, UsageStream
+from engine.credit.posting import close_books
+
+log = structlog.get_logger("ledger")
+
+
+class Reconciliation:
+    """Brings the books and the shards together; see the module."""
+
+    def __init__(self, store: LedgerStore, usage: UsageStream, fresh_generation: Callable[[], str]) -> None:
+        """`fresh_generation` gives a name that was never used."""
+        self._store = store
+        self._usage = usage
+        self._fresh_generation = fresh_generation
+
+    async def reconcile(
+        self, read: Mapping[int, StreamMark], generations: Mapping[int, str]
+    ) -> tuple[Recovered, dict[int, int]]:
+        """(The books, once every shard of Redis is in the life that they name; by shard, the row of the
+        last answer that it was given).
+
+        `read`: how far each shard was read by this ledger, in `generations`; both empty at its start. Raises
+        Unavailable, and Broken when Redis is not the one that the books refer to.
+        """
+        await self._usage.prepare()
+        recovered = await self._store.recover()
+        lives = await self._usage.lives(recovered.marks)
+        losses = await self._losses(lives, recovered, _furthest(recovered, read, generations))
+        delivered = {life.shard: life.delivered for life in lives}
+        fresh = [life.shard for life in lives if life.shard not in recovered.generations]
+        lost = [(life, loss) for life, loss in zip(lives, losses, strict=True) if loss.cause]
+        unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
+        if any(loss.who == "postgres" for loss in losses):
+            await self._bear_books_that_went_back(lives, losses)
+        if fresh or lost:
+            generation = self._fresh_generation()
+            if any(loss.who == "redis" for _, loss in lost):
+                # All shards are on one Redis. Of each the archiver may have stored events that Redis, back
+                # in an older state, has again.
+                await self._store.mark_lost("redis", list(recovered.generations))
+            for life, loss in lost:
+                await self._close(life, generation, loss, recovered)
+                delivered[life.shard] = 0
+            await self._store.open_shards(generation, fresh)
+            recovered = await self._store.recover()
+        if fresh or lost or unfinished or any(life.seen_run != life.run for life in lives):
+            # Holders may spend there only now, because the books are ready for their usage.
+            await self._usage.begin(recovered.generations, lives[0].run)
+        return recovered, delivered
+
+    async def _losses(
+        self, lives: Sequence[ShardLife], recovered: Recovered, furthest: Mapping[int, StreamMark]
+    ) -> list[Loss]:
+        """Of each shard what became of it, in order of the shards. Raises Broken for another Redis."""
+        seen = lives if furthest == recovered.marks else await self._usage.lives(furthest)
+        return [
+            loss_of(
+                life,
+                recovered,
+                furthest=life.shard not in furthest or goes_on(furthest[life.shard], beyond),
+            )
+            for life, beyond in zip(lives, seen, strict=True)
+        ]
+
+    async def _bear_books_that_went_back(self, lives: Sequence[ShardLife], losses: Sequence[Loss]) -> None:
+        """PostgreSQL went back: end what holders were granted in the time that it lost.
+
+        Usage of that time is applied again, and may find less than was there the first time
+        (`engine.credit.movements`). Killed in between: the next ledger finds the same notes in Redis and
+        does it again; rows only count up further, and a fence of a fenced holder does nothing.
+        """
+        # All shards are in one PostgreSQL, also those that show nothing of it.
+        shards = [life.shard for life in lives]
+        trimmed = [
+            life.shard
+            for life, loss in zip(lives, losses, strict=True)
+            if loss.who == "postgres" and loss.cause
+        ]
+        log.error(
+            "PostgreSQL went back: a standby was promoted that was behind, or a backup was restored."
+            " Its usage is applied again",
+            shards_without_all_usage=trimmed,
+            do="Look for top-ups of the lost time in your payments, put them back"
+            " (`smsengine org topup`), then run `smsengine audit`.",
+        )
+        await self._store.mark_lost("postgres", trimmed, max(life.delivered for life in lives))
+        await self._usage.fence(await self._usage.spending(shards))
+
+    async def _close(self, life: ShardLife, generation: str, loss: Loss, recovered: Recovered) -> None:
+        """Close the books of a lost shard. Killed in between: the next ledger closes them again."""
+        shard = life.shard
+        mark = recovered.marks[shard]
+        # Books that went back have applied none of what is still on the stream.
+        known = mark if loss.who == "redis" else StreamMark(mark.position, life.follows)
+        left = await self._usage.close(life, generation, recovered.generations[shard], known)
+        units = sum(of.held for of in left.values())
+        log.error("closing the books of a shard", shard=shard, cause=loss.cause, units_kept=units)
+        moved: dict[str, int] = {}
+
+        def close(books: Books) -> None:
+            close_books(books, shard, left, reopens=loss.who == "redis")
+            for (_, _, movement), some in books.movements.items():
+                moved[movement] = moved.get(movement, 0) + some
+
+        await self._store.close_shard(shard, generation, mark, close, loss.cause, lost=loss.who == "redis")
+        log.error(
+            "the books of a shard are closed",
+            shard=shard,
+            # Of messages that are gone; of messages that are back, and charged when they are sent again.
+            units_released=moved.get("release", 0),
+            units_reopened=moved.get("reopen", 0),
+        )
+
+
+def _furthest(
+    recovered: Recovered, read: Mapping[int, StreamMark], generations: Mapping[int, str]
+) -> dict[int, StreamMark]:
+    """How far each shard is known to have come: how far it was applied, or further, read here.
+
+    Activity that belongs to entries which were read and are gone may be archived. So such a
+    shard counts as lost, also when the books have not applied those entries.
+    """
+    marks = dict(recovered.marks)
+    for shard, mark in read.items():
+        applied = marks.get(shard)
+        if applied is None or generations[shard] != recovered.generations[shard]:
+            continue
+        if mark.position > applied.position:
+            marks[shard] = mark
+    return marks
