@@ -38,6 +38,7 @@ from engine.credit.ledger_records import StreamMark
 from engine.records import ActivityRow, Message
 from engine.redis_keys import generation_key, held_key, holder_key, usage_head_key
 from engine.shards import shard_of
+from tests.simulation.books_back import BooksBack
 from tests.simulation.clock import Clock
 from tests.simulation.history import History, settled
 from tests.simulation.holdings import Holding
@@ -147,10 +148,11 @@ class Truth:
         self._closed_before: list[str | None] = [None] * shards
         # While the data of Redis is exchanged for other.
         self._exchanging = False
+        self.books = BooksBack(self)
         # Of the usage streams.
-        self._histories = [History() for _ in range(shards)]
+        self.histories = [History() for _ in range(shards)]
         # Of the books, by the second reading: [held, captured] by organisation.
-        self._shadow: dict[int, list[int]] = {}
+        self.shadow: dict[int, list[int]] = {}
         # Of the command that runs.
         self._touched: dict[str, Known] = {}
         self._used: list[tuple[str, str, dict[int, list[int]]]] = []
@@ -163,22 +165,25 @@ class Truth:
 
     def organisation(self, organisation_id: int) -> None:
         self.sums[organisation_id] = Sums(shard_of(organisation_id, self.shards))
-        self._shadow[organisation_id] = [0, 0]
+        self.shadow[organisation_id] = [0, 0]
 
     def unspent(self, organisation_id: int) -> int:
         s = self.sums[organisation_id]
-        return s.t - s.h - s.c - s.r
+        unbooked = self.books.unbooked(organisation_id)
+        return s.t + unbooked.held - unbooked.released - s.h - s.c - s.r
 
     def changed(self, organisation_id: int) -> None:
         """After any change: what could be spent, and what every request has seen."""
         if self._exchanging:
             return
         s = self.sums[organisation_id]
-        if s.shard in self.broken:
+        uncertain = s.shard in self.broken or s.shard in self.books.back
+        if uncertain or any(self.books.unbooked(organisation_id)):
             for request in s.asking:
                 request.least = float("-inf")
+        if uncertain:
             return
-        unspent = s.t - s.h - s.c - s.r
+        unspent = self.unspent(organisation_id)
         if unspent < 0 or s.a + s.m > unspent:
             self.fail(
                 f"organisation {organisation_id} can overspend: topped up {s.t}, held {s.h}, captured {s.c}, "
@@ -192,9 +197,8 @@ class Truth:
 
     def begin(self, organisation_id: int) -> Asking:
         request = Asking(organisation_id, self.unspent(organisation_id))
-        if self.sums[organisation_id].shard in self.broken:
-            request.least = float("-inf")
         self.sums[organisation_id].asking.append(request)
+        self.changed(organisation_id)
         return request
 
     def end(self, request: Asking) -> None:
@@ -248,7 +252,7 @@ class Truth:
         elif kind == "settle":
             flat = _flat(fields[7])
             deltas = {o: [0, c, r] for o, c, r in zip(flat[::3], flat[1::3], flat[2::3], strict=True)}
-        if wrong := self._histories[shard].append(b"%d-%d" % entry_id, fields, deltas):
+        if wrong := self.histories[shard].append(b"%d-%d" % entry_id, fields, deltas):
             self.fail(wrong)
         if deltas:
             self._used.append((kind, holder, deltas))
@@ -258,7 +262,7 @@ class Truth:
         tables = self.postgres.tables
         # Whether an earlier close has begun this stream, of which the books know nothing.
         unheard = self._closed_before[shard] not in (None, tables.generations.get(shard))
-        self._histories[shard].cleared(self._link(shard), tables.marks.get(shard, StreamMark()).link, unheard)
+        self.histories[shard].cleared(self.link(shard), tables.marks.get(shard, StreamMark()).link, unheard)
 
     def recorded(self, shard: int, blob: bytes) -> None:
         self._recorded += _rows(blob)
@@ -279,13 +283,13 @@ class Truth:
             return
         if name == "begin":
             if reply:
-                self._closed_before[shard] = self._histories[shard].fork = None
+                self._closed_before[shard] = self.histories[shard].fork = None
             return
         if name == "seal":
             self.lose({shard})
-            history = self._histories[shard]
+            history = self.histories[shard]
             # From here on at least the books must hear of everything.
-            history.fork = self._link(shard) if history.fork is None else history.fork
+            history.fork = self.link(shard) if history.fork is None else history.fork
             for holding in self.holdings.values():
                 holding.void(shard, -1)
         elif name == "close":
@@ -398,7 +402,7 @@ class Truth:
             dict(self.keys),
             {o: dict(events) for o, events in self.activity.items()},
             Counter(self.announced),
-            [history.fork for history in self._histories],
+            [history.fork for history in self.histories],
         )
 
     def emptied(self) -> None:
@@ -436,8 +440,8 @@ class Truth:
     def _look_at(self, shard: int, fork: str | None) -> None:
         """What is true of a shard whose data was exchanged."""
         db, tables = self.redis.store.db, self.postgres.tables
-        history = self._histories[shard]
-        history.went_to(self._link(shard), fork)
+        history = self.histories[shard]
+        history.went_to(self.link(shard), fork)
         self.broken.discard(shard)
         generation = tables.generations.get(shard)
         named = db.get(generation_key(shard), b"").decode()
@@ -447,7 +451,7 @@ class Truth:
             # It was not closed before it was sealed.
             self._closed_before[shard] = None
         if generation is not None:
-            behind = history.between(tables.marks[shard].link, self._link(shard))
+            behind = history.between(tables.marks[shard].link, self.link(shard))
             if behind is None or named not in (generation, f"closing:{generation}"):
                 self.broken.add(shard)
             else:
@@ -457,17 +461,17 @@ class Truth:
             epoch = db.get(holder_key(shard, holding.name), {}).get(b"epoch", b"-1")
             holding.went_back(shard, int(epoch))
 
-    def _link(self, shard: int) -> str:
+    def link(self, shard: int) -> str:
         """Of the last usage entry, as Redis says."""
         head: dict[bytes, bytes] = self.redis.store.db.get(usage_head_key(shard), {})
         return head.get(b"link", b"").decode()
 
     def _recount(self, shard: int) -> None:
         """What was captured, by the books and by what they have not applied yet."""
-        behind = self._histories[shard].behind
+        behind = self.histories[shard].behind
         for o, s in self.sums.items():
             if s.shard == shard:
-                s.c = self._shadow[o][1] + sum(u.deltas[o][1] for u in behind if o in u.deltas)
+                s.c = self.shadow[o][1] + sum(u.deltas[o][1] for u in behind if o in u.deltas)
 
     # -- PostgreSQL
 
@@ -479,6 +483,7 @@ class Truth:
 
     def committed(self, change: Change) -> None:
         tables = self.postgres.tables
+        self.books.committed(change)
         for o, (available, granted, _, _) in change.accounts.items():
             self.sums[o].a = available
             quotas = sum(tables.quotas.get(o, {}).values())
@@ -489,7 +494,7 @@ class Truth:
             return
         touched = set(change.accounts)
         for shard, mark in change.marks.items():
-            behind = self._histories[shard].between(mark.link, self._link(shard))
+            behind = self.histories[shard].between(mark.link, self.link(shard))
             if behind is None:
                 # It was read before Redis went back.
                 self.lose({shard})
@@ -497,19 +502,25 @@ class Truth:
                 touched |= self._read_again(shard, len(behind))
         for o in sorted(touched):
             row = tables.accounts[o]
-            if [row.held, row.captured] != self._shadow[o] and self.sums[o].shard not in self.broken:
+            unbooked = self.books.unbooked(o)
+            booked = [
+                row.held + unbooked.held - unbooked.captured - unbooked.released,
+                row.captured + unbooked.captured,
+            ]
+            if booked != self.shadow[o] and self.sums[o].shard not in self.broken:
                 self.fail(
-                    f"organisation {o}: the books say held {row.held}, captured {row.captured}; "
-                    f"the entries up to their position {self._shadow[o]}"
+                    f"organisation {o}: the books say held {booked[0]}, captured {booked[1]}; "
+                    f"the entries up to their position {self.shadow[o]}"
                 )
             self.changed(o)
+        self.books.come_right(change.marks)
 
     def _read_again(self, shard: int, left: int) -> set[int]:
         """Up to the last `left` entries."""
-        behind, touched = self._histories[shard].behind, set()
+        behind, touched = self.histories[shard].behind, set()
         while len(behind) > left:
             for o, (held, captured, released) in behind.popleft().deltas.items():
-                shadow = self._shadow[o]
+                shadow = self.shadow[o]
                 shadow[0] += held - captured - released
                 shadow[1] += captured
                 touched.add(o)
@@ -518,10 +529,12 @@ class Truth:
     def _closed(self, shard: int, generation: str) -> None:
         """The books of a lost shard are closed: from here on everything is certain again, unless
         Redis has lost that too meanwhile."""
+        if self.books.went_back:
+            self.fail(f"shard {shard} is closed, and its charges with it, though Redis has all its usage")
         self.lost.add(shard)
         named = self.redis.store.db.get(generation_key(shard), b"").decode()
-        history = self._histories[shard]
-        behind = history.between(generation, self._link(shard))
+        history = self.histories[shard]
+        behind = history.between(generation, self.link(shard))
         if behind is None or named != f"closing:{generation}":
             self.lose({shard})
             return
@@ -536,7 +549,7 @@ class Truth:
                 row = self.postgres.tables.accounts[o]
                 if row.held != s.h + settling.get(o, 0):
                     self.fail(f"organisation {o}: closed with {row.held} held, Redis has {s.h}")
-                self._shadow[o] = [row.held, row.captured]
+                self.shadow[o] = [row.held, row.captured]
         self._recount(shard)
         for o, s in self.sums.items():
             if s.shard == shard:

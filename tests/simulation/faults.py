@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from tests.simulation.checkers import Past
+from tests.simulation.postgres_server import Tables
 from tests.simulation.supervisor import Supervisor
 from tests.simulation.wires import Wire
 from tests.simulation.world import Role, World
@@ -18,6 +20,8 @@ _REWINDS = (0.0, 0.0, 0.5, 2.0)
 _MOMENTS = ("", "", "admit", "deliver", "settle", "fence", "register", "seal", "close", "begin")
 # From how long ago at most the data is that Redis comes back with.
 _AGES_S = (0.01, 0.2, 1.0)
+# The same for PostgreSQL.
+_BOOKS_AGES_S = (0.05, 0.5, 3.0)
 
 
 class Faults:
@@ -40,13 +44,16 @@ class Faults:
         world.clock.stall_s = rng.choice((0.001, 0.01))
         names = sorted({fault.__name__.strip("_") for fault in self.enabled})
         world.clock.trace("faults", names, "rate", self._rate, "cut", world.weather.cut)
-        if rng.random() < 0.15:
+        if rng.random() < 0.15 and not world.books_go_back:
             world.clock.at(rng.random() * until, self._lose_redis)
         # How often Redis goes back, a second.
         self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
         world.clock.at(until, self._end)
         self._next()
         self._next_rewind()
+        if world.books_go_back:
+            for _ in range(1 + rng.randrange(4)):
+                world.clock.at(rng.random() * until, rewind_postgres, world, until)
 
     def _next(self) -> None:
         clock = self._world.clock
@@ -197,3 +204,22 @@ class Faults:
         world.truth.rewound(past)
         world.clock.trace("redis goes back; lost are shards", sorted(world.truth.broken))
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)
+
+
+def rewind_postgres(world: World, until: float) -> None:
+    """A standby is promoted a while from now that lacks all moments from now on; before `until`."""
+    if set(world.postgres.tables.generations) == set(range(world.settings.shards)):
+        then = copy.deepcopy(world.postgres.tables)
+        rng = world.clock.rng
+        age_s = min(rng.random() * rng.choice(_BOOKS_AGES_S), until - world.clock.now)
+        world.clock.after(age_s, _promote, world, then)
+
+
+def _promote(world: World, tables: Tables) -> None:
+    # What no note shows is what one transaction wrote whose ledger was killed before it noted it.
+    if world.postgres.up and world.truth.books.shows(tables):
+        world.clock.trace("postgresql goes back")
+        world.postgres.stop()
+        world.postgres.tables = tables
+        world.truth.books.go_back()
+        world.clock.after(world.clock.rng.choice((0.02, 0.5)), setattr, world.postgres, "up", True)

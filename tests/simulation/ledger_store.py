@@ -14,6 +14,7 @@ from engine.credit.ledger_records import (
     BalanceEvent,
     Books,
     Recovered,
+    Standing,
     StoredAnswer,
     StreamMark,
     UsageEntry,
@@ -60,24 +61,38 @@ class LedgerBooks:
             wire.close()
 
     async def recover(self) -> Recovered:
-        self._term, generations, marks, delivered, former, answers, waiting = await self._call("recover")
+        self._term, last_row, generations, marks, delivered, former, answers, waiting = await self._call(
+            "recover"
+        )
         self._waiting = {}
         for row in waiting:
             line = self._waiting.setdefault(row.request.organisation_id, [])
             line.append(WaitingRequest(row.shard, row.holder, row.epoch, row.request, row_id=row.row_id))
-        return Recovered(generations, marks, delivered, former, answers, self._waiting)
+        return Recovered(generations, marks, delivered, former, answers, self._waiting, self._term, last_row)
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         await self._call("open_shards", self._term, generation, list(shards))
 
-    async def mark_lost(self, shards: Sequence[int]) -> None:
-        """Recorded events go back with the rest here, so they stay comparable."""
+    async def mark_lost(self, who: str, shards: Sequence[int], delivered: int = 0) -> None:
+        """Recorded events go back with the rest here, so after a loss of Redis they stay comparable."""
+        if who == "postgres":
+            await self._call("went_back", self._term, delivered)
+
+    async def standing(self) -> Standing:
+        return Standing(0)
 
     async def close_shard(
-        self, shard: int, generation: str, mark: StreamMark, decide: Callable[[Books], None], cause: str
+        self,
+        shard: int,
+        generation: str,
+        mark: StreamMark,
+        decide: Callable[[Books], None],
+        cause: str,
+        *,
+        lost: bool = True,
     ) -> None:
-        accounts, quotas = await self._call("begin_shard", self._term, shard, mark)
-        books = Books(accounts, quotas, self._copy())
+        accounts, quotas, adrift = await self._call("begin_shard", self._term, shard, mark)
+        books = Books(accounts, quotas, self._copy(), adrift=adrift)
         change = self._decided(books, decide, {shard: StreamMark(link=generation)})
         change.read_marks = {shard: mark}
         change.generation = (shard, generation)
@@ -105,7 +120,8 @@ class LedgerBooks:
         change.read_marks = marks_read
         rows = await self._commit(change, books)
         answers = [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
-        return Applied(answers, marks, frozenset(taken.held_up))
+        unbooked = frozenset(usage.organisation_id for usage in books.unbooked)
+        return Applied(answers, marks, frozenset(taken.held_up), unbooked)
 
     def _adversity(self, accounts: dict[int, Account]) -> tuple[set[int], int]:
         """Organisations whose accounts others have locked, and how many quotas a fence ends at once."""
@@ -133,6 +149,8 @@ class LedgerBooks:
             quotas=[(o, holder, books.quotas[o][holder]) for o, holder in sorted(books.changed)],
             journal=[(o, kind, units) for (_, o, kind), units in books.movements.items()],
             marks=marks,
+            unbooked=books.unbooked,
+            covered=sorted(books.covered),
             closed=books.closed,
             events=[(books.accounts[o].shard, o, books.accounts[o].usable) for o in books.low],
             waiting=[(w.shard, w.holder, w.epoch, w.request) for w in unwritten(books)],

@@ -20,13 +20,23 @@ from engine.credit import posting
 from engine.credit.flush import Outbox
 from engine.credit.holder import Effects, Holder
 from engine.credit.ledger import Ledger
-from engine.credit.ledger_records import Books, RemainingUnits, StoredAnswer, WaitingRequest
+from engine.credit.ledger_records import (
+    Books,
+    RemainingUnits,
+    Standing,
+    StoredAnswer,
+    UsageEntry,
+    WaitingRequest,
+)
+from engine.credit.movements import change_quota, move
 from engine.credit.quota import Quota
 from engine.credit.records import LedgerAnswer
+from engine.credit.retention import Retention, Trim
 from engine.errors import Unavailable
 from engine.store_clock import StoreClock
 from engine.stores.redis import admission
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.usage import RedisUsage
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.postgres_server import Change, PostgresServer
 from tests.simulation.redis_functions import Functions
@@ -191,9 +201,25 @@ def _recall_once(books: Books, organisation_id: int, head: WaitingRequest) -> bo
 _asked: dict[Any, set[str]] = {}
 
 
-def _leave_quotas_open(books: Books, shard: int, left: dict[int, RemainingUnits]) -> None:
+def _leave_quotas_open(books: Books, shard: int, left: dict[int, RemainingUnits], reopens: bool) -> None:
     with patch.object(books, "quotas", {}):
-        _close_books(books, shard, left)
+        _close_books(books, shard, left, reopens)
+
+
+def _keep_nothing(self: Retention, now_s: float, standing: Standing, entries: int) -> Trim | None:
+    """Usage is trimmed as soon as it is applied."""
+    return Trim(self._moments[-1].positions, False) if self._moments else None
+
+
+def _apply_strictly(books: Books, entry: UsageEntry, organisation_id: int, units: int) -> None:
+    """A holder that used more than the books granted is an error, whatever the reason."""
+    change_quota(books, organisation_id, entry.holder, -units)
+    move(books, entry.shard, organisation_id, "hold", units)
+
+
+async def _spend_on(self: RedisUsage, shards: Any) -> list[tuple[int, str]]:
+    """Holders keep what they were granted in the time that PostgreSQL lost."""
+    return []
 
 
 class PositionsApart(PostgresServer):
@@ -311,5 +337,11 @@ MUTATIONS = [
     Mutation("ignore how far the machine's clock is off", 0, [(StoreClock, "now_us", _own_time)]),
     Mutation("forget to wait for the replica", 4, [(admission, "_confirm", lambda *_: None)]),
     Mutation("keep in the queue what was refused", 0, [(Outbox, "take_back_all", _refuse_and_keep)]),
+    Mutation("keep no usage for books that go back", 6, [(Retention, "due", _keep_nothing)],
+             {"books_go_back": True}),
+    Mutation("apply strictly what is applied again", 1, [(posting, "hold_usage", _apply_strictly)],
+             {"books_go_back": True}),
+    Mutation("leave holders what lost books granted", 1, [(RedisUsage, "spending", _spend_on)],
+             {"books_go_back": True}),
     Mutation("keep the units of a repeated request", 0, [(Quota, "release", _keep_replayed)]),
 ]  # fmt: skip

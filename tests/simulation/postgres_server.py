@@ -12,7 +12,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.credit.ledger_records import Account, BalanceEvent, StoredAnswer, StreamMark, UsageEntry
+from engine.credit.ledger_records import (
+    Account,
+    BalanceEvent,
+    StoredAnswer,
+    StreamMark,
+    UnbookedUsage,
+    UsageEntry,
+)
 from engine.credit.posting import next_after
 from engine.credit.records import QuotaRequest
 from tests.simulation.clock import Clock
@@ -63,6 +70,9 @@ class Change(msgspec.Struct, kw_only=True):
     # (organisation, movement, units)
     journal: list[tuple[int, str, int]] = []
     marks: dict[int, StreamMark] = {}
+    unbooked: list[UnbookedUsage] = []
+    # Organisations of which a holder had used more than its quota.
+    covered: list[int] = []
     # Rows of `waiting_requests` to delete, and requests to add.
     closed: list[int] = []
     waiting: list[tuple[int, str, int, QuotaRequest]] = []
@@ -96,6 +106,7 @@ class Tables(msgspec.Struct):
     answers: dict[int, StoredAnswer] = {}
     events: dict[int, BalanceEvent] = {}
     references: set[tuple[int, str]] = set()
+    unbooked: list[UnbookedUsage] = []
     # Counted up by each ledger that reads the books.
     term: int = 0
     last_row: int = 0
@@ -106,7 +117,9 @@ class Tables(msgspec.Struct):
 
 
 class BooksWatch(Protocol):
-    """Hears of every commit, at its instant."""
+    """Hears of every commit, at its instant; its part `books` hears that the books went back."""
+
+    books: Any
 
     def topped_up(self, organisation_id: int, units: int) -> None: ...
     def committed(self, change: Change) -> None: ...
@@ -167,7 +180,7 @@ class PostgresServer:
         t = self.tables
         t.term += 1
         return (
-            t.term,
+            t.term, t.last_row,
             dict(t.generations), dict(t.marks), dict(t.delivered),
             {shard: frozenset(names) for shard, names in t.former.items()},
             [t.answers[i] for i in sorted(t.answers)], [t.waiting[i] for i in sorted(t.waiting)],
@@ -209,7 +222,25 @@ class PostgresServer:
         self.prove_term(term)
         if self.tables.marks[shard] != mark:
             raise LeadLost("The books do not go on with these entries.")
-        return self._load(sorted(o for o, row in self.tables.accounts.items() if row.shard == shard))
+        loaded = self._load(sorted(o for o, row in self.tables.accounts.items() if row.shard == shard))
+        strangers = {u.organisation_id for u in self.tables.unbooked} - self.tables.accounts.keys()
+        return *loaded, {o: self._unbooked_of(o) for o in strangers}
+
+    def _went_back(self, wire: Wire, term: int, delivered: int) -> Any:
+        """See `note_going_back`: rows go on after those that the lost time may have given."""
+        self.prove_term(term)
+        self.tables.last_row = max(self.tables.last_row, delivered) + 1_000_000
+        self.watch.books.noticed()
+        return None
+
+    def _unbooked_of(self, organisation_id: int) -> int | None:
+        """Units held by its messages that are unbooked; None: it has no unbooked usage."""
+        nets = [
+            u.held - u.captured - u.released
+            for u in self.tables.unbooked
+            if u.organisation_id == organisation_id
+        ]
+        return sum(nets) if nets else None
 
     def prove_term(self, term: int) -> None:
         if term != self.tables.term:
@@ -235,7 +266,9 @@ class PostgresServer:
     def _load(self, organisations: list[int]) -> Any:
         t = self.tables
         accounts = {
-            o: Account(r.shard, r.available, r.granted, r.held, r.captured, r.low_balance)
+            o: Account(
+                r.shard, r.available, r.granted, r.held, r.captured, r.low_balance, self._unbooked_of(o)
+            )
             for o in organisations
             if (r := t.accounts.get(o)) is not None
         }
@@ -264,6 +297,7 @@ class PostgresServer:
         for organisation_id, movement, units in change.journal:
             sums = t.journal.setdefault(organisation_id, {})
             sums[movement] = sums.get(movement, 0) + units
+        t.unbooked += change.unbooked
         self._write_marks(change)
         for row_id in change.closed:
             t.waiting.pop(row_id, None)

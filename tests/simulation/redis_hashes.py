@@ -20,8 +20,8 @@ class Hashes:
         return list(self.store.db.get(key, {}))
 
     def _hset(self, key: bytes, *pairs: Any) -> int:
-        """Only the notes of functions loaded and formats read are written so."""
-        assert key in (FUNCTIONS_LOADED, FORMATS_READ)
+        """Only the notes of functions loaded, formats read and books applied are written so."""
+        assert key in (FUNCTIONS_LOADED, FORMATS_READ) or pairs[0] == "books"
         self.store.hash(key).update(
             {as_bytes(k): as_bytes(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
         )

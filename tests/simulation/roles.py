@@ -171,7 +171,7 @@ async def ledger(world: World, role: Role) -> None:
     service = assemble_ledger(
         world.ledger_books(world.network, process, world.postgres, settings.link_timeout_s),
         RedisUsage(link, reading, settings.shards),  # type: ignore[arg-type]
-        Credit(overdue_s=settings.overdue_s),
+        Credit(overdue_s=settings.overdue_s, usage_kept_s=10.0),
         shards=settings.shards,
         clock_s=process.time,
         rng=world.clock.rng,

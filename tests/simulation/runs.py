@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine.credit import group_commit, laws, ledger, quota
+from engine.credit import group_commit, laws, ledger, quota, reconciliation, trimmer
 from engine.credit.ledger_records import MOVEMENTS
 from engine.errors import Unavailable
 from tests.simulation.checkers import Violation, asking
@@ -78,8 +78,8 @@ def _watching(world: World) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(quota, "CreditMap", watched_map))
         stack.enter_context(patch.object(quota, "log", world.log))
-        stack.enter_context(patch.object(group_commit, "log", world.log))
-        stack.enter_context(patch.object(ledger, "log", world.log))
+        for module in (group_commit, ledger, reconciliation, trimmer):
+            stack.enter_context(patch.object(module, "log", world.log))
         yield
 
 
@@ -160,13 +160,15 @@ def _audit(world: World) -> None:
     truth, tables = world.truth, world.postgres.tables
     if truth.broken:
         raise Violation(f"nobody has noticed that Redis lost data of shards {sorted(truth.broken)}")
+    if truth.books.back:
+        raise Violation(f"PostgreSQL went back, and the books of {sorted(truth.books.back)} never came right")
     for o, s in truth.sums.items():
         if s.r or s.m or s.h:
             raise Violation(f"organisation {o}: reserved {s.r}, in maps {s.m}, held {s.h} are left over")
     for message_id, known in truth.messages.items():
         if known.ended == "sent" and not world.sent.get(message_id):
             raise Violation(f"message {message_id} was charged but never accepted by the carrier")
-    if set(truth.announced.values()) - {1} and not truth.lost:
+    if set(truth.announced.values()) - {1} and not truth.lost and not truth.books.went_back:
         raise Violation(f"events were recorded more than once: {truth.announced}")
     found = laws.Laws()
     for shard in range(world.settings.shards):
@@ -179,11 +181,17 @@ def _audit(world: World) -> None:
         ]  # fmt: skip
         units = {name: sum(getattr(a, name) for a in accounts) for name in laws.JournalSums._fields[:5]}
         found.shard(shard, len(accounts), units, with_events=shard not in truth.lost)
-        found.accounts(accounts, None if shard in truth.lost else _recorded(truth.activity), {})
+        unbooked = {o: truth.books.unbooked(o) for o in tables.accounts if any(truth.books.unbooked(o))}
+        unbooked = {o: units for o, units in unbooked.items() if truth.sums[o].shard == shard}
+        events = None if shard in truth.lost else _recorded(truth.activity)
+        found.accounts(accounts, events, unbooked)
+        found.unbooked(shard, unbooked)
         held = int(world.redis.store.db.get(b"credit:{%d}:held" % shard, b"0"))
         found.instant(laws.ShardCut(shard, held, [], 0, 0), with_books=True)
     audit = found.result()
-    if not audit.clean:
+    broken = {check.name for check in audit.checks if check.verdict != "clean"}
+    # That some usage is unbooked is true; `Truth` looks whether it had to be.
+    if broken - {"unbooked"}:
         raise Violation("; ".join(check.detail for check in audit.checks if check.verdict != "clean"))
 
 

@@ -124,9 +124,12 @@ class World:
         ledger_books: type[LedgerBooks] = LedgerBooks,
         postgres: type[PostgresServer] = PostgresServer,
         rewinds: bool = True,
+        books_go_back: bool = False,
     ) -> None:
-        """`rewinds`: Redis loses the last moments of its data, not all of it."""
-        self.rewinds = rewinds
+        """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
+        does, and Redis loses nothing."""
+        self.rewinds = rewinds and not books_go_back
+        self.books_go_back = books_go_back
         self.settings = settings
         self.clock = Clock(seed)
         self.weather = weather

@@ -63,8 +63,8 @@ UNION ALL
 SELECT 'quota', organisation_id, NULL, units, NULL, NULL, NULL, NULL, holder, NULL
 FROM wanted JOIN quotas USING (organisation_id)
 UNION ALL
-SELECT 'unbooked', organisation_id, NULL, sum(u.held - u.captured - u.released)::bigint, NULL, NULL, NULL, NULL,
-    NULL, NULL
+SELECT 'unbooked', organisation_id, NULL, sum(u.held - u.captured - u.released)::bigint,
+    NULL, NULL, NULL, NULL, NULL, NULL
 FROM wanted JOIN unbooked u USING (organisation_id) WHERE u.booked_at IS NULL GROUP BY organisation_id
 ORDER BY kind, id, name"""
 
