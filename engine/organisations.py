@@ -29,6 +29,8 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     # The event `low_balance` comes when its usable units fall below this; None: never.
     low_balance: int | None = None
+    # It has usage that waits to be booked, and sends nothing until then: `smsengine books repair`.
+    suspended: bool = False
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +48,8 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     key_id: int
     organisation_id: int
     secret_sha256: bytes
+    # Whether new messages of the organisation are refused.
+    suspended: bool = False
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,3 +93,32 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     # For a top-up the payer's name for it. For a movement that closed books because Redis lost data,
     # the cause. Otherwise None.
     reference: str | None
+
+
+class UnbookedSum(msgspec.Struct, frozen=True, kw_only=True):
+    """Usage of an organisation that the books could not cover, units."""
+
+    organisation_id: int
+    # None: the organisation itself is missing.
+    name: str | None
+    # When the first of it was set aside.
+    since: datetime
+    # How many entries of usage it is.
+    entries: int
+    held: int
+    captured: int
+    released: int
+    # What the organisation has to pay for it, and what it lacks.
+    available: int
+    missing: int
+
+
+class BookedUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Usage that was unbooked and is in the books now, units."""
+
+    organisation_id: int
+    held: int
+    captured: int
+    released: int
+    # Units that were given to the organisation for it.
+    written_off: int

@@ -18,6 +18,7 @@ from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
 from engine.api.routes import Providers, Routes
+from engine.api.unbooked import UnbookedUsage
 from engine.errors import Refusal
 
 # Calls that keep a deadline of their own, and what is given them beyond the longest of those, seconds.
@@ -70,6 +71,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     messages, accounts = Messages(services, keys), Accounts(services, keys)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
     routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
+    unbooked = UnbookedUsage(services)
     actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},
@@ -86,6 +88,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/organisations/{organisation_id}/balance": {"GET": admin.balance},
         "/v1/admin/organisations/{organisation_id}/transactions": {"GET": admin.transactions},
         "/v1/admin/organisations/{organisation_id}/top-ups": {"POST": admin.top_up},
+        "/v1/admin/unbooked": {"GET": unbooked.sums},
+        "/v1/admin/unbooked/{organisation_id}/book": {"POST": unbooked.book},
         "/v1/admin/prices": {"GET": prices.show, "PUT": prices.replace},
         "/v1/admin/routes": {"GET": routes.show, "PUT": routes.replace},
         "/v1/admin/providers": {"GET": providers.show_all},

@@ -72,6 +72,22 @@ class Keys:
 
     async def organisation(self, authorization: str | None) -> int:
         """The organisation whose key the header carries. Raises Refusal 401, Unavailable."""
+        return (await self._credential(authorization)).organisation_id
+
+    async def sender(self, authorization: str | None) -> int:
+        """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
+        credential = await self._credential(authorization)
+        if credential.suspended:
+            raise Refusal(
+                "organisation_suspended",
+                403,
+                "The organisation is suspended: usage of it is not booked yet. Ask the operator of this"
+                " service.",
+            )
+        return credential.organisation_id
+
+    async def _credential(self, authorization: str | None) -> Credential:
+        """The credential whose key the header carries. Raises Refusal 401, Unavailable."""
         presented = api_keys.bearer_key(authorization) if authorization is not None else None
         if presented is None:
             raise unauthorised()
@@ -194,7 +210,7 @@ def unauthorised(wanted: str = "an API key that is not revoked") -> Refusal:
     return Refusal("unauthorised", 401, f"`Authorization` must be `Bearer` and {wanted}.", "Authorization")
 
 
-def _checked(credential: Credential | None, secret: str) -> int:
+def _checked(credential: Credential | None, secret: str) -> Credential:
     if credential is None or not hmac.compare_digest(api_keys.digest(secret), credential.secret_sha256):
         raise unauthorised()
-    return credential.organisation_id
+    return credential

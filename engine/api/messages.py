@@ -141,9 +141,9 @@ class Messages:
     async def send(self, request: web.Request) -> Response:
         """`POST /v1/messages`: 202 with a `records.Accepted`.
 
-        Raises Refusal 400, 401, 402, 409, 413, 422, Unavailable.
+        Raises Refusal 400, 401, 402, 403, 409, 413, 422, Unavailable.
         """
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
         submitted = await self._ingest.submit(
@@ -158,9 +158,9 @@ class Messages:
     async def send_batch(self, request: web.Request) -> Response:
         """`POST /v1/messages/batch`: 202 with one result for each message, in order.
 
-        A refused message is a result too. Raises Refusal 400, 401, 409, 413, 422, Unavailable.
+        A refused message is a result too. Raises Refusal 400, 401, 403, 409, 413, 422, Unavailable.
         """
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
         body = await read_body(request, self._body_bytes_max)
         key = idempotency_key(request)
         submitted = await self._ingest.submit(

@@ -13,12 +13,14 @@ from engine.errors import Refusal
 from engine.organisations import (
     ApiKey,
     Balance,
+    BookedUsage,
     Credential,
     NewKey,
     NewOrganisation,
     Organisation,
     TopUp,
     Transaction,
+    UnbookedSum,
 )
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
@@ -108,6 +110,16 @@ class Directory(Protocol):
         """Tell the organisation when it has fewer usable units; None: never. Raises Refusal 404, 422."""
 
 
+class Unbooked(Protocol):
+    """Usage that the books could not cover. Every call raises Unavailable."""
+
+    async def sums(self, after: int, limit: int) -> list[UnbookedSum]:
+        """At most `limit` organisations that have some, with ids above `after`, by id."""
+
+    async def book(self, organisation_id: int, write_off: str | None, name: str | None) -> BookedUsage:
+        """Book that of an organisation. Raises Refusal 404, 409, 422."""
+
+
 class Prices(Protocol):
     """The price table. Every call raises Unavailable."""
 
@@ -187,6 +199,7 @@ class Services:
 
     ingest: Ingest
     directory: Directory
+    unbooked: Unbooked
     prices: Prices
     routing: Routing
     # In the order of the configuration.

@@ -27,7 +27,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
-from supervisor.cli import options, org, price, provider, route, send, show
+from supervisor.cli import books, options, org, price, provider, route, send, show
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 
@@ -42,6 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(org.app, name="org")
+app.add_typer(books.app, name="books")
 app.add_typer(price.app, name="price")
 app.add_typer(route.app, name="route")
 app.add_typer(provider.app, name="provider")

@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.organisations import Balance, Organisation
+from engine.organisations import Balance, Organisation, UnbookedSum
 
 
 class Organisations(msgspec.Struct, frozen=True, kw_only=True):
     """One page of organisations, in the order of their ids."""
 
     organisations: list[Organisation]
+    # The value of `after` for the next page; None: this is the last page.
+    next: int | None = None
+
+
+class UnbookedSums(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of organisations with usage that waits to be booked, in the order of their ids."""
+
+    unbooked: list[UnbookedSum]
     # The value of `after` for the next page; None: this is the last page.
     next: int | None = None
 

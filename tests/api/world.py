@@ -28,6 +28,7 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from tests.providers.sink import Sink
@@ -176,6 +177,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     given: dict[str, Any] = {
         "ingest": DeskIngest(),
         "directory": directory,
+        "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "routing": Routing(pool, [p.name for p in PROVIDERS]),
         "providers": PROVIDERS,

@@ -1,0 +1,68 @@
+"""The operator's calls for usage that the books could not cover: list it, book it."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.auth import AdminKey
+from engine.api.decoding import Shape, read_body
+from engine.api.paging import NUMBER, asked, limit_asked
+from engine.api.ports import Services
+from engine.api.problems import not_found
+from engine.api.response import Response, answer_of
+from engine.organisations import UnbookedSum
+
+
+class _Booking(msgspec.Struct, forbid_unknown_fields=True):
+    write_off: str | None = None
+    name: str | None = None
+
+
+class _Sums(msgspec.Struct):
+    unbooked: list[UnbookedSum]
+    # The `after` of the next page; null on the last.
+    next: int | None
+
+
+_BOOKING = Shape(
+    _Booking,
+    "how to book",
+    {
+        "write_off": "the reason for which missing units are given, a string of 1 to 150 characters",
+        "name": "the name of an organisation that is missing, a string of 1 to 200 characters",
+    },
+)
+
+
+class UnbookedUsage:
+    """The actions on /v1/admin/unbooked."""
+
+    def __init__(self, services: Services) -> None:
+        self._unbooked = services.unbooked
+        self._key = AdminKey(services.admin_key_sha256)
+        self._body_bytes_max = services.body_bytes_max
+
+    async def sums(self, request: web.Request) -> Response:
+        """`GET /unbooked`: 200 with the page that `?after=` and `?limit=` ask for, by organisation.
+
+        Raises Refusal 401, 422, Unavailable.
+        """
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        after, limit = asked(request, "after", 0), limit_asked(request)
+        # One more than asked for tells whether there is another page.
+        found = await self._unbooked.sums(after, limit + 1)
+        page = found[:limit]
+        return answer_of(200, _Sums(page, page[-1].organisation_id if len(found) > limit else None))
+
+    async def book(self, request: web.Request) -> Response:
+        """`POST /unbooked/{organisation_id}/book`: 200 with an `organisations.BookedUsage`.
+
+        A second one finds nothing to book: 404. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        """
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        wanted = _BOOKING.decode_optional(await read_body(request, self._body_bytes_max))
+        digits = request.match_info["organisation_id"]
+        if not NUMBER.fullmatch(digits):
+            raise not_found("No usage of this organisation waits to be booked.")
+        return answer_of(200, await self._unbooked.book(int(digits), wanted.write_off, wanted.name))
