@@ -137,7 +137,7 @@ async def test_a_store_that_freezes_in_the_middle_costs_no_more_than_the_deadlin
     await blocker.execute("BEGIN; LOCK TABLE quotas IN ACCESS EXCLUSIVE MODE")
     audit = await given(engine.reader.audit(timeout_s=2))
     await blocker.close()
-    assert not_checked(audit) == {"conservation", "quotas", "journal", "held", "activity"}
+    assert not_checked(audit) == {"conservation", "quotas", "journal", "held", "activity", "unbooked"}
     assert "--timeout" in audit.checks[0].advice
 
 
