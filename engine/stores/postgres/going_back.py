@@ -27,6 +27,8 @@ SELECT setval(pg_get_serial_sequence('organisations', 'id'),
        setval(pg_get_serial_sequence('answers', 'id'),
               greatest(nextval(pg_get_serial_sequence('answers', 'id')), $3) + $2)"""
 
+_COUNT_LOSSES = "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])"
+
 _NOTE = """
 UPDATE shards SET went_back_at = now(), usage_missing = usage_missing OR shard = ANY($1::int[])"""
 
@@ -78,6 +80,11 @@ async def note_going_back(connection: asyncpg.Connection, trimmed: Sequence[int]
     """
     await connection.execute(_SKIP, _SKIPPED_IDS, _SKIPPED_ROWS, delivered)
     await connection.execute(_NOTE, list(trimmed))
+
+
+async def count_losses(connection: asyncpg.Connection, shards: Sequence[int]) -> None:
+    """Count a loss of data of Redis for these shards; an audit then takes their activity up anew."""
+    await connection.execute(_COUNT_LOSSES, list(shards))
 
 
 async def last_answer_of(connection: asyncpg.Connection) -> int:

@@ -49,9 +49,9 @@ from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.going_back import (
     adrift_of_shard,
+    count_losses,
     last_answer_of,
     note_going_back,
-    save_unbooked,
     standing_of,
 )
 from engine.stores.postgres.ledger_step import Written, changes, parts, prepare_step, read_step, write_step
@@ -84,8 +84,6 @@ _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1
 _CLOSE_SHARD = """
 UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0
 WHERE shard = $1"""
-
-_COUNT_LOSSES = "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])"
 
 # Delete the events that were sent, and read the others.
 _EVENTS = """
@@ -232,7 +230,7 @@ class PostgresLedger:
         async with self._session() as connection, connection.transaction():
             await prove_term(connection, self._term)
             if who == "redis":
-                await connection.execute(_COUNT_LOSSES, list(shards))
+                await count_losses(connection, shards)
             else:
                 await note_going_back(connection, shards, delivered)
 
@@ -284,11 +282,10 @@ class PostgresLedger:
             await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
             for part, arguments in writes:
                 await write_step(connection, arguments, part)
-            await save_unbooked(connection, books.unbooked)
             await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
             await connection.execute(_CLOSE_SHARD, shard, generation)
             if lost:
-                await connection.execute(_COUNT_LOSSES, [shard])
+                await count_losses(connection, [shard])
         self._waiting = {o: line for o, line in books.waiting.items() if line}
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
@@ -368,12 +365,7 @@ class PostgresLedger:
             going = step.without(locked.shards)
             arguments = changes(self._term, going, books, Written(marks, begun | marks, sent=sent))
             try:
-                if books.unbooked:
-                    async with connection.transaction():
-                        answers = await write_step(connection, arguments, books)
-                        await save_unbooked(connection, books.unbooked)
-                else:
-                    answers = await write_step(connection, arguments, books)
+                answers = await write_step(connection, arguments, books)
             except asyncpg.LockNotAvailableError:
                 # Nothing was written. Decide again without what is locked.
                 locked = self._locked = await find_locked(connection, first, step.accounts)

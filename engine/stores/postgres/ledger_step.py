@@ -32,7 +32,7 @@ from engine.credit.ledger_records import (
     StreamMark,
     WaitingRequest,
 )
-from engine.stores.postgres.going_back import reference_of
+from engine.stores.postgres.going_back import reference_of, save_unbooked
 from engine.stores.postgres.ledger_term import another_leads, not_next
 from engine.stream_id import StreamId
 
@@ -216,8 +216,20 @@ async def write_step(
 ) -> list[StoredAnswer]:
     """Write what `changes` gave for `books`, and give its new requests their rows; the answers with theirs.
 
-    Raises Unavailable when another ledger leads, or when the books do not stand where they were read.
+    Usage that is unbooked is rare; it is written by a statement of its own in the same transaction. Raises
+    Unavailable when another ledger leads, or when the books do not stand where they were read.
     """
+    if not books.unbooked:
+        return await _write(connection, arguments, books)
+    async with connection.transaction():
+        answers = await _write(connection, arguments, books)
+        await save_unbooked(connection, books.unbooked)
+    return answers
+
+
+async def _write(
+    connection: asyncpg.Connection, arguments: Sequence[Any], books: Books
+) -> list[StoredAnswer]:
     outcome, request_rows, answer_rows = await connection.fetchrow(_WRITE, *arguments)
     if outcome == "term":
         raise another_leads()
@@ -245,6 +257,7 @@ def parts(books: Books, accounts_max: int) -> list[Books]:
     for o in books.low:
         made[part_of[o]].low.append(o)
     made[-1].waiting, made[-1].closed, made[-1].answers = books.waiting, books.closed, books.answers
+    made[-1].unbooked = books.unbooked
     return made
 
 
