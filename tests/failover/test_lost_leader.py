@@ -25,7 +25,7 @@ from engine.stores.postgres.ledger import PostgresLedger
 from tests.adversity.pooler import Pooler
 from tests.adversity.proxy import Proxy
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, render, world
-from tests.failover.namespaces import Machine, machine, start_open_postgres
+from tests.failover.machine import Machine, machine, start_open_postgres
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -14,20 +17,22 @@ from engine.credit.group_commit import SILENT_S, UNKNOWN_S
 from engine.redis_keys import holders_key
 from engine.stores.redis.link import load_functions
 from tests.credit.test_credit import accepted, drafts, render, world
-from tests.failover.namespace import Namespace
+from tests.failover.machine import Machine, machine
 from tests.failover.servers import Process, until
 from tests.failover.test_cut_off import queued
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 @pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    with Namespace() as made:
+def away() -> Iterator[Machine]:
+    with machine() as made:
         yield made
 
 
 @pytest.fixture
-def redis(tmp_path: Path, namespace: Namespace) -> Iterator[Process]:
-    server = Process(tmp_path, ["--bind", "127.0.0.1", namespace.host, "--protected-mode", "no"])
+def redis(tmp_path: Path, away: Machine) -> Iterator[Process]:
+    server = Process(tmp_path, ["--bind", "127.0.0.1", away.near, "--protected-mode", "no"])
     server.start()
     yield server
     server.kill()
@@ -58,21 +63,26 @@ class Node:
 
 
 async def test_a_node_that_was_cut_off_until_it_was_fenced_sends_nothing_of_what_it_refused(
-    namespace: Namespace, redis: Process, books_url: str
+    away: Machine, redis: Process, books_url: str
 ) -> None:
     async with world(redis.url, books_url) as w:
         await load_functions(w.link)
         await w.ledger(overdue_s=5.0)
         other, _ = await w.holder("here")
         org = await w.organisation(10_000)
-        url = f"redis://{namespace.host}:{redis.port}/0"
-        node = Node(await namespace.run("-m", "tests.failover.node", url, "cut", "1"))
+        url = f"redis://{away.near}:{redis.port}/0"
+        command = away.command(sys.executable, "-m", "tests.failover.ingest_node", url, "cut", "1")
+        node = Node(
+            await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=subprocess.DEVNULL
+            )
+        )
         assert (await node.answer())["ready"]
         node.submit(org, 10)
         assert (await node.answer())["accepted"] == 10
         # Its heartbeat and what it asks for are answered.
         await asyncio.sleep(0.6)
-        namespace.cut()
+        away.swallow()
         node.submit(org, 1)
         await asyncio.sleep(0.1)
         for _ in range(12):
@@ -93,7 +103,7 @@ async def test_a_node_that_was_cut_off_until_it_was_fenced_sends_nothing_of_what
 
         await until(fenced)
         there = await queued(w)
-        namespace.heal()
+        away.heal()
 
         async def accepts() -> bool:
             node.submit(org, 1)

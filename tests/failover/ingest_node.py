@@ -1,6 +1,6 @@
 """A node by itself, to be run in a network namespace: commands come on stdin, answers go as JSON to stdout.
 
-python -m tests.failover.node REDIS_URL NAME ACCEPTED_ON
+python -m tests.failover.ingest_node REDIS_URL NAME ACCEPTED_ON
 submit NUMBER ORGANISATION COUNT   ->   {"number": …, "kind": …, "accepted": …, "took_s": …}
 quit
 """

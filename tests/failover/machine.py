@@ -17,6 +17,9 @@ from supervisor.embedded.recipes import HOST, Postgres
 from supervisor.embedded.server_dir import ServerDir
 from supervisor.embedded.servers import Server
 
+# An address of hardware that nobody has.
+_NOBODY = "02:00:00:00:00:01"
+
 
 def ip(*arguments: str) -> None:
     """Run one command of iproute2."""
@@ -55,6 +58,17 @@ class Machine:
         """What comes from that machine vanishes on its way; what goes there arrives."""
         ip("-n", self.name, "addr", "add", "198.18.255.255/32", "dev", "lo")
         ip("-n", self.name, "route", "replace", "blackhole", f"{self.near}/32")
+
+    def swallow(self) -> None:
+        """From now on packets are sent either way, to nobody; `heal` ends it."""
+        ip("neighbour", "replace", self.far, "lladdr", _NOBODY, "dev", self._cable, "nud", "permanent")
+        inside = ("neighbour", "replace", self.near, "lladdr", _NOBODY, "dev", "far", "nud", "permanent")
+        ip("-n", self.name, *inside)
+
+    def heal(self) -> None:
+        """Let everything through again."""
+        ip("neighbour", "delete", self.far, "dev", self._cable)
+        ip("-n", self.name, "neighbour", "delete", self.near, "dev", "far")
 
     def stop(self) -> None:
         """Delete the namespace, and with it the cable."""
