@@ -34,6 +34,20 @@ def queue_key(shard: int, queue: Queue) -> bytes:
 
 
 @cache
+def wait_key(shard: int, queue: Queue) -> bytes:
+    """Hash: what waits behind the queue's stream, a list for each organisation (see queue.lua)."""
+    return b"wait:{%d}:%s" % (shard, queue.encode())
+
+
+@cache
+def line_keys(shard: int, queue: Queue) -> tuple[bytes, bytes, bytes, bytes]:
+    """The line of a queue: its stream; `wait_key`; a sorted set of the organisations that have a list, by the
+    virtual start time of their next message; and one of those that have none and were served ahead."""
+    tail = b"{%d}:%s" % (shard, queue.encode())
+    return queue_key(shard, queue), wait_key(shard, queue), b"turns:" + tail, b"ahead:" + tail
+
+
+@cache
 def due_key(shard: int, queue: Queue) -> bytes:
     """Sorted set of messages that are scheduled or to be tried again, by the time they are due, µs."""
     return b"due:{%d}:%s" % (shard, queue.encode())

@@ -84,7 +84,7 @@ class Lane:
         # The entries that wait, each with the time at which it was read; and the sum of their segments.
         self.waiting: deque[tuple[Entry, float]] = deque()
         self.waiting_segments = 0
-        self._in_flight_max = in_flight_max
+        self.in_flight_max = in_flight_max
         self._waiting_max = waiting_max
         # The turn of the next message that is put off.
         self._put_off_to_s = 0.0
@@ -124,7 +124,7 @@ class Lane:
             return 0
         if self.breaker.state != "closed":
             return 1
-        room = max(0, min(free, self._in_flight_max - self.awaited.expected))
+        room = max(0, min(free, self.in_flight_max - self.awaited.expected))
         return min(len(self.waiting), room + self.awaited.answers_within(_AHEAD_S, now_s))
 
     def look(self, now_s: float) -> None:
@@ -152,7 +152,7 @@ class Lane:
             return self.waiting_segments >= min(self._waiting_max, max(_WAITING_MIN, of_rate))
         if not self.awaited.usual_s:
             return len(self.waiting) >= self._waiting_max
-        return len(self.waiting) >= max(_WAITING_MIN, self._in_flight_max * _WAITING_S / self.awaited.usual_s)
+        return len(self.waiting) >= max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)
 
     def add(self, entry: Entry, read_at_s: float) -> None:
         """Let `entry` wait, behind all others; it was read at `read_at_s`."""
@@ -164,7 +164,7 @@ class Lane:
 
         The caller then calls `began`, unless it does not send the entry after all.
         """
-        if not self.waiting or self.awaited.expected >= self._in_flight_max or now_s < self._rests_until_s:
+        if not self.waiting or self.awaited.expected >= self.in_flight_max or now_s < self._rests_until_s:
             return None
         if not self.breaker.usable(now_s):
             return None
@@ -197,7 +197,7 @@ class Lane:
 
     def again_at_s(self, now_s: float) -> float | None:
         """When to call `next` again although nothing happens; None: not before something does."""
-        if not self.waiting or self.awaited.expected >= self._in_flight_max or not self.breaker.usable(now_s):
+        if not self.waiting or self.awaited.expected >= self.in_flight_max or not self.breaker.usable(now_s):
             return None
         if now_s < self._rests_until_s:
             return self._rests_until_s

@@ -8,11 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from engine.delivery import read_ahead
 from engine.delivery.breaker import Breaker
 from engine.delivery.lane import Lane
 from engine.providers.settings import ProviderSettings
 from engine.records import Entry
 from engine.routing.records import RoutingPlan
+
+# So much of the lanes' time lies ready in the stream of each shard, seconds, in messages within these bounds.
+# What waits behind it is still in its organisation's turn.
+_READY_S = 0.03
+_READY_MIN = 4
+_READY_MAX = 256
 
 
 class Lanes:
@@ -46,9 +53,18 @@ class Lanes:
         """How many sends may begin now."""
         return self._concurrency - sum(lane.awaited.expected for lane in self._order)
 
-    def worth_reading(self, now_s: float) -> bool:
-        """Whether any lane is open and not crowded, so that more messages should be read."""
-        return any(lane.open(now_s) and not lane.crowded(now_s) for lane in self._order)
+    def room(self, now_s: float) -> int | None:
+        """How many more messages are worth reading now; None: as many as the worker takes in hand."""
+        if not any(lane.open(now_s) and not lane.crowded(now_s) for lane in self._order):
+            return 0
+        return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s)
+
+    def ready_messages(self, now_s: float) -> int:
+        """How many messages of each shard should lie ready to be read: a power of two, so that it seldom
+        changes."""
+        rate = sum(read_ahead.rate(lane, now_s) for lane in self._order if lane.open(now_s))
+        wanted = max(_READY_MIN, min(_READY_MAX, rate * _READY_S))
+        return 1 << int(math.log2(wanted))
 
     def busy(self) -> bool:
         """Whether anything waits or is in flight."""

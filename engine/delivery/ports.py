@@ -35,6 +35,10 @@ class UnreadMessages(Protocol):
 class QueueReader(Protocol):
     """The worker's side of a queue's streams, all shards of one queue."""
 
+    # So many messages of each shard shall lie ready to be read. What waits behind them is still in its
+    # organisation's turn. Whoever reads may set it.
+    ready_max: int
+
     @property
     def queue(self) -> Queue:
         """The queue that is read."""

@@ -138,12 +138,15 @@ class Worker:
                 settled.clear()
                 await _first_of(settled, draining)
                 continue
-            if not self._fit() or not self._dispatcher.lanes.worth_reading(self._clock_s()):
+            lanes, now_s = self._dispatcher.lanes, self._clock_s()
+            self._reader.ready_max = lanes.ready_messages(now_s)
+            wanted = lanes.room(now_s)
+            if not self._fit() or wanted == 0:
                 settled.clear()
                 await _first_of(settled, draining, timeout_s=_LOOK_S)
                 continue
             try:
-                entries = await self._reader.read(room, _BLOCK_MS)
+                entries = await self._reader.read(room if wanted is None else min(room, wanted), _BLOCK_MS)
             except Unavailable as e:
                 if not backoff.failures:
                     self._log.warning("queue cannot be read", reason=e.detail)

@@ -14,7 +14,9 @@ from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
-_READS = 5
+_READS = 6
+# So many organisations with a backlog are looked at in each shard, for the age of their oldest message.
+_ORGANISATIONS_MAX = 1000
 # No transaction of the engine has locks on the books for so long, seconds.
 _LOCKED_S = 1.0
 
@@ -140,25 +142,28 @@ class StatusReader:
     async def _queue(self, queue: Queue, now_ms: int) -> QueueStatus:
         commands: list[Command] = []
         for s in self._shards:
-            stream = keys.queue_key(s, queue)
+            stream, wait, turns, _ = keys.line_keys(s, queue)
             commands += [
                 ("XLEN", stream),
                 ("XPENDING", stream, keys.GROUP),
                 ("XRANGE", stream, "-", "+", "COUNT", 1),
                 ("ZCARD", keys.due_key(s, queue)),
                 ("XLEN", keys.dead_key(s, queue)),
+                ("FCALL_RO", versioned("backlog"), 2, wait, turns, _ORGANISATIONS_MAX),
             ]
         replies = await self._link.batch(commands)
         status = QueueStatus()
         for at in range(0, len(replies), _READS):
-            length, pending, first, due, dead = replies[at : at + _READS]
+            length, pending, first, due, dead, (behind, lists) = replies[at : at + _READS]
             in_hand = 0 if isinstance(pending, ReplyError) else pending[0]
             status.in_hand += in_hand
-            status.waiting += max(0, length - in_hand)
+            status.waiting += max(0, length - in_hand) + behind
             status.due += due
             status.dead += dead
             if first:
                 status.oldest_ms = max(status.oldest_ms, now_ms - _ms(first[0][0]))
+            for _, _, _, oldest_us in lists:
+                status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
         return status
 
 

@@ -42,6 +42,7 @@ class Backlog:
         ]
         self.settled: list[Settlement] = []
         self.reads = 0
+        self.ready_max = 0
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         self.reads += 1

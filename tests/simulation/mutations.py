@@ -38,6 +38,7 @@ from engine.stores.redis import admission
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.usage import RedisUsage
 from tests.simulation.holdings import WatchedMap
+from tests.simulation.line import Line, Waiting
 from tests.simulation.postgres_server import Change, PostgresServer
 from tests.simulation.redis_functions import Functions
 
@@ -287,7 +288,30 @@ def _first_use(self: Functions, key: bytes, fingerprint: bytes, answer: bytes) -
     return None
 
 
+def with_line(name: str, **methods: Any) -> dict[str, Any]:
+    """A world in which the lines of the queues have these methods instead of their own."""
+    return {"functions": spoiled(name, line=type(name, (Line,), methods))}
+
+
+def _lose_when_listed(self: Line, of: Waiting) -> None:
+    """What is moved from a list to the ready stream is lost on the way."""
+    self.store.list_pop(self.wait, of.organisation)
+    self.messages -= 1
+    of.served = True
+
+
+def _move_a_copy(self: Line, of: Waiting) -> None:
+    """The message stays in its list too."""
+    segments, payload = self.store.lists(self.wait)[of.organisation][0]
+    Line.serve(self, of)
+    self.store.list_push(self.wait, of.organisation, segments, payload)
+
+
 MUTATIONS = [
+    Mutation("forget the refill", 0, world=with_line("Dry", refill=lambda _: None)),
+    Mutation("wait without a turn", 0, world=with_line("Turnless", take_turn=lambda *_: None)),
+    Mutation("lose what is moved to the ready stream", 0, world=with_line("Losing", serve=_lose_when_listed)),
+    Mutation("leave what is moved where it was", 0, world=with_line("Copying", serve=_move_a_copy)),
     Mutation(
         "skip the fence check in admit", 0,
         world={"functions": spoiled("Unfenced", epoch_is_over=lambda *_: False)},

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.redis_keys import GROUP
+from tests.simulation.line import Line
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
 
@@ -128,6 +129,8 @@ class Closing:
             places = [db[keys[i]].fields.values() for i in (2, 3, 6, 7) if keys[i] in db]
             payloads = [fields[1] for entries in places for fields in entries]
             payloads += [p for i in (4, 5) for p in db.get(keys[i], ())]
+            lists = [waiting for i in (8, 9) for waiting in self.store.lists(keys[i]).values()]
+            payloads += [p for waiting in lists for _, p in waiting]
             for message in map(_unpack, payloads):
                 self.hold(*keys[:2], {message[1]: message[7]})
             by = self.store.hash(keys[1])
@@ -168,6 +171,8 @@ class Closing:
 
 class Functions(Closing):
     """The functions by name."""
+
+    line = Line
 
     # -- holders
 
@@ -221,40 +226,46 @@ class Functions(Closing):
         stored = self.stored_outcome(holder, epoch, seq)
         if stored is not None:
             return [b"applied", stored, int(holder[b"size"])]
-        if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[10]):
+        if self.epoch_is_over(holder, epoch) or not self.generation_is_named(keys[16]):
             return [b"fenced", [], 0]
         if not self.is_next(holder, seq):
             return [b"fenced", [], 0]
-        chain = Chain(self.store, *keys[6:8])
+        chain = Chain(self.store, *keys[12:14])
         if self.is_unseen(chain):
             return [b"unseen", [], 0]
 
         sums: dict[int, int] = {}
         rows: list[bytes] = []
         hits: list[list[Any]] = []
+        lines: dict[bytes, Line] = {}
         row_count, at = 0, 6
         for index in range(int(args[4])):
             org, units, key_index, fingerprint, answer, n_rows, some, n = args[at : at + 8]
-            hit = self.used_before(keys[10 + key_index], fingerprint, answer) if key_index else None
+            hit = self.used_before(keys[16 + key_index], fingerprint, answer) if key_index else None
             if hit:
                 hits.append([index, *hit])
             else:
-                for lane, due_at_us, payload in zip(*[iter(args[at + 8 : at + 8 + 3 * n])] * 3, strict=True):
-                    if due_at_us == b"":
-                        self.store.xadd(keys[1] if lane == b"e" else keys[2], [b"m", payload])
-                    else:
-                        self.store.zadd(keys[3] if lane == b"e" else keys[4], due_at_us, payload)
+                for size, due_at_us, payload in zip(*[iter(args[at + 8 : at + 8 + 3 * n])] * 3, strict=True):
+                    queue = size[:1]
+                    if due_at_us != b"":
+                        self.store.zadd(keys[9 if queue == b"e" else 10], due_at_us, payload)
+                        continue
+                    if queue not in lines:
+                        lines[queue] = self.line(self.store, keys[1:5] if queue == b"e" else keys[5:9])
+                    lines[queue].enter(b"%d" % org, int(size[1:]), payload)
                 sums[org] = sums.get(org, 0) + units
                 rows.append(some)
                 row_count += n_rows
             at += 8 + 3 * n
 
+        for queue in sorted(lines):
+            lines[queue].finish()
         if row_count:
-            self.store.xadd(keys[5], [b"b", _array_of(rows, row_count)])
+            self.store.xadd(keys[11], [b"b", _array_of(rows, row_count)])
         if sums:
             flat = [value for pair in sums.items() for value in pair]
             chain.append(b"usage", name, epoch, _pack(flat))
-            self.hold(*keys[8:10], sums)
+            self.hold(*keys[14:16], sums)
         for i in range(at, at + 2 * int(args[5]), 2):
             chain.append(_b(args[i]), name, epoch, args[i + 1])
         chain.keep()
@@ -305,15 +316,15 @@ class Functions(Closing):
         stream = self.store.stream(keys[0])
         return [[format_id(i), stream.fields[i]] for i in stream.behind(after, args[1])]
 
-    def settle_unread(self, keys: Any, args: Any) -> int:
+    def settle_unread(self, keys: Any, args: Any) -> list[int]:
         given = self.store.group(keys[0], GROUP).last
         return self.settle(keys, args, given)
 
-    def settle(self, keys: Any, args: Any, given: tuple[int, int] | None = None) -> int:
-        at, counted = 2, 0
+    def settle(self, keys: Any, args: Any, given: tuple[int, int] | None = None) -> list[int]:
+        at, counted = 3, 0
         rows: list[bytes] = []
         sums: dict[int, list[int]] = {}
-        for _ in range(int(args[1])):
+        for _ in range(int(args[2])):
             entry_id, outcome, org, units, row = args[at : at + 5]
             ms, _, sequence = entry_id.partition(b"-")
             entry = (int(ms), int(sequence))
@@ -324,21 +335,23 @@ class Functions(Closing):
                 if row != b"":
                     rows.append(row)
                 if outcome == b"d":
-                    self.store.zadd(keys[1], args[at + 5], args[at + 6])
+                    self.store.zadd(keys[4], args[at + 5], args[at + 6])
                 elif outcome == b"x":
-                    self.store.xadd(keys[2], [b"m", args[at + 5]])
+                    self.store.xadd(keys[5], [b"m", args[at + 5]])
                 else:
                     sums.setdefault(org, [0, 0])[0 if outcome == b"c" else 1] += units
             at += 5 + {b"d": 2, b"x": 1}.get(outcome, 0)
         if rows:
-            self.store.xadd(keys[3], [b"b", _array_of(rows, len(rows))])
+            self.store.xadd(keys[6], [b"b", _array_of(rows, len(rows))])
         if sums:
             flat = [value for org, pair in sums.items() for value in (org, *pair)]
-            chain = Chain(self.store, *keys[4:6])
+            chain = Chain(self.store, *keys[7:9])
             chain.append(b"settle", _b(args[0]), b"0", _pack(flat))
             chain.keep()
-            self.hold(*keys[6:8], {org: -captured - released for org, (captured, released) in sums.items()})
-        return counted
+            self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
+        line = self.line(self.store, keys[:4])
+        line.aim(args[1])
+        return [counted, line.finish()]
 
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
         return self.store.xack(key, GROUP, entry_id)
@@ -355,12 +368,20 @@ class Functions(Closing):
             self.store.db[keys[1]] = b"%d" % last
         return len(rows)
 
-    def promote(self, keys: Any, args: Any) -> int:
-        ready = self.store.zrange(keys[0], args[0])[: args[1]]
-        for payload in ready:
-            self.store.xadd(keys[1], [b"m", payload])
+    def promote(self, keys: Any, args: Any) -> list[int]:
+        due = self.store.zrange(keys[0], args[0])[: args[1]]
+        line = self.line(self.store, keys[1:5])
+        line.aim(args[2])
+        for payload in due:
+            message = _unpack(payload)
+            line.enter(b"%d" % message[1], message[6], payload)
             self.store.zrem(keys[0], payload)
-        return len(ready)
+        return [len(due), line.finish()]
+
+    def refill(self, keys: Any, args: Any) -> int:
+        line = self.line(self.store, keys)
+        line.aim(args[0])
+        return line.finish()
 
     def make_group(self, keys: Any, _: Any) -> int:
         groups = self.store.stream(keys[0]).groups

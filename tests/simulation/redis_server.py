@@ -214,7 +214,11 @@ class RedisServer(Hashes):
                 found.append([key, entries])
         return found or (BLOCKED if "BLOCK" in arguments else None)
 
-    def _xpending(self, key: bytes, group: bytes, _: str, idle_ms: int, start: bytes, *rest: Any) -> Any:
+    def _xpending(self, key: bytes, group: bytes, *rest: Any) -> Any:
+        if not rest:
+            # How many, without the rest of the summary.
+            return [len(self.store.group(key, group).pending)]
+        _, idle_ms, start, *rest = rest  # type: ignore[assignment]
         return self.store.xpending(key, group, idle_ms, as_bytes(start), rest[1], as_bytes(rest[2]))
 
     def _xclaim(

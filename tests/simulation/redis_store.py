@@ -91,7 +91,13 @@ class Store:
             text = key.decode()
             head, _, rest = text.partition(":{")
             shard, _, tail = rest.partition("}")
-            kind = {"sms": "place", "due": "place", "dead": "place", "activity": "activity"}.get(head, "")
+            kind = {
+                "sms": "place",
+                "due": "place",
+                "dead": "place",
+                "wait": "place",
+                "activity": "activity",
+            }.get(head, "")
             if head == "credit" and tail == ":usage":
                 kind = "usage"
             known = self._kinds[key] = (kind, int(shard) if shard else -1)
@@ -152,6 +158,24 @@ class Store:
     def xack(self, key: bytes, group: bytes, entry_id: StreamId) -> int:
         found = self.stream(key).groups.get(group)
         return 0 if found is None or found.pending.pop(entry_id, None) is None else 1
+
+    def list_push(self, key: bytes, organisation: bytes, segments: int, payload: bytes) -> None:
+        """Append to an organisation's list behind a ready stream: [(segments, payload) …]."""
+        self.hash(key).setdefault(organisation, []).append((segments, payload))  # type: ignore[arg-type,attr-defined]
+        self.watch.placed(self.kind(key)[1], payload)
+
+    def list_pop(self, key: bytes, organisation: bytes) -> tuple[int, bytes]:
+        """Take out the first; an empty list is none."""
+        waiting: Any = self.hash(key)[organisation]
+        first: tuple[int, bytes] = waiting.pop(0)
+        if not waiting:
+            del self.hash(key)[organisation]
+        self.watch.left(self.kind(key)[1], first[1])
+        return first
+
+    def lists(self, key: bytes) -> dict[bytes, list[tuple[int, bytes]]]:
+        """The lists behind a ready stream, by organisation."""
+        return {name: value for name, value in self.db.get(key, {}).items() if isinstance(value, list)}
 
     def zadd(self, key: bytes, score: float, member: bytes) -> None:
         members = self.hash(key)

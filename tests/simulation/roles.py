@@ -121,20 +121,37 @@ class Pacing:
         return granted
 
 
+class ShortQueue(QueueStreams):
+    """Lets few messages be ready, so that the others wait in their organisation's turn."""
+
+    def __init__(self, *arguments: Any, ready_max: int, **named: Any) -> None:
+        self._wanted, self._most = 0, ready_max
+        super().__init__(*arguments, **named)
+
+    @property
+    def ready_max(self) -> int:  # type: ignore[override]
+        return min(self._wanted, self._most)
+
+    @ready_max.setter
+    def ready_max(self, messages: int) -> None:
+        self._wanted = messages
+
+
 async def worker(world: World, role: Role) -> None:
     process, settings = role.process, world.settings
     link, reading = world.link(process), world.link(process)
     await link.start()
     await reading.start()
     pulse = pulse_of(world, role)
-    reader = QueueStreams(
-        link,  # type: ignore[arg-type]
-        reading,  # type: ignore[arg-type]
+    reader = ShortQueue(
+        link,
+        reading,
+        ready_max=settings.ready_max,
         queue="normal",
         shards=settings.shards,
         worker_name=process.name,
         timeout_s=settings.link_timeout_s,
-        log=world.log,  # type: ignore[arg-type]
+        log=world.log,
         pulse=pulse,
     )
     await reader.join()

@@ -75,8 +75,8 @@ class Sequence:
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
              "pending", "generation", "seal", "close", "begin",
-             "announce", "deliver", "unread", "settle_unread"),
-            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1, 3, 3),
+             "announce", "deliver", "unread", "settle_unread", "refill"),
+            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1, 3, 3, 2),
         )[0]  # fmt: skip
         if what == "beat":
             return what, name, self.sequences[name] + rng.randrange(-1, 2), rng.random() < 0.5
@@ -90,7 +90,9 @@ class Sequence:
         if what == "settle":
             some = rng.sample(range(len(entries)), min(len(entries), rng.randrange(5)))
             events = [rng.choice(("sent", "failed", "retrying", "dead", None)) for _ in some]
-            return what, rng.choice(_WORKERS), list(zip(some, events, strict=True))
+            return what, rng.choice(_WORKERS), list(zip(some, events, strict=True)), self._mark()
+        if what == "refill":
+            return what, self._mark()
         if what == "settle_unread":
             some = [rng.randrange(1 << 30) for _ in range(rng.randrange(4))]
             return what, rng.choice(_WORKERS), [(n, rng.choice(("expired", "failed"))) for n in some]
@@ -110,10 +112,13 @@ class Sequence:
         notes = [Note(rng.choice(("request", "return")), b"note") for _ in range(rng.randrange(3))]
         return Flush(_SHARD, epoch, sequence, submissions, notes)
 
+    def _mark(self) -> int:
+        return self.rng.choice((1, 2, 4, 40))
+
     def _submission(self) -> Submission:
         rng = self.rng
         organisation_id = rng.choice((1, 2, 300, 70_000))
-        messages = [self._addressed(organisation_id) for _ in range(rng.randrange(1, 4))]
+        messages = [self._addressed(organisation_id) for _ in range(rng.randrange(1, 9))]
         return Submission(
             organisation_id=organisation_id,
             messages=messages,
@@ -127,9 +132,10 @@ class Sequence:
         self.messages += 1
         message = Message(
             id=f"m{self.messages}", organisation_id=organisation_id, to="+1", text="x", sender="",
-            encoding="GSM-7", segments=1, units=self.rng.randrange(1, 9), accepted_at_us=1, expires_at_us=2,
+            encoding="GSM-7", segments=self.rng.choice((1, 1, 2, 7)),
+            units=self.rng.randrange(1, 9), accepted_at_us=1, expires_at_us=2,
         )  # fmt: skip
-        queue = self.rng.choice(("express", "normal"))
+        queue = self.rng.choice(("express", "normal", "normal"))
         return Addressed(queue=queue, message=message, due_at_us=self.rng.choice((0, 0, 100, 200)))
 
 
@@ -168,11 +174,14 @@ class Side:
             own = msgspec.structs.replace(given[1], epoch=self.epochs[given[0]] + given[1].epoch)
             return _admit_command(given[0], own)
         if what == "settle":
-            return wire.settle("normal", given[0], _SHARD, [self._settlement(*s) for s in given[1]])
+            settlements = [self._settlement(*s) for s in given[1]]
+            return wire.settle("normal", given[0], _SHARD, given[2], settlements)
+        if what == "refill":
+            return wire.refill("normal", _SHARD, given[0])
         if what == "settle_unread":
             pool = self.unread + self.entries
             some = [self._settled(*pool[n % len(pool)], event) for n, event in given[1] if pool]
-            return wire.settle("normal", given[0], _SHARD, some, unread=True)
+            return wire.settle("normal", given[0], _SHARD, 4, some, unread=True)
         if what == "generation":
             key = keys.generation_key(_SHARD)
             return ("DEL", key) if given[0] is None else ("SET", key, given[0])
@@ -193,7 +202,7 @@ class Side:
             after = self.unread[-1][0] if self.unread and suspects else b"0-0"
             return wire.unread("normal", _SHARD, after, count)
         if what == "promote":
-            return wire.promote("normal", _SHARD, 100 + 100 * suspects, count)
+            return wire.promote("normal", _SHARD, 100 + 100 * suspects, count, 4)
         if what == "take_over":
             return wire.take_over("normal", worker, _SHARD, idle_ms, count, suspects)
         if what == "pending":
@@ -227,7 +236,8 @@ class Side:
         queues = ("express", "normal")
         touched = [keys.generation_key(_SHARD), keys.usage_key(_SHARD), keys.usage_head_key(_SHARD)]
         touched += [keys.held_key(_SHARD), keys.held_by_key(_SHARD)]
-        touched += [of(_SHARD, q) for of in (keys.queue_key, keys.due_key, keys.dead_key) for q in queues]
+        places = (keys.queue_key, keys.due_key, keys.dead_key, keys.wait_key)
+        touched += [of(_SHARD, q) for of in places for q in queues]
         return ("FCALL", versioned("close"), len(touched), *touched, "g9", "-", 300, 1, 2, 3)
 
     def remember(self, what: str, given: list[Any], reply: Any) -> None:
@@ -308,7 +318,36 @@ async def real_dump(link: RedisLink, side: Side) -> Any:
     inboxes = [await link.call("XRANGE", key, "-", "+") for key in _INBOXES]
     flat = await link.call("HGETALL", keys.held_key(_SHARD) + b":by")
     by = dict(zip(flat[::2], flat[1::2], strict=True))
-    return streams, due, holder_rows(side, holders), alive, held, by, inboxes
+    lines = [await real_line(link, queue) for queue in ("express", "normal")]
+    return streams, due, holder_rows(side, holders), alive, held, by, inboxes, lines
+
+
+async def real_line(link: RedisLink, queue: Any) -> Any:
+    """What waits behind a ready stream: its lists, turns and numbers."""
+    _, wait, turns, ahead = keys.line_keys(_SHARD, queue)
+    flat = await link.call("HGETALL", wait)
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    lists = {}
+    for organisation in [name for name in fields if name.isdigit()]:
+        first, last, taken, _, messages, segments = _decode(fields.pop(organisation))
+        data = b"".join(fields.pop(organisation + b":%d" % n) for n in range(first, last + 1))[taken:]
+        lists[organisation] = found = []
+        while data:
+            size = int.from_bytes(data[2:6], "big")
+            found.append((int.from_bytes(data[:2], "big"), data[6 : 6 + size]))
+            data = data[6 + size :]
+        assert (messages, segments) == (len(found), sum(of for of, _ in found))
+    sets = [await link.call("ZRANGE", key, 0, -1, "WITHSCORES") for key in (turns, ahead)]
+    scores = [dict(zip(s[::2], map(float, s[1::2]), strict=True)) for s in sets]
+    assert set(scores[0]) == set(lists)
+    return lists, scores, fields
+
+
+def simulated_line(store: Any, queue: Any) -> Any:
+    _, wait, *sets = keys.line_keys(_SHARD, queue)
+    lists = store.lists(wait)
+    fields = {name: value for name, value in store.db.get(wait, {}).items() if name not in lists}
+    return lists, [dict(store.db.get(key, {})) for key in sets], fields
 
 
 def simulated_dump(server: RedisServer, side: Side) -> Any:
@@ -327,7 +366,8 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
     ]
     held = int(db.get(keys.held_key(_SHARD), b"0"))
     by = db.get(keys.held_key(_SHARD) + b":by", {})
-    return streams, due, holder_rows(side, holders), alive, held, by, inboxes
+    lines = [simulated_line(store, queue) for queue in ("express", "normal")]
+    return streams, due, holder_rows(side, holders), alive, held, by, inboxes, lines
 
 
 @pytest.fixture
@@ -354,6 +394,7 @@ async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, 
     for command in groups:
         await database.call(*command)
         server.execute(None, None, command)
+    behind: set[str] = set()
     for step in range(500):
         clock.now += 0.002
         what, *given = sequence.next(real.entries)  # type: ignore[arg-type]
@@ -371,8 +412,14 @@ async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, 
         if what == "admit" and theirs[0] == b"applied":
             sequence.sequences[given[0]] = given[1].sequence
         if step % 20 == 19:
-            assert simulated_dump(server, simulated) == await real_dump(database, real), (seed, step)
+            dump = simulated_dump(server, simulated)
+            assert dump == await real_dump(database, real), (seed, step)
+            lists, (_, ahead), fields = dump[-1][1]
+            behind.update(
+                ["lists"] if lists else [], ["ahead"] if ahead else [], ["open"] * (b"time" not in fields)
+            )
     assert real.entries
+    assert behind == {"lists", "ahead", "open"}
 
 
 class Books:

@@ -45,6 +45,8 @@ class Settings(msgspec.Struct, kw_only=True):
     spenders: list[int]
     # Virtual seconds of faults, and then of calm before the end.
     chaos_s: float
+    # At most so many messages of a shard lie ready; the others wait in their organisation's turn.
+    ready_max: int = 8
     calm_s: float = 11.0
 
     @staticmethod
@@ -62,6 +64,7 @@ class Settings(msgspec.Struct, kw_only=True):
             spenders=organisations if rng.random() < 0.3 else [],
             chaos_s=rng.choice((3.0, 6.0, 12.0)),
             lock_holds=rng.random() < 0.75,
+            ready_max=rng.choice((1, 2, 8)),
         )
 
 

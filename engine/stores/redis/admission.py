@@ -227,8 +227,8 @@ def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Comm
     s = flush.shard
     touched: list[Argument] = [
         keys.holder_key(s, name),
-        keys.queue_key(s, "express"),
-        keys.queue_key(s, "normal"),
+        *keys.line_keys(s, "express"),
+        *keys.line_keys(s, "normal"),
         keys.due_key(s, "express"),
         keys.due_key(s, "normal"),
         keys.activity_key(s),
@@ -269,7 +269,7 @@ def _add_submission(arguments: list[Argument], submission: Submission, key_index
     )
     for addressed in messages:
         arguments += (
-            b"e" if addressed.queue == "express" else b"n",
+            b"%b%d" % (b"e" if addressed.queue == "express" else b"n", addressed.message.segments),
             addressed.due_at_us or b"",
             message_format.packed(addressed.message),
         )

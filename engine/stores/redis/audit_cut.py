@@ -48,10 +48,11 @@ async def instant_of(link: RedisLink, shard: int, mark: StreamMark | None, timeo
     Raises Unavailable, ReplyError.
     """
     state, held, usage, waiting, recount, first, sums = await link.call(
-        "FCALL", versioned("cut"), 10,
+        "FCALL", versioned("cut"), 12,
         keys.queue_key(shard, "express"), keys.queue_key(shard, "normal"),
         keys.due_key(shard, "express"), keys.due_key(shard, "normal"),
         keys.dead_key(shard, "express"), keys.dead_key(shard, "normal"),
+        keys.wait_key(shard, "express"), keys.wait_key(shard, "normal"),
         keys.activity_key(shard), keys.usage_key(shard), keys.usage_head_key(shard), keys.held_key(shard),
         str(mark.position) if mark else "", mark.link if mark else "", _ROWS_MAX, _ENTRIES_MAX,
         timeout_s=timeout_s,

@@ -7,6 +7,7 @@ What happens when an answer does not come, or this process dies or freezes:
 read       The entries are pending under our name, but we have never seen them. The next
            `read` looks through the pending list for entries that are not in hand.
 settle     Nobody knows whether it counted. Sent again, it counts what was not counted.
+promote    Messages that came into the queue are there. What is left comes with the next call.
 take_over  As for `read`.
 killed     The name is fenced; the other workers take its entries over at once.
 frozen     They take them over after `min_idle_ms`. The first settlement of an entry counts.
@@ -31,6 +32,7 @@ from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
 from engine.store_clock import wall_us
 from engine.stores.redis import queue_wire as wire
+from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.pulse import Pulse, pulsed
@@ -41,6 +43,8 @@ from engine.stores.redis.wire import ReplyError
 _PAGE = 500
 # How long an entry that could not be read waits for somebody who can, seconds.
 UNREAD_S = 30.0
+# How many unread entries each stream shall hold, as long as nobody says; as in queue.lua.
+MARK = 128
 
 
 class QueueStreams:
@@ -78,7 +82,10 @@ class QueueStreams:
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         # The messages that no worker has been given.
-        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all)
+        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, lambda: self.ready_max)
+        # How many unread entries each stream shall hold.
+        self.ready_max = MARK
+        self._backlog = Backlog()
         # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
         # Whether there may be pending entries of ours that are not in hand.
@@ -124,23 +131,32 @@ class QueueStreams:
         return await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
 
     async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
-        """[[key, entries] …]: at once from the streams that have more, else blocking on all streams."""
+        """[[key, entries] …]: at once from the streams that have more, else blocking on all streams.
+
+        Streams that have a backlog behind them are filled up first. When nothing was there to be read all
+        the same, the next read blocks, and whoever makes room fills them.
+        """
         while True:
-            asked = wire.shares(self._shards, self._busy, count)
-            block = None if self._busy else block_ms
+            backlog = self._backlog.take()
+            busy = sorted({*backlog, *self._busy})
+            asked = wire.shares(self._shards, busy, count)
+            block = None if busy else block_ms
             self._busy = []
             replies = await self._reading.batch(
-                [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
+                [wire.refill(self.queue, shard, self.ready_max) for shard in backlog]
+                + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
             streams: list[Any] = []
-            for (_, share), reply in zip(asked, replies, strict=True):
+            for (_, share), reply in zip(asked, replies[len(backlog) :], strict=True):
                 if isinstance(reply, ReplyError):
                     raise await self._mended(reply)
                 for key, raw in reply or ():
                     streams.append((key, raw))
                     if len(raw) >= share:
                         self._busy.append(self._shard_of_key[key])
+            if streams:
+                self._backlog.note(backlog, replies[: len(backlog)])
             if streams or block is not None:
                 return streams
 
@@ -152,11 +168,14 @@ class QueueStreams:
         by_shard: dict[int, list[Settlement]] = {}
         for settlement in settlements:
             by_shard.setdefault(settlement.entry.shard, []).append(settlement)
-        counted = await self._all(
-            [wire.settle(self.queue, self._name, shard, some) for shard, some in by_shard.items()]
+        replies = await self._all(
+            [
+                wire.settle(self.queue, self._name, shard, self.ready_max, some)
+                for shard, some in by_shard.items()
+            ]
         )
         self._hand.let_go(settlement.entry for settlement in settlements)
-        return sum(counted)
+        return self._backlog.counted(by_shard, replies)
 
     def drop(self, entries: Sequence[Entry]) -> None:
         """Let go of entries unsettled; a later `read` gives them again."""
@@ -164,8 +183,9 @@ class QueueStreams:
         self._lost = self._lost or bool(entries)
 
     async def promote(self, now_us: int, limit: int) -> int:
-        """Move up to `limit` messages a shard that are due at `now_us` into the queue; how many moved."""
-        return sum(await self._all([wire.promote(self.queue, s, now_us, limit) for s in self._shards]))
+        """Let up to `limit` messages a shard that are due at `now_us` into the queue; how many came."""
+        commands = [wire.promote(self.queue, s, now_us, limit, self.ready_max) for s in self._shards]
+        return self._backlog.counted(self._shards, await self._all(commands))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         """Take over up to `limit` entries of dead workers, and of living ones idle for `min_idle_ms`.
@@ -260,7 +280,10 @@ class QueueStreams:
         due_at_us = self._now_us() + int(UNREAD_S * 1e6) if undecodable else 0
         try:
             await self._all(
-                [wire.leave_for_others(self.queue, self._name, entry, due_at_us) for entry in undecodable]
+                [
+                    wire.leave_for_others(self.queue, self._name, self.ready_max, entry, due_at_us)
+                    for entry in undecodable
+                ]
             )
         except Unavailable:
             # They are still pending and not in hand, so the search for lost ones finds them again.

@@ -20,6 +20,7 @@ from engine.redis_keys import (
     held_key,
     holder_key,
     holders_key,
+    line_keys,
     queue_key,
     usage_head_key,
     usage_key,
@@ -94,11 +95,13 @@ def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
 
 
 def settle(
-    queue: Queue, name: str, shard: int, settlements: Sequence[Settlement], *, unread: bool = False
+    queue: Queue, name: str, shard: int, mark: int, settlements: Sequence[Settlement], *, unread: bool = False
 ) -> Command:
-    """Settle entries of one shard in one call; reply: how many counted (see `settle` in queue.lua).
+    """Settle entries of one shard in one call; reply [how many counted, how many messages wait behind the
+    stream now] (see `settle` in queue.lua).
 
-    `unread`: entries that no worker has been given, instead of those that `name` has been given.
+    `mark`: how many unread entries the stream shall hold. `unread`: entries that no worker has been given,
+    instead of those that `name` has been given.
     """
     flat: list[Argument] = []
     for s in settlements:
@@ -114,19 +117,27 @@ def settle(
             flat += (s.due_at_us, message_format.packed(s.message or message))
         elif outcome == "dead":
             flat.append(message_format.packed(s.message or message))
-    return _settle(queue, name, shard, len(settlements), flat, _SETTLE_UNREAD if unread else _SETTLE)
+    function = _SETTLE_UNREAD if unread else _SETTLE
+    return _settle(queue, name, shard, mark, len(settlements), flat, function)
 
 
-def leave_for_others(queue: Queue, name: str, entry: Undecodable, due_at_us: int) -> Command:
-    """Put an entry on the due set as it is, until then; its units stay held."""
-    return _settle(queue, name, entry.shard, 1, [entry.entry_id, b"d", 0, 0, b"", due_at_us, entry.payload])
+def leave_for_others(queue: Queue, name: str, mark: int, entry: Undecodable, due_at_us: int) -> Command:
+    """Put an entry on the due set as it is, until then; its units stay held. The rest is as for `settle`."""
+    flat: list[Argument] = [entry.entry_id, b"d", 0, 0, b"", due_at_us, entry.payload]
+    return _settle(queue, name, entry.shard, mark, 1, flat)
 
 
 def _settle(
-    queue: Queue, name: str, shard: int, count: int, flat: Sequence[Argument], function: str = _SETTLE
+    queue: Queue,
+    name: str,
+    shard: int,
+    mark: int,
+    count: int,
+    flat: Sequence[Argument],
+    function: str = _SETTLE,
 ) -> Command:
     keys = (
-        queue_key(shard, queue),
+        *line_keys(shard, queue),
         due_key(shard, queue),
         dead_key(shard, queue),
         activity_key(shard),
@@ -135,12 +146,20 @@ def _settle(
         held_key(shard),
         held_by_key(shard),
     )
-    return ("FCALL", function, len(keys), *keys, name, count, *flat)
+    return ("FCALL", function, len(keys), *keys, name, mark, count, *flat)
 
 
-def promote(queue: Queue, shard: int, now_us: int, limit: int) -> Command:
-    """Move up to `limit` messages that are due at `now_us` into the queue; reply: how many moved."""
-    return ("FCALL", versioned("promote"), 2, due_key(shard, queue), queue_key(shard, queue), now_us, limit)
+def promote(queue: Queue, shard: int, now_us: int, limit: int, mark: int) -> Command:
+    """Let up to `limit` messages that are due at `now_us` into the queue; reply [how many, how many messages
+    wait behind the stream now]. `mark`: as for `settle`."""
+    keys = (due_key(shard, queue), *line_keys(shard, queue))
+    return ("FCALL", versioned("promote"), len(keys), *keys, now_us, limit, mark)
+
+
+def refill(queue: Queue, shard: int, mark: int) -> Command:
+    """Let the stream hold `mark` unread entries, if so many messages wait; reply: how many wait then."""
+    keys = line_keys(shard, queue)
+    return ("FCALL", versioned("refill"), len(keys), *keys, mark)
 
 
 def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int, suspects: int) -> Command:

@@ -29,12 +29,14 @@ class UnreadEntries:
         shards: Sequence[int],
         name: str,
         send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
+        ready_max: Callable[[], int],
     ) -> None:
         """`name`: of the worker that settles, for the record. `send`: commands in, replies out; raises
-        Unavailable when one is refused."""
+        Unavailable when one is refused. `ready_max`: how many unread entries each stream shall hold."""
         self._queue: Queue = queue
         self._name = name
         self._send = send
+        self._ready_max = ready_max
         # Behind which entry of each shard the next look begins.
         self._after = dict.fromkeys(shards, _HEAD)
 
@@ -63,7 +65,8 @@ class UnreadEntries:
         by_shard: dict[int, list[Settlement]] = {}
         for settlement in settlements:
             by_shard.setdefault(settlement.entry.shard, []).append(settlement)
+        mark = self._ready_max()
         commands = [
-            wire.settle(self._queue, self._name, s, some, unread=True) for s, some in by_shard.items()
+            wire.settle(self._queue, self._name, s, mark, some, unread=True) for s, some in by_shard.items()
         ]
-        return sum(await self._send(commands))
+        return sum(counted for counted, _ in await self._send(commands))

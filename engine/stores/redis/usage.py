@@ -247,7 +247,7 @@ class RedisUsage:
 def _held_keys(shard: int) -> list[bytes]:
     """The keys of `tally` in queue.lua: the held units, in sum and by organisation, then every place of
     messages."""
-    places = (keys.queue_key, keys.due_key, keys.dead_key)
+    places = (keys.queue_key, keys.due_key, keys.dead_key, keys.wait_key)
     return [
         keys.held_key(shard),
         keys.held_by_key(shard),

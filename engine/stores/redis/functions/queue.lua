@@ -167,12 +167,253 @@ local function first_use(key, fingerprint, answer, ttl)
   return string.sub(old, 2, size + 1), string.sub(old, size + 2)
 end
 
--- admit(holder, sms express, sms normal, due express, due normal, activity, usage, head, held,
+-- The line of a queue of one shard: the ready stream, which workers read, and behind it a backlog for each
+-- organisation. docs/queue.md has the rule, its source, and what follows from it.
+--
+-- An entry goes to the ready stream as long as nobody waits behind that and it holds less than its mark of
+-- entries that no worker has been given. Otherwise the organisation's messages wait in a list of its own,
+-- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
+-- plus the segments that it was served since, and no earlier than the virtual time now.
+--   sms    the ready stream
+--   wait   hash:  messages         how many messages wait in all lists
+--                 time             the virtual time: the start time of the last message that was moved
+--                 mark             how many entries the ready stream shall hold, as a worker said last
+--                 <organisation>   its list, MessagePack: {first chunk, last chunk, bytes taken of the first,
+--                                  bytes of the last, messages, segments}
+--                 <organisation>:<n>   a chunk: messages one behind another, each with its segments and its
+--                                  size before it
+--   turns  sorted set: each organisation with a list, by the start time of its next message
+--   ahead  sorted set: each organisation without a list that was served ahead of the virtual time, by the
+--          start time of its next message
+-- A *busy period* begins when the ready stream is full. It ends when nobody waits and the stream has room.
+-- Nothing of the times is remembered after it.
+local MARK = 128
+-- A chunk is closed when it has so many bytes. The larger, the less memory a message takes.
+local CHUNK = 4000
+-- A turn is worth such a part of the mark, segments, or one message, whichever is more.
+local SLICES = 16
+-- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
+local MOVED_MAX = 256
+
+-- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead.
+local function line_of(keys, first)
+  local known = redis.call('HMGET', keys[first + 1], 'messages', 'time', 'mark')
+  local line = {
+    sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
+    messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
+    busy = known[2] ~= false, lists = {}, order = {},
+  }
+  -- How many more entries the ready stream takes; too few, until `count_in_hand`.
+  line.room = line.mark - redis.call('XLEN', line.sms)
+  return line
+end
+
+-- Set the mark of the ready stream, as a worker says.
+local function aim(line, mark)
+  if line.mark == tonumber(mark) then return end
+  line.room, line.mark = line.room + mark - line.mark, tonumber(mark)
+  redis.call('HSET', line.wait, 'mark', mark)
+end
+
+-- What workers have been given does not count against the mark.
+local function count_in_hand(line)
+  if line.counted then return end
+  line.counted = true
+  local pending = redis.pcall('XPENDING', line.sms, GROUP)
+  if not pending.err then line.room = line.room + pending[1] end
+end
+
+-- Whether the ready stream holds less than its mark.
+local function has_room(line)
+  if line.room <= 0 then count_in_hand(line) end
+  return line.room > 0
+end
+
+local function make_ready(line, payload)
+  redis.call('XADD', line.sms, '*', 'm', payload)
+  line.room = line.room - 1
+end
+
+-- `kept`: what the hash has of the list, when that was read before.
+local function list_of(line, organisation, kept)
+  local list = line.lists[organisation]
+  if not list then
+    if kept == nil then kept = redis.call('HGET', line.wait, organisation) end
+    local of = kept and cmsgpack.unpack(kept) or {1, 0, 0, 0, 0, 0}
+    list = {
+      organisation = organisation, first = of[1], last = of[2], taken = of[3], tail = of[4],
+      messages = of[5], segments = of[6], waited = kept ~= false, new = {},
+    }
+    line.lists[organisation] = list
+    line.order[#line.order + 1] = list
+  end
+  return list
+end
+
+-- Whether a message goes to the ready stream at once, whoever it belongs to.
+local function is_open(line)
+  return line.messages == 0 and has_room(line)
+end
+
+-- Let a message into the line. `finish` has to follow.
+-- An organisation without a list whose turn is now is served at once, although the ready stream is full:
+-- it would be the next one anyway. So it waits for others no longer than the ready stream is.
+local function enter(line, organisation, segments, payload)
+  if is_open(line) then return make_ready(line, payload) end
+  line.busy = true
+  local list = list_of(line, organisation)
+  if list.messages == 0 then
+    if not list.start then
+      list.start = math.max(line.time, tonumber(redis.call('ZSCORE', line.ahead, organisation) or 0))
+    end
+    if list.start <= line.time then
+      list.start = list.start + segments
+      return make_ready(line, payload)
+    end
+  end
+  list.new[#list.new + 1] = struct.pack('>HI4', segments, #payload) .. payload
+  list.messages, list.segments = list.messages + 1, list.segments + segments
+  line.messages = line.messages + 1
+end
+
+local function chunk_name(list, n)
+  return list.organisation .. ':' .. string.format('%.0f', n)
+end
+
+-- Write the messages that came to a list behind those that are there.
+local function append_new(line, list)
+  local parts
+  local function close()
+    if parts then redis.call('HSET', line.wait, chunk_name(list, list.last), table.concat(parts)) end
+  end
+  for _, record in ipairs(list.new) do
+    if list.last < list.first or list.tail + #record > CHUNK then
+      close()
+      parts, list.last, list.tail = {}, list.last + 1, 0
+    elseif not parts then
+      parts = {redis.call('HGET', line.wait, chunk_name(list, list.last))}
+    end
+    parts[#parts + 1] = record
+    list.tail = list.tail + #record
+  end
+  close()
+  list.new = {}
+end
+
+-- Move the first message of a list to the ready stream; returns its segments.
+local function move_first(line, list)
+  if not list.chunk then list.chunk = redis.call('HGET', line.wait, chunk_name(list, list.first)) end
+  local segments, size, from = struct.unpack('>HI4', list.chunk, list.taken + 1)
+  make_ready(line, string.sub(list.chunk, from, from + size - 1))
+  list.taken = from + size - 1
+  if list.taken == #list.chunk then
+    redis.call('HDEL', line.wait, chunk_name(list, list.first))
+    list.chunk, list.taken, list.first = nil, 0, list.first + 1
+  end
+  list.messages, list.segments = list.messages - 1, list.segments - segments
+  line.messages = line.messages - 1
+  return segments
+end
+
+-- Move messages to the ready stream until it holds its mark, always of the organisation whose turn is first:
+-- one message, or as many as come to a slice, so that a step touches few lists. No more organisations can
+-- have a turn than messages are moved, so those in front are enough.
+local function refill(line)
+  if line.messages == 0 then return end
+  count_in_hand(line)
+  if line.room <= 0 then return end
+  local left, turns, first = math.min(line.room, MOVED_MAX), {}, 1
+  local flat = redis.call('ZRANGE', line.turns, 0, left - 1, 'WITHSCORES')
+  local names = {}
+  for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
+  if not names[1] then return end
+  local kept = redis.call('HMGET', line.wait, unpack(names))
+  for i, name in ipairs(names) do
+    local list = list_of(line, name, kept[i])
+    list.start = tonumber(flat[2 * i])
+    turns[i] = list
+  end
+  while left > 0 and turns[first] do
+    local list = turns[first]
+    line.time = math.max(line.time, list.start)
+    local till = list.start + line.mark / SLICES
+    repeat
+      list.start = list.start + move_first(line, list)
+      left = left - 1
+    until list.messages == 0 or left == 0 or list.start >= till
+    list.served = true
+    if list.messages == 0 then
+      first = first + 1
+    else
+      local i = first
+      while turns[i + 1] and turns[i + 1].start <= list.start do
+        turns[i] = turns[i + 1]
+        i = i + 1
+      end
+      turns[i] = list
+    end
+  end
+end
+
+-- Call `command` on `key` with all of `arguments`, in portions, because `unpack` puts them all on Lua's stack.
+local function call_with(command, key, arguments)
+  for first = 1, #arguments, 500 do
+    redis.call(command, key, unpack(arguments, first, math.min(first + 499, #arguments)))
+  end
+end
+
+-- Write what has become of the line, and refill its ready stream. The last step of every function that lets
+-- a message in or makes room. Returns how many messages wait.
+local function finish(line)
+  if not line.busy then return 0 end
+  for _, list in ipairs(line.order) do
+    if #list.new > 0 then append_new(line, list) end
+    if list.messages > 0 and not list.waited then
+      redis.call('ZADD', line.turns, list.start, list.organisation)
+      redis.call('ZREM', line.ahead, list.organisation)
+      list.waited = true
+    end
+  end
+  refill(line)
+  if line.messages == 0 and has_room(line) then
+    redis.call('DEL', line.turns, line.ahead)
+    redis.call('HDEL', line.wait, 'messages', 'time')
+    for _, list in ipairs(line.order) do
+      if list.waited then redis.call('HDEL', line.wait, list.organisation) end
+    end
+    return 0
+  end
+  local fields, gone = {'messages', line.messages, 'time', line.time}, {}
+  local turns, ahead = {}, {}
+  local function put(into, a, b)
+    local n = #into
+    into[n + 1], into[n + 2] = a, b
+  end
+  for _, list in ipairs(line.order) do
+    if list.messages > 0 then
+      put(fields, list.organisation, cmsgpack.pack(
+        {list.first, list.last, list.taken, list.tail, list.messages, list.segments}))
+      if list.served then put(turns, list.start, list.organisation) end
+    else
+      if list.waited then gone[#gone + 1] = list.organisation end
+      if list.start > line.time then put(ahead, list.start, list.organisation) end
+    end
+  end
+  call_with('HSET', line.wait, fields)
+  call_with('HDEL', line.wait, gone)
+  call_with('ZREM', line.turns, gone)
+  call_with('ZADD', line.turns, turns)
+  call_with('ZADD', line.ahead, ahead)
+  redis.call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time)
+  return line.messages
+end
+
+-- admit(holder, line express, line normal, due express, due normal, activity, usage, head, held,
 --       held by organisation, generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s,
 --       submissions, notes,
 --       then per submission: organisation, units, key index (0: none), fingerprint,
 --         answer, rows, array of rows without header, messages,
---         then per message: queue ('e' express, 'n' normal), due_at_us ('' for now), payload,
+--         then per message: queue ('e' express, 'n' normal) and segments, due_at_us ('' for now), payload,
 --       then per note: kind, data)
 -- -> {status, hits, size}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
 --    fingerprint, answer} for each idempotency key used before; size: of how many submissions the flush
@@ -195,20 +436,21 @@ local function admit(keys, args)
     return {'applied', state[3] == '' and {} or cmsgpack.unpack(state[3]), tonumber(state[5])}
   end
   if state[1] ~= epoch then return {'fenced', {}, 0} end
-  local generation = redis.call('GET', keys[11])
+  local generation = redis.call('GET', keys[17])
   if not generation or string.sub(generation, 1, 8) == 'closing:' then return {'fenced', {}, 0} end
   if seq ~= tonumber(state[2]) + 1 then return {'fenced', {}, 0} end
-  local chain = chain_of(keys[7], keys[8])
+  local chain = chain_of(keys[13], keys[14])
   if chain.unseen then return {'unseen', {}, 0} end
 
   local at = 7
   local sums, order, rows, row_count, held, hits = {}, {}, {}, 0, 0, {}
+  local express_line, normal_line
   for index = 1, tonumber(args[5]) do
     local org, units, key_index = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
     local n = tonumber(args[at + 7])
     local hit = false
     if key_index > 0 then
-      local fingerprint, answer = first_use(keys[11 + key_index], args[at + 3], args[at + 4], ttl)
+      local fingerprint, answer = first_use(keys[17 + key_index], args[at + 3], args[at + 4], ttl)
       if fingerprint then
         hit = true
         hits[#hits + 1] = {index - 1, fingerprint, answer}
@@ -217,11 +459,15 @@ local function admit(keys, args)
     if not hit then
       local first = at + 8
       for i = first, first + 3 * n - 1, 3 do
-        local express = args[i] == 'e'
-        if args[i + 1] == '' then
-          redis.call('XADD', express and keys[2] or keys[3], '*', 'm', args[i + 2])
+        local express = string.byte(args[i]) == 101
+        if args[i + 1] ~= '' then
+          redis.call('ZADD', express and keys[10] or keys[11], args[i + 1], args[i + 2])
+        elseif express then
+          express_line = express_line or line_of(keys, 2)
+          enter(express_line, org, tonumber(string.sub(args[i], 2)), args[i + 2])
         else
-          redis.call('ZADD', express and keys[4] or keys[5], args[i + 1], args[i + 2])
+          normal_line = normal_line or line_of(keys, 6)
+          enter(normal_line, org, tonumber(string.sub(args[i], 2)), args[i + 2])
         end
       end
       if sums[org] == nil then
@@ -236,21 +482,23 @@ local function admit(keys, args)
     at = at + 8 + 3 * n
   end
 
+  if express_line then finish(express_line) end
+  if normal_line then finish(normal_line) end
   if row_count > 0 then
     local blob = '\221' .. string.char(
       math.floor(row_count / 16777216) % 256, math.floor(row_count / 65536) % 256,
       math.floor(row_count / 256) % 256, row_count % 256) .. table.concat(rows)
-    redis.call('XADD', keys[6], '*', 'b', blob)
+    redis.call('XADD', keys[12], '*', 'b', blob)
   end
   if #order > 0 then
     local flat = {}
     for i, org in ipairs(order) do
       flat[2 * i - 1] = tonumber(org)
       flat[2 * i] = sums[org]
-      hold(keys[10], org, sums[org])
+      hold(keys[16], org, sums[org])
     end
     append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
-    redis.call('INCRBY', keys[9], held)
+    redis.call('INCRBY', keys[15], held)
   end
   for _ = 1, tonumber(args[6]) do
     append(chain, args[at], name, epoch, args[at + 1])
@@ -290,18 +538,19 @@ local function unread(keys, args)
   return redis.call('XRANGE', keys[1], '(' .. from, '+', 'COUNT', args[2])
 end
 
--- settle(sms, due, dead, activity, usage, head, held, held by organisation; name, settlements,
+-- settle(line, due, dead, activity, usage, head, held, held by organisation; name, mark, settlements,
 --        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
 --        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
--- -> how many counted
+-- -> {how many counted, how many messages wait behind the ready stream now}
+-- What leaves makes room in the ready stream, which is refilled in this step. `mark`: see `aim`.
 -- Only entries that this call acknowledges count. A second call counts nothing, and neither does
 -- one of a worker whose entries another worker has settled since.
 -- `given`: settle entries that no worker has been given. Only those behind this id, the last one that a
 -- worker has been given, count.
 local function settle(keys, args, given)
-  local at, counted, rows, held = 3, 0, {}, 0
+  local at, counted, rows, held = 4, 0, {}, 0
   local captured, released, order, done = {}, {}, {}, {}
-  for _ = 1, tonumber(args[2]) do
+  for _ = 1, tonumber(args[3]) do
     local id, outcome, org = args[at], args[at + 1], args[at + 2]
     local ours
     if given then
@@ -314,9 +563,9 @@ local function settle(keys, args, given)
       done[counted] = id
       if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
       if outcome == 'd' then
-        redis.call('ZADD', keys[2], args[at + 5], args[at + 6])
+        redis.call('ZADD', keys[5], args[at + 5], args[at + 6])
       elseif outcome == 'x' then
-        redis.call('XADD', keys[3], '*', 'm', args[at + 5])
+        redis.call('XADD', keys[6], '*', 'm', args[at + 5])
       else
         local units = tonumber(args[at + 3])
         if captured[org] == nil then
@@ -330,33 +579,32 @@ local function settle(keys, args, given)
     end
     at = at + 5 + (outcome == 'd' and 2 or outcome == 'x' and 1 or 0)
   end
-  -- In portions, because `unpack` puts them all on Lua's stack.
-  for first = 1, counted, 500 do
-    redis.call('XDEL', keys[1], unpack(done, first, math.min(first + 499, counted)))
-  end
-  if #rows > 0 then redis.call('XADD', keys[4], '*', 'b', array_of(rows)) end
+  call_with('XDEL', keys[1], done)
+  if #rows > 0 then redis.call('XADD', keys[7], '*', 'b', array_of(rows)) end
   if #order > 0 then
     local flat = {}
     for i, org in ipairs(order) do
       flat[3 * i - 2] = tonumber(org)
       flat[3 * i - 1] = captured[org]
       flat[3 * i] = released[org]
-      hold(keys[8], org, -captured[org] - released[org])
+      hold(keys[11], org, -captured[org] - released[org])
     end
-    local chain = chain_of(keys[5], keys[6])
+    local chain = chain_of(keys[8], keys[9])
     append(chain, 'settle', args[1], '0', cmsgpack.pack(flat))
     keep(chain)
-    redis.call('DECRBY', keys[7], held)
+    redis.call('DECRBY', keys[10], held)
   end
-  return counted
+  local line = line_of(keys, 1)
+  aim(line, args[2])
+  return {counted, finish(line)}
 end
 
--- settle_unread(as settle) -> how many counted
+-- settle_unread(as settle) -> as settle
 -- Settles entries that no worker has been given. One that a worker has been given meanwhile is left to
 -- that worker. A second call counts nothing.
 local function settle_unread(keys, args)
   local given = last_given(keys[1])
-  return given and settle(keys, args, given) or 0
+  return given and settle(keys, args, given) or {0, 0}
 end
 
 -- announce(activity, announced; then per event: its number, its row)
@@ -378,14 +626,36 @@ local function announce(keys, args)
   return #rows
 end
 
--- promote(due, sms; now_us, limit) -> how many moved to the queue
+-- The organisation and the segments of a payload; nil when it cannot be read.
+local function read_payload(payload)
+  local readable, message = pcall(cmsgpack.unpack, payload)
+  if readable and type(message) == 'table' and tonumber(message[7]) then
+    return string.format('%.0f', message[2]), message[7]
+  end
+end
+
+-- promote(due, line; now_us, limit, mark) -> {how many came into the line, how many messages wait now}
+-- A message comes back into the line as a new one does. One that cannot be read goes to the ready stream,
+-- whose reader sets it aside.
 local function promote(keys, args)
-  local ready = redis.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
-  for _, payload in ipairs(ready) do
-    redis.call('XADD', keys[2], '*', 'm', payload)
+  local due = redis.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
+  local line = line_of(keys, 2)
+  aim(line, args[3])
+  for _, payload in ipairs(due) do
+    local organisation, segments
+    if not is_open(line) then organisation, segments = read_payload(payload) end
+    if organisation then enter(line, organisation, segments, payload) else make_ready(line, payload) end
     redis.call('ZREM', keys[1], payload)
   end
-  return #ready
+  return {#due, finish(line)}
+end
+
+-- refill(line; mark) -> how many messages wait behind the ready stream now
+-- A second call fills up what was read since.
+local function refill_line(keys, args)
+  local line = line_of(keys, 1)
+  aim(line, args[1])
+  return finish(line)
 end
 
 -- make_group(sms) -> 1 when this call made the consumer group, 0 when it was there
@@ -445,9 +715,45 @@ local function take_over(keys, args)
   return {taken, passed}
 end
 
--- Call `count` with the organisation and the units of each message in these streams and sorted sets.
+-- backlog(wait, turns; organisations_max)
+-- -> {messages in all lists, {{organisation, messages, segments, accepted_at_us of its oldest} ...}}
+-- The organisations that have a list, in the order of their turns, up to `organisations_max`. It reads only.
+-- A list keeps the order of admission, so its first message is its oldest, retries aside.
+local function backlog(keys, args)
+  local found = {}
+  for _, organisation in ipairs(redis.call('ZRANGE', keys[2], 0, args[1] - 1)) do
+    local of = cmsgpack.unpack(redis.call('HGET', keys[1], organisation))
+    local chunk = redis.call('HGET', keys[1], organisation .. ':' .. string.format('%.0f', of[1]))
+    local _, size, from = struct.unpack('>HI4', chunk, of[3] + 1)
+    local message = cmsgpack.unpack(string.sub(chunk, from, from + size - 1))
+    found[#found + 1] = {tonumber(organisation), of[5], of[6], message[9]}
+  end
+  return {tonumber(redis.call('HGET', keys[1], 'messages') or 0), found}
+end
+
+-- Call `read` with each payload in the lists of a line.
+local function each_waiting(wait, read)
+  local flat, fields = redis.call('HGETALL', wait), {}
+  for i = 1, #flat, 2 do fields[flat[i]] = flat[i + 1] end
+  for organisation, kept in pairs(fields) do
+    if string.match(organisation, '^%d+$') then
+      local of = cmsgpack.unpack(kept)
+      for n = of[1], of[2] do
+        local chunk = fields[organisation .. ':' .. string.format('%.0f', n)]
+        local at = n == of[1] and of[3] + 1 or 1
+        while at <= #chunk do
+          local _, size, from = struct.unpack('>HI4', chunk, at)
+          read(string.sub(chunk, from, from + size - 1))
+          at = from + size
+        end
+      end
+    end
+  end
+end
+
+-- Call `count` with the organisation and the units of each message in these streams, sorted sets and lists.
 -- A payload that cannot be read is passed over: a dead letter may be such a one.
-local function each_message(streams, sets, count)
+local function each_message(streams, sets, waits, count)
   local function read(payload)
     local readable, message = pcall(cmsgpack.unpack, payload)
     if readable and type(message) == 'table' and tonumber(message[8]) then
@@ -460,10 +766,11 @@ local function each_message(streams, sets, count)
   for _, key in ipairs(sets) do
     for _, payload in ipairs(redis.call('ZRANGE', key, 0, -1)) do read(payload) end
   end
+  for _, key in ipairs(waits) do each_waiting(key, read) end
 end
 
 -- tally(held, held by organisation, sms express, sms normal, due express, due normal, dead express,
---       dead normal)
+--       dead normal, wait express, wait normal)
 -- -> array of {organisation, units} that the messages here hold
 -- The answer is `by`, when it adds up to the sum. It does not when an older version of the
 -- engine, which kept the sum alone, wrote here last. Then all messages are read, once, and both are
@@ -479,7 +786,8 @@ local function tally(keys)
 
   local at
   sums, at, total = {}, {}, 0
-  each_message({keys[3], keys[4], keys[7], keys[8]}, {keys[5], keys[6]}, function(organisation, units)
+  local streams, sets, waits = {keys[3], keys[4], keys[7], keys[8]}, {keys[5], keys[6]}, {keys[9], keys[10]}
+  each_message(streams, sets, waits, function(organisation, units)
     if not at[organisation] then
       at[organisation] = {organisation, 0}
       sums[#sums + 1] = at[organisation]
@@ -533,8 +841,9 @@ local function seal(keys, args)
 end
 
 -- close(generation, usage, head, held, held by organisation, sms express, sms normal, due express,
---       due normal, dead express, dead normal; fresh generation, from where on the usage was not read yet,
---       then per organisation: itself, units used, captured and released in what was read)
+--       due normal, dead express, dead normal, wait express, wait normal; fresh generation, from where on
+--       the usage was not read yet, then per organisation: itself, units used, captured and released in
+--       what was read)
 -- -> array of {organisation, units, news}. `units`: what the messages still here hold, and what
 --    settlements that the books have not applied took from that. `news`: how much of it was held by
 --    usage that the books have not applied.
@@ -600,7 +909,8 @@ local function begin(keys, args)
 end
 
 -- cut(sms express, sms normal, due express, due normal, dead express, dead normal,
---     activity, usage, head, held; position ('' when the books cannot be read), link, rows_max, entries_max)
+--     wait express, wait normal, activity, usage, head, held;
+--     position ('' when the books cannot be read), link, rows_max, entries_max)
 -- -> {state, held, usage entries behind `position`, waiting, recount, first activity id,
 --     activity sums}
 -- The state of a shard at one instant, for the audit. It reads only.
@@ -618,26 +928,26 @@ local function cut(keys, args)
   local position, rows_max, entries_max = args[1], tonumber(args[3]), tonumber(args[4])
 
   local state, usage = 0, {}
-  if position ~= '' and link_at(chain_of(keys[8], keys[9]), position) ~= args[2] then
+  if position ~= '' and link_at(chain_of(keys[10], keys[11]), position) ~= args[2] then
     state = 1
   elseif position ~= '' then
-    usage = redis.call('XRANGE', keys[8], '(' .. position, '+', 'COUNT', entries_max + 1)
+    usage = redis.call('XRANGE', keys[10], '(' .. position, '+', 'COUNT', entries_max + 1)
     if #usage > entries_max then state, usage = 2, {} end
   end
 
   local waiting, recount = 0, 0
   for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + redis.call('XLEN', keys[i]) end
   for _, i in ipairs({3, 4}) do waiting = waiting + redis.call('ZCARD', keys[i]) end
+  for _, i in ipairs({7, 8}) do waiting = waiting + (redis.call('HGET', keys[i], 'messages') or 0) end
   if waiting > rows_max then
     recount = -1
   else
-    each_message({keys[1], keys[2], keys[5], keys[6]}, {keys[3], keys[4]}, function(_, units)
-      recount = recount + units
-    end)
+    local streams, sets, waits = {keys[1], keys[2], keys[5], keys[6]}, {keys[3], keys[4]}, {keys[7], keys[8]}
+    each_message(streams, sets, waits, function(_, units) recount = recount + units end)
   end
 
   local first, sums = '', ''
-  local activity = stream_of(keys[7])
+  local activity = stream_of(keys[9])
   if activity['length'] == 0 then
     first = activity['last-generated-id'] .. '+'
   elseif activity['length'] then
@@ -645,7 +955,7 @@ local function cut(keys, args)
   end
   if position ~= '' and (activity['length'] or 0) <= rows_max then
     local totals, order, rows = {}, {}, 0
-    for _, entry in ipairs(redis.call('XRANGE', keys[7], '-', '+')) do
+    for _, entry in ipairs(redis.call('XRANGE', keys[9], '-', '+')) do
       local readable, batch = pcall(cmsgpack.unpack, entry[2][2])
       -- The archiver moves an entry that cannot be read aside; it has no rows here.
       if not readable then batch = {} end
@@ -662,7 +972,7 @@ local function cut(keys, args)
     end
     if rows <= rows_max then sums = #order > 0 and cmsgpack.pack(order) or '\144' end
   end
-  return {state, redis.call('GET', keys[10]) or '0', usage, waiting, recount, first, sums}
+  return {state, redis.call('GET', keys[12]) or '0', usage, waiting, recount, first, sums}
 end
 
 -- At `maxmemory` Redis refuses every function that may write, unless it has the flag `allow-oom`.
@@ -676,6 +986,7 @@ end
 offer('cut', cut, 'no-writes')
 offer('overdue', overdue, 'no-writes')
 offer('unread', unread, 'no-writes')
+offer('backlog', backlog, 'no-writes')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
 -- without messages. Its requests and returns move units between holders, a few hundred bytes each.
 redis.register_function('admit' .. VERSION, admit)
@@ -684,8 +995,9 @@ offer('report', admit, 'allow-oom')
 -- and one usage entry a call.
 offer('settle', function(keys, args) return settle(keys, args) end, 'allow-oom')
 offer('settle_unread', settle_unread, 'allow-oom')
--- Moves a message from one place to another.
+-- Move messages from one place to another.
 offer('promote', promote, 'allow-oom')
+offer('refill', refill_line, 'allow-oom')
 -- Gives the entries of dead workers to workers that settle them.
 offer('take_over', take_over, 'allow-oom')
 -- Writes once for each queue and shard. A worker that starts while Redis is full must be able to read.

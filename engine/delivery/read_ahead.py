@@ -1,0 +1,38 @@
+"""Rule: how far a worker reads ahead of a provider that is its only one, and how much lies ready in Redis.
+
+What is read is no longer in its organisation's turn. With one provider nothing is held up by a message that
+stays unread. So a lane with a throughput takes only what it can send soon, and reads on when half of that
+has gone. With several providers a message may wait for one and be in the way of another, so all are read,
+and `engine.delivery.lane` puts off what is too much.
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+from engine.delivery.lane import Lane
+from engine.routing.throughput import HORIZON_S
+
+# So much of a limited lane's time waits in it, seconds, but no fewer segments than the second. That is as far
+# ahead as slots come.
+_WAITING_S = HORIZON_S
+_WAITING_MIN = 4
+# The rate that is assumed of a provider that has not answered yet and has no throughput, messages a second.
+_FAST = 5000.0
+
+
+def rate(lane: Lane, now_s: float) -> float:
+    """Segments a second that a lane can send; without a throughput, messages a second, by the usual time of
+    an answer."""
+    if lane.allowance is not None:
+        return lane.allowance.rate_seen(now_s)
+    return lane.in_flight_max / lane.awaited.usual_s if lane.awaited.usual_s else _FAST
+
+
+def room(lane: Lane, now_s: float) -> int | None:
+    """How many more messages to read for a lane that is the only one, 0 while that is not worth a read; None:
+    as many as the worker takes in hand."""
+    if lane.allowance is None:
+        return None
+    most = max(_WAITING_MIN, int(rate(lane, now_s) * _WAITING_S))
+    return most - lane.waiting_segments if lane.waiting_segments <= most / 2 else 0

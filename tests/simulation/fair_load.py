@@ -1,0 +1,172 @@
+"""Random loads on the line of a queue, and what fairness asks of the order in which it is served.
+
+The rule is start-time fair queueing. Its theorem (Goyal, Vin and Cheng, 1996, theorem 1): in every interval
+in which two organisations have a backlog throughout, what they are served differs by no more than one message
+of each, as long as their weights are equal. A fluid server would serve both the same, to the drop.
+What one turn moves at once counts as one message: with a large mark, several small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from random import Random
+from typing import Any
+
+import msgspec
+
+from engine import redis_keys as keys
+from engine.credit.flush import Flush
+from engine.records import Addressed, Message, Submission
+from engine.stores.redis import queue_wire as wire
+from engine.stores.redis.admission import _admit_command
+from engine.stores.redis.queue import MARK
+
+SHARD = 0
+# Executes commands in order; the replies.
+Execute = Callable[[list[Any]], Awaitable[list[Any]]]
+
+_decode = msgspec.msgpack.Decoder(Message).decode
+
+
+class FairLoad:
+    """A queue of one shard under a random load: who waits, and who is served."""
+
+    def __init__(self, execute: Execute, rng: Random) -> None:
+        self._execute = execute
+        self._rng = rng
+        self._sequence = self._number = 0
+        self._epoch = 0
+        self._seen = b"-"
+        # Of what was admitted and is not in the ready stream, and of what was served, by organisation.
+        self.waiting: dict[int, list[Message]] = {}
+        self.served: dict[int, int] = {}
+        self.largest: dict[int, int] = {}
+        # By pair of organisations that both wait: the least and the most that one is ahead of the other.
+        self._ahead: dict[tuple[int, int], tuple[int, int]] = {}
+        # How many messages were in the ready stream and not read, after each step; how often several waited.
+        self.unread: list[int] = []
+        self.waits = 0
+        # The largest mark that was ever told; until then the one of queue.lua.
+        self.mark_max = MARK
+        self.broken: list[str] = []
+
+    async def begin(self) -> None:
+        made = await self._execute(
+            [
+                wire.make_group("normal", SHARD),
+                ("SET", keys.generation_key(SHARD), "g1"),
+                wire.register("h", SHARD),
+            ]
+        )
+        self._epoch = made[2]
+
+    async def admit(self, sizes: dict[int, list[int]]) -> None:
+        """Admit messages of so many segments, by organisation."""
+        self._sequence += 1
+        # While nobody waits, what fits into the ready stream goes there first come, first served.
+        is_open = not any(self.waiting.values())
+        submissions = []
+        for organisation, segments in sizes.items():
+            messages = [self.message(organisation, of) for of in segments]
+            self.waiting.setdefault(organisation, []).extend(messages)
+            units = sum(segments)
+            addressed = [Addressed(queue="normal", message=m, due_at_us=0) for m in messages]
+            submissions.append(
+                Submission(organisation_id=organisation, messages=addressed, units=units, answer=b"")
+            )
+        flush = Flush(SHARD, self._epoch, self._sequence, list(enumerate(submissions)), [])
+        assert (await self._execute([_admit_command("h", flush)]))[0][0] == b"applied"
+        await self.look(is_open)
+
+    async def refill(self, mark: int) -> None:
+        await self._execute([wire.refill("normal", SHARD, mark)])
+        await self.look()
+
+    async def read(self, count: int) -> list[bytes]:
+        """Give up to `count` messages to the worker; their ids."""
+        reply = (await self._execute([wire.read("normal", "w", [SHARD], count, None)]))[0]
+        return [] if not reply else [entry_id for entry_id, _ in reply[0][1]]
+
+    async def settle(self, ids: Iterable[bytes], mark: int) -> None:
+        flat: list[Any] = []
+        for entry_id in ids:
+            flat += (entry_id, b"c", 1, 0, b"")
+        await self._execute([wire._settle("normal", "w", SHARD, mark, len(flat) // 5, flat)])
+        await self.look()
+
+    async def look(self, is_open: bool = False) -> None:
+        """See what has come into the ready stream, and hold it against the rule; `is_open`: nobody waited."""
+        stream = keys.queue_key(SHARD, "normal")
+        entries, there, pending = await self._execute(
+            [("XRANGE", stream, self._seen, "+", "COUNT", 1 << 30),
+             ("XRANGE", stream, "-", "+", "COUNT", 1 << 30), ("XPENDING", stream, keys.GROUP)]
+        )  # fmt: skip
+        together = [] if is_open else [o for o, waiting in self.waiting.items() if waiting]
+        self.waits += len(together) > 1
+        for entry_id, fields in entries:
+            self._seen = b"(" + entry_id
+            message = _decode(fields[1])
+            self._serve(message, together)
+        self.unread.append(len(there) - pending[0])
+        if self.unread[-1] > self.mark_max + len(self.largest):
+            self.broken.append(f"{self.unread[-1]} messages lie ready")
+        if any(self.waiting.values()) and self.unread[-1] <= 0:
+            self.broken.append("the ready stream is empty while messages wait")
+
+    def _serve(self, message: Message, together: list[int]) -> None:
+        organisation = message.organisation_id
+        waiting = self.waiting[organisation]
+        if not waiting or waiting.pop(0).id != message.id:
+            self.broken.append(f"organisation {organisation} was not served in order")
+            return
+        self.served[organisation] = self.served.get(organisation, 0) + message.segments
+        for other in [o for o in together if o != organisation and self.waiting[o]]:
+            pair = (min(organisation, other), max(organisation, other))
+            ahead = self.served.get(pair[0], 0) - self.served.get(pair[1], 0)
+            least, most = self._ahead.get(pair, (ahead, ahead))
+            self._ahead[pair] = least, most = min(least, ahead), max(most, ahead)
+            at_once = sum(max(self.largest[o], self.largest[o] - 1 + -(-self.mark_max // 16)) for o in pair)
+            if most - least > at_once:
+                self.broken.append(f"organisations {pair} are {most - least} segments apart")
+        if not waiting:
+            self._ahead = {pair: ahead for pair, ahead in self._ahead.items() if organisation not in pair}
+
+    def message(self, organisation: int, segments: int) -> Message:
+        """A new message of an organisation."""
+        self._number += 1
+        self.largest[organisation] = max(self.largest.get(organisation, 0), segments)
+        return Message(
+            id=f"m{self._number}", organisation_id=organisation, to="+1", text="x", sender="", units=segments,
+            encoding="GSM-7", segments=segments, accepted_at_us=1, expires_at_us=2,
+        )  # fmt: skip
+
+
+async def random_load(load: FairLoad, rng: Random, steps: int, marks: Sequence[int] = (4, 4, 8)) -> None:
+    """Heavy and light organisations, large and small messages, reads and settlements of every size.
+
+    `marks`: those that the worker says; up to 16 a turn is one message.
+    """
+    await load.begin()
+    load.mark_max = max(marks)
+    await load.refill(load.mark_max)
+    hand: list[bytes] = []
+    organisations = rng.sample(range(1, 100), rng.choice((2, 3, 8, 30)))
+    sizes = {o: rng.choice(((1,), (1, 2), (7,), (1, 10))) for o in organisations}
+    for _ in range(steps):
+        mark = rng.choice(marks)
+        what = rng.random()
+        if what < 0.3:
+            some = rng.sample(organisations, rng.choice((1, 2)))
+            await load.admit(
+                {
+                    o: [rng.choice(sizes[o]) for _ in range(rng.choice((1, 3, 5 * load.mark_max)))]
+                    for o in some
+                }
+            )
+        elif what < 0.6:
+            hand += await load.read(rng.randrange(1, 1 + load.mark_max))
+            await load.refill(mark)
+        else:
+            count = rng.randrange(len(hand) + 1)
+            settled, hand = hand[:count], hand[count:]
+            await load.settle(settled, mark)

@@ -1,0 +1,173 @@
+"""The line of a queue in Redis is fair between organisations, keeps order, and never idles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from engine import redis_keys as keys
+from engine.stores.redis import queue_wire as wire
+from engine.stores.redis.audit_cut import instant_of
+from engine.stores.redis.library import versioned
+from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.usage import _held_keys
+from engine.stores.status import StatusReader
+from tests.simulation.fair_load import SHARD, FairLoad, random_load
+
+_DATABASE = 11
+
+
+@pytest.fixture
+def url(redis_url: str) -> str:
+    return redis_url.rpartition("/")[0] + f"/{_DATABASE}"
+
+
+@pytest.fixture
+async def link(url: str) -> AsyncIterator[RedisLink]:
+    link = RedisLink(url, timeout_s=10, name="fair")
+    await link.start()
+    await load_functions(link)
+    await link.call("FLUSHDB")
+    yield link
+    await link.call("FLUSHDB")
+    await link.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_organisations_with_a_backlog_are_within_one_message_of_a_fluid_server(
+    link: RedisLink, seed: int
+) -> None:
+    load = FairLoad(link.batch, Random(seed))
+    await random_load(load, Random(seed), 300, marks=(4, 4, 8) if seed % 2 else (16, 64, 100))
+    assert load.broken == []
+    assert load.waits > 30
+
+
+async def test_a_light_organisation_waits_for_the_ready_stream_alone(link: RedisLink) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.refill(8)
+    await load.admit({1: [1] * 1000})
+    await load.settle(await load.read(5), 8)
+    before = load.unread[-1]
+    await load.admit({2: [1]})
+    # It is in the stream at once, behind no more than what lay ready.
+    assert load.waiting[2] == []
+    assert load.unread[-1] == before + 1 <= 10
+
+
+async def test_an_organisation_that_was_idle_has_earned_nothing(link: RedisLink) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.refill(4)
+    await load.admit({1: [1] * 500})
+    for _ in range(50):
+        await load.settle(await load.read(4), 4)
+    await load.admit({2: [1] * 500})
+    served = dict(load.served)
+    for _ in range(20):
+        await load.settle(await load.read(4), 4)
+    gained = [load.served[o] - served.get(o, 0) for o in (1, 2)]
+    assert abs(gained[0] - gained[1]) <= 2
+    assert load.broken == []
+
+
+async def test_nothing_is_left_behind_when_nobody_waits(link: RedisLink) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.admit({o: [1] * 100 for o in (1, 2, 3)})
+    while any(load.waiting.values()) or load.unread[-1]:
+        await load.settle(await load.read(50), 4)
+    await load.refill(128)
+    _, *line = keys.line_keys(SHARD, "normal")
+    left = await link.call("HGETALL", line[0])
+    assert left == [b"mark", b"128"]
+    assert await link.batch([("EXISTS", key) for key in line[1:]]) == [0, 0]
+
+
+async def test_what_waits_in_lists_is_counted_with_all_others(link: RedisLink) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.admit({1: [1] * 300, 2: [2] * 100})
+    await load.settle([], 50)
+    await load.read(50)
+    found = await instant_of(link, SHARD, None, 10)
+    assert (found.cut.held, found.cut.waiting, found.cut.recount) == (500, 400, 500)
+    # The sums are lost, as an older version leaves them: all messages are read.
+    await link.call("DEL", keys.held_by_key(SHARD))
+    held = _held_keys(SHARD)
+    assert sorted(await link.call("FCALL", versioned("tally"), len(held), *held)) == [[1, 300], [2, 200]]
+    status = await StatusReader(None, link, None, 1).queues(time.time_ns() // 1_000_000)  # type: ignore[arg-type]
+    assert (status["normal"].waiting, status["normal"].in_hand) == (350, 50)
+    # The oldest was accepted a microsecond after 1970.
+    assert status["normal"].oldest_ms > 10**12
+
+
+async def test_a_message_that_is_due_comes_by_the_same_door(link: RedisLink) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.refill(4)
+    await load.admit({1: [1] * 20})
+    load.waiting[2] = []
+    for organisation in (1, 2):
+        late = load.message(organisation, 1)
+        load.waiting[organisation].append(late)
+        await link.call("ZADD", keys.due_key(SHARD, "normal"), 5, msgspec.msgpack.encode(late))
+    assert (await link.batch([wire.promote("normal", SHARD, 5, 10, 4)]))[0][0] == 2
+    await load.look()
+    # The one of the organisation without a backlog is next; the other one waits behind its list.
+    assert load.waiting[2] == []
+    assert [m.id for m in load.waiting[1]][-1] == "m21"
+    while any(load.waiting.values()):
+        await load.settle(await load.read(4), 4)
+    assert load.broken == []
+
+
+async def test_a_worker_that_reads_alone_finds_all_that_waits_without_a_sweep(
+    url: str, link: RedisLink
+) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    await load.refill(4)
+    await load.admit({o: [1] * 40 for o in (1, 2, 3)})
+    reading = RedisLink(url, timeout_s=10, name="reading")
+    reader = QueueStreams(
+        link, reading, queue="normal", shards=1, worker_name="w", timeout_s=10, log=structlog.get_logger()
+    )
+    await reader.join()
+    reader.ready_max = 4
+    # The one call that tells it that messages wait.
+    await reader.promote(0, 1)
+    taken: list[Any] = []
+    while len(taken) < 120:
+        entries = await reader.read(30, 60_000)
+        assert entries
+        taken += entries
+    await reading.close()
+    by = [[e.message.id for e in taken if e.message.organisation_id == o] for o in (1, 2, 3)]
+    assert all(ids == sorted(ids, key=lambda i: int(i[1:])) for ids in by)
+
+
+async def test_what_an_older_version_left_in_the_stream_is_ready(link: RedisLink) -> None:
+    load = FairLoad(link.batch, Random(0))
+    await load.begin()
+    load.waiting[1] = old = [load.message(1, 1) for _ in range(500)]
+    ids = [m.id for m in old]
+    stream = keys.queue_key(SHARD, "normal")
+    await link.batch([("XADD", stream, "*", "m", msgspec.msgpack.encode(m)) for m in old])
+    load.mark_max = 500
+    await load.look()
+    assert load.waiting[1] == []
+    await load.admit({1: [1] * 10, 2: [1]})
+    assert load.waiting[2] == []
+    while any(load.waiting.values()) or load.unread[-1]:
+        await load.settle(await load.read(100), 4)
+    assert load.broken == []
+    assert load.served == {1: len(ids) + 10, 2: 1}
