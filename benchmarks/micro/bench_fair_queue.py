@@ -70,6 +70,7 @@ class Queue:
         self._sequences = count(1)
 
     async def close(self) -> None:
+        """Close the connections."""
         await self.link.close()
         await self._reading.close()
 
@@ -103,6 +104,7 @@ class Queue:
                 await self._admit(list(range(1 + first, 1 + min(organisations, first + 500))))
 
     async def fill_one(self, messages: int) -> None:
+        """A backlog of one organisation."""
         for _ in range(messages // BATCH):
             await self._admit([1] * BATCH)
 

@@ -34,7 +34,7 @@ class FairLoad:
     def __init__(self, execute: Execute, rng: Random) -> None:
         self._execute = execute
         self._rng = rng
-        self._sequence = self._number = 0
+        self._sequence = self.number = 0
         self._epoch = 0
         self._seen = b"-"
         # Of what was admitted and is not in the ready stream, and of what was served, by organisation.
@@ -46,6 +46,9 @@ class FairLoad:
         # How many messages were in the ready stream and not read, after each step; how often several waited.
         self.unread: list[int] = []
         self.waits = 0
+        # When the next message expires; and those that no turn brought into the ready stream.
+        self.expiry: Callable[[], int] = lambda: 2
+        self._skipped: set[str] = set()
         # The largest mark that was ever told; until then the one of queue.lua.
         self.mark_max = MARK
         self.broken: list[str] = []
@@ -78,6 +81,10 @@ class FairLoad:
         assert (await self._execute([_admit_command("h", flush)]))[0][0] == b"applied"
         await self.look(is_open)
 
+    def skip(self, ids: set[str]) -> None:
+        """Note messages that have left their lists, though it was not their turn."""
+        self._skipped |= ids
+
     async def refill(self, mark: int) -> None:
         await self._execute([wire.refill("normal", SHARD, mark)])
         await self.look()
@@ -106,6 +113,8 @@ class FairLoad:
         for entry_id, fields in entries:
             self._seen = b"(" + entry_id
             message = _decode(fields[1])
+            if message.id in self._skipped:
+                continue
             self._serve(message, together)
         self.unread.append(len(there) - pending[0])
         if self.unread[-1] > self.mark_max + len(self.largest):
@@ -133,11 +142,12 @@ class FairLoad:
 
     def message(self, organisation: int, segments: int) -> Message:
         """A new message of an organisation."""
-        self._number += 1
+        self.number += 1
         self.largest[organisation] = max(self.largest.get(organisation, 0), segments)
         return Message(
-            id=f"m{self._number}", organisation_id=organisation, to="+1", text="x", sender="", units=segments,
-            encoding="GSM-7", segments=segments, accepted_at_us=1, expires_at_us=2,
+            id=f"m{self.number}", organisation_id=organisation, to="+1", text="x", sender="", units=segments,
+            encoding="GSM-7", segments=segments, accepted_at_us=1,
+            expires_at_us=self.expiry(),
         )  # fmt: skip
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
 from tests.simulation.redis_store import Store
 
+_unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
 _SLICES = 16
 
@@ -96,6 +99,12 @@ class Line:
         of.served = True
         self.messages -= 1
 
+    def lost(self, organisation: bytes) -> None:
+        """A message of a list was taken out, not by its turn."""
+        of = self.of(organisation)
+        of.start = float(self.store.db[self.turns][organisation])
+        self.messages -= 1
+
     def next(self, turns: list[Waiting]) -> Waiting:
         """The one whose turn is first; of several, the one that has been first for longer."""
         return min(turns, key=lambda of: of.start)
@@ -152,3 +161,39 @@ class Line:
     def take_turn(self, of: Waiting) -> None:
         """Begin to wait."""
         self.store.hash(self.turns)[of.organisation] = of.start  # type: ignore[assignment]
+
+
+class LineFunctions:
+    """The functions that only move messages, by name."""
+
+    line = Line
+    store: Store
+
+    def promote(self, keys: Any, args: Any) -> list[int]:
+        due = self.store.zrange(keys[0], args[0])[: args[1]]
+        line = self.line(self.store, keys[1:5])
+        line.aim(args[2])
+        for payload in due:
+            message = _unpack(payload)
+            line.enter(b"%d" % message[1], message[6], payload)
+            self.store.zrem(keys[0], payload)
+        return [len(due), line.finish()]
+
+    def sift(self, keys: Any, _: Any) -> list[Any]:
+        line = self.line(self.store, keys)
+        over = []
+        for organisation, waiting in self.store.lists(keys[1]).items():
+            for segments, payload in list(waiting):
+                if _unpack(payload)[9] <= self.store.now_us():
+                    self.store.list_take(keys[1], organisation, (segments, payload))
+                    over.append(payload)
+                    line.lost(organisation)
+        for payload in sorted(over):
+            line.make_ready(payload)
+        line.finish()
+        return [b"0", len(over)]
+
+    def refill(self, keys: Any, args: Any) -> int:
+        line = self.line(self.store, keys)
+        line.aim(args[0])
+        return line.finish()

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from engine.redis_keys import GROUP
-from tests.simulation.line import Line
+from tests.simulation.line import Line, LineFunctions
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
 
@@ -169,10 +169,8 @@ class Closing:
         return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]
 
 
-class Functions(Closing):
+class Functions(Closing, LineFunctions):
     """The functions by name."""
-
-    line = Line
 
     # -- holders
 
@@ -367,21 +365,6 @@ class Functions(Closing):
             self.store.xadd(keys[0], [b"b", _array_of(rows, len(rows))])
             self.store.db[keys[1]] = b"%d" % last
         return len(rows)
-
-    def promote(self, keys: Any, args: Any) -> list[int]:
-        due = self.store.zrange(keys[0], args[0])[: args[1]]
-        line = self.line(self.store, keys[1:5])
-        line.aim(args[2])
-        for payload in due:
-            message = _unpack(payload)
-            line.enter(b"%d" % message[1], message[6], payload)
-            self.store.zrem(keys[0], payload)
-        return [len(due), line.finish()]
-
-    def refill(self, keys: Any, args: Any) -> int:
-        line = self.line(self.store, keys)
-        line.aim(args[0])
-        return line.finish()
 
     def make_group(self, keys: Any, _: Any) -> int:
         groups = self.store.stream(keys[0]).groups

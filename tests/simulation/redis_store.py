@@ -173,6 +173,14 @@ class Store:
         self.watch.left(self.kind(key)[1], first[1])
         return first
 
+    def list_take(self, key: bytes, organisation: bytes, item: tuple[int, bytes]) -> None:
+        """Take out one that is anywhere in a list."""
+        waiting: Any = self.hash(key)[organisation]
+        waiting.remove(item)
+        if not waiting:
+            del self.hash(key)[organisation]
+        self.watch.left(self.kind(key)[1], item[1])
+
     def lists(self, key: bytes) -> dict[bytes, list[tuple[int, bytes]]]:
         """The lists behind a ready stream, by organisation."""
         return {name: value for name, value in self.db.get(key, {}).items() if isinstance(value, list)}

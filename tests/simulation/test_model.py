@@ -75,8 +75,8 @@ class Sequence:
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
              "pending", "generation", "seal", "close", "begin",
-             "announce", "deliver", "unread", "settle_unread", "refill"),
-            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1, 3, 3, 2),
+             "announce", "deliver", "unread", "settle_unread", "refill", "sift"),
+            (3, 1, 2, 1, 20, 8, 8, 3, 2, 1, 1, 1, 2, 4, 1, 1, 3, 3, 2, 1),
         )[0]  # fmt: skip
         if what == "beat":
             return what, name, self.sequences[name] + rng.randrange(-1, 2), rng.random() < 0.5
@@ -93,6 +93,8 @@ class Sequence:
             return what, rng.choice(_WORKERS), list(zip(some, events, strict=True)), self._mark()
         if what == "refill":
             return what, self._mark()
+        if what == "sift":
+            return (what,)
         if what == "settle_unread":
             some = [rng.randrange(1 << 30) for _ in range(rng.randrange(4))]
             return what, rng.choice(_WORKERS), [(n, rng.choice(("expired", "failed"))) for n in some]
@@ -133,7 +135,8 @@ class Sequence:
         message = Message(
             id=f"m{self.messages}", organisation_id=organisation_id, to="+1", text="x", sender="",
             encoding="GSM-7", segments=self.rng.choice((1, 1, 2, 7)),
-            units=self.rng.randrange(1, 9), accepted_at_us=1, expires_at_us=2,
+            units=self.rng.randrange(1, 9), accepted_at_us=1,
+            expires_at_us=self.rng.choice((2, 1 << 60, 1 << 60)),
         )  # fmt: skip
         queue = self.rng.choice(("express", "normal", "normal"))
         return Addressed(queue=queue, message=message, due_at_us=self.rng.choice((0, 0, 100, 200)))
@@ -178,6 +181,9 @@ class Side:
             return wire.settle("normal", given[0], _SHARD, given[2], settlements)
         if what == "refill":
             return wire.refill("normal", _SHARD, given[0])
+        if what == "sift":
+            # All of it at once.
+            return wire.sift("normal", _SHARD, b"0", 10_000)
         if what == "settle_unread":
             pool = self.unread + self.entries
             some = [self._settled(*pool[n % len(pool)], event) for n, event in given[1] if pool]
@@ -330,7 +336,8 @@ async def real_line(link: RedisLink, queue: Any) -> Any:
     lists = {}
     for organisation in [name for name in fields if name.isdigit()]:
         first, last, taken, _, messages, segments = _decode(fields.pop(organisation))
-        data = b"".join(fields.pop(organisation + b":%d" % n) for n in range(first, last + 1))[taken:]
+        chunks = [fields.pop(organisation + b":%d" % n, b"") for n in range(first, last + 1)]
+        data = b"".join(chunks)[taken:]
         lists[organisation] = found = []
         while data:
             size = int.from_bytes(data[2:6], "big")

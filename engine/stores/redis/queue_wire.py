@@ -162,6 +162,13 @@ def refill(queue: Queue, shard: int, mark: int) -> Command:
     return ("FCALL", versioned("refill"), len(keys), *keys, mark)
 
 
+def sift(queue: Queue, shard: int, cursor: bytes, chunks: int) -> Command:
+    """Move messages whose validity is over from the lists behind the stream into it, as far as they lie in
+    about so many chunks behind `cursor`; reply [next cursor, how many were moved]."""
+    keys = line_keys(shard, queue)
+    return ("FCALL", versioned("sift"), len(keys), *keys, cursor, chunks)
+
+
 def take_over(queue: Queue, name: str, shard: int, min_idle_ms: int, limit: int, suspects: int) -> Command:
     """Take over entries of other workers; reply [[[id, payload, deliveries] …], suspects passed over].
 

@@ -3,7 +3,9 @@
 They are looked at where they lie, and nothing is taken in hand. So nothing is left behind by whoever is
 killed or frozen here.
 
-look     Reads only. Its answer lost: the same messages are looked at again.
+look     Messages that wait in lists behind a stream are looked at in Redis, and those whose validity is over
+         are moved into the stream, in one step a shard. The rest reads only. Its answer lost: the same
+         messages are looked at again.
 settle   One atomic step a shard. A message that a worker was given since it was looked at does not count,
          and stays with that worker. Done again, or by two workers at the same time, it counts once.
 """
@@ -18,6 +20,8 @@ from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.link import Command
 
 _HEAD = b"0-0"
+# A chunk of a list holds about so many messages.
+_CHUNK = 16
 
 
 class UnreadEntries:
@@ -39,11 +43,16 @@ class UnreadEntries:
         self._ready_max = ready_max
         # Behind which entry of each shard the next look begins.
         self._after = dict.fromkeys(shards, _HEAD)
+        # Where in the lists of each shard the next look begins.
+        self._cursors = dict.fromkeys(shards, b"0")
 
     async def look(self, limit: int) -> list[Entry]:
-        """The next `limit` messages or fewer, in at most two round trips; see the port."""
+        """The next `limit` messages or fewer, in at most three round trips; see the port."""
         found: list[Entry] = []
         shards = list(self._after)
+        chunks = max(1, limit // len(shards) // _CHUNK)
+        sifts = [wire.sift(self._queue, s, self._cursors[s], chunks) for s in shards]
+        self._cursors = {s: cursor for s, (cursor, _) in zip(shards, await self._send(sifts), strict=True)}
         # First an equal share of each shard, then the rest of `limit` from the shards with more.
         for _ in range(2):
             if limit <= 0 or not shards:

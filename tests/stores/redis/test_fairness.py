@@ -22,6 +22,8 @@ from engine.stores.status import StatusReader
 from tests.simulation.fair_load import SHARD, FairLoad, random_load
 
 _DATABASE = 11
+# Later than any test runs.
+FAR_US = 1 << 60
 
 
 @pytest.fixture
@@ -171,3 +173,42 @@ async def test_what_an_older_version_left_in_the_stream_is_ready(link: RedisLink
         await load.settle(await load.read(100), 4)
     assert load.broken == []
     assert load.served == {1: len(ids) + 10, 2: 1}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_expires_in_a_list_leaves_it_and_the_others_keep_their_order(
+    link: RedisLink, seed: int
+) -> None:
+    rng = Random(seed)
+    load = FairLoad(link.batch, rng)
+    await load.begin()
+    load.mark_max = 4
+    await load.refill(4)
+    # The end of each list, its middle, or some here and there: a chunk holds about 60.
+    chosen = [range(30, 150), range(40, 135), rng.sample(range(150), 80)][seed]
+    load.expiry = lambda: 2 if load.number % 150 in chosen else FAR_US
+    await load.admit({o: [1] * 150 for o in (1, 2)})
+    # Part of the first chunk is taken.
+    await load.settle(await load.read(4), 4)
+    over = {m.id for waiting in load.waiting.values() for m in waiting if m.expires_at_us == 2}
+    for waiting in load.waiting.values():
+        waiting[:] = [m for m in waiting if m.id not in over]
+    cursor, moved = b"0", 0
+    while True:
+        cursor, some = (await link.batch([wire.sift("normal", SHARD, cursor, 2)]))[0]
+        moved += some
+        if cursor == b"0":
+            break
+    assert moved == len(over) > 50
+    stream = await link.call("XRANGE", keys.queue_key(SHARD, "normal"), "-", "+")
+    ready = [msgspec.msgpack.decode(fields[1])[0] for _, fields in stream]
+    assert over <= set(ready)
+    load.skip(over)
+    # Others come behind, also in a list whose last chunk was emptied.
+    load.expiry = lambda: FAR_US
+    await load.admit({o: [1] * 20 for o in (1, 2)})
+    while any(load.waiting.values()) or load.unread[-1]:
+        await load.settle(await load.read(50), 4)
+    assert [b for b in load.broken if "lie ready" not in b] == []
+    await load.refill(128)
+    assert await link.call("HGETALL", keys.wait_key(SHARD, "normal")) == [b"mark", b"128"]

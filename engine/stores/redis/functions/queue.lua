@@ -300,9 +300,19 @@ local function append_new(line, list)
   list.new = {}
 end
 
+-- The first chunk of a list that has messages. One that `sift` has emptied is not there.
+local function first_chunk(wait, list)
+  local chunk = redis.call('HGET', wait, chunk_name(list, list.first))
+  while not chunk do
+    list.first = list.first + 1
+    chunk = redis.call('HGET', wait, chunk_name(list, list.first))
+  end
+  return chunk
+end
+
 -- Move the first message of a list to the ready stream; returns its segments.
 local function move_first(line, list)
-  if not list.chunk then list.chunk = redis.call('HGET', line.wait, chunk_name(list, list.first)) end
+  if not list.chunk then list.chunk = first_chunk(line.wait, list) end
   local segments, size, from = struct.unpack('>HI4', list.chunk, list.taken + 1)
   make_ready(line, string.sub(list.chunk, from, from + size - 1))
   list.taken = from + size - 1
@@ -715,6 +725,51 @@ local function take_over(keys, args)
   return {taken, passed}
 end
 
+-- sift(line; cursor, chunks) -> {next cursor ('0' at the end), how many were moved}
+-- Looks at about so many chunks of the lists, and moves messages whose validity is over to the ready stream,
+-- whoever's turn it is. Whoever is given one ends it, and so does a look at what is unread.
+-- A second call looks at the same chunks, and finds nothing more in them.
+local function sift(keys, args)
+  local line, now_us, over, seen = line_of(keys, 1), now_ms() * 1000, {}, {}
+  local page = redis.call('HSCAN', line.wait, args[1], 'COUNT', args[2])
+  for i = 1, #page[2], 2 do
+    local field, chunk = page[2][i], page[2][i + 1]
+    local organisation, n = string.match(field, '^(%d+):(%d+)$')
+    if organisation and not seen[field] then
+      seen[field], n = true, tonumber(n)
+      local list, rest = list_of(line, organisation), {}
+      local at, before = n == list.first and list.taken + 1 or 1, #over
+      while at <= #chunk do
+        local segments, size, from = struct.unpack('>HI4', chunk, at)
+        local payload = string.sub(chunk, from, from + size - 1)
+        local readable, message = pcall(cmsgpack.unpack, payload)
+        if readable and message[10] <= now_us then
+          over[#over + 1] = payload
+          list.messages, list.segments = list.messages - 1, list.segments - segments
+          line.messages = line.messages - 1
+        else
+          rest[#rest + 1] = string.sub(chunk, at, from + size - 1)
+        end
+        at = from + size
+      end
+      if #over > before then
+        rest = table.concat(rest)
+        if rest == '' then redis.call('HDEL', line.wait, field) else redis.call('HSET', line.wait, field, rest) end
+        if n == list.first then list.taken = 0 end
+        -- Nothing is appended to a chunk that is gone.
+        if n == list.last then list.tail = rest == '' and CHUNK or #rest end
+        if list.messages == 0 then
+          list.start = tonumber(redis.call('ZSCORE', line.turns, organisation))
+        end
+      end
+    end
+  end
+  table.sort(over)
+  for _, payload in ipairs(over) do make_ready(line, payload) end
+  finish(line)
+  return {page[1], #over}
+end
+
 -- backlog(wait, turns; organisations_max)
 -- -> {messages in all lists, {{organisation, messages, segments, accepted_at_us of its oldest} ...}}
 -- The organisations that have a list, in the order of their turns, up to `organisations_max`. It reads only.
@@ -723,7 +778,7 @@ local function backlog(keys, args)
   local found = {}
   for _, organisation in ipairs(redis.call('ZRANGE', keys[2], 0, args[1] - 1)) do
     local of = cmsgpack.unpack(redis.call('HGET', keys[1], organisation))
-    local chunk = redis.call('HGET', keys[1], organisation .. ':' .. string.format('%.0f', of[1]))
+    local chunk = first_chunk(keys[1], {organisation = organisation, first = of[1]})
     local _, size, from = struct.unpack('>HI4', chunk, of[3] + 1)
     local message = cmsgpack.unpack(string.sub(chunk, from, from + size - 1))
     found[#found + 1] = {tonumber(organisation), of[5], of[6], message[9]}
@@ -739,7 +794,7 @@ local function each_waiting(wait, read)
     if string.match(organisation, '^%d+$') then
       local of = cmsgpack.unpack(kept)
       for n = of[1], of[2] do
-        local chunk = fields[organisation .. ':' .. string.format('%.0f', n)]
+        local chunk = fields[organisation .. ':' .. string.format('%.0f', n)] or ''
         local at = n == of[1] and of[3] + 1 or 1
         while at <= #chunk do
           local _, size, from = struct.unpack('>HI4', chunk, at)
@@ -998,6 +1053,7 @@ offer('settle_unread', settle_unread, 'allow-oom')
 -- Move messages from one place to another.
 offer('promote', promote, 'allow-oom')
 offer('refill', refill_line, 'allow-oom')
+offer('sift', sift, 'allow-oom')
 -- Gives the entries of dead workers to workers that settle them.
 offer('take_over', take_over, 'allow-oom')
 -- Writes once for each queue and shard. A worker that starts while Redis is full must be able to read.
