@@ -99,6 +99,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/providers/{name}/pause": {"POST": providers.pause},
         "/v1/admin/providers/{name}/resume": {"POST": providers.resume},
         "/v1/admin/status": {"GET": admin.status},
+        "/v1/admin/queues/{queue}": {"GET": admin.queue},
         "/v1/admin/audit": {"GET": admin.audit},
     }
     app = web.Application()

@@ -26,7 +26,7 @@ from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
 from engine.receipts.records import ReceiptsRead
-from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet
+from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet, Queue
 from engine.routing.records import Route, RoutingPlan
 
 Draft = MessageDraft | Refusal
@@ -217,6 +217,8 @@ class Services:
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     # The two admin reports; anything that msgspec can encode.
     status: Callable[[], Awaitable[object]]
+    # Who has a backlog in a queue; anything that msgspec can encode.
+    backlog: Callable[[Queue], Awaitable[object]]
     audit: AuditCall
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]

@@ -14,12 +14,13 @@ from engine.activity import history
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.config import Config
 from engine.errors import EngineError, Unavailable
+from engine.records import Queue
 from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
-from engine.stores.status import Status, StatusReader
+from engine.stores.status import QueueBacklog, Status, StatusReader
 
 # When to ask again for a message that may stand in activity that is not archived yet, seconds.
 _BEHIND_S = 10.0
@@ -74,6 +75,10 @@ class Reads:
         if not recent.complete:
             raise Unavailable("The archiver is far behind, and the message was not found yet.", _BEHIND_S)
         return None
+
+    async def backlog(self, queue: Queue) -> QueueBacklog:
+        """What `GET /v1/admin/queues/{queue}` answers. Raises Unavailable."""
+        return await self._status.backlog(queue, self._clock.now_us() // 1000)
 
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are

@@ -181,6 +181,7 @@ async def _services(
         transactions=Journal(postgres).transactions,
         history=reads.message,
         status=reads.status,
+        backlog=reads.backlog,
         audit=auditor.audit,
         ready=readiness.parts,
         can_spend=partial(can_spend, quota),

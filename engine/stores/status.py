@@ -84,6 +84,26 @@ class Status(msgspec.Struct):
     missing: dict[str, str] = {}
 
 
+class OrganisationBacklog(msgspec.Struct, frozen=True):
+    """What one organisation has waiting behind the ready messages of a queue."""
+
+    organisation_id: int
+    messages: int
+    segments: int
+    # Age of the oldest of them, since it was accepted, milliseconds.
+    oldest_ms: int
+
+
+class QueueBacklog(msgspec.Struct, frozen=True):
+    """The answer to `GET /v1/admin/queues/{queue}`."""
+
+    queue: Queue
+    # Of all organisations.
+    messages: int
+    # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
+    organisations: list[OrganisationBacklog]
+
+
 class StatusReader:
     """Reads the status from Redis and PostgreSQL. Every call raises Unavailable."""
 
@@ -139,22 +159,36 @@ class StatusReader:
             oldest_ms=max(0, now_ms - min(oldest)) if oldest else 0,
         )
 
+    async def backlog(self, queue: Queue, now_ms: int) -> QueueBacklog:
+        """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970."""
+        replies = await self._link.batch([_backlog(queue, s) for s in self._shards])
+        messages, found = 0, []
+        for behind, lists in [reply for reply in replies if not isinstance(reply, ReplyError)]:
+            messages += behind
+            found += [
+                OrganisationBacklog(o, count, segments, max(0, now_ms - oldest_us // 1000))
+                for o, count, segments, oldest_us in lists
+            ]
+        found.sort(key=lambda o: (-o.messages, o.organisation_id))
+        return QueueBacklog(queue, messages, found[:_ORGANISATIONS_MAX])
+
     async def _queue(self, queue: Queue, now_ms: int) -> QueueStatus:
         commands: list[Command] = []
         for s in self._shards:
-            stream, wait, turns, _ = keys.line_keys(s, queue)
+            stream = keys.queue_key(s, queue)
             commands += [
                 ("XLEN", stream),
                 ("XPENDING", stream, keys.GROUP),
                 ("XRANGE", stream, "-", "+", "COUNT", 1),
                 ("ZCARD", keys.due_key(s, queue)),
                 ("XLEN", keys.dead_key(s, queue)),
-                ("FCALL_RO", versioned("backlog"), 2, wait, turns, _ORGANISATIONS_MAX),
+                _backlog(queue, s),
             ]
         replies = await self._link.batch(commands)
         status = QueueStatus()
         for at in range(0, len(replies), _READS):
-            length, pending, first, due, dead, (behind, lists) = replies[at : at + _READS]
+            length, pending, first, due, dead, lines = replies[at : at + _READS]
+            behind, lists = (0, []) if isinstance(lines, ReplyError) else lines
             in_hand = 0 if isinstance(pending, ReplyError) else pending[0]
             status.in_hand += in_hand
             status.waiting += max(0, length - in_hand) + behind
@@ -165,6 +199,12 @@ class StatusReader:
             for _, _, _, oldest_us in lists:
                 status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
         return status
+
+
+def _backlog(queue: Queue, shard: int) -> Command:
+    """Reply [messages, [[organisation, messages, segments, accepted_at_us of its oldest] …]]."""
+    _, wait, turns, _ = keys.line_keys(shard, queue)
+    return ("FCALL_RO", versioned("backlog"), 2, wait, turns, _ORGANISATIONS_MAX)
 
 
 def _ms(entry_id: bytes) -> int:

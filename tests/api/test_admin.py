@@ -232,3 +232,13 @@ async def test_without_an_admin_key_the_admin_calls_are_closed(directory: Direct
     async with serving(await services_with(directory, admin_key_sha256=b"")) as api:
         assert (await api.admin("GET", "/status"))[0] == 401
         assert (await api.ask("GET", "/v1/admin/status", key=""))[0] == 401
+
+
+async def test_who_waits_in_a_queue_is_told_to_the_operator(api: Api) -> None:
+    status, found = await api.admin("GET", "/queues/normal")
+    assert (status, found["queue"]) == (200, "normal")
+    status, problem = await api.admin("GET", "/queues/other")
+    assert (status, problem["detail"]) == (
+        404, "There is no queue of this name: the queues are express and normal."
+    )  # fmt: skip
+    assert (await api.ask("GET", "/v1/admin/queues/normal", key="x"))[0] == 401

@@ -167,6 +167,9 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def status() -> object:
         return {"node": "test", "queues": {}}
 
+    async def backlog(queue: str) -> object:
+        return {"queue": queue, "messages": 0, "organisations": []}
+
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
@@ -189,6 +192,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "transactions": Journal(pool).transactions,
         "history": history,
         "status": status,
+        "backlog": backlog,
         "audit": audit,
         "ready": ready,
         "can_spend": lambda: True,

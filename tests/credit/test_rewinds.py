@@ -26,6 +26,7 @@ from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.errors import Fenced, Unavailable
 from engine.records import Addressed, Message, Submission
 from engine.shards import shard_of
+from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
@@ -384,9 +385,8 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     await link.call("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
     entry_id = await link.call("XADD", stream, "*", "m", b"x")
     await link.call("XREADGROUP", "GROUP", keys.GROUP, "w1", "STREAMS", stream, ">")
-    touched = (stream, keys.due_key(0, "normal"), keys.dead_key(0, "normal"), keys.activity_key(0),
-               keys.usage_key(0), keys.usage_head_key(0), keys.held_key(0), keys.held_by_key(0))  # fmt: skip
-    assert await link.call("FCALL", versioned("settle"), 8, *touched, "w1", 1, entry_id, "c", 7, 5, b"") == 1
+    captured = wire._settle("normal", "w1", 0, 4, 1, [entry_id, b"c", 7, 5, b""])
+    assert await link.call(*captured) == [1, 0]
     again = (await usage.lives({}))[0]
     assert again.generation == "closing:g2"
     assert await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "of g1")) == {
@@ -517,8 +517,6 @@ async def test_what_is_settled_between_the_two_steps_of_a_close_counts(link: Red
     await link.call("FCALL", versioned("make_group"), 1, stream)
     reply = await link.call("XREADGROUP", "GROUP", keys.GROUP, "w1", "STREAMS", stream, ">")
     [(entry_id, _)] = reply[0][1]
-    touched = (stream, keys.due_key(0, "normal"), keys.dead_key(0, "normal"), keys.activity_key(0),
-               keys.usage_key(0), keys.usage_head_key(0), keys.held_key(0), keys.held_by_key(0))  # fmt: skip
     # The ledger that sealed the shard dies; nothing of its books is known here.
     names = await link.call("HKEYS", keys.holders_key(0))
     sealed = [keys.generation_key(0), keys.holders_key(0), keys.usage_key(0), keys.usage_head_key(0)]
@@ -526,7 +524,8 @@ async def test_what_is_settled_between_the_two_steps_of_a_close_counts(link: Red
         sealed += [keys.holder_key(0, name), keys.inbox_key(0, name)]
     seal = ("FCALL", versioned("seal"), len(sealed), *sealed, "g1", "g2", "g1", "5-0", "elsewhere", *names)
     assert await link.call(*seal) is not None
-    assert await link.call("FCALL", versioned("settle"), 8, *touched, "w1", 1, entry_id, "c", 7, 2, b"") == 1
+    captured = wire._settle("normal", "w1", 0, 4, 1, [entry_id, b"c", 7, 2, b""])
+    assert await link.call(*captured) == [1, 0]
     again = (await usage.lives({}))[0]
     left = await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "elsewhere"))
     assert sum(of.held for of in left.values()) == 14
