@@ -19,7 +19,7 @@ from engine.routing.records import RoutingPlan
 # What waits behind it is still in its organisation's turn.
 _READY_S = 0.03
 _READY_MIN = 4
-_READY_MAX = 256
+_READY_MAX = 512
 
 
 class Lanes:
@@ -64,7 +64,7 @@ class Lanes:
         changes."""
         rate = sum(read_ahead.rate(lane, now_s) for lane in self._order if lane.open(now_s))
         wanted = max(_READY_MIN, min(_READY_MAX, rate * _READY_S))
-        return 1 << int(math.log2(wanted))
+        return 1 << round(math.log2(wanted))
 
     def busy(self) -> bool:
         """Whether anything waits or is in flight."""
