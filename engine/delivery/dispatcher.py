@@ -124,9 +124,9 @@ class Dispatcher:
             # All its providers are closed: back to Redis until the first of them may have opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
-            self._settler.put_off(entry, first.put_off_s(message.segments, now_s))
+            self._settler.put_off(entry, first.put_off_s(message.organisation_id, message.segments, now_s))
         elif lane.crowded(now_s) and len(self.lanes) > 1:
-            self._settler.put_off(entry, lane.put_off_s(message.segments, now_s))
+            self._settler.put_off(entry, lane.put_off_s(message.organisation_id, message.segments, now_s))
         else:
             lane.add(entry, read_at_s)
 

@@ -6,9 +6,7 @@ about a second after it began to hang, and long before its time-out. When one of
 that were expected comes after all, the circuit is closed again.
 
 A lane is *crowded* when more messages wait in it than it can send within about a second. A
-message that comes then is put off: back to Redis until about its turn. The turns lie on a timeline
-that moves on at the rate at which the lane sends. So a message of a long backlog is put
-off about once. (With a fixed pause the whole backlog would be read and put off again and again.)
+message that comes then is put off: back to Redis until about its turn (`engine.delivery.put_off`).
 
 Times are monotonic seconds.
 """
@@ -23,6 +21,7 @@ from typing import NamedTuple
 from engine.backoff import Backoff
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
+from engine.delivery.put_off import PutOffTurns
 from engine.records import Entry, VerdictKind
 from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
 
@@ -33,9 +32,7 @@ _AHEAD_S = HORIZON_S / 2
 # fewer than the second, segments.
 _WAITING_S = 1.0
 _WAITING_MIN = 8
-# A message is put off for no longer than this, seconds, because the rate may rise meanwhile.
-_PUT_OFF_MAX_S = 600.0
-# And for no less than this, seconds.
+# A message is put off for no less than this, seconds.
 _PUT_OFF_MIN_S = 0.5
 # When a provider throttles that has no throughput in the configuration, the lane rests, seconds. The
 # rest doubles while the provider goes on throttling.
@@ -86,8 +83,7 @@ class Lane:
         self.waiting_segments = 0
         self.in_flight_max = in_flight_max
         self._waiting_max = waiting_max
-        # The turn of the next message that is put off.
-        self._put_off_to_s = 0.0
+        self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
 
@@ -210,13 +206,11 @@ class Lane:
         self.waiting_segments = 0
         return left
 
-    def put_off_s(self, segments: int, now_s: float) -> float:
+    def put_off_s(self, organisation_id: int, segments: int, now_s: float) -> float:
         """For how long one more message of so many segments is to be put off, seconds."""
         ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
         rate = _UNKNOWN_RATE
         if self.allowance is not None:
             rate = max(self.allowance.rate_seen(now_s), 0.1)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
-        turn_s = max(self._put_off_to_s, now_s + ahead_s)
-        self._put_off_to_s = min(turn_s + segments / rate, now_s + _PUT_OFF_MAX_S)
-        return min(turn_s - now_s, _PUT_OFF_MAX_S)
+        return self._put_off.pause_s(organisation_id, segments, rate, ahead_s, now_s)
