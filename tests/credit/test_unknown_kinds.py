@@ -20,8 +20,8 @@ async def _append(w: World, shard: int, kind: str) -> None:
     epoch = await w.link.call(*register, redis_keys.holders_key(shard), "newer")
     touched = [
         redis_keys.holder_key(shard, "newer"),
-        redis_keys.queue_key(shard, "express"),
-        redis_keys.queue_key(shard, "normal"),
+        *redis_keys.line_keys(shard, "express"),
+        *redis_keys.line_keys(shard, "normal"),
         redis_keys.due_key(shard, "express"),
         redis_keys.due_key(shard, "normal"),
         redis_keys.activity_key(shard),
