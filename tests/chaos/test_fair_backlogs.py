@@ -13,6 +13,7 @@ import pytest
 
 from engine.shards import shard_of
 from tests.chaos.test_chaos import pid_of
+from tests.system.carriers import in_force
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, answer, start_engine
 from tests.system.faults import assert_clean
@@ -64,6 +65,9 @@ def out_of_order(numbers: list[int]) -> int:
 def test_backlogs_share_a_limited_provider_and_lose_nothing_when_their_worker_dies(victim: Engine) -> None:
     callers = neighbours(victim)
     answer(victim.run("provider", "throughput", "simulated", RATE, "--json"))
+    # Nothing is sent before all three wait.
+    answer(victim.run("provider", "pause", "simulated", "--json"))
+    in_force(victim)
     owner: dict[str, tuple[int, int]] = {}
     for organisation, caller in callers.items():
         for first in range(0, MESSAGES, 400):
@@ -72,14 +76,16 @@ def test_backlogs_share_a_limited_provider_and_lose_nothing_when_their_worker_di
             assert status == 202
             owner |= {r["id"]: (organisation, first + n) for n, r in enumerate(taken["results"])}
 
-    begun = len(received(victim))
+    waiting = answer(victim.run("queue", "show", "normal", "--json"))
+    assert {o["organisation_id"] for o in waiting["organisations"]} == set(callers)
+    answer(victim.run("provider", "resume", "simulated", "--json"))
     for _ in range(KILLS):
         time.sleep(1.5)
         pid = eventually(lambda: pid_of(victim, "normal"))
         os.kill(pid, signal.SIGKILL)
     # All three wait still.
     eventually(lambda: len(received(victim)) >= 3 * MESSAGES * 2 // 3, 60)
-    so_far = [owner[i][0] for i in dict.fromkeys(received(victim)[begun:])]
+    so_far = [owner[i][0] for i in dict.fromkeys(received(victim))]
     shares = sorted(so_far.count(organisation) for organisation in callers)
     assert shares[-1] - shares[0] <= 0.1 * len(so_far) / 3 + KILLS * IN_HAND / 3, shares
 

@@ -240,3 +240,13 @@ def test_a_key_of_the_data_directory_is_not_sent_to_another_engine(engine: Engin
     done = engine.run("send", "--to", "+989121234567", "--text", "x", "--url", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert "An API key is needed" in done.stderr
+
+
+def test_a_queue_says_who_has_a_backlog(engine: Engine) -> None:
+    assert answer(engine.run("queue", "show", "normal", "--json")) == {
+        "queue": "normal", "messages": 0, "organisations": []
+    }  # fmt: skip
+    assert "No organisation has a backlog in express." in engine.run("queue", "show", "express").stdout
+    wrong = engine.run("queue", "show", "other")
+    assert wrong.returncode == 2
+    assert "express" in wrong.stderr
