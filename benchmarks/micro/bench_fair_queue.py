@@ -65,7 +65,6 @@ class Queue:
         await self.link.call("FLUSHDB")
         await self._reader.join()
         await self.link.call("SET", keys.generation_key(0), "g")
-        await self._admit([])
         self._epoch = int(await self.link.call("HGET", keys.holder_key(0, "w"), "epoch"))
         self._sequences = count(1)
 
@@ -75,8 +74,6 @@ class Queue:
         await self._reading.close()
 
     async def _admit(self, organisations: list[int]) -> None:
-        if not organisations:
-            return
         submissions = []
         for at, organisation in enumerate(dict.fromkeys(organisations)):
             messages = [
@@ -87,8 +84,8 @@ class Queue:
                 (at, Submission(organisation_id=organisation, messages=messages, units=len(messages)))
             )
         flush = Flush(0, self._epoch, next(self._sequences), submissions, [])
-        status, _ = await self.link.call(*_admit_command("w", flush))
-        assert status == b"applied"
+        reply = await self.link.call(*_admit_command("w", flush))
+        assert reply[0] == b"applied"
 
     def _message(self, organisation: int) -> Message:
         return Message(
