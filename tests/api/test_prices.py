@@ -91,6 +91,7 @@ async def test_a_threshold_is_set_shown_and_taken_away(api: Api) -> None:
             "name": "Warned",
             "created_at": reply["created_at"],
             "low_balance": units,
+            "suspended": False,
         }
         _, page = await api.admin("GET", f"/organisations?after={made['id'] - 1}")
         assert page["organisations"] == [reply]

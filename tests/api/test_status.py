@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from engine.api import reads
 from engine.api.reads import Reads
 from engine.config import Config
+from engine.store_clock import StoreClock
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.postgres.pool import Pool
@@ -40,7 +42,8 @@ async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     stream, attempts = RedisActivityStream(urls["redis"], 2), ClickHouseAttempts(urls["clickhouse"])
     pool = await Pool.connect(urls["postgres"], timeout_s=60, connections_max=2)
     nothing = None
-    yield Reads(Config(shards=2), pool, link, stream, nothing, attempts.unmatched)  # type: ignore[arg-type]
+    clock = StoreClock(structlog.get_logger())
+    yield Reads(Config(shards=2), pool, link, stream, nothing, attempts.unmatched, clock)  # type: ignore[arg-type]
     await pool.close()
     await attempts.close()
     await stream.close()

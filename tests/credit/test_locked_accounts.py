@@ -143,6 +143,9 @@ async def test_a_fence_of_a_hundred_thousand_quotas_comes_to_its_end_and_lets_ot
 ) -> None:
     await books.organisations(1, 100_000)
     apart = await books.organisation(2, 1000)
+    # The session of the store may have been silent for too long meanwhile.
+    assert await books.store.lead()
+    await books.store.recover()
     fence, rounds = entry(1, 1, "fence"), 0
     while True:
         rounds += 1

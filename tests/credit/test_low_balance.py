@@ -14,6 +14,7 @@ import pytest
 from engine import redis_keys, shards
 from engine.credit.ledger import Ledger
 from engine.credit.ledger_records import BalanceEvent
+from engine.credit.retention import Retention
 from engine.errors import Refusal, Unavailable
 from engine.intake.ingest import Ingest
 from engine.records import ActivityRow
@@ -148,7 +149,7 @@ async def test_a_ledger_that_ends_between_commit_and_sending_neither_loses_nor_d
         ledger = Ledger(
             PostgresLedger(books_url, timeout_s=5), usage, shards=SHARDS,
             fresh_generation=lambda: f"g{random.getrandbits(64)}", overdue_s=15.0,
-            clock_s=time.monotonic, gather_s=0.05,
+            clock_s=time.monotonic, gather_s=0.05, retention=Retention(0.0, 1000),
         )  # fmt: skip
         running = asyncio.create_task(ledger.run(draining, ready.set))
         await ready.wait()

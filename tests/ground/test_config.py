@@ -234,7 +234,7 @@ def test_what_does_not_fit_is_one_sentence(text: str, sentence: str) -> None:
     ("store", "good", "wrong", "allowed"),
     [
         ("redis", ("redis://h", "rediss://:p@h:6379/1", "unix:///run/redis"), ("h:6379", "http://h"),
-         "redis:// or rediss:// or unix://"),
+         "redis:// or rediss:// or unix:// or redis+sentinel:// or rediss+sentinel://"),
         ("postgres", ("postgresql://h/d", "postgres://u:p@h:5432/d"), ("mysql://h", "h:5432", "postgresql:h"),
          "postgresql:// or postgres://"),
         ("clickhouse", ("http://h:8123/d", "https://h"), ("clickhouse://h", "h:8123"), "http:// or https://"),

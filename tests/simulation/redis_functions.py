@@ -415,5 +415,9 @@ class Functions(Closing, LineFunctions):
         head[b"delivered"] = b"%d" % delivered
         return 1
 
+    def note_books(self, keys: Any, args: Any) -> int:
+        self.store.hash(keys[0])[b"books"] = _b(args[0])
+        return 1
+
     def is_forgotten(self, delivered: int, before: int) -> bool:
         return delivered < before

@@ -85,7 +85,8 @@ class RedisUsage:
             by_shard.setdefault(answer.shard, []).append(answer)
         delivering = [_deliver(s, of, before.get(s, 0)) for s, of in by_shard.items()]
         noting: list[Command] = [
-            ("HSET", keys.usage_head_key(s), "books", _note_text(note)) for s, note in notes.items()
+            ("FCALL", versioned("note_books"), 1, keys.usage_head_key(s), _note_text(note))
+            for s, note in notes.items()
         ]
         replies = await self._all([*delivering, *noting])
         if not all(replies[: len(delivering)]):

@@ -87,6 +87,7 @@ def others(message: bytes) -> list[Any]:
     receipts, later = keys.receipts_key(s), keys.receipts_later_key(s)
     applied, due = keys.receipts_applied_key(s), (keys.due_key(s, "express"), keys.due_key(s, "normal"))
     return [
+        ("FCALL", versioned("note_books"), 1, usage[1], "note"),
         ("FCALL", versioned("tally"), 10, *held, *places),
         ("FCALL", versioned("cut"), 12, *places, keys.activity_key(s), *usage, held[0], "0-0", "", 10, 10),
         ("FCALL", versioned("backlog"), 2, *keys.line_keys(s, "normal")[1:3], 10),

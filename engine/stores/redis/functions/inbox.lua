@@ -30,5 +30,16 @@ local function deliver(keys, args)
   return 1
 end
 
+-- note_books(head of the usage stream; note)
+-- Keeps how far the books are. A second call writes the same.
+local function note_books(keys, args)
+  redis.call('HSET', keys[1], 'books', args[1])
+  return 1
+end
+
+-- `allow-oom`: it overwrites one short text, and without it nobody is answered while Redis is full.
+redis.register_function({
+  function_name = 'note_books' .. VERSION, callback = note_books, flags = {'allow-oom'},
+})
 -- `allow-oom`: an inbox is bounded, and a holder that waits for an answer has units that others need.
 redis.register_function({function_name = 'deliver' .. VERSION, callback = deliver, flags = {'allow-oom'}})
