@@ -10,7 +10,7 @@ import structlog
 from engine.api import reads
 from engine.api.reads import Reads
 from engine.config import Config
-from engine.store_clock import StoreClock
+from engine.store_clock import TIME, StoreClock
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.postgres.pool import Pool
@@ -43,6 +43,8 @@ async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     pool = await Pool.connect(urls["postgres"], timeout_s=60, connections_max=2)
     nothing = None
     clock = StoreClock(structlog.get_logger())
+    asked = clock.asked()
+    clock.answered(asked, await link.call(*TIME))
     yield Reads(Config(shards=2), pool, link, stream, nothing, attempts.unmatched, clock)  # type: ignore[arg-type]
     await pool.close()
     await attempts.close()

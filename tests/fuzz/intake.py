@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from engine._fastcredits import CreditMap
 from engine.config import Queues
+from engine.credit.group_commit import Admission
 from engine.credit.memory_mark import MemoryMark
 from engine.errors import Refusal
 from engine.ids import MessageIds
@@ -32,7 +33,7 @@ class CreditDesk:
     def check(self) -> None:
         """It takes everything."""
 
-    def admit(self, submission: Submission, incarnation: int) -> asyncio.Future[Replay | None]:
+    def admit(self, submission: Submission, incarnation: int) -> Admission:
         known = self._by_key.get(submission.idempotency_key)
         if known is None:
             self.admitted.append(submission)
@@ -41,7 +42,7 @@ class CreditDesk:
                 self._by_key[submission.idempotency_key] = replay
         future: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
         future.set_result(known)
-        return future
+        return Admission(0, 0, future)
 
     def release(self, organisation_id: int, units: int, incarnation: int) -> None:
         if units:
