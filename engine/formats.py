@@ -5,7 +5,8 @@ Each process notes the number of the formats that it reads, and looks at those o
 heartbeat (`engine.stores.redis.pulse`). A kind that is newer than the least of them is not written yet: what
 is written instead is said where it is written.
 
-To add a kind of event, of usage or of answer, or an encoding: count FORMATS up, and name the kind in SINCE.
+To add a kind of event, of usage or of answer, an encoding, or a place where messages wait: count FORMATS
+up, and name the kind in SINCE.
 A field that is added at the end of a record, with a default, needs neither.
 """
 
@@ -14,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 # The number of the formats that this version reads; versions that noted none read 0.
-FORMATS = 1
+FORMATS = 2
 # By kind, the number of the first formats that have it; 0 for those that are not named.
-SINCE = {"outcome_unknown": 1, "outcome_unknown_released": 1}
+# "line": messages in the lists behind the ready stream of a queue.
+SINCE = {"outcome_unknown": 1, "outcome_unknown_released": 1, "line": 2}
 # A process that has noted nothing for so long is gone, microseconds.
 GONE_US = 30_000_000
 

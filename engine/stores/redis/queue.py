@@ -45,6 +45,8 @@ _PAGE = 500
 UNREAD_S = 30.0
 # How many unread entries each stream shall hold, as long as nobody says; as in queue.lua.
 MARK = 128
+# A mark that no stream reaches, so that nothing goes to a list.
+_NO_LISTS = 1 << 30
 
 
 class QueueStreams:
@@ -82,7 +84,7 @@ class QueueStreams:
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         # The messages that no worker has been given.
-        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, lambda: self.ready_max)
+        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._mark)
         # How many unread entries each stream shall hold.
         self.ready_max = MARK
         self._backlog = Backlog()
@@ -143,7 +145,7 @@ class QueueStreams:
             block = None if busy else block_ms
             self._busy = []
             replies = await self._reading.batch(
-                [wire.refill(self.queue, shard, self.ready_max) for shard in backlog]
+                [wire.refill(self.queue, shard, self._mark()) for shard in backlog]
                 + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
@@ -160,6 +162,12 @@ class QueueStreams:
             if streams or block is not None:
                 return streams
 
+    def _mark(self) -> int:
+        """How many unread entries each stream shall hold. All of them, beside an older version, which does
+        not know the lists: it would not find what waits there when it closes the books of a lost shard."""
+        knows = self._pulse is None or self._pulse.readable("line")
+        return self.ready_max if knows else _NO_LISTS
+
     async def settle(self, settlements: Sequence[Settlement]) -> int:
         """Settle entries, in one command for each shard; how many counted.
 
@@ -170,7 +178,7 @@ class QueueStreams:
             by_shard.setdefault(settlement.entry.shard, []).append(settlement)
         replies = await self._all(
             [
-                wire.settle(self.queue, self._name, shard, self.ready_max, some)
+                wire.settle(self.queue, self._name, shard, self._mark(), some)
                 for shard, some in by_shard.items()
             ]
         )
@@ -184,7 +192,7 @@ class QueueStreams:
 
     async def promote(self, now_us: int, limit: int) -> int:
         """Let up to `limit` messages a shard that are due at `now_us` into the queue; how many came."""
-        commands = [wire.promote(self.queue, s, now_us, limit, self.ready_max) for s in self._shards]
+        commands = [wire.promote(self.queue, s, now_us, limit, self._mark()) for s in self._shards]
         return self._backlog.counted(self._shards, await self._all(commands))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
@@ -281,7 +289,7 @@ class QueueStreams:
         try:
             await self._all(
                 [
-                    wire.leave_for_others(self.queue, self._name, self.ready_max, entry, due_at_us)
+                    wire.leave_for_others(self.queue, self._name, self._mark(), entry, due_at_us)
                     for entry in undecodable
                 ]
             )

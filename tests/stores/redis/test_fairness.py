@@ -12,10 +12,13 @@ import pytest
 import structlog
 
 from engine import redis_keys as keys
+from engine.formats import FORMATS, note
+from engine.store_clock import StoreClock
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.audit_cut import instant_of
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import _held_keys
 from engine.stores.status import StatusReader
@@ -130,6 +133,42 @@ async def test_a_message_that_is_due_comes_by_the_same_door(link: RedisLink) -> 
     while any(load.waiting.values()):
         await load.settle(await load.read(4), 4)
     assert load.broken == []
+
+
+async def test_beside_an_older_version_the_lists_are_emptied_and_nothing_more_goes_to_them(
+    link: RedisLink,
+) -> None:
+    load, log = FairLoad(link.batch, Random(0)), structlog.get_logger()
+    await load.begin()
+    await load.refill(4)
+    await load.admit({1: [1] * 40})
+    pulse = Pulse(StoreClock(log), "w", log)
+    reader = QueueStreams(
+        link, link, queue="normal", shards=1, worker_name="w", timeout_s=10, log=log, pulse=pulse
+    )
+    # Those of the load are of this version.
+    for name in await link.call("HKEYS", keys.holders_key(SHARD)):
+        await link.call("HSET", keys.FORMATS_READ, name, note(time.time_ns() // 1000))
+    await reader.join()
+    await reader.beat()
+    reader.ready_max = 4
+    await reader.promote(0, 1)
+    assert pulse.formats == FORMATS
+    assert await waiting(link) > 30
+    # A worker of an older version registers, and notes nothing of itself.
+    await link.call("HSET", keys.holders_key(SHARD), "older", 1)
+    await reader.beat()
+    await reader.promote(0, 1)
+    assert await waiting(link) == 0
+    await load.admit({1: [1] * 40})
+    assert await waiting(link) == 0
+
+
+async def waiting(link: RedisLink) -> int:
+    """Messages in the lists."""
+    wait, turns = keys.line_keys(SHARD, "normal")[1:3]
+    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 2, wait, turns, 10))[0]
+    return messages
 
 
 async def test_a_worker_that_reads_alone_finds_all_that_waits_without_a_sweep(
