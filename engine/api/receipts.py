@@ -55,9 +55,10 @@ class Receipts:
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         receipts, refusal = reader.read(request.method, query, content_type, body, self._now_us())
         if refusal is not None:
-            sample = f"{refusal.detail} {request.method} ?{query} ".encode(errors="replace")
-            sample += body[:_SAMPLE_BYTES]
-            self._problems.note(request.match_info["name"], ProblemKind.receipt_unread, sample)
+            said = f"{refusal.detail} {request.method} "
+            sample = f"?{query}\n".encode(errors="replace") + body[:_SAMPLE_BYTES]
+            name = request.match_info["name"]
+            self._problems.note(name, ProblemKind.receipt_unread, sample, said=said)
         if receipts and not await self._kept(receipts):
             raise Unavailable("The receipts cannot be kept now; send them again.")
         if refusal is not None:

@@ -122,5 +122,5 @@ async def archive_and_match(
 def _note(problems: Problems, receipt: Receipt, reason: Reason) -> None:
     """Note a receipt for which no message was found."""
     r = receipt
-    sample = f"{reason}: id:{r.provider_message_id} state:{r.state} code:{r.code} to:{r.to}"
-    problems.note(r.provider, ProblemKind.receipt_unmatched, sample)
+    sample = f"id:{r.provider_message_id} state:{r.state} code:{r.code} to:{r.to}"
+    problems.note(r.provider, ProblemKind.receipt_unmatched, sample, said=f"{reason}: ")

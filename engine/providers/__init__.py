@@ -10,6 +10,7 @@ from engine.providers.http.provider import HttpProvider
 from engine.providers.http.simulated import SimulatedProvider
 from engine.providers.ports import Provider, Wire
 from engine.providers.problems import Problems
+from engine.providers.secret import secret_spellings
 from engine.providers.settings import (
     CustomSettings,
     HttpSettings,
@@ -38,6 +39,7 @@ def build(
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
+    problems.know(secret_spellings(settings))
     match settings:
         case SimulatedSettings():
             return SimulatedProvider(settings, wire)
@@ -63,5 +65,8 @@ def receipt_readers(
 
     What is not understood in them is noted in `problems`. Raises ConfigError.
     """
-    found = {s.name: receipt_reader(s, problems) for s in sections if isinstance(s, HttpSettings)}
+    pushing = [s for s in sections if isinstance(s, HttpSettings)]
+    if problems is not None:
+        problems.know(spelling for one in pushing for spelling in secret_spellings(one))
+    found = {s.name: receipt_reader(s, problems) for s in pushing}
     return {name: reader for name, reader in found.items() if reader is not None and reader.token}

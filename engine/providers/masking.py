@@ -6,6 +6,9 @@ What is hidden, and what stands in its place:
     numbers of telephones       seven digits or more: the first three are kept
     secrets                     the value after a name such as `password`, `token` or `Authorization`,
                                 and every word that the caller knows to be secret
+    users of addresses          `user:password@` in a URL
+    the message                 the text and the number of the message that an answer is about
+    all contents                where no message is at hand: see `engine.providers.form`
 
 Each is found in ASCII and UTF-8, in UTF-16 (an octet 0 between the characters), and in hex. An id that
 stands after a name such as `id:` or `"message_id":` and a time after `date:` are kept, because they are
@@ -15,8 +18,23 @@ what an operator looks for. What cannot be printed is written as an escape, such
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from urllib.parse import quote, quote_plus
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from engine.providers.form import form_of
+from engine.providers.known_words import spellings, without_message, without_words
+
+__all__ = [
+    "MASK",
+    "About",
+    "as_text",
+    "masked",
+    "masked_answer",
+    "masked_form",
+    "printable",
+    "spellings",
+    "without_secrets",
+]
 
 MASK = "***"
 # A name and its value are joined by one of these; also as a URL or JSON writes it.
@@ -41,6 +59,41 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 
+# The user and password of a URL, also as JSON or a URL writes it.
+_USER = re.compile(r"(?P<scheme>:(?:\\?/){2}|%3a%2f%2f)[^/?#\s\"'<>]*(?:@|%40)", re.IGNORECASE)
+# What is looked at beyond the end, so that a word that is cut off there is known.
+_BEYOND = 400
+
+
+class About(NamedTuple):
+    """What is private in a message: its text, and its number in E.164."""
+
+    text: str
+    to: str
+
+
+def masked_answer(octets: bytes | str, characters_max: int, about: About, known: Sequence[str] = ()) -> str:
+    """An answer about a message, masked as by `masked`, also without the message and `known` spellings."""
+    text = without_words(as_text(octets[: characters_max + _BEYOND]), known, MASK)
+    return masked(without_message(text, *about, MASK), characters_max)
+
+
+def masked_form(octets: bytes | str, characters_max: int, known: Sequence[str] = ()) -> str:
+    """What came without a message at hand, as its form: see `engine.providers.form`."""
+    octets = octets[: characters_max + _BEYOND]
+    if isinstance(octets, bytes):
+        try:
+            text = octets.decode()
+        except UnicodeDecodeError:
+            # Every octet a character, so that those of another alphabet count as text.
+            text = octets.decode("latin-1")
+    else:
+        text = octets
+    text = without_secrets(without_words(text, known, MASK))[:characters_max]
+    found = _TEXT.search(text)
+    form = form_of(text[: found.start()] if found else text)
+    return printable(form + (found[0] + MASK if found else ""))[:characters_max]
+
 
 def masked(sample: bytes | str, characters_max: int) -> str:
     """A sample as printable text of at most `characters_max` characters, with all that is above hidden.
@@ -60,14 +113,8 @@ def masked(sample: bytes | str, characters_max: int) -> str:
 
 def without_secrets(text: str, known: Iterable[str] = ()) -> str:
     """`text` without `known` secrets and without values that stand after the name of a secret."""
-    for word in known:
-        text = text.replace(word, MASK)
+    text = _USER.sub(lambda found: found["scheme"] + MASK + "@", without_words(text, known, MASK))
     return _SECRET.sub(lambda found: found["name"] + MASK, text)
-
-
-def spellings(secret: str) -> list[str]:
-    """How a secret may be written on the wire, the longest first; [] for ""."""
-    return sorted({secret, quote(secret, safe=""), quote(secret), quote_plus(secret)} - {""}, key=len)[::-1]
 
 
 def as_text(octets: bytes | str) -> str:

@@ -13,12 +13,13 @@ Killed here: what was noted since the last collection is lost; nothing depends o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from engine.problem_records import Noted, Problem, ProblemKind
-from engine.providers.masking import masked
+from engine.providers.masking import About, masked_answer, masked_form
 from engine.store_clock import wall_us
 
 __all__ = ["ProblemKind", "Problems", "joined"]
@@ -27,7 +28,16 @@ __all__ = ["ProblemKind", "Problems", "joined"]
 SAMPLES_KEPT = 5
 SAMPLE_CHARACTERS_MAX = 400
 # So much of a sample is held until it is masked.
-_HELD = SAMPLE_CHARACTERS_MAX + 1
+_HELD = 2 * SAMPLE_CHARACTERS_MAX
+
+
+class _Held(NamedTuple):
+    """A sample: microseconds since 1970, our own words, the beginning of what came, what it is about."""
+
+    at_us: int
+    said: str
+    octets: bytes | str
+    about: About | None
 
 
 class _Tally:
@@ -35,8 +45,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.count = 0
-        # (microseconds since 1970, the beginning of what came).
-        self.samples: deque[tuple[int, bytes | str]] = deque(maxlen=SAMPLES_KEPT)
+        self.samples: deque[_Held] = deque(maxlen=SAMPLES_KEPT)
 
 
 class Problems:
@@ -46,14 +55,30 @@ class Problems:
         """`now_us`: the time, UTC, microseconds since 1970."""
         self._now_us = now_us
         self._tallies: dict[tuple[str, ProblemKind], _Tally] = {}
+        self._secrets: set[str] = set()
 
-    def note(self, provider: str, kind: ProblemKind, sample: bytes | str) -> None:
-        """Count one, and hold the beginning of its sample among the newest. Never raises."""
+    def know(self, secrets: Iterable[str]) -> None:
+        """Hide these spellings of secrets in every sample, whichever provider it is of."""
+        self._secrets.update(secrets)
+
+    def note(
+        self,
+        provider: str,
+        kind: ProblemKind,
+        sample: bytes | str,
+        about: About | None = None,
+        said: str = "",
+    ) -> None:
+        """Count one, and hold the beginning of its sample among the newest. Never raises.
+
+        `about`: the message that the sample answers. Without it only the form of the sample is kept.
+        `said`: words of the engine's own, which stand before the sample and are kept as they are.
+        """
         tally = self._tallies.get((provider, kind))
         if tally is None:
             tally = self._tallies[provider, kind] = _Tally()
         tally.count += 1
-        tally.samples.append((self._now_us(), sample[:_HELD]))
+        tally.samples.append(_Held(self._now_us(), said, sample[:_HELD], about))
 
     def collect(self) -> list[Noted]:
         """What was noted since the last call, its samples masked; begins anew."""
@@ -63,12 +88,18 @@ class Problems:
                 provider,
                 kind,
                 tally.count,
-                tuple(
-                    Problem(at_us, masked(sample, SAMPLE_CHARACTERS_MAX)) for at_us, sample in tally.samples
-                ),
+                tuple(Problem(held.at_us, self._shown(held)) for held in tally.samples),
             )
             for (provider, kind), tally in tallies.items()
         ]
+
+    def _shown(self, held: _Held) -> str:
+        known = list(self._secrets)
+        if held.about is not None:
+            shown = masked_answer(held.octets, SAMPLE_CHARACTERS_MAX, held.about, known)
+        else:
+            shown = masked_form(held.octets, SAMPLE_CHARACTERS_MAX, known)
+        return (held.said + shown)[:SAMPLE_CHARACTERS_MAX]
 
 
 def joined(earlier: Sequence[Noted], later: Sequence[Noted]) -> list[Noted]:

@@ -76,13 +76,13 @@ async def test_while_redis_is_away_counts_add_up_and_nothing_piles_up(link: Redi
     problems = Problems()
     flush = ProblemFlush(problems, keep, structlog.get_logger(), period_s=3600)
     for number in range(100):
-        problems.note("acme", KIND, f"no {number}")
+        problems.note("acme", KIND, f"id:{number}")
         await flush.flush()
     away = False
     await flush.flush()
     await flush.flush()
     (one,) = kept
-    assert (one.count, len(one.samples), one.samples[-1].sample) == (100, SAMPLES_KEPT, "no 99")
+    assert (one.count, len(one.samples), one.samples[-1].sample) == (100, SAMPLES_KEPT, "id:99")
 
 
 async def test_a_full_redis_gets_the_counts_when_it_has_room_again(link: RedisLink) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
+from collections.abc import Callable
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.providers.masking import MASK, masked, spellings, without_secrets
+from engine.providers.masking import MASK, About, masked, masked_form, spellings, without_secrets
+from engine.providers.problems import ProblemKind, Problems
 
 MAX = 400
 NUMBERS = st.from_regex(r"\+?[1-9][0-9]{7,14}", fullmatch=True)
@@ -93,3 +98,94 @@ def test_what_an_operator_looks_for_is_kept() -> None:
     assert masked(answer, MAX) == answer.decode()
     assert masked(b"\x00\x01ABC", MAX) == "\\x00\\x01ABC"
     assert base64.b64encode(b"x") in masked(base64.b64encode(b"x"), MAX).encode()
+
+
+SECRET = "s3cr3t/p&w<'ü"
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHäöéشم"
+WORDS = st.lists(st.text(st.sampled_from(LETTERS), min_size=4, max_size=9), min_size=1, max_size=6)
+# Texts with a code of four to eight digits, and what has to be escaped.
+TEXTS = st.tuples(WORDS, st.from_regex(r"[1-9][0-9]{3,7}", fullmatch=True), st.sampled_from("/'&\"?! "))
+ECHOES: dict[str, Callable[[str, str], str]] = {
+    "html": lambda text, to: f"200: <html><body><p>Sent to {to}: {html.escape(text)}</p></body></html>",
+    "plain": lambda text, to: f"404: no route for {to} body <{text}>",
+    "json": lambda text, to: "200: " + json.dumps({"k": SECRET, "message": text, "to": to}),
+    "url": lambda text, to: (
+        f"302 to https://u:pw-of-url@host/?{urlencode({'t': text, 'to': to, 'p': SECRET})}: "
+    ),
+    "hex": lambda text, to: f"500: {text.encode().hex()} {SECRET.encode().hex().upper()} {to}",
+    "cut": lambda text, to: f"500: {'x' * (390 - len(text))} {text} {SECRET}",
+}
+FORMS: dict[str, Callable[[str, str], str]] = {
+    "prose": lambda text, to: f'Ihre Nachricht "{text.replace(chr(34), "")}" an {to} wurde zugestellt',
+    "bare prose": lambda text, to: f"Ihre Nachricht {text} an {to} wurde zugestellt",
+    "form": lambda text, to: f"id=17&to={to}&msg={text}&status=DELIVRD",
+    "encoded form": lambda text, to: "?" + urlencode({"id": 17, "to": to, "msg": text}),
+    "json": lambda text, to: json.dumps({"message_id": "17", "msg": text, "to": to, "k": SECRET}),
+    "utf-8 json": lambda text, to: json.dumps({"id": "17", "msg": text, "to": [to]}, ensure_ascii=False),
+    "xml": lambda text, to: f"<dlr><id>17</id><msg>{html.escape(text)}</msg><to>{to}</to></dlr>",
+}
+
+
+def leaks(shown: str, words: list[str], code: str, to: str) -> list[str]:
+    """The words of a text, the code, the number and the secrets that a sample shows, in any spelling."""
+    hidden = [code, to.lstrip("+"), SECRET, "pw-of-url", *(word for word in words if len(word) > 7)]
+    return [word for word in hidden for spelling in spellings(word) if spelling in shown]
+
+
+@pytest.mark.parametrize("form", ECHOES)
+@given(parts=TEXTS, to=st.from_regex(r"\+[1-9][0-9]{7,14}", fullmatch=True))
+def test_an_answer_shows_nothing_of_its_message_and_no_secret(
+    form: str, parts: tuple[list[str], str, str], to: str
+) -> None:
+    words, code, mark = parts
+    text = f"{' '.join(words)}{mark} {code}"
+    problems = Problems()
+    problems.know(spellings(SECRET))
+    problems.note("acme", ProblemKind.answer_unread, ECHOES[form](text, to).encode(), About(text, to))
+    [noted] = problems.collect()
+    assert leaks(noted.samples[0].sample, [text, *words], code, to) == []
+    assert noted.samples[0].sample[:3] == ECHOES[form](text, to)[:3]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-be"])
+@given(parts=TEXTS, to=st.from_regex(r"\+[1-9][0-9]{7,14}", fullmatch=True))
+def test_a_receipt_shows_its_form_and_no_content(
+    form: str, encoding: str, parts: tuple[list[str], str, str], to: str
+) -> None:
+    words, code, mark = parts
+    text = f"{' '.join(words)}{mark} {code}"
+    problems = Problems()
+    problems.know(spellings(SECRET))
+    problems.note("acme", ProblemKind.receipt_unread, FORMS[form](text, to).encode(encoding))
+    [noted] = problems.collect()
+    shown = noted.samples[0].sample
+    assert leaks(shown, [text, *words], code, to) == []
+    assert not [word for word in words if len(word) > 5 and word in shown.replace("\\x00", "")]
+
+
+def test_of_a_receipt_its_fields_stay() -> None:
+    receipt = (
+        "id:0123456789 sub:001 dlvrd:001 submit date:2401011200 done date:2401011201 stat:DELIVRD err:000"
+    )
+    assert masked_form(receipt + " text:hello", MAX) == receipt + f" text:{MASK}"
+    assert masked_form('{"message_id": "0123456789", "status": "DELIVRD", "msg": "Hello 1"}', MAX) == (
+        '{"message_id": "0123456789", "status": "DELIVRD", "msg": "<text 7>"}'
+    )
+    assert masked_form("?id=4711&to=989123456789&msg=Code%201234&what=WEIRD&how=DELIVRD", MAX) == (
+        "?id=4711&to=989***&msg=<text 11>&what=<text 5>&how=DELIVRD"
+    )
+    body = b"\0\1\x0149170123456\0\1\1sender\0\4\0\0\0\0\0\0\0\x00" + f"P{receipt} text:hello".encode()
+    shown = masked_form(body, MAX)
+    assert receipt in shown
+    assert not [word for word in ("sender", "0123456\\", "hello") if word in shown]
+    assert masked_form("id:x state:pending code:17 to:989123456789", MAX) == (
+        "id:x state:pending code:17 to:989***"
+    )
+    assert masked_form("state:WEIRD", MAX) == "state:WEIRD"
+    assert masked_form("302 to https://user:pw@host/x", MAX).count("pw") == 0
+
+
+def test_the_user_of_an_address_is_hidden() -> None:
+    shown = masked("302 to https://user:p@ss@host.example/v2?x=1", MAX)
+    assert shown == "302 to https://***@host.example/v2?x=1"

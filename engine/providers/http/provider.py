@@ -25,6 +25,7 @@ from engine.providers.http.description import Description, describe
 from engine.providers.http.escapes import Unencodable
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
+from engine.providers.masking import About
 from engine.providers.ports import Done, Wire
 from engine.providers.problems import ProblemKind, Problems
 from engine.providers.settings import HttpSettings
@@ -100,31 +101,31 @@ class HttpProvider:
         except Unencodable:
             self._refuse(done, Verdict(kind="permanent", provider=self._name, code="unencodable"))
             return
-        self._pool.request(self._template.method, *request, partial(self._ended, done, message.id))
+        self._pool.request(self._template.method, *request, partial(self._ended, done, message))
 
     def _refuse(self, done: Done, verdict: Verdict) -> None:
         self.counts.add(verdict.kind)
         asyncio.get_running_loop().call_soon(done, verdict)
 
-    def _ended(self, done: Done, message_id: str, outcome: HttpOutcome) -> None:
+    def _ended(self, done: Done, message: Message, outcome: HttpOutcome) -> None:
         try:
-            verdict = self._verdict(message_id, outcome)
+            verdict = self._verdict(message, outcome)
         except Exception as e:  # a fault in reading an answer must not cost the message its verdict
             structlog.get_logger("http").error("answer not understood", provider=self._name, exc_info=e)
             verdict = Verdict(kind="unknown", provider=self._name, code="fault")
         self.counts.add(verdict.kind)
         done(verdict)
 
-    def _verdict(self, message_id: str, outcome: HttpOutcome) -> Verdict:
+    def _verdict(self, message: Message, outcome: HttpOutcome) -> Verdict:
         if outcome.broken:
-            self._problems.note(self._name, ProblemKind.protocol_broken, outcome.broken)
+            self._note(ProblemKind.protocol_broken, outcome.broken, message)
         if outcome.kind != "answered":
             return unanswered_verdict(self._name, outcome)
-        recognised = self._recognise(outcome.status, outcome.headers, outcome.body, message_id)
+        recognised = self._recognise(outcome.status, outcome.headers, outcome.body, message.id)
         if recognised.kind == "unknown":
-            self._problems.note(self._name, ProblemKind.answer_unread, _sample(outcome))
+            self._note(ProblemKind.answer_unread, _sample(outcome), message)
         elif recognised.foreign:
-            self._problems.note(self._name, ProblemKind.refusal_foreign, _sample(outcome))
+            self._note(ProblemKind.refusal_foreign, _sample(outcome), message)
         if recognised.kind == "throttled":
             self._hold(outcome.headers.get(_RETRY_AFTER, b""))
         return Verdict(
@@ -134,6 +135,9 @@ class HttpProvider:
             code=recognised.code,
             latency_us=outcome.latency_us,
         )
+
+    def _note(self, kind: ProblemKind, sample: bytes, message: Message) -> None:
+        self._problems.note(self._name, kind, sample, About(message.text, message.to))
 
     def _hold(self, retry_after: bytes) -> None:
         """Leave the provider alone for as long as it asks (RFC 9110, 10.2.3; only in seconds)."""

@@ -193,7 +193,7 @@ class ReceiptReading:
     def _kind_of(self, state: str) -> State:
         kind = self._states.of(state)
         if kind is None:
-            self._problems.note(self._provider, ProblemKind.receipt_state, state)
+            self._problems.note(self._provider, ProblemKind.receipt_state, f"state:{state}")
         return kind or self._otherwise
 
     def _value(self, request: _Request, field: _Field | None, *, cut: bool = False) -> str:

@@ -7,14 +7,13 @@ about other messages on the same session is shown without numbers and texts.
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.providers.masking import as_text, masked, printable, spellings, without_secrets
+from engine.providers.masking import as_text, masked_form, printable, without_secrets
 from engine.providers.ports import WireEvent
-from engine.providers.secret import secret
-from engine.providers.settings import HttpSettings, ProviderSettings, SmppSettings
+from engine.providers.secret import secret_spellings
+from engine.providers.settings import ProviderSettings, SmppSettings
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.pdu import Pdu, Reader, pack
 from engine.receipts.ids import numbers_agree
@@ -45,7 +44,7 @@ def watch_of(settings: ProviderSettings, to: str, steps: Steps) -> Watch:
     """The watch for this kind of provider; `to` is the number of the trial. Raises ConfigError."""
     if isinstance(settings, SmppSettings):
         return SmppWatch(to, steps)
-    return HttpWatch(_secrets(settings), steps)
+    return HttpWatch(secret_spellings(settings), steps)
 
 
 class SmppWatch:
@@ -67,7 +66,7 @@ class SmppWatch:
                 if isinstance(pdu, Pdu):
                     self._show(event, pdu)
                 else:
-                    self._steps.add(event, "octets that are no SMPP", str(pdu), body=masked(octets, 400))
+                    self._steps.add(event, "octets that are no SMPP", str(pdu), body=masked_form(octets, 400))
             return
         words = octets.decode(errors="replace")
         if event == "connected":
@@ -90,7 +89,7 @@ class SmppWatch:
         fields, octets = fields_of(pdu), b""
         foreign = pdu.command_id in (Command.deliver_sm, Command.data_sm) and not self._ours(fields)
         if foreign:
-            fields = {name: masked(value, 400) for name, value in fields.items()}
+            fields = {name: masked_form(value, 400) for name, value in fields.items()}
         elif pdu.command_id not in SECRET:
             octets = pack(pdu.command_id, pdu.status, pdu.sequence, pdu.body)
         about = " (about another number)" if foreign else ""
@@ -146,14 +145,3 @@ class HttpWatch:
             fields={printable(name): printable(value) for name, value in fields.items()},
             body="\n".join(map(printable, shown[:_BODY_CHARACTERS_MAX].splitlines())),
         )
-
-
-def _secrets(settings: ProviderSettings) -> list[str]:
-    """The secrets of a section, in every spelling that may stand on the wire. Raises ConfigError."""
-    if not isinstance(settings, HttpSettings):
-        return []
-    where = f"providers.{settings.name}"
-    password = secret(settings.password, settings.password_file, f"{where}.password")
-    token = secret(settings.receipt_token, settings.receipt_token_file, f"{where}.receipt_token")
-    basic = base64.b64encode(f"{settings.username}:{password}".encode()).decode() if password else ""
-    return [spelling for word in (password, token, basic) for spelling in spellings(word)]
