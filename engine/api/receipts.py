@@ -55,10 +55,10 @@ class Receipts:
         content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
         receipts, refusal = reader.read(request.method, query, content_type, body, self._now_us())
         if refusal is not None:
-            said = f"{refusal.detail} {request.method} "
+            lead = f"{refusal.detail} {request.method} "
             sample = f"?{query}\n".encode(errors="replace") + body[:_SAMPLE_BYTES]
             name = request.match_info["name"]
-            self._problems.note(name, ProblemKind.receipt_unread, sample, said=said)
+            self._problems.note(name, ProblemKind.receipt_unread, sample, lead=lead)
         if receipts and not await self._kept(receipts):
             raise Unavailable("The receipts cannot be kept now; send them again.")
         if refusal is not None:

@@ -123,4 +123,4 @@ def _note(problems: Problems, receipt: Receipt, reason: Reason) -> None:
     """Note a receipt for which no message was found."""
     r = receipt
     sample = f"id:{r.provider_message_id} state:{r.state} code:{r.code} to:{r.to}"
-    problems.note(r.provider, ProblemKind.receipt_unmatched, sample, said=f"{reason}: ")
+    problems.note(r.provider, ProblemKind.receipt_unmatched, sample, lead=f"{reason}: ")

@@ -35,7 +35,7 @@ class _Held(NamedTuple):
     """A sample: microseconds since 1970, our own words, the beginning of what came, what it is about."""
 
     at_us: int
-    said: str
+    lead: str
     octets: bytes | str
     about: About | None
 
@@ -67,18 +67,18 @@ class Problems:
         kind: ProblemKind,
         sample: bytes | str,
         about: About | None = None,
-        said: str = "",
+        lead: str = "",
     ) -> None:
         """Count one, and hold the beginning of its sample among the newest. Never raises.
 
         `about`: the message that the sample answers. Without it only the form of the sample is kept.
-        `said`: words of the engine's own, which stand before the sample and are kept as they are.
+        `lead`: words of the engine's own, which stand before the sample and are kept as they are.
         """
         tally = self._tallies.get((provider, kind))
         if tally is None:
             tally = self._tallies[provider, kind] = _Tally()
         tally.count += 1
-        tally.samples.append(_Held(self._now_us(), said, sample[:_HELD], about))
+        tally.samples.append(_Held(self._now_us(), lead, sample[:_HELD], about))
 
     def collect(self) -> list[Noted]:
         """What was noted since the last call, its samples masked; begins anew."""
@@ -99,7 +99,7 @@ class Problems:
             shown = masked_answer(held.octets, SAMPLE_CHARACTERS_MAX, held.about, known)
         else:
             shown = masked_form(held.octets, SAMPLE_CHARACTERS_MAX, known)
-        return (held.said + shown)[:SAMPLE_CHARACTERS_MAX]
+        return (held.lead + shown)[:SAMPLE_CHARACTERS_MAX]
 
 
 def joined(earlier: Sequence[Noted], later: Sequence[Noted]) -> list[Noted]:

@@ -84,7 +84,9 @@ class QueueStreams:
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
         # The messages that no worker has been given.
-        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._mark)
+        self.unread = UnreadEntries(
+            queue, self._shards, worker_name, self._all, lambda: _mark(self._pulse, self.ready_max)
+        )
         # How many unread entries each stream shall hold.
         self.ready_max = MARK
         self._backlog = Backlog()
@@ -145,7 +147,7 @@ class QueueStreams:
             block = None if busy else block_ms
             self._busy = []
             replies = await self._reading.batch(
-                [wire.refill(self.queue, shard, self._mark()) for shard in backlog]
+                [wire.refill(self.queue, shard, _mark(self._pulse, self.ready_max)) for shard in backlog]
                 + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
@@ -162,12 +164,6 @@ class QueueStreams:
             if streams or block is not None:
                 return streams
 
-    def _mark(self) -> int:
-        """How many unread entries each stream shall hold. All of them, beside an older version, which does
-        not know the lists: it would not find what waits there when it closes the books of a lost shard."""
-        knows = self._pulse is None or self._pulse.readable("line")
-        return self.ready_max if knows else _NO_LISTS
-
     async def settle(self, settlements: Sequence[Settlement]) -> int:
         """Settle entries, in one command for each shard; how many counted.
 
@@ -178,7 +174,7 @@ class QueueStreams:
             by_shard.setdefault(settlement.entry.shard, []).append(settlement)
         replies = await self._all(
             [
-                wire.settle(self.queue, self._name, shard, self._mark(), some)
+                wire.settle(self.queue, self._name, shard, _mark(self._pulse, self.ready_max), some)
                 for shard, some in by_shard.items()
             ]
         )
@@ -192,7 +188,10 @@ class QueueStreams:
 
     async def promote(self, now_us: int, limit: int) -> int:
         """Let up to `limit` messages a shard that are due at `now_us` into the queue; how many came."""
-        commands = [wire.promote(self.queue, s, now_us, limit, self._mark()) for s in self._shards]
+        commands = [
+            wire.promote(self.queue, s, now_us, limit, _mark(self._pulse, self.ready_max))
+            for s in self._shards
+        ]
         return self._backlog.counted(self._shards, await self._all(commands))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
@@ -289,7 +288,9 @@ class QueueStreams:
         try:
             await self._all(
                 [
-                    wire.leave_for_others(self.queue, self._name, self._mark(), entry, due_at_us)
+                    wire.leave_for_others(
+                        self.queue, self._name, _mark(self._pulse, self.ready_max), entry, due_at_us
+                    )
                     for entry in undecodable
                 ]
             )
@@ -317,3 +318,9 @@ class QueueStreams:
         if error.code == "NOGROUP" or "no such key" in str(error):
             await self.ensure_groups()
         return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)
+
+
+def _mark(pulse: Pulse | None, ready_max: int) -> int:
+    """How many unread entries each stream shall hold. All of them, beside an older version, which does not
+    know the lists: it would not find what waits there when it closes the books of a lost shard."""
+    return ready_max if pulse is None or pulse.readable("line") else _NO_LISTS
