@@ -84,6 +84,7 @@ class Reads:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
         now. Each part has a time of its own: what a store does not answer by then is named in `missing`."""
         at_ms = self._clock.now_us() // 1000
+        providers = [p.name for p in self._config.providers]
         known, missing = await _answered(
             {
                 "queues": self._status.queues(at_ms),
@@ -91,7 +92,8 @@ class Reads:
                 "activity": self._status.activity(at_ms),
                 "receipts": self._status.receipts(at_ms),
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
-                "problems_last_hour": self._problems.last_hour([p.name for p in self._config.providers]),
+                "problems_last_hour": self._problems.last_hour(providers),
+                "paused_providers": self._status.paused(providers),
             },
             _SOURCES,
         )
@@ -115,6 +117,7 @@ _SOURCES = {
     "receipts": "Redis",
     "receipts.unmatched": "ClickHouse",
     "problems_last_hour": "Redis",
+    "paused_providers": "PostgreSQL",
 }
 
 
