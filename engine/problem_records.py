@@ -18,7 +18,8 @@ class ProblemKind(enum.StrEnum):
     receipt_unmarked = "receipt_unmarked"
     # A receipt for which no message was found.
     receipt_unmatched = "receipt_unmatched"
-    # An answer to a send of which it is not clear whether the message was taken.
+    # An answer to a send of which it is not clear whether the message was taken, or over SMPP an acceptance
+    # without an id.
     answer_unread = "answer_unread"
     # A refusal that is not in the provider's own words: a proxy's page, for example.
     refusal_foreign = "refusal_foreign"

@@ -62,8 +62,8 @@ class MessageView(msgspec.Struct, frozen=True, kw_only=True):
     # Whether an attempt ended without an answer: the recipient may have got the message, or got it twice.
     outcome_unknown: bool
     events: list[EventView]
-    # False: the archiver is so far behind that the newest events could not be looked up, so that the
-    # message may be further than `status` and `charge` say.
+    # False: ClickHouse gives no answer, or the archiver is so far behind that the newest events could not be
+    # looked up, so that the message may be further than `status` and `charge` say.
     history_complete: bool = True
 
 

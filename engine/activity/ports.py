@@ -76,5 +76,10 @@ class ActivityStore(Protocol):
         act; then the same) or ValueError (a value does not fit its column; nothing stored).
         """
 
-    async def rows_of(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
-        """One message's rows by time; `accepted_at_us` may be cut to its millisecond."""
+    async def rows_of(
+        self, organisation_id: int, message_id: str, accepted_at_us: int, timeout_s: float | None = None
+    ) -> list[ActivityRow]:
+        """One message's rows by time; `accepted_at_us` may be cut to its millisecond.
+
+        `timeout_s`: its deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
+        """

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from engine.errors import Refusal
 from engine.text_file import encoding_of
@@ -35,7 +35,13 @@ _DIGITS_MAX = 40
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
     """The whole body, without a byte order mark of UTF-8 (RFC 8259, section 8.1, lets it be passed over).
 
-    Raises Refusal 413 when it is larger, 400 when it ends early."""
+    Raises Refusal 413 when it is larger, 400 when it ends early and when it has a transfer coding beside
+    chunked, which nobody here undoes."""
+    coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if coding is not None and coding.strip().lower() != "chunked":
+        # Several such headers are no HTTP for the parser, so this is the only one.
+        detail = "`Transfer-Encoding` must be chunked, or absent."
+        raise Refusal("invalid_body", 400, detail, "Transfer-Encoding")
     content = request.content
     try:
         if content.is_eof():

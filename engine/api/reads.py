@@ -24,7 +24,8 @@ from engine.stores.status import QueueBacklog, Status, StatusReader
 
 # When to ask again for a message that may stand in activity that is not archived yet, seconds.
 _BEHIND_S = 10.0
-# A part of the status that is not there by then is missing, seconds; well below the time of a request.
+# A part of the status, or of a history, that is not there by then is missing, seconds; well below the time
+# of a request.
 _PART_S = 2.0
 
 
@@ -54,8 +55,9 @@ class Reads:
         """One message with its history; None when the organisation has no such message.
 
         While the archiver is behind, the search of the stream ends at its bound: the history is
-        then marked as incomplete. Raises Unavailable when nothing was found up to there, as the
-        message may be beyond, and when a store does not answer.
+        then marked as incomplete. So is one that is shown from the stream alone, because ClickHouse
+        gives no answer within `_PART_S`. Raises Unavailable when nothing was found up to the bound, as
+        the message may be beyond, and when a store does not answer that is needed.
         """
         accepted_at_us = ids.accepted_at_us(message_id)
         if accepted_at_us is None:
@@ -63,16 +65,18 @@ class Reads:
         # In this order: a row leaves the stream only once the store has it.
         shard = shard_of(organisation_id, self._config.shards)
         recent = await self._stream.recent_rows_of(shard, organisation_id, message_id, accepted_at_us)
-        rows = list(recent.rows)
+        rows, complete = list(recent.rows), recent.complete
         try:
-            rows += await self._activity.rows_of(organisation_id, message_id, accepted_at_us)
+            rows += await self._activity.rows_of(organisation_id, message_id, accepted_at_us, _PART_S)
         except Unavailable:
-            # Enough for an answer when its beginning has not been archived yet.
+            complete = False
+            # Enough for an answer when its beginning has not been archived yet. Without it, later
+            # events do not say what the message costs and who has its units.
             if not any(row.event in ("accepted", "scheduled") for row in rows):
                 raise
         if rows:
-            return history.describe(rows, complete=recent.complete)
-        if not recent.complete:
+            return history.describe(rows, complete=complete)
+        if not complete:
             raise Unavailable("The archiver is far behind, and the message was not found yet.", _BEHIND_S)
         return None
 
@@ -84,6 +88,7 @@ class Reads:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
         now. Each part has a time of its own: what a store does not answer by then is named in `missing`."""
         at_ms = self._clock.now_us() // 1000
+        providers = [p.name for p in self._config.providers]
         known, missing = await _answered(
             {
                 "queues": self._status.queues(at_ms),
@@ -91,7 +96,8 @@ class Reads:
                 "activity": self._status.activity(at_ms),
                 "receipts": self._status.receipts(at_ms),
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
-                "problems_last_hour": self._problems.last_hour([p.name for p in self._config.providers]),
+                "problems_last_hour": self._problems.last_hour(providers),
+                "paused_providers": self._status.paused(providers),
             },
             _SOURCES,
         )
@@ -115,6 +121,7 @@ _SOURCES = {
     "receipts": "Redis",
     "receipts.unmatched": "ClickHouse",
     "problems_last_hour": "Redis",
+    "paused_providers": "PostgreSQL",
 }
 
 

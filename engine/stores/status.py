@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from engine import redis_keys as keys
@@ -9,6 +11,7 @@ from engine.activity.ports import ActivityStream
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.pool import Pool
+from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
@@ -19,6 +22,7 @@ _READS = 6
 _ORGANISATIONS_MAX = 1000
 # No transaction of the engine has locks on the books for so long, seconds.
 _LOCKED_S = 1.0
+_PAUSED = "SELECT provider FROM provider_states WHERE paused AND provider = ANY($1::text[]) ORDER BY provider"
 
 
 class QueueStatus(msgspec.Struct):
@@ -44,6 +48,9 @@ class LedgerStatus(msgspec.Struct):
     # A transaction that has had locks on the books for more than a second, and so perhaps holds the
     # ledger up: its process in PostgreSQL, its name, its role, since when. "" when there is none.
     held_up_by: str = ""
+    # Organisations that are suspended because usage of theirs is unbooked, and the units of that usage.
+    unbooked_organisations: int = 0
+    unbooked_units: int = 0
 
 
 class ActivityStatus(msgspec.Struct):
@@ -76,6 +83,8 @@ class Status(msgspec.Struct):
     ledger: LedgerStatus | None = None
     activity: ActivityStatus | None = None
     receipts: ReceiptsStatus | None = None
+    # Providers of the configuration that are paused, by name.
+    paused_providers: list[str] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int | None = None
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
@@ -118,10 +127,12 @@ class StatusReader:
         return {queue: await self._queue(queue, now_ms) for queue in QUEUES}
 
     async def ledger(self) -> LedgerStatus:
-        """How far the books are behind, in the worst shard, and who has had locks on them for long."""
+        """How far the books are behind, in the worst shard, who has had locks on them for long, and what
+        usage is not in them."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch("SELECT shard, position FROM shards")
             held_up_by = await blocker(connection, _LOCKED_S)
+            organisations, units = await unbooked_in_all(connection)
         positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
         lasts = await self._link.batch(
             [("XREVRANGE", keys.usage_key(s), "+", "-", "COUNT", 1) for s in self._shards]
@@ -131,7 +142,18 @@ class StatusReader:
             for shard, last in zip(self._shards, lasts, strict=True)
             if last and not isinstance(last, ReplyError)
         ]
-        return LedgerStatus(lag_ms=max([0, *lags]), held_up_by=held_up_by)
+        return LedgerStatus(
+            lag_ms=max([0, *lags]),
+            held_up_by=held_up_by,
+            unbooked_organisations=organisations,
+            unbooked_units=units,
+        )
+
+    async def paused(self, providers: Sequence[str]) -> list[str]:
+        """Those of `providers` that somebody has paused, in the order of their names."""
+        async with self._pool.connection() as connection:
+            rows = await connection.fetch(_PAUSED, list(providers))
+        return [row["provider"] for row in rows]
 
     async def activity(self, now_ms: int) -> ActivityStatus:
         """The activity of all shards that is not archived; `now_ms` is milliseconds since 1970."""

@@ -48,6 +48,9 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     lag_ms: int = 0
     # The transaction in PostgreSQL that has had locks on the books for long; "" when there is none.
     held_up_by: str = ""
+    # Organisations that are suspended because usage of theirs is unbooked, and the units of that usage.
+    unbooked_organisations: int = 0
+    unbooked_units: int = 0
 
 
 class ActivityState(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +96,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerState | None = None
     activity: ActivityState | None = None
     receipts: ReceiptsState | None = None
+    # Providers that are paused, by name; None: not known.
+    paused_providers: list[str] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int | None = None
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.

@@ -35,11 +35,13 @@ from engine.stores.postgres.durability import durability_warnings
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.going_back import standby_warnings
 from engine.stores.postgres.layout import agreed
+from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.redis.fitness import fitness_of, info_fields
 from engine.stores.redis.library import PATTERN, libraries
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
 from supervisor.cli.client import Client
+from supervisor.cli.show import suspended
 from supervisor.datadir import DEFAULT, DataDir
 from supervisor.prepare import with_urls, without_url
 from supervisor.running import Running
@@ -144,6 +146,7 @@ async def _postgres(url: str, shards: int) -> str:
             applied = await _applied(connection)
             kept = await _kept_shards(connection)
             warnings = (*await durability_warnings(connection), *await standby_warnings(connection))
+            warnings += await _suspended(connection)
         finally:
             connection.terminate()
     if migrate.due(migrate.scripts_in(_SCRIPTS / "postgres" / "migrations"), applied, "PostgreSQL"):
@@ -151,6 +154,14 @@ async def _postgres(url: str, shards: int) -> str:
     if kept is not None:
         agreed(kept, shards)
     return "; ".join((f"{name}, tables of this version", *warnings))
+
+
+async def _suspended(connection: Any) -> tuple[str, ...]:
+    """What is to be said of organisations that are suspended for unbooked usage; nothing without any."""
+    if await connection.fetchval("SELECT to_regclass('unbooked') IS NULL"):
+        return ()
+    organisations, units = await unbooked_in_all(connection)
+    return (suspended(organisations, units),) if organisations else ()
 
 
 async def _kept_shards(connection: Any) -> int | None:

@@ -20,7 +20,7 @@ _KINDS = {
     "receipt_state": "a receipt with a state that is not known: see `states`",
     "receipt_unmarked": "a text in the form of a receipt, not marked as one",
     "receipt_unmatched": "a receipt for which no message was found: see `receipt_ids`",
-    "answer_unread": "an answer that does not say whether the message was taken",
+    "answer_unread": "an answer that does not say whether the message was taken, or (SMPP) gives it no id",
     "refusal_foreign": "a refusal that is not in the provider's words, such as a proxy's page",
     "protocol_broken": "breaks the protocol",
 }

@@ -79,6 +79,8 @@ def _behind(seen: Status) -> list[RenderableType]:
         parts += [table(("not yet", "batches", "oldest"), rows, frozenset({1, 2})), Text()]
     if seen.ledger is not None and seen.ledger.held_up_by:
         parts += [Text(f"the books are locked in PostgreSQL by {seen.ledger.held_up_by}"), Text()]
+    if seen.ledger is not None and seen.ledger.unbooked_organisations:
+        parts += [Text(suspended(seen.ledger.unbooked_organisations, seen.ledger.unbooked_units)), Text()]
     receipts = seen.receipts
     if receipts is not None and (receipts.set_aside or receipts.unmatched):
         given_up = "an unknown number" if receipts.unmatched is None else number(receipts.unmatched)
@@ -87,7 +89,15 @@ def _behind(seen: Status) -> list[RenderableType]:
     if seen.problems_last_hour:
         count = number(seen.problems_last_hour)
         parts += [Text(f"not understood in the last hour: {count} (see smsengine provider problems)"), Text()]
+    if seen.paused_providers:
+        parts += [Text(f"paused: {', '.join(seen.paused_providers)}"), Text()]
     return parts
+
+
+def suspended(organisations: int, units: int) -> str:
+    """What is said of usage that waits to be booked: whom it keeps from sending, and what to do."""
+    who = "1 organisation is" if organisations == 1 else f"{number(organisations)} organisations are"
+    return f"{who} suspended: usage of {number(units)} units is not booked (run smsengine books repair)"
 
 
 _VERDICTS = {"clean": "clean", "not_clean": "NOT CLEAN", "not_checked": "not checked"}

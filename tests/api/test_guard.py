@@ -300,6 +300,39 @@ async def test_a_body_that_is_not_as_its_headers_say_is_refused_and_ends_its_con
     assert (status, reply["code"], headers["Connection"]) == (400, "invalid_body", "close")
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_taken"),
+    [
+        ("Transfer-Encoding: chunked", True),
+        ("Transfer-Encoding:  Chunked ", True),
+        ("Transfer-Encoding: gzip, chunked", False),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", False),
+        ("Transfer-Encoding: chunked, chunked", False),
+        ("Transfer-Encoding: identity, chunked", False),
+        ("Transfer-Encoding: x, chunked", False),
+        ("Transfer-Encoding: gzip", False),
+    ],
+)
+async def test_a_transfer_coding_that_is_not_undone_is_refused(
+    directory: Directory, acme: NewOrganisation, fields: str, is_taken: bool
+) -> None:
+    body = msgspec.json.encode(DRAFT)
+    ingest = DeskIngest()
+    async with serving(await services_with(directory, ingest=ingest), acme.api_key) as api:
+        answer = await api.raw(
+            f"POST /v1/messages HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.api_key}\r\n{fields}\r\n"
+            f"Connection: close\r\n\r\n{len(body):x}\r\n".encode()
+            + body
+            + b"\r\n0\r\n\r\n"
+        )
+    assert answer.startswith(b"HTTP/1.1 202 " if is_taken else b"HTTP/1.1 400 "), answer
+    assert bool(ingest.accepted) is is_taken
+    if fields.endswith(": gzip, chunked"):
+        reply = msgspec.json.decode(answer.partition(b"\r\n\r\n")[2])
+        assert (reply["code"], reply["field"]) == ("invalid_body", "Transfer-Encoding")
+        assert reply["detail"] == "`Transfer-Encoding` must be chunked, or absent."
+
+
 async def test_a_body_of_several_pieces_is_read_whole(api: Api) -> None:
     body = msgspec.json.encode({"messages": [DRAFT] * 1000})
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)

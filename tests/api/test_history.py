@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
 
 import pytest
 import structlog
 
+from engine.api import reads
 from engine.api.reads import Reads
 from engine.config import Config
 from engine.organisations import NewOrganisation
@@ -16,8 +19,10 @@ from engine.redis_keys import activity_key
 from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.postgres.directory import Directory
+from supervisor.embedded.servers import Server, start_clickhouse
 from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
 from tests.api.world import Api, services_with, serving
+from tests.credit.audit_world import freeze
 
 ENTRIES_MAX = 10_000
 ACCEPTED_US = 1_795_335_960_000_000
@@ -60,7 +65,18 @@ class Behind(NamedTuple):
 async def behind(
     directory: Directory, acme: NewOrganisation, redis_url: str, clickhouse_url: str
 ) -> AsyncIterator[Behind]:
+    async with behind_of(directory, acme, redis_url, clickhouse_url) as behind:
+        yield behind
+
+
+@asynccontextmanager
+async def behind_of(
+    directory: Directory, acme: NewOrganisation, redis_url: str, clickhouse_url: str, connected: bool = False
+) -> AsyncIterator[Behind]:
+    """`connected`: the process has asked this ClickHouse before."""
     async with new_world(redis_url, clickhouse_url) as world:
+        if connected:
+            await world.store.ping(10)
         nothing = cast(Any, None)
         clock = StoreClock(structlog.get_logger())
         views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, world.store, nothing, clock)
@@ -99,6 +115,48 @@ async def test_a_message_beyond_the_bound_is_not_denied(behind: Behind) -> None:
     await behind.put(behind.row("accepted", ACCEPTED_US + 1000))
     status, headers, reply = await behind.api.ask("GET", PATH)
     assert (status, reply["code"], headers["Retry-After"]) == (503, "unavailable", "10")
+
+
+@pytest.fixture(scope="module")
+def own_clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that may be frozen."""
+    server = start_clickhouse(tmp_path_factory.mktemp("clickhouse"))
+    yield server
+    server.stop(10)
+
+
+@pytest.fixture
+async def frozen(
+    directory: Directory,
+    acme: NewOrganisation,
+    redis_url: str,
+    own_clickhouse: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Behind]:
+    """As `behind`, with a ClickHouse that gives no answer any more."""
+    monkeypatch.setattr(reads, "_PART_S", 0.3)
+    async with behind_of(directory, acme, redis_url, own_clickhouse.url, connected=True) as behind:
+        freeze(own_clickhouse.pid)
+        try:
+            yield behind
+        finally:
+            freeze(own_clickhouse.pid, signal.SIGCONT)
+
+
+async def test_while_clickhouse_hangs_what_redis_has_is_shown(frozen: Behind) -> None:
+    await frozen.put(frozen.row("accepted", ACCEPTED_US), frozen.row("sent", ACCEPTED_US + 1000, attempt=1))
+    status, _, reply = await frozen.api.ask("GET", PATH)
+    assert (status, reply.get("status"), reply.get("history_complete")) == (200, "sent", False), reply
+
+
+@pytest.mark.parametrize("rows", [(), ("sent",)])
+async def test_while_clickhouse_hangs_the_problem_names_it(frozen: Behind, rows: tuple[str, ...]) -> None:
+    """Also when only its later events are in Redis: they do not say what it cost."""
+    await frozen.put(*(frozen.row(event, ACCEPTED_US + 1000) for event in rows))
+    status, _, reply = await frozen.api.ask("GET", PATH)
+    assert (status, reply["code"]) == (503, "unavailable"), reply
+    assert "ClickHouse" in reply["detail"]
+    assert "within 0.3 s" in reply["detail"]
 
 
 async def test_a_message_that_is_nowhere_is_not_found(behind: Behind) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
+import msgspec
 import pytest
 import structlog
+from rich.console import Console
 
 from engine.api import reads
 from engine.api.reads import Reads
-from engine.config import Config
+from engine.config import Config, Store
+from engine.providers.settings import SimulatedSettings
 from engine.store_clock import TIME, StoreClock
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
@@ -17,9 +21,15 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.status import Status
+from supervisor.cli import answers, show
+from supervisor.cli.checks import _check_all
 from tests.credit.audit_world import Stores
 
-_ALL = {"queues", "ledger", "activity", "receipts"}
+_CONFIG = Config(
+    shards=2,
+    providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
+)
+_ALL = {"queues", "ledger", "activity", "receipts", "problems_last_hour", "paused_providers"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     clock = StoreClock(structlog.get_logger())
     asked = clock.asked()
     clock.answered(asked, await link.call(*TIME))
-    yield Reads(Config(shards=2), pool, link, stream, nothing, attempts.unmatched, clock)  # type: ignore[arg-type]
+    yield Reads(_CONFIG, pool, link, stream, nothing, attempts.unmatched, clock)  # type: ignore[arg-type]
     await pool.close()
     await attempts.close()
     await stream.close()
@@ -63,8 +73,12 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reads, sto
     assert whole.receipts.unmatched == 0
     for store, left, missing in (
         ("clickhouse", _ALL, {"receipts.unmatched": "ClickHouse"}),
-        ("postgres", _ALL - {"ledger"}, {"ledger": "PostgreSQL"}),
-        ("redis", set(), dict.fromkeys(_ALL, "Redis")),
+        (
+            "postgres",
+            _ALL - {"ledger", "paused_providers"},
+            {"ledger": "PostgreSQL", "paused_providers": "PostgreSQL"},
+        ),
+        ("redis", {"paused_providers"}, dict.fromkeys(_ALL - {"paused_providers"}, "Redis")),
     ):
         stores.freeze(store)
         try:
@@ -76,3 +90,44 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reads, sto
                 assert all(missing[part] in why for part, why in status.missing.items()), status.missing
         finally:
             stores.thaw(store)
+
+
+async def test_suspended_organisations_and_paused_providers_are_told(views: Reads, stores: Stores) -> None:
+    async def checked() -> str:
+        config = Config(postgres=Store(url=stores.url("postgres")))
+        return next(one.detail for one in await _check_all(config, "") if one.part == "postgres")
+
+    told = "2 organisations are suspended: usage of 59 units is not booked (run smsengine books repair)"
+    before = await views.status()
+    assert before.ledger is not None
+    assert (before.ledger.unbooked_organisations, before.ledger.unbooked_units) == (0, 0)
+    assert before.paused_providers == []
+    assert "suspended" not in await checked()
+    books = await asyncpg.connect(stores.url("postgres"))
+    try:
+        await books.execute(
+            "INSERT INTO unbooked (organisation_id, shard, position, kind, holder, held, captured, released)"
+            " VALUES (7, 0, '1-0', 'usage', 'h', 50, 30, 0), (7, 0, '2-0', 'usage', 'h', 0, 20, 0),"
+            " (8, 1, '1-0', 'usage', 'h', 0, 5, 4)"
+        )
+        # One that is paused and in the configuration no more concerns nobody.
+        await books.execute(
+            "INSERT INTO provider_states (provider, paused)"
+            " VALUES ('two', true), ('one', false), ('old', true)"
+        )
+        status = await views.status()
+        assert status.ledger is not None
+        assert (status.ledger.unbooked_organisations, status.ledger.unbooked_units) == (2, 59)
+        assert status.paused_providers == ["two"]
+        assert told in await checked()
+        console = Console(width=200)
+        with console.capture() as shown:
+            console.print(show.status(msgspec.convert(msgspec.to_builtins(status), answers.Status), 0))
+        lines = [line.rstrip() for line in shown.get().splitlines()]
+        assert told in lines
+        assert "paused: two" in lines
+        await books.execute("UPDATE unbooked SET booked_at = now()")
+        assert "suspended" not in await checked()
+    finally:
+        await books.execute("TRUNCATE unbooked, provider_states")
+        await books.close()

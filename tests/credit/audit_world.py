@@ -47,9 +47,7 @@ class Stores:
         self._servers[name].restart()
 
     def freeze(self, name: str, how: int = signal.SIGSTOP) -> None:
-        for pid in _with_children(self._servers[name].pid):
-            with suppress(ProcessLookupError):
-                os.kill(pid, how)
+        freeze(self._servers[name].pid, how)
 
     def thaw(self, name: str) -> None:
         self.freeze(name, signal.SIGCONT)
@@ -57,6 +55,13 @@ class Stores:
     def stop(self) -> None:
         for server in self._servers.values():
             server.stop(10)
+
+
+def freeze(server_pid: int, how: int = signal.SIGSTOP) -> None:
+    """Freeze a server with all its processes; SIGCONT thaws it."""
+    for pid in _with_children(server_pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, how)
 
 
 def _with_children(pid: int) -> list[int]:

@@ -94,6 +94,7 @@ class SmppProvider:
             waiting,
             Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems, now_us),
             self.counts,
+            problems,
             timeout_s=settings.timeout_s,
             tick_s=tick_s,
             now_us=now_us,

@@ -11,7 +11,9 @@ from collections.abc import Callable
 
 import structlog
 
+from engine.problem_records import ProblemKind
 from engine.providers.ports import Done
+from engine.providers.problems import Problems
 from engine.providers.smpp.body import AROUND_IDS, MESSAGE_ID_OCTETS, decode_message_id
 from engine.providers.smpp.codes import CommandStatus
 from engine.providers.smpp.connection import Connection, Line, Segments
@@ -50,6 +52,7 @@ class Traffic:
         waiting: Waiting,
         inbox: Inbox,
         counts: Counts,
+        problems: Problems,
         *,
         timeout_s: float,
         tick_s: float,
@@ -61,6 +64,7 @@ class Traffic:
         self._messages = waiting.messages
         self._inbox = inbox
         self._counts = counts
+        self._problems = problems
         self._timeout_s = timeout_s
         self._tick_s = tick_s
         self._now_us = now_us
@@ -165,6 +169,9 @@ class Traffic:
                 if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
                     message_id = decode_message_id(pdu.body).replace(",", "%2C")
                 message_id = message_id.strip(AROUND_IDS)
+                if not message_id:
+                    # Status 0 is the acceptance; but no receipt can name the message by an id of theirs.
+                    self._problems.note(name, ProblemKind.answer_unread, _without_id(pdu))
                 if not sending.single:
                     sending.accepted(part, message_id)
                     self._look(sending, now_s)
@@ -231,3 +238,8 @@ class Traffic:
     def _look_idle(self) -> None:
         if self.stopping and not (self._inbox.unanswered or self._waiting.busy):
             self.idle.set()
+
+
+def _without_id(answer: Pdu) -> bytes:
+    """The sample of an acceptance without an id, the body of which is often empty."""
+    return b"submit_sm_resp, status 0, without a message_id: " + answer.body

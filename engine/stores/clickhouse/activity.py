@@ -188,10 +188,13 @@ class ClickHouseActivityStore:
                 raise ValueError(str(e.__cause__)) from e
             raise
 
-    async def rows_of(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
+    async def rows_of(
+        self, organisation_id: int, message_id: str, accepted_at_us: int, timeout_s: float | None = None
+    ) -> list[ActivityRow]:
         """The events of one message by time, at most 10,000.
 
-        `accepted_at_us`: when it was accepted, to the millisecond; its id says so.
+        `accepted_at_us`: when it was accepted, to the millisecond; its id says so. `timeout_s`: the
+        deadline with that of a connection, if one must be made; None: that of every call.
         """
         parameters = {
             "organisation_id": organisation_id,
@@ -200,9 +203,8 @@ class ClickHouseActivityStore:
             "from_us": accepted_at_us - 1000,
             "until_us": accepted_at_us + 1000,
         }
-        client = await self._connected()
-        async with answering(self._url, self._timeout_s):
-            found = await client.query(_ROWS_OF, parameters=parameters)
+        async with answering(self._url, self._timeout_s if timeout_s is None else timeout_s):
+            found = await (await self._connected()).query(_ROWS_OF, parameters=parameters)
         return [ActivityRow(**dict(zip(_STORED, values, strict=True))) for values in found.result_rows]
 
     async def ping(self, timeout_s: float) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import asyncpg
+
 from engine.errors import Refusal
 from engine.organisations import BookedUsage, UnbookedSum
 from engine.shards import shard_of
@@ -31,6 +33,10 @@ LEFT JOIN organisations o ON o.id = u.organisation_id
 LEFT JOIN accounts a ON a.organisation_id = u.organisation_id
 WHERE u.booked_at IS NULL AND u.organisation_id > $1 GROUP BY u.organisation_id, o.name, a.available
 ORDER BY u.organisation_id LIMIT $2"""
+_IN_ALL = """
+SELECT count(*)::int, coalesce(sum(units), 0)::bigint
+FROM (SELECT greatest(sum(held), sum(captured + released)) AS units FROM unbooked
+      WHERE booked_at IS NULL GROUP BY organisation_id) AS one"""
 _LOCK = "SELECT shard, available FROM accounts WHERE organisation_id = $1 FOR UPDATE"
 _MAKE = "INSERT INTO organisations (id, name) OVERRIDING SYSTEM VALUE VALUES ($1, $2)"
 _OPEN = "INSERT INTO accounts (organisation_id, shard) VALUES ($1, $2)"
@@ -54,6 +60,15 @@ FROM unnest($2::text[], $3::text[], $4::text[], $5::bigint[], $6::int[], $7::tex
     AS m (movement, debit, credit, units, shard, reference)
 WHERE m.units > 0"""
 _REFERENCE = "usage that was unbooked"
+
+
+async def unbooked_in_all(connection: asyncpg.Connection) -> tuple[int, int]:
+    """(how many organisations are suspended for unbooked usage, the units of that usage).
+
+    Reads the index of what is open, which is empty as a rule.
+    """
+    organisations, units = await connection.fetchrow(_IN_ALL)
+    return organisations, units
 
 
 class Unbooked:

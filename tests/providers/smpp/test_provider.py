@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.providers import build
-from engine.providers.problems import Problems
+from engine.providers.problems import ProblemKind, Problems
 from engine.providers.smpp.body import decode_bind, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, pack
@@ -131,6 +131,20 @@ async def test_segments_without_ids_leave_the_message_without_one() -> None:
         carrier.on_submit = lambda peer, pdu: peer.accept(pdu, "")
         verdict = await verdicts.one(long_message(3))
         assert (verdict.kind, verdict.provider_message_id) == ("accepted", "")
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b'""\0', b" \0"])
+async def test_an_acceptance_without_an_id_is_an_acceptance_and_is_noted(body: bytes) -> None:
+    async with smsc() as carrier, provider_to(carrier.port) as (_, verdicts):
+        await verdicts.one()
+        assert verdicts.problems.collect() == []
+        carrier.on_submit = lambda peer, pdu: peer.answer(pdu, 0, body)
+        for what, segments in ((message(), 1), (long_message(3), 3)):
+            verdict = await verdicts.one(what)
+            assert (verdict.kind, verdict.provider_message_id) == ("accepted", "")
+            [noted] = verdicts.problems.collect()
+            assert (noted.kind, noted.count) == (ProblemKind.answer_unread, segments)
+            assert noted.samples[-1].sample.startswith("submit_sm_resp, status 0, without a message_id")
 
 
 async def test_a_comma_in_an_id_is_written_so_that_the_ids_can_be_told_apart() -> None:
