@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from engine.credit.ledger_records import Books, Recovered, ShardLife, StreamMark
-from engine.credit.losses import Loss, goes_on, loss_of
+from engine.credit.losses import Loss, loss_of
 from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import close_books
 
