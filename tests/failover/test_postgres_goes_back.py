@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -18,6 +19,7 @@ from engine import redis_keys as keys
 from engine.errors import Refusal, Unavailable
 from engine.intake.ingest import Ingest
 from engine.shards import shard_of
+from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.usage import RedisUsage
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
@@ -175,8 +177,22 @@ async def test_where_usage_was_trimmed_the_books_hold_what_redis_has_and_the_res
     assert await fetch(both, "SELECT shard FROM shards WHERE usage_missing") == [(shard_of(org, SHARDS),)]
 
 
+class CutShort(PostgresLedger):
+    """Its first close of books ends after Redis was closed and before the books are."""
+
+    cut = False
+
+    async def close_shard(self, *arguments: Any, **named: Any) -> None:
+        """Fail once, then close."""
+        if not self.cut:
+            self.cut = True
+            raise Unavailable("cut short")
+        await super().close_shard(*arguments, **named)
+
+
+@pytest.mark.parametrize(("store", "closes"), [(PostgresLedger, 1), (CutShort, 2)])
 async def test_a_ledger_that_starts_cold_tells_trimmed_usage_from_a_redis_that_went_back(
-    both: World, machine: PostgresMachine
+    both: World, machine: PostgresMachine, store: type[PostgresLedger], closes: int
 ) -> None:
     draining = await both.ledger()
     ingest, quota = await both.holder("h1")
@@ -202,13 +218,13 @@ async def test_a_ledger_that_starts_cold_tells_trimmed_usage_from_a_redis_that_w
     await both.link.call("XTRIM", keys.usage_key(shard), "MAXLEN", 0)
     machine.restore(kept)
     with capture_logs() as lines:
-        await both.ledger()
+        await both.ledger(store=store)
     named = [line for line in lines if line["event"].startswith("PostgreSQL went back")]
-    assert [line["shards_without_all_usage"] for line in named] == [[shard]]
+    assert [line["shards_without_all_usage"] for line in named] == [[shard]] * closes
     closed = [line["cause"] for line in lines if line["event"] == "closing the books of a shard"]
     assert [cause.partition(" generation ")[0] for cause in closed] == [
         "PostgreSQL went back behind the usage that"
-    ]
+    ] * closes
     # No audit takes up the difference: each one names the organisation and what its books lack.
     assert [row[0] for row in await fetch(both, "SELECT losses FROM shards")] == [0] * SHARDS
     for _ in range(2):
