@@ -114,7 +114,7 @@ class UnbookedSum(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BookedUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """Usage that was unbooked and is in the books now, units."""
+    """Usage that was unbooked and is in the books now, units; or an organisation that was only made again."""
 
     organisation_id: int
     held: int
@@ -122,3 +122,5 @@ class BookedUsage(msgspec.Struct, frozen=True, kw_only=True):
     released: int
     # Units that were given to the organisation for it.
     written_off: int
+    # Units that an organisation which was made again lacks; its usage is not booked before it has them.
+    missing: int = 0

@@ -117,7 +117,7 @@ class Unbooked(Protocol):
         """At most `limit` organisations that have some, with ids above `after`, by id."""
 
     async def book(self, organisation_id: int, write_off: str | None, name: str | None) -> BookedUsage:
-        """Book that of an organisation. Raises Refusal 404, 409, 422."""
+        """Book that of an organisation, or only make it again. Raises Refusal 404, 409, 422."""
 
 
 class Prices(Protocol):

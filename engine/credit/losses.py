@@ -5,10 +5,11 @@ are and in which term (`BookedNote`). The term, the position and the rows of ans
 
 - books that are behind the note, or that have not numbered as many answers as Redis was given, went back:
   an asynchronous standby was promoted, or a backup restored;
-- usage that lacks what the books have applied means that Redis went back.
+- usage that lacks what the books have applied, or what was read of it, means that Redis went back. What is
+  before the note is no sign of that: Redis had it when it was given the note, and it was trimmed since.
 
-Books that went back apply the usage behind their position again, when all of it is still on the stream.
-When some of it was trimmed, the books of the shard are closed with what Redis has.
+Both may have gone back. Books that went back apply the usage behind their position again, when all of it is
+still on the stream. When some of it was trimmed, the books of the shard are closed with what Redis has.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ import msgspec
 from engine.credit.ledger_records import Recovered, ShardLife, StreamMark
 from engine.errors import Broken
 
-Who = Literal["", "redis", "postgres"]
+Who = Literal["", "redis", "postgres", "both"]
 
 
 class Loss(msgspec.Struct, frozen=True):
     """What became of a shard."""
 
-    # Who went back; "" when nobody did.
+    # Who went back: Redis, PostgreSQL, or each of them; "" when nobody did.
     who: Who = ""
     # Why its books must be closed, for the log and the journal; "" when they need not be.
     cause: str = ""
 
 
-def loss_of(life: ShardLife, recovered: Recovered, *, furthest: bool) -> Loss:
+def loss_of(life: ShardLife, recovered: Recovered, furthest: StreamMark, beyond: ShardLife) -> Loss:
     """What became of the shard; `life` is compared with the mark in the books.
 
-    `furthest`: whether Redis also has the furthest entry that was read of the shard. Raises Broken when this
-    is another Redis than the one in the books.
+    `furthest`: the furthest entry that is known of the shard, applied or only read. `beyond`: the life of
+    the shard, compared with that. Raises Broken when this is another Redis than the one in the books.
     """
     shard = life.shard
     generation = recovered.generations.get(shard)
@@ -45,26 +46,38 @@ def loss_of(life: ShardLife, recovered: Recovered, *, furthest: bool) -> Loss:
     note = life.note
     if note is not None and generation in note.former:
         return Loss("postgres", f"PostgreSQL went back to a time before generation {note.generation}")
+    mark = recovered.marks[shard]
+    behind = note is not None and note.generation == generation and note.position > mark.position
     if life.generation is None or life.generation.startswith("closing:"):
         # `closing:` with the generation in the books: the books are closed, and a ledger ended
         # before it could tell Redis.
         if life.generation != f"closing:{generation}":
-            return Loss("redis", f"Redis lost generation {generation}")
+            # The note outlasts a close that the books do not know of.
+            return (
+                _behind_usage(generation) if behind else Loss("redis", f"Redis lost generation {generation}")
+            )
     elif life.generation in recovered.former[shard]:
         return Loss("redis", f"Redis went back to a time before generation {generation}")
     elif life.generation != generation:
         raise Broken("Redis is not the one the books refer to; point `redis.url` to the right server.")
-    mark = recovered.marks[shard]
-    behind = note is not None and note.generation == generation and note.position > mark.position
     whole = goes_on(mark, life)
-    if not whole and behind and furthest and life.last_position >= note.position:  # type: ignore[union-attr]
-        return Loss("postgres", f"PostgreSQL went back behind the usage that generation {generation} has")
-    if not whole or not furthest or life.delivered < recovered.delivered[shard]:
+    # Redis is where it was given the note, or further, so what it lacks before the note was trimmed.
+    trimmed = not whole and behind and life.last_position >= note.position  # type: ignore[union-attr]
+    seen = goes_on(furthest, beyond) or (trimmed and furthest.position <= note.position)  # type: ignore[union-attr]
+    went_back = (
+        behind or life.delivered > recovered.last_answer or (note is not None and note.term >= recovered.term)
+    )
+    if not (whole or trimmed) or not seen or life.delivered < recovered.delivered[shard]:
+        if went_back:
+            return Loss("both", f"PostgreSQL and Redis went back in generation {generation}")
         return Loss("redis", f"Redis went back in generation {generation}")
-    unnumbered = life.delivered > recovered.last_answer
-    if behind or unnumbered or (note is not None and note.term >= recovered.term):
-        return Loss("postgres")
-    return Loss()
+    if trimmed:
+        return _behind_usage(generation)
+    return Loss("postgres") if went_back else Loss()
+
+
+def _behind_usage(generation: str) -> Loss:
+    return Loss("postgres", f"PostgreSQL went back behind the usage that generation {generation} has")
 
 
 def goes_on(mark: StreamMark, life: ShardLife) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from engine.credit.ledger_records import Books, Recovered, ShardLife, StreamMark
-from engine.credit.losses import Loss, goes_on, loss_of
+from engine.credit.losses import Loss, loss_of
 from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import close_books
 
@@ -45,14 +45,16 @@ class Reconciliation:
         fresh = [life.shard for life in lives if life.shard not in recovered.generations]
         lost = [(life, loss) for life, loss in zip(lives, losses, strict=True) if loss.cause]
         unfinished = [life for life in lives if life.generation != recovered.generations.get(life.shard)]
-        if any(loss.who == "postgres" for loss in losses):
+        if any(loss.who in ("postgres", "both") for loss in losses):
             await self._bear_books_that_went_back(lives, losses)
         if fresh or lost:
             generation = self._fresh_generation()
-            if any(loss.who == "redis" for _, loss in lost):
+            if any(loss.who in ("redis", "both") for _, loss in lost):
                 # All shards are on one Redis. Of each the archiver may have stored events that Redis, back
-                # in an older state, has again.
-                await self._store.mark_lost("redis", list(recovered.generations))
+                # in an older state, has again. Where PostgreSQL lost charges an audit goes on comparing:
+                # those events are all that is left of the charges.
+                uncharged = {life.shard for life, loss in lost if loss.who != "redis"}
+                await self._store.mark_lost("redis", [s for s in recovered.generations if s not in uncharged])
             for life, loss in lost:
                 await self._close(life, generation, loss, recovered)
                 delivered[life.shard] = 0
@@ -69,11 +71,7 @@ class Reconciliation:
         """Of each shard what became of it, in order of the shards. Raises Broken for another Redis."""
         seen = lives if furthest == recovered.marks else await self._usage.lives(furthest)
         return [
-            loss_of(
-                life,
-                recovered,
-                furthest=life.shard not in furthest or goes_on(furthest[life.shard], beyond),
-            )
+            loss_of(life, recovered, furthest.get(life.shard, StreamMark()), beyond)
             for life, beyond in zip(lives, seen, strict=True)
         ]
 
@@ -89,7 +87,7 @@ class Reconciliation:
         trimmed = [
             life.shard
             for life, loss in zip(lives, losses, strict=True)
-            if loss.who == "postgres" and loss.cause
+            if loss.who in ("postgres", "both") and loss.cause
         ]
         log.error(
             "PostgreSQL went back: a standby was promoted that was behind, or a backup was restored."
@@ -105,15 +103,16 @@ class Reconciliation:
         """Close the books of a lost shard. Killed in between: the next ledger closes them again."""
         shard = life.shard
         mark = recovered.marks[shard]
+        cut_short = life.generation is not None and life.generation.startswith("closing:")
         # Books that went back have applied none of what is still on the stream.
-        known = mark if loss.who == "redis" else StreamMark(mark.position, life.follows)
+        known = StreamMark(mark.position, life.follows) if loss.who == "postgres" and not cut_short else mark
         left = await self._usage.close(life, generation, recovered.generations[shard], known)
         units = sum(of.held for of in left.values())
         log.error("closing the books of a shard", shard=shard, cause=loss.cause, units_kept=units)
         moved: dict[str, int] = {}
 
         def close(books: Books) -> None:
-            close_books(books, shard, left, reopens=loss.who == "redis")
+            close_books(books, shard, left, reopens=loss.who != "postgres")
             for (_, _, movement), some in books.movements.items():
                 moved[movement] = moved.get(movement, 0) + some
 

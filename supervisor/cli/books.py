@@ -56,14 +56,15 @@ def repair(
     For each organisation: put the lost top-up back under its old reference
     ([cyan]smsengine org topup[/cyan]), then book. If nobody knows the top-up any more, write the
     units off: they are given to it, with your reason as the reference. An organisation that is
-    missing itself is made again under its old id: give its name, then make a key.
+    missing itself is made again under its old id: give its name, put its top-ups back, book,
+    then make a key.
 
     [bold]Examples[/bold]
 
     [cyan]smsengine books repair[/cyan]
     [cyan]smsengine books repair --organisation 7[/cyan]
     [cyan]smsengine books repair --organisation 7 --write-off "restored the backup of Monday"[/cyan]
-    [cyan]smsengine books repair --organisation 9 --name "Acme Ltd" --write-off "lost with the standby"[/cyan]
+    [cyan]smsengine books repair --organisation 9 --name "Acme Ltd"[/cyan]
     """
     client = engine.admin()
     if organisation is None:
@@ -80,7 +81,13 @@ def repair(
 
 
 def _sentence(booked: BookedUsage) -> str:
-    """What was booked, as a sentence."""
+    """What was done, as a sentence."""
+    if booked.missing:
+        return (
+            f"Organisation {booked.organisation_id} is made again. It is suspended, because it lacks"
+            f" {show.number(booked.missing)} units for its usage: put its lost top-ups back under their old"
+            f" references (smsengine org topup), then: {_repair(booked.organisation_id)}"
+        )
     charged = f"{show.number(booked.captured)} units are charged"
     off = f", {show.number(booked.written_off)} of its units are written off" if booked.written_off else ""
     return f"The usage of organisation {booked.organisation_id} is booked: {charged}{off}; it can send again."
@@ -115,12 +122,16 @@ def _list(client: Client, engine: options.EngineOptions) -> None:
 
 def _advice(u: UnbookedSum) -> str:
     """What to do for one organisation, in one sentence."""
-    book = f"smsengine books repair --organisation {u.organisation_id}"
+    book = _repair(u.organisation_id)
     if u.name is None:
-        return f"it is missing, so make it again: {book} --name NAME --write-off REASON"
+        return f"it is missing, so make it again: {book} --name NAME"
     if u.missing:
         return f"put its lost top-up back and then: {book} (or write the units off: --write-off REASON)"
     return f"it has the units now: {book}"
+
+
+def _repair(organisation_id: int) -> str:
+    return f"smsengine books repair --organisation {organisation_id}"
 
 
 class _Booking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

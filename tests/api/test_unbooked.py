@@ -58,7 +58,14 @@ async def test_an_organisation_with_unbooked_usage_sends_nothing_until_it_is_boo
     assert (status, refused["code"], refused["field"]) == (409, "units_missing", "write_off")
     assert "45 units" in refused["detail"]
     await api.admin("POST", f"/organisations/{id_}/top-ups", {"units": 60, "reference": "lost"})
-    booked = {"organisation_id": id_, "held": 50, "captured": 30, "released": 5, "written_off": 0}
+    booked = {
+        "organisation_id": id_,
+        "held": 50,
+        "captured": 30,
+        "released": 5,
+        "written_off": 0,
+        "missing": 0,
+    }
     assert await api.admin("POST", book) == (200, booked)
     assert (await api.admin("POST", book))[0] == 404
     balance = {"posted": 30, "held": 15, "available": 15}
@@ -72,8 +79,6 @@ async def test_units_are_written_off_with_a_reason_and_a_missing_organisation_is
     book = f"/unbooked/{gone}/book"
     status, refused = await api.admin("POST", book, {"write_off": "x"})
     assert (status, refused["code"], refused["field"]) == (409, "organisation_missing", "name")
-    status, refused = await api.admin("POST", book, {"name": "Again"})
-    assert (status, refused["code"]) == (409, "units_missing")
     status, booked = await api.admin("POST", book, {"name": "Again", "write_off": "restored a backup"})
     assert (status, booked["written_off"]) == (200, 7)
     rows = await statement(api, "SELECT reference, units FROM top_ups WHERE organisation_id = $1", gone)
@@ -82,6 +87,26 @@ async def test_units_are_written_off_with_a_reason_and_a_missing_organisation_is
         api, "SELECT movement, sum(units)::int FROM journal WHERE organisation_id = $1 GROUP BY 1", gone
     )
     assert dict(tuple(r) for r in sums) == {"top-up": 7, "grant": 7, "hold": 7, "capture": 7}
+
+
+async def test_a_missing_organisation_is_made_again_first_so_that_its_top_up_can_be_put_back(
+    api: Api,
+) -> None:
+    gone = (await made(api))["id"] + 1000
+    await set_aside(api, gone, 7, 6, 0)
+    book, top_up = f"/unbooked/{gone}/book", {"units": 10, "reference": "old"}
+    assert (await api.admin("POST", f"/organisations/{gone}/top-ups", top_up))[0] == 404
+    nothing = {"organisation_id": gone, "held": 0, "captured": 0, "released": 0, "written_off": 0}
+    assert await api.admin("POST", book, {"name": "Again"}) == (200, nothing | {"missing": 7})
+    assert await suspended(api, gone)
+    # Asked again it says what is still to do.
+    status, refused = await api.admin("POST", book, {"name": "Again"})
+    assert (status, refused["code"]) == (409, "units_missing")
+    assert (await api.admin("POST", f"/organisations/{gone}/top-ups", top_up))[0] in (200, 201)
+    assert (await api.admin("POST", book))[1] == nothing | {"held": 7, "captured": 6, "missing": 0}
+    assert not await suspended(api, gone)
+    balance = {"posted": 4, "held": 1, "available": 3}
+    assert await api.admin("GET", f"/organisations/{gone}/balance") == (200, balance)
 
 
 async def test_two_bookings_at_once_book_once(api: Api) -> None:
@@ -126,6 +151,20 @@ async def test_the_command_lists_and_books(api: Api, capsys: pytest.CaptureFixtu
         0,
         f"The usage of organisation {id_} is booked: 9 units are charged, 12 of its units are written off;"
         " it can send again.\n",
+    )
+    gone = id_ + 1000
+    await set_aside(api, gone, 3, 3, 0)
+    code, listed, _ = await command()
+    advice = (
+        f"{gone}: it is missing, so make it again: smsengine books repair --organisation {gone} --name NAME"
+    )
+    assert (code, advice in listed.splitlines()) == (0, True)
+    code, said, _ = await command("--organisation", str(gone), "--name", "Again")
+    assert (code, said) == (
+        0,
+        f"Organisation {gone} is made again. It is suspended, because it lacks 3 units for its usage: put its"
+        " lost top-ups back under their old references (smsengine org topup), then:"
+        f" smsengine books repair --organisation {gone}\n",
     )
     code, _, error = await command("--write-off", "restored")
     assert (code, "--write-off needs --organisation" in error) == (2, True)

@@ -20,7 +20,7 @@ import pytest
 
 from engine import redis_keys as keys
 from engine.credit.flush import Flush, Note
-from engine.credit.ledger_records import RemainingUnits, ShardLife, StoredAnswer, StreamMark
+from engine.credit.ledger_records import BookedNote, RemainingUnits, ShardLife, StoredAnswer, StreamMark
 from engine.credit.losses import goes_on
 from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.errors import Fenced, Unavailable
@@ -377,7 +377,11 @@ async def test_a_close_that_comes_late_changes_nothing(link: RedisLink) -> None:
 
 async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) -> None:
     usage, life = await begun(link)
+    note = BookedNote("g1", StreamId(9, 0), 3)
+    await usage.send([], {}, {0: note})
     await usage.close(life, "g2", "g1", StreamMark())
+    # The next ledger tells by it who went back.
+    assert (await usage.lives({}))[0].note == note
     # A worker settles a message of 5 units meanwhile.
     await link.call("SET", keys.held_key(0), 5)
     await link.call("HSET", keys.held_by_key(0), 7, 5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -18,9 +19,11 @@ from engine import redis_keys as keys
 from engine.errors import Refusal, Unavailable
 from engine.intake.ingest import Ingest
 from engine.shards import shard_of
+from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.usage import RedisUsage
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
+from tests.credit.test_full_redis import send_all, worker
 from tests.failover.postgres_machine import PostgresMachine
 
 
@@ -172,3 +175,68 @@ async def test_where_usage_was_trimmed_the_books_hold_what_redis_has_and_the_res
     # The books hold what the messages hold, and no event is without its units.
     assert await broken_laws(both) == {}
     assert await fetch(both, "SELECT shard FROM shards WHERE usage_missing") == [(shard_of(org, SHARDS),)]
+
+
+class CutShort(PostgresLedger):
+    """Its first close of books ends after Redis was closed and before the books are."""
+
+    cut = False
+
+    async def close_shard(self, *arguments: Any, **named: Any) -> None:
+        """Fail once, then close."""
+        if not self.cut:
+            self.cut = True
+            raise Unavailable("cut short")
+        await super().close_shard(*arguments, **named)
+
+
+@pytest.mark.parametrize(("store", "closes"), [(PostgresLedger, 1), (CutShort, 2)])
+async def test_a_ledger_that_starts_cold_tells_trimmed_usage_from_a_redis_that_went_back(
+    both: World, machine: PostgresMachine, store: type[PostgresLedger], closes: int
+) -> None:
+    draining = await both.ledger()
+    ingest, quota = await both.holder("h1")
+    org = await both.organisation(1000)
+    reader = await worker(both, "w1")
+    assert await served(ingest, org, 1)
+    assert await send_all(reader, 1) == 1
+    await eventually(partial(charged, both, org, 1))
+    kept = machine.backup()
+    await eventually(partial(served, ingest, org, 30), timeout_s=15)
+    assert await send_all(reader, 30) == 30
+    await eventually(partial(charged, both, org, 31), timeout_s=15)
+    fresh = await both.directory.create_organisation("lost")
+    await quota.leave()
+    draining.set()
+    shard = shard_of(org, SHARDS)
+
+    async def noted() -> bool:
+        life = (await RedisUsage(both.link, both.link, SHARDS).lives({}))[shard]
+        return life.note is not None and life.note.position == life.last_position
+
+    await eventually(noted)
+    await both.link.call("XTRIM", keys.usage_key(shard), "MAXLEN", 0)
+    machine.restore(kept)
+    with capture_logs() as lines:
+        await both.ledger(store=store)
+    named = [line for line in lines if line["event"].startswith("PostgreSQL went back")]
+    assert [line["shards_without_all_usage"] for line in named] == [[shard]] * closes
+    closed = [line["cause"] for line in lines if line["event"] == "closing the books of a shard"]
+    assert [cause.partition(" generation ")[0] for cause in closed] == [
+        "PostgreSQL went back behind the usage that"
+    ] * closes
+    # No audit takes up the difference: each one names the organisation and what its books lack.
+    assert [row[0] for row in await fetch(both, "SELECT losses FROM shards")] == [0] * SHARDS
+    for _ in range(2):
+        found = await both.audit()
+        assert {c.name: c.verdict for c in found.checks if c.verdict != "clean"} == {"activity": "not_clean"}
+        assert any(str(org) in c.detail and "-30" in c.detail for c in found.checks if c.name == "activity")
+    assert (await both.directory.create_organisation("new")).id > fresh.id
+
+
+async def charged(w: World, organisation_id: int, units: int) -> bool:
+    try:
+        balance = await w.directory.balance(organisation_id)
+    except Unavailable:
+        return False
+    return (balance.posted, balance.held) == (1000 - units, 0)

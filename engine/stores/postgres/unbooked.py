@@ -47,6 +47,9 @@ WITH taken AS (
 SELECT coalesce(max(id), 0), coalesce(sum(held), 0)::bigint, coalesce(sum(captured), 0)::bigint,
        coalesce(sum(released), 0)::bigint FROM taken"""
 _WAITS = "SELECT EXISTS (SELECT FROM unbooked WHERE organisation_id = $1 AND booked_at IS NULL)"
+_MISSING = """
+SELECT greatest(0, sum(held - released))::bigint FROM unbooked
+WHERE organisation_id = $1 AND booked_at IS NULL"""
 _PAY = """
 WITH paid AS (INSERT INTO top_ups (organisation_id, reference, units) VALUES ($1, $3, $2))
 UPDATE accounts SET topped_up = topped_up + $2, available = available + $2 WHERE organisation_id = $1"""
@@ -94,8 +97,9 @@ class Unbooked:
         """Book all unbooked usage of an organisation; it can then send again.
 
         `write_off`: the reason for which units that are missing are given to it, as a top-up; None: none
-        are. `name`: under which it is made again when it is missing. Raises Refusal 404; 409 when units or
-        the organisation are missing; 422.
+        are. `name`: under which it is made again when it is missing. One that was made again, lacks units
+        and has no `write_off` stays suspended with its usage unbooked, so that its top-ups can be put back
+        first. Raises Refusal 404; 409 when units or the organisation are missing; 422.
         """
         if write_off is not None:
             check_text("write_off", write_off, REASON_MAX)
@@ -107,33 +111,14 @@ class Unbooked:
                 raise Refusal("not_found", 404, "No usage of this organisation waits to be booked.")
             if account is None:
                 account = await self._make_again(connection, organisation_id, name)
+                missing = await connection.fetchval(_MISSING, organisation_id)
+                if missing and write_off is None:
+                    return BookedUsage(
+                        organisation_id=organisation_id, held=0, captured=0, released=0, written_off=0,
+                        missing=missing,
+                    )  # fmt: skip
             shard, available = account
-            last, held, captured, released = await connection.fetchrow(_TAKE, organisation_id)
-            missing = max(0, held - released - available)
-            if missing and write_off is None:
-                raise Refusal(
-                    "units_missing",
-                    409,
-                    f"The organisation lacks {missing} units for its usage: put the top-up that was lost back"
-                    " and book again, or write the units off with a reason.",
-                    "write_off",
-                )
-            reference = f"written off {last}: {write_off}"
-            if missing:
-                await connection.execute(_PAY, organisation_id, missing, reference)
-            await connection.execute(_SAVE, organisation_id, held, captured, released)
-            rows = (
-                ("top-up", "payments", "available", missing, None, reference),
-                ("grant", "available", "granted", held, shard, _REFERENCE),
-                ("hold", "granted", "held", held, shard, _REFERENCE),
-                ("capture", "held", "captured", captured, shard, _REFERENCE),
-                ("release", "held", "available", released, shard, _REFERENCE),
-            )
-            await connection.execute(_JOURNAL, organisation_id, *map(list, zip(*rows, strict=True)))
-        return BookedUsage(
-            organisation_id=organisation_id, held=held, captured=captured, released=released,
-            written_off=missing,
-        )  # fmt: skip
+            return await _book(connection, organisation_id, shard, available, write_off)
 
     async def _make_again(self, connection: Any, organisation_id: int, name: str | None) -> tuple[int, int]:
         """Make an organisation that is missing under its old id: (its shard, its available units).
@@ -151,3 +136,35 @@ class Unbooked:
         await connection.execute(_MAKE, organisation_id, name)
         await connection.execute(_OPEN, organisation_id, shard)
         return shard, 0
+
+
+async def _book(
+    connection: Any, organisation_id: int, shard: int, available: int, write_off: str | None
+) -> BookedUsage:
+    """Book the usage of an organisation whose account is locked. Raises Refusal 409 when it lacks units."""
+    last, held, captured, released = await connection.fetchrow(_TAKE, organisation_id)
+    missing = max(0, held - released - available)
+    if missing and write_off is None:
+        raise Refusal(
+            "units_missing",
+            409,
+            f"The organisation lacks {missing} units for its usage: put the top-up that was lost back"
+            " and book again, or write the units off with a reason.",
+            "write_off",
+        )
+    reference = f"written off {last}: {write_off}"
+    if missing:
+        await connection.execute(_PAY, organisation_id, missing, reference)
+    await connection.execute(_SAVE, organisation_id, held, captured, released)
+    rows = (
+        ("top-up", "payments", "available", missing, None, reference),
+        ("grant", "available", "granted", held, shard, _REFERENCE),
+        ("hold", "granted", "held", held, shard, _REFERENCE),
+        ("capture", "held", "captured", captured, shard, _REFERENCE),
+        ("release", "held", "available", released, shard, _REFERENCE),
+    )
+    await connection.execute(_JOURNAL, organisation_id, *map(list, zip(*rows, strict=True)))
+    return BookedUsage(
+        organisation_id=organisation_id, held=held, captured=captured, released=released,
+        written_off=missing,
+    )  # fmt: skip

@@ -940,7 +940,10 @@ local function close(keys, args)
   end
   for _, held in ipairs(tally({unpack(keys, 4)})) do of(held[1])[2] = held[2] end
   for i, sum in ipairs(order) do left[i] = {sum[1], sum[2] + sum[4] + sum[5], sum[3]} end
+  -- The note tells the next ledger who went back, should this one end before the books are closed.
+  local books = redis.call('HGET', keys[3], 'books')
   redis.call('UNLINK', keys[2], keys[3])
+  if books then redis.call('HSET', keys[3], 'books', books) end
   local chain = {usage = keys[2], head = keys[3], link = args[1]}
   if #flat > 0 then append(chain, 'settle', '', '0', cmsgpack.pack(flat)) end
   redis.call('HSET', keys[3], 'link', chain.link, 'run', run_id())
