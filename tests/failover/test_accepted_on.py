@@ -15,13 +15,9 @@ from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink
 from supervisor.cli.checks import _check_all
-from tests.credit.test_credit import World, accepted, drafts, eventually, render, world
+from tests.credit.test_credit import accepted, drafts, eventually, render, world
 from tests.failover.servers import Replicated, until
-
-
-async def messages(w: World) -> int:
-    """How many messages wait, by Redis."""
-    return sum([await w.link.call("XLEN", f"sms:{{{s}}}:normal") for s in range(4)])
+from tests.failover.test_cut_off import queued
 
 
 async def test_no_202_while_the_replica_does_not_follow_and_nothing_is_overspent(
@@ -94,7 +90,7 @@ async def test_what_was_accepted_is_there_after_the_master_is_gone_for_good(
                 return False
 
         await until(promoted)
-        assert await messages(w) >= told
+        assert await queued(w) >= told
         # The replica that is master now has none of its own: nothing is accepted, and it is said.
         fitness = fitness_of(await w.link.call("INFO"), accepted_on=2)
         assert any("messages get 503 until there are more" in warning for warning in fitness.warnings)

@@ -10,7 +10,7 @@ import pytest
 from engine.credit.group_commit import SILENT_S, UNKNOWN_S
 from engine.credit.quota import Quota
 from engine.errors import Unavailable, Undecided
-from engine.redis_keys import queue_key
+from engine.redis_keys import queue_key, wait_key
 from engine.stores.redis.link import load_functions
 from tests.adversity.proxy import Proxy
 from tests.credit.test_credit import World, accepted, drafts, eventually, render, world
@@ -18,7 +18,10 @@ from tests.failover.servers import until
 
 
 async def queued(w: World) -> int:
-    return sum(await w.link.batch([("XLEN", queue_key(s, "normal")) for s in range(4)]))
+    """How many messages wait in the queue, in its streams and in the lists behind them."""
+    ready = await w.link.batch([("XLEN", queue_key(s, "normal")) for s in range(4)])
+    behind = await w.link.batch([("HGET", wait_key(s, "normal"), "messages") for s in range(4)])
+    return sum(int(count or 0) for count in (*ready, *behind))
 
 
 async def idle(quota: Quota) -> None:
