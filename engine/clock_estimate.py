@@ -19,6 +19,11 @@ from typing import NamedTuple
 # How fast two clocks may drift apart, millionths. A quartz without any correction does 100 at most.
 _DRIFT_PPM = 200
 
+# What a machine's clock may be off by before that is said, microseconds.
+NOTABLE_US = 1_000_000
+# A machine whose clock is off by more does not work, microseconds.
+OFF_MAX_US = 60_000_000
+
 
 class Bounds(NamedTuple):
     """Between what the stores' clock is ahead of the steady one, microseconds, as known at `at_us`."""
@@ -80,3 +85,8 @@ class GivenTime:
             return self._time_us
         self._time_us, self._at_us = time_us, steady_us
         return time_us
+
+
+def difference(ahead_us: int) -> str:
+    """How far a clock is ahead (or behind, below 0) in words, to be followed by the name of the other."""
+    return f"{abs(ahead_us) / 1e6:.1f} s {'ahead of' if ahead_us >= 0 else 'behind'}"

@@ -19,13 +19,19 @@ from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
 
-from engine.clock_estimate import Bounds, GivenTime, improved, measured
+from engine.clock_estimate import (
+    NOTABLE_US,
+    OFF_MAX_US,
+    Bounds,
+    GivenTime,
+    difference,
+    improved,
+    measured,
+)
 from engine.errors import Broken, Unavailable
 
-# What a machine's clock may be off by before that is said, and what it must come back to, microseconds.
-NOTABLE_US, _RIGHT_US = 1_000_000, 800_000
-# A machine whose clock is off by more does not work, microseconds.
-OFF_MAX_US = 60_000_000
+# What it must come back to before it is right again, microseconds.
+_RIGHT_US = 800_000
 _RETRY_S = 5.0
 
 # The command that a measurement is; it is the first of its round trip.
@@ -110,8 +116,3 @@ class StoreClock:
         elif off_us < _RIGHT_US and self._noticed:
             self._noticed = False
             self._log.info("the clock of this node is right again", seconds=round(self.ahead_us / 1e6, 1))
-
-
-def difference(ahead_us: int) -> str:
-    """How far a clock is ahead (or behind, below 0) in words, to be followed by the name of the other."""
-    return f"{abs(ahead_us) / 1e6:.1f} s {'ahead of' if ahead_us >= 0 else 'behind'}"

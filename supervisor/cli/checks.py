@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from engine.clock_estimate import measured
+from engine.clock_estimate import NOTABLE_US, OFF_MAX_US, difference, measured
 from engine.config import Config, load
 from engine.errors import ConfigError, EngineError, Refusal
 from engine.providers.settings import (
@@ -26,7 +26,7 @@ from engine.providers.settings import (
     SmppSettings,
     needs_simulator,
 )
-from engine.store_clock import NOTABLE_US, OFF_MAX_US, difference, steady_us, wall_us
+from engine.store_clock import steady_us, wall_us
 from engine.stores import migrate
 from engine.stores.clickhouse import client as clickhouse_client
 from engine.stores.clickhouse.rights import confirm_rights

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from engine.store_clock import NOTABLE_US, difference
+from engine.clock_estimate import NOTABLE_US, difference
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.sending import Totals
 
