@@ -99,7 +99,7 @@ async def _exchange(provider: HttpProvider, size: int, resets: bool, stream: byt
 
     def done(outcome: HttpOutcome) -> None:
         outcomes.append(outcome)
-        provider._ended(verdicts.append, MESSAGE.id, outcome)
+        provider._ended(verdicts.append, MESSAGE, outcome)
 
     pool.request(b"POST", b"/send", b"", b"{}", done)
     assert transport.written, "the request did not go out on the connection"

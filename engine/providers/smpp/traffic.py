@@ -36,6 +36,9 @@ HOLD_S = 1.0
 # Messages that may wait for room; the caller's own bound is far below.
 _WAITING_MAX = 100_000
 
+# Before the sample of an acceptance without an id, the body of which is often empty.
+_WITHOUT_ID = "submit_sm_resp, status 0, without a message_id: "
+
 
 class Traffic:
     """All messages of one provider that have no verdict yet.
@@ -171,7 +174,7 @@ class Traffic:
                 message_id = message_id.strip(AROUND_IDS)
                 if not message_id:
                     # Status 0 is the acceptance; but no receipt can name the message by an id of theirs.
-                    self._problems.note(name, ProblemKind.answer_unread, _without_id(pdu))
+                    self._problems.note(name, ProblemKind.answer_unread, pdu.body, lead=_WITHOUT_ID)
                 if not sending.single:
                     sending.accepted(part, message_id)
                     self._look(sending, now_s)
@@ -238,8 +241,3 @@ class Traffic:
     def _look_idle(self) -> None:
         if self.stopping and not (self._inbox.unanswered or self._waiting.busy):
             self.idle.set()
-
-
-def _without_id(answer: Pdu) -> bytes:
-    """The sample of an acceptance without an id, the body of which is often empty."""
-    return b"submit_sm_resp, status 0, without a message_id: " + answer.body

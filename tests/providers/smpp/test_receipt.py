@@ -241,7 +241,8 @@ def test_whatever_comes_is_bounded_or_no_receipt(
     if found is not None:
         assert 0 < len(found.provider_message_id) <= ID_MAX
         assert len(found.code) <= STAT_MAX + 1 + ERR_MAX
-        assert found.to == "".join(c for c in source if c in "0123456789")
+        # A number in which anything but digits stands may be hidden in part; it is no evidence.
+        assert found.to in ("", "".join(c for c in source if c in "0123456789"))
 
 
 # -- what providers do with the octets

@@ -112,7 +112,8 @@ def test_segments_are_those_the_message_was_priced_by(gsm7: Gsm7, concatenation:
 @given(text=TEXTS)
 def test_a_payload_carries_the_whole_text(gsm7: Gsm7, text: str) -> None:
     whole = one(message(text), gsm7=gsm7, concatenation="payload")
-    assert read_back(whole, gsm7).removesuffix("\r") == text.removesuffix("\r")
+    # Packed text may end in a CR more, which fills its last octet.
+    assert read_back(whole, gsm7).rstrip("\r") == text.rstrip("\r")
     assert whole.esm_class == 0
     assert (Tag.message_payload in whole.parameters) == (measure(text).segments > 1)
     assert bool(whole.short_message) != (Tag.message_payload in whole.parameters)
