@@ -30,7 +30,7 @@ from tests.failover.machine import Machine, machine, start_open_postgres
 log = logging.getLogger(__name__)
 
 REPLACED_S = 5.0
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Standby(PostgresLedger):
