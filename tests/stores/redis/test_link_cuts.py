@@ -123,9 +123,10 @@ async def survives(way: str, said_max: int | None, heard_max: int | None) -> Non
         await asyncio.gather(*(later(link, way, turns) for turns in (0, 0, 1, 30)))
         # One more may find out that the connection is dead, and on a slow machine a few may not be
         # answered in their short time; then the link makes another connection.
-        for _ in range(10):
+        for _ in range(100):
             if await echoed(link, way):
                 return
+            await asyncio.sleep(0.05)
         raise AssertionError("The link does not come back.")
 
 
