@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run test simulate chaos failover fuzz lint check bench format clean
+.PHONY: help install run test coverage simulate chaos failover fuzz lint check bench format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +65,9 @@ run: $(STAMP) ## Run the engine with a demo organisation on 127.0.0.1:8080, data
 # With ARGS it is one pytest, so that they mean what they say.
 test: $(STAMP) ## Test everything, with real servers
 	exec $(BIN)/python -m $(if $(strip $(ARGS)),pytest $(ARGS),tests)
+
+coverage: $(STAMP) ## Test everything, and count the lines that were run
+	COVERAGE=1 exec $(BIN)/python -m tests
 
 # Minutes of chaos, and the seed of its choices.
 MINUTES ?= 3
