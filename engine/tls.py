@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from functools import partial
 
 from engine.errors import ConfigError
@@ -23,6 +24,14 @@ def client_context(ca_file: str = "", cert_file: str = "", key_file: str = "") -
     return context
 
 
+def trusting(ca_file: str, setting: str) -> ssl.SSLContext:
+    """Trust the authorities in `ca_file`, or those of the system when it is "".
+
+    Raises ConfigError, which names `setting`, when the file cannot be used.
+    """
+    return _usable(partial(client_context, ca_file), setting, ca_file)
+
+
 def check_files(store: str, files: dict[str, str]) -> None:
     """Raises ConfigError, which names the setting of `store`, when a file of TLS_FILES cannot be used."""
     if files["tls_key_file"] and not files["tls_cert_file"]:
@@ -31,9 +40,14 @@ def check_files(store: str, files: dict[str, str]) -> None:
         ("tls_ca_file", partial(client_context, files["tls_ca_file"])),
         ("tls_cert_file", partial(client_context, "", files["tls_cert_file"], files["tls_key_file"])),
     ):
-        try:
-            context()
-        except OSError as e:
-            wrong = "it does not hold what it should in PEM form"
-            reason = wrong if isinstance(e, ssl.SSLError) else e.strerror or type(e).__name__
-            raise ConfigError(f"{store}.{setting}: {files[setting]} cannot be used: {reason}.") from e
+        _usable(context, f"{store}.{setting}", files[setting])
+
+
+def _usable(context: Callable[[], ssl.SSLContext], setting: str, file: str) -> ssl.SSLContext:
+    try:
+        return context()
+    except (OSError, ValueError) as e:
+        # An SSLError is an OSError whose text is OpenSSL's; a ValueError is of a NUL in the name.
+        named = e.strerror if isinstance(e, OSError) else None
+        reason = "it does not hold what it should in PEM form" if isinstance(e, ssl.SSLError) else named
+        raise ConfigError(f"{setting}: {file} cannot be used: {reason or type(e).__name__}.") from e

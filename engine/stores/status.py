@@ -12,8 +12,8 @@ from engine.records import QUEUES, Queue
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.unbooked import unbooked_in_all
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 

@@ -37,8 +37,8 @@ from engine.stores.postgres.going_back import standby_warnings
 from engine.stores.postgres.layout import agreed
 from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.redis.fitness import fitness_of, info_fields
-from engine.stores.redis.library import PATTERN, libraries
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.lua_libraries import PATTERN, libraries
 from engine.stores.redis.wire import ReplyError
 from supervisor.cli.client import Client
 from supervisor.cli.show import suspended

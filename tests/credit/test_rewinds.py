@@ -28,8 +28,8 @@ from engine.records import Addressed, Message, Submission
 from engine.shards import shard_of
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import RedisAdmission
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.usage import RedisUsage
 from engine.stream_id import STREAM_START, StreamId
 from supervisor.embedded.servers import Server, start_redis

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from engine import redis_keys, shards
 from engine.credit import ledger, posting
-from engine.stores.redis.library import versioned
+from engine.stores.redis.lua_libraries import versioned
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, render, world
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
-from engine.stores.redis.library import versioned
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 from tests.simulation.redis_functions import Functions

@@ -27,8 +27,8 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import _admit_command, fence_command
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
+from engine.tls import trusting
 
 
 class Address(NamedTuple):
@@ -48,13 +49,4 @@ def tls_context(address: Address, ca_file: str, setting: str) -> ssl.SSLContext 
         if ca_file:
             raise ConfigError(f"{setting} is of no use without https in the url: leave it out.")
         return None
-    try:
-        return ssl.create_default_context(cafile=ca_file or None)
-    except (OSError, ValueError) as e:
-        # An SSLError is an OSError whose text is its library's.
-        reason = "it holds no certificate in PEM form" if isinstance(e, ssl.SSLError) else _reason(e)
-        raise ConfigError(f"{setting}: {ca_file} cannot be used: {reason}.") from e
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+    return trusting(ca_file, setting)

@@ -53,6 +53,7 @@ from engine.providers.ticker import Ticker
 from engine.receipts.ports import ReceiptSink
 from engine.records import Message
 from engine.store_clock import wall_us
+from engine.tls import trusting
 
 # How long messages wait for the first bind after the start, seconds.
 FIRST_BIND_S = 1.0
@@ -168,11 +169,4 @@ def _terms(settings: SmppSettings, wire: Wire | None) -> Terms:
 def _ssl_context(settings: SmppSettings) -> ssl.SSLContext | None:
     if not settings.tls:
         return None
-    try:
-        return ssl.create_default_context(cafile=settings.tls_ca_file or None)
-    except (OSError, ValueError) as e:
-        # An SSLError is an OSError whose text is its library's.
-        reason = "it holds no certificate in PEM form" if isinstance(e, ssl.SSLError) else e.args[-1]
-        raise ConfigError(
-            f"providers.{settings.name}.tls_ca_file: {settings.tls_ca_file} cannot be used: {reason}."
-        ) from e
+    return trusting(settings.tls_ca_file, f"providers.{settings.name}.tls_ca_file")

@@ -18,8 +18,8 @@ from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.records import NO_RECORD, ActivityRow, Addressed, Replay, Submission
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import OutOfMemory, ReplyError

@@ -14,8 +14,8 @@ from engine import redis_keys as keys
 from engine.credit.laws import NO_UNITS, ShardCut, Units, units_by_event
 from engine.credit.ledger_records import StreamMark
 from engine.stores.postgres.audit_books import ShardBooks
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.usage import usage_entry
 from engine.stream_id import STREAM_START, StreamId
 

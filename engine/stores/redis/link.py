@@ -44,7 +44,7 @@ from engine.backoff import Backoff
 from engine.connecting import connect
 from engine.errors import Unavailable
 from engine.redis_keys import FUNCTIONS_LOADED
-from engine.stores.redis.library import PATTERN, is_own, libraries, outdated
+from engine.stores.redis.lua_libraries import PATTERN, is_own, libraries, outdated
 from engine.stores.redis.sentinel import find_master
 from engine.stores.redis.url import RedisUrl, parse_url
 from engine.stores.redis.wire import NoFunctions, OutOfMemory, ReplyError, Wire
@@ -241,7 +241,7 @@ def _refuse(url: RedisUrl, replies: list[Any]) -> None:
 
 
 async def load_functions(link: RedisLink) -> None:
-    """Load the libraries of this version into Redis, beside those of other versions: see `library`.
+    """Load the libraries of this version into Redis, beside those of other versions: see `lua_libraries`.
 
     A library that is there is left alone: at `maxmemory` Redis loads none. Raises Unavailable, or
     ReplyError when Redis refuses one (Redis before 7.0).

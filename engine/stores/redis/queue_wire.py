@@ -25,8 +25,8 @@ from engine.redis_keys import (
     usage_head_key,
     usage_key,
 )
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command
+from engine.stores.redis.lua_libraries import versioned
 
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")

@@ -30,8 +30,8 @@ from engine.activity.records import ActivityEntry
 from engine.errors import Broken, Fenced, Unavailable
 from engine.receipts.ports import Finished, FinishedLate, LateEntry, Recording
 from engine.receipts.records import LateReceipt, Receipt
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId

@@ -22,8 +22,8 @@ from engine.errors import Unavailable
 from engine.redis_keys import rate_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import HORIZON_S, UNANSWERED_S, timing
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
 
 HORIZON_US = int(HORIZON_S * 1e6)

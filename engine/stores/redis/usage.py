@@ -24,8 +24,8 @@ from engine.credit.posting import known
 from engine.errors import Broken, Unavailable
 from engine.records import QUEUES
 from engine.stores.redis.admission import fence_command
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import Argument, Command, RedisLink, load_functions
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 

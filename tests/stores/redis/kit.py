@@ -26,8 +26,8 @@ from engine.redis_keys import (
     usage_head_key,
     usage_key,
 )
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
 
 DATABASE = 12

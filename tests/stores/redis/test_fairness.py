@@ -16,8 +16,8 @@ from engine.formats import FORMATS, note
 from engine.store_clock import StoreClock
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.audit_cut import instant_of
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import _held_keys

@@ -16,8 +16,8 @@ import pytest
 
 from engine import redis_keys as keys
 from engine.stores.redis import queue_wire as wire
-from engine.stores.redis.library import KEPT_MS, libraries, outdated, versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.lua_libraries import KEPT_MS, libraries, outdated, versioned
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.test_model import Sequence, Side
 

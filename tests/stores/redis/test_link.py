@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.errors import ConfigError, Unavailable
-from engine.stores.redis.library import versioned
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.url import parse_url
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 from tests.adversity.proxy import Proxy

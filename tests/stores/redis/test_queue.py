@@ -15,7 +15,7 @@ from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdic
 from engine.errors import Unavailable
 from engine.records import Entry, Message, Settlement, Verdict
 from engine.redis_keys import GROUP, due_key, holders_key, queue_key
-from engine.stores.redis.library import versioned
+from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.queue_wire import shares
 from tests.adversity.proxy import Proxy

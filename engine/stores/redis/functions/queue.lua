@@ -4,7 +4,7 @@
 -- Each function touches the keys of one shard only, and every one of them is named in its call, so
 -- that Redis refuses a call as a whole when one of them is not to be had: a key that an ACL denies, or a
 -- slot of a cluster that moves. Its answer arrives as a whole or not at all.
--- `VERSION` is made by library.py: it ends the name of every function.
+-- `VERSION` is made by lua_libraries.py: it ends the name of every function.
 -- A caller that lost the answer may call it again; the notes say what the second call does.
 -- Redis runs one function at a time. It does not undo a function that fails half way.
 
