@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -93,4 +94,16 @@ async def streams_url(redis_url: str) -> AsyncIterator[str]:
     await link.call("FLUSHALL")
     await load_functions(link)
     yield redis_url
+    await link.close()
+
+
+@asynccontextmanager
+async def own_database(redis_url: str, number: int) -> AsyncIterator[RedisLink]:
+    """A logical database of the server to oneself, empty, with the functions."""
+    link = RedisLink(redis_url.rpartition("/")[0] + f"/{number}", timeout_s=10, name=f"database {number}")
+    await link.start()
+    await load_functions(link)
+    await link.call("FLUSHDB")
+    yield link
+    await link.call("FLUSHDB")
     await link.close()

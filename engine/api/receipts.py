@@ -17,7 +17,7 @@ from engine.api.ports import ReceiptReader, Services
 from engine.api.problems import not_found
 from engine.api.response import Response
 from engine.errors import Unavailable
-from engine.providers.problems import ProblemKind
+from engine.problem_records import ProblemKind
 from engine.receipts.records import Receipt
 
 # How much of a body that cannot be read is looked at.

@@ -19,7 +19,8 @@ from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.problem_flush import ProblemFlush
 from engine.config import Config
-from engine.providers.problems import ProblemKind, Problems
+from engine.problem_records import ProblemKind
+from engine.providers.problems import Problems
 from engine.receipts.ids import IdForms
 from engine.receipts.match import Reason
 from engine.receipts.matcher import Matcher

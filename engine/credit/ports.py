@@ -6,7 +6,7 @@ Every coroutine here ends within the time that its adapter was built with, or ra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 from engine.credit.flush import Admitted, Flush
 from engine.credit.ledger_records import (
@@ -154,15 +154,12 @@ class LedgerStore(Protocol):
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Enter shards that are used for the first time, under `generation`."""
 
-    async def mark_lost(
-        self, who: Literal["redis", "postgres"], shards: Sequence[int], delivered: int = 0
-    ) -> None:
-        """Note that data of these shards is lost. Safe to repeat.
+    async def mark_lost(self, shards: Sequence[int]) -> None:
+        """Note that the recorded events of these shards cannot be compared with their books from now on."""
 
-        "redis": their recorded events cannot be compared with their books from now on. "postgres":
-        PostgreSQL went back, and usage of these shards is missing, perhaps of none. From now on no id is
-        given again that was given in the lost time; those of answers go on after row `delivered`.
-        """
+    async def leave_out_ids(self, delivered: int) -> None:
+        """PostgreSQL went back: give no id again that was given in the lost time, and let those of answers
+        go on after row `delivered`. Done again, it leaves out more."""
 
     async def standing(self) -> Standing:
         """How much write-ahead log there is, and what the standbys have of it."""

@@ -54,7 +54,7 @@ class Reconciliation:
                 # in an older state, has again. Where PostgreSQL lost charges an audit goes on comparing:
                 # those events are all that is left of the charges.
                 uncharged = {life.shard for life, loss in lost if loss.who != "redis"}
-                await self._store.mark_lost("redis", [s for s in recovered.generations if s not in uncharged])
+                await self._store.mark_lost([s for s in recovered.generations if s not in uncharged])
             for life, loss in lost:
                 await self._close(life, generation, loss, recovered)
                 delivered[life.shard] = 0
@@ -96,7 +96,7 @@ class Reconciliation:
             do="Look for top-ups of the lost time in your payments, put them back"
             " (`smsengine org topup`), then run `smsengine audit`.",
         )
-        await self._store.mark_lost("postgres", trimmed, max(life.delivered for life in lives))
+        await self._store.leave_out_ids(max(life.delivered for life in lives))
         await self._usage.fence(await self._usage.spending(shards))
 
     async def _close(self, life: ShardLife, generation: str, loss: Loss, recovered: Recovered) -> None:

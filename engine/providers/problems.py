@@ -22,8 +22,6 @@ from engine.problem_records import Noted, Problem, ProblemKind
 from engine.providers.masking import About, masked_answer, masked_form
 from engine.store_clock import wall_us
 
-__all__ = ["ProblemKind", "Problems", "joined"]
-
 # Samples of one kind of one provider that are held at most, and the characters of one.
 SAMPLES_KEPT = 5
 SAMPLE_CHARACTERS_MAX = 400

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from engine.problem_records import Noted, Problem
-from engine.providers.problems import ProblemKind
+from engine.problem_records import Noted, Problem, ProblemKind
 from engine.stores.postgres.directory import Directory
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems

@@ -9,8 +9,8 @@ import structlog
 
 from engine.boot.problem_flush import ProblemFlush
 from engine.errors import Unavailable
-from engine.problem_records import Noted
-from engine.providers.problems import SAMPLES_KEPT, ProblemKind, Problems
+from engine.problem_records import Noted, ProblemKind
+from engine.providers.problems import SAMPLES_KEPT, Problems
 from engine.stores.redis import problems as stored
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems

@@ -15,13 +15,10 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.system.client import eventually
-from tests.system.conftest import Engine, start_engine
+from tests.system.conftest import Engine
 from tests.system.faults import ROLES, Senders, assert_all_delivered, fetch_processes
 
 MINUTES = float(os.environ.get("MINUTES", "3"))
@@ -29,14 +26,6 @@ SEED = int(os.environ.get("SEED", "1"))
 SERVERS = {"postgres": "/postgres", "redis": "valkey-server", "clickhouse": "embedded.clickhouse"}
 # What a worker can have in flight: its concurrency.
 IN_FLIGHT = 200
-
-
-@pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Engine]:
-    engine = start_engine(tmp_path / "data")
-    yield engine
-    engine.stop()
-    engine.kill()
 
 
 def children(pid: int) -> dict[int, str]:

@@ -6,16 +6,12 @@ import os
 import signal
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from engine.shards import shard_of
 from tests.chaos.test_chaos import pid_of
 from tests.system.carriers import in_force
 from tests.system.client import Caller, eventually, fetch
-from tests.system.conftest import Engine, answer, start_engine
+from tests.system.conftest import Engine, answer
 from tests.system.faults import assert_clean
 
 # Of each organisation.
@@ -25,14 +21,6 @@ KILLS = 4
 # What a worker of a provider with this throughput has in hand at most, and what the provider takes from it
 # while it is being replaced.
 IN_HAND = 100
-
-
-@pytest.fixture
-def victim(tmp_path: Path) -> Iterator[Engine]:
-    engine = start_engine(tmp_path / "data")
-    yield engine
-    engine.stop()
-    engine.kill()
 
 
 def neighbours(engine: Engine) -> dict[int, Caller]:

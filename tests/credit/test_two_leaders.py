@@ -93,7 +93,8 @@ async def test_whoever_read_the_books_last_writes_them_and_the_other_steps_down(
         await books.store.apply(ask, decide, 0)
     assert len((await second.apply(ask, decide, 0)).answers) == 1
     for write in (
-        books.store.mark_lost("redis", [1]),
+        books.store.mark_lost([1]),
+        books.store.leave_out_ids(1),
         books.store.open_shards("h", [SHARDS]),
         books.store.close_shard(1, "h", StreamMark(), lambda _: None, "lost"),
     ):

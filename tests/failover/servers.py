@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.errors import Unavailable
-from engine.stores.redis.link import RedisLink
+from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
 from supervisor.embedded.recipes import Valkey
 
@@ -92,6 +93,22 @@ class Sentinel(Process):
         if not file.exists():
             file.write_text("\n".join(self._settings) + "\n")
         return [str(file)]
+
+
+@asynccontextmanager
+async def replicated_servers(
+    folder: Path, *, replicas: int = 1, sentinels: int = 1
+) -> AsyncIterator[Replicated]:
+    """A master with replicas and sentinels, with the engine's functions."""
+    servers = Replicated(folder, replicas=replicas, sentinels=sentinels)
+    try:
+        await servers.start()
+        link = RedisLink(servers.url, timeout_s=5, name="test")
+        await load_functions(link)
+        await link.close()
+        yield servers
+    finally:
+        servers.stop()
 
 
 class Replicated:

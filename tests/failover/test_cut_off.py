@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 
 from engine.credit.group_commit import SILENT_S, UNKNOWN_S
 from engine.credit.quota import Quota
 from engine.errors import Unavailable, Undecided
+from engine.intake.ingest import Ingest
 from engine.redis_keys import queue_key, wait_key
 from engine.stores.redis.link import load_functions
 from tests.adversity.proxy import Proxy
@@ -33,6 +36,21 @@ async def idle(quota: Quota) -> None:
     await until(nothing)
 
 
+@asynccontextmanager
+async def behind_a_proxy(
+    streams_url: str, books_url: str
+) -> AsyncIterator[tuple[Proxy, World, Ingest, Quota, int]]:
+    """A holder whose way to Redis is the proxy's, and an organisation that had 1,000 units and sent 10."""
+    async with Proxy.to(streams_url) as proxy, world(streams_url, books_url) as w:
+        await load_functions(w.link)
+        await w.ledger()
+        ingest, quota = await w.holder("h1", await w.open_link(proxy.url(streams_url)))
+        org = await w.organisation(1000)
+        assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
+        await idle(quota)
+        yield proxy, w, ingest, quota, org
+
+
 async def refused_in_s(submitting: asyncio.Task[object]) -> tuple[type[BaseException], float]:
     """(the error, seconds until it came)"""
     begun_s = time.monotonic()
@@ -45,13 +63,7 @@ async def refused_in_s(submitting: asyncio.Task[object]) -> tuple[type[BaseExcep
 async def test_clients_get_503_at_once_and_what_they_were_refused_is_not_sent_later(
     streams_url: str, books_url: str, cut: str
 ) -> None:
-    async with Proxy.to(streams_url) as proxy, world(streams_url, books_url) as w:
-        await load_functions(w.link)
-        await w.ledger()
-        ingest, quota = await w.holder("h1", await w.open_link(proxy.url(streams_url)))
-        org = await w.organisation(1000)
-        assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
-        await idle(quota)
+    async with behind_a_proxy(streams_url, books_url) as (proxy, w, ingest, quota, org):
         if cut == "swallowed":
             proxy.swallow()
         else:
@@ -98,13 +110,7 @@ async def test_clients_get_503_at_once_and_what_they_were_refused_is_not_sent_la
 async def test_what_arrived_before_the_cut_was_accepted_and_is_charged(
     streams_url: str, books_url: str
 ) -> None:
-    async with Proxy.to(streams_url) as proxy, world(streams_url, books_url) as w:
-        await load_functions(w.link)
-        await w.ledger()
-        ingest, quota = await w.holder("h1", await w.open_link(proxy.url(streams_url)))
-        org = await w.organisation(1000)
-        assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
-        await idle(quota)
+    async with behind_a_proxy(streams_url, books_url) as (proxy, w, ingest, quota, org):
         # The flush arrives, its answer does not.
         proxy.stall()
         with pytest.raises(Undecided):
@@ -119,13 +125,7 @@ async def test_what_arrived_before_the_cut_was_accepted_and_is_charged(
 async def test_a_client_that_gives_up_takes_its_submission_out_of_the_queue(
     streams_url: str, books_url: str
 ) -> None:
-    async with Proxy.to(streams_url) as proxy, world(streams_url, books_url) as w:
-        await load_functions(w.link)
-        await w.ledger()
-        ingest, quota = await w.holder("h1", await w.open_link(proxy.url(streams_url)))
-        org = await w.organisation(1000)
-        assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
-        await idle(quota)
+    async with behind_a_proxy(streams_url, books_url) as (proxy, w, ingest, quota, org):
         proxy.stall()
         first = asyncio.create_task(ingest.submit(org, drafts(1), render=render))
 

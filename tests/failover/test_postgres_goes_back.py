@@ -174,7 +174,6 @@ async def test_where_usage_was_trimmed_the_books_hold_what_redis_has_and_the_res
     assert any(str(row[0]).startswith("PostgreSQL went back behind the usage") for row in causes)
     # The books hold what the messages hold, and no event is without its units.
     assert await broken_laws(both) == {}
-    assert await fetch(both, "SELECT shard FROM shards WHERE usage_missing") == [(shard_of(org, SHARDS),)]
 
 
 class CutShort(PostgresLedger):

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.problem_records import ProblemKind
 from engine.providers.masking import MASK, About, masked, masked_form, spellings, without_secrets
-from engine.providers.problems import ProblemKind, Problems
+from engine.providers.problems import Problems
 
 MAX = 400
 NUMBERS = st.from_regex(r"\+?[1-9][0-9]{7,14}", fullmatch=True)

@@ -73,10 +73,11 @@ class LedgerBooks:
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         await self._call("open_shards", self._term, generation, list(shards))
 
-    async def mark_lost(self, who: str, shards: Sequence[int], delivered: int = 0) -> None:
+    async def mark_lost(self, shards: Sequence[int]) -> None:
         """Recorded events go back with the rest here, so after a loss of Redis they stay comparable."""
-        if who == "postgres":
-            await self._call("went_back", self._term, delivered)
+
+    async def leave_out_ids(self, delivered: int) -> None:
+        await self._call("went_back", self._term, delivered)
 
     async def standing(self) -> Standing:
         return Standing(0)

@@ -227,7 +227,7 @@ class PostgresServer:
         return *loaded, {o: self._unbooked_of(o) for o in strangers}
 
     def _went_back(self, wire: Wire, term: int, delivered: int) -> Any:
-        """See `note_going_back`: rows go on after those that the lost time may have given."""
+        """See `skip_ids`: rows go on after those that the lost time may have given."""
         self.prove_term(term)
         self.tables.last_row = max(self.tables.last_row, delivered) + 1_000_000
         self.watch.books.noticed()

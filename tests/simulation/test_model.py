@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import msgspec
@@ -27,12 +26,12 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import _admit_command, fence_command
-from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
-from tests.conftest import books_url  # noqa: F401 - a fixture
+from tests.conftest import books_url, own_database  # noqa: F401 - a fixture
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
 from tests.simulation.postgres_server import PostgresServer
@@ -379,15 +378,8 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
 
 @pytest.fixture
 async def database(redis_url: str) -> AsyncIterator[RedisLink]:
-    """A logical database of its own on the real server, empty, with the functions."""
-    url = urlsplit(redis_url)._replace(path="/9").geturl()
-    link = RedisLink(url, timeout_s=10, name="model")
-    await link.start()
-    await load_functions(link)
-    await link.call("FLUSHDB")
-    yield link
-    await link.call("FLUSHDB")
-    await link.close()
+    async with own_database(redis_url, 9) as link:
+        yield link
 
 
 @pytest.mark.parametrize("seed", range(8))

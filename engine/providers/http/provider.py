@@ -21,13 +21,14 @@ from functools import partial
 
 import structlog
 
+from engine.problem_records import ProblemKind
 from engine.providers.http.description import Description, describe
 from engine.providers.http.escapes import Unencodable
 from engine.providers.http.verdict import unanswered_verdict
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from engine.providers.masking import About
 from engine.providers.ports import Done, Wire
-from engine.providers.problems import ProblemKind, Problems
+from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
 from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict

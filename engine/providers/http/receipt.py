@@ -28,12 +28,13 @@ import msgspec
 
 from engine.errors import ConfigError, Refusal
 from engine.ids import accepted_at_us
+from engine.problem_records import ProblemKind
 from engine.providers.http.form_parts import parts_of
 from engine.providers.http.json_path import Path, find, parse_path, word
 from engine.providers.http.json_text import Malformed, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
 from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
-from engine.providers.problems import ProblemKind, Problems
+from engine.providers.problems import Problems
 from engine.providers.states import State, States, StatesTable
 from engine.receipts.ids import digits_of
 from engine.receipts.records import Receipt, ReceiptsRead

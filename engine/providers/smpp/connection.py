@@ -31,8 +31,9 @@ import structlog
 
 from engine.backoff import Backoff
 from engine.connecting import connect
+from engine.problem_records import ProblemKind
 from engine.providers.ports import Wire
-from engine.providers.problems import ProblemKind, Problems
+from engine.providers.problems import Problems
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.congestion import Slowdown
 from engine.providers.smpp.message import Sending

@@ -37,7 +37,8 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from engine.providers.problems import ProblemKind, Problems
+from engine.problem_records import ProblemKind
+from engine.providers.problems import Problems
 from engine.providers.smpp.body import decode_data_sm, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, WrongPdu

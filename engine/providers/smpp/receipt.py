@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from engine.providers.problems import ProblemKind
+from engine.problem_records import ProblemKind
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.body import AROUND_IDS, ShortMessage
 from engine.providers.smpp.codes import MessageState, Tag

@@ -29,9 +29,6 @@ SELECT setval(pg_get_serial_sequence('organisations', 'id'),
 
 _COUNT_LOSSES = "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])"
 
-_NOTE = """
-UPDATE shards SET went_back_at = now(), usage_missing = usage_missing OR shard = ANY($1::int[])"""
-
 # A server that was not shut down in order counts on after some numbers that it had reserved.
 _LAST_ANSWER = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('answers', 'id')::regclass), 0)"
 
@@ -72,14 +69,12 @@ SELECT slot_name, greatest(0, pg_current_wal_insert_lsn() - restart_lsn)::bigint
 WHERE slot_type = 'physical' AND NOT active AND restart_lsn IS NOT NULL ORDER BY 1"""
 
 
-async def note_going_back(connection: asyncpg.Connection, trimmed: Sequence[int], delivered: int) -> None:
-    """Note that PostgreSQL went back, and leave out ids that the lost time may have given.
+async def skip_ids(connection: asyncpg.Connection, delivered: int) -> None:
+    """Leave out ids that the lost time may have given; done again, it leaves out more.
 
-    `trimmed`: shards of which usage is missing. `delivered`: the highest row of an answer that Redis knows.
-    Done again, it leaves out more ids.
+    `delivered`: the highest row of an answer that Redis knows.
     """
     await connection.execute(_SKIP, _SKIPPED_IDS, _SKIPPED_ROWS, delivered)
-    await connection.execute(_NOTE, list(trimmed))
 
 
 async def count_losses(connection: asyncpg.Connection, shards: Sequence[int]) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -51,7 +51,7 @@ from engine.stores.postgres.going_back import (
     adrift_of_shard,
     count_losses,
     last_answer_of,
-    note_going_back,
+    skip_ids,
     standing_of,
 )
 from engine.stores.postgres.ledger_step import Written, changes, parts, prepare_step, read_step, write_step
@@ -81,6 +81,7 @@ _QUOTAS_OF_SHARD_MIN = 50
 
 _ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
 
+_OPEN_SHARDS = "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)"
 _CLOSE_SHARD = """
 UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0
 WHERE shard = $1"""
@@ -217,22 +218,19 @@ class PostgresLedger:
         """Enter shards that are used for the first time, under `generation`."""
         async with self._session() as connection, connection.transaction():
             await prove_term(connection, self._term)
-            await connection.execute(
-                "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)",
-                list(shards),
-                generation,
-            )
+            await connection.execute(_OPEN_SHARDS, list(shards), generation)
 
-    async def mark_lost(
-        self, who: Literal["redis", "postgres"], shards: Sequence[int], delivered: int = 0
-    ) -> None:
-        """Note that data of these shards is lost: see `LedgerStore.mark_lost`."""
+    async def mark_lost(self, shards: Sequence[int]) -> None:
+        """Count a loss of data of Redis for these shards; an audit then takes their activity up anew."""
         async with self._session() as connection, connection.transaction():
             await prove_term(connection, self._term)
-            if who == "redis":
-                await count_losses(connection, shards)
-            else:
-                await note_going_back(connection, shards, delivered)
+            await count_losses(connection, shards)
+
+    async def leave_out_ids(self, delivered: int) -> None:
+        """Leave out ids that a lost time of PostgreSQL may have given: see `LedgerStore.leave_out_ids`."""
+        async with self._session() as connection, connection.transaction():
+            await prove_term(connection, self._term)
+            await skip_ids(connection, delivered)
 
     async def standing(self) -> Standing:
         """How much write-ahead log there is, and what the standbys have of it."""

@@ -33,7 +33,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -264,8 +263,8 @@ async def _forget_functions(link: RedisLink, found: set[str]) -> None:
 
     Redis refuses this to a user without the rights, and the note when it is full; nothing depends on it.
     """
-    now_ms = time.time_ns() // 1_000_000
-    flat = await link.call("HGETALL", FUNCTIONS_LOADED)
+    (seconds, _), flat = await link.batch([("TIME",), ("HGETALL", FUNCTIONS_LOADED)])
+    now_ms = int(seconds) * 1000
     used_ms = {name.decode(): int(ms) for name, ms in zip(flat[::2], flat[1::2], strict=True)}
     unknown = [name for name in found if name not in used_ms and is_own(name)]
     commands: list[Command] = [("HSETNX", FUNCTIONS_LOADED, name, now_ms) for name in unknown]

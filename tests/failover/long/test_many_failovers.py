@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import Unavailable
-from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
 from tests.credit.test_credit import accepted, drafts, render, world
-from tests.failover.servers import Replicated, until
+from tests.failover.servers import Replicated, replicated_servers, until
 from tests.failover.test_cut_off import queued
 
 FAILOVERS = 3
@@ -21,15 +20,8 @@ FAILOVERS = 3
 @pytest.fixture
 async def three(tmp_path: Path) -> AsyncIterator[Replicated]:
     """A master with two replicas, and three sentinels."""
-    servers = Replicated(tmp_path, replicas=2, sentinels=3)
-    try:
-        await servers.start()
-        link = RedisLink(servers.url, timeout_s=5, name="test")
-        await load_functions(link)
-        await link.close()
+    async with replicated_servers(tmp_path, replicas=2, sentinels=3) as servers:
         yield servers
-    finally:
-        servers.stop()
 
 
 async def test_no_accepted_message_is_lost_in_failovers_without_an_operator(

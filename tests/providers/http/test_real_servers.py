@@ -11,8 +11,9 @@ import pytest
 
 from engine import __version__
 from engine.delivery.breaker import Breaker
+from engine.problem_records import ProblemKind
 from engine.providers import build
-from engine.providers.problems import Noted, ProblemKind, Problems
+from engine.providers.problems import Noted, Problems
 from engine.providers.settings import HttpSettings
 from engine.records import Verdict
 from tests.providers.carrier import message, verdicts

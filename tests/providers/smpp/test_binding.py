@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.providers.problems import ProblemKind
+from engine.problem_records import ProblemKind
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, Reader, pack
 from tests.providers.scripted import until

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from engine.providers.problems import ProblemKind
+from engine.problem_records import ProblemKind
 from engine.providers.settings import DataCodings
 from engine.providers.smpp import deliveries
 from engine.providers.smpp.body import decode_short_message

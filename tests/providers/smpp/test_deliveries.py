@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from engine.providers.problems import ProblemKind
+from engine.problem_records import ProblemKind
 from engine.providers.smpp.body import ShortMessage, encode_message_id
 from engine.providers.smpp.codes import Command, CommandStatus, Tag
 from engine.providers.smpp.pdu import Pdu, pack

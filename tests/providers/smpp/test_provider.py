@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
+from engine.problem_records import ProblemKind
 from engine.providers import build
-from engine.providers.problems import ProblemKind, Problems
+from engine.providers.problems import Problems
 from engine.providers.smpp.body import decode_bind, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, pack

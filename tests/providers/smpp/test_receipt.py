@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.providers.problems import ProblemKind
+from engine.problem_records import ProblemKind
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.alphabet import packed, unpacked
 from engine.providers.smpp.body import ShortMessage

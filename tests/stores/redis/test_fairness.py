@@ -16,12 +16,13 @@ from engine.formats import FORMATS, note
 from engine.store_clock import StoreClock
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.audit_cut import instant_of
-from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.link import RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.pulse import Pulse
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import _held_keys
 from engine.stores.status import StatusReader
+from tests.conftest import own_database
 from tests.simulation.fair_load import SHARD, FairLoad, random_load
 
 _DATABASE = 11
@@ -35,14 +36,9 @@ def url(redis_url: str) -> str:
 
 
 @pytest.fixture
-async def link(url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink(url, timeout_s=10, name="fair")
-    await link.start()
-    await load_functions(link)
-    await link.call("FLUSHDB")
-    yield link
-    await link.call("FLUSHDB")
-    await link.close()
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    async with own_database(redis_url, _DATABASE) as link:
+        yield link
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -30,9 +30,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str) -> str:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = free_port()
         folder = tmp_path / str(port)
         folder.mkdir()
         program = str(Valkey().programs()[0])
@@ -46,6 +44,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.wait()
 
 
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
 async def check(url: str) -> tuple[bool, str]:
     found = {c.part: c for c in await _check_all(Config(redis=Redis(url=url)), "")}["redis"]
     return found.ok, found.detail
@@ -55,14 +60,14 @@ async def check(url: str) -> tuple[bool, str]:
 async def ready() -> AsyncIterator[Callable[[str], object]]:
     async def ready(url: str) -> RedisLink:
         link = RedisLink(url, timeout_s=10, name="test")
+        links.append(link)
         for _ in range(200):
             try:
                 await link.call("PING")
-                break
+                return link
             except Unavailable:
                 continue
-        links.append(link)
-        return link
+        raise AssertionError("The server does not start.")
 
     links: list[RedisLink] = []
     yield ready
@@ -71,7 +76,8 @@ async def ready() -> AsyncIterator[Callable[[str], object]]:
 
 
 async def test_cluster_mode_is_refused(start: Start, ready: Callable[[str], object]) -> None:
-    url = start("--cluster-enabled", "yes", "--appendonly", "yes")
+    # Without one of its own, the bus has the server's port and 10,000, which may be no port.
+    url = start("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--appendonly", "yes")
     await ready(url)  # type: ignore[misc]
     ok, detail = await check(url)
     assert not ok

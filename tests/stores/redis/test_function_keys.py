@@ -19,6 +19,7 @@ from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.lua_libraries import KEPT_MS, libraries, outdated, versioned
 from engine.stores.redis.wire import ReplyError
+from tests.conftest import own_database
 from tests.simulation.test_model import Sequence, Side
 
 _SHARD = 0
@@ -32,14 +33,9 @@ def url(redis_url: str) -> str:
 
 
 @pytest.fixture
-async def link(url: str) -> AsyncIterator[RedisLink]:
-    link = RedisLink(url, timeout_s=10, name="keys")
-    await link.start()
-    await load_functions(link)
-    await link.call("FLUSHDB")
-    yield link
-    await link.call("FLUSHDB")
-    await link.close()
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    async with own_database(redis_url, _DATABASE) as link:
+        yield link
 
 
 @pytest.fixture

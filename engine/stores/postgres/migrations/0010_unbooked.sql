@@ -18,8 +18,3 @@ CREATE TABLE unbooked (
     booked_at       timestamptz
 );
 CREATE INDEX unbooked_open ON unbooked (organisation_id) WHERE booked_at IS NULL;
-
--- When PostgreSQL was last found to have gone back behind what Redis has of this shard, and whether usage
--- was trimmed by then that the books had lost.
-ALTER TABLE shards ADD COLUMN went_back_at timestamptz;
-ALTER TABLE shards ADD COLUMN usage_missing boolean NOT NULL DEFAULT false;

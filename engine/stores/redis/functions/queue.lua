@@ -198,20 +198,25 @@ local MOVED_MAX = 256
 -- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead.
 local function line_of(keys, first)
   local known = redis.call('HMGET', keys[first + 1], 'messages', 'time', 'mark')
-  local line = {
+  return {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
     busy = known[2] ~= false, lists = {}, order = {},
   }
-  -- How many more entries the ready stream takes; too few, until `count_in_hand`.
-  line.room = line.mark - redis.call('XLEN', line.sms)
-  return line
+end
+
+-- How many more entries the ready stream takes; too few, until `count_in_hand`. It is counted when it is
+-- first asked for, because most steps find nobody waiting and never ask.
+local function room_of(line)
+  if not line.room then line.room = line.mark - redis.call('XLEN', line.sms) end
+  return line.room
 end
 
 -- Set the mark of the ready stream, as a worker says.
 local function aim(line, mark)
   if line.mark == tonumber(mark) then return end
-  line.room, line.mark = line.room + mark - line.mark, tonumber(mark)
+  if line.room then line.room = line.room + mark - line.mark end
+  line.mark = tonumber(mark)
   redis.call('HSET', line.wait, 'mark', mark)
 end
 
@@ -220,18 +225,18 @@ local function count_in_hand(line)
   if line.counted then return end
   line.counted = true
   local pending = redis.pcall('XPENDING', line.sms, GROUP)
-  if not pending.err then line.room = line.room + pending[1] end
+  if not pending.err then line.room = room_of(line) + pending[1] end
 end
 
 -- Whether the ready stream holds less than its mark.
 local function has_room(line)
-  if line.room <= 0 then count_in_hand(line) end
+  if room_of(line) <= 0 then count_in_hand(line) end
   return line.room > 0
 end
 
 local function make_ready(line, payload)
   redis.call('XADD', line.sms, '*', 'm', payload)
-  line.room = line.room - 1
+  if line.room then line.room = line.room - 1 end
 end
 
 -- `kept`: what the hash has of the list, when that was read before.
@@ -331,7 +336,7 @@ end
 local function refill(line)
   if line.messages == 0 then return end
   count_in_hand(line)
-  if line.room <= 0 then return end
+  if room_of(line) <= 0 then return end
   local left, turns, first = math.min(line.room, MOVED_MAX), {}, 1
   local flat = redis.call('ZRANGE', line.turns, 0, left - 1, 'WITHSCORES')
   local names = {}
