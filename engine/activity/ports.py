@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from engine.activity.records import ActivityBlock, ActivityEntry, Backlog, BlockPlan, RecentRows
+from engine.activity.records import (
+    ActivityBlock,
+    ActivityEntry,
+    Backlog,
+    BlockPlan,
+    MessageKey,
+    RecentRows,
+)
 from engine.records import (
     ActivityRow,
 )
@@ -52,14 +59,10 @@ class ActivityStream(Protocol):
         """How much waits in each shard."""
 
     async def recent_rows_of(
-        self,
-        shard: int,
-        organisation_id: int,
-        message_id: str,
-        accepted_at_us: int,
-        entries_max: int = 10_000,
-    ) -> RecentRows:
-        """One message's rows that are not archived yet, looking at up to `entries_max` entries.
+        self, shard: int, messages: Sequence[MessageKey], entries_max: int = 10_000
+    ) -> dict[MessageKey, RecentRows]:
+        """The rows of messages of one shard that are not archived yet, looking at up to `entries_max`
+        entries for each.
 
         Call this before `ActivityStore.rows_of`, never after it. A row leaves the stream only when the
         store has it, so in this order no row is missed.
@@ -77,9 +80,9 @@ class ActivityStore(Protocol):
         """
 
     async def rows_of(
-        self, organisation_id: int, message_id: str, accepted_at_us: int, timeout_s: float | None = None
-    ) -> list[ActivityRow]:
-        """One message's rows by time; `accepted_at_us` may be cut to its millisecond.
+        self, messages: Sequence[MessageKey], timeout_s: float | None = None
+    ) -> dict[MessageKey, list[ActivityRow]]:
+        """The rows of each message by time.
 
-        `timeout_s`: its deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
+        `timeout_s`: the deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
         """

@@ -48,6 +48,15 @@ class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
     columns: list[list[int] | list[str] | list[bool]]
 
 
+class MessageKey(msgspec.Struct, frozen=True, gc=False):
+    """What a message is looked up by."""
+
+    organisation_id: int
+    message_id: str
+    # When it was accepted, microseconds; it may be cut to its millisecond, as the id has it.
+    accepted_at_us: int
+
+
 class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of one message that still wait in the stream."""
 

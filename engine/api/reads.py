@@ -11,11 +11,12 @@ import msgspec
 
 from engine import ids
 from engine.activity import history
-from engine.activity.ports import ActivityStore, ActivityStream
+from engine.activity.lookups import Lookups
+from engine.activity.ports import ActivityStream
+from engine.activity.records import MessageKey
 from engine.config import Config
 from engine.errors import EngineError, Unavailable
 from engine.records import Queue
-from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
@@ -26,7 +27,7 @@ from engine.stores.status import QueueBacklog, Status, StatusReader
 _BEHIND_S = 10.0
 # A part of the status, or of a history, that is not there by then is missing, seconds; well below the time
 # of a request.
-_PART_S = 2.0
+PART_S = 2.0
 
 
 class Reads:
@@ -38,14 +39,13 @@ class Reads:
         pool: Pool,
         link: RedisLink,
         stream: ActivityStream,
-        activity: ActivityStore,
+        lookups: Lookups,
         unmatched: Callable[[int], Coroutine[Any, Any, int]],
         clock: StoreClock,
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
         self._config = config
-        self._stream = stream
-        self._activity = activity
+        self._lookups = lookups
         self._unmatched = unmatched
         self._problems = RedisProblems(link, clock.now_us)
         self._clock = clock
@@ -56,27 +56,20 @@ class Reads:
 
         While the archiver is behind, the search of the stream ends at its bound: the history is
         then marked as incomplete. So is one that is shown from the stream alone, because ClickHouse
-        gives no answer within `_PART_S`. Raises Unavailable when nothing was found up to the bound, as
+        gives no answer within `PART_S`. Raises Unavailable when nothing was found up to the bound, as
         the message may be beyond, and when a store does not answer that is needed.
         """
         accepted_at_us = ids.accepted_at_us(message_id)
         if accepted_at_us is None:
             return None
-        # In this order: a row leaves the stream only once the store has it.
-        shard = shard_of(organisation_id, self._config.shards)
-        recent = await self._stream.recent_rows_of(shard, organisation_id, message_id, accepted_at_us)
-        rows, complete = list(recent.rows), recent.complete
-        try:
-            rows += await self._activity.rows_of(organisation_id, message_id, accepted_at_us, _PART_S)
-        except Unavailable:
-            complete = False
-            # Enough for an answer when its beginning has not been archived yet. Without it, later
-            # events do not say what the message costs and who has its units.
-            if not any(row.event in ("accepted", "scheduled") for row in rows):
-                raise
-        if rows:
-            return history.describe(rows, complete=complete)
-        if not complete:
+        found = await self._lookups.rows_of(MessageKey(organisation_id, message_id, accepted_at_us))
+        # Without ClickHouse there is enough for an answer when the beginning has not been archived yet.
+        # Else the later events do not say what the message costs and who has its units.
+        if found.missing and not any(row.event in ("accepted", "scheduled") for row in found.rows):
+            raise found.missing
+        if found.rows:
+            return history.describe(found.rows, complete=found.complete)
+        if not found.complete:
             raise Unavailable("The archiver is far behind, and the message was not found yet.", _BEHIND_S)
         return None
 
@@ -128,7 +121,7 @@ _SOURCES = {
 async def _answered(
     parts: Mapping[str, Coroutine[Any, Any, Any]], sources: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """(what the parts return, why the others do not); all are asked at the same time, for `_PART_S`.
+    """(what the parts return, why the others do not); all are asked at the same time, for `PART_S`.
 
     A part whose store is frozen is canceled and not waited for: it ends when its adapter gives up.
     """
@@ -136,13 +129,13 @@ async def _answered(
     known: dict[str, Any] = {}
     missing: dict[str, str] = {}
     try:
-        await asyncio.wait(tasks.values(), timeout=_PART_S)
+        await asyncio.wait(tasks.values(), timeout=PART_S)
         for name, task in tasks.items():
             try:
                 if task.done():
                     known[name] = task.result()
                 else:
-                    missing[name] = f"{sources[name]} gives no answer within {_PART_S:g} s."
+                    missing[name] = f"{sources[name]} gives no answer within {PART_S:g} s."
             except EngineError as e:
                 missing[name] = str(e)
     finally:

@@ -15,10 +15,11 @@ from typing import Any
 import structlog
 
 from engine import api_keys, ids, providers, text_file
+from engine.activity.lookups import Lookups
 from engine.api.app import create_app
 from engine.api.ports import Services
 from engine.api.readiness import Readiness
-from engine.api.reads import Reads
+from engine.api.reads import PART_S, Reads
 from engine.api.server import Server
 from engine.boot.counter_log import CounterLog
 from engine.boot.problem_flush import ProblemFlush
@@ -165,7 +166,8 @@ async def _services(
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
-    reads = Reads(config, pool, link, stream, activity, attempts.unmatched, process.clock)
+    lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
+    reads = Reads(config, pool, link, stream, lookups, attempts.unmatched, process.clock)
     return Services(
         ingest=ingest,
         directory=directory,

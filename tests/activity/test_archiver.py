@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from engine.activity.archiver import Archiver, Limits
+from engine.activity.records import MessageKey
 from engine.errors import Unavailable
 from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
@@ -333,12 +334,12 @@ async def test_a_message_is_known_at_every_instant_between_stream_and_table(worl
         for n in range(3)
         if make_row(3 * 7 + n).organisation_id == row.organisation_id
     }
-    args = (row.organisation_id, row.message_id, row.accepted_at_us)
+    key = MessageKey(row.organisation_id, row.message_id, row.accepted_at_us)
 
     async def known() -> set[str]:
-        recent = await world.stream.recent_rows_of(7 % SHARDS, *args)
-        stored = await world.store.rows_of(*args)
-        return {r.event for r in [*recent.rows, *stored]}
+        recent = await world.stream.recent_rows_of(7 % SHARDS, [key])
+        stored = await world.store.rows_of([key])
+        return {r.event for r in [*recent[key].rows, *stored[key]]}
 
     async with running(Archiver(world.stream, world.store, "a", _with(rows_max=30, linger_s=0.0))):
         while not await _nothing_waits(world):

@@ -17,6 +17,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from engine.activity.archiver import Limits
+from engine.activity.records import MessageKey
 from engine.records import ActivityRow
 from engine.redis_keys import activity_key
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
@@ -99,6 +100,11 @@ class World:
             autogenerate_session_id=False,
         ) as client:
             return list((await client.query(sql)).result_rows)
+
+    async def stored(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
+        """The rows of one message in the table, by time."""
+        key = MessageKey(organisation_id, message_id, accepted_at_us)
+        return (await self.store.rows_of([key]))[key]
 
     async def rows_stored(self) -> int:
         return int((await self.query("SELECT count() FROM activity"))[0][0])

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, cast
 import pytest
 import structlog
 
-from engine.api import reads
-from engine.api.reads import Reads
+from engine.activity.lookups import Lookups
+from engine.api.reads import PART_S, Reads
 from engine.config import Config
 from engine.organisations import NewOrganisation
 from engine.records import ActivityRow
@@ -71,7 +71,12 @@ async def behind(
 
 @asynccontextmanager
 async def behind_of(
-    directory: Directory, acme: NewOrganisation, redis_url: str, clickhouse_url: str, connected: bool = False
+    directory: Directory,
+    acme: NewOrganisation,
+    redis_url: str,
+    clickhouse_url: str,
+    connected: bool = False,
+    store_s: float = PART_S,
 ) -> AsyncIterator[Behind]:
     """`connected`: the process has asked this ClickHouse before."""
     async with new_world(redis_url, clickhouse_url) as world:
@@ -79,7 +84,8 @@ async def behind_of(
             await world.store.ping(10)
         nothing = cast(Any, None)
         clock = StoreClock(structlog.get_logger())
-        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, world.store, nothing, clock)
+        lookups = Lookups(world.stream, world.store, SHARDS, store_s)
+        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, lookups, nothing, clock)
         services = await services_with(directory, history=views.message)
         async with serving(services, acme.api_key) as api:
             yield Behind(api, world, acme)
@@ -131,11 +137,10 @@ async def frozen(
     acme: NewOrganisation,
     redis_url: str,
     own_clickhouse: Server,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Behind]:
     """As `behind`, with a ClickHouse that gives no answer any more."""
-    monkeypatch.setattr(reads, "_PART_S", 0.3)
-    async with behind_of(directory, acme, redis_url, own_clickhouse.url, connected=True) as behind:
+    url = own_clickhouse.url
+    async with behind_of(directory, acme, redis_url, url, connected=True, store_s=0.3) as behind:
         freeze(own_clickhouse.pid)
         try:
             yield behind

@@ -41,7 +41,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
 
 @pytest.fixture
 async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reads]:
-    monkeypatch.setattr(reads, "_PART_S", 0.5)
+    monkeypatch.setattr(reads, "PART_S", 0.5)
     urls = {name: stores.url(name) for name in ("postgres", "redis", "clickhouse")}
     await migrate_postgres(urls["postgres"])
     await migrate_clickhouse(urls["clickhouse"])

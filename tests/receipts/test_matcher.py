@@ -87,9 +87,7 @@ async def test_receipts_become_rows_of_the_messages_they_are_about(world: Receip
         (message_id(n), "delivered" if n < 30 else "undelivered", 0) for n in range(40)
     )
     row = rows[message_id(7)]
-    sent, delivered = await world.activity.store.rows_of(
-        row.organisation_id, row.message_id, row.accepted_at_us
-    )
+    sent, delivered = await world.activity.stored(row.organisation_id, row.message_id, row.accepted_at_us)
     assert sent == row
     assert came_at <= delivered.at_us <= now_us()
     same = {"event": "delivered", "code": "DELIVRD 000", "at_us": delivered.at_us, "latency_us": 0}

@@ -21,21 +21,18 @@ from typing import Any
 
 import msgspec
 
-from engine.activity.records import ActivityEntry, Backlog, BlockPlan, RecentRows
+from engine.activity.records import ActivityEntry, Backlog, BlockPlan, MessageKey, RecentRows
 from engine.errors import ConfigError, Unavailable
-from engine.records import NO_RECORD, ActivityRow
+from engine.records import NO_RECORD
 from engine.redis_keys import ARCHIVER_LOCK, ARCHIVER_PLAN, ARCHIVER_UNREADABLE, activity_key
 from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.tail_search import TailSearch
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 
-# How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
-_CLOCK_SLACK_MS = 2000
 # Entries fetched by one command: while searching the tail, and while executing a plan.
 _SEARCH_PAGE = 200
 _PLAN_PAGE = 1000
-# Values of the oldest rows: later versions have only added some.
-_VALUES_MIN = len(ActivityRow.__struct_fields__) - len(ActivityRow.__struct_defaults__)
 
 # `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
 
@@ -194,54 +191,26 @@ class RedisActivityStream:
         ]
 
     async def recent_rows_of(
-        self,
-        shard: int,
-        organisation_id: int,
-        message_id: str,
-        accepted_at_us: int,
-        entries_max: int = 10_000,
-    ) -> RecentRows:
-        """The rows of one message that are not archived yet.
+        self, shard: int, messages: Sequence[MessageKey], entries_max: int = 10_000
+    ) -> dict[MessageKey, RecentRows]:
+        """The rows of messages of one shard that are not archived yet, found in one pass.
 
-        Reads at most `entries_max` entries, within one call's deadline; `complete` is False when
-        there are more. While the archiver keeps up, a shard has about one block of entries. A
-        scheduled message has no events before its time, so the entries until then are skipped.
+        Looks for each in at most `entries_max` entries, within one call's deadline; `complete` is False
+        when there are more. While the archiver keeps up, a shard has about one block of entries.
         """
-        needle = message_id.encode()
-        start = str(_not_before(accepted_at_us))
+        search = TailSearch(messages, self._unpacked, entries_max)
         page_size = min(_SEARCH_PAGE, entries_max)
-        rows: list[ActivityRow] = []
-        looked_at = 0
         async with self._answering():
-            while looked_at < entries_max:
-                page = await self._page(shard, start, "+", page_size)
-                looked_at += len(page)
-                found = [
-                    row
-                    for entry in page
-                    if needle in entry.blob
-                    for row in self._matching(entry, organisation_id, message_id)
-                ]
-                rows += found
-                if len(page) < page_size:
-                    return RecentRows(rows=rows, complete=True)
-                due = [_not_before(row.due_at_us) for row in found if row.event == "scheduled"]
-                behind = max(due, default=page[-1].id)
-                start = str(behind) if behind > page[-1].id else f"({page[-1].id}"
-        return RecentRows(rows=rows, complete=False)
+            while search.start is not None:
+                page = await self._page(shard, str(search.start), "+", page_size)
+                search.take(page, last=len(page) < page_size)
+        return search.found
 
-    def _matching(self, entry: ActivityEntry, organisation_id: int, message_id: str) -> Iterable[ActivityRow]:
+    def _unpacked(self, entry: ActivityEntry) -> list[list[Any]]:
         try:
-            rows = self._rows.decode(entry.blob)
+            return self._rows.decode(entry.blob)
         except NO_RECORD:
-            return  # the archiver sets the entry aside
-        for values in rows:
-            if len(values) < _VALUES_MIN:
-                continue
-            # Not validated, so that an event of a newer version is shown as it is.
-            row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))
-            if row.message_id == message_id and row.organisation_id == organisation_id:
-                yield row
+            return []  # the archiver sets the entry aside
 
     async def _pages(
         self, shard: int, first: StreamId, last: StreamId, page_size: int
@@ -277,11 +246,6 @@ class RedisActivityStream:
 
 def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
     return ("EVAL", script, len(keys), *keys, *arguments)
-
-
-def _not_before(at_us: int) -> StreamId:
-    """An id below that of every entry recorded at this time or later."""
-    return StreamId(max(0, at_us // 1000 - _CLOCK_SLACK_MS), 0)
 
 
 def _entries(shard: int, found: Iterable[tuple[bytes, list[bytes]]]) -> list[ActivityEntry]:

@@ -218,11 +218,10 @@ class HttpFrontend:
         headers = self._headers(request)
         headers["X-ClickHouse-Format"] = statement.format or asked.default_format
         headers["X-ClickHouse-Exception-Tag"] = tag
-        lease = await self._run(self._engine.open, asked)
+        lease, result, first, second = await self._run(self._begin_read, statement, asked)
+        if second is None:
+            return web.Response(body=first or b"", headers=headers)
         try:
-            result, first, second = await self._run(self._begin_read, lease, statement, asked)
-            if second is None:
-                return web.Response(body=first or b"", headers=headers)
             try:
                 response = web.StreamResponse(headers=headers)
                 await response.prepare(request)
@@ -235,12 +234,23 @@ class HttpFrontend:
             await self._run(lease.close)
 
     def _begin_read(
-        self, lease: Lease, statement: Statement, asked: Call
-    ) -> tuple[Result, bytes | None, bytes | None]:
-        """(result, first part, second part): an error by then is still a status, one part needs no stream."""
-        result = lease.read(statement, asked)
-        first = result.part()
-        return result, first, None if first is None else result.part()
+        self, statement: Statement, asked: Call
+    ) -> tuple[Lease, Result, bytes | None, bytes | None]:
+        """(connection, result, first part, second part): an error by then is still a status.
+
+        One part needs no stream, and then the connection is given back.
+        """
+        lease = self._engine.open(asked)
+        try:
+            result = lease.read(statement, asked)
+            first = result.part()
+            second = None if first is None else result.part()
+        except BaseException:
+            lease.close()
+            raise
+        if second is None:
+            lease.close(unchanged=True)
+        return lease, result, first, second
 
     async def _write_rest(
         self, response: web.StreamResponse, result: Result, part: bytes | None, tag: str

@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SESSIONS_MAX = 500
+# Connections that are kept for the next request with the same database and settings.
+IDLE_MAX = 8
+
+
+# The database and the settings of a connection.
+_Setting = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass
@@ -61,6 +67,8 @@ class Engine:
         self._root = connect(self._path)
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
+        # Connections of reads that have ended, by database and settings; the oldest first.
+        self._idle: list[tuple[_Setting, Any]] = []
         self.version, self.timezone = (
             self._root.query("SELECT version(), timezone()", "TabSeparated")
             .bytes()
@@ -73,8 +81,11 @@ class Engine:
         """A connection with the database, settings and parameters of this request. Raises Failed."""
         # A session could never take `readonly` back, so such a request has a connection of its own.
         session = self._enter(call) if call.session and "readonly" not in call.settings else None
+        setting = (call.database, tuple(sorted(call.settings.items())))
+        if session is None and (idle := self._take_idle(setting)) is not None:
+            return Lease(self, idle, None, setting)
         connection = session.connection if session is not None else self._connect(self._path)
-        lease = Lease(self, connection, session)
+        lease = Lease(self, connection, session, setting)
         try:
             lease.apply(call)
         except BaseException:
@@ -111,11 +122,25 @@ class Engine:
             raise failed(TOO_MANY_SIMULTANEOUS_QUERIES, f"Too many sessions; at most {SESSIONS_MAX}")
         self._drop([min(idle, key=lambda k: self._sessions[k].used_at)])
 
-    def leave(self, lease: Lease) -> None:
-        """Take back the connection of a request that has ended; a session keeps it open."""
+    def _take_idle(self, setting: _Setting) -> Any:
+        with self._lock:
+            for i, (idle, connection) in enumerate(self._idle):
+                if idle == setting:
+                    del self._idle[i]
+                    return connection
+        return None
+
+    def leave(self, lease: Lease, *, unchanged: bool) -> None:
+        """Take back the connection of a request that has ended; a session keeps it open, and so does one
+        that is `unchanged`, for the next request like it."""
         with self._lock:
             if lease.session is None:
-                lease.connection.close()
+                if not unchanged:
+                    lease.connection.close()
+                    return
+                self._idle.append((lease.setting, lease.connection))
+                if len(self._idle) > IDLE_MAX:
+                    self._idle.pop(0)[1].close()
             else:
                 lease.session.used_at = time.monotonic()
                 lease.session.busy = False
@@ -126,16 +151,20 @@ class Engine:
             for session in self._sessions.values():
                 session.connection.close()
             self._sessions.clear()
+            for _, connection in self._idle:
+                connection.close()
+            self._idle.clear()
         self._root.close()
 
 
 class Lease:
     """A connection while one request uses it."""
 
-    def __init__(self, engine: Engine, connection: Any, session: _Session | None) -> None:
+    def __init__(self, engine: Engine, connection: Any, session: _Session | None, setting: _Setting) -> None:
         self._engine = engine
         self.connection = connection
         self.session = session
+        self.setting = setting
         self._closed = False
 
     def apply(self, call: Call) -> None:
@@ -189,11 +218,11 @@ class Lease:
         with _translated():
             return Insert(self.connection.send_insert(statement.sql, statement.format or "TabSeparated"))
 
-    def close(self) -> None:
-        """Give the connection back. Idempotent."""
+    def close(self, *, unchanged: bool = False) -> None:
+        """Give the connection back. Idempotent. `unchanged`: it has only read, and to the end."""
         if not self._closed:
             self._closed = True
-            self._engine.leave(self)
+            self._engine.leave(self, unchanged=unchanged)
 
 
 class Result:

@@ -51,7 +51,7 @@ async def test_every_field_of_a_row_comes_back_as_it_was(world: World) -> None:
     )
     bare = make_row(0, organisation_id=whole.organisation_id)
     await world.store.insert(block([whole, bare]), "t")
-    assert await world.store.rows_of(whole.organisation_id, whole.message_id, T0) == [bare, whole]
+    assert await world.stored(whole.organisation_id, whole.message_id, T0) == [bare, whole]
 
 
 async def test_a_block_sent_again_with_its_token_is_stored_once_in_table_and_roll_up(world: World) -> None:
@@ -115,9 +115,9 @@ async def test_a_message_is_found_by_the_millisecond_its_id_holds(world: World) 
     row = make_row(0, accepted_at_us=T0 + 987)
     await world.store.insert(block([row]), "t")
     for accepted_at_us in (T0, T0 + 987):
-        assert await world.store.rows_of(row.organisation_id, row.message_id, accepted_at_us) == [row]
-    assert await world.store.rows_of(row.organisation_id + 1, row.message_id, T0) == []
-    assert await world.store.rows_of(row.organisation_id, row.message_id + "0", T0) == []
+        assert await world.stored(row.organisation_id, row.message_id, accepted_at_us) == [row]
+    assert await world.stored(row.organisation_id + 1, row.message_id, T0) == []
+    assert await world.stored(row.organisation_id, row.message_id + "0", T0) == []
 
 
 async def test_a_message_is_found_without_reading_the_table(world: World) -> None:

@@ -143,9 +143,7 @@ async def test_a_message_to_be_sent_again_is_kept_apart_from_the_activity(world:
     assert await counts(world) == (5, 5, 5, 3)
     columns = await world.activity.query("SELECT name FROM system.columns WHERE table = 'activity'")
     assert ("kept",) not in columns
-    [stored] = await world.activity.store.rows_of(
-        rows[0].organisation_id, message_id(0), rows[0].accepted_at_us
-    )
+    [stored] = await world.activity.stored(rows[0].organisation_id, message_id(0), rows[0].accepted_at_us)
     assert stored == msgspec.structs.replace(rows[0], kept="")
 
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from engine.activity.blocks import plan_of
-from engine.activity.records import ActivityEntry
+from engine.activity.records import ActivityEntry, MessageKey
 from engine.errors import ConfigError, Unavailable
 from engine.redis_keys import activity_key
 from engine.stores.redis.activity_stream import RedisActivityStream
@@ -176,11 +176,11 @@ async def test_a_message_is_found_in_the_tail_from_its_acceptance_on(world: Worl
         (ms + 90_000, [make_row(4), wanted[2]]),
     ):
         await world.redis.xadd(activity_key(1), {b"b": blob_of(rows)}, id=f"{at}-0")
-    args = (1000, wanted[0].message_id, T0)
-    found = await world.stream.recent_rows_of(1, *args)
+    key = MessageKey(1000, wanted[0].message_id, T0)
+    found = (await world.stream.recent_rows_of(1, [key]))[key]
     assert found.complete
     assert found.rows == wanted
-    assert (await world.stream.recent_rows_of(0, *args)).rows == []
+    assert (await world.stream.recent_rows_of(0, [key]))[key].rows == []
 
 
 async def test_the_search_stops_at_its_bound_and_says_so(world: World) -> None:
@@ -189,9 +189,9 @@ async def test_the_search_stops_at_its_bound_and_says_so(world: World) -> None:
         pipe.xadd(activity_key(0), {b"b": blob_of([make_row(3 * n)])}, id=f"{T0 // 1000 + n}-0")
     await pipe.execute()
     row = make_row(3 * 499)
-    args = (row.organisation_id, row.message_id, T0)
-    assert not (await world.stream.recent_rows_of(0, *args, entries_max=300)).complete
-    whole = await world.stream.recent_rows_of(0, *args, entries_max=1000)
+    key = MessageKey(row.organisation_id, row.message_id, T0)
+    assert not (await world.stream.recent_rows_of(0, [key], entries_max=300))[key].complete
+    whole = (await world.stream.recent_rows_of(0, [key], entries_max=1000))[key]
     assert whole.complete
     assert whole.rows == [row]
 

@@ -1,0 +1,124 @@
+"""Service: the recorded events of messages that many callers ask for at the same time.
+
+A query costs ClickHouse many times what a message more in it costs, and a pass through the tail of a
+stream is the same for one message and for ten. So callers that come while a round is under way share the
+next one. A round asks the streams first and the store second: a row leaves the stream only when the store
+has it.
+
+    a caller gives up      the round goes on for the others
+    Redis does not answer  all callers of the round get Unavailable
+    ClickHouse does not    they get what the streams have, and are told so
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+from engine.activity.ports import ActivityStore, ActivityStream
+from engine.activity.records import MessageKey, RecentRows
+from engine.errors import Unavailable
+from engine.records import ActivityRow
+from engine.shards import shard_of
+
+# Rounds under way, and messages in each. Two, so that a new caller need not wait for a whole round.
+_ROUNDS = 2
+_MESSAGES_MAX = 500
+
+
+class MessageRows(RecentRows, frozen=True, kw_only=True):
+    """What is known of one message. Not `complete`: later events may be missing."""
+
+    # Why the store was not asked; None: it was.
+    missing: Unavailable | None = None
+
+
+class Lookups:
+    """Looks up messages in rounds."""
+
+    def __init__(self, stream: ActivityStream, store: ActivityStore, shards: int, store_s: float) -> None:
+        """`store_s`: a store that does not answer by then is left out, seconds."""
+        self._stream = stream
+        self._store = store
+        self._shards = shards
+        self._store_s = store_s
+        # Who waits for each message of the next round.
+        self._waiting: dict[MessageKey, list[asyncio.Future[MessageRows]]] = {}
+        self._rounds: set[asyncio.Task[None]] = set()
+
+    async def rows_of(self, key: MessageKey) -> MessageRows:
+        """All rows of one message, in no order, some perhaps twice. Raises Unavailable, ConfigError."""
+        found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, []).append(found)
+        self._begin()
+        return await found
+
+    async def close(self) -> None:
+        """End the rounds under way; their callers are told that nothing was found out."""
+        rounds = list(self._rounds)
+        for task in rounds:
+            task.cancel()
+        await asyncio.gather(*rounds, return_exceptions=True)
+
+    def _begin(self) -> None:
+        if self._waiting and len(self._rounds) < _ROUNDS:
+            task = asyncio.create_task(self._round(), name="look up messages")
+            self._rounds.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._rounds.discard(task)
+        self._begin()
+
+    async def _round(self) -> None:
+        # The task begins after all callers of this turn of the loop have come.
+        keys = list(self._waiting)[:_MESSAGES_MAX]
+        asked = {key: self._waiting.pop(key) for key in keys}
+        if not asked:
+            return
+        try:
+            found = await self._found(keys)
+        except asyncio.CancelledError:
+            _fail(asked.values(), Unavailable("The look-up was ended, because the process ends."))
+            raise
+        except Exception as e:  # whatever it is, it is each caller's
+            _fail(asked.values(), e)
+            return
+        for key, futures in asked.items():
+            for future in futures:
+                if not future.done():
+                    future.set_result(found[key])
+
+    async def _found(self, keys: list[MessageKey]) -> dict[MessageKey, MessageRows]:
+        recent = await self._recent(keys)
+        missing: Unavailable | None = None
+        stored: dict[MessageKey, list[ActivityRow]] = {}
+        try:
+            stored = await self._store.rows_of(keys, self._store_s)
+        except Unavailable as e:
+            missing = e
+        return {
+            key: MessageRows(
+                rows=recent[key].rows + stored.get(key, []),
+                complete=recent[key].complete and missing is None,
+                missing=missing,
+            )
+            for key in keys
+        }
+
+    async def _recent(self, keys: list[MessageKey]) -> dict[MessageKey, RecentRows]:
+        by_shard: defaultdict[int, list[MessageKey]] = defaultdict(list)
+        for key in keys:
+            by_shard[shard_of(key.organisation_id, self._shards)].append(key)
+        parts = await asyncio.gather(
+            *(self._stream.recent_rows_of(shard, part) for shard, part in by_shard.items())
+        )
+        return {key: found for part in parts for key, found in part.items()}
+
+
+def _fail(asked: Iterable[Iterable[asyncio.Future[MessageRows]]], failure: Exception) -> None:
+    for futures in asked:
+        for future in futures:
+            if not future.done():
+                future.set_exception(failure)

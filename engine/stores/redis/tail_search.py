@@ -1,0 +1,110 @@
+"""Rule: how the rows of several messages are found in the tail of one shard's activity stream, in one pass.
+
+Each message is looked for from its acceptance on, to the end of the stream. A scheduled message has no
+events before its time, so the entries until then are skipped for it. A message that is delivered and
+charged has had its last event that says anything new, so the search for it ends there. Nobody is looked for
+in more than `entries_max` entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from engine.activity.records import ActivityEntry, MessageKey, RecentRows
+from engine.lifecycle import EVENTS
+from engine.records import ActivityRow
+from engine.stream_id import StreamId
+
+# How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
+_CLOCK_SLACK_MS = 2000
+_MESSAGE_ID = ActivityRow.__struct_fields__.index("message_id")
+# Values of the oldest rows: later versions have only added some.
+_VALUES_MIN = len(ActivityRow.__struct_fields__) - len(ActivityRow.__struct_defaults__)
+
+
+class _Wanted:
+    """One message that is looked for."""
+
+    def __init__(self, key: MessageKey) -> None:
+        self.key = key
+        self.needle = key.message_id.encode()
+        # No entry before this one can have an event of it that was not seen yet.
+        self.start = _not_before(key.accepted_at_us)
+        self.looked_at = 0
+        self.rows: list[ActivityRow] = []
+
+    def seen(self, rows: Iterable[ActivityRow]) -> None:
+        """Note rows of it; a scheduled message is looked for from its time on."""
+        for row in rows:
+            self.rows.append(row)
+            if row.event == "scheduled":
+                self.start = max(self.start, _not_before(row.due_at_us))
+
+    @property
+    def over(self) -> bool:
+        """Whether later events say nothing new."""
+        events = {row.event for row in self.rows}
+        return (
+            "delivered" in events
+            and not events.isdisjoint(("accepted", "scheduled"))
+            and any(EVENTS[e].charge in ("captures", "releases") for e in events if e in EVENTS)
+        )
+
+
+class TailSearch:
+    """The search for some messages of one shard: read the page behind `start` again and again, and give it
+    to `take`, until `start` is None."""
+
+    def __init__(
+        self,
+        messages: Sequence[MessageKey],
+        decode: Callable[[ActivityEntry], Sequence[Sequence[object]]],
+        entries_max: int,
+    ) -> None:
+        """`decode`: the rows of an entry as they were packed, [] when it cannot be read."""
+        self._decode = decode
+        self._entries_max = entries_max
+        self._open = [_Wanted(key) for key in messages]
+        self._found: dict[MessageKey, RecentRows] = {}
+        # Where the next page begins.
+        self.start = min((wanted.start for wanted in self._open), default=None)
+
+    def take(self, page: Sequence[ActivityEntry], *, last: bool) -> None:
+        """Look through a page; `last`: the stream has no more."""
+        for entry in page:
+            wanted = [w for w in self._open if w.start <= entry.id]
+            for w in wanted:
+                w.looked_at += 1
+            if mentioned := {w.key.message_id: w for w in wanted if w.needle in entry.blob}:
+                self._note(entry, mentioned)
+        for w in self._open:
+            if last or w.over:
+                self._found[w.key] = RecentRows(rows=w.rows, complete=True)
+            elif w.looked_at >= self._entries_max:
+                self._found[w.key] = RecentRows(rows=w.rows, complete=False)
+        self._open = [w for w in self._open if w.key not in self._found]
+        behind = page[-1].id.next if page else StreamId(0, 0)
+        self.start = max(behind, min(w.start for w in self._open)) if self._open else None
+
+    @property
+    def found(self) -> dict[MessageKey, RecentRows]:
+        """What was found of each message whose search has ended."""
+        return self._found
+
+    def _note(self, entry: ActivityEntry, mentioned: dict[str, _Wanted]) -> None:
+        rows: dict[str, list[ActivityRow]] = {}
+        for values in self._decode(entry):
+            if len(values) < _VALUES_MIN or values[_MESSAGE_ID] not in mentioned:
+                continue
+            # Not validated, so that an event of a newer version is shown as it is.
+            row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))  # type: ignore[arg-type]
+            # Another organisation's message is not theirs to see.
+            if row.organisation_id == mentioned[row.message_id].key.organisation_id:
+                rows.setdefault(row.message_id, []).append(row)
+        for message_id, found in rows.items():
+            mentioned[message_id].seen(found)
+
+
+def _not_before(at_us: int) -> StreamId:
+    """An id below that of every entry recorded at this time or later."""
+    return StreamId(max(0, at_us // 1000 - _CLOCK_SLACK_MS), 0)
