@@ -1,19 +1,18 @@
-"""Requests to our API over a real socket: any body, any call, framed as it should be, on one connection.
+"""Requests to our API: any body, any call, framed as it should be, on one connection.
 
-The first octet chooses the call, the second has flags, the third is the size of the pieces; then comes the
-body.
+The first octet chooses the call, the second has flags, the third is the size of the pieces of the body; then
+comes the body.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from tests.api.world import ADMIN_KEY
 from tests.fuzz import api_body, pushed_receipt
-from tests.fuzz.api_world import BODY_OCTETS_MAX, World, accepted_in, answers_in, check_answer, world
+from tests.fuzz.api_world import BODY_OCTETS_MAX, Wire, World, accepted_in, answers_in, check_answer, world
 from tests.fuzz.target import Check, Target, pieces
 from tests.providers.carrier import TOKEN
 
@@ -54,15 +53,18 @@ class _Client:
 
     def __init__(self, to: World) -> None:
         self._world = to
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._wire: Wire | None = None
 
     def check(self, data: bytes) -> None:
         if len(data) >= 3:
-            try:
-                self._world.on.run(self._exchange(data[0], data[1], data[2], data[3:]))
-            except BaseException:
-                self.close()
-                raise
+            self._world.on.run(self._kept(data))
+
+    async def _kept(self, data: bytes) -> None:
+        try:
+            await self._exchange(data[0], data[1], data[2], data[3:])
+        except BaseException:
+            self._wire = None
+            raise
 
     async def _exchange(self, call: int, flags: int, size: int, body: bytes) -> None:
         desk, sink = self._world.desk, self._world.sink
@@ -73,9 +75,7 @@ class _Client:
         query, body = _parted(body) if receipts else (b"", body)
         method, path = _call(call, query)
         head = self._head(method, path, flags, body)
-        octets = await self._asked(
-            b"".join(_chunks(body, flags)), head, size, method == "HEAD" or bool(flags & HEAD)
-        )
+        octets = await self._asked(head, b"".join(_chunks(body, flags)), size)
         answers = answers_in(octets, bodiless=flags & HEAD != 0)
         assert len(answers) == 1, f"{len(answers)} answers"
         check_answer(answers[0])
@@ -85,7 +85,7 @@ class _Client:
         )
         # A body that was not read is found to be wrong only after the answer.
         if answers[0].closes or flags & GZIP:
-            self.close()
+            await self.close()
         assert desk.taken() == accepted_in(answers), "what was admitted is not what was answered"
         if answers[0].status == 503:
             assert receipts
@@ -104,26 +104,13 @@ class _Client:
         lines += [b"Transfer-Encoding: chunked" if flags & CHUNKED else b"Content-Length: %d" % len(body)]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
-    async def _asked(self, body: bytes, head: bytes, size: int, bodiless: bool) -> bytes:
-        """The octets of the answer."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._world.port)
-        reader, writer = self._streams
-        for piece in pieces(head + body, size):
-            if writer.is_closing():
-                break
-            writer.write(piece)
-            if size:
-                await asyncio.sleep(0)
-        found = b""
-        async with asyncio.timeout(10):
-            while True:
-                answer = await reader.readuntil(b"\r\n\r\n")
-                found += answer
-                if answer == b"HTTP/1.1 100 Continue\r\n\r\n":
-                    continue
-                length = answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-                return found if bodiless else found + await reader.readexactly(int(length or b"0"))
+    async def _asked(self, head: bytes, body: bytes, size: int) -> bytes:
+        """The octets of the answer. The head comes in one piece: `api_octets` has heads in pieces."""
+        if self._wire is None:
+            self._wire = Wire(self._world.server)
+        await self._wire.send(head, 0)
+        await self._wire.send(body, size)
+        return await self._wire.answered()
 
     def _receipts(self, status: int, call: int, query: bytes, flags: int, body: bytes) -> None:
         """A receipt is answered 2xx only when it was kept, and is refused only when it cannot be read."""
@@ -142,10 +129,10 @@ class _Client:
         else:
             assert status < 300, f"{status} for what was kept"
 
-    def close(self) -> None:
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
+    async def close(self) -> None:
+        if self._wire is not None:
+            wire, self._wire = self._wire, None
+            await wire.close()
 
 
 def _call(call: int, query: bytes) -> tuple[str, bytes]:
@@ -185,7 +172,7 @@ def opened() -> Iterator[Check]:
     with world() as running:
         client = _Client(running)
         yield client.check
-        client.close()
+        running.on.run(client.close())
 
 
 TARGET = Target("api_request", seeds, opened, (*api_body.WORDS, *pushed_receipt.WORDS), octets_max=2500)

@@ -1,12 +1,17 @@
-"""The API on a real socket, with the engine's own intake behind it, and what its answers must be like."""
+"""The API with the engine's own intake behind it, connections to it, and what its answers must be like.
+
+A connection is the server's own protocol on a transport in memory: what octets bring about does not depend
+on a socket, and with one most of the time went to waiting until nothing more comes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +26,14 @@ from supervisor.embedded.servers import start_all
 from tests.api.world import services_with
 from tests.fuzz.intake import CreditDesk, ingest
 from tests.fuzz.pushed_receipt import READERS
-from tests.fuzz.target import Bench, bench
+from tests.fuzz.target import Bench, Transport, bench, pieces
 from tests.providers.sink import Sink
 
 BODY_OCTETS_MAX = 2048
 # A body that never comes is given up after this time, seconds.
 TIMEOUT_S = 5.0
+# In so many turns of the loop each task goes on that could go on without a store.
+_TURNS_MAX = 50
 _HEAD = re.compile(
     rb"HTTP/1\.1 (?P<status>[1-5]\d\d) [A-Za-z ]+\r\n(?P<fields>(?:[A-Za-z-]+: [\x20-\x7e]*\r\n)*)\r\n"
 )
@@ -51,7 +58,7 @@ class World(NamedTuple):
     """The API under test, and what is behind it."""
 
     on: Bench
-    port: int
+    server: Server
     api_key: str
     desk: CreditDesk
     sink: Sink
@@ -64,15 +71,15 @@ def world() -> Iterator[World]:
         postgres = start_all(Path(folder), {"postgres"})["postgres"]
         try:
             desk, sink = CreditDesk(), Sink()
-            server, directory, port, key = on.run(_started(postgres.url, desk, sink))
-            yield World(on, port, key, desk, sink)
+            server, directory, key = on.run(_started(postgres.url, desk, sink))
+            yield World(on, server, key, desk, sink)
             on.run(server.stop(1))
             on.run(directory.close())
         finally:
             postgres.stop(10)
 
 
-async def _started(url: str, desk: CreditDesk, sink: Sink) -> tuple[Server, Directory, int, str]:
+async def _started(url: str, desk: CreditDesk, sink: Sink) -> tuple[Server, Directory, str]:
     await migrate_postgres(url)
     directory = await Directory.connect(url, shards=16)
     made = await directory.create_organisation("Acme")
@@ -84,11 +91,79 @@ async def _started(url: str, desk: CreditDesk, sink: Sink) -> tuple[Server, Dire
     # The key is looked up once, so that PostgreSQL is not what the time goes to.
     server = Server(create_app(services, Keys(directory, fresh_s=1e6, unknown_s=1e6)), listener)
     await server.start()
-    return server, directory, listener.getsockname()[1], made.api_key
+    return server, directory, made.api_key
 
 
 async def _no_history(organisation_id: int, message_id: str) -> msgspec.Struct | None:
     return None
+
+
+class Wire:
+    """One connection to the API. Make and use it on the loop of the API."""
+
+    def __init__(self, server: Server) -> None:
+        assert server._connections is not None
+        self._transport = Transport()
+        self._protocol = server._connections()
+        self._protocol.connection_made(self._transport)
+        task = self._protocol._task_handler
+        assert task is not None
+        self._task = task
+
+    @property
+    def closed(self) -> bool:
+        """Whether the API has closed it."""
+        return self._transport.closed
+
+    async def send(self, octets: bytes, size: int) -> None:
+        """Give it these octets in pieces of `size`, as long as it takes any."""
+        for piece in pieces(octets, size):
+            if self._transport.paused:
+                await self._go_on(lambda: not self._transport.paused)
+            if self._transport.paused or self.closed:
+                return
+            self._protocol.data_received(piece)
+            if size:
+                await asyncio.sleep(0)
+
+    async def answered(self) -> bytes:
+        """What it answers before further octets come. Raises AssertionError when it is stuck."""
+        reads_on = await self._go_on(self._awaits_octets)
+        octets = bytes(self._transport.written)
+        self._transport.written.clear()
+        # After its answer it passes over the rest of a body that was refused.
+        assert octets or reads_on or self.closed, "it neither answers nor reads on"
+        return octets
+
+    async def _go_on(self, until: Callable[[], bool]) -> bool:
+        """Let it work until this is so, or it is closed, or does nothing by itself; whether this is so."""
+        turns = 0
+        while not (reached := until()) and not self.closed and turns < _TURNS_MAX:
+            await asyncio.sleep(0)
+            # A request that waits for a store takes as long as that.
+            turns = 0 if self._protocol._current_request else turns + 1
+        return reached
+
+    def _awaits_octets(self) -> bool:
+        """Whether it waits for the next request, or for more of a body."""
+        request = self._protocol._current_request
+        if request is not None:
+            # A request without a body has a stream that never waits.
+            return getattr(request.content, "_waiter", None) is not None
+        waiter = self._protocol._waiter
+        return waiter is not None and not waiter.done()
+
+    async def close(self) -> None:
+        """Close it from the other side. Raises AssertionError when a request that waits for its body stays."""
+        self._protocol.eof_received()
+        self._protocol.connection_lost(None)
+        for _ in range(_TURNS_MAX):
+            if self._task.done():
+                break
+            await asyncio.sleep(0)
+        assert self._protocol._current_request is None, "a request goes on without its connection"
+        # It may still wait for the rest of a body that was refused.
+        self._task.cancel()
 
 
 def answers_in(octets: bytes, bodiless: bool) -> list[Answer]:
