@@ -134,7 +134,8 @@ def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], excha
                 router.add_route("HEAD", path, handler, expect_handler=expect)
         allowed = ", ".join([*actions, *(["HEAD"] if "GET" in actions else [])])
         router.add_route("*", path, exchanges.guard(_refuse_method(allowed)), expect_handler=expect)
-    router.add_route("*", "/{tail:.*}", exchanges.guard(_refuse_path), expect_handler=expect)
+    # Also a path with a line end in it (%0A), which `.` would leave to aiohttp.
+    router.add_route("*", r"/{tail:[\s\S]*}", exchanges.guard(_refuse_path), expect_handler=expect)
 
 
 def _refuse_method(allowed: str) -> Action:
@@ -144,7 +145,9 @@ def _refuse_method(allowed: str) -> Action:
     return refuse
 
 
-async def _refuse_path(_: web.Request) -> Response:
+async def _refuse_path(request: web.Request) -> Response:
+    if request.path.rstrip("/") and request.path.endswith("/"):
+        raise not_found("There is nothing at this path: no path here ends in a slash.")
     raise not_found("There is nothing at this path.")
 
 

@@ -57,6 +57,16 @@ async def test_an_unknown_path_is_not_found(api: Api, path: str, method: str) ->
     assert headers["X-Request-Id"] == reply["request_id"]
 
 
+async def test_a_path_with_a_slash_at_its_end_is_told_that_none_has_one(api: Api) -> None:
+    for path in ("/v1/messages/", "/v1/admin/prices/?a=b"):
+        status, _, reply = await api.ask("POST", path)
+        assert (status, reply["code"]) == (404, "not_found")
+        assert reply["detail"] == "There is nothing at this path: no path here ends in a slash."
+    for path in ("/", "/v1/message"):
+        _, _, reply = await api.ask("POST", path)
+        assert reply["detail"] == "There is nothing at this path."
+
+
 @pytest.mark.parametrize("sane", ["a", "7f3.A_b-9", "x" * 64])
 async def test_a_sane_request_id_is_kept(api: Api, sane: str) -> None:
     _, headers, _ = await api.ask("GET", "/healthz", X_Request_Id=sane)
@@ -152,6 +162,8 @@ async def test_the_problem_of_a_bad_head_says_what_is_allowed(
         b"GET ///a:b/",
         b"GET /v1%2Fmessages",
         b"GET /v1/../healthz",
+        b"GET /v1/messages%0A",
+        b"POST /%0d%0a%00",
         b"TRACE /",
     ],
 )
