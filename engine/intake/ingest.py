@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 
 import msgspec
+import structlog
 
 from engine._fastcredits import CreditMap
 from engine.credit.group_commit import NOT_WRITTEN, UNDECIDED
@@ -48,6 +49,8 @@ _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # More units than any message costs.
 _ABOVE_ANY_COST = 1 << 63
+
+_log = structlog.get_logger(__name__)
 
 
 class CreditWaits(msgspec.Struct):
@@ -105,9 +108,9 @@ class Ingest:
     ) -> Submitted:
         """Accept or refuse each draft on its own; `render` makes the answer from the outcomes.
 
-        Raises Refusal 409 when the key was used for another request, Full when Redis has little memory
-        left, and Unavailable when the messages could not be decided or written in time: none of them
-        ever is written. Undecided: they may be.
+        Raises Refusal 409 when the key was used for another request, or what was kept of its answer cannot
+        be read, Full when Redis has little memory left, and Unavailable when the messages could not be
+        decided or written in time: none of them ever is written. Undecided: they may be.
         """
         self._check()
         self._quota.check()
@@ -141,8 +144,7 @@ class Ingest:
         replay = await self._admitted(submission, incarnation, deadline)
         if replay is None:
             return Submitted(answer=answer, replayed=False)
-        first = kept_answer.unpack(replay.answer)
-        return Submitted(answer=replay.answer if first is None else render(first), replayed=True)
+        return Submitted(answer=_first_answer(replay, render, organisation_id, len(drafts)), replayed=True)
 
     async def _admitted(self, submission: Submission, incarnation: int, deadline: float) -> Replay | None:
         """Wait until the submission is in Redis; returns None, or what its key was first used for."""
@@ -288,6 +290,28 @@ def _insufficient(cost: int) -> Refusal:
         402,
         f"The message costs {cost} units, more than the organisation has left; top up and send again.",
     )
+
+
+def _first_answer(
+    replay: Replay, render: Callable[[Sequence[Outcome]], bytes], organisation_id: int, count: int
+) -> bytes:
+    """What the request with these `count` messages was answered the first time.
+
+    Raises Refusal 409 when what was kept of it cannot be read. Its messages were accepted then, so neither
+    may they be admitted again, nor is it of use to repeat the request until the key is forgotten.
+    """
+    try:
+        first = kept_answer.unpack(replay.answer, count)
+    except kept_answer.Unreadable as e:
+        _log.warning("kept answer is unreadable", organisation_id=organisation_id, reason=str(e))
+        raise Refusal(
+            "idempotency_key_used",
+            409,
+            "This Idempotency-Key was used before for the same request, which was accepted, but its answer can"
+            " no longer be read; nothing is sent or charged again.",
+            "Idempotency-Key",
+        ) from e
+    return replay.answer if first is None else render(first)
 
 
 def _outcome(addressed: Addressed | Refusal) -> Outcome:

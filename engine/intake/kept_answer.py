@@ -9,6 +9,9 @@ Wire format: a byte, 1 for plain and 2 for deflated (RFC 1950), then a MessagePa
 [id of the first message, 16 bytes; shapes; runs]. Runs are pairs of numbers: how many outcomes in a
 row have which shape. A shape is an array, of 5 when accepted and of 4 when refused: see the code.
 The version before this one kept the answer as it was sent, JSON; its first byte is another.
+
+What is read may have been damaged, or written by a version that is not known yet: then it is `Unreadable`,
+whatever its bytes are.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,8 +37,24 @@ _ENCODINGS = ("GSM-7", "UCS-2")
 # See `ids.MessageIds`: the low 48 bits count up, and wrap.
 _COUNTER = (1 << 48) - 1
 
+# What the version before kept begins with one of these.
+_JSON = (b"{", b"[")
+
+_Place = Annotated[int, msgspec.Meta(ge=0)]
+_Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
+# A shape by its length: of a message that was refused, and of one that was accepted.
+_SHAPES: dict[int, Any] = {
+    4: tuple[str, int, str, str | None],
+    5: tuple[_Flag, _Flag, _Place, _Flag, _Place],
+}
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
+_decode = msgspec.msgpack.Decoder(
+    tuple[Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)], list[list[Any]], list[_Place]]
+).decode
+
+
+class Unreadable(ValueError):
+    """The bytes are no answer that was kept."""
 
 
 def pack(outcomes: Sequence[Outcome]) -> bytes:
@@ -60,17 +79,41 @@ def pack(outcomes: Sequence[Outcome]) -> bytes:
     return _PLAIN + packed if len(packed) < _DEFLATE_MIN else _DEFLATED + zlib.compress(packed)
 
 
-def unpack(kept: bytes) -> list[Outcome] | None:
-    """What `pack` was given; None: it is an answer as the version before this one kept it."""
+def unpack(kept: bytes, count: int) -> list[Outcome] | None:
+    """The `count` outcomes that `pack` was given; None: `kept` is an answer as the version before this one
+    kept it.
+
+    Raises Unreadable.
+    """
+    try:
+        if kept.startswith(_JSON):
+            msgspec.json.decode(kept)
+            return None
+        return _outcomes(_decode(_plain(kept)), count)
+    except (msgspec.DecodeError, zlib.error, IndexError, RecursionError, ValueError) as e:
+        raise Unreadable(str(e)) from e
+
+
+def _plain(kept: bytes) -> bytes:
     form, packed = kept[:1], kept[1:]
-    if form not in (_PLAIN, _DEFLATED):
-        return None
-    first, shapes, runs = _decode(packed if form == _PLAIN else zlib.decompress(packed))
-    number = int.from_bytes(first, "big")
+    if form == _DEFLATED:
+        return zlib.decompress(packed)
+    if form != _PLAIN:
+        raise Unreadable(f"its form {form.hex()!r} is not known")
+    return packed
+
+
+def _outcomes(packed: tuple[bytes, list[list[Any]], list[int]], count: int) -> list[Outcome]:
+    first, shapes, runs = packed
+    # Before anything is repeated as often as a damaged number says.
+    if sum(runs[::2]) != count:
+        raise Unreadable(f"it does not have {count} outcomes")
+    number = int.from_bytes(first)
+    known = [msgspec.convert(shape, _SHAPES.get(len(shape), _SHAPES[5])) for shape in shapes]
     outcomes: list[Outcome] = []
-    for count, shape in zip(runs[::2], runs[1::2], strict=True):
-        for _ in range(count):
-            outcomes.append(_outcome(shapes[shape], _moved(number, len(outcomes))))
+    for run, shape in zip(runs[::2], runs[1::2], strict=True):
+        for _ in range(run):
+            outcomes.append(_outcome(known[shape], _moved(number, len(outcomes))))
     return outcomes
 
 
@@ -91,7 +134,7 @@ def _shape(outcome: Outcome) -> tuple[Any, ...]:
     )
 
 
-def _outcome(shape: list[Any], number: int) -> Outcome:
+def _outcome(shape: tuple[Any, ...], number: int) -> Outcome:
     if len(shape) == 4:
         return Refusal(*shape)
     status, queue, segments, encoding, units = shape

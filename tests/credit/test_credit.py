@@ -283,6 +283,28 @@ async def test_an_answer_that_the_version_before_kept_is_given_again(
         await w.clean()
 
 
+async def test_a_repetition_whose_kept_answer_is_damaged_is_refused_for_good_and_costs_nothing(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        await w.ledger()
+        ingest, _ = await w.holder("h1")
+        org = await w.organisation(100)
+        submit = partial(ingest.submit, org, render=render, idempotency_key="k", fingerprint=b"one")
+        assert accepted(await submit(drafts(3))) == 3
+        key = redis_keys.idempotency_key(shards.shard_of(org, SHARDS), org, "k")
+        await w.link.call("SET", key, b"\x03one" + b"\x01damaged", "KEEPTTL")
+        with pytest.raises(Refusal) as refused:
+            await submit(drafts(3))
+        assert (refused.value.status, refused.value.code) == (409, "idempotency_key_used")
+
+        async def posted() -> bool:
+            return (await w.directory.balance(org)).held == 3
+
+        await eventually(posted)
+        await w.clean()
+
+
 async def test_a_repeated_batch_is_told_its_refusals_again_whatever_has_changed_since(
     streams_url: str, books_url: str
 ) -> None:
