@@ -33,6 +33,7 @@ BODIES = [
     b'{"messages": [{"message-id": "A1", "status": "0"}, {"message-id": "A,2", "status": "0"}]}',
     b'{"messages": [{"status": "1"}]}', b"<html>busy</html>", b"", b'{"id": "caf\xe9"}',
     b"[" * 300 + b"]" * 300,
+    b'<br />\n<b>Notice</b>:  x in <b>/a.php</b> on line <b>7</b><br />\n{"id": "m-1", "code": "0",}',
 ]  # fmt: skip
 _HEADS = [
     b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n",
@@ -54,7 +55,7 @@ WORDS = (
     b"\r\n", b"\n", b"0\r\n\r\n", b"Content-Length: 0\r\n", b"Connection: close\r\n", b"Retry-After: 9\r\n",
     b"Content-Encoding: gzip\r\n", b"identity", b"gzip, chunked", b'"id"', b'"sid"', b'"code"', b'"status"',
     b'"messages"', b'"message-id"', b'"entries"', b'"messageid"', b"HTTP/1.1 100 Continue\r\n\r\n", b"+5",
-    b"0x10",
+    b"0x10", b",}", b"\nWarning: x in a.php on line 1\n",
 )  # fmt: skip
 MESSAGE = message()
 

@@ -65,8 +65,8 @@ class HttpAnswer:
 
     @property
     def is_page(self) -> bool:
-        """Whether the body begins as a page for people does: HTML."""
-        return _PAGE.match(self.text) is not None
+        """Whether the body begins as a page for people does: HTML. An object behind a warning is none."""
+        return _PAGE.match(self.text) is not None and self.document is None
 
 
 _UNREAD = object()

@@ -164,6 +164,18 @@ def test_a_2xx_without_the_id_that_it_should_have_is_unknown(body: bytes) -> Non
     assert recognised(500, body, id="json:id") == ("temporary", "", "500")
 
 
+def test_an_answer_behind_a_warning_of_php_is_no_page() -> None:
+    warning = b"<br />\n<b>Warning</b>:  x in <b>/y.php</b> on line <b>1</b><br />\n"
+    assert recognised(200, warning + b'{"ok": 1}', id="json:id", id_required=False).kind == "accepted"
+    assert recognised(200, warning + b"<p>ok</p>", id="json:id", id_required=False).kind == "unknown"
+    assert whole(400, warning + b'{"error": "x"}', **JSON_TABLE) == ("permanent", "", "400", False)
+
+
+@pytest.mark.parametrize("octets", [b'{"a":"' + b'\\"' * 200_000, b"<b>Warning</b>: " * 30_000, b"{,}" * 100_000])
+def test_what_is_long_and_wrong_is_given_up_soon(octets: bytes) -> None:
+    assert recognised(200, octets, id="json:id") == ("unknown", "", "no-id")
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", b'{"other": 1}', b"[1]"])
 def test_a_2xx_that_no_rule_understands_is_unknown(body: bytes) -> None:
     assert recognised(200, body, code="json:status", accepted={"code": [0]}) == ("unknown", "", "200")
