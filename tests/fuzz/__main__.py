@@ -3,13 +3,15 @@
 `python -m tests.fuzz --minutes 10`, `--cases 1000000`, `--target smpp_session`. What it has learnt stays in
 `.fuzz/`, one folder for each target. An input that breaks a promise is kept in a file, whose name is printed
 with the command that tries it again: `python -m tests.fuzz --target NAME --input FILE`. The exit code is 1
-when anything was found.
+when anything was found, or when it was ended before: by SIGINT or SIGTERM, after which the processes of its
+targets have ended, too. They do not outlive it when it is killed.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / ".fuzz"
 CORES = 2
 _SHOW_S = 5.0
+# How long a target has to end the input that it tries, seconds.
+_END_S = 5.0
 _COVERAGE = re.compile(r"cov: (\d+)")
 
 
@@ -36,6 +40,8 @@ class Campaign:
         self.cases = self.coverage = self.findings = 0
         self.began_s = self.ended_s = 0.0
         self._last: list[str] = []
+        self._child: subprocess.Popen[str] | None = None
+        self._ends = False
 
     def run(self) -> bool:
         """Fuzz it to the end; whether nothing was found."""
@@ -48,9 +54,11 @@ class Campaign:
             str(self._folder),
             *self._arguments,
         ]
-        child = subprocess.Popen(
+        self._child = child = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
         )
+        if self._ends:
+            child.terminate()
         assert child.stdout is not None
         for line in child.stdout:
             self._hear(line.strip())
@@ -59,6 +67,16 @@ class Campaign:
         if code:
             say(f"{self.name} ended with code {code}:\n" + "\n".join(f"    {line}" for line in self._last))
         return not (code or self.findings)
+
+    def end(self) -> None:
+        """Ask its process to end, and end it when it hangs."""
+        self._ends = True
+        if self._child is not None:
+            self._child.terminate()
+            try:
+                self._child.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
 
     def _hear(self, line: str) -> None:
         word, _, rest = line.partition(" ")
@@ -131,13 +149,15 @@ def fuzz(campaigns: list[Campaign]) -> int:
 
     shower = threading.Thread(target=show, daemon=True)
     shower.start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(CORES) as pool:
         running = [pool.submit(one.run) for one in campaigns]
         try:
             clean = [one.result() for one in running]
         except KeyboardInterrupt:
-            # A terminal has told those that run too; those that wait are not begun.
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for one in campaigns:
+                one.end()
             clean = [False]
     over.set()
     shower.join()

@@ -5,15 +5,18 @@ mutations of the seeds and of what an earlier run has kept, at several times the
 inputs that reached something new, and those that broke a promise. It prints a line `cases N` every second,
 `finding FILE REASON` for each, and what libFuzzer says.
 
-An input that does not end within a minute ends the process.
+An input that does not end within a minute ends the process. SIGTERM ends it after the input that it tries, and
+the end of the process that began it at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import faulthandler
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +38,7 @@ FINDINGS_MAX = 50
 # An input that takes longer hangs, seconds.
 HANGS_S = 60
 _SAY_S = 1.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Run:
@@ -47,6 +51,10 @@ class Run:
         self._cases = cases
         self._until_s = time.monotonic() + seconds if seconds else float("inf")
         self._said_s = 0.0
+
+    def end(self, *_: object) -> None:
+        """Make the input that is tried, or the next, the last. Called by a signal."""
+        self._until_s = 0.0
 
     def one(self, data: bytes) -> None:
         """Try one input. The process ends with the last: libFuzzer, which calls this, has no other end."""
@@ -74,12 +82,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--unguided", action="store_true")
     asked = parser.parse_args()
+    # If that one has ended before, the first line that is printed ends this one.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     target, corpus = TARGETS[asked.target], asked.folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     further = found_before(target.name)
     with contextlib.ExitStack() as stack:
         trial = Trial(target, stack.enter_context(target.opened()), asked.folder / "found")
         run = Run(trial, stack.close, asked.cases, asked.seconds)
+        signal.signal(signal.SIGTERM, run.end)
         if atheris:
             _guided(run, target, asked.folder, further, asked.seed)
         further += [file.read_bytes() for file in sorted(corpus.iterdir())]
@@ -97,7 +108,8 @@ def _guided(run: Run, target: Target, folder: Path, further: list[bytes], seed: 
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words), encoding="ascii")
     options = [
         f"-seed={seed}", f"-max_len={target.octets_max}", f"-artifact_prefix={folder}/", f"-dict={words}",
-        f"-timeout={HANGS_S}", "-rss_limit_mb=2048", str(folder / "corpus"), str(seeds),
+        f"-timeout={HANGS_S}", "-rss_limit_mb=2048", "-handle_term=0",
+        str(folder / "corpus"), str(seeds),
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options], run.one)
     atheris.Fuzz()
