@@ -307,8 +307,8 @@ def _first_answer(
         raise Refusal(
             "idempotency_key_used",
             409,
-            "This Idempotency-Key was used before for the same request, which was accepted, but its answer can"
-            " no longer be read; nothing is sent or charged again.",
+            "This Idempotency-Key was used before for the same request, which was accepted, but its answer"
+            " can no longer be read; nothing is sent or charged again.",
             "Idempotency-Key",
         ) from e
     return replay.answer if first is None else render(first)

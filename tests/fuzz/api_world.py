@@ -154,7 +154,7 @@ class Wire:
         return waiter is not None and not waiter.done()
 
     async def close(self) -> None:
-        """Close it from the other side. Raises AssertionError when a request that waits for its body stays."""
+        """Close it from the other side. Raises AssertionError when a request that has no body yet stays."""
         self._protocol.eof_received()
         self._protocol.connection_lost(None)
         for _ in range(_TURNS_MAX):

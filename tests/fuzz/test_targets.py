@@ -10,7 +10,7 @@ from tests.fuzz.mutation import inputs
 from tests.fuzz.targets import FOUND, TARGETS, Trial, found_before
 
 # Mutations of each target: about a second of each.
-COUNTS = {"api_octets": 150, "api_request": 400, "config_file": 400, "smpp_session": 1000}
+COUNTS = dict.fromkeys(("api_octets", "api_request", "config_file", "smpp_session"), 1000)
 COUNT = 3000
 SEED = 7
 

@@ -74,7 +74,9 @@ WARNING = b"<br />\n<b>Warning</b>:  fopen(/x): failed in <b>/srv/a.php</b> on l
         OBJECT + b"\0\0;",
         gzip.compress(OBJECT),
         WARNING + OBJECT,
-        WARNING + b"<br />\n<b>Notice</b>:  Undefined index: {a} in <b>/b.php</b> on line <b>7</b><br />" + OBJECT,
+        WARNING
+        + b"<br />\n<b>Notice</b>:  Undefined index: {a} in <b>/b.php</b> on line <b>7</b><br />"
+        + OBJECT,
         b"\nWarning: mysqli_query(): MySQL has gone away in /a/b.php on line 12\n\r\n" + OBJECT + b"\n",
         b"PHP Deprecated:  x in C:\\y.php(3) : eval()'d code on line 1\n" + OBJECT[:-1] + b",}",
         OBJECT[:-1] + b',"to":["98",],\r\n}',
@@ -94,9 +96,9 @@ async def test_where_the_id_is_there_the_message_is_accepted(body: bytes) -> Non
         b"", PAGE, OBJECT[:-1], b"{'id': 'm-1'}", b"[%b,%b]" % (OBJECT, OBJECT), b'{"id":null}',
         b"<br />\n<b>Warning</b>: x in y.php\n" + OBJECT, b"callback(" + OBJECT + b")", b"OK",
         b'{"data":{}}', WARNING, WARNING + OBJECT + OBJECT, WARNING + b"[" + OBJECT + b"]",
-        WARNING + OBJECT[:-1], WARNING + PAGE + OBJECT, WARNING + b"x" + OBJECT, WARNING + OBJECT + b"</body>",
-        WARNING.replace(b"Warning", b"Fatal error") + OBJECT, OBJECT[:-1] + b',,}', OBJECT[:-1] + b',"a":,}',
-        OBJECT[:-1] + b",",
+        WARNING + OBJECT[:-1], WARNING + PAGE + OBJECT, WARNING + b"x" + OBJECT,
+        WARNING + OBJECT + b"</body>", WARNING.replace(b"Warning", b"Fatal error") + OBJECT,
+        OBJECT[:-1] + b",,}", OBJECT[:-1] + b',"a":,}', OBJECT[:-1] + b",",
     ],
 )  # fmt: skip
 async def test_where_it_is_not_clear_the_outcome_is_unknown_and_noted(body: bytes) -> None:

@@ -171,7 +171,9 @@ def test_an_answer_behind_a_warning_of_php_is_no_page() -> None:
     assert whole(400, warning + b'{"error": "x"}', **JSON_TABLE) == ("permanent", "", "400", False)
 
 
-@pytest.mark.parametrize("octets", [b'{"a":"' + b'\\"' * 200_000, b"<b>Warning</b>: " * 30_000, b"{,}" * 100_000])
+@pytest.mark.parametrize(
+    "octets", [b'{"a":"' + b'\\"' * 200_000, b"<b>Warning</b>: " * 30_000, b"{,}" * 100_000]
+)
 def test_what_is_long_and_wrong_is_given_up_soon(octets: bytes) -> None:
     assert recognised(200, octets, id="json:id") == ("unknown", "", "no-id")
 
