@@ -5,8 +5,8 @@ mutations of the seeds and of what an earlier run has kept, at several times the
 inputs that reached something new, and those that broke a promise. It prints a line `cases N` every second,
 `finding FILE REASON` for each, and what libFuzzer says.
 
-An input that does not end within a minute ends the process. SIGTERM ends it after the input that it tries; the end
-of the process that began it does so at once.
+An input that does not end within a minute ends the process. SIGTERM ends it after the input that it tries;
+the end of the process that began it does so at once.
 """
 
 from __future__ import annotations
