@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,7 @@ _decode = msgspec.json.Decoder().decode
 _tolerant = json.JSONDecoder(strict=False)
 # What may stand before a document and between two.
 _BLANKS = " \t\r\n\0\ufeff"
+_BLANK = re.compile(f"[{_BLANKS}]*")
 _BEGINNINGS = ("{", "[", '"')
 _UTF8_MARK = b"\xef\xbb\xbf"
 _ERRORS = (ValueError, RecursionError)
@@ -42,6 +43,10 @@ class Malformed(ValueError):
     """The bytes are no JSON document."""
 
 
+class TooMany(ValueError):
+    """There are more documents than may be."""
+
+
 def parse_json(body: bytes) -> Any:
     """The first document in `body`; what follows it is passed over, and warnings before an object are.
 
@@ -51,23 +56,26 @@ def parse_json(body: bytes) -> Any:
         document = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         text = _text(body)
-        document = _first(text)[0] if text.startswith(_BEGINNINGS) else _after_warnings(text)
+        document = _first(text, 0).document if text.startswith(_BEGINNINGS) else _after_warnings(text)
     return document if type(document) is not str else _unwrapped(document)
 
 
-def parse_json_documents(body: bytes) -> list[Any]:
+def parse_json_documents(body: bytes, most: int) -> list[Any]:
     """All documents in `body`, one after another with nothing but blanks between; at least one.
 
-    Raises Malformed, also when only the first ones are whole: nothing of the rest may be lost.
+    Raises Malformed, also when only the first ones are whole: nothing of the rest may be lost. Raises TooMany
+    when there are more than `most`.
     """
     try:
         return [_unwrapped(_decode(body))]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    rest = _text(body)
+    text, at = _text(body), 0
     documents: list[Any] = []
-    while rest or not documents:
-        document, rest = _first(rest)
+    while at < len(text) or not documents:
+        if len(documents) == most:
+            raise TooMany(f"there are more than {most} documents")
+        document, text, at = _first(text, at)
         documents.append(_unwrapped(document))
     return documents
 
@@ -77,41 +85,52 @@ def _after_warnings(text: str) -> Any:
     at = 0
     while warning := _WARNING.match(text, at):
         at = warning.end()
-    document, rest = _first(text[at:])
-    if not at or rest or type(document) is not dict:
+    found = _first(text, at)
+    if not at or found.end < len(found.text) or type(found.document) is not dict:
         raise Malformed("it begins with something else")
-    return document
+    return found.document
 
 
-def _first(text: str) -> tuple[Any, str]:
-    """The document that `text` begins with, and the rest without the blanks around it."""
-    if not text.startswith(_BEGINNINGS):
+class _Found(NamedTuple):
+    """A document, the text in which it stands, and where what comes after it and blanks begins there."""
+
+    document: Any
+    text: str
+    end: int
+
+
+def _first(text: str, at: int) -> _Found:
+    """The document that begins in `text` at `at`, perhaps in a text without commas that are too many."""
+    if not text.startswith(_BEGINNINGS, at):
         raise Malformed("it begins with something else")
     try:
-        return _whole(text)
+        return _whole(text, at)
     except Malformed:
-        corrected = _COMMAS.sub(lambda found: "" if found[0] == "," else found[0], text)
-        if corrected == text:
+        rest = text[at:]
+        corrected = _COMMAS.sub(lambda found: "" if found[0] == "," else found[0], rest)
+        if corrected == rest:
             raise
-        return _whole(corrected)
+        return _whole(corrected, 0)
 
 
-def _whole(text: str) -> tuple[Any, str]:
+def _whole(text: str, at: int) -> _Found:
     try:
-        document, end = _tolerant.raw_decode(text)
-        if "\\u" in text:
+        document, end = _tolerant.raw_decode(text, at)
+        if text.find("\\u", at, end) >= 0:
             # Escaped halves of characters can be written nowhere.
             whole = json.dumps(document, ensure_ascii=False).encode(errors="replace")
             document = json.loads(whole)
     except _ERRORS as e:
         raise Malformed(str(e)) from e
-    return document, text[end:].strip(_BLANKS)
+    blanks = _BLANK.match(text, end)
+    assert blanks is not None
+    return _Found(document, text, blanks.end())
 
 
 def _unwrapped(document: Any) -> Any:
     if isinstance(document, str) and document.lstrip(_BLANKS).startswith(("{", "[")):
         try:
-            return _first(document.strip(_BLANKS))[0]
+            return _first(document.strip(_BLANKS), 0).document
         except Malformed:
             return document
     return document

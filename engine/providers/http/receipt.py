@@ -31,7 +31,7 @@ from engine.ids import accepted_at_us
 from engine.problem_records import ProblemKind
 from engine.providers.http.form_parts import parts_of
 from engine.providers.http.json_path import Path, find, parse_path, word
-from engine.providers.http.json_text import Malformed, parse_json_documents
+from engine.providers.http.json_text import Malformed, TooMany, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
 from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
 from engine.providers.problems import Problems
@@ -155,9 +155,11 @@ class ReceiptReading:
             # Some senders do not percent-encode their UTF-8. Nothing that is read here is lost by that.
             return [_Request(query, _parameters(body.decode(errors="replace"), "body"), "")]
         try:
-            documents = parse_json_documents(body)
+            documents = parse_json_documents(body, RECEIPTS_MAX)
         except Malformed as e:
             raise Refusal("invalid_body", 400, "The body is not JSON.") from e
+        except TooMany as e:
+            raise _too_many() from e
         found: list[Any] = []
         for document in documents:
             inside = find(document, self._list)
@@ -167,7 +169,7 @@ class ReceiptReading:
                 return [_Request(query, inside, "")]
             found += inside if isinstance(inside, list) else [inside]
         if len(found) > RECEIPTS_MAX:
-            raise Refusal("too_many", 413, f"A request may have {RECEIPTS_MAX} receipts.")
+            raise _too_many()
         return [_Request(query, one, f"{number}.") for number, one in enumerate(found)]
 
     def _receipt(self, request: _Request, now_us: int) -> Receipt:
@@ -255,6 +257,10 @@ def _field(text: str) -> _Field | None:
     in_query = text.startswith("query:")
     name = text.removeprefix("query:")
     return _Field(name, in_query, parse_path(name))
+
+
+def _too_many() -> Refusal:
+    return Refusal("too_many", 413, f"A request may have {RECEIPTS_MAX} receipts.")
 
 
 def _missing(request: _Request, field: _Field | None) -> Refusal:

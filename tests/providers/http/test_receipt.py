@@ -245,6 +245,13 @@ def test_a_wrong_receipt_names_its_field(value: object, status: int, field: str 
         ("application/json", b"", "", 400),
         ("application/json", b"\xff", "", 400),
         ("application/json", b"[" * 100_000, "", 400),
+        ("application/json", b"[]" * (RECEIPTS_MAX + 1), "", 413),
+        # Each of these takes minutes when the rest is copied for every document, or read again.
+        ("application/json", b"{}" * (BODY_BYTES_MAX // 2), "", 413),
+        ("application/json", b'{"a":1,}' * (BODY_BYTES_MAX // 8), "", 413),
+        ("application/json", b"[1,]," * (BODY_BYTES_MAX // 5), "", 400),
+        ("application/json", b'{"a":"' + b'\\"' * (BODY_BYTES_MAX // 2 - 3), "", 400),
+        ("application/json", b'{"a":1,,' + b" ," * (BODY_BYTES_MAX // 2 - 4), "", 400),
         (FORM, b"&".join(b"a=1" for _ in range(500)), "", 400),
         (FORM, b"", "&".join("a=1" for _ in range(500)), 400),
         (FORM, b"a" * (BODY_BYTES_MAX + 1), "", 413),
