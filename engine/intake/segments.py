@@ -38,7 +38,6 @@ _ESCAPE = "\x1b"
 _ASCII_BASIC = "".join(c for c in BASIC if c.isascii()).encode("ascii")
 _ASCII_EXTENSION = EXTENSION.replace("€", "").encode("ascii")
 _FOREIGN = re.compile(f"[^{re.escape(BASIC + EXTENSION)}]")
-_EXTENDED = re.compile(f"[{re.escape(EXTENSION)}]")
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -106,12 +105,15 @@ def _count_extended(text: str) -> int:
         return -1 if rest.translate(None, _ASCII_EXTENSION) else len(rest)
     if _FOREIGN.search(text) is not None:
         return -1
-    return len(_EXTENDED.findall(text))
+    return sum(map(text.count, EXTENSION))
 
 
 def _escaped(text: str) -> str:
     """One character for each septet."""
-    return _EXTENDED.sub(_ESCAPE + r"\g<0>", text)
+    # Many times as fast as one regular expression: a megabyte of braces is no second of the process.
+    for extended in EXTENSION:
+        text = text.replace(extended, _ESCAPE + extended)
+    return text
 
 
 def _cuts_septets(septets: str) -> list[int]:
