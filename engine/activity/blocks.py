@@ -139,11 +139,16 @@ def _rows_of(blob: bytes) -> list[list[Any]]:
 
 
 def _check(rows: list[list[Any]]) -> None:
-    for row in rows:
-        for name, value in zip(ActivityRow.__struct_fields__, row, strict=True):
-            if name in _HIGHEST:
-                fits = type(value) is int and 0 <= value <= _HIGHEST[name]
-            else:
-                fits = type(value) is _TYPES.get(name, str)
-            if not fits:
-                raise ValueError(f"{name} does not fit")
+    if not all(map(fits, rows)):
+        raise ValueError("a value fits no column")
+
+
+def fits(row: Sequence[object]) -> bool:
+    """Whether each value of a row, which may lack the last ones or have more, fits its column."""
+    for name, value in zip(ActivityRow.__struct_fields__, row, strict=False):
+        if name in _HIGHEST:
+            if type(value) is not int or not 0 <= value <= _HIGHEST[name]:
+                return False
+        elif type(value) is not _TYPES.get(name, str):
+            return False
+    return True

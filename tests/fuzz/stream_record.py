@@ -12,7 +12,7 @@ from functools import partial
 import msgspec
 
 from engine.activity.blocks import block_of, oldest, rows_in
-from engine.activity.records import ActivityEntry
+from engine.activity.records import ActivityEntry, MessageKey
 from engine.activity.row import row_of
 from engine.providers import presets
 from engine.providers.http.description import describe
@@ -28,6 +28,7 @@ from engine.routing.records import Route, RoutingPlan
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.queue_wire import decoded
 from engine.stores.redis.routing_copy import RoutingCopy
+from engine.stores.redis.tail_search import TailSearch
 from engine.stream_id import StreamId
 from tests.fuzz.smpp_pdu import SETTINGS
 from tests.fuzz.target import Check, Target, bench
@@ -94,7 +95,7 @@ def opened() -> Iterator[Check]:
             partial(_activity, exact=True),
             _receipts,
             _late_receipt,
-            lambda blob: list(activity._matching(_entry(blob), 1, message().id)),
+            partial(_looked_up, activity),
             lambda blob: on.run(RoutingCopy(_Link(blob)).newest()),  # type: ignore[arg-type]
         ]
         yield partial(check, reads)
@@ -128,6 +129,15 @@ def _activity(blob: bytes, exact: bool) -> None:
     assert block.rows >= 2, "a bad entry took the others with it"
     assert {len(column) for column in block.columns} == {block.rows}, "the columns have different lengths"
     assert bool(unreadable) <= (block.rows == 2)
+
+
+def _looked_up(activity: RedisActivityStream, blob: bytes) -> None:
+    key = MessageKey(organisation_id=message().organisation_id, message_id=message().id, accepted_at_us=0)
+    search = TailSearch([key], activity._unpacked, 10)
+    # Two pages: what the first one says decides where the second begins.
+    search.take([_entry(_encode([_ROW])), _entry(blob)], last=False)
+    search.take([_entry(blob)], last=True)
+    assert search.found[key].rows, "a bad entry took the others with it"
 
 
 def _receipts(blob: bytes) -> None:

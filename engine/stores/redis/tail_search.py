@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from engine.activity.blocks import fits
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.lifecycle import EVENTS
 from engine.records import ActivityRow
@@ -94,9 +95,11 @@ class TailSearch:
     def _note(self, entry: ActivityEntry, mentioned: dict[str, _Wanted]) -> None:
         rows: dict[str, list[ActivityRow]] = {}
         for values in self._decode(entry):
-            if len(values) < _VALUES_MIN or values[_MESSAGE_ID] not in mentioned:
+            if len(values) < _VALUES_MIN or type(values[_MESSAGE_ID]) is not str:
                 continue
-            # Not validated, so that an event of a newer version is shown as it is.
+            if values[_MESSAGE_ID] not in mentioned or not fits(values):
+                continue
+            # The event may be any word, so that one of a newer version is shown as it is.
             row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))  # type: ignore[arg-type]
             # Another organisation's message is not theirs to see.
             if row.organisation_id == mentioned[row.message_id].key.organisation_id:

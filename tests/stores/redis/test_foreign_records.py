@@ -6,13 +6,15 @@ import msgspec
 import pytest
 
 from engine.activity.blocks import block_of
-from engine.activity.records import ActivityEntry
+from engine.activity.records import ActivityEntry, MessageKey
 from engine.activity.row import row_of
 from engine.receipts.ports import LateEntry
 from engine.receipts.records import LateReceipt, Receipt
 from engine.receipts.rounds import _pending
+from engine.records import ActivityRow
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.queue_wire import decoded
+from engine.stores.redis.tail_search import TailSearch
 from engine.stream_id import StreamId
 from tests.providers.carrier import message
 
@@ -62,8 +64,23 @@ def test_an_entry_that_has_no_receipts_is_told_from_the_others(receipt: bytes) -
     assert pending.unreadable == [bad, late]
 
 
-@pytest.mark.parametrize("row", [*foreign(ROW), encoded(msgspec.to_builtins(ROW)[:5])])
+def misfits() -> list[bytes]:
+    """Rows like `ROW`, and scheduled ones, of which one value is of another kind."""
+    fields = ActivityRow.__struct_fields__
+    scheduled = msgspec.structs.replace(ROW, event="scheduled", due_at_us=1)
+    return [
+        encoded([value if name == wrong else given for name, given in zip(fields, row, strict=True)])
+        for row in (msgspec.to_builtins(ROW), msgspec.to_builtins(scheduled))
+        for wrong in fields
+        for value in ([MESSAGE.id], {"a": 1}, None, 1.5)
+    ]
+
+
+@pytest.mark.parametrize("row", [*foreign(ROW), encoded(msgspec.to_builtins(ROW)[:5]), *misfits()])
 def test_a_message_is_shown_whatever_stands_beside_its_rows(row: bytes) -> None:
     stream = RedisActivityStream("redis://127.0.0.1:1", 16)
-    found = stream._matching(entry(b"\x91" + row), MESSAGE.organisation_id, MESSAGE.id)
-    assert list(found) == []
+    key = MessageKey(organisation_id=MESSAGE.organisation_id, message_id=MESSAGE.id, accepted_at_us=0)
+    search = TailSearch([key], stream._unpacked, 10)
+    # Two rows in one entry are readable each on its own, unless the entry is none.
+    search.take([entry(b"\x92" + row + encoded(ROW)), entry(b"\x91" + encoded(ROW))], last=True)
+    assert set(search.found[key].rows) == {ROW}
