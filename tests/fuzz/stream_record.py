@@ -62,11 +62,18 @@ def seeds() -> list[bytes]:
         b"\3" + _encode([_RECEIPT, _RECEIPT]),
         b"\4" + _encode(LateReceipt(receipt=_RECEIPT, tries=3)),
         b"\5" + _encode([_ROW]),
+        *(b"\5" + _encode([_misfit(wrong), _ROW]) for wrong in ("message_id", "event", "due_at_us")),
         b"\6" + _encode(plan),
         # Deeper than the decoder goes, where a newer version may have added a value.
         b"\0" + _encode([*msgspec.to_builtins(message()), 1])[:-1] + DEEP,
         *(bytes([n]) + b"\x91" + DEEP for n in (1, 3, 5)),
     ]  # fmt: skip
+
+
+def _misfit(wrong: str) -> list[object]:
+    """A row of a scheduled message of which one value is a list."""
+    row = {**msgspec.structs.asdict(_ROW), "event": "scheduled", wrong: [message().id]}
+    return list(row.values())
 
 
 class _Link:
