@@ -28,7 +28,7 @@ every step. Per organisation, in units:
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
@@ -452,14 +452,23 @@ class Truth:
             self._closed_before[shard] = None
         if generation is not None:
             behind = history.between(tables.marks[shard].link, self.link(shard))
-            if behind is None or named not in (generation, f"closing:{generation}"):
+            lost = behind is None or self._has_lost_a_fence(shard)
+            if lost or named not in (generation, f"closing:{generation}"):
                 self.broken.add(shard)
             else:
-                history.behind = behind
+                history.behind = behind or deque()
                 self._recount(shard)
         for holding in self.holdings.values():
-            epoch = db.get(holder_key(shard, holding.name), {}).get(b"epoch", b"-1")
-            holding.went_back(shard, int(epoch))
+            known = db.get(holder_key(shard, holding.name), {})
+            holding.went_back(shard, int(known.get(b"epoch", b"-1")), known.get(b"applied", b"").decode())
+
+    def _has_lost_a_fence(self, shard: int) -> bool:
+        """Whether Redis lacks a fence that the books have begun: others may spend what it has ended."""
+        tables = self.postgres.tables
+        generation, place = tables.begun.get(shard, ("", StreamMark()))
+        if generation != tables.generations[shard] or place.position <= tables.marks[shard].position:
+            return False
+        return self.histories[shard].between(place.link, self.link(shard)) is None
 
     def link(self, shard: int) -> str:
         """Of the last usage entry, as Redis says."""
@@ -500,6 +509,9 @@ class Truth:
                 self.lose({shard})
             else:
                 touched |= self._read_again(shard, len(behind))
+        for shard, mark in change.begun.items():
+            if self.histories[shard].between(mark.link, self.link(shard)) is None:
+                self.lose({shard})
         for o in sorted(touched):
             row = tables.accounts[o]
             unbooked = self.books.unbooked(o)

@@ -39,6 +39,7 @@ class Faults:
         ]  # fmt: skip
         self.enabled = rng.sample(every, rng.randrange(len(every) + 1))
         self._rate = rng.choice(_RATES) if self.enabled else 0.0
+        self._moments = _MOMENTS
         world.weather.cut = rng.choice(_CUTS)
         world.clock.stall = rng.choice(_STALLS)
         world.clock.stall_s = rng.choice((0.001, 0.01))
@@ -48,12 +49,27 @@ class Faults:
             world.clock.at(rng.random() * until, self._lose_redis)
         # How often Redis goes back, a second.
         self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
+        if world.half_fences:
+            self._halve_fences()
         world.clock.at(until, self._end)
         self._next()
         self._next_rewind()
         if world.books_go_back:
             for _ in range(1 + rng.randrange(4)):
                 world.clock.at(rng.random() * until, rewind_postgres, world, until)
+
+    def _halve_fences(self) -> None:
+        """Fences that are booked in part, a Redis that goes back, and another ledger that leads."""
+        self.enabled = [
+            self._fence_alive,
+            self._fence_alive,
+            self._kill,
+            self._depose_ledger,
+            self._depose_ledger,
+        ]
+        self._rate, self._rewinds = 2.0, 2.0
+        self._moments = ("", "deliver", "fence", "fence", "register", "admit")
+        self._world.weather.locked, self._world.weather.quotas_max = 0.1, (0, 1, 1, 2)
 
     def _next(self) -> None:
         clock = self._world.clock
@@ -180,7 +196,7 @@ class Faults:
         Or what it had not replicated: then it is another machine, whose clock may be behind.
         """
         world = self._world
-        world.redis.before = (world.clock.rng.choice(_MOMENTS), self._rewind_soon)
+        world.redis.before = (world.clock.rng.choice(self._moments), self._rewind_soon)
         if not world.redis.before[0]:
             self._rewind_soon()
         self._next_rewind()

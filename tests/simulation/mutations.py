@@ -238,6 +238,13 @@ class ForgetfulPostgres(PostgresServer):
         return [self.tables.next_row() for _ in change.answers]
 
 
+class BeginsUnseen(PostgresServer):
+    """Of a fence that is booked in part nothing is kept but what it has ended."""
+
+    def _write_begun(self, change: Change) -> None:
+        pass
+
+
 class Unproven(PostgresServer):
     """A ledger that has the lock writes, whoever else has it."""
 
@@ -339,6 +346,7 @@ MUTATIONS = [
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
     Mutation("forget to keep answers", 7, world={"postgres": ForgetfulPostgres}),
     Mutation("write without proving the lead", 4, world={"postgres": Unproven}),
+    Mutation("forget that a fence was begun", 1, world={"postgres": BeginsUnseen, "half_fences": True}),
     Mutation("prove the entries and not the term", 4, world={"postgres": TermUnproven}),
     Mutation("send a flush again under a new number", 9, [(RedisAdmission, "admit", _number_again)]),
     Mutation("send the next flush before the outcome of the last", 0,
