@@ -50,26 +50,13 @@ class Faults:
         # How often Redis goes back, a second.
         self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
         if world.half_fences:
-            self._halve_fences()
+            _halve_fences(self, world)
         world.clock.at(until, self._end)
         self._next()
         self._next_rewind()
         if world.books_go_back:
             for _ in range(1 + rng.randrange(4)):
                 world.clock.at(rng.random() * until, rewind_postgres, world, until)
-
-    def _halve_fences(self) -> None:
-        """Fences that are booked in part, a Redis that goes back, and another ledger that leads."""
-        self.enabled = [
-            self._fence_alive,
-            self._fence_alive,
-            self._kill,
-            self._depose_ledger,
-            self._depose_ledger,
-        ]
-        self._rate, self._rewinds = 2.0, 2.0
-        self._moments = ("", "deliver", "fence", "fence", "register", "admit")
-        self._world.weather.locked, self._world.weather.quotas_max = 0.1, (0, 1, 1, 2)
 
     def _next(self) -> None:
         clock = self._world.clock
@@ -220,6 +207,14 @@ class Faults:
         world.truth.rewound(past)
         world.clock.trace("redis goes back; lost are shards", sorted(world.truth.broken))
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)
+
+
+def _halve_fences(faults: Faults, world: World) -> None:
+    """Fences that are booked in part, a Redis that goes back, and another ledger that leads."""
+    faults.enabled = [faults._fence_alive] * 2 + [faults._depose_ledger] * 2 + [faults._kill]
+    faults._rate = faults._rewinds = 2.0
+    faults._moments = ("", "deliver", "fence", "fence", "register", "admit")
+    world.weather.locked, world.weather.quotas_max = 0.1, (0, 1, 1, 2)
 
 
 def rewind_postgres(world: World, until: float) -> None:

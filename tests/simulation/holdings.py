@@ -36,6 +36,8 @@ class Holding:
         self._lives = [False] * truth.shards
         # Units that were counted as held, by flush (shard, epoch, sequence) and organisation.
         self._admitted: dict[tuple[int, ...], dict[int, int]] = {}
+        # The same of flushes that Redis has lost.
+        self._lost: dict[tuple[int, ...], dict[int, int]] = {}
         self._shard_of: dict[int, int] = {}
 
     def void(self, shard: int, epoch: int) -> None:
@@ -68,18 +70,23 @@ class Holding:
         `applied`: the last flush that it remembers, `epoch:sequence`.
         """
         self.void(shard, epoch)
-        self._reserve_again(shard, applied)
+        self._recount(shard, applied)
         self._comes_to_life(shard)
 
-    def _reserve_again(self, shard: int, applied: str) -> None:
+    def _recount(self, shard: int, applied: str) -> None:
         """A flush that Redis has lost and that was not answered comes again or is withdrawn: its units are
-        reserved until then."""
+        reserved until then, or until Redis goes to a moment at which it had the flush."""
         quota = self.process.quota
         flush = quota._commits.outboxes[shard].under_way if quota is not None else None
-        if flush is not None and applied != f"{flush.epoch}:{flush.sequence}":
-            held = self._admitted.pop((shard, flush.epoch, flush.sequence), {})
-            for organisation_id, units in held.items():
-                self.reserved[organisation_id] += units
+        if flush is None:
+            return
+        there = applied == f"{flush.epoch}:{flush.sequence}"
+        before, after = (self._lost, self._admitted) if there else (self._admitted, self._lost)
+        named = (shard, flush.epoch, flush.sequence)
+        if named in before:
+            after[named] = before.pop(named)
+            for organisation_id, units in after[named].items():
+                self.reserved[organisation_id] -= units if there else -units
 
     def admitted(self, flush: tuple[int, ...], held: dict[int, int]) -> None:
         """What was reserved is held in Redis now. Once for each flush, which may come more than once."""

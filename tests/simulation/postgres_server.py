@@ -115,6 +115,12 @@ class Tables(msgspec.Struct):
     term: int = 0
     last_row: int = 0
 
+    def begun_after(self, shard: int) -> StreamMark | None:
+        """The place of a fence that was booked in part, when the books stand before it."""
+        generation, place = self.begun.get(shard, ("", StreamMark()))
+        counts = generation == self.generations.get(shard) and place.position > self.marks[shard].position
+        return place if counts else None
+
     def next_row(self) -> int:
         self.last_row += 1
         return self.last_row
