@@ -223,4 +223,5 @@ def _reader(
         timeout_s=STORE_TIMEOUT_S,
         log=log,
         pulse=process.pulse,
+        accepted_on=process.config.redis.accepted_on,
     )

@@ -176,7 +176,8 @@ class Portion(msgspec.Struct, frozen=True):
 
     # Entries that are applied as a whole, in order.
     whole: list[UsageEntry] = []
-    # Fences of which only some quotas are ended now; each stays the next entry of its shard.
+    # Fences of which only some quotas are ended now; each stays the next entry of its shard. Its place is
+    # kept in the books with the first of them, because they would not show otherwise that Redis lost it.
     begun: list[UsageEntry] = []
     # Shards whose next entry concerns an account that is locked.
     held_up: set[int] = set()
@@ -272,6 +273,8 @@ class Recovered(msgspec.Struct, frozen=True):
     term: int
     # The highest row that any answer may have had.
     last_answer: int
+    # The places right after fences that were booked in part; see `Portion.begun`.
+    begun: dict[int, StreamMark] = {}
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -129,16 +129,20 @@ class Reconciliation:
 def _furthest(
     recovered: Recovered, read: Mapping[int, StreamMark], generations: Mapping[int, str]
 ) -> dict[int, StreamMark]:
-    """How far each shard is known to have come: how far it was applied, or further, read here.
+    """How far each shard is known to have come: how far it was applied, or further, begun or read here.
 
-    Activity that belongs to entries which were read and are gone may be archived. So such a
-    shard counts as lost, also when the books have not applied those entries.
+    What a fence that was begun has ended may have been granted to others. Activity that belongs to
+    entries which were read and are gone may be archived. So such a shard counts as lost, also when the
+    books have not applied those entries.
     """
     marks = dict(recovered.marks)
+    for shard, mark in recovered.begun.items():
+        if mark.position > marks[shard].position:
+            marks[shard] = mark
     for shard, mark in read.items():
-        applied = marks.get(shard)
-        if applied is None or generations[shard] != recovered.generations[shard]:
+        known = marks.get(shard)
+        if known is None or generations[shard] != recovered.generations[shard]:
             continue
-        if mark.position > applied.position:
+        if mark.position > known.position:
             marks[shard] = mark
     return marks

@@ -53,7 +53,7 @@ async def limit(w: World, share: float) -> None:
     await w.link.call("CONFIG", "SET", "maxmemory", int(used / share) if share else 0)
 
 
-async def worker(w: World, name: str) -> QueueStreams:
+async def worker(w: World, name: str, *, accepted_on: int = 1) -> QueueStreams:
     reader = QueueStreams(
         await w.open_link(),
         await w.open_link(),
@@ -62,6 +62,7 @@ async def worker(w: World, name: str) -> QueueStreams:
         worker_name=name,
         timeout_s=5.0,
         log=structlog.get_logger(),
+        accepted_on=accepted_on,
     )
     await reader.join()
     return reader

@@ -212,6 +212,50 @@ async def test_a_fence_that_was_lost_lets_nobody_spend_what_others_were_granted(
     await both.clean(lost=True)
 
 
+async def test_a_fence_that_was_booked_by_half_and_lost_lets_nobody_spend_what_others_were_granted(
+    both: World, machine: Machine
+) -> None:
+    """Another ledger leads then, and it has never read the fence."""
+    draining = await both.ledger()
+    org = await both.organisation(100)
+    first, second = await Hand.of(both, "h1", org), await Hand.of(both, "h2", org)
+    while shard_of(locked := await both.organisation(100), SHARDS) != first.shard:
+        pass
+    await first.ask()
+    await first.ask(locked)
+
+    async def available(units: dict[int, int]) -> bool:
+        rows = await fetch(both, "SELECT organisation_id, available FROM accounts")
+        found = {row[0]: row[1] for row in rows}
+        return all(found[o] == of for o, of in units.items())
+
+    await eventually(partial(available, {org: 0, locked: 0}))
+    moment = machine.moment()
+    # The fence ends the one quota, and not the other, whose account an operator has locked.
+    beside = await asyncpg.connect(both.postgres_url)
+    transaction = beside.transaction()
+    await transaction.start()
+    await beside.execute("SELECT FROM accounts WHERE organisation_id = $1 FOR UPDATE", locked)
+    await RedisAdmission(both.link, both.link, SHARDS).fence("h1")
+    await eventually(partial(available, {org: 100, locked: 0}))
+    draining.set()
+
+    async def nobody_leads() -> bool:
+        return not await fetch(both, "SELECT FROM pg_locks WHERE locktype = 'advisory'")
+
+    await eventually(nobody_leads)
+    await transaction.rollback()
+    await beside.close()
+    machine.go_back(moment)
+    await both.ledger()
+    # Of the fence nothing is known any more. Whatever they try, they cannot both spend.
+    granted = await second.ask() and await second.granted() == 100
+    outcomes = [await first.spend(), granted and await second.spend()]
+    assert sum(outcomes) <= 1
+    assert await closed(both)
+    await both.clean(lost=True)
+
+
 class Hand:
     """A holder that does as it is told, and hears of no recall."""
 
@@ -230,11 +274,13 @@ class Hand:
         epochs = await RedisAdmission(link, link, SHARDS).register(name)
         return cls(w, name, organisation_id, link, epochs[shard_of(organisation_id, SHARDS)])
 
-    async def ask(self) -> None:
+    async def ask(self, organisation_id: int | None = None) -> bool:
+        """Ask for 100 units, of another organisation of the shard when it is named; False when fenced."""
+        asked = self._organisation_id if organisation_id is None else organisation_id
         request = QuotaRequest(
-            number=1, organisation_id=self._organisation_id, wanted=400, needed=100, waiting=100
+            number=self._sequence + 1, organisation_id=asked, wanted=400, needed=100, waiting=100
         )
-        await self._flush([], [Note("request", msgspec.msgpack.encode(request))])
+        return await self._insist([], [Note("request", msgspec.msgpack.encode(request))])
 
     async def granted(self) -> int:
         """The grant, when it has come."""
@@ -259,9 +305,13 @@ class Hand:
             messages=[Addressed(queue="normal", message=message)],
             units=100,
         )
+        return await self._insist([(0, whole)], [])
+
+    async def _insist(self, submissions: list[tuple[int, Submission]], notes: list[Note]) -> bool:
+        """Flush until there is an outcome; whether the flush was applied."""
         while True:
             try:
-                return not isinstance(await self._flush([(0, whole)], []), Fenced)
+                return not isinstance(await self._flush(submissions, notes), Fenced)
             except Unavailable:
                 self._sequence -= 1
                 await asyncio.sleep(0.02)

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
+from structlog.testing import capture_logs
 
 from engine.config import Config, Redis, decode
 from engine.credit.group_commit import UNKNOWN_S
 from engine.errors import ConfigError, Unavailable, Undecided
+from engine.records import Entry
+from engine.redis_keys import GROUP, queue_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.queue import QueueStreams
+from engine.stores.redis.replicas import ALONE_S
 from supervisor.cli.checks import _check_all
-from tests.credit.test_credit import accepted, drafts, eventually, render, world
+from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, now_us, render, world
+from tests.credit.test_full_redis import worker
 from tests.failover.servers import Replicated, until
 from tests.failover.test_cut_off import queued
 
@@ -123,6 +132,132 @@ async def test_a_flush_that_was_applied_is_waited_for_again_on_a_new_connection(
         assert (await other.admit("h1", [flush], 2.0))[0].submissions == 1  # type: ignore[union-attr]
         assert accepted(await sending) == 1
         await link.close()
+
+
+@asynccontextmanager
+async def reading(w: World, reader: QueueStreams) -> AsyncIterator[list[Entry]]:
+    """What `reader` is given meanwhile, as a worker would send it."""
+    given: list[Entry] = []
+
+    async def read() -> None:
+        while True:
+            try:
+                given.extend(await reader.read(100, 50))
+            except Unavailable:
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(read())
+    try:
+        yield given
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def handed_out(w: World) -> int:
+    """How many entries Redis has given to workers and they have not settled."""
+    pending = await w.link.batch([("XPENDING", queue_key(s, "normal"), GROUP) for s in range(SHARDS)])
+    return sum(of[0] for of in pending)
+
+
+async def test_a_worker_sends_what_two_machines_have_and_a_message_of_one_waits_for_the_other(
+    replicated: Replicated, books_url: str
+) -> None:
+    replica = replicated.replicas[0]
+    async with world(replicated.url, books_url) as w:
+        await w.ledger()
+        ingest, _ = await w.holder("h1", accepted_on=2)
+        org = await w.organisation(100)
+        reader = await worker(w, "w1", accepted_on=2)
+        async with reading(w, reader) as given:
+            assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
+
+            async def all_of(count: int) -> bool:
+                return len(given) == count
+
+            await until(partial(all_of, 10))
+            replica.signal(signal.SIGSTOP)
+            with pytest.raises(Undecided):
+                await ingest.submit(org, drafts(5), render=render)
+            # The master has handed them out, and they are not sent.
+            assert await handed_out(w) == 15
+            assert len(given) == 10
+            replica.signal(signal.SIGCONT)
+            await until(partial(all_of, 15))
+            # Each was given once; a wait is no delivery.
+            assert len({entry.message.id for entry in given}) == 15
+            assert {entry.deliveries for entry in given} == {1}
+
+
+async def test_what_the_dead_master_alone_had_was_not_sent_and_can_be_sent_again(
+    replicated: Replicated, books_url: str
+) -> None:
+    replica = replicated.replicas[0]
+    async with world(replicated.url, books_url) as w:
+        await w.ledger()
+        ingest, _ = await w.holder("h1", accepted_on=2)
+        org = await w.organisation(100)
+        assert accepted(await ingest.submit(org, drafts(10), render=render)) == 10
+        reader = await worker(w, "w1", accepted_on=2)
+        async with reading(w, reader) as given:
+
+            async def all_of_the_first() -> bool:
+                return len(given) == 10
+
+            await until(all_of_the_first)
+            replica.signal(signal.SIGSTOP)
+            # Not even its kernel gets what is written now.
+            await replicated.master.ask("CLIENT", "KILL", "TYPE", "replica")
+            sending = asyncio.create_task(ingest.submit(org, drafts(90), render=render))
+
+            async def handed_out_more() -> bool:
+                return await handed_out(w) > 10
+
+            await until(handed_out_more)
+            replicated.master.kill()
+            replica.signal(signal.SIGCONT)
+            with pytest.raises(Unavailable):
+                await sending
+
+            async def promoted() -> bool:
+                try:
+                    return bool((await w.link.call("ROLE"))[0] == b"master")
+                except Unavailable:
+                    return False
+
+            await until(promoted)
+            # That this worker was given the first ten is known here too; of the others nothing is.
+            assert await handed_out(w) == 10
+            assert len(given) == 10
+        # All their units can be spent again, on a machine that is alone now.
+        alone, _ = await w.holder("h2")
+
+        async def accepts_all() -> bool:
+            try:
+                return accepted(await alone.submit(org, drafts(90), render=render)) == 90
+            except Unavailable:
+                return False
+
+        await until(accepts_all)
+
+
+async def test_what_was_accepted_long_ago_is_sent_though_the_replica_stays_away(
+    replicated: Replicated, books_url: str
+) -> None:
+    async with world(replicated.url, books_url) as w:
+        await w.ledger()
+        org = await w.organisation(100)
+        ingest, _ = await w.holder("h1")
+        assert accepted(await ingest.submit(org, drafts(3), render=render)) == 3
+        reader = await worker(w, "w1", accepted_on=2)
+        replicated.replicas[0].signal(signal.SIGSTOP)
+        with pytest.raises(Unavailable, match="0 replicas of Redis have what was written"):
+            await reader.read(100, 1000)
+        reader._copies._now_us = lambda: now_us() + int(ALONE_S * 1e6)
+        with capture_logs() as lines:
+            assert len(await reader.read(100, 50)) == 3
+        assert [line["event"] for line in lines] == ["messages are sent that too few machines have"]
+        replicated.replicas[0].signal(signal.SIGCONT)
 
 
 async def test_check_says_what_a_replicated_redis_lacks(replicated: Replicated) -> None:

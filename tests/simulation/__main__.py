@@ -18,6 +18,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1 << 60, help="end a run after so many steps")
     parser.add_argument("--trace", action="store_true", help="print what happens, with virtual times")
     parser.add_argument("--no-rewinds", action="store_true", help="Redis never loses its last moments only")
+    parser.add_argument("--half-fences", action="store_true", help="fences are booked in part, and then lost")
     options = parser.parse_args()
     if options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
@@ -26,7 +27,13 @@ def main() -> int:
         seeds = range(int(first or 0), int(beyond))
     begun, steps, failed = time.perf_counter(), 0, []
     for seed in seeds:
-        result = run(seed, trace=options.trace, steps_max=options.steps, rewinds=not options.no_rewinds)
+        result = run(
+            seed,
+            trace=options.trace,
+            steps_max=options.steps,
+            rewinds=not options.no_rewinds,
+            half_fences=options.half_fences,
+        )
         print(*result.trace, sep="\n", end="\n" if result.trace else "")
         steps += result.steps
         if result.violation:

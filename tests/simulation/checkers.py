@@ -20,15 +20,15 @@ every step. Per organisation, in units:
    are closed; see `Truth.rewound`
 5. one clock            every row has a time of Redis' clock, whatever the machines' clocks show
 6. refused for good     what was answered 503 as not accepted never comes into a queue
-7. on two machines      where it takes a replica to accept a message, no accepted message is lost at
-   a failover to that replica
+7. on two machines      where it takes a replica to accept a message, no message is lost at a failover
+   to that replica that was accepted, or given to a provider
 8. the books            every commit conserves; its quotas add up; and it says exactly what
    a second, simpler reading of the usage entries up to its position says
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from contextvars import ContextVar
 from typing import Any, NamedTuple, NoReturn
 
@@ -40,6 +40,7 @@ from engine.redis_keys import generation_key, held_key, holder_key, usage_head_k
 from engine.shards import shard_of
 from tests.simulation.books_back import BooksBack
 from tests.simulation.clock import Clock
+from tests.simulation.copies import OnTwoMachines
 from tests.simulation.history import History, settled
 from tests.simulation.holdings import Holding
 from tests.simulation.postgres_server import Change, PostgresServer
@@ -124,9 +125,8 @@ class Past(NamedTuple):
 class Truth:
     def __init__(self, clock: Clock, shards: int, accepted_on: int) -> None:
         self.clock = clock
-        self._accepted_on = accepted_on
-        # Messages that somebody was told are accepted; references of requests that nobody may find again.
-        self._told: set[str] = set()
+        self.on_two = OnTwoMachines(accepted_on)
+        # References of requests that nobody may find again.
         self.never: set[str] = set()
         self.shards = shards
         self.redis: RedisServer
@@ -209,7 +209,7 @@ class Truth:
         for message_id in message_ids:
             if message_id not in self.messages:
                 self.fail(f"message {message_id} was accepted, but has never been in Redis")
-        self._told.update(message_ids)
+        self.on_two.accepted(message_ids)
 
     def refused(self, request: Asking, accepted: int, cost: int) -> None:
         if request.least >= accepted + cost:
@@ -407,7 +407,7 @@ class Truth:
 
     def emptied(self) -> None:
         """Redis has lost everything."""
-        self._told.clear()
+        self.on_two.emptied()
         self.rewound(Past({}, {}, {}, Counter(), [None] * self.shards))
 
     def rewound(self, past: Past) -> None:
@@ -415,10 +415,9 @@ class Truth:
 
         Where the books are not ahead of it, nothing is uncertain: what was lost has never been.
         """
-        lost = {m for m in self._told if past.messages.get(m, ("lost", 0, ""))[0] == "lost"}
-        if lost and self._accepted_on > 1:
-            self.fail(f"messages {sorted(lost)} were accepted and are lost with the master of Redis alone")
-        self._told -= lost
+        kept = {message_id for message_id, (state, _, _) in past.messages.items() if state != "lost"}
+        if wrong := self.on_two.rewound(kept):
+            self.fail(wrong)
         self.keys, self.activity = dict(past.keys), {o: dict(e) for o, e in past.activity.items()}
         self.announced = Counter(past.announced)
         self._queued_units = [0] * self.shards
@@ -452,14 +451,18 @@ class Truth:
             self._closed_before[shard] = None
         if generation is not None:
             behind = history.between(tables.marks[shard].link, self.link(shard))
-            if behind is None or named not in (generation, f"closing:{generation}"):
+            # What a fence has ended that Redis lacks now, others may spend.
+            begun = tables.begun_after(shard)
+            fenced = begun is None or history.between(begun.link, self.link(shard)) is not None
+            lost = behind is None or not fenced
+            if lost or named not in (generation, f"closing:{generation}"):
                 self.broken.add(shard)
             else:
-                history.behind = behind
+                history.behind = behind or deque()
                 self._recount(shard)
         for holding in self.holdings.values():
-            epoch = db.get(holder_key(shard, holding.name), {}).get(b"epoch", b"-1")
-            holding.went_back(shard, int(epoch))
+            known = db.get(holder_key(shard, holding.name), {})
+            holding.went_back(shard, int(known.get(b"epoch", b"-1")), known.get(b"applied", b"").decode())
 
     def link(self, shard: int) -> str:
         """Of the last usage entry, as Redis says."""
@@ -500,6 +503,9 @@ class Truth:
                 self.lose({shard})
             else:
                 touched |= self._read_again(shard, len(behind))
+        for shard, mark in change.begun.items():
+            if self.histories[shard].between(mark.link, self.link(shard)) is None:
+                self.lose({shard})
         for o in sorted(touched):
             row = tables.accounts[o]
             unbooked = self.books.unbooked(o)

@@ -39,6 +39,7 @@ class Faults:
         ]  # fmt: skip
         self.enabled = rng.sample(every, rng.randrange(len(every) + 1))
         self._rate = rng.choice(_RATES) if self.enabled else 0.0
+        self._moments = _MOMENTS
         world.weather.cut = rng.choice(_CUTS)
         world.clock.stall = rng.choice(_STALLS)
         world.clock.stall_s = rng.choice((0.001, 0.01))
@@ -48,6 +49,8 @@ class Faults:
             world.clock.at(rng.random() * until, self._lose_redis)
         # How often Redis goes back, a second.
         self._rewinds = rng.choice(_REWINDS) if world.rewinds else 0.0
+        if world.half_fences:
+            _halve_fences(self, world)
         world.clock.at(until, self._end)
         self._next()
         self._next_rewind()
@@ -180,7 +183,7 @@ class Faults:
         Or what it had not replicated: then it is another machine, whose clock may be behind.
         """
         world = self._world
-        world.redis.before = (world.clock.rng.choice(_MOMENTS), self._rewind_soon)
+        world.redis.before = (world.clock.rng.choice(self._moments), self._rewind_soon)
         if not world.redis.before[0]:
             self._rewind_soon()
         self._next_rewind()
@@ -204,6 +207,14 @@ class Faults:
         world.truth.rewound(past)
         world.clock.trace("redis goes back; lost are shards", sorted(world.truth.broken))
         world.clock.after(self._seconds(0.02, 1.0), setattr, world.redis, "up", True)
+
+
+def _halve_fences(faults: Faults, world: World) -> None:
+    """Fences that are booked in part, a Redis that goes back, and another ledger that leads."""
+    faults.enabled = [faults._fence_alive] * 2 + [faults._depose_ledger] * 2 + [faults._kill]
+    faults._rate = faults._rewinds = 2.0
+    faults._moments = ("", "deliver", "fence", "fence", "register", "admit")
+    world.weather.locked, world.weather.quotas_max = 0.1, (0, 1, 1, 2)
 
 
 def rewind_postgres(world: World, until: float) -> None:

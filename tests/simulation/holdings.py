@@ -34,8 +34,10 @@ class Holding:
         # By shard: the epoch that Redis has for the name, and whether we count.
         self._epochs = [0] * truth.shards
         self._lives = [False] * truth.shards
-        # Flushes whose units were counted as held, by (shard, epoch, sequence).
-        self._admitted: set[tuple[int, ...]] = set()
+        # Units that were counted as held, by flush (shard, epoch, sequence) and organisation.
+        self._admitted: dict[tuple[int, ...], dict[int, int]] = {}
+        # The same of flushes that Redis has lost.
+        self._lost: dict[tuple[int, ...], dict[int, int]] = {}
         self._shard_of: dict[int, int] = {}
 
     def void(self, shard: int, epoch: int) -> None:
@@ -62,21 +64,39 @@ class Holding:
             sums.r += reserved
             self.truth.changed(organisation_id)
 
-    def went_back(self, shard: int, epoch: int) -> None:
-        """Redis has another epoch for this name, perhaps an earlier one that is ours again."""
+    def went_back(self, shard: int, epoch: int, applied: str) -> None:
+        """Redis has another epoch for this name, perhaps an earlier one that is ours again.
+
+        `applied`: the last flush that it remembers, `epoch:sequence`.
+        """
         self.void(shard, epoch)
+        self._recount(shard, applied)
         self._comes_to_life(shard)
 
+    def _recount(self, shard: int, applied: str) -> None:
+        """A flush that Redis has lost and that was not answered comes again or is withdrawn: its units are
+        reserved until then, or until Redis goes to a moment at which it had the flush."""
+        quota = self.process.quota
+        flush = quota._commits.outboxes[shard].under_way if quota is not None else None
+        if flush is None:
+            return
+        there = applied == f"{flush.epoch}:{flush.sequence}"
+        before, after = (self._lost, self._admitted) if there else (self._admitted, self._lost)
+        named = (shard, flush.epoch, flush.sequence)
+        if named in before:
+            after[named] = before.pop(named)
+            for organisation_id, units in after[named].items():
+                self.reserved[organisation_id] -= units if there else -units
+
     def admitted(self, flush: tuple[int, ...], held: dict[int, int]) -> None:
-        """What was reserved is held in Redis now. Once for each flush: when Redis has lost it
-        unanswered, it comes again."""
+        """What was reserved is held in Redis now. Once for each flush, which may come more than once."""
         if flush in self._admitted:
             return
-        self._admitted.add(flush)
-        for organisation_id, units in held.items():
-            if self._lives[shard_of(organisation_id, self.truth.shards)]:
-                self.reserved[organisation_id] -= units
-                self.truth.sums[organisation_id].r -= units
+        lives = {o for o in held if self._lives[shard_of(o, self.truth.shards)]}
+        self._admitted[flush] = {o: units for o, units in held.items() if o in lives}
+        for organisation_id, units in self._admitted[flush].items():
+            self.reserved[organisation_id] -= units
+            self.truth.sums[organisation_id].r -= units
 
     def dropped(self) -> None:
         for shard, lives in enumerate(self._lives):

@@ -31,11 +31,6 @@ from tests.simulation.wires import Network, Wire
 _encode = msgspec.msgpack.Encoder().encode
 
 
-# As long as there are faults: the chance that an account is locked by others, and limits of a fence.
-_LOCKED = 0.02
-_QUOTAS_MAX = (0, 1, 1_000_000)
-
-
 class LedgerBooks:
     """LedgerStore of one ledger process, on one session."""
 
@@ -61,14 +56,24 @@ class LedgerBooks:
             wire.close()
 
     async def recover(self) -> Recovered:
-        self._term, last_row, generations, marks, delivered, former, answers, waiting = await self._call(
-            "recover"
-        )
+        (
+            self._term,
+            last_row,
+            generations,
+            marks,
+            delivered,
+            former,
+            answers,
+            waiting,
+            begun,
+        ) = await self._call("recover")
         self._waiting = {}
         for row in waiting:
             line = self._waiting.setdefault(row.request.organisation_id, [])
             line.append(WaitingRequest(row.shard, row.holder, row.epoch, row.request, row_id=row.row_id))
-        return Recovered(generations, marks, delivered, former, answers, self._waiting, self._term, last_row)
+        return Recovered(
+            generations, marks, delivered, former, answers, self._waiting, self._term, last_row, begun
+        )
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         await self._call("open_shards", self._term, generation, list(shards))
@@ -119,6 +124,8 @@ class LedgerBooks:
         change.sent = sent
         change.answers = [(shard, holder, _encode(answer)) for shard, holder, answer in books.answers]
         change.read_marks = marks_read
+        if books.changed:
+            change.begun = {e.shard: StreamMark(e.position, e.link) for e in taken.begun}
         rows = await self._commit(change, books)
         answers = [StoredAnswer(row, *answer) for row, answer in zip(rows, change.answers, strict=True)]
         unbooked = frozenset(usage.organisation_id for usage in books.unbooked)
@@ -129,7 +136,7 @@ class LedgerBooks:
         rng, weather = self._process.clock.rng, self._network.weather
         if not weather.slow:
             return set(), 1_000_000
-        return {o for o in accounts if rng.random() < _LOCKED}, rng.choice(_QUOTAS_MAX)
+        return {o for o in accounts if rng.random() < weather.locked}, rng.choice(weather.quotas_max)
 
     async def events(self, sent: int) -> list[BalanceEvent]:
         events: list[BalanceEvent] = await self._call("events", sent)

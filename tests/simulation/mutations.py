@@ -33,9 +33,11 @@ from engine.credit.quota import Quota
 from engine.credit.records import LedgerAnswer
 from engine.credit.retention import Retention, Trim
 from engine.errors import Unavailable
+from engine.records import Entry
 from engine.store_clock import StoreClock
 from engine.stores.redis import admission
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.replicas import Copies
 from engine.stores.redis.usage import RedisUsage
 from tests.simulation.holdings import WatchedMap
 from tests.simulation.line import Line, Waiting
@@ -238,6 +240,13 @@ class ForgetfulPostgres(PostgresServer):
         return [self.tables.next_row() for _ in change.answers]
 
 
+class BeginsUnseen(PostgresServer):
+    """Of a fence that is booked in part nothing is kept but what it has ended."""
+
+    def _write_begun(self, change: Change) -> None:
+        pass
+
+
 class Unproven(PostgresServer):
     """A ledger that has the lock writes, whoever else has it."""
 
@@ -256,6 +265,11 @@ class TermUnproven(PostgresServer):
 
     def prove_term(self, term: int) -> None:
         pass
+
+
+async def _send_at_once(self: Copies, entries: list[Entry]) -> list[Entry]:
+    """A worker sends what it has been given, wherever else that is."""
+    return entries
 
 
 def _own_time(self: StoreClock) -> int:
@@ -339,6 +353,7 @@ MUTATIONS = [
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
     Mutation("forget to keep answers", 7, world={"postgres": ForgetfulPostgres}),
     Mutation("write without proving the lead", 4, world={"postgres": Unproven}),
+    Mutation("forget that a fence was begun", 1, world={"postgres": BeginsUnseen, "half_fences": True}),
     Mutation("prove the entries and not the term", 4, world={"postgres": TermUnproven}),
     Mutation("send a flush again under a new number", 9, [(RedisAdmission, "admit", _number_again)]),
     Mutation("send the next flush before the outcome of the last", 0,
@@ -359,7 +374,8 @@ MUTATIONS = [
     Mutation("forget what may have been applied when redis is full", 26,
              [(RedisAdmission, "admit", _believe_every_refusal)]),
     Mutation("ignore how far the machine's clock is off", 0, [(StoreClock, "now_us", _own_time)]),
-    Mutation("forget to wait for the replica", 4, [(admission, "_confirm", lambda *_: None)]),
+    Mutation("forget to wait for the replica", 4, [(admission, "confirm", lambda *_: None)]),
+    Mutation("send what the replica does not have", 4, [(Copies, "sendable", _send_at_once)]),
     Mutation("keep in the queue what was refused", 0, [(Outbox, "take_back_all", _refuse_and_keep)]),
     Mutation("keep no usage for books that go back", 6, [(Retention, "due", _keep_nothing)],
              {"books_go_back": True}),

@@ -70,6 +70,8 @@ class Change(msgspec.Struct, kw_only=True):
     # (organisation, movement, units)
     journal: list[tuple[int, str, int]] = []
     marks: dict[int, StreamMark] = {}
+    # By shard, the place right after a fence that is booked in part.
+    begun: dict[int, StreamMark] = {}
     unbooked: list[UnbookedUsage] = []
     # Organisations of which a holder had used more than its quota.
     covered: list[int] = []
@@ -99,6 +101,8 @@ class Tables(msgspec.Struct):
     quotas: dict[int, dict[str, int]] = {}
     journal: dict[int, dict[str, int]] = {}
     marks: dict[int, StreamMark] = {}
+    # By shard: the generation, and the place right after a fence that was booked in part.
+    begun: dict[int, tuple[str, StreamMark]] = {}
     generations: dict[int, str] = {}
     former: dict[int, list[str]] = {}
     delivered: dict[int, int] = {}
@@ -110,6 +114,12 @@ class Tables(msgspec.Struct):
     # Counted up by each ledger that reads the books.
     term: int = 0
     last_row: int = 0
+
+    def begun_after(self, shard: int) -> StreamMark | None:
+        """The place of a fence that was booked in part, when the books stand before it."""
+        generation, place = self.begun.get(shard, ("", StreamMark()))
+        counts = generation == self.generations.get(shard) and place.position > self.marks[shard].position
+        return place if counts else None
 
     def next_row(self) -> int:
         self.last_row += 1
@@ -184,6 +194,7 @@ class PostgresServer:
             dict(t.generations), dict(t.marks), dict(t.delivered),
             {shard: frozenset(names) for shard, names in t.former.items()},
             [t.answers[i] for i in sorted(t.answers)], [t.waiting[i] for i in sorted(t.waiting)],
+            {s: mark for s, (generation, mark) in t.begun.items() if generation == t.generations[s]},
         )  # fmt: skip
 
     def _open_shards(self, wire: Wire, term: int, generation: str, shards: list[int]) -> Any:
@@ -299,6 +310,7 @@ class PostgresServer:
             sums[movement] = sums.get(movement, 0) + units
         t.unbooked += change.unbooked
         self._write_marks(change)
+        self._write_begun(change)
         for row_id in change.closed:
             t.waiting.pop(row_id, None)
         waiting = [t.next_row() for _ in change.waiting]
@@ -324,6 +336,9 @@ class PostgresServer:
 
     def _write_marks(self, change: Change) -> None:
         self.tables.marks.update(change.marks)
+
+    def _write_begun(self, change: Change) -> None:
+        self.tables.begun |= {s: (self.tables.generations[s], mark) for s, mark in change.begun.items()}
 
     def _write_answers(self, change: Change) -> list[int]:
         rows = [self.tables.next_row() for _ in change.answers]

@@ -89,6 +89,9 @@ class Carrier:
     def submit(self, message: Message, done: Callable[[Verdict], None]) -> None:
         world = self._world
         kind, latency_s = world.verdict()
+        if world.truth.messages[message.id].state != "lost":
+            # Else Redis was emptied since, and nothing is promised of it.
+            world.truth.on_two.sent(message.id)
         if kind == "accepted":
             world.sent[message.id] = world.sent.get(message.id, 0) + 1
         asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider=self.name))
@@ -153,6 +156,7 @@ async def worker(world: World, role: Role) -> None:
         timeout_s=settings.link_timeout_s,
         log=world.log,
         pulse=pulse,
+        accepted_on=settings.accepted_on,
     )
     await reader.join()
     names = ("carrier", "other")

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.simulation.runs import run
 
 STEPS = 1_000_000
@@ -37,6 +39,11 @@ def test_every_promise_holds_for_a_million_steps_of_many_seeds() -> None:
     assert not failed, "\n" + "\n".join(failed)
     # All three ways to answer were taken often enough to mean something.
     assert min(answered.values()) > 100, answered
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_fence_that_was_booked_in_part_and_lost_lets_nobody_overspend(seed: int) -> None:
+    assert run(seed, half_fences=True).violation == ""
 
 
 def test_a_seed_runs_the_same_in_another_process() -> None:

@@ -37,6 +37,9 @@ class Weather(msgspec.Struct):
     late_s: float = 3.0
     # Longest time for which a server believes in a client that is gone.
     linger_s: float = 3.0
+    # Chance that an account is locked by others at a step, and how many quotas a fence may end in one.
+    locked: float = 0.02
+    quotas_max: tuple[int, ...] = (0, 1, 1_000_000)
 
     def latency(self, rng: Random) -> float:
         if rng.random() < self.slow:

@@ -128,9 +128,15 @@ class World:
         postgres: type[PostgresServer] = PostgresServer,
         rewinds: bool = True,
         books_go_back: bool = False,
+        half_fences: bool = False,
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
-        does, and Redis loses nothing."""
+        does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
+        booked in part."""
+        self.half_fences = half_fences
+        if half_fences:
+            few = {"shards": 1 + seed % 2, "ledgers": 2 + seed % 2, "chaos_s": 6.0}
+            settings = msgspec.structs.replace(settings, **few)
         self.rewinds = rewinds and not books_go_back
         self.books_go_back = books_go_back
         self.settings = settings

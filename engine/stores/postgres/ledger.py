@@ -45,6 +45,7 @@ from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
+from engine.stores.postgres.begun_fences import read_begun
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.going_back import (
@@ -187,6 +188,7 @@ class PostgresLedger:
             )
             answers = await connection.fetch("SELECT id, shard, holder, payload FROM answers ORDER BY id")
             last_answer = await last_answer_of(connection)
+            begun_fences = await read_begun(connection)
             waiting = await connection.fetch(
                 "SELECT id, shard, holder, epoch, number, organisation_id, wanted, needed, waiting"
                 " FROM waiting_requests ORDER BY id"
@@ -194,13 +196,7 @@ class PostgresLedger:
         self._waiting = {}
         self._locked = Locked()
         for row in waiting:
-            request = QuotaRequest(
-                number=row["number"],
-                organisation_id=row["organisation_id"],
-                wanted=row["wanted"],
-                needed=row["needed"],
-                waiting=row["waiting"],
-            )
+            request = QuotaRequest(**{name: row[name] for name in QuotaRequest.__struct_fields__})
             line = self._waiting.setdefault(row["organisation_id"], [])
             line.append(WaitingRequest(row["shard"], row["holder"], row["epoch"], request, row_id=row["id"]))
         return Recovered(
@@ -212,6 +208,7 @@ class PostgresLedger:
             waiting=self._waiting,
             term=self._term,
             last_answer=last_answer,
+            begun=begun_fences,
         )
 
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
@@ -359,11 +356,11 @@ class PostgresLedger:
             books = step.books(self._waiting, locked.organisations)
             decide(books, taken.whole, taken.begun)
             # A fence that is only begun moves units although its position is not reached yet.
-            begun = {entry.shard: StreamMark(entry.position) for entry in taken.begun}
+            begun = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.begun}
             going = step.without(locked.shards)
             arguments = changes(self._term, going, books, Written(marks, begun | marks, sent=sent))
             try:
-                answers = await write_step(connection, arguments, books)
+                answers = await write_step(connection, arguments, books, begun if books.changed else {})
             except asyncpg.LockNotAvailableError:
                 # Nothing was written. Decide again without what is locked.
                 locked = self._locked = await find_locked(connection, first, step.accounts)

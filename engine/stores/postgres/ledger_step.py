@@ -19,6 +19,7 @@ PostgreSQL commits all of it or nothing; the books say which when they are read 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import asyncpg
@@ -32,6 +33,7 @@ from engine.credit.ledger_records import (
     StreamMark,
     WaitingRequest,
 )
+from engine.stores.postgres.begun_fences import save_begun
 from engine.stores.postgres.going_back import reference_of, save_unbooked
 from engine.stores.postgres.ledger_term import another_leads, not_next
 from engine.stream_id import StreamId
@@ -212,18 +214,24 @@ def changes(term: int, step: Step, books: Books, written: Written) -> list[Any]:
 
 
 async def write_step(
-    connection: asyncpg.Connection, arguments: Sequence[Any], books: Books
+    connection: asyncpg.Connection,
+    arguments: Sequence[Any],
+    books: Books,
+    begun: Mapping[int, StreamMark] = MappingProxyType({}),
 ) -> list[StoredAnswer]:
     """Write what `changes` gave for `books`, and give its new requests their rows; the answers with theirs.
 
-    Usage that is unbooked is rare; it is written by a statement of its own in the same transaction. Raises
-    Unavailable when another ledger leads, or when the books do not stand where they were read.
+    `begun`: by shard the place right after a fence that this books in part. That and usage that is unbooked
+    are rare; they are written by statements of their own in the same transaction. Raises Unavailable when
+    another ledger leads, or when the books do not stand where they were read.
     """
-    if not books.unbooked:
+    if not books.unbooked and not begun:
         return await _write(connection, arguments, books)
     async with connection.transaction():
         answers = await _write(connection, arguments, books)
         await save_unbooked(connection, books.unbooked)
+        if begun:
+            await save_begun(connection, begun)
     return answers
 
 

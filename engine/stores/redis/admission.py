@@ -22,6 +22,7 @@ from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.pulse import Pulse, pulsed
+from engine.stores.redis.replicas import WAIT_MS, confirm, wait
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -34,8 +35,6 @@ _ADMIT = versioned("admit")
 _REPORT = versioned("report")
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
-# How long one call waits for replicas, milliseconds. What comes behind it on the connection waits too.
-_WAIT_MS = 500
 
 
 class RedisAdmission:
@@ -110,14 +109,13 @@ class RedisAdmission:
         commands = [_admit_command(name, flush, self._key_ttl_s) for flush in flushes]
         confirmed = self._replicas and any(flush.submissions or flush.withdrawn for flush in flushes)
         if confirmed:
-            # Redis counts the replicas that have all that this connection wrote before it.
-            commands.append(("WAIT", self._replicas, min(_WAIT_MS, int(timeout_s * 500) + 1)))
+            commands.append(wait(self._replicas, min(WAIT_MS, int(timeout_s * 500) + 1)))
         try:
             replies = await self._link.batch(commands, timeout_s=timeout_s)
         except OutOfMemory as e:
             replies = e.replies
         if confirmed:
-            _confirm(replies.pop(), self._replicas)
+            confirm(replies.pop(), self._replicas)
         return [_outcome(name, reply) for reply in replies]
 
     async def fullness(self) -> float:
@@ -179,16 +177,6 @@ def _answer_in(payload: bytes) -> LedgerAnswer | None:
         return _answer.decode(payload)
     except NO_RECORD:
         return None
-
-
-def _confirm(reply: Any, wanted: int) -> None:
-    """Raises Unavailable when fewer than `wanted` replicas have what was written."""
-    if isinstance(reply, ReplyError):
-        raise _refused(reply)
-    if reply < wanted:
-        raise Unavailable(
-            f"{reply} replicas of Redis have what was written; redis.accepted_on wants {wanted}."
-        )
 
 
 def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:

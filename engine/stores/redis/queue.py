@@ -36,6 +36,7 @@ from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.pulse import Pulse, pulsed
+from engine.stores.redis.replicas import Copies
 from engine.stores.redis.unread import UnreadEntries
 from engine.stores.redis.wire import ReplyError
 
@@ -66,11 +67,12 @@ class QueueStreams:
         timeout_s: float,
         log: FilteringBoundLogger,
         pulse: Pulse | None = None,
+        accepted_on: int = 1,
     ) -> None:
         """`reading` blocks, so nobody else may use it; its answers may take the block and `timeout_s`.
 
         `worker_name` is unique for each incarnation and never used again. `pulse` goes with
-        joining, and with each heartbeat.
+        joining, and with each heartbeat. `accepted_on`: on how many machines a message must be to be sent.
         """
         self._commands = commands
         self._reading = reading
@@ -83,6 +85,9 @@ class QueueStreams:
         self._now_us = wall_us if pulse is None else pulse.clock.now_us
         self._shard_of_key = {queue_key(shard, queue): shard for shard in self._shards}
         self._hand = HeldEntries(shards)
+        self._copies = Copies(
+            reading, worker_name, accepted_on, timeout_s=timeout_s, now_us=self._now_us, log=log
+        )
         # The messages that no worker has been given.
         self.unread = UnreadEntries(
             queue, self._shards, worker_name, self._all, lambda: _mark(self._pulse, self.ready_max)
@@ -268,7 +273,8 @@ class QueueStreams:
     async def _receive(self, claimed: Iterable[tuple[int, Iterable[wire.RawEntry]]]) -> list[Entry]:
         """Take entries that hold a message in hand; leave those that cannot be read to others.
 
-        Returns the entries that were not in hand before.
+        Returns the entries that were not in hand before. What too few machines have is found again by the
+        next `read`, as if the answer was lost.
         """
         received: list[Entry] = []
         undecodable: list[wire.Undecodable] = []
@@ -300,7 +306,13 @@ class QueueStreams:
         except asyncio.CancelledError:
             self._lost = True
             raise
-        return self._hand.take(received)
+        try:
+            sendable = await self._copies.sendable(received)
+        except (Unavailable, asyncio.CancelledError):
+            self._lost = True
+            raise
+        self._lost = self._lost or len(sendable) < len(received)
+        return self._hand.take(sendable)
 
     async def _all(self, commands: Sequence[Command], pulse: Pulse | None = None) -> list[Any]:
         """Send all in one write, with `pulse`.
