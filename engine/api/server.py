@@ -35,6 +35,12 @@ _OPTIONS: dict[str, Any] = {
 # The headers of a connection's first request must have come by then, seconds.
 FIRST_REQUEST_S = 75.0
 
+# How long a server that stops leaves idle connections open, seconds. A request that is on its way when
+# the server stops is answered, with the wish that its caller close the connection.
+PARTING_S = 1.0
+# How often it looks whether all are closed, seconds.
+_LOOK_S = 0.02
+
 _NOWHERE = URL("/*")
 
 _log = structlog.get_logger(__name__)
@@ -167,8 +173,10 @@ class Server:
         self._listening = await loop.create_server(self._connections, sock=self._listener)
 
     async def stop(self, timeout_s: float) -> None:
-        """Accept nothing more, close idle connections, let requests under way end.
+        """Accept nothing more, close idle connections after `PARTING_S`, let requests under way end.
 
+        A caller that sends on a connection which is closed at that moment would not know whether its
+        request was taken. So each connection ends with an answer, when a request comes in that time.
         Those that have not ended after `timeout_s` are canceled: their callers see the
         connection close and must try again with the same Idempotency-Key. Other
         processes go on accepting from a shared socket.
@@ -176,6 +184,14 @@ class Server:
         listening, self._listening = self._listening, None
         if listening is not None and self._connections is not None:
             listening.close()
+            await self._parted(self._connections)
             self._connections.pre_shutdown()
             await self._connections.shutdown(timeout_s)
         await self._runner.cleanup()
+
+    async def _parted(self, connections: _Connections) -> None:
+        """Wait until the callers have closed all connections, for `PARTING_S` at most."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PARTING_S
+        while connections.connections and loop.time() < until:
+            await asyncio.sleep(_LOOK_S)
