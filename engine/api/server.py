@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 from collections.abc import Callable
@@ -38,8 +39,6 @@ FIRST_REQUEST_S = 75.0
 # How long a server that stops leaves idle connections open, seconds. A request that is on its way when
 # the server stops is answered, with the wish that its caller close the connection.
 PARTING_S = 1.0
-# How often it looks whether all are closed, seconds.
-_LOOK_S = 0.02
 
 _NOWHERE = URL("/*")
 
@@ -114,6 +113,26 @@ class _Connection(web.RequestHandler):
 
 
 class _Connections(web.Server):
+    def __init__(self, handler: Any, **kwargs: Any) -> None:
+        super().__init__(handler, **kwargs)
+        self._open = 0
+        # Set while there is none.
+        self.none_open = asyncio.Event()
+        self.none_open.set()
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        """Count one more."""
+        super().connection_made(handler, transport)
+        self._open += 1
+        self.none_open.clear()
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        """Count one less."""
+        super().connection_lost(handler, exc)
+        self._open -= 1
+        if not self._open:
+            self.none_open.set()
+
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=asyncio.get_running_loop(), **_OPTIONS)
 
@@ -184,14 +203,8 @@ class Server:
         listening, self._listening = self._listening, None
         if listening is not None and self._connections is not None:
             listening.close()
-            await self._parted(self._connections)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._connections.none_open.wait(), PARTING_S)
             self._connections.pre_shutdown()
             await self._connections.shutdown(timeout_s)
         await self._runner.cleanup()
-
-    async def _parted(self, connections: _Connections) -> None:
-        """Wait until the callers have closed all connections, for `PARTING_S` at most."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + PARTING_S
-        while connections.connections and loop.time() < until:
-            await asyncio.sleep(_LOOK_S)

@@ -34,7 +34,8 @@ SHARDS_DEFAULT, SHARDS_MAX = 16, 256
 # Producers stop before consumers, so that nothing is left in hand.
 DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
 
-
+# What a process needs to work at all, MiB.
+_MEMORY_MIN_MB = 128
 # How the URL of each store begins.
 _SCHEMES = {
     "redis": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
@@ -168,6 +169,24 @@ class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     usage_kept_max: Annotated[int, Meta(ge=10_000, le=100_000_000)] = 500_000
 
 
+class ProcessSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[processes]`: what bounds each process of a role."""
+
+    # A process with more resident memory than this is replaced by a new one and drains, MiB; 0: no bound.
+    memory_max_mb: Annotated[int, Meta(ge=0, le=1_048_576)] = 0
+    # CPUs for the processes: each is given one, in turn. Empty: the kernel moves them as it likes.
+    cpus: list[Annotated[int, Meta(ge=0, le=8191)]] = []
+
+
+class Logs(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[logs]`: what is written to stderr."""
+
+    # key=value for people, or one JSON object a line.
+    format: Literal["text", "json"] = "text"
+    # Lines below this level are left out.
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -193,6 +212,8 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # `smsengine price`.
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
     credit: Credit = Credit()
+    processes: ProcessSettings = ProcessSettings()
+    logs: Logs = Logs()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
@@ -254,6 +275,8 @@ def _checked(config: Config, origin: str) -> Config:
         settings: QueueSettings = getattr(config.queues, queue)
         fits = settings.backoff_s <= settings.backoff_max_s
         need(fits, f"queues.{queue}.backoff_s", "at most backoff_max_s")
+    bound = config.processes.memory_max_mb
+    need(bound == 0 or bound >= _MEMORY_MIN_MB, "processes.memory_max_mb", f"0 or at least {_MEMORY_MIN_MB}")
     names = [p.name for p in config.providers]
     need(len(set(names)) == len(names), "providers", "named differently from one another")
     for p in config.providers:

@@ -19,7 +19,17 @@ from tests.system.client import eventually
 ROOT = Path(__file__).parents[2]
 _CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 _PROGRAMS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles", "journalctl")
-_APART = ("--mount", "--pid", "--cgroup", "--ipc", "--uts", "--fork", "--kill-child", "--propagation", "private")
+_APART = (
+    "--mount",
+    "--pid",
+    "--cgroup",
+    "--ipc",
+    "--uts",
+    "--fork",
+    "--kill-child",
+    "--propagation",
+    "private",
+)
 _TARGETS = ("basic", "sysinit", "shutdown", "sockets", "multi-user", "network-online", "umount")
 _BASE = {
     **{f"{name}.target": "[Unit]\nDefaultDependencies=no\n" for name in _TARGETS},

@@ -27,8 +27,10 @@ class Service:
         self.key = ""
 
     def systemctl(self, verb: str, check: bool = True) -> str:
-        done = self.machine.run("systemctl", verb, "smsengine.service", check=check)
-        return done.stdout + done.stderr
+        done = self.machine.run("systemctl", verb, "smsengine.service", check=False)
+        output = done.stdout + done.stderr
+        assert not check or done.returncode == 0, f"{output}{self.machine.journal('--lines=40')}"
+        return output
 
     def command(self, *arguments: object, check: bool = True) -> Any:
         """What a command of the installed `smsengine` answers, decoded."""
@@ -70,7 +72,9 @@ class Load:
     may fail by a connection that ends, and is sent again with its idempotency key.
     """
 
-    def __init__(self, service: Service, callers: int = 8, pause_s: float = 0.01, patient: bool = False) -> None:
+    def __init__(
+        self, service: Service, callers: int = 8, pause_s: float = 0.01, patient: bool = False
+    ) -> None:
         self.accepted: list[str] = []
         self.failures: list[str] = []
         self.slowest_s = 0.0
