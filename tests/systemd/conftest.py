@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine import api_keys
 from supervisor.simulator import start_simulator
 from tests.systemd.machine import ROOT, Forbidden, Machine
-from tests.systemd.world import UNIT, Service
+from tests.systemd.world import CONFIGURATION, UNIT, Service
 
-CONFIGURATION = """
+SETTINGS = """
 node = "sms-1"
+[http]
+admin_key_file = "admin_key"
 [[providers]]
 name = "outside"
 type = "simulated"
@@ -38,19 +41,31 @@ def installed(machine: Machine) -> Machine:
     return machine
 
 
+@pytest.fixture
+def service(only: Service) -> Service:
+    """The service, which runs: a test before this one may have failed."""
+    only.systemctl("start")
+    return only
+
+
 @pytest.fixture(scope="session")
-def service(installed: Machine) -> Iterator[Service]:
+def only(installed: Machine) -> Iterator[Service]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     provider = start_simulator()
-    installed.write("/etc/smsengine/smsengine.toml", CONFIGURATION.format(url=provider.url))
+    configuration = SETTINGS.format(url=provider.url)
+    installed.write(CONFIGURATION, configuration)
+    # A secret that only root and the running engine can read.
+    installed.write("/etc/smsengine/credentials/admin_key", f"{api_keys.new_admin_key()}\n")
+    installed.run("chmod", "600", "/etc/smsengine/credentials/admin_key")
     listen = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
     installed.write("/etc/systemd/system/smsengine.socket.d/test.conf", listen)
     # So that the tests need not wait half a minute for systemd to find it hung.
     installed.write(UNIT, "[Service]\nWatchdogSec=3\n")
     installed.run("systemctl", "daemon-reload")
-    installed.run("systemctl", "enable", "--now", "smsengine.service")
-    service = Service(installed, f"http://127.0.0.1:{port}", provider)
+    service = Service(installed, f"127.0.0.1:{port}", configuration, provider)
+    installed.run("systemctl", "enable", "smsengine.service")
+    service.systemctl("start")
     made = service.command("org", "create", "Acme Ltd")
     service.key = made["api_key"]
     service.command("org", "topup", made["id"], 1_000_000, "--reference", "first")

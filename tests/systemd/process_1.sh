@@ -15,6 +15,9 @@ mount -t tmpfs tmpfs /etc/systemd/system
 mkdir -p /run/systemd/system /run/base /etc/systemd/journald.conf.d
 cp "$folder"/base/* /run/base/
 printf '[Journal]\nReadKMsg=no\nStorage=volatile\n' > /etc/systemd/journald.conf.d/apart.conf
+# What systemd mounts for a service in a namespace of its own, such as credentials, is to be seen here
+# too, as on any machine; nothing of it is seen outside, from which this one was cut off.
+mount --make-rshared /
 exec env -i PATH="$PATH" container=unshare SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/base \
     SYSTEMD_GENERATOR_PATH=/nonexistent /lib/systemd/systemd --system --unit=machine.target \
     --log-target=console --log-level=info
