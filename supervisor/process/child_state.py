@@ -94,6 +94,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     backoff_max_s: float = 10.0
     # After a process that lived this long, the pauses begin with the first again.
     lived_s: float = 30.0
+    # How often the memory of the processes is looked at.
+    weigh_s: float = 5.0
     # One run of the fencing process.
     fence_s: float = 10.0
     # Longest that fencing the holders of earlier runs takes, before the start is given up.

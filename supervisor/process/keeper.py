@@ -50,8 +50,6 @@ from supervisor.process.systemd import Notifier
 _CALM_S, _BUSY_S = 0.5, 0.05
 # How often the embedded servers are polled, seconds. Their death wakes the loop anyway.
 _WATCH_S = 1.0
-# How often the memory of the processes is looked at, seconds.
-_WEIGH_S = 5.0
 # The loop was held up when it wakes this much later than planned, seconds.
 _HELD_UP_S = 1.0
 # Longest that the restart of a watched server takes, seconds.
@@ -275,7 +273,7 @@ class Keeper:
             if not server.down and (code := watched.poll()) is not None:
                 self._log.warning("server_ended", server=name, code=code)
                 rule.noted_server_down(server, now, self._limits)
-        if now - self._weighed_at < _WEIGH_S:
+        if now - self._weighed_at < self._limits.weigh_s:
             return
         self._weighed_at = now
         bounds_mb = {g: config.processes.memory_max_mb for g, config in self._configs.items()}
