@@ -17,10 +17,10 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run test coverage simulate chaos failover fuzz lint check bench format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover systemd fuzz lint check bench format clean
 
 help: ## List these targets
-	sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 install: $(STAMP) ## Prepare .venv with everything, and .venv/bin/smsengine
 
@@ -62,6 +62,12 @@ $(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.
 run: $(STAMP) ## Run the engine with a demo organisation on 127.0.0.1:8080, data in ./data
 	exec $(BIN)/smsengine up --demo
 
+install-service: ## Make this clone the service smsengine of systemd, as root (docs/operations.md)
+	exec deploy/systemd/service install
+
+uninstall-service: ## Stop and remove the service; its data and settings stay
+	exec deploy/systemd/service uninstall
+
 # With ARGS it is one pytest, so that they mean what they say.
 test: $(STAMP) ## Test everything, with real servers
 	exec $(BIN)/python -m $(if $(strip $(ARGS)),pytest $(ARGS),tests)
@@ -88,6 +94,9 @@ fuzz: .venv/fuzz ## Give any octets to whatever reads from outside, for MINUTES 
 
 failover: $(STAMP) ## Kill, freeze and cut off stores and nodes that have a second, with real servers
 	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/failover $(ARGS)
+
+systemd: $(STAMP) ## Run the engine as a service of a systemd of its own, with failures that take long to watch; as root
+	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/systemd $(ARGS)
 
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)

@@ -2,18 +2,28 @@
 
 The text of a message, a telephone number and a secret are never written. Code that logs leaves
 them out. When one gets in nevertheless, by the text of an exception for example, it is masked here.
+
+On a terminal an exception follows on lines of its own; elsewhere it stays in the line of its event.
+When stderr goes to the journal of systemd, each line begins with its priority (sd-daemon(3)) and has no
+time, since the journal notes both. Of an event that comes again and again lines are left out and
+counted (`engine.log_bursts`). What libraries log by `logging` goes the same way.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, Literal
 
 import msgspec
 import structlog
+
+from engine.journal import PRIORITIES, in_journal
+from engine.log_bursts import Bursts
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -28,24 +38,46 @@ _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*@")
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 _Event = MutableMapping[str, Any]
+_bursts = Bursts()
 
 
 def configure_logs(as_json: bool, level: Level = "info") -> None:
-    """Send all logs of this process, and of those forked from it, to stderr."""
+    """Send all logs of this process, and of those forked from it, to stderr. May be called again."""
+    _bursts.forget()
+    journal = in_journal(os.environ)
+    line = as_json_line if as_json else as_text_line if sys.stderr.isatty() else as_one_text_line
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            leave_out,
+            *([] if journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]),
             structlog.processors.format_exc_info,
             mask,
-            as_json_line if as_json else as_text_line,
+            *([with_priority(line)] if journal else [line]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
         # stderr is looked up for each line, because the present one may be closed by then.
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
+    logging.captureWarnings(True)
+
+
+def write_left_out(*, all_of_them: bool = False) -> None:
+    """Log how many lines were left out; call it about once a second, and with `all_of_them` at the end."""
+    for (level, event), lines, seconds in _bursts.ended(time.monotonic(), all_of_them=all_of_them):
+        log = getattr(structlog.get_logger(), level, structlog.get_logger().warning)
+        log("lines_left_out", of=event, lines=lines, seconds=round(seconds, 1))
+
+
+def leave_out(_logger: object, _method: str, event: _Event) -> _Event:
+    """A processor of structlog: drop a line of which there were many. One that ends the process stays."""
+    level, name = str(event.get("level")), str(event.get("event"))
+    if level == "critical" or name == "lines_left_out" or _bursts.admit((level, name), time.monotonic()):
+        return event
+    raise structlog.DropEvent
 
 
 def mask(_logger: object, _method: str, event: _Event) -> _Event:
@@ -61,6 +93,16 @@ def mask(_logger: object, _method: str, event: _Event) -> _Event:
     return event
 
 
+def with_priority(line: Any) -> Any:
+    """`line`, a last processor of structlog, with the priority of its level before it."""
+
+    def prefixed(logger: object, method: str, event: _Event) -> str:
+        priority = PRIORITIES.get(event.get("level", "info"), 6)
+        return f"<{priority}>{line(logger, method, event)}"
+
+    return prefixed
+
+
 def as_json_line(_logger: object, _method: str, event: _Event) -> str:
     """The last processor of structlog: an event as one line of JSON, text."""
     return msgspec.json.encode(event).decode()
@@ -68,15 +110,37 @@ def as_json_line(_logger: object, _method: str, event: _Event) -> str:
 
 def as_text_line(_logger: object, _method: str, event: _Event) -> str:
     """`time level event key=value …`; an exception follows on lines of its own."""
-    time, level, name = event.pop("timestamp", "-"), event.pop("level", "-"), event.pop("event", "-")
     exception = event.pop("exception", None)
-    pairs = [f"{key}={_quoted(value)}" for key, value in event.items()]
-    line = " ".join([str(time), f"{level:<7}", str(name), *pairs])
+    line = as_one_text_line(_logger, _method, event)
     return f"{line}\n{exception}" if exception else line
+
+
+def as_one_text_line(_logger: object, _method: str, event: _Event) -> str:
+    """`time level event key=value …`, with an exception as one of the values."""
+    moment, level, name = event.pop("timestamp", ""), event.pop("level", "-"), event.pop("event", "-")
+    pairs = [f"{key}={_quoted(value)}" for key, value in event.items()]
+    return " ".join([*([str(moment)] if moment else []), f"{level:<7}", _one_line(str(name)), *pairs])
 
 
 def _quoted(value: object) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text):
         return text
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return '"' + _one_line(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", "\\n").replace("\r", "\\r")
+
+
+class _Library(logging.Handler):
+    """Takes what libraries log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log it as an event of ours, under the name of the library."""
+        log = structlog.get_logger()
+        write = log.error if record.levelno >= logging.ERROR else log.warning
+        try:
+            write("library", library=record.name, said=record.getMessage(), exc_info=record.exc_info)
+        except Exception:
+            self.handleError(record)

@@ -27,6 +27,7 @@ from engine import api_keys
 from engine.boot import fence, run_role
 from engine.config import Config, load, split_listen
 from engine.errors import ConfigError
+from engine.journal import in_journal
 from engine.providers.settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
 from supervisor import reload, welcome
@@ -42,6 +43,7 @@ from supervisor.prepare import (
     without_url,
 )
 from supervisor.process.keeper import Keeper, Watched
+from supervisor.process.resources import confirm_cpus
 from supervisor.process.systemd import Notifier, take_listener, take_notifier
 from supervisor.running import Running
 from supervisor.simulator import Simulator, start_simulator
@@ -80,6 +82,7 @@ def bring_up(wish: Wish) -> int:
     configure_logs(as_json=False)
     notifier, inherited = take_notifier(os.environ), take_listener(os.environ)
     config = _configured(wish)
+    configure_logs(config.logs.format == "json", config.logs.level)
     if wish.listen and inherited:
         raise ConfigError("--listen must be left out: systemd hands over the socket to listen on.")
     try:
@@ -109,6 +112,7 @@ def _configured(wish: Wish) -> Config:
             "No SMS provider is configured; add a [[providers]] section with name and type to the file given "
             "with --config, or use --demo for a simulated one."
         )
+    confirm_cpus(config.processes.cpus)
     data_dir = wish.data_dir or Path(config.data_dir or DEFAULT)
     return msgspec.structs.replace(config, data_dir=str(data_dir.absolute()))
 
@@ -175,6 +179,10 @@ def _keeper(
 
     def on_ready() -> None:
         directory.write_running(running)
+        if in_journal(os.environ):
+            # The journal is no place for a key, and nobody pastes commands from it.
+            log.info("ready", url=running.url)
+            return
         print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
 
     def on_reload(keeper: Keeper) -> None:

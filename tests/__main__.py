@@ -23,16 +23,17 @@ GROUPS = {
     "stores": ["stores", "activity", "receipts", "failover"],
     "credit": ["credit", "delivery", "routing"],
     "supervisor": ["supervisor"],
+    "systemd": ["systemd"],
     "simulation": ["simulation"],
 }
 REST = "rest"
 # Run by targets of their own.
-LONG = ["chaos", "failover/long"]
+LONG = ["chaos", "failover/long", "systemd/long"]
 # The tracer would slow these down to no purpose: the one measures an engine under load, and the
 # other runs lines that the tests of the domains run too.
-NOT_MEASURED = {"system", "simulation"}
+NOT_MEASURED = {"system", "simulation", "systemd"}
 # Groups at a time, the longest first: two cores, and most of a test is waiting.
-ORDER = ["system", "credit", "stores", "rest", "simulation", "supervisor"]
+ORDER = ["system", "credit", "stores", "rest", "simulation", "supervisor", "systemd"]
 AT_ONCE = 5
 # Name of the measured lines: what is combined must have the same name as the whole.
 DATA = ".coverage"

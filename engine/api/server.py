@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 from collections.abc import Callable
@@ -34,6 +35,10 @@ _OPTIONS: dict[str, Any] = {
 
 # The headers of a connection's first request must have come by then, seconds.
 FIRST_REQUEST_S = 75.0
+
+# How long a server that stops leaves idle connections open, seconds. A request that is on its way when
+# the server stops is answered, with the wish that its caller close the connection.
+PARTING_S = 1.0
 
 _NOWHERE = URL("/*")
 
@@ -108,6 +113,26 @@ class _Connection(web.RequestHandler):
 
 
 class _Connections(web.Server):
+    def __init__(self, handler: Any, **kwargs: Any) -> None:
+        super().__init__(handler, **kwargs)
+        self._open = 0
+        # Set while there is none.
+        self.none_open = asyncio.Event()
+        self.none_open.set()
+
+    def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
+        """Count one more."""
+        super().connection_made(handler, transport)
+        self._open += 1
+        self.none_open.clear()
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        """Count one less."""
+        super().connection_lost(handler, exc)
+        self._open -= 1
+        if not self._open:
+            self.none_open.set()
+
     def __call__(self) -> web.RequestHandler:
         return _Connection(self, loop=asyncio.get_running_loop(), **_OPTIONS)
 
@@ -167,8 +192,10 @@ class Server:
         self._listening = await loop.create_server(self._connections, sock=self._listener)
 
     async def stop(self, timeout_s: float) -> None:
-        """Accept nothing more, close idle connections, let requests under way end.
+        """Accept nothing more, close idle connections after `PARTING_S`, let requests under way end.
 
+        A caller that sends on a connection which is closed at that moment would not know whether its
+        request was taken. So each connection ends with an answer, when a request comes in that time.
         Those that have not ended after `timeout_s` are canceled: their callers see the
         connection close and must try again with the same Idempotency-Key. Other
         processes go on accepting from a shared socket.
@@ -176,6 +203,8 @@ class Server:
         listening, self._listening = self._listening, None
         if listening is not None and self._connections is not None:
             listening.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._connections.none_open.wait(), PARTING_S)
             self._connections.pre_shutdown()
             await self._connections.shutdown(timeout_s)
         await self._runner.cleanup()

@@ -18,6 +18,7 @@ import os
 import signal
 
 from engine.supervision import DRAIN_SIGNAL
+from engine.telemetry import write_left_out
 
 BEAT_S = 1.0
 
@@ -52,9 +53,10 @@ class Heartbeat:
         self._say(b"failed " + " ".join(sentence.split()).encode()[:2000] + b"\n")
 
     async def beat(self) -> None:
-        """Beat until canceled."""
+        """Beat until canceled, and log what was left out of the log."""
         while True:
             self._say(b"beat\n")
+            write_left_out()
             await asyncio.sleep(BEAT_S)
 
     def _say(self, line: bytes) -> None:

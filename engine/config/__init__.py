@@ -1,6 +1,6 @@
 """Settings: one TOML file, decoded once into frozen records.
 
-Only `engine.boot` and the supervisor read files and the environment. Every other part is given the
+Only this room, `engine.boot` and the supervisor read files and the environment. Every other part is given the
 settings that it needs as plain arguments.
 """
 
@@ -15,11 +15,13 @@ import msgspec
 from msgspec import Meta
 
 from engine import text_file
+from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
-from engine.config.store_urls import url_with_tls
+from engine.config.store_urls import url_with_password, url_with_tls
 from engine.errors import ConfigError
 from engine.intake.pricing import first_wrong as first_wrong_price
 from engine.providers.masking import printable
+from engine.providers.secret import secret
 from engine.providers.settings import ProviderSettings, wrong_setting
 from engine.records import QUEUES, Queue
 from engine.routing.records import Route
@@ -34,7 +36,8 @@ SHARDS_DEFAULT, SHARDS_MAX = 16, 256
 # Producers stop before consumers, so that nothing is left in hand.
 DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
 
-
+# What a process needs to work at all, MiB.
+_MEMORY_MIN_MB = 128
 # How the URL of each store begins.
 _SCHEMES = {
     "redis": ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"),
@@ -65,6 +68,8 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # "" means: start an embedded server under the data directory.
     url: str = ""
+    # A file whose first line is the password for `url`; "" when it stands there, or none is needed.
+    password_file: str = ""
     # Files in PEM form, for a store with TLS (`rediss://`, `https://`, any URL of PostgreSQL): the
     # authorities that its certificate is checked against, "" for those of the system; a certificate to
     # show to it; and the key of that, "" when it stands in the same file. Reading the file puts them
@@ -168,6 +173,24 @@ class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     usage_kept_max: Annotated[int, Meta(ge=10_000, le=100_000_000)] = 500_000
 
 
+class ProcessSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[processes]`: what bounds each process of a role."""
+
+    # A process with more resident memory than this is replaced by a new one and drains, MiB; 0: no bound.
+    memory_max_mb: Annotated[int, Meta(ge=0, le=1_048_576)] = 0
+    # CPUs for the processes: each is given one, in turn. Empty: the kernel moves them as it likes.
+    cpus: list[Annotated[int, Meta(ge=0, le=8191)]] = []
+
+
+class Logs(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[logs]`: what is written to stderr."""
+
+    # key=value for people, or one JSON object a line.
+    format: Literal["text", "json"] = "text"
+    # Lines below this level are left out.
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -193,6 +216,8 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # `smsengine price`.
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
     credit: Credit = Credit()
+    processes: ProcessSettings = ProcessSettings()
+    logs: Logs = Logs()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
@@ -238,13 +263,19 @@ def _checked(config: Config, origin: str) -> Config:
         if not holds:
             raise ConfigError(printable(f"{origin}: {setting} must be {allowed}."))
 
+    config = msgspec.structs.replace(
+        config,
+        http=with_credentials(config.http),
+        providers=[with_credentials(p) for p in config.providers],
+        **{store: with_credentials(getattr(config, store)) for store in _SCHEMES},
+    )
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
     for store, schemes in _SCHEMES.items():
         url = getattr(config, store).url
         allowed = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
         need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
     try:
-        stores = {name: _with_tls(name, getattr(config, name)) for name in _SCHEMES}
+        stores = {name: _with_whole_url(name, getattr(config, name)) for name in _SCHEMES}
     except ConfigError as e:
         raise ConfigError(f"{origin}: {e}") from e
     config = msgspec.structs.replace(config, **stores)
@@ -254,6 +285,8 @@ def _checked(config: Config, origin: str) -> Config:
         settings: QueueSettings = getattr(config.queues, queue)
         fits = settings.backoff_s <= settings.backoff_max_s
         need(fits, f"queues.{queue}.backoff_s", "at most backoff_max_s")
+    bound = config.processes.memory_max_mb
+    need(bound == 0 or bound >= _MEMORY_MIN_MB, "processes.memory_max_mb", f"0 or at least {_MEMORY_MIN_MB}")
     names = [p.name for p in config.providers]
     need(len(set(names)) == len(names), "providers", "named differently from one another")
     for p in config.providers:
@@ -264,15 +297,16 @@ def _checked(config: Config, origin: str) -> Config:
     return config
 
 
-def _with_tls(name: str, store: Store) -> Store:
+def _with_whole_url(name: str, store: Store) -> Store:
     files = {
         "tls_ca_file": store.tls_ca_file,
         "tls_cert_file": store.tls_cert_file,
         "tls_key_file": store.tls_key_file,
     }
-    return msgspec.structs.replace(
-        store, url=url_with_tls(name, store.url, files), **dict.fromkeys(files, "")
-    )
+    url = url_with_tls(name, store.url, files)
+    if store.password_file:
+        url = url_with_password(name, url, secret("", store.password_file, f"{name}.password"))
+    return msgspec.structs.replace(store, url=url, password_file="", **dict.fromkeys(files, ""))
 
 
 def split_listen(listen: str) -> tuple[str, int] | tuple[()]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from engine.errors import ConfigError
 from engine.tls import TLS_FILES, check_files
@@ -35,3 +35,18 @@ def url_with_tls(store: str, url: str, files: dict[str, str]) -> str:
         given = {_POSTGRES[name]: file for name, file in given.items()}
         query.setdefault("sslmode", "verify-full" if "sslrootcert" in given else "require")
     return urlunsplit(parts._replace(query=urlencode(query | given)))
+
+
+def url_with_password(store: str, url: str, password: str) -> str:
+    """`url` with the password of its user; for Redis also without a user. Raises ConfigError."""
+    setting = f"{store}.password_file"
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise ConfigError(f"{setting} needs a {store}.url with a host.")
+    login, _, hosts = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if colon:
+        raise ConfigError(f"{setting} must be left out, or {store}.url be without a password.")
+    if not user and store != "redis":
+        raise ConfigError(f"{setting} needs a {store}.url with a user.")
+    return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{hosts}"))

@@ -27,6 +27,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
+from engine.journal import last_sentence
 from supervisor.cli import books, options, org, price, provider, queue, route, send, show
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
@@ -113,7 +114,7 @@ def up(
     For Redis, PostgreSQL and ClickHouse the configuration names no URL of, a
     server of its own is started, with its data in the data directory.
 
-    On SIGHUP (kill -HUP) the configuration is read again, and when it is right the
+    On SIGHUP (smsengine reload) the configuration is read again, and when it is right the
     workers and the API are replaced by ones that have it, one process after another:
     providers are added and changed without an interruption.
 
@@ -130,6 +131,32 @@ def up(
             Wish(config_file=config, demo=demo, data_dir=engine.data_dir, listen=listen, as_json=as_json)
         )
     )
+
+
+@app.command()
+@options.engine_options("data_dir", "as_json")
+def reload(
+    timeout: Annotated[
+        int, typer.Option(min=1, max=3600, metavar="SECONDS", help="How long to wait for the end of it.")
+    ] = 600,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Have the running engine read its configuration again, and wait until it is in force.
+
+    Workers and API are replaced by ones that have it, one process after another. No request fails
+    meanwhile. When the file is wrong nothing changes, and the exit code is 1: see `smsengine check`.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine reload --data-dir /var/lib/smsengine[/cyan]
+    """
+    # Imported here, since it loads the whole configuration.
+    from supervisor.cli.reloading import reload_engine
+
+    reload_engine(engine.whereabouts.data_dir, timeout)
+    if not engine.print_json({"reloaded": True}):
+        print("The configuration is in force.")
 
 
 @app.command()
@@ -303,4 +330,4 @@ def _waiting(what: str, *, shown: bool) -> Iterator[None]:
 
 
 def _complain(sentence: str) -> None:
-    print("smsengine: " + " ".join(sentence.split()), file=sys.stderr)
+    sys.stderr.write(last_sentence(sentence))

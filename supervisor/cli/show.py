@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
-from supervisor.cli.answers import Audit, Status
+from supervisor.cli.answers import Audit, Process, Status
 from supervisor.cli.sending import Totals
 
 
@@ -47,7 +47,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
                 (
                     f"{p.role} {p.index}",
                     str(p.pid or "-"),
-                    p.state,
+                    f"{p.state}, degraded" if p.degraded else p.state,
                     span(max(now_us - p.since_us, 0) // 1000),
                     str(p.restarts),
                     "" if p.routing is None else f"version {p.routing}",
@@ -56,7 +56,8 @@ def status(seen: Status, now_us: int) -> RenderableType:
             ),
             frozenset({1, 3, 4}),
         )
-        parts = [Text(f"node {seen.node}"), processes, Text(), *parts]
+        ill = [Text(f"{p.role} {p.index} is degraded: {died(p)}") for p in seen.processes if p.degraded]
+        parts = [Text(f"node {seen.node}"), processes, Text(), *ill, *([Text()] if ill else []), *parts]
     if abs(seen.clock_ahead_ms) > NOTABLE_US // 1000:
         sentence = f"the clock of this node is {difference(seen.clock_ahead_ms * 1000)} that of Redis"
         parts += [Text(), Text(sentence)]
@@ -98,6 +99,11 @@ def suspended(organisations: int, units: int) -> str:
     """What is said of usage that waits to be booked: whom it keeps from sending, and what to do."""
     who = "1 organisation is" if organisations == 1 else f"{number(organisations)} organisations are"
     return f"{who} suspended: usage of {number(units)} units is not booked (run smsengine books repair)"
+
+
+def died(process: Process) -> str:
+    """How often in a row processes died in the place of this one, and why the last did."""
+    return f"{process.deaths} processes died there in a row. {process.last_words}"
 
 
 _VERDICTS = {"clean": "clean", "not_clean": "NOT CLEAN", "not_checked": "not checked"}

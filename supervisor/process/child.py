@@ -24,6 +24,7 @@ import structlog
 
 from engine.errors import ConfigError, EngineError
 from engine.supervision import CANNOT_BOOT
+from engine.telemetry import write_left_out
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
@@ -157,8 +158,8 @@ def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
     signal.set_wakeup_fd(-1)
     for signum in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
-    # A process that hangs is aborted; it then writes to stderr where it hangs.
-    faulthandler.enable(all_threads=False)
+    # A process that hangs is aborted; it then writes where each of its threads is.
+    faulthandler.enable()
     # A terminal sends these to the whole group, and systemd sends SIGTERM to the whole unit. The
     # parent decides what they mean, and asks its children to drain by a signal of its own.
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
@@ -190,6 +191,7 @@ def _live(
         structlog.get_logger().exception("child_broken", process=title)
     finally:
         with contextlib.suppress(Exception):
+            write_left_out(all_of_them=True)
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

@@ -16,6 +16,7 @@ It is killed, by us or by others: it ends, and the slot waits for its next start
 
 from __future__ import annotations
 
+import signal
 from enum import StrEnum
 
 import msgspec
@@ -25,6 +26,8 @@ from engine.config import Role
 from engine.supervision import DRAIN_SIGNAL
 
 Key = tuple[Role, int]
+# More lines of a stack than that are not kept.
+_STACK_LINES_MAX = 400
 
 
 class ChildState(StrEnum):
@@ -91,12 +94,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     backoff_max_s: float = 10.0
     # After a process that lived this long, the pauses begin with the first again.
     lived_s: float = 30.0
+    # How often the memory of the processes is looked at.
+    weigh_s: float = 5.0
     # One run of the fencing process.
     fence_s: float = 10.0
     # Longest that fencing the holders of earlier runs takes, before the start is given up.
     leftovers_s: float = 30.0
     # Deaths in a row of a process that was never ready, after which the start, or a reload, is given up.
     boot_deaths_max: int = 8
+    # Deaths in a row after which a slot is degraded, until a process has lived `lived_s` in it.
+    degraded_deaths: int = 5
 
 
 class Slot(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,9 +131,15 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     # Version of the routing plan that the process has in force; None: it routes nothing, or not yet.
     routing: int | None = None
-    # Why the last process failed, in its own words, and its exit code (negative: a signal).
+    # Why the process fails, in its own words, and its exit code (negative: a signal).
     sentence: str = ""
     code: int = 0
+    # Where it was when it crashed or was aborted: the Python stack of each of its threads.
+    stack: tuple[str, ...] = ()
+    # Why the last process that died in this slot did. A new process does not change it.
+    last_words: str = ""
+    # The process had more memory than it may, and the one that takes its place is not ready: see `rolling`.
+    outgrown: bool = False
 
     @property
     def key(self) -> Key:
@@ -164,32 +177,59 @@ def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) ->
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
         name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
-        restarts=slot.restarts + (not first), routing=None, sentence="", code=0,
+        restarts=slot.restarts + (not first), routing=None, sentence="", code=0, stack=(),
     )  # fmt: skip
 
 
 def noted_line(slot: Slot, line: str, now: float) -> Slot:
-    """The slot after a line from its process (see `engine.boot.heartbeat`); unknown lines change nothing."""
+    """The slot after a line from its process (see `engine.boot.heartbeat`).
+
+    What faulthandler writes of a process that ends are lines of their own. Others change nothing.
+    """
     word, _, sentence = line.partition(" ")
     if word == "ready":
-        return msgspec.structs.replace(moved(slot, Event.READY, now), was_ready=True, beat_at=now)
+        slot = moved(slot, Event.READY, now)
+        return msgspec.structs.replace(slot, was_ready=True, beat_at=now, outgrown=False)
     if word == "beat":
         return msgspec.structs.replace(slot, beat_at=now)
     if word == "routing" and sentence.isdecimal():
         return msgspec.structs.replace(slot, routing=int(sentence))
     if word == "failed":
         return msgspec.structs.replace(slot, sentence=sentence)
+    if (slot.stack or line.startswith("Fatal Python error")) and len(slot.stack) < _STACK_LINES_MAX:
+        return msgspec.structs.replace(slot, stack=(*slot.stack, line))
     return slot
 
 
 def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
     """The slot after its process was reaped with this exit code (negative: the signal that killed it)."""
     if slot.state == ChildState.DRAINING and left_cleanly(slot, code):
-        deaths, retry_at = 0, now
+        deaths, retry_at, words = 0, now, ""
     else:
         deaths = 1 if now - slot.started_at >= limits.lived_s else slot.deaths + 1
-        retry_at = now + backoff_s(deaths, limits)
-    return msgspec.structs.replace(moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code)
+        retry_at, words = now + backoff_s(deaths, limits), _last_words(slot, code)
+    return msgspec.structs.replace(
+        moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code, last_words=words
+    )
+
+
+def degraded(slot: Slot, now: float, limits: Limits) -> bool:
+    """Whether process after process dies here. It is tried again, with the longest pause between two."""
+    lives = slot.alive and now - slot.started_at >= limits.lived_s
+    return slot.deaths >= limits.degraded_deaths and not lives
+
+
+def _last_words(slot: Slot, code: int) -> str:
+    """Why the process of the slot died with this exit code, one sentence."""
+    if slot.sentence:
+        return slot.sentence
+    how = f"It was ended by {signal.Signals(-code).name}." if code < 0 else f"It ended with exit code {code}."
+    if slot.state in (ChildState.ABORTED, ChildState.KILLED):
+        how = "It hung and was ended."
+    elif slot.state == ChildState.STARTING:
+        how = how.removesuffix(".") + " before it was ready."
+    where = next((line.strip() for line in slot.stack if line.startswith("  File ")), "")
+    return f"{how} It was at {where}." if where else how
 
 
 def overdue(slot: Slot, now: float, limits: Limits) -> bool:
@@ -210,10 +250,12 @@ def overdue(slot: Slot, now: float, limits: Limits) -> bool:
     return now >= due_at + limits.kill_s
 
 
-def not_spawned(slot: Slot, now: float, limits: Limits) -> Slot:
+def not_spawned(slot: Slot, why: str, now: float, limits: Limits) -> Slot:
     """The slot after a fork that failed for lack of memory or process ids; it counts as a death."""
-    deaths = slot.deaths + 1
-    return msgspec.structs.replace(slot, deaths=deaths, retry_at=now + backoff_s(deaths, limits))
+    deaths, words = slot.deaths + 1, f"It could not be started: {why}."
+    return msgspec.structs.replace(
+        slot, deaths=deaths, retry_at=now + backoff_s(deaths, limits), last_words=words
+    )
 
 
 def left_cleanly(slot: Slot, code: int) -> bool:

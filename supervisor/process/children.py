@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import selectors
 import signal
@@ -59,11 +60,16 @@ class Children:
     ) -> Child:
         """Fork a child that runs `run(pipe_fd, listener)`; `title` is its name in `ps`.
 
-        It gets the listening socket only when it `listens`, otherwise None. Raises OSError when the
-        fork fails.
+        It gets the listening socket only when it `listens`, otherwise None. When it crashes or is
+        aborted, the stacks of its threads come as lines too. Raises OSError when the fork fails.
         """
         listener = self._listener if listens else None
-        child = fork_child(title, lambda fd: run(fd, listener), lambda: self._forget(listens))
+
+        def live(pipe_fd: int) -> int:
+            faulthandler.enable(pipe_fd, all_threads=True)
+            return run(pipe_fd, listener)
+
+        child = fork_child(title, live, lambda: self._forget(listens))
         self._children[key] = child
         if key is not FENCE:
             self._selector.register(child.fd, selectors.EVENT_READ, key)

@@ -29,16 +29,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from engine.config import DRAIN_ORDER, Config, Role
 from engine.errors import ConfigError, EngineError
+from engine.journal import last_sentence
 from engine.supervision import DRAIN_SIGNAL
+from engine.telemetry import configure_logs, write_left_out
 from supervisor.process import child_state, rolling, snapshot
 from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
+from supervisor.process.resources import cpu_of, outgrown, run_on
 from supervisor.process.service import Service
 from supervisor.process.systemd import Notifier
 
@@ -129,9 +133,11 @@ class Keeper:
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
         self._exit_code: int | None = None
-        self._woke_at = self._watched_at = now
+        # Why the processes have an earlier configuration again, "" when they have the one that is wanted.
+        self._undone = ""
+        self._woke_at = self._watched_at = self._weighed_at = now
         path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
-        self._publisher = snapshot.Publisher(config.node_name, path)
+        self._publisher = snapshot.Publisher(config.node_name, path, self._limits)
 
     def run(self) -> int:
         """Block until everything has drained after SIGTERM or SIGINT, or it cannot go on.
@@ -152,7 +158,7 @@ class Keeper:
                 if self._exit_code is not None:
                     return self._exit_code
                 self._publisher.publish(self._seen)
-                self._service.publish(self._seen)
+                self._service.publish(self._seen, now)
                 self._service.judge(self._seen, now)
                 self._observe()
         finally:
@@ -172,6 +178,7 @@ class Keeper:
         self._configs[generation] = config
         before = self._configs[self._seen.rolling.generation]
         rolling.begin(self._seen.rolling, generation)
+        self._undone = ""
         self._seen.wanted |= _changed_roles(before, config)
         self._log.info("reloading", generation=generation)
 
@@ -198,6 +205,7 @@ class Keeper:
             for dead, code in self._children.dead():
                 self._note_end(dead, code, now)
             self._watch(now)
+            write_left_out()
 
     def _note_lines(self, key: Key, lines: list[str], now: float) -> None:
         before = after = self._seen.slots[key]
@@ -217,12 +225,19 @@ class Keeper:
                 self._log.warning("supervisor_killing", why="second signal")
                 self._seen.stopping.at_once = True
         elif signum == signal.SIGHUP and self._on_reload is not None:
+            self._seen.reloads.begun += 1
             self._service.begin_reload(self._seen)
             try:
                 self._on_reload(self)
             except EngineError as e:
                 self._log.error("reload_failed", why=str(e))
+                self._end_reload(str(e))
             self._service.end_reload(self._seen)
+
+    def _end_reload(self, sentence: str) -> None:
+        self._seen.reloads.ended = self._seen.reloads.begun
+        self._seen.reloads.sentence = sentence
+        self._service.end_reload(self._seen)
 
     def _note_end(self, key: Key | None, code: int, now: float) -> None:
         last_lines = self._children.bury(key)
@@ -246,6 +261,11 @@ class Keeper:
             self._seen.stopping.unclean = True
         log = self._log.info if clean else self._log.warning
         log("child_ended", child=before.title, pid=before.pid, code=code, state=str(before.state))
+        after = self._seen.slots[key]
+        if after.stack:
+            self._log.error("child_stack", child=after.title, exception="\n".join(after.stack))
+        if after.deaths == self._limits.degraded_deaths:
+            self._log.error("child_degraded", child=after.title, deaths=after.deaths, why=after.last_words)
 
     def _watch(self, now: float) -> None:
         for name, watched in self._watchers.items():
@@ -253,6 +273,13 @@ class Keeper:
             if not server.down and (code := watched.poll()) is not None:
                 self._log.warning("server_ended", server=name, code=code)
                 rule.noted_server_down(server, now, self._limits)
+        if now - self._weighed_at < self._limits.weigh_s:
+            return
+        self._weighed_at = now
+        bounds_mb = {g: config.processes.memory_max_mb for g, config in self._configs.items()}
+        for slot, memory_mb in outgrown(self._seen.slots.values(), bounds_mb, now, self._limits):
+            self._log.warning("child_outgrown", child=slot.title, memory_mb=memory_mb)
+            self._seen.slots[slot.key] = msgspec.structs.replace(slot, outgrown=True)
 
     # Perform.
 
@@ -280,16 +307,17 @@ class Keeper:
             case rule.Settle():
                 rolling.settle(self._seen.rolling)
                 self._log.info("reloaded", generation=self._seen.rolling.generation)
-                self._service.end_reload(self._seen)
+                self._end_reload(self._undone)
                 if self._on_reloaded is not None:
                     self._on_reloaded(self._configs[self._seen.rolling.generation])
             case rule.GoBack(sentence):
                 self._log.error("reload_undone", why=sentence)
+                self._undone = sentence
                 tried = self._configs[self._seen.rolling.generation]
                 rolling.go_back(self._seen.rolling)
                 self._seen.wanted |= _changed_roles(tried, self._configs[self._seen.rolling.generation])
             case rule.GiveUp(sentence):
-                sys.stderr.write(f"smsengine: {sentence}\n")
+                sys.stderr.write(last_sentence(sentence))
                 self._stop(sentence)
             case rule.Finish(exit_code):
                 self._exit_code = exit_code
@@ -304,13 +332,15 @@ class Keeper:
         name = f"{self._config.node_name}.{role}.{self._birth}-{self._born}"
 
         def run(pipe_fd: int, listener: socket.socket | None) -> int:
+            configure_logs(config.logs.format == "json", config.logs.level)
+            run_on(cpu_of(config, role, index))
             return self._runner(role, config, name, pipe_fd, listener)
 
         try:
             child = self._children.fork(slot.key, slot.title, run, listens=role == "ingest")
         except OSError as e:
             self._log.error("fork_failed", child=slot.title, why=e.strerror)
-            self._seen.slots[slot.key] = child_state.not_spawned(slot, now, self._limits)
+            self._seen.slots[slot.key] = child_state.not_spawned(slot, str(e.strerror), now, self._limits)
             return
         self._seen.slots[slot.key] = child_state.spawned(slot, name, child.pid, now, generation)
         self._log.info("child_started", child=slot.title, pid=child.pid, holder=name)

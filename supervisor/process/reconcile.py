@@ -71,6 +71,16 @@ class Stopping(msgspec.Struct, kw_only=True):
     unclean: bool = False
 
 
+class Reloads(msgspec.Struct, kw_only=True):
+    """How the reloads of this supervisor ended, for who asked for one."""
+
+    # How many were asked for, and how many of these are over. One may end several.
+    begun: int = 0
+    ended: int = 0
+    # Why the last one changed nothing; "" when the configuration is in force.
+    sentence: str = ""
+
+
 class Observed(msgspec.Struct, kw_only=True):
     """Everything the supervisor knows. The keeper writes it; the rules only read it."""
 
@@ -79,6 +89,7 @@ class Observed(msgspec.Struct, kw_only=True):
     fencing: Fencing
     servers: dict[str, Server] = {}
     rolling: rolls.Rolling = msgspec.field(default_factory=rolls.Rolling)
+    reloads: Reloads = msgspec.field(default_factory=Reloads)
     stopping: Stopping | None = None
     # Everything wanted has been ready at the same time, at least once.
     announced: bool = False

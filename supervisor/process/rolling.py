@@ -13,6 +13,8 @@ plan that could be lost, only what is wanted and what is observed:
 A process that drains loses nothing: ingest answers the requests it has begun and the others
 accept from the same socket; a worker settles what is in flight and hands back the rest.
 
+A process that has outgrown its memory is replaced in the same way, whatever its role.
+
 The extra process proves the configuration: when it cannot boot, or dies again and again
 before it is ready, the generation before is wanted again, and each process that was
 replaced by then is replaced once more. A process that dies for another reason meanwhile is
@@ -25,7 +27,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from engine.config import Role
+from engine.config import DRAIN_ORDER, Role
 from engine.supervision import CANNOT_BOOT
 from supervisor.process.child_state import ChildState, Key, Limits, Slot
 
@@ -72,15 +74,14 @@ def settle(rolling: Rolling) -> None:
 
 def step(slots: Iterable[Slot], wanted: Mapping[Role, int], rolling: Rolling) -> Step | None:
     """The next step of the replacement; None: no role needs an extra process."""
-    if not rolling.under_way:
-        return None
     present = {slot.key: slot for slot in slots}
-    for role in ROLLED:
+    for role in (*ROLLED, *(other for other in DRAIN_ORDER if other not in ROLLED)):
         count = wanted.get(role, 0)
-        if not count:
+        outgrown = any(slot.outgrown for slot in present.values() if slot.role == role)
+        if not count or not (rolling.under_way or outgrown):
             continue
         mine = (present.get((role, index)) for index in range(1, count + 1))
-        old = [s.key for s in mine if s is not None and s.alive and s.generation != rolling.generation]
+        old = [s.key for s in mine if s is not None and s.alive and _to_be_replaced(s, rolling)]
         extra = present.get((role, count + 1))
         if not old and (extra is None or not extra.alive or _all_ready(present, role, count)):
             continue
@@ -116,6 +117,12 @@ def cannot_boot(slots: Iterable[Slot], rolling: Rolling, limits: Limits) -> str:
             why = slot.sentence or f"The last time with exit code {slot.code}."
             return f"{slot.title} ended {slot.deaths} times before it was ready. {why}"
     return ""
+
+
+def _to_be_replaced(slot: Slot, rolling: Rolling) -> bool:
+    other = rolling.under_way and slot.role in ROLLED and slot.generation != rolling.generation
+    # One that starts there is its successor.
+    return other or (slot.outgrown and slot.state != ChildState.STARTING)
 
 
 def _all_ready(present: Mapping[Key, Slot], role: Role, count: int) -> bool:

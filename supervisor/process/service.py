@@ -53,7 +53,7 @@ class Service:
         """Notify that the drain begins."""
         self._notifier.stopping(self._step_s)
 
-    def publish(self, observed: Observed) -> None:
+    def publish(self, observed: Observed, now: float) -> None:
         """Send the status line when it, or a process, has changed.
 
         During a start, a reload or a drain this also asks systemd for more time for the next step.
@@ -69,16 +69,25 @@ class Service:
         elif observed.rolling.under_way:
             how = f"reloading, {how}"
         else:
+            how += self._trouble(observed, now)
             well = True
         # A replaced process is progress too, although the line stays the same.
-        now = how, [(s.pid, s.state) for s in observed.slots.values()]
-        if now == self._published:
+        line = how, [(s.pid, s.state) for s in observed.slots.values()]
+        if line == self._published:
             return
-        self._published = now
+        self._published = line
         if well:
             self._notifier.status(how)
         else:
             self._notifier.progress(how, self._step_s)
+
+    def _trouble(self, observed: Observed, now: float) -> str:
+        """What an operator must look at: processes that die again and again, a reload that failed."""
+        ill = [s for s in observed.slots.values() if child_state.degraded(s, now, self._limits)]
+        words = [f"{s.title} is degraded: {s.last_words}" for s in ill]
+        if observed.reloads.sentence:
+            words.append(f"the last reload changed nothing: {observed.reloads.sentence}")
+        return "".join(f"; {sentence}" for sentence in words)
 
     def judge(self, observed: Observed, now: float) -> None:
         """Send a sign of life when one is due, unless a process is overdue: see `child_state.overdue`.

@@ -16,7 +16,8 @@ import msgspec
 import structlog
 
 from engine.config import ROLES, Role
-from supervisor.process.child_state import ChildState, Slot
+from supervisor.process import child_state
+from supervisor.process.child_state import ChildState, Limits, Slot
 from supervisor.process.reconcile import Observed
 
 
@@ -36,6 +37,11 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
     routing: int | None
+    # Processes that died here in a row, and why the last one did; "" when it was asked to end.
+    deaths: int
+    last_words: str
+    # So many died that something must be wrong; it is tried again with long pauses.
+    degraded: bool
 
 
 class Processes(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +54,11 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
+    # How many reloads were asked for, how many of these are over, and why the last one changed nothing:
+    # "" when it did.
+    reloads_begun: int
+    reloads_ended: int
+    reload_failure: str
     processes: list[ProcessRow]
 
 
@@ -59,16 +70,19 @@ def path_in(data_dir: Path) -> Path:
 class Publisher:
     """Writes the file when a process has changed, and removes it at the end."""
 
-    def __init__(self, node: str, path: Path | None) -> None:
+    def __init__(self, node: str, path: Path | None, limits: Limits) -> None:
         """`node` is the name of this node. Without a path no file is written."""
-        self._node, self._path = node, path
+        self._node, self._path, self._limits = node, path, limits
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
         """Write the file if anything in it has changed since the last call; a failure is logged."""
-        rows = [(s.key, s.state, s.pid, s.restarts, s.routing) for s in observed.slots.values()]
+        rows = [
+            (s.key, s.state, s.pid, s.restarts, s.routing, s.deaths, self._degraded(s))
+            for s in observed.slots.values()
+        ]
         stopping = observed.stopping is not None
-        now = (rows, observed.announced, stopping)
+        now = (rows, observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
         if now == self._published:
             return
         self._published = now
@@ -81,7 +95,10 @@ class Publisher:
             supervisor_start=start_of(pid),
             ready=observed.announced,
             stopping=stopping,
-            processes=rows_of(observed.slots.values()),
+            reloads_begun=observed.reloads.begun,
+            reloads_ended=observed.reloads.ended,
+            reload_failure=observed.reloads.sentence,
+            processes=self._rows(observed.slots.values()),
         )
         try:
             _write(self._path, processes)
@@ -95,23 +112,28 @@ class Publisher:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
+    def _degraded(self, slot: Slot) -> bool:
+        return child_state.degraded(slot, time.monotonic(), self._limits)
 
-def rows_of(slots: Iterable[Slot]) -> list[ProcessRow]:
-    """One row for each slot, in the order in which the roles start."""
-    wall_us, now = time.time_ns() // 1000, time.monotonic()
-    return [
-        ProcessRow(
-            role=s.role,
-            index=s.index,
-            name=s.name,
-            pid=s.pid if s.alive else 0,
-            state=s.state,
-            since_us=wall_us - int((now - s.since) * 1e6),
-            restarts=s.restarts,
-            routing=s.routing if s.alive else None,
-        )
-        for s in sorted(slots, key=lambda s: (ROLES.index(s.role), s.index))
-    ]
+    def _rows(self, slots: Iterable[Slot]) -> list[ProcessRow]:
+        """One row for each slot, in the order in which the roles start."""
+        wall_us, now = time.time_ns() // 1000, time.monotonic()
+        return [
+            ProcessRow(
+                role=s.role,
+                index=s.index,
+                name=s.name,
+                pid=s.pid if s.alive else 0,
+                state=s.state,
+                since_us=wall_us - int((now - s.since) * 1e6),
+                restarts=s.restarts,
+                routing=s.routing if s.alive else None,
+                deaths=s.deaths,
+                last_words=s.last_words,
+                degraded=self._degraded(s),
+            )
+            for s in sorted(slots, key=lambda s: (ROLES.index(s.role), s.index))
+        ]
 
 
 def _write(path: Path, processes: Processes) -> None:

@@ -1,10 +1,11 @@
 """A supervisor with stand-in roles: real forks, signals, pipes and loops, no stores.
 
 `python -m tests.supervisor.process.keeper_program DIR OPTIONS` with OPTIONS in JSON. Tests steer the
-roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies
-before it is ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready. SIGUSR2 makes
-a child's loop hang. `fence-fails` makes fencing fail. On SIGHUP the configuration becomes
-that of `config.toml`. What the children do is appended to DIR/events.
+roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies before it is
+ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready, `grow-ROLE` has 200 MiB, `noisy-ROLE`
+logs 2,000 lines. SIGUSR2 makes a child's loop hang, while a thread of it waits. `fence-fails` makes
+fencing fail. On SIGHUP the configuration becomes that of `config.toml`. What the children do is
+appended to DIR/events.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import random
 import signal
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 import uvloop
 
 from engine.boot.heartbeat import Heartbeat
-from engine.config import Config, Role, Roles, load
+from engine.config import Config, Logs, ProcessSettings, Role, Roles, load
 from engine.errors import ConfigError, Unavailable
 from engine.telemetry import configure_logs
 from supervisor.process.child_state import Limits
@@ -44,10 +47,19 @@ def asked(what: str, role: str) -> bool:
     return (HERE / f"{what}-{role}").exists()
 
 
+def hang() -> None:
+    threading.Thread(target=wait_beside, daemon=True).start()
+    time.sleep(1000)
+
+
+def wait_beside() -> None:
+    threading.Event().wait()
+
+
 async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | None) -> None:
     life = Heartbeat(pipe_fd)
     life.start()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, lambda: time.sleep(1000))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, hang)
     server = None
     if listener is not None:
 
@@ -59,7 +71,10 @@ async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | No
     if asked("mute", role):
         await asyncio.sleep(1000)
     beat = asyncio.create_task(life.beat())
+    memory = b"x" * (200 << 20 if asked("grow", role) else 0)
     life.ready()
+    for n in range(2000 if asked("noisy", role) else 0):
+        structlog.get_logger().warning("store away", n=n)
     await life.draining.wait()
     record(event="draining", role=role, name=name)
     if asked("linger", role):
@@ -67,7 +82,7 @@ async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | No
     beat.cancel()
     if server is not None:
         server.close()
-    record(event="drained", role=role, name=name)
+    record(event="drained", role=role, name=name, memory=len(memory))
 
 
 def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:
@@ -75,7 +90,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
         event="born", role=role, name=name, pid=os.getpid(), random=random.random(),
         stdin=os.readlink("/proc/self/fd/0"), pipe_fd=pipe_fd,
         listener=listener.fileno() if listener is not None else None, take_over_s=config.take_over_s,
-        environment=sorted(os.environ),
+        environment=sorted(os.environ), cpus=sorted(os.sched_getaffinity(0)),
         fds={int(fd): _target(fd) for fd in os.listdir("/proc/self/fd")},
     )  # fmt: skip
     if asked("refuse", role):
@@ -134,7 +149,13 @@ def main() -> int:
     port = listener.getsockname()[1]
     sleeper = Sleeper() if options.get("server") else None
     keeper = Keeper(
-        Config(node="node-1", data_dir=str(HERE), roles=Roles(**options.get("roles", {}))),
+        Config(
+            node="node-1",
+            data_dir=str(HERE),
+            roles=Roles(**options.get("roles", {})),
+            processes=ProcessSettings(**options.get("processes", {})),
+            logs=Logs(format="json"),
+        ),
         runner=run_role,
         fencer=fence,
         listener=listener,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -71,14 +72,20 @@ def test_a_fence_that_fails_is_repeated_until_it_succeeds_and_the_restart_does_n
     until(lambda: running.fenced() == [victim.name])
 
 
-def test_a_child_whose_loop_hangs_is_aborted_where_it_hangs_and_replaced(start: Start) -> None:
+def test_a_child_whose_loop_hangs_is_aborted_shows_where_each_thread_is_and_is_replaced(start: Start) -> None:
     running = start(roles={"normal": 0, "archiver": 0}, limits={"beat_s": 2.0})
     rows = running.ready()
     victim = rows["express 1"]
     os.kill(victim.pid, signal.SIGUSR2)
     running.successor(victim)
     assert [e["code"] for e in running.logged("child_ended")] == [-signal.SIGABRT]
-    assert "keeper_program.py" in running.stderr.partition("Fatal Python error: Aborted")[2]
+    [stack] = running.logged("child_stack")
+    fatal, *threads = re.split(r"(?:Current thread|Thread) 0x\w+.*:", stack["exception"])
+    assert fatal.startswith("Fatal Python error: Aborted")
+    places = [re.findall(r" in (hang|wait_beside)$", thread, re.MULTILINE) for thread in threads]
+    assert [place for place in places if place] == [["wait_beside"], ["hang"]]
+    last_words = running.rows()["express 1"].last_words
+    assert re.fullmatch(r'It hung and was ended\. It was at File ".*", line \d+ in \w+\.', last_words)
     until(lambda: running.fenced() == [victim.name])
     assert running.rows()["ledger 1"].pid == rows["ledger 1"].pid
 

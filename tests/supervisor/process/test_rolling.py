@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,3 +221,17 @@ def test_whatever_happens_meanwhile_it_ends_with_one_configuration(
     }
     assert not world.seen.rolling.under_way
     assert set(world.fenced) == world.to_be_fenced
+
+
+@pytest.mark.parametrize("role", ALL)
+def test_a_process_that_has_outgrown_its_memory_is_replaced_in_its_turn(role: Role) -> None:
+    wanted: dict[Role, int] = {**ALL, role: 2}
+    world = World(wanted)
+    world.boot()
+    names = {s.key: s.name for s in world.seen.slots.values()}
+    world.seen.slots[role, 1] = msgspec.structs.replace(world.seen.slots[role, 1], outgrown=True)
+    for _ in live(world):
+        assert len(ready_of(world, role)) >= 2, "never fewer ready than wanted"
+    changed = {s.key for s in world.seen.slots.values() if s.name != names.get(s.key)}
+    assert changed == {(role, 1)}
+    assert not any(s.outgrown for s in world.seen.slots.values())
