@@ -98,6 +98,7 @@ class Reads:
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
                 "problems_last_hour": self._problems.last_hour(providers),
                 "paused_providers": self._status.paused(providers),
+                "paused_organisations": self._status.paused_organisations(),
             },
             _SOURCES,
         )
@@ -122,6 +123,7 @@ _SOURCES = {
     "receipts.unmatched": "ClickHouse",
     "problems_last_hour": "Redis",
     "paused_providers": "PostgreSQL",
+    "paused_organisations": "PostgreSQL",
 }
 
 

@@ -168,6 +168,13 @@ class Credit(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     usage_kept_max: Annotated[int, Meta(ge=10_000, le=100_000_000)] = 500_000
 
 
+class Limits(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[limits]`: of organisations of which nothing else was set (`smsengine org limits`)."""
+
+    # Most messages of an organisation that wait in both queues; more are answered 429.
+    backlog_max: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 1_000_000
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -193,6 +200,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # `smsengine price`.
     prices: dict[str, int] = msgspec.field(default_factory=lambda: {"": 1})
     credit: Credit = Credit()
+    limits: Limits = Limits()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 

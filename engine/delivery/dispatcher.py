@@ -78,13 +78,18 @@ class Dispatcher:
         log: FilteringBoundLogger,
         clock_s: Callable[[], float],
         hedge: bool = False,
+        weight_of: Callable[[int], float] = lambda organisation_id: 1.0,
     ) -> None:
         """`providers`: in order of preference, started and stopped by the caller; `settings`: of each, in
         the same order. `settler` takes what becomes of entries. `concurrency` bounds the sends in
         flight, without those that were in flight when their provider stalled. `hedge`: a message
         that has waited for an answer longer than its provider ever takes goes to another provider at
         once, before the time-out, as long as one more send of unknown outcome does not end it.
+        `weight_of`: the weight of an organisation among those whose messages are put off.
         """
+        self._weight_of = weight_of
+        # The organisations that are paused.
+        self._paused: frozenset[int] = frozenset()
         self._queue = queue
         self._providers = {provider.name: provider for provider in providers}
         self.lanes = Lanes(settings, concurrency)
@@ -108,9 +113,22 @@ class Dispatcher:
         self.lanes.use(plan)
         self._turns.ring()
 
+    def pause(self, organisations: frozenset[int]) -> None:
+        """Send nothing of these organisations, and of no others, until told otherwise.
+
+        What waits here of them goes back to their backlogs; what is being sent gets its verdict.
+        """
+        self._paused = organisations
+        for lane in self.lanes:
+            for entry in lane.take_out(organisations):
+                self._settler.put_back(entry)
+
     def place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
         """Give `entry` to a provider's lane, or back to the settler."""
         message = entry.message
+        if message.organisation_id in self._paused:
+            self._settler.put_back(entry)
+            return
         candidates = self._choice.candidates(message)
         if not candidates.routed:
             self._settler.unroutable(entry)
@@ -124,11 +142,17 @@ class Dispatcher:
             # All its providers are closed: back to Redis until the first of them may have opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
-            self._settler.put_off(entry, first.put_off_s(message.organisation_id, message.segments, now_s))
+            self._put_off(entry, first, now_s)
         elif lane.crowded(now_s) and len(self.lanes) > 1:
-            self._settler.put_off(entry, lane.put_off_s(message.organisation_id, message.segments, now_s))
+            self._put_off(entry, lane, now_s)
         else:
             lane.add(entry, read_at_s)
+
+    def _put_off(self, entry: Entry, lane: Lane, now_s: float) -> None:
+        """Put `entry` off until about its turn in `lane`."""
+        organisation_id = entry.message.organisation_id
+        weight = self._weight_of(organisation_id)
+        self._settler.put_off(entry, lane.put_off_s(organisation_id, weight, entry.message.segments, now_s))
 
     def pump(self, now_s: float) -> None:
         """Submit what may be sent; to be called after `place`."""

@@ -239,7 +239,7 @@ class Functions(Closing, LineFunctions):
         row_count, at = 0, 6
         for index in range(int(args[4])):
             org, units, key_index, fingerprint, answer, n_rows, some, n = args[at : at + 8]
-            hit = self.used_before(keys[16 + key_index], fingerprint, answer) if key_index else None
+            hit = self.used_before(keys[17 + key_index], fingerprint, answer) if key_index else None
             if hit:
                 hits.append([index, *hit])
             else:
@@ -322,6 +322,7 @@ class Functions(Closing, LineFunctions):
         at, counted = 3, 0
         rows: list[bytes] = []
         sums: dict[int, list[int]] = {}
+        back: dict[bytes, list[bytes]] = {}
         for _ in range(int(args[2])):
             entry_id, outcome, org, units, row = args[at : at + 5]
             ms, _, sequence = entry_id.partition(b"-")
@@ -336,9 +337,11 @@ class Functions(Closing, LineFunctions):
                     self.store.zadd(keys[4], args[at + 5], args[at + 6])
                 elif outcome == b"x":
                     self.store.xadd(keys[5], [b"m", args[at + 5]])
+                elif outcome == b"b":
+                    back.setdefault(b"%d" % org, []).append(args[at + 5])
                 else:
                     sums.setdefault(org, [0, 0])[0 if outcome == b"c" else 1] += units
-            at += 5 + {b"d": 2, b"x": 1}.get(outcome, 0)
+            at += 5 + {b"d": 2, b"x": 1, b"b": 1}.get(outcome, 0)
         if rows:
             self.store.xadd(keys[6], [b"b", _array_of(rows, len(rows))])
         if sums:
@@ -349,6 +352,8 @@ class Functions(Closing, LineFunctions):
             self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
         line = self.line(self.store, keys[:4])
         line.aim(args[1])
+        for organisation, payloads in back.items():
+            line.put_back(organisation, payloads)
         return [counted, line.finish()]
 
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:

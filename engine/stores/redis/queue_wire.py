@@ -31,7 +31,13 @@ from engine.stores.redis.lua_libraries import versioned
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
 _encode = msgspec.msgpack.Encoder().encode
-_OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
+_OUTCOMES: dict[SettlementOutcome, bytes] = {
+    "captured": b"c",
+    "released": b"r",
+    "retry": b"d",
+    "dead": b"x",
+    "back": b"b",
+}
 
 # An entry as a stream holds it: (id, payload, how often it has been delivered).
 RawEntry = tuple[bytes, bytes, int]
@@ -97,8 +103,8 @@ def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
 def settle(
     queue: Queue, name: str, shard: int, mark: int, settlements: Sequence[Settlement], *, unread: bool = False
 ) -> Command:
-    """Settle entries of one shard in one call; reply [how many counted, how many messages wait behind the
-    stream now] (see `settle` in queue.lua).
+    """Settle entries of one shard in one call; reply [how many counted, the weight that waits behind the
+    stream now] (see `settle` and `finish` in queue.lua).
 
     `mark`: how many unread entries the stream shall hold. `unread`: entries that no worker has been given,
     instead of those that `name` has been given.
@@ -115,7 +121,7 @@ def settle(
         )
         if outcome == "retry":
             flat += (s.due_at_us, message_format.packed(s.message or message))
-        elif outcome == "dead":
+        elif outcome in ("dead", "back"):
             flat.append(message_format.packed(s.message or message))
     function = _SETTLE_UNREAD if unread else _SETTLE
     return _settle(queue, name, shard, mark, len(settlements), flat, function)
@@ -150,14 +156,15 @@ def _settle(
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int, mark: int) -> Command:
-    """Let up to `limit` messages that are due at `now_us` into the queue; reply [how many, how many messages
-    wait behind the stream now]. `mark`: as for `settle`."""
+    """Let up to `limit` messages that are due at `now_us` into the queue; reply [how many, the weight that
+    waits behind the stream now]. `mark`: as for `settle`."""
     keys = (due_key(shard, queue), *line_keys(shard, queue))
     return ("FCALL", versioned("promote"), len(keys), *keys, now_us, limit, mark)
 
 
 def refill(queue: Queue, shard: int, mark: int) -> Command:
-    """Let the stream hold `mark` unread entries, if so many messages wait; reply: how many wait then."""
+    """Let the stream hold `mark` unread entries, if so many messages wait; reply: the weight that
+    waits then."""
     keys = line_keys(shard, queue)
     return ("FCALL", versioned("refill"), len(keys), *keys, mark)
 

@@ -162,8 +162,8 @@ async def test_beside_an_older_version_the_lists_are_emptied_and_nothing_more_go
 
 async def waiting(link: RedisLink) -> int:
     """Messages in the lists."""
-    wait, turns = keys.line_keys(SHARD, "normal")[1:3]
-    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 2, wait, turns, 10))[0]
+    touched = (*keys.line_keys(SHARD, "normal")[1:3], keys.limits_key(SHARD))
+    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 3, *touched, 10))[0]
     return messages
 
 
