@@ -68,7 +68,7 @@ ChargeEffect = Literal["holds", "captures", "releases", "leaves"]
 # the dead letters, or is done with.
 EntryEffect = Literal["stays", "due", "dead", "done"]
 # What a settlement tells Redis to do with an entry and its units; see `Settlement`.
-SettlementOutcome = Literal["captured", "released", "retry", "dead", "back"]
+SettlementOutcome = Literal["captured", "released", "retry", "dead"]
 
 # From the least to the furthest.
 STATUSES: tuple[Status, ...] = get_args(Status)

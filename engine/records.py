@@ -139,9 +139,9 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
     captured  charge the units held
     released  give the units back
-    retry     keep them held, and put the message on the due set until `due_at_us`
+    retry     keep them held, and put the message on the due set until `due_at_us`; 0: not there, but back
+              to the front of its organisation's backlog
     dead      keep them held, and move the message to the dead-letter stream
-    back      keep them held, and put the message back to the front of its organisation's backlog
     """
 
     entry: Entry
@@ -149,20 +149,16 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     # the entry is put off.
     row: ActivityRow | None
     due_at_us: int = 0
-    # For `retry`, `dead` and `back`: the message as it is kept.
+    # For `retry` and `dead`: the message as it is kept.
     message: Message | None = None
-    # Without a row: `back` instead of `retry`.
-    back: bool = False
 
     @property
     def outcome(self) -> SettlementOutcome:
-        """What Redis is to do, by the event of the row (`engine.lifecycle`); `retry` or `back` without a row.
+        """What Redis is to do, by the event of the row (`engine.lifecycle`); `retry` without a row.
 
         Raises ValueError for an event that settles no entry.
         """
-        if self.row is None:
-            return "back" if self.back else "retry"
-        return outcome_of(self.row.event)
+        return "retry" if self.row is None else outcome_of(self.row.event)
 
 
 class Addressed(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,7 +173,7 @@ def put_back(entry: Entry) -> Settlement:
 
     Nothing happened to the message, so no event is recorded.
     """
-    return Settlement(entry=entry, row=None, message=_message_of(entry), back=True)
+    return Settlement(entry=entry, row=None, due_at_us=0, message=_message_of(entry))
 
 
 def in_older_words(settlement: Settlement, unknown: UnknownOutcomes, due_at_us: int) -> Settlement:

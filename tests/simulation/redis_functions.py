@@ -333,15 +333,15 @@ class Functions(Closing, LineFunctions):
                 counted += 1
                 if row != b"":
                     rows.append(row)
-                if outcome == b"d":
+                if outcome == b"d" and not args[at + 5]:
+                    back.setdefault(b"%d" % org, []).append(args[at + 6])
+                elif outcome == b"d":
                     self.store.zadd(keys[4], args[at + 5], args[at + 6])
                 elif outcome == b"x":
                     self.store.xadd(keys[5], [b"m", args[at + 5]])
-                elif outcome == b"b":
-                    back.setdefault(b"%d" % org, []).append(args[at + 5])
                 else:
                     sums.setdefault(org, [0, 0])[0 if outcome == b"c" else 1] += units
-            at += 5 + {b"d": 2, b"x": 1, b"b": 1}.get(outcome, 0)
+            at += 5 + {b"d": 2, b"x": 1}.get(outcome, 0)
         if rows:
             self.store.xadd(keys[6], [b"b", _array_of(rows, len(rows))])
         if sums:

@@ -253,7 +253,7 @@ class Side:
         entry = Entry(shard=_SHARD, queue="normal", entry_id=entry_id, message=message)
         again = msgspec.structs.replace(message, attempts=message.attempts + 1)
         if event in (None, "back"):
-            return Settlement(entry=entry, row=None, due_at_us=150, message=again, back=event == "back")
+            return Settlement(entry=entry, row=None, due_at_us=150 if event is None else 0, message=again)
         row = row_of(message, message.id, "normal", event, 150)
         return Settlement(entry=entry, row=row, due_at_us=150, message=again)
 

@@ -36,7 +36,6 @@ _OUTCOMES: dict[SettlementOutcome, bytes] = {
     "released": b"r",
     "retry": b"d",
     "dead": b"x",
-    "back": b"b",
 }
 
 # An entry as a stream holds it: (id, payload, how often it has been delivered).
@@ -65,22 +64,6 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
                 Entry(shard=shard, queue=queue, entry_id=entry_id, message=message, deliveries=deliveries)
             )
     return entries, undecodable
-
-
-def shares(shards: Sequence[int], busy: Sequence[int], count: int) -> list[tuple[Sequence[int], int]]:
-    """How many entries to read from which streams: [(shards, entries of each) …].
-
-    Together they are at most `count` and one for each shard, because COUNT of XREADGROUP counts for
-    each stream. `busy` are the shards that had more entries than they were asked for last time. They
-    share most of `count`; the others are asked for a few. When none is busy, all are asked for an
-    equal share.
-    """
-    if not busy:
-        return [(shards, max(1, count // len(shards)))]
-    calm = [shard for shard in shards if shard not in busy]
-    look = max(1, count // (4 * len(shards)))
-    reads: list[tuple[Sequence[int], int]] = [(busy, max(1, (count - look * len(calm)) // len(busy)))]
-    return [*reads, (calm, look)] if calm else reads
 
 
 def read(queue: Queue, name: str, shards: Sequence[int], count: int, block_ms: int | None) -> Command:
@@ -121,7 +104,7 @@ def settle(
         )
         if outcome == "retry":
             flat += (s.due_at_us, message_format.packed(s.message or message))
-        elif outcome in ("dead", "back"):
+        elif outcome == "dead":
             flat.append(message_format.packed(s.message or message))
     function = _SETTLE_UNREAD if unread else _SETTLE
     return _settle(queue, name, shard, mark, len(settlements), flat, function)

@@ -587,6 +587,20 @@ local function put_back(line, organisation, payloads)
   if not list.paused then line.busy = true end
 end
 
+-- Put messages of any organisations back to the front of their lists.
+local function put_all_back(line, payloads)
+  local of, order = {}, {}
+  for _, payload in ipairs(payloads) do
+    local organisation = string.format('%.0f', cmsgpack.unpack(payload)[2])
+    if not of[organisation] then
+      of[organisation] = {}
+      order[#order + 1] = organisation
+    end
+    table.insert(of[organisation], payload)
+  end
+  for _, organisation in ipairs(order) do put_back(line, organisation, of[organisation]) end
+end
+
 -- Take tokens out of the buckets of organisations with a most of messages a second. `args` from `at` on: how
 -- many organisations, then of each: itself, its rate, how many messages of it were admitted.
 -- A bucket holds one second of the rate, and at least one message. It may be overdrawn.
@@ -755,9 +769,9 @@ local function unread(keys, args)
 end
 
 -- settle(line, due, dead, activity, usage, head, held, held by organisation; name, mark, settlements,
---        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead, 'b' back to the
---        front of its list), organisation, units, row ('' for none), and for 'd': due_at_us, payload; for
---        'x' and 'b': payload)
+--        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
+--        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
+--        due_at_us 0: not due, but back to the front of its organisation's list.
 -- -> {how many counted, the weight that waits behind the ready stream now: see `finish`}
 -- What leaves makes room in the ready stream, which is refilled in this step. `mark`: see `aim`.
 -- Only entries that this call acknowledges count. A second call counts nothing, and neither does
@@ -779,13 +793,12 @@ local function settle(keys, args, given)
       counted = counted + 1
       done[counted] = id
       if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
-      if outcome == 'd' then
+      if outcome == 'd' and args[at + 5] == '0' then
+        back[#back + 1] = args[at + 6]
+      elseif outcome == 'd' then
         redis.call('ZADD', keys[5], args[at + 5], args[at + 6])
       elseif outcome == 'x' then
         redis.call('XADD', keys[6], '*', 'm', args[at + 5])
-      elseif outcome == 'b' then
-        back[org] = back[org] or {}
-        table.insert(back[org], args[at + 5])
       else
         local units = tonumber(args[at + 3])
         if captured[org] == nil then
@@ -797,7 +810,7 @@ local function settle(keys, args, given)
         held = held + units
       end
     end
-    at = at + 5 + (outcome == 'd' and 2 or (outcome == 'x' or outcome == 'b') and 1 or 0)
+    at = at + 5 + (outcome == 'd' and 2 or outcome == 'x' and 1 or 0)
   end
   call_with('XDEL', keys[1], done)
   if #rows > 0 then redis.call('XADD', keys[7], '*', 'b', array_of(rows)) end
@@ -816,7 +829,7 @@ local function settle(keys, args, given)
   end
   local line = line_of(keys, 1)
   aim(line, args[2])
-  for organisation, payloads in pairs(back) do put_back(line, organisation, payloads) end
+  put_all_back(line, back)
   return {counted, finish(line)}
 end
 
