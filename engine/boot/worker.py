@@ -211,7 +211,8 @@ def _limit_keeper(
 ) -> LimitKeeper:
     shards = process.config.shards
     of = partial(shard_of, shards=shards)
-    in_force = RedisLimits(link, shards, of)
+    queue: Queue = "express" if process.role == "express" else "normal"
+    in_force = RedisLimits(link, shards, of, queue)
     return LimitKeeper(limits, in_force, of, dispatcher.pause, readable=process.pulse.readable)
 
 

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -50,6 +50,7 @@ from engine.providers.settings import ProviderSettings
 from engine.records import Entry, Queue, Verdict
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
+from engine.stream_id import StreamId
 
 # How long a message is put off whose route names only providers that this process does not know, seconds.
 _ELSEWHERE_S = 5.0
@@ -88,8 +89,8 @@ class Dispatcher:
         `weight_of`: the weight of an organisation among those whose messages are put off.
         """
         self._weight_of = weight_of
-        # The organisations that are paused.
-        self._paused: frozenset[int] = frozenset()
+        # The organisations that are paused, and the last id of the ready stream then.
+        self._paused: Mapping[int, StreamId] = {}
         self._queue = queue
         self._providers = {provider.name: provider for provider in providers}
         self.lanes = Lanes(settings, concurrency)
@@ -113,20 +114,27 @@ class Dispatcher:
         self.lanes.use(plan)
         self._turns.ring()
 
-    def pause(self, organisations: frozenset[int]) -> None:
-        """Send nothing of these organisations, and of no others, until told otherwise.
+    def pause(self, organisations: Mapping[int, StreamId]) -> None:
+        """Let these organisations be paused, and no others. With each stands the last id of the ready stream then.
 
-        What waits here of them goes back to their backlogs; what is being sent gets its verdict.
+        What waits here of them goes back to their backlogs; what is being sent gets its verdict. An entry
+        that became ready after the pause shows that its organisation has been resumed since.
         """
         self._paused = organisations
+        if not organisations:
+            return
         for lane in self.lanes:
-            for entry in lane.take_out(organisations):
+            for entry in lane.take_out(self._is_paused):
                 self._settler.put_back(entry)
+
+    def _is_paused(self, entry: Entry) -> bool:
+        paused_at = self._paused.get(entry.message.organisation_id)
+        return paused_at is not None and StreamId.parse(entry.entry_id) <= paused_at
 
     def place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
         """Give `entry` to a provider's lane, or back to the settler."""
         message = entry.message
-        if message.organisation_id in self._paused:
+        if self._paused and self._is_paused(entry):
             self._settler.put_back(entry)
             return
         candidates = self._choice.candidates(message)

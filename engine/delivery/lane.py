@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -207,12 +207,11 @@ class Lane:
         self.waiting_segments = 0
         return left
 
-    def take_out(self, organisations: Collection[int]) -> list[Entry]:
-        """Take out the entries of these organisations that wait."""
-        taken = [entry for entry, _ in self.waiting if entry.message.organisation_id in organisations]
+    def take_out(self, which: Callable[[Entry], bool]) -> list[Entry]:
+        """Take out those of the entries that wait."""
+        taken = [entry for entry, _ in self.waiting if which(entry)]
         if taken:
-            kept = [(e, at_s) for e, at_s in self.waiting if e.message.organisation_id not in organisations]
-            self.waiting = deque(kept)
+            self.waiting = deque((entry, at_s) for entry, at_s in self.waiting if not which(entry))
             self.waiting_segments -= sum(entry.message.segments for entry in taken)
         return taken
 

@@ -27,6 +27,7 @@ from engine.errors import Unavailable
 from engine.limits.ports import LimitsInForce
 from engine.limits.records import InForce, LimitRow, ShardLimits
 from engine.limits.table import LOOK_S, LimitTable
+from engine.stream_id import StreamId
 
 log = structlog.get_logger("limits")
 
@@ -39,12 +40,13 @@ class LimitKeeper:
         table: LimitTable,
         in_force: LimitsInForce,
         shard_of: Callable[[int], int],
-        on_pause: Callable[[frozenset[int]], None],
+        on_pause: Callable[[dict[int, StreamId]], None],
         *,
         readable: Callable[[str], bool] = lambda kind: True,
         look_s: float = LOOK_S,
     ) -> None:
-        """`on_pause` is called with the organisations that are paused, when others are than before.
+        """`on_pause` is called with the organisations that are paused, as in `InForce`, when others are than
+        before.
 
         `readable`: whether every living process knows of a kind, by its name.
         """
@@ -54,7 +56,7 @@ class LimitKeeper:
         self._on_pause = on_pause
         self._readable = readable
         self._look_s = look_s
-        self._paused: frozenset[int] = frozenset()
+        self._paused: dict[int, StreamId] = {}
 
     async def look(self) -> None:
         """Put what stands in force, where it is not. Raises Unavailable while Redis is away."""
@@ -94,7 +96,7 @@ class LimitKeeper:
             await asyncio.sleep(self._look_s)
 
     def _heed(self, seen: Iterable[InForce]) -> None:
-        paused: frozenset[int] = frozenset().union(*(shard.paused for shard in seen))
+        paused = {o: at for shard in seen for o, at in shard.paused.items()}
         if paused != self._paused:
             self._paused = paused
             log.info("organisations are paused", count=len(paused))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine.organisations import Limits
+from engine.stream_id import StreamId
 
 # What may be set.
 WEIGHT_MIN, WEIGHT_MAX = 0.1, 100.0
@@ -42,8 +43,9 @@ class InForce(NamedTuple):
 
     # Of the limits, as `LimitKeeper` names it; "" when it has none.
     version: str
-    # The organisations that are paused.
-    paused: frozenset[int]
+    # The organisations that are paused, and the last id that the queue's ready stream had given by then: no
+    # message that came into it later is one of theirs, but for those that were resumed since.
+    paused: dict[int, StreamId]
 
 
 class ShardLimits(NamedTuple):

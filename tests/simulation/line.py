@@ -12,7 +12,7 @@ import msgspec
 
 from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
-from tests.simulation.redis_store import Store, as_bytes
+from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
@@ -158,6 +158,7 @@ class Line:
 
     def refill(self) -> None:
         left = min(self.room(), _MOVED_MAX) if self.messages else 0
+        waiting = len(self.store.db.get(self.turns, {}))
         turns = []
         for organisation in self.store.zrange(self.turns)[: max(0, left)]:
             of = self.of(organisation)
@@ -167,7 +168,7 @@ class Line:
             of = self.next(turns)
             self.time = max(self.time, of.start)
             start, of.start = of.start, 0
-            slice_ = self.mark / _SLICES / of.weight
+            slice_ = self.mark / max(_SLICES, waiting) / of.weight
             while left > 0:
                 self.serve(of)
                 left -= 1
@@ -240,10 +241,13 @@ class LineFunctions:
         if whole:
             for organisation in [o for o in kept if o.isdigit() and o not in rows]:
                 rows[organisation] = (1.0, False)
-        paused = [o for o in kept.get(b"paused", b"").split() if o not in rows]
+        notes = {note.partition(b":")[0]: note for note in kept.get(b"paused", b"").split()}
+        streams = [self.store.db.get(keys[first]) for first in (1, 5)]
+        last = b"".join(b":" + (format_id(s.last) if s else b"0-0") for s in streams)
+        paused = [note for organisation, note in notes.items() if organisation not in rows]
         for organisation, (weight, is_paused) in rows.items():
             if is_paused:
-                paused.append(organisation)
+                paused.append(notes.get(organisation, organisation + last))
             if weight == 1 and not is_paused:
                 kept.pop(organisation, None)
             else:

@@ -357,11 +357,15 @@ async def real_dump(link: RedisLink, side: Side) -> Any:
     lines = [await real_line(link, queue) for queue in ("express", "normal")]
     flat = await link.call("HGETALL", keys.limits_key(_SHARD))
     limits = dict(zip(flat[::2], flat[1::2], strict=True))
-    return streams, due, holder_rows(side, holders), alive, held, by, inboxes, _without_buckets(limits), lines
+    return streams, due, holder_rows(side, holders), alive, held, by, inboxes, _alike(limits), lines
 
 
-def _without_buckets(limits: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    return {field: value for field, value in limits.items() if not field.startswith(b"rate:")}
+def _alike(limits: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """Without buckets, and without the ids of streams."""
+    found = {field: value for field, value in limits.items() if not field.startswith(b"rate:")}
+    paused = [note.split(b":") for note in found.get(b"paused", b"").split()]
+    assert all(len(note) == 3 for note in paused)
+    return found | {b"paused": b" ".join(note[0] for note in paused)}
 
 
 async def real_line(link: RedisLink, queue: Any) -> Any:
@@ -415,7 +419,7 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
     held = int(db.get(keys.held_key(_SHARD), b"0"))
     by = db.get(keys.held_key(_SHARD) + b":by", {})
     lines = [simulated_line(store, queue) for queue in ("express", "normal")]
-    limits = db.get(keys.limits_key(_SHARD), {})
+    limits = _alike(db.get(keys.limits_key(_SHARD), {}))
     return streams, due, holder_rows(side, holders), alive, held, by, inboxes, limits, lines
 
 

@@ -11,15 +11,21 @@ from typing import Any
 from engine import redis_keys as keys
 from engine.errors import Unavailable
 from engine.limits.records import Backlog, InForce, ShardLimits
+from engine.records import QUEUE_DEFAULT, QUEUES, Queue
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
+from engine.stream_id import StreamId
 
 
 class RedisLimits:
     """The ports `LimitsInForce` and `Backlogs`. Every call is one round trip, and raises Unavailable."""
 
-    def __init__(self, link: RedisLink, shards: int, shard_of: Callable[[int], int]) -> None:
+    def __init__(
+        self, link: RedisLink, shards: int, shard_of: Callable[[int], int], queue: Queue = QUEUE_DEFAULT
+    ) -> None:
+        """`queue`: whose ready streams `in_force` tells of."""
+        self._queue = QUEUES.index(queue)
         self._link = link
         self._shards = range(shards)
         self._shard_of = shard_of
@@ -28,9 +34,15 @@ class RedisLimits:
         """What is in force, in order of the shards."""
         replies = await self._all([("HMGET", keys.limits_key(s), "version", "paused") for s in self._shards])
         return [
-            InForce((version or b"").decode(), frozenset(map(int, (paused or b"").split())))
-            for version, paused in replies
+            InForce((version or b"").decode(), self._paused(paused or b"")) for version, paused in replies
         ]
+
+    def _paused(self, notes: bytes) -> dict[int, StreamId]:
+        found = {}
+        for note in notes.split():
+            organisation_id, *last = note.split(b":")
+            found[int(organisation_id)] = StreamId.parse(last[self._queue])
+        return found
 
     async def put(self, limits: Sequence[ShardLimits]) -> None:
         """Put limits in force where those stand that are known."""

@@ -196,7 +196,9 @@ end
 local MARK = 128
 -- A chunk is closed when it has so many bytes. The larger, the less memory a message takes.
 local CHUNK = 4000
--- A turn is worth such a part of the mark, segments, or one message, whichever is more.
+-- A turn is worth such a part of the mark, segments, or one message, whichever is more; and with more
+-- organisations than that, the mark divided by their number. So what one turn moves is a small part of what its
+-- organisation is served in ten seconds, however many they are.
 local SLICES = 16
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
@@ -423,7 +425,7 @@ local function refill(line)
   for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
   if not names[1] then return end
   local kept = redis.call('HMGET', line.wait, unpack(names))
-  local limits = {}
+  local slice, limits = line.mark / math.max(SLICES, redis.call('ZCARD', line.turns)), {}
   if line.limited > 0 then
     for i, name in ipairs(names) do limits[i] = limits_name(name) end
     limits = redis.call('HMGET', line.wait, unpack(limits))
@@ -440,7 +442,7 @@ local function refill(line)
     repeat
       moved = moved + move_first(line, list)
       left = left - 1
-    until list.messages == 0 or left == 0 or moved >= line.mark / SLICES
+    until list.messages == 0 or left == 0 or moved >= slice
     list.start = list.start + moved / list.weight
     list.moved = (list.moved or 0) + moved
     if list.messages == 0 then
@@ -993,13 +995,15 @@ local function sift(keys, args)
   return {page[1], #over}
 end
 
--- The ids of the organisations that are paused.
+-- The organisations that are paused, and by organisation what `limits` says of its pause.
 local function paused_of(limits)
-  local found = {}
-  for organisation in string.gmatch(redis.call('HGET', limits, 'paused') or '', '%d+') do
+  local found, notes = {}, {}
+  for note in string.gmatch(redis.call('HGET', limits, 'paused') or '', '%S+') do
+    local organisation = string.match(note, '^%d+')
     found[#found + 1] = organisation
+    notes[organisation] = note
   end
-  return found
+  return found, notes
 end
 
 -- Put limits of one organisation in force in one line; what waits takes its turns by them from then on.
@@ -1031,6 +1035,15 @@ local function limit_turns(keys, first, organisation, weight, paused)
   redis.call('HINCRBY', wait, 'messages', paused and -messages or messages)
 end
 
+-- The last ids that the ready streams of both queues gave, each behind a colon. `keys`: as for `limit`.
+local function last_ids(keys)
+  local found = ''
+  for first = 2, 6, 4 do
+    found = found .. ':' .. (stream_of(keys[first])['last-generated-id'] or '0-0')
+  end
+  return found
+end
+
 -- limit(limits, line express, line normal; known, version, whole, then per organisation: itself, weight,
 --       '1' when it is paused, else '')
 -- -> 1 when these limits are in force now, 0 when others are than those that the caller has seen: `known` is
@@ -1038,12 +1051,13 @@ end
 -- `whole`, '1': organisations that are not named have no limits of their own any more; '': they keep theirs.
 -- An organisation without limits has the weight 1 and is not paused. A second call does nothing.
 --   limits  hash: version          of the limits that are in force
---                 paused           the organisations that are paused, with blanks between
+--                 paused           the organisations that are paused, with blanks between, and of each the last ids
+--                                  that the ready streams had given by then: <organisation>:<express>:<normal>
 --                 <organisation>   those that have limits
 --                 rate:<organisation>   its bucket: see `draw`
 local function limit(keys, args)
   if (redis.call('HGET', keys[1], 'version') or '') ~= args[1] then return 0 end
-  local rows, named, paused = {}, {}, {}
+  local rows, named, paused, last = {}, {}, {}, nil
   for i = 4, #args, 3 do
     rows[#rows + 1] = {args[i], tonumber(args[i + 1]), args[i + 2] == '1'}
     named[args[i]] = true
@@ -1056,11 +1070,15 @@ local function limit(keys, args)
       end
     end
   end
-  for _, organisation in ipairs(paused_of(keys[1])) do
-    if not named[organisation] then paused[#paused + 1] = organisation end
+  local paused_before, notes = paused_of(keys[1])
+  for _, organisation in ipairs(paused_before) do
+    if not named[organisation] then paused[#paused + 1] = notes[organisation] end
   end
   for _, row in ipairs(rows) do
-    if row[3] then paused[#paused + 1] = row[1] end
+    if row[3] then
+      last = last or last_ids(keys)
+      paused[#paused + 1] = notes[row[1]] or row[1] .. last
+    end
     if row[2] == 1 and not row[3] then
       redis.call('HDEL', keys[1], row[1])
     else
