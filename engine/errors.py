@@ -1,6 +1,6 @@
 """The errors of the engine, by who must act.
 
-`Refusal`       the caller: the request cannot be carried out as it is.
+`Refusal`       the caller: the request cannot be carried out as it is. `TooMany` is one: it can be, later.
 `Unavailable`   nobody: the same request may succeed later. `Full` is one: Redis has little
                 memory left. `Undecided` is one: it may have taken effect nevertheless.
 `ConfigError`   the operator: a setting, a port, a disk, a server.
@@ -32,6 +32,25 @@ class Refusal(EngineError):
         self.status = HTTPStatus(status)
         self.detail = detail
         self.field = field
+
+
+class TooMany(Refusal):
+    """A 429: an organisation asks for more than a limit of it allows; the same request may succeed later.
+
+    `limit` is its name and `quota` what it allows, in `window_s` seconds; 0: at any time. `remaining` is
+    left of that. After `retry_after_s` seconds there may be room for the request.
+    """
+
+    def __init__(
+        self, code: str, detail: str, limit: str, *, quota: float, window_s: int, remaining: float,
+        retry_after_s: float,
+    ) -> None:  # fmt: skip
+        super().__init__(code, 429, detail)
+        self.limit = limit
+        self.quota = quota
+        self.window_s = window_s
+        self.remaining = remaining
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(EngineError):

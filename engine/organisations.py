@@ -21,6 +21,25 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     available: int
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator has set for one organisation; None: as for all."""
+
+    # Its share of a queue, beside others that wait: 1 for all.
+    weight: float | None = None
+    # Most messages of it that wait; for all as `limits.backlog_max` of the configuration says.
+    backlog_max: int | None = None
+    # Most messages of it that are accepted, a second; for all without an end.
+    rate_max: float | None = None
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator has paused an organisation: its messages are accepted and wait."""
+
+    since: datetime
+    # Why, as the operator says.
+    reason: str = ""
+
+
 class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     """A customer of the engine, as the directory lists it."""
 
@@ -31,6 +50,9 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     low_balance: int | None = None
     # It has usage that waits to be booked, and sends nothing until then: `smsengine books repair`.
     suspended: bool = False
+    limits: Limits = Limits()
+    # None: it is not paused.
+    paused: Pause | None = None
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):

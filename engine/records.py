@@ -139,7 +139,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
     captured  charge the units held
     released  give the units back
-    retry     keep them held, and put the message on the due set until `due_at_us`
+    retry     keep them held, and put the message on the due set until `due_at_us`; 0: not there, but back
+              to the front of its organisation's backlog
     dead      keep them held, and move the message to the dead-letter stream
     """
 
@@ -181,6 +182,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: bytes = b""
     # The answer that a repetition is given, packed (`engine.intake.kept_answer`).
     answer: bytes = b""
+    # The most messages of the organisation that are accepted, a second; 0: no such limit.
+    rate_max: float = 0.0
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):

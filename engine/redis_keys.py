@@ -48,6 +48,12 @@ def line_keys(shard: int, queue: Queue) -> tuple[bytes, bytes, bytes, bytes]:
 
 
 @cache
+def limits_key(shard: int) -> bytes:
+    """Hash: the limits of organisations that are in force, and their buckets (see `limit` in queue.lua)."""
+    return b"limits:{%d}" % shard
+
+
+@cache
 def due_key(shard: int, queue: Queue) -> bytes:
     """Sorted set of messages that are scheduled or to be tried again, by the time they are due, µs."""
     return b"due:{%d}:%s" % (shard, queue.encode())

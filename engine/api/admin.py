@@ -99,7 +99,7 @@ class Admin:
         """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
         wanted = _CHANGE.decode(await read_body(request, self._services.body_bytes_max))
-        organisation_id = _organisation_id(request)
+        organisation_id = organisation_id_of(request)
         return answer_of(200, await self._directory.set_low_balance(organisation_id, wanted.low_balance))
 
     async def create_key(self, request: web.Request) -> Response:
@@ -109,13 +109,13 @@ class Admin:
         """
         body, once = await self._posted(request)
         _KEY.decode_optional(body)
-        return answer_of(201, await self._directory.create_key(_organisation_id(request), once))
+        return answer_of(201, await self._directory.create_key(organisation_id_of(request), once))
 
     async def keys(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/keys`: 200 with the newest thousand. Raises Refusal 401, 404,
         Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        return answer_of(200, _Keys(await self._directory.api_keys(_organisation_id(request))))
+        return answer_of(200, _Keys(await self._directory.api_keys(organisation_id_of(request))))
 
     async def revoke_key(self, request: web.Request) -> Response:
         """`DELETE /organisations/{id}/keys/{key_id}`: 204, also when it was revoked before.
@@ -123,7 +123,7 @@ class Admin:
         Raises Refusal 401, 404, Unavailable.
         """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        organisation_id = _organisation_id(request)
+        organisation_id = organisation_id_of(request)
         await self._directory.revoke_key(organisation_id, _number(request, "key_id", "key"))
         return Response(204)
 
@@ -131,7 +131,7 @@ class Admin:
         """`GET /organisations/{id}/balance`: 200 with a `organisations.Balance`. Raises Refusal 401, 404,
         Unavailable."""
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        return answer_of(200, await self._directory.balance(_organisation_id(request)))
+        return answer_of(200, await self._directory.balance(organisation_id_of(request)))
 
     async def transactions(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/transactions`: 200 with a `TransactionsPage`.
@@ -139,7 +139,7 @@ class Admin:
         Raises Refusal 401, 404, 422, Unavailable.
         """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        page = await transactions_page(request, self._services.transactions, _organisation_id(request))
+        page = await transactions_page(request, self._services.transactions, organisation_id_of(request))
         return answer_of(200, page)
 
     async def top_up(self, request: web.Request) -> Response:
@@ -149,7 +149,7 @@ class Admin:
         """
         body, once = await self._posted(request)
         wanted = _TOP_UP.decode(body)
-        organisation_id = _organisation_id(request)
+        organisation_id = organisation_id_of(request)
         top_up, added = await self._directory.top_up(organisation_id, wanted.units, wanted.reference, once)
         return answer_of(201 if added else 200, top_up)
 
@@ -185,7 +185,8 @@ class Admin:
         return body, IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body))
 
 
-def _organisation_id(request: web.Request) -> int:
+def organisation_id_of(request: web.Request) -> int:
+    """The id in the path. Raises Refusal 404."""
     return _number(request, "organisation_id", "organisation")
 
 

@@ -11,6 +11,7 @@ from engine.api.accounts import Accounts
 from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.auth import Keys
 from engine.api.guard import Action, Exchanges
+from engine.api.limits import OrganisationLimits
 from engine.api.messages import Messages
 from engine.api.ports import Services
 from engine.api.prices import PriceTables
@@ -71,7 +72,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     messages, accounts = Messages(services, keys), Accounts(services, keys)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
     routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
-    unbooked = UnbookedUsage(services)
+    unbooked, limits = UnbookedUsage(services), OrganisationLimits(services)
     actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},
@@ -82,7 +83,13 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/healthz": {"GET": probes.alive},
         "/readyz": {"GET": probes.ready},
         "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},
-        "/v1/admin/organisations/{organisation_id}": {"PATCH": admin.change_organisation},
+        "/v1/admin/organisations/{organisation_id}": {
+            "GET": limits.show_organisation,
+            "PATCH": admin.change_organisation,
+        },
+        "/v1/admin/organisations/{organisation_id}/limits": {"GET": limits.show, "PATCH": limits.change},
+        "/v1/admin/organisations/{organisation_id}/pause": {"POST": limits.pause},
+        "/v1/admin/organisations/{organisation_id}/resume": {"POST": limits.resume},
         "/v1/admin/organisations/{organisation_id}/keys": {"GET": admin.keys, "POST": admin.create_key},
         "/v1/admin/organisations/{organisation_id}/keys/{key_id}": {"DELETE": admin.revoke_key},
         "/v1/admin/organisations/{organisation_id}/balance": {"GET": admin.balance},

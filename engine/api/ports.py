@@ -15,6 +15,7 @@ from engine.organisations import (
     Balance,
     BookedUsage,
     Credential,
+    Limits,
     NewKey,
     NewOrganisation,
     Organisation,
@@ -89,6 +90,9 @@ class Directory(Protocol):
     async def organisations(self, after: int, limit: int) -> list[Organisation]:
         """At most `limit` organisations with ids above `after`, by id."""
 
+    async def organisation(self, organisation_id: int) -> Organisation:
+        """One organisation. Raises Refusal 404."""
+
     async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
         """One more key of the organisation. Raises Refusal 404, 409."""
 
@@ -108,6 +112,21 @@ class Directory(Protocol):
 
     async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
         """Tell the organisation when it has fewer usable units; None: never. Raises Refusal 404, 422."""
+
+
+class LimitBook(Protocol):
+    """What limits organisations, and who is paused. Every call raises Unavailable."""
+
+    async def limits(self, organisation_id: int) -> Limits:
+        """What was set for an organisation. Raises Refusal 404."""
+
+    async def change(self, organisation_id: int, values: Mapping[str, float | None]) -> Limits:
+        """Set some of the limits, None: as for all; all of them then. Raises Refusal 404, 422."""
+
+    async def set_paused(
+        self, organisation_id: int, paused: bool, reason: str = "", once: IdempotentCall | None = None
+    ) -> None:
+        """Send nothing of it, or go on. Raises Refusal 404, 409, 422."""
 
 
 class Unbooked(Protocol):
@@ -199,6 +218,9 @@ class Services:
 
     ingest: Ingest
     directory: Directory
+    limits: LimitBook
+    # Most messages that wait of an organisation of which nothing was set.
+    backlog_max: int
     unbooked: Unbooked
     prices: Prices
     routing: Routing

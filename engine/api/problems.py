@@ -8,7 +8,7 @@ from http import HTTPStatus
 import msgspec
 
 from engine.api.response import Response
-from engine.errors import Refusal, Unavailable
+from engine.errors import Refusal, TooMany, Unavailable
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,11 +59,25 @@ def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Resp
         more["WWW-Authenticate"] = 'Bearer realm="smsengine"'
     if isinstance(refusal, MethodNotAllowed):
         more["Allow"] = refusal.allowed
+    if isinstance(refusal, TooMany):
+        retry_after_s = refusal.retry_after_s
+        more |= _rate_limit(refusal)
     if retry_after_s:
         # Whole seconds, at least one.
         more["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     body = _encode(problem_of(refusal, request_id=request_id))
     return Response(int(refusal.status), body, content_type="application/problem+json", more=more)
+
+
+def _rate_limit(refusal: TooMany) -> dict[str, str]:
+    """The headers of draft-ietf-httpapi-ratelimit-headers-10: what the limit is, what is left of it, and in
+    how many seconds there is more."""
+    window = f";w={refusal.window_s}" if refusal.window_s else ""
+    reset_s = max(1, math.ceil(refusal.retry_after_s))
+    return {
+        "RateLimit-Policy": f'"{refusal.limit}";q={math.floor(refusal.quota)}{window}',
+        "RateLimit": f'"{refusal.limit}";r={math.floor(refusal.remaining)};t={reset_s}',
+    }
 
 
 def unavailable(error: Unavailable, request_id: str, code: str = "unavailable") -> Response:

@@ -91,6 +91,7 @@ class Reads:
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
                 "problems_last_hour": self._problems.last_hour(providers),
                 "paused_providers": self._status.paused(providers),
+                "paused_organisations": self._status.paused_organisations(),
             },
             _SOURCES,
         )
@@ -115,6 +116,7 @@ _SOURCES = {
     "receipts.unmatched": "ClickHouse",
     "problems_last_hour": "Redis",
     "paused_providers": "PostgreSQL",
+    "paused_organisations": "PostgreSQL",
 }
 
 

@@ -30,6 +30,9 @@ from engine.credit.quota import Quota, can_spend
 from engine.intake.ingest import Ingest
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
+from engine.limits.gate import Gate
+from engine.limits.table import LimitTable
+from engine.limits.watch import watch
 from engine.providers.problems import Problems
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
@@ -37,12 +40,14 @@ from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.receipt_sink import RedisReceiptSink
@@ -64,14 +69,17 @@ def assemble_ingest(
     now_us: Callable[[], int],
     rng: Random,
     check: Callable[[], None] = lambda: None,
+    gate: Gate | None = None,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
 
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
-    before they ask. `check` raises Unavailable while nothing is to be taken in. Two processes whose
+    before they ask. `check` raises Unavailable while nothing is to be taken in. `gate`: the limits of
+    organisations; None: those of all. Two processes whose
     `rng` draw alike would give messages the same ids, so in a real process it is the system's source of
     randomness.
     """
+    gate = gate or Gate(clock_s=time.monotonic)
     quota = Quota(
         store,
         name,
@@ -82,6 +90,7 @@ def assemble_ingest(
         quota_min=credit.quota_min,
         validity_s=credit.validity_s,
         spenders=spenders,
+        heed=lambda admitted: gate.heed(admitted.backlogs, admitted.levels),
     )
     ingest = Ingest(
         quota,
@@ -91,6 +100,7 @@ def assemble_ingest(
         now_us=now_us,
         timeout_s=timeout_s,
         check=check,
+        gate=gate,
     )
     return quota, ingest
 
@@ -105,6 +115,8 @@ async def serve(process: Process) -> None:
         await process.know_the_time(link)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
+        limits = LimitTable(LimitBook(postgres))
+        gate = Gate(limits.limits_of, backlog_max=config.limits.backlog_max, clock_s=time.monotonic)
         quota, ingest = assemble_ingest(
             RedisAdmission(
                 link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
@@ -119,12 +131,16 @@ async def serve(process: Process) -> None:
             now_us=process.clock.now_us,
             rng=random.SystemRandom(),
             check=process.clock.check,
+            gate=gate,
         )
         await patiently(quota.start)
         await prices.refresh()
+        await limits.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest)
         server = Server(create_app(services), process.listener)
-        serving = [asyncio.create_task(quota.run()), asyncio.create_task(prices.run())]
+        backlogs = RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
+        runs = (quota.run(), prices.run(), limits.run(), watch(gate, backlogs))
+        serving = [asyncio.create_task(run) for run in runs]
         try:
             await server.start()
             life.ready()
@@ -171,6 +187,8 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
+        limits=LimitBook(postgres),
+        backlog_max=config.limits.backlog_max,
         unbooked=Unbooked(postgres, shards),
         prices=Prices(postgres),
         receipt_readers=providers.receipt_readers(config.providers, problems),

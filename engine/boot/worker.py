@@ -25,6 +25,8 @@ from engine.delivery.settlement import RetryPauses, UnknownOutcomes, before_send
 from engine.delivery.settler import Settler
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
+from engine.limits.keeper import LimitKeeper
+from engine.limits.table import LimitTable
 from engine.providers.ports import Provider
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
@@ -32,9 +34,12 @@ from engine.records import Entry, Queue, Settlement
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
 from engine.routing.table import RoutingTable
+from engine.shards import shard_of
+from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.admission import fence_all
+from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.queue import QueueStreams
@@ -69,6 +74,7 @@ def assemble_worker(
     log: FilteringBoundLogger,
     fit: Callable[[], bool] = lambda: True,
     readable: Callable[[str], bool] = lambda event: True,
+    weight_of: Callable[[int], float] = lambda organisation_id: 1.0,
 ) -> WorkerParts:
     """Put together the worker of `reader`'s queue. Nothing runs yet.
 
@@ -76,7 +82,7 @@ def assemble_worker(
     caller starts and stops them. `take_over_s`: entries that were given out so long ago are taken
     over from their worker. `hand_s`: entries that were read so long ago are not sent; None: a
     quarter of `take_over_s`. While it is not `fit`, the worker takes nothing more. `readable`: whether
-    every living process can read an event, by its name.
+    every living process can read an event, by its name. `weight_of`: the weight of an organisation.
     """
     unknown = _unknown_outcomes(settings)
     settler = Settler(
@@ -93,6 +99,7 @@ def assemble_worker(
     dispatcher = Dispatcher(
         reader.queue, built, provider_settings, slots, settler,
         concurrency=settings.concurrency, rng=rng, log=log, clock_s=clock_s, hedge=settings.hedge,
+        weight_of=weight_of,
     )  # fmt: skip
     ends = partial(_ending, now_us, unknown, readable)
     room = settings.concurrency
@@ -157,6 +164,8 @@ async def deliver(process: Process) -> None:
         # Before all that counts, so that its last line comes after them.
         counters = await stack.enter_async_context(CounterLog(log))
         built = await _providers(process, stack, counters)
+        postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
+        limits = LimitTable(LimitBook(postgres))
         worker, sweeper, dispatcher = assemble_worker(
             reader,
             built,
@@ -170,9 +179,10 @@ async def deliver(process: Process) -> None:
             log=log,
             fit=lambda: not process.clock.off,
             readable=process.pulse.readable,
+            weight_of=limits.weight_of,
         )
         counters.watch("messages ended", worker.counts)
-        postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
+        keeper = _limit_keeper(process, link, limits, dispatcher)
 
         def use(plan: RoutingPlan) -> None:
             dispatcher.use(plan)
@@ -184,7 +194,9 @@ async def deliver(process: Process) -> None:
             await provider.start()
             stack.push_async_callback(provider.stop)
         await patiently(reader.join)
-        beside = [asyncio.create_task(sweeper.run(life.draining)), asyncio.create_task(routes.run())]
+        await patiently(keeper.look)
+        runs = (sweeper.run(life.draining), routes.run(), keeper.run())
+        beside = [asyncio.create_task(run) for run in runs]
         try:
             life.ready()
             await until(worker.run(life.draining, DRAIN_S), *beside)
@@ -192,6 +204,16 @@ async def deliver(process: Process) -> None:
             await end(*beside)
         # Whatever could not be settled in time is now free for the other workers.
         await fence_all(link, [process.name], config.shards)
+
+
+def _limit_keeper(
+    process: Process, link: RedisLink, limits: LimitTable, dispatcher: Dispatcher
+) -> LimitKeeper:
+    shards = process.config.shards
+    of = partial(shard_of, shards=shards)
+    queue: Queue = "express" if process.role == "express" else "normal"
+    in_force = RedisLimits(link, shards, of, queue)
+    return LimitKeeper(limits, in_force, of, dispatcher.pause, readable=process.pulse.readable)
 
 
 async def _providers(process: Process, stack: AsyncExitStack, counters: CounterLog) -> list[Provider]:

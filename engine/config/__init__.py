@@ -191,6 +191,13 @@ class Logs(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class Limits(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[limits]`: of organisations of which nothing else was set (`smsengine org limits`)."""
+
+    # Most messages of an organisation that wait in both queues; more are answered 429.
+    backlog_max: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 1_000_000
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -218,6 +225,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     credit: Credit = Credit()
     processes: ProcessSettings = ProcessSettings()
     logs: Logs = Logs()
+    limits: Limits = Limits()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 

@@ -13,10 +13,12 @@ which. So nothing is written long after its client was told that it was not.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
+from engine.limits.records import RateLevel
 from engine.records import Replay, Submission
 
 NoteKind = Literal["request", "return"]
@@ -53,6 +55,10 @@ class Admitted(NamedTuple):
     submissions: int
     # {index of a submission: what its idempotency key was first used for}
     hits: dict[int, Replay]
+    # [organisation, messages of it that wait] of those that have a backlog; perhaps one for each queue.
+    backlogs: Sequence[Sequence[int]] = ()
+    # Of organisations with a `rate_max`.
+    levels: Sequence[RateLevel] = ()
 
 
 class Ended(NamedTuple):

@@ -78,8 +78,10 @@ class GroupCommit:
         memory: MemoryMark,
         fenced: asyncio.Event,
         release: Callable[[Submission], None],
+        heed: Callable[[Admitted], None],
     ) -> None:
-        """`fenced` is set when a flush finds the epoch over; `release` gives units back that were not used.
+        """`fenced` is set when a flush finds the epoch over; `release` gives units back that were not used;
+        `heed` is told of each flush that was admitted.
 
         The others are as in `Quota`.
         """
@@ -89,6 +91,7 @@ class GroupCommit:
         self._memory = memory
         self._fenced = fenced
         self._release = release
+        self._heed = heed
         self.outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
         # By shard: the epoch, and the last sequence that Redis answered.
         self.answered = [(0, 0)] * shards
@@ -264,6 +267,7 @@ class GroupCommit:
                 settle(self._admitting.pop(token, None), self._memory.error())
         else:
             self.answered[flush.shard] = (flush.epoch, flush.sequence)
+            self._heed(outcome)
             for ended in outbox.applied(outcome):
                 if not ended.applied or ended.replay is not None:
                     self._release(ended.submission)

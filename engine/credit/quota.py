@@ -25,7 +25,7 @@ import structlog
 
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
-from engine.credit.flush import Note, NoteKind
+from engine.credit.flush import Admitted, Note, NoteKind
 from engine.credit.group_commit import NOT_WRITTEN, Admission, GroupCommit, see, settle
 from engine.credit.holder import Effects, Holder, Token, Waiter
 from engine.credit.memory_mark import MemoryMark
@@ -60,8 +60,10 @@ class Quota:
         spenders: Sequence[int] = (),
         collect_s: float = 0.0005,
         messages_max: int = 1000,
+        heed: Callable[[Admitted], None] = lambda admitted: None,
     ) -> None:
-        """`spenders`: organisations of which to ask quota at the start.
+        """`spenders`: organisations of which to ask quota at the start. `heed` is told of each flush that was
+        admitted.
 
         `name`: the holder's name, never used before. `collect_s`: how long submissions gather for a
         flush, seconds; `messages_max`: the most messages of one. The others are as in `config.Credit`.
@@ -86,6 +88,7 @@ class Quota:
             memory=self.memory,
             fenced=self._fenced,
             release=lambda s: self.release(s.organisation_id, s.units, self.incarnation),
+            heed=heed,
         )
         self._tokens = count(1)
         self._waiting: dict[Token, asyncio.Future[bool]] = {}

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -50,6 +50,7 @@ from engine.providers.settings import ProviderSettings
 from engine.records import Entry, Queue, Verdict
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
+from engine.stream_id import StreamId
 
 # How long a message is put off whose route names only providers that this process does not know, seconds.
 _ELSEWHERE_S = 5.0
@@ -78,13 +79,18 @@ class Dispatcher:
         log: FilteringBoundLogger,
         clock_s: Callable[[], float],
         hedge: bool = False,
+        weight_of: Callable[[int], float] = lambda organisation_id: 1.0,
     ) -> None:
         """`providers`: in order of preference, started and stopped by the caller; `settings`: of each, in
         the same order. `settler` takes what becomes of entries. `concurrency` bounds the sends in
         flight, without those that were in flight when their provider stalled. `hedge`: a message
         that has waited for an answer longer than its provider ever takes goes to another provider at
         once, before the time-out, as long as one more send of unknown outcome does not end it.
+        `weight_of`: the weight of an organisation among those whose messages are put off.
         """
+        self._weight_of = weight_of
+        # The organisations that are paused, and the last id of the ready stream then.
+        self._paused: Mapping[int, StreamId] = {}
         self._queue = queue
         self._providers = {provider.name: provider for provider in providers}
         self.lanes = Lanes(settings, concurrency)
@@ -108,9 +114,29 @@ class Dispatcher:
         self.lanes.use(plan)
         self._turns.ring()
 
+    def pause(self, organisations: Mapping[int, StreamId]) -> None:
+        """Let these organisations be paused, and no others. With each stands the last id of the ready stream then.
+
+        What waits here of them goes back to their backlogs; what is being sent gets its verdict. An entry
+        that became ready after the pause shows that its organisation has been resumed since.
+        """
+        self._paused = organisations
+        if not organisations:
+            return
+        for lane in self.lanes:
+            for entry in lane.take_out(self._is_paused):
+                self._settler.put_back(entry)
+
+    def _is_paused(self, entry: Entry) -> bool:
+        paused_at = self._paused.get(entry.message.organisation_id)
+        return paused_at is not None and StreamId.parse(entry.entry_id) <= paused_at
+
     def place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
         """Give `entry` to a provider's lane, or back to the settler."""
         message = entry.message
+        if self._paused and self._is_paused(entry):
+            self._settler.put_back(entry)
+            return
         candidates = self._choice.candidates(message)
         if not candidates.routed:
             self._settler.unroutable(entry)
@@ -124,11 +150,17 @@ class Dispatcher:
             # All its providers are closed: back to Redis until the first of them may have opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
-            self._settler.put_off(entry, first.put_off_s(message.organisation_id, message.segments, now_s))
+            self._put_off(entry, first, now_s)
         elif lane.crowded(now_s) and len(self.lanes) > 1:
-            self._settler.put_off(entry, lane.put_off_s(message.organisation_id, message.segments, now_s))
+            self._put_off(entry, lane, now_s)
         else:
             lane.add(entry, read_at_s)
+
+    def _put_off(self, entry: Entry, lane: Lane, now_s: float) -> None:
+        """Put `entry` off until about its turn in `lane`."""
+        organisation_id = entry.message.organisation_id
+        weight = self._weight_of(organisation_id)
+        self._settler.put_off(entry, lane.put_off_s(organisation_id, weight, entry.message.segments, now_s))
 
     def pump(self, now_s: float) -> None:
         """Submit what may be sent; to be called after `place`."""

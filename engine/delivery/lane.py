@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
@@ -206,11 +207,20 @@ class Lane:
         self.waiting_segments = 0
         return left
 
-    def put_off_s(self, organisation_id: int, segments: int, now_s: float) -> float:
-        """For how long one more message of so many segments is to be put off, seconds."""
+    def take_out(self, which: Callable[[Entry], bool]) -> list[Entry]:
+        """Take out those of the entries that wait."""
+        taken = [entry for entry, _ in self.waiting if which(entry)]
+        if taken:
+            self.waiting = deque((entry, at_s) for entry, at_s in self.waiting if not which(entry))
+            self.waiting_segments -= sum(entry.message.segments for entry in taken)
+        return taken
+
+    def put_off_s(self, organisation_id: int, weight: float, segments: int, now_s: float) -> float:
+        """For how long one more message of so many segments of an organisation of this weight is to be put
+        off, seconds."""
         ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
         rate = _UNKNOWN_RATE
         if self.allowance is not None:
             rate = max(self.allowance.rate_seen(now_s), 0.1)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
-        return self._put_off.pause_s(organisation_id, segments, rate, ahead_s, now_s)
+        return self._put_off.pause_s(organisation_id, weight, segments, rate, ahead_s, now_s)

@@ -167,6 +167,15 @@ def put_off(entry: Entry, due_at_us: int) -> Settlement:
     return Settlement(entry=entry, row=None, due_at_us=due_at_us, message=_message_of(entry))
 
 
+def put_back(entry: Entry) -> Settlement:
+    """The settlement of an entry that its worker has not begun to send, because its organisation is paused:
+    back to the front of its backlog.
+
+    Nothing happened to the message, so no event is recorded.
+    """
+    return Settlement(entry=entry, row=None, due_at_us=0, message=_message_of(entry))
+
+
 def in_older_words(settlement: Settlement, unknown: UnknownOutcomes, due_at_us: int) -> Settlement:
     """What is done instead of an end after sends of unknown outcome, while a process of an older version
     runs beside this one that cannot read its event.

@@ -28,6 +28,7 @@ from engine.delivery.settlement import (
     after_verdict,
     before_sending,
     in_older_words,
+    put_back,
     put_off,
     unroutable,
 )
@@ -131,6 +132,11 @@ class Settler:
         # One that expires before its turn is due then, to be ended.
         due_at_us = min(now_us + int(pause_s * 1e6), entry.message.expires_at_us)
         self._settle(before_sending(entry, now_us, self._unknown) or put_off(entry, due_at_us))
+
+    def put_back(self, entry: Entry) -> None:
+        """Put `entry`, which was only read, back to the front of its organisation's backlog; one that must
+        not be sent any more is settled instead."""
+        self._settle(before_sending(entry, self._now_us(), self._unknown) or put_back(entry))
 
     def unroutable(self, entry: Entry) -> None:
         """Settle `entry`, which no route matches."""

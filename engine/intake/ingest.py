@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -31,6 +32,7 @@ from engine.ids import MessageIds
 from engine.intake import kept_answer, phone_numbers, segments
 from engine.intake.kept_answer import Outcome
 from engine.intake.ports import Prices
+from engine.limits.gate import Gate
 from engine.records import (
     QUEUE_DEFAULT,
     Accepted,
@@ -70,6 +72,17 @@ class Submitted(msgspec.Struct, frozen=True):
     replayed: bool
 
 
+class _Request(NamedTuple):
+    """What `Ingest.submit` is given, and the rate that it is held to."""
+
+    organisation_id: int
+    drafts: Sequence[MessageDraft | Refusal]
+    render: Callable[[Sequence[Outcome]], bytes]
+    idempotency_key: str
+    fingerprint: bytes
+    rate_max: float
+
+
 class Ingest:
     """Takes in the messages that come over the API."""
 
@@ -83,11 +96,13 @@ class Ingest:
         now_us: Callable[[], int],
         timeout_s: float,
         check: Callable[[], None] = lambda: None,
+        gate: Gate,
     ) -> None:
         """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
 
-        `check` raises Unavailable while nothing is to be taken in.
+        `check` raises Unavailable while nothing is to be taken in. `gate`: the limits of organisations.
         """
+        self._gate = gate
         self._quota = quota
         self._prices = prices
         self._validity_default_s = validity_s
@@ -108,12 +123,23 @@ class Ingest:
     ) -> Submitted:
         """Accept or refuse each draft on its own; `render` makes the answer from the outcomes.
 
-        Raises Refusal 409 when the key was used for another request, or what was kept of its answer cannot
-        be read, Full when Redis has little memory left, and Unavailable when the messages could not be
-        decided or written in time: none of them ever is written. Undecided: they may be.
+        Raises TooMany when the organisation is over a limit of its own, Refusal 409 when the key was used
+        for another request, or what was kept of its answer cannot be read, Full when Redis has little memory
+        left, and Unavailable when the messages could not be decided or written in time: none of them ever is
+        written. Undecided: they may be.
         """
         self._check()
         self._quota.check()
+        rate_max = self._gate.enter(organisation_id, len(drafts))
+        try:
+            request = _Request(organisation_id, drafts, render, idempotency_key, fingerprint, rate_max)
+            return await self._submitted(request)
+        finally:
+            if rate_max:
+                self._gate.leave(organisation_id, len(drafts))
+
+    async def _submitted(self, request: _Request) -> Submitted:
+        organisation_id, drafts, render, idempotency_key, fingerprint, rate_max = request
         now_us = self._now_us() // 1000 * 1000
         ids = self._ids.make(now_us // 1000, len(drafts))
         # There is no await in between, so that all messages have the prices of one instant.
@@ -140,6 +166,7 @@ class Ingest:
             idempotency_key=idempotency_key,
             fingerprint=fingerprint,
             answer=kept_answer.pack(outcomes) if idempotency_key else b"",
+            rate_max=rate_max,
         )
         replay = await self._admitted(submission, incarnation, deadline)
         if replay is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
+from engine.limits.records import DRAIN_S
 from engine.records import QUEUES, Queue
+from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.unbooked import unbooked_in_all
@@ -20,6 +23,8 @@ from engine.stream_id import StreamId
 _READS = 6
 # So many organisations with a backlog are looked at in each shard, for the age of their oldest message.
 _ORGANISATIONS_MAX = 1000
+# So many organisations that are paused are named.
+_PAUSED_MAX = 100
 # No transaction of the engine has locks on the books for so long, seconds.
 _LOCKED_S = 1.0
 _PAUSED = "SELECT provider FROM provider_states WHERE paused AND provider = ANY($1::text[]) ORDER BY provider"
@@ -36,7 +41,9 @@ class QueueStatus(msgspec.Struct):
     due: int = 0
     # Dead letters.
     dead: int = 0
-    # Age of the oldest message waiting or in hand, milliseconds.
+    # Of those waiting, the messages of organisations that are paused.
+    paused: int = 0
+    # Age of the oldest message waiting or in hand, without those that are paused, milliseconds.
     oldest_ms: int = 0
 
 
@@ -85,6 +92,8 @@ class Status(msgspec.Struct):
     receipts: ReceiptsStatus | None = None
     # Providers of the configuration that are paused, by name.
     paused_providers: list[str] | None = None
+    # Organisations that are paused, the first of them by id.
+    paused_organisations: list[PausedOrganisation] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int | None = None
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
@@ -101,14 +110,25 @@ class OrganisationBacklog(msgspec.Struct, frozen=True):
     segments: int
     # Age of the oldest of them, since it was accepted, milliseconds.
     oldest_ms: int
+    weight: float
+    paused: bool
+    # Segments of it that left the backlog in about the last ten seconds, and what part that is of all that
+    # did; None when nothing did.
+    segments_in_10_s: int
+    share: float | None
+    # When the last of them will have left, milliseconds from now, by what left lately; None: nobody knows.
+    ends_in_ms: int | None
 
 
 class QueueBacklog(msgspec.Struct, frozen=True):
     """The answer to `GET /v1/admin/queues/{queue}`."""
 
     queue: Queue
-    # Of all organisations.
+    # Of all organisations, and of those that are paused.
     messages: int
+    paused: int
+    # Segments that left backlogs in about the last ten seconds.
+    segments_in_10_s: int
     # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
     organisations: list[OrganisationBacklog]
 
@@ -184,15 +204,15 @@ class StatusReader:
     async def backlog(self, queue: Queue, now_ms: int) -> QueueBacklog:
         """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970."""
         replies = await self._link.batch([_backlog(queue, s) for s in self._shards])
-        messages, found = 0, []
-        for behind, lists in [reply for reply in replies if not isinstance(reply, ReplyError)]:
-            messages += behind
-            found += [
-                OrganisationBacklog(o, count, segments, max(0, now_ms - oldest_us // 1000))
-                for o, count, segments, oldest_us in lists
-            ]
+        replies = [reply for reply in replies if not isinstance(reply, ReplyError)]
+        messages, paused, moved = (sum(reply[i] for reply in replies) for i in range(3))
+        found = [_organisation(row, moved, now_ms) for reply in replies for row in reply[3]]
         found.sort(key=lambda o: (-o.messages, o.organisation_id))
-        return QueueBacklog(queue, messages, found[:_ORGANISATIONS_MAX])
+        return QueueBacklog(queue, messages, paused, moved, found[:_ORGANISATIONS_MAX])
+
+    async def paused_organisations(self) -> list[PausedOrganisation]:
+        """Those that are paused, the first by id."""
+        return await LimitBook(self._pool).paused(_PAUSED_MAX)
 
     async def _queue(self, queue: Queue, now_ms: int) -> QueueStatus:
         commands: list[Command] = []
@@ -210,23 +230,42 @@ class StatusReader:
         status = QueueStatus()
         for at in range(0, len(replies), _READS):
             length, pending, first, due, dead, lines = replies[at : at + _READS]
-            behind, lists = (0, []) if isinstance(lines, ReplyError) else lines
+            behind, parked, _, lists = (0, 0, 0, []) if isinstance(lines, ReplyError) else lines
             in_hand = 0 if isinstance(pending, ReplyError) else pending[0]
             status.in_hand += in_hand
             status.waiting += max(0, length - in_hand) + behind
+            status.paused += parked
             status.due += due
             status.dead += dead
             if first:
                 status.oldest_ms = max(status.oldest_ms, now_ms - _ms(first[0][0]))
-            for _, _, _, oldest_us in lists:
-                status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
+            for _, _, _, oldest_us, *_, is_paused in lists:
+                if not is_paused:
+                    status.oldest_ms = max(status.oldest_ms, now_ms - oldest_us // 1000)
         return status
 
 
+def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> OrganisationBacklog:
+    """One row of `backlog` in queue.lua; `moved_of_all`: segments that left all backlogs lately."""
+    organisation_id, messages, segments, oldest_us, moved, weight, paused = row
+    return OrganisationBacklog(
+        organisation_id,
+        messages,
+        segments,
+        max(0, now_ms - oldest_us // 1000),
+        float(weight),
+        bool(paused),
+        moved,
+        share=round(moved / moved_of_all, 4) if moved_of_all else None,
+        ends_in_ms=segments * DRAIN_S * 1000 // moved if moved and not paused else None,
+    )
+
+
 def _backlog(queue: Queue, shard: int) -> Command:
-    """Reply [messages, [[organisation, messages, segments, accepted_at_us of its oldest] …]]."""
+    """Reply as `backlog` in queue.lua says."""
     _, wait, turns, _ = keys.line_keys(shard, queue)
-    return ("FCALL_RO", versioned("backlog"), 2, wait, turns, _ORGANISATIONS_MAX)
+    limits = keys.limits_key(shard)
+    return ("FCALL_RO", versioned("backlog"), 3, wait, turns, limits, _ORGANISATIONS_MAX)
 
 
 def _ms(entry_id: bytes) -> int:

@@ -37,6 +37,8 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     due: int = 0
     # Dead letters.
     dead: int = 0
+    # Of those that wait, the messages of organisations that are paused.
+    paused: int = 0
     # Age of the oldest message that waits.
     oldest_ms: int = 0
 
@@ -91,6 +93,14 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     degraded: bool = False
 
 
+class PausedOrganisation(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation that an operator has paused."""
+
+    id: int
+    name: str
+    reason: str = ""
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to GET /v1/admin/status."""
 
@@ -103,6 +113,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     receipts: ReceiptsState | None = None
     # Providers that are paused, by name; None: not known.
     paused_providers: list[str] | None = None
+    # Organisations that are paused, the first hundred by id; None: not known.
+    paused_organisations: list[PausedOrganisation] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int | None = None
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.

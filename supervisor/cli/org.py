@@ -9,19 +9,16 @@ import typer
 from rich.console import Console
 
 from engine.organisations import Balance, NewKey, NewOrganisation, Organisation
-from supervisor.cli import options, show
+from supervisor.cli import options, org_limits, show
 from supervisor.cli.answers import Organisations, TopUp
+from supervisor.cli.org_limits import Id
 
 app = typer.Typer(
-    help="Organisations: create, list, top up, new keys, balance.",
+    help="Organisations: create, list, top up, new keys, balance, limits, pause.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 _PAGE = 500
-
-Id = Annotated[
-    int, typer.Argument(metavar="ID", min=1, help="Id of the organisation: see `smsengine org list`.")
-]
 
 
 @app.command()
@@ -72,8 +69,8 @@ def list_organisations(
         if (after := page.next) is None:
             break
     if not engine.as_json:
-        rows = ((str(o.id), o.name, f"{o.created_at:%Y-%m-%d %H:%M}") for o in found)
-        Console(highlight=False).print(show.table(("id", "name", "created"), rows, frozenset({0})))
+        rows = ((str(o.id), o.name, f"{o.created_at:%Y-%m-%d %H:%M}", org_limits.state(o)) for o in found)
+        Console(highlight=False).print(show.table(("id", "name", "created", ""), rows, frozenset({0})))
 
 
 @app.command()
@@ -155,6 +152,12 @@ def balance(
     print(f"posted     {show.number(found.posted)}")
     print(f"held       {show.number(found.held)}")
     print(f"available  {show.number(found.available)}")
+
+
+app.command("show")(org_limits.show_organisation)
+app.command()(org_limits.limits)
+app.command()(org_limits.pause)
+app.command()(org_limits.resume)
 
 
 class _Name(msgspec.Struct, frozen=True, kw_only=True):

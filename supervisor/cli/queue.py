@@ -23,11 +23,18 @@ class _Organisation(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     segments: int
     oldest_ms: int
+    weight: float = 1.0
+    paused: bool = False
+    segments_in_10_s: int = 0
+    share: float | None = None
+    ends_in_ms: int | None = None
 
 
 class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     messages: int
+    paused: int = 0
+    segments_in_10_s: int = 0
     organisations: list[_Organisation]
 
 
@@ -45,8 +52,12 @@ def show_queue(
 ) -> None:
     """Show the organisations with a backlog in a queue, the longest first.
 
-    They take turns. What lies ready to be sent, whoever it belongs to, is not among it: [cyan]smsengine
-    status[/cyan] counts everything that waits.
+    They take turns, by their weights. [bold]share[/bold]: of all segments that left
+    backlogs in the last ten seconds. [bold]ends in[/bold]: when the last message of this
+    one will have left, at that pace. [bold]oldest[/bold]: how long it has waited.
+
+    What lies ready to be sent, whoever it belongs to, is not among it:
+    [cyan]smsengine status[/cyan] counts everything that waits.
 
     [bold]Examples[/bold]
 
@@ -59,9 +70,18 @@ def show_queue(
     if not found.organisations:
         console.print(f"No organisation has a backlog in {queue}.")
         return
-    rows = (
-        (str(o.organisation_id), show.number(o.messages), show.number(o.segments), show.span(o.oldest_ms))
-        for o in found.organisations
+    columns = ("organisation", "messages", "segments", "oldest", "weight", "share", "ends in")
+    console.print(show.table(columns, map(_row, found.organisations), frozenset(range(7))))
+
+
+def _row(o: _Organisation) -> tuple[str, ...]:
+    ends = "unknown" if o.ends_in_ms is None else show.span(o.ends_in_ms)
+    return (
+        str(o.organisation_id),
+        show.number(o.messages),
+        show.number(o.segments),
+        show.span(o.oldest_ms),
+        f"{o.weight:g}",
+        "" if o.share is None else f"{100 * o.share:.1f} %",
+        "paused" if o.paused else ends,
     )
-    columns = ("organisation", "messages", "segments", "oldest waits")
-    console.print(show.table(columns, rows, frozenset({0, 1, 2, 3})))

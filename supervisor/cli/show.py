@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
-from supervisor.cli.answers import Audit, Process, Status
+from supervisor.cli.answers import Audit, PausedOrganisation, Process, Status
 from supervisor.cli.sending import Totals
 
 
@@ -92,7 +92,16 @@ def _behind(seen: Status) -> list[RenderableType]:
         parts += [Text(f"not understood in the last hour: {count} (see smsengine provider problems)"), Text()]
     if seen.paused_providers:
         parts += [Text(f"paused: {', '.join(seen.paused_providers)}"), Text()]
+    if seen.paused_organisations:
+        held = sum(queue.paused for queue in (seen.queues or {}).values())
+        names = ", ".join(_named(organisation) for organisation in seen.paused_organisations)
+        parts += [Text(f"organisations paused, with {number(held)} messages waiting: {names}"), Text()]
     return parts
+
+
+def _named(organisation: PausedOrganisation) -> str:
+    reason = f" ({organisation.reason})" if organisation.reason else ""
+    return f"{organisation.id} {organisation.name}{reason}"
 
 
 def suspended(organisations: int, units: int) -> str:

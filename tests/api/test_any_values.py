@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from engine.config import Queues
 from engine.ids import MessageIds
 from engine.intake.ingest import Ingest
 from engine.intake.pricing import PriceTable
+from engine.limits.gate import Gate
 from engine.stores.postgres.directory import UNITS_MAX
 from engine.stores.redis.link import RedisLink, load_functions
 from tests.api.test_receipts import READERS, TOKEN
@@ -94,6 +96,7 @@ async def real(postgres_url: str, redis_url: str) -> AsyncIterator[Real]:
             ingest = Ingest(
                 quota, PriceTable({"": 1, DEAR: PRICE_MAX}), Queues().validities_s(),
                 MessageIds(random.getrandbits(26), random.getrandbits(48)), now_us=now_us, timeout_s=8.0,
+                gate=Gate(clock_s=time.monotonic),
             )  # fmt: skip
             made = await w.directory.create_organisation("any")
             await w.directory.top_up(made.id, CREDIT, "first")

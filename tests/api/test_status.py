@@ -29,7 +29,8 @@ _CONFIG = Config(
     shards=2,
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
-_ALL = {"queues", "ledger", "activity", "receipts", "problems_last_hour", "paused_providers"}
+_PAUSED = {"paused_providers", "paused_organisations"}
+_ALL = {"queues", "ledger", "activity", "receipts", "problems_last_hour", *_PAUSED}
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,10 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reads, sto
         ("clickhouse", _ALL, {"receipts.unmatched": "ClickHouse"}),
         (
             "postgres",
-            _ALL - {"ledger", "paused_providers"},
-            {"ledger": "PostgreSQL", "paused_providers": "PostgreSQL"},
+            _ALL - _PAUSED - {"ledger"},
+            dict.fromkeys(_PAUSED | {"ledger"}, "PostgreSQL"),
         ),
-        ("redis", {"paused_providers"}, dict.fromkeys(_ALL - {"paused_providers"}, "Redis")),
+        ("redis", _PAUSED, dict.fromkeys(_ALL - _PAUSED, "Redis")),
     ):
         stores.freeze(store)
         try:

@@ -26,6 +26,7 @@ from engine.records import QUEUE_DEFAULT, Accepted
 from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
@@ -180,6 +181,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     given: dict[str, Any] = {
         "ingest": DeskIngest(),
         "directory": directory,
+        "limits": LimitBook(pool),
+        "backlog_max": 1_000_000,
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "routing": Routing(pool, [p.name for p in PROVIDERS]),

@@ -130,14 +130,14 @@ def test_messages_put_off_come_back_one_after_another_and_not_all_at_once(rate: 
     full = lane(waiting_max=1)
     full.add(entry(), 0.0)
     assert full.crowded(0.0)
-    pauses = [full.put_off_s(7, 1, 0.0) for _ in range(1000)]
+    pauses = [full.put_off_s(7, 1.0, 1, 0.0) for _ in range(1000)]
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.5
     assert pauses[-1] == pytest.approx(0.5 + 999 / rate)
     # No further than so much, however many there are.
-    assert max(full.put_off_s(7, 1, 0.0) for _ in range(400_000)) == 600.0
+    assert max(full.put_off_s(7, 1.0, 1, 0.0) for _ in range(400_000)) == 600.0
     # Another organisation has turns of its own, at half the rate.
-    assert [full.put_off_s(8, 1, 0.0) for _ in range(3)] == pytest.approx(
+    assert [full.put_off_s(8, 1.0, 1, 0.0) for _ in range(3)] == pytest.approx(
         [0.5, 0.5 + 2 / rate, 0.5 + 4 / rate]
     )
 

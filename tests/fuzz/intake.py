@@ -15,6 +15,7 @@ from engine.errors import Refusal
 from engine.ids import MessageIds
 from engine.intake.ingest import Ingest
 from engine.intake.pricing import PriceTable
+from engine.limits.gate import Gate
 from engine.records import Accepted, Replay, Submission
 
 UNITS = 1 << 40
@@ -72,6 +73,7 @@ def ingest(desk: CreditDesk) -> Ingest:
         MessageIds(random.getrandbits(26), random.getrandbits(48)),
         now_us=lambda: time.time_ns() // 1000,
         timeout_s=5.0,
+        gate=Gate(clock_s=time.monotonic),
     )
 
 

@@ -17,6 +17,7 @@ from engine.errors import Unavailable
 from engine.ids import MessageIds
 from engine.intake.ingest import Ingest
 from engine.intake.price_list import PriceList
+from engine.limits.gate import Gate
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from tests.adversity.proxy import Proxy
@@ -55,7 +56,8 @@ async def until_price(prices: PriceList, units: int, timeout_s: float = 10.0) ->
 
 def ingest_with(quota: Quota, prices: PriceList) -> Ingest:
     ids = MessageIds(random.getrandbits(26), random.getrandbits(48))
-    return Ingest(quota, prices, Queues().validities_s(), ids, now_us=now_us, timeout_s=5.0)
+    gate = Gate(clock_s=time.monotonic)
+    return Ingest(quota, prices, Queues().validities_s(), ids, now_us=now_us, timeout_s=5.0, gate=gate)
 
 
 async def organisation_with(w: World, units: int) -> tuple[int, Quota]:

@@ -1,9 +1,12 @@
 """Random loads on the line of a queue, and what fairness asks of the order in which it is served.
 
 The rule is start-time fair queueing. Its theorem (Goyal, Vin and Cheng, 1996, theorem 1): in every interval
-in which two organisations have a backlog throughout, what they are served differs by no more than one message
-of each, as long as their weights are equal. A fluid server would serve both the same, to the drop.
-What one turn moves at once counts as one message: with a large mark, several small ones.
+in which two organisations have a backlog throughout, what they are served, divided by their weights, differs
+by no more than one message of each, divided by its weight. A fluid server would serve both the same, to the
+drop. What one turn moves at once counts as one message: with a large mark, several small ones.
+
+A weight that changes counts for the turns from then on; so an interval begins then. While an organisation is
+paused nothing of it becomes ready, and then it goes on in order.
 """
 
 from __future__ import annotations
@@ -14,11 +17,15 @@ from typing import Any
 
 import msgspec
 
+from engine import message_format
 from engine import redis_keys as keys
 from engine.credit.flush import Flush
+from engine.limits.records import LimitRow, ShardLimits
+from engine.organisations import Limits
 from engine.records import Addressed, Message, Submission
 from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import _admit_command
+from engine.stores.redis.limits import limit
 from engine.stores.redis.queue import MARK
 
 SHARD = 0
@@ -41,8 +48,16 @@ class FairLoad:
         self.waiting: dict[int, list[Message]] = {}
         self.served: dict[int, int] = {}
         self.largest: dict[int, int] = {}
-        # By pair of organisations that both wait: the least and the most that one is ahead of the other.
-        self._ahead: dict[tuple[int, int], tuple[int, int]] = {}
+        # By pair of organisations that both wait: the least and the most that one is ahead of the other, in
+        # segments divided by weights.
+        self._ahead: dict[tuple[int, int], tuple[float, float]] = {}
+        # Of those that have one; the least weight that each ever had; who is paused; the version in force.
+        self.weights: dict[int, float] = {}
+        self._least: dict[int, float] = {}
+        self.paused: set[int] = set()
+        self._version = 0
+        # What the worker was given, by the id of its entry.
+        self._given: dict[bytes, Message] = {}
         # How many messages were in the ready stream and not read, after each step; how often several waited.
         self.unread: list[int] = []
         self.waits = 0
@@ -67,7 +82,7 @@ class FairLoad:
         """Admit messages of so many segments, by organisation."""
         self._sequence += 1
         # While nobody waits, what fits into the ready stream goes there first come, first served.
-        is_open = not any(self.waiting.values())
+        is_open = not self._waiting()
         submissions = []
         for organisation, segments in sizes.items():
             messages = [self.message(organisation, of) for of in segments]
@@ -85,6 +100,47 @@ class FairLoad:
         """Note messages that have left their lists, though it was not their turn."""
         self._skipped |= ids
 
+    async def limit(self, organisation: int, weight: float, paused: bool) -> None:
+        """Set the weight of an organisation, and whether it is paused."""
+        before, self._version = str(self._version or ""), self._version + 1
+        row = LimitRow(organisation, Limits(weight=weight), paused)
+        [done] = await self._execute([limit(ShardLimits(SHARD, before, str(self._version), False, [row]))])
+        assert done == 1
+        self._least.setdefault(organisation, self.weights.get(organisation, 1.0))
+        self._least[organisation] = min(self._least[organisation], weight)
+        self.weights[organisation] = weight
+        self._forget(organisation)
+        # What lies ready stays so.
+        self.paused -= {organisation}
+        if paused:
+            self.paused |= {organisation}
+        await self.look()
+
+    async def put_back(self, ids: Iterable[bytes], mark: int) -> None:
+        """The worker gives messages back that it has not begun to send."""
+        messages = [self._given[entry_id] for entry_id in ids]
+        flat: list[Any] = []
+        for entry_id, message in zip(ids, messages, strict=True):
+            flat += (entry_id, b"d", message.organisation_id, 0, b"", 0, message_format.packed(message))
+            waiting = self.waiting[message.organisation_id]
+            waiting.insert(
+                next((i for i, w in enumerate(waiting) if w.id > message.id), len(waiting)), message
+            )
+            self._forget(message.organisation_id)
+        await self._execute([wire._settle("normal", "w", SHARD, mark, len(messages), flat)])
+        await self.look()
+
+    def given_of(self, ids: Iterable[bytes], organisations: set[int]) -> list[bytes]:
+        """Those of `ids` that are messages of these organisations."""
+        return [i for i in ids if self._given[i].organisation_id in organisations]
+
+    def _forget(self, organisation: int) -> None:
+        self._ahead = {pair: ahead for pair, ahead in self._ahead.items() if organisation not in pair}
+
+    def _waiting(self) -> list[int]:
+        """The organisations that wait for their turn."""
+        return [o for o, waiting in self.waiting.items() if waiting and o not in self.paused]
+
     async def refill(self, mark: int) -> None:
         await self._execute([wire.refill("normal", SHARD, mark)])
         await self.look()
@@ -92,7 +148,9 @@ class FairLoad:
     async def read(self, count: int) -> list[bytes]:
         """Give up to `count` messages to the worker; their ids."""
         reply = (await self._execute([wire.read("normal", "w", [SHARD], count, None)]))[0]
-        return [] if not reply else [entry_id for entry_id, _ in reply[0][1]]
+        entries = reply[0][1] if reply else ()
+        self._given.update((entry_id, _decode(fields[1])) for entry_id, fields in entries)
+        return [entry_id for entry_id, _ in entries]
 
     async def settle(self, ids: Iterable[bytes], mark: int) -> None:
         flat: list[Any] = []
@@ -108,7 +166,7 @@ class FairLoad:
             [("XRANGE", stream, self._seen, "+", "COUNT", 1 << 30),
              ("XRANGE", stream, "-", "+", "COUNT", 1 << 30), ("XPENDING", stream, keys.GROUP)]
         )  # fmt: skip
-        together = [] if is_open else [o for o, waiting in self.waiting.items() if waiting]
+        together = [] if is_open else self._waiting()
         self.waits += len(together) > 1
         for entry_id, fields in entries:
             self._seen = b"(" + entry_id
@@ -119,42 +177,51 @@ class FairLoad:
         self.unread.append(len(there) - pending[0])
         if self.unread[-1] > self.mark_max + len(self.largest):
             self.broken.append(f"{self.unread[-1]} messages lie ready")
-        if any(self.waiting.values()) and self.unread[-1] <= 0:
+        if self._waiting() and self.unread[-1] <= 0:
             self.broken.append("the ready stream is empty while messages wait")
 
     def _serve(self, message: Message, together: list[int]) -> None:
         organisation = message.organisation_id
         waiting = self.waiting[organisation]
+        if organisation in self.paused:
+            self.broken.append(f"organisation {organisation} was served while it was paused")
         if not waiting or waiting.pop(0).id != message.id:
             self.broken.append(f"organisation {organisation} was not served in order")
             return
         self.served[organisation] = self.served.get(organisation, 0) + message.segments
         for other in [o for o in together if o != organisation and self.waiting[o]]:
             pair = (min(organisation, other), max(organisation, other))
-            ahead = self.served.get(pair[0], 0) - self.served.get(pair[1], 0)
+            done = [self.served.get(o, 0) / self.weights.get(o, 1.0) for o in pair]
+            ahead = done[0] - done[1]
             least, most = self._ahead.get(pair, (ahead, ahead))
             self._ahead[pair] = least, most = min(least, ahead), max(most, ahead)
-            at_once = sum(max(self.largest[o], self.largest[o] - 1 + -(-self.mark_max // 16)) for o in pair)
-            if most - least > at_once:
+            at_once = sum(
+                max(self.largest[o], self.largest[o] - 1 + -(-self.mark_max // 16)) / self._least.get(o, 1.0)
+                for o in pair
+            )
+            if most - least > at_once + 1e-6:
                 self.broken.append(f"organisations {pair} are {most - least} segments apart")
         if not waiting:
-            self._ahead = {pair: ahead for pair, ahead in self._ahead.items() if organisation not in pair}
+            self._forget(organisation)
 
     def message(self, organisation: int, segments: int) -> Message:
         """A new message of an organisation."""
         self.number += 1
         self.largest[organisation] = max(self.largest.get(organisation, 0), segments)
         return Message(
-            id=f"m{self.number}", organisation_id=organisation, to="+1", text="x", sender="", units=segments,
-            encoding="GSM-7", segments=segments, accepted_at_us=1,
+            id=f"m{self.number:06d}", organisation_id=organisation, to="+1", text="x", sender="",
+            units=segments, encoding="GSM-7", segments=segments, accepted_at_us=1,
             expires_at_us=self.expiry(),
         )  # fmt: skip
 
 
-async def random_load(load: FairLoad, rng: Random, steps: int, marks: Sequence[int] = (4, 4, 8)) -> None:
+async def random_load(
+    load: FairLoad, rng: Random, steps: int, marks: Sequence[int] = (4, 4, 8), *, limits: bool = False
+) -> None:
     """Heavy and light organisations, large and small messages, reads and settlements of every size.
 
-    `marks`: those that the worker says; up to 16 a turn is one message.
+    `marks`: those that the worker says; up to 16 a turn is one message. `limits`: weights are changed, and
+    organisations are paused and go on.
     """
     await load.begin()
     load.mark_max = max(marks)
@@ -165,7 +232,14 @@ async def random_load(load: FairLoad, rng: Random, steps: int, marks: Sequence[i
     for _ in range(steps):
         mark = rng.choice(marks)
         what = rng.random()
-        if what < 0.3:
+        if limits and rng.random() < 0.1:
+            organisation = rng.choice(organisations)
+            await load.limit(organisation, rng.choice((0.5, 1.0, 2.0, 3.0, 4.0)), rng.random() < 0.3)
+            back = load.given_of(hand, load.paused)
+            if back and rng.random() < 0.5:
+                hand = [i for i in hand if i not in back]
+                await load.put_back(back, mark)
+        elif what < 0.3:
             some = rng.sample(organisations, rng.choice((1, 2)))
             await load.admit(
                 {

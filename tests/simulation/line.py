@@ -12,7 +12,7 @@ import msgspec
 
 from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
-from tests.simulation.redis_store import Store
+from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
@@ -22,12 +22,14 @@ _SLICES = 16
 class Waiting:
     """One organisation in one step."""
 
-    def __init__(self, organisation: bytes, waited: bool) -> None:
+    def __init__(self, organisation: bytes, waited: bool, weight: float, paused: bool) -> None:
         self.organisation = organisation
-        # Whether it had a turn when the step began.
-        self.waited = waited
+        # Whether it had a turn when the step began, and has one now.
+        self.had = self.waited = waited
         self.start: float = -1
         self.served = False
+        self.weight = weight
+        self.paused = paused
 
 
 class Line:
@@ -41,6 +43,8 @@ class Line:
         self.time = float(kept.get(b"time", b"0"))
         self.busy = b"time" in kept
         self.mark = int(kept.get(b"mark", b"%d" % MARK))
+        self.paused = int(kept.get(b"paused", b"0"))
+        self.extra = float(kept.get(b"extra", b"0"))
         self.touched: dict[bytes, Waiting] = {}
 
     def aim(self, mark: int) -> None:
@@ -65,24 +69,62 @@ class Line:
     def of(self, organisation: bytes) -> Waiting:
         if organisation not in self.touched:
             waited = organisation in self.store.db.get(self.turns, {})
-            self.touched[organisation] = Waiting(organisation, waited)
+            limits = self.store.db.get(self.wait, {}).get(b"limits:" + organisation)
+            self.touched[organisation] = Waiting(organisation, waited, *self.limits(limits))
         return self.touched[organisation]
 
+    def limits(self, kept: bytes | None) -> tuple[float, bool]:
+        """The weight, and whether it is paused."""
+        weight, _, paused = (kept or b"1").partition(b" ")
+        return float(weight), bool(paused)
+
+    def count(self, field: bytes, by: int) -> None:
+        hash_ = self.store.hash(self.wait)
+        hash_[field] = b"%d" % (int(hash_.get(field, b"0")) + by)
+        if hash_[field] == b"0":
+            del hash_[field]
+
+    def wait_more(self, of: Waiting, by: int) -> None:
+        """So many messages came to a list, or left it."""
+        if of.paused:
+            self.count(b"parked", by)
+        else:
+            self.messages += by
+
     def enter(self, organisation: bytes, segments: int, payload: bytes) -> None:
-        if self.is_open():
-            self.make_ready(payload)
-            return
-        self.busy = True
+        paused = self.paused > 0 and self.of(organisation).paused
+        if not paused:
+            if self.is_open():
+                self.make_ready(payload)
+                return
+            self.busy = True
         of = self.of(organisation)
-        if not self.has_list(organisation):
+        if not self.has_list(organisation) and not paused:
             if of.start < 0:
                 of.start = self.begins_at(organisation)
             if of.start <= self.time:
-                of.start += segments
+                of.start += segments / of.weight
                 self.make_ready(payload)
                 return
         self.store.list_push(self.wait, organisation, segments, payload)
-        self.messages += 1
+        self.wait_more(of, 1)
+
+    def put_back(self, organisation: bytes, payloads: list[bytes]) -> None:
+        """Back to the front of a list, behind those there that are older."""
+        of = self.of(organisation)
+        if not of.paused:
+            self.busy = True
+            if not self.has_list(organisation) and of.start < 0:
+                of.start = self.begins_at(organisation)
+        at = 0
+        for payload in sorted(payloads, key=lambda p: _unpack(p)[0]):
+            message = _unpack(payload)
+            there = self.store.lists(self.wait).get(organisation, [])
+            while at < len(there) and _unpack(there[at][1])[0] < message[0]:
+                at += 1
+            self.store.list_push(self.wait, organisation, message[6], payload, at)
+            at += 1
+            self.wait_more(of, 1)
 
     def has_list(self, organisation: bytes) -> bool:
         return organisation in self.store.db.get(self.wait, {})
@@ -95,15 +137,20 @@ class Line:
         """Move the first message of a list to the ready stream."""
         segments, payload = self.store.list_pop(self.wait, of.organisation)
         self.make_ready(payload)
-        of.start += segments
+        of.start += self.cost(of, segments)
         of.served = True
         self.messages -= 1
+
+    def cost(self, of: Waiting, segments: int) -> float:
+        """By how much a message moves the turn of its organisation on."""
+        return segments / of.weight
 
     def lost(self, organisation: bytes) -> None:
         """A message of a list was taken out, not by its turn."""
         of = self.of(organisation)
-        of.start = float(self.store.db[self.turns][organisation])
-        self.messages -= 1
+        if not of.paused:
+            of.start = float(self.store.db[self.turns][organisation])
+        self.wait_more(of, -1)
 
     def next(self, turns: list[Waiting]) -> Waiting:
         """The one whose turn is first; of several, the one that has been first for longer."""
@@ -111,6 +158,7 @@ class Line:
 
     def refill(self) -> None:
         left = min(self.room(), _MOVED_MAX) if self.messages else 0
+        waiting = len(self.store.db.get(self.turns, {}))
         turns = []
         for organisation in self.store.zrange(self.turns)[: max(0, left)]:
             of = self.of(organisation)
@@ -119,12 +167,14 @@ class Line:
         while left > 0 and turns:
             of = self.next(turns)
             self.time = max(self.time, of.start)
-            till = of.start + self.mark / _SLICES
-            while left > 0 and of.start < till:
+            start, of.start = of.start, 0
+            slice_ = self.mark / max(_SLICES, waiting) / of.weight
+            while left > 0:
                 self.serve(of)
                 left -= 1
-                if not self.has_list(of.organisation):
+                if not self.has_list(of.organisation) or of.start >= slice_:
                     break
+            of.start += start
             turns.remove(of)
             if self.has_list(of.organisation):
                 turns.append(of)
@@ -133,7 +183,7 @@ class Line:
         if not self.busy:
             return 0
         for of in self.touched.values():
-            if self.has_list(of.organisation) and not of.waited:
+            if self.has_list(of.organisation) and not of.waited and not of.paused:
                 self.take_turn(of)
                 self.store.hash(self.ahead).pop(of.organisation, None)
                 of.waited = True
@@ -141,12 +191,14 @@ class Line:
         if self.is_open():
             for key in (self.turns, self.ahead):
                 self.store.db.pop(key, None)
-            for field in (b"messages", b"time"):
+            for field in (b"messages", b"time", b"extra"):
                 self.store.hash(self.wait).pop(field, None)
             return 0
         turns, ahead = self.store.hash(self.turns), self.store.hash(self.ahead)
-        for of in self.touched.values():
-            if self.has_list(of.organisation):
+        for of in [of for of in self.touched.values() if not of.paused]:
+            has = self.has_list(of.organisation)
+            self.extra += (has - of.had) * (of.weight - 1)
+            if has:
                 if of.served:
                     turns[of.organisation] = of.start  # type: ignore[assignment]
             else:
@@ -155,8 +207,9 @@ class Line:
                     ahead[of.organisation] = of.start  # type: ignore[assignment]
         for organisation in [o for o, start in ahead.items() if start <= self.time]:  # type: ignore[operator]
             del ahead[organisation]
-        self.store.hash(self.wait).update({b"messages": b"%d" % self.messages, b"time": b"%.17g" % self.time})
-        return self.messages
+        numbers = {b"messages": b"%d" % self.messages, b"time": b"%.17g" % self.time}
+        self.store.hash(self.wait).update({**numbers, b"extra": b"%.17g" % self.extra})
+        return max(1, int(10 * (len(turns) + self.extra) + 0.5)) if self.messages else 0
 
     def take_turn(self, of: Waiting) -> None:
         """Begin to wait."""
@@ -178,6 +231,60 @@ class LineFunctions:
             line.enter(b"%d" % message[1], message[6], payload)
             self.store.zrem(keys[0], payload)
         return [len(due), line.finish()]
+
+    def limit(self, keys: Any, args: Any) -> int:
+        known, version, whole, *flat = map(as_bytes, args)
+        kept = self.store.hash(keys[0])
+        if kept.get(b"version", b"") != known:
+            return 0
+        rows = {o: (float(w), p == b"1") for o, w, p in zip(*[iter(flat)] * 3, strict=True)}
+        if whole:
+            for organisation in [o for o in kept if o.isdigit() and o not in rows]:
+                rows[organisation] = (1.0, False)
+        notes = {note.partition(b":")[0]: note for note in kept.get(b"paused", b"").split()}
+        streams = [self.store.db.get(keys[first]) for first in (1, 5)]
+        last = b"".join(b":" + (format_id(s.last) if s else b"0-0") for s in streams)
+        paused = [note for organisation, note in notes.items() if organisation not in rows]
+        for organisation, (weight, is_paused) in rows.items():
+            if is_paused:
+                paused.append(notes.get(organisation, organisation + last))
+            if weight == 1 and not is_paused:
+                kept.pop(organisation, None)
+            else:
+                kept[organisation] = b""
+        kept.update({b"version": version, b"paused": b" ".join(paused)})
+        for first in (1, 5):
+            for organisation, (weight, is_paused) in rows.items():
+                self.limit_turns(keys[first : first + 4], organisation, weight, is_paused)
+            line = self.line(self.store, keys[first : first + 4])
+            line.busy = line.busy or line.messages > 0
+            line.finish()
+        return 1
+
+    def limit_turns(self, keys: Any, organisation: bytes, weight: float, paused: bool) -> None:
+        line = self.line(self.store, keys)
+        kept, name = self.store.hash(line.wait), b"limits:" + organisation
+        before, paused_before = line.limits(kept.get(name))
+        if (weight, paused) == (before, paused_before):
+            return
+        line.count(b"limited", (weight != 1 or paused) - (name in kept))
+        line.count(b"paused", paused - paused_before)
+        kept.pop(name, None)
+        if weight != 1 or paused:
+            kept[name] = b"%.17g" % weight + (b" paused" if paused else b"")
+        waiting = len(self.store.lists(line.wait).get(organisation, ()))
+        if not waiting:
+            return
+        extra = (0 if paused else weight - 1) - (0 if paused_before else before - 1)
+        if extra:
+            kept[b"extra"] = b"%.17g" % (line.extra + extra)
+        if paused == paused_before:
+            return
+        turns, ahead = self.store.hash(line.turns), self.store.hash(line.ahead)
+        source, target = (turns, ahead) if paused else (ahead, turns)
+        target[organisation] = max(line.time, float(source.pop(organisation, 0)))  # type: ignore[assignment]
+        line.count(b"parked", waiting if paused else -waiting)
+        kept[b"messages"] = b"%d" % (line.messages + (-waiting if paused else waiting))
 
     def sift(self, keys: Any, _: Any) -> list[Any]:
         line = self.line(self.store, keys)

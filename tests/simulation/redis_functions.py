@@ -239,7 +239,7 @@ class Functions(Closing, LineFunctions):
         row_count, at = 0, 6
         for index in range(int(args[4])):
             org, units, key_index, fingerprint, answer, n_rows, some, n = args[at : at + 8]
-            hit = self.used_before(keys[16 + key_index], fingerprint, answer) if key_index else None
+            hit = self.used_before(keys[17 + key_index], fingerprint, answer) if key_index else None
             if hit:
                 hits.append([index, *hit])
             else:
@@ -322,6 +322,7 @@ class Functions(Closing, LineFunctions):
         at, counted = 3, 0
         rows: list[bytes] = []
         sums: dict[int, list[int]] = {}
+        back: dict[bytes, list[bytes]] = {}
         for _ in range(int(args[2])):
             entry_id, outcome, org, units, row = args[at : at + 5]
             ms, _, sequence = entry_id.partition(b"-")
@@ -332,7 +333,9 @@ class Functions(Closing, LineFunctions):
                 counted += 1
                 if row != b"":
                     rows.append(row)
-                if outcome == b"d":
+                if outcome == b"d" and not args[at + 5]:
+                    back.setdefault(b"%d" % org, []).append(args[at + 6])
+                elif outcome == b"d":
                     self.store.zadd(keys[4], args[at + 5], args[at + 6])
                 elif outcome == b"x":
                     self.store.xadd(keys[5], [b"m", args[at + 5]])
@@ -349,6 +352,8 @@ class Functions(Closing, LineFunctions):
             self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
         line = self.line(self.store, keys[:4])
         line.aim(args[1])
+        for organisation, payloads in back.items():
+            line.put_back(organisation, payloads)
         return [counted, line.finish()]
 
     def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:

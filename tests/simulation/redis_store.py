@@ -159,9 +159,12 @@ class Store:
         found = self.stream(key).groups.get(group)
         return 0 if found is None or found.pending.pop(entry_id, None) is None else 1
 
-    def list_push(self, key: bytes, organisation: bytes, segments: int, payload: bytes) -> None:
-        """Append to an organisation's list behind a ready stream: [(segments, payload) …]."""
-        self.hash(key).setdefault(organisation, []).append((segments, payload))  # type: ignore[arg-type,attr-defined]
+    def list_push(
+        self, key: bytes, organisation: bytes, segments: int, payload: bytes, at: int | None = None
+    ) -> None:
+        """Add to an organisation's list behind a ready stream, [(segments, payload) …]; `at`: where."""
+        waiting: Any = self.hash(key).setdefault(organisation, [])  # type: ignore[arg-type]
+        waiting.insert(len(waiting) if at is None else at, (segments, payload))
         self.watch.placed(self.kind(key)[1], payload)
 
     def list_pop(self, key: bytes, organisation: bytes) -> tuple[int, bytes]:

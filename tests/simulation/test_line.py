@@ -6,6 +6,7 @@ import asyncio
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.simulation.clock import Clock
@@ -15,8 +16,10 @@ from tests.simulation.redis_functions import Functions
 from tests.simulation.redis_server import RedisServer
 from tests.simulation.test_model import Nobody
 
+_unpack = msgspec.msgpack.Decoder().decode
 
-def broken_rules(line: type[Line], seed: int) -> list[str]:
+
+def broken_rules(line: type[Line], seed: int, *, limits: bool = False) -> list[str]:
     """What a random load sees of a line that breaks the rule."""
     clock = Clock(seed)
     server = RedisServer(clock, Nobody(), type("Own", (Functions,), {"line": line}))
@@ -26,7 +29,8 @@ def broken_rules(line: type[Line], seed: int) -> list[str]:
         return [server._run(_simulated(command)) for command in commands]
 
     load = FairLoad(execute, Random(seed))
-    asyncio.run(random_load(load, Random(seed), 300, marks=(4, 4, 8) if seed % 2 else (16, 64, 100)))
+    marks = (4, 4, 8) if seed % 2 else (16, 64, 100)
+    asyncio.run(random_load(load, Random(seed), 300, marks=marks, limits=limits))
     return load.broken
 
 
@@ -37,6 +41,11 @@ def _simulated(command: Any) -> Any:
 @pytest.mark.parametrize("seed", range(10))
 def test_a_line_is_within_one_message_of_a_fluid_server(seed: int) -> None:
     assert broken_rules(Line, seed) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_and_pauses_keep_it_within_one_message_of_a_fluid_server(seed: int) -> None:
+    assert broken_rules(Line, seed, limits=True) == []
 
 
 def _by_arrival(self: Line, turns: list[Waiting]) -> Waiting:
@@ -80,13 +89,39 @@ MUTATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", MUTATIONS)
+def _ignores_the_weight(self: Line, of: Waiting, segments: int) -> float:
+    return segments
+
+
+def _multiplies_by_the_weight(self: Line, of: Waiting, segments: int) -> float:
+    return segments * of.weight
+
+
+def _serves_the_paused(self: Line, kept: bytes | None) -> tuple[float, bool]:
+    return Line.limits(self, kept)[0], False
+
+
+def _puts_back_at_the_end(self: Line, organisation: bytes, payloads: list[bytes]) -> None:
+    for payload in payloads:
+        self.enter(organisation, _unpack(payload)[6], payload)
+
+
+# Of the limits of organisations.
+OF_LIMITS: dict[str, dict[str, Any]] = {
+    "ignore the weight": {"cost": _ignores_the_weight},
+    "a larger weight for less": {"cost": _multiplies_by_the_weight},
+    "serve the paused": {"limits": _serves_the_paused},
+    "put what is given back at the end": {"put_back": _puts_back_at_the_end},
+}
+
+
+@pytest.mark.parametrize("name", [*MUTATIONS, *OF_LIMITS])
 def test_a_spoiled_line_is_noticed(name: str) -> None:
-    spoiled = type("Spoiled", (Line,), MUTATIONS[name])
+    spoiled = type("Spoiled", (Line,), (MUTATIONS | OF_LIMITS)[name])
 
     def noticed(seed: int) -> bool:
         try:
-            return bool(broken_rules(spoiled, seed))
+            return bool(broken_rules(spoiled, seed, limits=name in OF_LIMITS))
         except (KeyError, TypeError):
             return True
 

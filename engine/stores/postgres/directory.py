@@ -19,7 +19,17 @@ import msgspec
 
 from engine import api_keys
 from engine.errors import Refusal, Unavailable
-from engine.organisations import ApiKey, Balance, Credential, NewKey, NewOrganisation, Organisation, TopUp
+from engine.organisations import (
+    ApiKey,
+    Balance,
+    Credential,
+    Limits,
+    NewKey,
+    NewOrganisation,
+    Organisation,
+    Pause,
+    TopUp,
+)
 from engine.records import IdempotentCall
 from engine.shards import shard_of
 from engine.stores.postgres.idempotency import claim, keep_answer
@@ -34,14 +44,15 @@ _KEYS_MAX = 1_000
 
 _ORGANISATIONS = """
     SELECT o.id, o.name, o.created_at, a.low_balance, EXISTS (
-        SELECT FROM unbooked u WHERE u.organisation_id = o.id AND u.booked_at IS NULL)
+        SELECT FROM unbooked u WHERE u.organisation_id = o.id AND u.booked_at IS NULL),
+        l.weight, l.backlog_max, l.rate_max, l.paused_at, l.pause_reason
     FROM organisations o LEFT JOIN accounts a ON a.organisation_id = o.id
+    LEFT JOIN organisation_limits l ON l.organisation_id = o.id
     WHERE o.id > $1 ORDER BY o.id LIMIT $2
 """
 _SET_LOW_BALANCE = """
     UPDATE accounts a SET low_balance = $2 FROM organisations o
-    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING o.name, o.created_at, EXISTS (
-        SELECT FROM unbooked u WHERE u.organisation_id = o.id AND u.booked_at IS NULL)
+    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING true
 """
 _CREDENTIALS = """
     SELECT id, organisation_id, secret_sha256, EXISTS (
@@ -141,10 +152,14 @@ class Directory:
         """At most `limit` organisations with ids above `after`, in the order of their ids."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_ORGANISATIONS, after, limit)
-        return [
-            Organisation(id=i, name=name, created_at=at, low_balance=low, suspended=suspended)
-            for i, name, at, low, suspended in rows
-        ]
+        return [_organisation(row) for row in rows]
+
+    async def organisation(self, organisation_id: int) -> Organisation:
+        """One organisation. Raises Refusal 404."""
+        found = await self.organisations(organisation_id - 1, 1)
+        if not found or found[0].id != organisation_id:
+            raise no_organisation()
+        return found[0]
 
     async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
         """Set the threshold of the event `low_balance`, usable units; None: no event.
@@ -156,13 +171,9 @@ class Directory:
             allowed = f"from 1 to {LOW_BALANCE_MAX} units, or null for never"
             raise Refusal("invalid_field", 422, f"`low_balance` must be {allowed}.", "low_balance")
         async with self._pool.connection() as connection:
-            row = await connection.fetchrow(_SET_LOW_BALANCE, organisation_id, units)
-        if row is None:
-            raise _no_organisation()
-        name, at, suspended = row
-        return Organisation(
-            id=organisation_id, name=name, created_at=at, low_balance=units, suspended=suspended
-        )
+            if not await connection.fetchval(_SET_LOW_BALANCE, organisation_id, units):
+                raise no_organisation()
+        return await self.organisation(organisation_id)
 
     async def spenders(self, limit: int) -> list[int]:
         """At most `limit` organisations that have units and have spent some; the largest spenders first.
@@ -187,7 +198,7 @@ class Directory:
         async with self._pool.transaction() as connection:
             await _claim(connection, once)
             if not await _exists(connection, organisation_id):
-                raise _no_organisation()
+                raise no_organisation()
             key_id = await connection.fetchval(_NEW_KEY, organisation_id, api_keys.digest(secret))
             await _keep_answer(connection, once, organisation_id, key_id)
         return NewKey(id=key_id, api_key=api_keys.key_text(key_id, secret))
@@ -197,7 +208,7 @@ class Directory:
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_KEYS, organisation_id, _KEYS_MAX)
             if not rows and not await _exists(connection, organisation_id):
-                raise _no_organisation()
+                raise no_organisation()
         return [ApiKey(id=i, created_at=created, revoked_at=revoked) for i, created, revoked in rows]
 
     async def revoke_key(self, organisation_id: int, key_id: int) -> None:
@@ -220,7 +231,7 @@ class Directory:
         async with self._pool.transaction() as connection:
             await _claim(connection, once, repeatable=True)
             if not await _exists(connection, organisation_id):
-                raise _no_organisation()
+                raise no_organisation()
             # Waits for another transaction with the same reference.
             at = await connection.fetchval(_NEW_TOP_UP, organisation_id, reference, units)
             added = at is not None
@@ -283,9 +294,22 @@ async def _add(connection: Any, organisation_id: int, units: int, reference: str
 async def _balance(connection: Any, organisation_id: int) -> Balance:
     row = await connection.fetchrow(_BALANCE, organisation_id)
     if row is None:
-        raise _no_organisation()
+        raise no_organisation()
     posted, held, available = row
     return Balance(posted=posted, held=held, available=available)
+
+
+def _organisation(row: Any) -> Organisation:
+    organisation_id, name, at, low_balance, suspended, weight, backlog_max, rate_max, since, reason = row
+    return Organisation(
+        id=organisation_id,
+        name=name,
+        created_at=at,
+        low_balance=low_balance,
+        suspended=suspended,
+        limits=Limits(weight=weight, backlog_max=backlog_max, rate_max=rate_max),
+        paused=None if since is None else Pause(since=since, reason=reason),
+    )
 
 
 async def _exists(connection: Any, organisation_id: int) -> bool:
@@ -295,7 +319,8 @@ async def _exists(connection: Any, organisation_id: int) -> bool:
     return found
 
 
-def _no_organisation() -> Refusal:
+def no_organisation() -> Refusal:
+    """A 404 for an id that no organisation has."""
     return Refusal("not_found", 404, "There is no organisation with this id.")
 
 

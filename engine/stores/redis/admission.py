@@ -17,6 +17,7 @@ from engine.credit.flush import Admitted, Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.errors import Broken, Fenced, Full, Unavailable
+from engine.limits.records import RateLevel
 from engine.records import NO_RECORD, ActivityRow, Addressed, Replay, Submission
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
@@ -185,12 +186,16 @@ def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:
         if reply.code != "OOM":
             raise _refused(reply)
         return Full(str(reply))
-    status, hits, size = reply
+    # An answer that was stored has no more than these.
+    status, hits, size, *more = reply
     if status == b"unseen":
         raise Unavailable("Redis was restarted, and the ledger has not looked at it yet.")
     if status != b"applied":
         return Fenced(f"The epoch of holder {name} is over.")
-    return Admitted(size, {i: Replay(fingerprint=f, answer=a) for i, f, a in hits})
+    replays = {i: Replay(fingerprint=f, answer=a) for i, f, a in hits}
+    if not more or not (more[0] or more[1]):
+        return Admitted(size, replays)
+    return Admitted(size, replays, more[0], [RateLevel(int(o), float(left)) for o, left in more[1]])
 
 
 def _refused(reply: ReplyError) -> Broken:
@@ -225,19 +230,30 @@ def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Comm
         keys.held_key(s),
         keys.held_by_key(s),
         keys.generation_key(s),
+        keys.limits_key(s),
     ]
     arguments: list[Argument] = [
         name, flush.epoch, flush.sequence, key_ttl_s, len(flush.submissions), len(flush.notes),
     ]  # fmt: skip
     fixed = len(touched)
+    # By organisation: its rate, and how many messages of it there are.
+    drawn: dict[int, tuple[float, int]] = {}
     for _, submission in flush.submissions:
         index = 0
+        if submission.rate_max:
+            _, before = drawn.get(submission.organisation_id, (0, 0))
+            messages = before + len(submission.messages)
+            drawn[submission.organisation_id] = submission.rate_max, messages
         if submission.idempotency_key:
             touched.append(keys.idempotency_key(s, submission.organisation_id, submission.idempotency_key))
             index = len(touched) - fixed
         _add_submission(arguments, submission, index)
     for note in flush.notes:
         arguments += (note.kind, note.data)
+    if drawn:
+        arguments.append(len(drawn))
+        for organisation_id, (rate_max, messages) in drawn.items():
+            arguments += (organisation_id, repr(rate_max), messages)
     # Both are the same function, but at `maxmemory` Redis runs only `report`.
     step = _ADMIT if flush.submissions else _REPORT
     return ("FCALL", step, len(touched), *touched, *arguments)

@@ -1,31 +1,108 @@
-"""Which shards had messages behind their ready stream, by what Redis said last."""
+"""Which shards had messages behind their ready stream, by what Redis said last, and how much is read of each.
+
+The shards that have more than was asked for share a read by the weight that waits in each. What they were
+given is counted in segments, as in the turns of a line: a shard that was given more than its share is asked
+for less the next time. So organisations share a queue by their weights also when they belong to different
+shards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+# The weight of a shard that has more than was asked for, and nobody who waits for a turn: that of one
+# organisation, in tenths.
+_WEIGHT = 10
+# What a shard may be ahead of its share, or behind it, in parts of its share of one read.
+_AHEAD_MAX, _BEHIND_MAX = 4.0, 2.0
 
 
 class Backlog:
     """The shards of one queue where messages wait behind the ready stream, as far as one worker knows."""
 
     def __init__(self) -> None:
-        self._shards: set[int] = set()
+        # The weight that waits in each, tenths.
+        self._weights: dict[int, int] = {}
+        # Of the shards that shared the last read: segments that each may still be given, and the segments of
+        # one entry of it.
+        self._credits: dict[int, float] = {}
+        self._segments: dict[int, float] = {}
+        # What each was asked for in the last read.
+        self._asked: dict[int, int] = {}
 
-    def take(self) -> list[int]:
-        """The shards, in order. They are forgotten until Redis speaks of them again."""
-        shards, self._shards = sorted(self._shards), set()
-        return shards
+    def take(self) -> dict[int, int]:
+        """The shards with the weight that waits in each, in order. They are forgotten until Redis speaks of
+        them again."""
+        weights, self._weights = dict(sorted(self._weights.items())), {}
+        return weights
 
     def note(self, shards: Iterable[int], waiting: Iterable[Any]) -> None:
-        """Note how many messages wait in each of `shards`; no number, because Redis refused: none."""
-        for shard, messages in zip(shards, waiting, strict=True):
-            if isinstance(messages, int) and messages:
-                self._shards.add(shard)
+        """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
+        for shard, weight in zip(shards, waiting, strict=True):
+            if isinstance(weight, int) and weight:
+                self._weights[shard] = weight
             else:
-                self._shards.discard(shard)
+                self._weights.pop(shard, None)
 
     def counted(self, shards: Iterable[int], replies: Sequence[Sequence[int]]) -> int:
-        """Note what waits, from replies [count, messages behind the stream]; the sum of the counts."""
+        """Note what waits, from replies [count, weight behind the stream]; the sum of the counts."""
         self.note(shards, [waiting for _, waiting in replies])
         return sum(count for count, _ in replies)
+
+    def shares(
+        self, shards: Sequence[int], busy: Sequence[int], weights: Mapping[int, int], count: int
+    ) -> list[tuple[list[int], int]]:
+        """How many entries to read from which streams: [(shards, entries of each) …].
+
+        Together they are at most `count` and one for each shard, because COUNT of XREADGROUP counts for
+        each stream. `busy` are the shards that have more. They share most of `count` by `weights`, tenths,
+        and some may have to wait for the next read; the others are asked for a few. When none is busy, all
+        are asked for an equal share.
+        """
+        self._asked = {}
+        if not busy:
+            self._credits.clear()
+            return [(list(shards), max(1, count // len(shards)))]
+        calm = [shard for shard in shards if shard not in busy]
+        look = max(1, count // (4 * len(shards)))
+        self._asked = self._divided(busy, weights, max(1, count - look * len(calm)))
+        by_share: dict[int, list[int]] = {}
+        for shard, share in self._asked.items():
+            by_share.setdefault(share, []).append(shard)
+        reads = [(of, share) for share, of in by_share.items() if share]
+        return [*reads, (calm, look)] if calm else reads
+
+    def waited(self) -> list[int]:
+        """The busy shards that the last read did not ask."""
+        return [shard for shard, share in self._asked.items() if not share]
+
+    def given(self, shard: int, entries: int, segments: int) -> None:
+        """Note what a read gave of a shard."""
+        asked = self._asked.get(shard)
+        if asked is None or not entries:
+            return
+        segments = max(segments, 1)
+        self._segments[shard] = segments / entries
+        # What it had not is not owed to it.
+        left = self._credits[shard] - segments
+        self._credits[shard] = left if entries >= asked else min(left, 0.0)
+
+    def _divided(self, busy: Sequence[int], weights: Mapping[int, int], count: int) -> dict[int, int]:
+        """By shard, how many of `count` entries are read of it."""
+        of = {shard: weights.get(shard, _WEIGHT) for shard in busy}
+        whole = sum(of.values())
+        size = {shard: self._segments.get(shard, 1.0) for shard in busy}
+        # So many segments that the shares come to `count` entries.
+        segments = count / sum(weight / whole / size[shard] for shard, weight in of.items())
+        before, self._credits = self._credits, {}
+        asked: dict[int, int] = {}
+        for shard, weight in of.items():
+            share = segments * weight / whole
+            credit = max(before.get(shard, 0.0), -_AHEAD_MAX * max(share, size[shard])) + share
+            credit = min(credit, _BEHIND_MAX * max(share, size[shard]))
+            self._credits[shard] = credit
+            asked[shard] = max(0, int(credit / size[shard]))
+        if not any(asked.values()):
+            asked[max(of, key=lambda shard: self._credits[shard] / size[shard])] = 1
+        return asked

@@ -137,7 +137,14 @@ class QueueStreams:
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
-        return await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
+        found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
+        segments: dict[int, int] = {}
+        for entry in found:
+            segments[entry.shard] = segments.get(entry.shard, 0) + entry.message.segments
+        for key, raw in streams:
+            shard = self._shard_of_key[key]
+            self._backlog.given(shard, len(raw), segments.get(shard, 0))
+        return found
 
     async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
         """[[key, entries] …]: at once from the streams that have more, else blocking on all streams.
@@ -148,9 +155,9 @@ class QueueStreams:
         while True:
             backlog = self._backlog.take()
             busy = sorted({*backlog, *self._busy})
-            asked = wire.shares(self._shards, busy, count)
+            asked = self._backlog.shares(self._shards, busy, backlog, count)
             block = None if busy else block_ms
-            self._busy = []
+            self._busy = self._backlog.waited()
             replies = await self._reading.batch(
                 [wire.refill(self.queue, shard, _mark(self._pulse, self.ready_max)) for shard in backlog]
                 + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],

@@ -31,7 +31,12 @@ from engine.stores.redis.lua_libraries import versioned
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
 _encode = msgspec.msgpack.Encoder().encode
-_OUTCOMES: dict[SettlementOutcome, bytes] = {"captured": b"c", "released": b"r", "retry": b"d", "dead": b"x"}
+_OUTCOMES: dict[SettlementOutcome, bytes] = {
+    "captured": b"c",
+    "released": b"r",
+    "retry": b"d",
+    "dead": b"x",
+}
 
 # An entry as a stream holds it: (id, payload, how often it has been delivered).
 RawEntry = tuple[bytes, bytes, int]
@@ -61,22 +66,6 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
     return entries, undecodable
 
 
-def shares(shards: Sequence[int], busy: Sequence[int], count: int) -> list[tuple[Sequence[int], int]]:
-    """How many entries to read from which streams: [(shards, entries of each) …].
-
-    Together they are at most `count` and one for each shard, because COUNT of XREADGROUP counts for
-    each stream. `busy` are the shards that had more entries than they were asked for last time. They
-    share most of `count`; the others are asked for a few. When none is busy, all are asked for an
-    equal share.
-    """
-    if not busy:
-        return [(shards, max(1, count // len(shards)))]
-    calm = [shard for shard in shards if shard not in busy]
-    look = max(1, count // (4 * len(shards)))
-    reads: list[tuple[Sequence[int], int]] = [(busy, max(1, (count - look * len(calm)) // len(busy)))]
-    return [*reads, (calm, look)] if calm else reads
-
-
 def read(queue: Queue, name: str, shards: Sequence[int], count: int, block_ms: int | None) -> Command:
     """Read up to `count` new entries of each shard's stream; reply [[key, [[id, fields] …]] …] or None.
 
@@ -97,8 +86,8 @@ def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
 def settle(
     queue: Queue, name: str, shard: int, mark: int, settlements: Sequence[Settlement], *, unread: bool = False
 ) -> Command:
-    """Settle entries of one shard in one call; reply [how many counted, how many messages wait behind the
-    stream now] (see `settle` in queue.lua).
+    """Settle entries of one shard in one call; reply [how many counted, the weight that waits behind the
+    stream now] (see `settle` and `finish` in queue.lua).
 
     `mark`: how many unread entries the stream shall hold. `unread`: entries that no worker has been given,
     instead of those that `name` has been given.
@@ -150,14 +139,15 @@ def _settle(
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int, mark: int) -> Command:
-    """Let up to `limit` messages that are due at `now_us` into the queue; reply [how many, how many messages
-    wait behind the stream now]. `mark`: as for `settle`."""
+    """Let up to `limit` messages that are due at `now_us` into the queue; reply [how many, the weight that
+    waits behind the stream now]. `mark`: as for `settle`."""
     keys = (due_key(shard, queue), *line_keys(shard, queue))
     return ("FCALL", versioned("promote"), len(keys), *keys, now_us, limit, mark)
 
 
 def refill(queue: Queue, shard: int, mark: int) -> Command:
-    """Let the stream hold `mark` unread entries, if so many messages wait; reply: how many wait then."""
+    """Let the stream hold `mark` unread entries, if so many messages wait; reply: the weight that
+    waits then."""
     keys = line_keys(shard, queue)
     return ("FCALL", versioned("refill"), len(keys), *keys, mark)
 

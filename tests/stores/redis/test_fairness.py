@@ -51,6 +51,23 @@ async def test_organisations_with_a_backlog_are_within_one_message_of_a_fluid_se
     assert load.waits > 30
 
 
+@pytest.mark.parametrize("seed", range(6))
+async def test_weights_that_change_and_pauses_keep_to_the_fluid_server_and_the_order(
+    link: RedisLink, seed: int
+) -> None:
+    load = FairLoad(link.batch, Random(seed))
+    marks = (4, 4, 8) if seed % 2 else (16, 64, 100)
+    await random_load(load, Random(seed), 200, marks=marks, limits=True)
+    assert load.broken == []
+    assert load.waits > 30
+    # All that waits is sent once nobody is paused.
+    for organisation in list(load.paused):
+        await load.limit(organisation, 1.0, paused=False)
+    while any(load.waiting.values()):
+        await load.settle(await load.read(1000), load.mark_max)
+    assert load.broken == []
+
+
 async def test_a_light_organisation_waits_for_the_ready_stream_alone(link: RedisLink) -> None:
     load = FairLoad(link.batch, Random(0))
     await load.begin()
@@ -125,7 +142,7 @@ async def test_a_message_that_is_due_comes_by_the_same_door(link: RedisLink) -> 
     await load.look()
     # The one of the organisation without a backlog is next; the other one waits behind its list.
     assert load.waiting[2] == []
-    assert [m.id for m in load.waiting[1]][-1] == "m21"
+    assert [m.id for m in load.waiting[1]][-1] == "m000021"
     while any(load.waiting.values()):
         await load.settle(await load.read(4), 4)
     assert load.broken == []
@@ -162,8 +179,8 @@ async def test_beside_an_older_version_the_lists_are_emptied_and_nothing_more_go
 
 async def waiting(link: RedisLink) -> int:
     """Messages in the lists."""
-    wait, turns = keys.line_keys(SHARD, "normal")[1:3]
-    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 2, wait, turns, 10))[0]
+    touched = (*keys.line_keys(SHARD, "normal")[1:3], keys.limits_key(SHARD))
+    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 3, *touched, 10))[0]
     return messages
 
 

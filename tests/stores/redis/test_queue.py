@@ -15,9 +15,9 @@ from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdic
 from engine.errors import Unavailable
 from engine.records import Entry, Message, Settlement, Verdict
 from engine.redis_keys import GROUP, due_key, holders_key, queue_key
+from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
-from engine.stores.redis.queue_wire import shares
 from tests.adversity.proxy import Proxy
 from tests.stores.redis.kit import SHARDS, QueueKit, message, now_us
 
@@ -92,10 +92,36 @@ async def test_one_busy_shard_gets_most_of_the_count_and_the_others_a_look(kit: 
 @pytest.mark.parametrize("busy", [[], [2], [0, 5], list(range(16))])
 @pytest.mark.parametrize("count", [1, 3, 16, 100, 1000])
 def test_shares_ask_every_stream_and_stay_within_count_plus_shards(busy: list[int], count: int) -> None:
-    asked = shares(range(16), busy, count)
-    assert sorted(shard for of, _ in asked for shard in of) == list(range(16))
+    backlog = Backlog()
+    asked = backlog.shares(range(16), busy, {}, count)
+    waited = backlog.waited()
+    assert sorted([*waited, *(shard for of, _ in asked for shard in of)]) == list(range(16))
     assert all(share >= 1 for _, share in asked)
     assert sum(len(of) * share for of, share in asked) <= count + 16
+    assert not waited or len(waited) + count >= len(busy)
+
+
+@pytest.mark.parametrize("count", [1, 4, 60, 300])
+def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -> None:
+    backlog, given = Backlog(), dict.fromkeys(range(4), 0)
+    weights, sizes = {0: 10, 1: 10, 2: 40, 3: 5}, {0: 1, 1: 7, 2: 2, 3: 1}
+    for _ in range(3000):
+        for shards, share in backlog.shares(range(4), list(weights), weights, count):
+            for shard in shards:
+                given[shard] += share * sizes[shard]
+                backlog.given(shard, share, share * sizes[shard])
+    shares = {shard: given[shard] / sum(given.values()) for shard in given}
+    assert shares == pytest.approx({s: w / 65 for s, w in weights.items()}, abs=0.01)
+
+
+def test_a_shard_that_ran_dry_is_owed_nothing_for_it() -> None:
+    backlog = Backlog()
+    for _ in range(100):
+        asked = {s: n for of, n in backlog.shares(range(2), [0, 1], {}, 20) for s in of}
+        backlog.given(0, 1, 1)
+        backlog.given(1, asked[1], asked[1])
+    asked = {s: n for of, n in backlog.shares(range(2), [0, 1], {}, 20) for s in of}
+    assert asked[0] <= 20
 
 
 async def test_settling_again_counts_nothing(kit: QueueKit) -> None:

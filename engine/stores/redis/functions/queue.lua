@@ -173,13 +173,19 @@ end
 -- An entry goes to the ready stream as long as nobody waits behind that and it holds less than its mark of
 -- entries that no worker has been given. Otherwise the organisation's messages wait in a list of its own,
 -- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
--- plus the segments that it was served since, and no earlier than the virtual time now.
+-- plus the segments that it was served since divided by its weight, and no earlier than the virtual time now.
+-- The messages of an organisation that is paused wait in its list, and it has no turn.
 --   sms    the ready stream
 --   wait   hash:  messages         how many messages wait in all lists
 --                 time             the virtual time: the start time of the last message that was moved
 --                 mark             how many entries the ready stream shall hold, as a worker said last
+--                 parked           how many messages wait in lists of paused organisations; `messages` is without
+--                 paused, limited  how many organisations are paused, and how many have a field `limits:`
+--                 limits:<organisation>   its weight, with ' paused' behind it when it is paused; none: weight 1
+--                 extra            the weights of those that have a turn, less 1 for each of them
+--                 moved            segments that left lists by their turn, MessagePack: see `count_moved`
 --                 <organisation>   its list, MessagePack: {first chunk, last chunk, bytes taken of the first,
---                                  bytes of the last, messages, segments}
+--                                  bytes of the last, messages, segments, and segments moved as in `moved`}
 --                 <organisation>:<n>   a chunk: messages one behind another, each with its segments and its
 --                                  size before it
 --   turns  sorted set: each organisation with a list, by the start time of its next message
@@ -190,19 +196,55 @@ end
 local MARK = 128
 -- A chunk is closed when it has so many bytes. The larger, the less memory a message takes.
 local CHUNK = 4000
--- A turn is worth such a part of the mark, segments, or one message, whichever is more.
+-- A turn is worth such a part of the mark, segments, or one message, whichever is more; and with more
+-- organisations than that, the mark divided by their number. So what one turn moves is a small part of what its
+-- organisation is served in ten seconds, however many they are.
 local SLICES = 16
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
+-- What is moved is counted in windows of so many seconds.
+local WINDOW = 10
 
 -- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead.
 local function line_of(keys, first)
-  local known = redis.call('HMGET', keys[first + 1], 'messages', 'time', 'mark')
+  local known = redis.call('HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra')
   return {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
-    busy = known[2] ~= false, lists = {}, order = {},
+    paused = tonumber(known[4] or 0), limited = tonumber(known[5] or 0), extra = tonumber(known[6] or 0),
+    busy = known[2] ~= false, lists = {}, order = {}, parked = {},
   }
+end
+
+local function limits_name(organisation)
+  return 'limits:' .. organisation
+end
+
+-- The weight of an organisation, and whether it is paused, from its field `limits:`.
+local function read_limits(limits)
+  if not limits then return 1, false end
+  return tonumber(string.match(limits, '^%S+')), string.find(limits, ' ', 1, true) ~= nil
+end
+
+-- Count `segments` that were moved at `at_s` in `window`: {when it began, segments in it, in the one before}.
+local function count_moved(window, segments, at_s)
+  local began = at_s - at_s % WINDOW
+  if window[1] ~= began then
+    window[1], window[2], window[3] = began, 0, window[1] == began - WINDOW and window[2] or 0
+  end
+  window[2] = window[2] + segments
+end
+
+-- The segments that were moved in about the last WINDOW seconds.
+local function moved_lately(window, at_s)
+  local began = at_s - at_s % WINDOW
+  local now, before = 0, 0
+  if window[1] == began then
+    now, before = window[2], window[3]
+  elseif window[1] == began - WINDOW then
+    before = window[2]
+  end
+  return math.floor(now + before * (1 - (at_s - began) / WINDOW) + 0.5)
 end
 
 -- How many more entries the ready stream takes; too few, until `count_in_hand`. It is counted when it is
@@ -239,46 +281,86 @@ local function make_ready(line, payload)
   if line.room then line.room = line.room - 1 end
 end
 
--- `kept`: what the hash has of the list, when that was read before.
-local function list_of(line, organisation, kept)
+-- `kept` and `limits`: what the hash has of the list and of its limits, when that was read before.
+local function list_of(line, organisation, kept, limits)
   local list = line.lists[organisation]
   if not list then
-    if kept == nil then kept = redis.call('HGET', line.wait, organisation) end
+    if kept == nil and line.limited > 0 then
+      kept, limits = unpack(redis.call('HMGET', line.wait, organisation, limits_name(organisation)))
+    elseif kept == nil then
+      kept = redis.call('HGET', line.wait, organisation)
+    end
     local of = kept and cmsgpack.unpack(kept) or {1, 0, 0, 0, 0, 0}
     list = {
       organisation = organisation, first = of[1], last = of[2], taken = of[3], tail = of[4],
-      messages = of[5], segments = of[6], waited = kept ~= false, new = {},
+      messages = of[5], segments = of[6], window = {of[7] or 0, of[8] or 0, of[9] or 0},
+      waited = kept ~= false, had = kept ~= false, new = {},
     }
+    list.weight, list.paused = read_limits(limits)
     line.lists[organisation] = list
-    line.order[#line.order + 1] = list
+    local order = list.paused and line.parked or line.order
+    order[#order + 1] = list
   end
   return list
 end
 
--- Whether a message goes to the ready stream at once, whoever it belongs to.
+-- What the hash keeps of a list.
+local function kept_of(list)
+  local window = list.window
+  return cmsgpack.pack({
+    list.first, list.last, list.taken, list.tail, list.messages, list.segments, window[1], window[2], window[3],
+  })
+end
+
+-- Change a count of the hash; 0 is no field.
+local function count_in(wait, field, by)
+  if by ~= 0 and redis.call('HINCRBY', wait, field, by) == 0 then redis.call('HDEL', wait, field) end
+end
+
+-- Note that `count` messages came to a list, or left it.
+local function count_waiting(line, list, count, segments)
+  list.messages, list.segments, list.changed = list.messages + count, list.segments + segments, true
+  if list.paused then
+    line.came = (line.came or 0) + count
+  else
+    line.messages = line.messages + count
+  end
+end
+
+-- The start time of the next message of an organisation without a turn.
+local function next_start(line, organisation)
+  return math.max(line.time, tonumber(redis.call('ZSCORE', line.ahead, organisation) or 0))
+end
+
+-- Whether a message goes to the ready stream at once, whoever it belongs to. (Who is paused is not looked at.)
 local function is_open(line)
   return line.messages == 0 and has_room(line)
+end
+
+-- Whether who a message belongs to does not matter.
+local function is_open_to_all(line)
+  return line.paused == 0 and is_open(line)
 end
 
 -- Let a message into the line. `finish` has to follow.
 -- An organisation without a list whose turn is now is served at once, although the ready stream is full:
 -- it would be the next one anyway. So it waits for others no longer than the ready stream is.
 local function enter(line, organisation, segments, payload)
-  if is_open(line) then return make_ready(line, payload) end
-  line.busy = true
+  local paused = line.paused > 0 and list_of(line, organisation).paused
+  if not paused then
+    if is_open(line) then return make_ready(line, payload) end
+    line.busy = true
+  end
   local list = list_of(line, organisation)
-  if list.messages == 0 then
-    if not list.start then
-      list.start = math.max(line.time, tonumber(redis.call('ZSCORE', line.ahead, organisation) or 0))
-    end
+  if list.messages == 0 and not paused then
+    list.start = list.start or next_start(line, organisation)
     if list.start <= line.time then
-      list.start = list.start + segments
+      list.start = list.start + segments / list.weight
       return make_ready(line, payload)
     end
   end
   list.new[#list.new + 1] = struct.pack('>HI4', segments, #payload) .. payload
-  list.messages, list.segments = list.messages + 1, list.segments + segments
-  line.messages = line.messages + 1
+  count_waiting(line, list, 1, segments)
 end
 
 local function chunk_name(list, n)
@@ -343,20 +425,26 @@ local function refill(line)
   for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
   if not names[1] then return end
   local kept = redis.call('HMGET', line.wait, unpack(names))
+  local slice, limits = line.mark / math.max(SLICES, redis.call('ZCARD', line.turns)), {}
+  if line.limited > 0 then
+    for i, name in ipairs(names) do limits[i] = limits_name(name) end
+    limits = redis.call('HMGET', line.wait, unpack(limits))
+  end
   for i, name in ipairs(names) do
-    local list = list_of(line, name, kept[i])
+    local list = list_of(line, name, kept[i], limits[i])
     list.start = tonumber(flat[2 * i])
     turns[i] = list
   end
   while left > 0 and turns[first] do
     local list = turns[first]
     line.time = math.max(line.time, list.start)
-    local till = list.start + line.mark / SLICES
+    local moved = 0
     repeat
-      list.start = list.start + move_first(line, list)
+      moved = moved + move_first(line, list)
       left = left - 1
-    until list.messages == 0 or left == 0 or list.start >= till
-    list.served = true
+    until list.messages == 0 or left == 0 or moved >= slice
+    list.start = list.start + moved / list.weight
+    list.moved = (list.moved or 0) + moved
     if list.messages == 0 then
       first = first + 1
     else
@@ -377,9 +465,44 @@ local function call_with(command, key, arguments)
   end
 end
 
+-- Write the lists of paused organisations that this step has changed.
+local function keep_parked(line)
+  for _, list in ipairs(line.parked) do
+    if #list.new > 0 then append_new(line, list) end
+    if list.messages > 0 and list.changed then
+      redis.call('HSET', line.wait, list.organisation, kept_of(list))
+    elseif list.had and list.messages == 0 then
+      redis.call('HDEL', line.wait, list.organisation)
+    end
+  end
+  if line.came then count_in(line.wait, 'parked', line.came) end
+end
+
+-- Count what was moved by turns, of each organisation and of all, and what weight waits.
+local function count_served(line)
+  local all, at_s = 0
+  for _, list in ipairs(line.order) do
+    if list.moved then
+      at_s = at_s or math.floor(now_ms() / 1000)
+      count_moved(list.window, list.moved, at_s)
+      all = all + list.moved
+    end
+    local has = list.messages > 0
+    if has ~= list.had and list.weight ~= 1 then
+      line.extra = line.extra + (has and 1 or -1) * (list.weight - 1)
+    end
+  end
+  if all == 0 then return end
+  local kept = redis.call('HGET', line.wait, 'moved')
+  local window = kept and cmsgpack.unpack(kept) or {0, 0, 0}
+  count_moved(window, all, at_s)
+  redis.call('HSET', line.wait, 'moved', cmsgpack.pack(window))
+end
+
 -- Write what has become of the line, and refill its ready stream. The last step of every function that lets
--- a message in or makes room. Returns how many messages wait.
+-- a message in or makes room. Returns the weight of all that wait for their turn, in tenths; 0: nobody does.
 local function finish(line)
+  keep_parked(line)
   if not line.busy then return 0 end
   for _, list in ipairs(line.order) do
     if #list.new > 0 then append_new(line, list) end
@@ -392,13 +515,14 @@ local function finish(line)
   refill(line)
   if line.messages == 0 and has_room(line) then
     redis.call('DEL', line.turns, line.ahead)
-    redis.call('HDEL', line.wait, 'messages', 'time')
+    redis.call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
     for _, list in ipairs(line.order) do
       if list.waited then redis.call('HDEL', line.wait, list.organisation) end
     end
     return 0
   end
-  local fields, gone = {'messages', line.messages, 'time', line.time}, {}
+  count_served(line)
+  local fields, gone = {'messages', line.messages, 'time', line.time, 'extra', line.extra}, {}
   local turns, ahead = {}, {}
   local function put(into, a, b)
     local n = #into
@@ -406,12 +530,11 @@ local function finish(line)
   end
   for _, list in ipairs(line.order) do
     if list.messages > 0 then
-      put(fields, list.organisation, cmsgpack.pack(
-        {list.first, list.last, list.taken, list.tail, list.messages, list.segments}))
-      if list.served then put(turns, list.start, list.organisation) end
+      put(fields, list.organisation, kept_of(list))
+      if list.moved then put(turns, list.start, list.organisation) end
     else
       if list.waited then gone[#gone + 1] = list.organisation end
-      if list.start > line.time then put(ahead, list.start, list.organisation) end
+      if list.start and list.start > line.time then put(ahead, list.start, list.organisation) end
     end
   end
   call_with('HSET', line.wait, fields)
@@ -420,19 +543,112 @@ local function finish(line)
   call_with('ZADD', line.turns, turns)
   call_with('ZADD', line.ahead, ahead)
   redis.call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time)
-  return line.messages
+  if line.messages == 0 then return 0 end
+  return math.max(1, math.floor(10 * (redis.call('ZCARD', line.turns) + line.extra) + 0.5))
+end
+
+-- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
+-- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
+-- chunk. `finish` has to follow.
+local function put_back(line, organisation, payloads)
+  local list, came, segments_came = list_of(line, organisation), {}, 0
+  local function id_of(payload)
+    local readable, message = pcall(cmsgpack.unpack, payload)
+    return readable and message[1] or '', readable and message[7]
+  end
+  for i, payload in ipairs(payloads) do
+    local id, segments = id_of(payload)
+    came[i] = {id, struct.pack('>HI4', segments, #payload) .. payload}
+    segments_came = segments_came + segments
+  end
+  table.sort(came, function(a, b) return a[1] < b[1] end)
+  local chunk, at, parts, next = '', 1, {}, 1
+  if list.messages > 0 then
+    chunk, at = first_chunk(line.wait, list), list.taken + 1
+  elseif not list.paused then
+    list.start = list.start or next_start(line, organisation)
+  end
+  while next <= #came and at <= #chunk do
+    local _, size, from = struct.unpack('>HI4', chunk, at)
+    if id_of(string.sub(chunk, from, from + size - 1)) < came[next][1] then
+      parts[#parts + 1] = string.sub(chunk, at, from + size - 1)
+      at = from + size
+    else
+      parts[#parts + 1] = came[next][2]
+      next = next + 1
+    end
+  end
+  for i = next, #came do parts[#parts + 1] = came[i][2] end
+  parts[#parts + 1] = string.sub(chunk, at)
+  chunk = table.concat(parts)
+  if list.last < list.first then list.last = list.first end
+  if list.last == list.first then list.tail = #chunk end
+  list.taken, list.chunk = 0, nil
+  redis.call('HSET', line.wait, chunk_name(list, list.first), chunk)
+  count_waiting(line, list, #came, segments_came)
+  if not list.paused then line.busy = true end
+end
+
+-- Put messages of any organisations back to the front of their lists.
+local function put_all_back(line, payloads)
+  local of, order = {}, {}
+  for _, payload in ipairs(payloads) do
+    local organisation = string.format('%.0f', cmsgpack.unpack(payload)[2])
+    if not of[organisation] then
+      of[organisation] = {}
+      order[#order + 1] = organisation
+    end
+    table.insert(of[organisation], payload)
+  end
+  for _, organisation in ipairs(order) do put_back(line, organisation, of[organisation]) end
+end
+
+-- Take tokens out of the buckets of organisations with a most of messages a second. `args` from `at` on: how
+-- many organisations, then of each: itself, its rate, how many messages of it were admitted.
+-- A bucket holds one second of the rate, and at least one message. It may be overdrawn.
+-- Returns array of {organisation, tokens left as text}.
+local function draw(limits, args, at)
+  local left, now = {}, now_ms()
+  for i = 1, tonumber(args[at] or 0) do
+    local organisation, rate = args[at + 3 * i - 2], tonumber(args[at + 3 * i - 1])
+    local field = 'rate:' .. organisation
+    local full = math.max(1, rate)
+    local tokens, seen = string.match(redis.call('HGET', limits, field) or '', '^(%S+) (%S+)$')
+    tokens = tokens and math.min(full, tokens + math.max(0, now - seen) * rate / 1000) or full
+    tokens = tokens - args[at + 3 * i]
+    redis.call('HSET', limits, field, string.format('%.3f %.0f', tokens, now))
+    left[i] = {organisation, string.format('%.3f', tokens)}
+  end
+  return left
+end
+
+-- How many messages wait in the lists of organisations that a step has let messages into, as {organisation,
+-- messages} for each and line.
+local function backlogs_of(lines)
+  local found = {}
+  for _, line in pairs(lines) do
+    for _, lists in ipairs({line.order, line.parked}) do
+      for _, list in ipairs(lists) do
+        if list.changed and list.messages > 0 then
+          found[#found + 1] = {tonumber(list.organisation), list.messages}
+        end
+      end
+    end
+  end
+  return found
 end
 
 -- admit(holder, line express, line normal, due express, due normal, activity, usage, head, held,
---       held by organisation, generation, idempotency keys ...; name, epoch, seq, idempotency_ttl_s,
+--       held by organisation, generation, limits, idempotency keys ...; name, epoch, seq, idempotency_ttl_s,
 --       submissions, notes,
 --       then per submission: organisation, units, key index (0: none), fingerprint,
 --         answer, rows, array of rows without header, messages,
 --         then per message: queue ('e' express, 'n' normal) and segments, due_at_us ('' for now), payload,
---       then per note: kind, data)
--- -> {status, hits, size}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
+--       then per note: kind, data, then what `draw` takes)
+-- -> {status, hits, size, backlogs, tokens}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
 --    fingerprint, answer} for each idempotency key used before; size: of how many submissions the flush
---    was that was applied under this sequence.
+--    was that was applied under this sequence; backlogs and tokens: what `backlogs_of` and `draw` return,
+--    neither in the answer to a second call.
 --
 -- A holder whose answer was lost sends the flush again under the same sequence. When it was applied,
 -- its stored outcome is the answer, even when the holder was fenced since. Only the sequence is written
@@ -465,7 +681,7 @@ local function admit(keys, args)
     local n = tonumber(args[at + 7])
     local hit = false
     if key_index > 0 then
-      local fingerprint, answer = first_use(keys[17 + key_index], args[at + 3], args[at + 4], ttl)
+      local fingerprint, answer = first_use(keys[18 + key_index], args[at + 3], args[at + 4], ttl)
       if fingerprint then
         hit = true
         hits[#hits + 1] = {index - 1, fingerprint, answer}
@@ -497,6 +713,7 @@ local function admit(keys, args)
     at = at + 8 + 3 * n
   end
 
+  local backlogs = backlogs_of({express_line, normal_line})
   if express_line then finish(express_line) end
   if normal_line then finish(normal_line) end
   if row_count > 0 then
@@ -525,7 +742,7 @@ local function admit(keys, args)
   if #hits > 0 then reply = cmsgpack.pack(hits) end
   redis.call(
     'HSET', keys[1], 'seq', seq, 'reply', reply, 'applied', epoch .. ':' .. args[3], 'size', args[5])
-  return {'applied', hits, tonumber(args[5])}
+  return {'applied', hits, tonumber(args[5]), backlogs, draw(keys[18], args, at)}
 end
 
 -- Whether the id `a` of an entry is behind the id `b` in their stream.
@@ -556,7 +773,8 @@ end
 -- settle(line, due, dead, activity, usage, head, held, held by organisation; name, mark, settlements,
 --        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
 --        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
--- -> {how many counted, how many messages wait behind the ready stream now}
+--        due_at_us 0: not due, but back to the front of its organisation's list.
+-- -> {how many counted, the weight that waits behind the ready stream now: see `finish`}
 -- What leaves makes room in the ready stream, which is refilled in this step. `mark`: see `aim`.
 -- Only entries that this call acknowledges count. A second call counts nothing, and neither does
 -- one of a worker whose entries another worker has settled since.
@@ -564,7 +782,7 @@ end
 -- worker has been given, count.
 local function settle(keys, args, given)
   local at, counted, rows, held = 4, 0, {}, 0
-  local captured, released, order, done = {}, {}, {}, {}
+  local captured, released, order, done, back = {}, {}, {}, {}, {}
   for _ = 1, tonumber(args[3]) do
     local id, outcome, org = args[at], args[at + 1], args[at + 2]
     local ours
@@ -577,7 +795,9 @@ local function settle(keys, args, given)
       counted = counted + 1
       done[counted] = id
       if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
-      if outcome == 'd' then
+      if outcome == 'd' and args[at + 5] == '0' then
+        back[#back + 1] = args[at + 6]
+      elseif outcome == 'd' then
         redis.call('ZADD', keys[5], args[at + 5], args[at + 6])
       elseif outcome == 'x' then
         redis.call('XADD', keys[6], '*', 'm', args[at + 5])
@@ -611,6 +831,7 @@ local function settle(keys, args, given)
   end
   local line = line_of(keys, 1)
   aim(line, args[2])
+  put_all_back(line, back)
   return {counted, finish(line)}
 end
 
@@ -649,7 +870,7 @@ local function read_payload(payload)
   end
 end
 
--- promote(due, line; now_us, limit, mark) -> {how many came into the line, how many messages wait now}
+-- promote(due, line; now_us, limit, mark) -> {how many came into the line, the weight that waits now}
 -- A message comes back into the line as a new one does. One that cannot be read goes to the ready stream,
 -- whose reader sets it aside.
 local function promote(keys, args)
@@ -658,14 +879,14 @@ local function promote(keys, args)
   aim(line, args[3])
   for _, payload in ipairs(due) do
     local organisation, segments
-    if not is_open(line) then organisation, segments = read_payload(payload) end
+    if not is_open_to_all(line) then organisation, segments = read_payload(payload) end
     if organisation then enter(line, organisation, segments, payload) else make_ready(line, payload) end
     redis.call('ZREM', keys[1], payload)
   end
   return {#due, finish(line)}
 end
 
--- refill(line; mark) -> how many messages wait behind the ready stream now
+-- refill(line; mark) -> the weight that waits behind the ready stream now
 -- A second call fills up what was read since.
 local function refill_line(keys, args)
   local line = line_of(keys, 1)
@@ -750,8 +971,7 @@ local function sift(keys, args)
         local readable, message = pcall(cmsgpack.unpack, payload)
         if readable and message[10] <= now_us then
           over[#over + 1] = payload
-          list.messages, list.segments = list.messages - 1, list.segments - segments
-          line.messages = line.messages - 1
+          count_waiting(line, list, -1, -segments)
         else
           rest[#rest + 1] = string.sub(chunk, at, from + size - 1)
         end
@@ -763,7 +983,7 @@ local function sift(keys, args)
         if n == list.first then list.taken = 0 end
         -- Nothing is appended to a chunk that is gone.
         if n == list.last then list.tail = rest == '' and CHUNK or #rest end
-        if list.messages == 0 then
+        if list.messages == 0 and not list.paused then
           list.start = tonumber(redis.call('ZSCORE', line.turns, organisation))
         end
       end
@@ -775,20 +995,161 @@ local function sift(keys, args)
   return {page[1], #over}
 end
 
--- backlog(wait, turns; organisations_max)
--- -> {messages in all lists, {{organisation, messages, segments, accepted_at_us of its oldest} ...}}
--- The organisations that have a list, in the order of their turns, up to `organisations_max`. It reads only.
+-- The organisations that are paused, and by organisation what `limits` says of its pause.
+local function paused_of(limits)
+  local found, notes = {}, {}
+  for note in string.gmatch(redis.call('HGET', limits, 'paused') or '', '%S+') do
+    local organisation = string.match(note, '^%d+')
+    found[#found + 1] = organisation
+    notes[organisation] = note
+  end
+  return found, notes
+end
+
+-- Put limits of one organisation in force in one line; what waits takes its turns by them from then on.
+local function limit_turns(keys, first, organisation, weight, paused)
+  local wait, turns, ahead = keys[first + 1], keys[first + 2], keys[first + 3]
+  local name = limits_name(organisation)
+  local known = redis.call('HMGET', wait, organisation, name, 'time')
+  local weight_before, paused_before = read_limits(known[2])
+  if weight == weight_before and paused == paused_before then return end
+  if weight == 1 and not paused then
+    redis.call('HDEL', wait, name)
+  else
+    redis.call('HSET', wait, name, string.format('%.17g', weight) .. (paused and ' paused' or ''))
+  end
+  count_in(wait, 'limited', ((weight ~= 1 or paused) and 1 or 0) - (known[2] and 1 or 0))
+  count_in(wait, 'paused', (paused and 1 or 0) - (paused_before and 1 or 0))
+  if not known[1] then return end
+  local messages = cmsgpack.unpack(known[1])[5]
+  local extra = (paused and 0 or weight - 1) - (paused_before and 0 or weight_before - 1)
+  if extra ~= 0 then redis.call('HINCRBYFLOAT', wait, 'extra', extra) end
+  if paused == paused_before then return end
+  -- While it is paused it is like one that has no list: what it was served ahead is kept in `ahead`.
+  local from, to = ahead, turns
+  if paused then from, to = turns, ahead end
+  local start = math.max(tonumber(known[3] or 0), tonumber(redis.call('ZSCORE', from, organisation) or 0))
+  redis.call('ZREM', from, organisation)
+  redis.call('ZADD', to, string.format('%.17g', start), organisation)
+  count_in(wait, 'parked', paused and messages or -messages)
+  redis.call('HINCRBY', wait, 'messages', paused and -messages or messages)
+end
+
+-- The last ids that the ready streams of both queues gave, each behind a colon. `keys`: as for `limit`.
+local function last_ids(keys)
+  local found = ''
+  for first = 2, 6, 4 do
+    found = found .. ':' .. (stream_of(keys[first])['last-generated-id'] or '0-0')
+  end
+  return found
+end
+
+-- limit(limits, line express, line normal; known, version, whole, then per organisation: itself, weight,
+--       '1' when it is paused, else '')
+-- -> 1 when these limits are in force now, 0 when others are than those that the caller has seen: `known` is
+--    their version, '' for none
+-- `whole`, '1': organisations that are not named have no limits of their own any more; '': they keep theirs.
+-- An organisation without limits has the weight 1 and is not paused. A second call does nothing.
+--   limits  hash: version          of the limits that are in force
+--                 paused           the organisations that are paused, with blanks between, and of each the last ids
+--                                  that the ready streams had given by then: <organisation>:<express>:<normal>
+--                 <organisation>   those that have limits
+--                 rate:<organisation>   its bucket: see `draw`
+local function limit(keys, args)
+  if (redis.call('HGET', keys[1], 'version') or '') ~= args[1] then return 0 end
+  local rows, named, paused, last = {}, {}, {}, nil
+  for i = 4, #args, 3 do
+    rows[#rows + 1] = {args[i], tonumber(args[i + 1]), args[i + 2] == '1'}
+    named[args[i]] = true
+  end
+  if args[3] == '1' then
+    for _, organisation in ipairs(redis.call('HKEYS', keys[1])) do
+      if string.match(organisation, '^%d+$') and not named[organisation] then
+        rows[#rows + 1] = {organisation, 1, false}
+        named[organisation] = true
+      end
+    end
+  end
+  local paused_before, notes = paused_of(keys[1])
+  for _, organisation in ipairs(paused_before) do
+    if not named[organisation] then paused[#paused + 1] = notes[organisation] end
+  end
+  for _, row in ipairs(rows) do
+    if row[3] then
+      last = last or last_ids(keys)
+      paused[#paused + 1] = notes[row[1]] or row[1] .. last
+    end
+    if row[2] == 1 and not row[3] then
+      redis.call('HDEL', keys[1], row[1])
+    else
+      redis.call('HSET', keys[1], row[1], '')
+    end
+  end
+  redis.call('HSET', keys[1], 'version', args[2], 'paused', table.concat(paused, ' '))
+  for first = 2, 6, 4 do
+    for _, row in ipairs(rows) do limit_turns(keys, first, row[1], row[2], row[3]) end
+    local line = line_of(keys, first)
+    line.busy = line.busy or line.messages > 0
+    finish(line)
+  end
+  return 1
+end
+
+-- What is known of the backlog of one organisation: its messages, segments, and segments that were moved
+-- lately; and its list. Nothing when it has none.
+local function backlog_of(wait, organisation, at_s)
+  local kept = redis.call('HGET', wait, organisation)
+  if not kept then return end
+  local of = cmsgpack.unpack(kept)
+  return of[5], of[6], moved_lately({of[7] or 0, of[8] or 0, of[9] or 0}, at_s), of
+end
+
+-- backlog(wait, turns, limits; organisations_max)
+-- -> {messages in lists, of those of paused organisations, segments moved lately, {{organisation, messages,
+--     segments, accepted_at_us of its oldest, segments moved lately, weight as text, 1 when it is paused} ...}}
+-- The organisations that have a list, in the order of their turns, up to `organisations_max`, and then as many
+-- of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
 local function backlog(keys, args)
-  local found = {}
-  for _, organisation in ipairs(redis.call('ZRANGE', keys[2], 0, args[1] - 1)) do
-    local of = cmsgpack.unpack(redis.call('HGET', keys[1], organisation))
+  local found, at_s = {}, math.floor(now_ms() / 1000)
+  local function show(organisation)
+    local messages, segments, moved, of = backlog_of(keys[1], organisation, at_s)
+    if not messages then return end
     local chunk = first_chunk(keys[1], {organisation = organisation, first = of[1]})
     local _, size, from = struct.unpack('>HI4', chunk, of[3] + 1)
     local message = cmsgpack.unpack(string.sub(chunk, from, from + size - 1))
-    found[#found + 1] = {tonumber(organisation), of[5], of[6], message[9]}
+    local weight, paused = read_limits(redis.call('HGET', keys[1], limits_name(organisation)))
+    found[#found + 1] = {
+      tonumber(organisation), messages, segments, message[9], moved, tostring(weight), paused and 1 or 0,
+    }
   end
-  return {tonumber(redis.call('HGET', keys[1], 'messages') or 0), found}
+  for _, organisation in ipairs(redis.call('ZRANGE', keys[2], 0, args[1] - 1)) do show(organisation) end
+  local paused = paused_of(keys[3])
+  for i = 1, math.min(#paused, args[1]) do show(paused[i]) end
+  local known = redis.call('HMGET', keys[1], 'messages', 'parked', 'moved')
+  local parked = tonumber(known[2] or 0)
+  return {
+    tonumber(known[1] or 0) + parked, parked,
+    known[3] and moved_lately(cmsgpack.unpack(known[3]), at_s) or 0, found,
+  }
+end
+
+-- backlogs(wait express, wait normal; organisations ...)
+-- -> for each organisation {messages in its lists, segments, segments moved lately, 1 when it is paused}
+-- It reads only.
+local function backlogs(keys, args)
+  local found, at_s = {}, math.floor(now_ms() / 1000)
+  for i, organisation in ipairs(args) do
+    local sums = {0, 0, 0, 0}
+    for _, wait in ipairs(keys) do
+      local messages, segments, moved = backlog_of(wait, organisation, at_s)
+      if messages then sums[1], sums[2], sums[3] = sums[1] + messages, sums[2] + segments, sums[3] + moved end
+    end
+    local _, paused = read_limits(redis.call('HGET', keys[2], limits_name(organisation)))
+    if paused then sums[4] = 1 end
+    found[i] = sums
+  end
+  return found
 end
 
 -- Call `read` with each payload in the lists of a line.
@@ -1001,7 +1362,11 @@ local function cut(keys, args)
   local waiting, recount = 0, 0
   for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + redis.call('XLEN', keys[i]) end
   for _, i in ipairs({3, 4}) do waiting = waiting + redis.call('ZCARD', keys[i]) end
-  for _, i in ipairs({7, 8}) do waiting = waiting + (redis.call('HGET', keys[i], 'messages') or 0) end
+  for _, i in ipairs({7, 8}) do
+    for _, count in ipairs({'messages', 'parked'}) do
+      waiting = waiting + (redis.call('HGET', keys[i], count) or 0)
+    end
+  end
   if waiting > rows_max then
     recount = -1
   else
@@ -1050,6 +1415,7 @@ offer('cut', cut, 'no-writes')
 offer('overdue', overdue, 'no-writes')
 offer('unread', unread, 'no-writes')
 offer('backlog', backlog, 'no-writes')
+offer('backlogs', backlogs, 'no-writes')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
 -- without messages. Its requests and returns move units between holders, a few hundred bytes each.
 redis.register_function('admit' .. VERSION, admit)
@@ -1062,6 +1428,8 @@ offer('settle_unread', settle_unread, 'allow-oom')
 offer('promote', promote, 'allow-oom')
 offer('refill', refill_line, 'allow-oom')
 offer('sift', sift, 'allow-oom')
+-- Moves messages from one place to another, and writes a few bytes for each organisation that has limits.
+offer('limit', limit, 'allow-oom')
 -- Gives the entries of dead workers to workers that settle them.
 offer('take_over', take_over, 'allow-oom')
 -- Writes once for each queue and shard. A worker that starts while Redis is full must be able to read.
