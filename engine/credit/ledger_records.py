@@ -259,6 +259,8 @@ class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
     note: BookedNote | None = None
     # Where the first entry after the mark is; None when there is none.
     next_position: StreamId | None = None
+    # Where the stream ended before this run of Redis, if anything came in it before a ledger had looked.
+    ended: StreamId | None = None
 
 
 class LostSpan(msgspec.Struct, frozen=True):

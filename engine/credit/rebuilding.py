@@ -11,6 +11,7 @@ sent in the lost time. That release is undone here (`released` below 0).
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,7 @@ class OpenLoss(msgspec.Struct, frozen=True):
     """What a shard has lost, and nothing was done about yet: a row of `losses`."""
 
     id: int
+    at: datetime
     shard: int
     who: Literal["redis", "postgres", "both"]
     # It lies after and before these times of Redis, milliseconds since 1970.

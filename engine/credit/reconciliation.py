@@ -148,13 +148,19 @@ def _span(life: ShardLife, loss: Loss, mark: StreamMark) -> LostSpan:
     """What a shard that is closed has lost; `mark`: where its books stand."""
     who = loss.who or "redis"
     if who == "redis":
-        # Of a stream that was begun anew nobody knows any more how far the one before it went.
-        since = STREAM_START if _cut_short(life) else life.last_position
-        return LostSpan(life.shard, who, loss.cause, since)
+        return LostSpan(life.shard, who, loss.cause, _kept(life))
     if _cut_short(life) and life.note is not None:
         return LostSpan(life.shard, who, loss.cause, mark.position, _after(life.note.position))
     until = life.next_position or _after(life.last_position)
     return LostSpan(life.shard, who, loss.cause, mark.position, until)
+
+
+def _kept(life: ShardLife) -> StreamId:
+    """Up to where a Redis that went back still has what it had."""
+    if life.generation is None or _cut_short(life):
+        # It was emptied, or begun anew, and nobody knows any more how far the stream before went.
+        return STREAM_START
+    return life.ended or life.last_position
 
 
 def _after(position: StreamId) -> StreamId:
@@ -169,7 +175,7 @@ def _spans_beside(
     closed = {life.shard for life, _ in lost}
     cause = next(loss.cause for _, loss in lost if loss.who in ("redis", "both"))
     return [
-        LostSpan(life.shard, "redis", cause, life.last_position)
+        LostSpan(life.shard, "redis", cause, _kept(life))
         for life in lives
         if life.shard in recovered.generations and life.shard not in closed
     ]

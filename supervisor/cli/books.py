@@ -1,4 +1,4 @@
-"""`smsengine books`: what the books lack after PostgreSQL went back, over the admin API."""
+"""`smsengine books`: what the books lack after PostgreSQL or Redis went back, over the admin API."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import msgspec
 import typer
 from rich.console import Console
 
-from engine.organisations import BookedUsage, UnbookedSum
+from engine.organisations import BookedUsage, LossSum, Rebuilding, UnbookedSum
 from supervisor.cli import options, show
-from supervisor.cli.answers import UnbookedSums
+from supervisor.cli.answers import Losses, UnbookedSums
 from supervisor.cli.client import Client
 
 app = typer.Typer(
-    help="The books of credit: repair them after PostgreSQL went back.",
+    help="The books of credit: what was lost, and how to repair it.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 _PAGE = 500
+# How long the answer to a rebuilding may take to come, seconds.
+_REBUILD_S = 625.0
 
 
 @app.callback()
 def books() -> None:
-    """The books of credit: repair them after PostgreSQL went back."""
+    """The books of credit: what was lost, and how to repair it."""
 
 
 @app.command()
@@ -44,6 +46,15 @@ def repair(
             metavar="NAME", help="Make the organisation again, if it is missing. Needs --organisation."
         ),
     ] = None,
+    from_activity: Annotated[
+        bool,
+        typer.Option(
+            "--from-activity", help="Book usage that PostgreSQL lost, as the recorded events show it."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what --from-activity would book.")
+    ] = False,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -59,13 +70,25 @@ def repair(
     missing itself is made again under its old id: give its name, put its top-ups back, book,
     then make a key.
 
+    Usage that is gone from Redis as well is rebuilt from the recorded activity in ClickHouse: look
+    with --from-activity --dry-run, then run it without --dry-run. What an organisation has no
+    units for then waits here as above. It may be run again at any time.
+
     [bold]Examples[/bold]
 
     [cyan]smsengine books repair[/cyan]
     [cyan]smsengine books repair --organisation 7[/cyan]
     [cyan]smsengine books repair --organisation 7 --write-off "restored the backup of Monday"[/cyan]
     [cyan]smsengine books repair --organisation 9 --name "Acme Ltd"[/cyan]
+    [cyan]smsengine books repair --from-activity --dry-run[/cyan]
     """
+    if from_activity:
+        if organisation is not None or write_off is not None or name is not None:
+            raise typer.BadParameter("--from-activity books for all organisations, and takes only --dry-run.")
+        _rebuild(engine, dry_run=dry_run)
+        return
+    if dry_run:
+        raise typer.BadParameter("--dry-run needs --from-activity.")
     client = engine.admin()
     if organisation is None:
         if write_off is not None or name is not None:
@@ -104,6 +127,10 @@ def _list(client: Client, engine: options.EngineOptions) -> None:
         for each in found:
             engine.print_json(each)
         return
+    to_rebuild = sum(loss.to_rebuild for loss in client.get("/v1/admin/losses", Losses).losses)
+    if to_rebuild:
+        shards = "1 shard" if to_rebuild == 1 else f"{to_rebuild} shards"
+        print(f"PostgreSQL lost usage of {shards}: smsengine books repair --from-activity --dry-run")
     if not found:
         print("No usage waits to be booked.")
         return
@@ -132,6 +159,95 @@ def _advice(u: UnbookedSum) -> str:
 
 def _repair(organisation_id: int) -> str:
     return f"smsengine books repair --organisation {organisation_id}"
+
+
+def _rebuild(engine: options.EngineOptions, *, dry_run: bool) -> None:
+    """Rebuild, or list what would be. Exits with 1 when something could not be rebuilt."""
+    client = engine.admin(_REBUILD_S)
+    found = client.post("/v1/admin/losses/rebuild", _Rebuilding(dry_run=dry_run), Rebuilding)
+    if not engine.print_json(found):
+        _show_rebuilt(found)
+    if found.not_rebuilt:
+        raise typer.Exit(1)
+
+
+def _show_rebuilt(found: Rebuilding) -> None:
+    if found.rebuilt:
+        columns = ("id", "charged", "messages", "released", "lacks")
+        rows = (
+            (
+                str(u.organisation_id), show.number(u.captured), show.number(u.messages),
+                show.number(u.released), show.number(u.unbooked),
+            )
+            for u in found.rebuilt
+        )  # fmt: skip
+        Console(highlight=False).print(show.table(columns, rows, frozenset({0, 1, 2, 3, 4})))
+    units = show.number(sum(u.captured for u in found.rebuilt))
+    messages = show.number(sum(u.messages for u in found.rebuilt))
+    would = "would be" if found.dry_run else "were"
+    print(f"{units} units of {messages} messages {would} booked from the recorded activity.")
+    if any(u.unbooked for u in found.rebuilt):
+        suspended = "would be" if found.dry_run else "are"
+        print(
+            f"Organisations that lack units {suspended} suspended: put their lost top-ups back, then"
+            " smsengine books repair"
+        )
+    for sentence in found.not_rebuilt:
+        print(sentence)
+
+
+@app.command("show")
+@options.admin_options
+def show_losses(*, engine: options.EngineOptions) -> None:
+    """List what was lost when Redis or PostgreSQL went back, the last first.
+
+    For Redis: the units that were given back, those that were sent and not charged, how many
+    messages that were, and how many messages are gone unsent, as far as the recorded events say.
+    An audit counts them from ten seconds after the loss on. For PostgreSQL: what was rebuilt.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine books show[/cyan]
+    """
+    found = engine.admin().get("/v1/admin/losses", Losses)
+    if engine.print_json(found):
+        return
+    if not found.losses:
+        print("Nothing was lost.")
+        return
+    columns = (
+        "when", "who went back", "shards", "given back", "held again", "uncharged", "messages", "gone",
+        "rebuilt",
+    )  # fmt: skip
+    rows = (
+        (
+            f"{loss.at:%Y-%m-%d %H:%M:%S}", _WHO[loss.who], str(len(loss.shards)), show.number(loss.released),
+            show.number(loss.reopened), _known(loss.uncharged_units), _known(loss.uncharged_messages),
+            _known(loss.gone_messages), _rebuilt(loss),
+        )
+        for loss in found.losses
+    )  # fmt: skip
+    Console(highlight=False).print(show.table(columns, rows, frozenset({2, 3, 4, 5, 6, 7})))
+
+
+_WHO = {"redis": "Redis", "postgres": "PostgreSQL", "both": "both"}
+
+
+def _known(count: int | None) -> str:
+    return "?" if count is None else show.number(count)
+
+
+def _rebuilt(loss: LossSum) -> str:
+    """What was rebuilt of what PostgreSQL lost, and whether something is left to do."""
+    if loss.who == "redis":
+        return ""
+    done = f"{show.number(loss.rebuilt_units)} units, {show.number(loss.rebuilt_messages)} messages"
+    left = f"; {loss.to_rebuild} of {len(loss.shards)} shards to do" if loss.to_rebuild else ""
+    return done + left
+
+
+class _Rebuilding(msgspec.Struct, frozen=True, kw_only=True):
+    dry_run: bool
 
 
 class _Booking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

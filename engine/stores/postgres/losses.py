@@ -23,7 +23,7 @@ FROM unnest($1::int[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
     AS n (shard, who, cause, from_ms, until_ms)"""
 
 _OPEN = """
-SELECT id, shard, who, from_ms, until_ms, had_usage FROM losses WHERE settled_at IS NULL ORDER BY id"""
+SELECT id, at, shard, who, from_ms, until_ms, had_usage FROM losses WHERE settled_at IS NULL ORDER BY id"""
 # The newest of a shard has what was found for all of them.
 _SETTLE = """
 UPDATE losses SET settled_at = now(), uncharged_units = CASE WHEN last THEN $2::bigint ELSE 0 END,
@@ -31,6 +31,21 @@ UPDATE losses SET settled_at = now(), uncharged_units = CASE WHEN last THEN $2::
     gone_messages = CASE WHEN last THEN $4::bigint ELSE 0 END
 FROM (SELECT id, id = max(id) OVER () AS last FROM losses WHERE id = ANY($1::bigint[])) AS n
 WHERE losses.id = n.id"""
+
+# Losses of Redis are spoken of for so many days.
+_RECENT_DAYS = 7
+_IN_ALL = f"""
+SELECT count(DISTINCT shard) FILTER (WHERE settled_at IS NULL AND who <> 'redis')::int,
+       coalesce(sum(uncharged_units) FILTER (WHERE at > now() - interval '{_RECENT_DAYS} days'), 0)::bigint,
+       coalesce(sum(uncharged_messages) FILTER (WHERE at > now() - interval '{_RECENT_DAYS} days'), 0)::bigint
+FROM losses"""  # noqa: S608 - built from the constant above
+
+
+async def losses_in_all(connection: asyncpg.Connection) -> tuple[int, int, int]:
+    """(Of how many shards usage waits to be rebuilt; of losses of Redis of the last days, the units that
+    were sent and not charged, and how many messages that were as far as is known)."""
+    shards, units, messages = await connection.fetchrow(_IN_ALL)
+    return shards, units, messages
 
 
 async def open_losses_of(connection: asyncpg.Connection) -> list[OpenLoss]:
