@@ -129,7 +129,7 @@ def _list(client: Client, engine: options.EngineOptions) -> None:
         return
     to_rebuild = sum(loss.to_rebuild for loss in client.get("/v1/admin/losses", Losses).losses)
     if to_rebuild:
-        shards = "1 shard" if to_rebuild == 1 else f"{to_rebuild} shards"
+        shards = _count(to_rebuild, "shard")
         print(f"PostgreSQL lost usage of {shards}: smsengine books repair --from-activity --dry-run")
     if not found:
         print("No usage waits to be booked.")
@@ -182,10 +182,10 @@ def _show_rebuilt(found: Rebuilding) -> None:
             for u in found.rebuilt
         )  # fmt: skip
         Console(highlight=False).print(show.table(columns, rows, frozenset({0, 1, 2, 3, 4})))
-    units = show.number(sum(u.captured for u in found.rebuilt))
-    messages = show.number(sum(u.messages for u in found.rebuilt))
-    would = "would be" if found.dry_run else "were"
-    print(f"{units} units of {messages} messages {would} booked from the recorded activity.")
+    units = _count(sum(u.captured for u in found.rebuilt), "unit")
+    messages = _count(sum(u.messages for u in found.rebuilt), "message")
+    booked = "would be booked" if found.dry_run else "booked"
+    print(f"From the recorded activity {booked}: {units} of {messages}.")
     if any(u.unbooked for u in found.rebuilt):
         suspended = "would be" if found.dry_run else "are"
         print(
@@ -215,35 +215,34 @@ def show_losses(*, engine: options.EngineOptions) -> None:
     if not found.losses:
         print("Nothing was lost.")
         return
-    columns = (
-        "when", "who went back", "shards", "given back", "held again", "uncharged", "messages", "gone",
-        "rebuilt",
-    )  # fmt: skip
-    rows = (
-        (
-            f"{loss.at:%Y-%m-%d %H:%M:%S}", _WHO[loss.who], str(len(loss.shards)), show.number(loss.released),
-            show.number(loss.reopened), _known(loss.uncharged_units), _known(loss.uncharged_messages),
-            _known(loss.gone_messages), _rebuilt(loss),
-        )
-        for loss in found.losses
-    )  # fmt: skip
-    Console(highlight=False).print(show.table(columns, rows, frozenset({2, 3, 4, 5, 6, 7})))
-
-
-_WHO = {"redis": "Redis", "postgres": "PostgreSQL", "both": "both"}
-
-
-def _known(count: int | None) -> str:
-    return "?" if count is None else show.number(count)
+    for loss in found.losses:
+        print(f"{loss.at:%Y-%m-%d %H:%M:%S} UTC  {loss.cause} ({_count(len(loss.shards), 'shard')})")
+        print(f"    {_rebuilt(loss) if loss.who != 'redis' else _uncharged(loss)}")
 
 
 def _rebuilt(loss: LossSum) -> str:
     """What was rebuilt of what PostgreSQL lost, and whether something is left to do."""
-    if loss.who == "redis":
-        return ""
-    done = f"{show.number(loss.rebuilt_units)} units, {show.number(loss.rebuilt_messages)} messages"
-    left = f"; {loss.to_rebuild} of {len(loss.shards)} shards to do" if loss.to_rebuild else ""
-    return done + left
+    units, messages = _count(loss.rebuilt_units, "unit"), _count(loss.rebuilt_messages, "message")
+    left = f", {_count(loss.to_rebuild, 'shard')} to do" if loss.to_rebuild else ""
+    return f"rebuilt from the recorded activity: {units} of {messages}{left}"
+
+
+def _uncharged(loss: LossSum) -> str:
+    """What a loss of Redis did to units and messages, as far as it is known."""
+    parts = [f"{_count(loss.released, 'unit')} given back"]
+    if loss.reopened:
+        parts.append(f"{_count(loss.reopened, 'unit')} held again")
+    if loss.uncharged_units is None:
+        return ", ".join([*parts, "what was sent and not charged is not counted yet (smsengine audit)"])
+    messages = "" if loss.uncharged_messages is None else f" ({_count(loss.uncharged_messages, 'message')})"
+    parts.append(f"{_count(loss.uncharged_units, 'unit')}{messages} sent and not charged")
+    if loss.gone_messages is not None:
+        parts.append(f"{_count(loss.gone_messages, 'message')} gone unsent")
+    return ", ".join(parts)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{show.number(count)} {noun}{'' if count == 1 else 's'}"
 
 
 class _Rebuilding(msgspec.Struct, frozen=True, kw_only=True):

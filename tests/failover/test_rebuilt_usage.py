@@ -264,6 +264,13 @@ async def test_what_clickhouse_does_not_have_is_said_and_nothing_is_booked(
     gone = await engine.rebuild(activity_url=dropped)
     assert "ClickHouse does not have its recorded activity any more" in gone.not_rebuilt[0]
     assert [*away.rebuilt, *gone.rebuilt, *await fetch(both, "SELECT FROM rebuilt")] == []
-    # It is still to be had where it is.
-    assert [u.captured for u in (await engine.rebuild()).rebuilt] == [30]
-    assert broken(await engine.audit()) == {}
+    # Then Redis loses data too. No audit takes up as lost what can still be rebuilt.
+    await fetch(both, "UPDATE shards SET losses = losses + 1, lost_at = now() - interval '1 minute'")
+    for _ in range(2):
+        found = await engine.audit()
+        assert broken(found) == {"activity": "not_checked"}
+        assert "books repair --from-activity" in next(c.advice for c in found.checks if c.name == "activity")
+    assert [(u.captured, u.messages) for u in (await engine.rebuild()).rebuilt] == [(30, 30)]
+    assert broken(await engine.audit()) == {"activity": "not_checked"}
+    found = await engine.audit()
+    assert (broken(found), found.uncharged_units) == ({}, 0)
