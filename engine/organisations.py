@@ -146,3 +146,49 @@ class BookedUsage(msgspec.Struct, frozen=True, kw_only=True):
     written_off: int
     # Units that an organisation which was made again lacks; its usage is not booked before it has them.
     missing: int = 0
+
+
+class RebuiltUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Usage of an organisation that PostgreSQL lost and that recorded activity shows, units."""
+
+    organisation_id: int
+    shard: int
+    # Units of messages that were sent.
+    captured: int
+    # Units of messages that were not; below 0 where units had been given back of messages that were sent.
+    released: int
+    # How many messages were sent.
+    messages: int
+    # How many of the captured units the organisation lacks: they are set aside as unbooked.
+    unbooked: int
+
+
+class Rebuilding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was rebuilt from recorded activity, or would be."""
+
+    dry_run: bool
+    # What this call booked; of a dry run, what a call would book.
+    rebuilt: list[RebuiltUsage]
+    # Of what cannot be rebuilt, or not now, a sentence each.
+    not_rebuilt: list[str]
+
+
+class LossSum(msgspec.Struct, frozen=True, kw_only=True):
+    """What was lost at once when Redis or PostgreSQL went back: all shards that lost something together."""
+
+    at: datetime
+    who: Literal["redis", "postgres", "both"]
+    cause: str
+    shards: list[int]
+    # Units that the close gave back, and units that were held again.
+    released: int
+    reopened: int
+    # Of Redis: units that were sent and not charged, how many messages that were, how many are gone unsent;
+    # None: not counted yet, or nobody can say.
+    uncharged_units: int | None
+    uncharged_messages: int | None
+    gone_messages: int | None
+    # Of PostgreSQL: units and messages that were rebuilt, and in how many shards that is still to do.
+    rebuilt_units: int
+    rebuilt_messages: int
+    to_rebuild: int

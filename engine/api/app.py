@@ -19,12 +19,12 @@ from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
 from engine.api.routes import Providers, Routes
-from engine.api.unbooked import UnbookedUsage
+from engine.api.unbooked import REBUILD_S, UnbookedUsage
 from engine.errors import Refusal
 
 # Calls that keep a deadline of their own, and what is given them beyond the longest of those, seconds.
 # They are of use to their caller alone, and end when that one hangs up.
-_LONG = {"/v1/admin/audit": AUDIT_S_MAX + 10.0}
+_LONG = {"/v1/admin/audit": AUDIT_S_MAX + 10.0, "/v1/admin/losses/rebuild": REBUILD_S + 10.0}
 
 
 class _Readiness(msgspec.Struct):
@@ -97,6 +97,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/organisations/{organisation_id}/top-ups": {"POST": admin.top_up},
         "/v1/admin/unbooked": {"GET": unbooked.sums},
         "/v1/admin/unbooked/{organisation_id}/book": {"POST": unbooked.book},
+        "/v1/admin/losses": {"GET": unbooked.losses},
+        "/v1/admin/losses/rebuild": {"POST": unbooked.rebuild},
         "/v1/admin/prices": {"GET": prices.show, "PUT": prices.replace},
         "/v1/admin/routes": {"GET": routes.show, "PUT": routes.replace},
         "/v1/admin/providers": {"GET": providers.show_all},

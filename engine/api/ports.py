@@ -16,9 +16,11 @@ from engine.organisations import (
     BookedUsage,
     Credential,
     Limits,
+    LossSum,
     NewKey,
     NewOrganisation,
     Organisation,
+    Rebuilding,
     TopUp,
     Transaction,
     UnbookedSum,
@@ -139,6 +141,16 @@ class Unbooked(Protocol):
         """Book that of an organisation, or only make it again. Raises Refusal 404, 409, 422."""
 
 
+class Losses(Protocol):
+    """What was lost when Redis or PostgreSQL went back. Every call raises Unavailable."""
+
+    async def losses(self) -> list[LossSum]:
+        """The last losses, the newest first."""
+
+    async def rebuild(self, *, dry_run: bool, timeout_s: float) -> Rebuilding:
+        """Book usage that PostgreSQL lost from the recorded activity, or say what would be booked."""
+
+
 class Prices(Protocol):
     """The price table. Every call raises Unavailable."""
 
@@ -222,6 +234,7 @@ class Services:
     # Most messages that wait of an organisation of which nothing was set.
     backlog_max: int
     unbooked: Unbooked
+    losses: Losses
     prices: Prices
     routing: Routing
     # In the order of the configuration.

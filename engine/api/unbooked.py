@@ -1,4 +1,5 @@
-"""The operator's calls for usage that the books could not cover: list it, book it."""
+"""The operator's calls for what the books lack: list usage they could not cover and book it, list what was
+lost and rebuild it."""
 
 from __future__ import annotations
 
@@ -11,12 +12,20 @@ from engine.api.paging import NUMBER, asked, limit_asked
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
-from engine.organisations import UnbookedSum
+from engine.organisations import LossSum, UnbookedSum
 
 
 class _Booking(msgspec.Struct, forbid_unknown_fields=True):
     write_off: str | None = None
     name: str | None = None
+
+
+class _Rebuilding(msgspec.Struct, forbid_unknown_fields=True):
+    dry_run: bool = False
+
+
+class _Losses(msgspec.Struct):
+    losses: list[LossSum]
 
 
 class _Sums(msgspec.Struct):
@@ -35,11 +44,17 @@ _BOOKING = Shape(
 )
 
 
+_REBUILDING = Shape(_Rebuilding, "what to rebuild", {"dry_run": "true or false"})
+# How long rebuilding may take, seconds.
+REBUILD_S = 600
+
+
 class UnbookedUsage:
-    """The actions on /v1/admin/unbooked."""
+    """The actions on /v1/admin/unbooked and /v1/admin/losses."""
 
     def __init__(self, services: Services) -> None:
         self._unbooked = services.unbooked
+        self._losses = services.losses
         self._key = AdminKey(services.admin_key_sha256)
         self._body_bytes_max = services.body_bytes_max
 
@@ -66,3 +81,20 @@ class UnbookedUsage:
         if not NUMBER.fullmatch(digits):
             raise not_found("No usage of this organisation waits to be booked.")
         return answer_of(200, await self._unbooked.book(int(digits), wanted.write_off, wanted.name))
+
+    async def losses(self, request: web.Request) -> Response:
+        """`GET /losses`: 200 with what was lost when Redis or PostgreSQL went back, the last first.
+
+        Raises Refusal 401, Unavailable.
+        """
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        return answer_of(200, _Losses(await self._losses.losses()))
+
+    async def rebuild(self, request: web.Request) -> Response:
+        """`POST /losses/rebuild`: 200 with an `organisations.Rebuilding`; safe to repeat.
+
+        Raises Refusal 400, 401, 413, 422, Unavailable.
+        """
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        wanted = _REBUILDING.decode_optional(await read_body(request, self._body_bytes_max))
+        return answer_of(200, await self._losses.rebuild(dry_run=wanted.dry_run, timeout_s=REBUILD_S))

@@ -43,8 +43,10 @@ from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.rebuilt_usage import LostUsage
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
+from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.limits import RedisLimits
@@ -190,6 +192,7 @@ async def _services(
         limits=LimitBook(postgres),
         backlog_max=config.limits.backlog_max,
         unbooked=Unbooked(postgres, shards),
+        losses=Rebuild(auditor, activity, LostUsage(pool)),
         prices=Prices(postgres),
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

@@ -41,8 +41,9 @@ LAWS: dict[Law, tuple[str, str, str]] = {
     "activity": (
         "units held, captured and released by recorded events = by the books",
         "organisations",
-        "Rows of the table `activity` are missing, or there twice. Look at the organisation's rows since the"
-        " last clean audit, and into the archiver's log for entries that it put aside.",
+        "If PostgreSQL lost usage (`smsengine status` says so): run `smsengine books repair --from-activity`."
+        " Otherwise rows of the table `activity` are missing, or there twice: look at the organisation's rows"
+        " since the last clean audit, and into the archiver's log for entries that it put aside.",
     ),
     "checkpoints": (
         "what earlier audits verified is as they wrote it",

@@ -139,6 +139,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     closed_shards: int = 0
     # Recorded as sent and never charged, because Redis lost data: units of all organisations.
     uncharged_units: int = 0
+    # How many messages that were, as far as audits could count them.
+    uncharged_messages: int = 0
     # How long it took.
     seconds: float = 0.0
 

@@ -118,6 +118,18 @@ class UnbookedUsage(msgspec.Struct, frozen=True, kw_only=True):
     released: int
 
 
+class Unclosed(msgspec.Struct, frozen=True):
+    """An account that was locked when its shard was closed: what the close will need of it."""
+
+    organisation_id: int
+    shard: int
+    # As in `RemainingUnits`.
+    held: int
+    news: int
+    # As in `posting.close_books`.
+    reopens: bool
+
+
 class Books(msgspec.Struct):
     """The accounts, quotas and waiting requests that a batch of entries concerns.
 
@@ -145,6 +157,9 @@ class Books(msgspec.Struct):
     adrift: dict[int, int] = {}
     # Organisations of which a holder had used more than its quota, and other units covered it
     covered: set[int] = set()
+    # When a shard is closed: organisations whose accounts others have locked, and what is left to close
+    locked: frozenset[int] = frozenset()
+    unclosed: list[Unclosed] = []
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
@@ -243,6 +258,24 @@ class ShardLife(msgspec.Struct, frozen=True, kw_only=True):
     length: int = 0
     # The last note of a ledger; None where an older version was the last to lead.
     note: BookedNote | None = None
+    # Where the first entry after the mark is; None when there is none.
+    next_position: StreamId | None = None
+    # Where the stream ended before this run of Redis, if anything came in it before a ledger had looked.
+    ended: StreamId | None = None
+
+
+class LostSpan(msgspec.Struct, frozen=True):
+    """What a shard has lost: the usage and the events between two places of its usage stream."""
+
+    shard: int
+    # Who went back.
+    who: Literal["redis", "postgres", "both"]
+    # Why, for the journal.
+    cause: str
+    # Nothing up to here is lost.
+    since: StreamId
+    # Nothing from here on is lost; None: all up to this moment may be.
+    until: StreamId | None = None
 
 
 class RemainingUnits(msgspec.Struct, frozen=True):

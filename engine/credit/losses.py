@@ -23,6 +23,10 @@ from engine.errors import Broken
 
 Who = Literal["", "redis", "postgres", "both"]
 
+# The end of the name of a generation that begins because both went back: a close that was cut short says by
+# it what it was for.
+BOTH = ".both"
+
 
 class Loss(msgspec.Struct, frozen=True):
     """What became of a shard."""
@@ -53,6 +57,8 @@ def loss_of(life: ShardLife, recovered: Recovered, furthest: StreamMark, beyond:
         # before it could tell Redis.
         if life.generation != f"closing:{generation}":
             # The note outlasts a close that the books do not know of.
+            if life.generation is not None and life.generation.endswith(BOTH):
+                return _both(generation)
             return (
                 _behind_usage(generation) if behind else Loss("redis", f"Redis lost generation {generation}")
             )
@@ -69,11 +75,15 @@ def loss_of(life: ShardLife, recovered: Recovered, furthest: StreamMark, beyond:
     )
     if not (whole or trimmed) or not seen or life.delivered < recovered.delivered[shard]:
         if went_back:
-            return Loss("both", f"PostgreSQL and Redis went back in generation {generation}")
+            return _both(generation)
         return Loss("redis", f"Redis went back in generation {generation}")
     if trimmed:
         return _behind_usage(generation)
     return Loss("postgres") if went_back else Loss()
+
+
+def _both(generation: str) -> Loss:
+    return Loss("both", f"PostgreSQL and Redis went back in generation {generation}")
 
 
 def _behind_usage(generation: str) -> Loss:

@@ -14,6 +14,7 @@ from engine.credit.ledger_records import (
     BalanceEvent,
     BookedNote,
     Books,
+    LostSpan,
     Recovered,
     RemainingUnits,
     ShardLife,
@@ -154,8 +155,9 @@ class LedgerStore(Protocol):
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         """Enter shards that are used for the first time, under `generation`."""
 
-    async def mark_lost(self, shards: Sequence[int]) -> None:
-        """Note that the recorded events of these shards cannot be compared with their books from now on."""
+    async def mark_lost(self, spans: Sequence[LostSpan]) -> None:
+        """Note what these shards have lost with Redis, whose books go on: their recorded events cannot be
+        compared with the books from now on."""
 
     async def leave_out_ids(self, delivered: int) -> None:
         """PostgreSQL went back: give no id again that was given in the lost time, and let those of answers
@@ -165,21 +167,26 @@ class LedgerStore(Protocol):
         """How much write-ahead log there is, and what the standbys have of it."""
 
     async def close_shard(
-        self,
-        shard: int,
-        generation: str,
-        mark: StreamMark,
-        decide: Callable[[Books], None],
-        cause: str,
-        *,
-        lost: bool = True,
-    ) -> None:
-        """Let `decide` change all accounts and quotas of a shard that its streams do not go on from.
+        self, generation: str, mark: StreamMark, decide: Callable[[Books], None], span: LostSpan
+    ) -> str:
+        """Let `decide` change all accounts and quotas of the shard of `span`, whose streams its books do not
+        go on from.
 
-        `lost`: Redis lost data, so the recorded events of the shard cannot be compared with its books.
         `mark` is where its books stood when they were read; Unavailable when they do not any more.
-        One transaction writes that with the cause, the new generation, and the position before all
-        entries, whose link is the new generation. No request of the shard waits any more.
+        One transaction writes that with the cause, the new `generation`, and the position before all
+        entries, whose link is the new generation. No request of the shard waits any more. When it lost data
+        with Redis alone, its recorded events cannot be compared with its books from now on.
+
+        Accounts that others have locked are not in the books that `decide` gets (`Books.locked`), and
+        nothing of them is booked before `close_accounts` closes them. Returns who has locked them, "" when
+        there are none.
+        """
+
+    async def close_accounts(self) -> Applied:
+        """Close accounts that were locked when their shard was closed, and are not any more.
+
+        The outcome has the answers to their requests that waited for it, and who has locked the accounts that
+        are left. After `Unavailable` call `recover`.
         """
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:

@@ -28,6 +28,7 @@ from engine.credit.ledger_records import (
     Portion,
     RemainingUnits,
     StreamMark,
+    Unclosed,
     UsageEntry,
     UsageKind,
     WaitingRequest,
@@ -87,6 +88,7 @@ def portion(
     quotas: Mapping[tuple[int, str], Collection[int]],
     waiting: Mapping[int, Sequence[WaitingRequest]],
     quotas_max: int,
+    unclosed: AbstractSet[int] = frozenset(),
 ) -> Portion:
     """The entries that one transaction applies: of each shard those before the first that must wait.
 
@@ -96,7 +98,9 @@ def portion(
     `locked`: organisations whose accounts another transaction has locked. `quotas`: for each
     (shard, holder) that is fenced, the organisations of which it has quota there; when they are more
     than `quotas_max`, at least one more than that. `waiting`: requests by organisation. A fence that
-    ends more than `quotas_max` quotas of a shard, or a quota of a locked account, is only begun.
+    ends more than `quotas_max` quotas of a shard, or a quota of a locked account, is only begun. `unclosed`:
+    organisations that were locked when their shard was closed. Their requests wait in their line, and
+    what ends their quotas is their close; what moves units of theirs waits for it.
     """
     taken = Portion(whole=[], begun=[], held_up=set())
     ended: set[int] = set()
@@ -105,11 +109,13 @@ def portion(
         if entry.shard in ended:
             continue
         if entry.kind != "fence":
-            fits, free = True, locked.isdisjoint(organisations_of(entry))
+            named = organisations_of(entry)
+            waits = entry.kind in ("usage", "settle") and not unclosed.isdisjoint(named)
+            fits, free = True, locked.isdisjoint(named) and not waits
         else:
             theirs = quotas.get((entry.shard, entry.holder), ())
             left = room[entry.shard] = room.get(entry.shard, quotas_max) - len(theirs)
-            lines = [o for o, line in waiting.items() if line and line[0].shard == entry.shard]
+            lines = {o for o, line in waiting.items() if line and line[0].shard == entry.shard} - unclosed
             fits = left >= 0
             # A fence that does not fit can go on as long as one of its accounts is free.
             free = locked.isdisjoint((*theirs, *lines)) if fits else not locked >= set(theirs)
@@ -144,10 +150,27 @@ def close_books(books: Books, shard: int, left: dict[int, RemainingUnits], *, re
     has again although the books charged or released them (it went back to an older state) will be settled
     again; their units are held again. Without it the messages that the books do not know are new to them,
     because PostgreSQL went back. When some messages are back and others are gone, only the difference is
-    known here. What no unit covers is unbooked.
+    known here. What no unit covers is unbooked. Accounts that are locked are closed later: what that needs
+    goes to `books.unclosed`.
     """
+    for organisation_id in books.locked:
+        for waiting in list(books.waiting.get(organisation_id, ())):
+            _close(books, books.waiting[organisation_id], waiting)
+        found = left.get(organisation_id, _NOTHING)
+        books.unclosed.append(Unclosed(organisation_id, shard, found.held, found.news, reopens))
     with _watched(books):
         _close_books(books, shard, left, reopens)
+
+
+def close_account(books: Books, later: Unclosed) -> None:
+    """Close the account of one organisation, alone in `books`, that was locked when its shard was closed."""
+    organisation_id = later.organisation_id
+    # What came since the shard was closed waits for an answer.
+    line = books.waiting.pop(organisation_id, [])
+    left = {organisation_id: RemainingUnits(later.held, later.news)}
+    close_books(books, later.shard, left, reopens=later.reopens)
+    books.waiting[organisation_id] = line
+    _serve(books, organisation_id)
 
 
 def _close_books(books: Books, shard: int, left: dict[int, RemainingUnits], reopens: bool) -> None:
@@ -173,7 +196,7 @@ def _close_books(books: Books, shard: int, left: dict[int, RemainingUnits], reop
         move(books, shard, organisation_id, "grant", fresh)
         move(books, shard, organisation_id, "hold", fresh)
         set_aside(books, organisation_id, _in_place_of(shard, "usage"), held=missing - charged - fresh)
-    for organisation_id in left.keys() - books.accounts.keys():
+    for organisation_id in left.keys() - books.accounts.keys() - books.locked:
         known = books.adrift.get(organisation_id, 0)
         held = left[organisation_id].held - known
         set_aside(books, organisation_id, _in_place_of(shard, "usage"), held=max(0, held))
@@ -284,7 +307,7 @@ def _fence(books: Books, entry: UsageEntry) -> None:
 def _serve(books: Books, organisation_id: int) -> None:
     """Answer the requests of the organisation in order, as far as they can be decided now."""
     line = books.waiting.get(organisation_id)
-    while line:
+    while line and organisation_id not in books.locked:
         head = line[0]
         account = books.accounts.get(organisation_id)
         if account is None or account.suspended:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
-from engine.credit.ledger_records import Books, Recovered, ShardLife, StreamMark
-from engine.credit.losses import Loss, loss_of
+from engine.credit.ledger_records import Books, LostSpan, Recovered, ShardLife, StreamMark
+from engine.credit.losses import BOTH, Loss, loss_of
 from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import close_books
+from engine.stream_id import STREAM_START, StreamId
 
 log = structlog.get_logger("ledger")
 
@@ -49,12 +50,11 @@ class Reconciliation:
             await self._bear_books_that_went_back(lives, losses)
         if fresh or lost:
             generation = self._fresh_generation()
-            if any(loss.who in ("redis", "both") for _, loss in lost):
+            if any(loss.who in ("redis", "both") and not _cut_short(life) for life, loss in lost):
                 # All shards are on one Redis. Of each the archiver may have stored events that Redis, back
                 # in an older state, has again. Where PostgreSQL lost charges an audit goes on comparing:
-                # those events are all that is left of the charges.
-                uncharged = {life.shard for life, loss in lost if loss.who != "redis"}
-                await self._store.mark_lost([s for s in recovered.generations if s not in uncharged])
+                # those events are all that is left of the charges. A close that was cut short came after.
+                await self._store.mark_lost(_spans_beside(lives, lost, recovered))
             for life, loss in lost:
                 await self._close(life, generation, loss, recovered)
                 delivered[life.shard] = 0
@@ -103,9 +103,14 @@ class Reconciliation:
         """Close the books of a lost shard. Killed in between: the next ledger closes them again."""
         shard = life.shard
         mark = recovered.marks[shard]
-        cut_short = life.generation is not None and life.generation.startswith("closing:")
+        if loss.who == "both":
+            generation += BOTH
         # Books that went back have applied none of what is still on the stream.
-        known = StreamMark(mark.position, life.follows) if loss.who == "postgres" and not cut_short else mark
+        known = (
+            StreamMark(mark.position, life.follows)
+            if loss.who == "postgres" and not _cut_short(life)
+            else mark
+        )
         left = await self._usage.close(life, generation, recovered.generations[shard], known)
         units = sum(of.held for of in left.values())
         log.error("closing the books of a shard", shard=shard, cause=loss.cause, units_kept=units)
@@ -113,10 +118,12 @@ class Reconciliation:
 
         def close(books: Books) -> None:
             close_books(books, shard, left, reopens=loss.who != "postgres")
+            # It is decided again when accounts are found locked.
+            moved.clear()
             for (_, _, movement), some in books.movements.items():
                 moved[movement] = moved.get(movement, 0) + some
 
-        await self._store.close_shard(shard, generation, mark, close, loss.cause, lost=loss.who == "redis")
+        held_up_by = await self._store.close_shard(generation, mark, close, _span(life, loss, mark))
         log.error(
             "the books of a shard are closed",
             shard=shard,
@@ -124,6 +131,54 @@ class Reconciliation:
             units_released=moved.get("release", 0),
             units_reopened=moved.get("reopen", 0),
         )
+        if held_up_by:
+            log.warning(
+                "accounts of a closed shard are locked, and closed when they are not",
+                shard=shard,
+                held_up_by=held_up_by,
+            )
+
+
+def _cut_short(life: ShardLife) -> bool:
+    """Whether a ledger began to close the shard and did not come to its books."""
+    return life.generation is not None and life.generation.startswith("closing:")
+
+
+def _span(life: ShardLife, loss: Loss, mark: StreamMark) -> LostSpan:
+    """What a shard that is closed has lost; `mark`: where its books stand."""
+    who = loss.who or "redis"
+    if who == "redis":
+        return LostSpan(life.shard, who, loss.cause, _kept(life))
+    if _cut_short(life) and life.note is not None:
+        return LostSpan(life.shard, who, loss.cause, mark.position, _after(life.note.position))
+    until = life.next_position or _after(life.last_position)
+    return LostSpan(life.shard, who, loss.cause, mark.position, until)
+
+
+def _kept(life: ShardLife) -> StreamId:
+    """Up to where a Redis that went back still has what it had."""
+    if life.generation is None or _cut_short(life):
+        # It was emptied, or begun anew, and nobody knows any more how far the stream before went.
+        return STREAM_START
+    return life.ended or life.last_position
+
+
+def _after(position: StreamId) -> StreamId:
+    """A place in the millisecond after `position`; events lie near their usage, not at the same place."""
+    return StreamId(position.ms + 1, 0)
+
+
+def _spans_beside(
+    lives: Sequence[ShardLife], lost: Sequence[tuple[ShardLife, Loss]], recovered: Recovered
+) -> list[LostSpan]:
+    """What the shards that are not closed have lost with Redis, as far as anybody knows."""
+    closed = {life.shard for life, _ in lost}
+    cause = next(loss.cause for _, loss in lost if loss.who in ("redis", "both"))
+    return [
+        LostSpan(life.shard, "redis", cause, _kept(life))
+        for life in lives
+        if life.shard in recovered.generations and life.shard not in closed
+    ]
 
 
 def _furthest(

@@ -20,16 +20,20 @@ all that came while one waited get its result.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from engine.credit.law_texts import Law
-from engine.credit.laws import NO_UNITS, Account, Audit, Laws, Units, gap_of, units_of_usage
+from engine.credit.laws import Audit, Laws, Units, units_of_usage
+from engine.credit.uncharged import Uncharged, uncharged_of
 from engine.errors import ConfigError, EngineError, Unavailable
-from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, sums_of, under_way
+from engine.stores.audit_findings import ShardFindings, ShardLacks
+from engine.stores.clickhouse.lost_time import LostTime
+from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, under_way
 from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
@@ -61,6 +65,11 @@ class ActivityUnits(Protocol):
         Raises Unavailable, ConfigError.
         """
 
+    async def ask(
+        self, query: str, parameters: Mapping[str, int], timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of the answer to a question about many events. Raises Unavailable, ConfigError."""
+
 
 class AuditReader:
     """Runs the audits of one process. Each has a connection of its own to PostgreSQL."""
@@ -86,24 +95,44 @@ class AuditReader:
         """
         now_s = asyncio.get_running_loop().time
         asked_s = now_s()
+        async with self._own_turn(timeout_s):
+            if self._last is not None and self._last[0] >= asked_s and self._last[1] == full:
+                return self._last[2]
+            began_s = now_s()
+            found, _ = await self._run(full, asked_s + timeout_s)
+            self._last = began_s, full, found
+            return found
+
+    async def lacking(self, timeout_s: float = 120.0) -> tuple[Audit, dict[int, ShardLacks]]:
+        """An audit, and by shard what its books lack where PostgreSQL lost usage that waits to be rebuilt.
+
+        A shard is left out when that cannot be told; the laws `held` and `activity` then say why. Raises
+        Unavailable as `audit`.
+        """
+        asked_s = asyncio.get_running_loop().time()
+        async with self._own_turn(timeout_s):
+            return await self._run(False, asked_s + timeout_s)
+
+    @asynccontextmanager
+    async def _own_turn(self, timeout_s: float) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._turn.acquire()
         except TimeoutError as e:
             raise Unavailable(f"A{self._under_way[1:]}.", 5.0) from e
         try:
-            if self._last is not None and self._last[0] >= asked_s and self._last[1] == full:
-                return self._last[2]
-            began_s = now_s()
-            ends = datetime.now(UTC) + timedelta(seconds=asked_s + timeout_s - began_s)
-            self._under_way = under_way(datetime.now(UTC), name_of(ends))
-            run = _Run(self._link, self._activity, self._shards, full, asked_s + timeout_s)
-            found = await run.audit(self._postgres_url)
-            found = msgspec.structs.replace(found, seconds=round(now_s() - began_s, 3))
-            self._last = began_s, full, found
-            return found
+            yield
         finally:
             self._turn.release()
+
+    async def _run(self, full: bool, ends_s: float) -> tuple[Audit, dict[int, ShardLacks]]:
+        now_s = asyncio.get_running_loop().time
+        began_s = now_s()
+        ends = datetime.now(UTC) + timedelta(seconds=ends_s - began_s)
+        self._under_way = under_way(datetime.now(UTC), name_of(ends))
+        run = _Run(self._link, self._activity, self._shards, full, ends_s)
+        found = await run.audit(self._postgres_url)
+        return msgspec.structs.replace(found, seconds=round(now_s() - began_s, 3)), run.lacking
 
 
 class _Run:
@@ -126,6 +155,8 @@ class _Run:
         # Whether PostgreSQL or Redis has answered.
         self._seen = False
         self._journal_rows = self._activity_rows = self._closed = self._uncharged = 0
+        self._uncharged_messages = 0
+        self.lacking: dict[int, ShardLacks] = {}
 
     async def audit(self, postgres_url: str) -> Audit:
         """The result. Raises Unavailable when neither PostgreSQL nor Redis could be read."""
@@ -143,6 +174,7 @@ class _Run:
         found = self._laws.result(
             full=self._full, journal_rows=self._journal_rows,
             activity_rows=self._activity_rows, closed_shards=self._closed, uncharged_units=self._uncharged,
+            uncharged_messages=self._uncharged_messages,
         )  # fmt: skip
         if not self._seen:
             whys = dict.fromkeys(check.detail for check in found.checks if check.verdict == "not_checked")
@@ -213,6 +245,7 @@ class _Run:
                 while left:
                     await self._judge_shard(self._books, left[0], self._shards[left[0]])
                     del left[0]
+                self._uncharged_messages = await self._books.uncharged_messages()
                 await self._books.commit()
         except TimeoutError:
             do = "Run it again with more time: `smsengine audit --timeout SECONDS`."
@@ -242,39 +275,65 @@ class _Run:
         known_losses = 0 if last is None or self._full else last.losses
         comparable = of.losses == known_losses
         if archived is not None and not comparable:
-            self._not_comparable(shard)
+            self._not_comparable(shard, of)
         unbooked = await books.unbooked(shard)
         ahead = _joined(unbooked, units_of_usage(instant.cut.usage) if instant is not None else {})
         events = None if archived is None or instant is None else _joined(archived, instant.waiting or {})
-        closing = events is not None and instant is not None and books.due(of) and is_settled(of, instant)
+        findings = ShardFindings(archived, events, ahead, comparable=comparable, full=self._full)
         strangers = set(events or ())
-        sums: list[tuple[int, ...]] = []
         organisations, units = await books.totals(shard)
         judged = events if comparable else None
         self._laws.shard(shard, organisations, units, with_events=judged is not None)
         async for chunk in books.accounts(shard, strangers.union(ahead)):
-            accounts = [standing.account for standing in chunk]
-            self._laws.accounts(accounts, judged, ahead)
+            self._laws.accounts([standing.account for standing in chunk], judged, ahead)
             self._journal_rows += sum(standing.rows for standing in chunk)
-            strangers.difference_update(a.organisation_id for a in accounts)
             for standing in chunk:
-                a = standing.account
-                gap = a.gap if comparable or events is None else _gap(a, events, ahead)
-                self._uncharged += max(0, -gap.captured)
-                if closing and archived is not None:
-                    more = archived.get(a.organisation_id, NO_UNITS)
-                    if self._full or standing.rows or any(more) or gap != a.gap:
-                        sums.append(sums_of(standing, more, gap))
+                findings.add(standing)
+                strangers.discard(standing.account.organisation_id)
             # Let requests run for longer than the chunk took.
             await asyncio.sleep(_BREATH_S)
+        self._uncharged += findings.uncharged_units
         self._laws.unbooked(shard, unbooked)
         if comparable:
             self._laws.strangers(shard, strangers - unbooked.keys())
         if instant is not None:
-            self._laws.instant(instant.cut, with_books=instant.whole)
-        if closing and instant is not None and self._laws.holds_in(shard):
-            await books.close_shard(shard, of, end_of(of, instant, since_of(of, self._full)), sums)
+            self._laws.instant(instant.cut, with_books=instant.whole and not of.unclosed)
+        if events is not None and instant is not None:
+            await self._conclude(books, shard, of, instant, findings, strangers)
+
+    async def _conclude(
+        self,
+        books: AuditBooks,
+        shard: int,
+        of: ShardBooks,
+        instant: Instant,
+        findings: ShardFindings,
+        strangers: set[int],
+    ) -> None:
+        """Close the past of a shard that was judged, or note what its books lack."""
+        if of.to_rebuild:
+            # A checkpoint would take up what can still be rebuilt.
+            first = instant.first if instant.waiting else None
+            losses = tuple(loss for loss in of.losses_open if loss.of_books)
+            lacking = [*findings.lacking, *findings.strangers(strangers)]
+            self.lacking[shard] = ShardLacks(losses, lacking, findings.comparable, first and first.ms)
+        elif books.due(of) and is_settled(of, instant) and self._laws.holds_in(shard):
+            stream = end_of(of, instant, since_of(of, self._full))
+            await books.close_shard(shard, of, stream, findings.sums)
             self._closed += 1
+            if of.losses_open:
+                await books.settle_losses(of.losses_open, await self._uncharged_by(shard, of, findings))
+
+    async def _uncharged_by(self, shard: int, of: ShardBooks, findings: ShardFindings) -> Uncharged:
+        """What losses of Redis have left uncharged in a shard whose difference is taken up now."""
+        since_ms = min(loss.from_ms for loss in of.losses_open)
+        until_ms = max(loss.until_ms for loss in of.losses_open)
+        try:
+            lost = await LostTime(self._activity).lost(shard, since_ms, until_ms, self._left_s() * _SHARE)
+        except (Unavailable, ConfigError):
+            # The units are known without.
+            lost = None
+        return uncharged_of(findings.newly_uncharged, lost)
 
     async def _archived(self, shard: int, of: ShardBooks, instant: Instant | None) -> dict[int, Units] | None:
         """{organisation: units} of a shard's events archived after its checkpoint.
@@ -282,6 +341,11 @@ class _Run:
         None when it cannot be known; then the laws are marked with the reason.
         """
         if instant is None:
+            return None
+        if of.unclosed:
+            why = f"accounts were locked when the books of the shard were closed: {of.unclosed} wait for it."
+            do = "See who has locked them (`smsengine status`), end that transaction, then run it again."
+            self._laws.not_checked(("held", "activity"), why, do, shard)
             return None
         if not instant.whole:
             why = "Redis does not go on where the books are, or they are far behind."
@@ -313,8 +377,11 @@ class _Run:
         self._activity_rows += rows
         return units
 
-    def _not_comparable(self, shard: int) -> None:
-        if self._full:
+    def _not_comparable(self, shard: int, of: ShardBooks) -> None:
+        if of.to_rebuild:
+            why = "Redis lost data there, and so did PostgreSQL: usage of it waits to be rebuilt."
+            do = "Run `smsengine books repair --from-activity`, then the audit again."
+        elif self._full:
             why = "Redis lost data there once, and what was recorded before does not match the books."
             do = "An audit without --full compares what came after the loss."
         else:
@@ -324,10 +391,6 @@ class _Run:
                 " and later ones compare what comes after it."
             )
         self._laws.not_checked(("activity",), why, do, shard)
-
-
-def _gap(a: Account, events: Mapping[int, Units], ahead: Mapping[int, Units]) -> Units:
-    return gap_of(a, events.get(a.organisation_id, NO_UNITS), ahead.get(a.organisation_id, NO_UNITS))
 
 
 def _joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Units]:

@@ -13,6 +13,7 @@ from engine.limits.records import DRAIN_S
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
+from engine.stores.postgres.losses import losses_in_all
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.redis.link import Command, RedisLink
@@ -58,6 +59,11 @@ class LedgerStatus(msgspec.Struct):
     # Organisations that are suspended because usage of theirs is unbooked, and the units of that usage.
     unbooked_organisations: int = 0
     unbooked_units: int = 0
+    # Shards of which PostgreSQL lost usage that waits to be rebuilt.
+    shards_to_rebuild: int = 0
+    # Sent and not charged because Redis lost data in the last seven days: units, and messages if known.
+    uncharged_units: int = 0
+    uncharged_messages: int = 0
 
 
 class ActivityStatus(msgspec.Struct):
@@ -153,6 +159,7 @@ class StatusReader:
             rows = await connection.fetch("SELECT shard, position FROM shards")
             held_up_by = await blocker(connection, _LOCKED_S)
             organisations, units = await unbooked_in_all(connection)
+            to_rebuild, uncharged_units, uncharged_messages = await losses_in_all(connection)
         positions = {row["shard"]: _ms(row["position"].encode()) for row in rows}
         lasts = await self._link.batch(
             [("XREVRANGE", keys.usage_key(s), "+", "-", "COUNT", 1) for s in self._shards]
@@ -167,6 +174,9 @@ class StatusReader:
             held_up_by=held_up_by,
             unbooked_organisations=organisations,
             unbooked_units=units,
+            shards_to_rebuild=to_rebuild,
+            uncharged_units=uncharged_units,
+            uncharged_messages=uncharged_messages,
         )
 
     async def paused(self, providers: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.organisations import Balance, Organisation, UnbookedSum
+from engine.organisations import Balance, LossSum, Organisation, UnbookedSum
 
 
 class Organisations(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +24,12 @@ class UnbookedSums(msgspec.Struct, frozen=True, kw_only=True):
     unbooked: list[UnbookedSum]
     # The value of `after` for the next page; None: this is the last page.
     next: int | None = None
+
+
+class Losses(msgspec.Struct, frozen=True, kw_only=True):
+    """The last losses of Redis and PostgreSQL, the newest first."""
+
+    losses: list[LossSum]
 
 
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +59,11 @@ class LedgerState(msgspec.Struct, frozen=True, kw_only=True):
     # Organisations that are suspended because usage of theirs is unbooked, and the units of that usage.
     unbooked_organisations: int = 0
     unbooked_units: int = 0
+    # Shards of which PostgreSQL lost usage that waits to be rebuilt.
+    shards_to_rebuild: int = 0
+    # Sent and not charged because Redis lost data in the last seven days: units, and messages if known.
+    uncharged_units: int = 0
+    uncharged_messages: int = 0
 
 
 class ActivityState(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +157,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     activity_rows: int = 0
     # Recorded as sent and never charged, because Redis lost data.
     uncharged_units: int = 0
+    # How many messages that were, as far as audits could count them.
+    uncharged_messages: int = 0
     seconds: float = 0.0
 
 

@@ -1,4 +1,4 @@
-"""`smsengine books`: what the books lack after PostgreSQL went back, over the admin API."""
+"""`smsengine books`: what the books lack after PostgreSQL or Redis went back, over the admin API."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import msgspec
 import typer
 from rich.console import Console
 
-from engine.organisations import BookedUsage, UnbookedSum
+from engine.organisations import BookedUsage, LossSum, Rebuilding, UnbookedSum
 from supervisor.cli import options, show
-from supervisor.cli.answers import UnbookedSums
+from supervisor.cli.answers import Losses, UnbookedSums
 from supervisor.cli.client import Client
 
 app = typer.Typer(
-    help="The books of credit: repair them after PostgreSQL went back.",
+    help="The books of credit: what was lost, and how to repair it.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 _PAGE = 500
+# How long the answer to a rebuilding may take to come, seconds.
+_REBUILD_S = 625.0
 
 
 @app.callback()
 def books() -> None:
-    """The books of credit: repair them after PostgreSQL went back."""
+    """The books of credit: what was lost, and how to repair it."""
 
 
 @app.command()
@@ -44,6 +46,15 @@ def repair(
             metavar="NAME", help="Make the organisation again, if it is missing. Needs --organisation."
         ),
     ] = None,
+    from_activity: Annotated[
+        bool,
+        typer.Option(
+            "--from-activity", help="Book usage that PostgreSQL lost, as the recorded events show it."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list what --from-activity would book.")
+    ] = False,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -59,13 +70,25 @@ def repair(
     missing itself is made again under its old id: give its name, put its top-ups back, book,
     then make a key.
 
+    Usage that is gone from Redis as well is rebuilt from the recorded activity in ClickHouse: look
+    with --from-activity --dry-run, then run it without --dry-run. What an organisation has no
+    units for then waits here as above. It may be run again at any time.
+
     [bold]Examples[/bold]
 
     [cyan]smsengine books repair[/cyan]
     [cyan]smsengine books repair --organisation 7[/cyan]
     [cyan]smsengine books repair --organisation 7 --write-off "restored the backup of Monday"[/cyan]
     [cyan]smsengine books repair --organisation 9 --name "Acme Ltd"[/cyan]
+    [cyan]smsengine books repair --from-activity --dry-run[/cyan]
     """
+    if from_activity:
+        if organisation is not None or write_off is not None or name is not None:
+            raise typer.BadParameter("--from-activity books for all organisations, and takes only --dry-run.")
+        _rebuild(engine, dry_run=dry_run)
+        return
+    if dry_run:
+        raise typer.BadParameter("--dry-run needs --from-activity.")
     client = engine.admin()
     if organisation is None:
         if write_off is not None or name is not None:
@@ -104,6 +127,10 @@ def _list(client: Client, engine: options.EngineOptions) -> None:
         for each in found:
             engine.print_json(each)
         return
+    to_rebuild = sum(loss.to_rebuild for loss in client.get("/v1/admin/losses", Losses).losses)
+    if to_rebuild:
+        shards = _count(to_rebuild, "shard")
+        print(f"PostgreSQL lost usage of {shards}: smsengine books repair --from-activity --dry-run")
     if not found:
         print("No usage waits to be booked.")
         return
@@ -132,6 +159,94 @@ def _advice(u: UnbookedSum) -> str:
 
 def _repair(organisation_id: int) -> str:
     return f"smsengine books repair --organisation {organisation_id}"
+
+
+def _rebuild(engine: options.EngineOptions, *, dry_run: bool) -> None:
+    """Rebuild, or list what would be. Exits with 1 when something could not be rebuilt."""
+    client = engine.admin(_REBUILD_S)
+    found = client.post("/v1/admin/losses/rebuild", _Rebuilding(dry_run=dry_run), Rebuilding)
+    if not engine.print_json(found):
+        _show_rebuilt(found)
+    if found.not_rebuilt:
+        raise typer.Exit(1)
+
+
+def _show_rebuilt(found: Rebuilding) -> None:
+    if found.rebuilt:
+        columns = ("id", "charged", "messages", "released", "lacks")
+        rows = (
+            (
+                str(u.organisation_id), show.number(u.captured), show.number(u.messages),
+                show.number(u.released), show.number(u.unbooked),
+            )
+            for u in found.rebuilt
+        )  # fmt: skip
+        Console(highlight=False).print(show.table(columns, rows, frozenset({0, 1, 2, 3, 4})))
+    units = _count(sum(u.captured for u in found.rebuilt), "unit")
+    messages = _count(sum(u.messages for u in found.rebuilt), "message")
+    booked = "would be booked" if found.dry_run else "booked"
+    print(f"From the recorded activity {booked}: {units} of {messages}.")
+    if any(u.unbooked for u in found.rebuilt):
+        suspended = "would be" if found.dry_run else "are"
+        print(
+            f"Organisations that lack units {suspended} suspended: put their lost top-ups back, then"
+            " smsengine books repair"
+        )
+    for sentence in found.not_rebuilt:
+        print(sentence)
+
+
+@app.command("show")
+@options.admin_options
+def show_losses(*, engine: options.EngineOptions) -> None:
+    """List what was lost when Redis or PostgreSQL went back, the last first.
+
+    For Redis: the units that were given back, those that were sent and not charged, how many
+    messages that were, and how many messages are gone unsent, as far as the recorded events say.
+    An audit counts them from ten seconds after the loss on. For PostgreSQL: what was rebuilt.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine books show[/cyan]
+    """
+    found = engine.admin().get("/v1/admin/losses", Losses)
+    if engine.print_json(found):
+        return
+    if not found.losses:
+        print("Nothing was lost.")
+        return
+    for loss in found.losses:
+        print(f"{loss.at:%Y-%m-%d %H:%M:%S} UTC  {loss.cause} ({_count(len(loss.shards), 'shard')})")
+        print(f"    {_rebuilt(loss) if loss.who != 'redis' else _uncharged(loss)}")
+
+
+def _rebuilt(loss: LossSum) -> str:
+    """What was rebuilt of what PostgreSQL lost, and whether something is left to do."""
+    units, messages = _count(loss.rebuilt_units, "unit"), _count(loss.rebuilt_messages, "message")
+    left = f", {_count(loss.to_rebuild, 'shard')} to do" if loss.to_rebuild else ""
+    return f"rebuilt from the recorded activity: {units} of {messages}{left}"
+
+
+def _uncharged(loss: LossSum) -> str:
+    """What a loss of Redis did to units and messages, as far as it is known."""
+    parts = [f"{_count(loss.released, 'unit')} given back"]
+    if loss.reopened:
+        parts.append(f"{_count(loss.reopened, 'unit')} held again")
+    if loss.uncharged_units is None:
+        return ", ".join([*parts, "what was sent and not charged is not counted yet (smsengine audit)"])
+    messages = "" if loss.uncharged_messages is None else f" ({_count(loss.uncharged_messages, 'message')})"
+    parts.append(f"{_count(loss.uncharged_units, 'unit')}{messages} sent and not charged")
+    if loss.gone_messages is not None:
+        parts.append(f"{_count(loss.gone_messages, 'message')} gone unsent")
+    return ", ".join(parts)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{show.number(count)} {noun}{'' if count == 1 else 's'}"
+
+
+class _Rebuilding(msgspec.Struct, frozen=True, kw_only=True):
+    dry_run: bool
 
 
 class _Booking(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

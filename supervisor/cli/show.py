@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
-from supervisor.cli.answers import Audit, PausedOrganisation, Process, Status
+from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, Process, Status
 from supervisor.cli.sending import Totals
 
 
@@ -82,6 +82,8 @@ def _behind(seen: Status) -> list[RenderableType]:
         parts += [Text(f"the books are locked in PostgreSQL by {seen.ledger.held_up_by}"), Text()]
     if seen.ledger is not None and seen.ledger.unbooked_organisations:
         parts += [Text(suspended(seen.ledger.unbooked_organisations, seen.ledger.unbooked_units)), Text()]
+    if seen.ledger is not None:
+        parts += [part for line in _lost(seen.ledger) for part in (Text(line), Text())]
     receipts = seen.receipts
     if receipts is not None and (receipts.set_aside or receipts.unmatched):
         given_up = "an unknown number" if receipts.unmatched is None else number(receipts.unmatched)
@@ -102,6 +104,28 @@ def _behind(seen: Status) -> list[RenderableType]:
 def _named(organisation: PausedOrganisation) -> str:
     reason = f" ({organisation.reason})" if organisation.reason else ""
     return f"{organisation.id} {organisation.name}{reason}"
+
+
+def _lost(ledger: LedgerState) -> list[str]:
+    """What is said of usage that PostgreSQL lost, and of what Redis lost of late."""
+    lines = []
+    if ledger.shards_to_rebuild:
+        shards = "1 shard" if ledger.shards_to_rebuild == 1 else f"{number(ledger.shards_to_rebuild)} shards"
+        lines += [
+            f"PostgreSQL lost usage of {shards}: it is not charged"
+            " (run smsengine books repair --from-activity)"
+        ]
+    if ledger.uncharged_units:
+        lost = uncharged(ledger.uncharged_units, ledger.uncharged_messages)
+        lines += [
+            f"Redis lost data in the last 7 days: {lost} sent and not charged (see smsengine books show)"
+        ]
+    return lines
+
+
+def uncharged(units: int, messages: int) -> str:
+    """So many units were, and how many messages when that is known."""
+    return f"{number(units)} units{f' ({number(messages)} messages)' if messages else ''} were"
 
 
 def suspended(organisations: int, units: int) -> str:
@@ -141,9 +165,10 @@ def audit(found: Audit) -> RenderableType:
         )
         parts += [totals, Text()]
     if found.uncharged_units:
+        lost = uncharged(found.uncharged_units, found.uncharged_messages)
         lost = (
-            f"Redis lost data: {number(found.uncharged_units)} units were sent and not charged (accepted or"
-            " settled in a moment that was lost, or sent again because of it)."
+            f"Redis lost data: {lost} sent and not charged (accepted or settled in a moment that was lost, or"
+            " sent again because of it)."
         )
         parts += [Text(lost), Text()]
     summed = (

@@ -20,6 +20,7 @@ from engine.api.auth import Keys
 from engine.api.ports import Draft, Outcome, Render, Services
 from engine.api.server import Server
 from engine.errors import Refusal
+from engine.organisations import LossSum, Rebuilding
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted
@@ -46,6 +47,16 @@ PROVIDERS: tuple[ProviderSettings, ...] = (
 class Submitted(msgspec.Struct, frozen=True):
     answer: bytes
     replayed: bool
+
+
+class NoLosses:
+    """Nothing was lost, and nothing is to be rebuilt."""
+
+    async def losses(self) -> list[LossSum]:
+        return []
+
+    async def rebuild(self, *, dry_run: bool, timeout_s: float) -> Rebuilding:
+        return Rebuilding(dry_run=dry_run, rebuilt=[], not_rebuilt=[])
 
 
 class View(msgspec.Struct):
@@ -185,6 +196,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "backlog_max": 1_000_000,
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
+        "losses": NoLosses(),
         "routing": Routing(pool, [p.name for p in PROVIDERS]),
         "providers": PROVIDERS,
         "receipt_readers": {},

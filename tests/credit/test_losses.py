@@ -57,3 +57,5 @@ def test_a_close_that_was_cut_short_keeps_its_cause() -> None:
     cut = life(last=0, follows="g2", note=20, generation="closing:g2")
     assert found(cut, booked=10) == TRIMMED
     assert found(cut, booked=20) == Loss("redis", "Redis lost generation g1")
+    both = life(last=0, follows="g2", note=20, generation="closing:g2.both")
+    assert found(both, booked=10) == BOTH

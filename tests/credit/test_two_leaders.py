@@ -14,14 +14,16 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from engine.credit.ledger_records import Books, StreamMark
+from engine.credit.ledger_records import Books, LostSpan, StreamMark
 from engine.credit.posting import decide
 from engine.errors import Unavailable
 from engine.stores.postgres.ledger import PostgresLedger
-from engine.stream_id import StreamId
+from engine.stream_id import STREAM_START, StreamId
 from tests.credit.test_credit import SHARDS, accepted, drafts, eventually, render, world
 from tests.credit.test_locked_accounts import Books as BooksBeside
 from tests.credit.test_locked_accounts import books, entry, request
+
+_LOST = LostSpan(1, "redis", "lost", STREAM_START)
 
 __all__ = ["books"]
 
@@ -93,10 +95,10 @@ async def test_whoever_read_the_books_last_writes_them_and_the_other_steps_down(
         await books.store.apply(ask, decide, 0)
     assert len((await second.apply(ask, decide, 0)).answers) == 1
     for write in (
-        books.store.mark_lost([1]),
+        books.store.mark_lost([_LOST]),
         books.store.leave_out_ids(1),
         books.store.open_shards("h", [SHARDS]),
-        books.store.close_shard(1, "h", StreamMark(), lambda _: None, "lost"),
+        books.store.close_shard("h", StreamMark(), lambda _: None, _LOST),
     ):
         with pytest.raises(Unavailable, match="Another ledger leads"):
             await write
@@ -121,6 +123,6 @@ async def test_entries_that_the_books_do_not_go_on_with_are_not_applied(books: B
         with pytest.raises(Unavailable, match="do not go on"):
             await books.store.apply([wrong], note, 0)
     with pytest.raises(Unavailable, match="do not go on"):
-        await books.store.close_shard(1, "h", StreamMark(), lambda _: decided.append(None), "lost")
+        await books.store.close_shard("h", StreamMark(), lambda _: decided.append(None), _LOST)
     assert len(decided) == 1
     assert (await books.store.apply(asks[1:], note, 0)).marks == {1: StreamMark(StreamId(2, 0), "link2")}

@@ -13,6 +13,7 @@ from engine.credit.ledger_records import (
     Applied,
     BalanceEvent,
     Books,
+    LostSpan,
     Recovered,
     Standing,
     StoredAnswer,
@@ -78,7 +79,7 @@ class LedgerBooks:
     async def open_shards(self, generation: str, shards: Sequence[int]) -> None:
         await self._call("open_shards", self._term, generation, list(shards))
 
-    async def mark_lost(self, shards: Sequence[int]) -> None:
+    async def mark_lost(self, spans: Sequence[LostSpan]) -> None:
         """Recorded events go back with the rest here, so after a loss of Redis they stay comparable."""
 
     async def leave_out_ids(self, delivered: int) -> None:
@@ -88,21 +89,20 @@ class LedgerBooks:
         return Standing(0)
 
     async def close_shard(
-        self,
-        shard: int,
-        generation: str,
-        mark: StreamMark,
-        decide: Callable[[Books], None],
-        cause: str,
-        *,
-        lost: bool = True,
-    ) -> None:
+        self, generation: str, mark: StreamMark, decide: Callable[[Books], None], span: LostSpan
+    ) -> str:
+        shard = span.shard
         accounts, quotas, adrift = await self._call("begin_shard", self._term, shard, mark)
         books = Books(accounts, quotas, self._copy(), adrift=adrift)
         change = self._decided(books, decide, {shard: StreamMark(link=generation)})
         change.read_marks = {shard: mark}
         change.generation = (shard, generation)
         await self._commit(change, books)
+        return ""
+
+    async def close_accounts(self) -> Applied:
+        """Nobody has accounts locked here when a shard is closed."""
+        return Applied([], {})
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         concerned = {o for entry in entries for o in organisations_of(entry)}

@@ -248,15 +248,22 @@ class ClickHouseActivityStore:
             "shard": shard,
             "from_ms": first[0], "from_seq": first[1], "end_ms": end[0], "end_seq": end[1],
         }  # fmt: skip
+        rows = await self.ask(_UNITS_BETWEEN, parameters, timeout_s)
+        if not rows:
+            return {}, 0
+        organisations, *units, counts = zip(*rows, strict=True)
+        return dict(zip(organisations, map(Units, *units), strict=True)), sum(counts)
+
+    async def ask(
+        self, query: str, parameters: Mapping[str, int], timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of an answer about many events; read on few threads, and ended as `units_between`."""
         settings = {"max_threads": _UNITS_THREADS, "max_execution_time": timeout_s}
         async with answering(self._url, timeout_s):
-            found = await (await self._connected()).query(
-                _UNITS_BETWEEN, parameters=parameters, settings=settings
-            )
-        if not found.result_rows:
-            return {}, 0
-        organisations, *units, counts = found.result_columns
-        return dict(zip(organisations, map(Units, *units), strict=True)), sum(counts)
+            client = await self._connected()
+            found = await client.query(query, parameters=dict(parameters), settings=settings)
+        rows: Sequence[Sequence[Any]] = found.result_rows
+        return rows
 
     async def _connected(self) -> Any:
         async with self._connecting:

@@ -32,9 +32,12 @@ import msgspec
 
 from engine.credit.laws import Account, JournalSums, Units
 from engine.credit.ledger_records import StreamMark
+from engine.credit.rebuilding import OpenLoss
+from engine.credit.uncharged import Uncharged
 from engine.stores.postgres import audit_sql as sql
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
+from engine.stores.postgres.losses import open_losses_of, settle_losses
 from engine.stream_id import StreamId
 
 # The number of the audit's advisory lock in this database: "smsu" in ASCII.
@@ -78,6 +81,15 @@ class ShardBooks(msgspec.Struct, frozen=True):
     losses: int = 0
     lost_at_ms: int | None = None
     checkpoint: Checkpoint | None = None
+    # What was lost and nothing was done about yet.
+    losses_open: tuple[OpenLoss, ...] = ()
+    # Accounts that were locked when its books were closed, and still are.
+    unclosed: int = 0
+
+    @property
+    def to_rebuild(self) -> bool:
+        """Whether usage that PostgreSQL lost there waits to be rebuilt."""
+        return any(loss.of_books for loss in self.losses_open)
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -153,10 +165,15 @@ class AuditBooks:
             self._at = await self._connection.fetchval("SELECT now()")
             last = {c[0]: _checkpoint(c) for c in await self._connection.fetch(sql.CHECKPOINTS)}
             others = [row[0] for row in await self._connection.fetch(sql.ACCOUNT_SHARDS)]
+            open_losses = await open_losses_of(self._connection)
+            unclosed = dict(await self._connection.fetch(sql.UNCLOSED))
         found = {shard: ShardBooks(checkpoint=last.get(shard)) for shard in others}
         for shard, position, link, losses, lost_at_ms in rows:
             mark = StreamMark(StreamId.parse(position), link)
-            found[shard] = ShardBooks(mark, losses, lost_at_ms, last.get(shard))
+            waits = tuple(loss for loss in open_losses if loss.shard == shard)
+            found[shard] = ShardBooks(
+                mark, losses, lost_at_ms, last.get(shard), waits, unclosed.get(shard, 0)
+            )
         return found
 
     async def prepare(self, *, full: bool) -> None:
@@ -209,6 +226,17 @@ class AuditBooks:
         with translated():
             rows = await self._connection.fetch(sql.UNBOOKED, shard)
         return {row[0]: Units(*row[1:]) for row in rows}
+
+    async def settle_losses(self, losses: Sequence[OpenLoss], found: Uncharged) -> None:
+        """Note what an audit has found when it took losses of Redis up, in the transaction of the audit."""
+        with translated():
+            await settle_losses(self._connection, losses, found)
+
+    async def uncharged_messages(self) -> int:
+        """How many messages Redis left sent and not charged, as far as audits could count them."""
+        with translated():
+            messages: int = await self._connection.fetchval(sql.UNCHARGED_MESSAGES)
+        return messages
 
     async def _with_last(self, standing: Standing) -> Standing:
         """`standing` with the last row of its journal as text, for whoever looks into a breach."""

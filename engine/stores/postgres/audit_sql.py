@@ -19,6 +19,11 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 SHARDS = """
 SELECT shard, position, link, losses, (extract(epoch FROM lost_at) * 1000)::bigint FROM shards"""
 
+# By shard, accounts that wait to be closed.
+UNCLOSED = "SELECT shard, count(*)::int FROM unclosed GROUP BY shard"
+
+UNCHARGED_MESSAGES = "SELECT coalesce(sum(uncharged_messages), 0)::bigint FROM losses"
+
 ACCOUNT_SHARDS = "SELECT DISTINCT shard FROM accounts"
 
 # Each shard's last checkpoint and the link before it.
@@ -45,7 +50,9 @@ SELECT {of} max(id) AS journal_id, count(*) AS rows, min(shard) AS least, max(sh
        coalesce(sum(units) FILTER (WHERE debit = 'payments'), 0)::bigint AS topped_up,
        {places},
        coalesce(sum(units) FILTER (WHERE movement = 'hold'), 0)::bigint AS holds,
-       coalesce(sum(units) FILTER (WHERE movement = 'release'), 0)::bigint AS releases
+       -- A release that is undone goes from `available` to `held` again.
+       coalesce(sum(CASE WHEN movement = 'release' THEN units WHEN debit = 'available' THEN -units END)
+                FILTER (WHERE movement IN ('release', 'reopen')), 0)::bigint AS releases
 FROM journal"""
 PLACES = ", ".join(
     f"coalesce(sum(CASE '{place}' WHEN credit THEN units WHEN debit THEN -units END), 0)::bigint AS {place}"

@@ -27,8 +27,6 @@ SELECT setval(pg_get_serial_sequence('organisations', 'id'),
        setval(pg_get_serial_sequence('answers', 'id'),
               greatest(nextval(pg_get_serial_sequence('answers', 'id')), $3) + $2)"""
 
-_COUNT_LOSSES = "UPDATE shards SET losses = losses + 1, lost_at = now() WHERE shard = ANY($1::int[])"
-
 # A server that was not shut down in order counts on after some numbers that it had reserved.
 _LAST_ANSWER = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence('answers', 'id')::regclass), 0)"
 
@@ -75,11 +73,6 @@ async def skip_ids(connection: asyncpg.Connection, delivered: int) -> None:
     `delivered`: the highest row of an answer that Redis knows.
     """
     await connection.execute(_SKIP, _SKIPPED_IDS, _SKIPPED_ROWS, delivered)
-
-
-async def count_losses(connection: asyncpg.Connection, shards: Sequence[int]) -> None:
-    """Count a loss of data of Redis for these shards; an audit then takes their activity up anew."""
-    await connection.execute(_COUNT_LOSSES, list(shards))
 
 
 async def last_answer_of(connection: asyncpg.Connection) -> int:

@@ -25,7 +25,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 import msgspec
@@ -34,10 +33,12 @@ from engine.credit.ledger_records import (
     Applied,
     BalanceEvent,
     Books,
+    LostSpan,
     Recovered,
     Standing,
     StoredAnswer,
     StreamMark,
+    Unclosed,
     UsageEntry,
     WaitingRequest,
 )
@@ -46,18 +47,14 @@ from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
 from engine.stores.postgres.begun_fences import read_begun
+from engine.stores.postgres.closing import close_books_of, close_free_accounts, read_unclosed
 from engine.stores.postgres.connection import connect
 from engine.stores.postgres.errors import translated
-from engine.stores.postgres.going_back import (
-    adrift_of_shard,
-    count_losses,
-    last_answer_of,
-    skip_ids,
-    standing_of,
-)
-from engine.stores.postgres.ledger_step import Written, changes, parts, prepare_step, read_step, write_step
-from engine.stores.postgres.ledger_term import compare_next, compare_term, not_next, prove_term, take_term
+from engine.stores.postgres.going_back import last_answer_of, skip_ids, standing_of
+from engine.stores.postgres.ledger_step import Written, changes, prepare_step, read_step, write_step
+from engine.stores.postgres.ledger_term import compare_next, compare_term, prove_term, take_term
 from engine.stores.postgres.locks import Locked, blocker, find_locked
+from engine.stores.postgres.losses import save_losses
 from engine.stream_id import StreamId
 
 # The number of the advisory lock in this database; any constant works.
@@ -67,12 +64,6 @@ _LOCK = 0x736D7365
 SILENCE_S = 3.0
 # How long the ledger waits for one lock, milliseconds; a top-up has it for less.
 _LOCK_WAIT_MS = 100
-# The same when a shard is closed, milliseconds; closing cannot leave any account out.
-_CLOSE_WAIT_MS = 3_000
-# How long it may take to read all accounts of a shard that is closed, seconds.
-_CLOSE_S = 120.0
-# How many of them are written by one statement.
-_CLOSE_ACCOUNTS = 10_000
 # How often a step is decided anew without what was found locked.
 _DECISIONS_MAX = 3
 # How many quotas fences end in one transaction: of all shards together, and of each shard at the
@@ -80,12 +71,7 @@ _DECISIONS_MAX = 3
 _QUOTAS_MAX = 4_000
 _QUOTAS_OF_SHARD_MIN = 50
 
-_ORGANISATIONS_OF_SHARD = "SELECT organisation_id FROM accounts WHERE shard = $1"
-
 _OPEN_SHARDS = "INSERT INTO shards (shard, generation) SELECT shard, $2 FROM unnest($1::int[]) AS n (shard)"
-_CLOSE_SHARD = """
-UPDATE shards SET former = array_append(former, generation), generation = $2, delivered = 0
-WHERE shard = $1"""
 
 # Delete the events that were sent, and read the others.
 _EVENTS = """
@@ -121,6 +107,9 @@ class PostgresLedger:
         self._waiting: dict[int, list[WaitingRequest]] = {}
         # What others had locked when it was last wanted.
         self._locked = Locked()
+        # By organisation, accounts that were locked when their shard was closed, and by whom.
+        self._unclosed: dict[int, Unclosed] = {}
+        self._unclosed_by = ""
 
     async def lead(self) -> bool:
         """Try once to become the active ledger, connecting when needed; False while another is."""
@@ -189,6 +178,7 @@ class PostgresLedger:
             answers = await connection.fetch("SELECT id, shard, holder, payload FROM answers ORDER BY id")
             last_answer = await last_answer_of(connection)
             begun_fences = await read_begun(connection)
+            self._unclosed = await read_unclosed(connection)
             waiting = await connection.fetch(
                 "SELECT id, shard, holder, epoch, number, organisation_id, wanted, needed, waiting"
                 " FROM waiting_requests ORDER BY id"
@@ -217,11 +207,11 @@ class PostgresLedger:
             await prove_term(connection, self._term)
             await connection.execute(_OPEN_SHARDS, list(shards), generation)
 
-    async def mark_lost(self, shards: Sequence[int]) -> None:
-        """Count a loss of data of Redis for these shards; an audit then takes their activity up anew."""
+    async def mark_lost(self, spans: Sequence[LostSpan]) -> None:
+        """Note losses of Redis of shards that are not closed: see `LedgerStore.mark_lost`."""
         async with self._session() as connection, connection.transaction():
             await prove_term(connection, self._term)
-            await count_losses(connection, shards)
+            await save_losses(connection, spans)
 
     async def leave_out_ids(self, delivered: int) -> None:
         """Leave out ids that a lost time of PostgreSQL may have given: see `LedgerStore.leave_out_ids`."""
@@ -235,53 +225,24 @@ class PostgresLedger:
             return await standing_of(connection)
 
     async def close_shard(
-        self,
-        shard: int,
-        generation: str,
-        mark: StreamMark,
-        decide: Callable[[Books], None],
-        cause: str,
-        *,
-        lost: bool = True,
-    ) -> None:
-        """Let `decide` change all accounts and quotas of a lost shard, and write that in one transaction.
-
-        `mark` is where its books stood when they were read; Unavailable when they do not any more.
-        The transaction also gives the shard the new generation and the position before all entries,
-        and deletes its answers. `cause` becomes the reference of its journal rows. Waits up to
-        `_CLOSE_WAIT_MS` for each account.
-
-        A shard may have very many accounts. So it is decided in a thread of its own, while this one
-        breaks the silence of the session. Killed before the commit: nothing happened.
-        """
-        async with self._session() as connection:
-            rows = await connection.fetch(_ORGANISATIONS_OF_SHARD, shard, timeout=_CLOSE_S)
-            step = await read_step(connection, [shard], [row[0] for row in rows], timeout_s=_CLOSE_S)
-            adrift = await adrift_of_shard(connection, shard)
-        compare_term(step.term, self._term)
-        if step.marks.get(shard) != mark:
-            raise not_next([shard])
-
-        def decided() -> tuple[Books, list[tuple[Books, list[Any]]]]:
-            books = step.books(self._waiting, ())
-            books.adrift = adrift
-            decide(books)
-            marks = {shard: StreamMark(link=generation)}
-            before = Written(step.marks, marks, cause)
-            *others, last = parts(books, _CLOSE_ACCOUNTS)
-            writes = [(part, changes(self._term, step, part, before)) for part in others]
-            return books, [*writes, (last, changes(self._term, step, last, Written(marks, marks, cause)))]
-
-        books, writes = await asyncio.to_thread(decided)
-        async with self._session() as connection, connection.transaction():
-            await connection.execute(f"SET LOCAL lock_timeout = {_CLOSE_WAIT_MS}")
-            for part, arguments in writes:
-                await write_step(connection, arguments, part)
-            await connection.execute("DELETE FROM answers WHERE shard = $1", shard)
-            await connection.execute(_CLOSE_SHARD, shard, generation)
-            if lost:
-                await count_losses(connection, [shard])
+        self, generation: str, mark: StreamMark, decide: Callable[[Books], None], span: LostSpan
+    ) -> str:
+        """Close a shard: see `LedgerStore.close_shard` and `closing.py`."""
+        books, held_up_by = await close_books_of(
+            self._session, self._term, span, generation, mark, self._waiting, decide
+        )
         self._waiting = {o: line for o, line in books.waiting.items() if line}
+        self._unclosed |= {later.organisation_id: later for later in books.unclosed}
+        return held_up_by
+
+    async def close_accounts(self) -> Applied:
+        """Close accounts whose locks are free now: see `LedgerStore.close_accounts`."""
+        if not self._unclosed:
+            return Applied([], {})
+        async with self._session() as connection:
+            applied = await close_free_accounts(connection, self._term, self._unclosed, self._waiting)
+        self._unclosed_by = applied.held_up_by
+        return applied
 
     async def apply(self, entries: Sequence[UsageEntry], decide: Decide, sent: int) -> Applied:
         """Apply entries in one transaction: see `LedgerStore.apply`. Each statement has the time-out.
@@ -334,7 +295,12 @@ class PostgresLedger:
         step = await read_step(connection, list(first), wanted, fences, quotas_max + 1)
         compare_term(step.term, self._term)
         compare_next(step.marks, first)
-        locked = Locked()
+        locked, unclosed = Locked(), frozenset(self._unclosed)
+        # Those of an unclosed account end when it is closed.
+        fenced = {
+            fence: theirs if len(theirs) > quotas_max else [o for o in theirs if o not in unclosed]
+            for fence, theirs in step.fenced.items()
+        }
         if not (
             self._locked.shards.isdisjoint(first) and self._locked.organisations.isdisjoint(step.accounts)
         ):
@@ -343,17 +309,18 @@ class PostgresLedger:
         for _ in range(_DECISIONS_MAX):
             taken = portion(
                 [entry for entry in entries if entry.shard not in locked.shards],
-                locked=locked.organisations,
-                quotas=step.fenced,
+                locked=locked.organisations - unclosed,
+                quotas=fenced,
                 waiting=self._waiting,
                 quotas_max=quotas_max,
+                unclosed=unclosed,
             )
             marks = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.whole}
             held_up = locked.shards.intersection(first) | taken.held_up
-            applied = Applied([], marks, held_up, held_up_by=locked.by)
+            applied = Applied([], marks, held_up, held_up_by=locked.by or self._unclosed_by)
             if not taken.whole and not taken.begun:
                 return applied
-            books = step.books(self._waiting, locked.organisations)
+            books = step.books(self._waiting, locked.organisations, unclosed)
             decide(books, taken.whole, taken.begun)
             # A fence that is only begun moves units although its position is not reached yet.
             begun = {entry.shard: StreamMark(entry.position, entry.link) for entry in taken.begun}

@@ -19,6 +19,7 @@ PostgreSQL commits all of it or nothing; the books say which when they are read 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Any
 
@@ -87,12 +88,20 @@ class Step(msgspec.Struct):
     # By fence, (shard, holder), organisations of that shard of which the holder has quota.
     fenced: dict[tuple[int, str], list[int]] = {}
 
-    def books(self, waiting: Mapping[int, Sequence[WaitingRequest]], locked: Collection[int]) -> Books:
-        """Books that may be changed, without the organisations in `locked`; this step stays as it is."""
+    def books(
+        self,
+        waiting: Mapping[int, Sequence[WaitingRequest]],
+        locked: AbstractSet[int] = frozenset(),
+        unclosed: frozenset[int] = frozenset(),
+    ) -> Books:
+        """Books that may be changed, without the organisations in `locked` and `unclosed`; this step stays
+        as it is. `unclosed` becomes `Books.locked`."""
+        out = locked | unclosed
         return Books(
-            accounts={o: Account(*fields) for o, fields in self.accounts.items() if o not in locked},
-            quotas={o: dict(units) for o, units in self.quotas.items() if o not in locked},
+            accounts={o: Account(*fields) for o, fields in self.accounts.items() if o not in out},
+            quotas={o: dict(units) for o, units in self.quotas.items() if o not in out},
             waiting={o: [copied(w) for w in line] for o, line in waiting.items()},
+            locked=unclosed,
         )
 
     def without(self, shards: Collection[int]) -> Step:

@@ -331,6 +331,8 @@ def _life(shard: int, run: str, replies: list[Any]) -> ShardLife:
         delivered=int(head.get(b"delivered", 0)),
         length=0 if isinstance(stream, ReplyError) else stream[stream.index(b"length") + 1],
         note=_note(head.get(b"books")),
+        next_position=StreamId.parse(behind[0][0]) if behind else None,
+        ended=StreamId.parse(head[b"since"]) if b"since" in head else None,
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from engine.credit.ledger_records import StreamMark
+from engine.credit.ledger_records import LostSpan, StreamMark
 from engine.credit.posting import close_books
 from engine.stores.postgres.ledger import PostgresLedger
+from engine.stream_id import STREAM_START
 from tests.adversity.proxy import Proxy
 from tests.credit.test_credit import accepted, drafts, render, world
 from tests.credit.test_locked_accounts import Books, books
@@ -63,7 +64,8 @@ async def test_a_ledger_that_closes_a_large_shard_keeps_the_lead(books: Books, b
         asyncio.run_coroutine_threadsafe(spoke(), loop).result(10)
         close_books(closing, 1, {})  # type: ignore[arg-type]
 
-    await store.close_shard(1, "new", StreamMark(), slow, "a trial")
+    span = LostSpan(1, "redis", "a trial", STREAM_START)
+    await store.close_shard("new", StreamMark(), slow, span)
     assert await books.beside.fetchval("SELECT generation FROM shards WHERE shard = 1") == "new"
     assert await books.beside.fetchval("SELECT available FROM accounts") == 100
     await store.resign()

@@ -1,0 +1,83 @@
+"""What the accounts of one shard show an audit beside the laws: for a checkpoint, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from engine.credit.laws import NO_UNITS, Units, gap_of
+from engine.credit.rebuilding import Lacking, OpenLoss
+from engine.stores.postgres.audit_books import Standing, sums_of
+
+
+class ShardLacks(msgspec.Struct, frozen=True):
+    """By how much the books of a shard are behind the recorded events, where PostgreSQL lost usage."""
+
+    # Those of its losses that are open.
+    losses: tuple[OpenLoss, ...]
+    lacking: list[Lacking]
+    # Whether events and books can be compared; not when Redis lost data as well.
+    comparable: bool
+    # All events before this time of Redis are in ClickHouse, milliseconds since 1970; None: all there are.
+    archived_ms: int | None
+
+
+class ShardFindings:
+    """Gathers account by account."""
+
+    def __init__(
+        self,
+        archived: Mapping[int, Units] | None,
+        events: Mapping[int, Units] | None,
+        ahead: Mapping[int, Units],
+        *,
+        comparable: bool,
+        full: bool,
+    ) -> None:
+        """By organisation: `archived`, units of events in ClickHouse since the last checkpoint; `events`, the
+        same with those that are not archived yet; None when they cannot be known. `ahead`, units of usage
+        that is not in the accounts. `comparable`: Redis lost nothing since the checkpoint. `full`: there
+        is no checkpoint.
+        """
+        self._archived = archived
+        self._events = events
+        self._ahead = ahead
+        self._full = full
+        self.comparable = comparable
+        # Rows of `audit_sums` that have changed.
+        self.sums: list[tuple[int, ...]] = []
+        # Units that were sent and not charged for good; by organisation, those that a loss has added.
+        self.uncharged_units = 0
+        self.newly_uncharged: dict[int, int] = {}
+        # Organisations whose books are behind the events.
+        self.lacking: list[Lacking] = []
+
+    def add(self, standing: Standing) -> None:
+        """Look at one account of the shard."""
+        a = standing.account
+        if self._events is None or self._archived is None:
+            self.uncharged_units += max(0, -a.gap.captured)
+            return
+        o = a.organisation_id
+        now = gap_of(a, self._events.get(o, NO_UNITS), self._ahead.get(o, NO_UNITS))
+        gap = a.gap if self.comparable else now
+        self.uncharged_units += max(0, -gap.captured)
+        if gap.captured < min(0, a.gap.captured):
+            self.newly_uncharged[o] = min(0, a.gap.captured) - gap.captured
+        if now != a.gap:
+            lacks = Units(*(known - one for known, one in zip(a.gap, now, strict=True)))
+            self.lacking.append(Lacking(o, lacks, a.available))
+        more = self._archived.get(o, NO_UNITS)
+        if self._full or standing.rows or any(more) or gap != a.gap:
+            self.sums.append(sums_of(standing, more, gap))
+
+    def strangers(self, organisations: Iterable[int]) -> list[Lacking]:
+        """What is not even unbooked of organisations that have events and no account."""
+        found = []
+        for o in sorted(organisations):
+            of, known = (self._events or {}).get(o, NO_UNITS), self._ahead.get(o, NO_UNITS)
+            lacks = Units(*(one - other for one, other in zip(of, known, strict=True)))
+            if any(lacks):
+                found.append(Lacking(o, lacks, None))
+        return found

@@ -1,0 +1,93 @@
+"""What the events say of a time in which Redis or PostgreSQL lost data, message by message.
+
+These questions are asked once after a loss. They read the months of messages that can have had an event in
+that time: a message lives for a week at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from engine.credit.laws import EVENTS_BY_CHARGE
+from engine.credit.rebuilding import Recorded
+from engine.credit.uncharged import LostMessages
+
+_HOLDS, _CAPTURES, _RELEASES = (repr(tuple(events)) for events in EVENTS_BY_CHARGE)
+# How long before its last event a message may have been accepted, milliseconds.
+_LIFE_MS = 8 * 86_400_000
+
+_RECENT = """
+shard = {shard:UInt16}
+  AND accepted_at BETWEEN fromUnixTimestamp64Milli({accepted_ms:Int64}, 'UTC')
+                      AND fromUnixTimestamp64Milli({until_ms:Int64}, 'UTC')"""
+
+# By organisation, its messages with events in the time; each counts once.
+_RECORDED = f"""
+SELECT organisation_id, sumIf(u, captured), sumIf(u, released AND NOT captured), countIf(captured)
+FROM (SELECT organisation_id, any(units) AS u, countIf(event IN {_CAPTURES}) > 0 AS captured,
+             countIf(event IN {_RELEASES}) > 0 AS released
+      FROM activity WHERE {_RECENT} AND stream_ms > {{from_ms:UInt64}} AND stream_ms < {{until_ms:UInt64}}
+      GROUP BY organisation_id, message_id)
+GROUP BY organisation_id"""  # noqa: S608 - built from the constants above
+
+# By organisation, the fields of `LostMessages`.
+_LOST = f"""
+SELECT organisation_id, sum(greatest(captures, 1) - 1), sum((greatest(captures, 1) - 1) * u),
+       countIf(once), sumIf(u, once), minIf(u, once), maxIf(u, once),
+       countIf(captures + releases = 0 AND holds > 0)
+FROM (SELECT organisation_id, toInt64(any(units)) AS u, toInt64(countIf(event IN {_CAPTURES})) AS captures,
+             countIf(event IN {_RELEASES}) AS releases,
+             countIf(event IN {_HOLDS} AND stream_ms < {{until_ms:UInt64}}) AS holds,
+             captures = 1 AND countIf(event IN {_CAPTURES} AND stream_ms < {{until_ms:UInt64}}) = 1 AS once
+      FROM activity WHERE {_RECENT} AND stream_ms > {{from_ms:UInt64}}
+      GROUP BY organisation_id, message_id HAVING min(stream_ms) < {{until_ms:UInt64}})
+GROUP BY organisation_id"""  # noqa: S608 - built from the constants above
+
+_ANY = """
+SELECT 1 FROM activity
+WHERE shard = {shard:UInt16} AND stream_ms BETWEEN {from_ms:UInt64} AND {until_ms:UInt64} LIMIT 1"""
+
+
+class Asks(Protocol):
+    """The part of the activity store that sends a query."""
+
+    async def ask(
+        self, query: str, parameters: Mapping[str, int], timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        """The rows of the answer. Raises Unavailable, ConfigError."""
+
+
+class LostTime:
+    """Asks for the events of a time. Every call raises Unavailable and ConfigError."""
+
+    def __init__(self, store: Asks) -> None:
+        self._store = store
+
+    async def recorded(
+        self, shard: int, from_ms: int, until_ms: int, timeout_s: float
+    ) -> dict[int, Recorded]:
+        """By organisation, what the events of a shard after `from_ms` and before `until_ms` say."""
+        rows = await self._ask(_RECORDED, shard, from_ms, until_ms, timeout_s)
+        return {row[0]: Recorded(*row[1:]) for row in rows}
+
+    async def lost(
+        self, shard: int, from_ms: int, until_ms: int, timeout_s: float
+    ) -> dict[int, LostMessages]:
+        """By organisation, the messages with events of a shard after `from_ms` and before `until_ms`."""
+        rows = await self._ask(_LOST, shard, from_ms, until_ms, timeout_s)
+        return {row[0]: LostMessages(*row[1:]) for row in rows}
+
+    async def has_any(self, shard: int, from_ms: int, until_ms: int, timeout_s: float) -> bool:
+        """Whether any event of a shard between these times is there."""
+        return bool(await self._ask(_ANY, shard, from_ms, until_ms, timeout_s))
+
+    async def _ask(
+        self, query: str, shard: int, from_ms: int, until_ms: int, timeout_s: float
+    ) -> Sequence[Sequence[Any]]:
+        parameters = {
+            "shard": shard, "from_ms": max(0, from_ms), "until_ms": max(0, until_ms),
+            # Of a Redis that was emptied everything may be lost that still lived.
+            "accepted_ms": max(0, (from_ms if from_ms > 0 else until_ms) - _LIFE_MS),
+        }  # fmt: skip
+        return await self._store.ask(query, parameters, timeout_s)
