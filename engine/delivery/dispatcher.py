@@ -115,7 +115,9 @@ class Dispatcher:
         self._turns.ring()
 
     def pause(self, organisations: Mapping[int, StreamId]) -> None:
-        """Let these organisations be paused, and no others. With each stands the last id of the ready stream then.
+        """Let these organisations be paused, and no others.
+
+        With each stands the last id of the ready stream then.
 
         What waits here of them goes back to their backlogs; what is being sent gets its verdict. An entry
         that became ready after the pause shows that its organisation has been resumed since.
