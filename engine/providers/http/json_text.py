@@ -43,7 +43,7 @@ class Malformed(ValueError):
     """The bytes are no JSON document."""
 
 
-class TooMany(ValueError):
+class TooManyDocuments(ValueError):
     """There are more documents than may be."""
 
 
@@ -63,8 +63,8 @@ def parse_json(body: bytes) -> Any:
 def parse_json_documents(body: bytes, most: int) -> list[Any]:
     """All documents in `body`, one after another with nothing but blanks between; at least one.
 
-    Raises Malformed, also when only the first ones are whole: nothing of the rest may be lost. Raises TooMany
-    when there are more than `most`.
+    Raises Malformed, also when only the first ones are whole: nothing of the rest may be lost. Raises
+    TooManyDocuments when there are more than `most`.
     """
     try:
         return [_unwrapped(_decode(body))]
@@ -74,7 +74,7 @@ def parse_json_documents(body: bytes, most: int) -> list[Any]:
     documents: list[Any] = []
     while at < len(text) or not documents:
         if len(documents) == most:
-            raise TooMany(f"there are more than {most} documents")
+            raise TooManyDocuments(f"there are more than {most} documents")
         document, text, at = _first(text, at)
         documents.append(_unwrapped(document))
     return documents

@@ -31,7 +31,7 @@ from engine.ids import accepted_at_us
 from engine.problem_records import ProblemKind
 from engine.providers.http.form_parts import parts_of
 from engine.providers.http.json_path import Path, find, parse_path, word
-from engine.providers.http.json_text import Malformed, TooMany, parse_json_documents
+from engine.providers.http.json_text import Malformed, TooManyDocuments, parse_json_documents
 from engine.providers.http.source import WORD_CHARACTERS_MAX
 from engine.providers.http_client.content_coding import TooLarge, is_packed, unpacked
 from engine.providers.problems import Problems
@@ -158,7 +158,7 @@ class ReceiptReading:
             documents = parse_json_documents(body, RECEIPTS_MAX)
         except Malformed as e:
             raise Refusal("invalid_body", 400, "The body is not JSON.") from e
-        except TooMany as e:
+        except TooManyDocuments as e:
             raise _too_many() from e
         found: list[Any] = []
         for document in documents:
