@@ -69,10 +69,10 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     `keys`: the API keys it knows; None: its own, closed with the application.
     """
     keys = keys or Keys(services.directory)
-    messages, accounts = Messages(services, keys), Accounts(services, keys)
+    messages, accounts, unbooked = Messages(services, keys), Accounts(services, keys), UnbookedUsage(services)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
     routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
-    unbooked, limits = UnbookedUsage(services), OrganisationLimits(services)
+    limits = OrganisationLimits(services)
     actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},

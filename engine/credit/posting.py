@@ -114,6 +114,8 @@ def portion(
             fits, free = True, locked.isdisjoint(named) and not waits
         else:
             theirs = quotas.get((entry.shard, entry.holder), ())
+            if unclosed and len(theirs) <= quotas_max:
+                theirs = [o for o in theirs if o not in unclosed]
             left = room[entry.shard] = room.get(entry.shard, quotas_max) - len(theirs)
             lines = {o for o, line in waiting.items() if line and line[0].shard == entry.shard} - unclosed
             fits = left >= 0

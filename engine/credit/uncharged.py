@@ -23,11 +23,9 @@ class LostMessages(NamedTuple):
     # Sendings after the first of their message, and their units.
     again: int = 0
     again_units: int = 0
-    # Messages that were sent once, in the lost time; their units; the units of the least and the most.
+    # Messages that were sent once, in the lost time, and their units.
     once: int = 0
     once_units: int = 0
-    once_least: int = 0
-    once_most: int = 0
     # Messages that were accepted in the lost time and have no end.
     gone: int = 0
 

@@ -31,10 +31,10 @@ from engine.credit.law_texts import Law
 from engine.credit.laws import Audit, Laws, Units, units_of_usage
 from engine.credit.uncharged import Uncharged, uncharged_of
 from engine.errors import ConfigError, EngineError, Unavailable
-from engine.stores.audit_findings import ShardFindings, ShardLacks
+from engine.stores.audit_findings import ShardFindings, ShardLacks, joined
 from engine.stores.clickhouse.lost_time import LostTime
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, under_way
-from engine.stores.redis.audit_cut import Instant, add_units, end_of, instant_of, is_settled, since_of
+from engine.stores.redis.audit_cut import Instant, end_of, instant_of, is_settled, since_of
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
@@ -277,8 +277,8 @@ class _Run:
         if archived is not None and not comparable:
             self._not_comparable(shard, of)
         unbooked = await books.unbooked(shard)
-        ahead = _joined(unbooked, units_of_usage(instant.cut.usage) if instant is not None else {})
-        events = None if archived is None or instant is None else _joined(archived, instant.waiting or {})
+        ahead = joined(unbooked, units_of_usage(instant.cut.usage) if instant is not None else {})
+        events = None if archived is None or instant is None else joined(archived, instant.waiting or {})
         findings = ShardFindings(archived, events, ahead, comparable=comparable, full=self._full)
         strangers = set(events or ())
         organisations, units = await books.totals(shard)
@@ -319,10 +319,9 @@ class _Run:
             self.lacking[shard] = ShardLacks(losses, lacking, findings.comparable, first and first.ms)
         elif books.due(of) and is_settled(of, instant) and self._laws.holds_in(shard):
             stream = end_of(of, instant, since_of(of, self._full))
-            await books.close_shard(shard, of, stream, findings.sums)
+            uncharged = await self._uncharged_by(shard, of, findings) if of.losses_open else None
+            await books.close_shard(shard, of, stream, findings.sums, uncharged)
             self._closed += 1
-            if of.losses_open:
-                await books.settle_losses(of.losses_open, await self._uncharged_by(shard, of, findings))
 
     async def _uncharged_by(self, shard: int, of: ShardBooks, findings: ShardFindings) -> Uncharged:
         """What losses of Redis have left uncharged in a shard whose difference is taken up now."""
@@ -391,13 +390,6 @@ class _Run:
                 " and later ones compare what comes after it."
             )
         self._laws.not_checked(("activity",), why, do, shard)
-
-
-def _joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Units]:
-    joined = dict(one)
-    for organisation_id, units in other.items():
-        add_units(joined, organisation_id, units)
-    return joined
 
 
 def _sentence(e: EngineError) -> str:

@@ -9,6 +9,7 @@ import msgspec
 from engine.credit.laws import NO_UNITS, Units, gap_of
 from engine.credit.rebuilding import Lacking, OpenLoss
 from engine.stores.postgres.audit_books import Standing, sums_of
+from engine.stores.redis.audit_cut import add_units
 
 
 class ShardLacks(msgspec.Struct, frozen=True):
@@ -81,3 +82,11 @@ class ShardFindings:
             if any(lacks):
                 found.append(Lacking(o, lacks, None))
         return found
+
+
+def joined(one: Mapping[int, Units], other: Mapping[int, Units]) -> dict[int, Units]:
+    """The sums of both, by organisation."""
+    sums = dict(one)
+    for organisation_id, units in other.items():
+        add_units(sums, organisation_id, units)
+    return sums

@@ -28,34 +28,35 @@ def books() -> None:
     """The books of credit: what was lost, and how to repair it."""
 
 
+_Organisation = Annotated[
+    int | None, typer.Option(metavar="ID", min=1, help="Book the usage of this organisation.")
+]
+_WriteOff = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON", help="Give it the units that it lacks, and say why. Needs --organisation."
+    ),
+]
+_Name = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Make the organisation again, if it is missing. Needs --organisation."),
+]
+_FromActivity = Annotated[
+    bool,
+    typer.Option("--from-activity", help="Book usage that PostgreSQL lost, as the recorded events show it."),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list what --from-activity would book.")]
+
+
 @app.command()
 @options.admin_options
 def repair(
-    organisation: Annotated[
-        int | None, typer.Option(metavar="ID", min=1, help="Book the usage of this organisation.")
-    ] = None,
-    write_off: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REASON", help="Give it the units that it lacks, and say why. Needs --organisation."
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Make the organisation again, if it is missing. Needs --organisation."
-        ),
-    ] = None,
-    from_activity: Annotated[
-        bool,
-        typer.Option(
-            "--from-activity", help="Book usage that PostgreSQL lost, as the recorded events show it."
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only list what --from-activity would book.")
-    ] = False,
+    organisation: _Organisation = None,
+    write_off: _WriteOff = None,
+    name: _Name = None,
     *,
+    from_activity: _FromActivity = False,
+    dry_run: _DryRun = False,
     engine: options.EngineOptions,
 ) -> None:
     """List usage that the books could not cover, or book that of one organisation.
@@ -82,25 +83,27 @@ def repair(
     [cyan]smsengine books repair --organisation 9 --name "Acme Ltd"[/cyan]
     [cyan]smsengine books repair --from-activity --dry-run[/cyan]
     """
-    if from_activity:
-        if organisation is not None or write_off is not None or name is not None:
-            raise typer.BadParameter("--from-activity books for all organisations, and takes only --dry-run.")
-        _rebuild(engine, dry_run=dry_run)
-        return
-    if dry_run:
+    named = {"--organisation": organisation, "--write-off": write_off, "--name": name}
+    given = [option for option, value in named.items() if value is not None]
+    if from_activity and given:
+        raise typer.BadParameter("--from-activity books for all organisations, and takes only --dry-run.")
+    if dry_run and not from_activity:
         raise typer.BadParameter("--dry-run needs --from-activity.")
-    client = engine.admin()
-    if organisation is None:
-        if write_off is not None or name is not None:
-            option = "--name" if write_off is None else "--write-off"
-            raise typer.BadParameter(f"{option} needs --organisation ID.")
-        _list(client, engine)
-        return
+    if given and organisation is None:
+        raise typer.BadParameter(f"{given[0]} needs --organisation ID.")
+    if from_activity:
+        _rebuild(engine, dry_run=dry_run)
+    elif organisation is None:
+        _list(engine.admin(), engine)
+    else:
+        _book(engine, organisation, _Booking(write_off=write_off, name=name))
+
+
+def _book(engine: options.EngineOptions, organisation: int, booking: _Booking) -> None:
     path = f"/v1/admin/unbooked/{organisation}/book"
-    booked = client.post(path, _Booking(write_off=write_off, name=name), BookedUsage)
-    if engine.print_json(booked):
-        return
-    print(_sentence(booked))
+    booked = engine.admin().post(path, booking, BookedUsage)
+    if not engine.print_json(booked):
+        print(_sentence(booked))
 
 
 def _sentence(booked: BookedUsage) -> str:
@@ -172,6 +175,9 @@ def _rebuild(engine: options.EngineOptions, *, dry_run: bool) -> None:
 
 
 def _show_rebuilt(found: Rebuilding) -> None:
+    if not found.rebuilt and not found.not_rebuilt:
+        print("Nothing waits to be rebuilt.")
+        return
     if found.rebuilt:
         columns = ("id", "charged", "messages", "released", "lacks")
         rows = (

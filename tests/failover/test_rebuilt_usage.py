@@ -31,7 +31,7 @@ from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.usage import RedisUsage
-from engine.stores.status import StatusReader
+from engine.stores.status import LedgerStatus, StatusReader
 from tests.activity.world import QUICK, in_database
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, now_us, render, world
 from tests.credit.test_full_redis import PAUSES, worker
@@ -136,6 +136,12 @@ class Engine:
         await self.archived()
         return await self.auditor()[0].audit()
 
+    async def status(self) -> LedgerStatus:
+        pool = await Pool.connect(self.w.postgres_url)
+        self.w.stack.push_async_callback(pool.close)
+        stream = RedisActivityStream(self.w.redis_url, SHARDS)
+        return await StatusReader(pool, self.w.link, stream, SHARDS).ledger()
+
     async def rebuild(self, *, dry_run: bool = False, activity_url: str = "", pool: Any = None) -> Rebuilding:
         lost = LostUsage(pool or self.w.directory._pool)
         return await Rebuild(*self.auditor(activity_url), lost).rebuild(dry_run=dry_run, timeout_s=60)
@@ -160,6 +166,15 @@ class Dying:
 
 def broken(audit: Audit) -> dict[str, str]:
     return {check.name: check.verdict for check in audit.checks if check.verdict != "clean"}
+
+
+async def repaired(w: World, poor: int, fresh: int) -> None:
+    """What the operator does for those that are suspended."""
+    repair = Unbooked(w.directory._pool, SHARDS)
+    assert {(u.organisation_id, u.missing) for u in await repair.sums(0, 10)} == {(poor, 51), (fresh, 7)}
+    await w.directory.top_up(poor, 100, "second")
+    await repair.book(poor, None, None)
+    await repair.book(fresh, "lost with the backup", "again")
 
 
 async def test_what_was_trimmed_is_booked_from_the_recorded_events_once(
@@ -196,10 +211,7 @@ async def test_what_was_trimmed_is_booked_from_the_recorded_events_once(
     found = await engine.audit()
     assert broken(found)["activity"] == "not_clean"
     assert "books repair --from-activity" in next(c.advice for c in found.checks if c.name == "activity")
-    pool = await Pool.connect(both.postgres_url)
-    both.stack.push_async_callback(pool.close)
-    status = await StatusReader(pool, both.link, RedisActivityStream(both.redis_url, SHARDS), SHARDS).ledger()
-    assert status.shards_to_rebuild > 0
+    assert (await engine.status()).shards_to_rebuild > 0
 
     dry = await engine.rebuild(dry_run=True)
     seen = {u.organisation_id: (u.captured, u.messages, u.released, u.unbooked) for u in dry.rebuilt}
@@ -222,11 +234,7 @@ async def test_what_was_trimmed_is_booked_from_the_recorded_events_once(
 
     # What lacks units is suspended, all else is right; the operator puts the top-up back.
     assert broken(await engine.audit()) == {"unbooked": "not_clean"}
-    repair = Unbooked(both.directory._pool, SHARDS)
-    assert {(u.organisation_id, u.missing) for u in await repair.sums(0, 10)} == {(poor, 51), (fresh, 7)}
-    await both.directory.top_up(poor, 100, "second")
-    await repair.book(poor, None, None)
-    await repair.book(fresh, "lost with the backup", "again")
+    await repaired(both, poor, fresh)
     assert broken(await engine.audit()) == {}
     rows = await fetch(both, "SELECT organisation_id, captured::int, held::int FROM accounts ORDER BY 1")
     assert [tuple(row) for row in rows] == [(rich, 33, 0), (waiting, 5, 0), (poor, 61, 0), (fresh, 7, 0)]

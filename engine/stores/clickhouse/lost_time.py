@@ -34,7 +34,7 @@ GROUP BY organisation_id"""  # noqa: S608 - built from the constants above
 # By organisation, the fields of `LostMessages`.
 _LOST = f"""
 SELECT organisation_id, sum(greatest(captures, 1) - 1), sum((greatest(captures, 1) - 1) * u),
-       countIf(once), sumIf(u, once), minIf(u, once), maxIf(u, once),
+       countIf(once), sumIf(u, once),
        countIf(captures + releases = 0 AND holds > 0)
 FROM (SELECT organisation_id, toInt64(any(units)) AS u, toInt64(countIf(event IN {_CAPTURES})) AS captures,
              countIf(event IN {_RELEASES}) AS releases,

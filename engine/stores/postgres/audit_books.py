@@ -227,11 +227,6 @@ class AuditBooks:
             rows = await self._connection.fetch(sql.UNBOOKED, shard)
         return {row[0]: Units(*row[1:]) for row in rows}
 
-    async def settle_losses(self, losses: Sequence[OpenLoss], found: Uncharged) -> None:
-        """Note what an audit has found when it took losses of Redis up, in the transaction of the audit."""
-        with translated():
-            await settle_losses(self._connection, losses, found)
-
     async def uncharged_messages(self) -> int:
         """How many messages Redis left sent and not charged, as far as audits could count them."""
         with translated():
@@ -264,9 +259,17 @@ class AuditBooks:
         return last.at.date() < self._at.date()
 
     async def close_shard(
-        self, shard: int, books: ShardBooks, stream: StreamId, sums: Sequence[tuple[int, ...]]
+        self,
+        shard: int,
+        books: ShardBooks,
+        stream: StreamId,
+        sums: Sequence[tuple[int, ...]],
+        uncharged: Uncharged | None,
     ) -> None:
-        """Write a checkpoint of a shard at the place `stream`; `sums` are its changed rows (`sums_of`)."""
+        """Write a checkpoint of a shard at the place `stream`; `sums` are its changed rows (`sums_of`).
+
+        `uncharged`: what its open losses have left uncharged, which are settled by that; None: it has none.
+        """
         with translated():
             for start in range(0, len(sums), _WRITE_ROWS):
                 columns = zip(*sums[start : start + _WRITE_ROWS], strict=True)
@@ -278,6 +281,8 @@ class AuditBooks:
             await self._connection.execute(
                 sql.SAVE_CHECKPOINT, shard, number, self._at, books.losses, *stream, *digest, link
             )
+            if uncharged is not None:
+                await settle_losses(self._connection, books.losses_open, uncharged)
 
     async def commit(self) -> None:
         """Commit the checkpoints and end the snapshot.

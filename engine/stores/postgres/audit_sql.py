@@ -49,10 +49,11 @@ JOURNAL = """
 SELECT {of} max(id) AS journal_id, count(*) AS rows, min(shard) AS least, max(shard) AS most,
        coalesce(sum(units) FILTER (WHERE debit = 'payments'), 0)::bigint AS topped_up,
        {places},
-       coalesce(sum(units) FILTER (WHERE movement = 'hold'), 0)::bigint AS holds,
-       -- A release that is undone goes from `available` to `held` again.
-       coalesce(sum(CASE WHEN movement = 'release' THEN units WHEN debit = 'available' THEN -units END)
-                FILTER (WHERE movement IN ('release', 'reopen')), 0)::bigint AS releases
+       -- A hold of units that are `available` undoes a release: see `engine.credit.rebuilding`.
+       coalesce(sum(units) FILTER (WHERE movement = 'hold' AND debit = 'granted'), 0)::bigint AS holds,
+       coalesce(sum(CASE movement WHEN 'release' THEN units ELSE -units END)
+                FILTER (WHERE movement = 'release' OR movement = 'hold' AND debit = 'available'), 0)::bigint
+           AS releases
 FROM journal"""
 PLACES = ", ".join(
     f"coalesce(sum(CASE '{place}' WHEN credit THEN units WHEN debit THEN -units END), 0)::bigint AS {place}"

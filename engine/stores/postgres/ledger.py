@@ -23,8 +23,9 @@ the term, or a whole table, holds up everybody; the sentence then names who has 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import asyncpg
 import msgspec
@@ -255,33 +256,8 @@ class PostgresLedger:
             try:
                 return await self._apply(connection, entries, decide, sent)
             except asyncpg.LockNotAvailableError:
-                return await self._apply_apart(connection, entries, decide, sent)
-
-    async def _apply_apart(
-        self, connection: asyncpg.Connection, entries: Sequence[UsageEntry], decide: Decide, sent: int
-    ) -> Applied:
-        """Apply each shard in a transaction of its own. Raises LockNotAvailableError when none can be."""
-        answers: list[StoredAnswer] = []
-        marks: dict[int, StreamMark] = {}
-        held_up: set[int] = set()
-        unbooked: set[int] = set()
-        shards = dict.fromkeys(entry.shard for entry in entries)
-        for shard in shards:
-            try:
-                applied = await self._apply(
-                    connection, [e for e in entries if e.shard == shard], decide, sent
-                )
-            except asyncpg.LockNotAvailableError:
-                held_up.add(shard)
-                if len(held_up) == len(shards):
-                    raise
-                continue
-            answers += applied.answers
-            marks |= applied.marks
-            held_up |= applied.held_up
-            unbooked |= applied.unbooked
-        by = await blocker(connection) if held_up else ""
-        return Applied(answers, marks, frozenset(held_up), frozenset(unbooked), by)
+                apply = partial(self._apply, connection, decide=decide, sent=sent)
+                return await _apply_apart(connection, entries, apply)
 
     async def _apply(
         self, connection: asyncpg.Connection, entries: Sequence[UsageEntry], decide: Decide, sent: int
@@ -296,11 +272,6 @@ class PostgresLedger:
         compare_term(step.term, self._term)
         compare_next(step.marks, first)
         locked, unclosed = Locked(), frozenset(self._unclosed)
-        # Those of an unclosed account end when it is closed.
-        fenced = {
-            fence: theirs if len(theirs) > quotas_max else [o for o in theirs if o not in unclosed]
-            for fence, theirs in step.fenced.items()
-        }
         if not (
             self._locked.shards.isdisjoint(first) and self._locked.organisations.isdisjoint(step.accounts)
         ):
@@ -310,7 +281,7 @@ class PostgresLedger:
             taken = portion(
                 [entry for entry in entries if entry.shard not in locked.shards],
                 locked=locked.organisations - unclosed,
-                quotas=fenced,
+                quotas=step.fenced,
                 waiting=self._waiting,
                 quotas_max=quotas_max,
                 unclosed=unclosed,
@@ -360,3 +331,30 @@ class PostgresLedger:
                     ) from e
                 finally:
                     self._spoke_s = asyncio.get_running_loop().time()
+
+
+async def _apply_apart(
+    connection: asyncpg.Connection,
+    entries: Sequence[UsageEntry],
+    apply: Callable[[Sequence[UsageEntry]], Awaitable[Applied]],
+) -> Applied:
+    """Apply each shard in a transaction of its own. Raises LockNotAvailableError when none can be."""
+    answers: list[StoredAnswer] = []
+    marks: dict[int, StreamMark] = {}
+    held_up: set[int] = set()
+    unbooked: set[int] = set()
+    shards = dict.fromkeys(entry.shard for entry in entries)
+    for shard in shards:
+        try:
+            applied = await apply([e for e in entries if e.shard == shard])
+        except asyncpg.LockNotAvailableError:
+            held_up.add(shard)
+            if len(held_up) == len(shards):
+                raise
+            continue
+        answers += applied.answers
+        marks |= applied.marks
+        held_up |= applied.held_up
+        unbooked |= applied.unbooked
+    by = await blocker(connection) if held_up else ""
+    return Applied(answers, marks, frozenset(held_up), frozenset(unbooked), by)

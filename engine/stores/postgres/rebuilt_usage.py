@@ -165,7 +165,7 @@ def _movements(organisation_id: int, units: Units) -> list[tuple[int, str, str, 
         (organisation_id, "grant", "available", "granted", held),
         (organisation_id, "hold", "granted", "held", held),
         # The close gave units back whose messages had been sent: that is undone.
-        (organisation_id, "reopen", "available", "held", -released),
+        (organisation_id, "hold", "available", "held", -released),
         (organisation_id, "capture", "held", "captured", captured),
         (organisation_id, "release", "held", "available", released),
     ]

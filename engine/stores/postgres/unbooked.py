@@ -161,7 +161,7 @@ async def _book(
         ("grant", "available", "granted", held, shard, _REFERENCE),
         ("hold", "granted", "held", held, shard, _REFERENCE),
         # A release that is undone: see `engine.credit.rebuilding`.
-        ("reopen", "available", "held", -released, shard, _REFERENCE),
+        ("hold", "available", "held", -released, shard, _REFERENCE),
         ("capture", "held", "captured", captured, shard, _REFERENCE),
         ("release", "held", "available", released, shard, _REFERENCE),
     )

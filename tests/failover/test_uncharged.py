@@ -14,11 +14,8 @@ from engine.credit.ledger_records import Applied
 from engine.credit.uncharged import LostMessages, Uncharged, uncharged_of
 from engine.errors import Unavailable
 from engine.stores.postgres.ledger import PostgresLedger
-from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.rebuilt_usage import LostUsage
-from engine.stores.redis.activity_stream import RedisActivityStream
-from engine.stores.status import StatusReader
-from tests.credit.test_credit import SHARDS, World, eventually, world
+from tests.credit.test_credit import World, eventually, world
 from tests.credit.test_rewinds import Machine, fetch, served
 from tests.failover.test_rebuilt_usage import Engine, activity_url, broken
 
@@ -91,14 +88,11 @@ async def test_a_loss_of_redis_is_counted_in_units_and_in_messages(
     audit = await engine.audit()
     assert broken(audit) == {}
     assert (audit.uncharged_units, audit.uncharged_messages) == (10, 10)
-    pool = await Pool.connect(both.postgres_url)
-    both.stack.push_async_callback(pool.close)
-    losses = await LostUsage(pool).losses(10)
+    losses = await LostUsage(both.directory._pool).losses(10)
     assert {(x.who, x.uncharged_units, x.uncharged_messages, x.gone_messages) for x in losses} == {
         ("redis", 10, 10, 2)
     }
-    reader = StatusReader(pool, both.link, RedisActivityStream(both.redis_url, SHARDS), SHARDS)
-    status = await reader.ledger()
+    status = await engine.status()
     assert (status.uncharged_units, status.uncharged_messages) == (10, 10)
 
 
@@ -106,7 +100,7 @@ def test_messages_follow_from_units_as_far_as_the_events_say() -> None:
     assert uncharged_of({}, {}) == Uncharged(0, 0, 0)
     assert uncharged_of({1: 5}, None) == Uncharged(5)
     # All that were sent again, and half of those that were sent once; another organisation lost none.
-    lost = {1: LostMessages(2, 4, 10, 30, 3, 3, gone=1), 2: LostMessages(once=5, once_units=5, gone=2)}
+    lost = {1: LostMessages(2, 4, 10, 30, gone=1), 2: LostMessages(once=5, once_units=5, gone=2)}
     assert uncharged_of({1: 4 + 15}, lost) == Uncharged(19, 2 + 5, 3)
     # Less than was sent again: the books had some of it.
     assert uncharged_of({1: 2}, lost) == Uncharged(2, 1, 3)
