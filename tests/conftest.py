@@ -73,14 +73,24 @@ def clickhouse_url(clickhouse_server: Server) -> str:
     return clickhouse_server.url
 
 
+@pytest.fixture(scope="session")
+async def empty_books(postgres_url: str) -> str:
+    """The name of a PostgreSQL database that is migrated and empty, to be copied."""
+    name = "empty_books"
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"CREATE DATABASE {name}")
+    await admin.close()
+    await migrate_postgres(postgres_url.rpartition("/")[0] + f"/{name}")
+    return name
+
+
 @pytest.fixture
-async def books_url(postgres_url: str) -> AsyncIterator[str]:
+async def books_url(postgres_url: str, empty_books: str) -> AsyncIterator[str]:
     """A PostgreSQL database of its own, migrated and empty."""
     admin = await asyncpg.connect(postgres_url)
     await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
-    await admin.execute("CREATE DATABASE books")
+    await admin.execute(f"CREATE DATABASE books TEMPLATE {empty_books}")
     url = postgres_url.rpartition("/")[0] + "/books"
-    await migrate_postgres(url)
     yield url
     await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
     await admin.close()

@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import structlog
 
@@ -34,6 +34,7 @@ from engine.backoff import Backoff
 from engine.credit.flush import Admitted, Flush, Note, Outbox
 from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
+from engine.credit.waiters import settle
 from engine.errors import Fenced, Full, Unavailable, Undecided
 from engine.records import Replay, Submission
 
@@ -284,16 +285,3 @@ def see(memory: MemoryMark, fullness: float) -> None:
     """Note the share of its memory that Redis uses, and log when it has crossed the mark."""
     if memory.see(fullness):
         log.warning("memory of Redis", used_percent=round(100 * fullness), admitting=fullness < MARK)
-
-
-_Outcome = TypeVar("_Outcome")
-
-
-def settle(future: asyncio.Future[_Outcome] | None, outcome: _Outcome | Unavailable) -> None:
-    """Give a client its outcome, unless it has gone."""
-    if future is None or future.done():
-        return
-    if isinstance(outcome, Unavailable):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)

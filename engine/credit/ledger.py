@@ -47,6 +47,7 @@ from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import decide, known, urgent
 from engine.credit.reconciliation import Reconciliation
 from engine.credit.retention import Retention
+from engine.credit.standstill import Standstill
 from engine.credit.trimmer import Trimmer
 from engine.errors import Unavailable
 from engine.stream_id import StreamId
@@ -110,6 +111,7 @@ class Ledger:
         self._held_up: dict[int, tuple[Backoff, float]] = {}
         self._reconciliation = Reconciliation(store, usage, fresh_generation)
         self._trimmer = Trimmer(store, usage, retention)
+        self._standstill = Standstill(usage, clock_s)
         self._term = 0
         self._former: dict[int, frozenset[str]] = {}
         # Shards whose next entry is of a kind that this version does not know, and when that was seen.
@@ -123,6 +125,7 @@ class Ledger:
         `on_standby` is called each time it is known to work, leading or not. Raises Broken.
         """
         reason = ""
+        saying = asyncio.create_task(self._standstill.run())
         try:
             while not draining.is_set():
                 try:
@@ -130,6 +133,8 @@ class Ledger:
                     if leads:
                         await self._recover()
                         reason = ""
+                    else:
+                        self._standstill.ends()
                     on_standby()
                     if leads:
                         await self._lead(draining)
@@ -146,6 +151,7 @@ class Ledger:
                     continue
                 await _either(draining, _STANDBY_S)
         finally:
+            saying.cancel()
             await self._store.resign()
 
     async def _recover(self) -> None:
@@ -162,6 +168,7 @@ class Ledger:
         self._sent = 0
         await self._send(recovered.answers, self._generations)
         self._announced = 0
+        self._standstill.leads(self._term, self._generations)
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
 
     async def _lead(self, draining: asyncio.Event) -> None:
@@ -176,6 +183,7 @@ class Ledger:
             elif drained:
                 await self._announce()
                 return
+            self._standstill.moves([*self._held_up, *self._stopped])
 
     async def _gather(self, patience_s: float) -> None:
         """Read once, waiting until a shard is due, `patience_s` at most. Shards held up are not read."""

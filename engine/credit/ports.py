@@ -65,6 +65,9 @@ class AdmissionStore(Protocol):
     async def fence(self, name: str) -> None:
         """End the holder's epoch in every shard; a second call does nothing."""
 
+    async def standing(self) -> frozenset[int]:
+        """The shards whose books a ledger cannot write now, as it has said in the last moments."""
+
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
     ) -> list[tuple[int, str, LedgerAnswer | None]]:
@@ -95,6 +98,10 @@ class UsageStream(Protocol):
         of the last answer that it was given. Raises Unavailable when a shard has lost that one; that shard
         was then given nothing.
         """
+
+    async def note_waits(self, shards: Sequence[int], term: int) -> None:
+        """Say in these shards that their books cannot be written now; it counts for a moment, and not when a
+        ledger of a later term has noted how far the books are."""
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Put events on the activity streams, in order; those already there are passed over."""

@@ -8,6 +8,7 @@ admitted were never answered 202, and the fence marker returns their quota to th
 Frozen here until it is fenced: the next flush or heartbeat finds the epoch over. It drops the
 quota, fails all waiters with Unavailable, and registers anew. Redis never answers a flush: see
 `group_commit`. Then everybody gets 503 at once, who waits for credit too, until an outcome is known.
+The ledger cannot write the books: it says so (`standstill`), and whoever waits for it is refused.
 
 Redis has little memory left: above a mark no message is admitted (see memory_mark), so that steps
 that free memory have room. The share is read with each heartbeat. When Redis itself refuses a flush
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import count
 
 import msgspec
 import structlog
@@ -26,11 +26,12 @@ import structlog
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
 from engine.credit.flush import Admitted, Note, NoteKind
-from engine.credit.group_commit import NOT_WRITTEN, Admission, GroupCommit, see, settle
-from engine.credit.holder import Effects, Holder, Token, Waiter
+from engine.credit.group_commit import NOT_WRITTEN, Admission, GroupCommit, see
+from engine.credit.holder import Effects, Holder, Waiter
 from engine.credit.memory_mark import MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.credit.records import QuotaRequest, QuotaReturn
+from engine.credit.waiters import Waiters
 from engine.errors import Unavailable
 from engine.records import Submission
 
@@ -41,6 +42,13 @@ _BEAT_S = 2.0
 _INBOX_BLOCK_MS = 1000
 _RETRY_S = 0.1
 _RETRY_MAX_S = 2.0
+# A client waits so long before this process looks whether the ledger can write the books, seconds.
+_PATIENCE_S = 0.5
+
+_NO_BOOKS = (
+    "The credit of this organisation cannot be looked up now, so nothing of this request was accepted; "
+    "send it again later."
+)
 
 
 class Quota:
@@ -90,8 +98,9 @@ class Quota:
             release=lambda s: self.release(s.organisation_id, s.units, self.incarnation),
             heed=heed,
         )
-        self._tokens = count(1)
-        self._waiting: dict[Token, asyncio.Future[bool]] = {}
+        self._waiters = Waiters()
+        # Shards whose books the ledger cannot write now.
+        self._standing: frozenset[int] = frozenset()
         self._positions = ["0-0"] * shards
         # Counts registrations. Units reserved in one incarnation are void in the next.
         self.incarnation = 0
@@ -108,20 +117,22 @@ class Quota:
         """Wait for units. True: reserve again, it may succeed. False: the organisation cannot pay.
 
         `cost` is the cheapest message that waits, `total` all of them, units. Raises
-        Unavailable when the holder is fenced or Redis is away. The caller sets the deadline.
+        Unavailable when the holder is fenced or Redis is away, and when the ledger says that it cannot
+        write the books. The caller sets the deadline.
         """
         if self._commits.away:
             raise Unavailable(NOT_WRITTEN)
         if self._fenced.is_set():
             raise Unavailable("This process is registering anew.")
-        token = next(self._tokens)
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = answer
+        shard = self._shard_of(organisation_id)
+        if shard in self._standing:
+            raise Unavailable(_NO_BOOKS)
+        token, answer = self._waiters.come(shard)
         try:
             self._perform(self._holder.want(organisation_id, Waiter(token, cost, total), self._now_us()))
             return await answer
         finally:
-            if self._waiting.pop(token, None) is not None:
+            if self._waiters.go(token):
                 self._holder.forget(organisation_id, token)
 
     def release(self, organisation_id: int, units: int, incarnation: int) -> None:
@@ -169,6 +180,7 @@ class Quota:
             self._commits.mark(0)
             group.create_task(self._read_inbox())
             group.create_task(self._tick())
+            group.create_task(self._look_at_the_books())
             group.create_task(self._beat())
             group.create_task(self._register_anew())
             try:
@@ -205,6 +217,8 @@ class Quota:
                 continue
             for shard, position, answer in arrived:
                 self._positions[shard] = position
+                # Its books are written.
+                self._standing -= {shard}
                 if answer is None:
                     # Of a newer version. Whoever waits for it runs into the own deadline: a 503.
                     log.error("an answer of the ledger cannot be read and is passed over", shard=shard)
@@ -224,8 +238,23 @@ class Quota:
             self._perform(self._holder.tick(max(now_us - last_us, 1) / 1e6, now_us))
             last_us = now_us
             if self._commits.look():
-                for waiting in self._waiting.values():
-                    settle(waiting, Unavailable(NOT_WRITTEN))
+                self._waiters.refuse(Unavailable(NOT_WRITTEN), range(len(self._positions)))
+
+    async def _look_at_the_books(self) -> None:
+        """Refuse who waits in vain, as soon as the ledger says that it cannot write the books of a shard.
+
+        Nobody looks as long as nobody waits for long. While a shard stands still, whoever comes is refused at
+        once.
+        """
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if not self._standing and self._waiters.waited_s() < _PATIENCE_S:
+                continue
+            try:
+                self._standing = await self._store.standing()
+            except Unavailable:
+                self._standing = frozenset()
+            self._waiters.refuse(Unavailable(_NO_BOOKS), self._standing)
 
     async def _beat(self) -> None:
         while True:
@@ -244,8 +273,7 @@ class Quota:
             await self._fenced.wait()
             log.warning("fenced", holder=self._name)
             await self._commits.void()
-            for token in self._holder.fenced():
-                settle(self._waiting.get(token), Unavailable("This process was fenced."))
+            self._waiters.tell(self._holder.fenced(), Unavailable("This process was fenced."))
             self.incarnation += 1
             while True:
                 try:
@@ -269,10 +297,8 @@ class Quota:
         for kind, note in notes:
             shard = self._shard_of(note.organisation_id)
             self._commits.note(shard, Note(kind, msgspec.msgpack.encode(note)))
-        for token in effects.wake:
-            settle(self._waiting.get(token), True)
-        for token in effects.refuse:
-            settle(self._waiting.get(token), False)
+        self._waiters.tell(effects.wake, True)
+        self._waiters.tell(effects.refuse, False)
 
 
 def can_spend(quota: Quota) -> bool:

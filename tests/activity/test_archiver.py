@@ -6,10 +6,9 @@ import asyncio
 import os
 import random
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from supervisor.embedded.servers import start_clickhouse
 from tests.activity.archiver_process import Gated
 from tests.activity.world import QUICK, SHARDS, World, blob_of, make_row, new_world, until
+from tests.forked import Process, forked
 
 # Between any two steps of a round.
 POINTS = ["read:after", "propose:before", "propose:after", "insert:before", "insert:after", "finish:before"]
@@ -60,40 +60,9 @@ async def _nothing_waits(world: World) -> bool:
     return await world.waiting() == 0 and await world.stream.plan() is None
 
 
-class Process:
-    """An archiver process; see tests.activity.archiver_process."""
-
-    def __init__(self, child: asyncio.subprocess.Process) -> None:
-        self.child = child
-
-    async def says(self, line: str) -> None:
-        assert self.child.stdout is not None
-        async with asyncio.timeout(20):
-            while (await self.child.stdout.readline()).decode().strip() != line:
-                assert not self.child.stdout.at_eof(), "it ended"
-
-    def go_on(self) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.write(b"\n")
-
-    async def ended(self) -> int:
-        async with asyncio.timeout(30):
-            return await self.child.wait()
-
-
-@asynccontextmanager
-async def process(world: World, owner: str, point: str) -> AsyncIterator[Process]:
-    arguments = ["-m", "tests.activity.archiver_process", world.redis_url, world.clickhouse_url, owner, point]
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-        cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    try:
-        yield Process(child)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+def process(world: World, owner: str, point: str) -> AbstractAsyncContextManager[Process]:
+    """An archiver process."""
+    return forked("tests.activity.archiver_process", world.redis_url, world.clickhouse_url, owner, point)
 
 
 async def test_rows_of_all_shards_go_in_as_one_block(world: World) -> None:
@@ -144,7 +113,7 @@ async def test_an_archiver_killed_at_any_step_loses_and_doubles_nothing(world: W
     await world.put(24)
     async with process(world, "killed", point) as first:
         await first.says(f"at {point}")
-        first.child.kill()
+        first.signal(signal.SIGKILL)
         await first.ended()
     await world.put(8)
     await drain(world)
@@ -158,17 +127,17 @@ async def test_an_archiver_frozen_at_any_step_and_woken_after_the_take_over_does
     await world.put(24)
     async with process(world, "frozen", point) as first:
         await first.says(f"at {point}")
-        first.child.send_signal(signal.SIGSTOP)
+        first.signal(signal.SIGSTOP)
         await world.put(8)
         await drain(world, "second")
         second = Archiver(world.stream, world.store, "third", QUICK)
         async with running(second):
             await until(lambda: _is(second.active))
             first.go_on()
-            first.child.send_signal(signal.SIGCONT)
+            first.signal(signal.SIGCONT)
             await world.put(8)
             await until(lambda: _nothing_waits(world))
-        first.child.terminate()
+        first.signal(signal.SIGTERM)
         assert await first.ended() == 0
     await world.assert_each_row_once()
 
@@ -236,7 +205,7 @@ async def test_archivers_killed_again_and_again_under_load_lose_and_double_nothi
             async with process(world, f"p{i}", "none") as archiver:
                 await archiver.says("active")
                 await asyncio.sleep(rng.uniform(0.0, 0.3))
-                archiver.child.kill()
+                archiver.signal(signal.SIGKILL)
                 await archiver.ended()
         stopping.set()
     await drain(world)

@@ -6,10 +6,9 @@ import asyncio
 import os
 import random
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.status import StatusReader
 from supervisor.embedded.servers import start_clickhouse
 from tests.activity.archiver_process import Gated
-from tests.activity.test_archiver import Process
 from tests.activity.world import SHARDS, until
+from tests.forked import Process, forked
 from tests.receipts.world import (
     QUICK_MATCH,
     Counting,
@@ -57,19 +56,10 @@ async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[ReceiptWor
         yield world
 
 
-@asynccontextmanager
-async def process(world: ReceiptWorld, owner: str, point: str) -> AsyncIterator[Process]:
-    urls = [world.activity.redis_url, world.activity.clickhouse_url]
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.receipts.matcher_process", *urls, owner, point,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    try:
-        yield Process(child)
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
+def process(world: ReceiptWorld, owner: str, point: str) -> AbstractAsyncContextManager[Process]:
+    """A matcher process."""
+    urls = (world.activity.redis_url, world.activity.clickhouse_url)
+    return forked("tests.receipts.matcher_process", *urls, owner, point)
 
 
 def limits(**changed: Any) -> Any:
@@ -296,7 +286,7 @@ async def test_a_matcher_killed_at_any_step_loses_and_doubles_nothing(
     await world.told_by_number(range(20))
     async with process(world, "killed", point) as first:
         await first.says(f"at {point}")
-        first.child.kill()
+        first.signal(signal.SIGKILL)
         await first.ended()
     # What was early for the one that was killed may not be so for the next.
     await world.sent(*range(40, 60), archived=False)
@@ -312,7 +302,7 @@ async def test_a_matcher_that_takes_over_waits_until_what_was_recorded_is_in_the
     await world.told_by_number(range(20))
     async with process(world, "killed", "finish:before") as first:
         await first.says("at finish:before")
-        first.child.kill()
+        first.signal(signal.SIGKILL)
         await first.ended()
     recorded = await world.activity.waiting()
     assert recorded > 0
@@ -338,18 +328,18 @@ async def test_a_matcher_frozen_at_any_step_and_woken_after_the_take_over_does_n
     await world.told_by_number(range(60))
     async with process(world, "frozen", point) as first:
         await first.says(f"at {point}")
-        first.child.send_signal(signal.SIGSTOP)
+        first.signal(signal.SIGSTOP)
         await world.sent(*range(40, 60), archived=False)
         await world.match_all("second")
         await world.told_by_number(range(60))
         async with world.archiving(), world.matching("third"):
             await until(world.nothing_waits)
             first.go_on()
-            first.child.send_signal(signal.SIGCONT)
+            first.signal(signal.SIGCONT)
             await world.sent(*range(60, 80), archived=False)
             await world.told_by_number(range(40, 80))
             await until(world.nothing_waits)
-        first.child.terminate()
+        first.signal(signal.SIGTERM)
         assert await first.ended() == 0
     await world.match_all()
     await world.assert_delivered_once(range(80))
@@ -379,7 +369,7 @@ async def test_matchers_killed_again_and_again_under_load_lose_and_double_nothin
             async with process(world, f"p{i}", "none") as matcher:
                 await matcher.says("active")
                 await asyncio.sleep(rng.uniform(0.0, 0.4))
-                matcher.child.kill()
+                matcher.signal(signal.SIGKILL)
                 await matcher.ended()
         stopping.set()
     await world.match_all()
@@ -546,7 +536,7 @@ async def test_what_did_not_arrive_is_sent_again_once_when_its_route_says_so(
     if point != "none":
         async with process(world, "killed", point) as first:
             await first.says(f"at {point}")
-            first.child.kill()
+            first.signal(signal.SIGKILL)
             await first.ended()
     await world.match_all()
     await world.told_by_number(range(21), "undelivered")

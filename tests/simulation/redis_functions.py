@@ -422,6 +422,14 @@ class Functions(Closing, LineFunctions):
 
     def note_books(self, keys: Any, args: Any) -> int:
         self.store.hash(keys[0])[b"books"] = _b(args[0])
+        self.store.hash(keys[0]).pop(b"waits", None)
+        return 1
+
+    def note_waits(self, keys: Any, args: Any) -> int:
+        head = self.store.hash(keys[0])
+        if b"books" not in head or int(head[b"books"].split(b" ")[2]) > args[0]:
+            return 0
+        head[b"waits"] = b"%d" % (self.store.now_us() // 1000)
         return 1
 
     def is_forgotten(self, delivered: int, before: int) -> bool:

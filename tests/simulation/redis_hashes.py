@@ -13,6 +13,9 @@ class Hashes:
 
     store: Store
 
+    def _hget(self, key: bytes, name: str) -> bytes | None:
+        return self.store.db.get(key, {}).get(name.encode())
+
     def _hgetall(self, key: bytes) -> list[bytes]:
         return [part for pair in self.store.db.get(key, {}).items() for part in pair]
 

@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from engine.credit import group_commit, laws, ledger, quota, reconciliation, trimmer
+from engine.credit import group_commit, laws, ledger, quota, reconciliation, standstill, trimmer
 from engine.credit.ledger_records import MOVEMENTS
 from engine.errors import Unavailable
 from tests.simulation.checkers import Violation, asking
@@ -78,7 +78,7 @@ def _watching(world: World) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(quota, "CreditMap", watched_map))
         stack.enter_context(patch.object(quota, "log", world.log))
-        for module in (group_commit, ledger, reconciliation, trimmer):
+        for module in (group_commit, ledger, reconciliation, standstill, trimmer):
             stack.enter_context(patch.object(module, "log", world.log))
         yield
 

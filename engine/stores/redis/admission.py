@@ -16,6 +16,7 @@ from engine.activity.row import row_of
 from engine.credit.flush import Admitted, Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
+from engine.credit.standstill import NOTED_MS
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.limits.records import RateLevel
 from engine.records import NO_RECORD, ActivityRow, Addressed, Replay, Submission
@@ -124,6 +125,14 @@ class RedisAdmission:
         fullness = memory_of(await self._link.call("INFO", "memory")).fullness
         self._key_ttl_s = key_ttl_s(fullness)
         return fullness
+
+    async def standing(self) -> frozenset[int]:
+        """The shards whose books a ledger cannot write now: see `note_waits` in inbox.lua."""
+        commands: list[Command] = [("TIME",)]
+        commands += [("HGET", keys.usage_head_key(s), "waits") for s in self._shards]
+        (seconds, microseconds), *noted = await self._each(commands)
+        since_ms = int(seconds) * 1000 + int(microseconds) // 1000 - NOTED_MS
+        return frozenset(s for s in self._shards if int(noted[s] or 0) > since_ms)
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int

@@ -92,6 +92,11 @@ class RedisUsage:
         if not all(replies[: len(delivering)]):
             raise Unavailable("Redis has lost answers that were in its inboxes.")
 
+    async def note_waits(self, shards: Sequence[int], term: int) -> None:
+        """Say that the books of these shards cannot be written now: see `note_waits` in inbox.lua."""
+        note = versioned("note_waits")
+        await self._all([("FCALL", note, 1, keys.usage_head_key(s), term) for s in shards])
+
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Append events to the activity streams; those that are there already are passed over."""
         by_shard: dict[int, list[bytes | int]] = {}

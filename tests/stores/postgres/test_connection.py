@@ -23,6 +23,8 @@ from engine.stores.postgres.connection import confirm_session, connect, urls_of
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.postgres.pool import Pool
+from supervisor import prepare
+from supervisor.cli import checks
 from supervisor.cli.checks import _check_all
 from supervisor.embedded.servers import Server
 from supervisor.prepare import _migrate
@@ -124,7 +126,15 @@ async def test_no_pooler_and_one_by_session_are_accepted(poolers: dict[str, str]
     await other.resign()
 
 
-async def test_check_and_the_start_say_it(poolers: dict[str, str], streams_url: str) -> None:
+async def test_check_and_the_start_say_it(
+    poolers: dict[str, str], streams_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def confirm_soon(url: str, _: float) -> None:
+        # What is missing is known only when the time is over.
+        await confirm_session(url, 1.0)
+
+    for module in (checks, prepare):
+        monkeypatch.setattr(module, "confirm_session", confirm_soon)
     url = poolers["transaction"]
     config = Config(postgres=Store(url=url), redis=Redis(url=streams_url))
     found = {check.part: check for check in await _check_all(config, "")}

@@ -83,7 +83,8 @@ def others(message: bytes) -> list[Any]:
     receipts, later = keys.receipts_key(s), keys.receipts_later_key(s)
     applied, due = keys.receipts_applied_key(s), (keys.due_key(s, "express"), keys.due_key(s, "normal"))
     return [
-        ("FCALL", versioned("note_books"), 1, usage[1], "note"),
+        ("FCALL", versioned("note_books"), 1, usage[1], "g 0-0 1 "),
+        ("FCALL", versioned("note_waits"), 1, usage[1], 1),
         ("FCALL", versioned("tally"), 10, *held, *places),
         ("FCALL", versioned("cut"), 12, *places, keys.activity_key(s), *usage, held[0], "0-0", "", 10, 10),
         ("FCALL", versioned("backlog"), 3, *keys.line_keys(s, "normal")[1:3], keys.limits_key(s), 10),

@@ -31,15 +31,33 @@ local function deliver(keys, args)
 end
 
 -- note_books(head of the usage stream; note)
--- Keeps how far the books are. A second call writes the same.
+-- Keeps how far the books are. A second call writes the same. Books that are written do not wait.
 local function note_books(keys, args)
   redis.call('HSET', keys[1], 'books', args[1])
+  redis.call('HDEL', keys[1], 'waits')
+  return 1
+end
+
+-- note_waits(head of the usage stream; term) -> 1, or 0 when a ledger of a later term has noted the books
+-- The ledger of this term cannot write the books of the shard. `waits` is when it said so last, milliseconds,
+-- and counts for a moment; a ledger that says it no more may be gone. One that cannot reach PostgreSQL does
+-- not hear that another leads, so the term decides.
+local function note_waits(keys, args)
+  local books = redis.call('HGET', keys[1], 'books')
+  local term = books and string.match(books, '^%S* %S* (%d+)')
+  if not term or tonumber(term) > tonumber(args[1]) then return 0 end
+  local time = redis.call('TIME')
+  redis.call('HSET', keys[1], 'waits', time[1] * 1000 + math.floor(time[2] / 1000))
   return 1
 end
 
 -- `allow-oom`: it overwrites one short text, and without it nobody is answered while Redis is full.
 redis.register_function({
   function_name = 'note_books' .. VERSION, callback = note_books, flags = {'allow-oom'},
+})
+-- `allow-oom`: it overwrites one number.
+redis.register_function({
+  function_name = 'note_waits' .. VERSION, callback = note_waits, flags = {'allow-oom'},
 })
 -- `allow-oom`: an inbox is bounded, and a holder that waits for an answer has units that others need.
 redis.register_function({function_name = 'deliver' .. VERSION, callback = deliver, flags = {'allow-oom'}})

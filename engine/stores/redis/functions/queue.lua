@@ -53,6 +53,7 @@ end
 --   delivered  see inbox.lua
 --   books      how far the books are, as the ledger noted it: generation, position, term, and earlier
 --              generations with commas; see `note` in usage.py. Only the ledger reads it.
+--   waits      see `note_waits` in inbox.lua
 local function chain_of(usage, head_key)
   local head = redis.call('HMGET', head_key, 'link', 'run', 'since')
   return {

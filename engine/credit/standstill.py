@@ -1,0 +1,82 @@
+"""What the ledger says in Redis while it cannot write the books, so that nobody waits for it in vain.
+
+Somebody has locked the row of an account, or PostgreSQL is away. Customers with quota notice nothing. Those
+who need units would wait until their own time is over. So the ledger notes in the shards concerned that
+they wait, once they have waited for `LATE_S`, and again as long as they do. Holders that have somebody
+waiting look there (`engine.credit.quota`) and answer 503.
+
+    killed, frozen            the notes are over after `NOTED_MS`
+    another ledger leads      its own notes of the books end those of this one, also later ones
+    Redis does not answer     holders notice that themselves
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+
+import structlog
+
+from engine.credit.ports import UsageStream
+from engine.errors import Broken, Unavailable
+
+log = structlog.get_logger("ledger")
+
+# So long may a shard wait before it is noted, seconds, and so often it is looked at.
+LATE_S, _LOOK_S = 0.75, 0.25
+# How long a note counts, milliseconds by Redis' clock.
+NOTED_MS = 2_000
+
+
+class Standstill:
+    """Of one ledger, which calls `moves` whenever nothing is left to write; `run` notes when it does not."""
+
+    def __init__(self, usage: UsageStream, clock_s: Callable[[], float]) -> None:
+        """`clock_s`: any steady clock, seconds."""
+        self._usage = usage
+        self._clock_s = clock_s
+        self._term = 0
+        self._shards: tuple[int, ...] = ()
+        # When the ledger last went on; None: it does not lead, and another may.
+        self._moved_s: float | None = None
+        # Shards that do not go on while the others do, and since when.
+        self._held_up: dict[int, float] = {}
+
+    def leads(self, term: int, shards: Iterable[int]) -> None:
+        """The ledger leads in this term. Only `moves` says that it can write the books."""
+        self._term, self._shards = term, tuple(shards)
+        if self._moved_s is None:
+            self.moves(())
+
+    def moves(self, held_up: Collection[int]) -> None:
+        """The ledger goes on with all shards but `held_up`."""
+        self._moved_s = now_s = self._clock_s()
+        self._held_up = {shard: self._held_up.get(shard, now_s) for shard in held_up}
+
+    def ends(self) -> None:
+        """The ledger leaves the lead to others."""
+        self._moved_s = None
+
+    def waiting(self) -> list[int]:
+        """The shards that have waited for `LATE_S`."""
+        if self._moved_s is None:
+            return []
+        before_s = self._clock_s() - LATE_S
+        if self._moved_s <= before_s:
+            return list(self._shards)
+        return [shard for shard, since_s in self._held_up.items() if since_s <= before_s]
+
+    async def run(self) -> None:
+        """Note the shards that wait, until canceled."""
+        said = False
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            shards = self.waiting()
+            if shards and not said:
+                log.warning("customers without quota are refused for now", shards=shards)
+            said = bool(shards)
+            try:
+                await self._usage.note_waits(shards, self._term)
+            except (Unavailable, Broken):
+                # It is for information. The next look says it again.
+                continue
