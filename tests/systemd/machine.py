@@ -8,6 +8,7 @@ the test; the network is that of this machine. The service is installed in it as
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.system.client import eventually
 ROOT = Path(__file__).parents[2]
 _CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 _PROGRAMS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles", "journalctl")
+_numbers = itertools.count(1)
 _APART = (
     "--mount",
     "--pid",
@@ -142,7 +144,7 @@ def _group() -> Path:
         raise Forbidden("this kernel has no overlayfs")
     for root in _CGROUPS:
         if (root / "cgroup.procs").exists() and os.access(root, os.W_OK):
-            return root / f"smsengine-test-{os.getpid()}"
+            return root / f"smsengine-test-{os.getpid()}-{next(_numbers)}"
     raise Forbidden("there is no writable control group of version 2")
 
 
