@@ -71,6 +71,7 @@ class Machine:
         try:
             self.pid = int(eventually(self._process_1))
             eventually(lambda: self.run("systemctl", "is-system-running", check=False).stdout == "running\n")
+        # Nothing may be left behind, also when the test is broken off.
         except BaseException as e:
             self.stop()
             raise Forbidden(f"systemd does not start in namespaces: {self.log.read_text()[-500:]}") from e

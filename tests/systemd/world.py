@@ -135,6 +135,7 @@ class Load:
                     self.accepted.append(answer["id"])
                 else:
                     self.failures.append(f"{status}: {answer}")
+            # A thread's failure is the test's.
             except Exception as e:
                 self.failures.append(f"{'kept' if keep else 'new'} connection: {e!r}")
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)
