@@ -10,7 +10,7 @@ import pytest
 from engine import api_keys
 from supervisor.simulator import start_simulator
 from tests.systemd.machine import ROOT, Forbidden, Machine
-from tests.systemd.world import CONFIGURATION, UNIT, Service
+from tests.systemd.world import CONFIGURATION, SOCKET, UNIT, Service
 
 SETTINGS = """
 node = "sms-1"
@@ -49,13 +49,14 @@ def free_port() -> int:
 def listen_on(machine: Machine, port: int) -> None:
     """Have the socket of the service on this port: the network is that of this machine."""
     listen = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
-    machine.write("/etc/systemd/system/smsengine.socket.d/test.conf", listen)
+    machine.write(f"{SOCKET}/test.conf", listen)
     machine.run("systemctl", "daemon-reload")
 
 
 @pytest.fixture
 def service(only: Service) -> Service:
-    """The service, which runs: a test before this one may have failed."""
+    """The service, which runs with its settings: a test before this one may have failed."""
+    only.machine.write(CONFIGURATION, only.configuration)
     only.systemctl("start")
     return only
 

@@ -16,6 +16,7 @@ from tests.system.client import Caller, eventually, fetch
 from tests.systemd.machine import Machine
 
 CONFIGURATION = "/etc/smsengine/smsengine.toml"
+SOCKET = "/etc/systemd/system/smsengine.socket.d"
 UNIT = "/etc/systemd/system/smsengine.service.d/test.conf"
 
 
