@@ -63,14 +63,14 @@ class Bursts:
 
     def ended(self, now: float, *, all_of_them: bool = False) -> list[LeftOut]:
         """End each window whose time is over, or all; what was left out in them is to be written."""
-        said: list[LeftOut] = []
+        found: list[LeftOut] = []
         for kind, window in list(self._windows.items()):
             seconds = now - window.began_at
             if seconds < window.lasts_s and not all_of_them:
                 continue
             if window.left_out:
-                said.append(LeftOut(kind, window.left_out, seconds))
+                found.append(LeftOut(kind, window.left_out, seconds))
                 self._windows[kind] = _Window(now, min(window.lasts_s * 2, WINDOW_S_MAX))
             else:
                 del self._windows[kind]
-        return said
+        return found

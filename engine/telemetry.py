@@ -104,8 +104,9 @@ def with_priority(line: Any) -> Any:
 
 
 def as_json_line(_logger: object, _method: str, event: _Event) -> str:
-    """The last processor of structlog: an event as one line of JSON, text."""
-    return msgspec.json.encode(event).decode()
+    """The last processor of structlog: an event as one line of JSON, text; what it is comes first."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    return msgspec.json.encode({**first, **event}).decode()
 
 
 def as_text_line(_logger: object, _method: str, event: _Event) -> str:
@@ -141,6 +142,7 @@ class _Library(logging.Handler):
         log = structlog.get_logger()
         write = log.error if record.levelno >= logging.ERROR else log.warning
         try:
-            write("library", library=record.name, said=record.getMessage(), exc_info=record.exc_info)
+            write("library", library=record.name, message=record.getMessage(), exc_info=record.exc_info)
+        # Whatever is wrong with the record of a library must not end what it was about to do.
         except Exception:
             self.handleError(record)

@@ -89,7 +89,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     kill_s: float = 5.0
     # From DRAIN_SIGNAL to SIGKILL.
     drain_s: float = 30.0
-    # First pause before a restart; doubles with each death up to the second.
+    # First pause before a restart; doubles with each death up to the second. There is none after the
+    # first death of a process that was ready.
     backoff_s: float = 0.1
     backoff_max_s: float = 10.0
     # After a process that lived this long, the pauses begin with the first again.
@@ -207,7 +208,9 @@ def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
         deaths, retry_at, words = 0, now, ""
     else:
         deaths = 1 if now - slot.started_at >= limits.lived_s else slot.deaths + 1
-        retry_at, words = now + backoff_s(deaths, limits), _last_words(slot, code)
+        # A first death, of a process that worked, is no sign that the next one would die too.
+        at_once = deaths == 1 and slot.state == ChildState.READY
+        retry_at, words = now + (0.0 if at_once else backoff_s(deaths, limits)), _last_words(slot, code)
     return msgspec.structs.replace(
         moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code, last_words=words
     )

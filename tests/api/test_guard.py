@@ -515,6 +515,35 @@ async def test_stopping_gives_up_a_request_that_does_not_end(
                 await asked
 
 
+async def test_a_request_on_its_way_when_the_server_stops_is_answered_and_ends_its_connection(
+    directory: Directory,
+) -> None:
+    async with serving(await services_with(directory)) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+        async with asyncio.timeout(10):
+            writer.write(request)
+            first = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(length_in(first))
+            api.services.draining.set()
+            stopping = asyncio.create_task(api.server.stop(5))
+            while await accepts(api.port):
+                pass
+            # The caller has no sign yet that the server stops.
+            writer.write(request)
+            second = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(length_in(second))
+            assert await reader.read() == b""
+            await stopping
+    assert b"close" not in first.lower()
+    assert second.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in second.lower()
+
+
+def length_in(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
+
+
 async def accepts(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -230,6 +230,8 @@ async def serving(services: Services, api_key: str = "", known: Keys | None = No
         try:
             yield Api(services, server, listener.getsockname()[1], session, api_key)
         finally:
+            # A server that stops waits for callers that keep connections.
+            await session.close()
             await server.stop(5)
 
 

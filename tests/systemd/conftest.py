@@ -10,7 +10,7 @@ import pytest
 from engine import api_keys
 from supervisor.simulator import start_simulator
 from tests.systemd.machine import ROOT, Forbidden, Machine
-from tests.systemd.world import CONFIGURATION, UNIT, Service
+from tests.systemd.world import CONFIGURATION, SOCKET, UNIT, Service
 
 SETTINGS = """
 node = "sms-1"
@@ -41,25 +41,36 @@ def installed(machine: Machine) -> Machine:
     return machine
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def listen_on(machine: Machine, port: int) -> None:
+    """Have the socket of the service on this port: the network is that of this machine."""
+    listen = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
+    machine.write(f"{SOCKET}/test.conf", listen)
+    machine.run("systemctl", "daemon-reload")
+
+
 @pytest.fixture
 def service(only: Service) -> Service:
-    """The service, which runs: a test before this one may have failed."""
+    """The service, which runs with its settings: a test before this one may have failed."""
+    only.machine.write(CONFIGURATION, only.configuration)
     only.systemctl("start")
     return only
 
 
 @pytest.fixture(scope="session")
 def only(installed: Machine) -> Iterator[Service]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     provider = start_simulator()
     configuration = SETTINGS.format(url=provider.url)
     installed.write(CONFIGURATION, configuration)
     # A secret that only root and the running engine can read.
     installed.write("/etc/smsengine/credentials/admin_key", f"{api_keys.new_admin_key()}\n")
     installed.run("chmod", "600", "/etc/smsengine/credentials/admin_key")
-    listen = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
-    installed.write("/etc/systemd/system/smsengine.socket.d/test.conf", listen)
+    listen_on(installed, port)
     # So that the tests need not wait half a minute for systemd to find it hung.
     installed.write(UNIT, "[Service]\nWatchdogSec=3\n")
     installed.run("systemctl", "daemon-reload")

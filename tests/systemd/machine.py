@@ -8,6 +8,7 @@ the test; the network is that of this machine. The service is installed in it as
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.system.client import eventually
 ROOT = Path(__file__).parents[2]
 _CGROUPS = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 _PROGRAMS = ("unshare", "nsenter", "systemctl", "systemd-sysusers", "systemd-tmpfiles", "journalctl")
+_numbers = itertools.count(1)
 _APART = (
     "--mount",
     "--pid",
@@ -69,6 +71,7 @@ class Machine:
         try:
             self.pid = int(eventually(self._process_1))
             eventually(lambda: self.run("systemctl", "is-system-running", check=False).stdout == "running\n")
+        # Nothing may be left behind, also when the test is broken off.
         except BaseException as e:
             self.stop()
             raise Forbidden(f"systemd does not start in namespaces: {self.log.read_text()[-500:]}") from e
@@ -142,7 +145,7 @@ def _group() -> Path:
         raise Forbidden("this kernel has no overlayfs")
     for root in _CGROUPS:
         if (root / "cgroup.procs").exists() and os.access(root, os.W_OK):
-            return root / f"smsengine-test-{os.getpid()}"
+            return root / f"smsengine-test-{os.getpid()}-{next(_numbers)}"
     raise Forbidden("there is no writable control group of version 2")
 
 

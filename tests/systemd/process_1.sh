@@ -9,6 +9,7 @@ for place in etc var; do
     mount -t overlay overlay -o "lowerdir=/$place,upperdir=$folder/$place,workdir=$folder/$place.work" "/$place"
 done
 mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 # Nothing that is enabled on this machine is to start in that one.
 mount -t tmpfs tmpfs /etc/systemd/system
@@ -20,4 +21,4 @@ printf '[Journal]\nReadKMsg=no\nStorage=volatile\n' > /etc/systemd/journald.conf
 mount --make-rshared /
 exec env -i PATH="$PATH" container=unshare SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/base \
     SYSTEMD_GENERATOR_PATH=/nonexistent /lib/systemd/systemd --system --unit=machine.target \
-    --log-target=console --log-level=info
+    --log-target=journal --log-level=info

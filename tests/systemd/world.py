@@ -16,6 +16,7 @@ from tests.system.client import Caller, eventually, fetch
 from tests.systemd.machine import Machine
 
 CONFIGURATION = "/etc/smsengine/smsengine.toml"
+SOCKET = "/etc/systemd/system/smsengine.socket.d"
 UNIT = "/etc/systemd/system/smsengine.service.d/test.conf"
 
 
@@ -135,6 +136,7 @@ class Load:
                     self.accepted.append(answer["id"])
                 else:
                     self.failures.append(f"{status}: {answer}")
+            # A thread's failure is the test's.
             except Exception as e:
                 self.failures.append(f"{'kept' if keep else 'new'} connection: {e!r}")
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)

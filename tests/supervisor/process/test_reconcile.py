@@ -168,9 +168,8 @@ def test_a_dead_process_is_replaced_and_fenced_and_nothing_else_happens() -> Non
     world = World(ALL)
     world.boot()
     name = world.end(("express", 1), -9)
-    # The fence goes out at once, the restart after its back-off; neither waits for the other.
-    assert world.tick() == [rule.Fence((name,))]
-    assert world.tick(0.1) == [rule.Spawn("express", 1)]
+    # Neither waits for the other.
+    assert world.tick() == [rule.Fence((name,)), rule.Spawn("express", 1)]
     assert world.seen.slots["express", 1].restarts == 1
     assert world.seen.slots["express", 1].name != name
 
@@ -227,14 +226,15 @@ def test_backoff_grows_with_each_death_and_starts_anew_after_a_long_life() -> No
     world = World(ALL)
     world.boot()
     key: child_state.Key = ("normal", 1)
-    for pause in (0.1, 0.2, 0.4):
+    # None after the first death of a process that was ready.
+    for pause in (0.0, 0.2, 0.4):
         world.end(key, 1)
         assert world.seen.slots[key].retry_at - world.now == pytest.approx(pause)
         world.tick(pause + 1e-6)
         world.say(key, "ready")
     world.now += LIMITS.lived_s + 1
     world.end(key, 1)
-    assert world.seen.slots[key].retry_at - world.now == pytest.approx(0.1)
+    assert world.seen.slots[key].retry_at == world.now
 
 
 def test_silence_after_ready_is_answered_with_abort_then_kill_then_a_new_process() -> None:
@@ -250,7 +250,7 @@ def test_silence_after_ready_is_answered_with_abort_then_kill_then_a_new_process
     assert world.sent[1] == (("ingest", 1), Event.KILL)
     name = world.end(("ingest", 1), -9)
     assert world.tick() == [rule.Fence((name,))]
-    assert rule.Spawn("ingest", 1) in world.tick(0.1)
+    assert rule.Spawn("ingest", 1) in world.tick(0.1), "a hung one counts as a failure"
 
 
 def test_never_ready_is_as_bad_as_silent() -> None:
