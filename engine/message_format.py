@@ -22,9 +22,11 @@ _pack = msgspec.msgpack.Encoder().encode
 _json_array = msgspec.json.Decoder(list[Any]).decode
 # The first octet of an array of up to 15 elements is this and their number (MessagePack, "fixarray").
 _FIXARRAY, _FIXARRAY_MAX = 0x90, 15
+# That octet of an array that has no more elements than this version knows fields.
+_KNOWN = frozenset(range(_FIXARRAY, _FIXARRAY + min(len(_FIELDS), _FIXARRAY_MAX) + 1))
 
 
-class NewerMessage(Message, frozen=True, array_like=True, kw_only=True):
+class NewerMessage(Message, frozen=True, array_like=True, kw_only=True, gc=False):
     """A message to which a newer version of the engine has added fields, `added` in their order."""
 
     added: tuple[Any, ...]
@@ -33,7 +35,7 @@ class NewerMessage(Message, frozen=True, array_like=True, kw_only=True):
 def unpacked(payload: bytes) -> Message:
     """The message in the field `m` of a queue entry. Raises one of NO_RECORD."""
     message = _message(payload)
-    if _FIXARRAY <= payload[0] <= _FIXARRAY + min(len(_FIELDS), _FIXARRAY_MAX):
+    if payload[0] in _KNOWN:
         return message
     return _whole(message, _array(payload))
 

@@ -23,6 +23,11 @@ class PrefixTable(Generic[T]):
         # Only lengths that occur are looked up, the longest first.
         self._lengths = tuple(sorted({len(prefix) for prefix in values}, reverse=True))
 
+    @property
+    def length_max(self) -> int:
+        """The length of the longest prefix; what comes behind it in a number changes nothing."""
+        return self._lengths[0] if self._lengths else 0
+
     def longest(self, number: str, default: T) -> T:
         """The value of the longest prefix of `number`; `default` when none matches."""
         values = self._values

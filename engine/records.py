@@ -30,7 +30,7 @@ OrganisationEvent = Literal[
 Event = MessageEvent | OrganisationEvent
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """One message as it lies in a queue stream, field `m` of its entry."""
 
     # UUIDv7 as text; sorts by time of acceptance.
@@ -59,7 +59,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     unknown_sends: int = 0
 
 
-class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
     """One event of one message. But for `kept`, column for column the ClickHouse table `activity`.
 
     In an event of an organisation the fields of a message are "" and 0. Its `accepted_at_us` is its
@@ -101,7 +101,7 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     kept: str = ""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A message as read from its queue stream, to be settled by `entry_id`."""
 
     shard: int
@@ -115,7 +115,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 VerdictKind = Literal["accepted", "temporary", "throttled", "permanent", "unknown"]
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A provider's answer to one attempt.
 
     accepted   the provider has the message; `provider_message_id` is its id for it
@@ -134,7 +134,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     latency_us: int = 0
 
 
-class Settlement(msgspec.Struct, frozen=True, kw_only=True):
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What becomes of one entry. Exactly one settlement of an entry counts.
 
     captured  charge the units held

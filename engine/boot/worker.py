@@ -47,6 +47,9 @@ from engine.stores.redis.receipt_sink import RedisReceiptSink
 from engine.stores.redis.routing_copy import RoutingCopy
 from engine.stores.redis.throughput import RedisSlots
 
+# A message of `normal` may wait so long for others to be read with it, seconds. What is read alone costs the
+# worker and Redis several times as much.
+_LINGER_S = 0.01
 # Due messages moved to a queue in one step of one shard.
 _PROMOTE_MAX = 500
 
@@ -103,7 +106,10 @@ def assemble_worker(
     )  # fmt: skip
     ends = partial(_ending, now_us, unknown, readable)
     room = settings.concurrency
-    worker = Worker(reader, dispatcher, settler, concurrency=room, clock_s=clock_s, log=log, fit=fit)
+    worker = Worker(
+        reader, dispatcher, settler, concurrency=room, clock_s=clock_s, log=log, fit=fit,
+        linger_s=_LINGER_S if reader.queue == "normal" else 0.0, careful=unknown.sends_max == 1,
+    )  # fmt: skip
     return WorkerParts(worker, _sweeper(reader, worker, ends, take_over_s, now_us, log), dispatcher)
 
 

@@ -132,6 +132,15 @@ class Breaker:
         if failed is not None:
             self._count(failed, now_s)
 
+    def all_accepted(self, count: int, began_s: float) -> bool:
+        """Note that so many messages, the first of them begun at `began_s`, were accepted: as `ended` for
+        each. False: the state makes a difference between them, and nothing was noted."""
+        if self._state != "closed" or began_s < self._since_s:
+            return False
+        self._recent.extend([False] * min(count, WINDOW))
+        self._in_a_row = 0
+        return True
+
     def trip(self, now_s: float) -> None:
         """Open a closed circuit without a verdict: the caller sees that the provider has stalled."""
         if self._state == "closed":

@@ -5,11 +5,12 @@ throttles or is paused does not hold up the messages of others. A message that a
 to the message's next provider or, through the settler, back to Redis until later.
 
 One loop acts on verdicts and on time: it takes the verdicts that providers have called back, submits
-what may be sent, and looks after providers whose answers do not come. Another loop asks Redis for the
-slots of providers with a throughput (`engine.delivery.slot_supply`); nothing else waits for it.
+what may be sent, and looks after providers whose answers do not come. It takes what came meanwhile as a
+whole. Messages that a provider accepted are accounted for together, as long as nothing about them is out of
+the ordinary, and one by one else. Another loop asks Redis for the slots of providers with a throughput
+(`engine.delivery.slot_supply`); nothing else waits for it.
 
-The border to providers. Their code runs in `submit`, and in callbacks and tasks of their
-own. Our code never runs there: a callback only notes the verdict, and the loop here acts on it.
+What happens at the border to providers (`engine.delivery.verdict_notes`):
 
     fault                                        what follows
     of ours, in a loop here                      `run` raises it: the process ends and is
@@ -34,7 +35,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from random import Random
 
 from structlog.typing import FilteringBoundLogger
@@ -45,6 +45,7 @@ from engine.delivery.lanes import Lanes
 from engine.delivery.provider_choice import ProviderChoice
 from engine.delivery.settler import Settler
 from engine.delivery.slot_supply import SlotSupply
+from engine.delivery.verdict_notes import Accepted, LaneVerdicts, VerdictNotes, submitting
 from engine.providers.ports import Provider
 from engine.providers.settings import ProviderSettings
 from engine.records import Entry, Queue, Verdict
@@ -92,7 +93,6 @@ class Dispatcher:
         # The organisations that are paused, and the last id of the ready stream then.
         self._paused: Mapping[int, StreamId] = {}
         self._queue = queue
-        self._providers = {provider.name: provider for provider in providers}
         self.lanes = Lanes(settings, concurrency)
         self._settler = settler
         self._log = log
@@ -102,9 +102,17 @@ class Dispatcher:
         self._choice = ProviderChoice(queue, names, self.lanes.by_name, rng)
         shares = {p.name: p.express_share for p in settings}
         self._slots = SlotSupply(queue, self.lanes, shares, slots, self.pump, log=log, clock_s=clock_s)
-        # The verdicts that providers have called back and the loop has not acted on.
-        self._verdicts: list[tuple[Lane, int, Verdict]] = []
         self._turns = Alarm(clock_s)
+        # The verdicts that providers have called back and the loop has not acted on; by provider what gives
+        # it messages, and what takes its verdicts.
+        self._notes = VerdictNotes(self._turns.ring)
+        self._providers = {
+            provider.name: (
+                submitting(provider, log),
+                LaneVerdicts(self.lanes.by_name[provider.name], self._notes),
+            )
+            for provider in providers
+        }
         self._looked_at_s = -math.inf
         self.use(RoutingPlan(version=0))
 
@@ -133,7 +141,18 @@ class Dispatcher:
         paused_at = self._paused.get(entry.message.organisation_id)
         return paused_at is not None and StreamId.parse(entry.entry_id) <= paused_at
 
-    def place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
+    def take(self, entries: Sequence[Entry], now_s: float) -> None:
+        """Give entries that were read at `now_s` to the providers' lanes, or back to the settler, and submit
+        what may be sent."""
+        if self._paused:
+            for entry in filter(self._is_paused, entries):
+                self._settler.put_back(entry)
+            entries = [entry for entry in entries if not self._is_paused(entry)]
+        for entry in self._choice.give(entries, now_s, now_s):
+            self._place(entry, now_s, now_s)
+        self.pump(now_s)
+
+    def _place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
         """Give `entry` to a provider's lane, or back to the settler."""
         message = entry.message
         if self._paused and self._is_paused(entry):
@@ -153,10 +172,10 @@ class Dispatcher:
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
             self._put_off(entry, first, now_s)
-        elif lane.crowded(now_s) and len(self.lanes) > 1:
+        elif lane.room(now_s) <= 0 and len(self.lanes) > 1:
             self._put_off(entry, lane, now_s)
         else:
-            lane.add(entry, read_at_s)
+            lane.add([entry], read_at_s)
 
     def _put_off(self, entry: Entry, lane: Lane, now_s: float) -> None:
         """Put `entry` off until about its turn in `lane`."""
@@ -165,7 +184,7 @@ class Dispatcher:
         self._settler.put_off(entry, lane.put_off_s(organisation_id, weight, entry.message.segments, now_s))
 
     def pump(self, now_s: float) -> None:
-        """Submit what may be sent; to be called after `place`."""
+        """Submit what may be sent."""
         self._submit_waiting(now_s)
         self._turns.ring(self._next_turn_s(now_s))
         self._slots.look(now_s)
@@ -176,39 +195,45 @@ class Dispatcher:
             if lane.waiting and lane.shut(now_s):
                 # All messages that wait there go to other providers, or back to Redis.
                 for entry, read_at_s in lane.leave():
-                    self.place(entry, read_at_s, now_s)
+                    self._place(entry, read_at_s, now_s)
         free = self.lanes.free()
         for lane in self.lanes:
-            while free > 0 and (taken := lane.next(now_s)) is not None:
-                free -= self._submit(lane, *taken, now_s)
-
-    def _submit(self, lane: Lane, entry: Entry, read_at_s: float, now_s: float) -> int:
-        if not self._settler.may_be_sent(entry, read_at_s):
-            return 0
-        note = partial(self._note, lane, lane.began(entry, now_s))
-        try:
-            self._providers[lane.name].submit(entry.message, note)
-        except Exception as e:  # the provider's own, whatever it is: see the border above
-            self._log.error("provider failed", provider=lane.name, exc_info=e)
-            note(Verdict(kind="unknown", provider=lane.name, code="fault"))
-        return 1
-
-    def _note(self, lane: Lane, token: int, verdict: Verdict) -> None:
-        """Take a verdict that a provider calls back. It runs inside the provider's code, so it does
-        nothing that can fail."""
-        self._verdicts.append((lane, token, verdict))
-        self._turns.ring()
+            while free > 0 and (taken := lane.next(free, now_s)):
+                if entries := self._settler.to_send(taken):
+                    free -= len(entries)
+                    submit, verdicts = self._providers[lane.name]
+                    submit([entry.message for entry in entries], lane.began(entries, now_s), verdicts)
 
     def _act_on_verdicts(self, now_s: float) -> None:
-        verdicts, self._verdicts = self._verdicts, []
-        for lane, token, verdict in verdicts:
-            entry = lane.ended(token, verdict.kind, now_s)
-            if entry is None:
-                continue
-            failed = verdict.kind not in ("accepted", "permanent")
-            others = failed and self._choice.another(lane, entry.message, now_s)
-            reroute = self._choice.candidates(entry.message).reroute
-            self._settler.ended(entry, verdict, others=others, reroute=reroute)
+        for lane, token, verdict in self._notes.take():
+            if isinstance(verdict, Accepted):
+                self._act_on_accepted(lane, verdict, now_s)
+            else:
+                self._act_on(lane, token, verdict, now_s)
+
+    def _act_on_accepted(self, lane: Lane, accepted: Accepted, now_s: float) -> None:
+        """As `_act_on` for each; together when there is nothing out of the ordinary."""
+        tokens, ids, latency_us, code = accepted
+        name = lane.name
+        if self._settler.ordinary and not self._choice.reroutes:
+            entries = lane.all_accepted(tokens, now_s)
+            if entries:
+                self._settler.sent(entries, ids, latency_us, name, code)
+                return
+        for token, theirs, took_us in zip(tokens, ids, latency_us, strict=True):
+            verdict = Verdict(
+                kind="accepted", provider=name, provider_message_id=theirs, code=code, latency_us=took_us
+            )
+            self._act_on(lane, token, verdict, now_s)
+
+    def _act_on(self, lane: Lane, token: int, verdict: Verdict, now_s: float) -> None:
+        entry = lane.ended(token, verdict.kind, now_s)
+        if entry is None:
+            return
+        failed = verdict.kind not in ("accepted", "permanent")
+        others = failed and self._choice.another(lane, entry.message, now_s)
+        reroute = self._choice.candidates(entry.message).reroute
+        self._settler.ended(entry, verdict, others=others, reroute=reroute)
 
     def _look_after(self, now_s: float) -> None:
         """Give up messages that have waited for an answer for too long."""
@@ -222,7 +247,8 @@ class Dispatcher:
                 continue
             for token in lane.awaited.begun_before(now_s - lane.timeout_s - _NO_VERDICT_S):
                 self._log.error("provider gave no verdict within its time-out", provider=lane.name)
-                self._note(lane, token, Verdict(kind="unknown", provider=lane.name, code="no_verdict"))
+                verdict = Verdict(kind="unknown", provider=lane.name, code="no_verdict")
+                self._notes.ended(lane, token, verdict)
 
     def _give_up_overdue(self, lane: Lane, now_s: float) -> None:
         """Send messages that wait for an answer for too long to another provider (hedged requests: Dean and
@@ -246,7 +272,7 @@ class Dispatcher:
 
     async def _act(self) -> None:
         while True:
-            if not self._verdicts:
+            if not self._notes:
                 await self._turns.sleep_until(self._next_turn_s(self._clock_s()))
             now_s = self._clock_s()
             self._act_on_verdicts(now_s)

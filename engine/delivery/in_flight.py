@@ -15,6 +15,8 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from engine.records import Entry, VerdictKind
 
 _PATIENCE_FACTOR = 2.0
@@ -37,8 +39,9 @@ class InFlight:
         # How long an answer usually takes (smoothed), seconds; 0: there was none yet.
         self.usual_s = 0.0
         self._slowest_s = 0.0
-        # Entries with the time at which they began, by token, oldest first.
-        self._entries: dict[int, tuple[Entry, float]] = {}
+        # Entries, and the time at which each began, by token, oldest first.
+        self._entries: dict[int, Entry] = {}
+        self._began_s: dict[int, float] = {}
         # Of those that were given up the time at which they began: their verdict is still to come.
         self._given_up: dict[int, float] = {}
         self._count = 0
@@ -46,20 +49,45 @@ class InFlight:
         self._answered_at_s = 0.0
         self._stalled_at_s = float("-inf")
 
-    def began(self, entry: Entry, now_s: float) -> int:
-        """Note that `entry` is being sent; returns the token to give to `ended`."""
+    def began(self, entries: Sequence[Entry], now_s: float) -> int:
+        """Note that `entries` are being sent; returns the token of the first. Those of the others follow."""
         if not self.expected:
             self._answered_at_s = now_s
-        self.in_flight += 1
-        self.expected += 1
-        self._count += 1
-        self._entries[self._count] = (entry, now_s)
-        return self._count
+        count = len(entries)
+        self.in_flight += count
+        self.expected += count
+        first = self._count + 1
+        self._count += count
+        tokens = range(first, first + count)
+        self._entries.update(zip(tokens, entries, strict=True))
+        self._began_s.update(dict.fromkeys(tokens, now_s))
+        return first
 
     def began_s(self, token: int) -> float | None:
         """When the send of this token began; None: it has ended."""
-        waiting = self._entries.get(token)
-        return self._given_up.get(token) if waiting is None else waiting[1]
+        began_s = self._began_s.get(token)
+        return self._given_up.get(token) if began_s is None else began_s
+
+    def oldest_s(self, tokens: Sequence[int]) -> float | None:
+        """When the first of these sends began; None: one of them has ended, was given up, was in flight when
+        the provider last stalled, or stands there twice."""
+        began_s = self._began_s
+        if len(set(tokens)) != len(tokens) or not all(map(began_s.__contains__, tokens)):
+            return None
+        oldest_s = min(map(began_s.__getitem__, tokens))
+        return oldest_s if oldest_s > self._stalled_at_s else None
+
+    def all_ended(self, tokens: Sequence[int], oldest_s: float, now_s: float) -> list[Entry]:
+        """Note an answer for each of these sends, of which `oldest_s` has said when the first began; returns
+        their entries. It comes to what `ended` does for each, if each had taken the mean of their times."""
+        count = len(tokens)
+        self.in_flight -= count
+        self.expected -= count
+        self._answered_at_s = now_s
+        mean_s = max(now_s - sum(map(self._began_s.pop, tokens)) / count, 1e-6)
+        self._slowest_s = max(now_s - oldest_s, mean_s, self._slowest_s * (1 - _FORGET) ** count)
+        self.usual_s += (mean_s - self.usual_s) * (1 - (1 - _SMOOTHING) ** count if self.usual_s else 1.0)
+        return list(map(self._entries.pop, tokens))
 
     def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
         """Note the verdict for a token; returns the entry, or None when nobody waits for it any more."""
@@ -78,7 +106,8 @@ class InFlight:
         if token in self._given_up:
             del self._given_up[token]
             return None
-        return self._entries.pop(token)[0]
+        del self._began_s[token]
+        return self._entries.pop(token)
 
     def answers_within(self, ahead_s: float, now_s: float) -> int:
         """How many of the expected answers are likely to come within `ahead_s`, seconds; 0 when answers have
@@ -110,17 +139,18 @@ class InFlight:
         when the provider stalled."""
         before_s = max(now_s - self.patience_s(), self._stalled_at_s)
         found = []
-        for token, (entry, began_s) in self._entries.items():
+        for token, began_s in self._began_s.items():
             if began_s > before_s:
                 break
-            found.append((token, entry))
+            found.append((token, self._entries[token]))
         return found
 
     def begun_before(self, before_s: float) -> list[int]:
         """The tokens of the sends that began before `before_s` and have no verdict yet."""
-        entries = [token for token, (_, began_s) in self._entries.items() if began_s < before_s]
-        return entries + [token for token, began_s in self._given_up.items() if began_s < before_s]
+        begun = [token for token, began_s in self._began_s.items() if began_s < before_s]
+        return begun + [token for token, began_s in self._given_up.items() if began_s < before_s]
 
     def give_up(self, token: int) -> None:
         """Wait no longer for the verdict of this token: it is to be sent elsewhere."""
-        self._given_up[token] = self._entries.pop(token)[1]
+        del self._entries[token]
+        self._given_up[token] = self._began_s.pop(token)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Sequence
+from itertools import islice, repeat
 from typing import NamedTuple
 
 from engine.backoff import Backoff
@@ -104,8 +104,14 @@ class Lane:
         begun is lost to all workers. So the lane asks for no more slots than messages can be begun
         by the time that they come.
         """
-        able = self._able(free, now_s)
-        if self.allowance is None or not able:
+        if self.allowance is None or not self.waiting or not self.breaker.usable(now_s):
+            return _NONE
+        # How many can be begun now, or as soon as slots come.
+        able = 1
+        if self.breaker.state == "closed":
+            room = max(0, min(free, self.in_flight_max - self.awaited.expected))
+            able = min(len(self.waiting), room + self.awaited.answers_within(_AHEAD_S, now_s))
+        if not able:
             return _NONE
         sizes = [entry.message.segments for entry, _ in islice(self.waiting, min(able, LOOK_AHEAD))]
         segments = self.waiting_segments
@@ -114,15 +120,6 @@ class Lane:
         asked = self.allowance.wanted(segments, now_s, sizes)
         covered = -(-able * (asked + self.allowance.held) // segments)
         return Wish(asked, covered, self.allowance.asks_at_s(now_s))
-
-    def _able(self, free: int, now_s: float) -> int:
-        """How many of the messages that wait can be begun now, or as soon as slots come."""
-        if not self.waiting or not self.breaker.usable(now_s):
-            return 0
-        if self.breaker.state != "closed":
-            return 1
-        room = max(0, min(free, self.in_flight_max - self.awaited.expected))
-        return min(len(self.waiting), room + self.awaited.answers_within(_AHEAD_S, now_s))
 
     def look(self, now_s: float) -> None:
         """Open the circuit if the provider has stalled."""
@@ -140,41 +137,58 @@ class Lane:
         """Whether the messages that wait in the lane should leave it."""
         return self.paused or (self.breaker.state == "open" and not self.breaker.usable(now_s))
 
-    def crowded(self, now_s: float) -> bool:
-        """Whether more messages wait than the lane can send within about a second."""
+    def room(self, now_s: float) -> float:
+        """How many more messages, with a throughput segments, may wait before the lane is crowded; 0 or less:
+        it is. The last message may go beyond that."""
         if now_s < self._rests_until_s:
-            return True
+            return 0
         if self.allowance is not None:
             of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
-            return self.waiting_segments >= min(self._waiting_max, max(_WAITING_MIN, of_rate))
+            return min(self._waiting_max, max(_WAITING_MIN, of_rate)) - self.waiting_segments
         if not self.awaited.usual_s:
-            return len(self.waiting) >= self._waiting_max
-        return len(self.waiting) >= max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)
+            return self._waiting_max - len(self.waiting)
+        most = max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)
+        return most - len(self.waiting)
 
-    def add(self, entry: Entry, read_at_s: float) -> None:
-        """Let `entry` wait, behind all others; it was read at `read_at_s`."""
-        self.waiting.append((entry, read_at_s))
-        self.waiting_segments += entry.message.segments
+    def add(self, entries: Sequence[Entry], read_at_s: float) -> None:
+        """Let `entries` wait, behind all others; they were read at `read_at_s`."""
+        self.waiting.extend(zip(entries, repeat(read_at_s)))
+        self.waiting_segments += sum([entry.message.segments for entry in entries])
 
-    def next(self, now_s: float) -> tuple[Entry, float] | None:
-        """Take out the next entry that may be sent, with the time at which it was read; None: none may.
+    def next(self, most: int, now_s: float) -> list[tuple[Entry, float]]:
+        """Take out the next entries that may be sent, up to `most`, each with the time at which it was read.
 
-        The caller then calls `began`, unless it does not send the entry after all.
+        The caller then calls `began` with those of them that it sends.
         """
-        if not self.waiting or self.awaited.expected >= self.in_flight_max or now_s < self._rests_until_s:
-            return None
-        if not self.breaker.usable(now_s):
-            return None
-        segments = self.waiting[0][0].message.segments
-        if self.allowance is not None and not self.allowance.take(segments, now_s):
-            return None
-        self.waiting_segments -= segments
-        return self.waiting.popleft()
+        count = min(most, len(self.waiting), self.in_flight_max - self.awaited.expected)
+        if count <= 0 or now_s < self._rests_until_s or not self.breaker.usable(now_s):
+            return []
+        if self.breaker.state != "closed":
+            count = 1
+        waiting, allowance = self.waiting, self.allowance
+        if allowance is None:
+            taken = [waiting.popleft() for _ in range(count)]
+        else:
+            taken = []
+            while len(taken) < count and allowance.take(waiting[0][0].message.segments, now_s):
+                taken.append(waiting.popleft())
+        self.waiting_segments -= sum([entry.message.segments for entry, _ in taken])
+        return taken
 
-    def began(self, entry: Entry, now_s: float) -> int:
-        """Note that `entry` is being sent; returns the token to give to `ended`."""
+    def began(self, entries: Sequence[Entry], now_s: float) -> int:
+        """Note that `entries` are being sent; returns the token of the first, to give to `ended`. Those of
+        the others follow it."""
         self.breaker.began(now_s)
-        return self.awaited.began(entry, now_s)
+        return self.awaited.began(entries, now_s)
+
+    def all_accepted(self, tokens: Sequence[int], now_s: float) -> list[Entry]:
+        """Note that these, one at least, were accepted; returns their entries. [] when anything about one of
+        them is out of the ordinary: then nothing was noted, and `ended` is to be called for each."""
+        oldest_s = self.awaited.oldest_s(tokens)
+        if oldest_s is None or not self.breaker.all_accepted(len(tokens), oldest_s):
+            return []
+        self._rests.reset()
+        return self.awaited.all_ended(tokens, oldest_s, now_s)
 
     def ended(self, token: int, kind: VerdictKind, now_s: float) -> Entry | None:
         """Note the verdict for a token; returns the entry, or None when no verdict is expected any more."""

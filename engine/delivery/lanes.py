@@ -55,9 +55,14 @@ class Lanes:
 
     def room(self, now_s: float) -> int | None:
         """How many more messages are worth reading now; None: as many as the worker takes in hand."""
-        if not any(lane.open(now_s) and not lane.crowded(now_s) for lane in self._order):
+        if not any(lane.open(now_s) and lane.room(now_s) > 0 for lane in self._order):
             return 0
         return None if len(self._order) > 1 else read_ahead.room(self._order[0], now_s)
+
+    def ahead(self, now_s: float, *, far: bool) -> int:
+        """How many messages are worth having in hand beside those that are being sent, so that the providers
+        have work while Redis is read. Without `far`: as few as there must be."""
+        return sum(read_ahead.ahead(lane, self._concurrency, now_s, far=far) for lane in self._order)
 
     def ready_messages(self, now_s: float) -> int:
         """How many messages of each shard should lie ready to be read: a power of two, so that it seldom

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from engine.delivery.sent import SentEntries
 from engine.records import (
     Entry,
     Queue,
@@ -50,11 +51,12 @@ class QueueReader(Protocol):
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         """Read about `count` new entries (at most `count` + shards). Waits up to `block_ms` for the first."""
 
-    async def settle(self, settlements: Sequence[Settlement]) -> int:
+    async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle entries in one round trip; returns how many of the settlements counted.
 
-        One settlement of an entry counts. Done again, the same settlements count nothing. So after
-        Unavailable, call it again with the same ones.
+        `sent`: entries that are settled in the ordinary way. One settlement of an entry counts. Done again,
+        the same settlements count nothing. So after Unavailable, call it again with the same ones. Several
+        calls may be under way, of different entries.
         """
 
     def drop(self, entries: Sequence[Entry]) -> None:

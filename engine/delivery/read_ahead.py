@@ -17,6 +17,11 @@ from engine.routing.throughput import HORIZON_S
 # ahead as slots come.
 _WAITING_S = HORIZON_S
 _WAITING_MIN = 4
+# So much of an unlimited lane's time is in hand beside what is being sent, seconds: a read, and the writes to
+# the disk that it waits for. In parts of the sends that may be in flight it is no less than the first, and no
+# more than the second.
+_AHEAD_S = 0.02
+_AHEAD_MIN, _AHEAD_MAX = 0.5, 4
 # The rate that is assumed of a provider that has not answered yet and has no throughput, messages a second.
 _FAST = 5000.0
 
@@ -27,6 +32,15 @@ def rate(lane: Lane, now_s: float) -> float:
     if lane.allowance is not None:
         return lane.allowance.rate_seen(now_s)
     return lane.in_flight_max / lane.awaited.usual_s if lane.awaited.usual_s else _FAST
+
+
+def ahead(lane: Lane, concurrency: int, now_s: float, *, far: bool) -> int:
+    """How many messages to have in hand for a lane beside those that are being sent. `concurrency`: how many
+    may be in flight. Without `far`, never more than the least."""
+    least = max(1, int(_AHEAD_MIN * concurrency))
+    if not far or lane.allowance is not None or not lane.awaited.usual_s:
+        return least
+    return max(least, min(_AHEAD_MAX * concurrency, int(rate(lane, now_s) * _AHEAD_S)))
 
 
 def room(lane: Lane, now_s: float) -> int | None:

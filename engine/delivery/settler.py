@@ -1,14 +1,11 @@
 """Service: the entries that one worker has in hand, and what becomes of them, written to Redis in batches.
 
-An entry is in hand from `took` until it is settled or dropped. Settlements gather, and one
-flush at a time writes them to Redis: while one is under way, the next gathers.
+An entry is in hand from `took` until it is settled or dropped. From its verdict on it is *unsettled*, and
+takes no room of a send any more. Settlements gather, and `engine.delivery.settlement_writer` writes them.
 
-    killed               what is in hand is pending under the worker's name, and others take it over.
-                         A settlement whose answer did not come counts once
-    frozen               an entry that was read too long ago is dropped when its turn comes, because
-                         another worker may have it
-    Redis away, or a     the flush is sent again until it is answered, and counts once
-    flush not answered
+    killed      what is in hand is pending under the worker's name, and others take it over
+    frozen      an entry that was read too long ago is dropped when its turn comes, because another worker
+                may have it
 """
 
 from __future__ import annotations
@@ -20,8 +17,8 @@ from random import Random
 import msgspec
 from structlog.typing import FilteringBoundLogger
 
-from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
+from engine.delivery.sent import sent_entries
 from engine.delivery.settlement import (
     RetryPauses,
     UnknownOutcomes,
@@ -32,19 +29,11 @@ from engine.delivery.settlement import (
     put_off,
     unroutable,
 )
-from engine.errors import Unavailable
+from engine.delivery.settlement_writer import SettlementWriter
 from engine.records import Entry, Settlement, Verdict
 
-# Settlements are flushed when so many have gathered, or the first has waited so long, seconds.
-_FLUSH_COUNT = 200
-_FLUSH_S = 0.002
-# Most settlements in one call to Redis.
-_FLUSH_MAX = 1000
 # How long a message waits for its end when that cannot be recorded yet (`in_older_words`), seconds.
 _WAITS_S = 10.0
-# The first and the longest pause after Redis was unavailable, seconds.
-_PAUSE_S = 0.05
-_PAUSE_MAX_S = 1.0
 
 
 class SettlementCounts(msgspec.Struct):
@@ -85,15 +74,41 @@ class Settler:
         self.counts = SettlementCounts()
         # Entries that were taken and are not settled.
         self.in_hand = 0
-        # Set whenever something in hand was settled.
+        # Set whenever something in hand was settled or dropped.
         self.settled = asyncio.Event()
-        self._settlements: list[Settlement] = []
-        self._flush = asyncio.Event()
+        # Set whenever there is more room: that, and whenever an entry has become unsettled.
+        self.freed = asyncio.Event()
         self._readable = readable
+        self._writer = SettlementWriter(reader, self._let_go, log)
+
+    @property
+    def unsettled(self) -> int:
+        """Entries in hand of which it is known what becomes, and which are not settled yet."""
+        return self._writer.unsettled
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether what providers accept can be settled by `sent`: every living process can read its event."""
+        return self._readable("sent")
 
     def took(self, count: int) -> None:
         """Note that so many more entries are in hand."""
         self.in_hand += count
+
+    def to_send(self, waiting: Sequence[tuple[Entry, float]]) -> list[Entry]:
+        """Those of `waiting` that are still to be sent, now that their turn has come. The others were dropped
+        or settled. Each comes with the time at which it was read."""
+        oldest_s, now_us = self._clock_s() - self._hand_s, self._now_us()
+        found = []
+        for entry, read_at_s in waiting:
+            message = entry.message
+            # Nearly all: what `may_be_sent` comes to for an entry with nothing out of the ordinary.
+            if (
+                entry.deliveries == 1 and not message.unknown_sends
+                and read_at_s >= oldest_s and now_us < message.expires_at_us
+            ) or self.may_be_sent(entry, read_at_s):  # fmt: skip
+                found.append(entry)
+        return found
 
     def may_be_sent(self, entry: Entry, read_at_s: float) -> bool:
         """Whether `entry` is still to be sent, when its turn has come. False: it was dropped or settled."""
@@ -125,6 +140,21 @@ class Settler:
             )
         )
 
+    def sent(
+        self,
+        entries: Sequence[Entry],
+        ids: Sequence[str],
+        latency_us: Sequence[int],
+        provider: str,
+        code: str,
+    ) -> None:
+        """Settle entries that `provider` accepted, and that are not sent again after a receipt. It comes to
+        the same as `ended` for each; the rest is as in `sent_entries`."""
+        self._writer.add_sent(
+            sent_entries(entries, ids, latency_us, provider=provider, code=code, now_us=self._now_us())
+        )
+        self.freed.set()
+
     def put_off(self, entry: Entry, pause_s: float) -> None:
         """Put `entry` off for `pause_s`, because no provider can take it now."""
         now_us = self._now_us()
@@ -149,45 +179,18 @@ class Settler:
 
     async def run(self) -> None:
         """Write settlements to Redis until canceled."""
-        while True:
-            await self._flush.wait()
-            self._flush.clear()
-            settlements, self._settlements = self._settlements, []
-            for first in range(0, len(settlements), _FLUSH_MAX):
-                batch = settlements[first : first + _FLUSH_MAX]
-                await self._settle_all(batch)
-                self._let_go(len(batch))
+        await self._writer.run()
 
     def _let_go(self, count: int) -> None:
         self.in_hand -= count
         self.settled.set()
+        self.freed.set()
 
     def _settle(self, settlement: Settlement) -> None:
         if settlement.row is not None and not self._readable(settlement.row.event):
             due_at_us = self._now_us() + int(_WAITS_S * 1e6)
             settlement = in_older_words(settlement, self._unknown, due_at_us)
-        self._settlements.append(settlement)
+        self._writer.add(settlement)
+        self.freed.set()
         if settlement.row is not None and settlement.row.event == self._unknown.event:
             self.counts.outcome_unknown += 1
-        waiting = len(self._settlements)
-        if waiting == 1:
-            asyncio.get_running_loop().call_later(_FLUSH_S, self._flush.set)
-        elif waiting == _FLUSH_COUNT:
-            self._flush.set()
-
-    async def _settle_all(self, batch: Sequence[Settlement]) -> None:
-        """Settle, however long Redis is away. Sent again, a settlement counts once."""
-        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
-        while True:
-            try:
-                counted = await self._reader.settle(batch)
-            except Unavailable as e:
-                if not backoff.failures:
-                    self._log.warning("verdicts cannot be settled", reason=e.detail, waiting=self.in_hand)
-                await asyncio.sleep(backoff.next())
-                continue
-            if backoff.failures:
-                self._log.info("verdicts are settled again")
-            elif counted < len(batch):
-                self._log.warning("entries were settled by another worker", count=len(batch) - counted)
-            return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, runtime_checkable
 
 from engine.records import Message, Verdict
 
@@ -38,3 +38,24 @@ class Provider(Protocol):
         The caller bounds how many are in flight. Every message gets its verdict
         within the provider's time-out, come what may.
         """
+
+
+class Verdicts(Protocol):
+    """Where a provider puts the verdicts on messages that it was given together. It only notes them, and
+    never raises. A message goes by its token, and the first verdict on it counts."""
+
+    def ended(self, token: int, verdict: Verdict) -> None:
+        """One message has its verdict, whatever it is."""
+
+    def accepted(self, tokens: list[int], ids: list[str], latency_us: list[int], code: str) -> None:
+        """The provider has these messages, with one `code` for all. `ids`, `latency_us`: as in `Verdict`, of
+        each. The lists are the callee's from then on."""
+
+
+@runtime_checkable
+class BatchProvider(Provider, Protocol):
+    """A provider that takes many messages in one call, and gives many verdicts in one."""
+
+    def submit_all(self, messages: Sequence[Message], first: int, verdicts: Verdicts) -> None:
+        """Begin to send all. Their tokens are `first` and the numbers that follow. The rest is as for
+        `submit`: `verdicts` is not called from inside it, and hears of each message in time."""

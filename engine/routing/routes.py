@@ -23,6 +23,8 @@ from engine.records import Message, Queue
 from engine.routing.records import Route, RoutingPlan
 
 _ROUTES_MAX = 10_000
+# Kinds of messages whose candidates are remembered.
+_KNOWN_MAX = 10_000
 _PROVIDERS_MAX = 32
 _WEIGHT_MAX = 1_000_000
 # "+" and the 15 digits of the longest number; names are shorter (see `engine.intake.phone_numbers.sender`).
@@ -67,7 +69,7 @@ class _Group:
 class Router:
     """Finds the providers of messages by one plan. Building it looks at every route; a look-up does not."""
 
-    __slots__ = ("_groups", "_paused", "_unrouted")
+    __slots__ = ("_by_sender", "_groups", "_known", "_length", "_paused", "_unrouted", "reroutes")
 
     def __init__(self, plan: RoutingPlan, names: Sequence[str]) -> None:
         """`names` are the providers this process knows, in the order of its configuration."""
@@ -84,10 +86,31 @@ class Router:
             group.shorter = self._groups.shorter(prefix, None)
         everyone = Route(providers=tuple(names))
         self._unrouted = _NOWHERE if plan.routes else _candidates(everyone, known, paused)
+        # Whether any route lets messages be sent again when a receipt says that they did not arrive.
+        self.reroutes = any(route.reroute for route in plan.routes)
+        # What was found for messages, by all that the plan looks at: the queue, so many first characters of
+        # the destination, and the sender if any route names one.
+        self._known: dict[tuple[Queue, str, str], Candidates] = {}
+        self._length = self._groups.length_max
+        self._by_sender = any(route.sender for route in plan.routes)
 
     def candidates(self, message: Message, queue: Queue) -> Candidates:
-        """The providers that may carry the message. Costs at most one look-up for each length of prefix,
-        and a few for the prefix that matches."""
+        """The providers that may carry the message. Costs one look-up for a message like an earlier one, else
+        at most one for each length of prefix, and a few for the prefix that matches."""
+        like = (queue, message.to[: self._length], message.sender if self._by_sender else "")
+        found = self._known.get(like)
+        if found is None:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            found = self._known[like] = self._look_up(message, queue)
+        return found
+
+    @property
+    def alike(self) -> bool:
+        """Whether all messages of a queue have the same candidates."""
+        return not self._length and not self._by_sender
+
+    def _look_up(self, message: Message, queue: Queue) -> Candidates:
         group = self._groups.longest(message.to, None)
         while group is not None:
             if named := group.named:
@@ -125,9 +148,9 @@ def choose(
             if name not in tried and usable(name):
                 return name
         return None
-    drawn = _drawn(candidates.open, candidates.weights, rng)
-    if drawn is not None and drawn not in tried and usable(drawn):
-        return drawn
+    first = drawn(candidates.open, candidates.weights, rng)
+    if first is not None and first not in tried and usable(first):
+        return first
     # Draw again among those that can carry it: their shares stay in proportion to each other.
     able = [
         (name, weight)
@@ -137,10 +160,10 @@ def choose(
     if not able:
         return None
     names, weights = zip(*able, strict=True)
-    return _drawn(names, weights, rng) or able[0][0]
+    return drawn(names, weights, rng) or able[0][0]
 
 
-def _drawn(names: Sequence[str], weights: Sequence[int], rng: Random) -> str | None:
+def drawn(names: Sequence[str], weights: Sequence[int], rng: Random) -> str | None:
     """One of the names, drawn by weight; None when all weights are 0."""
     at = rng.random() * sum(weights)
     for name, weight in zip(names, weights, strict=True):

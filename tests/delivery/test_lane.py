@@ -25,27 +25,27 @@ def lane(*, timeout_s: float = 10.0, in_flight_max: int = 100, waiting_max: int 
 
 
 def submitted(lane: Lane, now_s: float) -> int:
-    lane.add(entry(), now_s)
-    assert lane.next(now_s) is not None
-    return lane.began(entry(), now_s)
+    lane.add([entry()], now_s)
+    assert lane.next(1, now_s)
+    return lane.began([entry()], now_s)
 
 
 def answered(lane: Lane, kind: VerdictKind, began_s: float, now_s: float) -> None:
     """The verdict of one that began then."""
-    token = next(t for t, (_, began) in lane.awaited._entries.items() if began == began_s)
+    token = next(t for t, began in lane.awaited._began_s.items() if began == began_s)
     assert lane.ended(token, kind, now_s)
 
 
 def test_no_more_go_than_may_be_in_flight() -> None:
     narrow = lane(in_flight_max=2)
     for _ in range(3):
-        narrow.add(entry(), 0.0)
+        narrow.add([entry()], 0.0)
     for _ in range(2):
-        assert narrow.next(0.0) is not None
-        narrow.began(entry(), 0.0)
-    assert narrow.next(0.0) is None
+        assert narrow.next(1, 0.0)
+        narrow.began([entry()], 0.0)
+    assert narrow.next(1, 0.0) == []
     answered(narrow, "accepted", 0.0, 0.1)
-    assert narrow.next(0.1) is not None
+    assert len(narrow.next(5, 0.1)) == 1
 
 
 def test_a_provider_that_hangs_is_avoided_after_a_few_times_its_usual_answer() -> None:
@@ -100,11 +100,11 @@ def test_after_its_pause_one_message_probes_and_the_next_waits_for_its_verdict()
     assert broken.open(2.0)
     submitted(broken, 2.0)
     assert not broken.open(2.0)
-    broken.add(entry(), 2.0)
-    assert broken.next(2.0) is None
+    broken.add([entry()], 2.0)
+    assert broken.next(1, 2.0) == []
     assert not broken.shut(2.0)
     answered(broken, "accepted", 2.0, 2.1)
-    assert broken.next(2.1) is not None
+    assert broken.next(1, 2.1)
 
 
 def test_a_provider_that_throttles_rests_longer_each_time_and_is_not_broken() -> None:
@@ -114,10 +114,10 @@ def test_a_provider_that_throttles_rests_longer_each_time_and_is_not_broken() ->
     for _ in range(4):
         submitted(hasty, now_s)
         answered(hasty, "throttled", now_s, now_s)
-        hasty.add(entry(), now_s)
+        hasty.add([entry()], now_s)
         again_s = hasty.again_at_s(now_s)
         assert again_s is not None
-        assert hasty.next(now_s) is None
+        assert hasty.next(1, now_s) == []
         rests.append(round(again_s - now_s, 3))
         now_s = again_s
         hasty.leave()
@@ -128,8 +128,8 @@ def test_a_provider_that_throttles_rests_longer_each_time_and_is_not_broken() ->
 @pytest.mark.parametrize("rate", [500.0])
 def test_messages_put_off_come_back_one_after_another_and_not_all_at_once(rate: float) -> None:
     full = lane(waiting_max=1)
-    full.add(entry(), 0.0)
-    assert full.crowded(0.0)
+    full.add([entry()], 0.0)
+    assert full.room(0.0) <= 0
     pauses = [full.put_off_s(7, 1.0, 1, 0.0) for _ in range(1000)]
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.5

@@ -30,7 +30,7 @@ def test_the_only_lane_takes_no_more_than_it_can_send_soon_and_reads_on_at_half(
     lane = made.by_name["p0"]
     assert made.room(0.0) == most
     for number in range(most):
-        lane.add(waiting(number), 0.0)
+        lane.add([waiting(number)], 0.0)
     assert made.room(0.0) == 0
     while len(lane.waiting) > most // 2 + 1:
         lane.waiting.popleft()
@@ -43,7 +43,7 @@ def test_the_only_lane_takes_no_more_than_it_can_send_soon_and_reads_on_at_half(
 
 def test_segments_count() -> None:
     made = lanes(20.0)
-    made.by_name["p0"].add(waiting(0, segments=7), 0.0)
+    made.by_name["p0"].add([waiting(0, segments=7)], 0.0)
     assert made.room(0.0) == 0
 
 
@@ -76,3 +76,17 @@ def test_about_thirty_milliseconds_of_work_lie_ready(
     throughputs: tuple[float | None, ...], ready: int
 ) -> None:
     assert lanes(*throughputs).ready_messages(0.0) == ready
+
+
+@pytest.mark.parametrize(("answer_s", "most"), [(0.0, 100), (10.0, 100), (0.01, 400), (0.001, 800)])
+def test_of_a_quick_provider_more_is_in_hand_and_not_where_that_may_be_lost(
+    answer_s: float, most: int
+) -> None:
+    made = lanes(None)
+    lane = made.by_name["p0"]
+    if answer_s:
+        lane.ended(lane.began([waiting(0)], 0.0), "accepted", answer_s)
+    assert made.ahead(answer_s, far=True) == most
+    assert made.ahead(answer_s, far=False) == 100
+    lane.limit(1000.0)
+    assert made.ahead(answer_s, far=True) == 100

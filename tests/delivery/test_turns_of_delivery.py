@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.boot.worker import assemble_worker
 from engine.config import QueueSettings
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import UnreadMessages
+from engine.delivery.sent import SentEntries
 from engine.delivery.sweeper import Sweeper
 from engine.delivery.worker import Worker
 from engine.errors import Unavailable
 from engine.providers.settings import SimulatedSettings
-from engine.records import Entry, Message, Queue, Settlement, Verdict
+from engine.records import ActivityRow, Entry, Message, Queue, Settlement, Verdict
 from engine.routing.ports import SlotRequest, Slots, SlotStore
 from engine.routing.records import RoutingPlan
 from engine.routing.throughput import timing
@@ -26,6 +28,7 @@ from tests.delivery.turns import Away, VirtualTime
 from tests.routing.throughput_model import Timeline
 from tests.stores.redis.kit import log, message
 
+unpacked = msgspec.msgpack.Decoder(ActivityRow).decode
 # A call to Redis, there and back, seconds.
 TRIP_S = 0.0005
 
@@ -50,10 +53,15 @@ class Backlog:
         taken, self.left = self.left[:count], self.left[count:]
         return taken
 
-    async def settle(self, settlements: Sequence[Settlement]) -> int:
+    async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         await asyncio.sleep(TRIP_S)
-        self.settled += settlements
-        return len(settlements)
+        ordinary = [
+            Settlement(entry=entry, row=unpacked(row))
+            for batch in sent
+            for entry, row in zip(batch.entries, batch.rows, strict=True)
+        ]
+        self.settled += [*settlements, *ordinary]
+        return len(settlements) + len(ordinary)
 
     def drop(self, entries: Sequence[Entry]) -> None: ...
 
@@ -117,6 +125,7 @@ def started(
     limits: dict[str, float] | None = None,
     concurrency: int = 100,
     hedge: bool = False,
+    at_most_once: bool = False,
     **settings: Any,
 ) -> tuple[Worker, Dispatcher, asyncio.Event]:
     """A worker at work, its dispatcher, and what makes it drain."""
@@ -125,7 +134,13 @@ def started(
         carriers,
         [SimulatedSettings(name=c.name, **{"timeout_s": 8.0, **settings}) for c in carriers],
         pace,
-        QueueSettings(concurrency=concurrency, backoff_s=0.1, backoff_max_s=0.2, hedge=hedge),
+        QueueSettings(
+            concurrency=concurrency,
+            backoff_s=0.1,
+            backoff_max_s=0.2,
+            hedge=hedge,
+            unknown_outcome="at-most-once" if at_most_once else "at-least-once",
+        ),
         take_over_s=4000.0,
         now_us=virtual.clock.now_us,
         clock_s=virtual.clock_s,
@@ -204,7 +219,7 @@ def test_a_stalled_carrier_is_noticed_and_hedged_while_redis_gives_no_slots() ->
             virtual, reader, carriers, SilentPace(), limits=limits, hedge=True, concurrency=8
         )
         waiting = Entry(shard=0, queue="normal", entry_id=b"w", message=message("waits"))
-        dispatcher.lanes.by_name["limited"].add(waiting, 0.0)
+        dispatcher.lanes.by_name["limited"].add([waiting], 0.0)
         dispatcher.pump(0.0)
         virtual.pass_s(3.0, turns_max=1000)
         assert not limited.submitted
@@ -305,7 +320,7 @@ def test_a_fault_of_ours_ends_the_worker_and_one_of_a_provider_does_not() -> Non
         def fails(*_: Any, **__: Any) -> None:
             raise ZeroDivisionError("ours")
 
-        dispatcher._settler.ended = fails  # type: ignore[method-assign]
+        dispatcher._settler.sent = fails  # type: ignore[method-assign]
         with pytest.raises(AssertionError, match=r"A service failed\.") as failed:
             virtual.pass_s(1.0)
         assert isinstance(failed.value.__cause__, ExceptionGroup)

@@ -126,7 +126,7 @@ def test_it_agrees_with_a_walk_over_all_routes(
 
 
 def test_a_look_up_costs_the_same_with_many_routes() -> None:
-    """Counted, not timed: one look at each length of prefix there is."""
+    """Counted, not timed: one look at what is remembered, and one at each length of prefix there is."""
 
     class Counting(str):
         cuts = 0
@@ -140,7 +140,20 @@ def test_a_look_up_costs_the_same_with_many_routes() -> None:
         Counting.cuts = 0
         told = msgspec.structs.replace(message(), to=Counting("+99999999"))
         assert not r.candidates(told, "normal").routed
-        assert Counting.cuts == 1
+        assert Counting.cuts == 2
+        assert not r.candidates(told, "normal").routed
+        assert Counting.cuts == 3
+
+
+@given(ROUTES, st.lists(st.tuples(st.text("12", max_size=5), st.sampled_from(["", "Acme", "Other"]),
+                                  st.sampled_from(["express", "normal"])), max_size=20))  # fmt: skip
+def test_what_is_remembered_of_other_messages_changes_nothing(
+    routes: list[Route], asked: list[tuple[str, str, Queue]]
+) -> None:
+    remembering = router(*routes)
+    for digits, sender, queue in asked:
+        told = message("+" + digits, sender)
+        assert remembering.candidates(told, queue) == router(*routes).candidates(told, queue)
 
 
 def test_in_order_the_first_who_can_is_chosen_and_who_has_tried_is_not() -> None:

@@ -31,7 +31,7 @@ class Faulty:
         except FileExistsError:
             pass
         else:
-            Settler.ended = _fail  # type: ignore[method-assign, assignment]
+            Settler.sent = _fail  # type: ignore[method-assign, assignment]
         verdict = Verdict(kind="accepted", provider=self.name, provider_message_id=str(os.getpid()))
         asyncio.get_running_loop().call_soon(done, verdict)
 

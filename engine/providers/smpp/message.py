@@ -18,9 +18,11 @@ when the message is sent again, they are sent again too, under the same referenc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from engine.providers.ports import Done
+from engine.providers.ports import Done, Verdicts
 from engine.providers.smpp.verdicts import code
 from engine.records import Verdict, VerdictKind
 
@@ -35,17 +37,58 @@ _WEIGHT: dict[VerdictKind, int] = {
 ACCEPTED_CODE = code(0)
 
 
-class Sending(msgspec.Struct, eq=False):
+class OneVerdict:
+    """`engine.providers.ports.Verdicts` of a message that was submitted alone."""
+
+    __slots__ = ("_done", "_provider")
+
+    def __init__(self, done: Done, provider: str) -> None:
+        self._done = done
+        self._provider = provider
+
+    def ended(self, token: int, verdict: Verdict) -> None:
+        """Pass it on."""
+        self._done(verdict)
+
+    def accepted(self, tokens: list[int], ids: list[str], latency_us: list[int], code: str) -> None:
+        """Pass it on as a verdict."""
+        self._done(
+            Verdict(
+                kind="accepted", provider=self._provider, provider_message_id=ids[0], code=code,
+                latency_us=latency_us[0],
+            )
+        )  # fmt: skip
+
+
+class AcceptedRun:
+    """Messages of one segment that were accepted one after another; they are passed on together."""
+
+    __slots__ = ("ids", "latency_us", "tokens", "verdicts")
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self.verdicts = verdicts
+        self.tokens: list[int] = []
+        self.ids: list[str] = []
+        self.latency_us: list[int] = []
+
+    def pass_on(self) -> None:
+        """Give their verdicts."""
+        self.verdicts.accepted(self.tokens, self.ids, self.latency_us, ACCEPTED_CODE)
+
+
+class Sending(msgspec.Struct, eq=False, gc=False):
     """A message on its way, from `submit` to its verdict. Times are monotonic seconds.
 
     Most messages have one segment and are accepted at once. They go a shorter way: the caller sets
-    `sent_s` instead of calling `take`, and gives the verdict itself instead of calling `accepted`.
+    `sent_s` instead of calling `take`, and adds them to an `AcceptedRun` instead of calling `accepted`.
     When anything else happens to such a message, the methods below work as for any other.
     """
 
-    done: Done
+    # Where its verdict goes, and by which token.
+    verdicts: Verdicts
+    token: int
     # One submit_sm body for each segment.
-    bodies: list[bytes]
+    bodies: Sequence[bytes]
     # When it was submitted.
     begun_s: float
     # There is one body.

@@ -21,7 +21,7 @@ PDU_BYTES_MAX = 65_536
 
 _HEADER = Struct(">IIII")
 _pack_header = _HEADER.pack
-_unpack_header = _HEADER.unpack_from
+unpack_header = _HEADER.unpack_from
 
 
 class Pdu(msgspec.Struct, frozen=True, gc=False):
@@ -72,38 +72,47 @@ class Reader:
         ignored. Time is linear in the octets that are fed, in whatever pieces they come; at
         most `PDU_BYTES_MAX` octets are kept.
         """
+        chunk = self.begin(data)
+        found: list[Pdu | WrongPdu] = []
+        at, end, length = 0, len(chunk), 0
+        while end - at >= HEADER_BYTES:
+            length, command_id, status, sequence = unpack_header(chunk, at)
+            if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
+                found.append(self.lose(length))
+                return found
+            after = at + length
+            if after > end:
+                break
+            found.append(Pdu(command_id, status, sequence, chunk[at + HEADER_BYTES : after]))
+            at = after
+        self.keep(chunk, at)
+        return found
+
+    def begin(self, data: bytes | bytearray | memoryview) -> bytes:
+        """The octets to cut into PDUs now that `data` has come; none while the next PDU is not whole. The
+        caller does what `feed` does, and tells `keep` where it has stopped, or `lose`."""
         if self._lost:
-            return []
+            return b""
         pending = self._pending
         if pending:
             pending += data
             if len(pending) < self._needed:
-                return []
+                return b""
             chunk = bytes(pending)
             pending.clear()
-        else:
-            # One copy at most; slices of it are then `bytes` too.
-            chunk = data if type(data) is bytes else bytes(data)
-        found: list[Pdu | WrongPdu] = []
-        at, end = 0, len(chunk)
-        while end - at >= HEADER_BYTES:
-            length, command_id, status, sequence = _unpack_header(chunk, at)
-            if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
-                found.append(self._lose(length))
-                return found
-            after = at + length
-            if after > end:
-                self._needed = length
-                break
-            found.append(Pdu(command_id, status, sequence, chunk[at + HEADER_BYTES : after]))
-            at = after
-        else:
-            self._needed = HEADER_BYTES
-        if at < end:
-            pending += chunk[at:]
-        return found
+            return chunk
+        # One copy at most; slices of it are then `bytes` too.
+        return data if type(data) is bytes else bytes(data)
 
-    def _lose(self, length: int) -> WrongPdu:
+    def keep(self, chunk: bytes, at: int) -> None:
+        """Keep the octets of `chunk` from `at` on: the beginning of a PDU, or nothing."""
+        if at < len(chunk):
+            self._pending += chunk[at:]
+            whole = len(chunk) - at >= HEADER_BYTES
+            self._needed = unpack_header(chunk, at)[0] if whole else HEADER_BYTES
+
+    def lose(self, length: int) -> WrongPdu:
+        """The place in the stream is lost, because this is no command_length."""
         self._lost = True
         return WrongPdu(
             f"command_length is {length}; allowed are {HEADER_BYTES} to {PDU_BYTES_MAX}.",

@@ -33,10 +33,10 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from engine.errors import ConfigError
-from engine.providers.ports import Done, Wire
+from engine.providers.ports import Done, Verdicts, Wire
 from engine.providers.problems import Problems
 from engine.providers.secret import secret
 from engine.providers.settings import SmppSettings
@@ -44,6 +44,7 @@ from engine.providers.smpp.body import PASSWORD_OCTETS, Bind
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.connection import Line, Terms
 from engine.providers.smpp.deliveries import Inbox
+from engine.providers.smpp.message import OneVerdict
 from engine.providers.smpp.receipt import ReceiptReader
 from engine.providers.smpp.send_queue import Waiting
 from engine.providers.smpp.session import Counts
@@ -67,13 +68,13 @@ _BINDS = {
 
 
 class SmppProvider:
-    """See `engine.providers.ports.Provider`; `counts` says what has happened so far.
+    """See `engine.providers.ports.BatchProvider`; `counts` says what has happened so far.
 
     Raises ConfigError naming the setting that cannot be used.
     """
 
-    # The method of the traffic itself, which saves a call for each message.
-    submit: Callable[[Message, Done], None]
+    # The method of the traffic itself.
+    submit_all: Callable[[Sequence[Message], int, Verdicts], None]
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class SmppProvider:
         waiting = Waiting()
         self._traffic = Traffic(
             settings.name,
-            SubmitEncoder(settings).bodies,
+            SubmitEncoder(settings).all_bodies,
             waiting,
             Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems, now_us),
             self.counts,
@@ -100,7 +101,7 @@ class SmppProvider:
             tick_s=tick_s,
             now_us=now_us,
         )
-        self.submit = self._traffic.submit
+        self.submit_all = self._traffic.submit_all
         terms = _terms(settings, wire)
         self._lines = waiting.lines = [
             Line(self._traffic, terms, bind, self.counts, problems)
@@ -114,6 +115,10 @@ class SmppProvider:
     def name(self) -> str:
         """The name of its section."""
         return self._name
+
+    def submit(self, message: Message, done: Done) -> None:
+        """See the port."""
+        self.submit_all((message,), 0, OneVerdict(done, self._name))
 
     async def start(self) -> None:
         """Begin to bind; does not wait for it."""

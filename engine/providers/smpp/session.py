@@ -34,12 +34,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from struct import Struct
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
-from engine.providers.smpp.pdu import HEADER_BYTES, Pdu, Reader, WrongPdu, pack
+from engine.providers.smpp.pdu import (
+    HEADER_BYTES,
+    PDU_BYTES_MAX,
+    Pdu,
+    Reader,
+    pack,
+    unpack_header,
+)
 
 # How long answers are waited for when the provider has asked to unbind, seconds.
 LEAVE_S = 1.0
@@ -76,7 +83,8 @@ class Timed(Protocol):
 Token = TypeVar("Token", bound=Timed)
 # A submit: the message, which of its segments it is, and the body of its submit_sm.
 Segment = tuple[Token, int, bytes]
-Answers = list[tuple[Segment[Token], Pdu]]
+# Submits, each with the status and the body of its answer.
+Answers = list[tuple[Segment[Token], int, bytes]]
 State = Literal["new", "binding", "bound", "leaving", "unbinding", "ended"]
 
 
@@ -194,25 +202,29 @@ class Session(Generic[Token]):
 
     def receive(self, data: bytes, now_s: float) -> IncomingBatch[Token]:
         """Read octets of the connection; what the caller must act on."""
+        # It cuts the stream as `Reader.feed` does.
         batch: IncomingBatch[Token] = IncomingBatch([], [])
-        pdus = self._reader.feed(data) if self.state != "ended" else []
-        # Only the last can be wrong.
-        wrong = pdus.pop() if pdus and isinstance(pdus[-1], WrongPdu) else None
-        answers, pending = batch.answers, self.pending
-        for pdu in cast("list[Pdu]", pdus):
-            if pdu.command_id == _SUBMIT_SM_RESP:
-                if (sent := pending.pop(pdu.sequence, None)) is not None:
-                    answers.append((sent, pdu))
-                else:
-                    self._counts.late_responses += 1
+        reader, answered, pop = self._reader, batch.answers.append, self.pending.pop
+        chunk = reader.begin(data) if self.state != "ended" else b""
+        at, end = 0, len(chunk)
+        while end - at >= HEADER_BYTES and self.state != "ended":
+            length, command, status, sequence = unpack_header(chunk, at)
+            if not HEADER_BYTES <= length <= PDU_BYTES_MAX:
+                wrong = reader.lose(length)
+                self._counts.wrong_pdus += 1
+                self.out.append(pack(_GENERIC_NACK, wrong.status, wrong.sequence or 0))
+                self._end("framing")
+                break
+            after = at + length
+            if after > end:
+                break
+            body = chunk[at + HEADER_BYTES : after]
+            at = after
+            if command == _SUBMIT_SM_RESP and (sent := pop(sequence, None)) is not None:
+                answered((sent, status, body))
             else:
-                self._take(pdu, batch, now_s)
-                if self.state == "ended":
-                    break
-        if isinstance(wrong, WrongPdu) and self.state != "ended":
-            self._counts.wrong_pdus += 1
-            self.out.append(pack(_GENERIC_NACK, wrong.status, wrong.sequence or 0))
-            self._end("framing")
+                self._take(Pdu(command, status, sequence, body), batch, now_s)
+        reader.keep(chunk, at)
         self._input_at_s = now_s
         if self._enquired:
             self._enquired = False
@@ -284,15 +296,14 @@ class Session(Generic[Token]):
             self.reason = reason
 
     def _take(self, pdu: Pdu, batch: IncomingBatch[Token], now_s: float) -> None:
-        """Anything but the answer to a submit."""
+        """Anything but the answer to a submit that waits for one."""
         command = pdu.command_id
         if command in _DELIVERIES:
             batch.deliveries.append(pdu)
         elif command == _GENERIC_NACK and (sequence := _refused_by(pdu, self.pending, self._enquired)):
             self._counts.generic_nacks += 1
             # Such an answer accepts nothing, whatever its status is.
-            refused = pdu if pdu.status else Pdu(command, _UNKNOWN_ERROR, sequence, b"")
-            batch.answers.append((self.pending.pop(sequence), refused))
+            batch.answers.append((self.pending.pop(sequence), pdu.status or _UNKNOWN_ERROR, pdu.body))
         elif command & ANSWER:
             self._answered(pdu, now_s)
         else:

@@ -16,6 +16,7 @@ Sender and type of number, unless the settings fix it:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from struct import Struct
 from zlib import crc32
@@ -41,6 +42,7 @@ _VALIDITY_S_MAX = 30 * 86_400
 # Segments are numbered in one octet, from 1.
 _SEGMENTS_MAX = 255
 _SENDERS_KEPT = 1024
+_MIDDLES_KEPT = 1024
 # Members of an enumeration are slow to look up.
 _PAYLOAD, _SAR_REFERENCE = int(Tag.message_payload), int(Tag.sar_msg_ref_num)
 _SAR_TOTAL, _SAR_NUMBER = int(Tag.sar_total_segments), int(Tag.sar_segment_seqnum)
@@ -49,8 +51,8 @@ _OURS = {_PAYLOAD, _SAR_REFERENCE, _SAR_TOTAL, _SAR_NUMBER}
 _UDH_OCTETS = 6
 # The NUL of destination_addr, esm_class, protocol_id, priority_flag, schedule_delivery_time.
 _PLAIN, _WITH_UDH = b"\0\0\0\0\0", b"\0\x40\0\0\0"
-_PLUS = ord("+")
 _OCTETS = [bytes((n,)) for n in range(256)]
+_PLUS = ord("+")
 # registered_delivery, replace_if_present_flag, data_coding, sm_default_msg_id, sm_length.
 _pack_five = Struct(">BBBBB").pack
 # User data header, 3GPP TS 23.040, 9.2.3.24.1: its length, element 0 of 3 octets (reference,
@@ -86,13 +88,14 @@ class SubmitEncoder:
         self._texts = TextWriter(settings)
         self._concatenation = settings.concatenation
         self._straight, self._plain = self._id_tag is None, self._texts.plain
-        # Before the octet with the text's length, of a text that goes the short way.
+        # Before the octet with the text's length, of a text that goes the short way. And all that is between
+        # the destination's digits and it, by the end of the message, in whole seconds from now, or from 1970.
         self._before_length = bytes((self._registered, 0, self._texts.plain_coding, 0))
+        self._middles: dict[int, bytes] = {}
+        self._middles_s = 0
         # Everything before the destination's digits, by sender.
         self._before: dict[str, bytes] = {}
         self._validity_form = settings.validity_period
-        # The last validity_period, and for which end of a message, in whole seconds from now, or from 1970.
-        self._validity, self._validity_s = b"", 0
         self._from_now = settings.validity_period == "relative"
 
     def bodies(self, message: Message, now_us: int) -> list[bytes]:
@@ -101,28 +104,40 @@ class SubmitEncoder:
         Raises ValueError, which names the field, for a message that SMPP cannot carry. Of those that
         ingest accepts, these are only messages whose sender has a Greek capital.
         """
-        if self._straight and message.segments == 1 and message.encoding == "GSM-7":
-            # Nearly all messages go this short way. `_bodies` would make the same octets, with steps
-            # that they do not need; it makes those of all other messages.
-            before, to = self._before.get(message.sender), message.to.encode()
-            from_us = now_us if self._from_now else 0
-            end_s, digits, text = (
-                (message.expires_at_us - from_us) // 1_000_000,
-                to[1:],
-                self._plain(message.text),
-            )
-            if (
-                text and before is not None and end_s == self._validity_s
-                and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS
-            ):  # fmt: skip
-                return [
-                    b"".join(
-                        (
-                            before, digits, _PLAIN, self._validity, self._before_length,
-                            _OCTETS[len(text)], text, self._parameters,
-                        )
-                    )
-                ]  # fmt: skip
+        [found] = self.all_bodies((message,), now_us)
+        if isinstance(found, ValueError):
+            raise found
+        return list(found)
+
+    def all_bodies(self, messages: Sequence[Message], now_us: int) -> list[Sequence[bytes] | ValueError]:
+        """What `bodies` returns or raises, for each of `messages`."""
+        straight, plain, senders, parameters = self._straight, self._plain, self._before, self._parameters
+        middles, from_us = self._middles, now_us if self._from_now else 0
+        if now_us // 1_000_000 != self._middles_s:
+            # What is absolute may have passed meanwhile.
+            self._middles_s = now_us // 1_000_000
+            middles.clear()
+        found: list[Sequence[bytes] | ValueError] = []
+        for message in messages:
+            if straight and message.segments == 1 and message.encoding == "GSM-7":
+                # Nearly all messages go this short way. `_any_bodies` would make the same octets, with steps
+                # that they do not need; it makes those of all other messages.
+                to, text = message.to.encode(), plain(message.text)
+                digits, before = to[1:], senders.get(message.sender)
+                middle = middles.get((message.expires_at_us - from_us) // 1_000_000)
+                if (
+                    text and before is not None and middle is not None
+                    and digits.isdigit() and to[0] == _PLUS and len(to) <= ADDRESS_OCTETS
+                ):  # fmt: skip
+                    found.append((b"".join((before, digits, middle, _OCTETS[len(text)], text, parameters)),))
+                    continue
+            try:
+                found.append(self._any_bodies(message, now_us))
+            except ValueError as e:
+                found.append(e)
+        return found
+
+    def _any_bodies(self, message: Message, now_us: int) -> list[bytes]:
         bodies = self._bodies(message, now_us)
         if self._id_tag is None:
             return bodies
@@ -225,16 +240,17 @@ class SubmitEncoder:
         means the provider's own default, often days; a relative one is at most 30 days.
         """
         end_s = (message.expires_at_us - (now_us if self._from_now else 0)) // 1_000_000
-        if end_s != self._validity_s or not self._validity:
-            self._validity_s = end_s
-            match self._validity_form:
-                case "relative":
-                    self._validity = _duration(max(end_s, 1))
-                case "absolute":
-                    self._validity = _time(max(end_s, now_us // 1_000_000 + 1))
-                case "none":
-                    self._validity = b"\0"
-        return self._validity
+        match self._validity_form:
+            case "relative":
+                validity = _duration(max(end_s, 1))
+            case "absolute":
+                validity = _time(max(end_s, now_us // 1_000_000 + 1))
+            case "none":
+                validity = b"\0"
+        if len(self._middles) >= _MIDDLES_KEPT:
+            self._middles.clear()
+        self._middles[end_s] = b"".join((_PLAIN, validity, self._before_length))
+        return validity
 
 
 def _duration(seconds: int) -> bytes:

@@ -6,21 +6,21 @@ Failures and times: see `engine.providers.smpp.provider`.
 from __future__ import annotations
 
 import asyncio
+import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from engine.problem_records import ProblemKind
-from engine.providers.ports import Done
+from engine.providers.ports import Verdicts
 from engine.providers.problems import Problems
 from engine.providers.smpp.body import AROUND_IDS, MESSAGE_ID_OCTETS, decode_message_id
 from engine.providers.smpp.codes import CommandStatus
 from engine.providers.smpp.connection import Connection, Line, Segments
 from engine.providers.smpp.deliveries import Inbox
 from engine.providers.smpp.hints import Hints
-from engine.providers.smpp.message import ACCEPTED_CODE, Sending
-from engine.providers.smpp.pdu import Pdu
+from engine.providers.smpp.message import AcceptedRun, Sending
 from engine.providers.smpp.send_queue import Waiting
 from engine.providers.smpp.session import Answers, Counts, IncomingBatch
 from engine.providers.smpp.verdicts import code, kind
@@ -28,14 +28,17 @@ from engine.records import Message, Verdict
 
 _log = structlog.get_logger("smpp")
 
-# (message, time in microseconds since 1970) to the bodies of its submit_sm.
-Encode = Callable[[Message, int], list[bytes]]
+# (messages, time in microseconds since 1970) to the bodies of the submit_sm of each; a ValueError where there
+# can be none.
+Encode = Callable[[Sequence[Message], int], list[Sequence[bytes] | ValueError]]
 
 # A message of which the provider has taken nothing is held so long: see `engine.providers.smpp.provider`.
 HOLD_S = 1.0
 # Messages that may wait for room; the caller's own bound is far below.
 _WAITING_MAX = 100_000
 
+# What nearly all ids are made of.
+_PLAIN = (string.ascii_letters + string.digits + "-_.:").encode()
 # Before the sample of an acceptance without an id, the body of which is often empty.
 _WITHOUT_ID = "submit_sm_resp, status 0, without a message_id: "
 
@@ -43,7 +46,7 @@ _WITHOUT_ID = "submit_sm_resp, status 0, without a message_id: "
 class Traffic:
     """All messages of one provider that have no verdict yet.
 
-    encode    makes the bodies of a message's submit_sm; raises ValueError when there can be none
+    encode    makes the bodies of messages' submit_sm
     waiting   must know its sessions before the first `submit`
     tick_s    how often `sweep` is called
     """
@@ -78,31 +81,31 @@ class Traffic:
         # Set when it is stopping and no message is left.
         self.idle = asyncio.Event()
 
-    def submit(self, message: Message, done: Done) -> None:
-        """See `engine.providers.ports.Provider`."""
-        try:
-            bodies = self._encode(message, self._now_us())
-        except ValueError as e:
-            # SMPP cannot carry it, so no provider could take it this way.
-            verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {e}")
-            asyncio.get_running_loop().call_soon(done, verdict)
-            return
-        now_s = time.monotonic()
-        sending = Sending(done, bodies, now_s, len(bodies) == 1)
-        if not sending.single and len(bodies) > message.segments:
-            self._counts.segments_unpaid += len(bodies) - message.segments
-        messages = self._messages
-        if not messages:
+    def submit_all(self, messages: Sequence[Message], first: int, verdicts: Verdicts) -> None:
+        """See `engine.providers.ports.BatchProvider`."""
+        # One look at each clock for all of them.
+        now_s, loop, begun = time.monotonic(), asyncio.get_running_loop(), []
+        for token, bodies in enumerate(self._encode(messages, self._now_us()), first):
+            if isinstance(bodies, ValueError):
+                # SMPP cannot carry it, so no provider could take it this way.
+                verdict = Verdict(kind="permanent", provider=self._name, code=f"invalid: {bodies}")
+                loop.call_soon(verdicts.ended, token, verdict)
+                continue
+            begun.append(Sending(verdicts, token, bodies, now_s, len(bodies) == 1))
+            if len(bodies) > 1:
+                self._counts.segments_unpaid += max(0, len(bodies) - messages[token - first].segments)
+        waiting = self._messages
+        if not waiting:
             reason = self._hopeless(now_s)
-            # One look at the clock for all that is submitted in this turn of the loop.
-            asyncio.get_running_loop().call_soon(self._waiting.pump_all, now_s)
+            loop.call_soon(self._waiting.pump_all, now_s)
         else:
-            reason = "window" if len(messages) >= _WAITING_MAX else ""
-        if reason:
+            reason = "window" if len(waiting) >= _WAITING_MAX else ""
+        if not reason:
+            waiting.extend(begun)
+            return
+        for sending in begun:
             sending.give_up(reason)
-            asyncio.get_running_loop().call_soon(self._look, sending, now_s)
-        else:
-            messages.append(sending)
+            loop.call_soon(self._look, sending, now_s)
 
     def sweep(self) -> None:
         """Give the verdicts of messages whose time is over. Called every `tick_s`."""
@@ -161,49 +164,52 @@ class Traffic:
 
     def _answered(self, line: Line, answers: Answers[Sending], now_s: float) -> None:
         name, accepted, sent_s, latency_us = self._name, 0, -1.0, 0
-        for (sending, part, _), pdu in answers:
+        run: AcceptedRun | None = None
+        for (sending, part, _), status, body in answers:
             try:
-                if pdu.status:
-                    self._refused(line, sending, part, pdu, now_s)
+                if not status and sending.single:
+                    # Nearly all: what `Sending` comes to when it has one segment, by the short way.
+                    message_id = _plain_id(body) or _read_id(body, name, self._problems)
+                    accepted += 1
+                    if run is None or run.verdicts is not sending.verdicts:
+                        if run is not None:
+                            run.pass_on()
+                        run = AcceptedRun(sending.verdicts)
+                    if sending.sent_s != sent_s:
+                        sent_s = sending.sent_s
+                        latency_us = int((now_s - sent_s) * 1e6)
+                    run.tokens.append(sending.token)
+                    run.ids.append(message_id)
+                    run.latency_us.append(latency_us)
+                    continue
+                # Verdicts are given in the order of the answers.
+                if run is not None:
+                    run.pass_on()
+                    run = None
+                if status:
+                    self._refused(line, sending, part, status, now_s)
                     continue
                 accepted += 1
-                # As `decode_message_id`, in a third of its time, for ids as they should be.
-                message_id = pdu.body.rstrip(b"\0").decode("latin-1")
-                if "," in message_id or "\0" in message_id or len(message_id) >= MESSAGE_ID_OCTETS:
-                    message_id = decode_message_id(pdu.body).replace(",", "%2C")
-                message_id = message_id.strip(AROUND_IDS)
-                if not message_id:
-                    # Status 0 is the acceptance; but no receipt can name the message by an id of theirs.
-                    self._problems.note(name, ProblemKind.answer_unread, pdu.body, lead=_WITHOUT_ID)
-                if not sending.single:
-                    sending.accepted(part, message_id)
-                    self._look(sending, now_s)
-                    continue
-                # Nearly all: what `Sending` comes to when it has one segment, by the short way.
-                if sending.sent_s != sent_s:
-                    sent_s = sending.sent_s
-                    latency_us = int((now_s - sent_s) * 1e6)
-                verdict = Verdict(
-                    kind="accepted", provider=name, provider_message_id=message_id, code=ACCEPTED_CODE,
-                    latency_us=latency_us,
-                )  # fmt: skip
-                sending.done(verdict)
+                sending.accepted(part, _read_id(body, name, self._problems))
+                self._look(sending, now_s)
             except Exception as e:  # a fault in reading one answer costs the others nothing
-                _log.error("answer not understood", provider=name, exc_info=e)
+                _log.error("answer not understood", provider=self._name, exc_info=e)
                 self._unanswered([(sending, part, b"")], "fault", now_s)
+        if run is not None:
+            run.pass_on()
         line.slowdown.taken(accepted, now_s)
 
-    def _refused(self, line: Line, sending: Sending, part: int, pdu: Pdu, now_s: float) -> None:
-        verdict = kind(pdu.status)
+    def _refused(self, line: Line, sending: Sending, part: int, status: int, now_s: float) -> None:
+        verdict = kind(status)
         if verdict == "throttled":
             self._counts.throttled += 1
             line.slowdown.throttled(now_s)
-            sending.throttled(part, code(pdu.status))
+            sending.throttled(part, code(status))
             self._waiting.put_off(line, sending)
         else:
-            sending.failed(verdict, code(pdu.status))
-            self._hints.refused(pdu.status)
-            if pdu.status == CommandStatus.ESME_RINVBNDSTS:
+            sending.failed(verdict, code(status))
+            self._hints.refused(status)
+            if status == CommandStatus.ESME_RINVBNDSTS:
                 line.bind_anew(now_s)
         self._look(sending, now_s)
 
@@ -223,7 +229,7 @@ class Traffic:
         """Give the verdict if it can be given."""
         if sending.over and not sending.verdict_given:
             sending.verdict_given = True
-            sending.done(sending.verdict(self._name, now_s))
+            sending.verdicts.ended(sending.token, sending.verdict(self._name, now_s))
 
     # -- all of them
 
@@ -241,3 +247,20 @@ class Traffic:
     def _look_idle(self) -> None:
         if self.stopping and not (self._inbox.unanswered or self._waiting.busy):
             self.idle.set()
+
+
+def _plain_id(body: bytes) -> str:
+    """As `decode_message_id`, in a part of its time, for an id as it should be; "" for any other."""
+    text = body[:-1]
+    if not text.isalnum() and (not text or text.translate(None, _PLAIN)):
+        return ""
+    return text.decode("ascii") if body[-1] == 0 and len(body) <= MESSAGE_ID_OCTETS else ""
+
+
+def _read_id(body: bytes, name: str, problems: Problems) -> str:
+    """The provider's id in the body of an acceptance; "" when it gives none."""
+    message_id = decode_message_id(body).replace(",", "%2C").strip(AROUND_IDS)
+    if not message_id:
+        # Status 0 is the acceptance; but no receipt can name the message by an id of theirs.
+        problems.note(name, ProblemKind.answer_unread, body, lead=_WITHOUT_ID)
+    return message_id

@@ -27,6 +27,7 @@ from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from engine.delivery.sent import SentEntries
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
@@ -176,21 +177,26 @@ class QueueStreams:
             if streams or block is not None:
                 return streams
 
-    async def settle(self, settlements: Sequence[Settlement]) -> int:
+    async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle entries, in one command for each shard; how many counted.
 
         An entry that another worker has settled since does not count.
         """
-        by_shard: dict[int, list[Settlement]] = {}
+        by_shard: dict[int, tuple[list[Settlement], list[wire.SentEntry]]] = {}
         for settlement in settlements:
-            by_shard.setdefault(settlement.entry.shard, []).append(settlement)
+            (by_shard.get(shard := settlement.entry.shard) or by_shard.setdefault(shard, ([], [])))[0].append(
+                settlement
+            )
+        for batch in sent:
+            for one in zip(batch.entries, batch.rows, strict=True):
+                (by_shard.get(shard := one[0].shard) or by_shard.setdefault(shard, ([], [])))[1].append(one)
+        mark = _mark(self._pulse, self.ready_max)
         replies = await self._all(
-            [
-                wire.settle(self.queue, self._name, shard, _mark(self._pulse, self.ready_max), some)
-                for shard, some in by_shard.items()
-            ]
+            [wire.settle(self.queue, self._name, shard, mark, *some) for shard, some in by_shard.items()]
         )
         self._hand.let_go(settlement.entry for settlement in settlements)
+        for batch in sent:
+            self._hand.let_go(batch.entries)
         return self._backlog.counted(by_shard, replies)
 
     def drop(self, entries: Sequence[Entry]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -40,6 +41,10 @@ _OUTCOMES: dict[SettlementOutcome, bytes] = {
 
 # An entry as a stream holds it: (id, payload, how often it has been delivered).
 RawEntry = tuple[bytes, bytes, int]
+
+
+# An entry whose message was accepted, and the row of that, packed.
+SentEntry = tuple[Entry, bytes]
 
 
 class Undecodable(msgspec.Struct, frozen=True):
@@ -84,7 +89,14 @@ def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
 
 
 def settle(
-    queue: Queue, name: str, shard: int, mark: int, settlements: Sequence[Settlement], *, unread: bool = False
+    queue: Queue,
+    name: str,
+    shard: int,
+    mark: int,
+    settlements: Sequence[Settlement],
+    sent: Sequence[SentEntry] = (),
+    *,
+    unread: bool = False,
 ) -> Command:
     """Settle entries of one shard in one call; reply [how many counted, the weight that waits behind the
     stream now] (see `settle` and `finish` in queue.lua).
@@ -106,8 +118,11 @@ def settle(
             flat += (s.due_at_us, message_format.packed(s.message or message))
         elif outcome == "dead":
             flat.append(message_format.packed(s.message or message))
+    for entry, row in sent:
+        message = entry.message
+        flat += (entry.entry_id, b"c", message.organisation_id, message.units, row)
     function = _SETTLE_UNREAD if unread else _SETTLE
-    return _settle(queue, name, shard, mark, len(settlements), flat, function)
+    return _settle(queue, name, shard, mark, len(settlements) + len(sent), flat, function)
 
 
 def leave_for_others(queue: Queue, name: str, mark: int, entry: Undecodable, due_at_us: int) -> Command:
@@ -125,7 +140,13 @@ def _settle(
     flat: Sequence[Argument],
     function: str = _SETTLE,
 ) -> Command:
-    keys = (
+    keys = _settle_keys(queue, shard)
+    return ("FCALL", function, len(keys), *keys, name, mark, count, *flat)
+
+
+@cache
+def _settle_keys(queue: Queue, shard: int) -> tuple[bytes, ...]:
+    return (
         *line_keys(shard, queue),
         due_key(shard, queue),
         dead_key(shard, queue),
@@ -135,7 +156,6 @@ def _settle(
         held_key(shard),
         held_by_key(shard),
     )
-    return ("FCALL", function, len(keys), *keys, name, mark, count, *flat)
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int, mark: int) -> Command:

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from engine.providers.smpp.congestion import Slowdown
-from engine.providers.smpp.message import Sending
+from engine.providers.smpp.message import OneVerdict, Sending
 from engine.records import Verdict, VerdictKind
 
 OUTCOMES = ("accepted", "permanent", "unknown", "temporary", "throttled", "unsent")
@@ -20,7 +20,8 @@ def no_verdict(verdict: Verdict) -> None:
 
 
 def sending(segments: int) -> Sending:
-    return Sending(no_verdict, [b"%d" % n for n in range(segments)], 1.0, segments == 1)
+    verdicts = OneVerdict(no_verdict, "carrier")
+    return Sending(verdicts, 1, [b"%d" % n for n in range(segments)], 1.0, segments == 1)
 
 
 def report(to: Sending, part: int, outcome: str) -> None:

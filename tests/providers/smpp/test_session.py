@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.providers.smpp.codes import ANSWER, Command, CommandStatus
-from engine.providers.smpp.pdu import Pdu, Reader, pack
+from engine.providers.smpp.pdu import Pdu, Reader, WrongPdu, pack
 from engine.providers.smpp.session import LEAVE_S, Counts, IncomingBatch, Session
 
 TIMEOUT_S, ENQUIRE_S = 5.0, 30.0
@@ -87,7 +87,7 @@ def test_submits_have_numbers_of_their_own_and_answers_find_them() -> None:
     assert [first.body, second.body] == [b"body 1", b"body 2"]
     assert first.sequence != second.sequence
     batch = made.receive(answer(second) + answer(first), 1.0)
-    assert [segment[0] for segment, _ in batch.answers] == [two, one]
+    assert [segment[0] for segment, *_ in batch.answers] == [two, one]
     assert not made.pending
     assert made.receive(answer(first), 1.0) == IncomingBatch([], [])
     assert counts.late_responses == 1
@@ -195,8 +195,8 @@ def test_a_nack_of_no_number_answers_the_only_submit_there_is() -> None:
     one, two = Sent(1), Sent(2)
     nack = pack(Command.generic_nack, CommandStatus.ESME_RINVCMDLEN, 0)
     submit(made, one)
-    [(segment, refused)] = made.receive(nack, 1.0).answers
-    assert (segment[0], refused.status) == (one, CommandStatus.ESME_RINVCMDLEN)
+    [(segment, status, _)] = made.receive(nack, 1.0).answers
+    assert (segment[0], status) == (one, CommandStatus.ESME_RINVCMDLEN)
     submit(made, one, two)
     assert made.receive(nack, 1.0).answers == []
     assert (len(made.pending), counts.generic_nacks) == (2, 2)
@@ -258,6 +258,38 @@ def test_the_stream_means_the_same_however_it_is_cut(stream: list[bytes], cuts: 
     assert pieces_counts == whole_counts
 
 
+# PDUs that end no session.
+harmless = st.builds(
+    pack,
+    st.sampled_from(
+        [Command.submit_sm_resp, Command.submit_sm_resp, Command.deliver_sm, Command.enquire_link]
+    ),
+    st.sampled_from([0, 0, 8, 0xFFFF_FFFF]),
+    st.integers(0, 12),
+    st.binary(max_size=20),
+)
+
+
+@given(st.lists(harmless, max_size=30), st.binary(max_size=20))
+def test_it_cuts_the_stream_as_the_reader_does(stream: list[bytes], rest: bytes) -> None:
+    raw = b"".join(stream) + rest
+    made, counts = session()
+    submit(made, *(Sent(n) for n in range(8)))
+    pending = dict(made.pending)
+    read = Reader().feed(raw)
+    found = made.receive(raw, 1.0)
+    answers = [pdu for pdu in read if isinstance(pdu, Pdu) and pdu.command_id == Command.submit_sm_resp]
+    expected = [
+        (pending.pop(pdu.sequence), pdu.status, pdu.body) for pdu in answers if pdu.sequence in pending
+    ]
+    assert found.answers == expected
+    assert counts.late_responses == len(answers) - len(expected)
+    assert found.deliveries == [
+        pdu for pdu in read if isinstance(pdu, Pdu) and pdu.command_id == Command.deliver_sm
+    ]
+    assert (made.reason == "framing") == any(isinstance(pdu, WrongPdu) for pdu in read)
+
+
 class Driving:
     """Does to a session what a seed says, as a carrier without manners and a busy owner would."""
 
@@ -281,8 +313,8 @@ class Driving:
         elif kind < 4:
             self.write()
         elif kind < 6 and self.seen:
-            some = [answer(rng.choice(self.seen), rng.choice([0, 8, 0x58])) for _ in range(rng.randrange(5))]
-            self.end(b"".join(some))
+            asked = [rng.choice(self.seen) for _ in range(rng.randrange(5))]
+            self.end(b"".join([answer(a, rng.choice([0, 8, 0x58]), b"%d" % a.sequence) for a in asked]))
         elif kind < 7:
             made.tick(self.now_s)
             for segment in made.overdue(self.now_s - TIMEOUT_S):
@@ -297,9 +329,12 @@ class Driving:
     def end(self, batch: bytes) -> None:
         """Whoever reads has written before, as `Connection` does in every turn of the loop."""
         self.write()
-        for (sent, _, body), pdu in self.session.receive(batch, self.now_s).answers:
+        for (sent, _, body), _, answered in self.session.receive(batch, self.now_s).answers:
             assert body == b"body %d" % sent.name
-            assert any(pdu.sequence == one.sequence and one.body == body for one in self.seen)
+            # A generic_nack that answers it has no body.
+            asked = [one for one in self.seen if one.body == body]
+            assert asked
+            assert not answered or any(b"%d" % one.sequence == answered for one in asked)
             sent.fates.append("answered")
 
 

@@ -1,0 +1,138 @@
+"""Service: settlements gather, and are written to Redis in batches.
+
+A flush writes what has gathered. A second one begins before the first is answered when enough have gathered,
+so that the worker does not wait for round trips.
+
+    killed               a settlement whose answer did not come counts once
+    Redis away, or a     the flush is sent again until it is answered, and counts once. No entry is in two
+    flush not answered   flushes, so they may arrive in any order
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from structlog.typing import FilteringBoundLogger
+
+from engine.backoff import Backoff
+from engine.delivery.ports import QueueReader
+from engine.delivery.sent import SentEntries, added_up
+from engine.errors import Unavailable
+from engine.records import Settlement
+
+# Settlements are flushed when so many have gathered, or, while no flush is under way, when the first has
+# waited so long, seconds.
+_FLUSH_COUNT = 200
+_FLUSH_S = 0.005
+# About the most settlements in one call to Redis, and the most calls that are under way.
+_FLUSH_MAX = 1000
+_FLUSHES_MAX = 2
+# The first and the longest pause after Redis was unavailable, seconds.
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 1.0
+
+
+class SettlementWriter:
+    """The settlements of one worker that are not written yet."""
+
+    def __init__(
+        self, reader: QueueReader, on_written: Callable[[int], None], log: FilteringBoundLogger
+    ) -> None:
+        """`on_written` is told how many entries each flush has settled."""
+        self._reader = reader
+        self._on_written = on_written
+        self._log = log
+        # Entries whose settlement has gathered or is being written.
+        self.unsettled = 0
+        # What has gathered, how many entries that is, and whether the first has waited long enough.
+        self._settlements: list[Settlement] = []
+        self._sent: list[SentEntries] = []
+        self._gathered = 0
+        self._late = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._flush = asyncio.Event()
+        self._flushes = 0
+        # Redis did not take the last flush.
+        self._away = False
+
+    def add(self, settlement: Settlement) -> None:
+        """Let it be written soon."""
+        self._settlements.append(settlement)
+        self._gather(1)
+
+    def add_sent(self, sent: SentEntries) -> None:
+        """Let them be written soon."""
+        self._sent.append(sent)
+        self._gather(len(sent.entries))
+
+    async def run(self) -> None:
+        """Write until canceled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_FLUSHES_MAX):
+                group.create_task(self._write(), name="settle")
+
+    async def _write(self) -> None:
+        while True:
+            while not self._due():
+                self._flush.clear()
+                await self._flush.wait()
+            settlements, sent = self._take()
+            self._flushes += 1
+            await self._settle(settlements, sent)
+            self._flushes -= 1
+            count = len(settlements) + added_up(sent)
+            self.unsettled -= count
+            self._on_written(count)
+
+    def _due(self) -> bool:
+        """Whether a flush is to be written now."""
+        return self._gathered >= _FLUSH_COUNT or (self._late and not self._flushes)
+
+    def _take(self) -> tuple[list[Settlement], list[SentEntries]]:
+        """What the next flush writes: all that has gathered, up to about `_FLUSH_MAX`."""
+        settlements, self._settlements = self._settlements[:_FLUSH_MAX], self._settlements[_FLUSH_MAX:]
+        count, taken = len(settlements), 0
+        while count < _FLUSH_MAX and taken < len(self._sent):
+            count += len(self._sent[taken].entries)
+            taken += 1
+        sent, self._sent = self._sent[:taken], self._sent[taken:]
+        self._gathered -= count
+        self._late = self._gathered > 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return settlements, sent
+
+    def _gather(self, count: int) -> None:
+        """Note that so many settlements more have gathered."""
+        self.unsettled += count
+        self._gathered += count
+        if self._gathered >= _FLUSH_COUNT:
+            self._flush.set()
+        elif self._timer is None and not self._late:
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._ring)
+
+    def _ring(self) -> None:
+        self._late, self._timer = True, None
+        self._flush.set()
+
+    async def _settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries]) -> None:
+        """Settle, however long Redis is away. Sent again, a settlement counts once."""
+        backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
+        while True:
+            try:
+                counted = await self._reader.settle(settlements, sent)
+            except Unavailable as e:
+                if not self._away:
+                    self._log.warning("verdicts cannot be settled", reason=e.detail, waiting=self.unsettled)
+                self._away = True
+                await asyncio.sleep(backoff.next())
+                continue
+            if self._away:
+                self._log.info("verdicts are settled again")
+                self._away = False
+            of_others = len(settlements) + added_up(sent) - counted
+            if of_others and not backoff.failures:
+                self._log.warning("entries were settled by another worker", count=of_others)
+            return

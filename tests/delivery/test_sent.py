@@ -1,0 +1,114 @@
+"""What is settled together comes to what is settled one by one."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.delivery.breaker import WINDOW, Breaker
+from engine.delivery.in_flight import InFlight
+from engine.delivery.sent import added_up, sent_entries
+from engine.delivery.settlement import RetryPauses, after_verdict
+from engine.records import Entry, Verdict
+from tests.stores.redis.kit import message
+
+PAUSES = RetryPauses(first_us=1, max_us=1)
+encode = msgspec.msgpack.Encoder().encode
+
+
+def entry(number: int, **changes: object) -> Entry:
+    queue = "express" if number % 2 else "normal"
+    of = message(f"m{number}", accepted_at_us=1000, **changes)
+    return Entry(shard=0, queue=queue, entry_id=b"%d-0" % number, message=of)  # type: ignore[arg-type]
+
+
+texts = st.text(max_size=8)
+
+
+@given(
+    st.lists(st.tuples(texts, texts, st.integers(1, 9), st.integers(0, 5), texts), max_size=6),
+    st.integers(0, 2000),
+    texts,
+)
+def test_rows_of_accepted_messages_are_those_of_their_verdicts(
+    messages: list[tuple[str, str, int, int, str]], now_us: int, code: str
+) -> None:
+    entries = [
+        entry(n, sender=sender, reference=reference, segments=segments, attempts=attempts)
+        for n, (sender, reference, segments, attempts, _) in enumerate(messages)
+    ]
+    ids, times = [of[4] for of in messages], [n * 100 for n in range(len(messages))]
+    sent = sent_entries(entries, ids, times, provider="p", code=code, now_us=now_us)
+    verdicts = [
+        Verdict(kind="accepted", provider="p", provider_message_id=i, code=code, latency_us=took)
+        for i, took in zip(ids, times, strict=True)
+    ]
+    settlements = [
+        after_verdict(e, v, now_us, PAUSES, Random(1)) for e, v in zip(entries, verdicts, strict=True)
+    ]
+    assert list(sent.rows) == [encode(settlement.row) for settlement in settlements]
+    assert all(settlement.outcome == "captured" for settlement in settlements)
+    assert added_up([sent, sent]) == 2 * len(entries)
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 60))
+def test_a_closed_circuit_counts_messages_accepted_together_as_one_after_another(
+    failed: list[bool], count: int
+) -> None:
+    together, one_by_one = (Breaker(failures=40, pause_s=1.0) for _ in range(2))
+    for breaker in (together, one_by_one):
+        for one in failed:
+            breaker.ended("temporary" if one else "accepted", 1.0, 1.0)
+    if together.all_accepted(count, 1.0):
+        for _ in range(count):
+            one_by_one.ended("accepted", 1.0, 1.0)
+        for breaker in (together, one_by_one):
+            for _ in range(WINDOW):
+                breaker.ended("temporary", 2.0, 2.0)
+    assert (together.state, together._in_a_row, together._recent) == (
+        one_by_one.state,
+        one_by_one._in_a_row,
+        one_by_one._recent,
+    )
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.floats(0.001, 5.0))
+def test_answers_that_took_the_same_time_are_noted_together_as_one_after_another(
+    count: int, before: int, took_s: float
+) -> None:
+    together, one_by_one = InFlight(10.0), InFlight(10.0)
+    entries = [entry(n) for n in range(count)]
+    for flying in (together, one_by_one):
+        for _ in range(before):
+            flying.ended(flying.began([entry(0)], 0.0), "accepted", 0.5)
+        assert flying.began(entries, 1.0) == before + 1
+    tokens = list(range(before + 1, before + count + 1))
+    now_s = 1.0 + took_s
+    oldest_s = together.oldest_s(tokens)
+    assert oldest_s == 1.0
+    assert together.all_ended(tokens, oldest_s, now_s) == [
+        one_by_one.ended(token, "accepted", now_s) for token in tokens
+    ]
+    assert (together.in_flight, together.expected) == (one_by_one.in_flight, one_by_one.expected) == (0, 0)
+    assert abs(together.usual_s - one_by_one.usual_s) < 1e-9
+    # Of one after another, the slowest is forgotten a little with each answer.
+    assert 0 <= together.patience_s() - one_by_one.patience_s() <= 1e-9
+
+
+def test_a_token_out_of_the_ordinary_is_noticed() -> None:
+    flying = InFlight(10.0)
+    first = flying.began([entry(n) for n in range(6)], 1.0)
+    tokens = list(range(first, first + 6))
+    assert flying.oldest_s(tokens) == 1.0
+    assert flying.oldest_s([first, first]) is None
+    assert flying.oldest_s([first, first + 6]) is None
+    flying.give_up(first + 1)
+    assert flying.oldest_s(tokens) is None
+    assert flying.oldest_s(tokens[2:]) == 1.0
+    flying.ended(first + 2, "accepted", 2.0)
+    assert flying.oldest_s(tokens[2:]) is None
+    flying.stalled(2.0)
+    assert flying.oldest_s(tokens[3:]) is None
