@@ -3,6 +3,9 @@
 Records on a Redis stream are MessagePack arrays (`array_like`): the order of the
 fields below is the wire format. New fields may only be added at the end, with a default.
 Times are UTC in microseconds since 1970 (`_us`), amounts are integer units.
+
+Records of which there is one for each message are made with `gc=False`: they refer to nothing that could
+refer to them, so the garbage collector need not look at them.
 """
 
 from __future__ import annotations

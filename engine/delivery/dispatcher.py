@@ -5,9 +5,8 @@ throttles or is paused does not hold up the messages of others. A message that a
 to the message's next provider or, through the settler, back to Redis until later.
 
 One loop acts on verdicts and on time: it takes the verdicts that providers have called back, submits
-what may be sent, and looks after providers whose answers do not come. It takes what came meanwhile as a
-whole. Messages that a provider accepted are accounted for together, as long as nothing about them is out of
-the ordinary, and one by one else. Another loop asks Redis for the slots of providers with a throughput
+what may be sent, and looks after providers whose answers do not come (`engine.delivery.verdict_actions`). It
+takes what came meanwhile as a whole. Another loop asks Redis for the slots of providers with a throughput
 (`engine.delivery.slot_supply`); nothing else waits for it.
 
 What happens at the border to providers (`engine.delivery.verdict_notes`):
@@ -33,7 +32,6 @@ Times are monotonic seconds, of a clock finer than the loop's, which uvloop cuts
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
@@ -45,10 +43,11 @@ from engine.delivery.lanes import Lanes
 from engine.delivery.provider_choice import ProviderChoice
 from engine.delivery.settler import Settler
 from engine.delivery.slot_supply import SlotSupply
-from engine.delivery.verdict_notes import Accepted, LaneVerdicts, VerdictNotes, submitting
+from engine.delivery.verdict_actions import VerdictActions
+from engine.delivery.verdict_notes import LaneVerdicts, VerdictNotes, submitting
 from engine.providers.ports import Provider
 from engine.providers.settings import ProviderSettings
-from engine.records import Entry, Queue, Verdict
+from engine.records import Entry, Queue
 from engine.routing.ports import SlotStore
 from engine.routing.records import RoutingPlan
 from engine.stream_id import StreamId
@@ -57,11 +56,6 @@ from engine.stream_id import StreamId
 _ELSEWHERE_S = 5.0
 # Lanes whose provider is closed or has stalled are looked at this often, seconds.
 _LOOK_S = 0.1
-# A verdict that has not come so long after the provider's time-out never comes, seconds.
-_NO_VERDICT_S = 2.0
-# When two looks are further apart than this, seconds, the loop was held up; then verdicts may have come
-# that nobody has acted on.
-_HELD_UP_S = 1.0
 
 
 class Dispatcher:
@@ -95,9 +89,7 @@ class Dispatcher:
         self._queue = queue
         self.lanes = Lanes(settings, concurrency)
         self._settler = settler
-        self._log = log
         self._clock_s = clock_s
-        self._hedge = hedge
         names = [provider.name for provider in providers]
         self._choice = ProviderChoice(queue, names, self.lanes.by_name, rng)
         shares = {p.name: p.express_share for p in settings}
@@ -113,7 +105,7 @@ class Dispatcher:
             )
             for provider in providers
         }
-        self._looked_at_s = -math.inf
+        self._verdicts = VerdictActions(self._notes, self.lanes, self._choice, settler, log, hedge=hedge)
         self.use(RoutingPlan(version=0))
 
     def use(self, plan: RoutingPlan) -> None:
@@ -134,7 +126,7 @@ class Dispatcher:
         if not organisations:
             return
         for lane in self.lanes:
-            for entry in lane.take_out(self._is_paused):
+            for entry, _ in lane.leave(self._is_paused):
                 self._settler.put_back(entry)
 
     def _is_paused(self, entry: Entry) -> bool:
@@ -204,62 +196,6 @@ class Dispatcher:
                     submit, verdicts = self._providers[lane.name]
                     submit([entry.message for entry in entries], lane.began(entries, now_s), verdicts)
 
-    def _act_on_verdicts(self, now_s: float) -> None:
-        for lane, token, verdict in self._notes.take():
-            if isinstance(verdict, Accepted):
-                self._act_on_accepted(lane, verdict, now_s)
-            else:
-                self._act_on(lane, token, verdict, now_s)
-
-    def _act_on_accepted(self, lane: Lane, accepted: Accepted, now_s: float) -> None:
-        """As `_act_on` for each; together when there is nothing out of the ordinary."""
-        tokens, ids, latency_us, code = accepted
-        name = lane.name
-        if self._settler.ordinary and not self._choice.reroutes:
-            entries = lane.all_accepted(tokens, now_s)
-            if entries:
-                self._settler.sent(entries, ids, latency_us, name, code)
-                return
-        for token, theirs, took_us in zip(tokens, ids, latency_us, strict=True):
-            verdict = Verdict(
-                kind="accepted", provider=name, provider_message_id=theirs, code=code, latency_us=took_us
-            )
-            self._act_on(lane, token, verdict, now_s)
-
-    def _act_on(self, lane: Lane, token: int, verdict: Verdict, now_s: float) -> None:
-        entry = lane.ended(token, verdict.kind, now_s)
-        if entry is None:
-            return
-        failed = verdict.kind not in ("accepted", "permanent")
-        others = failed and self._choice.another(lane, entry.message, now_s)
-        reroute = self._choice.candidates(entry.message).reroute
-        self._settler.ended(entry, verdict, others=others, reroute=reroute)
-
-    def _look_after(self, now_s: float) -> None:
-        """Give up messages that have waited for an answer for too long."""
-        held_up = now_s - self._looked_at_s > _HELD_UP_S
-        self._looked_at_s = now_s
-        for lane in self.lanes:
-            if self._hedge:
-                self._give_up_overdue(lane, now_s)
-            if held_up:
-                # The verdicts that were called back meanwhile count first.
-                continue
-            for token in lane.awaited.begun_before(now_s - lane.timeout_s - _NO_VERDICT_S):
-                self._log.error("provider gave no verdict within its time-out", provider=lane.name)
-                verdict = Verdict(kind="unknown", provider=lane.name, code="no_verdict")
-                self._notes.ended(lane, token, verdict)
-
-    def _give_up_overdue(self, lane: Lane, now_s: float) -> None:
-        """Send messages that wait for an answer for too long to another provider (hedged requests: Dean and
-        Barroso, The Tail at Scale, 2013). The outcome of the attempt is unknown, as after a time-out. A
-        message that this would end waits for its time-out instead."""
-        for token, entry in lane.awaited.overdue(now_s):
-            if self._settler.may_be_given_up(entry) and self._choice.another(lane, entry.message, now_s):
-                lane.awaited.give_up(token)
-                verdict = Verdict(kind="unknown", provider=lane.name, code="overdue")
-                self._settler.ended(entry, verdict, others=True, reroute=False)
-
     def clear(self) -> list[tuple[Entry, float]]:
         """Take out all entries that wait, each with the time at which it was read: the worker drains."""
         return self.lanes.leave()
@@ -275,13 +211,13 @@ class Dispatcher:
             if not self._notes:
                 await self._turns.sleep_until(self._next_turn_s(self._clock_s()))
             now_s = self._clock_s()
-            self._act_on_verdicts(now_s)
+            self._verdicts.act(now_s)
             self._submit_waiting(now_s)
-            if now_s >= self._looked_at_s + _LOOK_S:
-                self._look_after(now_s)
+            if now_s >= self._verdicts.looked_at_s + _LOOK_S:
+                self._verdicts.look_after(now_s)
             self._slots.look(now_s)
 
     def _next_turn_s(self, now_s: float) -> float:
         """When the next turn of the loop is due although no provider calls back."""
         at_s = self.lanes.again_at_s(now_s)
-        return min(at_s, self._looked_at_s + _LOOK_S) if self.lanes.busy() else at_s
+        return min(at_s, self._verdicts.looked_at_s + _LOOK_S) if self.lanes.busy() else at_s

@@ -214,20 +214,13 @@ class Lane:
             return self._rests_until_s
         return None if self.allowance is None else self.allowance.goes_at_s(now_s)
 
-    def leave(self) -> list[tuple[Entry, float]]:
-        """Take out all entries that wait, each with the time at which it was read."""
-        left = list(self.waiting)
-        self.waiting.clear()
-        self.waiting_segments = 0
+    def leave(self, which: Callable[[Entry], bool] = lambda _: True) -> list[tuple[Entry, float]]:
+        """Take out those of the entries that wait, each with the time at which it was read."""
+        left = [waiting for waiting in self.waiting if which(waiting[0])]
+        if left:
+            self.waiting = deque(waiting for waiting in self.waiting if not which(waiting[0]))
+            self.waiting_segments -= sum(entry.message.segments for entry, _ in left)
         return left
-
-    def take_out(self, which: Callable[[Entry], bool]) -> list[Entry]:
-        """Take out those of the entries that wait."""
-        taken = [entry for entry, _ in self.waiting if which(entry)]
-        if taken:
-            self.waiting = deque((entry, at_s) for entry, at_s in self.waiting if not which(entry))
-            self.waiting_segments -= sum(entry.message.segments for entry in taken)
-        return taken
 
     def put_off_s(self, organisation_id: int, weight: float, segments: int, now_s: float) -> float:
         """For how long one more message of so many segments of an organisation of this weight is to be put

@@ -86,11 +86,6 @@ class Settler:
         """Entries in hand of which it is known what becomes, and which are not settled yet."""
         return self._writer.unsettled
 
-    @property
-    def ordinary(self) -> bool:
-        """Whether what providers accept can be settled by `sent`: every living process can read its event."""
-        return self._readable("sent")
-
     def took(self, count: int) -> None:
         """Note that so many more entries are in hand."""
         self.in_hand += count
@@ -149,7 +144,7 @@ class Settler:
         code: str,
     ) -> None:
         """Settle entries that `provider` accepted, and that are not sent again after a receipt. It comes to
-        the same as `ended` for each; the rest is as in `sent_entries`."""
+        the same as `ended` for each: every version can read their event. The rest is as in `sent_entries`."""
         self._writer.add_sent(
             sent_entries(entries, ids, latency_us, provider=provider, code=code, now_us=self._now_us())
         )

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from random import Random
 
 import pytest
+from msgspec import structs
 
 from engine.delivery.sent import SentEntries, added_up
 from engine.delivery.settlement import RetryPauses, UnknownOutcomes
 from engine.delivery.settler import Settler
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
+from engine.routing.records import Route, RoutingPlan
 from tests.delivery.carrier import Carrier
 from tests.delivery.test_turns_of_delivery import Backlog, SilentPace, started
 from tests.delivery.turns import VirtualTime
@@ -107,6 +109,24 @@ def test_a_worker_sends_on_while_settlements_are_slow_and_stops_when_they_are_ne
                 answer.set_result(None)
             virtual.pass_s(0.1)
         assert len(carrier.submitted) > 1000
+
+
+def test_of_messages_accepted_together_those_that_are_sent_again_after_a_receipt_are_kept() -> None:
+    with VirtualTime() as virtual:
+        carrier, reader = Carrier(), Backlog(20)
+        for n, one in enumerate(reader.left):
+            to = "+1555" if n % 3 else "+9812"
+            reader.left[n] = structs.replace(one, message=structs.replace(one.message, to=to))
+        _, dispatcher, _ = started(virtual, reader, [carrier], SilentPace())
+        again, not_again = (
+            Route(prefix="+1", providers=("carrier",), reroute=True),
+            Route(providers=("carrier",)),
+        )
+        dispatcher.use(RoutingPlan(version=2, routes=(again, not_again)))
+        virtual.pass_s(1.0)
+        rows = [settlement.row for settlement in reader.settled]
+        assert len(rows) == 20
+        assert all(row and row.event == "sent" and bool(row.kept) == (row.to == "+1555") for row in rows)
 
 
 def test_a_worker_of_an_at_most_once_queue_has_little_in_hand() -> None:
