@@ -128,6 +128,9 @@ class Unclosed(msgspec.Struct, frozen=True):
     news: int
     # As in `posting.close_books`.
     reopens: bool
+    # What the account held then. An older version of the ledger does not know that it is not closed, and
+    # may have booked more since.
+    booked: int = 0
 
 
 class Books(msgspec.Struct):

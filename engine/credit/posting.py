@@ -169,7 +169,8 @@ def close_account(books: Books, later: Unclosed) -> None:
     organisation_id = later.organisation_id
     # What came since the shard was closed waits for an answer.
     line = books.waiting.pop(organisation_id, [])
-    left = {organisation_id: RemainingUnits(later.held, later.news)}
+    since = account_of(books, organisation_id).held - later.booked
+    left = {organisation_id: RemainingUnits(later.held + since, later.news)}
     close_books(books, later.shard, left, reopens=later.reopens)
     books.waiting[organisation_id] = line
     _serve(books, organisation_id)

@@ -119,3 +119,24 @@ async def test_what_a_ledger_left_unclosed_is_closed_by_the_next_once(books: Boo
     assert [tuple(r) for r in await books.beside.fetch(causes, locked)] == [("lost",)]
     assert (await other.apply([settled], decide, 0)).held_up == frozenset()
     await other.resign()
+
+
+async def test_what_a_ledger_that_does_not_know_of_it_books_meanwhile_stays(books: Books) -> None:
+    """An older version leads between; what was left to close is closed by the difference."""
+    (organisation_id,) = await books.organisations(1, 1)
+    accounts = "UPDATE accounts SET granted = 0, held = 5 WHERE organisation_id = $1"
+    await books.beside.execute("DELETE FROM quotas")
+    await books.beside.execute(accounts, organisation_id)
+    transaction = books.beside.transaction()
+    await transaction.start()
+    await books.beside.execute(_LOCK, organisation_id)
+    # Of the 5 units that it holds, the messages of 3 are gone.
+    left = {organisation_id: RemainingUnits(2, 0)}
+    await books.store.close_shard(
+        "g2", StreamMark(), lambda b: close_books(b, 1, left), LostSpan(1, "redis", "lost", STREAM_START)
+    )
+    await books.beside.execute("UPDATE accounts SET held = held - 1, captured = captured + 1")
+    await transaction.commit()
+    await books.store.close_accounts()
+    row = await books.beside.fetchrow("SELECT available, held, captured FROM accounts")
+    assert tuple(row) == (3, 1, 1)

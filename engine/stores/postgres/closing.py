@@ -20,8 +20,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import asyncpg
+import msgspec
 
 from engine.credit.ledger_records import (
+    Account,
     Applied,
     Books,
     LostSpan,
@@ -51,9 +53,10 @@ UPDATE shards SET former = array_append(former, generation), generation = $2, de
 WHERE shard = $1"""
 _FORGET = "DELETE FROM unclosed WHERE shard = $1"
 _SAVE = """
-INSERT INTO unclosed (organisation_id, shard, held, news, reopens, cause)
-SELECT n.*, $6 FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::bigint[], $5::bool[]) AS n"""
-_READ = "SELECT organisation_id, shard, held, news, reopens FROM unclosed ORDER BY organisation_id"
+INSERT INTO unclosed (organisation_id, shard, held, news, reopens, booked, cause)
+SELECT n.*, $7
+FROM unnest($1::bigint[], $2::int[], $3::bigint[], $4::bigint[], $5::bool[], $6::bigint[]) AS n"""
+_READ = "SELECT organisation_id, shard, held, news, reopens, booked FROM unclosed ORDER BY organisation_id"
 _TAKE = "DELETE FROM unclosed WHERE organisation_id = $1 RETURNING cause"
 
 
@@ -113,6 +116,10 @@ def _decided(
 ) -> list[tuple[Books, list[Any]]]:
     """Decide, and give what is to be written, in parts; the last one moves the shard's mark."""
     decide(books)
+    books.unclosed = [
+        msgspec.structs.replace(u, booked=Account(*step.accounts[u.organisation_id]).held)
+        for u in books.unclosed
+    ]
     marks = {span.shard: StreamMark(link=generation)}
     before = Written(step.marks, marks, span.cause)
     *others, last = parts(books, _CLOSE_ACCOUNTS)
@@ -136,7 +143,7 @@ async def _write(
         await connection.execute(_CLOSE_SHARD, span.shard, generation)
         await connection.execute(_FORGET, span.shard)
         if books.unclosed:
-            rows = [(u.organisation_id, u.shard, u.held, u.news, u.reopens) for u in books.unclosed]
+            rows = list(map(msgspec.structs.astuple, books.unclosed))
             await connection.execute(_SAVE, *map(list, zip(*rows, strict=True)), span.cause)
         await save_loss(connection, span, books, had_usage=had_usage)
 
@@ -171,6 +178,8 @@ async def close_free_accounts(
         try:
             async with connection.transaction():
                 cause = await connection.fetchval(_TAKE, organisation_id)
+                if cause is None:
+                    raise not_next([later.shard])
                 written = Written(step.marks, step.marks, cause)
                 answers += await write_step(connection, changes(term, step, books, written), books)
         except asyncpg.LockNotAvailableError:

@@ -233,7 +233,8 @@ class PostgresLedger:
             self._session, self._term, span, generation, mark, self._waiting, decide
         )
         self._waiting = {o: line for o, line in books.waiting.items() if line}
-        self._unclosed |= {later.organisation_id: later for later in books.unclosed}
+        others = {o: later for o, later in self._unclosed.items() if later.shard != span.shard}
+        self._unclosed = others | {later.organisation_id: later for later in books.unclosed}
         return held_up_by
 
     async def close_accounts(self) -> Applied:

@@ -9,6 +9,8 @@ CREATE TABLE unclosed (
     -- `RemainingUnits`: units that its messages held when the shard was closed, and how many were new.
     held            bigint  NOT NULL,
     news            bigint  NOT NULL,
+    -- What the account held then.
+    booked          bigint  NOT NULL,
     reopens         boolean NOT NULL,
     cause           text    NOT NULL
 );
