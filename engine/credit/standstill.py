@@ -68,13 +68,13 @@ class Standstill:
 
     async def run(self) -> None:
         """Note the shards that wait, until canceled."""
-        said = False
+        refusing = False
         while True:
             await asyncio.sleep(_LOOK_S)
             shards = self.waiting()
-            if shards and not said:
+            if shards and not refusing:
                 log.warning("customers without quota are refused for now", shards=shards)
-            said = bool(shards)
+            refusing = bool(shards)
             try:
                 await self._usage.note_waits(shards, self._term)
             except (Unavailable, Broken):

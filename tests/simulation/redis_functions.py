@@ -13,6 +13,7 @@ import msgspec
 
 from engine.redis_keys import GROUP
 from tests.simulation.line import Line, LineFunctions
+from tests.simulation.redis_notes import Notes
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
 
@@ -169,7 +170,7 @@ class Closing:
         return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]
 
 
-class Functions(Closing, LineFunctions):
+class Functions(Closing, LineFunctions, Notes):
     """The functions by name."""
 
     # -- holders
@@ -418,18 +419,6 @@ class Functions(Closing, LineFunctions):
                 self.store.xadd(keys[place], [b"d", payload], (_FIRST + row, 0))
                 delivered = row
         head[b"delivered"] = b"%d" % delivered
-        return 1
-
-    def note_books(self, keys: Any, args: Any) -> int:
-        self.store.hash(keys[0])[b"books"] = _b(args[0])
-        self.store.hash(keys[0]).pop(b"waits", None)
-        return 1
-
-    def note_waits(self, keys: Any, args: Any) -> int:
-        head = self.store.hash(keys[0])
-        if b"books" not in head or int(head[b"books"].split(b" ")[2]) > args[0]:
-            return 0
-        head[b"waits"] = b"%d" % (self.store.now_us() // 1000)
         return 1
 
     def is_forgotten(self, delivered: int, before: int) -> bool:

@@ -88,31 +88,33 @@ class RedisUsage:
             ("FCALL", versioned("note_books"), 1, keys.usage_head_key(s), _note_text(note))
             for s, note in notes.items()
         ]
-        replies = await self._all([*delivering, *noting])
+        replies = await _all(self._link, [*delivering, *noting])
         if not all(replies[: len(delivering)]):
             raise Unavailable("Redis has lost answers that were in its inboxes.")
 
     async def note_waits(self, shards: Sequence[int], term: int) -> None:
         """Say that the books of these shards cannot be written now: see `note_waits` in inbox.lua."""
         note = versioned("note_waits")
-        await self._all([("FCALL", note, 1, keys.usage_head_key(s), term) for s in shards])
+        await _all(self._link, [("FCALL", note, 1, keys.usage_head_key(s), term) for s in shards])
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Append events to the activity streams; those that are there already are passed over."""
         by_shard: dict[int, list[bytes | int]] = {}
         for event in events:
             by_shard.setdefault(event.shard, []).extend((event.row_id, _encode(event.activity())))
-        await self._all(
+        await _all(
+            self._link,
             [
                 ("FCALL", versioned("announce"), 2, keys.activity_key(s), keys.announced_key(s), *numbered)
                 for s, numbered in by_shard.items()
-            ]
+            ],
         )
 
     async def trim(self, positions: Mapping[int, StreamId]) -> None:
         """Delete the entries of each shard's stream up to and including its position."""
-        await self._all(
-            [("XTRIM", keys.usage_key(s), "MINID", str(position.next)) for s, position in positions.items()]
+        await _all(
+            self._link,
+            [("XTRIM", keys.usage_key(s), "MINID", str(position.next)) for s, position in positions.items()],
         )
 
     async def spending(self, shards: Sequence[int]) -> list[tuple[int, str]]:
@@ -120,9 +122,9 @@ class RedisUsage:
 
         Workers are not among them, since they send none.
         """
-        named = await self._all([("HKEYS", keys.holders_key(s)) for s in shards])
+        named = await _all(self._link, [("HKEYS", keys.holders_key(s)) for s in shards])
         holders = [(s, name.decode()) for s, names in zip(shards, named, strict=True) for name in names]
-        states = await self._all([("HGETALL", keys.holder_key(*holder)) for holder in holders])
+        states = await _all(self._link, [("HGETALL", keys.holder_key(*holder)) for holder in holders])
         return [
             holder
             for holder, flat in zip(holders, states, strict=True)
@@ -131,14 +133,15 @@ class RedisUsage:
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
         """(shard, name) of each holder whose last beat is more than `age_ms` milliseconds ago."""
-        replies = await self._all(
-            [("FCALL", versioned("overdue"), 1, keys.holders_key(s), age_ms) for s in self._shards]
+        replies = await _all(
+            self._link,
+            [("FCALL", versioned("overdue"), 1, keys.holders_key(s), age_ms) for s in self._shards],
         )
         return [(s, name.decode()) for s, names in zip(self._shards, replies, strict=True) for name in names]
 
     async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
         """Fence holders, given as (shard, name): see `fence` in queue.lua."""
-        await self._all([fence_command(shard, name) for shard, name in holders])
+        await _all(self._link, [fence_command(shard, name) for shard, name in holders])
 
     async def prepare(self) -> None:
         """Load the functions, and make `credit:{s}:held:by` where an older version kept no such hash.
@@ -147,7 +150,7 @@ class RedisUsage:
         """
         await load_functions(self._link)
         for s in self._shards:
-            await self._all([("FCALL", versioned("tally"), len(_held_keys(s)), *_held_keys(s))])
+            await _all(self._link, [("FCALL", versioned("tally"), len(_held_keys(s)), *_held_keys(s))])
 
     async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
         """The life of every shard, in order of the shards, in one round trip.
@@ -222,7 +225,7 @@ class RedisUsage:
 
     async def _step(self, *command: Argument) -> Any:
         """One command of `close`. Raises Unavailable when the shard is not in the life that was seen."""
-        reply = (await self._all([command]))[0]
+        reply = (await _all(self._link, [command]))[0]
         if reply is None:
             raise Unavailable("A shard of Redis has changed meanwhile.")
         return reply
@@ -233,21 +236,24 @@ class RedisUsage:
         Raises Unavailable when one was closed for another generation, or when `run` is not the
         present run of Redis; the others may have begun.
         """
-        began = await self._all(
+        began = await _all(
+            self._link,
             [
                 ("FCALL", versioned("begin"), 2, keys.generation_key(s), keys.usage_head_key(s), name, run)
                 for s, name in generations.items()
-            ]
+            ],
         )
         if not all(began):
             raise Unavailable("A shard of Redis has changed meanwhile.")
 
-    async def _all(self, commands: Sequence[Command]) -> list[Any]:
-        replies = await self._link.batch(commands)
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise Broken(f"Redis refused a step of the ledger: {reply}")
-        return replies
+
+async def _all(link: RedisLink, commands: Sequence[Command]) -> list[Any]:
+    """The replies to steps of the protocol, in order. Raises Unavailable, and Broken for an error reply."""
+    replies = await link.batch(commands)
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise Broken(f"Redis refused a step of the ledger: {reply}")
+    return replies
 
 
 def _held_keys(shard: int) -> list[bytes]:
