@@ -118,7 +118,7 @@ async def serve(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         limits = LimitTable(LimitBook(postgres))
-        gate = Gate(limits.limits_of, backlog_max=config.limits.backlog_max, clock_s=time.monotonic)
+        gate = _gate(config, limits)
         quota, ingest = assemble_ingest(
             RedisAdmission(
                 link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
@@ -140,8 +140,7 @@ async def serve(process: Process) -> None:
         await limits.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest)
         server = Server(create_app(services), process.listener)
-        backlogs = RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
-        runs = (quota.run(), prices.run(), limits.run(), watch(gate, backlogs))
+        runs = (quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)))
         serving = [asyncio.create_task(run) for run in runs]
         try:
             await server.start()
@@ -158,6 +157,14 @@ async def serve(process: Process) -> None:
             )
         finally:
             await end(*serving)
+
+
+def _gate(config: Config, limits: LimitTable) -> Gate:
+    return Gate(limits.limits_of, backlog_max=config.limits.backlog_max, clock_s=time.monotonic)
+
+
+def _backlogs(config: Config, link: RedisLink) -> RedisLimits:
+    return RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
 
 
 async def _services(
@@ -189,8 +196,7 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
-        limits=LimitBook(postgres),
-        backlog_max=config.limits.backlog_max,
+        limits=LimitBook(postgres, config.limits.backlog_max),
         unbooked=Unbooked(postgres, shards),
         losses=Rebuild(auditor, activity, LostUsage(pool)),
         prices=Prices(postgres),
