@@ -182,12 +182,10 @@ async def _services(
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
     # Apart from the directory's: a look at everything must not hold up a key look-up.
-    pool = closed_by(
-        stack, await Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
-    )
+    wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
+    pool = closed_by(stack, await wide)
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
-    readiness = _readiness(process, link, probe)
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
@@ -212,7 +210,7 @@ async def _services(
         status=reads.status,
         backlog=reads.backlog,
         audit=auditor.audit,
-        ready=readiness.parts,
+        ready=_readiness(process, link, probe).parts,
         can_spend=partial(can_spend, quota),
         admin_key_sha256=_admin_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,

@@ -245,10 +245,6 @@ class Dispatcher:
                 verdict = Verdict(kind="unknown", provider=lane.name, code="overdue")
                 self._settler.ended(entry, verdict, others=True, reroute=False)
 
-    def clear(self) -> list[tuple[Entry, float]]:
-        """Take out all entries that wait, each with the time at which it was read: the worker drains."""
-        return self.lanes.leave()
-
     async def run(self) -> None:
         """Act on verdicts, on time and on slots, until canceled. Raises a fault of ours."""
         async with asyncio.TaskGroup() as group:

@@ -156,7 +156,7 @@ async def test_a_draining_worker_hands_back_what_it_took_over_with_its_count_or_
     entries = await heir.take_over(60_000, 10)
     settler.took(len(entries))
     for entry in entries:
-        settler.hand_back(entry)
+        settler.put_back(entry)
     running = asyncio.create_task(settler.run())
     await asyncio.wait_for(settler.settled.wait(), 10)
     running.cancel()
