@@ -72,7 +72,6 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     messages, accounts, unbooked = Messages(services, keys), Accounts(services, keys), UnbookedUsage(services)
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
     routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
-    limits = OrganisationLimits(services)
     actions: dict[str, dict[str, Action]] = {
         "/v1/messages": {"POST": messages.send},
         "/v1/messages/batch": {"POST": messages.send_batch},
@@ -83,18 +82,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/healthz": {"GET": probes.alive},
         "/readyz": {"GET": probes.ready},
         "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},
-        "/v1/admin/organisations/{organisation_id}": {
-            "GET": limits.show_organisation,
-            "PATCH": admin.change_organisation,
-        },
-        "/v1/admin/organisations/{organisation_id}/limits": {"GET": limits.show, "PATCH": limits.change},
-        "/v1/admin/organisations/{organisation_id}/pause": {"POST": limits.pause},
-        "/v1/admin/organisations/{organisation_id}/resume": {"POST": limits.resume},
-        "/v1/admin/organisations/{organisation_id}/keys": {"GET": admin.keys, "POST": admin.create_key},
-        "/v1/admin/organisations/{organisation_id}/keys/{key_id}": {"DELETE": admin.revoke_key},
-        "/v1/admin/organisations/{organisation_id}/balance": {"GET": admin.balance},
-        "/v1/admin/organisations/{organisation_id}/transactions": {"GET": admin.transactions},
-        "/v1/admin/organisations/{organisation_id}/top-ups": {"POST": admin.top_up},
+        **_of_one_organisation(admin, OrganisationLimits(services)),
         "/v1/admin/unbooked": {"GET": unbooked.sums},
         "/v1/admin/unbooked/{organisation_id}/book": {"POST": unbooked.book},
         "/v1/admin/losses": {"GET": unbooked.losses},
@@ -120,6 +108,21 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
 
     app.cleanup_ctx.append(own_keys)
     return app
+
+
+def _of_one_organisation(admin: Admin, limits: OrganisationLimits) -> dict[str, dict[str, Action]]:
+    path = "/v1/admin/organisations/{organisation_id}"
+    return {
+        path: {"GET": limits.show_organisation, "PATCH": admin.change_organisation},
+        f"{path}/limits": {"GET": limits.show, "PATCH": limits.change},
+        f"{path}/pause": {"POST": limits.pause},
+        f"{path}/resume": {"POST": limits.resume},
+        f"{path}/keys": {"GET": admin.keys, "POST": admin.create_key},
+        f"{path}/keys/{{key_id}}": {"DELETE": admin.revoke_key},
+        f"{path}/balance": {"GET": admin.balance},
+        f"{path}/transactions": {"GET": admin.transactions},
+        f"{path}/top-ups": {"POST": admin.top_up},
+    }
 
 
 def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], exchanges: Exchanges) -> None:

@@ -12,7 +12,6 @@ from engine.api.decoding import Shape, read_body
 from engine.api.guard import fingerprint, idempotency_key
 from engine.api.ports import Services
 from engine.api.response import Response, answer_of
-from engine.limits.records import WEIGHT_DEFAULT
 from engine.organisations import Limits
 from engine.records import IdempotentCall
 
@@ -62,7 +61,6 @@ class OrganisationLimits:
     def __init__(self, services: Services) -> None:
         self._directory = services.directory
         self._limits = services.limits
-        self._default = Limits(weight=WEIGHT_DEFAULT, backlog_max=services.backlog_max)
         self._body_bytes_max = services.body_bytes_max
         self._key = AdminKey(services.admin_key_sha256)
 
@@ -108,4 +106,4 @@ class OrganisationLimits:
         return answer_of(200, await self._directory.organisation(organisation_id))
 
     def _shown(self, limits: Limits) -> Response:
-        return answer_of(200, _Shown(**msgspec.structs.asdict(limits), default=self._default))
+        return answer_of(200, _Shown(**msgspec.structs.asdict(limits), default=self._limits.default))

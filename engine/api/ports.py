@@ -119,6 +119,10 @@ class Directory(Protocol):
 class LimitBook(Protocol):
     """What limits organisations, and who is paused. Every call raises Unavailable."""
 
+    @property
+    def default(self) -> Limits:
+        """What holds where nothing was set."""
+
     async def limits(self, organisation_id: int) -> Limits:
         """What was set for an organisation. Raises Refusal 404."""
 
@@ -231,8 +235,6 @@ class Services:
     ingest: Ingest
     directory: Directory
     limits: LimitBook
-    # Most messages that wait of an organisation of which nothing was set.
-    backlog_max: int
     unbooked: Unbooked
     losses: Losses
     prices: Prices

@@ -118,7 +118,7 @@ async def serve(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         limits = LimitTable(LimitBook(postgres))
-        gate = Gate(limits.limits_of, backlog_max=config.limits.backlog_max, clock_s=time.monotonic)
+        gate = _gate(config, limits)
         quota, ingest = assemble_ingest(
             RedisAdmission(
                 link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
@@ -140,8 +140,7 @@ async def serve(process: Process) -> None:
         await limits.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest)
         server = Server(create_app(services), process.listener)
-        backlogs = RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
-        runs = (quota.run(), prices.run(), limits.run(), watch(gate, backlogs))
+        runs = (quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)))
         serving = [asyncio.create_task(run) for run in runs]
         try:
             await server.start()
@@ -160,6 +159,14 @@ async def serve(process: Process) -> None:
             await end(*serving)
 
 
+def _gate(config: Config, limits: LimitTable) -> Gate:
+    return Gate(limits.limits_of, backlog_max=config.limits.backlog_max, clock_s=time.monotonic)
+
+
+def _backlogs(config: Config, link: RedisLink) -> RedisLimits:
+    return RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
+
+
 async def _services(
     process: Process,
     stack: AsyncExitStack,
@@ -175,12 +182,10 @@ async def _services(
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
     # Apart from the directory's: a look at everything must not hold up a key look-up.
-    pool = closed_by(
-        stack, await Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
-    )
+    wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
+    pool = closed_by(stack, await wide)
     # A connection of its own too: anybody may ask for the readiness, without a key.
     probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
-    readiness = _readiness(process, link, probe)
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
@@ -189,8 +194,7 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
-        limits=LimitBook(postgres),
-        backlog_max=config.limits.backlog_max,
+        limits=LimitBook(postgres, config.limits.backlog_max),
         unbooked=Unbooked(postgres, shards),
         losses=Rebuild(auditor, activity, LostUsage(pool)),
         prices=Prices(postgres),
@@ -206,7 +210,7 @@ async def _services(
         status=reads.status,
         backlog=reads.backlog,
         audit=auditor.audit,
-        ready=readiness.parts,
+        ready=_readiness(process, link, probe).parts,
         can_spend=partial(can_spend, quota),
         admin_key_sha256=_admin_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,

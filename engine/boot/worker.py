@@ -159,8 +159,7 @@ def _sweeper(
 
 async def deliver(process: Process) -> None:
     """Deliver until drained. Raises ConfigError for a provider that cannot be used."""
-    config, life = process.config, process.life
-    queue: Queue = "express" if process.role == "express" else "normal"
+    config, life, queue = process.config, process.life, _queue(process)
     log = structlog.get_logger(queue)
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(process.link("commands"))
@@ -196,13 +195,11 @@ async def deliver(process: Process) -> None:
 
         routes = RoutingTable(Routing(postgres), RoutingCopy(link), use)
         await patiently(routes.start)
-        for provider in built:
-            await provider.start()
-            stack.push_async_callback(provider.stop)
+        await _start(stack, built)
         await patiently(reader.join)
         await patiently(keeper.look)
-        runs = (sweeper.run(life.draining), routes.run(), keeper.run())
-        beside = [asyncio.create_task(run) for run in runs]
+        runs = sweeper.run(life.draining), routes.run(), keeper.run()
+        beside = list(map(asyncio.create_task, runs))
         try:
             life.ready()
             await until(worker.run(life.draining, DRAIN_S), *beside)
@@ -212,13 +209,23 @@ async def deliver(process: Process) -> None:
         await fence_all(link, [process.name], config.shards)
 
 
+def _queue(process: Process) -> Queue:
+    return "express" if process.role == "express" else "normal"
+
+
+async def _start(stack: AsyncExitStack, built: Sequence[Provider]) -> None:
+    """Start the providers, to be stopped with `stack`."""
+    for provider in built:
+        await provider.start()
+        stack.push_async_callback(provider.stop)
+
+
 def _limit_keeper(
     process: Process, link: RedisLink, limits: LimitTable, dispatcher: Dispatcher
 ) -> LimitKeeper:
     shards = process.config.shards
     of = partial(shard_of, shards=shards)
-    queue: Queue = "express" if process.role == "express" else "normal"
-    in_force = RedisLimits(link, shards, of, queue)
+    in_force = RedisLimits(link, shards, of, _queue(process))
     return LimitKeeper(limits, in_force, of, dispatcher.pause, readable=process.pulse.readable)
 
 

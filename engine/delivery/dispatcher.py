@@ -38,8 +38,8 @@ from random import Random
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery.alarm import Alarm
-from engine.delivery.lane import Lane
 from engine.delivery.lanes import Lanes
+from engine.delivery.pauses import Pauses
 from engine.delivery.provider_choice import ProviderChoice
 from engine.delivery.settler import Settler
 from engine.delivery.slot_supply import SlotSupply
@@ -84,8 +84,7 @@ class Dispatcher:
         `weight_of`: the weight of an organisation among those whose messages are put off.
         """
         self._weight_of = weight_of
-        # The organisations that are paused, and the last id of the ready stream then.
-        self._paused: Mapping[int, StreamId] = {}
+        self._pauses = Pauses()
         self._queue = queue
         self.lanes = Lanes(settings, concurrency)
         self._settler = settler
@@ -119,27 +118,20 @@ class Dispatcher:
 
         With each stands the last id of the ready stream then.
 
-        What waits here of them goes back to their backlogs; what is being sent gets its verdict. An entry
-        that became ready after the pause shows that its organisation has been resumed since.
+        What waits here of them goes back to their backlogs; what is being sent gets its verdict.
         """
-        self._paused = organisations
-        if not organisations:
-            return
-        for lane in self.lanes:
-            for entry, _ in lane.leave(self._is_paused):
+        self._pauses = Pauses(organisations)
+        for lane in self.lanes if self._pauses else ():
+            for entry, _ in lane.leave(self._pauses.hold):
                 self._settler.put_back(entry)
-
-    def _is_paused(self, entry: Entry) -> bool:
-        paused_at = self._paused.get(entry.message.organisation_id)
-        return paused_at is not None and StreamId.parse(entry.entry_id) <= paused_at
 
     def take(self, entries: Sequence[Entry], now_s: float) -> None:
         """Give entries that were read at `now_s` to the providers' lanes, or back to the settler, and submit
         what may be sent."""
-        if self._paused:
-            for entry in filter(self._is_paused, entries):
+        if self._pauses:
+            for entry in filter(self._pauses.hold, entries):
                 self._settler.put_back(entry)
-            entries = [entry for entry in entries if not self._is_paused(entry)]
+            entries = [entry for entry in entries if not self._pauses.hold(entry)]
         for entry in self._choice.give(entries, now_s, now_s):
             self._place(entry, now_s, now_s)
         self.pump(now_s)
@@ -147,9 +139,6 @@ class Dispatcher:
     def _place(self, entry: Entry, read_at_s: float, now_s: float) -> None:
         """Give `entry` to a provider's lane, or back to the settler."""
         message = entry.message
-        if self._paused and self._is_paused(entry):
-            self._settler.put_back(entry)
-            return
         candidates = self._choice.candidates(message)
         if not candidates.routed:
             self._settler.unroutable(entry)
@@ -158,22 +147,17 @@ class Dispatcher:
             # Another node's configuration has the providers of this route; not ours.
             self._settler.put_off(entry, _ELSEWHERE_S)
             return
+        weight = self._weight_of(message.organisation_id)
         lane = self._choice.of(candidates, message, now_s)
         if lane is None:
             # All its providers are closed: back to Redis until the first of them may have opened.
             lanes = [self.lanes.by_name[name] for name in candidates.providers]
             first = min(lanes, key=lambda lane: lane.breaker.closed_for(now_s))
-            self._put_off(entry, first, now_s)
+            self._settler.put_off(entry, first.put_off_s(message, weight, now_s))
         elif lane.room(now_s) <= 0 and len(self.lanes) > 1:
-            self._put_off(entry, lane, now_s)
+            self._settler.put_off(entry, lane.put_off_s(message, weight, now_s))
         else:
             lane.add([entry], read_at_s)
-
-    def _put_off(self, entry: Entry, lane: Lane, now_s: float) -> None:
-        """Put `entry` off until about its turn in `lane`."""
-        organisation_id = entry.message.organisation_id
-        weight = self._weight_of(organisation_id)
-        self._settler.put_off(entry, lane.put_off_s(organisation_id, weight, entry.message.segments, now_s))
 
     def pump(self, now_s: float) -> None:
         """Submit what may be sent."""
@@ -195,10 +179,6 @@ class Dispatcher:
                     free -= len(entries)
                     submit, verdicts = self._providers[lane.name]
                     submit([entry.message for entry in entries], lane.began(entries, now_s), verdicts)
-
-    def clear(self) -> list[tuple[Entry, float]]:
-        """Take out all entries that wait, each with the time at which it was read: the worker drains."""
-        return self.lanes.leave()
 
     async def run(self) -> None:
         """Act on verdicts, on time and on slots, until canceled. Raises a fault of ours."""

@@ -23,7 +23,7 @@ from engine.backoff import Backoff
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns
-from engine.records import Entry, VerdictKind
+from engine.records import Entry, Message, VerdictKind
 from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
 
 # Slots nearly always come no further ahead than this, seconds. So they are asked for as many messages
@@ -214,20 +214,19 @@ class Lane:
             return self._rests_until_s
         return None if self.allowance is None else self.allowance.goes_at_s(now_s)
 
-    def leave(self, which: Callable[[Entry], bool] = lambda _: True) -> list[tuple[Entry, float]]:
-        """Take out those of the entries that wait, each with the time at which it was read."""
-        left = [waiting for waiting in self.waiting if which(waiting[0])]
+    def leave(self, which: Callable[[Entry], bool] = lambda entry: True) -> list[tuple[Entry, float]]:
+        """Take out the entries that wait, or some of them, each with the time at which it was read."""
+        left = [(entry, read_at_s) for entry, read_at_s in self.waiting if which(entry)]
         if left:
-            self.waiting = deque(waiting for waiting in self.waiting if not which(waiting[0]))
+            self.waiting = deque((entry, at_s) for entry, at_s in self.waiting if not which(entry))
             self.waiting_segments -= sum(entry.message.segments for entry, _ in left)
         return left
 
-    def put_off_s(self, organisation_id: int, weight: float, segments: int, now_s: float) -> float:
-        """For how long one more message of so many segments of an organisation of this weight is to be put
-        off, seconds."""
+    def put_off_s(self, message: Message, weight: float, now_s: float) -> float:
+        """For how long one more message, of an organisation of this weight, is to be put off, seconds."""
         ahead_s = max(_PUT_OFF_MIN_S, self.breaker.closed_for(now_s))
         rate = _UNKNOWN_RATE
         if self.allowance is not None:
             rate = max(self.allowance.rate_seen(now_s), 0.1)
             ahead_s = max(ahead_s, self.waiting_segments / rate)
-        return self._put_off.pause_s(organisation_id, weight, segments, rate, ahead_s, now_s)
+        return self._put_off.pause_s(message.organisation_id, weight, message.segments, rate, ahead_s, now_s)

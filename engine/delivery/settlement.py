@@ -168,8 +168,8 @@ def put_off(entry: Entry, due_at_us: int) -> Settlement:
 
 
 def put_back(entry: Entry) -> Settlement:
-    """The settlement of an entry that its worker has not begun to send, because its organisation is paused:
-    back to the front of its backlog.
+    """The settlement of an entry that its worker has not begun to send and will not, because its organisation
+    is paused or the worker ends: back to the front of the organisation's backlog.
 
     Nothing happened to the message, so no event is recorded.
     """

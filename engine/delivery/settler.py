@@ -159,18 +159,14 @@ class Settler:
         self._settle(before_sending(entry, now_us, self._unknown) or put_off(entry, due_at_us))
 
     def put_back(self, entry: Entry) -> None:
-        """Put `entry`, which was only read, back to the front of its organisation's backlog; one that must
-        not be sent any more is settled instead."""
+        """Give back `entry`, which was only read: to the front of its organisation's backlog, for any worker.
+        One that must not be sent any more is settled instead."""
         self._settle(before_sending(entry, self._now_us(), self._unknown) or put_back(entry))
 
     def unroutable(self, entry: Entry) -> None:
         """Settle `entry`, which no route matches."""
         now_us = self._now_us()
         self._settle(before_sending(entry, now_us, self._unknown) or unroutable(entry, now_us))
-
-    def hand_back(self, entry: Entry) -> None:
-        """Give back `entry`, which was only read: it is due at once, for any worker."""
-        self.put_off(entry, 0.0)
 
     async def run(self) -> None:
         """Write settlements to Redis until canceled."""

@@ -18,8 +18,8 @@ away or frozen, soon stops reading and then stops sending.
                           by whoever comes first
     a fault of our own    `run` raises it, and the process ends: as killed
     drained               sends in flight get their verdict and are settled; what was only read is
-                          handed back through the due set. After a clean end nothing is
-                          pending under the worker's name
+                          put back to the front of its organisation's backlog, in order. After a
+                          clean end nothing is pending under the worker's name
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Worker:
         self._settler.took(len(entries))
         if self._draining:
             for entry in entries:
-                self._settler.hand_back(entry)
+                self._settler.put_back(entry)
             return
         self._dispatcher.take(entries, now_s)
 
@@ -125,8 +125,8 @@ class Worker:
             waking = group.create_task(self._wake_when(draining), name="drain")
             await self._read_loop(draining)
             self._draining = True
-            for entry, _ in self._dispatcher.clear():
-                self._settler.hand_back(entry)
+            for entry, _ in self._dispatcher.lanes.leave():
+                self._settler.put_back(entry)
             try:
                 async with asyncio.timeout(drain_s):
                     while self.in_hand:

@@ -25,7 +25,6 @@ class _Organisation(msgspec.Struct, frozen=True, kw_only=True):
     oldest_ms: int
     weight: float = 1.0
     paused: bool = False
-    segments_in_10_s: int = 0
     share: float | None = None
     ends_in_ms: int | None = None
 
@@ -72,6 +71,11 @@ def show_queue(
         return
     columns = ("organisation", "messages", "segments", "oldest", "weight", "share", "ends in")
     console.print(show.table(columns, map(_row, found.organisations), frozenset(range(7))))
+    paused = f", {show.number(found.paused)} of them paused" if found.paused else ""
+    rate = f"{found.segments_in_10_s / 10:,.1f}"
+    console.print(
+        f"{show.number(found.messages)} messages{paused}; {rate} segments a second left in the last 10 s"
+    )
 
 
 def _row(o: _Organisation) -> tuple[str, ...]:

@@ -192,8 +192,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     given: dict[str, Any] = {
         "ingest": DeskIngest(),
         "directory": directory,
-        "limits": LimitBook(pool),
-        "backlog_max": 1_000_000,
+        "limits": LimitBook(pool, 1_000_000),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),

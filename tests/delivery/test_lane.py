@@ -6,12 +6,17 @@ import pytest
 
 from engine.delivery.breaker import Breaker
 from engine.delivery.lane import Lane
-from engine.records import Entry, VerdictKind
+from engine.delivery.put_off import PutOffTurns
+from engine.records import Entry, Message, VerdictKind
 from tests.stores.redis.kit import message
 
 
 def entry(segments: int = 1) -> Entry:
     return Entry(shard=0, queue="normal", entry_id=b"1-0", message=message("m", segments=segments))
+
+
+def of(organisation_id: int) -> Message:
+    return message("m", segments=1, organisation_id=organisation_id)
 
 
 def lane(*, timeout_s: float = 10.0, in_flight_max: int = 100, waiting_max: int = 100) -> Lane:
@@ -130,14 +135,14 @@ def test_messages_put_off_come_back_one_after_another_and_not_all_at_once(rate: 
     full = lane(waiting_max=1)
     full.add([entry()], 0.0)
     assert full.room(0.0) <= 0
-    pauses = [full.put_off_s(7, 1.0, 1, 0.0) for _ in range(1000)]
+    pauses = [full.put_off_s(of(7), 1.0, 0.0) for _ in range(1000)]
     assert pauses == sorted(pauses)
     assert pauses[0] == 0.5
     assert pauses[-1] == pytest.approx(0.5 + 999 / rate)
     # No further than so much, however many there are.
-    assert max(full.put_off_s(7, 1.0, 1, 0.0) for _ in range(400_000)) == 600.0
+    assert max(full.put_off_s(of(7), 1.0, 0.0) for _ in range(400_000)) == 600.0
     # Another organisation has turns of its own, at half the rate.
-    assert [full.put_off_s(8, 1.0, 1, 0.0) for _ in range(3)] == pytest.approx(
+    assert [full.put_off_s(of(8), 1.0, 0.0) for _ in range(3)] == pytest.approx(
         [0.5, 0.5 + 2 / rate, 0.5 + 4 / rate]
     )
 
@@ -164,3 +169,19 @@ def test_all_that_a_stalled_provider_owes_is_overdue_at_once() -> None:
     assert hung.awaited.overdue(1.95) == []
     hung.look(2.1)
     assert [token for token, _ in hung.awaited.overdue(2.1)] == tokens
+
+
+def test_organisations_that_put_messages_off_share_the_rate_by_their_weights() -> None:
+    turns = PutOffTurns()
+    now_s, sent = 0.0, dict.fromkeys((1, 2, 3), 0)
+    weights = {1: 1.0, 2: 2.0, 3: 0.5}
+    last_s = dict.fromkeys(weights, 0.0)
+    for n in range(6000):
+        for organisation_id, weight in weights.items():
+            # As many as come back within a minute.
+            if last_s[organisation_id] < 60.0:
+                last_s[organisation_id] = turns.pause_s(organisation_id, weight, 1, 100.0, 0.5, now_s)
+                sent[organisation_id] += n > 10
+    whole = sum(sent.values())
+    shares = [sent[o] / whole for o in weights]
+    assert shares == pytest.approx([w / 3.5 for w in weights.values()], abs=0.02)

@@ -168,7 +168,7 @@ class Line:
             of = self.next(turns)
             self.time = max(self.time, of.start)
             start, of.start = of.start, 0
-            slice_ = self.mark / max(_SLICES, waiting) / of.weight
+            slice_ = self.mark / _SLICES / waiting / of.weight
             while left > 0:
                 self.serve(of)
                 left -= 1

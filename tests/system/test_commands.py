@@ -222,6 +222,15 @@ def test_a_new_key_works_until_it_is_revoked(engine: Engine) -> None:
         (["org", "topup", "999999", "5", "--reference", "r"], 2, "There is no organisation with this id."),
         (["org", "balance", "999999"], 2, "There is no organisation with this id."),
         (["org", "create", " "], 2, "`name` must be"),
+        (["org", "limits", "1", "--weight", "101"], 2, "`weight` must be from 0.1 to 100, or null: 1."),
+        (
+            ["org", "limits", "1", "--weight", "much"],
+            2,
+            "--weight must be a number from 0.1 to 100, or none.",
+        ),
+        (["org", "limits", "1", "--backlog-max", "1.5"], 2, "--backlog-max must be a whole number"),
+        (["org", "limits", "1", "--rate-max", "200/day"], 2, "--rate-max must be a rate, such as 200/s"),
+        (["org", "pause", "999999"], 2, "There is no organisation with this id."),
         (["status", "--admin-key", "smsa_wrong"], 2, "key"),
         (["audit", "--admin-key", "smsa_wrong"], 2, "key"),
         (["migrate"], 0, ""),
@@ -244,9 +253,52 @@ def test_a_key_of_the_data_directory_is_not_sent_to_another_engine(engine: Engin
 
 def test_a_queue_says_who_has_a_backlog(engine: Engine) -> None:
     assert answer(engine.run("queue", "show", "normal", "--json")) == {
-        "queue": "normal", "messages": 0, "organisations": []
+        "queue": "normal", "messages": 0, "paused": 0, "segments_in_10_s": 0, "organisations": []
     }  # fmt: skip
     assert "No organisation has a backlog in express." in engine.run("queue", "show", "express").stdout
     wrong = engine.run("queue", "show", "other")
     assert wrong.returncode == 2
     assert "express" in wrong.stderr
+
+
+def waiting(engine: Engine, organisation: int) -> int:
+    """Messages that an organisation has in the backlog of the normal queue."""
+    found = answer(engine.run("queue", "show", "normal", "--json"))["organisations"]
+    return sum(o["messages"] for o in found if o["organisation_id"] == organisation)
+
+
+def test_what_is_paused_waits_up_to_its_limit_and_goes_on(engine: Engine) -> None:
+    made = new_organisation(engine, 5000)
+    organisation = made["id"]
+    limits = ("--weight", "2", "--backlog-max", "1,000", "--rate-max", "60000/min")
+    assert engine.run("org", "limits", organisation, *limits).stdout.splitlines() == [
+        "weight       2", "backlog max  1,000 messages", "rate max     1,000 messages a second"
+    ]  # fmt: skip
+    assert (
+        answer(engine.run("org", "limits", organisation, "--rate-max", "none", "--json"))["rate_max"] is None
+    )
+    paused = engine.run("org", "pause", organisation, "--reason", "asked by phone")
+    assert paused.stdout.startswith(f"{organisation} Acme Ltd: paused since ")
+    assert "asked by phone" in engine.run("org", "show", organisation).stdout
+    caller = Caller(engine.url, made["api_key"])
+
+    def sent(count: int) -> int:
+        messages = [{"to": "+989121234567", "text": "x"}] * count
+        return caller.call("POST", "/v1/messages/batch", {"messages": messages})[0]
+
+    # One that comes before the pause is in force is sent; the next ones wait.
+    eventually(lambda: sent(1) == 202 and waiting(engine, organisation) > 0)
+    before = received(engine)
+    assert sent(600) == 202
+    eventually(lambda: sent(600) == 429)
+    assert int(caller.headers["Retry-After"]) > 0
+    assert caller.headers["RateLimit-Policy"] == '"backlog_max";q=1000'
+    found = answer(engine.run("status", "--json"))
+    assert [o["reason"] for o in found["paused_organisations"]] == ["asked by phone"]
+    assert found["queues"]["normal"]["paused"] == waiting(engine, organisation) > 600
+    assert "paused" in engine.run("queue", "show", "normal").stdout
+    assert received(engine) == before
+    engine.run("org", "resume", organisation)
+    eventually(lambda: balance(engine, organisation)["held"] == 0)
+    assert waiting(engine, organisation) == 0
+    eventually(lambda: sent(600) == 202)

@@ -19,6 +19,7 @@ from engine.limits.records import (
     BACKLOG_MAX_MIN,
     RATE_MAX_MAX,
     RATE_MAX_MIN,
+    WEIGHT_DEFAULT,
     WEIGHT_MAX,
     WEIGHT_MIN,
     LimitChanges,
@@ -73,8 +74,10 @@ class PausedOrganisation(msgspec.Struct, frozen=True):
 class LimitBook:
     """Reads and changes the limits. Every call raises Unavailable."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, backlog_max: int | None = None) -> None:
+        """`backlog_max`: as the configuration says, where nothing was set."""
         self._pool = pool
+        self.default = Limits(weight=WEIGHT_DEFAULT, backlog_max=backlog_max)
 
     async def changes(self, since: int) -> LimitChanges:
         """What was set after the version `since`; all of it after 0."""

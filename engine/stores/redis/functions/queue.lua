@@ -197,9 +197,8 @@ end
 local MARK = 128
 -- A chunk is closed when it has so many bytes. The larger, the less memory a message takes.
 local CHUNK = 4000
--- A turn is worth such a part of the mark, segments, or one message, whichever is more; and with more
--- organisations than that, the mark divided by their number. So what one turn moves is a small part of what its
--- organisation is served in ten seconds, however many they are.
+-- The turns of all that wait come to such a part of the mark, segments, or to one message each, whichever is more.
+-- So a step touches few lists, and one turn is a small part of what its organisation is served in ten seconds.
 local SLICES = 16
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
@@ -426,7 +425,7 @@ local function refill(line)
   for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
   if not names[1] then return end
   local kept = redis.call('HMGET', line.wait, unpack(names))
-  local slice, limits = line.mark / math.max(SLICES, redis.call('ZCARD', line.turns)), {}
+  local slice, limits = line.mark / SLICES / redis.call('ZCARD', line.turns), {}
   if line.limited > 0 then
     for i, name in ipairs(names) do limits[i] = limits_name(name) end
     limits = redis.call('HMGET', line.wait, unpack(limits))
