@@ -15,11 +15,20 @@ class MessageIds:
     def __init__(self, salt: int, start: int) -> None:
         self._fixed = f"-7{salt >> 14 & 0xFFF:03x}-{0x8000 | salt & 0x3FFF:04x}-"
         self._counter = start & _COUNTER_MASK
+        # What the ids of one millisecond begin with.
+        self._now_ms = -1
+        self._head = ""
 
     def make(self, now_ms: int, count: int) -> list[str]:
         """`count` ids of the millisecond `now_ms`, in ascending order, except when the counter wraps."""
-        head = f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}{self._fixed}"
+        if now_ms != self._now_ms:
+            self._now_ms = now_ms
+            self._head = f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}{self._fixed}"
+        head = self._head
         first = self._counter
+        if count == 1:
+            self._counter = (first + 1) & _COUNTER_MASK
+            return [f"{head}{first:012x}"]
         self._counter = (first + count) & _COUNTER_MASK
         return [f"{head}{i & _COUNTER_MASK:012x}" for i in range(first, first + count)]
 

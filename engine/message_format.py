@@ -42,7 +42,7 @@ def unpacked(payload: bytes) -> Message:
 
 def packed(message: Message) -> bytes:
     """The message as the field `m` of a queue entry."""
-    return _pack(_array_of(message) if isinstance(message, NewerMessage) else message)
+    return _pack(_array_of(message)) if type(message) is NewerMessage else _pack(message)
 
 
 def from_json(text: bytes | str) -> Message:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from engine.activity.records import AttemptRecord
-from engine.records import ActivityRow, Event, Message, Queue
+from engine.records import ActivityRow, Addressed, Event, Message, Queue
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 def row_of(
@@ -56,3 +60,21 @@ def row_of(
         segment=segment,
         kept=kept,
     )
+
+
+def acceptance_octets(addressed: Addressed) -> bytes:
+    """The row of the acceptance of a message, in MessagePack.
+
+    Every message has one, so its fields are encoded as they are, in the order of `ActivityRow`; making the
+    record first takes four times as long.
+    """
+    m = addressed.message
+    due_at_us = addressed.due_at_us
+    event = "scheduled" if due_at_us else "accepted"
+    return _encode(
+        (
+            m.accepted_at_us, m.organisation_id, m.id, m.accepted_at_us, event, addressed.queue, m.to,
+            m.sender, m.encoding, m.segments, m.units, 0, "", "", "", 0, m.reference, due_at_us,
+            m.expires_at_us, False, 0, "",
+        )
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.auth import Keys
 from engine.api.guard import Action, Exchanges
 from engine.api.limits import OrganisationLimits
-from engine.api.messages import Messages
+from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.ports import Services
 from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
@@ -73,8 +73,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
     routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
     actions: dict[str, dict[str, Action]] = {
-        "/v1/messages": {"POST": messages.send},
-        "/v1/messages/batch": {"POST": messages.send_batch},
+        **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
         "/v1/messages/{id}": {"GET": messages.show},
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},

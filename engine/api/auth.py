@@ -2,13 +2,15 @@
 
 A key that PostgreSQL knew less than `fresh_s` ago is accepted at once. From half that age on it
 is looked up again in the background: a busy key never waits, and a revoked one is refused within
-`fresh_s`. Unknown keys are looked up in batches: the next query takes all that were asked for
-while the last one was under way, each key once, however many requests wait for it.
+`fresh_s`. Such lookups gather for a moment, so that many busy keys cost few queries. Unknown keys
+are looked up in batches: the next query takes all that were asked for while the last one was under
+way, each key once, however many requests wait for it.
 
-Under failure. PostgreSQL away: a known key stays good for `stale_s` after it was last seen, without
-waiting, while lookups go on in the background; any other key gets Unavailable. The first requests
-after the loss wait for the lookup that finds the loss. When PostgreSQL is back, a stale key may be
-accepted until the first lookup has answered.
+Under failure. PostgreSQL slow: a key that was known less than `slow_s` ago does not wait for a lookup
+that takes long, and a revoked one is refused that much later. PostgreSQL away: a known key stays good
+for `stale_s` after it was last seen, without waiting, while lookups go on in the background; any other
+key gets Unavailable. The first requests after the loss wait for the lookup that finds the loss. When
+PostgreSQL is back, a stale key may be accepted until the first lookup has answered.
 """
 
 from __future__ import annotations
@@ -31,12 +33,70 @@ _LOOKUP_MAX = 1_000
 _WANTED_MAX = 10_000
 _UNKNOWN_MAX = 10_000
 _CLOSE_S = 5.0
+# How long keys gather that are looked up again, seconds.
+_GATHER_S = 0.1
+# A lookup that takes longer is not waited for by a key that was known a moment ago, seconds.
+_LATE_S = 0.25
 
 _log = structlog.get_logger(__name__)
 
 # A future carries a failed lookup as a value, not as an exception: nobody may wait for it any more,
 # and an exception that nobody reads is reported by the loop.
 _Looked = Credential | Exception | None
+
+
+class Presented:
+    """A key as a caller presents it, to be kept beside the octets of the header that it came in."""
+
+    __slots__ = ("key_id", "proven", "secret")
+
+    def __init__(self, key_id: int, secret: str) -> None:
+        self.key_id = key_id
+        self.secret = secret
+        # The credential that the secret was found good for. One that was looked up again is another object,
+        # and the secret is compared again.
+        self.proven: Credential | None = None
+
+    @classmethod
+    def by(cls, authorization: str) -> Presented | None:
+        """The key in this value of the header Authorization; None when it has none."""
+        presented = api_keys.bearer_key(authorization)
+        return cls(*presented) if presented else None
+
+
+def _presented(authorization: str | None) -> Presented:
+    presented = Presented.by(authorization) if authorization is not None else None
+    if presented is None:
+        raise unauthorised()
+    return presented
+
+
+class _Ageing:
+    """Keys to be looked up again, for nobody who waits. They gather for a moment and go together."""
+
+    def __init__(self, want: Callable[[int], object]) -> None:
+        """`want` looks a key up."""
+        self._want = want
+        self._keys: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, key_id: int) -> None:
+        """Look this one up soon."""
+        if len(self._keys) < _WANTED_MAX:
+            self._keys.add(key_id)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_GATHER_S, self._look_up)
+
+    def forget(self) -> None:
+        """Look none up any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look_up(self) -> None:
+        self._timer = None
+        keys, self._keys = self._keys, set()
+        for key_id in keys:
+            self._want(key_id)
 
 
 class Keys:
@@ -46,7 +106,8 @@ class Keys:
         self,
         directory: Directory,
         *,
-        fresh_s: float = 10.0,
+        fresh_s: float = 1.0,
+        slow_s: float = 10.0,
         unknown_s: float = 1.0,
         stale_s: float = 300.0,
         entries_max: int = 100_000,
@@ -54,6 +115,7 @@ class Keys:
     ) -> None:
         self._directory = directory
         self._fresh_s = fresh_s
+        self._slow_s = slow_s
         self._unknown_s = unknown_s
         self._stale_s = stale_s
         self._entries_max = entries_max
@@ -65,6 +127,9 @@ class Keys:
         self._wanted: dict[int, asyncio.Future[_Looked]] = {}
         self._asked: dict[int, asyncio.Future[_Looked]] = {}
         self._lookups: asyncio.Task[None] | None = None
+        # When the lookup under way began; None: there is none.
+        self._asked_at: float | None = None
+        self._ageing = _Ageing(self._want)
         # The last lookup failed: PostgreSQL is away as far as we know.
         self._away = False
         # When the newest of the known keys was seen.
@@ -72,27 +137,31 @@ class Keys:
 
     async def organisation(self, authorization: str | None) -> int:
         """The organisation whose key the header carries. Raises Refusal 401, Unavailable."""
-        return (await self._credential(authorization)).organisation_id
+        return (await self._found(_presented(authorization))).organisation_id
 
     async def sender(self, authorization: str | None) -> int:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
-        credential = await self._credential(authorization)
-        if credential.suspended:
-            raise Refusal(
-                "organisation_suspended",
-                403,
-                "The organisation is suspended: usage of it is not booked yet. Ask the operator of this"
-                " service.",
-            )
-        return credential.organisation_id
+        return await self.looked_up_sender(_presented(authorization))
 
-    async def _credential(self, authorization: str | None) -> Credential:
-        """The credential whose key the header carries. Raises Refusal 401, Unavailable."""
-        presented = api_keys.bearer_key(authorization) if authorization is not None else None
-        if presented is None:
-            raise unauthorised()
-        key_id, secret = presented
-        return _checked(self._remembered(key_id) or await self._looked_up(key_id), secret)
+    def sender_at_once(self, presented: Presented) -> int | None:
+        """The same for a key that need not be looked up; None for one that must be.
+
+        Raises Refusal 401, 403."""
+        credential = self._remembered(presented.key_id)
+        if credential is None:
+            return None
+        if credential is not presented.proven:
+            presented.proven = _checked(credential, presented.secret)
+        return _sender(credential)
+
+    async def looked_up_sender(self, presented: Presented) -> int:
+        """As `sender`, for a key that has been read before."""
+        return _sender(await self._found(presented))
+
+    async def _found(self, presented: Presented) -> Credential:
+        """The credential of a key. Raises Refusal 401, Unavailable."""
+        key_id = presented.key_id
+        return _checked(self._remembered(key_id) or await self._looked_up(key_id), presented.secret)
 
     def are_known(self) -> bool:
         """Whether any key would be accepted although PostgreSQL is away."""
@@ -100,6 +169,7 @@ class Keys:
 
     async def close(self) -> None:
         """Give up the lookups under way."""
+        self._ageing.forget()
         if self._lookups is not None:
             self._lookups.cancel()
             await asyncio.wait([self._lookups], timeout=_CLOSE_S)
@@ -115,12 +185,19 @@ class Keys:
             return None
         credential, seen_at = entry
         age_s = now - seen_at
-        if age_s >= self._fresh_s and not (self._away and age_s < self._stale_s):
+        if age_s >= self._fresh_s and age_s >= self._good_without_s(now):
             return None
-        if age_s * 2 > self._fresh_s and len(self._wanted) < _WANTED_MAX:
-            self._want(key_id)
+        if age_s * 2 > self._fresh_s:
+            self._ageing.add(key_id)
         self._known.move_to_end(key_id)
         return credential
+
+    def _good_without_s(self, now: float) -> float:
+        """To what age a key is good that cannot be looked up in time, seconds."""
+        if self._away:
+            return self._stale_s
+        is_slow = self._asked_at is not None and now - self._asked_at >= _LATE_S
+        return self._slow_s if is_slow else 0.0
 
     async def _looked_up(self, key_id: int) -> Credential | None:
         if len(self._wanted) >= _WANTED_MAX:
@@ -152,7 +229,7 @@ class Keys:
                 for key_id in list(islice(self._wanted, _LOOKUP_MAX)):
                     self._asked[key_id] = self._wanted.pop(key_id)
                 # The time before the question, so that no age is ever taken for lower than it is.
-                asked_at = self._clock()
+                self._asked_at = asked_at = self._clock()
                 try:
                     found = await self._directory.credentials(list(self._asked))
                 except Exception as e:
@@ -167,6 +244,7 @@ class Keys:
                         self._remember(key_id, found.get(key_id), asked_at)
                     self._tell(found)
         finally:
+            self._asked_at = None
             for future in (*self._asked.values(), *self._wanted.values()):
                 future.cancel()
 
@@ -208,6 +286,17 @@ class AdminKey:
 def unauthorised(wanted: str = "an API key that is not revoked") -> Refusal:
     """A 401. It says the same whether the key is missing, misspelt, unknown, revoked or wrong."""
     return Refusal("unauthorised", 401, f"`Authorization` must be `Bearer` and {wanted}.", "Authorization")
+
+
+def _sender(credential: Credential) -> int:
+    """The organisation of one that wants to send. Raises Refusal 403."""
+    if credential.suspended:
+        raise Refusal(
+            "organisation_suspended",
+            403,
+            "The organisation is suspended: usage of it is not booked yet. Ask the operator of this service.",
+        )
+    return credential.organisation_id
 
 
 def _checked(credential: Credential | None, secret: str) -> Credential:

@@ -33,7 +33,7 @@ _DIGITS_MAX = 40
 
 
 async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The whole body, without a byte order mark of UTF-8 (RFC 8259, section 8.1, lets it be passed over).
+    """The whole body, without a byte order mark (RFC 8259, section 8.1, lets it be passed over).
 
     Raises Refusal 413 when it is larger, 400 when it ends early and when it has a transfer coding beside
     chunked, which nobody here undoes."""
@@ -55,6 +55,11 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
         ) from e
     if len(body) > bytes_max:
         raise _too_large(bytes_max)
+    return without_mark(body)
+
+
+def without_mark(body: bytes) -> bytes:
+    """The body without a byte order mark of UTF-8 in front."""
     return body.removeprefix(BOM_UTF8)
 
 

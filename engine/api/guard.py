@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import web
@@ -22,12 +22,15 @@ from engine.api.ports import Services
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
 from engine.errors import Broken, Refusal, Unavailable, Undecided
+from engine.expiry import Expiry
 
 Action = Callable[[web.Request], Awaitable[Response]]
 Handler = Callable[[web.Request], Awaitable[Response]]
 
 # The task that a request has under this key is canceled when its caller hangs up before the answer.
 ENDS_WITH_CALLER = web.RequestKey("ends_with_caller", asyncio.Task[object])
+# How long a request had waited already for its body when it came here, seconds; absent: not at all.
+WAITED_S = web.RequestKey("waited_s", float)
 _X_REQUEST_ID = istr("X-Request-Id")
 _IDEMPOTENCY_KEY = istr("Idempotency-Key")
 # The stores as a caller reads them, by the names of `Services.ready`.
@@ -44,7 +47,12 @@ def idempotency_key(request: web.Request) -> str:
     if key is None:
         return ""
     # One that is given twice, with two values, would be a guess.
-    if not _KEY_ALLOWED.fullmatch(key) or set(request.headers.getall(_IDEMPOTENCY_KEY)) != {key}:
+    return checked_key(key, is_one=set(request.headers.getall(_IDEMPOTENCY_KEY)) == {key})
+
+
+def checked_key(key: str, *, is_one: bool = True) -> str:
+    """This value of the header Idempotency-Key. Raises Refusal 400 when it is not allowed or not `is_one`."""
+    if not is_one or not _KEY_ALLOWED.fullmatch(key):
         raise Refusal(
             "invalid_idempotency_key",
             400,
@@ -56,54 +64,63 @@ def idempotency_key(request: web.Request) -> str:
 
 def fingerprint(request: web.Request, body: bytes) -> bytes:
     """Digest of method, path and body, 16 bytes. Requests with the same digest are the same request."""
-    hasher = hashlib.blake2b(f"{request.method} {request.path}\n".encode(), digest_size=16)
+    return fingerprint_of(request.method, request.path, body)
+
+
+def fingerprint_of(method: str, path: str, body: bytes) -> bytes:
+    """As `fingerprint`, of these three."""
+    hasher = hashlib.blake2b(f"{method} {path}\n".encode(), digest_size=16)
     hasher.update(body)
     return hasher.digest()
+
+
+class RequestIds:
+    """The ids that requests are given which bring none of their own."""
+
+    def __init__(self) -> None:
+        # Unique among processes, and cheaper than a random id for each request.
+        self._prefix = secrets.token_hex(6)
+        self._count = itertools.count(1)
+
+    def of(self, header: str | None) -> str:
+        """The value of the header X-Request-Id when it is allowed, else one that nobody else has."""
+        if header is not None and _REQUEST_ID.fullmatch(header):
+            return header
+        return f"{self._prefix}-{next(self._count):x}"
 
 
 class Deadlines:
     """Cancels the tasks of requests that take too long.
 
-    All requests have the same time, so they end in the order in which they began, and one timer
-    serves them all. `asyncio.timeout` would set and cancel a timer for each request. Calls that have
-    another time have deadlines of their own.
+    All requests have the same time. Calls that have another time have deadlines of their own.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        # Oldest first: the task of a request → when its time is over; 0 when it was canceled.
-        self._running: dict[asyncio.Task[object], float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._running = Expiry(timeout_s, self._cancel)
+        # Those that were canceled because their time was over.
+        self._over: set[asyncio.Task[object]] = set()
 
-    def begin(self) -> asyncio.Task[object]:
-        """Start the time of the request that runs in the current task; the task."""
+    def begin(self, ago_s: float = 0.0) -> asyncio.Task[object]:
+        """The time of the request in the current task runs, since `ago_s` seconds ago; the task."""
         task = asyncio.current_task()
         assert task is not None
-        loop = task.get_loop()
-        self._running[task] = over_at = loop.time() + self.timeout_s
-        if self._timer is None:
-            self._timer = loop.call_at(over_at, self._expire, loop)
+        self._running.begin(task, ago_s)
         return task
 
     def is_over(self, task: asyncio.Task[object]) -> bool:
         """Whether the time of this task's request is over, and the task was canceled for that."""
-        return self._running[task] == 0
+        return task in self._over
 
     def end(self, task: asyncio.Task[object]) -> None:
         """The request of this task has its answer; its time no longer runs."""
-        if self._running.pop(task) == 0:
+        if not self._running.stop(task):
+            self._over.remove(task)
             task.uncancel()
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now = loop.time()
-        for task, over_at in self._running.items():
-            if over_at > now:
-                self._timer = loop.call_at(over_at, self._expire, loop)
-                return
-            if over_at:
-                self._running[task] = 0
-                task.cancel()
+    def _cancel(self, task: asyncio.Task[object]) -> None:
+        self._over.add(task)
+        task.cancel()
 
 
 class Exchanges:
@@ -113,9 +130,7 @@ class Exchanges:
         self._deadlines = Deadlines(services.timeout_s)
         self._ready = services.ready
         self._draining = services.draining
-        # Unique among processes, and cheaper than a random id for each request.
-        self._prefix = secrets.token_hex(6)
-        self._count = itertools.count(1)
+        self._ids = RequestIds()
 
     def guard(
         self, action: Action, timeout_s: float | None = None, *, ends_with_caller: bool = False
@@ -128,8 +143,8 @@ class Exchanges:
         draining = self._draining
 
         async def handler(request: web.Request) -> Response:
-            request_id = self._request_id(request)
-            task = deadlines.begin()
+            request_id = self._ids.of(request.headers.get(_X_REQUEST_ID))
+            task = deadlines.begin(request.get(WAITED_S, 0.0))
             if ends_with_caller:
                 request[ENDS_WITH_CALLER] = task
             try:
@@ -138,14 +153,9 @@ class Exchanges:
                 if not deadlines.is_over(task):
                     raise
                 response = await self._late(request, request_id, deadlines.timeout_s)
-            except Refusal as e:
-                response = refused(e, request_id)
-            except Unavailable as e:
-                code = "outcome_unknown" if isinstance(e, Undecided) else "unavailable"
-                response = unavailable(e, request_id, code)
             except Exception as e:
                 # Nothing above this could answer the caller.
-                response = _failed(e, request, request_id)
+                response = problem(e, request_id, request.method, _route(request))
             finally:
                 request.pop(ENDS_WITH_CALLER, None)
                 deadlines.end(task)
@@ -157,36 +167,52 @@ class Exchanges:
 
         return handler
 
-    def _request_id(self, request: web.Request) -> str:
-        header = request.headers.get(_X_REQUEST_ID)
-        if header is not None and _REQUEST_ID.fullmatch(header):
-            return header
-        return f"{self._prefix}-{next(self._count):x}"
-
     async def _late(self, request: web.Request, request_id: str, timeout_s: float) -> Response:
-        """What to do, and which stores are away, for all that is known.
-
-        Whether the request took effect is unknown, unless its body never came or it only reads.
-        """
         if not request.content.is_eof():
             detail = f"The body must arrive within {timeout_s:g} seconds."
             response = refused(Refusal("body_timeout", 408, detail), request_id)
             response.force_close()
             return response
-        away = [_STORES[name] for name, state in (await self._ready()).items() if state != "ok"]
-        does = "does" if len(away) == 1 else "do"
-        the = f"{' and '.join(away)} {does} not answer, so the" if away else "The"
-        detail = f"{the} request was not answered within {timeout_s:g} seconds{_advice(request)}"
-        return unavailable(Unavailable(detail), request_id, "timeout")
+        has_key = bool(request.headers.get(_IDEMPOTENCY_KEY))
+        return await late(self._ready, request_id, request.method, timeout_s, has_key=has_key)
 
 
-def _advice(request: web.Request) -> str:
+def problem(error: Exception, request_id: str, method: str, route: str | None) -> Response:
+    """The answer to a request that failed with `error`, whatever it is."""
+    if isinstance(error, Refusal):
+        return refused(error, request_id)
+    if isinstance(error, Unavailable):
+        code = "outcome_unknown" if isinstance(error, Undecided) else "unavailable"
+        return unavailable(error, request_id, code)
+    return _failed(error, request_id, method, route)
+
+
+async def late(
+    ready: Callable[[], Awaitable[Mapping[str, str]]],
+    request_id: str,
+    method: str,
+    timeout_s: float,
+    *,
+    has_key: bool,
+) -> Response:
+    """What to do, and which stores are away, for all that is known; `has_key`: an Idempotency-Key.
+
+    Whether the request took effect is unknown, unless it only reads.
+    """
+    away = [_STORES[name] for name, state in (await ready()).items() if state != "ok"]
+    does = "does" if len(away) == 1 else "do"
+    the = f"{' and '.join(away)} {does} not answer, so the" if away else "The"
+    detail = f"{the} request was not answered within {timeout_s:g} seconds{_advice(method, has_key)}"
+    return unavailable(Unavailable(detail), request_id, "timeout")
+
+
+def _advice(method: str, has_key: bool) -> str:
     """The end of the sentence about a request that was not answered: whether it may have taken effect, and
     how to repeat it."""
-    match request.method:
+    match method:
         case "GET" | "HEAD":
             return "; try again later."
-        case "POST" if request.headers.get(_IDEMPOTENCY_KEY):
+        case "POST" if has_key:
             return " and may have taken effect; try again with the same Idempotency-Key."
         case "POST":
             return " and may have taken effect; it had no Idempotency-Key, so a second one may count too."
@@ -194,14 +220,18 @@ def _advice(request: web.Request) -> str:
             return " and may have taken effect; the same request may be repeated."
 
 
-def _failed(error: Exception, request: web.Request, request_id: str) -> Response:
-    """500. The log gets the frames but not the error's text, which may quote the request."""
+def _route(request: web.Request) -> str | None:
     resource = request.match_info.route.resource
+    return resource.canonical if resource else None
+
+
+def _failed(error: Exception, request_id: str, method: str, route: str | None) -> Response:
+    """500. The log gets the frames but not the error's text, which may quote the request."""
     _log.error(
         "request failed",
         request_id=request_id,
-        method=request.method,
-        route=resource.canonical if resource else None,
+        method=method,
+        route=route,
         error=type(error).__qualname__,
         frames=traceback.format_tb(error.__traceback__),
     )

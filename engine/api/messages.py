@@ -7,15 +7,16 @@ and whether it can be paid.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
 from engine.api.decoding import NOT_JSON, Shape, invalid, not_json, read_body, with_half_characters
-from engine.api.guard import fingerprint, idempotency_key
-from engine.api.ports import Draft, Outcome, Services, Submitted
+from engine.api.guard import Action, fingerprint, idempotency_key
+from engine.api.ports import Draft, Outcome, Render, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
@@ -129,6 +130,27 @@ def _refused(position: int, refusal: Refusal) -> _Refused:
     return _Refused(problem_of(refusal, at if refusal.field is None else f"{at}.{refusal.field}"))
 
 
+class Submission(NamedTuple):
+    """How a call that submits messages is read and answered."""
+
+    # The body → the messages, in order; in place of one that is no message of a batch its Refusal. Raises
+    # Refusal for the body as a whole.
+    drafts: Callable[[bytes], Sequence[Draft]]
+    # The outcomes → the body of the 202. Raises Refusal in place of it.
+    render: Render
+
+
+def _alone(body: bytes) -> Sequence[Draft]:
+    return (_DRAFT.decode(body),)
+
+
+# By path.
+SUBMISSIONS = {
+    "/v1/messages": Submission(_alone, render_one),
+    "/v1/messages/batch": Submission(drafts_of, render_batch),
+}
+
+
 class Messages:
     """The actions on /v1/messages."""
 
@@ -138,39 +160,29 @@ class Messages:
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
-    async def send(self, request: web.Request) -> Response:
-        """`POST /v1/messages`: 202 with a `records.Accepted`.
+    def submit(self, path: str) -> Action:
+        """The action `POST` on one of the paths of `SUBMISSIONS`.
 
-        Raises Refusal 400, 401, 402, 403, 409, 413, 422, Unavailable.
+        It answers 202 with a `records.Accepted`, and for a batch with one result for each message, in order,
+        of which a refused message is one. It raises Refusal 400, 401, 402 for a message alone, 403, 409,
+        413, 422, Unavailable.
         """
-        organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
-        body = await read_body(request, self._body_bytes_max)
-        key = idempotency_key(request)
-        submitted = await self._ingest.submit(
-            organisation_id,
-            (_DRAFT.decode(body),),
-            render=render_one,
-            idempotency_key=key,
-            fingerprint=fingerprint(request, body) if key else b"",
-        )
-        return _accepted(submitted)
+        submission = SUBMISSIONS[path]
 
-    async def send_batch(self, request: web.Request) -> Response:
-        """`POST /v1/messages/batch`: 202 with one result for each message, in order.
+        async def send(request: web.Request) -> Response:
+            organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
+            body = await read_body(request, self._body_bytes_max)
+            key = idempotency_key(request)
+            submitted = await self._ingest.submit(
+                organisation_id,
+                submission.drafts(body),
+                render=submission.render,
+                idempotency_key=key,
+                fingerprint=fingerprint(request, body) if key else b"",
+            )
+            return accepted(submitted)
 
-        A refused message is a result too. Raises Refusal 400, 401, 403, 409, 413, 422, Unavailable.
-        """
-        organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
-        body = await read_body(request, self._body_bytes_max)
-        key = idempotency_key(request)
-        submitted = await self._ingest.submit(
-            organisation_id,
-            drafts_of(body),
-            render=render_batch,
-            idempotency_key=key,
-            fingerprint=fingerprint(request, body) if key else b"",
-        )
-        return _accepted(submitted)
+        return send
 
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
@@ -184,5 +196,6 @@ class Messages:
         raise not_found("The organisation has no message with this id.")
 
 
-def _accepted(submitted: Submitted) -> Response:
+def accepted(submitted: Submitted) -> Response:
+    """The answer to a submission."""
     return Response(202, submitted.answer, more=_REPLAYED if submitted.replayed else None)

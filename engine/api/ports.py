@@ -60,8 +60,29 @@ class Submitted(Protocol):
         """Whether `answer` is the first answer to this Idempotency-Key."""
 
 
+class UnderWay(Protocol):
+    """A submission that is not decided yet."""
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: what can be taken back is, and nobody is told its outcome."""
+
+
 class Ingest(Protocol):
     """The way in for messages."""
+
+    def begin(
+        self,
+        organisation_id: int,
+        drafts: Sequence[Draft],
+        done: Callable[[Submitted | Exception], None],
+        *,
+        render: Render,
+        idempotency_key: str = "",
+        fingerprint: bytes = b"",
+    ) -> UnderWay:
+        """As `submit`, for one that does not wait: `done` is told the answer, or what `submit` would raise,
+        once and never within this call. Raises what is known to fail at once; then `done` is told nothing.
+        """
 
     async def submit(
         self,

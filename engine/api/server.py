@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from aiohttp import hdrs, web
@@ -20,15 +21,17 @@ from aiohttp.http_exceptions import (
 )
 from yarl import URL
 
-from engine.api.guard import ENDS_WITH_CALLER
+from engine.api.guard import ENDS_WITH_CALLER, WAITED_S
 from engine.api.problems import refused
 from engine.errors import Refusal
 
+# How long a connection stays open after an answer, seconds.
+KEEP_ALIVE_S = 75.0
 _OPTIONS: dict[str, Any] = {
     # Activity is recorded per message, not per request; lines for each would cost more than the request.
     "access_log": None,
     # Longer than usual load balancers keep their side, so that they are the ones to close.
-    "keepalive_timeout": 75.0,
+    "keepalive_timeout": KEEP_ALIVE_S,
     # How long the rest of a body that was refused is still read, so that the caller reads why.
     "lingering_time": 2.0,
 }
@@ -41,11 +44,35 @@ FIRST_REQUEST_S = 75.0
 PARTING_S = 1.0
 
 _NOWHERE = URL("/*")
+# How the calls begin that a `Front` serves.
+HOT = b"POST /v1/messages"
+# Headers that can make more of a request than its head.
+_WITH_MORE = re.compile(rb"(?i)content-length|transfer-encoding|upgrade|expect")
 
 _log = structlog.get_logger(__name__)
 
 
-class _Connection(web.RequestHandler):
+# Takes a connection back: its transport, and the first octets of its next request.
+TakeBack = Callable[[asyncio.Transport, bytes], None]
+
+
+class Front(Protocol):
+    """Has each connection first, and hands over to aiohttp those that it does not serve itself."""
+
+    def serve(self, connections: Connections) -> Callable[[], asyncio.Protocol]:
+        """What makes the protocol of each new connection. `connections` is called for one to hand over to."""
+
+    async def none_open(self) -> None:
+        """Wait until it has no connection."""
+
+    def pre_shutdown(self) -> None:
+        """Close the connections without a request; the others are to be closed with their answer."""
+
+    async def shutdown(self, timeout_s: float) -> None:
+        """Let requests under way end, and give up those that have not ended after `timeout_s` seconds."""
+
+
+class Connection(web.RequestHandler):
     """One client's connection. What is not HTTP is answered with a problem document, too.
 
     A client that connects and never sends the whole head of a request is given up after
@@ -54,6 +81,37 @@ class _Connection(web.RequestHandler):
     """
 
     _first: asyncio.TimerHandle | None = None
+    # How long the first request had waited for its body before the connection came here, seconds.
+    _waited_s = 0.0
+    # Where the connection came from, while it is sure that the next octets begin a request.
+    _take_back: TakeBack | None = None
+
+    def adopt(
+        self,
+        transport: asyncio.Transport,
+        data: bytes,
+        *,
+        waited_s: float,
+        writing_paused: bool,
+        take_back: TakeBack,
+    ) -> None:
+        """Serve a connection that had another protocol before, from its octets `data` on.
+
+        `waited_s`: how long the request in `data` has waited for its body, seconds. `take_back` is called
+        when a call of `HOT` comes and no other is under way.
+        """
+        transport.set_protocol(self)
+        self.connection_made(transport)
+        if writing_paused:
+            self.pause_writing()
+        self._waited_s = waited_s
+        self._take_back = take_back
+        self.data_received(data)
+
+    def waited_s(self) -> float:
+        """How long the request that begins now has waited already, seconds."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time in which the first request must come."""
@@ -70,12 +128,28 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take in what has come. What ends the HTTP of the connection ends the body that is being read."""
+        if self._take_back is not None:
+            if data.startswith(HOT) and self._is_between_requests():
+                self._go_back(self._take_back, data)
+                return
+            if data and not _is_whole(data):
+                self._take_back = None
         super().data_received(data)
         request = self._current_request
         if request is None or not self._messages or request.content.is_eof():
             return
         if not isinstance(self._messages[-1][0], RawRequestMessage):
             request.content.set_exception(web.RequestPayloadError("The body is not as its headers say."))
+
+    def _is_between_requests(self) -> bool:
+        waits = self._waiter is not None and not self._waiter.done()
+        return waits and not self._messages and not self._close and self.transport is not None
+
+    def _go_back(self, take_back: TakeBack, data: bytes) -> None:
+        transport, self.transport = self.transport, None
+        assert transport is not None
+        self.connection_lost(None)
+        take_back(transport, data)
 
     def _give_up_if_silent(self) -> None:
         if self._current_request is None and not self._request_count:
@@ -112,7 +186,15 @@ class _Connection(web.RequestHandler):
             super().log_exception(*args, **kw)
 
 
-class _Connections(web.Server):
+def _is_whole(data: bytes) -> bool:
+    """Whether these octets are surely one whole request without a body; the next ones begin another."""
+    end = data.find(b"\r\n\r\n") + 4
+    return end == len(data) and data.startswith((b"GET /", b"HEAD /")) and not _WITH_MORE.search(data)
+
+
+class Connections(web.Server):
+    """Makes the connections that aiohttp serves, and knows them all."""
+
     def __init__(self, handler: Any, **kwargs: Any) -> None:
         super().__init__(handler, **kwargs)
         self._open = 0
@@ -133,8 +215,9 @@ class _Connections(web.Server):
         if not self._open:
             self.none_open.set()
 
-    def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **_OPTIONS)
+    def __call__(self) -> Connection:
+        """A connection; nobody has connected yet."""
+        return Connection(self, loop=asyncio.get_running_loop(), **_OPTIONS)
 
 
 def _sentence(fault: BaseException | None) -> str:
@@ -150,7 +233,7 @@ def _sentence(fault: BaseException | None) -> str:
             )
 
 
-def _with_a_path(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
+def _request_of(make: Callable[..., web.BaseRequest]) -> Callable[..., web.BaseRequest]:
     """`make` for a request with any of the four forms of a target (RFC 9112, section 3.2).
 
     `OPTIONS *` and `CONNECT host:port` have no path, so no route would match them and aiohttp would
@@ -166,7 +249,10 @@ def _with_a_path(make: Callable[..., web.BaseRequest]) -> Callable[..., web.Base
         elif not message.path.startswith("/"):
             path = URL.build(path=url.raw_path or "/", query_string=url.raw_query_string, encoded=True)
             message = message._replace(url=path)
-        return make(message, *rest)
+        made = make(message, *rest)
+        if waited_s := made.protocol.waited_s() if isinstance(made.protocol, Connection) else 0.0:
+            made[WAITED_S] = waited_s
+        return made
 
     return request
 
@@ -174,10 +260,12 @@ def _with_a_path(make: Callable[..., web.BaseRequest]) -> Callable[..., web.Base
 class Server:
     """The application on one socket. `start` it once; a second `stop` changes nothing."""
 
-    def __init__(self, app: web.Application, listener: socket.socket) -> None:
+    def __init__(self, app: web.Application, listener: socket.socket, front: Front | None = None) -> None:
+        """`front` serves what it can of the calls itself; None: aiohttp serves all."""
         self._runner = web.AppRunner(app, access_log=None)
         self._listener = listener
-        self._connections: _Connections | None = None
+        self._front = front
+        self._connections: Connections | None = None
         self._listening: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -185,11 +273,11 @@ class Server:
         await self._runner.setup()
         served = self._runner.server
         assert served is not None
-        self._connections = _Connections(
-            served.request_handler, request_factory=_with_a_path(served.request_factory)
-        )
+        connections = Connections(served.request_handler, request_factory=_request_of(served.request_factory))
+        self._connections = connections
+        first = connections if self._front is None else self._front.serve(connections)
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_server(self._connections, sock=self._listener)
+        self._listening = await loop.create_server(first, sock=self._listener)
 
     async def stop(self, timeout_s: float) -> None:
         """Accept nothing more, close idle connections after `PARTING_S`, let requests under way end.
@@ -203,8 +291,16 @@ class Server:
         listening, self._listening = self._listening, None
         if listening is not None and self._connections is not None:
             listening.close()
+            open_ones: list[Coroutine[Any, Any, object]] = [self._connections.none_open.wait()]
+            if self._front is not None:
+                open_ones.append(self._front.none_open())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._connections.none_open.wait(), PARTING_S)
+                await asyncio.wait_for(asyncio.gather(*open_ones), PARTING_S)
+            if self._front is not None:
+                self._front.pre_shutdown()
             self._connections.pre_shutdown()
-            await self._connections.shutdown(timeout_s)
+            ending = [self._connections.shutdown(timeout_s)]
+            if self._front is not None:
+                ending.append(self._front.shutdown(timeout_s))
+            await asyncio.gather(*ending)
         await self._runner.cleanup()

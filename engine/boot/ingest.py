@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -17,6 +18,8 @@ import structlog
 from engine import api_keys, ids, providers, text_file
 from engine.activity.lookups import Lookups
 from engine.api.app import create_app
+from engine.api.auth import Keys
+from engine.api.edge.edge import Edge
 from engine.api.ports import Services
 from engine.api.readiness import Readiness
 from engine.api.reads import PART_S, Reads
@@ -139,7 +142,7 @@ async def serve(process: Process) -> None:
         await prices.refresh()
         await limits.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest)
-        server = Server(create_app(services), process.listener)
+        server = _server(services, process.listener)
         runs = (quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)))
         serving = [asyncio.create_task(run) for run in runs]
         try:
@@ -165,6 +168,12 @@ def _gate(config: Config, limits: LimitTable) -> Gate:
 
 def _backlogs(config: Config, link: RedisLink) -> RedisLimits:
     return RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
+
+
+def _server(services: Services, listener: socket.socket) -> Server:
+    """The API on its socket, with the edge in front."""
+    keys = Keys(services.directory)
+    return Server(create_app(services, keys), listener, Edge(services, keys))
 
 
 async def _services(

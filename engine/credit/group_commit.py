@@ -34,7 +34,6 @@ from engine.backoff import Backoff
 from engine.credit.flush import Admitted, Flush, Note, Outbox
 from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
-from engine.credit.waiters import settle
 from engine.errors import Fenced, Full, Unavailable, Undecided
 from engine.records import Replay, Submission
 
@@ -56,13 +55,17 @@ UNDECIDED = (
 )
 
 
+# What becomes of a submission: it was admitted (None), its key was used before, or it was not written.
+Outcome = Replay | None | Unavailable
+# Is given the outcome, once, by the loop. It must not wait.
+Done = Callable[[Outcome], None]
+
+
 class Admission(NamedTuple):
     """A submission on its way."""
 
     token: int
     shard: int
-    # Done when its outcome is known: see `Quota.admit`.
-    outcome: asyncio.Future[Replay | None]
 
 
 class GroupCommit:
@@ -99,11 +102,14 @@ class GroupCommit:
         # Shards with something to send. `_scheduled`: a flush of them is scheduled.
         self._dirty: set[int] = set()
         self._scheduled = False
+        # The last flush had one submission at most.
+        self._is_alone = True
         # Where flushes run; a fault of one ends the process.
         self._group: asyncio.TaskGroup | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._tokens = count(1)
-        self._admitting: dict[int, asyncio.Future[Replay | None]] = {}
+        # By token, who is told the outcome.
+        self._admitting: dict[int, Done] = {}
         # By shard, when its flush under way was first sent, and when that first failed; the loop's time.
         self._sent_s: dict[int, float] = {}
         self._failed_s: float | None = None
@@ -111,23 +117,27 @@ class GroupCommit:
 
     # -- for the holder
 
-    def submit(self, shard: int, submission: Submission) -> Admission:
-        """Put a submission behind those that wait. Raises Unavailable while Redis is away."""
+    def submit(self, shard: int, submission: Submission, done: Done) -> Admission:
+        """Put a submission behind those that wait; `done` is told its outcome, never within this call.
+
+        Raises Unavailable while Redis is away."""
         if self.away:
             raise Unavailable(NOT_WRITTEN)
         token = next(self._tokens)
-        outcome: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
-        self._admitting[token] = outcome
+        self._admitting[token] = done
         self.outboxes[shard].add(token, submission)
-        self.mark(shard)
-        return Admission(token, shard, outcome)
+        if shard not in self._dirty or not self._scheduled:
+            self.mark(shard)
+        return Admission(token, shard)
 
     def take_back(self, admission: Admission) -> bool:
-        """Take a submission out of the queue whose client has given up; False when it was sent already."""
+        """Take a submission out of the queue whose client has given up; False when it was sent already.
+
+        Nobody is told its outcome any more."""
+        self._admitting.pop(admission.token, None)
         submission = self.outboxes[admission.shard].take_back(admission.token)
         if submission is None:
             return False
-        del self._admitting[admission.token]
         self._release(submission)
         return True
 
@@ -137,11 +147,19 @@ class GroupCommit:
         self.mark(shard)
 
     def mark(self, *shards: int) -> None:
-        """Flush these shards soon."""
+        """Flush these shards soon: after a time in which more may gather, or at once when none will.
+
+        None will when the last flush was of one client, who waits for its answer before it sends again. While
+        a flush is under way, they gather anyway."""
         self._dirty.update(shards)
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(self._collect_s, self._flush)
+        if self._scheduled:
+            return
+        self._scheduled = True
+        loop = asyncio.get_running_loop()
+        if self._is_alone and not self._sending:
+            loop.call_soon(self._flush)
+        else:
+            loop.call_later(self._collect_s, self._flush)
 
     def look(self) -> bool:
         """Whether Redis has come to be away now; then what waits is refused. Call it a few times a second."""
@@ -155,7 +173,7 @@ class GroupCommit:
             for outbox in self.outboxes:
                 for token, submission in outbox.take_back_all():
                     self._release(submission)
-                    settle(self._admitting.pop(token, None), Unavailable(NOT_WRITTEN))
+                    _tell(self._admitting.pop(token, None), Unavailable(NOT_WRITTEN))
             log.warning("redis is away: messages are refused at once", holder=self._name)
         return self.away
 
@@ -177,7 +195,7 @@ class GroupCommit:
         if self._sending:
             await asyncio.wait(self._sending)
         for token in [token for outbox in self.outboxes for token in outbox.fenced()]:
-            settle(self._admitting.pop(token, None), Unavailable("This process was fenced."))
+            _tell(self._admitting.pop(token, None), Unavailable("This process was fenced."))
         self._sent_s.clear()
 
     async def drain(self) -> None:
@@ -198,9 +216,11 @@ class GroupCommit:
         self._scheduled = False
         if self._fenced.is_set() or self._group is None:
             return
-        shards = [s for s in self._dirty if self.outboxes[s].next_flush() is not None]
+        flushes = [flush for s in self._dirty if (flush := self.outboxes[s].next_flush()) is not None]
+        shards = [flush.shard for flush in flushes]
         self._dirty.clear()
         if shards:
+            self._is_alone = sum(len(flush.submissions) for flush in flushes) <= 1
             task = self._group.create_task(self._send(shards))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
@@ -251,7 +271,7 @@ class GroupCommit:
     def _withdraw(self, shards: list[int]) -> None:
         for shard in shards:
             for token in self.outboxes[shard].withdraw():
-                settle(self._admitting.pop(token, None), Undecided(UNDECIDED))
+                _tell(self._admitting.pop(token, None), Undecided(UNDECIDED))
 
     def _ended(self, flush: Flush, outcome: Admitted | Fenced | Full) -> None:
         """The outcome of a flush is known."""
@@ -265,16 +285,28 @@ class GroupCommit:
             _see_full(self._memory)
             for token, submission in outbox.refused():
                 self._release(submission)
-                settle(self._admitting.pop(token, None), self._memory.error())
+                _tell(self._admitting.pop(token, None), self._memory.error())
         else:
             self.answered[flush.shard] = (flush.epoch, flush.sequence)
             self._heed(outcome)
             for ended in outbox.applied(outcome):
                 if not ended.applied or ended.replay is not None:
                     self._release(ended.submission)
-                settle(self._admitting.pop(ended.token, None), ended.replay)
+                _tell(self._admitting.pop(ended.token, None), ended.replay)
         if not outbox.idle:
             self.mark(flush.shard)
+
+
+def _tell(done: Done | None, outcome: Outcome) -> None:
+    """Tell a client its outcome, unless it has gone. A fault of its own touches no other client."""
+    if done is None:
+        return
+    try:
+        done(outcome)
+    except Exception as e:
+        # It is not this holder's; the loop's handler judges it.
+        context = {"message": "an outcome could not be told", "exception": e}
+        asyncio.get_running_loop().call_exception_handler(context)
 
 
 def _see_full(memory: MemoryMark) -> None:

@@ -26,7 +26,7 @@ import structlog
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
 from engine.credit.flush import Admitted, Note, NoteKind
-from engine.credit.group_commit import NOT_WRITTEN, Admission, GroupCommit, see
+from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
 from engine.credit.holder import Effects, Holder, Waiter
 from engine.credit.memory_mark import MemoryMark
 from engine.credit.ports import AdmissionStore
@@ -141,26 +141,27 @@ class Quota:
             self.credit.release(organisation_id, units)
             self._perform(self._holder.released(organisation_id))
 
-    def admit(self, submission: Submission, incarnation: int) -> Admission:
-        """Write a submission whose units were reserved in `incarnation`.
+    def admit(self, submission: Submission, incarnation: int, done: Done) -> Admission:
+        """Write a submission whose units were reserved in `incarnation`; `done` is told its outcome.
 
-        Its `outcome` is done when the submission is in Redis. It gives None when it was admitted, or what
-        its idempotency key was first used for; then nothing was written, and the units are released
-        here. It raises Unavailable when the submission was not written and never will be: the
-        holder was fenced, or Redis is away, or, as Full, refused it for want of memory. It raises Undecided
-        when the outcome is not known in time. Canceling it does not take the submission back. Raises
-        Unavailable at once when the holder was fenced or Redis is away.
+        That is None when the submission is in Redis, or what its idempotency key was first used for; then
+        nothing was written, and the units are released here. Unavailable: it was not written and
+        never will be: the holder was fenced, or Redis is away, or, as Full, refused it for want of memory.
+        Undecided: the outcome is not known in time. When the holder was fenced or Redis is away, this raises
+        Unavailable at once, and `done` is told nothing.
         """
         if incarnation != self.incarnation or self._fenced.is_set():
             raise Unavailable("This process was fenced and registers anew.")
         try:
-            return self._commits.submit(self._shard_of(submission.organisation_id), submission)
+            return self._commits.submit(self._shard_of(submission.organisation_id), submission, done)
         except Unavailable:
             self.release(submission.organisation_id, submission.units, incarnation)
             raise
 
     def take_back(self, admission: Admission) -> bool:
-        """Take back a submission whose client has given up; False when it was sent to Redis already."""
+        """Take back a submission whose client has given up; False when it was sent to Redis already.
+
+        Either way nobody is told its outcome any more."""
         return self._commits.take_back(admission)
 
     # -- life

@@ -301,3 +301,41 @@ def test_a_key_is_read_as_it_was_written() -> None:
         secret = api_keys.new_secret()
         assert api_keys.bearer_key(f"Bearer {api_keys.key_text(7, secret)}") == (7, secret)
         assert len(api_keys.digest(secret)) == 32
+
+
+async def test_a_key_known_a_moment_ago_does_not_wait_for_a_slow_lookup(
+    watched: Watched, acme: NewOrganisation
+) -> None:
+    clock = Clock()
+    known = Keys(watched, fresh_s=1, slow_s=10, clock=clock)
+    await known.organisation(bearer(acme.api_key))
+    watched.gate.clear()
+    clock.now += 0.6
+    await known.organisation(bearer(acme.api_key))
+    await until(lambda: len(watched.lookups) == 2)
+    for step_s in (1, 7):
+        clock.now += step_s
+        assert await known.organisation(bearer(acme.api_key)) == acme.id
+    clock.now += 3
+    waits = asyncio.create_task(known.organisation(bearer(acme.api_key)))
+    await asyncio.sleep(0)
+    assert not waits.done()
+    watched.gate.set()
+    assert await waits == acme.id
+    await known.close()
+    await watched.close()
+
+
+async def test_keys_that_age_are_looked_up_together(watched: Watched) -> None:
+    clock = Clock()
+    known = Keys(watched, fresh_s=1, clock=clock)
+    made = [await watched.create_organisation(f"Ageing {i}") for i in range(5)]
+    for organisation in made:
+        await known.organisation(bearer(organisation.api_key))
+    clock.now += 0.6
+    for organisation in made:
+        assert await known.organisation(bearer(organisation.api_key)) == organisation.id
+    await settled(watched, 6)
+    assert sorted(watched.lookups[-1]) == sorted(key_id_of(o.api_key) for o in made)
+    await known.close()
+    await watched.close()

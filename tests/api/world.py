@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 from engine import api_keys
 from engine.api.app import create_app
 from engine.api.auth import Keys
+from engine.api.edge.edge import Edge
 from engine.api.ports import Draft, Outcome, Render, Services
 from engine.api.server import Server
 from engine.errors import Refusal
@@ -44,6 +45,10 @@ PROVIDERS: tuple[ProviderSettings, ...] = (
 )
 
 
+# Whether the calls that submit messages are served by the edge, as in the product, or by aiohttp too.
+has_edge = True
+
+
 class Submitted(msgspec.Struct, frozen=True):
     answer: bytes
     replayed: bool
@@ -64,6 +69,23 @@ class View(msgspec.Struct):
     status: str
 
 
+class DeskUnderWay:
+    """A submission of `DeskIngest` in a task."""
+
+    def __init__(self, submitting: Coroutine[Any, Any, Submitted], done: Callable[..., None]) -> None:
+        self._done = done
+        self._task = asyncio.create_task(submitting)
+        self._task.add_done_callback(self._tell)
+
+    def _tell(self, task: asyncio.Task[Submitted]) -> None:
+        if not task.cancelled():
+            self._done(task.exception() or task.result())
+
+    def give_up(self) -> None:
+        self._task.remove_done_callback(self._tell)
+        self._task.cancel()
+
+
 class DeskIngest:
     """Accepts every number that begins with "+", and remembers what it answered to which key."""
 
@@ -77,6 +99,15 @@ class DeskIngest:
         self.gate = asyncio.Event()
         self.gate.set()
         self.entered = asyncio.Event()
+
+    def begin(
+        self,
+        organisation_id: int,
+        drafts: Sequence[Draft],
+        done: Callable[[Submitted | Exception], None],
+        **more: Any,
+    ) -> DeskUnderWay:
+        return DeskUnderWay(self.submit(organisation_id, drafts, **more), done)
 
     async def submit(
         self,
@@ -220,10 +251,14 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
 
 
 @asynccontextmanager
-async def serving(services: Services, api_key: str = "", known: Keys | None = None) -> AsyncIterator[Api]:
-    """The API on a free port, while the block runs."""
+async def serving(
+    services: Services, api_key: str = "", known: Keys | None = None, *, edge: bool | None = None
+) -> AsyncIterator[Api]:
+    """The API on a free port, while the block runs. `edge`: as `has_edge`, for this one."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(create_app(services, known), listener)
+    keys = known or Keys(services.directory)
+    front = Edge(services, keys) if (has_edge if edge is None else edge) else None
+    server = Server(create_app(services, keys), listener, front)
     await server.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:
         try:

@@ -21,8 +21,9 @@ from engine.config import Credit, Queues
 from engine.credit.laws import Audit, Units
 from engine.credit.quota import Quota
 from engine.errors import Refusal, Unavailable
-from engine.intake.ingest import Ingest, Submitted
+from engine.intake.ingest import Ingest
 from engine.intake.pricing import PriceTable
+from engine.intake.under_way import Submitted
 from engine.records import Accepted, MessageDraft
 from engine.stores.audit import AuditReader
 from engine.stores.postgres.directory import Directory
@@ -409,7 +410,7 @@ async def test_without_a_ledger_the_answer_is_unavailable_never_a_refusal(
     async with world(streams_url, books_url) as w:
         ingest, _ = await w.holder("h1")
         org = await w.organisation(100)
-        ingest._timeout_s = 0.3
+        ingest._running.after_s = 0.3
         with pytest.raises(Unavailable):
             await ingest.submit(org, drafts(1), render=render)
 

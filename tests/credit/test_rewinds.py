@@ -178,10 +178,10 @@ async def test_after_a_restart_that_lost_nothing_the_ledger_looks_and_the_books_
     machine.go_back(machine.moment())
     # Nobody has looked yet, and there is quota left.
     assert quota.credit.remaining(org) >= 1
-    ingest._timeout_s = 1.0
+    ingest._running.after_s = 1.0
     with pytest.raises(Unavailable):
         await ingest.submit(org, drafts(1), render=render)
-    ingest._timeout_s = 5.0
+    ingest._running.after_s = 5.0
     await both.ledger()
     await eventually(partial(served, ingest, org, 2), timeout_s=15)
     assert await losses(both) == 0

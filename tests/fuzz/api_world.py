@@ -19,6 +19,7 @@ import msgspec
 
 from engine.api.app import create_app
 from engine.api.auth import Keys
+from engine.api.edge.edge import Edge
 from engine.api.server import Server
 from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.directory import Directory
@@ -89,7 +90,8 @@ async def _started(url: str, desk: CreditDesk, sink: Sink) -> tuple[Server, Dire
     )  # fmt: skip
     listener = socket.create_server(("127.0.0.1", 0))
     # The key is looked up once, so that PostgreSQL is not what the time goes to.
-    server = Server(create_app(services, Keys(directory, fresh_s=1e6, unknown_s=1e6)), listener)
+    keys = Keys(directory, fresh_s=1e6, unknown_s=1e6)
+    server = Server(create_app(services, keys), listener, Edge(services, keys))
     await server.start()
     return server, directory, made.api_key
 

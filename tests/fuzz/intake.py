@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from engine._fastcredits import CreditMap
 from engine.config import Queues
-from engine.credit.group_commit import Admission
+from engine.credit.group_commit import Admission, Done
 from engine.credit.memory_mark import MemoryMark
 from engine.errors import Refusal
 from engine.ids import MessageIds
@@ -34,16 +34,15 @@ class CreditDesk:
     def check(self) -> None:
         """It takes everything."""
 
-    def admit(self, submission: Submission, incarnation: int) -> Admission:
+    def admit(self, submission: Submission, incarnation: int, done: Done) -> Admission:
         known = self._by_key.get(submission.idempotency_key)
         if known is None:
             self.admitted.append(submission)
             if submission.idempotency_key:
                 replay = Replay(fingerprint=submission.fingerprint, answer=submission.answer)
                 self._by_key[submission.idempotency_key] = replay
-        future: asyncio.Future[Replay | None] = asyncio.get_running_loop().create_future()
-        future.set_result(known)
-        return Admission(0, 0, future)
+        asyncio.get_running_loop().call_soon(done, known)
+        return Admission(0, 0)
 
     def release(self, organisation_id: int, units: int, incarnation: int) -> None:
         if units:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from engine.errors import Refusal, Unavailable, Undecided
-from engine.intake.ingest import Outcome, Submitted
+from engine.intake.kept_answer import Outcome
+from engine.intake.under_way import Submitted
 from engine.records import Accepted, MessageDraft
 from tests.simulation.checkers import asking
 from tests.simulation.clock import EPOCH_S

@@ -12,14 +12,14 @@ import msgspec
 
 from engine import message_format
 from engine import redis_keys as keys
-from engine.activity.row import row_of
+from engine.activity.row import acceptance_octets
 from engine.credit.flush import Admitted, Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.credit.standstill import NOTED_MS
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.limits.records import RateLevel
-from engine.records import NO_RECORD, ActivityRow, Addressed, Replay, Submission
+from engine.records import NO_RECORD, Replay, Submission
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.memory import memory_of
@@ -27,7 +27,6 @@ from engine.stores.redis.pulse import Pulse, pulsed
 from engine.stores.redis.replicas import WAIT_MS, confirm, wait
 from engine.stores.redis.wire import OutOfMemory, ReplyError
 
-_encode = msgspec.msgpack.Encoder().encode
 _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 
 # How long an idempotency key is remembered, seconds. The longest time holds while at most half of
@@ -277,7 +276,7 @@ def _add_submission(arguments: list[Argument], submission: Submission, key_index
         submission.fingerprint,
         submission.answer,
         len(messages),
-        b"".join([_encode(_row(addressed)) for addressed in messages]),
+        b"".join([acceptance_octets(addressed) for addressed in messages]),
         len(messages),
     )
     for addressed in messages:
@@ -286,16 +285,3 @@ def _add_submission(arguments: list[Argument], submission: Submission, key_index
             addressed.due_at_us or b"",
             message_format.packed(addressed.message),
         )
-
-
-def _row(addressed: Addressed) -> ActivityRow:
-    message = addressed.message
-    return row_of(
-        message,
-        message.id,
-        addressed.queue,
-        "scheduled" if addressed.due_at_us else "accepted",
-        message.accepted_at_us,
-        due_at_us=addressed.due_at_us,
-        expires_at_us=message.expires_at_us,
-    )

@@ -1,0 +1,1 @@
+"""The calls that submit messages, answered without aiohttp."""

@@ -1,0 +1,100 @@
+"""Rule: what a caller asks for becomes a message: number, sender, segments, price, validity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from engine.errors import Refusal
+from engine.intake.phone_numbers import e164
+from engine.intake.phone_numbers import sender as sender_id
+from engine.intake.ports import Prices
+from engine.intake.segments import measure
+from engine.records import QUEUE_DEFAULT, Addressed, Message, MessageDraft, Queue
+
+_VALIDITY_MAX_S = 7 * 86400
+_SEND_AT_MAX_S = 30 * 86400
+_SEGMENTS_MAX = 10
+_REFERENCE_MAX = 200
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Addressing:
+    """Addresses drafts, by the prices in force and the validities of the queues."""
+
+    def __init__(self, prices: Prices, validity_s: Mapping[Queue, int]) -> None:
+        """`validity_s`: by queue, of messages that name no validity."""
+        self._prices = prices
+        self._default_s = validity_s
+
+    def address(
+        self, organisation_id: int, message_id: str, draft: MessageDraft | Refusal, now_us: int
+    ) -> Addressed | Refusal:
+        """The message as it will be admitted, accepted at `now_us`; or why it is refused.
+
+        Raises Unavailable while no prices are known."""
+        if isinstance(draft, Refusal):
+            return draft
+        text, queue = draft.text, draft.queue or QUEUE_DEFAULT
+        try:
+            to = e164(draft.to)
+            sender = sender_id(draft.sender) if draft.sender else ""
+            if not text or "\0" in text:
+                raise _no_text(text)
+            measured = measure(text)
+            count = measured.segments
+            if count > _SEGMENTS_MAX:
+                raise _invalid("text", f"at most {_SEGMENTS_MAX} segments; this text needs {count}")
+            due_at_us = _due_at_us(draft.send_at, now_us) if draft.send_at is not None else 0
+            validity_s = self._default_s[queue] if draft.validity is None else _validity_s(draft.validity)
+            reference = draft.reference or ""
+            if len(reference) > _REFERENCE_MAX:
+                raise _invalid("reference", f"at most {_REFERENCE_MAX} characters")
+        except Refusal as refusal:
+            return refusal
+        message = Message(
+            id=message_id,
+            organisation_id=organisation_id,
+            to=to,
+            text=text,
+            sender=sender,
+            encoding=measured.encoding,
+            segments=count,
+            units=count * self._prices.units_per_segment(to),
+            accepted_at_us=now_us,
+            expires_at_us=(due_at_us or now_us) + validity_s * 1_000_000,
+            reference=reference,
+        )
+        return Addressed(queue=queue, message=message, due_at_us=due_at_us)
+
+
+def _validity_s(seconds: int) -> int:
+    if not 1 <= seconds <= _VALIDITY_MAX_S:
+        raise _invalid("validity", f"from 1 to {_VALIDITY_MAX_S} seconds")
+    return seconds
+
+
+def _no_text(text: str) -> Refusal:
+    """Why a text that is empty or has U+0000 in it is none."""
+    if not text:
+        return _invalid("text", "at least one character")
+    # It ends the text for many a provider; whoever sends it has padded a buffer.
+    return Refusal("invalid_text", 422, "`text` must be without the character U+0000.", "text")
+
+
+def _due_at_us(send_at: str, now_us: int) -> int:
+    try:
+        at = datetime.fromisoformat(send_at)
+    except ValueError:
+        at = datetime.min
+    if at.tzinfo is None:
+        raise _invalid("send_at", "an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z")
+    # A difference cannot overflow. A time in UTC can: 9999-12-31T23:59:59-01:00 is in the year 10000.
+    due_at_us = (at - _EPOCH) // timedelta(microseconds=1)
+    if not now_us < due_at_us <= now_us + _SEND_AT_MAX_S * 1_000_000:
+        raise _invalid("send_at", "in the future, at most 30 days from now")
+    return due_at_us
+
+
+def _invalid(field: str, allowed: str) -> Refusal:
+    return Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)
