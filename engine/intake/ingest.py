@@ -73,8 +73,9 @@ class Ingest:
         `done` is told the answer, once and never within this call: a `Submitted`; Refusal 409 when the key
         was used for another request, or what was kept of its answer cannot be read; Full when Redis has
         little memory left; Unavailable when the messages could not be decided or written in time, and then
-        none of them ever is written; Undecided, when they may be. What is known to fail at once is raised: TooMany when the organisation is over a limit of its
-        own, and what `render` raises; then nothing was accepted and `done` is told nothing.
+        none of them ever is written; Undecided, when they may be. What is known to fail at once is raised:
+        TooMany when the organisation is over a limit of its own, and what `render` raises; then nothing was
+        accepted and `done` is told nothing.
         """
         self._check()
         self._quota.check()
