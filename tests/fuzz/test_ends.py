@@ -22,6 +22,9 @@ def _target_of(parent: int) -> int | None:
     """The process of a target once it fuzzes: it has been told what to do at SIGTERM."""
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in children.read_text().split():
+            if b"tests.fuzz.campaign" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                # Forked only: it still has what its parent does at SIGTERM.
+                continue
             status = Path(f"/proc/{child}/status").read_text()
             caught = int(status.partition("SigCgt:\t")[2].partition("\n")[0], 16)
             if caught >> (signal.SIGTERM - 1) & 1:
