@@ -34,7 +34,7 @@ Event = MessageEvent | OrganisationEvent
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
-    """One message as it lies in a queue stream, field `m` of its entry."""
+    """One message as it lies in a queue stream: the field `m` of its entry, or a part of the bundle there."""
 
     # UUIDv7 as text; sorts by time of acceptance.
     id: str
@@ -105,14 +105,19 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A message as read from its queue stream, to be settled by `entry_id`."""
+    """A message as read from its queue stream, to be settled by `entry_id` and `place`."""
 
     shard: int
     queue: Queue
     entry_id: bytes
     message: Message
-    # How often this entry was given to a worker, this time included.
+    # How often this message was given to a worker, this time included.
     deliveries: int = 1
+    # Where it is in a bundle (`engine.bundle_format`), from 0, and of how many messages.
+    place: int = 0
+    bundle: int = 1
+    # The entry in which it became ready, when that was another: a bundle that was taken apart. Else b"".
+    first_id: bytes = b""
 
 
 VerdictKind = Literal["accepted", "temporary", "throttled", "permanent", "unknown"]

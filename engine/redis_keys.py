@@ -29,7 +29,8 @@ FORMATS_READ = b"formats:read"
 
 @cache
 def queue_key(shard: int, queue: Queue) -> bytes:
-    """Stream of the messages that wait in a queue, one entry each (field `m`: `Message`)."""
+    """Stream of the messages that are ready in a queue. The field `m` of an entry is a `Message`, or a bundle
+    of several (`engine.bundle_format`)."""
     return b"sms:{%d}:%s" % (shard, queue.encode())
 
 

@@ -2,10 +2,12 @@
 
     pytest benchmarks/micro/bench_fair_queue.py -s
 
-A step admits 100 messages, reads 100 and settles them, in one shard, so the backlog stays as it is. In
-`batch` they are of one organisation, in `single` of as many as there are. Redis runs on another core than
-this process, and its time is the scheduler's. The cases alternate, and medians are printed. BENCH_STEPS sets
-the steps of a round. The cases with a backlog say nothing of versions that have no lists.
+A step admits some messages, reads as many and settles them, in one shard, so the backlog stays as it is. In
+`batch` they are 100 of one organisation, in `single` 100 of as many as there are, in `clients` 64 such, as 64
+connections send them one at a time. Each case is there in bundles, and with one message an entry, as it is
+beside an older version. Redis runs on another core than this process, and its time is the scheduler's. The
+cases alternate, and medians are printed. BENCH_STEPS sets the steps of a round, BENCH_ROUNDS the rounds. The
+cases with a backlog say nothing of versions that have no lists.
 """
 
 from __future__ import annotations
@@ -22,17 +24,21 @@ import uvloop
 
 from benchmarks.micro.cores import cpu_s, spread
 from engine import redis_keys as keys
+from engine.bundle_format import MESSAGES_MAX
 from engine.credit.flush import Flush
 from engine.delivery.settlement import RetryPauses, after_verdict
 from engine.records import Addressed, Entry, Message, Submission, Verdict
-from engine.stores.redis.admission import _admit_command
+from engine.stores.redis import admit_wire
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.queue import QueueStreams
 from supervisor.embedded.servers import Server, start_redis
 
 STEPS = int(os.environ.get("BENCH_STEPS", "40"))
-ROUNDS = 5
-BATCH = 100
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
+# How many messages a step has, by what they are.
+SIZES = {"batch": 100, "single": 100, "clients": 64}
+# How many messages lie ready for providers that take what comes (`Lanes.ready_messages`).
+READY = 512
 # Organisations that have a backlog, and messages of each.
 WAITING = ((0, 0), (1, 20_000), (100, 200), (10_000, 3))
 
@@ -46,17 +52,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop(10)
 
 
+class OneAnEntry:
+    """The pulse of a process beside one of a version that does not know bundles."""
+
+    def readable(self, kind: str) -> bool:
+        """Whether every living process can read what is of this kind."""
+        return kind != "bundle"
+
+
 class Queue:
     """The normal queue of one shard with its holder and its worker."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, bundle_max: int) -> None:
         self.link = RedisLink(url, timeout_s=30, name="bench")
         self._reading = RedisLink(url, timeout_s=30, name="reading")
+        self._bundle_max = bundle_max
         self._reader = QueueStreams(
             self.link, self._reading, queue="normal", shards=1, worker_name="w", timeout_s=30,
             log=structlog.get_logger(),
         )  # fmt: skip
+        self._reader.ready_max = READY
         self._numbers, self._sequences = count(), count(1)
+        # How many more messages were admitted than read, since the backlog was there.
+        self._missing = 0
         self._rng, self._pauses = Random(1), RetryPauses(first_us=1, max_us=1)
 
     async def start(self) -> None:
@@ -64,6 +82,8 @@ class Queue:
         await load_functions(self.link)
         await self.link.call("FLUSHDB")
         await self._reader.join()
+        if self._bundle_max == 1:
+            self._reader._pulse = OneAnEntry()  # type: ignore[assignment]
         await self.link.call("SET", keys.generation_key(0), "g")
         self._epoch = int(await self.link.call("HGET", keys.holder_key(0, "w"), "epoch"))
         self._sequences = count(1)
@@ -84,7 +104,7 @@ class Queue:
                 (at, Submission(organisation_id=organisation, messages=messages, units=len(messages)))
             )
         flush = Flush(0, self._epoch, next(self._sequences), submissions, [])
-        reply = await self.link.call(*_admit_command("w", flush))
+        reply = await self.link.call(*admit_wire.admit("w", flush, bundle_max=self._bundle_max))
         assert reply[0] == b"applied"
 
     def _message(self, organisation: int) -> Message:
@@ -102,17 +122,16 @@ class Queue:
 
     async def fill_one(self, messages: int) -> None:
         """A backlog of one organisation."""
-        for _ in range(messages // BATCH):
-            await self._admit([1] * BATCH)
+        for _ in range(messages // 100):
+            await self._admit([1] * 100)
 
     async def step(self, organisations: list[int]) -> None:
-        """Admit, read and settle BATCH messages."""
+        """Admit messages, and read and settle about as many, each in one write."""
         await self._admit(organisations)
-        left = BATCH
-        while left > 0:
-            entries = await self._reader.read(left, 10)
-            left -= len(entries)
-            await self._reader.settle([self._sent(entry) for entry in entries])
+        self._missing += len(organisations)
+        entries = await self._reader.read(max(1, self._missing), 10)
+        self._missing -= len(entries)
+        await self._reader.settle([self._sent(entry) for entry in entries])
         # What nobody here reads.
         await self.link.batch([("XTRIM", key, "MAXLEN", "~", 0) for key in (keys.activity_key(0),)])
 
@@ -121,33 +140,37 @@ class Queue:
         return after_verdict(entry, verdict, 2, self._pauses, self._rng)
 
 
-async def costs(server: Server) -> dict[tuple[str, int], float]:
-    """{(batch or single, organisations that wait): µs of Redis a message}."""
-    found: dict[tuple[str, int], list[float]] = {}
+async def costs(server: Server) -> dict[tuple[str, int, int], float]:
+    """{(what is sent, organisations that wait, messages an entry): µs of Redis a message}."""
+    found: dict[tuple[str, int, int], list[float]] = {}
     for _ in range(ROUNDS):
         for waiting, each in WAITING:
-            for what in ("batch", "single"):
-                queue = Queue(server.url)
-                await queue.start()
-                await (queue.fill_one(each) if waiting == 1 else queue.fill(waiting, each))
-                rng, most = Random(2), max(waiting, 64)
-                draws = [
-                    [rng.randrange(1, most + 1)] * BATCH
-                    if what == "batch"
-                    else [rng.randrange(1, most + 1) for _ in range(BATCH)]
-                    for _ in range(STEPS)
-                ]
-                before = cpu_s(server.pid)
-                for organisations in draws:
-                    await queue.step(organisations)
-                found.setdefault((what, waiting), []).append(
-                    (cpu_s(server.pid) - before) / STEPS / BATCH * 1e6
-                )
-                await queue.close()
+            for what, size in SIZES.items():
+                for bundle_max in (MESSAGES_MAX, 1):
+                    queue = Queue(server.url, bundle_max)
+                    await queue.start()
+                    await (queue.fill_one(each) if waiting == 1 else queue.fill(waiting, each))
+                    rng, most = Random(2), max(waiting, size)
+                    draws = [
+                        [rng.randrange(1, most + 1)] * size
+                        if what == "batch"
+                        else [rng.randrange(1, most + 1) for _ in range(size)]
+                        for _ in range(STEPS)
+                    ]
+                    before = cpu_s(server.pid)
+                    for organisations in draws:
+                        await queue.step(organisations)
+                    found.setdefault((what, waiting, bundle_max), []).append(
+                        (cpu_s(server.pid) - before) / STEPS / size * 1e6
+                    )
+                    await queue.close()
     return {case: statistics.median(rounds) for case, rounds in found.items()}
 
 
 def test_cost_of_a_message_by_who_waits(server: Server) -> None:
     print()
-    for (what, waiting), us in uvloop.run(costs(server)).items():
-        print(f"{what:6s} {waiting:6d} organisations wait: {us:5.1f} µs a message")
+    found = uvloop.run(costs(server))
+    for what, waiting, bundle_max in found:
+        if bundle_max > 1:
+            us, alone = found[what, waiting, bundle_max], found[what, waiting, 1]
+            print(f"{what:7s} {waiting:6d} organisations wait: {us:5.1f} µs, one an entry {alone:5.1f} µs")

@@ -24,4 +24,4 @@ class Pauses:
         One that became ready after the pause shows that its organisation has been resumed since.
         """
         paused_at = self._organisations.get(entry.message.organisation_id)
-        return paused_at is not None and StreamId.parse(entry.entry_id) <= paused_at
+        return paused_at is not None and StreamId.parse(entry.first_id or entry.entry_id) <= paused_at

@@ -49,7 +49,8 @@ class QueueReader(Protocol):
         """What no worker has been given."""
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Read about `count` new entries (at most `count` + shards). Waits up to `block_ms` for the first."""
+        """Read about `count` new messages: at most `count` + shards, or more where bundles come that are
+        larger than those before. Waits up to `block_ms` for the first."""
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
         """Settle entries in one round trip; returns how many of the settlements counted.

@@ -21,7 +21,7 @@ from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 
-_READS = 6
+_READS = 4
 # So many organisations with a backlog are looked at in each shard, for the age of their oldest message.
 _ORGANISATIONS_MAX = 1000
 # So many organisations that are paused are named.
@@ -227,11 +227,8 @@ class StatusReader:
     async def _queue(self, queue: Queue, now_ms: int) -> QueueStatus:
         commands: list[Command] = []
         for s in self._shards:
-            stream = keys.queue_key(s, queue)
             commands += [
-                ("XLEN", stream),
-                ("XPENDING", stream, keys.GROUP),
-                ("XRANGE", stream, "-", "+", "COUNT", 1),
+                ("XRANGE", keys.queue_key(s, queue), "-", "+", "COUNT", 1),
                 ("ZCARD", keys.due_key(s, queue)),
                 ("XLEN", keys.dead_key(s, queue)),
                 _backlog(queue, s),
@@ -239,11 +236,11 @@ class StatusReader:
         replies = await self._link.batch(commands)
         status = QueueStatus()
         for at in range(0, len(replies), _READS):
-            length, pending, first, due, dead, lines = replies[at : at + _READS]
-            behind, parked, _, lists = (0, 0, 0, []) if isinstance(lines, ReplyError) else lines
-            in_hand = 0 if isinstance(pending, ReplyError) else pending[0]
+            first, due, dead, line = replies[at : at + _READS]
+            nothing: tuple[Any, ...] = (0, 0, 0, [], 0, 0)
+            behind, parked, _, lists, in_hand, unread = nothing if isinstance(line, ReplyError) else line
             status.in_hand += in_hand
-            status.waiting += max(0, length - in_hand) + behind
+            status.waiting += unread + behind
             status.paused += parked
             status.due += due
             status.dead += dead
@@ -273,9 +270,8 @@ def _organisation(row: Sequence[Any], moved_of_all: int, now_ms: int) -> Organis
 
 def _backlog(queue: Queue, shard: int) -> Command:
     """Reply as `backlog` in queue.lua says."""
-    _, wait, turns, _ = keys.line_keys(shard, queue)
-    limits = keys.limits_key(shard)
-    return ("FCALL_RO", versioned("backlog"), 3, wait, turns, limits, _ORGANISATIONS_MAX)
+    touched = (*keys.line_keys(shard, queue), keys.limits_key(shard))
+    return ("FCALL_RO", versioned("backlog"), len(touched), *touched, _ORGANISATIONS_MAX)
 
 
 def _ms(entry_id: bytes) -> int:

@@ -26,10 +26,11 @@ from engine.credit.records import LedgerAnswer, QuotaRequest
 from engine.errors import Fenced, Unavailable
 from engine.records import Addressed, Message, Submission
 from engine.shards import shard_of
-from engine.stores.redis import queue_wire as wire
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.lua_libraries import versioned
+from engine.stores.redis.queue_wire import Room
+from engine.stores.redis.settle_wire import Settled, settle
 from engine.stores.redis.usage import RedisUsage
 from engine.stream_id import STREAM_START, StreamId
 from supervisor.embedded.servers import Server, start_redis
@@ -439,7 +440,7 @@ async def test_closing_again_keeps_what_was_settled_in_between(link: RedisLink) 
     await link.call("XGROUP", "CREATE", stream, keys.GROUP, "0", "MKSTREAM")
     entry_id = await link.call("XADD", stream, "*", "m", b"x")
     await link.call("XREADGROUP", "GROUP", keys.GROUP, "w1", "STREAMS", stream, ">")
-    captured = wire._settle("normal", "w1", 0, 4, 1, [entry_id, b"c", 7, 5, b""])
+    captured = settle("normal", "w1", 0, Room(4), [Settled(entry_id, 0, 1, "captured", 7, 5)])
     assert await link.call(*captured) == [1, 0]
     again = (await usage.lives({}))[0]
     assert again.generation == "closing:g2"
@@ -578,7 +579,7 @@ async def test_what_is_settled_between_the_two_steps_of_a_close_counts(link: Red
         sealed += [keys.holder_key(0, name), keys.inbox_key(0, name)]
     seal = ("FCALL", versioned("seal"), len(sealed), *sealed, "g1", "g2", "g1", "5-0", "elsewhere", *names)
     assert await link.call(*seal) is not None
-    captured = wire._settle("normal", "w1", 0, 4, 1, [entry_id, b"c", 7, 2, b""])
+    captured = settle("normal", "w1", 0, Room(4), [Settled(entry_id, 0, 1, "captured", 7, 2)])
     assert await link.call(*captured) == [1, 0]
     again = (await usage.lives({}))[0]
     left = await usage.close(again, "g3", "g1", StreamMark(StreamId(5, 0), "elsewhere"))

@@ -31,7 +31,7 @@ async def _append(w: World, shard: int, kind: str) -> None:
         redis_keys.held_by_key(shard),
         redis_keys.generation_key(shard),
     ]
-    report = ("FCALL", versioned("report"), len(touched), *touched, "newer", epoch, 1, 60, 0, 1)
+    report = ("FCALL", versioned("report"), len(touched), *touched, "newer", epoch, 1, 60, 0, 1, 1, 0)
     assert (await w.link.call(*report, kind, msgspec.msgpack.encode([1, 2])))[0] == b"applied"
 
 

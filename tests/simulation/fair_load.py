@@ -11,7 +11,7 @@ paused nothing of it becomes ready, and then it goes on in order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -19,14 +19,16 @@ import msgspec
 
 from engine import message_format
 from engine import redis_keys as keys
+from engine.bundle_format import MESSAGES_MAX, payloads_of
 from engine.credit.flush import Flush
 from engine.limits.records import LimitRow, ShardLimits
 from engine.organisations import Limits
 from engine.records import Addressed, Message, Submission
+from engine.stores.redis import admit_wire, settle_wire
 from engine.stores.redis import queue_wire as wire
-from engine.stores.redis.admission import _admit_command
 from engine.stores.redis.limits import limit
 from engine.stores.redis.queue import MARK
+from engine.stores.redis.settle_wire import Settled
 
 SHARD = 0
 # Executes commands in order; the replies.
@@ -56,11 +58,15 @@ class FairLoad:
         self._least: dict[int, float] = {}
         self.paused: set[int] = set()
         self._version = 0
-        # What the worker was given, by the id of its entry.
-        self._given: dict[bytes, Message] = {}
+        # What the worker was given, by the id of its entry and its place there.
+        self._given: dict[tuple[bytes, int], Message] = {}
         # How many messages were in the ready stream and not read, after each step; how often several waited.
         self.unread: list[int] = []
         self.waits = 0
+        # How many messages one entry may have, and the most that one had; after how many steps some messages
+        # of a bundle were settled and others not.
+        self.bundle_max = MESSAGES_MAX
+        self.bundles = self.parts = 0
         # When the next message expires; and those that no turn brought into the ready stream.
         self.expiry: Callable[[], int] = lambda: 2
         self._skipped: set[str] = set()
@@ -93,7 +99,7 @@ class FairLoad:
                 Submission(organisation_id=organisation, messages=addressed, units=units, answer=b"")
             )
         flush = Flush(SHARD, self._epoch, self._sequence, list(enumerate(submissions)), [])
-        assert (await self._execute([_admit_command("h", flush)]))[0][0] == b"applied"
+        assert (await self._execute([admit_wire.admit("h", flush)]))[0][0] == b"applied"
         await self.look(is_open)
 
     def skip(self, ids: set[str]) -> None:
@@ -116,23 +122,28 @@ class FairLoad:
             self.paused |= {organisation}
         await self.look()
 
-    async def put_back(self, ids: Iterable[bytes], mark: int) -> None:
+    async def put_back(self, some: Sequence[Settled], mark: int) -> None:
         """The worker gives messages back that it has not begun to send."""
-        messages = [self._given[entry_id] for entry_id in ids]
-        flat: list[Any] = []
-        for entry_id, message in zip(ids, messages, strict=True):
-            flat += (entry_id, b"d", message.organisation_id, 0, b"", 0, message_format.packed(message))
+        back = []
+        for one in some:
+            message = self._given[one.entry_id, one.place]
+            back.append(
+                Settled(
+                    one.entry_id, one.place, one.bundle, "retry", message.organisation_id,
+                    payload=message_format.packed(message),
+                )
+            )  # fmt: skip
             waiting = self.waiting[message.organisation_id]
             waiting.insert(
                 next((i for i, w in enumerate(waiting) if w.id > message.id), len(waiting)), message
             )
             self._forget(message.organisation_id)
-        await self._execute([wire._settle("normal", "w", SHARD, mark, len(messages), flat)])
+        await self._execute([settle_wire.settle("normal", "w", SHARD, self._room(mark), back)])
         await self.look()
 
-    def given_of(self, ids: Iterable[bytes], organisations: set[int]) -> list[bytes]:
-        """Those of `ids` that are messages of these organisations."""
-        return [i for i in ids if self._given[i].organisation_id in organisations]
+    def given_of(self, some: Sequence[Settled], organisations: set[int]) -> list[Settled]:
+        """Those that are messages of these organisations."""
+        return [of for of in some if self._given[of.entry_id, of.place].organisation_id in organisations]
 
     def _forget(self, organisation: int) -> None:
         self._ahead = {pair: ahead for pair, ahead in self._ahead.items() if organisation not in pair}
@@ -142,39 +153,53 @@ class FairLoad:
         return [o for o, waiting in self.waiting.items() if waiting and o not in self.paused]
 
     async def refill(self, mark: int) -> None:
-        await self._execute([wire.refill("normal", SHARD, mark)])
+        await self._execute([wire.refill("normal", SHARD, self._room(mark))])
         await self.look()
 
-    async def read(self, count: int) -> list[bytes]:
-        """Give up to `count` messages to the worker; their ids."""
+    async def read(self, count: int) -> list[Settled]:
+        """Give up to `count` entries to the worker; what settles their messages."""
         reply = (await self._execute([wire.read("normal", "w", [SHARD], count, None)]))[0]
-        entries = reply[0][1] if reply else ()
-        self._given.update((entry_id, _decode(fields[1])) for entry_id, fields in entries)
-        return [entry_id for entry_id, _ in entries]
+        hand = []
+        for entry_id, fields in reply[0][1] if reply else ():
+            payloads = payloads_of(fields[1])
+            for place, payload in enumerate(payloads):
+                self._given[entry_id, place] = _decode(payload)
+                hand.append(Settled(entry_id, place, len(payloads), "captured", 1))
+        return hand
 
-    async def settle(self, ids: Iterable[bytes], mark: int) -> None:
-        flat: list[Any] = []
-        for entry_id in ids:
-            flat += (entry_id, b"c", 1, 0, b"")
-        await self._execute([wire._settle("normal", "w", SHARD, mark, len(flat) // 5, flat)])
+    async def settle(self, some: Sequence[Settled], mark: int) -> None:
+        await self._execute([settle_wire.settle("normal", "w", SHARD, self._room(mark), some)])
         await self.look()
+
+    def _room(self, mark: int) -> wire.Room:
+        return wire.Room(mark, self.bundle_max)
 
     async def look(self, is_open: bool = False) -> None:
         """See what has come into the ready stream, and hold it against the rule; `is_open`: nobody waited."""
-        stream = keys.queue_key(SHARD, "normal")
-        entries, there, pending = await self._execute(
+        stream, wait = keys.line_keys(SHARD, "normal")[:2]
+        entries, there, pending, flat = await self._execute(
             [("XRANGE", stream, self._seen, "+", "COUNT", 1 << 30),
-             ("XRANGE", stream, "-", "+", "COUNT", 1 << 30), ("XPENDING", stream, keys.GROUP)]
+             ("XRANGE", stream, "-", "+", "COUNT", 1 << 30),
+             ("XPENDING", stream, keys.GROUP, "IDLE", 0, "-", "+", 1 << 30, "w"), ("HGETALL", wait)]
         )  # fmt: skip
+        fields_of = dict(zip(flat[::2], flat[1::2], strict=True))
         together = [] if is_open else self._waiting()
         self.waits += len(together) > 1
         for entry_id, fields in entries:
             self._seen = b"(" + entry_id
-            message = _decode(fields[1])
-            if message.id in self._skipped:
-                continue
-            self._serve(message, together)
-        self.unread.append(len(there) - pending[0])
+            for message in map(_decode, payloads_of(fields[1])):
+                if message.id not in self._skipped:
+                    self._serve(message, together)
+        given = {entry_id for entry_id, _, _, _ in pending}
+        sizes = [(entry_id, len(payloads_of(fields[1]))) for entry_id, fields in there]
+        self.bundles = max([self.bundles, *(size for _, size in sizes)])
+        self.unread.append(sum(size for entry_id, size in sizes if entry_id not in given))
+        notes = [fields_of.get(b"part:" + entry_id.partition(b"-")[2], b"") for entry_id, _ in sizes]
+        noted = sum(note.count(b"x") for note in notes)
+        self.parts += noted > 0
+        bundled = sum(size - 1 for _, size in sizes) - noted
+        if int(fields_of.get(b"bundled", b"0")) != bundled:
+            self.broken.append(f"{bundled} messages are bundled, {fields_of[b'bundled']} counted")
         if self.unread[-1] > self.mark_max + len(self.largest):
             self.broken.append(f"{self.unread[-1]} messages lie ready")
         if self._waiting() and self.unread[-1] <= 0:
@@ -226,7 +251,7 @@ async def random_load(
     await load.begin()
     load.mark_max = max(marks)
     await load.refill(load.mark_max)
-    hand: list[bytes] = []
+    hand: list[Settled] = []
     organisations = rng.sample(range(1, 100), rng.choice((2, 3, 8, 30)))
     sizes = {o: rng.choice(((1,), (1, 2), (7,), (1, 10))) for o in organisations}
     for _ in range(steps):

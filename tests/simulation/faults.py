@@ -32,9 +32,13 @@ class Faults:
         self._supervisor = supervisor
         self._until = until
         rng = world.clock.rng
+
+        def kill_settling() -> None:
+            kill_half_settled(world)
+
         every: list[Callable[[], None]] = [
-            self._kill, self._kill, self._freeze, self._freeze_long, self._fence_alive, self._drain,
-            self._restart_redis, self._stall_redis, self._restart_postgres, self._stall_postgres,
+            self._kill, self._kill, kill_settling, self._freeze, self._freeze_long, self._fence_alive,
+            self._drain, self._restart_redis, self._stall_redis, self._restart_postgres, self._stall_postgres,
             self._depose_ledger, self._cut_wires, self._fill_redis,
         ]  # fmt: skip
         self.enabled = rng.sample(every, rng.randrange(len(every) + 1))
@@ -81,6 +85,7 @@ class Faults:
         world.redis.before = None
         world.redis.full = False
         world.redis.after_admit = None
+        world.redis.after_settle = None
         world.calm = True
 
     def _seconds(self, least: float, most: float) -> float:
@@ -234,3 +239,23 @@ def _promote(world: World, tables: Tables) -> None:
         world.postgres.tables = tables
         world.truth.books.go_back()
         world.clock.after(world.clock.rng.choice((0.02, 0.5)), setattr, world.postgres, "up", True)
+
+
+def kill_half_settled(world: World) -> None:
+    """Kill a worker when it has settled a part of a bundle, before it knows that."""
+
+    def kill(wire: Wire) -> None:
+        lines = [of for key, of in world.redis.store.db.items() if key.startswith(b"wait:")]
+        if not any(name.startswith(b"part:") for of in lines for name in of):
+            world.redis.after_settle = kill
+            return
+        for role in [role for role in world.roles if role.process is wire.process]:
+            world.clock.after(0.0, kill_if_alive, world, role)
+
+    world.redis.after_settle = kill
+
+
+def kill_if_alive(world: World, role: Role) -> None:
+    """Kill a process that may have ended since."""
+    if role in world.roles:
+        world.kill(role)

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from engine.redis_keys import GROUP
-from engine.stores.redis.queue import MARK
+from engine.bundle_format import record, records_of
+from tests.simulation.ready import Ready
 from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
@@ -32,39 +32,15 @@ class Waiting:
         self.paused = paused
 
 
-class Line:
+class Line(Ready):
     """One step's view of a line."""
 
-    def __init__(self, store: Store, keys: Any) -> None:
-        self.store = store
-        self.sms, self.wait, self.turns, self.ahead = keys
+    def __init__(self, store: Store, keys: Any, bundle_max: int = 1) -> None:
+        super().__init__(store, keys, bundle_max)
         kept = store.db.get(self.wait, {})
-        self.messages = int(kept.get(b"messages", b"0"))
-        self.time = float(kept.get(b"time", b"0"))
-        self.busy = b"time" in kept
-        self.mark = int(kept.get(b"mark", b"%d" % MARK))
         self.paused = int(kept.get(b"paused", b"0"))
         self.extra = float(kept.get(b"extra", b"0"))
         self.touched: dict[bytes, Waiting] = {}
-
-    def aim(self, mark: int) -> None:
-        if mark != self.mark:
-            self.mark = mark
-            self.store.hash(self.wait)[b"mark"] = b"%d" % mark
-
-    def room(self) -> int:
-        """How many more entries the ready stream takes."""
-        stream = self.store.db.get(self.sms)
-        if stream is None:
-            return self.mark
-        group = stream.groups.get(GROUP)
-        return self.mark - len(stream.ids) + (len(group.pending) if group else 0)
-
-    def is_open(self) -> bool:
-        return self.messages == 0 and self.room() > 0
-
-    def make_ready(self, payload: bytes) -> None:
-        self.store.xadd(self.sms, [b"m", payload])
 
     def of(self, organisation: bytes) -> Waiting:
         if organisation not in self.touched:
@@ -95,7 +71,7 @@ class Line:
         paused = self.paused > 0 and self.of(organisation).paused
         if not paused:
             if self.is_open():
-                self.make_ready(payload)
+                self.make_ready(segments, payload)
                 return
             self.busy = True
         of = self.of(organisation)
@@ -104,7 +80,7 @@ class Line:
                 of.start = self.begins_at(organisation)
             if of.start <= self.time:
                 of.start += segments / of.weight
-                self.make_ready(payload)
+                self.make_ready(segments, payload)
                 return
         self.store.list_push(self.wait, organisation, segments, payload)
         self.wait_more(of, 1)
@@ -126,6 +102,21 @@ class Line:
             at += 1
             self.wait_more(of, 1)
 
+    def enter_all(self, count: int, index: bytes, records: bytes) -> None:
+        """Let messages into the line, one record behind another."""
+        of, some = _unpack(index), records_of(records)
+        if not self.paused and self.is_open():
+            if self.room() < count:
+                self.count_in_hand()
+            if self.room() >= count:
+                self.make_all_ready(some)
+                return
+        organisations = [
+            name.encode() for name, own in zip(of[::2], of[1::2], strict=True) for _ in range(own)
+        ]
+        for organisation, (segments, payload) in zip(organisations, some, strict=True):
+            self.enter(organisation, segments, payload)
+
     def has_list(self, organisation: bytes) -> bool:
         return organisation in self.store.db.get(self.wait, {})
 
@@ -136,7 +127,7 @@ class Line:
     def serve(self, of: Waiting) -> None:
         """Move the first message of a list to the ready stream."""
         segments, payload = self.store.list_pop(self.wait, of.organisation)
-        self.make_ready(payload)
+        self.make_ready(segments, payload)
         of.start += self.cost(of, segments)
         of.served = True
         self.messages -= 1
@@ -157,7 +148,10 @@ class Line:
         return min(turns, key=lambda of: of.start)
 
     def refill(self) -> None:
-        left = min(self.room(), _MOVED_MAX) if self.messages else 0
+        left = 0
+        if self.messages:
+            self.count_in_hand()
+            left = min(self.room(), _MOVED_MAX)
         waiting = len(self.store.db.get(self.turns, {}))
         turns = []
         for organisation in self.store.zrange(self.turns)[: max(0, left)]:
@@ -181,6 +175,7 @@ class Line:
 
     def finish(self) -> int:
         if not self.busy:
+            self.keep_ready()
             return 0
         for of in self.touched.values():
             if self.has_list(of.organisation) and not of.waited and not of.paused:
@@ -188,6 +183,7 @@ class Line:
                 self.store.hash(self.ahead).pop(of.organisation, None)
                 of.waited = True
         self.refill()
+        self.keep_ready()
         if self.is_open():
             for key in (self.turns, self.ahead):
                 self.store.db.pop(key, None)
@@ -224,11 +220,15 @@ class LineFunctions:
 
     def promote(self, keys: Any, args: Any) -> list[int]:
         due = self.store.zrange(keys[0], args[0])[: args[1]]
-        line = self.line(self.store, keys[1:5])
+        line = self.line(self.store, keys[1:5], args[3])
         line.aim(args[2])
         for payload in due:
             message = _unpack(payload)
-            line.enter(b"%d" % message[1], message[6], payload)
+            if not line.paused and line.is_open():
+                line.make_ready(0, payload)
+            else:
+                line.enter(b"%d" % message[1], message[6], payload)
+        for payload in due:
             self.store.zrem(keys[0], payload)
         return [len(due), line.finish()]
 
@@ -286,21 +286,21 @@ class LineFunctions:
         line.count(b"parked", waiting if paused else -waiting)
         kept[b"messages"] = b"%d" % (line.messages + (-waiting if paused else waiting))
 
-    def sift(self, keys: Any, _: Any) -> list[Any]:
-        line = self.line(self.store, keys)
-        over = []
+    def sift(self, keys: Any, args: Any) -> list[Any]:
+        line = self.line(self.store, keys, args[2])
+        over: list[bytes] = []
         for organisation, waiting in self.store.lists(keys[1]).items():
             for segments, payload in list(waiting):
                 if _unpack(payload)[9] <= self.store.now_us():
                     self.store.list_take(keys[1], organisation, (segments, payload))
-                    over.append(payload)
+                    over.append(record(segments, payload))
                     line.lost(organisation)
-        for payload in sorted(over):
-            line.make_ready(payload)
+        for of in sorted(over):
+            line.make_all_ready(records_of(of))
         line.finish()
         return [b"0", len(over)]
 
     def refill(self, keys: Any, args: Any) -> int:
-        line = self.line(self.store, keys)
+        line = self.line(self.store, keys, args[1])
         line.aim(args[0])
         return line.finish()

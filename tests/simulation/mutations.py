@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import msgspec
 
+from engine.bundle_format import payloads_of
 from engine.credit import posting
 from engine.credit.flush import Outbox
 from engine.credit.holder import Effects, Holder
@@ -298,7 +299,7 @@ def _forget_hits(self: Functions, holder: dict[bytes, bytes], epoch: bytes, seq:
     return None if Functions.stored_outcome(self, holder, epoch, seq) is None else []
 
 
-def _first_use(self: Functions, key: bytes, fingerprint: bytes, answer: bytes) -> None:
+def _first_use(self: Functions, key: bytes, kept: bytes) -> None:
     return None
 
 
@@ -321,7 +322,32 @@ def _move_a_copy(self: Line, of: Waiting) -> None:
     self.store.list_push(self.wait, of.organisation, segments, payload)
 
 
+def _settle_bundle_again(
+    self: Functions, line: Line, entry_id: bytes, size: int, messages: Any, *rest: Any, whole: bool
+) -> set[int]:
+    """A bundle counts whether it is still there or not."""
+    found = Functions.settle_entry(self, line, entry_id, size, messages, *rest, whole=whole)
+    return {place for place, *_ in messages} if size > 1 else found
+
+
+def _leave_one_behind(self: Line, note: bytes) -> bool:
+    return note.count(b".") <= 1
+
+
+def _take_all_apart(self: Line, entry_id: bytes, payload: bytes) -> list[bytes]:
+    """Also what is settled comes again."""
+    return payloads_of(payload)
+
+
 MUTATIONS = [
+    Mutation("lose the bitmap", 0, world=with_line("Forgetful", noted=lambda *_: None)),
+    Mutation(
+        "count a bundle twice", 13,
+        world={"functions": spoiled("AllAgain", settle_entry=_settle_bundle_again)},
+    ),
+    Mutation("acknowledge with one message open", 0, world=with_line("Hasty", is_over=_leave_one_behind)),
+    Mutation("take settled messages out of a bundle", 9,
+             world=with_line("AllApart", open_messages=_take_all_apart)),
     Mutation("forget the refill", 0, world=with_line("Dry", refill=lambda _: None)),
     Mutation("wait without a turn", 0, world=with_line("Turnless", take_turn=lambda *_: None)),
     Mutation("lose what is moved to the ready stream", 0, world=with_line("Losing", serve=_lose_when_listed)),
@@ -342,7 +368,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 38,
+        "forget the stored outcome of a sequence", 40,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
@@ -361,7 +387,7 @@ MUTATIONS = [
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
     Mutation("end a recall without looking at the quotas", 2, [(posting, "_recall", _recall_once)]),
-    Mutation("forget what a recall took from a request", 8, [(posting, "_without", lambda r, _: r)]),
+    Mutation("forget what a recall took from a request", 32, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 4,
              [(posting, "_close_books", _leave_quotas_open)]),
     Mutation("keep the quota after a fence", 0, [(WatchedMap, "drop", lambda self: [])]),

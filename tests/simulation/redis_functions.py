@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from engine.bundle_format import payloads_of
 from engine.redis_keys import GROUP
 from tests.simulation.line import Line, LineFunctions
+from tests.simulation.ready import note_of
 from tests.simulation.redis_notes import Notes
 from tests.simulation.redis_store import Group, Store, format_id, parse_id
 from tests.simulation.redis_store import as_bytes as _b
@@ -21,6 +23,7 @@ _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
 # inbox.lua
 _FIRST = 1 << 44
+_MOVED_MAX = 256
 
 
 def _array_of(blobs: list[bytes], count: int) -> bytes:
@@ -127,8 +130,13 @@ class Closing:
         if sum(map(int, by.values())) != int(self.store.db.get(keys[0], b"0")):
             self.store.db.update({keys[0]: b"0", keys[1]: {}})
             db = self.store.db
-            places = [db[keys[i]].fields.values() for i in (2, 3, 6, 7) if keys[i] in db]
-            payloads = [fields[1] for entries in places for fields in entries]
+            payloads = [
+                payload
+                for i, wait in ((2, 8), (3, 9), (6, None), (7, None))
+                if keys[i] in db
+                for entry_id, fields in db[keys[i]].fields.items()
+                for payload in self.open_messages(wait and keys[wait], entry_id, fields[1])
+            ]
             payloads += [p for i in (4, 5) for p in db.get(keys[i], ())]
             lists = [waiting for i in (8, 9) for waiting in self.store.lists(keys[i]).values()]
             payloads += [p for waiting in lists for _, p in waiting]
@@ -136,6 +144,13 @@ class Closing:
                 self.hold(*keys[:2], {message[1]: message[7]})
             by = self.store.hash(keys[1])
         return [[int(org), int(units)] for org, units in by.items()]
+
+    def open_messages(self, wait: bytes | None, entry_id: tuple[int, int], payload: bytes) -> list[bytes]:
+        """The messages of an entry that are not settled."""
+        notes = self.store.db.get(wait, {}) if wait else {}
+        payloads = payloads_of(payload)
+        note = notes.get(note_of(entry_id[1])) or b"." * len(payloads)
+        return [message for message, state in zip(payloads, note, strict=True) if state == ord(".")]
 
     def close(self, keys: Any, args: Any) -> list[list[int]] | None:
         if self.store.db.get(keys[0]) != b"closing:" + _b(args[0]):
@@ -170,7 +185,147 @@ class Closing:
         return [[org, held + c + r, used] for org, (held, used, c, r) in sums.items()]
 
 
-class Functions(Closing, LineFunctions, Notes):
+class Settling(Closing, LineFunctions):
+    """What becomes of entries."""
+
+    def unread(self, keys: Any, args: Any) -> list[Any]:
+        after = max(parse_id(args[0]), self.store.group(keys[0], GROUP).last)
+        stream, notes, found, messages = self.store.stream(keys[0]), self.store.db.get(keys[1], {}), [], 0
+        for entry_id in stream.behind(after, 1 << 30):
+            if messages >= args[1]:
+                return [found, 1]
+            fields, name = stream.fields[entry_id], format_id(entry_id)
+            found.append([name, fields, notes.get(note_of(entry_id[1]), b"")])
+            messages += len(payloads_of(fields[1]))
+        # Whether there is more is not looked at, when the last one has filled it up.
+        return [found, int(messages >= args[1])]
+
+    def settle_unread(self, keys: Any, args: Any) -> list[int]:
+        given = self.store.group(keys[0], GROUP).last
+        return self.settle(keys, args, given)
+
+    def settle(self, keys: Any, args: Any, given: tuple[int, int] | None = None) -> list[int]:
+        name, mark, bundle_max, wholes, _, _, parts, _, dues, _, _, blob, _, details = args[:14]
+        line = self.line(self.store, keys[:4], bundle_max)
+        ids, rest = list(args[14 : 14 + wholes]), args[14 + wholes :]
+        sizes = [0] * wholes + [rest[3 * i + 1] for i in range(parts)]
+        ids += [rest[3 * i] for i in range(parts)]
+        due, dead = rest[3 * parts :][: 2 * dues], rest[3 * parts + 2 * dues :]
+        at, counted = 0, 0
+        rows: list[bytes] = []
+        sums: dict[int, list[int]] = {}
+        back: dict[bytes, list[bytes]] = {}
+        # Whole entries count first, as in one step.
+        of = [list(zip(*[iter(flat)] * 6, strict=True)) for flat in _unpack(details)]
+        counts = [
+            self.settle_entry(line, entry_id, size or len(messages), messages, given, whole=not size)
+            for entry_id, size, messages in zip(ids, sizes, of, strict=True)
+        ]
+        for messages, found in zip(of, counts, strict=True):
+            for place, org, captured, released, size, put in messages:
+                row = blob[at : at + size]
+                at += size
+                if place not in found:
+                    continue
+                counted += 1
+                rows += [row] if row else []
+                if put > 0 and not due[2 * put - 2]:
+                    back.setdefault(b"%d" % org, []).append(due[2 * put - 1])
+                elif put > 0:
+                    self.store.zadd(keys[4], due[2 * put - 2], due[2 * put - 1])
+                elif put < 0:
+                    self.store.xadd(keys[5], [b"m", dead[-put - 1]])
+                else:
+                    of_org = sums.setdefault(org, [0, 0])
+                    of_org[0] += captured
+                    of_org[1] += released
+        if rows:
+            self.store.xadd(keys[6], [b"b", _array_of(rows, len(rows))])
+        if sums:
+            flat = [value for org, pair in sums.items() for value in (org, *pair)]
+            chain = Chain(self.store, *keys[7:9])
+            chain.append(b"settle", _b(name), b"0", _pack(flat))
+            chain.keep()
+            self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
+        line.aim(mark)
+        for organisation, payloads in back.items():
+            line.put_back(organisation, payloads)
+        return [counted, line.finish()]
+
+    def settle_entry(
+        self, line: Line, entry_id: bytes, size: int, messages: Any, given: Any, *, whole: bool
+    ) -> set[int]:
+        """Settle messages of one entry; the places of those that count."""
+        entry, places = parse_id(entry_id), [place for place, *_ in messages]
+        if whole and (size == 1 or line.noted(entry_id) is None):
+            if given is not None:
+                left = entry > given and self.store.xdel(line.sms, entry)
+            else:
+                left = self.acknowledge(line.sms, entry)
+                if left:
+                    self.store.xdel(line.sms, entry)
+            if left and size > 1:
+                line.bundled, line.changed = line.bundled - size + 1, True
+            return set(places) if left else set()
+        stream = self.store.stream(line.sms)
+        if given is not None:
+            is_open = entry > given and entry in stream.fields
+        else:
+            is_open = entry in stream.groups[GROUP].pending if GROUP in stream.groups else False
+        return line.settle_part(entry_id, size, places, is_open)
+
+    def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
+        return self.store.xack(key, GROUP, entry_id)
+
+    def take_over(self, keys: Any, args: Any) -> list[Any]:
+        name, min_idle_ms, limit, suspects, deliveries_max = _b(args[0]), *args[1:]
+        taken: list[list[Any]] = []
+        passed = apart = 0
+        line = self.line(self.store, keys[:4])
+        group = self.store.group(keys[0], GROUP)
+        stream = self.store.stream(keys[0])
+        alive = self.store.hash(keys[4])
+        for consumer in sorted(group.consumers):
+            if consumer == name or len(taken) >= limit:
+                continue
+            pending = self.store.xpending(keys[0], GROUP, 0, b"-", 1 << 30, consumer)
+            if not pending:
+                if consumer not in alive:
+                    group.consumers.discard(consumer)
+                continue
+            idle_ms = min_idle_ms if consumer in alive else 0
+            for entry_id, _, idle, given in pending:
+                if idle < idle_ms or len(taken) >= limit or apart >= _MOVED_MAX:
+                    continue
+                fields = stream.fields[parse_id(entry_id)]
+                deliveries = given + (int(fields[3]) if len(fields) > 2 else 0)
+                if len(payloads_of(fields[1])) > 1:
+                    apart += self.take_apart(line, entry_id, fields[1], deliveries)
+                    continue
+                if deliveries == deliveries_max - 1 and suspects == 0:
+                    passed += 1
+                    continue
+                claimed = self.store.xclaim(keys[0], GROUP, name, idle_ms, parse_id(entry_id), None)
+                if claimed:
+                    taken.append([entry_id, fields, given + 1])
+                    suspects -= deliveries == deliveries_max - 1
+        line.keep_ready()
+        return [taken, passed, apart]
+
+    def take_apart(self, line: Line, entry_id: bytes, payload: bytes, deliveries: int) -> int:
+        """Make each message of a bundle that is not settled an entry of its own."""
+        messages = line.open_messages(entry_id, payload)
+        # They stay in the stream: for whoever watches, they leave it before they come again.
+        self.store.xack(line.sms, GROUP, parse_id(entry_id))
+        self.store.xdel(line.sms, parse_id(entry_id))
+        self.store.hash(line.wait).pop(note_of(parse_id(entry_id)[1]), None)
+        for message in messages:
+            line.add_entry(message, 1, deliveries, entry_id)
+        line.bundled -= len(messages) - 1
+        return len(messages)
+
+
+class Functions(Settling, Notes):
     """The functions by name."""
 
     # -- holders
@@ -237,25 +392,29 @@ class Functions(Closing, LineFunctions, Notes):
         rows: list[bytes] = []
         hits: list[list[Any]] = []
         lines: dict[bytes, Line] = {}
-        row_count, at = 0, 6
-        for index in range(int(args[4])):
-            org, units, key_index, fingerprint, answer, n_rows, some, n = args[at : at + 8]
-            hit = self.used_before(keys[17 + key_index], fingerprint, answer) if key_index else None
+        row_count, at, key = 0, 8, 17
+        for _ in range(args[7]):
+            index, kept, units, n_rows, some, pieces, dues = args[at : at + 7]
+            first = at + 7
+            due = first + 4 * pieces
+            at = due + 3 * dues
+            key += kept != b""
+            hit = self.used_before(keys[key], kept) if kept else None
             if hit:
                 hits.append([index, *hit])
-            else:
-                for size, due_at_us, payload in zip(*[iter(args[at + 8 : at + 8 + 3 * n])] * 3, strict=True):
-                    queue = size[:1]
-                    if due_at_us != b"":
-                        self.store.zadd(keys[9 if queue == b"e" else 10], due_at_us, payload)
-                        continue
-                    if queue not in lines:
-                        lines[queue] = self.line(self.store, keys[1:5] if queue == b"e" else keys[5:9])
-                    lines[queue].enter(b"%d" % org, int(size[1:]), payload)
-                sums[org] = sums.get(org, 0) + units
-                rows.append(some)
-                row_count += n_rows
-            at += 8 + 3 * n
+                continue
+            for queue, count, of, records in zip(*[iter(args[first:due])] * 4, strict=True):
+                if queue not in lines:
+                    own = keys[1:5] if queue == b"e" else keys[5:9]
+                    lines[queue] = self.line(self.store, own, args[6])
+                lines[queue].enter_all(count, of, records)
+            for queue, due_at_us, payload in zip(*[iter(args[due:at])] * 3, strict=True):
+                self.store.zadd(keys[9 if queue == b"e" else 10], due_at_us, payload)
+            flat = _unpack(units)
+            for org, of in zip(flat[::2], flat[1::2], strict=True):
+                sums[org] = sums.get(org, 0) + of
+            rows.append(some)
+            row_count += n_rows
 
         for queue in sorted(lines):
             lines[queue].finish()
@@ -290,12 +449,12 @@ class Functions(Closing, LineFunctions, Notes):
     def is_next(self, holder: dict[bytes, bytes], seq: int) -> bool:
         return seq == int(holder.get(b"seq", b"0")) + 1
 
-    def used_before(self, key: bytes, fingerprint: bytes, answer: bytes) -> list[bytes] | None:
+    def used_before(self, key: bytes, kept: bytes) -> list[bytes] | None:
         known = self.store.db.get(key)
         if known is not None:
             size = known[0]
             return [known[1 : size + 1], known[size + 1 :]]
-        self.store.db[key] = bytes((len(fingerprint),)) + fingerprint + answer
+        self.store.db[key] = kept
         return None
 
     def remember(self, key: bytes, epoch: bytes, seq: int, hits: list[Any], size: int) -> None:
@@ -307,58 +466,6 @@ class Functions(Closing, LineFunctions, Notes):
                 b"size": b"%d" % size,
             }
         )
-
-    # -- the queue
-
-    def unread(self, keys: Any, args: Any) -> list[Any]:
-        after = max(parse_id(args[0]), self.store.group(keys[0], GROUP).last)
-        stream = self.store.stream(keys[0])
-        return [[format_id(i), stream.fields[i]] for i in stream.behind(after, args[1])]
-
-    def settle_unread(self, keys: Any, args: Any) -> list[int]:
-        given = self.store.group(keys[0], GROUP).last
-        return self.settle(keys, args, given)
-
-    def settle(self, keys: Any, args: Any, given: tuple[int, int] | None = None) -> list[int]:
-        at, counted = 3, 0
-        rows: list[bytes] = []
-        sums: dict[int, list[int]] = {}
-        back: dict[bytes, list[bytes]] = {}
-        for _ in range(int(args[2])):
-            entry_id, outcome, org, units, row = args[at : at + 5]
-            ms, _, sequence = entry_id.partition(b"-")
-            entry = (int(ms), int(sequence))
-            unread = given is not None and entry > given and self.store.xdel(keys[0], entry)
-            if unread or (given is None and self.acknowledge(keys[0], entry)):
-                self.store.xdel(keys[0], (int(ms), int(sequence)))
-                counted += 1
-                if row != b"":
-                    rows.append(row)
-                if outcome == b"d" and not args[at + 5]:
-                    back.setdefault(b"%d" % org, []).append(args[at + 6])
-                elif outcome == b"d":
-                    self.store.zadd(keys[4], args[at + 5], args[at + 6])
-                elif outcome == b"x":
-                    self.store.xadd(keys[5], [b"m", args[at + 5]])
-                else:
-                    sums.setdefault(org, [0, 0])[0 if outcome == b"c" else 1] += units
-            at += 5 + {b"d": 2, b"x": 1}.get(outcome, 0)
-        if rows:
-            self.store.xadd(keys[6], [b"b", _array_of(rows, len(rows))])
-        if sums:
-            flat = [value for org, pair in sums.items() for value in (org, *pair)]
-            chain = Chain(self.store, *keys[7:9])
-            chain.append(b"settle", _b(args[0]), b"0", _pack(flat))
-            chain.keep()
-            self.hold(*keys[9:11], {org: -captured - released for org, (captured, released) in sums.items()})
-        line = self.line(self.store, keys[:4])
-        line.aim(args[1])
-        for organisation, payloads in back.items():
-            line.put_back(organisation, payloads)
-        return [counted, line.finish()]
-
-    def acknowledge(self, key: bytes, entry_id: tuple[int, int]) -> int:
-        return self.store.xack(key, GROUP, entry_id)
 
     def announce(self, keys: Any, args: Any) -> int:
         rows = []
@@ -378,34 +485,6 @@ class Functions(Closing, LineFunctions, Notes):
             return 0
         groups[GROUP] = Group()
         return 1
-
-    def take_over(self, keys: Any, args: Any) -> list[Any]:
-        name, min_idle_ms, limit, suspects, deliveries_max = _b(args[0]), *args[1:]
-        taken: list[list[Any]] = []
-        passed = 0
-        group = self.store.group(keys[0], GROUP)
-        alive = self.store.hash(keys[1])
-        for consumer in sorted(group.consumers):
-            if consumer == name or len(taken) >= limit:
-                continue
-            pending = self.store.xpending(keys[0], GROUP, 0, b"-", 1 << 30, consumer)
-            if not pending:
-                if consumer not in alive:
-                    group.consumers.discard(consumer)
-                continue
-            idle_ms = min_idle_ms if consumer in alive else 0
-            for entry_id, _, idle, given in pending:
-                if idle < idle_ms or len(taken) >= limit:
-                    continue
-                if given == deliveries_max - 1 and suspects == 0:
-                    passed += 1
-                    continue
-                ms, _, sequence = entry_id.partition(b"-")
-                claimed = self.store.xclaim(keys[0], GROUP, name, idle_ms, (int(ms), int(sequence)), None)
-                if claimed:
-                    taken.append([entry_id, claimed[0][1][1], given + 1])
-                    suspects -= given == deliveries_max - 1
-        return [taken, passed]
 
     # -- answers (inbox.lua)
 

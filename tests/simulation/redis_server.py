@@ -51,6 +51,8 @@ class RedisServer(Hashes):
         self.before: tuple[str, Callable[[], None]] | None = None
         # Called once a flush with messages was applied, with the wire on which it came.
         self.after_admit: Callable[[Wire], None] | None = None
+        # Called once settlements were applied, with the wire on which they came.
+        self.after_settle: Callable[[Wire], None] | None = None
         self._parked: dict[bytes, list[_Parked]] = {}
         self.replica = Replica()
 
@@ -74,6 +76,9 @@ class RedisServer(Hashes):
         self.store.watch.done(command, reply)
         if self.after_admit is not None and wire is not None and command[:2] == ("FCALL", "admit"):
             after, self.after_admit = self.after_admit, None
+            after(wire)
+        if self.after_settle is not None and wire is not None and command[:2] == ("FCALL", "settle"):
+            after, self.after_settle = self.after_settle, None
             after(wire)
         if self.store.grown:
             self._serve_parked()
@@ -161,6 +166,9 @@ class RedisServer(Hashes):
         used = 100 if self.full else 0
         memory = b"# Memory\r\nused_memory:%d\r\nmaxmemory:100\r\n" % used
         return b"# Server\r\nrun_id:%b\r\n" % self.store.run + memory
+
+    def _hget(self, key: bytes, field: bytes) -> bytes | None:
+        return self.store.db.get(key, {}).get(field)
 
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from typing import Any, Protocol
 
+from engine.bundle_format import payloads_of
 from engine.stores.redis.wire import ReplyError
 from tests.simulation.clock import Clock
 
@@ -57,6 +58,8 @@ class Stream:
         self.last: StreamId = (0, 0)
         self.ids: list[StreamId] = []
         self.fields: dict[StreamId, list[bytes]] = {}
+        # Of bundles: the places of the messages that are settled.
+        self.settled: dict[StreamId, list[int]] = {}
         self.groups: dict[bytes, Group] = {}
 
     def behind(self, position: StreamId, count: int) -> list[StreamId]:
@@ -139,7 +142,8 @@ class Store:
         self.grown.add(key)
         kind, shard = self.kind(key)
         if kind == "place":
-            self.watch.placed(shard, fields[1])
+            for payload in payloads_of(fields[1]):
+                self.watch.placed(shard, payload)
         elif kind == "usage":
             self.watch.used(shard, entry_id, fields)
         elif kind == "activity":
@@ -147,13 +151,25 @@ class Store:
         return format_id(entry_id)
 
     def xdel(self, key: bytes, entry_id: StreamId) -> int:
-        fields = self.stream(key).remove(entry_id)
+        stream = self.stream(key)
+        fields = stream.remove(entry_id)
         if fields is None:
             return 0
         kind, shard = self.kind(key)
+        settled = stream.settled.pop(entry_id, [])
         if kind == "place":
-            self.watch.left(shard, fields[1])
+            for place, payload in enumerate(payloads_of(fields[1])):
+                if place not in settled:
+                    self.watch.left(shard, payload)
         return 1
+
+    def settle_part(self, key: bytes, entry_id: StreamId, places: list[int]) -> None:
+        """Messages of a bundle leave it."""
+        stream = self.stream(key)
+        payloads = payloads_of(stream.fields[entry_id][1])
+        for place in places:
+            stream.settled.setdefault(entry_id, []).append(place)
+            self.watch.left(self.kind(key)[1], payloads[place])
 
     def xack(self, key: bytes, group: bytes, entry_id: StreamId) -> int:
         found = self.stream(key).groups.get(group)

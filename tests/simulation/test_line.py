@@ -53,7 +53,7 @@ def _by_arrival(self: Line, turns: list[Waiting]) -> Waiting:
 
 
 def _never_waits(self: Line, organisation: bytes, segments: int, payload: bytes) -> None:
-    self.make_ready(payload)
+    self.make_ready(segments, payload)
 
 
 def _earns_by_idling(self: Line, organisation: bytes) -> float:

@@ -64,7 +64,7 @@ class Settings(msgspec.Struct, kw_only=True):
             spenders=organisations if rng.random() < 0.3 else [],
             chaos_s=rng.choice((3.0, 6.0, 12.0)),
             lock_holds=rng.random() < 0.75,
-            ready_max=rng.choice((1, 2, 8)),
+            ready_max=rng.choice((1, 2, 8, 16, 40)),
         )
 
 

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 
-from engine import message_format
+from engine import bundle_format
 from engine import redis_keys as keys
-from engine.activity.row import acceptance_octets
 from engine.credit.flush import Admitted, Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.credit.standstill import NOTED_MS
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.limits.records import RateLevel
-from engine.records import NO_RECORD, Replay, Submission
-from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.records import NO_RECORD, Replay
+from engine.stores.redis import admit_wire
+from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.memory import memory_of
 from engine.stores.redis.pulse import Pulse, pulsed
@@ -29,11 +29,8 @@ from engine.stores.redis.wire import OutOfMemory, ReplyError
 
 _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 
-# How long an idempotency key is remembered, seconds. The longest time holds while at most half of
-# Redis' memory is used. It shrinks to the shortest at the mark from which nothing is admitted.
-_KEY_TTL_S = 86400
-_ADMIT = versioned("admit")
-_REPORT = versioned("report")
+# How long an idempotency key is remembered, seconds. The longest time, `admit_wire.KEY_TTL_S`, holds while at
+# most half of Redis' memory is used. It shrinks to the shortest at the mark from which nothing is admitted.
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
 
@@ -59,7 +56,7 @@ class RedisAdmission:
         self._inbox_link = inbox_link
         self._shards = range(shards)
         self._pulse = pulse
-        self._key_ttl_s = _KEY_TTL_S
+        self._key_ttl_s = admit_wire.KEY_TTL_S
         self._replicas = accepted_on - 1
 
     async def register(self, name: str) -> list[int]:
@@ -107,7 +104,9 @@ class RedisAdmission:
         restarted and no ledger has looked at it yet, and when too few replicas have what was applied:
         the same call then waits for them again.
         """
-        commands = [_admit_command(name, flush, self._key_ttl_s) for flush in flushes]
+        bundles = self._pulse is None or self._pulse.readable("bundle")
+        bundle_max = bundle_format.MESSAGES_MAX if bundles else 1
+        commands = [admit_wire.admit(name, flush, self._key_ttl_s, bundle_max) for flush in flushes]
         confirmed = self._replicas and any(flush.submissions or flush.withdrawn for flush in flushes)
         if confirmed:
             commands.append(wait(self._replicas, min(WAIT_MS, int(timeout_s * 500) + 1)))
@@ -213,7 +212,7 @@ def _refused(reply: ReplyError) -> Broken:
 def key_ttl_s(fullness: float) -> int:
     """How long an idempotency key first used now is remembered, seconds; `fullness` is from 0 to 1."""
     room = min(1.0, max(0.0, (MARK - fullness) / (MARK - _HALF)))
-    return int(_KEY_TTL_MIN_S + room * (_KEY_TTL_S - _KEY_TTL_MIN_S))
+    return int(_KEY_TTL_MIN_S + room * (admit_wire.KEY_TTL_S - _KEY_TTL_MIN_S))
 
 
 def fence_command(shard: int, name: str) -> Command:
@@ -222,66 +221,3 @@ def fence_command(shard: int, name: str) -> Command:
         "FCALL", versioned("fence"), 5, keys.holder_key(shard, name), keys.holders_key(shard),
         keys.usage_key(shard), keys.usage_head_key(shard), keys.inbox_key(shard, name), name,
     )  # fmt: skip
-
-
-def _admit_command(name: str, flush: Flush, key_ttl_s: int = _KEY_TTL_S) -> Command:
-    s = flush.shard
-    touched: list[Argument] = [
-        keys.holder_key(s, name),
-        *keys.line_keys(s, "express"),
-        *keys.line_keys(s, "normal"),
-        keys.due_key(s, "express"),
-        keys.due_key(s, "normal"),
-        keys.activity_key(s),
-        keys.usage_key(s),
-        keys.usage_head_key(s),
-        keys.held_key(s),
-        keys.held_by_key(s),
-        keys.generation_key(s),
-        keys.limits_key(s),
-    ]
-    arguments: list[Argument] = [
-        name, flush.epoch, flush.sequence, key_ttl_s, len(flush.submissions), len(flush.notes),
-    ]  # fmt: skip
-    fixed = len(touched)
-    # By organisation: its rate, and how many messages of it there are.
-    drawn: dict[int, tuple[float, int]] = {}
-    for _, submission in flush.submissions:
-        index = 0
-        if submission.rate_max:
-            _, before = drawn.get(submission.organisation_id, (0, 0))
-            messages = before + len(submission.messages)
-            drawn[submission.organisation_id] = submission.rate_max, messages
-        if submission.idempotency_key:
-            touched.append(keys.idempotency_key(s, submission.organisation_id, submission.idempotency_key))
-            index = len(touched) - fixed
-        _add_submission(arguments, submission, index)
-    for note in flush.notes:
-        arguments += (note.kind, note.data)
-    if drawn:
-        arguments.append(len(drawn))
-        for organisation_id, (rate_max, messages) in drawn.items():
-            arguments += (organisation_id, repr(rate_max), messages)
-    # Both are the same function, but at `maxmemory` Redis runs only `report`.
-    step = _ADMIT if flush.submissions else _REPORT
-    return ("FCALL", step, len(touched), *touched, *arguments)
-
-
-def _add_submission(arguments: list[Argument], submission: Submission, key_index: int) -> None:
-    messages = submission.messages
-    arguments += (
-        submission.organisation_id,
-        submission.units,
-        key_index,
-        submission.fingerprint,
-        submission.answer,
-        len(messages),
-        b"".join([acceptance_octets(addressed) for addressed in messages]),
-        len(messages),
-    )
-    for addressed in messages:
-        arguments += (
-            b"%b%d" % (b"e" if addressed.queue == "express" else b"n", addressed.message.segments),
-            addressed.due_at_us or b"",
-            message_format.packed(addressed.message),
-        )

@@ -1,7 +1,8 @@
 """A worker's side of the queue streams in Redis (`engine.delivery.ports.QueueReader`).
 
-Every message that a worker has been given is in the stream's pending list under the
-worker's name until it is settled. Redis keeps that list, so it survives this process.
+Every entry that a worker has been given is in the stream's pending list under the
+worker's name until its messages are settled. Redis keeps that list, so it survives this process.
+Which messages of a bundle are settled is noted beside it (`settle` in queue.lua).
 What happens when an answer does not come, or this process dies or freezes:
 
 read       The entries are pending under our name, but we have never seen them. The next
@@ -12,7 +13,7 @@ take_over  As for `read`.
 killed     The name is fenced; the other workers take its entries over at once.
 frozen     They take them over after `min_idle_ms`. The first settlement of an entry counts.
 
-An entry that this version cannot read is no dead letter: a newer one may have written it. It waits on
+A message that this version cannot read is no dead letter: a newer one may have written it. It waits on
 the due set, is tried again every UNREAD_S by whoever reads it, and is logged each time.
 
 One command to one Redis reads all shards. A Redis Cluster would need one link and one
@@ -22,17 +23,20 @@ command for each node, in `_read_streams` and `_all`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
 
+from engine import bundle_format
 from engine.delivery.sent import SentEntries
 from engine.errors import Unavailable
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import queue_key
 from engine.store_clock import wall_us
 from engine.stores.redis import queue_wire as wire
+from engine.stores.redis import settle_wire
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.in_hand import HeldEntries
 from engine.stores.redis.link import Command, RedisLink
@@ -45,10 +49,12 @@ from engine.stores.redis.wire import ReplyError
 _PAGE = 500
 # How long an entry that could not be read waits for somebody who can, seconds.
 UNREAD_S = 30.0
-# How many unread entries each stream shall hold, as long as nobody says; as in queue.lua.
+# How many unread messages each stream shall hold, as long as nobody says; as in queue.lua.
 MARK = 128
 # A mark that no stream reaches, so that nothing goes to a list.
 _NO_LISTS = 1 << 30
+# How often a shard is asked in one search for what dead workers left, as long as it has more.
+_CLAIMS = 4
 
 
 class QueueStreams:
@@ -91,10 +97,12 @@ class QueueStreams:
         )
         # The messages that no worker has been given.
         self.unread = UnreadEntries(
-            queue, self._shards, worker_name, self._all, lambda: _mark(self._pulse, self.ready_max)
+            queue, self._shards, worker_name, self._all, lambda: _room(self._pulse, self.ready_max)
         )
-        # How many unread entries each stream shall hold.
+        # How many unread messages each stream shall hold.
         self.ready_max = MARK
+        # How many messages an entry had, on average, in the last read that gave any.
+        self._bundle = 1.0
         self._backlog = Backlog()
         # Shards whose streams gave as many entries as they were asked for last time.
         self._busy: list[int] = []
@@ -124,9 +132,10 @@ class QueueStreams:
             await self._all([wire.register(self._name, shard) for shard in fenced])
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        """Up to `count` new entries and one more for each shard, waiting `block_ms` for the first.
+        """About `count` new messages, waiting `block_ms` for the first: `count` and one more for each shard
+        where each has an entry of its own, more where bundles come that are larger than those before.
 
-        After an answer was lost it first gives the entries that were in it. Canceled: as if its
+        After an answer was lost it first gives the messages that were in it. Canceled: as if its
         answer was lost.
         """
         try:
@@ -139,6 +148,8 @@ class QueueStreams:
             self._lost = True
             raise
         found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
+        if found:
+            self._bundle = max(1.0, len(found) / sum(len(raw) for _, raw in streams))
         segments: dict[int, int] = {}
         for entry in found:
             segments[entry.shard] = segments.get(entry.shard, 0) + entry.message.segments
@@ -156,11 +167,11 @@ class QueueStreams:
         while True:
             backlog = self._backlog.take()
             busy = sorted({*backlog, *self._busy})
-            asked = self._backlog.shares(self._shards, busy, backlog, count)
+            asked = self._backlog.shares(self._shards, busy, backlog, math.ceil(count / self._bundle))
             block = None if busy else block_ms
             self._busy = self._backlog.waited()
             replies = await self._reading.batch(
-                [wire.refill(self.queue, shard, _mark(self._pulse, self.ready_max)) for shard in backlog]
+                [wire.refill(self.queue, shard, _room(self._pulse, self.ready_max)) for shard in backlog]
                 + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
@@ -178,21 +189,25 @@ class QueueStreams:
                 return streams
 
     async def settle(self, settlements: Sequence[Settlement], sent: Sequence[SentEntries] = ()) -> int:
-        """Settle entries, in one command for each shard; how many counted.
+        """Settle messages, in one command for each shard; how many counted.
 
-        An entry that another worker has settled since does not count.
+        A message that another worker has settled since does not count.
         """
-        by_shard: dict[int, tuple[list[Settlement], list[wire.SentEntry]]] = {}
+        by_shard: dict[int, list[settle_wire.Settled]] = {}
         for settlement in settlements:
-            (by_shard.get(shard := settlement.entry.shard) or by_shard.setdefault(shard, ([], [])))[0].append(
-                settlement
-            )
+            by_shard.setdefault(settlement.entry.shard, []).append(settle_wire.settled(settlement))
         for batch in sent:
-            for one in zip(batch.entries, batch.rows, strict=True):
-                (by_shard.get(shard := one[0].shard) or by_shard.setdefault(shard, ([], [])))[1].append(one)
-        mark = _mark(self._pulse, self.ready_max)
+            for entry, row in zip(batch.entries, batch.rows, strict=True):
+                some = by_shard.get(entry.shard)
+                if some is None:
+                    some = by_shard[entry.shard] = []
+                some.append(settle_wire.sent(entry, row))
+        room = _room(self._pulse, self.ready_max)
         replies = await self._all(
-            [wire.settle(self.queue, self._name, shard, mark, *some) for shard, some in by_shard.items()]
+            [
+                settle_wire.settle(self.queue, self._name, shard, room, some)
+                for shard, some in by_shard.items()
+            ]
         )
         self._hand.let_go(settlement.entry for settlement in settlements)
         for batch in sent:
@@ -200,38 +215,38 @@ class QueueStreams:
         return self._backlog.counted(by_shard, replies)
 
     def drop(self, entries: Sequence[Entry]) -> None:
-        """Let go of entries unsettled; a later `read` gives them again."""
-        self._hand.let_go(entries)
+        """Let go of messages unsettled; a later `read` gives them again."""
+        self._hand.drop(entries)
         self._lost = self._lost or bool(entries)
 
     async def promote(self, now_us: int, limit: int) -> int:
         """Let up to `limit` messages a shard that are due at `now_us` into the queue; how many came."""
-        commands = [
-            wire.promote(self.queue, s, now_us, limit, _mark(self._pulse, self.ready_max))
-            for s in self._shards
-        ]
+        room = _room(self._pulse, self.ready_max)
+        commands = [wire.promote(self.queue, s, now_us, limit, room) for s in self._shards]
         return self._backlog.counted(self._shards, await self._all(commands))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         """Take over up to `limit` entries of dead workers, and of living ones idle for `min_idle_ms`.
 
         Among them are our own lost ones. At most one suspect is in hand at a time, see `take_over`
-        in queue.lua.
+        in queue.lua. The messages of bundles are not taken: each becomes an entry for whoever reads it.
         """
         try:
             claimed = await self._claim_own(min_idle_ms, limit)
             limit -= len(claimed)
             shards, suspected = list(self._shards), None
             # First an equal share of each shard, then the rest of `limit` from the shards with more.
-            for _ in range(2):
+            for _ in range(_CLAIMS):
                 if limit <= 0 or not shards:
                     break
                 share = max(1, limit // len(shards))
                 more = []
-                for shard, (raw, suspects) in await self._claim(shards, min_idle_ms, share, suspects=0):
+                for shard, (raw, suspects, apart) in await self._claim(
+                    shards, min_idle_ms, share, suspects=0
+                ):
                     claimed.append((shard, raw))
                     limit -= len(raw)
-                    if len(raw) == share:
+                    if len(raw) == share or apart:
                         more.append(shard)
                     if suspects:
                         suspected = shard
@@ -239,7 +254,7 @@ class QueueStreams:
             # One suspect at a time, of all shards together.
             if suspected is not None and not self._hand.suspected:
                 claimed += [
-                    (s, raw) for s, (raw, _) in await self._claim([suspected], min_idle_ms, 1, suspects=1)
+                    (s, raw) for s, (raw, _, _) in await self._claim([suspected], min_idle_ms, 1, suspects=1)
                 ]
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
@@ -248,13 +263,18 @@ class QueueStreams:
 
     async def _claim(
         self, shards: Sequence[int], min_idle_ms: int, limit: int, *, suspects: int
-    ) -> Iterable[tuple[int, tuple[list[wire.RawEntry], int]]]:
-        """(shard, (entries taken over, how many suspects were passed over)) for each of `shards`."""
+    ) -> Iterable[tuple[int, tuple[list[wire.RawEntry], int, int]]]:
+        """(shard, (entries taken over, how many suspects were passed over, how many messages were taken out
+        of bundles)) for each of `shards`."""
         commands = [wire.take_over(self.queue, self._name, s, min_idle_ms, limit, suspects) for s in shards]
-        return zip(shards, await self._all(commands), strict=True)
+        return [
+            (shard, ([wire.raw_entry(*entry) for entry in taken], passed, apart))
+            for shard, (taken, passed, apart) in zip(shards, await self._all(commands), strict=True)
+        ]
 
     async def _claim_own(self, min_idle_ms: int, limit: int) -> list[tuple[int, Iterable[wire.RawEntry]]]:
-        """Up to `limit` entries that are pending under our name, idle for `min_idle_ms`, and not in hand."""
+        """Up to `limit` entries that are pending under our name, idle for `min_idle_ms`, and not in hand as a
+        whole."""
         lost: list[tuple[int, bytes, int, int]] = []
         starts = dict.fromkeys(self._shards, b"-")
         while starts and len(lost) < limit:
@@ -276,17 +296,24 @@ class QueueStreams:
             self._lost = True
             del lost[limit:]
         replies = await self._all(
-            [wire.own_again(self.queue, self._name, shard, i, idle, given) for shard, i, idle, given in lost]
+            [
+                command
+                for shard, i, idle, given in lost
+                for command in (
+                    wire.own_again(self.queue, self._name, shard, i, idle, given),
+                    wire.noted(self.queue, shard, i),
+                )
+            ]
         )
         return [
-            (shard, [(entry_id, fields[1], given) for entry_id, fields in reply])
-            for (shard, _, _, given), reply in zip(lost, replies, strict=True)
+            (shard, [wire.raw_entry(entry_id, fields, given, note) for entry_id, fields in reply])
+            for (shard, _, _, given), reply, note in zip(lost, replies[::2], replies[1::2], strict=True)
         ]
 
     async def _receive(self, claimed: Iterable[tuple[int, Iterable[wire.RawEntry]]]) -> list[Entry]:
-        """Take entries that hold a message in hand; leave those that cannot be read to others.
+        """Take the messages of entries in hand; leave those that cannot be read to others.
 
-        Returns the entries that were not in hand before. What too few machines have is found again by the
+        Returns the messages that were not in hand before. What too few machines have is found again by the
         next `read`, as if the answer was lost.
         """
         received: list[Entry] = []
@@ -307,8 +334,12 @@ class QueueStreams:
         try:
             await self._all(
                 [
-                    wire.leave_for_others(
-                        self.queue, self._name, _mark(self._pulse, self.ready_max), entry, due_at_us
+                    settle_wire.settle(
+                        self.queue,
+                        self._name,
+                        entry.shard,
+                        _room(self._pulse, self.ready_max),
+                        [settle_wire.left_for_others(entry, due_at_us)],
                     )
                     for entry in undecodable
                 ]
@@ -324,8 +355,11 @@ class QueueStreams:
         except (Unavailable, asyncio.CancelledError):
             self._lost = True
             raise
-        self._lost = self._lost or len(sendable) < len(received)
-        return self._hand.take(sendable)
+        taken = self._hand.take(sendable)
+        if len(sendable) < len(received):
+            sent = set(map(id, sendable))
+            self.drop([entry for entry in received if id(entry) not in sent])
+        return taken
 
     async def _all(self, commands: Sequence[Command], pulse: Pulse | None = None) -> list[Any]:
         """Send all in one write, with `pulse`.
@@ -345,7 +379,13 @@ class QueueStreams:
         return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)
 
 
-def _mark(pulse: Pulse | None, ready_max: int) -> int:
-    """How many unread entries each stream shall hold. All of them, beside an older version, which does not
-    know the lists: it would not find what waits there when it closes the books of a lost shard."""
-    return ready_max if pulse is None or pulse.readable("line") else _NO_LISTS
+def _room(pulse: Pulse | None, ready_max: int) -> wire.Room:
+    """What each stream may hold.
+
+    All that is there, beside a version that does not know the lists: it would not find what waits there when
+    it closes the books of a lost shard. One message an entry, beside one that does not know bundles.
+    """
+    return wire.Room(
+        ready_max if pulse is None or pulse.readable("line") else _NO_LISTS,
+        bundle_format.MESSAGES_MAX if pulse is None or pulse.readable("bundle") else 1,
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 from engine.records import Entry, Queue, Settlement
 from engine.stores.redis import queue_wire as wire
+from engine.stores.redis import settle_wire
 from engine.stores.redis.link import Command
 
 _HEAD = b"0-0"
@@ -33,25 +34,25 @@ class UnreadEntries:
         shards: Sequence[int],
         name: str,
         send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
-        ready_max: Callable[[], int],
+        room: Callable[[], wire.Room],
     ) -> None:
         """`name`: of the worker that settles, for the record. `send`: commands in, replies out; raises
-        Unavailable when one is refused. `ready_max`: how many unread entries each stream shall hold."""
+        Unavailable when one is refused. `room`: what each stream may hold."""
         self._queue: Queue = queue
         self._name = name
         self._send = send
-        self._ready_max = ready_max
+        self._room = room
         # Behind which entry of each shard the next look begins.
         self._after = dict.fromkeys(shards, _HEAD)
         # Where in the lists of each shard the next look begins.
         self._cursors = dict.fromkeys(shards, b"0")
 
     async def look(self, limit: int) -> list[Entry]:
-        """The next `limit` messages or fewer, in at most three round trips; see the port."""
+        """The next `limit` messages or so, in at most three round trips; see the port."""
         found: list[Entry] = []
         shards = list(self._after)
         chunks = max(1, limit // len(shards) // _CHUNK)
-        sifts = [wire.sift(self._queue, s, self._cursors[s], chunks) for s in shards]
+        sifts = [wire.sift(self._queue, s, self._cursors[s], chunks, self._room()) for s in shards]
         self._cursors = {s: cursor for s, (cursor, _) in zip(shards, await self._send(sifts), strict=True)}
         # First an equal share of each shard, then the rest of `limit` from the shards with more.
         for _ in range(2):
@@ -59,23 +60,26 @@ class UnreadEntries:
                 break
             share, more = max(1, limit // len(shards)), []
             commands = [wire.unread(self._queue, s, self._after[s], share) for s in shards]
-            for shard, page in zip(shards, await self._send(commands), strict=True):
-                limit -= len(page)
-                self._after[shard] = page[-1][0] if len(page) == share else _HEAD
-                if len(page) == share:
+            for shard, (page, has_more) in zip(shards, await self._send(commands), strict=True):
+                self._after[shard] = page[-1][0] if has_more else _HEAD
+                if has_more:
                     more.append(shard)
                 # What holds no message is left to the worker that is given it.
-                found += wire.decoded(shard, self._queue, wire.fields_of(page))[0]
+                raw = [wire.raw_entry(entry_id, fields, 1, note) for entry_id, fields, note in page]
+                entries = wire.decoded(shard, self._queue, raw)[0]
+                limit -= len(entries)
+                found += entries
             shards = more
         return found
 
     async def settle(self, settlements: Sequence[Settlement]) -> int:
         """Settle messages in one command for each shard; how many counted."""
-        by_shard: dict[int, list[Settlement]] = {}
+        by_shard: dict[int, list[settle_wire.Settled]] = {}
         for settlement in settlements:
-            by_shard.setdefault(settlement.entry.shard, []).append(settlement)
-        mark = self._ready_max()
+            by_shard.setdefault(settlement.entry.shard, []).append(settle_wire.settled(settlement))
+        room = self._room()
         commands = [
-            wire.settle(self._queue, self._name, s, mark, some, unread=True) for s, some in by_shard.items()
+            settle_wire.settle(self._queue, self._name, s, room, some, unread=True)
+            for s, some in by_shard.items()
         ]
         return sum(counted for counted, _ in await self._send(commands))

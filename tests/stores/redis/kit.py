@@ -25,6 +25,7 @@ from engine.redis_keys import (
     queue_key,
     usage_head_key,
     usage_key,
+    wait_key,
 )
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.lua_libraries import versioned
@@ -134,8 +135,9 @@ class QueueKit:
             assert await self.link.call("FCALL", versioned("fence"), len(keys), *keys, name) == 1
 
     async def waiting(self) -> int:
-        """Entries in the queue's streams, in hand or not."""
-        return sum(await self._each("XLEN", queue_key))
+        """Messages in the queue's streams, in hand or not."""
+        more = await self._each("HGET", wait_key, "bundled")
+        return sum(await self._each("XLEN", queue_key)) + sum(int(of or 0) for of in more)
 
     async def pending(self) -> int:
         """Entries given to a worker and not settled."""

@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from engine import redis_keys as keys
+from engine.bundle_format import payloads_of
 from engine.formats import FORMATS, note
 from engine.store_clock import StoreClock
 from engine.stores.redis import queue_wire as wire
@@ -49,6 +50,9 @@ async def test_organisations_with_a_backlog_are_within_one_message_of_a_fluid_se
     await random_load(load, Random(seed), 300, marks=(4, 4, 8) if seed % 2 else (16, 64, 100))
     assert load.broken == []
     assert load.waits > 30
+    # Bundles are a part of the mark, and are settled in parts too.
+    assert load.bundles == load.mark_max // 4
+    assert (load.parts > 5) == (load.bundles > 1)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -105,9 +109,16 @@ async def test_nothing_is_left_behind_when_nobody_waits(link: RedisLink) -> None
         await load.settle(await load.read(50), 4)
     await load.refill(128)
     _, *line = keys.line_keys(SHARD, "normal")
-    left = await link.call("HGETALL", line[0])
-    assert left == [b"mark", b"128"]
+    await nothing_is_left(link)
     assert await link.batch([("EXISTS", key) for key in line[1:]]) == [0, 0]
+
+
+async def nothing_is_left(link: RedisLink) -> None:
+    """Of all that a line kept, only its mark and its numbers are there."""
+    flat = await link.call("HGETALL", keys.wait_key(SHARD, "normal"))
+    left = dict(zip(flat[::2], flat[1::2], strict=True))
+    assert int(left.pop(b"number")) > 0
+    assert left == {b"mark": b"128", b"bundled": b"0"}
 
 
 async def test_what_waits_in_lists_is_counted_with_all_others(link: RedisLink) -> None:
@@ -115,7 +126,8 @@ async def test_what_waits_in_lists_is_counted_with_all_others(link: RedisLink) -
     await load.begin()
     await load.admit({1: [1] * 300, 2: [2] * 100})
     await load.settle([], 50)
-    await load.read(50)
+    hand = await load.read(2)
+    assert len(hand) > 40
     found = await instant_of(link, SHARD, None, 10)
     assert (found.cut.held, found.cut.waiting, found.cut.recount) == (500, 400, 500)
     # The sums are lost, as an older version leaves them: all messages are read.
@@ -123,7 +135,7 @@ async def test_what_waits_in_lists_is_counted_with_all_others(link: RedisLink) -
     held = _held_keys(SHARD)
     assert sorted(await link.call("FCALL", versioned("tally"), len(held), *held)) == [[1, 300], [2, 200]]
     status = await StatusReader(None, link, None, 1).queues(time.time_ns() // 1_000_000)  # type: ignore[arg-type]
-    assert (status["normal"].waiting, status["normal"].in_hand) == (350, 50)
+    assert (status["normal"].waiting, status["normal"].in_hand) == (400 - len(hand), len(hand))
     # The oldest was accepted a microsecond after 1970.
     assert status["normal"].oldest_ms > 10**12
 
@@ -138,7 +150,7 @@ async def test_a_message_that_is_due_comes_by_the_same_door(link: RedisLink) -> 
         late = load.message(organisation, 1)
         load.waiting[organisation].append(late)
         await link.call("ZADD", keys.due_key(SHARD, "normal"), 5, msgspec.msgpack.encode(late))
-    assert (await link.batch([wire.promote("normal", SHARD, 5, 10, 4)]))[0][0] == 2
+    assert (await link.batch([wire.promote("normal", SHARD, 5, 10, wire.Room(4))]))[0][0] == 2
     await load.look()
     # The one of the organisation without a backlog is next; the other one waits behind its list.
     assert load.waiting[2] == []
@@ -179,8 +191,8 @@ async def test_beside_an_older_version_the_lists_are_emptied_and_nothing_more_go
 
 async def waiting(link: RedisLink) -> int:
     """Messages in the lists."""
-    touched = (*keys.line_keys(SHARD, "normal")[1:3], keys.limits_key(SHARD))
-    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 3, *touched, 10))[0]
+    touched = (*keys.line_keys(SHARD, "normal"), keys.limits_key(SHARD))
+    messages: int = (await link.call("FCALL_RO", versioned("backlog"), 5, *touched, 10))[0]
     return messages
 
 
@@ -247,13 +259,13 @@ async def test_what_expires_in_a_list_leaves_it_and_the_others_keep_their_order(
         waiting[:] = [m for m in waiting if m.id not in over]
     cursor, moved = b"0", 0
     while True:
-        cursor, some = (await link.batch([wire.sift("normal", SHARD, cursor, 2)]))[0]
+        cursor, some = (await link.batch([wire.sift("normal", SHARD, cursor, 2, wire.Room(4))]))[0]
         moved += some
         if cursor == b"0":
             break
     assert moved == len(over) > 50
     stream = await link.call("XRANGE", keys.queue_key(SHARD, "normal"), "-", "+")
-    ready = [msgspec.msgpack.decode(fields[1])[0] for _, fields in stream]
+    ready = [msgspec.msgpack.decode(m)[0] for _, fields in stream for m in payloads_of(fields[1])]
     assert over <= set(ready)
     load.skip(over)
     # Others come behind, also in a list whose last chunk was emptied.
@@ -263,4 +275,4 @@ async def test_what_expires_in_a_list_leaves_it_and_the_others_keep_their_order(
         await load.settle(await load.read(50), 4)
     assert [b for b in load.broken if "lie ready" not in b] == []
     await load.refill(128)
-    assert await link.call("HGETALL", keys.wait_key(SHARD, "normal")) == [b"mark", b"128"]
+    await nothing_is_left(link)

@@ -8,6 +8,7 @@ import pytest
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry, MessageKey
 from engine.activity.row import row_of
+from engine.bundle_format import record
 from engine.receipts.ports import LateEntry
 from engine.receipts.records import LateReceipt, Receipt
 from engine.receipts.rounds import _pending
@@ -17,6 +18,7 @@ from engine.stores.redis.queue_wire import decoded
 from engine.stores.redis.tail_search import TailSearch
 from engine.stream_id import StreamId
 from tests.providers.carrier import message
+from tests.simulation.ready import bundled
 
 MESSAGE = message()
 ROW = row_of(MESSAGE, MESSAGE.id, "express", "accepted", 77)
@@ -43,9 +45,15 @@ def foreign(record: object) -> list[bytes]:
 @pytest.mark.parametrize("payload", foreign(MESSAGE))
 def test_a_payload_that_is_no_message_is_told_from_the_others(payload: bytes) -> None:
     good = encoded(MESSAGE)
-    entries, undecodable = decoded(0, "normal", [(b"1-0", good, 1), (b"2-0", payload, 1), (b"3-0", good, 1)])
+    raw = [(b"1-0", good, 1, b"", b""), (b"2-0", payload, 1, b"", b""), (b"3-0", good, 1, b"", b"")]
+    entries, undecodable = decoded(0, "normal", raw)
     assert [one.entry_id for one in entries] == [b"1-0", b"3-0"]
     assert [one.payload for one in undecodable] == [payload]
+    # In one bundle, of which the last message is settled.
+    bundle = bundled([record(1, one) for one in (good, payload, good, good)])
+    entries, undecodable = decoded(0, "normal", [(b"1-0", bundle, 1, b"...x", b"")])
+    assert [(one.place, one.bundle) for one in entries] == [(0, 4), (2, 4)]
+    assert [(one.payload, one.place, one.bundle) for one in undecodable] == [(payload, 1, 4)]
 
 
 @pytest.mark.parametrize("exact", [False, True])

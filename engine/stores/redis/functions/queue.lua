@@ -82,10 +82,34 @@ local function keep(chain)
   redis.call('HSET', chain.head, 'link', chain.link)
 end
 
--- Add `units` to what the messages of an organisation hold, in the hash `by`. The callers change the
--- sum of the shard, `held`, in the same step. An organisation that holds nothing has no field.
-local function hold(by, organisation, units)
-  if redis.call('HINCRBY', by, organisation, units) == 0 then redis.call('HDEL', by, organisation) end
+-- Call `command` on `key` with all of `arguments`, in portions, because `unpack` puts them all on Lua's stack.
+local function call_with(command, key, arguments)
+  for first = 1, #arguments, 500 do
+    redis.call(command, key, unpack(arguments, first, math.min(first + 499, #arguments)))
+  end
+end
+
+-- The values of these fields of a hash, read in portions as well.
+local function values_of(key, names)
+  local found = {}
+  for first = 1, #names, 500 do
+    local some = redis.call('HMGET', key, unpack(names, first, math.min(first + 499, #names)))
+    for i = 1, math.min(500, #names - first + 1) do found[first + i - 1] = some[i] end
+  end
+  return found
+end
+
+-- Add units to what the messages of organisations hold, in the hash `by`: `units` by the numbers of
+-- `organisations`. The callers change the sum of the shard, `held`, in the same step. An organisation that holds
+-- nothing has no field.
+local function hold(by, organisations, units)
+  local held, fields, gone = values_of(by, organisations), {}, {}
+  for i, organisation in ipairs(organisations) do
+    local sum, n = (held[i] or 0) + units[organisation], #fields
+    if sum == 0 then gone[#gone + 1] = organisation else fields[n + 1], fields[n + 2] = organisation, sum end
+  end
+  call_with('HSET', by, fields)
+  call_with('HDEL', by, gone)
 end
 
 -- The link of the entry at `position`, read from the entry after it, or from the head when there is
@@ -153,11 +177,10 @@ local function fence(keys, args)
 end
 
 -- Keep a fingerprint and an answer under an idempotency key for `ttl` seconds, unless the key was
--- used before: then return the fingerprint and the answer of that first use. The value is one string:
+-- used before: then return the fingerprint and the answer of that first use. `kept` is both in one string:
 -- a byte with the length of the fingerprint, the fingerprint, the answer. An older version of the
 -- engine kept a hash with the fields `f` and `a`.
-local function first_use(key, fingerprint, answer, ttl)
-  local kept = string.char(#fingerprint) .. fingerprint .. answer
+local function first_use(key, kept, ttl)
   local old = redis.pcall('SET', key, kept, 'NX', 'GET', 'EX', ttl)
   if not old then return nil end
   if type(old) == 'table' then
@@ -172,14 +195,20 @@ end
 -- organisation. docs/queue.md has the rule, its source, and what follows from it.
 --
 -- An entry goes to the ready stream as long as nobody waits behind that and it holds less than its mark of
--- entries that no worker has been given. Otherwise the organisation's messages wait in a list of its own,
+-- messages that no worker has been given. Otherwise the organisation's messages wait in a list of its own,
 -- and it takes its turn at a virtual start time (start-time fair queueing): the time of the turn before,
 -- plus the segments that it was served since divided by its weight, and no earlier than the virtual time now.
 -- The messages of an organisation that is paused wait in its list, and it has no turn.
---   sms    the ready stream
+--   sms    the ready stream. An entry has one message or a bundle of several, in the field `m`. When its message
+--          was given to a worker in a bundle before, the field `d` says how often, and `i` has the id of that.
 --   wait   hash:  messages         how many messages wait in all lists
+--                 bundled          how many more messages than entries the ready stream holds: the messages that
+--                                  are not settled, less 1 for each entry
+--                 number           of the last message that was made ready; see `add_entry`
+--                 part:<number>    of the bundle whose last message has the number: which of its messages are
+--                                  settled, a character each, '.' for not settled, 'x' for settled; none: none
 --                 time             the virtual time: the start time of the last message that was moved
---                 mark             how many entries the ready stream shall hold, as a worker said last
+--                 mark             how many messages the ready stream shall hold, as a worker said last
 --                 parked           how many messages wait in lists of paused organisations; `messages` is without
 --                 paused, limited  how many organisations are paused, and how many have a field `limits:`
 --                 limits:<organisation>   its weight, with ' paused' behind it when it is paused; none: weight 1
@@ -204,16 +233,97 @@ local SLICES = 16
 local MOVED_MAX = 256
 -- What is moved is counted in windows of so many seconds.
 local WINDOW = 10
+-- A bundle has at most so many octets, and at most such a part of the mark, so that what is fair is decided late.
+local BUNDLE_OCTETS = 32768
+-- Messages that come to a list together are written in runs of about so many octets; a run is in one chunk.
+local RUN = 1000
+local BUNDLES = 4
+-- The number of the first message that is made ready is one more. Ids that others made end in smaller ones.
+local FIRST = 1099511627776
 
--- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead.
-local function line_of(keys, first)
-  local known = redis.call('HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra')
-  return {
+-- Bundles: see engine/bundle_format.py. A *record* is a message as a part of a bundle or of a chunk: its segments,
+-- its size, and itself.
+local BUNDLE_HEAD = '\193\001'
+
+local function record_of(segments, payload)
+  return struct.pack('>HI4', segments, #payload) .. payload
+end
+
+-- How many messages the payload of an entry is, and whether it is a bundle.
+local function count_of(payload)
+  if string.sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return 1, false end
+  local count = struct.unpack('>H', payload, 3)
+  return count, true
+end
+
+-- The messages that the payload of an entry is, and whether it is a bundle.
+local function payloads_of(payload)
+  if string.sub(payload, 1, 2) ~= BUNDLE_HEAD or #payload < 13 then return {payload}, false end
+  local found, at = {}, 13
+  while at + 5 <= #payload do
+    local _, size, from = struct.unpack('>HI4', payload, at)
+    found[#found + 1] = string.sub(payload, from, from + size - 1)
+    at = from + size
+  end
+  return found, true
+end
+
+-- Where the record behind `count` records ends that begin at `at`, and their segments. It stops behind the record
+-- with which they have `segments_max`. Returns the end, their number and their segments.
+local function walk(records, at, count, segments_max)
+  local sum, walked = 0, 0
+  repeat
+    local segments, size, from = struct.unpack('>HI4', records, at)
+    at, sum, walked = from + size, sum + segments, walked + 1
+  until walked == count or sum >= segments_max or at > #records
+  return at, walked, sum
+end
+
+-- The field that says of a bundle which of its messages are settled. Its number is in the bundle, and at the end
+-- of the id of its entry.
+local function note_name(number)
+  return 'part:' .. number
+end
+
+local function note_of(id)
+  return note_name(string.match(id, '%d+$'))
+end
+
+local function note_in(payload)
+  local number = struct.unpack('>I8', payload, 5)
+  return note_name(string.format('%.0f', number))
+end
+
+-- Call `read` with each message of an entry that is not settled. `wait`: the hash of its line, if it has one.
+local function each_open(wait, payload, read)
+  local payloads, is_bundle = payloads_of(payload)
+  local note = is_bundle and wait and redis.call('HGET', wait, note_in(payload))
+  for place, message in ipairs(payloads) do
+    if not note or string.sub(note, place, place) == '.' then read(message) end
+  end
+end
+
+-- Set how many messages a bundle may have now.
+local function size_bundles(line)
+  line.bundle = math.max(1, math.min(line.bundle_max, math.floor(line.mark / BUNDLES)))
+end
+
+-- The line whose keys begin at `keys[first]`: sms, wait, turns, ahead. `bundle_max`: how many messages the
+-- caller lets be written in one entry. `gone`: chunks that have become empty.
+local function line_of(keys, first, bundle_max)
+  local known = redis.call(
+    'HMGET', keys[first + 1], 'messages', 'time', 'mark', 'paused', 'limited', 'extra', 'bundled', 'number')
+  local line = {
     sms = keys[first], wait = keys[first + 1], turns = keys[first + 2], ahead = keys[first + 3],
     messages = tonumber(known[1] or 0), time = tonumber(known[2] or 0), mark = tonumber(known[3] or MARK),
     paused = tonumber(known[4] or 0), limited = tonumber(known[5] or 0), extra = tonumber(known[6] or 0),
     busy = known[2] ~= false, lists = {}, order = {}, parked = {},
+    bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
+    bundle_max = tonumber(bundle_max or 1),
+    records = {}, open = 0, octets = 0, gone = {},
   }
+  size_bundles(line)
+  return line
 end
 
 local function limits_name(organisation)
@@ -247,10 +357,37 @@ local function moved_lately(window, at_s)
   return math.floor(now + before * (1 - (at_s - began) / WINDOW) + 0.5)
 end
 
--- How many more entries the ready stream takes; too few, until `count_in_hand`. It is counted when it is
+-- The consumer group of a stream, {name, consumers, pending, last-delivered-id ...}; nil when there is none.
+local function group_of(sms)
+  local groups = redis.pcall('XINFO', 'GROUPS', sms)
+  for _, group in ipairs(groups.err and {} or groups) do
+    local of = {}
+    for i = 1, #group, 2 do of[group[i]] = group[i + 1] end
+    if of['name'] == GROUP then return of end
+  end
+end
+
+-- How many messages of the ready stream no worker has been given, those that are about to be written included.
+-- The last entry that a worker was given says it, because its id ends in the number of its last message.
+-- Where an older version wrote that entry, bundles in hand count as if they were not. Where messages were
+-- ended unread, or an older version wrote unread entries, it is at least the entries, and at most all messages
+-- but one for each entry in hand.
+local function count_unread(line)
+  local entries, group = redis.call('XLEN', line.sms), group_of(line.sms)
+  local unread = entries - (group and group['pending'] or 0)
+  if unread <= 0 then return line.open end
+  local most = unread + line.bundled
+  local number = group and tonumber(string.match(group['last-delivered-id'], '%d+$')) or 0
+  if number >= FIRST then most = math.min(most, line.number - number) end
+  return math.max(unread, most) + line.open
+end
+
+-- How many more messages the ready stream takes; too few, until `count_in_hand`. It is counted when it is
 -- first asked for, because most steps find nobody waiting and never ask.
 local function room_of(line)
-  if not line.room then line.room = line.mark - redis.call('XLEN', line.sms) end
+  if not line.room then
+    line.room = line.mark - redis.call('XLEN', line.sms) - line.bundled - line.open
+  end
   return line.room
 end
 
@@ -259,6 +396,7 @@ local function aim(line, mark)
   if line.mark == tonumber(mark) then return end
   if line.room then line.room = line.room + mark - line.mark end
   line.mark = tonumber(mark)
+  size_bundles(line)
   redis.call('HSET', line.wait, 'mark', mark)
 end
 
@@ -266,8 +404,7 @@ end
 local function count_in_hand(line)
   if line.counted then return end
   line.counted = true
-  local pending = redis.pcall('XPENDING', line.sms, GROUP)
-  if not pending.err then line.room = room_of(line) + pending[1] end
+  line.room = line.mark - count_unread(line)
 end
 
 -- Whether the ready stream holds less than its mark.
@@ -276,9 +413,75 @@ local function has_room(line)
   return line.room > 0
 end
 
-local function make_ready(line, payload)
-  redis.call('XADD', line.sms, '*', 'm', payload)
-  if line.room then line.room = line.room - 1 end
+-- Write an entry of one message, or of the records of several. `given`: how often its message was given to a
+-- worker before, in the entry `from`. The id ends in the number of its last message. Numbers count up, so the
+-- clock may go back.
+local function add_entry(line, content, count, given, from)
+  local function add(ms, number)
+    line.number = number
+    local id, payload = string.format('%.0f-%.0f', ms, number), content
+    if count > 1 then payload = BUNDLE_HEAD .. struct.pack('>HI8', count, number) .. content end
+    if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
+    return redis.pcall('XADD', line.sms, id, 'm', payload)
+  end
+  line.now = line.now or now_ms()
+  local before = line.number
+  local id = add(line.now, before + count)
+  if type(id) == 'table' then
+    local last = stream_of(line.sms)['last-generated-id']
+    if not last then error(id) end
+    local ms, number = string.match(last, '^(%d+)-(%d+)$')
+    line.now = math.max(line.now, tonumber(ms))
+    id = add(line.now, math.max(before, tonumber(number)) + count)
+    if type(id) == 'table' then error(id) end
+  end
+  line.bundled = line.bundled + count - 1
+  line.changed = true
+end
+
+-- Write the bundle that was begun.
+local function close_bundle(line)
+  if line.open == 0 then return end
+  local records, count = table.concat(line.records), line.open
+  line.records, line.open, line.octets = {}, 0, 0
+  add_entry(line, count == 1 and string.sub(records, 7) or records, count)
+end
+
+-- Put `count` messages into the bundle that was begun, or into the next one.
+local function bundle(line, records, count)
+  if line.open + count > line.bundle or line.octets + #records > BUNDLE_OCTETS then close_bundle(line) end
+  line.records[#line.records + 1] = records
+  line.open, line.octets = line.open + count, line.octets + #records
+  if line.room then line.room = line.room - count end
+end
+
+local function make_ready(line, segments, payload)
+  bundle(line, record_of(segments, payload), 1)
+end
+
+-- Make `count` messages ready, one record behind another.
+local function make_all_ready(line, records, count)
+  if count <= line.bundle then return bundle(line, records, count) end
+  local at = 1
+  while at <= #records do
+    local behind, some = walk(records, at, line.bundle, math.huge)
+    bundle(line, string.sub(records, at, behind - 1), some)
+    at = behind
+  end
+end
+
+-- Write what has become of the ready stream.
+local function keep_ready(line)
+  close_bundle(line)
+  if line.changed then redis.call('HSET', line.wait, 'bundled', line.bundled, 'number', line.number) end
+end
+
+-- What the hash has of the limits of organisations, in their order.
+local function limits_of(line, organisations)
+  local names = {}
+  if line.limited == 0 then return names end
+  for i, organisation in ipairs(organisations) do names[i] = limits_name(organisation) end
+  return values_of(line.wait, names)
 end
 
 -- `kept` and `limits`: what the hash has of the list and of its limits, when that was read before.
@@ -348,7 +551,7 @@ end
 local function enter(line, organisation, segments, payload)
   local paused = line.paused > 0 and list_of(line, organisation).paused
   if not paused then
-    if is_open(line) then return make_ready(line, payload) end
+    if is_open(line) then return make_ready(line, segments, payload) end
     line.busy = true
   end
   local list = list_of(line, organisation)
@@ -356,35 +559,91 @@ local function enter(line, organisation, segments, payload)
     list.start = list.start or next_start(line, organisation)
     if list.start <= line.time then
       list.start = list.start + segments / list.weight
-      return make_ready(line, payload)
+      return make_ready(line, segments, payload)
     end
   end
-  list.new[#list.new + 1] = struct.pack('>HI4', segments, #payload) .. payload
+  list.new[#list.new + 1] = record_of(segments, payload)
   count_waiting(line, list, 1, segments)
+end
+
+-- Let `count` messages of an organisation into the line, from `at` in `records` on; returns where they end.
+-- Once it has a list, all that is left goes there, `run` records at a time.
+local function enter_some(line, organisation, count, records, at, run)
+  while count > 0 do
+    local list = line.lists[organisation]
+    if list and list.messages > 0 and (list.paused or not is_open(line)) then
+      local behind, some, segments = walk(records, at, math.min(count, run), math.huge)
+      list.new[#list.new + 1] = string.sub(records, at, behind - 1)
+      count_waiting(line, list, some, segments)
+      at, count = behind, count - some
+    else
+      local segments, size, from = struct.unpack('>HI4', records, at)
+      at, count = from + size, count - 1
+      enter(line, organisation, segments, string.sub(records, from, at - 1))
+    end
+  end
+  return at
+end
+
+-- Let `count` messages into the line, one record behind another. `index`, MessagePack: an organisation, how many
+-- of the messages are its own, the next one, and so on.
+local function enter_all(line, count, index, records)
+  if is_open_to_all(line) then
+    if line.room < count then count_in_hand(line) end
+    if line.room >= count then return make_all_ready(line, records, count) end
+  end
+  local of, at, unknown = cmsgpack.unpack(index), 1, {}
+  for i = 1, #of, 2 do
+    if not line.lists[of[i]] then unknown[#unknown + 1] = of[i] end
+  end
+  if #unknown > 1 then
+    local kept, limits = redis.call('HMGET', line.wait, unpack(unknown)), limits_of(line, unknown)
+    local ahead = redis.call('ZMSCORE', line.ahead, unpack(unknown))
+    for i, organisation in ipairs(unknown) do
+      local list = list_of(line, organisation, kept[i], limits[i])
+      if list.messages == 0 and not list.paused then list.start = math.max(line.time, tonumber(ahead[i] or 0)) end
+    end
+  end
+  local run = math.max(1, math.floor(RUN * count / #records))
+  for i = 1, #of, 2 do at = enter_some(line, of[i], of[i + 1], records, at, run) end
 end
 
 local function chunk_name(list, n)
   return list.organisation .. ':' .. string.format('%.0f', n)
 end
 
--- Write the messages that came to a list behind those that are there.
-local function append_new(line, list)
-  local parts
-  local function close()
-    if parts then redis.call('HSET', line.wait, chunk_name(list, list.last), table.concat(parts)) end
-  end
-  for _, record in ipairs(list.new) do
-    if list.last < list.first or list.tail + #record > CHUNK then
-      close()
-      parts, list.last, list.tail = {}, list.last + 1, 0
-    elseif not parts then
-      parts = {redis.call('HGET', line.wait, chunk_name(list, list.last))}
+-- Write the messages that came to lists behind those that are there. `order`: the lists to look at.
+local function append_new(line, order)
+  local lists, names, fields = {}, {}, {}
+  for _, list in ipairs(order) do
+    if #list.new > 0 then
+      lists[#lists + 1] = list
+      names[#names + 1] = chunk_name(list, list.last)
     end
-    parts[#parts + 1] = record
-    list.tail = list.tail + #record
   end
-  close()
-  list.new = {}
+  if not names[1] then return end
+  local chunks = values_of(line.wait, names)
+  for i, list in ipairs(lists) do
+    local parts
+    local function close()
+      if not parts then return end
+      fields[#fields + 1] = chunk_name(list, list.last)
+      fields[#fields + 1] = table.concat(parts)
+    end
+    for _, records in ipairs(list.new) do
+      if list.last < list.first or list.tail + #records > CHUNK then
+        close()
+        parts, list.last, list.tail = {}, list.last + 1, 0
+      elseif not parts then
+        parts = {chunks[i] or ''}
+      end
+      parts[#parts + 1] = records
+      list.tail = list.tail + #records
+    end
+    close()
+    list.new = {}
+  end
+  call_with('HSET', line.wait, fields)
 end
 
 -- The first chunk of a list that has messages. One that `sift` has emptied is not there.
@@ -397,78 +656,85 @@ local function first_chunk(wait, list)
   return chunk
 end
 
--- Move the first message of a list to the ready stream; returns its segments.
-local function move_first(line, list)
-  if not list.chunk then list.chunk = first_chunk(line.wait, list) end
-  local segments, size, from = struct.unpack('>HI4', list.chunk, list.taken + 1)
-  make_ready(line, string.sub(list.chunk, from, from + size - 1))
-  list.taken = from + size - 1
-  if list.taken == #list.chunk then
-    redis.call('HDEL', line.wait, chunk_name(list, list.first))
-    list.chunk, list.taken, list.first = nil, 0, list.first + 1
-  end
-  list.messages, list.segments = list.messages - 1, list.segments - segments
-  line.messages = line.messages - 1
-  return segments
+-- Move messages from the front of a list to the ready stream: up to `count`, and no more once they have
+-- `segments_max`. Returns how many, and their segments.
+local function move_some(line, list, count, segments_max)
+  local moved, sum = 0, 0
+  repeat
+    if not list.chunk then list.chunk = first_chunk(line.wait, list) end
+    if line.open >= line.bundle then close_bundle(line) end
+    local behind, some, segments = walk(
+      list.chunk, list.taken + 1, math.min(count - moved, line.bundle - line.open), segments_max - sum)
+    bundle(line, string.sub(list.chunk, list.taken + 1, behind - 1), some)
+    list.taken, moved, sum = behind - 1, moved + some, sum + segments
+    if list.taken == #list.chunk then
+      line.gone[#line.gone + 1] = chunk_name(list, list.first)
+      list.chunk, list.taken, list.first = nil, 0, list.first + 1
+    end
+  until moved == list.messages or moved == count or sum >= segments_max
+  count_waiting(line, list, -moved, -sum)
+  return moved, sum
 end
 
 -- Move messages to the ready stream until it holds its mark, always of the organisation whose turn is first:
--- one message, or as many as come to a slice, so that a step touches few lists. No more organisations can
--- have a turn than messages are moved, so those in front are enough.
+-- one message, or as many as come to a slice, so that a step touches few lists.
 local function refill(line)
   if line.messages == 0 then return end
   count_in_hand(line)
   if room_of(line) <= 0 then return end
-  local left, turns, first = math.min(line.room, MOVED_MAX), {}, 1
-  local flat = redis.call('ZRANGE', line.turns, 0, left - 1, 'WITHSCORES')
-  local names = {}
-  for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
-  if not names[1] then return end
-  local kept = redis.call('HMGET', line.wait, unpack(names))
-  local slice, limits = line.mark / SLICES / redis.call('ZCARD', line.turns), {}
-  if line.limited > 0 then
-    for i, name in ipairs(names) do limits[i] = limits_name(name) end
-    limits = redis.call('HMGET', line.wait, unpack(limits))
+  local left = math.min(line.room, MOVED_MAX)
+  local slice = line.mark / SLICES / redis.call('ZCARD', line.turns)
+  -- The organisations in front that had no turn in this step, and those that had one, each in their order.
+  local fresh, first, fetched, page = {}, 1, 0, math.ceil(left / math.max(slice, 1))
+  local again, next = {}, 1
+  local function fetch()
+    local flat = redis.call('ZRANGE', line.turns, fetched, fetched + page - 1, 'WITHSCORES')
+    local names = {}
+    for i = 1, #flat, 2 do names[#names + 1] = flat[i] end
+    local kept, limits, chunks = values_of(line.wait, names), limits_of(line, names), {}
+    for i, name in ipairs(names) do
+      local list = list_of(line, name, kept[i], limits[i])
+      list.start = tonumber(flat[2 * i])
+      chunks[i] = chunk_name(list, list.first)
+      fresh[#fresh + 1] = list
+    end
+    chunks = values_of(line.wait, chunks)
+    for i, name in ipairs(names) do
+      local list = line.lists[name]
+      list.chunk = list.chunk or chunks[i] or nil
+    end
+    fetched = #names == page and fetched + page or nil
+    page = math.min(2 * page, left)
   end
-  for i, name in ipairs(names) do
-    local list = list_of(line, name, kept[i], limits[i])
-    list.start = tonumber(flat[2 * i])
-    turns[i] = list
-  end
-  while left > 0 and turns[first] do
-    local list = turns[first]
-    line.time = math.max(line.time, list.start)
-    local moved = 0
-    repeat
-      moved = moved + move_first(line, list)
-      left = left - 1
-    until list.messages == 0 or left == 0 or moved >= slice
-    list.start = list.start + moved / list.weight
-    list.moved = (list.moved or 0) + moved
-    if list.messages == 0 then
+  while left > 0 do
+    if not fresh[first] and fetched then fetch() end
+    local list, other = fresh[first], again[next]
+    -- Of several with the same start, one that had a turn comes last.
+    if list and not (other and other.start < list.start) then
       first = first + 1
     else
-      local i = first
-      while turns[i + 1] and turns[i + 1].start <= list.start do
-        turns[i] = turns[i + 1]
-        i = i + 1
-      end
-      turns[i] = list
+      list, next = other, next + 1
     end
-  end
-end
-
--- Call `command` on `key` with all of `arguments`, in portions, because `unpack` puts them all on Lua's stack.
-local function call_with(command, key, arguments)
-  for first = 1, #arguments, 500 do
-    redis.call(command, key, unpack(arguments, first, math.min(first + 499, #arguments)))
+    if not list then break end
+    line.time = math.max(line.time, list.start)
+    local moved, segments = move_some(line, list, left, slice)
+    list.start, left = list.start + segments / list.weight, left - moved
+    list.moved = (list.moved or 0) + segments
+    if list.messages > 0 then
+      local i = #again
+      while i >= next and again[i].start > list.start do
+        again[i + 1] = again[i]
+        i = i - 1
+      end
+      again[i + 1] = list
+    end
   end
 end
 
 -- Write the lists of paused organisations that this step has changed.
 local function keep_parked(line)
+  append_new(line, line.parked)
   for _, list in ipairs(line.parked) do
-    if #list.new > 0 then append_new(line, list) end
     if list.messages > 0 and list.changed then
       redis.call('HSET', line.wait, list.organisation, kept_of(list))
     elseif list.had and list.messages == 0 then
@@ -503,22 +769,31 @@ end
 -- a message in or makes room. Returns the weight of all that wait for their turn, in tenths; 0: nobody does.
 local function finish(line)
   keep_parked(line)
-  if not line.busy then return 0 end
+  if not line.busy then
+    keep_ready(line)
+    return 0
+  end
+  append_new(line, line.order)
+  local fresh, begun = {}, {}
   for _, list in ipairs(line.order) do
-    if #list.new > 0 then append_new(line, list) end
     if list.messages > 0 and not list.waited then
-      redis.call('ZADD', line.turns, list.start, list.organisation)
-      redis.call('ZREM', line.ahead, list.organisation)
+      local n = #fresh
+      fresh[n + 1], fresh[n + 2] = list.start, list.organisation
+      begun[#begun + 1] = list.organisation
       list.waited = true
     end
   end
+  call_with('ZADD', line.turns, fresh)
+  call_with('ZREM', line.ahead, begun)
   refill(line)
+  keep_ready(line)
   if line.messages == 0 and has_room(line) then
     redis.call('DEL', line.turns, line.ahead)
     redis.call('HDEL', line.wait, 'messages', 'time', 'extra', 'moved')
     for _, list in ipairs(line.order) do
-      if list.waited then redis.call('HDEL', line.wait, list.organisation) end
+      if list.waited then line.gone[#line.gone + 1] = list.organisation end
     end
+    call_with('HDEL', line.wait, line.gone)
     return 0
   end
   count_served(line)
@@ -530,7 +805,7 @@ local function finish(line)
   end
   for _, list in ipairs(line.order) do
     if list.messages > 0 then
-      put(fields, list.organisation, kept_of(list))
+      if list.changed then put(fields, list.organisation, kept_of(list)) end
       if list.moved then put(turns, list.start, list.organisation) end
     else
       if list.waited then gone[#gone + 1] = list.organisation end
@@ -538,6 +813,7 @@ local function finish(line)
     end
   end
   call_with('HSET', line.wait, fields)
+  call_with('HDEL', line.wait, line.gone)
   call_with('HDEL', line.wait, gone)
   call_with('ZREM', line.turns, gone)
   call_with('ZADD', line.turns, turns)
@@ -558,7 +834,7 @@ local function put_back(line, organisation, payloads)
   end
   for i, payload in ipairs(payloads) do
     local id, segments = id_of(payload)
-    came[i] = {id, struct.pack('>HI4', segments, #payload) .. payload}
+    came[i] = {id, record_of(segments, payload)}
     segments_came = segments_came + segments
   end
   table.sort(came, function(a, b) return a[1] < b[1] end)
@@ -640,11 +916,15 @@ end
 
 -- admit(holder, line express, line normal, due express, due normal, activity, usage, head, held,
 --       held by organisation, generation, limits, idempotency keys ...; name, epoch, seq, idempotency_ttl_s,
---       submissions, notes,
---       then per submission: organisation, units, key index (0: none), fingerprint,
---         answer, rows, array of rows without header, messages,
---         then per message: queue ('e' express, 'n' normal) and segments, due_at_us ('' for now), payload,
+--       submissions, notes, bundle_max, portions,
+--       then per portion: index of its submission (of the first one, when it has no key), what to keep under the
+--         next idempotency key ('' for a portion without one), organisations with their units (MessagePack),
+--         rows, array of rows without header, pieces, dues,
+--         then per piece: queue ('e' express, 'n' normal), messages, and of these: index and records as for
+--           `enter_all`,
+--         then per due: queue, due_at_us, payload,
 --       then per note: kind, data, then what `draw` takes)
+-- A portion is one submission with an idempotency key, or several without.
 -- -> {status, hits, size, backlogs, tokens}: status 'applied', 'fenced' or 'unseen'; hits: {submission index,
 --    fingerprint, answer} for each idempotency key used before; size: of how many submissions the flush
 --    was that was applied under this sequence; backlogs and tokens: what `backlogs_of` and `draw` return,
@@ -673,49 +953,50 @@ local function admit(keys, args)
   local chain = chain_of(keys[13], keys[14])
   if chain.unseen then return {'unseen', {}, 0} end
 
-  local at = 7
+  local at, key = 9, 18
   local sums, order, rows, row_count, held, hits = {}, {}, {}, 0, 0, {}
-  local express_line, normal_line
-  for index = 1, tonumber(args[5]) do
-    local org, units, key_index = args[at], tonumber(args[at + 1]), tonumber(args[at + 2])
-    local n = tonumber(args[at + 7])
-    local hit = false
-    if key_index > 0 then
-      local fingerprint, answer = first_use(keys[18 + key_index], args[at + 3], args[at + 4], ttl)
-      if fingerprint then
-        hit = true
-        hits[#hits + 1] = {index - 1, fingerprint, answer}
-      end
+  local lines = {}
+  local function line_at(queue)
+    if not lines[queue] then lines[queue] = line_of(keys, queue == 'e' and 2 or 6, args[7]) end
+    return lines[queue]
+  end
+  for _ = 1, tonumber(args[8]) do
+    local pieces, dues = tonumber(args[at + 5]), tonumber(args[at + 6])
+    local first = at + 7
+    local due = first + 4 * pieces
+    local fingerprint, answer
+    if args[at + 1] ~= '' then
+      key = key + 1
+      fingerprint, answer = first_use(keys[key], args[at + 1], ttl)
     end
-    if not hit then
-      local first = at + 8
-      for i = first, first + 3 * n - 1, 3 do
-        local express = string.byte(args[i]) == 101
-        if args[i + 1] ~= '' then
-          redis.call('ZADD', express and keys[10] or keys[11], args[i + 1], args[i + 2])
-        elseif express then
-          express_line = express_line or line_of(keys, 2)
-          enter(express_line, org, tonumber(string.sub(args[i], 2)), args[i + 2])
-        else
-          normal_line = normal_line or line_of(keys, 6)
-          enter(normal_line, org, tonumber(string.sub(args[i], 2)), args[i + 2])
+    if fingerprint then
+      hits[#hits + 1] = {tonumber(args[at]), fingerprint, answer}
+    else
+      for i = first, due - 1, 4 do
+        enter_all(line_at(args[i]), tonumber(args[i + 1]), args[i + 2], args[i + 3])
+      end
+      for i = due, due + 3 * dues - 1, 3 do
+        redis.call('ZADD', args[i] == 'e' and keys[10] or keys[11], args[i + 1], args[i + 2])
+      end
+      local of = cmsgpack.unpack(args[at + 2])
+      for i = 1, #of, 2 do
+        local org = of[i]
+        if sums[org] == nil then
+          sums[org] = 0
+          order[#order + 1] = org
         end
+        sums[org] = sums[org] + of[i + 1]
+        held = held + of[i + 1]
       end
-      if sums[org] == nil then
-        sums[org] = 0
-        order[#order + 1] = org
-      end
-      sums[org] = sums[org] + units
-      held = held + units
-      rows[#rows + 1] = args[at + 6]
-      row_count = row_count + tonumber(args[at + 5])
+      row_count = row_count + tonumber(args[at + 3])
+      rows[#rows + 1] = args[at + 4]
     end
-    at = at + 8 + 3 * n
+    at = due + 3 * dues
   end
 
-  local backlogs = backlogs_of({express_line, normal_line})
-  if express_line then finish(express_line) end
-  if normal_line then finish(normal_line) end
+  local backlogs = backlogs_of({lines['e'], lines['n']})
+  if lines['e'] then finish(lines['e']) end
+  if lines['n'] then finish(lines['n']) end
   if row_count > 0 then
     local blob = '\221' .. string.char(
       math.floor(row_count / 16777216) % 256, math.floor(row_count / 65536) % 256,
@@ -725,10 +1006,10 @@ local function admit(keys, args)
   if #order > 0 then
     local flat = {}
     for i, org in ipairs(order) do
-      flat[2 * i - 1] = tonumber(org)
+      flat[2 * i - 1] = org
       flat[2 * i] = sums[org]
-      hold(keys[16], org, sums[org])
     end
+    hold(keys[16], order, sums)
     append(chain, 'usage', name, epoch, cmsgpack.pack(flat))
     redis.call('INCRBY', keys[15], held)
   end
@@ -753,94 +1034,217 @@ local function is_behind(a, b)
   return tonumber(a_seq) > tonumber(b_seq)
 end
 
--- The id of the last entry that a worker has been given; nil when there is no group.
-local function last_given(sms)
-  for _, group in ipairs(redis.call('XINFO', 'GROUPS', sms)) do
-    local of = {}
-    for i = 1, #group, 2 do of[group[i]] = group[i + 1] end
-    if of['name'] == GROUP then return of['last-delivered-id'] end
-  end
-end
-
--- unread(sms; after, limit) -> up to `limit` entries behind `after` that no worker has been given
+-- unread(sms, wait; after, limit)
+-- -> {about `limit` messages behind the entry `after` that no worker has been given, whether there are more}
+--    as {{entry id, fields, which of its messages are settled ('' for none)} ...}
+-- A bundle may exceed the limit.
 local function unread(keys, args)
-  local from = last_given(keys[1])
-  if not from then return redis.error_reply('NOGROUP The queue has no consumer group.') end
+  local group, limit = group_of(keys[1]), tonumber(args[2])
+  if not group then return redis.error_reply('NOGROUP The queue has no consumer group.') end
+  local from, found, messages = group['last-delivered-id'], {}, 0
   if is_behind(args[1], from) then from = args[1] end
-  return redis.call('XRANGE', keys[1], '(' .. from, '+', 'COUNT', args[2])
+  local count = math.ceil(limit / 50)
+  while messages < limit do
+    local page = redis.call('XRANGE', keys[1], '(' .. from, '+', 'COUNT', count)
+    for _, entry in ipairs(page) do
+      local size, is_bundle = count_of(entry[2][2])
+      found[#found + 1] = {entry[1], entry[2], is_bundle and redis.call('HGET', keys[2], note_of(entry[1])) or ''}
+      messages = messages + size
+      from = entry[1]
+      if messages >= limit then return {found, 1} end
+    end
+    if #page < count then return {found, 0} end
+    count = math.ceil((limit - messages) * #found / messages)
+  end
+  return {found, 1}
 end
 
--- settle(line, due, dead, activity, usage, head, held, held by organisation; name, mark, settlements,
---        then each: entry id, outcome ('c' captured, 'r' released, 'd' due again, 'x' dead),
---        organisation, units, row ('' for none), and for 'd': due_at_us, payload; for 'x': payload)
+-- Settle some messages of a bundle, by their places in it, each a byte counted from 0. `given` as for `settle`.
+-- Returns which of them count, {place = true}, and how many that is.
+local function settle_part(line, id, size, places, given)
+  local is_there
+  if given then
+    is_there = is_behind(id, given) and #redis.call('XRANGE', line.sms, id, id) == 1
+  else
+    is_there = #redis.call('XPENDING', line.sms, GROUP, id, id, 1) == 1
+  end
+  if not is_there then return {}, 0 end
+  local name = note_of(id)
+  local note = redis.call('HGET', line.wait, name) or string.rep('.', size)
+  local of, found, count = {string.byte(note, 1, -1)}, {}, 0
+  for i = 1, #places do
+    local place = string.byte(places, i)
+    if of[place + 1] == 46 then
+      of[place + 1], found[place], count = 120, true, count + 1
+    end
+  end
+  if count == 0 then return found, 0 end
+  note = string.char(unpack(of))
+  line.changed = true
+  if string.find(note, '.', 1, true) then
+    redis.call('HSET', line.wait, name, note)
+    line.bundled = line.bundled - count
+  else
+    redis.call('XACK', line.sms, GROUP, id)
+    redis.call('XDEL', line.sms, id)
+    redis.call('HDEL', line.wait, name)
+    line.bundled = line.bundled - count + 1
+  end
+  return found, count
+end
+
+-- Settle whole entries. Returns {id = true} of those that count, and whether that is all of them.
+-- A worker's entry is pending until it is settled, and then leaves the group and the stream in one step. So of
+-- entries that were given, those that this call took out of the stream were pending.
+local function settle_whole(line, ids, given)
+  local counts, all = {}, false
+  if not given then
+    local acknowledged = 0
+    for first = 1, #ids, 500 do
+      local last = math.min(first + 499, #ids)
+      acknowledged = acknowledged + redis.call('XACK', line.sms, GROUP, unpack(ids, first, last))
+    end
+    all = acknowledged == #ids
+    if not all then given = (group_of(line.sms) or {})['last-delivered-id'] or '0-0' end
+    if all then call_with('XDEL', line.sms, ids) end
+    for _, id in ipairs(ids) do
+      counts[id] = all or not is_behind(id, given) and redis.call('XDEL', line.sms, id) == 1
+    end
+  else
+    for _, id in ipairs(ids) do
+      counts[id] = is_behind(id, given) and redis.call('XDEL', line.sms, id) == 1
+    end
+  end
+  return counts, all
+end
+
+-- settle(line, due, dead, activity, usage, head, held, held by organisation; name, mark, bundle_max,
+--        whole entries, of these bundles, messages in whole entries, parts of bundles, messages in parts,
+--        dues, deads, rows, array of rows without header, sums, details,
+--        then ids of whole entries, bundles first,
+--        then per part: entry id, messages of the bundle, places (a byte each, from 0),
+--        then per message that is due again: due_at_us, payload; then payloads of dead letters)
 --        due_at_us 0: not due, but back to the front of its organisation's list.
--- -> {how many counted, the weight that waits behind the ready stream now: see `finish`}
+--   sums     MessagePack: organisation, units captured, units released, and so on
+--   details  MessagePack array, an element for each entry in the order of above, a flat array: of each message
+--            its place, organisation, units captured, units released, bytes of its row, and its number among
+--            those due again, or, below 0, among the dead letters; 0 for others
+-- -> {how many messages counted, the weight that waits behind the ready stream now: see `finish`}
 -- What leaves makes room in the ready stream, which is refilled in this step. `mark`: see `aim`.
--- Only entries that this call acknowledges count. A second call counts nothing, and neither does
--- one of a worker whose entries another worker has settled since.
--- `given`: settle entries that no worker has been given. Only those behind this id, the last one that a
+-- An entry leaves the stream with its last message; which others of a bundle are settled is noted until then.
+-- Only messages that this call settles count. A second call counts nothing, and neither does one of a worker
+-- whose entries another worker has settled since. `details` are looked at only when not all of them count.
+-- `given`: settle messages that no worker has been given. Only those behind this id, the last one that a
 -- worker has been given, count.
 local function settle(keys, args, given)
-  local at, counted, rows, held = 4, 0, {}, 0
-  local captured, released, order, done, back = {}, {}, {}, {}, {}
-  for _ = 1, tonumber(args[3]) do
-    local id, outcome, org = args[at], args[at + 1], args[at + 2]
-    local ours
-    if given then
-      ours = is_behind(id, given) and redis.call('XDEL', keys[1], id) == 1
+  local wholes, bundles, parts = tonumber(args[4]), tonumber(args[5]), tonumber(args[7])
+  local dues, deads = tonumber(args[9]), tonumber(args[10])
+  local line = line_of(keys, 1, args[3])
+  local ids, noted, first = {}, {}, 15
+  for i = 1, bundles do noted[i] = note_of(args[first + i - 1]) end
+  noted = values_of(line.wait, noted)
+  for i = 1, wholes do
+    if not noted[i] then ids[#ids + 1] = args[first + i - 1] end
+  end
+  local counts, plain = {}, false
+  if #ids > 0 then counts, plain = settle_whole(line, ids, given) else plain = true end
+  plain = plain and #ids == wholes
+  local part, found, count = first + wholes, {}, 0
+  for i = 1, parts do
+    found[i], count = settle_part(line, args[part], tonumber(args[part + 1]), args[part + 2], given)
+    plain = plain and count == #args[part + 2]
+    part = part + 3
+  end
+
+  local counted, rows, row_count = tonumber(args[6]) + tonumber(args[8]), args[12], tonumber(args[11])
+  local due, back, dead, flat, summed = {}, {}, {}, nil, args[13]
+  local at_due, at_dead = part, part + 2 * dues
+  local function put_due(at)
+    if args[at] == '0' then
+      back[#back + 1] = args[at + 1]
     else
-      ours = redis.call('XACK', keys[1], GROUP, id) == 1
+      local n = #due
+      due[n + 1], due[n + 2] = args[at], args[at + 1]
     end
-    if ours then
-      counted = counted + 1
-      done[counted] = id
-      if args[at + 4] ~= '' then rows[#rows + 1] = args[at + 4] end
-      if outcome == 'd' and args[at + 5] == '0' then
-        back[#back + 1] = args[at + 6]
-      elseif outcome == 'd' then
-        redis.call('ZADD', keys[5], args[at + 5], args[at + 6])
-      elseif outcome == 'x' then
-        redis.call('XADD', keys[6], '*', 'm', args[at + 5])
-      else
-        local units = tonumber(args[at + 3])
-        if captured[org] == nil then
-          captured[org], released[org] = 0, 0
-          order[#order + 1] = org
+  end
+  if plain then
+    if tonumber(args[6]) > wholes then
+      line.bundled, line.changed = line.bundled - tonumber(args[6]) + wholes, true
+    end
+    for i = at_due, at_dead - 1, 2 do put_due(i) end
+    for i = at_dead, at_dead + deads - 1 do dead[#dead + 1] = args[i] end
+    flat = cmsgpack.unpack(args[13])
+  else
+    local sums, order, own_rows, at_row = {}, {}, {}, 1
+    counted, row_count = 0, 0
+    for i, of in ipairs(cmsgpack.unpack(args[14])) do
+      local id = args[first + i - 1]
+      local places = found[i - wholes]
+      if noted[i] then
+        places = {}
+        for at = 1, #of, 6 do places[#places + 1] = string.char(of[at]) end
+        places = settle_part(line, id, #noted[i], table.concat(places), given)
+      elseif i <= wholes and counts[id] and #of > 6 then
+        line.bundled, line.changed = line.bundled - #of / 6 + 1, true
+      end
+      for at = 1, #of, 6 do
+        local place, org, captured, released, size, put = unpack(of, at, at + 5)
+        if places and places[place] or not places and counts[id] then
+          counted = counted + 1
+          if size > 0 then
+            row_count = row_count + 1
+            own_rows[row_count] = string.sub(rows, at_row, at_row + size - 1)
+          end
+          if put > 0 then
+            put_due(at_due + 2 * put - 2)
+          elseif put < 0 then
+            dead[#dead + 1] = args[at_dead - put - 1]
+          else
+            if not sums[org] then
+              sums[org] = {org, 0, 0}
+              order[#order + 1] = sums[org]
+            end
+            sums[org][2], sums[org][3] = sums[org][2] + captured, sums[org][3] + released
+          end
         end
-        local sums = outcome == 'c' and captured or released
-        sums[org] = sums[org] + units
-        held = held + units
+        at_row = at_row + size
       end
     end
-    at = at + 5 + (outcome == 'd' and 2 or outcome == 'x' and 1 or 0)
+    rows, flat = table.concat(own_rows), {}
+    for i, sum in ipairs(order) do flat[3 * i - 2], flat[3 * i - 1], flat[3 * i] = unpack(sum) end
+    summed = cmsgpack.pack(flat)
   end
-  call_with('XDEL', keys[1], done)
-  if #rows > 0 then redis.call('XADD', keys[7], '*', 'b', array_of(rows)) end
-  if #order > 0 then
-    local flat = {}
-    for i, org in ipairs(order) do
-      flat[3 * i - 2] = tonumber(org)
-      flat[3 * i - 1] = captured[org]
-      flat[3 * i] = released[org]
-      hold(keys[11], org, -captured[org] - released[org])
+
+  call_with('ZADD', keys[5], due)
+  for _, payload in ipairs(dead) do redis.call('XADD', keys[6], '*', 'm', payload) end
+  if row_count > 0 then
+    redis.call('XADD', keys[7], '*', 'b', '\221' .. struct.pack('>I4', row_count) .. rows)
+  end
+  if #flat > 0 then
+    local held, organisations, units = 0, {}, {}
+    for i = 1, #flat, 3 do
+      organisations[#organisations + 1] = flat[i]
+      units[flat[i]] = -flat[i + 1] - flat[i + 2]
+      held = held + flat[i + 1] + flat[i + 2]
     end
+    hold(keys[11], organisations, units)
     local chain = chain_of(keys[8], keys[9])
-    append(chain, 'settle', args[1], '0', cmsgpack.pack(flat))
+    append(chain, 'settle', args[1], '0', summed)
     keep(chain)
     redis.call('DECRBY', keys[10], held)
   end
-  local line = line_of(keys, 1)
   aim(line, args[2])
   put_all_back(line, back)
   return {counted, finish(line)}
 end
 
 -- settle_unread(as settle) -> as settle
--- Settles entries that no worker has been given. One that a worker has been given meanwhile is left to
--- that worker. A second call counts nothing.
+-- Settles messages that no worker has been given. One that a worker has been given meanwhile is left to
+-- that worker. A second call counts nothing. Whoever is given a bundle of which some messages are settled so
+-- does not know that, and ends these again, which counts nothing.
 local function settle_unread(keys, args)
-  local given = last_given(keys[1])
-  return given and settle(keys, args, given) or {0, 0}
+  local group = group_of(keys[1])
+  return group and settle(keys, args, group['last-delivered-id']) or {0, 0}
 end
 
 -- announce(activity, announced; then per event: its number, its row)
@@ -870,26 +1274,41 @@ local function read_payload(payload)
   end
 end
 
--- promote(due, line; now_us, limit, mark) -> {how many came into the line, the weight that waits now}
+-- promote(due, line; now_us, limit, mark, bundle_max)
+-- -> {how many came into the line, the weight that waits now}
 -- A message comes back into the line as a new one does. One that cannot be read goes to the ready stream,
--- whose reader sets it aside.
+-- whose reader sets it aside. A bundle is here when a worker of an older version could not read it; of that,
+-- the messages that are not settled come back.
 local function promote(keys, args)
   local due = redis.call('ZRANGEBYSCORE', keys[1], '-inf', args[1], 'LIMIT', 0, args[2])
-  local line = line_of(keys, 2)
+  local line = line_of(keys, 2, args[4])
   aim(line, args[3])
-  for _, payload in ipairs(due) do
-    local organisation, segments
-    if not is_open_to_all(line) then organisation, segments = read_payload(payload) end
-    if organisation then enter(line, organisation, segments, payload) else make_ready(line, payload) end
-    redis.call('ZREM', keys[1], payload)
+  for _, member in ipairs(due) do
+    local messages = {}
+    each_open(line.wait, member, function(message) messages[#messages + 1] = message end)
+    if select(2, count_of(member)) then
+      -- Its entry was taken out of the stream.
+      line.bundled, line.changed = line.bundled - #messages + 1, true
+      redis.call('HDEL', line.wait, note_in(member))
+    end
+    for _, payload in ipairs(messages) do
+      local organisation, segments
+      if not is_open_to_all(line) then organisation, segments = read_payload(payload) end
+      if organisation then
+        enter(line, organisation, segments, payload)
+      else
+        make_ready(line, segments or 0, payload)
+      end
+    end
   end
+  call_with('ZREM', keys[1], due)
   return {#due, finish(line)}
 end
 
--- refill(line; mark) -> the weight that waits behind the ready stream now
+-- refill(line; mark, bundle_max) -> the weight that waits behind the ready stream now
 -- A second call fills up what was read since.
 local function refill_line(keys, args)
-  local line = line_of(keys, 1)
+  local line = line_of(keys, 1, args[2])
   aim(line, args[1])
   return finish(line)
 end
@@ -903,8 +1322,9 @@ local function make_group(keys)
   return made
 end
 
--- take_over(sms, holders; name, min_idle_ms, limit, suspects, deliveries_max)
--- -> {{{entry id, payload, deliveries} ...}, how many suspects were passed over}
+-- take_over(line, holders; name, min_idle_ms, limit, suspects, deliveries_max)
+-- -> {{{entry id, fields, deliveries of this entry} ...}, how many suspects were passed over,
+--     how many messages were taken out of bundles}
 -- Takes the entries of fenced workers, and entries that have been idle for `min_idle_ms` with a
 -- living one. Removes fenced workers that have no entries left from the group.
 --
@@ -912,51 +1332,73 @@ end
 -- killed it. An entry that becomes a dead letter with its next delivery is a *suspect*. At most
 -- `suspects` of them are taken. The others stay where they are, and their deliveries do not count up,
 -- until the ones taken are settled.
+--
+-- A bundle is taken apart instead: each message that is not settled goes to the end of the ready stream, in an
+-- entry of its own that says how often the message was delivered, and in which entry. So one message that kills workers takes no
+-- others along. At most MOVED_MAX messages, and those of one bundle, are moved in a step.
 local function take_over(keys, args)
   local name, limit, suspects = args[1], tonumber(args[3]), tonumber(args[4])
   -- A worker of an older version does not send `deliveries_max`.
   local last_chance = tonumber(args[5] or '3') - 1
-  local taken, passed = {}, 0
+  local line = line_of(keys, 1)
+  local taken, passed, apart = {}, 0, 0
+  local function take_apart(id, payload, deliveries)
+    each_open(line.wait, payload, function(message)
+      add_entry(line, message, 1, deliveries, id)
+      apart, line.bundled = apart + 1, line.bundled - 1
+    end)
+    redis.call('XACK', line.sms, GROUP, id)
+    redis.call('XDEL', line.sms, id)
+    redis.call('HDEL', line.wait, note_of(id))
+    line.bundled = line.bundled + 1
+  end
   local function claim(consumer, min_idle)
     local from, pending = '-', nil
     repeat
-      pending = redis.call('XPENDING', keys[1], GROUP, 'IDLE', min_idle, from, '+', limit, consumer)
+      pending = redis.call('XPENDING', line.sms, GROUP, 'IDLE', min_idle, from, '+', limit, consumer)
       for _, p in ipairs(pending) do
-        if #taken == limit then return end
-        if p[4] == last_chance and suspects == 0 then
+        if #taken == limit or apart >= MOVED_MAX then return end
+        local entry = redis.call('XRANGE', line.sms, p[1], p[1])[1]
+        local fields = entry and entry[2] or {}
+        local deliveries = p[4] + (fields[4] or 0)
+        local _, is_bundle = count_of(fields[2] or '')
+        if is_bundle then
+          take_apart(p[1], fields[2], deliveries)
+        elseif deliveries == last_chance and suspects == 0 then
           passed = passed + 1
         else
-          local claimed = redis.call('XCLAIM', keys[1], GROUP, name, min_idle, p[1])
+          local claimed = redis.call('XCLAIM', line.sms, GROUP, name, min_idle, p[1])
           if claimed[1] then
-            taken[#taken + 1] = {p[1], claimed[1][2][2], p[4] + 1}
-            if p[4] == last_chance then suspects = suspects - 1 end
+            taken[#taken + 1] = {p[1], fields, p[4] + 1}
+            if deliveries == last_chance then suspects = suspects - 1 end
           end
         end
         from = '(' .. p[1]
       end
     until #pending < limit
   end
-  for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', keys[1], GROUP)) do
+  for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', line.sms, GROUP)) do
     local consumer, pending = info[2], info[4]
     if consumer ~= name and #taken < limit then
-      if redis.call('HEXISTS', keys[2], consumer) == 1 then
+      if redis.call('HEXISTS', keys[5], consumer) == 1 then
         if pending > 0 then claim(consumer, args[2]) end
       elseif pending > 0 then
         claim(consumer, 0)
       else
-        redis.call('XGROUP', 'DELCONSUMER', keys[1], GROUP, consumer)
+        redis.call('XGROUP', 'DELCONSUMER', line.sms, GROUP, consumer)
       end
     end
   end
-  return {taken, passed}
+  keep_ready(line)
+  return {taken, passed, apart}
 end
 
--- sift(line; cursor, chunks) -> {next cursor ('0' at the end), how many were moved}
+-- sift(line; cursor, chunks, bundle_max) -> {next cursor ('0' at the end), how many were moved}
 -- Looks at about so many chunks of the lists, and moves messages whose validity is over to the ready stream,
 -- whoever's turn it is. Whoever is given one ends it, and so does a look at what is unread.
 -- A second call looks at the same chunks, and finds nothing more in them.
 local function sift(keys, args)
-  local line, now_us, over, seen = line_of(keys, 1), now_ms() * 1000, {}, {}
+  local line, now_us, over, seen = line_of(keys, 1, args[3]), now_ms() * 1000, {}, {}
   local page = redis.call('HSCAN', line.wait, args[1], 'COUNT', args[2])
   for i = 1, #page[2], 2 do
     local field, chunk = page[2][i], page[2][i + 1]
@@ -970,7 +1412,7 @@ local function sift(keys, args)
         local payload = string.sub(chunk, from, from + size - 1)
         local readable, message = pcall(cmsgpack.unpack, payload)
         if readable and message[10] <= now_us then
-          over[#over + 1] = payload
+          over[#over + 1] = string.sub(chunk, at, from + size - 1)
           count_waiting(line, list, -1, -segments)
         else
           rest[#rest + 1] = string.sub(chunk, at, from + size - 1)
@@ -990,7 +1432,7 @@ local function sift(keys, args)
     end
   end
   table.sort(over)
-  for _, payload in ipairs(over) do make_ready(line, payload) end
+  for _, record in ipairs(over) do bundle(line, record, 1) end
   finish(line)
   return {page[1], #over}
 end
@@ -1104,33 +1546,35 @@ local function backlog_of(wait, organisation, at_s)
   return of[5], of[6], moved_lately({of[7] or 0, of[8] or 0, of[9] or 0}, at_s), of
 end
 
--- backlog(wait, turns, limits; organisations_max)
+-- backlog(line, limits; organisations_max)
 -- -> {messages in lists, of those of paused organisations, segments moved lately, {{organisation, messages,
---     segments, accepted_at_us of its oldest, segments moved lately, weight as text, 1 when it is paused} ...}}
+--     segments, accepted_at_us of its oldest, segments moved lately, weight as text, 1 when it is paused} ...},
+--     messages in the ready stream that a worker has been given, and that none has}
 -- The organisations that have a list, in the order of their turns, up to `organisations_max`, and then as many
 -- of those that are paused. It reads only.
 -- A list keeps the order of admission, so its first message is its oldest, retries aside.
 local function backlog(keys, args)
   local found, at_s = {}, math.floor(now_ms() / 1000)
   local function show(organisation)
-    local messages, segments, moved, of = backlog_of(keys[1], organisation, at_s)
+    local messages, segments, moved, of = backlog_of(keys[2], organisation, at_s)
     if not messages then return end
-    local chunk = first_chunk(keys[1], {organisation = organisation, first = of[1]})
+    local chunk = first_chunk(keys[2], {organisation = organisation, first = of[1]})
     local _, size, from = struct.unpack('>HI4', chunk, of[3] + 1)
     local message = cmsgpack.unpack(string.sub(chunk, from, from + size - 1))
-    local weight, paused = read_limits(redis.call('HGET', keys[1], limits_name(organisation)))
+    local weight, paused = read_limits(redis.call('HGET', keys[2], limits_name(organisation)))
     found[#found + 1] = {
       tonumber(organisation), messages, segments, message[9], moved, tostring(weight), paused and 1 or 0,
     }
   end
-  for _, organisation in ipairs(redis.call('ZRANGE', keys[2], 0, args[1] - 1)) do show(organisation) end
-  local paused = paused_of(keys[3])
+  for _, organisation in ipairs(redis.call('ZRANGE', keys[3], 0, args[1] - 1)) do show(organisation) end
+  local paused = paused_of(keys[5])
   for i = 1, math.min(#paused, args[1]) do show(paused[i]) end
-  local known = redis.call('HMGET', keys[1], 'messages', 'parked', 'moved')
-  local parked = tonumber(known[2] or 0)
+  local known = redis.call('HMGET', keys[2], 'parked', 'moved')
+  local parked, line = tonumber(known[1] or 0), line_of(keys, 1)
+  local unread = count_unread(line)
   return {
-    tonumber(known[1] or 0) + parked, parked,
-    known[3] and moved_lately(cmsgpack.unpack(known[3]), at_s) or 0, found,
+    line.messages + parked, parked, known[2] and moved_lately(cmsgpack.unpack(known[2]), at_s) or 0, found,
+    redis.call('XLEN', line.sms) + line.bundled - unread, unread,
   }
 end
 
@@ -1173,6 +1617,7 @@ local function each_waiting(wait, read)
 end
 
 -- Call `count` with the organisation and the units of each message in these streams, sorted sets and lists.
+-- The first of `streams` are the ready streams of the lines of `waits`, and `sets` their due sets.
 -- A payload that cannot be read is passed over: a dead letter may be such a one.
 local function each_message(streams, sets, waits, count)
   local function read(payload)
@@ -1181,11 +1626,13 @@ local function each_message(streams, sets, waits, count)
       count(message[2], message[8])
     end
   end
-  for _, key in ipairs(streams) do
-    for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do read(entry[2][2]) end
+  for i, key in ipairs(streams) do
+    for _, entry in ipairs(redis.call('XRANGE', key, '-', '+')) do
+      each_open(waits[i], entry[2][2], read)
+    end
   end
-  for _, key in ipairs(sets) do
-    for _, payload in ipairs(redis.call('ZRANGE', key, 0, -1)) do read(payload) end
+  for i, key in ipairs(sets) do
+    for _, payload in ipairs(redis.call('ZRANGE', key, 0, -1)) do each_open(waits[i], payload, read) end
   end
   for _, key in ipairs(waits) do each_waiting(key, read) end
 end
@@ -1363,7 +1810,7 @@ local function cut(keys, args)
   for _, i in ipairs({1, 2, 5, 6}) do waiting = waiting + redis.call('XLEN', keys[i]) end
   for _, i in ipairs({3, 4}) do waiting = waiting + redis.call('ZCARD', keys[i]) end
   for _, i in ipairs({7, 8}) do
-    for _, count in ipairs({'messages', 'parked'}) do
+    for _, count in ipairs({'messages', 'parked', 'bundled'}) do
       waiting = waiting + (redis.call('HGET', keys[i], count) or 0)
     end
   end

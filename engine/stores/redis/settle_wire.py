@@ -1,0 +1,200 @@
+"""The command `settle` of queue.lua. No I/O.
+
+Settlements of one bundle go together. What Redis does when all of them count, which is nearly always, is
+added up here; for the other cases it is told what each settlement alone would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from engine import message_format
+from engine.lifecycle import SettlementOutcome
+from engine.records import Entry, Queue, Settlement
+from engine.redis_keys import (
+    activity_key,
+    dead_key,
+    due_key,
+    held_by_key,
+    held_key,
+    line_keys,
+    usage_head_key,
+    usage_key,
+)
+from engine.stores.redis.link import Argument, Command
+from engine.stores.redis.lua_libraries import versioned
+from engine.stores.redis.queue_wire import Room, Undecodable
+
+_SETTLE = versioned("settle")
+_SETTLE_UNREAD = versioned("settle_unread")
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """What one settlement does."""
+
+    entry_id: bytes
+    place: int
+    bundle: int
+    outcome: SettlementOutcome
+    organisation_id: int = 0
+    units: int = 0
+    # The row to record, MessagePack; b"": none.
+    row: bytes = b""
+    # For `retry` and `dead`: when it is due again, and the message as it is kept.
+    due_at_us: int = 0
+    payload: bytes = b""
+
+
+def settled(settlement: Settlement) -> Settled:
+    """What a settlement does."""
+    entry, outcome = settlement.entry, settlement.outcome
+    message, kept = entry.message, settlement.message
+    return Settled(
+        entry.entry_id,
+        entry.place,
+        entry.bundle,
+        outcome,
+        message.organisation_id,
+        message.units,
+        b"" if settlement.row is None else _encode(settlement.row),
+        settlement.due_at_us,
+        message_format.packed(kept or message) if outcome in ("retry", "dead") else b"",
+    )
+
+
+def sent(entry: Entry, row: bytes) -> Settled:
+    """What an entry does whose message was accepted; `row`: of that, packed."""
+    message = entry.message
+    return Settled(
+        entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units, row
+    )
+
+
+def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
+    """Put a message on the due set as it is, until then; its units stay held."""
+    return Settled(
+        entry.entry_id, entry.place, entry.bundle, "retry", due_at_us=due_at_us, payload=entry.payload
+    )
+
+
+def settle(
+    queue: Queue, name: str, shard: int, room: Room, some: Sequence[Settled], *, unread: bool = False
+) -> Command:
+    """Settle messages of one shard in one call; reply [how many counted, the weight that waits behind the
+    stream now] (see `settle` and `finish` in queue.lua). Of several settlements of one message the first
+    counts.
+
+    `unread`: messages that no worker has been given, instead of those that one has been given.
+    """
+    whole_bundles, singles, parts = _by_entry(some)
+    wholes = whole_bundles + singles
+    sums = _Sums()
+    details = [sums.add(messages) for messages in wholes + parts]
+    in_wholes = sum(map(len, wholes))
+    keys = _keys(queue, shard)
+    return (
+        "FCALL",
+        _SETTLE_UNREAD if unread else _SETTLE,
+        len(keys),
+        *keys,
+        name,
+        room.mark,
+        room.bundle_max,
+        len(wholes),
+        len(whole_bundles),
+        in_wholes,
+        len(parts),
+        sum(map(len, parts)),
+        len(sums.due) // 2,
+        len(sums.dead),
+        len(sums.rows),
+        b"".join(sums.rows),
+        _encode([unit for of in sums.units.items() for unit in (of[0], *of[1])]),
+        _encode(details),
+        *[_first(messages).entry_id for messages in wholes],
+        *[argument for messages in parts for argument in _part(messages)],
+        *sums.due,
+        *sums.dead,
+    )
+
+
+def _keys(queue: Queue, shard: int) -> tuple[bytes, ...]:
+    return (
+        *line_keys(shard, queue),
+        due_key(shard, queue),
+        dead_key(shard, queue),
+        activity_key(shard),
+        usage_key(shard),
+        usage_head_key(shard),
+        held_key(shard),
+        held_by_key(shard),
+    )
+
+
+# Settlements of messages of one entry, by their places.
+_Messages = dict[int, Settled]
+
+
+def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages], list[_Messages]]:
+    """(whole bundles, entries of one message, parts of bundles)."""
+    by_entry: dict[bytes, _Messages] = {}
+    for of in some:
+        by_entry.setdefault(of.entry_id, {}).setdefault(of.place, of)
+    whole_bundles: list[_Messages] = []
+    singles: list[_Messages] = []
+    parts: list[_Messages] = []
+    for messages in by_entry.values():
+        size = next(iter(messages.values())).bundle
+        if len(messages) == size:
+            (whole_bundles if size > 1 else singles).append(messages)
+        else:
+            parts.append(messages)
+    return whole_bundles, singles, parts
+
+
+def _first(messages: dict[int, Settled]) -> Settled:
+    return next(iter(messages.values()))
+
+
+def _part(messages: dict[int, Settled]) -> tuple[Argument, Argument, Argument]:
+    first = _first(messages)
+    return first.entry_id, first.bundle, bytes(messages)
+
+
+class _Sums:
+    """What settlements come to, if all of them count."""
+
+    def __init__(self) -> None:
+        # By organisation: units captured and released.
+        self.units: dict[int, list[int]] = {}
+        self.rows: list[bytes] = []
+        # due_at_us and payload of each message that is due again; payloads of dead letters.
+        self.due: list[Argument] = []
+        self.dead: list[Argument] = []
+
+    def add(self, messages: dict[int, Settled]) -> list[int]:
+        """Add settlements of one entry; what each of them alone would be, as for `settle` in queue.lua."""
+        details: list[int] = []
+        for place, of in messages.items():
+            captured = released = put = 0
+            if of.outcome == "retry":
+                self.due += (of.due_at_us, of.payload)
+                put = len(self.due) // 2
+            elif of.outcome == "dead":
+                self.dead.append(of.payload)
+                put = -len(self.dead)
+            else:
+                sums = self.units.setdefault(of.organisation_id, [0, 0])
+                if of.outcome == "captured":
+                    captured = of.units
+                else:
+                    released = of.units
+                sums[0] += captured
+                sums[1] += released
+            if of.row:
+                self.rows.append(of.row)
+            details += (place, of.organisation_id, captured, released, len(of.row), put)
+        return details
