@@ -368,11 +368,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-<<<<<<< HEAD
         "forget the stored outcome of a sequence", 40,
-=======
-        "forget the stored outcome of a sequence", 48,
->>>>>>> 5f1caaa70c400ee92968910a45fbd59a5ba84346
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
