@@ -17,6 +17,7 @@ import structlog
 from engine.activity.archiver import Archiver
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
+from engine.boot.meter import Meter
 from engine.boot.problem_flush import ProblemFlush
 from engine.config import Config
 from engine.problem_records import ProblemKind
@@ -77,6 +78,7 @@ async def archive_and_match(
     life: Heartbeat,
     link: Callable[[str], AbstractAsyncContextManager[RedisLink]],
     pulse: Pulse,
+    meter: Meter,
 ) -> None:
     """Archive and match until drained.
 
@@ -111,9 +113,15 @@ async def archive_and_match(
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)
-        counters = await stack.enter_async_context(CounterLog(log))
+        counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)
         counters.watch("receipts matched", rounds.counts)
+        meter.tally("smsengine_receipts_matched", rounds.matched, ("provider",))
+        meter.tally("smsengine_receipts_unmatched", rounds.unmatched, ("provider", "reason"))
+        meter.tally("smsengine_messages_delivered", rounds.ends.delivered, ("queue",))
+        meter.tally("smsengine_messages_undelivered", rounds.ends.undelivered, ("queue",))
+        for queue, times in rounds.ends.times.items():
+            meter.histogram("smsengine_accepted_to_delivered_seconds", times, queue=queue)
         life.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(archiver.run(life.draining))

@@ -25,6 +25,8 @@ import structlog
 
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
+from engine.credit.accepted_counts import AcceptedCounts
+from engine.credit.answer_counts import AnswerCounts
 from engine.credit.flush import Admitted, Note, NoteKind
 from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
 from engine.credit.holder import Effects, Holder, Waiter
@@ -99,6 +101,7 @@ class Quota:
             heed=heed,
         )
         self._waiters = Waiters()
+        self.answers = AnswerCounts()
         # Shards whose books the ledger cannot write now.
         self._standing: frozenset[int] = frozenset()
         self._positions = ["0-0"] * shards
@@ -106,6 +109,11 @@ class Quota:
         self.incarnation = 0
 
     # -- for callers
+
+    @property
+    def accepted(self) -> AcceptedCounts:
+        """How many messages were admitted."""
+        return self._commits.accepted
 
     def check(self) -> None:
         """Raises Full when Redis has little memory left, and Unavailable while it is away."""
@@ -224,6 +232,7 @@ class Quota:
                     # Of a newer version. Whoever waits for it runs into the own deadline: a 503.
                     log.error("an answer of the ledger cannot be read and is passed over", shard=shard)
                     continue
+                self.answers.add(answer)
                 effects = self._holder.answered(answer, self._now_us())
                 self._perform(effects)
                 if effects.wake:
