@@ -191,8 +191,6 @@ async def _services(
     # Apart from the directory's: a look at everything must not hold up a key look-up.
     wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
     pool = closed_by(stack, await wide)
-    # A connection of its own too: anybody may ask for the readiness, without a key.
-    probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
@@ -218,7 +216,7 @@ async def _services(
         scrape=_scrape(process, pool, link, stream).text,
         backlog=reads.backlog,
         audit=auditor.audit,
-        ready=_readiness(process, link, probe).parts,
+        ready=(await _readiness(process, stack, link)).parts,
         can_spend=partial(can_spend, quota),
         admin_key_sha256=_admin_key_digest(config),
         metrics_key_sha256=_metrics_key_digest(config),
@@ -235,8 +233,10 @@ def _scrape(process: Process, pool: Pool, link: RedisLink, stream: RedisActivity
     return Scrape(process.meter, status, RedisProblems(link, now_us), providers, now_us)
 
 
-def _readiness(process: Process, link: RedisLink, postgres: Pool) -> Readiness:
+async def _readiness(process: Process, stack: AsyncExitStack, link: RedisLink) -> Readiness:
     """Whether Redis and PostgreSQL can be reached, and the clock of the node is right."""
+    # A connection of its own: anybody may ask for the readiness, without a key.
+    postgres = closed_by(stack, await Pool.connect(process.config.postgres.url, connections_max=1))
 
     async def clock() -> None:
         process.clock.check()

@@ -12,7 +12,8 @@ from engine.delivery.worker import Worker
 
 
 def watch_worker(meter: Meter, counters: CounterLog, worker: Worker, lanes: Lanes) -> None:
-    """Show what `worker` counts in histograms, and each of its lanes."""
+    """Show what `worker` counts, and each of its lanes."""
+    counters.watch("messages ended", worker.counts)
     meter.histogram("smsengine_accepted_to_sent_seconds", worker.times)
     for lane in lanes:
         counters.watch("provider verdicts", lane.counts, provider=lane.name)

@@ -23,6 +23,7 @@ from engine.histogram import ROUND_TRIP_S, Histogram
 from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.pulse import Pulse
+from engine.round_trips import CLICKHOUSE, POSTGRES
 
 STORE_TIMEOUT_S = 5.0
 DRAIN_S = 20.0
@@ -67,7 +68,9 @@ class Process:
         directory = Path(config.data_dir, "run", "metrics") if config.data_dir else None
         self.meter = Meter(role, name, directory, log)
         self._round_trips = Histogram(ROUND_TRIP_S)
-        self.meter.histogram("smsengine_store_round_trip_seconds", self._round_trips, store="redis")
+        times = {"redis": self._round_trips, "postgres": POSTGRES, "clickhouse": CLICKHOUSE}
+        for store, histogram in times.items():
+            self.meter.histogram("smsengine_store_round_trip_seconds", histogram, store=store)
 
     async def know_the_time(self, link: RedisLink) -> None:
         """Measure the stores' clock, before anything of this process reads it. Raises Unavailable.

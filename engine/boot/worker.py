@@ -187,7 +187,6 @@ async def deliver(process: Process) -> None:
             readable=process.pulse.readable,
             weight_of=limits.weight_of,
         )
-        counters.watch("messages ended", worker.counts)
         watch_worker(process.meter, counters, worker, dispatcher.lanes)
         keeper = _limit_keeper(process, link, limits, dispatcher)
 

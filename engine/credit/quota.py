@@ -78,8 +78,7 @@ class Quota:
         `name`: the holder's name, never used before. `collect_s`: how long submissions gather for a
         flush, seconds; `messages_max`: the most messages of one. The others are as in `config.Credit`.
         """
-        self._store = store
-        self._spenders = spenders
+        self._store, self._spenders = store, spenders
         self._name = name
         self._shard_of = shard_of
         self._now_us = now_us

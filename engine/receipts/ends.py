@@ -13,9 +13,9 @@ class Ends:
     """Counts of one process, by queue."""
 
     def __init__(self) -> None:
-        self.delivered: Counter[tuple[str, ...]] = Counter()
+        self.delivered: Counter[tuple[str, ...]] = Counter({(queue,): 0 for queue in QUEUES})
         # Without those whose message is sent again.
-        self.undelivered: Counter[tuple[str, ...]] = Counter()
+        self.undelivered: Counter[tuple[str, ...]] = Counter({(queue,): 0 for queue in QUEUES})
         # From the acceptance of a message until it arrived.
         self.times = {queue: Histogram(DELIVERED_S, unit_s=1e-6) for queue in QUEUES}
 

@@ -56,6 +56,7 @@ from engine.stores.postgres.ledger_step import Written, changes, prepare_step, r
 from engine.stores.postgres.ledger_term import compare_next, compare_term, prove_term, take_term
 from engine.stores.postgres.locks import Locked, blocker, find_locked
 from engine.stores.postgres.losses import save_losses
+from engine.round_trips import POSTGRES, timed
 from engine.stream_id import StreamId
 
 # The number of the advisory lock in this database; any constant works.
@@ -319,7 +320,7 @@ class PostgresLedger:
     async def _session(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection for this block, when its turn has come; errors of asyncpg become ours."""
         async with self._turn:
-            with translated(in_full=True):
+            with translated(in_full=True), timed(POSTGRES):
                 connection = self._connection
                 if connection is None:
                     raise Unavailable("This ledger does not lead any more.")

@@ -15,6 +15,7 @@ from typing import Any
 from engine.errors import ConfigError, Unavailable
 from engine.stores.postgres.connection import create_pool
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
+from engine.round_trips import POSTGRES, timed
 
 # LOCAL: it holds for this transaction alone, because others use the connection afterwards.
 _IDLE_MAX = "SET LOCAL idle_in_transaction_session_timeout = {}"
@@ -61,7 +62,7 @@ class Pool:
         with what it knows until then. `smsengine up` raises it as a ConfigError when it migrates.
         """
         try:
-            with translated():
+            with translated(), timed(POSTGRES):
                 async with self._connections.acquire(timeout=self._timeout_s) as connection:
                     yield connection
         except ConfigError as e:
