@@ -47,6 +47,7 @@ from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
+from engine.round_trips import POSTGRES, timed
 from engine.stores.postgres.begun_fences import read_begun
 from engine.stores.postgres.closing import close_books_of, close_free_accounts, read_unclosed
 from engine.stores.postgres.connection import connect
@@ -56,7 +57,6 @@ from engine.stores.postgres.ledger_step import Written, changes, prepare_step, r
 from engine.stores.postgres.ledger_term import compare_next, compare_term, prove_term, take_term
 from engine.stores.postgres.locks import Locked, blocker, find_locked
 from engine.stores.postgres.losses import save_losses
-from engine.round_trips import POSTGRES, timed
 from engine.stream_id import StreamId
 
 # The number of the advisory lock in this database; any constant works.

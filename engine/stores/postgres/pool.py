@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from engine.errors import ConfigError, Unavailable
+from engine.round_trips import POSTGRES, timed
 from engine.stores.postgres.connection import create_pool
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
-from engine.round_trips import POSTGRES, timed
 
 # LOCAL: it holds for this transaction alone, because others use the connection afterwards.
 _IDLE_MAX = "SET LOCAL idle_in_transaction_session_timeout = {}"
