@@ -19,7 +19,7 @@ from engine.boot.counter_log import CounterLog, changes
 from engine.credit.answer_counts import AnswerCounts
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.verdict_counts import VerdictCounts
-from engine.intake.ingest import CreditWaits
+from engine.intake.under_way import CreditWaits
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.session import Counts
 from engine.receipts.rounds import MatchCounts
