@@ -25,7 +25,6 @@ import structlog
 
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
-from engine.credit.accepted_counts import AcceptedCounts
 from engine.credit.answer_counts import AnswerCounts
 from engine.credit.flush import Admitted, Note, NoteKind
 from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
@@ -100,7 +99,7 @@ class Quota:
             heed=heed,
         )
         self._waiters = Waiters()
-        self.answers = AnswerCounts()
+        self.accepted, self.answers = self._commits.accepted, AnswerCounts()
         # Shards whose books the ledger cannot write now.
         self._standing: frozenset[int] = frozenset()
         self._positions = ["0-0"] * shards
@@ -108,11 +107,6 @@ class Quota:
         self.incarnation = 0
 
     # -- for callers
-
-    @property
-    def accepted(self) -> AcceptedCounts:
-        """How many messages were admitted."""
-        return self._commits.accepted
 
     def check(self) -> None:
         """Raises Full when Redis has little memory left, and Unavailable while it is away."""
