@@ -78,11 +78,13 @@ async def _zipf(running: Engine, keys: list[str], rate: float, seconds: float) -
 
 def _counted(place: Path) -> tuple[int, int, int]:
     """Submissions, waits and second waits of all ingest processes that have ended so far."""
-    found = re.findall(
-        r"credit found.* submissions=(\d+) waited=(\d+) waited_again=(\d+)", _plain(place / "log")
+    lines = [line for line in _plain(place / "log").splitlines() if "credit found" in line]
+    found = [dict(re.findall(r"(\w+)=(\d+)", line)) for line in lines]
+    submissions, waited, again = (
+        sum(int(counts.get(name, 0)) for counts in found)
+        for name in ("submissions", "waited", "waited_again")
     )
-    sums = [sum(int(counts[i]) for counts in found) for i in range(3)]
-    return sums[0], sums[1], sums[2]
+    return submissions, waited, again
 
 
 def _plain(log: Path) -> str:

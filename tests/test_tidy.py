@@ -49,7 +49,6 @@ APART: dict[str, str] = {
     "engine.activity.history": "a rule of the activity, which the API only shows",
     "engine.boot": "the supervisor calls it, in the child that it has forked",
     "engine.providers.presets": "a folder of data, one file for each carrier",
-    "engine.stores.status": "the API shows it, and knows no store",
 }
 
 # Who may import a client of a server.

@@ -13,6 +13,7 @@ from engine.api.auth import Keys
 from engine.api.guard import Action, Exchanges
 from engine.api.limits import OrganisationLimits
 from engine.api.messages import SUBMISSIONS, Messages
+from engine.api.metrics import Metrics
 from engine.api.ports import Services
 from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
@@ -78,6 +79,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        "/metrics": {"GET": Metrics(services).show},
         "/healthz": {"GET": probes.alive},
         "/readyz": {"GET": probes.ready},
         "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},

@@ -130,6 +130,7 @@ class Exchanges:
         self._deadlines = Deadlines(services.timeout_s)
         self._ready = services.ready
         self._draining = services.draining
+        self._counts = services.counts
         self._ids = RequestIds()
 
     def guard(
@@ -160,6 +161,7 @@ class Exchanges:
                 request.pop(ENDS_WITH_CALLER, None)
                 deadlines.end(task)
             response.request_id = request_id
+            self._counts.add(response)
             # After a body that is not as its headers say, nobody knows where the next request begins.
             if draining.is_set() or request.content.exception() is not None:
                 response.force_close()

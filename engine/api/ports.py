@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
+from engine.api.request_counts import RequestCounts
 from engine.errors import Refusal
 from engine.organisations import (
     ApiKey,
@@ -278,12 +279,18 @@ class Services:
     # Who has a backlog in a queue; anything that msgspec can encode.
     backlog: Callable[[Queue], Awaitable[object]]
     audit: AuditCall
+    # (header Accept) → what the node counts, as text, and its content type.
+    scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
     # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
     can_spend: Callable[[], bool]
     # `keys.digest` of the whole admin key; b"" closes the admin calls.
     admin_key_sha256: bytes
+    # The same of the key that is good for metrics alone.
+    metrics_key_sha256: bytes = b""
+    # How requests were answered.
+    counts: RequestCounts = field(default_factory=RequestCounts)
     # Largest request body, bytes.
     body_bytes_max: int
     # A request not answered by then gets 503, seconds.

@@ -66,7 +66,9 @@ def refused(refusal: Refusal, request_id: str, retry_after_s: float = 0) -> Resp
         # Whole seconds, at least one.
         more["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
     body = _encode(problem_of(refusal, request_id=request_id))
-    return Response(int(refusal.status), body, content_type="application/problem+json", more=more)
+    response = Response(int(refusal.status), body, content_type="application/problem+json", more=more)
+    response.code = refusal.code
+    return response
 
 
 def _rate_limit(refusal: TooMany) -> dict[str, str]:

@@ -39,6 +39,8 @@ class Response(web.StreamResponse):
         self._more = more
         self._keeps_alive = True
         self.request_id = ""
+        # Of the problem that it is; "" for any other answer.
+        self.code = ""
 
     @property
     def keep_alive(self) -> bool:

@@ -44,6 +44,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
         asyncio.get_running_loop().set_exception_handler(_end_when_broken)
         process = Process(role, config, name, life, listener)
         beating = asyncio.create_task(life.beat())
+        metering = asyncio.create_task(process.meter.run())
         try:
             await confirm_shards(config.postgres.url, config.shards)
             await _ROLES[role](process)
@@ -62,6 +63,8 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
             return 1 if all(isinstance(reason, Unavailable) for reason in found) else CANNOT_BOOT
         finally:
             beating.cancel()
+            metering.cancel()
+            process.meter.close()
 
     return uvloop.run(main())
 
@@ -105,7 +108,9 @@ async def _holders_here(link: RedisLink, config: Config) -> list[str]:
 async def _archiver(process: Process) -> None:
     async with process.link("clock") as link:
         await process.know_the_time(link)
-    await archive_and_match(process.config, process.name, process.life, process.link, process.pulse)
+    await archive_and_match(
+        process.config, process.name, process.life, process.link, process.pulse, process.meter
+    )
 
 
 _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {

@@ -11,12 +11,14 @@ import ctypes
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
+from typing import get_args
 
 import structlog
 
 from engine.activity.archiver import Archiver
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
+from engine.boot.meter import Meter
 from engine.boot.problem_flush import ProblemFlush
 from engine.config import Config
 from engine.problem_records import ProblemKind
@@ -77,6 +79,7 @@ async def archive_and_match(
     life: Heartbeat,
     link: Callable[[str], AbstractAsyncContextManager[RedisLink]],
     pulse: Pulse,
+    meter: Meter,
 ) -> None:
     """Archive and match until drained.
 
@@ -111,13 +114,28 @@ async def archive_and_match(
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)
-        counters = await stack.enter_async_context(CounterLog(log))
+        counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)
         counters.watch("receipts matched", rounds.counts)
+        _show(meter, rounds, config)
         life.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
+
+
+def _show(meter: Meter, rounds: Rounds, config: Config) -> None:
+    """Show what `rounds` count with more labels than a record has."""
+    for provider in config.providers:
+        # So that they are shown before the first of them.
+        rounds.matched[provider.name,] += 0
+        rounds.unmatched.update({(provider.name, reason): 0 for reason in get_args(Reason)})
+    meter.tally("smsengine_receipts_matched", rounds.matched, ("provider",))
+    meter.tally("smsengine_receipts_unmatched", rounds.unmatched, ("provider", "reason"))
+    meter.tally("smsengine_messages_delivered", rounds.ends.delivered, ("queue",))
+    meter.tally("smsengine_messages_undelivered", rounds.ends.undelivered, ("queue",))
+    for queue, times in rounds.ends.times.items():
+        meter.histogram("smsengine_accepted_to_delivered_seconds", times, queue=queue)
 
 
 def _note(problems: Problems, receipt: Receipt, reason: Reason) -> None:

@@ -2,7 +2,8 @@
 
 Adapters and services count what happens to them, each in a record of whole numbers that only grow.
 A line has the name of each counter that has grown, with how much; there is no line when none has.
-The last line comes when the process drains, after the parts that count have ended.
+The last line comes when the process drains, after the parts that count have ended. The same records are
+shown as metrics (`engine.boot.meter`).
 
 Killed here: what was counted since the last line is lost; nothing depends on it. Frozen: the next
 line covers the longer time.
@@ -16,6 +17,8 @@ from typing import Any, Self
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
+
+from engine.boot.meter import Meter
 
 PERIOD_S = 60.0
 
@@ -37,14 +40,20 @@ class _Watched(msgspec.Struct):
 class CounterLog:
     """Writes the lines of one process: every `period_s` while its context lasts, and at its end."""
 
-    def __init__(self, log: FilteringBoundLogger, period_s: float = PERIOD_S) -> None:
+    def __init__(
+        self, log: FilteringBoundLogger, meter: Meter | None = None, period_s: float = PERIOD_S
+    ) -> None:
+        """`meter` shows what is watched here as metrics too."""
         self._log = log
+        self._meter = meter
         self._period_s = period_s
         self._watched: list[_Watched] = []
 
     def watch(self, event: str, counters: msgspec.Struct, **fields: str) -> None:
         """Write a line `event` with `fields` whenever `counters`, a record of whole numbers, have grown."""
         self._watched.append(_Watched(event, counters, fields, _snapshot(counters)))
+        if self._meter is not None:
+            self._meter.watch(event, counters, **fields)
 
     def write(self) -> None:
         """One line for each record of counters of which one has grown since its last line."""

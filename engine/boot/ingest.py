@@ -25,8 +25,10 @@ from engine.api.readiness import Readiness
 from engine.api.reads import PART_S, Reads
 from engine.api.server import Server
 from engine.boot.counter_log import CounterLog
+from engine.boot.ingest_counts import watch_ingest, watch_requests
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
+from engine.boot.scrape import Scrape
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend
@@ -56,6 +58,7 @@ from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.receipt_sink import RedisReceiptSink
+from engine.stores.status import StatusReader
 from engine.text_file import NotUtf8
 
 log = structlog.get_logger("ingest")
@@ -138,10 +141,12 @@ async def serve(process: Process) -> None:
             check=process.clock.check,
             gate=gate,
         )
+        await watch_ingest(process, stack, ingest, quota)
         await patiently(quota.start)
         await prices.refresh()
         await limits.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest)
+        watch_requests(process.meter, services.counts)
         server = _server(services, process.listener)
         runs = (quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)))
         serving = [asyncio.create_task(run) for run in runs]
@@ -151,13 +156,6 @@ async def serve(process: Process) -> None:
             await until(life.draining.wait(), *serving)
             await server.stop(DRAIN_S)
             await quota.leave()
-            counts = ingest.counts
-            log.info(
-                "credit found",
-                submissions=counts.submissions,
-                waited=counts.waited,
-                waited_again=counts.waited_again,
-            )
         finally:
             await end(*serving)
 
@@ -193,8 +191,6 @@ async def _services(
     # Apart from the directory's: a look at everything must not hold up a key look-up.
     wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
     pool = closed_by(stack, await wide)
-    # A connection of its own too: anybody may ask for the readiness, without a key.
-    probe = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name="ingest:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
@@ -217,19 +213,30 @@ async def _services(
         transactions=Journal(postgres).transactions,
         history=reads.message,
         status=reads.status,
+        scrape=_scrape(process, pool, link, stream).text,
         backlog=reads.backlog,
         audit=auditor.audit,
-        ready=_readiness(process, link, probe).parts,
+        ready=(await _readiness(process, stack, link)).parts,
         can_spend=partial(can_spend, quota),
         admin_key_sha256=_admin_key_digest(config),
+        metrics_key_sha256=_metrics_key_digest(config),
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
     )
 
 
-def _readiness(process: Process, link: RedisLink, postgres: Pool) -> Readiness:
+def _scrape(process: Process, pool: Pool, link: RedisLink, stream: RedisActivityStream) -> Scrape:
+    config, now_us = process.config, process.clock.now_us
+    status = StatusReader(pool, link, stream, config.shards)
+    providers = [p.name for p in config.providers]
+    return Scrape(process.meter, status, RedisProblems(link, now_us), providers, now_us)
+
+
+async def _readiness(process: Process, stack: AsyncExitStack, link: RedisLink) -> Readiness:
     """Whether Redis and PostgreSQL can be reached, and the clock of the node is right."""
+    # A connection of its own: anybody may ask for the readiness, without a key.
+    postgres = closed_by(stack, await Pool.connect(process.config.postgres.url, connections_max=1))
 
     async def clock() -> None:
         process.clock.check()
@@ -248,13 +255,22 @@ async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems)
     What is not understood in them goes to Redis from `problems`.
     """
     link = await stack.enter_async_context(process.link("receipts"))
-    counters = await stack.enter_async_context(CounterLog(log))
+    counters = await stack.enter_async_context(CounterLog(log, process.meter))
     await stack.enter_async_context(
         ProblemFlush(problems, RedisProblems(link, process.clock.now_us).add, log)
     )
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     return receipts
+
+
+def _metrics_key_digest(config: Config) -> bytes:
+    """Of the key that an operator has put there for metrics alone; b"" when there is none."""
+    try:
+        key = text_file.read(Path(config.data_dir, "secrets", "metrics_key")).strip()
+    except (OSError, NotUtf8):
+        return b""
+    return api_keys.digest(key) if key else b""
 
 
 def _admin_key_digest(config: Config) -> bytes:

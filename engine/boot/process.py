@@ -10,13 +10,17 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import structlog
 
 from engine.boot.heartbeat import Heartbeat
+from engine.boot.meter import Meter
 from engine.config import Config, Role
 from engine.errors import EngineError, Unavailable
+from engine.histogram import ROUND_TRIP_S, Histogram
+from engine.round_trips import CLICKHOUSE, POSTGRES
 from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.pulse import Pulse
@@ -27,6 +31,8 @@ _START_S = 20.0
 _PULSE_S = 2.0
 # Round trips to measure the clock by at the start: the quickest of them counts.
 _MEASUREMENTS = 5
+# Links whose calls wait in Redis until there is something to read: how long says nothing about Redis.
+_WAITING = {"read", "inbox", "receipts read"}
 
 
 class Closable(Protocol):
@@ -59,6 +65,12 @@ class Process:
         log = structlog.get_logger(role)
         self.clock = StoreClock(log)
         self.pulse = Pulse(self.clock, name, log)
+        directory = Path(config.data_dir, "run", "metrics") if config.data_dir else None
+        self.meter = Meter(role, name, directory, log)
+        self._round_trips = Histogram(ROUND_TRIP_S)
+        times = {"redis": self._round_trips, "postgres": POSTGRES, "clickhouse": CLICKHOUSE}
+        for store, histogram in times.items():
+            self.meter.histogram("smsengine_store_round_trip_seconds", histogram, store=store)
 
     async def know_the_time(self, link: RedisLink) -> None:
         """Measure the stores' clock, before anything of this process reads it. Raises Unavailable.
@@ -79,6 +91,8 @@ class Process:
     async def link(self, purpose: str) -> AsyncIterator[RedisLink]:
         """A Redis connection of this process, closed at the end."""
         link = RedisLink(self.config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{self.role}:{purpose}")
+        if purpose not in _WAITING:
+            link.round_trips = self._round_trips
         await link.start()
         try:
             yield link

@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from engine import providers
 from engine.boot.counter_log import CounterLog
+from engine.boot.lane_gauges import watch_worker
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, patiently, until
 from engine.config import QueueSettings
@@ -167,7 +168,7 @@ async def deliver(process: Process) -> None:
         await process.know_the_time(link)
         reader = _reader(process, link, read_link, queue, log)
         # Before all that counts, so that its last line comes after them.
-        counters = await stack.enter_async_context(CounterLog(log))
+        counters = await stack.enter_async_context(CounterLog(log, process.meter))
         built = await _providers(process, stack, counters)
         postgres = closed_by(stack, await Pool.connect(config.postgres.url, connections_max=1))
         limits = LimitTable(LimitBook(postgres))
@@ -186,7 +187,7 @@ async def deliver(process: Process) -> None:
             readable=process.pulse.readable,
             weight_of=limits.weight_of,
         )
-        counters.watch("messages ended", worker.counts)
+        watch_worker(process.meter, counters, worker, dispatcher.lanes)
         keeper = _limit_keeper(process, link, limits, dispatcher)
 
         def use(plan: RoutingPlan) -> None:

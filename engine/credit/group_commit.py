@@ -31,6 +31,7 @@ from typing import NamedTuple
 import structlog
 
 from engine.backoff import Backoff
+from engine.credit.accepted_counts import AcceptedCounts
 from engine.credit.flush import Admitted, Flush, Note, Outbox
 from engine.credit.memory_mark import MARK, MemoryMark
 from engine.credit.ports import AdmissionStore
@@ -96,6 +97,7 @@ class GroupCommit:
         self._fenced = fenced
         self._release = release
         self._heed = heed
+        self.accepted = AcceptedCounts()
         self.outboxes = [Outbox(s, messages_max=messages_max) for s in range(shards)]
         # By shard: the epoch, and the last sequence that Redis answered.
         self.answered = [(0, 0)] * shards
@@ -292,6 +294,8 @@ class GroupCommit:
             for ended in outbox.applied(outcome):
                 if not ended.applied or ended.replay is not None:
                     self._release(ended.submission)
+                else:
+                    self.accepted.add(ended.submission.messages)
                 _tell(self._admitting.pop(ended.token, None), ended.replay)
         if not outbox.idle:
             self.mark(flush.shard)

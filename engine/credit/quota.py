@@ -25,6 +25,7 @@ import structlog
 
 from engine._fastcredits import CreditMap
 from engine.backoff import Backoff
+from engine.credit.answer_counts import AnswerCounts
 from engine.credit.flush import Admitted, Note, NoteKind
 from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
 from engine.credit.holder import Effects, Holder, Waiter
@@ -76,8 +77,7 @@ class Quota:
         `name`: the holder's name, never used before. `collect_s`: how long submissions gather for a
         flush, seconds; `messages_max`: the most messages of one. The others are as in `config.Credit`.
         """
-        self._store = store
-        self._spenders = spenders
+        self._store, self._spenders = store, spenders
         self._name = name
         self._shard_of = shard_of
         self._now_us = now_us
@@ -99,6 +99,7 @@ class Quota:
             heed=heed,
         )
         self._waiters = Waiters()
+        self.accepted, self.answers = self._commits.accepted, AnswerCounts()
         # Shards whose books the ledger cannot write now.
         self._standing: frozenset[int] = frozenset()
         self._positions = ["0-0"] * shards
@@ -224,6 +225,7 @@ class Quota:
                     # Of a newer version. Whoever waits for it runs into the own deadline: a 503.
                     log.error("an answer of the ledger cannot be read and is passed over", shard=shard)
                     continue
+                self.answers.add(answer)
                 effects = self._holder.answered(answer, self._now_us())
                 self._perform(effects)
                 if effects.wake:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.histogram import ANSWER_S, Histogram
 from engine.records import Entry, VerdictKind
 
 _PATIENCE_FACTOR = 2.0
@@ -44,7 +45,10 @@ class InFlight:
         self._began_s: dict[int, float] = {}
         # Of those that were given up the time at which they began: their verdict is still to come.
         self._given_up: dict[int, float] = {}
-        self._count = 0
+        # Sends that were begun so far: the token of the last of them.
+        self.begun = 0
+        # From the begin of a send to its verdict.
+        self.answers = Histogram(ANSWER_S)
         # When it last gave an answer; or when a send began while no answer was expected.
         self._answered_at_s = 0.0
         self._stalled_at_s = float("-inf")
@@ -56,8 +60,8 @@ class InFlight:
         count = len(entries)
         self.in_flight += count
         self.expected += count
-        first = self._count + 1
-        self._count += count
+        first = self.begun + 1
+        self.begun += count
         tokens = range(first, first + count)
         self._entries.update(zip(tokens, entries, strict=True))
         self._began_s.update(dict.fromkeys(tokens, now_s))
@@ -84,7 +88,9 @@ class InFlight:
         self.in_flight -= count
         self.expected -= count
         self._answered_at_s = now_s
-        mean_s = max(now_s - sum(map(self._began_s.pop, tokens)) / count, 1e-6)
+        took_s = [now_s - began_s for began_s in map(self._began_s.pop, tokens)]
+        self.answers.add_all(took_s)
+        mean_s = max(sum(took_s) / count, 1e-6)
         self._slowest_s = max(now_s - oldest_s, mean_s, self._slowest_s * (1 - _FORGET) ** count)
         self.usual_s += (mean_s - self.usual_s) * (1 - (1 - _SMOOTHING) ** count if self.usual_s else 1.0)
         return list(map(self._entries.pop, tokens))
@@ -95,6 +101,7 @@ class InFlight:
         if began_s is None:
             return None
         self.in_flight -= 1
+        self.answers.add(now_s - began_s)
         if began_s > self._stalled_at_s:
             self.expected -= 1
             self._answered_at_s = now_s

@@ -23,6 +23,7 @@ from engine.backoff import Backoff
 from engine.delivery.breaker import Breaker
 from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns
+from engine.delivery.verdict_counts import VerdictCounts
 from engine.records import Entry, Message, VerdictKind
 from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
 
@@ -87,6 +88,7 @@ class Lane:
         self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
+        self.counts = VerdictCounts()
 
     def limit(self, rate: float | None) -> None:
         """Set the provider's throughput: segments a second, all workers together; None: no limit."""
@@ -187,6 +189,7 @@ class Lane:
         oldest_s = self.awaited.oldest_s(tokens)
         if oldest_s is None or not self.breaker.all_accepted(len(tokens), oldest_s):
             return []
+        self.counts.accepted += len(tokens)
         self._rests.reset()
         return self.awaited.all_ended(tokens, oldest_s, now_s)
 
@@ -195,6 +198,7 @@ class Lane:
         began_s = self.awaited.began_s(token)
         if began_s is None:
             return None
+        self.counts.add(kind)
         if kind == "accepted":
             self._rests.reset()
             if self.breaker.state == "open" and self.awaited.from_before(began_s):

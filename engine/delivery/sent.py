@@ -22,6 +22,8 @@ class SentEntries(msgspec.Struct, frozen=True, gc=False):
     entries: Sequence[Entry]
     # The packed `ActivityRow` of each, its event `sent`.
     rows: Sequence[bytes]
+    # When they were accepted by the provider.
+    at_us: int
 
 
 def sent_entries(
@@ -51,7 +53,7 @@ def sent_entries(
                 )
             )
         )  # fmt: skip
-    return SentEntries(entries, rows)
+    return SentEntries(entries, rows, now_us)
 
 
 def added_up(batches: Sequence[SentEntries]) -> int:

@@ -18,7 +18,9 @@ from structlog.typing import FilteringBoundLogger
 from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
 from engine.delivery.sent import SentEntries, added_up
+from engine.delivery.settlement_counts import SettlementCounts
 from engine.errors import Unavailable
+from engine.histogram import SENT_S, Histogram
 from engine.records import Settlement
 
 # Settlements are flushed when so many have gathered, or, while no flush is under way, when the first has
@@ -43,6 +45,9 @@ class SettlementWriter:
         self._reader = reader
         self._on_written = on_written
         self._log = log
+        self.counts = SettlementCounts()
+        # From the acceptance of a message until a provider took it.
+        self.times = Histogram(SENT_S, unit_s=1e-6)
         # Entries whose settlement has gathered or is being written.
         self.unsettled = 0
         # What has gathered, how many entries that is, and whether the first has waited long enough.
@@ -80,6 +85,7 @@ class SettlementWriter:
             settlements, sent = self._take()
             self._flushes += 1
             await self._settle(settlements, sent)
+            self.counts.add(settlements, sent, self.times)
             self._flushes -= 1
             count = len(settlements) + added_up(sent)
             self.unsettled -= count

@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from random import Random
 
-import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from engine.delivery.ports import QueueReader
@@ -34,13 +33,6 @@ from engine.records import Entry, Settlement, Verdict
 
 # How long a message waits for its end when that cannot be recorded yet (`in_older_words`), seconds.
 _WAITS_S = 10.0
-
-
-class SettlementCounts(msgspec.Struct):
-    """What a worker has settled that an operator should know of; for the log."""
-
-    # Messages that ended because of too many sends of unknown outcome.
-    outcome_unknown: int = 0
 
 
 class Settler:
@@ -71,7 +63,6 @@ class Settler:
         self._rng = rng
         self._log = log
         self._unknown = unknown
-        self.counts = SettlementCounts()
         # Entries that were taken and are not settled.
         self.in_hand = 0
         # Set whenever something in hand was settled or dropped.
@@ -80,6 +71,7 @@ class Settler:
         self.freed = asyncio.Event()
         self._readable = readable
         self._writer = SettlementWriter(reader, self._let_go, log)
+        self.counts, self.times = self._writer.counts, self._writer.times
 
     @property
     def unsettled(self) -> int:
@@ -183,5 +175,3 @@ class Settler:
             settlement = in_older_words(settlement, self._unknown, due_at_us)
         self._writer.add(settlement)
         self.freed.set()
-        if settlement.row is not None and settlement.row.event == self._unknown.event:
-            self.counts.outcome_unknown += 1

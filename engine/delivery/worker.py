@@ -32,8 +32,10 @@ from structlog.typing import FilteringBoundLogger
 from engine.backoff import Backoff
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
-from engine.delivery.settler import SettlementCounts, Settler
+from engine.delivery.settlement_counts import SettlementCounts
+from engine.delivery.settler import Settler
 from engine.errors import Unavailable
+from engine.histogram import Histogram
 from engine.records import Entry
 
 # A read waits this long for a first entry; a drain waits at most this long for the read.
@@ -89,6 +91,11 @@ class Worker:
     def counts(self) -> SettlementCounts:
         """What was settled that an operator should know of."""
         return self._settler.counts
+
+    @property
+    def times(self) -> Histogram:
+        """From the acceptance of a message until a provider took it."""
+        return self._settler.times
 
     @property
     def in_hand(self) -> int:

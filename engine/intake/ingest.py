@@ -25,6 +25,7 @@ from engine.expiry import Expiry
 from engine.ids import MessageIds
 from engine.intake.addressing import Addressing
 from engine.intake.ports import Prices
+from engine.intake.refused_counts import RefusedCounts
 from engine.intake.under_way import CreditWaits, Done, Rated, Render, Submitted, UnderWay
 from engine.limits.gate import Gate
 from engine.records import MessageDraft, Queue
@@ -57,6 +58,7 @@ class Ingest:
         self._running = Expiry(timeout_s, UnderWay.expire)
         self._check = check
         self.counts = CreditWaits()
+        self.refused = RefusedCounts()
 
     def begin(
         self,
@@ -124,6 +126,7 @@ class Ingest:
             idempotency_key,
             fingerprint,
             rated,
+            self.refused,
         )
         self.counts.submissions += 1
         if not units or quota.credit.reserve(organisation_id, units):

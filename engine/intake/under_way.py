@@ -25,6 +25,7 @@ from engine.errors import Refusal, Unavailable, Undecided
 from engine.expiry import Expiry
 from engine.intake import kept_answer
 from engine.intake.kept_answer import Outcome
+from engine.intake.refused_counts import RefusedCounts
 from engine.limits.gate import Gate
 from engine.records import Accepted, Addressed, Submission
 
@@ -95,6 +96,7 @@ class UnderWay:
         "_organisation_id",
         "_quota",
         "_rated",
+        "_refused",
         "_render",
         "_running",
         "_waiting",
@@ -111,9 +113,10 @@ class UnderWay:
         idempotency_key: str,
         fingerprint: bytes,
         rated: Rated | None,
+        refused: RefusedCounts,
     ) -> None:
-        """`running` ends it with `expire`, `rated` is there for one with a `rate_max`. The others are as in
-        `Ingest.begin`."""
+        """`running` ends it with `expire`, `rated` is there for one with a `rate_max`, `refused` counts its
+        messages that are refused. The others are as in `Ingest.begin`."""
         self._quota = quota
         self._running = running
         self._organisation_id = organisation_id
@@ -123,6 +126,7 @@ class UnderWay:
         self._key = idempotency_key
         self._fingerprint = fingerprint
         self._rated = rated
+        self._refused = refused
         self._incarnation = quota.incarnation
         self._answer = b""
         self._admission: Admission | None = None
@@ -135,12 +139,14 @@ class UnderWay:
         `waited_s`: how long it has waited for them, seconds. Raises what `render` raises, and Unavailable.
         """
         outcomes = [_outcome(a) for a in self._addressed]
+        messages = [a for a in self._addressed if type(a) is Addressed]
+        if len(messages) < len(outcomes):
+            self._refused.add(outcomes)
         try:
             self._answer = self._render(outcomes)
         except Refusal:
             self._quota.release(self._organisation_id, held, self._incarnation)
             raise
-        messages = [a for a in self._addressed if type(a) is Addressed]
         if not messages:
             asyncio.get_running_loop().call_soon(self._decided, None)
             return

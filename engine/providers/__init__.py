@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from engine.providers.custom import Foreign, custom_provider
+from engine.providers.custom import custom_provider
 from engine.providers.http.description import ReceiptReader, receipt_reader
 from engine.providers.http.provider import HttpProvider
 from engine.providers.http.simulated import SimulatedProvider
@@ -20,7 +20,6 @@ from engine.providers.settings import (
 )
 from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
-from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
 from engine.store_clock import wall_us
 
@@ -51,11 +50,9 @@ def build(
             return custom_provider(settings, receipts)
 
 
-def traffic_counts(provider: Provider) -> Counts | VerdictCounts | None:
-    """The counters of what happens at a provider; None for one that `build` has not made."""
-    if isinstance(provider, SmppProvider | HttpProvider | SimulatedProvider | Foreign):
-        return provider.counts
-    return None
+def traffic_counts(provider: Provider) -> Counts | None:
+    """The counters of what happens on the connections of a provider by SMPP; None for any other."""
+    return provider.counts if isinstance(provider, SmppProvider) else None
 
 
 def receipt_readers(

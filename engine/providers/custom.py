@@ -24,7 +24,6 @@ import structlog
 from engine.errors import ConfigError
 from engine.providers.ports import Done, Provider
 from engine.providers.settings import CustomSettings
-from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.ports import ReceiptSink
 from engine.records import Message, Verdict
 
@@ -67,8 +66,6 @@ class Foreign:
         """`provider`: has the methods of one, and the name of its section."""
         self._provider = provider
         self.name = provider.name
-        # Its verdicts.
-        self.counts = VerdictCounts()
         self.start = provider.start
         self.stop = provider.stop
 
@@ -76,9 +73,7 @@ class Foreign:
         """See the port. Raises what the provider raises."""
 
         def checked(verdict: Verdict) -> None:
-            verdict = self._checked(verdict)
-            self.counts.add(verdict.kind)
-            done(verdict)
+            done(self._checked(verdict))
 
         self._provider.submit(message, checked)
 

@@ -42,6 +42,7 @@ comes later finds nothing and is given up.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
@@ -53,6 +54,7 @@ from engine.activity.records import ActivityEntry
 from engine.backoff import pause_after
 from engine.errors import Unavailable
 from engine.receipts.batch import Search, Unseen
+from engine.receipts.ends import Ends
 from engine.receipts.ids import IdForms
 from engine.receipts.match import Match, Reason, sent_again
 from engine.receipts.ports import (
@@ -151,6 +153,10 @@ class Rounds:
         self._unseen = Unseen()
         self._pace = ReadSize()
         self.counts = MatchCounts()
+        # By provider; and by provider and the reason why they were given up.
+        self.matched: Counter[tuple[str, ...]] = Counter()
+        self.unmatched: Counter[tuple[str, ...]] = Counter()
+        self.ends = Ends()
 
     async def begin(self, token: str) -> None:
         """Let nobody but the holder of `token` record from now on. Raises Unavailable."""
@@ -191,7 +197,10 @@ class Rounds:
         if recordings:
             await self._record(recordings, insist)
         await insist(partial(self._finish, pending, later))
-        self.counts.matched += sum(isinstance(outcome, Match) for outcome in search.outcomes)
+        receipts = zip(pending.receipts, search.outcomes, strict=True)
+        found_by = [(receipt.provider,) for receipt, outcome in receipts if isinstance(outcome, Match)]
+        self.counts.matched += len(found_by)
+        self.matched.update(found_by)
         self.counts.set_aside += len(later)
         return len(pending.receipts) >= limits.batch_max // 2
 
@@ -253,6 +262,7 @@ class Rounds:
             await self._store.give_up(over, self._now_us())
             for receipt, reason in over:
                 self.counts.give_up(reason)
+                self.unmatched[receipt.provider, reason] += 1
                 self._given_up(receipt, reason)
         return later
 
@@ -267,6 +277,7 @@ class Rounds:
         for shard, recording in recordings.items():
             self._unseen.add(shard, ids[shard], recording.rows)
             self.counts.recorded += len(recording.rows)
+            self.ends.add(recording.rows)
             self.counts.sent_again += len(recording.again)
 
     async def _finish(self, pending: _Pending, later: Mapping[int, tuple[int, bytes]]) -> None:

@@ -219,6 +219,9 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def ready() -> dict[str, str]:
         return {"redis": "ok", "postgres": "ok"}
 
+    async def scrape(accept: str) -> tuple[bytes, str]:
+        return f"# accept {accept}".encode(), "text/plain"
+
     pool = directory._pool
     given: dict[str, Any] = {
         "ingest": DeskIngest(),
@@ -237,6 +240,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "transactions": Journal(pool).transactions,
         "history": history,
         "status": status,
+        "scrape": scrape,
         "backlog": backlog,
         "audit": audit,
         "ready": ready,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,16 @@ from structlog.testing import capture_logs
 from engine import providers
 from engine.activity.archiver import ArchiverCounts
 from engine.boot.counter_log import CounterLog, changes
-from engine.providers.problems import Problems
-from engine.providers.settings import SimulatedSettings
+from engine.credit.answer_counts import AnswerCounts
+from engine.delivery.settlement_counts import SettlementCounts
+from engine.delivery.verdict_counts import VerdictCounts
+from engine.intake.under_way import CreditWaits
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.session import Counts
-from engine.providers.verdict_counts import VerdictCounts
 from engine.receipts.rounds import MatchCounts
 from engine.stores.redis.receipt_sink import ReceiptCounts
 from tests.providers.scripted import until
-from tests.providers.sink import Sink
-from tests.providers.smpp.scripted_smsc import Peer, message, provider_to, smsc
+from tests.providers.smpp.scripted_smsc import Peer, provider_to, smsc
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 COUNTERS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 2**40))
@@ -104,27 +103,12 @@ async def test_a_rebind_and_a_wrong_pdu_show_up_in_the_line_of_their_provider(
     assert traffic == [{"event": "provider traffic", "log_level": "info", "provider": "carrier", **wrong}]
 
 
-async def test_a_provider_by_http_has_a_line_with_its_verdicts(
-    lines: list[MutableMapping[str, Any]],
-) -> None:
-    settings = SimulatedSettings(name="simulated", url="http://127.0.0.1:1")
-    provider = providers.build(settings, Sink(), Problems())
-    counts = providers.traffic_counts(provider)
-    assert isinstance(counts, VerdictCounts)
-    async with CounterLog(structlog.get_logger()) as log:
-        log.watch("provider traffic", counts, provider=provider.name)
-        await provider.start()
-        verdict = asyncio.get_running_loop().create_future()
-        provider.submit(message(), verdict.set_result)
-        assert (await verdict).kind == "temporary"
-        await provider.stop()
-    assert lines == [
-        {"event": "provider traffic", "log_level": "info", "provider": "simulated", "temporary": 1}
-    ]
-
-
 @pytest.mark.parametrize(
-    "counters", [Counts(), VerdictCounts(), ReceiptCounts(), ArchiverCounts(), MatchCounts()]
+    "counters",
+    [
+        *(Counts(), VerdictCounts(), SettlementCounts(), ReceiptCounts(), ArchiverCounts(), MatchCounts()),
+        *(CreditWaits(), AnswerCounts()),
+    ],
 )
 def test_each_counter_is_explained_to_operators(counters: msgspec.Struct) -> None:
     page = PAGE.read_text(encoding="utf-8").partition("## What the log says")[2].partition("\n## ")[0]

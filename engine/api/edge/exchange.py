@@ -129,11 +129,13 @@ class Exchange:
         elif outcome.replayed or head.closes or parts.closes():
             self._respond(accepted(outcome))
         else:
+            parts.counts.add_accepted()
             self._client.answer(accepted_octets(outcome.answer, self._request_id), closes=False)
 
     def _respond(self, response: Response) -> None:
         self._waiting = None
         response.request_id = self._request_id
+        self._parts.counts.add(response)
         closes = self._head.closes or self._parts.closes()
         if closes:
             response.force_close()

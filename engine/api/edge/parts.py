@@ -49,6 +49,7 @@ class Parts:
         self.timeout_s = services.timeout_s
         self.heads = Heads()
         self.ids = RequestIds()
+        self.counts = services.counts
         self.deadlines: Expiry[Late] = Expiry(services.timeout_s, lambda request: request.expire())
         self.bodies: Expiry[Member] = Expiry(
             min(_BODY_S_MAX, services.timeout_s), lambda connection: connection.pass_on()

@@ -30,7 +30,6 @@ from engine.providers.masking import About
 from engine.providers.ports import Done, Wire
 from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
-from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict
 from engine.store_clock import wall_us
 
@@ -44,7 +43,7 @@ _SAMPLE_OCTETS = 1000
 
 
 class HttpProvider:
-    """Sends over one pool of connections; see `engine.providers.ports.Provider`. `counts`: its verdicts.
+    """Sends over one pool of connections; see `engine.providers.ports.Provider`.
 
     Its receipts come through the API, which reads them by the same description
     (`description.receipt_reader`). Raises ConfigError naming the setting when the
@@ -61,7 +60,6 @@ class HttpProvider:
         """`wire` watches the connections. `now_us`: the time, UTC, microseconds since 1970."""
         description: Description = describe(settings)
         self._name = settings.name
-        self.counts = VerdictCounts()
         self._problems = problems
         self._now_us = now_us
         self._timeout_s = settings.timeout_s
@@ -105,7 +103,6 @@ class HttpProvider:
         self._pool.request(self._template.method, *request, partial(self._ended, done, message))
 
     def _refuse(self, done: Done, verdict: Verdict) -> None:
-        self.counts.add(verdict.kind)
         asyncio.get_running_loop().call_soon(done, verdict)
 
     def _ended(self, done: Done, message: Message, outcome: HttpOutcome) -> None:
@@ -114,7 +111,6 @@ class HttpProvider:
         except Exception as e:  # a fault in reading an answer must not cost the message its verdict
             structlog.get_logger("http").error("answer not understood", provider=self._name, exc_info=e)
             verdict = Verdict(kind="unknown", provider=self._name, code="fault")
-        self.counts.add(verdict.kind)
         done(verdict)
 
     def _verdict(self, message: Message, outcome: HttpOutcome) -> Verdict:

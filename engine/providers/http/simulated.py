@@ -26,7 +26,6 @@ from engine.providers.http_client.address import parse_address, tls_context
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from engine.providers.ports import Done, Wire
 from engine.providers.settings import SimulatedSettings
-from engine.providers.verdict_counts import VerdictCounts
 from engine.records import Message, Verdict, VerdictKind
 
 
@@ -52,7 +51,7 @@ _NOTHING = _Answer()
 
 
 class SimulatedProvider:
-    """The port `engine.providers.ports.Provider` over one pool of connections. `counts`: its verdicts.
+    """The port `engine.providers.ports.Provider` over one pool of connections.
 
     Raises ConfigError when the settings' URL is not usable.
     """
@@ -60,7 +59,6 @@ class SimulatedProvider:
     def __init__(self, settings: SimulatedSettings, wire: Wire | None = None) -> None:
         address = parse_address(settings.url, f"providers.{settings.name}.url")
         self._name = settings.name
-        self.counts = VerdictCounts()
         self._timeout_s = settings.timeout_s
         self._path = f"{address.path}/send".encode()
         self._encode = msgspec.json.Encoder().encode
@@ -95,9 +93,7 @@ class SimulatedProvider:
         self._pool.request(b"POST", self._path, _HEADERS, body, partial(self._ended, done))
 
     def _ended(self, done: Done, outcome: HttpOutcome) -> None:
-        verdict = self._verdict(outcome)
-        self.counts.add(verdict.kind)
-        done(verdict)
+        done(self._verdict(outcome))
 
     def _verdict(self, outcome: HttpOutcome) -> Verdict:
         if outcome.kind != "answered":

@@ -14,6 +14,7 @@ import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
 from engine.errors import ConfigError, Unavailable
+from engine.round_trips import CLICKHOUSE, timed
 from engine.tls import TLS_FILES
 
 # Codes of https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
@@ -115,8 +116,9 @@ def _tls(url: ClickHouseUrl) -> dict[str, Any]:
 async def answering(url: ClickHouseUrl, timeout_s: float) -> AsyncIterator[None]:
     """Give this block a deadline; raise its failures as Unavailable or ConfigError."""
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        with timed(CLICKHOUSE):
+            async with asyncio.timeout(timeout_s):
+                yield
     except TimeoutError as e:
         raise Unavailable(f"ClickHouse at {url.shown} gives no answer within {timeout_s:g} s.") from e
     except ClickHouseError as e:

@@ -47,6 +47,7 @@ from engine.credit.ports import Decide
 from engine.credit.posting import organisations_of, portion
 from engine.credit.records import QuotaRequest
 from engine.errors import EngineError, Unavailable
+from engine.round_trips import POSTGRES, timed
 from engine.stores.postgres.begun_fences import read_begun
 from engine.stores.postgres.closing import close_books_of, close_free_accounts, read_unclosed
 from engine.stores.postgres.connection import connect
@@ -319,7 +320,7 @@ class PostgresLedger:
     async def _session(self) -> AsyncIterator[asyncpg.Connection]:
         """The connection for this block, when its turn has come; errors of asyncpg become ours."""
         async with self._turn:
-            with translated(in_full=True):
+            with translated(in_full=True), timed(POSTGRES):
                 connection = self._connection
                 if connection is None:
                     raise Unavailable("This ledger does not lead any more.")

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from engine.errors import ConfigError, Unavailable
+from engine.round_trips import POSTGRES, timed
 from engine.stores.postgres.connection import create_pool
 from engine.stores.postgres.errors import MEND_RETRY_S, translated
 
@@ -61,7 +62,7 @@ class Pool:
         with what it knows until then. `smsengine up` raises it as a ConfigError when it migrates.
         """
         try:
-            with translated():
+            with translated(), timed(POSTGRES):
                 async with self._connections.acquire(timeout=self._timeout_s) as connection:
                     yield connection
         except ConfigError as e:

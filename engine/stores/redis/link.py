@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -42,6 +43,7 @@ import hiredis
 from engine.backoff import Backoff
 from engine.connecting import connect
 from engine.errors import Unavailable
+from engine.histogram import Histogram
 from engine.redis_keys import FUNCTIONS_LOADED
 from engine.stores.redis.lua_libraries import PATTERN, is_own, libraries, outdated
 from engine.stores.redis.sentinel import find_master
@@ -87,6 +89,8 @@ class RedisLink:
         self._backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         self._not_before = 0.0
         self._closed = False
+        # How long batches take that are answered; None: nobody wants to know.
+        self.round_trips: Histogram | None = None
 
     async def start(self) -> None:
         """Connect. Raises Unavailable, or ReplyError when the password or database is refused."""
@@ -130,11 +134,15 @@ class RedisLink:
         wire = self._wire
         if wire is None or wire.failure is not None or wire.paused:
             wire = await self._ready(deadline)
+        began_s = time.monotonic()
         try:
-            return await wire.post(packed, replies, deadline)
+            answers = await wire.post(packed, replies, deadline)
         except NoFunctions:
             await self._load_functions()
             raise Unavailable("Redis had lost the engine's functions; they are loaded again.") from None
+        if self.round_trips is not None:
+            self.round_trips.add(time.monotonic() - began_s)
+        return answers
 
     async def _load_functions(self) -> None:
         try:

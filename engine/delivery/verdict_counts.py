@@ -1,4 +1,4 @@
-"""How often a provider gave each verdict, for kinds of providers that count nothing else."""
+"""How often a provider gave each verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.records import VerdictKind
 
 
 class VerdictCounts(msgspec.Struct):
-    """Verdicts of one provider since it was built, by kind."""
+    """Verdicts of one provider in one worker, by kind."""
 
     accepted: int = 0
     temporary: int = 0

@@ -1,0 +1,86 @@
+"""The meter shows records where the catalogue says, and goes on when its file cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from engine.boot.meter import Meter
+from engine.boot.metric_files import read_all
+from engine.delivery.settlement_counts import SettlementCounts
+from engine.delivery.verdict_counts import VerdictCounts
+from engine.histogram import SENT_S, Histogram
+from engine.metrics.snapshot import added
+from tests.providers.scripted import until
+
+
+def meter(directory: Path | None = None) -> Meter:
+    return Meter("express", "node.express.1", directory, structlog.get_logger())
+
+
+def test_a_record_is_shown_with_the_labels_of_its_process_and_its_own() -> None:
+    shown, ended, verdicts = meter(), SettlementCounts(sent=3), VerdictCounts(accepted=2, unknown=1)
+    shown.watch("messages ended", ended)
+    shown.watch("provider verdicts", verdicts, provider="a")
+    ended.sent += 1
+    counters = shown.snapshot().counts.counters
+    assert counters["smsengine_messages_sent"] == {"express": 4}
+    of_provider = counters["smsengine_provider_verdicts"]
+    assert {key.replace("\x1f", " "): n for key, n in of_provider.items() if n} == {
+        "a express accepted": 2,
+        "a express unknown": 1,
+    }
+
+
+def test_two_records_of_the_same_series_are_added() -> None:
+    shown = meter()
+    for sent in (1, 2):
+        times = Histogram(SENT_S)
+        times.add(0.001 * sent)
+        shown.watch("messages ended", SettlementCounts(sent=sent))
+        shown.histogram("smsengine_accepted_to_sent_seconds", times)
+    counts = shown.snapshot().counts
+    assert counts.counters["smsengine_messages_sent"] == {"express": 3}
+    *buckets, total_s = counts.histograms["smsengine_accepted_to_sent_seconds"]["express"]
+    assert (sum(buckets), total_s) == (2, pytest.approx(0.003))
+
+
+def test_what_the_catalogue_does_not_have_is_a_fault() -> None:
+    with pytest.raises(KeyError):
+        meter().watch("something else", SettlementCounts())
+    with pytest.raises(KeyError):
+        meter().watch("messages ended", VerdictCounts())
+
+
+async def test_it_copies_what_was_counted_and_once_more_at_the_end(tmp_path: Path) -> None:
+    shown, ended = meter(tmp_path / "metrics"), SettlementCounts(sent=1)
+    shown.watch("messages ended", ended)
+
+    def sent() -> float:
+        found = read_all(tmp_path / "metrics")
+        numbers = added(one.counts for one in found.snapshots.values()).counters
+        return numbers.get("smsengine_messages_sent", {}).get("express", 0)
+
+    running = asyncio.create_task(shown.run())
+    await until(lambda: (tmp_path / "metrics").exists() and sent() == 1)
+    ended.sent = 2
+    running.cancel()
+    shown.close()
+    assert sent() == 2
+    assert (await shown.read_all()).living == {"node.express.1"}
+
+
+async def test_a_directory_that_cannot_be_written_costs_the_process_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "metrics").write_text("no directory")
+    with capture_logs() as logs:
+        shown = meter(tmp_path / "metrics")
+        running = asyncio.create_task(shown.run())
+        await until(lambda: bool(logs))
+        running.cancel()
+        shown.close()
+    assert [line["event"] for line in logs] == ["metrics of this process are not kept"]
+    assert (await shown.read_all()).snapshots.keys() == {"node.express.1"}
