@@ -92,8 +92,8 @@ async def test_a_threshold_is_set_shown_and_taken_away(api: Api) -> None:
             "created_at": reply["created_at"],
             "low_balance": units,
             "suspended": False,
-            "paused": None,
             "limits": {"weight": None, "backlog_max": None, "rate_max": None},
+            "paused": None,
         }
         _, page = await api.admin("GET", f"/organisations?after={made['id'] - 1}")
         assert page["organisations"] == [reply]
