@@ -13,11 +13,7 @@ NOW = 1_700_000_000_000_000
 
 
 def test_the_kinds_that_are_named_exist_and_this_version_reads_them() -> None:
-<<<<<<< HEAD
     assert set(SINCE) - {"line", "pause", "bundle"} <= set(EVENTS)
-=======
-    assert set(SINCE) - {"line", "pause"} <= set(EVENTS)
->>>>>>> a7c80469879160d767b46aadecce3b51c0e731e2
     assert max(SINCE.values()) <= FORMATS
 
 
