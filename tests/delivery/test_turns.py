@@ -90,7 +90,7 @@ def test_quota_without_redis_tries_again_and_does_not_spin(after_s: float) -> No
         kept = quota(away, virtual)
         virtual.start(kept.run())
         submission = Submission(organisation_id=1, messages=(), units=0)
-        kept.admit(submission, 0)
+        kept.admit(submission, 0, lambda outcome: None)
         virtual.pass_s(20.0, turns_max=60)
         # Fenced as well: registers anew whenever Redis is back.
         kept._fenced.set()
@@ -103,7 +103,7 @@ def test_leaving_while_a_flush_is_not_answered_does_not_spin() -> None:
         away.__dict__["fence"] = Store().fence
         kept = quota(away, virtual)
         serving = virtual.start(kept.run())
-        kept.admit(Submission(organisation_id=1, messages=(), units=0), 0)
+        kept.admit(Submission(organisation_id=1, messages=(), units=0), 0, lambda outcome: None)
         virtual.pass_s(0.5)
         virtual.start(kept.leave())
         virtual.pass_s(10.0, turns_max=100)
@@ -151,7 +151,10 @@ def leading() -> Store:
     def apply(entries: Sequence[UsageEntry], decide: Any, sent: int) -> Applied:
         return Applied([], {0: StreamMark(entries[-1].position, entries[-1].link)})
 
-    return Store(lead=True, recover=recovered, apply=apply, events=[], standing=Standing(0))
+    nothing = Applied([], {})
+    return Store(
+        lead=True, recover=recovered, apply=apply, events=[], standing=Standing(0), close_accounts=nothing
+    )
 
 
 def usage(read: Any) -> Store:
