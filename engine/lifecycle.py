@@ -48,8 +48,8 @@ MessageEvent = Literal[
     "accepted",  # it was admitted to its queue
     "scheduled",  # it was admitted, and is not to be sent before a later time
     "sent",  # a provider took it
-    "retrying",  # an attempt failed for now, and another follows
-    "failed",  # no provider takes it
+    "retrying",  # an attempt failed for now, and another follows; or an operator has replayed a dead letter
+    "failed",  # no provider takes it, or an operator has dropped it
     "expired",  # its validity ended before a provider took it
     "outcome_unknown",  # it is not sent again after too many sends of unknown outcome; it is charged
     "outcome_unknown_released",  # the same, and it is not charged

@@ -46,7 +46,6 @@ RATCHET: dict[str, int] = {
 }
 # Modules that only one module outside their room imports, and why they do not live beside it.
 APART: dict[str, str] = {
-    "engine.activity.history": "a rule of the activity, which the API only shows",
     "engine.boot": "the supervisor calls it, in the child that it has forked",
     "engine.providers.presets": "a folder of data, one file for each carrier",
 }

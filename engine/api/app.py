@@ -10,6 +10,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from engine.api.accounts import Accounts
 from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.auth import Keys
+from engine.api.dead_letters import DeadLetters
 from engine.api.guard import Action, Exchanges
 from engine.api.limits import OrganisationLimits
 from engine.api.messages import SUBMISSIONS, Messages
@@ -98,6 +99,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/providers/{name}/resume": {"POST": providers.resume},
         "/v1/admin/status": {"GET": admin.status},
         "/v1/admin/queues/{queue}": {"GET": admin.queue},
+        **_of_dead_letters(DeadLetters(services)),
         "/v1/admin/audit": {"GET": admin.audit},
     }
     app = web.Application()
@@ -123,6 +125,16 @@ def _of_one_organisation(admin: Admin, limits: OrganisationLimits) -> dict[str, 
         f"{path}/balance": {"GET": admin.balance},
         f"{path}/transactions": {"GET": admin.transactions},
         f"{path}/top-ups": {"POST": admin.top_up},
+    }
+
+
+def _of_dead_letters(letters: DeadLetters) -> dict[str, dict[str, Action]]:
+    path = "/v1/admin/dead-letters"
+    return {
+        path: {"GET": letters.show_all},
+        f"{path}/{{letter_id}}": {"GET": letters.show},
+        f"{path}/{{letter_id}}/replay": {"POST": letters.replay},
+        f"{path}/{{letter_id}}/drop": {"POST": letters.drop},
     }
 
 

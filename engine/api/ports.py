@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from engine.api.request_counts import RequestCounts
+from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
 from engine.organisations import (
     ApiKey,
@@ -205,6 +206,24 @@ class Routing(Protocol):
         """Segments a second; None: as configured. Raises Refusal 404, 422."""
 
 
+class DeadLetters(Protocol):
+    """The messages that were set aside. Every call raises Unavailable, all but `page` Refusal 404."""
+
+    async def page(
+        self, queue: Queue | None, organisation_id: int | None, after: DeadLetterId | None, limit: int
+    ) -> list[DeadLetter]:
+        """At most `limit` of them behind `after`, in a fixed order; None: all queues, all organisations."""
+
+    async def letter(self, letter_id: DeadLetterId) -> DeadLetter:
+        """One of them."""
+
+    async def replay(self, letter_id: DeadLetterId) -> DeadLetter:
+        """Put it into its queue again, once. Raises Refusal 409."""
+
+    async def drop(self, letter_id: DeadLetterId) -> DeadLetter:
+        """Release its units, once. Raises Refusal 409."""
+
+
 class ReceiptReply(Protocol):
     """What a provider is answered once its receipts are kept."""
 
@@ -261,6 +280,7 @@ class Services:
     losses: Losses
     prices: Prices
     routing: Routing
+    dead_letters: DeadLetters
     # In the order of the configuration.
     providers: Sequence[ProviderSettings]
     # By name, those of the providers that push their receipts; and where these are put.

@@ -54,6 +54,7 @@ from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -183,8 +184,7 @@ async def _services(
     quota: Quota,
     ingest: Ingest,
 ) -> Services:
-    config, shards = process.config, process.config.shards
-    problems = Problems(process.clock.now_us)
+    config, shards, problems = process.config, process.config.shards, Problems(process.clock.now_us)
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
@@ -208,6 +208,7 @@ async def _services(
         problems=problems,
         provider_problems=RedisProblems(link, process.clock.now_us),
         now_us=process.clock.now_us,
+        dead_letters=RedisDeadLetters(link, shards, partial(shard_of, shards=shards), process.clock.now_us),
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
         transactions=Journal(postgres).transactions,

@@ -32,6 +32,7 @@ from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
+from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from tests.providers.sink import Sink
@@ -222,7 +223,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def scrape(accept: str) -> tuple[bytes, str]:
         return f"# accept {accept}".encode(), "text/plain"
 
-    pool = directory._pool
+    pool, nowhere = directory._pool, RedisLink("redis://127.0.0.1:1", timeout_s=5, name="none")
     given: dict[str, Any] = {
         "ingest": DeskIngest(),
         "directory": directory,
@@ -230,12 +231,13 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),
+        "dead_letters": RedisDeadLetters(nowhere, 16, lambda o: o % 16, lambda: 0),
         "routing": Routing(pool, [p.name for p in PROVIDERS]),
         "providers": PROVIDERS,
         "receipt_readers": {},
         "receipts": Sink(),
         "problems": Problems(),
-        "provider_problems": RedisProblems(RedisLink("redis://127.0.0.1:1", timeout_s=5, name="none")),
+        "provider_problems": RedisProblems(nowhere),
         "now_us": lambda: time.time_ns() // 1000,
         "transactions": Journal(pool).transactions,
         "history": history,

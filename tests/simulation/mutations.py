@@ -283,6 +283,11 @@ def _settle_again(self: Functions, key: bytes, entry_id: tuple[int, int]) -> int
     return 1
 
 
+def _end_again(self: Functions, dead: bytes, entry_id: str) -> bool:
+    Functions.takes_away(self, dead, entry_id)
+    return True
+
+
 def _fence_silently(self: Functions, keys: Any, args: Any) -> int:
     """The epoch ends without a marker in the usage stream."""
     if self.store.hash(keys[1]).pop(args[0].encode(), None) is None:
@@ -376,6 +381,8 @@ MUTATIONS = [
         "count a settlement twice", 4,
         world={"functions": spoiled("Twice", acknowledge=_settle_again)},
     ),
+    Mutation("end a dead letter twice", 2,
+             world={"functions": spoiled("Undead", takes_away=_end_again), "operators": 3}),
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
     Mutation("forget to keep answers", 7, world={"postgres": ForgetfulPostgres}),
     Mutation("write without proving the lead", 4, world={"postgres": Unproven}),

@@ -325,7 +325,32 @@ class Settling(Closing, LineFunctions):
         return len(messages)
 
 
-class Functions(Settling, Notes):
+class Letters(Closing):
+    """What becomes of dead letters."""
+
+    def replay(self, keys: Any, args: Any) -> int:
+        if not self.takes_away(keys[0], args[0]):
+            return 0
+        self.store.zadd(keys[1], args[1], args[2])
+        self.store.xadd(keys[2], [b"b", _array_of([args[3]], 1)])
+        return 1
+
+    def drop(self, keys: Any, args: Any) -> int:
+        if not self.takes_away(keys[0], args[0]):
+            return 0
+        _, org, units, row = args
+        self.store.xadd(keys[1], [b"b", _array_of([row], 1)])
+        chain = Chain(self.store, *keys[2:4])
+        chain.append(b"settle", b"", b"0", _pack([org, 0, units]))
+        chain.keep()
+        self.hold(*keys[4:6], {org: -units})
+        return 1
+
+    def takes_away(self, dead: bytes, entry_id: str) -> bool:
+        return bool(self.store.xdel(dead, parse_id(_b(entry_id))))
+
+
+class Functions(Settling, Letters, Notes):
     """The functions by name."""
 
     # -- holders

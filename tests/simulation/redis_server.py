@@ -177,9 +177,16 @@ class RedisServer(Hashes):
         self.store.db[key] = as_bytes(value)
         return b"OK"
 
-    def _xrange(self, key: bytes, first: bytes | str, _: str, __: str, count: int) -> list[Any]:
-        stream = self.store.db.get(key)
-        ids = [] if stream is None else stream.behind(parse_id(as_bytes(first).lstrip(b"(-") or b"0"), count)
+    def _xlen(self, key: bytes) -> int:
+        return len(self.store.db[key].ids) if key in self.store.db else 0
+
+    def _xrange(self, key: bytes, first: bytes | str, last: str, _: str, count: int) -> list[Any]:
+        stream, start = self.store.db.get(key), as_bytes(first)
+        ms, sequence = parse_id(start.lstrip(b"(-") or b"0")
+        after = (ms, sequence if start.startswith((b"(", b"-")) else sequence - 1)
+        ids = [] if stream is None else stream.behind(after, count)
+        if last != "+":
+            ids = [i for i in ids if i <= parse_id(as_bytes(last))]
         return [[format_id(i), stream.fields[i]] for i in ids]
 
     def _xtrim(self, key: bytes, _: str, least: str) -> int:

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from random import Random
 from typing import Any
+
+import msgspec
 
 from engine.boot.ingest import assemble_ingest
 from engine.boot.ledger import assemble_ledger
 from engine.boot.worker import assemble_worker
 from engine.config import Credit, Queues, QueueSettings
-from engine.errors import Unavailable
+from engine.delivery.dead_letters import DeadLetterId
+from engine.delivery.settlement import DELIVERIES_MAX
+from engine.errors import Refusal, Unavailable
 from engine.intake.pricing import PriceTable
 from engine.providers.settings import SimulatedSettings
-from engine.records import Message, Verdict
+from engine.records import Entry, Message, Verdict
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import UNANSWERED_S, timing
+from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import RedisUsage
 from tests.routing.throughput_model import Timeline
@@ -127,9 +134,21 @@ class Pacing:
 class ShortQueue(QueueStreams):
     """Lets few messages be ready, so that the others wait in their organisation's turn."""
 
-    def __init__(self, *arguments: Any, ready_max: int, **named: Any) -> None:
+    def __init__(self, world: World, *arguments: Any, ready_max: int, **named: Any) -> None:
+        self._world = world
         self._wanted, self._most = 0, ready_max
         super().__init__(*arguments, **named)
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        """Where there are operators, some entries have outlived too many workers."""
+        found = await super().read(count, block_ms)
+        if not self._world.operators:
+            return found
+        again = [not self._world.clock.rng.randrange(20) for _ in found]
+        return [
+            msgspec.structs.replace(entry, deliveries=DELIVERIES_MAX + 1) if dead else entry
+            for entry, dead in zip(found, again, strict=True)
+        ]
 
     @property
     def ready_max(self) -> int:  # type: ignore[override]
@@ -147,6 +166,7 @@ async def worker(world: World, role: Role) -> None:
     await reading.start()
     pulse = pulse_of(world, role)
     reader = ShortQueue(
+        world,
         link,
         reading,
         ready_max=settings.ready_max,
@@ -205,8 +225,30 @@ async def ledger(world: World, role: Role) -> None:
     await service.run(role.draining, works)
 
 
+async def operator(world: World, role: Role) -> None:
+    """Replays and drops what lies dead, now and then by a look that is old, and again after a lost answer."""
+    rng, shards = world.clock.rng, world.settings.shards
+    link = world.link(role.process)
+    now_us, shard = world.redis.store.now_us, partial(shard_of, shards=shards)
+    letters = RedisDeadLetters(link, shards, shard, now_us)  # type: ignore[arg-type]
+    role.ready = True
+    while not role.draining.is_set():
+        await asyncio.sleep(rng.expovariate(1 / 0.1))
+        try:
+            for letter in await letters.page(None, None, None, 20):
+                verb = "drop" if letter.expired or rng.random() < 0.5 else "replay"
+                await getattr(letters, verb)(DeadLetterId.parse(letter.id))
+                world.letters[verb] += 1
+        except Unavailable:
+            await asyncio.sleep(0.2)
+        except Refusal as e:
+            # Another operator was faster, or this one was and did not hear of it.
+            world.letters["gone"] += e.status == 404
+
+
 ROLES: dict[str, Callable[[World, Role], Coroutine[Any, Any, None]]] = {
     "ingest": ingest,
     "worker": worker,
     "ledger": ledger,
+    "operator": operator,
 }

@@ -46,6 +46,15 @@ def test_a_fence_that_was_booked_in_part_and_lost_lets_nobody_overspend(seed: in
     assert run(seed, half_fences=True).violation == ""
 
 
+def test_dead_letters_are_replayed_or_dropped_once_whoever_races_and_dies() -> None:
+    letters = {"replay": 0, "drop": 0, "gone": 0}
+    for seed in range(6):
+        result = run(seed, operators=3)
+        assert result.violation == "", seed
+        letters = {kind: count + result.letters[kind] for kind, count in letters.items()}
+    assert min(letters.values()) > 5, letters
+
+
 def test_a_seed_runs_the_same_in_another_process() -> None:
     seed = 3
     here = "\n".join(run(seed, trace=True, steps_max=20_000).trace)

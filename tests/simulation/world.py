@@ -129,10 +129,12 @@ class World:
         rewinds: bool = True,
         books_go_back: bool = False,
         half_fences: bool = False,
+        operators: int = 0,
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
         does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
-        booked in part."""
+        booked in part. `operators`: so many replay and drop dead letters, of which there are many then."""
+        self.operators = operators
         self.half_fences = half_fences
         if half_fences:
             few = {"shards": 1 + seed % 2, "ledgers": 2 + seed % 2, "chaos_s": 6.0}
@@ -158,6 +160,8 @@ class World:
         self.requests: dict[str, int] = {}
         # How often the carrier has accepted each message.
         self.sent: dict[str, int] = {}
+        # What became of calls about dead letters.
+        self.letters = {"replay": 0, "drop": 0, "gone": 0}
         # The slots of limited providers, as Redis keeps them.
         self.timelines: dict[str, Timeline] = {}
         self.calm = False

@@ -81,10 +81,13 @@ def others(message: bytes) -> list[Any]:
     usage = (keys.usage_key(s), keys.usage_head_key(s))
     held = (keys.held_key(s), keys.held_by_key(s))
     receipts, later = keys.receipts_key(s), keys.receipts_later_key(s)
+    dead, activity = keys.dead_key(s, "express"), keys.activity_key(s)
     applied, due = keys.receipts_applied_key(s), (keys.due_key(s, "express"), keys.due_key(s, "normal"))
     return [
         ("FCALL", versioned("note_books"), 1, usage[1], "g 0-0 1 "),
         ("FCALL", versioned("note_waits"), 1, usage[1], 1),
+        ("FCALL", versioned("replay"), 3, dead, due[0], activity, "1-1", 5, message, b"row"),
+        ("FCALL", versioned("drop"), 6, dead, activity, *usage, *held, "1-2", 7, 2, b"row"),
         ("FCALL", versioned("tally"), 10, *held, *places),
         ("FCALL", versioned("cut"), 12, *places, keys.activity_key(s), *usage, held[0], "0-0", "", 10, 10),
         ("FCALL", versioned("backlog"), 5, *keys.line_keys(s, "normal"), keys.limits_key(s), 10),
@@ -108,6 +111,8 @@ async def test_a_function_with_a_key_refused_does_nothing_and_touches_no_key_tha
     link: RedisLink, limited: RedisLink, seed: int
 ) -> None:
     await link.batch([("XADD", keys.receipts_key(_SHARD), f"1-{n}", "b", b"receipt") for n in (1, 2)])
+    dead = keys.dead_key(_SHARD, "express")
+    await link.batch([("XADD", dead, f"1-{n}", "m", b"message") for n in (1, 2)])
     sequence, side = Sequence(Random(seed)), Side("no run that a ledger could have seen")
     await link.call("SET", keys.generation_key(_SHARD), "g1")
     seen = set()
@@ -132,6 +137,7 @@ async def test_a_function_with_a_key_refused_does_nothing_and_touches_no_key_tha
         seen.add(command[1])
         await tried(link, limited, command)
     assert side.entries
+    assert await link.call("XLEN", dead) == 0
     names = [library.name for library in libraries()]
     loaded = [library for library in await link.call("FUNCTION", "LIST") if library[1].decode() in names]
     assert seen == {function[1].decode() for library in loaded for function in library[5]}

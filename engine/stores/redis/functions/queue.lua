@@ -1313,6 +1313,32 @@ local function refill_line(keys, args)
   return finish(line)
 end
 
+-- replay(dead, due, activity; entry id, due_at_us, payload, row)
+-- -> 1 when this call replayed the dead letter, else 0
+-- Puts a dead letter on the due set as `payload`. Only the call that removes it counts, of this function and of
+-- `drop`, so a second call does nothing.
+local function replay(keys, args)
+  if redis.call('XDEL', keys[1], args[1]) == 0 then return 0 end
+  redis.call('ZADD', keys[2], args[2], args[3])
+  redis.call('XADD', keys[3], '*', 'b', array_of({args[4]}))
+  return 1
+end
+
+-- drop(dead, activity, usage, head, held, held by organisation; entry id, organisation, units, row)
+-- -> 1 when this call dropped the dead letter, else 0
+-- Releases the units of a dead letter. As for `replay`, a second call does nothing.
+local function drop(keys, args)
+  if redis.call('XDEL', keys[1], args[1]) == 0 then return 0 end
+  local units = tonumber(args[3])
+  redis.call('XADD', keys[2], '*', 'b', array_of({args[4]}))
+  hold(keys[6], {args[2]}, {[args[2]] = -units})
+  local chain = chain_of(keys[3], keys[4])
+  append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(args[2]), 0, units}))
+  keep(chain)
+  redis.call('DECRBY', keys[5], units)
+  return 1
+end
+
 -- make_group(sms) -> 1 when this call made the consumer group, 0 when it was there
 -- The group begins at the first entry of the stream.
 local function make_group(keys)
@@ -1871,7 +1897,10 @@ offer('report', admit, 'allow-oom')
 -- and one usage entry a call.
 offer('settle', function(keys, args) return settle(keys, args) end, 'allow-oom')
 offer('settle_unread', settle_unread, 'allow-oom')
+-- Frees memory, but for one activity row and one usage entry a call.
+offer('drop', drop, 'allow-oom')
 -- Move messages from one place to another.
+offer('replay', replay, 'allow-oom')
 offer('promote', promote, 'allow-oom')
 offer('refill', refill_line, 'allow-oom')
 offer('sift', sift, 'allow-oom')

@@ -1,0 +1,93 @@
+"""The operator's calls on dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.auth import AdminKey
+from engine.api.decoding import Shape, invalid, read_body
+from engine.api.paging import asked, choice_asked, limit_asked
+from engine.api.ports import Services
+from engine.api.problems import not_found
+from engine.api.response import Response, answer_of
+from engine.delivery.dead_letters import DeadLetter, DeadLetterId
+from engine.records import QUEUES, Queue
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Page(msgspec.Struct):
+    dead_letters: list[DeadLetter]
+    # The `cursor` of the next page; null on the last.
+    next: str | None
+
+
+_NOTHING = Shape(_Nothing, "a replay or a drop", {})
+_QUEUES: dict[str, Queue | None] = {"": None, **{queue: queue for queue in QUEUES}}
+
+
+class DeadLetters:
+    """The actions on /v1/admin/dead-letters."""
+
+    def __init__(self, services: Services) -> None:
+        self._letters = services.dead_letters
+        self._body_bytes_max = services.body_bytes_max
+        self._key = AdminKey(services.admin_key_sha256)
+
+    async def show_all(self, request: web.Request) -> Response:
+        """`GET /v1/admin/dead-letters`: 200 with the page that `?queue=`, `?organisation=`, `?cursor=` and
+        `?limit=` ask for. Raises Refusal 401, 422, Unavailable."""
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        limit, after = limit_asked(request), _cursor(request)
+        queue = choice_asked(request, "queue", _QUEUES)
+        organisation_id = asked(request, "organisation", 0, 1) or None
+        # One more than asked for tells whether there is another page.
+        found = await self._letters.page(queue, organisation_id, after, limit + 1)
+        page = found[:limit]
+        return answer_of(200, _Page(page, page[-1].id if len(found) > limit else None))
+
+    async def show(self, request: web.Request) -> Response:
+        """`GET /v1/admin/dead-letters/{id}`: 200 with that one. Raises Refusal 401, 404, Unavailable."""
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        return answer_of(200, await self._letters.letter(_named(request)))
+
+    async def replay(self, request: web.Request) -> Response:
+        """`POST /v1/admin/dead-letters/{id}/replay`: 200 with it; it is in its queue again.
+
+        Again it is 404. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        """
+        return await self._end(request, self._letters.replay)
+
+    async def drop(self, request: web.Request) -> Response:
+        """`POST /v1/admin/dead-letters/{id}/drop`: 200 with it; its units are released. Raises as `replay`
+        does."""
+        return await self._end(request, self._letters.drop)
+
+    async def _end(
+        self, request: web.Request, step: Callable[[DeadLetterId], Awaitable[DeadLetter]]
+    ) -> Response:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
+        return answer_of(200, await step(_named(request)))
+
+
+def _named(request: web.Request) -> DeadLetterId:
+    """The id in the path. Raises Refusal 404."""
+    try:
+        return DeadLetterId.parse(request.match_info["letter_id"])
+    except ValueError as e:
+        raise not_found("There is no dead letter with this id.") from e
+
+
+def _cursor(request: web.Request) -> DeadLetterId | None:
+    """Raises Refusal 422."""
+    value = request.query.get("cursor")
+    try:
+        return DeadLetterId.parse(value) if value else None
+    except ValueError as e:
+        raise invalid("`cursor` must be the `next` of another page.", "cursor") from e
