@@ -33,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pause(msgspec.Struct, frozen=True, kw_only=True):
-    """An operator has paused an organisation: its messages are accepted and wait."""
+    """An operator has paused an organisation, or a queue: its messages are accepted and wait."""
 
     since: datetime
     # Why, as the operator says.

@@ -14,9 +14,10 @@ from engine.api.guard import fingerprint, idempotency_key
 from engine.api.paging import NUMBER, asked, choice_asked, limit_asked, transactions_page
 from engine.api.ports import Services
 from engine.api.problems import not_found
+from engine.api.queues import queue_of
 from engine.api.response import Response, answer_of
 from engine.organisations import ApiKey, Organisation
-from engine.records import QUEUES, IdempotentCall
+from engine.records import IdempotentCall
 
 _SCOPE = "admin"
 # How long an audit may take when the caller does not say, and at most, seconds.
@@ -159,12 +160,12 @@ class Admin:
         return answer_of(200, await self._services.status())
 
     async def queue(self, request: web.Request) -> Response:
-        """`GET /queues/{queue}`: 200 with who has a backlog in it. Raises Refusal 401, 404, Unavailable."""
+        """`GET /queues/{queue}`: 200 with who has a backlog in it, and its pause.
+
+        Raises Refusal 401, 404, Unavailable.
+        """
         self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        named = [queue for queue in QUEUES if queue == request.match_info["queue"]]
-        if not named:
-            raise not_found(f"There is no queue of this name: the queues are {' and '.join(QUEUES)}.")
-        return answer_of(200, await self._services.backlog(named[0]))
+        return answer_of(200, await self._services.backlog(queue_of(request)))
 
     async def audit(self, request: web.Request) -> Response:
         """`GET /audit`: 200 with its verdict, whatever that is; 503 only when nothing could be looked at.

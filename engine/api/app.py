@@ -18,6 +18,7 @@ from engine.api.metrics import Metrics
 from engine.api.ports import Services
 from engine.api.prices import PriceTables
 from engine.api.problems import MethodNotAllowed, not_found
+from engine.api.queues import QueuePauses
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
 from engine.api.routes import Providers, Routes
@@ -98,7 +99,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/admin/providers/{name}/pause": {"POST": providers.pause},
         "/v1/admin/providers/{name}/resume": {"POST": providers.resume},
         "/v1/admin/status": {"GET": admin.status},
-        "/v1/admin/queues/{queue}": {"GET": admin.queue},
+        **_of_queues(admin, QueuePauses(services)),
         **_of_dead_letters(DeadLetters(services)),
         "/v1/admin/audit": {"GET": admin.audit},
     }
@@ -125,6 +126,15 @@ def _of_one_organisation(admin: Admin, limits: OrganisationLimits) -> dict[str, 
         f"{path}/balance": {"GET": admin.balance},
         f"{path}/transactions": {"GET": admin.transactions},
         f"{path}/top-ups": {"POST": admin.top_up},
+    }
+
+
+def _of_queues(admin: Admin, pauses: QueuePauses) -> dict[str, dict[str, Action]]:
+    path = "/v1/admin/queues/{queue}"
+    return {
+        path: {"GET": admin.queue},
+        f"{path}/pause": {"POST": pauses.pause},
+        f"{path}/resume": {"POST": pauses.resume},
     }
 
 

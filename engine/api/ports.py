@@ -22,6 +22,7 @@ from engine.organisations import (
     NewKey,
     NewOrganisation,
     Organisation,
+    Pause,
     Rebuilding,
     TopUp,
     Transaction,
@@ -201,6 +202,12 @@ class Routing(Protocol):
         self, provider: str, paused: bool, once: IdempotentCall | None = None
     ) -> RoutingPlan:
         """Send nothing through this provider, or send through it again. Raises Refusal 404, 409."""
+
+    async def pause_queue(
+        self, queue: Queue, reason: str | None, once: IdempotentCall | None = None
+    ) -> Pause | None:
+        """Send nothing of this queue for `reason`, or with None go on; its pause then. Raises Refusal 409,
+        422."""
 
     async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan:
         """Segments a second; None: as configured. Raises Refusal 404, 422."""

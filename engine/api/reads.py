@@ -75,7 +75,9 @@ class Reads:
 
     async def backlog(self, queue: Queue) -> QueueBacklog:
         """What `GET /v1/admin/queues/{queue}` answers. Raises Unavailable."""
-        return await self._status.backlog(queue, self._clock.now_us() // 1000)
+        found = await self._status.backlog(queue, self._clock.now_us() // 1000)
+        known, missing = await _answered({"pause": self._status.queue_pauses()}, _SOURCES)
+        return msgspec.structs.replace(found, pause=known.get("pause", {}).get(queue), missing=missing)
 
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
@@ -91,6 +93,7 @@ class Reads:
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
                 "problems_last_hour": self._problems.last_hour(providers),
                 "paused_providers": self._status.paused(providers),
+                "paused_queues": self._status.queue_pauses(),
                 "paused_organisations": self._status.paused_organisations(),
             },
             _SOURCES,
@@ -116,6 +119,8 @@ _SOURCES = {
     "receipts.unmatched": "ClickHouse",
     "problems_last_hour": "Redis",
     "paused_providers": "PostgreSQL",
+    "paused_queues": "PostgreSQL",
+    "pause": "PostgreSQL",
     "paused_organisations": "PostgreSQL",
 }
 

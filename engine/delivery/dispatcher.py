@@ -108,9 +108,12 @@ class Dispatcher:
         self.use(RoutingPlan(version=0))
 
     def use(self, plan: RoutingPlan) -> None:
-        """Route by `plan` from now on. What waits for a provider that is paused now leaves its lane."""
+        """Route by `plan` from now on. What waits for a provider that is paused now leaves its lane. When the
+        queue is paused, what waits here goes back, as in `pause`, and nothing more is to be read."""
+        queue_paused = self._queue in plan.paused_queues
         self._choice.use(plan)
-        self.lanes.use(plan)
+        self.lanes.use(plan, queue_paused=queue_paused)
+        self._heed(self._pauses.of_queue(queue_paused))
         self._turns.ring()
 
     def pause(self, organisations: Mapping[int, StreamId]) -> None:
@@ -120,7 +123,10 @@ class Dispatcher:
 
         What waits here of them goes back to their backlogs; what is being sent gets its verdict.
         """
-        self._pauses = Pauses(organisations)
+        self._heed(self._pauses.of_organisations(organisations))
+
+    def _heed(self, pauses: Pauses) -> None:
+        self._pauses = pauses
         for lane in self.lanes if self._pauses else ():
             for entry, _ in lane.leave(self._pauses.hold):
                 self._settler.put_back(entry)

@@ -42,10 +42,10 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._order)
 
-    def use(self, plan: RoutingPlan) -> None:
-        """Pause providers, and set their throughput, as `plan` says."""
+    def use(self, plan: RoutingPlan, *, queue_paused: bool = False) -> None:
+        """Pause providers, all of them when `queue_paused`, and set their throughput, as `plan` says."""
         for name, lane in self.by_name.items():
-            lane.paused = name in plan.paused
+            lane.paused = queue_paused or name in plan.paused
             lane.limit(plan.throughput.get(name, self._throughput[name]))
         self._order.sort(key=lambda lane: lane.allowance is None)
 

@@ -38,5 +38,7 @@ class RoutingPlan(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...] = ()
     # Names of the providers through which nothing is sent for now.
     paused: tuple[str, ...] = ()
+    # Queues of which nothing is sent for now.
+    paused_queues: tuple[Queue, ...] = ()
     # Segments per second by provider, where they differ from the configuration.
     throughput: dict[str, float] = {}

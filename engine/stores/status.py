@@ -10,11 +10,13 @@ import msgspec
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.limits.records import DRAIN_S
+from engine.organisations import Pause
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
 from engine.stores.postgres.losses import losses_in_all
 from engine.stores.postgres.pool import Pool
+from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import unbooked_in_all
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
@@ -98,6 +100,8 @@ class Status(msgspec.Struct):
     receipts: ReceiptsStatus | None = None
     # Providers of the configuration that are paused, by name.
     paused_providers: list[str] | None = None
+    # Queues that are paused, by name.
+    paused_queues: dict[Queue, Pause] | None = None
     # Organisations that are paused, the first of them by id.
     paused_organisations: list[PausedOrganisation] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
@@ -137,6 +141,9 @@ class QueueBacklog(msgspec.Struct, frozen=True):
     segments_in_10_s: int
     # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
     organisations: list[OrganisationBacklog]
+    # None: the queue is not paused, or `missing` says why that is not known.
+    pause: Pause | None = None
+    missing: dict[str, str] = {}
 
 
 class StatusReader:
@@ -184,6 +191,10 @@ class StatusReader:
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_PAUSED, list(providers))
         return [row["provider"] for row in rows]
+
+    async def queue_pauses(self) -> dict[Queue, Pause]:
+        """The queues that somebody has paused."""
+        return await Routing(self._pool).queue_pauses()
 
     async def activity(self, now_ms: int) -> ActivityStatus:
         """The activity of all shards that is not archived; `now_ms` is milliseconds since 1970."""

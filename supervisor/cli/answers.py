@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.organisations import Balance, LossSum, Organisation, UnbookedSum
+from engine.organisations import Balance, LossSum, Organisation, Pause, UnbookedSum
 
 
 class Organisations(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +124,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     receipts: ReceiptsState | None = None
     # Providers that are paused, by name; None: not known.
     paused_providers: list[str] | None = None
+    # Queues that are paused, by name; None: not known.
+    paused_queues: dict[str, Pause] | None = None
     # Organisations that are paused, the first hundred by id; None: not known.
     paused_organisations: list[PausedOrganisation] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.

@@ -1,18 +1,20 @@
-"""`smsengine queue`: whose messages wait in a queue, over the admin API."""
+"""`smsengine queue`: whose messages wait in a queue, and its pause, over the admin API."""
 
 from __future__ import annotations
 
+import uuid
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
 
+from engine.organisations import Pause
 from engine.records import Queue
 from supervisor.cli import options, show
 
 app = typer.Typer(
-    help="Whose messages wait.",
+    help="Queues: whose messages wait, pause, resume.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -35,17 +37,26 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
     paused: int = 0
     segments_in_10_s: int = 0
     organisations: list[_Organisation]
+    pause: Pause | None = None
+    missing: dict[str, str] = {}
 
 
-@app.callback()
-def queues() -> None:
-    """Whose messages wait."""
+class _Pause(msgspec.Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class _Queue(msgspec.Struct, frozen=True, kw_only=True):
+    queue: str
+    pause: Pause | None = None
+
+
+_Name = Annotated[Queue, typer.Argument(help="[cyan]express[/cyan] or [cyan]normal[/cyan].")]
 
 
 @app.command("show")
 @options.admin_options
 def show_queue(
-    queue: Annotated[Queue, typer.Argument(help="[cyan]express[/cyan] or [cyan]normal[/cyan].")],
+    queue: _Name,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -66,6 +77,10 @@ def show_queue(
     if engine.print_json(found):
         return
     console = Console(highlight=False)
+    if found.pause:
+        console.print(show.paused_queue(queue, found.pause))
+    for what, why in found.missing.items():
+        console.print(f"{what} is not known: {why}")
     if not found.organisations:
         console.print(f"No organisation has a backlog in {queue}.")
         return
@@ -76,6 +91,49 @@ def show_queue(
     console.print(
         f"{show.number(found.messages)} messages{paused}; {rate} segments a second left in the last 10 s"
     )
+
+
+@app.command()
+@options.admin_options
+def pause(
+    queue: _Name,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever asks later.")] = "",
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Send nothing of a queue until it is resumed, on no node.
+
+    Messages are accepted and wait. Their validity goes on: what expires is not sent, and is
+    not charged. What a provider has already is not taken back. In force within a second or so.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine queue pause normal --reason "campaign with a wrong text"[/cyan]
+    """
+    _set_paused(queue, "pause", _Pause(reason=reason), engine)
+
+
+@app.command()
+@options.admin_options
+def resume(
+    queue: _Name,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Let a paused queue go on.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine queue resume normal[/cyan]
+    """
+    _set_paused(queue, "resume", {}, engine)
+
+
+def _set_paused(queue: Queue, verb: str, body: object, engine: options.EngineOptions) -> None:
+    path = f"/v1/admin/queues/{queue}/{verb}"
+    found = engine.admin().post(path, body, _Queue, idempotency_key=str(uuid.uuid4()))
+    if not engine.print_json(found):
+        print(show.paused_queue(queue, found.pause))
 
 
 def _row(o: _Organisation) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
+from engine.organisations import Pause
 from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, Process, Status
 from supervisor.cli.sending import Totals
 
@@ -94,11 +95,21 @@ def _behind(seen: Status) -> list[RenderableType]:
         parts += [Text(f"not understood in the last hour: {count} (see smsengine provider problems)"), Text()]
     if seen.paused_providers:
         parts += [Text(f"paused: {', '.join(seen.paused_providers)}"), Text()]
+    for queue, pause in (seen.paused_queues or {}).items():
+        parts += [Text(paused_queue(queue, pause)), Text()]
     if seen.paused_organisations:
         held = sum(queue.paused for queue in (seen.queues or {}).values())
         names = ", ".join(_named(organisation) for organisation in seen.paused_organisations)
         parts += [Text(f"organisations paused, with {number(held)} messages waiting: {names}"), Text()]
     return parts
+
+
+def paused_queue(queue: str, pause: Pause | None) -> str:
+    """Whether a queue is paused, since when and why."""
+    if pause is None:
+        return f"the queue {queue} sends"
+    reason = f" ({pause.reason})" if pause.reason else ""
+    return f"the queue {queue} is paused since {pause.since:%Y-%m-%d %H:%M}{reason}"
 
 
 def _named(organisation: PausedOrganisation) -> str:

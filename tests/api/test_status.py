@@ -29,7 +29,7 @@ _CONFIG = Config(
     shards=2,
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
-_PAUSED = {"paused_providers", "paused_organisations"}
+_PAUSED = {"paused_providers", "paused_queues", "paused_organisations"}
 _ALL = {"queues", "ledger", "activity", "receipts", "problems_last_hour", *_PAUSED}
 
 

@@ -253,7 +253,8 @@ def test_a_key_of_the_data_directory_is_not_sent_to_another_engine(engine: Engin
 
 def test_a_queue_says_who_has_a_backlog(engine: Engine) -> None:
     assert answer(engine.run("queue", "show", "normal", "--json")) == {
-        "queue": "normal", "messages": 0, "paused": 0, "segments_in_10_s": 0, "organisations": []
+        "queue": "normal", "messages": 0, "paused": 0, "segments_in_10_s": 0, "organisations": [],
+        "pause": None, "missing": {},
     }  # fmt: skip
     assert "No organisation has a backlog in express." in engine.run("queue", "show", "express").stdout
     wrong = engine.run("queue", "show", "other")
@@ -302,3 +303,31 @@ def test_what_is_paused_waits_up_to_its_limit_and_goes_on(engine: Engine) -> Non
     eventually(lambda: balance(engine, organisation)["held"] == 0)
     assert waiting(engine, organisation) == 0
     eventually(lambda: sent(600) == 202)
+
+
+def test_a_paused_queue_sends_nothing_until_it_is_resumed(engine: Engine) -> None:
+    made = new_organisation(engine, 5000)
+    caller = Caller(engine.url, made["api_key"])
+    try:
+        paused = engine.run("queue", "pause", "normal", "--reason", "a wrong text")
+        assert paused.stdout.startswith("the queue normal is paused since ")
+        version = answer(engine.run("route", "list", "--json"))["version"]
+
+        def in_force() -> bool:
+            processes = answer(engine.run("status", "--json"))["processes"]
+            return all((p["routing"] or version) >= version for p in processes)
+
+        eventually(in_force)
+        before = received(engine)
+        messages = [{"to": "+989121234567", "text": "x"}] * 100
+        assert caller.call("POST", "/v1/messages/batch", {"messages": messages})[0] == 202
+        urgent = {"to": "+989121234567", "text": "x", "queue": "express"}
+        assert caller.call("POST", "/v1/messages", urgent)[0] == 202
+        eventually(lambda: received(engine) == before + 1)
+        assert balance(engine, made["id"])["held"] > 0
+        assert answer(engine.run("queue", "show", "normal", "--json"))["pause"]["reason"] == "a wrong text"
+        assert "the queue normal is paused" in engine.run("status").stdout
+    finally:
+        engine.run("queue", "resume", "normal")
+    eventually(lambda: balance(engine, made["id"])["held"] == 0)
+    assert received(engine) == before + 101

@@ -21,9 +21,11 @@ from typing import Any
 import msgspec
 
 from engine.errors import Refusal
-from engine.records import IdempotentCall
+from engine.organisations import Pause
+from engine.records import IdempotentCall, Queue
 from engine.routing.records import Route, RoutingPlan
 from engine.routing.routes import first_wrong
+from engine.stores.postgres.directory import check_text
 from engine.stores.postgres.idempotency import claim
 from engine.stores.postgres.pool import Pool
 
@@ -36,7 +38,8 @@ _READ = """
 SELECT version,
     (SELECT coalesce(json_agg(json_build_object('prefix', prefix, 'sender', sender, 'queue', queue,
         'providers', providers, 'weights', weights, 'reroute', reroute)), '[]') FROM routes),
-    (SELECT coalesce(json_agg(json_build_array(provider, paused, throughput)), '[]') FROM provider_states)
+    (SELECT coalesce(json_agg(json_build_array(provider, paused, throughput)), '[]') FROM provider_states),
+    (SELECT coalesce(json_agg(queue ORDER BY queue), '[]') FROM queue_pauses)
 FROM routing_version"""
 _REMOVE = """
 DELETE FROM routes r WHERE NOT EXISTS (
@@ -56,10 +59,17 @@ ON CONFLICT (provider) DO UPDATE SET paused = EXCLUDED.paused, changed_at = now(
 _LIMIT = """
 INSERT INTO provider_states (provider, throughput) VALUES ($1, $2)
 ON CONFLICT (provider) DO UPDATE SET throughput = EXCLUDED.throughput, changed_at = now()"""
+_QUEUE_PAUSES = "SELECT queue, paused_at, reason FROM queue_pauses"
+# Whoever gives no reason keeps the one before.
+_PAUSE_QUEUE = """
+INSERT INTO queue_pauses (queue, reason) VALUES ($1, $2)
+ON CONFLICT (queue) DO UPDATE SET reason = coalesce(nullif(EXCLUDED.reason, ''), queue_pauses.reason)"""
+_RESUME_QUEUE = "DELETE FROM queue_pauses WHERE queue = $1"
 _COUNT_UP = "UPDATE routing_version SET version = version + 1"
 
 _decode_routes = msgspec.json.Decoder(list[Route]).decode
 _decode_states = msgspec.json.Decoder(list[tuple[str, bool, float | None]]).decode
+_decode_queues = msgspec.json.Decoder(list[Queue]).decode
 
 
 class Routing:
@@ -128,6 +138,33 @@ class Routing:
             await connection.execute(_COUNT_UP)
             return await _read(connection)
 
+    async def pause_queue(
+        self, queue: Queue, reason: str | None, once: IdempotentCall | None = None
+    ) -> Pause | None:
+        """Pause a queue for `reason`, or with None let it go on; its pause then, None: it has none.
+
+        Doing it again changes nothing but the reason. `once` as in `set_paused`. Raises Refusal 409 when
+        `once` was used for another request, 422 for the reason.
+        """
+        if reason:
+            check_text("reason", reason)
+        async with self._pool.transaction() as connection:
+            await connection.execute(_LOCK)
+            if await claim(connection, once) is None:
+                before = await _queue_pauses(connection)
+                if reason is not None:
+                    await connection.execute(_PAUSE_QUEUE, queue, reason)
+                elif queue in before:
+                    await connection.execute(_RESUME_QUEUE, queue)
+                if (queue in before) != (reason is not None):
+                    await connection.execute(_COUNT_UP)
+            return (await _queue_pauses(connection)).get(queue)
+
+    async def queue_pauses(self) -> dict[Queue, Pause]:
+        """The queues that are paused."""
+        async with self._pool.connection() as connection:
+            return await _queue_pauses(connection)
+
     async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan:
         """Set a provider's throughput, segments a second; None: as configured. Returns the plan then.
 
@@ -153,14 +190,20 @@ class Routing:
 
 
 async def _read(connection: Any) -> RoutingPlan:
-    version, routes, states = await connection.fetchrow(_READ)
+    version, routes, states, queues = await connection.fetchrow(_READ)
     provider_states = _decode_states(states)
     return RoutingPlan(
         version=version,
         routes=_in_order(_decode_routes(routes)),
         paused=tuple(sorted(provider for provider, paused, _ in provider_states if paused)),
+        paused_queues=tuple(_decode_queues(queues)),
         throughput={provider: rate for provider, _, rate in sorted(provider_states) if rate is not None},
     )
+
+
+async def _queue_pauses(connection: Any) -> dict[Queue, Pause]:
+    rows = await connection.fetch(_QUEUE_PAUSES)
+    return {queue: Pause(since=since, reason=reason) for queue, since, reason in rows}
 
 
 async def _write(connection: Any, routes: Sequence[Route]) -> RoutingPlan:

@@ -1,0 +1,72 @@
+"""The operator's calls that pause a queue and let it go on."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.auth import AdminKey
+from engine.api.decoding import Shape, read_body
+from engine.api.guard import fingerprint, idempotency_key
+from engine.api.ports import Services
+from engine.api.problems import not_found
+from engine.api.response import Response, answer_of
+from engine.organisations import Pause
+from engine.records import QUEUES, IdempotentCall, Queue
+
+_SCOPE = "admin"
+
+
+class _Pause(msgspec.Struct, forbid_unknown_fields=True):
+    reason: str = ""
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Queue(msgspec.Struct):
+    queue: Queue
+    # Null: it is not paused.
+    pause: Pause | None
+
+
+_PAUSE = Shape(_Pause, "a pause", {"reason": "a string of 1 to 200 characters"})
+_RESUMPTION = Shape(_Nothing, "an end of a pause", {})
+
+
+class QueuePauses:
+    """The actions on /v1/admin/queues/{queue}/pause and resume."""
+
+    def __init__(self, services: Services) -> None:
+        self._routing = services.routing
+        self._body_bytes_max = services.body_bytes_max
+        self._key = AdminKey(services.admin_key_sha256)
+
+    async def pause(self, request: web.Request) -> Response:
+        """`POST /queues/{queue}/pause`: 200; nothing of it is sent any more.
+
+        Safe to repeat. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        """
+        return await self._set_paused(request, _PAUSE)
+
+    async def resume(self, request: web.Request) -> Response:
+        """`POST /queues/{queue}/resume`: 200; it goes on. Raises as `pause` does."""
+        return await self._set_paused(request, _RESUMPTION)
+
+    async def _set_paused(self, request: web.Request, shape: Shape[_Pause] | Shape[_Nothing]) -> Response:
+        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        queue, key = queue_of(request), idempotency_key(request)
+        body = await read_body(request, self._body_bytes_max)
+        wanted = shape.decode_optional(body)
+        reason = wanted.reason if isinstance(wanted, _Pause) else None
+        once = IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
+        return answer_of(200, _Queue(queue, await self._routing.pause_queue(queue, reason, once)))
+
+
+def queue_of(request: web.Request) -> Queue:
+    """The queue in the path. Raises Refusal 404."""
+    for queue in QUEUES:
+        if queue == request.match_info["queue"]:
+            return queue
+    raise not_found(f"There is no queue of this name: the queues are {' and '.join(QUEUES)}.")
