@@ -10,8 +10,16 @@ when it is to be replaced.
 from __future__ import annotations
 
 import signal
+from typing import get_args
+
+from engine.telemetry import Level
 
 # The supervisor's wish that a process finishes what it has in hand and ends.
 DRAIN_SIGNAL = signal.SIGUSR1
 # Exit code of a process that cannot work as it is configured: an operator must change a setting.
 CANNOT_BOOT = 3
+
+
+def level_signal(level: Level) -> int:
+    """The supervisor's wish that a process logs from `level` on: a real-time signal for each level."""
+    return signal.SIGRTMIN + 1 + get_args(Level).index(level)

@@ -17,7 +17,7 @@ import re
 import sys
 import time
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import structlog
@@ -39,30 +39,54 @@ _PLAIN = re.compile(r"[^\s\"=]+")
 
 _Event = MutableMapping[str, Any]
 _bursts = Bursts()
+_NUMBERS = logging.getLevelNamesMapping()
+# The number of the level below which lines are left out, in this process.
+_least = logging.INFO
 
 
 def configure_logs(as_json: bool, level: Level = "info") -> None:
     """Send all logs of this process, and of those forked from it, to stderr. May be called again."""
     _bursts.forget()
+    set_level(level)
     journal = in_journal(os.environ)
     line = as_json_line if as_json else as_text_line if sys.stderr.isatty() else as_one_text_line
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            leave_out_below,
             leave_out,
             *([] if journal else [structlog.processors.TimeStamper(fmt="iso", utc=True)]),
             structlog.processors.format_exc_info,
             mask,
             *([with_priority(line)] if journal else [line]),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        # The level may change while loggers that were bound before live on, so a processor looks at it.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         # stderr is looked up for each line, because the present one may be closed by then.
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
+
+
+def set_level(level: Level) -> None:
+    """Leave out the lines below `level` in this process, from now on."""
+    global _least
+    _least = _NUMBERS[level.upper()]
+
+
+def present_level() -> Level:
+    """The level below which lines are left out in this process."""
+    return next(level for level in get_args(Level) if _NUMBERS[level.upper()] == _least)
+
+
+def leave_out_below(_logger: object, method: str, event: _Event) -> _Event:
+    """A processor of structlog: drop a line below the level of this process."""
+    if _NUMBERS.get(str(event.get("level")).upper(), logging.CRITICAL) < _least:
+        raise structlog.DropEvent
+    return event
 
 
 def write_left_out(*, all_of_them: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 The working loop itself writes the sign of life to a pipe, never a thread beside it, so a loop that
 hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `beat`,
-`routing <version of the plan in force>` and `failed <one sentence>`.
+`routing <version of the plan in force>`, `level <from which on it logs>` and `failed <one sentence>`.
 
 The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here, because
 systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to every process
@@ -16,9 +16,10 @@ import asyncio
 import contextlib
 import os
 import signal
+from typing import get_args
 
-from engine.supervision import DRAIN_SIGNAL
-from engine.telemetry import write_left_out
+from engine.supervision import DRAIN_SIGNAL, level_signal
+from engine.telemetry import Level, present_level, set_level, write_left_out
 
 BEAT_S = 1.0
 
@@ -32,11 +33,19 @@ class Heartbeat:
         self.was_ready = False
 
     def start(self) -> None:
-        """Set `draining` on DRAIN_SIGNAL, and ignore SIGTERM and SIGINT, from now on."""
+        """Set `draining` on DRAIN_SIGNAL, take another level at a `level_signal`, and ignore SIGTERM and
+        SIGINT, from now on."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(DRAIN_SIGNAL, self.draining.set)
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, lambda: None)
+        for level in get_args(Level):
+            loop.add_signal_handler(level_signal(level), self._log_from, level)
+        self._log_from(present_level())
+
+    def _log_from(self, level: Level) -> None:
+        set_level(level)
+        self._say(b"level %s\n" % level.encode())
 
     def ready(self) -> None:
         """Tell the supervisor that this process is ready. Called again, it does nothing."""

@@ -160,6 +160,31 @@ def reload(
         print("The configuration is in force.")
 
 
+@app.command("log-level")
+@options.engine_options("data_dir", "as_json")
+def log_level(
+    level: Annotated[str, typer.Argument(metavar="LEVEL", help="debug, info, warning or error.")],
+    role: Annotated[str, typer.Option(metavar="ROLE", help="Only the processes of this role.")] = "",
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Have the running processes of this node log from another level on, and say what it was.
+
+    A process that starts later, after a restart or a reload, has the level of the configuration.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine log-level debug --role express[/cyan]
+    """
+    # Imported here, since it loads the whole configuration.
+    from supervisor.cli.log_level import change_level
+
+    changed = change_level(engine.whereabouts.data_dir, level, role)
+    if not engine.print_json({"processes": changed}):
+        for process in changed:
+            print(f"{process.role} {process.index}  {process.level}, was {process.was or 'not known'}")
+
+
 @app.command()
 @options.engine_options("data_dir", "url", "as_json")
 def check(config: options.ConfigFile = None, *, engine: options.EngineOptions) -> None:

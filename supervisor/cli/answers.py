@@ -97,6 +97,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
     routing: int | None = None
+    # From which level on it logs.
+    log_level: str = ""
     # Processes that died here in a row, why the last one did, and whether they are so many that
     # something must be wrong.
     deaths: int = 0

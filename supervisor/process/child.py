@@ -158,6 +158,9 @@ def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
     signal.set_wakeup_fd(-1)
     for signum in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(signum, signal.SIG_DFL)
+    # Which of these mean something, the role says when it begins.
+    for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
+        signal.signal(number, signal.SIG_IGN)
     # A process that hangs is aborted; it then writes where each of its threads is.
     faulthandler.enable()
     # A terminal sends these to the whole group, and systemd sends SIGTERM to the whole unit. The

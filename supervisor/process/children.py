@@ -9,6 +9,10 @@ import signal
 import socket
 from collections.abc import Callable
 
+from engine.config import Role
+from engine.supervision import level_signal
+from engine.telemetry import Level
+from supervisor.process import log_levels
 from supervisor.process.child import Child, fork_child
 from supervisor.process.child_state import Key
 from supervisor.process.signals import Signals
@@ -23,7 +27,9 @@ class Children:
     def __init__(self, listener: socket.socket | None) -> None:
         self._listener = listener
         self._children: dict[Key | None, Child] = {}
-        self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD))
+        self._signals = Signals(
+            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *log_levels.SIGNUMS)
+        )
         # poll(2) has no descriptor that children would inherit, as epoll has.
         self._selector = selectors.PollSelector()
         self._selector.register(self._signals.fd, selectors.EVENT_READ)
@@ -94,6 +100,12 @@ class Children:
     def send(self, key: Key | None, signum: int) -> None:
         """Send a signal to a child; one that has ended ignores it. Raises KeyError once it is buried."""
         self._children[key].send(signum)
+
+    def set_level(self, role: Role | None, level: Level) -> None:
+        """Have the processes of a role, None: of all, log from `level` on."""
+        for key, child in self._children.items():
+            if key is not FENCE and role in (None, key[0]):
+                child.send(level_signal(level))
 
     def dead(self) -> list[tuple[Key | None, int]]:
         """Reap the children that have ended: their keys and exit codes. The caller buries each."""

@@ -37,7 +37,7 @@ from engine.errors import ConfigError, EngineError
 from engine.journal import last_sentence
 from engine.supervision import DRAIN_SIGNAL
 from engine.telemetry import configure_logs, write_left_out
-from supervisor.process import child_state, rolling, snapshot
+from supervisor.process import child_state, log_levels, rolling, snapshot
 from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
@@ -224,6 +224,8 @@ class Keeper:
             else:
                 self._log.warning("supervisor_killing", why="second signal")
                 self._seen.stopping.at_once = True
+        elif signum in log_levels.SIGNUMS:
+            self._children.set_level(*log_levels.wish(signum))
         elif signum == signal.SIGHUP and self._on_reload is not None:
             self._seen.reloads.begun += 1
             self._service.begin_reload(self._seen)

@@ -14,10 +14,10 @@ from typing import Any
 class Signals:
     """Enqueues signals while it is installed. `fd` is readable when there are some."""
 
-    def __init__(self, signums: Iterable[signal.Signals]) -> None:
+    def __init__(self, signums: Iterable[int]) -> None:
         self._signums = tuple(signums)
         self._queue: deque[int] = deque()
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[int, Any] = {}
         self.fd, self._wake_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def install(self) -> None:

@@ -37,6 +37,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
     routing: int | None
+    # From which level on it logs; "" when it has not said so yet.
+    log_level: str = ""
     # Processes that died here in a row, and why the last one did; "" when it was asked to end.
     deaths: int
     last_words: str
@@ -78,7 +80,7 @@ class Publisher:
     def publish(self, observed: Observed) -> None:
         """Write the file if anything in it has changed since the last call; a failure is logged."""
         rows = [
-            (s.key, s.state, s.pid, s.restarts, s.routing, s.deaths, self._degraded(s))
+            (s.key, s.state, s.pid, s.restarts, s.routing, s.log_level, s.deaths, self._degraded(s))
             for s in observed.slots.values()
         ]
         stopping = observed.stopping is not None
@@ -128,6 +130,7 @@ class Publisher:
                 since_us=wall_us - int((now - s.since) * 1e6),
                 restarts=s.restarts,
                 routing=s.routing if s.alive else None,
+                log_level=s.log_level if s.alive else "",
                 deaths=s.deaths,
                 last_words=s.last_words,
                 degraded=self._degraded(s),

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from engine.telemetry import as_json_line, as_text_line, mask
+import pytest
+import structlog
+
+from engine.telemetry import as_json_line, as_text_line, configure_logs, mask, present_level, set_level
 
 
 def masked(**event: Any) -> dict[str, Any]:
@@ -38,3 +41,20 @@ def test_a_line_of_text_is_keys_and_values() -> None:
 
 def test_a_line_of_json_is_json() -> None:
     assert json.loads(as_json_line(None, "info", {"event": "x", "code": 3})) == {"event": "x", "code": 3}
+
+
+def test_a_level_holds_at_once_also_for_loggers_that_were_bound_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure_logs(as_json=True)
+    bound = structlog.get_logger("smpp").bind(provider="a")
+    bound.debug("first")
+    set_level("debug")
+    assert present_level() == "debug"
+    bound.debug("second")
+    set_level("error")
+    bound.warning("third")
+    bound.error("fourth")
+    set_level("info")
+    lines = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["second", "fourth"]

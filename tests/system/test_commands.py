@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import urllib.request
@@ -331,3 +332,24 @@ def test_a_paused_queue_sends_nothing_until_it_is_resumed(engine: Engine) -> Non
         engine.run("queue", "resume", "normal")
     eventually(lambda: balance(engine, made["id"])["held"] == 0)
     assert received(engine) == before + 101
+
+
+def test_running_processes_log_from_another_level_on_and_the_next_one_as_configured(engine: Engine) -> None:
+    changed = answer(engine.run("log-level", "warning", "--role", "express", "--json"))["processes"]
+    assert {(p["role"], p["was"], p["level"]) for p in changed} == {("express", "info", "warning")}
+    assert "express 1  debug, was warning" in engine.run("log-level", "debug").stdout
+    levels = {p["role"]: p["log_level"] for p in answer(engine.run("status", "--json"))["processes"]}
+    assert set(levels.values()) == {"debug"}
+    pid = next(p["pid"] for p in answer(engine.run("status", "--json"))["processes"] if p["role"] == "normal")
+    os.kill(pid, signal.SIGKILL)
+
+    def as_configured() -> bool:
+        now = answer(engine.run("status", "--json"))["processes"]
+        return [p["log_level"] for p in now if p["role"] == "normal" and p["pid"] != pid] == ["info"]
+
+    eventually(as_configured)
+    engine.run("log-level", "info")
+    for wrong in (["loud"], ["info", "--role", "nobody"]):
+        refused = engine.run("log-level", *wrong)
+        assert refused.returncode == 2
+        assert "must be one of" in refused.stderr
