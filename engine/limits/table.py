@@ -23,6 +23,8 @@ from engine.organisations import Limits
 log = structlog.get_logger("limits")
 
 LOOK_S = 0.5
+# PostgreSQL counts as away after so long without an answer, seconds.
+_ANSWER_S = 2.0
 _NONE = Limits()
 
 
@@ -55,13 +57,14 @@ class LimitTable:
         """Look once whether limits have changed; returns whether PostgreSQL has answered. Else they stay."""
         since = 0 if self._away else self.version
         try:
-            changes = await self._store.changes(since)
-            if changes.version < since:
-                since = 0
+            async with asyncio.timeout(_ANSWER_S):
                 changes = await self._store.changes(since)
-        except Unavailable as e:
+                if changes.version < since:
+                    since = 0
+                    changes = await self._store.changes(since)
+        except (Unavailable, TimeoutError) as e:
             if not self._away:
-                log.warning("limits cannot be looked up; the last known stay", reason=e.detail)
+                log.warning("limits cannot be looked up; the last known stay", reason=str(e) or "no answer")
             self._away = True
             return False
         if not since:
