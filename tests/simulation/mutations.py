@@ -342,7 +342,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 38,
+        "forget the stored outcome of a sequence", 48,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
