@@ -14,6 +14,7 @@ import msgspec
 from engine.activity.blocks import block_of, oldest, rows_in
 from engine.activity.records import ActivityEntry, MessageKey
 from engine.activity.row import row_of
+from engine.bundle_format import payloads_of
 from engine.providers import presets
 from engine.providers.http.description import describe
 from engine.providers.http.escapes import Unencodable
@@ -118,8 +119,13 @@ def _entry(blob: bytes) -> ActivityEntry:
 
 
 def _queued(encoder: SubmitEncoder, templates: list[RequestTemplate], payload: bytes) -> None:
-    entries, undecodable = decoded(0, "normal", [(b"1-0", payload, 1)])
-    assert len(entries) + len(undecodable) == 1
+    messages = len(payloads_of(payload))
+    assert messages >= 1
+    # The note of a bundle is fuzzed with it: its first octets are as good as any.
+    for note in (b"", payload[:7]):
+        entries, undecodable = decoded(0, "normal", [(b"1-0", payload, 1, note, b"")])
+        assert len(entries) + len(undecodable) == messages - note[:messages].count(b"x")
+    entries, _ = decoded(0, "normal", [(b"1-0", payload, 1, b"", b"")])
     for entry in entries:
         with contextlib.suppress(ValueError):
             encoder.bodies(entry.message, 77)

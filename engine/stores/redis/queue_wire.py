@@ -28,7 +28,7 @@ from engine.stores.redis.lua_libraries import versioned
 # messages are settled, see queue.lua; the bundle out of which its message was taken).
 RawEntry = tuple[bytes, bytes, int, bytes, bytes]
 # Of a bundle, the messages that are settled.
-_SETTLED = b"x"[0]
+_SETTLED = b"x"
 
 
 class Room(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ def decoded(shard: int, queue: Queue, raw: Iterable[RawEntry]) -> tuple[list[Ent
         payloads = bundle_format.payloads_of(packed)
         bundle = len(payloads)
         for place, payload in enumerate(payloads):
-            if note and note[place] == _SETTLED:
+            if note[place : place + 1] == _SETTLED:
                 continue
             try:
                 message = message_format.unpacked(payload)
