@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from struct import pack
 
 import msgspec
 
 from engine.activity.blocks import block_of, oldest, rows_in
 from engine.activity.records import ActivityEntry, MessageKey
 from engine.activity.row import row_of
-from engine.bundle_format import payloads_of
+from engine.bundle_format import payloads_of, record
 from engine.providers import presets
 from engine.providers.http.description import describe
 from engine.providers.http.escapes import Unencodable
@@ -57,6 +58,7 @@ def seeds() -> list[bytes]:
     plan = RoutingPlan(version=3, routes=(Route(prefix="+98", providers=("a",)),), throughput={"a": 1.5})
     return [
         *(b"\0" + _encode(one) for one in (message(), longest, again)),
+        b"\0\xc1\x01" + pack(">HQ", 2, 9) + record(1, _encode(message())) + record(5, _encode(longest)),
         *(b"\0" + _encode([*msgspec.to_builtins(message())[:n], 1]) for n in (9, 10)),
         b"\1\xdd\0\0\0\2" + 2 * _encode(_ROW),
         b"\2" + _encode([_ROW, [*msgspec.to_builtins(_ROW), "newer"], msgspec.to_builtins(_ROW)[:12]]),
