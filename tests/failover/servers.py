@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from engine.bundle_format import payloads_of
 from engine.errors import Unavailable
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
@@ -172,3 +173,13 @@ async def until(holds: Any, timeout_s: float = 30.0) -> None:
     while not await holds():
         assert time.monotonic() < deadline, "not in time"
         await asyncio.sleep(0.02)
+
+
+async def messages_on(link: RedisLink, stream: str, *, given: bool = False) -> int:
+    """How many messages lie in a ready stream; `given`: how many of those that workers have been given."""
+    end: str | bytes = "+"
+    if given:
+        [group] = await link.call("XINFO", "GROUPS", stream)
+        end = dict(zip(group[::2], group[1::2], strict=True))[b"last-delivered-id"]
+    entries = await link.call("XRANGE", stream, "-", end)
+    return sum(len(payloads_of(fields[1])) for _, fields in entries)

@@ -16,7 +16,7 @@ from engine.config import Config, Redis, decode
 from engine.credit.group_commit import UNKNOWN_S
 from engine.errors import ConfigError, Unavailable, Undecided
 from engine.records import Entry
-from engine.redis_keys import GROUP, queue_key
+from engine.redis_keys import queue_key
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink
@@ -25,7 +25,7 @@ from engine.stores.redis.replicas import ALONE_S
 from supervisor.cli.checks import _check_all
 from tests.credit.test_credit import SHARDS, World, accepted, drafts, eventually, now_us, render, world
 from tests.credit.test_full_redis import worker
-from tests.failover.servers import Replicated, until
+from tests.failover.servers import Replicated, messages_on, until
 from tests.failover.test_cut_off import queued
 
 
@@ -155,9 +155,8 @@ async def reading(w: World, reader: QueueStreams) -> AsyncIterator[list[Entry]]:
 
 
 async def handed_out(w: World) -> int:
-    """How many entries Redis has given to workers and they have not settled."""
-    pending = await w.link.batch([("XPENDING", queue_key(s, "normal"), GROUP) for s in range(SHARDS)])
-    return sum(of[0] for of in pending)
+    """How many messages Redis has given to workers and they have not settled."""
+    return sum([await messages_on(w.link, queue_key(s, "normal"), given=True) for s in range(SHARDS)])
 
 
 async def test_a_worker_sends_what_two_machines_have_and_a_message_of_one_waits_for_the_other(

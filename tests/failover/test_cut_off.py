@@ -17,12 +17,12 @@ from engine.redis_keys import queue_key, wait_key
 from engine.stores.redis.link import load_functions
 from tests.adversity.proxy import Proxy
 from tests.credit.test_credit import World, accepted, drafts, eventually, render, world
-from tests.failover.servers import until
+from tests.failover.servers import messages_on, until
 
 
 async def queued(w: World) -> int:
     """How many messages wait in the queue, in its streams and in the lists behind them."""
-    ready = await w.link.batch([("XLEN", queue_key(s, "normal")) for s in range(4)])
+    ready = [await messages_on(w.link, queue_key(s, "normal")) for s in range(4)]
     behind = await w.link.batch([("HGET", wait_key(s, "normal"), "messages") for s in range(4)])
     return sum(int(count or 0) for count in (*ready, *behind))
 
