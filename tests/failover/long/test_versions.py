@@ -20,8 +20,8 @@ from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import ROOT, STOP_S, Engine
 from tests.system.faults import Senders, assert_clean, fetch_processes
 
-# The last state whose functions in Redis have no version in their names.
-PREVIOUS = "75336d2"
+# The last state that writes one message an entry, and keeps what it cannot read for others.
+PREVIOUS = "cb891e6"
 _EXTENSION = "engine/_fastcredits.pyx"
 # Accepted by each node between one event and the next.
 _SOME = 200
