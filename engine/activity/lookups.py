@@ -30,7 +30,7 @@ _MESSAGES_MAX = 500
 class MessageRows(RecentRows, frozen=True, kw_only=True):
     """What is known of one message. Not `complete`: later events may be missing."""
 
-    # Why the store was not asked; None: it was.
+    # Why the store gave no answer; None: it gave one.
     missing: Unavailable | None = None
 
 
@@ -46,28 +46,34 @@ class Lookups:
         # Who waits for each message of the next round.
         self._waiting: dict[MessageKey, list[asyncio.Future[MessageRows]]] = {}
         self._rounds: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def rows_of(self, key: MessageKey) -> MessageRows:
         """All rows of one message, in no order, some perhaps twice. Raises Unavailable, ConfigError."""
+        if self._closed:
+            raise _ended()
         found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(found)
         self._begin()
         return await found
 
     async def close(self) -> None:
-        """End the rounds under way; their callers are told that nothing was found out."""
+        """End the rounds under way and begin no other; all callers are told that nothing was found out."""
+        self._closed = True
         rounds = list(self._rounds)
         for task in rounds:
             task.cancel()
         await asyncio.gather(*rounds, return_exceptions=True)
+        _fail(self._waiting.values(), _ended())
+        self._waiting.clear()
 
     def _begin(self) -> None:
-        if self._waiting and len(self._rounds) < _ROUNDS:
+        if self._waiting and len(self._rounds) < _ROUNDS and not self._closed:
             task = asyncio.create_task(self._round(), name="look up messages")
             self._rounds.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._after)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _after(self, task: asyncio.Task[None]) -> None:
         self._rounds.discard(task)
         self._begin()
 
@@ -80,7 +86,7 @@ class Lookups:
         try:
             found = await self._found(keys)
         except asyncio.CancelledError:
-            _fail(asked.values(), Unavailable("The look-up was ended, because the process ends."))
+            _fail(asked.values(), _ended())
             raise
         except Exception as e:  # whatever it is, it is each caller's
             _fail(asked.values(), e)
@@ -115,6 +121,10 @@ class Lookups:
             *(self._stream.recent_rows_of(shard, part) for shard, part in by_shard.items())
         )
         return {key: found for part in parts for key, found in part.items()}
+
+
+def _ended() -> Unavailable:
+    return Unavailable("The look-up was ended, because the process ends.")
 
 
 def _fail(asked: Iterable[Iterable[asyncio.Future[MessageRows]]], failure: Exception) -> None:

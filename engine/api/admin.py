@@ -8,9 +8,9 @@ from __future__ import annotations
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.api.admin_call import posted
 from engine.api.auth import AdminKey
 from engine.api.decoding import Shape, read_body
-from engine.api.guard import fingerprint, idempotency_key
 from engine.api.paging import NUMBER, asked, choice_asked, limit_asked, transactions_page
 from engine.api.ports import Services
 from engine.api.problems import not_found
@@ -19,7 +19,6 @@ from engine.api.response import Response, answer_of
 from engine.organisations import ApiKey, Organisation
 from engine.records import IdempotentCall
 
-_SCOPE = "admin"
 # How long an audit may take when the caller does not say, and at most, seconds.
 _AUDIT_S = 120
 AUDIT_S_MAX = 600
@@ -178,12 +177,7 @@ class Admin:
         return answer_of(200, await self._services.audit(full=full, timeout_s=float(timeout_s)))
 
     async def _posted(self, request: web.Request) -> tuple[bytes, IdempotentCall | None]:
-        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        key = idempotency_key(request)
-        body = await read_body(request, self._services.body_bytes_max)
-        if not key:
-            return body, None
-        return body, IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body))
+        return await posted(request, self._key, self._services.body_bytes_max)
 
 
 def organisation_id_of(request: web.Request) -> int:

@@ -7,15 +7,12 @@ from aiohttp import hdrs, web
 from msgspec import UNSET, UnsetType
 
 from engine.api.admin import organisation_id_of
+from engine.api.admin_call import posted
 from engine.api.auth import AdminKey
 from engine.api.decoding import Shape, read_body
-from engine.api.guard import fingerprint, idempotency_key
 from engine.api.ports import Services
 from engine.api.response import Response, answer_of
 from engine.organisations import Limits
-from engine.records import IdempotentCall
-
-_SCOPE = "admin"
 
 
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,12 +93,10 @@ class OrganisationLimits:
         return await self._set_paused(request, _RESUMPTION)
 
     async def _set_paused(self, request: web.Request, shape: Shape[_Pause] | Shape[_Nothing]) -> Response:
-        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        organisation_id, key = organisation_id_of(request), idempotency_key(request)
-        body = await read_body(request, self._body_bytes_max)
+        body, once = await posted(request, self._key, self._body_bytes_max)
+        organisation_id = organisation_id_of(request)
         wanted = shape.decode_optional(body)
         reason = wanted.reason if isinstance(wanted, _Pause) else ""
-        once = IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
         await self._limits.set_paused(organisation_id, isinstance(wanted, _Pause), reason, once)
         return answer_of(200, await self._directory.organisation(organisation_id))
 

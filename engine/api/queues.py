@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from engine.api.admin_call import posted
 from engine.api.auth import AdminKey
-from engine.api.decoding import Shape, read_body
-from engine.api.guard import fingerprint, idempotency_key
+from engine.api.decoding import Shape
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.organisations import Pause
-from engine.records import QUEUES, IdempotentCall, Queue
-
-_SCOPE = "admin"
+from engine.records import QUEUES, Queue
 
 
 class _Pause(msgspec.Struct, forbid_unknown_fields=True):
@@ -55,12 +53,10 @@ class QueuePauses:
         return await self._set_paused(request, _RESUMPTION)
 
     async def _set_paused(self, request: web.Request, shape: Shape[_Pause] | Shape[_Nothing]) -> Response:
-        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
-        queue, key = queue_of(request), idempotency_key(request)
-        body = await read_body(request, self._body_bytes_max)
+        body, once = await posted(request, self._key, self._body_bytes_max)
+        queue = queue_of(request)
         wanted = shape.decode_optional(body)
         reason = wanted.reason if isinstance(wanted, _Pause) else None
-        once = IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
         return answer_of(200, _Queue(queue, await self._routing.pause_queue(queue, reason, once)))
 
 

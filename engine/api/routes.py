@@ -7,17 +7,14 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.api.admin_call import posted
 from engine.api.auth import AdminKey
 from engine.api.decoding import Shape, read_body
-from engine.api.guard import fingerprint, idempotency_key
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
-from engine.records import IdempotentCall
 from engine.routing.records import Route, RoutingPlan
-
-_SCOPE = "admin"
 
 
 class _NewRoutes(msgspec.Struct, forbid_unknown_fields=True):
@@ -177,12 +174,9 @@ class Providers:
         return answer_of(200, _Problems(await self._problems.of(self._named(request))))
 
     async def _set_paused(self, request: web.Request, paused: bool) -> Response:
-        self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+        body, once = await posted(request, self._key, self._body_bytes_max)
         name = self._named(request)
-        key = idempotency_key(request)
-        body = await read_body(request, self._body_bytes_max)
         _NOTHING.decode_optional(body)
-        once = IdempotentCall(scope=_SCOPE, key=key, fingerprint=fingerprint(request, body)) if key else None
         return answer_of(200, self._provider(name, await self._routing.set_paused(name, paused, once)))
 
     def _named(self, request: web.Request) -> str:

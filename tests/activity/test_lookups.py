@@ -147,6 +147,11 @@ async def test_a_caller_that_waits_when_the_process_ends_is_told(
     store.may_go.clear()
     asking = asyncio.create_task(lookups.rows_of(key_of(first)))
     await store.began.acquire()
+    # These two wait for a round: the one has not begun, the other cannot.
+    waiting = [asyncio.create_task(lookups.rows_of(MessageKey(n, "none", 0))) for n in (2, 3)]
+    await asyncio.sleep(0)
     await lookups.close()
-    with pytest.raises(Unavailable, match="process ends"):
-        await asking
+    for caller in (asking, *waiting):
+        with pytest.raises(Unavailable, match="process ends"):
+            await asyncio.wait_for(caller, 5)
+    assert len(store.asked) == 1
