@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover systemd fuzz lint check bench format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover systemd fuzz lint check bench calibrate format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -25,7 +25,7 @@ help: ## List these targets
 install: $(STAMP) ## Prepare .venv with everything, and .venv/bin/smsengine
 
 # Made anew only when one of these has changed.
-$(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.pyx)
+$(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.pyx engine/*/*.pyx)
 	say() { echo "make: $$*" >&2; }
 	command -v $(PYTHON) > /dev/null || {
 	    say "There is no $(PYTHON); install Python 3.11 or newer (Debian: apt install python3), or name one with PYTHON=."
@@ -112,11 +112,14 @@ check: lint test ## Lint and test, as the CI does
 bench: $(STAMP) ## Measure the parts; for the whole: .venv/bin/python -m benchmarks.whole
 	exec $(BIN)/python -m pytest -o python_files='bench_*.py' -s benchmarks/micro $(ARGS)
 
+calibrate: $(STAMP) ## Measure what the engine costs on this machine, for smsengine plan, in under two minutes
+	exec $(BIN)/python -m benchmarks.calibrate
+
 format: $(STAMP) ## Bring the code into its format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean: ## Remove .venv and what was built; the data in ./data stays
 	rm -rf .venv .fuzz build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
-	rm -f engine/_fastcredits.c engine/_fastcredits.*.so
+	rm -f engine/_fastcredits.*.so engine/capacity/_simulate.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

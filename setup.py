@@ -1,4 +1,4 @@
-"""Builds the one extension; everything else stands in pyproject.toml.
+"""Builds the two extensions; everything else stands in pyproject.toml.
 
 SMSENGINE_DEBUG_CYTHON=1 builds it with line tracing, bounds checks and assertions,
 unoptimised, for a debugger or a coverage run.
@@ -13,17 +13,20 @@ from setuptools import Extension, setup  # type: ignore[import-untyped]
 
 debug = os.environ.get("SMSENGINE_DEBUG_CYTHON") == "1"
 
-extension = Extension(
-    "engine._fastcredits",
-    ["engine/_fastcredits.pyx"],
-    define_macros=[("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if debug else [],
-    # They come last and so override what the interpreter itself was built with.
-    extra_compile_args=["-O0", "-g3", "-UNDEBUG"] if debug else ["-O3", "-g0"],
-)
+extensions = [
+    Extension(
+        name,
+        [f"{name.replace('.', '/')}.pyx"],
+        define_macros=[("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if debug else [],
+        # They come last and so override what the interpreter itself was built with.
+        extra_compile_args=["-O0", "-g3", "-UNDEBUG"] if debug else ["-O3", "-g0"],
+    )
+    for name in ("engine._fastcredits", "engine.capacity._simulate")
+]
 
 setup(
     ext_modules=cythonize(  # type: ignore[no-untyped-call]
-        [extension],
+        extensions,
         # Always anew: the C file of a debug build must not end up in a release.
         force=True,
         # Beside the other products of a build, not among the sources that are packaged.

@@ -28,7 +28,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
 from engine.journal import last_sentence
-from supervisor.cli import books, dead, options, org, price, provider, queue, route, send, show
+from supervisor.cli import books, dead, options, org, plan, price, provider, queue, route, send, show
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 
@@ -50,6 +50,7 @@ app.add_typer(provider.app, name="provider")
 app.add_typer(queue.app, name="queue")
 app.add_typer(dead.app, name="dead")
 app.command()(send.send)
+app.command()(plan.plan)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0

@@ -1,0 +1,12 @@
+"""How many workers, with how much concurrency, meet a promised latency: rules, without clock or I/O.
+
+`peaks.py`          arrivals by organisation and queue
+`response_times.py` how long providers take to answer
+`targets.py`        what is promised
+`costs.py`          what the engine's own processes cost, CPU and waiting
+`queueing.py`       the formulas that exist in closed form
+`simulation.py`     the same system event by event, for the tails that have no formula (`_simulate.pyx`)
+`plan.py`           the smallest plan that meets the targets
+
+docs/capacity.md has the theory and its sources.
+"""

@@ -1,0 +1,320 @@
+"""The path of messages from their arrival to the provider's answer, event by event, compiled.
+
+What is simulated, for each of two queues:
+
+    arrivals    bursts of messages of organisations, at times that are given
+    turns       organisations with waiting messages take turns, one message each
+    workers     `processes`, each with one loop and `concurrency` slots. The loop works in rounds: a round takes
+                all that has come up meanwhile (messages to send, answers to act upon), and lasts `round_s` and
+                `event_s` for each. A slot is taken from the message's turn to the end of its answer's round
+    provider    answers each send after a time that is drawn from a table; with `slot_s`, each segment has a
+                slot of its own on a timeline that both queues share, as in `stores/redis/functions/throughput.lua`
+    failures    `failed` of the answers are temporary failures; such a message waits for `backoff_s`, twice as
+                long each time, with jitter, and then for its turn
+
+One call is deterministic by its seed. `tests/capacity/model.py` is the same in plain Python, and the two are
+held together by a test.
+"""
+
+from array import array
+
+from cpython cimport array as c_array
+from libc.math cimport log
+from libc.stdint cimport int64_t, uint64_t
+
+from engine.capacity._events cimport Event, draw, pop, push
+from engine.capacity._world cimport Process, Queue, World, allocate, release
+
+# Kinds of events: a round of a process ends, a message is answered, a slot of the provider comes near for a
+# queue, a message is to be tried again. Then the number of bins.
+cdef enum:
+    ROUND = 0
+    ANSWER = 1
+    SLOT = 2
+    RETRY = 3
+    BIN_COUNT = 2600
+
+# States of a message: it is to be sent, or was sent and answered.
+cdef enum:
+    TO_SEND = 0
+    ACCEPTED = 1
+    FAILED = 2
+
+# Bounds of the bins of latencies grow by 1 % from a microsecond.
+cdef double FIRST_S = 1e-6
+cdef double PER_BIN = 1 / log(1.01)
+BINS = BIN_COUNT
+
+
+cdef inline int64_t event(int kind, int index) noexcept nogil:
+    return (<int64_t>index << 2) | kind
+
+
+cdef inline double uniform(World* w) noexcept nogil:
+    return draw(&w.random)
+
+
+cdef void enter(World* w, Queue* q, int message) noexcept nogil:
+    """A message waits for its organisation's turn."""
+    cdef int organisation = w.organisation[message]
+    w.next[message] = -1
+    if w.first[organisation] >= 0:
+        w.next[w.last[organisation]] = message
+    else:
+        w.first[organisation] = message
+        if q.ring < 0:
+            w.ring_next[organisation] = organisation
+        else:
+            w.ring_next[organisation] = w.ring_next[q.ring]
+            w.ring_next[q.ring] = organisation
+        q.ring = organisation
+    w.last[organisation] = message
+
+
+cdef int leave(World* w, Queue* q) noexcept nogil:
+    """The message whose turn it is; its organisation goes to the end of the ring, or out of it."""
+    cdef int organisation = w.ring_next[q.ring]
+    cdef int message = w.first[organisation]
+    w.first[organisation] = w.next[message]
+    if w.first[organisation] >= 0:
+        q.ring = organisation
+    elif q.ring == organisation:
+        q.ring = -1
+    else:
+        w.ring_next[q.ring] = w.ring_next[organisation]
+    return message
+
+
+cdef double slot(World* w, int queue, double now, double* again) noexcept nogil:
+    """When the next message of a queue may be sent; -1: not yet, ask at `again`."""
+    cdef double ahead, reach, at
+    cdef bint reserve
+    if w.slot_s == 0:
+        return now
+    at = w.tail if w.tail > now else now
+    ahead = at - now
+    reach = w.horizon_s / 2
+    reserve = queue == 0 and w.share > 0 and w.kept <= now + w.horizon_s
+    if ahead > reach and not (reserve and ahead <= w.horizon_s):
+        if reserve:
+            reach = w.horizon_s
+        # A little later than that, so that rounding does not make it ask twice.
+        again[0] = now + ahead - reach + 1e-7
+        return -1
+    if ahead > reach:
+        w.kept = (w.kept if w.kept > now else now) + w.segments * w.slot_s / w.share
+    w.tail = at + w.segments * w.slot_s
+    return at
+
+
+cdef void add(World* w, Process* process, int message) noexcept nogil:
+    w.next[message] = -1
+    if process.count == 0:
+        process.first = message
+    else:
+        w.next[process.last] = message
+    process.last = message
+    process.count += 1
+
+
+cdef void begin_round(World* w, int index, double now) noexcept nogil:
+    cdef Process* process = &w.processes[index]
+    cdef Queue* q = &w.of_queue[process.queue]
+    cdef double lasts = q.round_s + q.event_s * process.count
+    process.now_first = process.first
+    process.count = 0
+    process.running = True
+    q.busy_s += lasts
+    push(&w.heap, now + lasts, event(ROUND, index))
+
+
+cdef void feed(World* w, int index, double now) noexcept nogil:
+    """A process takes what it has slots for, and begins a round when there is anything to do."""
+    cdef Process* process = &w.processes[index]
+    cdef Queue* q = &w.of_queue[process.queue]
+    cdef double at, again = 0
+    cdef int message
+    while q.ring >= 0 and process.taken < q.concurrency:
+        at = slot(w, process.queue, now, &again)
+        if at < 0:
+            if not q.wakes:
+                q.wakes = True
+                push(&w.heap, again, event(SLOT, process.queue))
+            break
+        message = leave(w, q)
+        w.send_at[message] = at
+        w.taken_at[message] = now
+        w.process[message] = index
+        w.state[message] = TO_SEND
+        process.taken += 1
+        add(w, process, message)
+    if process.count and not process.running:
+        begin_round(w, index, now)
+
+
+cdef void feed_idle(World* w, int queue, double now) noexcept nogil:
+    cdef Queue* q = &w.of_queue[queue]
+    cdef int n, index = q.turn
+    for n in range(q.end - q.begin):
+        if q.ring < 0 or q.wakes:
+            break
+        index = index + 1 if index + 1 < q.end else q.begin
+        if not w.processes[index].running and w.processes[index].taken < q.concurrency:
+            feed(w, index, now)
+            q.turn = index
+
+
+cdef void answered(World* w, int message, double now) noexcept nogil:
+    """The round of a message's answer is over: it is counted, or waits to be tried again."""
+    cdef Process* process = &w.processes[w.process[message]]
+    cdef Queue* q = &w.of_queue[process.queue]
+    cdef double latency
+    cdef Py_ssize_t bin = 0
+    process.taken -= 1
+    q.held_s += now - w.taken_at[message]
+    if w.state[message] == FAILED:
+        latency = q.backoff_s * (1 << (w.tries[message] if w.tries[message] < 6 else 6))
+        w.tries[message] += 1 if w.tries[message] < 200 else 0
+        push(&w.heap, now + latency * (0.5 + uniform(w)), event(RETRY, message))
+    elif w.arrived[message] >= w.counted_from:
+        latency = now - w.arrived[message] + w.inner[<Py_ssize_t>(uniform(w) * w.inner_size)]
+        if latency > FIRST_S:
+            bin = <Py_ssize_t>(log(latency / FIRST_S) * PER_BIN) + 1
+        w.bins[process.queue][bin if bin < BIN_COUNT else BIN_COUNT - 1] += 1
+
+
+cdef void end_round(World* w, int index, double now) noexcept nogil:
+    """What the round was for takes effect: messages are sent, answers are acted upon. Then the next round."""
+    cdef Process* process = &w.processes[index]
+    cdef int following, message = process.now_first
+    cdef double at
+    while message >= 0:
+        following = w.next[message]
+        if w.state[message] == TO_SEND:
+            at = w.send_at[message] if w.send_at[message] > now else now
+            at += w.answers[process.queue][<Py_ssize_t>(uniform(w) * w.answers_size[process.queue])]
+            push(&w.heap, at, event(ANSWER, message))
+        else:
+            answered(w, message, now)
+        message = following
+    process.running = False
+    feed(w, index, now)
+
+
+cdef void happen(World* w, int kind, int index, double now) noexcept nogil:
+    cdef int process
+    if kind == ANSWER:
+        w.state[index] = FAILED if w.failed > 0 and uniform(w) < w.failed else ACCEPTED
+        process = w.process[index]
+        add(w, &w.processes[process], index)
+        if not w.processes[process].running:
+            begin_round(w, process, now)
+    elif kind == ROUND:
+        end_round(w, index, now)
+    elif kind == SLOT:
+        w.of_queue[index].wakes = False
+        feed_idle(w, index, now)
+    else:
+        enter(w, &w.of_queue[w.queues[w.organisation[index]]], index)
+        feed_idle(w, w.queues[w.organisation[index]], now)
+
+
+def arrive(const double[::1] sums, double seconds, uint64_t seed):
+    """See `engine.capacity._simulate.pyi`."""
+    cdef Py_ssize_t room = <Py_ssize_t>(sums[sums.shape[0] - 1] * seconds * 1.05) + 1000
+    cdef Py_ssize_t count = 0, low, high, middle
+    cdef c_array.array times = c_array.clone(array("d"), room, False)
+    cdef c_array.array chosen = c_array.clone(array("i"), room, False)
+    cdef double* at = times.data.as_doubles
+    cdef int* which = chosen.data.as_ints
+    cdef double now = 0, whole = sums[sums.shape[0] - 1], wanted
+    cdef uint64_t state = seed * 2 + 1
+    # The first numbers of a small seed are small.
+    for low in range(16):
+        draw(&state)
+    with nogil:
+        while count < room:
+            now -= log(1 - draw(&state)) / whole
+            if now >= seconds:
+                break
+            wanted = draw(&state) * whole
+            low, high = 0, sums.shape[0] - 1
+            while low < high:
+                middle = (low + high) >> 1
+                if sums[middle] > wanted:
+                    high = middle
+                else:
+                    low = middle + 1
+            at[count], which[count] = now, <int>low
+            count += 1
+    c_array.resize(times, count)
+    c_array.resize(chosen, count)
+    return times, chosen
+
+
+cdef void run(World* w, Py_ssize_t bursts, const double* times, const int* organisations, const int* sizes,
+              double* end) noexcept nogil:
+    """All bursts, and all events that follow from them."""
+    cdef Py_ssize_t burst = 0
+    cdef int n, message = 0, queue
+    cdef Event next
+    while not w.heap.broken:
+        if burst < bursts and (w.heap.size == 0 or times[burst] <= w.heap.events[0].at):
+            end[0] = times[burst]
+            queue = w.queues[organisations[burst]]
+            for n in range(sizes[burst]):
+                w.arrived[message] = times[burst]
+                w.organisation[message] = organisations[burst]
+                enter(w, &w.of_queue[queue], message)
+                message += 1
+            feed_idle(w, queue, times[burst])
+            burst += 1
+        elif w.heap.size:
+            next = pop(&w.heap)
+            end[0] = next.at
+            happen(w, next.what & 3, <int>(next.what >> 2), next.at)
+        else:
+            break
+
+
+def simulate(
+    const double[::1] burst_times, const int[::1] burst_organisations, const int[::1] burst_sizes,
+    const int[::1] queues, tuple processes, tuple concurrency, tuple round_s, tuple event_s, tuple backoff_s,
+    const double[::1] express_answers, const double[::1] normal_answers, const double[::1] inner,
+    double slot_s, double share, double horizon_s, double segments, double failed, double counted_from,
+    uint64_t seed, int64_t[::1] express_bins, int64_t[::1] normal_bins,
+):
+    """See `engine.capacity._simulate.pyi`."""
+    cdef World w
+    cdef int n = 0, queue, index
+    cdef Py_ssize_t total = sum(burst_sizes), bursts = burst_times.shape[0]
+    cdef double end = 0
+    cdef Queue* q
+    if total >= 1 << 29 or min(express_bins.shape[0], normal_bins.shape[0]) < BINS:
+        raise ValueError("too many messages, or too few bins")
+    w.random, w.failed, w.segments, w.counted_from = seed * 2 + 1, failed, segments, counted_from
+    w.slot_s, w.share, w.horizon_s, w.tail, w.kept = slot_s, share, horizon_s, 0, 0
+    w.queues, w.inner, w.inner_size = &queues[0], &inner[0], inner.shape[0]
+    w.answers[0], w.answers[1] = &express_answers[0], &normal_answers[0]
+    w.answers_size[0], w.answers_size[1] = express_answers.shape[0], normal_answers.shape[0]
+    w.bins[0], w.bins[1] = &express_bins[0], &normal_bins[0]
+    try:
+        if not allocate(&w, total, queues.shape[0], processes[0] + processes[1]):
+            raise MemoryError
+        for queue in range(2):
+            q = &w.of_queue[queue]
+            q.concurrency, q.wakes, q.busy_s, q.held_s = concurrency[queue], False, 0, 0
+            q.begin, q.end, q.turn, q.ring = n, n + processes[queue], n, -1
+            q.round_s, q.event_s, q.backoff_s = round_s[queue], event_s[queue], backoff_s[queue]
+            for index in range(q.begin, q.end):
+                w.processes[index].queue = queue
+            n = q.end
+        for index in range(<int>queues.shape[0]):
+            w.first[index] = w.last[index] = -1
+        with nogil:
+            run(&w, bursts, &burst_times[0], &burst_organisations[0], &burst_sizes[0], &end)
+        if w.heap.broken:
+            raise MemoryError
+        return end, (w.of_queue[0].busy_s, w.of_queue[1].busy_s), (w.of_queue[0].held_s, w.of_queue[1].held_s)
+    finally:
+        release(&w)

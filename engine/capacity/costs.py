@@ -1,0 +1,75 @@
+"""Rule: what the engine itself costs, CPU and waiting, in figures that were measured.
+
+The figures of `REFERENCE` are those of one machine; `make calibrate` measures this one in under two minutes
+and writes them to a file, which `smsengine plan` reads.
+
+A loop works in rounds: what has come up meanwhile is done together, so a message costs a worker `round_us` by
+itself when nothing else waits, and next to nothing of it in a backlog.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from engine.capacity.response_times import ResponseTimes, of_quantiles
+
+# The processes whose cost is known by message, in the order in which a message meets them.
+PARTS = ("ingest", "redis", "ledger", "postgres", "archiver", "clickhouse")
+
+
+class PartCost(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU of one part a message, microseconds: of one that comes alone, and of one in a request of 100."""
+
+    single_us: float
+    batch_us: float
+
+    def us(self, burst: float) -> float:
+        """CPU a message when `burst` messages come in one request, at most 100."""
+        part = (1 / min(max(burst, 1.0), 100.0) - 0.01) / 0.99
+        return self.batch_us + max(part, 0.0) * (self.single_us - self.batch_us)
+
+
+class Costs(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, and where."""
+
+    # Of which machine the figures are, and when they were taken.
+    machine: str
+    # CPU of a worker, microseconds: of one round of its loop, and of one message in it, sent and answered.
+    round_us: float
+    message_us: float
+    parts: dict[str, PartCost]
+    # From submission to the provider's answer in an idle engine, without the provider's own time: quantiles
+    # (part, milliseconds).
+    inner_ms: list[tuple[float, float]]
+
+    def inner(self) -> ResponseTimes:
+        """The waiting inside the engine, as a distribution."""
+        return of_quantiles([(part, ms / 1000) for part, ms in self.inner_ms], "inner")
+
+
+REFERENCE = Costs(
+    machine="reference: 2 virtual cores at 2.5 GHz or so, appendfsync always",
+    round_us=110.0,
+    message_us=9.0,
+    parts={
+        "ingest": PartCost(single_us=32.0, batch_us=6.5),
+        "redis": PartCost(single_us=14.0, batch_us=8.0),
+        "ledger": PartCost(single_us=11.0, batch_us=3.0),
+        "postgres": PartCost(single_us=4.0, batch_us=1.0),
+        "archiver": PartCost(single_us=11.0, batch_us=8.0),
+        "clickhouse": PartCost(single_us=15.0, batch_us=13.0),
+    },
+    inner_ms=[(0.5, 3.0), (0.9, 5.0), (0.99, 10.0), (0.999, 20.0)],
+)
+
+
+def decode(octets: bytes) -> Costs:
+    """Costs from a file that `make calibrate` wrote. Raises ValueError: what is wrong with it."""
+    try:
+        found = msgspec.json.decode(octets, type=Costs)
+    except (msgspec.ValidationError, msgspec.DecodeError) as e:
+        raise ValueError(str(e)) from None
+    if missing := [part for part in PARTS if part not in found.parts]:
+        raise ValueError(f"it lacks the cost of {missing[0]}")
+    found.inner()
+    return found

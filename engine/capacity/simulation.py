@@ -1,0 +1,169 @@
+"""Rule: the latencies of a system of workers and a provider, by simulation of each event.
+
+What is simulated, step by step, is said in `_simulate.pyx`. The same seed gives the same random arrivals to
+each system that is compared, so that they differ by what they are and not by chance (common random numbers:
+A. M. Law, Simulation Modeling and Analysis, 5th ed. 2015, 11.2).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from engine.capacity import _simulate
+from engine.capacity.costs import Costs
+from engine.capacity.peaks import Peak
+from engine.capacity.response_times import ResponseTimes
+from engine.records import QUEUES, Queue
+from engine.routing.throughput import HORIZON_S, timing
+
+# Arrivals of the first part of a run are not counted: it begins empty.
+_WARM_UP = 0.1
+# So many bursts at least are needed for the quantiles of a latency, as far as the number of messages allows.
+_BURSTS_MIN = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How one queue is served."""
+
+    processes: int
+    # Sends in flight in one process.
+    concurrency: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Everything but the shapes: what arrives, and what it meets."""
+
+    peaks: Sequence[Peak]
+    answers: Mapping[Queue, ResponseTimes]
+    costs: Costs
+    # Segments a second that the provider takes; None: no limit. And the part of it kept for express.
+    throughput: float | None = None
+    express_share: float = 0.0
+    # Segments a message, in the mean.
+    segments: float = 1.0
+    # The part of the sends that fail for the time being, and are tried again after `backoff_s`.
+    failed: float = 0.0
+    backoff_s: Mapping[Queue, float]
+
+    def rate(self, queue: Queue) -> float:
+        """Messages of a queue a second."""
+        return math.fsum(p.messages_per_second for p in self.peaks if p.queue == queue)
+
+    def sends(self, queue: Queue) -> float:
+        """Sends of a queue a second, those after a failure among them."""
+        return self.rate(queue) / (1 - self.failed)
+
+    def burst(self, queue: Queue) -> float:
+        """In how large a burst a message of a queue comes, in the mean over messages."""
+        rate = self.rate(queue)
+        total = math.fsum(p.messages_per_second * p.burst for p in self.peaks if p.queue == queue)
+        return total / rate if rate else 1.0
+
+    @property
+    def queues(self) -> list[Queue]:
+        """The queues in which anything arrives."""
+        return [queue for queue in QUEUES if any(p.queue == queue for p in self.peaks)]
+
+
+class Latencies:
+    """How many messages had which latency, and what it took."""
+
+    def __init__(self, bins: Sequence[int], used_cpu: float, used_slots: float) -> None:
+        """`bins`: counts, each bin 1 % higher than the one before, from a microsecond. The parts that were
+        used of the CPU and of the slots of all processes, 0 to 1."""
+        self.bins = bins
+        self.count = sum(bins)
+        self.used_cpu = used_cpu
+        self.used_slots = used_slots
+
+    def quantile_s(self, part: float) -> float:
+        """The latency that `part` (0 to 1) of the messages do not exceed, to 1 %, seconds."""
+        wanted, seen = part * self.count, 0
+        for place, count in enumerate(self.bins):
+            seen += count
+            if count and seen >= wanted:
+                return 1e-6 * 1.01 ** (place - 0.5) if place else 0.0
+        return 0.0
+
+    def part_within(self, latency_s: float) -> float:
+        """The part of the messages whose latency is at most `latency_s`, to 1 % of the latency."""
+        if not self.count:
+            return 1.0
+        last = int(math.log(latency_s / 1e-6) / math.log(1.01)) + 1 if latency_s > 1e-6 else 0
+        return sum(self.bins[: last + 1]) / self.count
+
+
+class Arrivals:
+    """Random bursts of one length of time, to be used for many shapes."""
+
+    def __init__(self, system: System, queues: Sequence[Queue], messages: tuple[int, int], seed: int) -> None:
+        """`messages`: about so many of the queue that has the fewest, more where bursts are large; and at
+        most so many of all."""
+        peaks = [p for p in system.peaks if p.queue in queues]
+        self.queues = array("i", [QUEUES.index(p.queue) for p in peaks])
+        lengths = [_length_s([p for p in peaks if p.queue == queue], messages[0]) for queue in queues]
+        rate = math.fsum(p.messages_per_second for p in peaks)
+        self.seconds = min(max(lengths), messages[1] / rate)
+        rates = [p.messages_per_second / p.burst for p in peaks]
+        sums = array("d", accumulate(rates))
+        self.times, self.organisations = _simulate.arrive(sums, self.seconds, seed)
+        self.sizes = array("i", [peaks[i].burst for i in self.organisations])
+
+
+def simulate(
+    system: System, shapes: Mapping[Queue, Shape], arrivals: Arrivals, seed: int = 1
+) -> dict[Queue, Latencies]:
+    """By queue in `shapes`, the latencies of all of `arrivals`."""
+    costs = system.costs
+    none = Shape(processes=0, concurrency=0)
+    chosen = [shapes.get(queue, none) for queue in QUEUES]
+    answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
+    bins = [array("q", bytes(8 * _simulate.BINS)) for _ in QUEUES]
+    end_s, busy_s, held_s = _simulate.simulate(
+        arrivals.times,
+        arrivals.organisations,
+        arrivals.sizes,
+        arrivals.queues,
+        _pair([s.processes for s in chosen]),
+        _pair([s.concurrency for s in chosen]),
+        (costs.round_us * 1e-6,) * 2,
+        # A message is in two rounds: it is sent in one, and its answer is acted upon in another.
+        (costs.message_us * 1e-6 / 2,) * 2,
+        (system.backoff_s["express"], system.backoff_s["normal"]),
+        answers[0],
+        answers[1],
+        array("d", costs.inner().times_s),
+        timing(system.throughput).interval_s if system.throughput else 0.0,
+        system.express_share,
+        HORIZON_S,
+        system.segments,
+        system.failed,
+        arrivals.seconds * _WARM_UP,
+        seed,
+        bins[0],
+        bins[1],
+    )
+    found: dict[Queue, Latencies] = {}
+    for place, queue in enumerate(QUEUES):
+        if queue in shapes:
+            whole = max(end_s, 1e-9) * chosen[place].processes
+            used_slots = held_s[place] / (whole * chosen[place].concurrency)
+            found[queue] = Latencies(bins[place], busy_s[place] / whole, used_slots)
+    return found
+
+
+def _length_s(peaks: Sequence[Peak], messages: int) -> float:
+    rate = math.fsum(p.messages_per_second for p in peaks)
+    bursts = math.fsum(p.messages_per_second / p.burst for p in peaks)
+    return max(messages / rate, _BURSTS_MIN / bursts)
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    express, normal = values
+    return express, normal

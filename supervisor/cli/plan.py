@@ -1,0 +1,163 @@
+"""`smsengine plan`: how many processes, with how much concurrency, meet a promised latency."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from engine.capacity.plan import CONCURRENCY_MAX, PROCESSES_MAX, Bounds, Plan, Planner
+from supervisor.cli import plan_input, plan_report, plan_show
+from supervisor.cli.options import Json
+from supervisor.cli.plan_answer import Answer, answer
+from supervisor.cli.plan_input import CALIBRATION
+
+_INPUTS = "What arrives, and what it meets"
+_OUTPUT = "What is shown"
+
+_Peaks = Annotated[
+    Path,
+    typer.Option(
+        "--peaks",
+        metavar="FILE",
+        help="CSV: organisation,queue,messages_per_second,burst (most messages that arrive at once).",
+        rich_help_panel=_INPUTS,
+    ),
+]
+_ResponseTimes = Annotated[
+    list[str],
+    typer.Option(
+        "--response-times",
+        metavar="TIMES",
+        help="How long the provider takes to answer: p50=80ms,p90=150ms,p99=900ms, exponential(mean=100ms), "
+        "lognormal(median=80ms, sigma=0.6), constant(50ms), or a file of quantiles. Of one queue alone: "
+        "express:TIMES.",
+        rich_help_panel=_INPUTS,
+    ),
+]
+_Targets = Annotated[
+    list[str],
+    typer.Option(metavar="TARGET", help="What is promised, such as 'express p99 <= 2s'. May be repeated."),
+]
+_Throughput = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Segments a second that the provider takes.", rich_help_panel=_INPUTS),
+]
+_ExpressShare = Annotated[
+    float,
+    typer.Option(
+        metavar="PART",
+        help="Part of the throughput that is kept for express, as in the settings of the provider.",
+        rich_help_panel=_INPUTS,
+    ),
+]
+_Window = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Sends in flight that the provider allows one process: SMPP sessions times window.",
+        rich_help_panel=_INPUTS,
+    ),
+]
+_Segments = Annotated[
+    float, typer.Option(metavar="N", help="Segments a message, in the mean.", rich_help_panel=_INPUTS)
+]
+_Failures = Annotated[
+    float,
+    typer.Option(
+        metavar="PART",
+        help="Part of the sends that fail for the time being and are tried again.",
+        rich_help_panel=_INPUTS,
+    ),
+]
+_ProcessesMax = Annotated[
+    int, typer.Option(metavar="N", help="Most processes of a queue.", rich_help_panel=_INPUTS)
+]
+_Cores = Annotated[
+    int, typer.Option(metavar="N", help="Cores of one node; 0: as many as here.", rich_help_panel=_INPUTS)
+]
+_CostsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--costs",
+        metavar="FILE",
+        help=f"What the engine costs here, by `make calibrate`; without it, {CALIBRATION} in the data "
+        "directory, else figures of a reference machine.",
+        rich_help_panel=_INPUTS,
+    ),
+]
+_WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="QUESTION",
+        help="Ask of the plan: 'provider p50=2s', 'arrivals x2', 'throughput 500', 'processes -1'.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+_Report = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write a page with plots, HTML.", rich_help_panel=_OUTPUT),
+]
+
+
+def plan(
+    peaks_file: _Peaks,
+    response_times_given: _ResponseTimes,
+    target: _Targets,
+    throughput: _Throughput = None,
+    express_share: _ExpressShare = 0.2,
+    window: _Window = CONCURRENCY_MAX,
+    segments: _Segments = 1.0,
+    failures: _Failures = 0.0,
+    processes_max: _ProcessesMax = PROCESSES_MAX,
+    cores: _Cores = 0,
+    costs_file: _CostsFile = None,
+    what_if: _WhatIf = None,
+    report: _Report = None,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest plan that meets a promise: processes and concurrency of each queue.
+
+    The latency of a message is the time from its submission to the answer of the provider that
+    accepted it. The plan is found by simulating the peak event by event; docs/capacity.md has the
+    model. [bold]Exit code 1[/bold]: no plan meets the targets, with the reason and the nearest one.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine plan --peaks peaks.csv --response-times "p50=80ms,p90=150ms,p99=900ms"
+    --target "express p99 <= 2s" --target "normal p95 <= 10min"[/cyan]
+
+    [cyan]smsengine plan --peaks peaks.csv --response-times "exponential(mean=100ms)"
+    --target "express p99 <= 1s" --throughput 500 --what-if "provider p50=2s" --report plan.html[/cyan]
+    """
+    bounds = plan_input.bounds(window, processes_max)
+    wanted = [plan_input.target(text) for text in target]
+    costs, warnings = plan_input.costs(costs_file)
+    system = plan_input.system(
+        peaks=plan_input.peaks_of(peaks_file),
+        answers=plan_input.answers(response_times_given),
+        costs=costs,
+        throughput=throughput,
+        express_share=express_share,
+        segments=segments,
+        failures=failures,
+    )
+    warnings += plan_input.idle_targets(wanted, system)
+    cores = plan_input.whole("--cores", cores, 0, 4096) or os.cpu_count() or 1
+    found = Planner(system, wanted, bounds).find()
+    facts = answer(found, wanted, bounds, cores_per_node=cores, questions=what_if or [], warnings=warnings)
+    _show(found, facts, bounds, report, as_json=as_json)
+    if not facts.meets:
+        raise typer.Exit(1)
+
+
+def _show(found: Plan, facts: Answer, bounds: Bounds, report: Path | None, *, as_json: bool) -> None:
+    if report is not None:
+        plan_input.write(report, plan_report.page(found, facts, bounds))
+    if as_json:
+        print(msgspec.json.encode(facts, order="deterministic").decode())
+    else:
+        plan_show.show_plan(facts, report)

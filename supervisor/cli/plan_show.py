@@ -1,0 +1,89 @@
+"""What `smsengine plan` prints for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from engine.capacity import durations
+from supervisor.cli import show
+from supervisor.cli.plan_answer import Answer, QueueAnswer
+
+
+def show_plan(facts: Answer, report: Path | None) -> None:
+    """Print a plan for people. `report`: where its page with plots was written."""
+    console = Console(highlight=False)
+    if facts.reason:
+        console.print(f"[bold red]No plan meets the targets.[/bold red] {facts.reason}\nThe nearest:\n")
+    columns = ("queue", "peak", "plan", "p50", "p95", "p99", "p99.9", "binds")
+    console.print(show.table(columns, map(_row, facts.queues), frozenset(range(1, 7))))
+    console.print()
+    console.print("[dim]plan: processes × concurrency of each; binds: what is used most[/dim]\n")
+    for queue in facts.queues:
+        for line in _sentences(queue):
+            console.print(line)
+    nodes = facts.nodes
+    console.print(
+        f"{nodes.nodes} {'node' if nodes.nodes == 1 else 'nodes'} of {nodes.cores_per_node} cores: the peak "
+        f"keeps {nodes.cores_needed:.2f} busy, with embedded stores."
+    )
+    varied = [*facts.sensitivity, *facts.what_if]
+    console.print()
+    names = ("when", *(f"{queue.queue} p99" for queue in facts.queues), "")
+    rows = [
+        (
+            v.name,
+            *(_ms(v.predicted[queue.queue].p99_ms) for queue in facts.queues),
+            "" if v.met else "misses",
+        )
+        for v in varied
+    ]
+    console.print(show.table(names, rows, frozenset(range(1, len(facts.queues) + 1))))
+    console.print(
+        f"\nFor the configuration{' of each node' if nodes.nodes > 1 else ''}:\n\n{facts.config}",
+        markup=False,
+    )
+    for warning in facts.warnings:
+        console.print(f"Note: {warning}", markup=False)
+    if report is not None:
+        console.print(f"The page with plots: {report}", markup=False)
+
+
+def _row(queue: QueueAnswer) -> tuple[str, ...]:
+    seen = queue.predicted
+    return (
+        queue.queue,
+        f"{queue.messages_per_second:,.0f}/s",
+        f"{queue.processes:,} × {queue.concurrency:,}",
+        *(_ms(ms) for ms in (seen.p50_ms, seen.p95_ms, seen.p99_ms, seen.p999_ms)),
+        f"{queue.bottleneck} {queue.utilisation:.0%}",
+    )
+
+
+def _sentences(queue: QueueAnswer) -> list[str]:
+    found = []
+    for target in queue.targets:
+        word = "met" if target.met else "missed"
+        found.append(
+            f"{queue.queue} p{target.quantile * 100:g} <= {_ms(target.at_most_ms)} is {word}: "
+            f"{_ms(target.predicted_ms)}, a margin of {target.margin:.0%}."
+        )
+    loss = queue.after_loss_of_a_process
+    if loss is None:
+        found.append(
+            f"{queue.queue} has one process alone: when it dies, nothing is sent until it is replaced."
+        )
+    else:
+        word = "still met" if loss.met else "missed"
+        found.append(
+            f"{queue.queue} without one process: p99 {_ms(loss.predicted.p99_ms)}, the targets are {word}."
+        )
+    drained = queue.drained_after_outage_s
+    after = "never, at the peak" if drained is None else f"within {durations.show(drained)}"
+    found.append(f"{queue.queue} after a minute without the provider: the backlog is gone {after}.")
+    return found
+
+
+def _ms(milliseconds: float) -> str:
+    return durations.show(milliseconds / 1000)
