@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from engine.capacity import bottlenecks, durations
+from engine.capacity import bottlenecks, durations, queueing
 from engine.capacity.bottlenecks import Loads
 from engine.capacity.simulation import Arrivals, Latencies, Shape, System, simulate
 from engine.capacity.targets import Target
@@ -207,12 +207,30 @@ class Planner:
         if processes is None:
             return None
         low = self._smallest_with(queue, processes)
-        concurrency = _first(low, most, lambda n: holds(Shape(processes=processes, concurrency=n)))
+        start = min(max(low, self._by_formula(queue, processes)), most)
+        concurrency = _first(low, most, lambda n: holds(Shape(processes=processes, concurrency=n)), start)
         return Shape(processes=processes, concurrency=concurrency or most)
 
     def _smallest_with(self, queue: Queue, processes: int) -> int:
         slots = self._system.sends(queue) * self._system.answers[queue].mean_s / UTILISATION_MAX
         return max(1, math.ceil(slots / processes - 1e-9))
+
+    def _by_formula(self, queue: Queue, processes: int) -> int:
+        """The concurrency that meets the targets by the formula: where to begin to look."""
+        times, sends = self._system.answers[queue], self._system.sends(queue)
+        load, variation = sends * times.mean_s, (1 + times.variation) / 2
+
+        def late(concurrency: int) -> bool:
+            slots = processes * concurrency
+            return any(
+                queueing.wait_quantile_s(slots, load, times.mean_s, target.part, variation) > target.latency_s
+                for target in self._targets[queue]
+            )
+
+        concurrency = self._smallest_with(queue, processes)
+        while late(concurrency) and concurrency < self._bounds.concurrency_max:
+            concurrency += max(1, concurrency // 20)
+        return concurrency
 
     def _generous(self, queue: Queue) -> Shape:
         least = self._smallest_stable(queue)
@@ -238,15 +256,21 @@ def meets(latencies: Latencies, targets: Sequence[Target]) -> bool:
     return all(latencies.quantile_s(t.part) <= t.latency_s for t in targets)
 
 
-def _first(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+def _first(low: int, high: int, holds: Callable[[int], bool], start: int | None = None) -> int | None:
     """The least number from `low` to `high` for which `holds` is true, when it is for all above it; None: for
-    none. It looks near `low` first, because that is where it mostly is."""
+    none. It looks near `start` first, or near `low`, because that is where it mostly is."""
+    at = low if start is None else start
     step, tried = 1, low - 1
-    at = low
-    while not holds(at):
-        if at >= high:
-            return None
-        tried, at, step = at, min(at + step, high), step * 2
+    if at > low and holds(at):
+        # Downwards, by steps that double, until one does not hold.
+        while at - step >= low and holds(at - step):
+            at, step = at - step, step * 2
+        tried = max(at - step, low - 1)
+    else:
+        while not holds(at):
+            if at >= high:
+                return None
+            tried, at, step = at, min(at + step, high), step * 2
     while at - tried > 1:
         middle = (at + tried) // 2
         if holds(middle):

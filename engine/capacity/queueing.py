@@ -1,10 +1,8 @@
 """Rule: waiting times that have a formula.
 
 Sources. Erlang C: A. K. Erlang, 1917; computed by the recursion for Erlang B as in R. B. Cooper,
-Introduction to Queueing Theory, 2nd ed. 1981, 3.4. Several servers with general arrivals and services: A. O.
-Allen, Probability, Statistics and Queueing Theory, 2nd ed. 1990, 5.3 (Allen and Cunneen). One server:
-Pollaczek and Khinchine, as in L. Kleinrock, Queueing Systems I, 1975, 5.6; with arrivals in groups: M. L.
-Chaudhry and J. G. C. Templeton, A First Course in Bulk Queues, 1983, 3.2.
+Introduction to Queueing Theory, 2nd ed. 1981, 3.4. Several servers with general services: A. O. Allen,
+Probability, Statistics and Queueing Theory, 2nd ed. 1990, 5.3 (Allen and Cunneen).
 
 Loads are in erlangs: arrivals a second times the mean time of a service, seconds.
 """
@@ -30,21 +28,6 @@ def erlang_c(servers: int, load: float) -> float:
     return blocked / (1 - load / servers * (1 - blocked))
 
 
-def wait_mean_s(
-    servers: int, load: float, service_s: float, arrival_variation: float, service_variation: float
-) -> float:
-    """The mean wait with general arrivals and services (G/G/c), seconds; infinite when there are too few
-    servers.
-
-    The variations are squared coefficients of variation: 1 for Poisson arrivals and exponential services, and
-    then it is exact.
-    """
-    if load >= servers:
-        return math.inf
-    exponential_s = erlang_c(servers, load) * service_s / (servers - load)
-    return exponential_s * (arrival_variation + service_variation) / 2
-
-
 def wait_quantile_s(
     servers: int, load: float, service_s: float, part: float, variation: float = 1.0
 ) -> float:
@@ -59,17 +42,6 @@ def wait_quantile_s(
     if waiting <= 1 - part:
         return 0.0
     return math.log(waiting / (1 - part)) * service_s / (servers - load) * variation
-
-
-def batch_wait_mean_s(rate: float, service_s: float, service_variation: float, burst: float) -> float:
-    """The mean wait before one server (M/G/1) when arrivals come in groups of `burst`, seconds.
-
-    `rate`: single arrivals a second. Groups of one are the formula of Pollaczek and Khinchine.
-    """
-    load = rate * service_s
-    if load >= 1:
-        return math.inf
-    return (load * (1 + service_variation) / 2 + (burst - 1) / 2) * service_s / (1 - load)
 
 
 def drain_s(backlog: float, arrivals: float, capacity: float) -> float:

@@ -91,13 +91,6 @@ class Latencies:
                 return 1e-6 * 1.01 ** (place - 0.5) if place else 0.0
         return 0.0
 
-    def part_within(self, latency_s: float) -> float:
-        """The part of the messages whose latency is at most `latency_s`, to 1 % of the latency."""
-        if not self.count:
-            return 1.0
-        last = int(math.log(latency_s / 1e-6) / math.log(1.01)) + 1 if latency_s > 1e-6 else 0
-        return sum(self.bins[: last + 1]) / self.count
-
 
 class Arrivals:
     """Random bursts of one length of time, to be used for many shapes."""

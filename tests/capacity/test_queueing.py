@@ -31,16 +31,12 @@ def test_erlang_c_has_the_values_of_the_formula(servers: int, load: float, waiti
 
 def test_too_few_servers_wait_for_ever():
     assert queueing.erlang_c(3, 3.0) == 1.0
-    assert queueing.wait_mean_s(3, 3.0, 0.1, 1, 1) == math.inf
     assert queueing.wait_quantile_s(3, 3.5, 0.1, 0.99) == math.inf
-    assert queueing.batch_wait_mean_s(100, 0.01, 0, 1) == math.inf
 
 
 def test_constant_services_wait_half_as_long_as_exponential_ones():
-    assert queueing.wait_mean_s(1, 0.8, 0.1, 1, 0) == pytest.approx(
-        queueing.wait_mean_s(1, 0.8, 0.1, 1, 1) / 2
-    )
-    assert queueing.batch_wait_mean_s(8, 0.1, 0, 1) == pytest.approx(0.8 * 0.1 / 2 / 0.2)
+    constant, exponential = (queueing.wait_quantile_s(1, 0.8, 0.1, 0.99, v) for v in (0.5, 1.0))
+    assert constant == pytest.approx(exponential / 2)
 
 
 def test_the_quantile_of_the_wait_is_that_of_one_exponential_server():

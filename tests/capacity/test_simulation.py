@@ -72,7 +72,10 @@ def test_a_loop_that_takes_constant_time_for_each_message_has_the_wait_of_pollac
     made = system("constant(10ms)", [Peak("a", "normal", 70.0, burst)])
     seen = run(made, 1, 1)
     mean = sum(count * 1e-6 * 1.01 ** (n - 0.5) for n, count in enumerate(seen.bins) if count) / seen.count
-    expected = queueing.batch_wait_mean_s(70.0, 0.01, 0.0, burst) + 0.01
+    # One server with groups of arrivals: M. L. Chaudhry and J. G. C. Templeton, A First Course in Bulk
+    # Queues, 1983, 3.2; groups of one are the formula of Pollaczek and Khinchine.
+    load = 70.0 * 0.01
+    expected = (load / 2 + (burst - 1) / 2) * 0.01 / (1 - load) + 0.01
     assert mean == pytest.approx(expected, rel=0.04)
 
 
@@ -115,8 +118,10 @@ def _bins(made: System, arrivals: Arrivals, concurrency: int) -> array:
 def test_sends_that_fail_are_tried_again_after_a_pause():
     made = system("constant(10ms)", [Peak("a", "normal", 50.0)], failed=0.1)
     seen = run(made, 1, 100, 60_000)
-    assert seen.part_within(0.02) == pytest.approx(0.9, abs=0.01)
-    assert seen.part_within(1.6) == pytest.approx(0.99, abs=0.004)
+    assert seen.quantile_s(0.89) < 0.02
+    # One pause of 0.5 to 1.5 s, and then one twice as long.
+    assert 0.5 < seen.quantile_s(0.91) < 1.6
+    assert 1.5 < seen.quantile_s(0.995) < 4.6
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
