@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
-from engine.capacity.plan import CONCURRENCY_MAX, PROCESSES_MAX, Bounds, Plan, Planner
-from supervisor.cli import plan_input, plan_report, plan_show
 from supervisor.cli.options import Json
-from supervisor.cli.plan_answer import Answer, answer
-from supervisor.cli.plan_input import CALIBRATION
 
 _INPUTS = "What arrives, and what it meets"
 _OUTPUT = "What is shown"
@@ -55,7 +49,7 @@ _ExpressShare = Annotated[
     ),
 ]
 _Window = Annotated[
-    int,
+    int | None,
     typer.Option(
         metavar="N",
         help="Sends in flight that the provider allows one process: SMPP sessions times window.",
@@ -74,7 +68,7 @@ _Failures = Annotated[
     ),
 ]
 _ProcessesMax = Annotated[
-    int, typer.Option(metavar="N", help="Most processes of a queue.", rich_help_panel=_INPUTS)
+    int | None, typer.Option(metavar="N", help="Most processes of a queue.", rich_help_panel=_INPUTS)
 ]
 _Cores = Annotated[
     int, typer.Option(metavar="N", help="Cores of one node; 0: as many as here.", rich_help_panel=_INPUTS)
@@ -84,7 +78,7 @@ _CostsFile = Annotated[
     typer.Option(
         "--costs",
         metavar="FILE",
-        help=f"What the engine costs here, by `make calibrate`; without it, {CALIBRATION} in the data "
+        help="What the engine costs here, by `make calibrate`; without it, calibration.json in the data "
         "directory, else figures of a reference machine.",
         rich_help_panel=_INPUTS,
     ),
@@ -109,10 +103,10 @@ def plan(
     target: _Targets,
     throughput: _Throughput = None,
     express_share: _ExpressShare = 0.2,
-    window: _Window = CONCURRENCY_MAX,
+    window: _Window = None,
     segments: _Segments = 1.0,
     failures: _Failures = 0.0,
-    processes_max: _ProcessesMax = PROCESSES_MAX,
+    processes_max: _ProcessesMax = None,
     cores: _Cores = 0,
     costs_file: _CostsFile = None,
     what_if: _WhatIf = None,
@@ -133,31 +127,22 @@ def plan(
     [cyan]smsengine plan --peaks peaks.csv --response-times "exponential(mean=100ms)"
     --target "express p99 <= 1s" --throughput 500 --what-if "provider p50=2s" --report plan.html[/cyan]
     """
-    bounds = plan_input.bounds(window, processes_max)
-    wanted = [plan_input.target(text) for text in target]
-    costs, warnings = plan_input.costs(costs_file)
-    system = plan_input.system(
-        peaks=plan_input.peaks_of(peaks_file),
-        answers=plan_input.answers(response_times_given),
-        costs=costs,
+    from supervisor.cli.planning import Given, make_plan
+
+    given = Given(
+        peaks_file=peaks_file,
+        response_times=response_times_given,
+        targets=target,
         throughput=throughput,
         express_share=express_share,
+        window=window,
         segments=segments,
         failures=failures,
+        processes_max=processes_max,
+        cores=cores,
+        costs_file=costs_file,
+        what_if=what_if or [],
+        report=report,
     )
-    warnings += plan_input.idle_targets(wanted, system)
-    cores = plan_input.whole("--cores", cores, 0, 4096) or os.cpu_count() or 1
-    found = Planner(system, wanted, bounds).find()
-    facts = answer(found, wanted, bounds, cores_per_node=cores, questions=what_if or [], warnings=warnings)
-    _show(found, facts, bounds, report, as_json=as_json)
-    if not facts.meets:
+    if not make_plan(given, as_json=as_json):
         raise typer.Exit(1)
-
-
-def _show(found: Plan, facts: Answer, bounds: Bounds, report: Path | None, *, as_json: bool) -> None:
-    if report is not None:
-        plan_input.write(report, plan_report.page(found, facts, bounds))
-    if as_json:
-        print(msgspec.json.encode(facts, order="deterministic").decode())
-    else:
-        plan_show.show_plan(facts, report)

@@ -48,11 +48,13 @@ def system(
     )
 
 
-def bounds(window: int, processes_max: int) -> Bounds:
+def bounds(window: int | None, processes_max: int | None) -> Bounds:
     """What a plan may use. Raises ConfigError."""
+    concurrency = CONCURRENCY_MAX if window is None else window
+    processes = PROCESSES_MAX if processes_max is None else processes_max
     return Bounds(
-        concurrency_max=whole("--window", window, 1, CONCURRENCY_MAX),
-        processes_max=whole("--processes-max", processes_max, 1, PROCESSES_MAX),
+        concurrency_max=whole("--window", concurrency, 1, CONCURRENCY_MAX),
+        processes_max=whole("--processes-max", processes, 1, PROCESSES_MAX),
     )
 
 
@@ -73,7 +75,7 @@ def peaks_of(file: Path) -> list[Peak]:
         raise ConfigError(f"--peaks: {e}.") from e
 
 
-def answers(given: list[str]) -> dict[Queue, ResponseTimes]:
+def answers(given: Sequence[str]) -> dict[Queue, ResponseTimes]:
     """By queue, the times of its provider. `given`: TIMES or QUEUE:TIMES each. Raises ConfigError."""
     found: dict[Queue, ResponseTimes] = {}
     for text in given:
@@ -130,6 +132,12 @@ def _read(option: str, file: Path) -> str:
     except (OSError, NotUtf8) as e:
         reason = e.strerror if isinstance(e, OSError) else e
         raise ConfigError(f"{option} {file} cannot be read: {reason}.") from e
+
+
+def check_place(file: Path) -> None:
+    """Confirm that a report has a folder to be written to, before it is made. Raises ConfigError."""
+    if not file.absolute().parent.is_dir():
+        raise ConfigError(f"--report {file} cannot be written: there is no such folder.")
 
 
 def write(file: Path, text: str) -> None:

@@ -18,6 +18,7 @@ NOWHERE = ("--url", "http://127.0.0.1:1")
 COMMANDS = [
     ["--help"],
     ["org", "list", "--help"],
+    ["plan", "--help"],
     ["send", "--to", "+989121234567", "--text", "hi", "--api-key", "k", *NOWHERE],
     *(
         [*command, "--admin-key", "k", *NOWHERE]

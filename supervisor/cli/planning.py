@@ -1,0 +1,64 @@
+"""`smsengine plan` carried out: from its options to what is shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from engine.capacity.plan import Planner
+from supervisor.cli import plan_input, plan_report, plan_show
+from supervisor.cli.plan_answer import answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """The options as they were given."""
+
+    peaks_file: Path
+    response_times: Sequence[str]
+    targets: Sequence[str]
+    throughput: float | None
+    express_share: float
+    window: int | None
+    segments: float
+    failures: float
+    processes_max: int | None
+    # Of one node; 0: as many as here.
+    cores: int
+    costs_file: Path | None
+    what_if: Sequence[str]
+    # Where to write the page with plots.
+    report: Path | None
+
+
+def make_plan(given: Given, *, as_json: bool) -> bool:
+    """Find a plan and show it; whether it meets the targets. Raises ConfigError for a wrong option."""
+    bounds = plan_input.bounds(given.window, given.processes_max)
+    wanted = [plan_input.target(text) for text in given.targets]
+    costs, warnings = plan_input.costs(given.costs_file)
+    system = plan_input.system(
+        peaks=plan_input.peaks_of(given.peaks_file),
+        answers=plan_input.answers(given.response_times),
+        costs=costs,
+        throughput=given.throughput,
+        express_share=given.express_share,
+        segments=given.segments,
+        failures=given.failures,
+    )
+    warnings += plan_input.idle_targets(wanted, system)
+    if given.report is not None:
+        plan_input.check_place(given.report)
+    cores = plan_input.whole("--cores", given.cores, 0, 4096) or os.cpu_count() or 1
+    found = Planner(system, wanted, bounds).find()
+    facts = answer(found, wanted, bounds, cores_per_node=cores, questions=given.what_if, warnings=warnings)
+    if given.report is not None:
+        plan_input.write(given.report, plan_report.page(found, facts, bounds))
+    if as_json:
+        print(msgspec.json.encode(facts, order="deterministic").decode())
+    else:
+        plan_show.show_plan(facts, given.report)
+    return facts.meets
