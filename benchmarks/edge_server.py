@@ -25,6 +25,7 @@ from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
 from engine.api.ports import Services
+from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.boot.ingest import assemble_ingest
 from engine.config import Credit, Queues
@@ -55,7 +56,7 @@ def _now_us() -> int:
 def _services(**known: Any) -> Services:
     """Those that sending needs; the others are never asked."""
     nothing: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
-    nothing |= {"providers": [], "receipt_readers": {}, "admin_key_sha256": b"", "now_us": _now_us}
+    nothing |= {"receipt_readers": {}, "now_us": _now_us, "counts": RequestCounts()}
     return Services(**(nothing | known))
 
 

@@ -23,13 +23,14 @@ class Engine:
 
     pid: int
     url: str
+    admin_url: str
     admin_key: str
     simulator_url: str
 
     def call(self, method: str, path: str, body: object = None, timeout_s: float = 150.0) -> Any:
         """The decoded answer to a call with the admin key. Raises HTTPError for a status from 400."""
         request = urllib.request.Request(
-            self.url + path,
+            self.admin_url + path,
             method=method,
             data=None if body is None else msgspec.json.encode(body),
             headers={"Authorization": f"Bearer {self.admin_key}"},
@@ -110,6 +111,7 @@ def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iter
             yield Engine(
                 pid=process.pid,
                 url=facts["url"],
+                admin_url=facts["admin_url"],
                 admin_key=facts["admin_key"],
                 simulator_url=facts["simulator_url"],
             )

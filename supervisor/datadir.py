@@ -40,6 +40,8 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     url: str
     # Path of the file that holds the admin key.
     admin_key_file: str
+    # Where the admin calls are answered: a URL, or unix:/PATH. An engine of an older version writes none.
+    admin_url: str = ""
 
 
 A = TypeVar("A", bound=Address)

@@ -23,6 +23,8 @@ _FIXED = (
     "data_dir",
     *(f"{store}.url" for store in STORES),
     "http.listen",
+    "admin.listen",
+    "admin.socket_group",
     "http.admin_key_file",
     "credit.overdue_s",
 )

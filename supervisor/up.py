@@ -1,6 +1,6 @@
 """`smsengine up`: one parent starts everything that runs, and stops it.
 
-It starts in this order: the data directory, the listening socket (systemd's, when it hands one
+It starts in this order: the data directory, the listening sockets (systemd's, when it hands them
 over), the simulated provider, the embedded servers, tables and functions, the demo organisation,
 the roles. It stops in the reverse order, so that each part has what it needs until it has ended.
 When a step fails, the parts before it are stopped, and one sentence says why. On SIGHUP the
@@ -14,7 +14,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ import structlog
 
 from engine import api_keys
 from engine.boot import fence, run_role
-from engine.config import Config, load, split_listen
+from engine.config import Config, Role, is_address, load, split_listen
 from engine.errors import ConfigError
 from engine.journal import in_journal
 from engine.providers.settings import SimulatedSettings, needs_simulator
@@ -33,6 +33,7 @@ from engine.telemetry import configure_logs
 from supervisor import reload, welcome
 from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, DataDir, read_secret
 from supervisor.embedded.servers import Server, start_all
+from supervisor.listening import listeners, reach
 from supervisor.prepare import (
     MIGRATE_S,
     Prepared,
@@ -44,12 +45,10 @@ from supervisor.prepare import (
 )
 from supervisor.process.keeper import Keeper, Watched
 from supervisor.process.resources import confirm_cpus
-from supervisor.process.systemd import Notifier, take_listener, take_notifier
+from supervisor.process.systemd import Notifier, take_listeners, take_notifier
 from supervisor.running import Running
 from supervisor.simulator import Simulator, start_simulator
 
-# Connections that wait to be accepted while the ingest processes are busy.
-_BACKLOG = 4096
 _SERVER_STOP_S = 20.0
 # Longest that all parts before the roles take to start, and to stop again, seconds.
 _START_S, _STOP_S = 120.0, 4 * _SERVER_STOP_S
@@ -65,6 +64,7 @@ class Wish:
     data_dir: Path | None = None
     # "" leaves it to the configuration.
     listen: str = ""
+    admin_listen: str = ""
     # Print one line of JSON when ready, instead of words.
     as_json: bool = False
 
@@ -80,11 +80,13 @@ def bring_up(wish: Wish) -> int:
     start as it is configured, ChildFailed when a step before the roles failed.
     """
     configure_logs(as_json=False)
-    notifier, inherited = take_notifier(os.environ), take_listener(os.environ)
+    notifier, inherited = take_notifier(os.environ), take_listeners(os.environ)
     config = _configured(wish)
     configure_logs(config.logs.format == "json", config.logs.level)
-    if wish.listen and inherited:
-        raise ConfigError("--listen must be left out: systemd hands over the socket to listen on.")
+    given = {"": ("--listen", wish.listen), "admin": ("--admin-listen", wish.admin_listen)}
+    for name, (option, address) in given.items():
+        if address and name in inherited:
+            raise ConfigError(f"{option} must be left out: systemd hands over the socket to listen on.")
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_stoppable(notifier))
@@ -105,6 +107,14 @@ def _configured(wish: Wish) -> Config:
         config = msgspec.structs.replace(
             config, http=msgspec.structs.replace(config.http, listen=wish.listen)
         )
+    if wish.admin_listen:
+        if not is_address(wish.admin_listen):
+            raise ConfigError(
+                f"--admin-listen must be HOST:PORT, or unix: and an absolute path, not {wish.admin_listen!r}."
+            )
+        config = msgspec.structs.replace(
+            config, admin=msgspec.structs.replace(config.admin, listen=wish.admin_listen)
+        )
     if not config.providers and wish.demo:
         config = msgspec.structs.replace(config, providers=[SimulatedSettings(name="simulated")])
     if not config.providers and config.roles.express + config.roles.normal > 0:
@@ -122,16 +132,15 @@ def _run(
     config: Config,
     stack: contextlib.ExitStack,
     notifier: Notifier,
-    inherited: socket.socket | None,
+    inherited: Mapping[str, socket.socket],
 ) -> int:
     directory = DataDir(Path(config.data_dir))
     directory.claim()
     stack.callback(directory.leave)
     directory.forget_running()
     admin_key_file, admin_key = _admin_key(config, directory)
-    listener = inherited or listen(config.http.listen)
-    url = reach(listener)
-    stack.callback(listener.close)
+    sockets = listeners(config, inherited, stack)
+    url, admin_url = reach(sockets["ingest"]), reach(sockets["admin"])
     configured = config
     notifier.progress("starting the servers", _START_S)
     config, watched = _servers(config, directory, stack)
@@ -142,6 +151,7 @@ def _run(
     simulator_url = next((w.url for w in watched if isinstance(w, WatchedSimulator)), None)
     facts = welcome.Facts(
         url=url,
+        admin_url=admin_url,
         api_key=demo.api_key if demo else None,
         admin_key=admin_key,
         organisation=demo.organisation_id if demo else None,
@@ -149,6 +159,7 @@ def _run(
     )
     running = Running(
         url=url,
+        admin_url=admin_url,
         pid=os.getpid(),
         admin_key_file=str(admin_key_file),
         simulator_url=simulator_url or "",
@@ -156,7 +167,7 @@ def _run(
     )
 
     stack.callback(directory.forget_running)
-    keeper = _keeper(wish, configured, running, facts, directory, listener, watched, notifier)
+    keeper = _keeper(wish, configured, running, facts, directory, sockets, watched, notifier)
     code = keeper.run()
     notifier.progress("stopping the servers", (len(watched) + 1) * _SERVER_STOP_S)
     # Stopping the servers takes a moment and ends by itself: another Ctrl-C must not break it off.
@@ -171,7 +182,7 @@ def _keeper(
     running: Running,
     facts: welcome.Facts,
     directory: DataDir,
-    listener: socket.socket,
+    sockets: Mapping[Role, socket.socket],
     watched: list[Watched],
     notifier: Notifier,
 ) -> Keeper:
@@ -181,7 +192,7 @@ def _keeper(
         directory.write_running(running)
         if in_journal(os.environ):
             # The journal is no place for a key, and nobody pastes commands from it.
-            log.info("ready", url=running.url)
+            log.info("ready", url=running.url, admin_url=running.admin_url)
             return
         print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
 
@@ -202,7 +213,7 @@ def _keeper(
         running.config,
         runner=run_role,
         fencer=fence,
-        listener=listener,
+        listeners=sockets,
         on_ready=on_ready,
         on_reload=on_reload,
         on_reloaded=on_reloaded,
@@ -229,35 +240,6 @@ def _servers(config: Config, directory: DataDir, stack: contextlib.ExitStack) ->
     stack.callback(_stop_all, servers)
     watched += servers.values()
     return with_urls(config, {name: server.url for name, server in servers.items()}), watched
-
-
-def listen(address: str) -> socket.socket:
-    """A listening socket on HOST:PORT (port 0: a free one). Raises ConfigError."""
-    host, port = split_listen(address) or ("", 0)
-    try:
-        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            # Old connections of an earlier run do not matter; another process that listens does.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(place)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as e:
-        reason = (e.strerror or str(e)).lower()
-        raise ConfigError(
-            f"The API cannot listen on {address}: {reason}; name another address with --listen."
-        ) from e
-    return listener
-
-
-def reach(listener: socket.socket) -> str:
-    """The URL, without a path, at which this machine reaches the listener."""
-    host, port = listener.getsockname()[:2]
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 class WatchedSimulator:

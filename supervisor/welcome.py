@@ -19,6 +19,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Where the engine is, and the keys to it. Its fields are the keys of the JSON line."""
 
     url: str
+    # Where the admin calls and /metrics are: a URL, or unix:/PATH.
+    admin_url: str
     # None without --demo.
     api_key: str | None
     admin_key: str
@@ -38,7 +40,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         """
         command = _command()
         where = "" if data_dir == DEFAULT.absolute() else f" --data-dir {shlex.quote(_near(data_dir))}"
-        lines = ["", f"smsengine is ready at {self.url}", ""]
+        lines = ["", f"smsengine is ready at {self.url}", f"  Admin calls and /metrics  {self.admin_url}", ""]
         if self.api_key is None:
             lines += [
                 "Make an organisation and give it credit:",

@@ -1,4 +1,4 @@
-"""What every admin call that changes something brings: a good key, a body, and perhaps an Idempotency-Key."""
+"""What admin calls have in common: a good key, and perhaps an Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -6,20 +6,36 @@ from aiohttp import hdrs, web
 
 from engine.api.auth import AdminKey
 from engine.api.decoding import read_body
-from engine.api.guard import fingerprint, idempotency_key
+from engine.api.guard import Action, fingerprint, idempotency_key
+from engine.api.ports import AdminServices
+from engine.api.response import Response
 from engine.records import IdempotentCall
 
 _SCOPE = "admin"
 
 
-async def posted(
-    request: web.Request, admin_key: AdminKey, body_bytes_max: int
-) -> tuple[bytes, IdempotentCall | None]:
+class AdminCalls:
+    """Stands before the actions of admin calls."""
+
+    def __init__(self, services: AdminServices) -> None:
+        self._key = AdminKey(services.admin_key_sha256)
+
+    def guarded(self, action: Action) -> Action:
+        """The action, for callers with a good key alone: anybody else gets a Refusal 401 before anything else
+        of the request is read."""
+
+        async def guarded(request: web.Request) -> Response:
+            self._key.check(request.headers.get(hdrs.AUTHORIZATION))
+            return await action(request)
+
+        return guarded
+
+
+async def posted(request: web.Request, body_bytes_max: int) -> tuple[bytes, IdempotentCall | None]:
     """(the body, at most so many octets; what makes the call one that is carried out once, if it has a key).
 
-    Raises Refusal 400, 401, 413.
+    Raises Refusal 400, 413.
     """
-    admin_key.check(request.headers.get(hdrs.AUTHORIZATION))
     key = idempotency_key(request)
     body = await read_body(request, body_bytes_max)
     if not key:

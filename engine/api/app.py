@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
 
 from engine.api.accounts import Accounts
-from engine.api.admin import AUDIT_S_MAX, Admin
+from engine.api.admin_call import AdminCalls
+from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
-from engine.api.dead_letters import DeadLetters
 from engine.api.guard import Action, Exchanges
-from engine.api.limits import OrganisationLimits
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
-from engine.api.ports import Services
-from engine.api.prices import PriceTables
+from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
-from engine.api.queues import QueuePauses
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
-from engine.api.routes import Providers, Routes
-from engine.api.unbooked import REBUILD_S, UnbookedUsage
 from engine.errors import Refusal
 
-# Calls that keep a deadline of their own, and what is given them beyond the longest of those, seconds.
-# They are of use to their caller alone, and end when that one hangs up.
-_LONG = {"/v1/admin/audit": AUDIT_S_MAX + 10.0, "/v1/admin/losses/rebuild": REBUILD_S + 10.0}
+# By path and method.
+_Actions = dict[str, dict[str, Action]]
+# Also a path with a line end in it (%0A), which `.` would leave to aiohttp.
+_ANY = r"/{tail:[\s\S]*}"
+_NO_TIMES: Mapping[str, float] = {}
 
 
 class _Readiness(msgspec.Struct):
@@ -38,11 +35,15 @@ class _Readiness(msgspec.Struct):
 class Probes:
     """The actions that a load balancer calls: /healthz and /readyz. They need no key."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: Services | AdminServices, accepts: Callable[[], bool]) -> None:
+        """`accepts`: whether the process accepts messages although PostgreSQL is away."""
         self._ready = services.ready
-        self._can_spend = services.can_spend
-        self._keys = keys
+        self._accepts = accepts
         self._draining = services.draining
+
+    def actions(self) -> _Actions:
+        """By path and method."""
+        return {"/healthz": {"GET": self.alive}, "/readyz": {"GET": self.ready}}
 
     async def alive(self, _: web.Request) -> Response:
         """`GET /healthz`: 200 as long as this process answers anything, also while it drains."""
@@ -61,50 +62,35 @@ class Probes:
             return answer_of(503, _Readiness("draining", parts))
         if not away:
             return answer_of(200, _Readiness("ok", parts))
-        if away == {"postgres"} and self._keys.are_known() and self._can_spend():
+        if away == {"postgres"} and self._accepts():
             return answer_of(200, _Readiness("limited", parts))
         return answer_of(503, _Readiness("unavailable", parts))
 
 
 def create_app(services: Services, keys: Keys | None = None) -> web.Application:
-    """The application, to be served by `server.Server`. Call this on the loop that will serve it.
+    """The public API, to be served by `server.Server`. Call this on the loop that will serve it.
 
     `keys`: the API keys it knows; None: its own, closed with the application.
     """
     keys = keys or Keys(services.directory)
-    messages, accounts, unbooked = Messages(services, keys), Accounts(services, keys), UnbookedUsage(services)
-    admin, prices, probes = Admin(services), PriceTables(services), Probes(services, keys)
-    routes, providers, receipts = Routes(services), Providers(services), Receipts(services)
-    actions: dict[str, dict[str, Action]] = {
+    messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
+    probes = Probes(services, lambda: keys.are_known() and services.can_spend())
+    actions: _Actions = {
         **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
         "/v1/messages/{id}": {"GET": messages.show},
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
-        "/metrics": {"GET": Metrics(services).show},
-        "/healthz": {"GET": probes.alive},
-        "/readyz": {"GET": probes.ready},
-        "/v1/admin/organisations": {"GET": admin.organisations, "POST": admin.create_organisation},
-        **_of_one_organisation(admin, OrganisationLimits(services)),
-        "/v1/admin/unbooked": {"GET": unbooked.sums},
-        "/v1/admin/unbooked/{organisation_id}/book": {"POST": unbooked.book},
-        "/v1/admin/losses": {"GET": unbooked.losses},
-        "/v1/admin/losses/rebuild": {"POST": unbooked.rebuild},
-        "/v1/admin/prices": {"GET": prices.show, "PUT": prices.replace},
-        "/v1/admin/routes": {"GET": routes.show, "PUT": routes.replace},
-        "/v1/admin/providers": {"GET": providers.show_all},
-        "/v1/admin/providers/{name}": {"GET": providers.show, "PUT": providers.change},
-        "/v1/admin/providers/{name}/problems": {"GET": providers.problems},
-        "/v1/admin/problems": {"GET": providers.all_problems},
-        "/v1/admin/providers/{name}/pause": {"POST": providers.pause},
-        "/v1/admin/providers/{name}/resume": {"POST": providers.resume},
-        "/v1/admin/status": {"GET": admin.status},
-        **_of_queues(admin, QueuePauses(services)),
-        **_of_dead_letters(DeadLetters(services)),
-        "/v1/admin/audit": {"GET": admin.audit},
+        **probes.actions(),
     }
-    app = web.Application()
-    _route(app.router, actions, Exchanges(services))
+    app, exchanges = web.Application(), Exchanges(services)
+    _route(app.router, actions, exchanges)
+    if services.admin is not None:
+        _route_admin(app.router, services.admin, exchanges)
+    else:
+        _refuse(app.router, exchanges, r"/v1/admin{tail:(/[\s\S]*)?}", _refuse_admin)
+        _refuse(app.router, exchanges, "/metrics", _refuse_admin)
+    _refuse(app.router, exchanges, _ANY, _refuse_path)
 
     async def own_keys(_: web.Application) -> AsyncIterator[None]:
         yield
@@ -114,42 +100,50 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     return app
 
 
-def _of_one_organisation(admin: Admin, limits: OrganisationLimits) -> dict[str, dict[str, Action]]:
-    path = "/v1/admin/organisations/{organisation_id}"
-    return {
-        path: {"GET": limits.show_organisation, "PATCH": admin.change_organisation},
-        f"{path}/limits": {"GET": limits.show, "PATCH": limits.change},
-        f"{path}/pause": {"POST": limits.pause},
-        f"{path}/resume": {"POST": limits.resume},
-        f"{path}/keys": {"GET": admin.keys, "POST": admin.create_key},
-        f"{path}/keys/{{key_id}}": {"DELETE": admin.revoke_key},
-        f"{path}/balance": {"GET": admin.balance},
-        f"{path}/transactions": {"GET": admin.transactions},
-        f"{path}/top-ups": {"POST": admin.top_up},
-    }
+def create_admin_app(services: AdminServices) -> web.Application:
+    """The admin calls, /metrics and the probes alone, to be served as `create_app` is."""
+    app, exchanges = web.Application(), Exchanges(services)
+    _route(app.router, Probes(services, lambda: False).actions(), exchanges)
+    _route_admin(app.router, services, exchanges)
+    _refuse(app.router, exchanges, _ANY, _refuse_path)
+    return app
 
 
-def _of_queues(admin: Admin, pauses: QueuePauses) -> dict[str, dict[str, Action]]:
-    path = "/v1/admin/queues/{queue}"
-    return {
-        path: {"GET": admin.queue},
-        f"{path}/pause": {"POST": pauses.pause},
-        f"{path}/resume": {"POST": pauses.resume},
-    }
+def _route_admin(router: web.UrlDispatcher, services: AdminServices, exchanges: Exchanges) -> None:
+    calls = AdminCalls(services)
+    actions: _Actions = {"/metrics": {"GET": Metrics(services).show}}
+    times: dict[str, float] = {}
+    for route in admin_routes(services):
+        path = f"/v1/admin{route.path}"
+        actions.setdefault(path, {})[route.method] = calls.guarded(route.action)
+        if route.timeout_s is not None:
+            times[path] = route.timeout_s
+    _route(router, actions, exchanges, times)
 
 
-def _of_dead_letters(letters: DeadLetters) -> dict[str, dict[str, Action]]:
-    path = "/v1/admin/dead-letters"
-    return {
-        path: {"GET": letters.show_all},
-        f"{path}/{{letter_id}}": {"GET": letters.show},
-        f"{path}/{{letter_id}}/replay": {"POST": letters.replay},
-        f"{path}/{{letter_id}}/drop": {"POST": letters.drop},
-    }
+def _route(
+    router: web.UrlDispatcher, paths: _Actions, exchanges: Exchanges, times: Mapping[str, float] = _NO_TIMES
+) -> None:
+    """Every method of every path has a handler, so that 405 is a problem too.
+
+    `times`: of the paths with a deadline of their own, seconds."""
+    expect = _expectation(exchanges)
+    for path, actions in paths.items():
+        for method, action in actions.items():
+            handler = exchanges.guard(action, times.get(path), ends_with_caller=path in times)
+            router.add_route(method, path, handler, expect_handler=expect)
+            if method == "GET":
+                router.add_route("HEAD", path, handler, expect_handler=expect)
+        allowed = ", ".join([*actions, *(["HEAD"] if "GET" in actions else [])])
+        _refuse(router, exchanges, path, _refuse_method(allowed))
 
 
-def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], exchanges: Exchanges) -> None:
-    """Every method of every path has a handler, so that 404 and 405 are problems too."""
+def _refuse(router: web.UrlDispatcher, exchanges: Exchanges, path: str, refusal: Action) -> None:
+    """Answer what no route before this one takes."""
+    router.add_route("*", path, exchanges.guard(refusal), expect_handler=_expectation(exchanges))
+
+
+def _expectation(exchanges: Exchanges) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
     expected = exchanges.guard(_refuse_expectation)
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
@@ -161,16 +155,7 @@ def _route(router: web.UrlDispatcher, paths: dict[str, dict[str, Action]], excha
             request.writer.output_size = 0
         return None
 
-    for path, actions in paths.items():
-        for method, action in actions.items():
-            handler = exchanges.guard(action, _LONG.get(path), ends_with_caller=path in _LONG)
-            router.add_route(method, path, handler, expect_handler=expect)
-            if method == "GET":
-                router.add_route("HEAD", path, handler, expect_handler=expect)
-        allowed = ", ".join([*actions, *(["HEAD"] if "GET" in actions else [])])
-        router.add_route("*", path, exchanges.guard(_refuse_method(allowed)), expect_handler=expect)
-    # Also a path with a line end in it (%0A), which `.` would leave to aiohttp.
-    router.add_route("*", r"/{tail:[\s\S]*}", exchanges.guard(_refuse_path), expect_handler=expect)
+    return expect
 
 
 def _refuse_method(allowed: str) -> Action:
@@ -178,6 +163,12 @@ def _refuse_method(allowed: str) -> Action:
         raise MethodNotAllowed(allowed)
 
     return refuse
+
+
+async def _refuse_admin(_: web.Request) -> Response:
+    raise not_found(
+        "The admin calls are not answered here: they have an address of their own, `[admin] listen`."
+    )
 
 
 async def _refuse_path(request: web.Request) -> Response:

@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 from multidict import istr
 
-from engine.api.ports import Services
+from engine.api.ports import AdminServices, Services
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
 from engine.errors import Broken, Refusal, Unavailable, Undecided
@@ -126,7 +126,7 @@ class Deadlines:
 class Exchanges:
     """Makes handlers of the actions of one process."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services | AdminServices) -> None:
         self._deadlines = Deadlines(services.timeout_s)
         self._ready = services.ready
         self._draining = services.draining

@@ -13,14 +13,14 @@ from aiohttp import hdrs, web
 
 from engine import api_keys
 from engine.api.auth import AdminKey
-from engine.api.ports import Services
+from engine.api.ports import AdminServices
 from engine.api.response import Response
 
 
 class Metrics:
     """The action on /metrics; whoever listens for operators can take it."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: AdminServices) -> None:
         self._scrape = services.scrape
         self._admin_key = AdminKey(services.admin_key_sha256)
         self._key_sha256 = services.metrics_key_sha256

@@ -276,46 +276,14 @@ class ProviderProblems(Protocol):
         """How often one of them, by kind, with the last samples."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Services:
-    """Everything that a process passes to its HTTP API."""
+@dataclass(frozen=True, kw_only=True)
+class _Common:
+    """What every process with an HTTP API passes to it."""
 
-    ingest: Ingest
     directory: Directory
-    limits: LimitBook
-    unbooked: Unbooked
-    losses: Losses
-    prices: Prices
-    routing: Routing
-    dead_letters: DeadLetters
-    # In the order of the configuration.
-    providers: Sequence[ProviderSettings]
-    # By name, those of the providers that push their receipts; and where these are put.
-    receipt_readers: Mapping[str, ReceiptReader]
-    receipts: ReceiptSink
-    # Where is noted what cannot be read in them; and what all processes have noted.
-    problems: Problems
-    provider_problems: ProviderProblems
-    # UTC, microseconds since 1970.
-    now_us: Callable[[], int]
     transactions: Transactions
-    # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
-    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
-    # The two admin reports; anything that msgspec can encode.
-    status: Callable[[], Awaitable[object]]
-    # Who has a backlog in a queue; anything that msgspec can encode.
-    backlog: Callable[[Queue], Awaitable[object]]
-    audit: AuditCall
-    # (header Accept) → what the node counts, as text, and its content type.
-    scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
-    # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
-    can_spend: Callable[[], bool]
-    # `keys.digest` of the whole admin key; b"" closes the admin calls.
-    admin_key_sha256: bytes
-    # The same of the key that is good for metrics alone.
-    metrics_key_sha256: bytes = b""
     # How requests were answered.
     counts: RequestCounts = field(default_factory=RequestCounts)
     # Largest request body, bytes.
@@ -324,3 +292,50 @@ class Services:
     timeout_s: float
     # Set when this process is about to end: every answer asks the client to reconnect.
     draining: asyncio.Event
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminServices(_Common):
+    """Everything that a process passes to the admin calls."""
+
+    limits: LimitBook
+    unbooked: Unbooked
+    losses: Losses
+    prices: Prices
+    routing: Routing
+    dead_letters: DeadLetters
+    # In the order of the configuration.
+    providers: Sequence[ProviderSettings]
+    # What all processes have noted of what providers sent and was not understood.
+    provider_problems: ProviderProblems
+    # The two admin reports; anything that msgspec can encode.
+    status: Callable[[], Awaitable[object]]
+    # Who has a backlog in a queue; anything that msgspec can encode.
+    backlog: Callable[[Queue], Awaitable[object]]
+    audit: AuditCall
+    # (header Accept) → what the node counts, as text, and its content type.
+    scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
+    # `keys.digest` of the whole admin key; b"" closes the admin calls.
+    admin_key_sha256: bytes
+    # The same of the key that is good for metrics alone.
+    metrics_key_sha256: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services(_Common):
+    """Everything that a process passes to the public API."""
+
+    ingest: Ingest
+    # By name, those of the providers that push their receipts; and where these are put.
+    receipt_readers: Mapping[str, ReceiptReader]
+    receipts: ReceiptSink
+    # Where is noted what cannot be read in them.
+    problems: Problems
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]
+    # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
+    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
+    # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
+    can_spend: Callable[[], bool]
+    # For the admin calls on the same port; None: they have one of their own.
+    admin: AdminServices | None = None

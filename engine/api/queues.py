@@ -6,9 +6,8 @@ import msgspec
 from aiohttp import web
 
 from engine.api.admin_call import posted
-from engine.api.auth import AdminKey
 from engine.api.decoding import Shape
-from engine.api.ports import Services
+from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.organisations import Pause
@@ -36,10 +35,9 @@ _RESUMPTION = Shape(_Nothing, "an end of a pause", {})
 class QueuePauses:
     """The actions on /v1/admin/queues/{queue}/pause and resume."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: AdminServices) -> None:
         self._routing = services.routing
         self._body_bytes_max = services.body_bytes_max
-        self._key = AdminKey(services.admin_key_sha256)
 
     async def pause(self, request: web.Request) -> Response:
         """`POST /queues/{queue}/pause`: 200; nothing of it is sent any more.
@@ -53,7 +51,7 @@ class QueuePauses:
         return await self._set_paused(request, _RESUMPTION)
 
     async def _set_paused(self, request: web.Request, shape: Shape[_Pause] | Shape[_Nothing]) -> Response:
-        body, once = await posted(request, self._key, self._body_bytes_max)
+        body, once = await posted(request, self._body_bytes_max)
         queue = queue_of(request)
         wanted = shape.decode_optional(body)
         reason = wanted.reason if isinstance(wanted, _Pause) else None

@@ -30,26 +30,11 @@ _BEHIND_S = 10.0
 PART_S = 2.0
 
 
-class Reads:
-    """Reads across the stores of one process, for one HTTP face."""
+class MessageReads:
+    """Histories of messages, across the stores, for one HTTP face."""
 
-    def __init__(
-        self,
-        config: Config,
-        pool: Pool,
-        link: RedisLink,
-        stream: ActivityStream,
-        lookups: Lookups,
-        unmatched: Callable[[int], Coroutine[Any, Any, int]],
-        clock: StoreClock,
-    ) -> None:
-        """`unmatched`: receipts that were given up since then, seconds since 1970."""
-        self._config = config
+    def __init__(self, lookups: Lookups) -> None:
         self._lookups = lookups
-        self._unmatched = unmatched
-        self._problems = RedisProblems(link, clock.now_us)
-        self._clock = clock
-        self._status = StatusReader(pool, link, stream, config.shards)
 
     async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
         """One message with its history; None when the organisation has no such message.
@@ -72,6 +57,26 @@ class Reads:
         if not found.complete:
             raise Unavailable("The archiver is far behind, and the message was not found yet.", _BEHIND_S)
         return None
+
+
+class Reports:
+    """What an operator looks at, across the stores, for one HTTP face."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Pool,
+        link: RedisLink,
+        stream: ActivityStream,
+        unmatched: Callable[[int], Coroutine[Any, Any, int]],
+        clock: StoreClock,
+    ) -> None:
+        """`unmatched`: receipts that were given up since then, seconds since 1970."""
+        self._config = config
+        self._unmatched = unmatched
+        self._problems = RedisProblems(link, clock.now_us)
+        self._clock = clock
+        self._status = StatusReader(pool, link, stream, config.shards)
 
     async def backlog(self, queue: Queue) -> QueueBacklog:
         """What `GET /v1/admin/queues/{queue}` answers. Raises Unavailable."""

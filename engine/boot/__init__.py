@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 import uvloop
 
+from engine.boot.admin import serve_admin
 from engine.boot.archiver import archive_and_match
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.ingest import serve
@@ -119,4 +120,5 @@ _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "normal": deliver,
     "ledger": keep_books,
     "archiver": _archiver,
+    "admin": serve_admin,
 }

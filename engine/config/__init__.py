@@ -28,14 +28,16 @@ from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
 from engine.text_file import NotUtf8
 
-Role = Literal["ingest", "express", "normal", "ledger", "archiver"]
+Role = Literal["ingest", "express", "normal", "ledger", "archiver", "admin"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
-ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest")
+ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest", "admin")
 # The number of shards of new data when the file names none, and the largest number.
 SHARDS_DEFAULT, SHARDS_MAX = 16, 256
-# Producers stop before consumers, so that nothing is left in hand.
-DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver")
+# Producers stop before consumers, so that nothing is left in hand; whoever looks on can do so to the end.
+DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver", "admin")
 
+# How the address of a Unix socket begins, and how long its path may be (unix(7)).
+UNIX, _UNIX_PATH_MAX = "unix:", 107
 # What a process needs to work at all, MiB.
 _MEMORY_MIN_MB = 128
 # How the URL of each store begins.
@@ -61,6 +63,17 @@ class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     # File with the key of the admin calls; "" means `secrets/admin_key` in the data directory.
     admin_key_file: str = ""
+
+
+class Admin(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[admin]`: where the admin calls and /metrics are answered."""
+
+    # HOST:PORT, or unix:/PATH for a Unix socket. "" means 127.0.0.1 and the port after that of http.listen.
+    listen: str = ""
+    # The group whose members may connect to the Unix socket; "" means the user of the engine alone.
+    socket_group: str = ""
+    # Answer these calls at http.listen too, as versions did that had no address for them.
+    public: bool = False
 
 
 class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +111,11 @@ class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     normal: Processes = 1
     ledger: Processes = 1
     archiver: Processes = 1
+
+    @property
+    def admin(self) -> int:
+        """One on every node, whatever else it runs: without it nobody could look at the node."""
+        return 1
 
 
 class QueueSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,6 +227,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # or 16 for new data.
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
+    admin: Admin = Admin()
     redis: Redis = Redis()
     postgres: Store = Store()
     clickhouse: Store = Store()
@@ -233,6 +252,14 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def node_name(self) -> str:
         """`node`, or the host name when it is ""."""
         return self.node or socket.gethostname()
+
+    @property
+    def admin_listen(self) -> str:
+        """`admin.listen`, or what it means when it is "". Port 0, a free one, stays a free one."""
+        if self.admin.listen:
+            return self.admin.listen
+        port = (split_listen(self.http.listen) or ("", 0))[1]
+        return f"127.0.0.1:{port and port % 65535 + 1}"
 
 
 def decode(text: str, origin: str) -> Config:
@@ -278,6 +305,9 @@ def _checked(config: Config, origin: str) -> Config:
         **{store: with_credentials(getattr(config, store)) for store in _SCHEMES},
     )
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
+    need(is_address(config.admin_listen), "admin.listen", "HOST:PORT, or unix: and an absolute path")
+    unix = config.admin_listen.startswith(UNIX)
+    need(unix or not config.admin.socket_group, "admin.socket_group", "left out without a Unix socket")
     for store, schemes in _SCHEMES.items():
         url = getattr(config, store).url
         allowed = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
@@ -315,6 +345,13 @@ def _with_whole_url(name: str, store: Store) -> Store:
     if store.password_file:
         url = url_with_password(name, url, secret("", store.password_file, f"{name}.password"))
     return msgspec.structs.replace(store, url=url, password_file="", **dict.fromkeys(files, ""))
+
+
+def is_address(listen: str) -> bool:
+    """Whether the admin calls can be answered there: HOST:PORT, or unix:/PATH."""
+    if listen.startswith(UNIX):
+        return listen.startswith(f"{UNIX}/") and len(listen) - len(UNIX) <= _UNIX_PATH_MAX
+    return len(split_listen(listen)) == 2
 
 
 def split_listen(listen: str) -> tuple[str, int] | tuple[()]:

@@ -107,6 +107,13 @@ def up(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Address of the API.  \\[default: 127.0.0.1:8080]")
     ] = "",
+    admin_listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Address of the admin calls, or unix:/PATH.  \\[default: 127.0.0.1 and the port after]",
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON when ready.")] = False,
     *,
     engine: options.EngineOptions,
@@ -130,7 +137,14 @@ def up(
 
     raise typer.Exit(
         bring_up(
-            Wish(config_file=config, demo=demo, data_dir=engine.data_dir, listen=listen, as_json=as_json)
+            Wish(
+                config_file=config,
+                demo=demo,
+                data_dir=engine.data_dir,
+                listen=listen,
+                admin_listen=admin_listen,
+                as_json=as_json,
+            )
         )
     )
 

@@ -73,7 +73,10 @@ def check_all(config_file: Path | None, data_dir: Path | None, url: str) -> list
     configuration, or the data directory, cannot be read.
     """
     config, running = configuration(config_file, data_dir)
-    return asyncio.run(_check_all(config, url or (running.url if running else "")))
+    apis = {"api": (url or (running.url if running else ""), "/readyz")}
+    if running is not None and not url:
+        apis["admin api"] = (running.admin_url, "/healthz")
+    return asyncio.run(_check_all(config, apis))
 
 
 def configuration(config_file: Path | None, data_dir: Path | None) -> tuple[Config, Running | None]:
@@ -102,7 +105,8 @@ def _effective(configured: Config | None, running: Running | None) -> Config:
     return msgspec.structs.replace(with_urls(configured, urls), providers=providers)
 
 
-async def _check_all(config: Config, url: str) -> list[Check]:
+async def _check_all(config: Config, apis: dict[str, tuple[str, str]]) -> list[Check]:
+    """`apis`: by part, the URL to ask, and at which path."""
     stores: dict[str, Callable[[str], Awaitable[str]]] = {
         "postgres": partial(_postgres, shards=config.shards),
         "redis": partial(_redis, accepted_on=config.redis.accepted_on),
@@ -110,7 +114,7 @@ async def _check_all(config: Config, url: str) -> list[Check]:
     }
     checks = [_store(name, getattr(config, name).url, look) for name, look in stores.items()]
     checks += [_check(f"provider {p.name}", _provider(p)) for p in config.providers]
-    checks.append(_check("api", _api(url)))
+    checks += [_check(part, _api(*address)) for part, address in apis.items()]
     found = list(await asyncio.gather(*checks))
     if not config.providers:
         found.append(Check(part="provider", ok=False, detail="none is configured"))
@@ -267,16 +271,16 @@ async def _provider(settings: ProviderSettings) -> str:
     return f"{host}:{port} can be reached"
 
 
-async def _api(url: str) -> str:
+async def _api(url: str, path: str) -> str:
     if not url:
         raise _NotOk("no engine is running here")
-    return await asyncio.to_thread(_ask_api, url)
+    return await asyncio.to_thread(_ask_api, url, path)
 
 
-def _ask_api(url: str) -> str:
+def _ask_api(url: str, path: str) -> str:
     client = Client(url, "", _TIMEOUT_S)
     try:
-        client.call("GET", "/readyz")
+        client.call("GET", path)
     except Refusal as e:
         raise ConfigError(f"{url} is no smsengine: {e}") from e
     finally:

@@ -7,6 +7,7 @@ sender gives each of its few threads a client of its own.
 from __future__ import annotations
 
 import http.client
+import socket
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from engine.errors import ConfigError, Refusal, Unavailable
 
 T = TypeVar("T")
 
+# How the address of a Unix socket begins.
+_UNIX = "unix:"
 # Pause after a 429 or 503 that has no Retry-After, seconds.
 RETRY_AFTER_S = 1.0
 # Longest wait for an answer, seconds; longer than the engine's own limit.
@@ -41,6 +44,20 @@ class Reply:
     body: bytes
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket. Raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
 class Client:
     """One connection to the API at `url`, opened when it is needed, and again after it broke.
 
@@ -50,21 +67,12 @@ class Client:
     def __init__(self, url: str, key: str, timeout_s: float = TIMEOUT_S) -> None:
         """`key` is an API key or the admin key, "" for none; `timeout_s` is for each answer.
 
-        Raises ConfigError when `url` is not an http or https URL, or `key` not plain ASCII.
+        Raises ConfigError when `url` is not an http or https URL or unix:/PATH, or `key` not plain ASCII.
         """
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError as e:
-            raise ConfigError(f"The URL {url!r} is not valid: {e}.") from e
-        if parts.scheme not in ("http", "https") or not host:
-            raise ConfigError(f"The URL {url!r} must look like http://HOST:PORT.")
         if not key.isascii() or any(c.isspace() for c in key):
             raise ConfigError("The key must be plain ASCII text without spaces.")
         self.url = url.rstrip("/")
-        self._prefix = parts.path.rstrip("/")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(host, port, timeout=timeout_s)
+        self._connection, self._prefix = _connection(url, timeout_s)
         self._headers = {"Accept": "application/json"}
         if key:
             self._headers["Authorization"] = f"Bearer {key}"
@@ -102,6 +110,21 @@ class Client:
         if answer.status < 400:
             return Reply(status=answer.status, body=content)
         raise _error(answer.status, answer.getheader("Retry-After"), content, self.url)
+
+
+def _connection(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+    """(a connection, not open yet; what stands before each path). Raises ConfigError."""
+    if url.startswith(_UNIX):
+        return _UnixConnection(url.removeprefix(_UNIX), timeout_s), ""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as e:
+        raise ConfigError(f"The URL {url!r} is not valid: {e}.") from e
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"The URL {url!r} must look like http://HOST:PORT.")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    return kind(host, port, timeout=timeout_s), parts.path.rstrip("/")
 
 
 def json_bytes(body: object) -> bytes:

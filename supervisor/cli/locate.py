@@ -1,7 +1,7 @@
 """How a command finds the engine it talks to, and the key to talk with.
 
-Options come first, then the variables SMSENGINE_URL, SMSENGINE_API_KEY and SMSENGINE_ADMIN_KEY.
-What neither gives comes from the data directory of an engine that runs on this machine.
+Options come first, then the variables SMSENGINE_URL, SMSENGINE_ADMIN_URL, SMSENGINE_API_KEY and
+SMSENGINE_ADMIN_KEY. What neither gives comes from the data directory of an engine that runs on this machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Whereabouts:
         Raises ConfigError when there is no URL or no key, or one of them is not valid.
         """
         running = self._running()
-        url = self._url(running)
+        url = running.url if running else self._named_url()
         key = self.api_key or (DataDir(self.data_dir).known_secret(DEMO_API_KEY) if running else "")
         if not key:
             raise ConfigError(
@@ -47,7 +47,7 @@ class Whereabouts:
         Raises ConfigError when there is no URL or no key, or one of them is not valid.
         """
         running = self._running()
-        url = self._url(running)
+        url = (running.admin_url or running.url) if running else self._named_url()
         key = self.admin_key or (read_secret(Path(running.admin_key_file)) if running else "")
         if not key:
             raise ConfigError("The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY.")
@@ -68,19 +68,20 @@ class Whereabouts:
         return msgspec.structs.replace(seen, missing={"everything else": why})
 
     def _running(self) -> Address | None:
-        """The engine of the data directory; None when there is none, or the user named another by its URL."""
+        """The engine of the data directory; None when there is none, or the user named another by its URL.
+
+        Either of its addresses names it.
+        """
         running = DataDir(self.data_dir).running(Address)
-        if running is None or (self.url and self.url.rstrip("/") != running.url):
+        if running is None or (self.url and self.url.rstrip("/") not in (running.url, running.admin_url)):
             # Keys of this directory are never sent to another engine.
             return None
         return running
 
-    def _url(self, running: Address | None) -> str:
-        if self.url:
-            return self.url
-        if running is None:
+    def _named_url(self) -> str:
+        if not self.url:
             raise ConfigError(
                 f"No running engine is known in the data directory {self.data_dir}; start one with "
                 "`smsengine up`, or name one with --data-dir or --url."
             )
-        return running.url
+        return self.url

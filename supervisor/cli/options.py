@@ -38,6 +38,17 @@ Url = Annotated[
         rich_help_panel=_ENGINE,
     ),
 ]
+# As `Url`, for the admin calls, which have an address of their own.
+AdminUrl = Annotated[
+    str,
+    typer.Option(
+        "--url",
+        envvar=["SMSENGINE_ADMIN_URL", "SMSENGINE_URL"],
+        metavar="URL",
+        help="Address of the admin calls, also unix:/PATH; without it, the engine in the data directory.",
+        rich_help_panel=_ENGINE,
+    ),
+]
 ApiKey = Annotated[
     str,
     typer.Option(
@@ -71,6 +82,7 @@ class EngineOptions:
 
     data_dir: Path | None = None
     url: str = ""
+    admin_url: str = ""
     api_key: str = ""
     admin_key: str = ""
     as_json: bool = False
@@ -79,8 +91,9 @@ class EngineOptions:
     def whereabouts(self) -> Whereabouts:
         """Which engine these options name."""
         return Whereabouts(
-            data_dir=self.data_dir or DEFAULT, url=self.url, api_key=self.api_key, admin_key=self.admin_key
-        )
+            data_dir=self.data_dir or DEFAULT, url=self.url or self.admin_url, api_key=self.api_key,
+            admin_key=self.admin_key,
+        )  # fmt: skip
 
     def admin(self, timeout_s: float = 30.0) -> Client:
         """A client with the admin key. Raises ConfigError as `Whereabouts.admin` does."""
@@ -96,6 +109,7 @@ class EngineOptions:
 _SHARED = {
     "data_dir": (DataDir, None),
     "url": (Url, ""),
+    "admin_url": (AdminUrl, ""),
     "api_key": (ApiKey, ""),
     "admin_key": (AdminKey, ""),
     "as_json": (Json, False),
@@ -131,5 +145,5 @@ def engine_options(*names: str) -> Callable[[Callable[..., None]], Callable[...,
 
 
 # For commands with the admin key, and for those with the key of an organisation.
-admin_options = engine_options("data_dir", "url", "admin_key", "as_json")
+admin_options = engine_options("data_dir", "admin_url", "admin_key", "as_json")
 customer_options = engine_options("data_dir", "url", "api_key", "as_json")

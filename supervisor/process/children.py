@@ -7,7 +7,7 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from engine.config import Role
 from engine.supervision import level_signal
@@ -22,10 +22,10 @@ FENCE: None = None
 
 
 class Children:
-    """Owns the pipes, the parent's signals and its listening socket."""
+    """Owns the pipes, the parent's signals and its listening sockets."""
 
-    def __init__(self, listener: socket.socket | None) -> None:
-        self._listener = listener
+    def __init__(self, listeners: Mapping[Role, socket.socket]) -> None:
+        self._listeners = dict(listeners)
         self._children: dict[Key | None, Child] = {}
         self._signals = Signals(
             (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *log_levels.SIGNUMS)
@@ -48,34 +48,32 @@ class Children:
             os.waitpid(child.pid, 0)
             child.close()
         self._children.clear()
-        self.close_listener()
+        self.close_listeners()
         self._selector.close()
         self._signals.restore()
 
-    def close_listener(self) -> None:
-        """Close the parent's listening socket.
+    def close_listeners(self, but: Role | None = None) -> None:
+        """Close the parent's listening sockets; in a child, all `but` that of its role.
 
         Once the children have closed theirs too, clients are refused instead of left waiting.
         """
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
+        for role in [role for role in self._listeners if role != but]:
+            self._listeners.pop(role).close()
 
-    def fork(
-        self, key: Key | None, title: str, run: Callable[[int, socket.socket | None], int], listens: bool
-    ) -> Child:
+    def fork(self, key: Key | None, title: str, run: Callable[[int, socket.socket | None], int]) -> Child:
         """Fork a child that runs `run(pipe_fd, listener)`; `title` is its name in `ps`.
 
-        It gets the listening socket only when it `listens`, otherwise None. When it crashes or is
+        It gets the listening socket of its role, None when that has none. When it crashes or is
         aborted, the stacks of its threads come as lines too. Raises OSError when the fork fails.
         """
-        listener = self._listener if listens else None
+        role = key[0] if key is not FENCE else None
+        listener = self._listeners.get(role) if role is not None else None
 
         def live(pipe_fd: int) -> int:
             faulthandler.enable(pipe_fd, all_threads=True)
             return run(pipe_fd, listener)
 
-        child = fork_child(title, live, lambda: self._forget(listens))
+        child = fork_child(title, live, lambda: self._forget(role))
         self._children[key] = child
         if key is not FENCE:
             self._selector.register(child.fd, selectors.EVENT_READ, key)
@@ -124,10 +122,9 @@ class Children:
         if child.fd in self._selector.get_map():
             self._selector.unregister(child.fd)
 
-    def _forget(self, listens: bool) -> None:
+    def _forget(self, role: Role | None) -> None:
         """Called in a child: close what belongs to the parent and to siblings."""
         self._signals.close()
         for child in self._children.values():
             child.close()
-        if not listens:
-            self.close_listener()
+        self.close_listeners(but=role)

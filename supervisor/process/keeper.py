@@ -25,7 +25,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -98,7 +98,7 @@ class Keeper:
         *,
         runner: RoleRunner,
         fencer: Fencer,
-        listener: socket.socket | None = None,
+        listeners: Mapping[Role, socket.socket] | None = None,
         on_ready: Callable[[], None] | None = None,
         on_reload: Callable[[Keeper], None] | None = None,
         on_reloaded: Callable[[Config], None] | None = None,
@@ -107,7 +107,7 @@ class Keeper:
         limits: Limits | None = None,
         log: Any = None,
     ) -> None:
-        """`listener` is for the children of role `ingest` alone; the keeper closes it when it stops.
+        """`listeners` are each for the children of one role alone; the keeper closes them when it stops.
 
         `on_ready` is called once, when every process is ready for the first time. `on_reload` is
         called on SIGHUP; an EngineError that it raises is logged. `on_reloaded` is called when all
@@ -129,7 +129,7 @@ class Keeper:
             servers={name: rule.Server(name=name, up_at=now) for name in self._watchers},
             started_at=now,
         )
-        self._children = Children(listener)
+        self._children = Children(listeners or {})
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
         self._exit_code: int | None = None
@@ -339,7 +339,7 @@ class Keeper:
             return self._runner(role, config, name, pipe_fd, listener)
 
         try:
-            child = self._children.fork(slot.key, slot.title, run, listens=role == "ingest")
+            child = self._children.fork(slot.key, slot.title, run)
         except OSError as e:
             self._log.error("fork_failed", child=slot.title, why=e.strerror)
             self._seen.slots[slot.key] = child_state.not_spawned(slot, str(e.strerror), now, self._limits)
@@ -353,7 +353,7 @@ class Keeper:
 
         self._seen.fencing.running, self._seen.fencing.since = names, now
         try:
-            self._children.fork(FENCE, "fence", run, listens=False)
+            self._children.fork(FENCE, "fence", run)
         except OSError as e:
             rule.noted_fence_end(self._seen.fencing, 1, f"Cannot fork: {e.strerror}.", now, self._limits)
 
@@ -383,7 +383,7 @@ class Keeper:
         self._seen.stopping = rule.Stopping(sentence=sentence)
         self._log.info("supervisor_stopping", why=sentence or "signal")
         self._service.stopping()
-        self._children.close_listener()
+        self._children.close_listeners()
 
 
 def _changed_roles(before: Config, after: Config) -> dict[Role, int]:

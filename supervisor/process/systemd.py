@@ -16,7 +16,10 @@ from contextlib import contextmanager
 from engine.errors import ConfigError
 
 _FIRST_FD = 3
-_NOT_OURS = "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port)."
+_NOT_OURS = (
+    "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port), and another "
+    "may give one for the admin calls (FileDescriptorName=admin)."
+)
 
 
 class Notifier:
@@ -104,25 +107,33 @@ def take_notifier(environment: MutableMapping[str, str]) -> Notifier:
     return Notifier(address, watchdog_us / 1e6 if watched else 0.0)
 
 
-def take_listener(environment: MutableMapping[str, str]) -> socket.socket | None:
-    """The listening socket that systemd opened for this process; None without one.
+def take_listeners(environment: MutableMapping[str, str]) -> dict[str, socket.socket]:
+    """The listening sockets that systemd opened for this process: `admin` and "", the public one.
 
-    The variables that name it are removed from the environment. Raises ConfigError when there are
-    several sockets, or it is no listening TCP socket.
+    The variables that name them are removed from the environment. Raises ConfigError when there are two
+    of a kind, or one is no listening socket, or a Unix socket that is not for the admin calls.
     """
     pid = _number(environment, "LISTEN_PID")
     count = _number(environment, "LISTEN_FDS")
-    environment.pop("LISTEN_FDNAMES", None)
+    names = environment.pop("LISTEN_FDNAMES", "").split(":")
     if pid != os.getpid() or not count:
-        return None
-    if count > 1:
-        raise ConfigError(f"systemd handed over {count} sockets. {_NOT_OURS}")
+        return {}
+    # What systemd calls a socket without a name of its own is that of its unit, or `unknown`.
+    kinds = ["admin" if name == "admin" else "" for name in (names + [""] * count)[:count]]
+    if len(set(kinds)) < count:
+        raise ConfigError(f"systemd handed over {count} sockets, and two for the same. {_NOT_OURS}")
+    return {kind: _inherited(_FIRST_FD + number, kind) for number, kind in enumerate(kinds)}
+
+
+def _inherited(fd: int, kind: str) -> socket.socket:
+    """The listening socket on this descriptor. Raises ConfigError."""
     try:
-        listener = socket.socket(fileno=_FIRST_FD)
+        listener = socket.socket(fileno=fd)
     except OSError as e:
         raise ConfigError(_NOT_OURS) from e
-    internet = listener.family in (socket.AF_INET, socket.AF_INET6) and listener.type == socket.SOCK_STREAM
-    if not internet or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    families = {socket.AF_INET, socket.AF_INET6} | ({socket.AF_UNIX} if kind == "admin" else set())
+    fits = listener.family in families and listener.type == socket.SOCK_STREAM
+    if not fits or not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         # We do not close a descriptor that is not ours.
         listener.detach()
         raise ConfigError(_NOT_OURS)

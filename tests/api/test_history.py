@@ -5,19 +5,16 @@ from __future__ import annotations
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
-import structlog
 
 from engine.activity.lookups import Lookups
-from engine.api.reads import PART_S, Reads
-from engine.config import Config
+from engine.api.reads import PART_S, MessageReads
 from engine.organisations import NewOrganisation
 from engine.records import ActivityRow
 from engine.redis_keys import activity_key
 from engine.shards import shard_of
-from engine.store_clock import StoreClock
 from engine.stores.postgres.directory import Directory
 from supervisor.embedded.servers import Server, start_clickhouse
 from tests.activity.world import SHARDS, World, blob_of, make_row, new_world
@@ -82,10 +79,8 @@ async def behind_of(
     async with new_world(redis_url, clickhouse_url) as world:
         if connected:
             await world.store.ping(10)
-        nothing = cast(Any, None)
-        clock = StoreClock(structlog.get_logger())
         lookups = Lookups(world.stream, world.store, SHARDS, store_s)
-        views = Reads(Config(shards=SHARDS), nothing, nothing, world.stream, lookups, nothing, clock)
+        views = MessageReads(lookups)
         services = await services_with(directory, history=views.message)
         async with serving(services, acme.api_key) as api:
             yield Behind(api, world, acme)

@@ -67,8 +67,8 @@ async def test_what_is_no_price_table_is_refused_with_the_field(
 
 
 async def test_prices_and_thresholds_are_the_operators_alone(api: Api, acme: NewOrganisation) -> None:
-    assert isinstance(api.services.prices, Prices)
-    version = await api.services.prices.version()
+    assert isinstance(api.behind_admin.prices, Prices)
+    version = await api.behind_admin.prices.version()
     for method, path, body in (
         ("GET", "/v1/admin/prices", None),
         ("PUT", "/v1/admin/prices", {"prices": {"": 99}}),
@@ -77,7 +77,7 @@ async def test_prices_and_thresholds_are_the_operators_alone(api: Api, acme: New
     ):
         status, _, reply = await api.ask(method, path, body)
         assert (status, reply["code"]) == (401, "unauthorised")
-    assert await api.services.prices.version() == version
+    assert await api.behind_admin.prices.version() == version
 
 
 async def test_a_threshold_is_set_shown_and_taken_away(api: Api) -> None:

@@ -16,20 +16,20 @@ from tests.api.world import ADMIN_KEY, Api
 async def none_is_paused(api: Api) -> AsyncIterator[None]:
     yield
     for queue in ("express", "normal"):
-        await api.services.routing.pause_queue(queue, None)  # type: ignore[arg-type]
+        await api.behind_admin.routing.pause_queue(queue, None)  # type: ignore[arg-type]
 
 
 async def test_a_queue_is_paused_and_resumed_and_again_changes_nothing(api: Api) -> None:
-    before = await api.services.routing.read()
+    before = await api.behind_admin.routing.read()
     assert before.paused_queues == ()
     status, reply = await api.admin("POST", "/queues/normal/pause", {"reason": "a wrong text"})
     assert (status, reply["queue"], reply["pause"]["reason"]) == (200, "normal", "a wrong text")
     assert await api.admin("POST", "/queues/normal/pause") == (200, reply), "since when and why stay"
-    plan = await api.services.routing.read()
+    plan = await api.behind_admin.routing.read()
     assert (plan.version, plan.paused_queues) == (before.version + 1, ("normal",))
     for _ in range(2):
         assert await api.admin("POST", "/queues/normal/resume") == (200, {"queue": "normal", "pause": None})
-    plan = await api.services.routing.read()
+    plan = await api.behind_admin.routing.read()
     assert (plan.version, plan.paused_queues) == (before.version + 2, ())
 
 
@@ -50,8 +50,8 @@ async def test_what_cannot_be_is_refused(api: Api) -> None:
     assert (await api.admin("POST", "/queues/slow/pause"))[0] == 404
     for path in ("pause", "resume"):
         assert (await api.ask("POST", f"/v1/admin/queues/normal/{path}"))[0] == 401
-    assert isinstance(api.services.routing, Routing)
-    assert await api.services.routing.queue_pauses() == {}
+    assert isinstance(api.behind_admin.routing, Routing)
+    assert await api.behind_admin.routing.queue_pauses() == {}
 
 
 async def test_the_commands_pause_and_resume(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

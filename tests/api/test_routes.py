@@ -17,9 +17,9 @@ PLAIN = {"prefix": "", "sender": "", "queue": "", "providers": ["first"], "weigh
 @pytest.fixture(autouse=True)
 async def as_configured(api: Api) -> AsyncIterator[None]:
     yield
-    routing = api.services.routing
+    routing = api.behind_admin.routing
     await routing.replace([])
-    for p in api.services.providers:
+    for p in api.behind_admin.providers:
         await routing.set_paused(p.name, False)
         await routing.set_throughput(p.name, None)
 
@@ -164,8 +164,8 @@ async def test_a_provider_that_is_not_configured_is_not_found(api: Api) -> None:
 
 
 async def test_all_of_it_is_the_operators_alone(api: Api) -> None:
-    assert isinstance(api.services.routing, Routing)
-    version = await api.services.routing.version()
+    assert isinstance(api.behind_admin.routing, Routing)
+    version = await api.behind_admin.routing.version()
     for method, path, body in (
         ("GET", "/v1/admin/routes", None),
         ("PUT", "/v1/admin/routes", {"routes": [PLAIN]}),
@@ -177,7 +177,7 @@ async def test_all_of_it_is_the_operators_alone(api: Api) -> None:
     ):
         for key in ("", api.api_key):
             assert (await api.ask(method, path, body, key=key))[0] == 401
-    assert await api.services.routing.version() == version
+    assert await api.behind_admin.routing.version() == version
 
 
 async def test_of_changes_at_once_each_is_answered_by_what_stood_then(api: Api) -> None:

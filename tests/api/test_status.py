@@ -11,7 +11,7 @@ import structlog
 from rich.console import Console
 
 from engine.api import reads
-from engine.api.reads import Reads
+from engine.api.reads import Reports
 from engine.config import Config, Store
 from engine.providers.settings import SimulatedSettings
 from engine.store_clock import TIME, StoreClock
@@ -41,7 +41,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
 
 
 @pytest.fixture
-async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reads]:
+async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Reports]:
     monkeypatch.setattr(reads, "PART_S", 0.5)
     urls = {name: stores.url(name) for name in ("postgres", "redis", "clickhouse")}
     await migrate_postgres(urls["postgres"])
@@ -52,11 +52,10 @@ async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await load_functions(link)
     stream, attempts = RedisActivityStream(urls["redis"], 2), ClickHouseAttempts(urls["clickhouse"])
     pool = await Pool.connect(urls["postgres"], timeout_s=60, connections_max=2)
-    nothing = None
     clock = StoreClock(structlog.get_logger())
     asked = clock.asked()
     clock.answered(asked, await link.call(*TIME))
-    yield Reads(_CONFIG, pool, link, stream, nothing, attempts.unmatched, clock)  # type: ignore[arg-type]
+    yield Reports(_CONFIG, pool, link, stream, attempts.unmatched, clock)
     await pool.close()
     await attempts.close()
     await stream.close()
@@ -67,7 +66,7 @@ def known(status: Status) -> set[str]:
     return {name for name in _ALL if getattr(status, name) is not None}
 
 
-async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reads, stores: Stores) -> None:
+async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reports, stores: Stores) -> None:
     whole = await views.status()
     assert (known(whole), whole.missing) == (_ALL, {})
     assert whole.receipts is not None
@@ -93,7 +92,7 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reads, sto
             stores.thaw(store)
 
 
-async def test_suspended_organisations_and_paused_providers_are_told(views: Reads, stores: Stores) -> None:
+async def test_suspended_organisations_and_paused_providers_are_told(views: Reports, stores: Stores) -> None:
     async def checked() -> str:
         config = Config(postgres=Store(url=stores.url("postgres")))
         return next(one.detail for one in await _check_all(config, "") if one.part == "postgres")

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,8 @@ from engine import api_keys
 from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
-from engine.api.ports import Draft, Outcome, Render, Services
+from engine.api.ports import AdminServices, Draft, Outcome, Render, Services
+from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.errors import Refusal
 from engine.organisations import LossSum, Rebuilding
@@ -166,6 +168,12 @@ class Api:
         self.api_key = api_key
         self.ingest = services.ingest
 
+    @property
+    def behind_admin(self) -> AdminServices:
+        """What the admin calls use."""
+        assert self.services.admin is not None
+        return self.services.admin
+
     async def ask(
         self, method: str, path: str, body: object = None, *, key: str | None = None, **headers: str
     ) -> tuple[int, Mapping[str, str], Any]:
@@ -225,6 +233,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
 
     pool, nowhere = directory._pool, RedisLink("redis://127.0.0.1:1", timeout_s=5, name="none")
     given: dict[str, Any] = {
+        "counts": RequestCounts(),
         "ingest": DeskIngest(),
         "directory": directory,
         "limits": LimitBook(pool, 1_000_000),
@@ -253,7 +262,11 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "draining": asyncio.Event(),
     }
     given |= changes
-    return Services(**given)
+    return Services(**_of(Services, given), admin=AdminServices(**_of(AdminServices, given)))
+
+
+def _of(services: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(services) if field.name in given}
 
 
 @asynccontextmanager

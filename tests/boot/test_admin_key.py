@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine import api_keys
-from engine.boot.ingest import _admin_key_digest
+from engine.boot.admin import _admin_key_digest
 from engine.config import Config, Http
 
 KEY = "smsa_key"

@@ -25,7 +25,7 @@ IN_HAND = 100
 
 def neighbours(engine: Engine) -> dict[int, Caller]:
     """Three organisations with credit in one shard, each with a caller of its own."""
-    admin, by_shard = Caller(engine.url, engine.admin_key), {}
+    admin, by_shard = Caller(engine.admin_url, engine.admin_key), {}
     while True:
         status, made = admin.call("POST", "/v1/admin/organisations", {"name": "one of three"})
         assert status == 201

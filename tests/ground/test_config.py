@@ -66,7 +66,7 @@ LIMITS = [
     ("[http]\nbody_bytes_max = {}", "http.body_bytes_max", 1023, 2**26 + 1,
      "a whole number from 1024 to 67108864"),
     *((f"[roles]\n{role} = {{}}", f"roles.{role}", -1, 257, "a whole number from 0 to 256")
-      for role in config.ROLES),
+      for role in config.ROLES if role != "admin"),
     *((f"[queues.{queue}]\n{name} = {{}}", f"queues.{queue}.{name}", low, high, allowed)
       for queue in ("express", "normal")
       for name, low, high, allowed in (

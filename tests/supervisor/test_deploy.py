@@ -21,6 +21,7 @@ UNITS = ROOT / "deploy" / "systemd"
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 FILES = [
     "etc/smsengine/smsengine.toml",
+    "etc/systemd/system/smsengine-admin.socket",
     "etc/systemd/system/smsengine.service",
     "etc/systemd/system/smsengine.socket",
     "etc/sysusers.d/smsengine.conf",
@@ -47,15 +48,15 @@ def test_the_service_is_installed_once_mended_and_uninstalled(tmp_path: Path) ->
     first = service("install", tmp_path)
     assert first.returncode == 0, first.stderr
     assert files_in(tmp_path) == FILES
-    assert "/opt/smsengine" not in (tmp_path / FILES[1]).read_text()
-    assert f"ExecStart={ROOT}/.venv/bin/smsengine up " in (tmp_path / FILES[1]).read_text()
+    assert "/opt/smsengine" not in (tmp_path / FILES[2]).read_text()
+    assert f"ExecStart={ROOT}/.venv/bin/smsengine up " in (tmp_path / FILES[2]).read_text()
     assert stat.S_IMODE((tmp_path / FILES[0]).stat().st_mode) == 0o640
     second = service("install", tmp_path).stdout
-    assert (second.count("as it should be"), second.count("written")) == (5, 0)
+    assert (second.count("as it should be"), second.count("written")) == (6, 0)
     (tmp_path / FILES[0]).write_text("node = 'mine'\n")
-    (tmp_path / FILES[1]).write_text("changed\n")
+    (tmp_path / FILES[2]).write_text("changed\n")
     third = service("install", tmp_path).stdout
-    assert (third.count("as it should be"), third.count("written")) == (4, 1)
+    assert (third.count("as it should be"), third.count("written")) == (5, 1)
     assert (tmp_path / FILES[0]).read_text() == "node = 'mine'\n", "settings are never overwritten"
     assert service("uninstall", tmp_path).returncode == 0
     assert files_in(tmp_path) == FILES[:1]
@@ -77,11 +78,11 @@ def test_who_is_not_root_is_told_so_in_one_sentence(verb: str) -> None:
 @with_systemd
 def test_systemd_finds_nothing_wrong_with_the_units_and_little_exposed(tmp_path: Path) -> None:
     service("install", tmp_path)
-    units = [str(tmp_path / name) for name in FILES[1:3]]
+    units = [str(tmp_path / name) for name in FILES[1:4]]
     verify = ["systemd-analyze", "verify", "--recursive-errors=yes", *units]
     found = subprocess.run(verify, capture_output=True, text=True)
     assert (found.returncode, found.stderr) == (0, "")
-    exposed = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", units[0]]
+    exposed = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", units[1]]
     found = subprocess.run(exposed, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 

@@ -148,7 +148,7 @@ def seconds_until(event: str, message: dict[str, Any]) -> float | None:
 
 def in_force(engine: Engine) -> None:
     """Wait until every worker routes by what was set before this call."""
-    admin = Caller(engine.url, engine.admin_key)
+    admin = Caller(engine.admin_url, engine.admin_key)
     version = admin.call("GET", "/v1/admin/providers")[1]["version"]
 
     def everywhere() -> bool:
@@ -163,7 +163,7 @@ def all_sent(engine: Engine, ids: list[str], timeout_s: float = 60.0) -> list[di
     """Wait until each has been sent; the messages."""
 
     def waits() -> bool:
-        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")
         return not any(q["waiting"] + q["in_hand"] + q["due"] for q in status["queues"].values())
 
     eventually(waits, timeout_s)

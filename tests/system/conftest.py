@@ -46,6 +46,7 @@ class Engine:
     url: str
     api_key: str
     admin_key: str
+    admin_url: str
     organisation: int
     simulator_url: str
 

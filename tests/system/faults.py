@@ -51,7 +51,7 @@ class Senders:
 
 def fetch_processes(engine: Engine) -> list[dict[str, Any]]:
     try:
-        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")
         return list(status["processes"])
     except (OSError, KeyError, TypeError):
         return []
@@ -72,7 +72,7 @@ def assert_all_delivered(
     assert fetch(f"{engine.simulator_url}/stats")["duplicates"] <= duplicates_max
 
     def settled() -> bool:
-        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")
         queues = status["queues"].values()
         return not any(q["waiting"] + q["in_hand"] + q["due"] + q["dead"] for q in queues)
 
@@ -88,7 +88,7 @@ def assert_clean(engine: Engine, timeout_s: float = 30.0) -> Any:
     """Audit until all laws could be checked; the audit, which is clean. Not clean fails at once."""
 
     def audit() -> Any:
-        status, found = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/audit")
+        status, found = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/audit")
         assert status in (200, 503), found
         verdict = "not_checked" if status == 503 else found["verdict"]
         assert verdict != "not_clean", found

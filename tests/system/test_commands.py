@@ -179,7 +179,7 @@ def test_audit_finds_every_unit(engine: Engine) -> None:
 def test_an_audit_takes_between_one_and_six_hundred_seconds(engine: Engine, timeout: str) -> None:
     done = engine.run("audit", "--timeout", timeout)
     assert (done.returncode, "--timeout" in done.stderr) == (2, True)
-    admin = Caller(engine.url, engine.admin_key)
+    admin = Caller(engine.admin_url, engine.admin_key)
     status, problem = admin.call("GET", f"/v1/admin/audit?timeout={timeout}")
     assert (status, problem["field"]) == (422, "timeout")
     assert admin.call("GET", "/v1/admin/audit?full=yes")[1]["field"] == "full"

@@ -18,7 +18,7 @@ NORMAL = {"error_rates": {"temporary": 0, "permanent": 0, "timeout": 0, "reset":
 @pytest.fixture
 def customer(engine: Engine) -> Iterator[Caller]:
     """A new organisation with 1,000 units, and a provider that behaves."""
-    admin = Caller(engine.url, engine.admin_key)
+    admin = Caller(engine.admin_url, engine.admin_key)
     status, made = admin.call("POST", "/v1/admin/organisations", {"name": "customer"})
     assert status == 201
     top_up = {"units": 1000, "reference": "r1"}

@@ -72,7 +72,7 @@ def test_messages_of_a_killed_worker_are_taken_over_though_nobody_sits_on_them_f
     accepted = [result["id"] for result in answer["results"]]
 
     def in_hand() -> bool:
-        _, status = Caller(victim.url, victim.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(victim.admin_url, victim.admin_key).call("GET", "/v1/admin/status")
         return bool(status["queues"]["express"]["in_hand"] == 20)
 
     eventually(in_hand)

@@ -39,7 +39,7 @@ def limit(engine: Engine, share: float) -> None:
 
 
 def queues(engine: Engine) -> int:
-    _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+    _, status = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")
     return sum(q["waiting"] + q["in_hand"] + q["due"] for q in status["queues"].values())
 
 

@@ -56,7 +56,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Carriers]:
 
 def test_the_table_of_keys_is_what_a_run_leaves_behind(pair: Carriers) -> None:
     customer = Caller(pair.engine.url, pair.engine.api_key)
-    admin = Caller(pair.engine.url, pair.engine.admin_key)
+    admin = Caller(pair.engine.admin_url, pair.engine.admin_key)
     answer(pair.engine.run("provider", "throughput", "a", "100", "--json"))
     in_force(pair.engine)
     # The next message makes its balance low.

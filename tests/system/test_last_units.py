@@ -57,7 +57,7 @@ def race(engine: Engine, key: str) -> Counter[int]:
 
 
 def test_ten_clients_that_race_for_the_last_units_get_exactly_those(engine: Engine) -> None:
-    admin = Caller(engine.url, engine.admin_key)
+    admin = Caller(engine.admin_url, engine.admin_key)
     _, made = admin.call("POST", "/v1/admin/organisations", {"name": "racers"})
     before = fetch(f"{engine.simulator_url}/stats")["received"]
     for n in range(ROUNDS):

@@ -82,7 +82,7 @@ def go_wrong(engine: Engine) -> None:
     ]
     assert all(caller.call("POST", "/v1/messages", body)[0] in (400, 422) for body in wrong)
     assert stranger.call("POST", "/v1/messages", message)[0] == 401
-    assert Caller(engine.url, f"{engine.admin_key}x").call("GET", "/v1/admin/status")[0] == 401
+    assert Caller(engine.admin_url, f"{engine.admin_key}x").call("GET", "/v1/admin/status")[0] == 401
     for token in (TOKEN, f"{TOKEN}x"):
         query = f"to={RECIPIENT[1:]}&text={TEXT.replace(' ', '+')}&password={PASSWORD}"
         with contextlib.suppress(OSError):

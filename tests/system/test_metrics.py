@@ -45,7 +45,7 @@ def request(url: str, body: bytes | None = None, *, headers: dict[str, str]) -> 
 def text_of(engine: Engine, accept: str = "", key: str | None = None) -> tuple[int, str, str]:
     key = engine.admin_key if key is None else key
     headers = {"Accept": accept} | ({"Authorization": f"Bearer {key}"} if key else {})
-    status, content_type, body = request(f"{engine.url}/metrics", headers=headers)
+    status, content_type, body = request(f"{engine.admin_url}/metrics", headers=headers)
     return status, content_type, body.decode()
 
 

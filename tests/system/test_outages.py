@@ -66,7 +66,7 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 def customer(engine: Engine, units: int) -> Caller:
-    admin = Caller(engine.url, engine.admin_key)
+    admin = Caller(engine.admin_url, engine.admin_key)
     _, made = admin.call("POST", "/v1/admin/organisations", {"name": "customer"})
     top_up = {"units": units, "reference": "r"}
     assert admin.call("POST", f"/v1/admin/organisations/{made['id']}/top-ups", top_up)[0] == 201
@@ -168,13 +168,13 @@ def test_redis_that_comes_back_without_its_last_moments_is_noticed_and_service_g
     assert all('cause="Redis went back in generation ' in closing for closing in closings)
 
     def settled() -> bool:
-        _, status = Caller(victim.url, victim.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(victim.admin_url, victim.admin_key).call("GET", "/v1/admin/status")
         return not any(q["waiting"] + q["in_hand"] + q["due"] for q in status["queues"].values())
 
     eventually(settled, timeout_s=60)
     # What was recorded before the loss does not match the books any more; an audit says so, takes
     # the difference up once Redis gives only later places, and from then on all is compared again.
-    audit = Caller(victim.url, victim.admin_key).call("GET", "/v1/admin/audit")[1]
+    audit = Caller(victim.admin_url, victim.admin_key).call("GET", "/v1/admin/audit")[1]
     assert [c["name"] for c in audit["checks"] if c["verdict"] == "not_checked"] == ["activity"]
     assert audit["verdict"] == "not_checked"
     assert_clean(victim, timeout_s=60)

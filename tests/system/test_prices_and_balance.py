@@ -80,7 +80,7 @@ def test_transactions_add_up_to_the_balance(engine: Engine, made: dict[str, Any]
 def test_a_low_balance_is_recorded_once_and_the_audit_stays_clean(
     engine: Engine, made: dict[str, Any]
 ) -> None:
-    admin = Caller(engine.url, engine.admin_key)
+    admin = Caller(engine.admin_url, engine.admin_key)
     path = f"/v1/admin/organisations/{made['id']}"
     assert admin.call("PATCH", path, {"low_balance": 980})[1]["low_balance"] == 980
     caller = Caller(engine.url, made["api_key"])

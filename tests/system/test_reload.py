@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import EngineError
+from supervisor.cli.client import Client
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine, answer, start_engine
 
@@ -27,7 +29,8 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine(tmp_path: Path, config: Path) -> Iterator[Engine]:
-    engine = start_engine(tmp_path / "data", ("--demo", "--config", config))
+    admin = ("--admin-listen", f"unix:{tmp_path}/admin.sock")
+    engine = start_engine(tmp_path / "data", ("--demo", "--config", config, *admin))
     yield engine
     engine.kill()
 
@@ -50,6 +53,24 @@ class Customer(threading.Thread):
                 self.failure = f"{status}: {told}"
                 return
             self.accepted.append(told["id"])
+
+
+class Operator(threading.Thread):
+    """Asks for the prices again and again, on the Unix socket of the admin calls, each time anew."""
+
+    def __init__(self, engine: Engine, enough: threading.Event) -> None:
+        super().__init__()
+        self._engine, self._enough = engine, enough
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        while not self._enough.is_set():
+            client = Client(self._engine.admin_url, self._engine.admin_key, 20)
+            try:
+                client.call("GET", "/v1/admin/prices")
+            except EngineError as e:
+                self.failures.append(str(e))
+            client.close()
 
 
 def reload(engine: Engine, config: Path, text: str, outcome: str, times: int = 1) -> str:
@@ -75,7 +96,9 @@ def provider_of(caller: Caller, message_id: str) -> str:
 def test_a_provider_is_added_while_messages_go_on_and_none_is_lost(engine: Engine, config: Path) -> None:
     customer = Customer(engine)
     caller = Caller(engine.url, engine.api_key)
+    operator = Operator(engine, customer.enough)
     customer.start()
+    operator.start()
     try:
         eventually(lambda: len(customer.accepted) > 20)
         reload(engine, config, TWO_FIRST, "reloaded")
@@ -84,7 +107,8 @@ def test_a_provider_is_added_while_messages_go_on_and_none_is_lost(engine: Engin
     finally:
         customer.enough.set()
         customer.join()
-    assert customer.failure == ""
+        operator.join()
+    assert (customer.failure, operator.failures) == ("", [])
     assert provider_of(caller, customer.accepted[0]) == "one"
     for message_id in customer.accepted[-2:]:
         assert provider_of(caller, message_id) == "two"

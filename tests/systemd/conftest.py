@@ -10,7 +10,7 @@ import pytest
 from engine import api_keys
 from supervisor.simulator import start_simulator
 from tests.systemd.machine import ROOT, Forbidden, Machine
-from tests.systemd.world import CONFIGURATION, SOCKET, UNIT, Service
+from tests.systemd.world import ADMIN_SOCKET, CONFIGURATION, SOCKET, UNIT, Service
 
 SETTINGS = """
 node = "sms-1"
@@ -50,6 +50,8 @@ def listen_on(machine: Machine, port: int) -> None:
     """Have the socket of the service on this port: the network is that of this machine."""
     listen = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{port}\n"
     machine.write(f"{SOCKET}/test.conf", listen)
+    admin = f"[Socket]\nListenStream=\nListenStream=127.0.0.1:{free_port()}\n"
+    machine.write(f"{ADMIN_SOCKET}/test.conf", admin)
     machine.run("systemctl", "daemon-reload")
 
 

@@ -14,7 +14,7 @@ from tests.systemd.world import Service, load
 
 def test_it_is_started_when_every_process_is_ready_and_listens_where_systemd_does(service: Service) -> None:
     assert service.machine.show("smsengine.service", "ActiveState", "Result") == ["active", "success"]
-    eventually(lambda: service.status() == "6 of 6 processes ready")
+    eventually(lambda: service.status() == "7 of 7 processes ready")
     assert fetch(f"{service.url}/readyz")
     sockets = service.machine.run("systemctl", "list-sockets", "--no-legend").stdout.splitlines()
     assert [service.address, "smsengine.socket", "smsengine.service"] in [line.split() for line in sockets]

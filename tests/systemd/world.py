@@ -17,6 +17,7 @@ from tests.systemd.machine import Machine
 
 CONFIGURATION = "/etc/smsengine/smsengine.toml"
 SOCKET = "/etc/systemd/system/smsengine.socket.d"
+ADMIN_SOCKET = "/etc/systemd/system/smsengine-admin.socket.d"
 UNIT = "/etc/systemd/system/smsengine.service.d/test.conf"
 
 

@@ -107,6 +107,11 @@ class Directory:
         self._pool = pool
         self._shards = shards
 
+    @property
+    def pool(self) -> Pool:
+        """The connections that it uses."""
+        return self._pool
+
     @classmethod
     async def connect(
         cls, url: str, *, shards: int, timeout_s: float = 3.0, connections_max: int = 4

@@ -91,7 +91,7 @@ def test_a_node_whose_clock_is_off_sends_in_time_and_tells_one_story(
         log = off.log.read_text()
         assert "the clock of this node is off" in log
         seconds = 40 if by.startswith("+") else -40
-        _, status = Caller(off.url, off.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(off.admin_url, off.admin_key).call("GET", "/v1/admin/status")
         assert abs(status["clock_ahead_ms"] - seconds * 1000) < 1000
         assert "that of Redis" in off.run("status").stdout
         # The scheduled ones are sent when they are due, and not before.

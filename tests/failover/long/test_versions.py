@@ -122,7 +122,7 @@ def _assert_shared(shared: Stores, engines: dict[str, Engine], accepted: dict[st
             for message_id in (ids[0], ids[-1]):
                 shown = message_of(engine, message_id)
                 assert (shown["status"], shown["charge"]) == ("sent", "captured"), shown
-        _, status = Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")
+        _, status = Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")
         assert [queue["dead"] for queue in status["queues"].values()] == [0, 0]
         log = _log(engine)
         assert "Traceback" not in log

@@ -32,7 +32,7 @@ from engine.errors import ConfigError, Unavailable
 from engine.telemetry import configure_logs
 from supervisor.process.child_state import Limits
 from supervisor.process.keeper import Keeper
-from supervisor.process.systemd import take_listener, take_notifier
+from supervisor.process.systemd import take_listeners, take_notifier
 
 HERE = Path(sys.argv[1])
 
@@ -144,8 +144,9 @@ def reload(keeper: Keeper) -> None:
 def main() -> int:
     options = json.loads(sys.argv[2])
     configure_logs(as_json=True)
-    notifier, inherited = take_notifier(os.environ), take_listener(os.environ)
-    listener = inherited or socket.create_server(("127.0.0.1", 0))
+    notifier, inherited = take_notifier(os.environ), take_listeners(os.environ)
+    listener = inherited.get("") or socket.create_server(("127.0.0.1", 0))
+    admin = inherited.get("admin") or socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     sleeper = Sleeper() if options.get("server") else None
     keeper = Keeper(
@@ -158,8 +159,8 @@ def main() -> int:
         ),
         runner=run_role,
         fencer=fence,
-        listener=listener,
-        on_ready=lambda: print(f"ready {port}", flush=True),  # noqa: T201
+        listeners={"ingest": listener, "admin": admin},
+        on_ready=lambda: print(f"ready {port} {admin.getsockname()[1]}", flush=True),  # noqa: T201
         on_reload=reload,
         on_reloaded=lambda config: record(event="reloaded", take_over_s=config.take_over_s),
         watchers=[sleeper] if sleeper else [],

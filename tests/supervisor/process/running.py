@@ -109,9 +109,9 @@ class Running:
     def fenced(self) -> list[str]:
         return [name for event in self.events("fenced") for name in event["names"]]
 
-    def ask(self) -> str:
-        """The name of the ingest process that answers a connection."""
-        port = int(self.stdout.split()[1])
+    def ask(self, role: str = "ingest") -> str:
+        """The name of the process of this role, `ingest` or `admin`, that answers a connection."""
+        port = int(self.stdout.split()[1 if role == "ingest" else 2])
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             return connection.recv(1000).decode()
 

@@ -9,9 +9,11 @@ from pathlib import Path
 AS_SYSTEMD = """
 import os, sys
 fds = [int(fd) for fd in sys.argv[1].split(",")]
-for n, fd in enumerate(fds):
+for n, fd in enumerate([os.dup(fd) for fd in fds]):
     os.dup2(fd, 3 + n)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": "http"}
+    os.set_inheritable(3 + n, True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds))}
+os.environ.setdefault("LISTEN_FDNAMES", "smsengine.socket")
 os.execv(sys.argv[2], sys.argv[2:])
 """
 

@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         running.kill()
 
 
-ONE_OF_EACH = ["archiver 1", "express 1", "ingest 1", "ledger 1", "normal 1"]
+ONE_OF_EACH = ["admin 1", "archiver 1", "express 1", "ingest 1", "ledger 1", "normal 1"]
 
 
 def test_it_starts_every_role_says_so_once_and_drains_in_order_with_exit_code_0(start: Start) -> None:
@@ -185,7 +185,7 @@ def test_sigterm_to_every_process_at_once_still_drains_in_order(start: Start) ->
     assert running.end() == 0
     roles = [e["role"] for e in running.events("drained")]
     assert roles == sorted(roles, key=DRAIN_ORDER.index)
-    assert len(roles) == 6
+    assert len(roles) == 7
     asked = [e["child"].split()[0] for e in running.logged("child_drain")]
     assert asked == roles, "each was asked by the supervisor, in its turn"
     assert running.fenced() == []
@@ -211,15 +211,15 @@ def test_time_in_which_all_were_frozen_is_not_held_against_the_children(start: S
     os.killpg(running.pid, signal.SIGCONT)
     running.send(signal.SIGTERM)
     assert running.end() == 0
-    assert len(running.events("drained")) == len(running.events("born")) == 5
+    assert len(running.events("drained")) == len(running.events("born")) == 6
 
 
-def test_the_parent_owns_no_thread_no_loop_and_no_socket_but_the_listener(start: Start) -> None:
+def test_the_parent_owns_no_thread_no_loop_and_no_socket_but_those_it_listens_on(start: Start) -> None:
     running = start(roles={"express": 2})
     rows = running.ready()
     assert len(os.listdir(f"/proc/{running.pid}/task")) == 1
     targets = [os.readlink(f"/proc/{running.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{running.pid}/fd")]
-    assert sum(t.startswith("socket:") for t in targets) == 1
+    assert sum(t.startswith("socket:") for t in targets) == 2
     assert not [t for t in targets if t.startswith("anon_inode:")], "no epoll, timer or event descriptor"
     # Standard input, the wake-up (two ends) and one pipe per child.
     assert sum(t.startswith("pipe:") for t in targets) == 1 + 2 + len(rows)
@@ -229,7 +229,7 @@ def test_a_child_has_nothing_of_its_parent_or_siblings(start: Start) -> None:
     running = start(roles={"ingest": 2, "express": 2})
     running.ready()
     born = running.events("born")
-    assert len({e["name"] for e in born}) == len(born) == 7
+    assert len({e["name"] for e in born}) == len(born) == 8
     assert len({e["random"] for e in born}) == len(born)
     assert {e["stdin"] for e in born} == {"/dev/null"}
     for event in born:
@@ -237,7 +237,7 @@ def test_a_child_has_nothing_of_its_parent_or_siblings(start: Start) -> None:
         mine = {0, 1, 2, event["pipe_fd"]} | ({event["listener"]} if event["listener"] else set())
         # The descriptor by which the list itself was read is gone when its target is looked up.
         assert {fd for fd, target in fds.items() if target} <= mine
-        assert (event["listener"] is not None) == (event["role"] == "ingest")
+        assert (event["listener"] is not None) == (event["role"] in ("ingest", "admin"))
 
 
 def test_every_process_is_named_in_ps(start: Start) -> None:

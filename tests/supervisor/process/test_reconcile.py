@@ -316,8 +316,9 @@ def test_who_cannot_boot_before_all_were_ready_ends_the_start_with_its_sentence(
     for role in DRAIN_ORDER[:3]:
         world.tick()
         world.end((role, 1), -DRAIN_SIGNAL)
-    world.tick()
-    world.end(("archiver", 1), -DRAIN_SIGNAL)
+    for role in DRAIN_ORDER[4:]:
+        world.tick()
+        world.end((role, 1), -DRAIN_SIGNAL)
     world.end_fence()
     world.tick()
     world.end_fence()
@@ -368,7 +369,7 @@ def test_stopping_drains_role_by_role_and_starts_nothing() -> None:
     assert drained == [role for role in DRAIN_ORDER if role != "normal"]
     world.end_fence()
     assert world.tick() == [rule.Finish(0)]
-    assert len(world.sent) == 5
+    assert len(world.sent) == 6
 
 
 def test_a_process_that_does_not_drain_is_killed_and_the_exit_code_says_so() -> None:

@@ -42,7 +42,7 @@ def settled(running: Running, count: int = 1) -> list[float]:
     return [event["take_over_s"] for event in running.events("reloaded")]
 
 
-def test_workers_and_ingest_are_replaced_and_the_rest_stay(start: Start) -> None:
+def test_workers_and_api_are_replaced_and_the_rest_stay(start: Start) -> None:
     running = start(roles={"express": 2})
     before = running.ready()
     reload(running, 50)
@@ -53,7 +53,7 @@ def test_workers_and_ingest_are_replaced_and_the_rest_stay(start: Start) -> None
     assert kept == {"ledger 1", "archiver 1"}
     born = {event["name"]: event for event in running.events("born")}
     assert {born[after[title].name]["take_over_s"] for title in after.keys() - kept} == {50}
-    replaced = [before[title].name for title in ("express 1", "express 2", "normal 1", "ingest 1")]
+    replaced = [before[title].name for title in ("express 1", "express 2", "normal 1", "ingest 1", "admin 1")]
     drained = [event["name"] for event in running.events("drained")]
     assert [name for name in drained if name in replaced] == replaced
     assert running.fenced() == [], "who drains needs no fence"
@@ -61,18 +61,21 @@ def test_workers_and_ingest_are_replaced_and_the_rest_stay(start: Start) -> None
 
 def test_connections_are_answered_all_the_while(start: Start) -> None:
     running = start(roles={"express": 2})
-    first = running.ready()["ingest 1"].name
-    answered = {running.ask()}
-    assert answered == {first}
+    before = running.ready()
+    apis = ("ingest", "admin")
+    answered = {role: {running.ask(role)} for role in apis}
+    assert answered == {role: {before[f"{role} 1"].name} for role in apis}
     reload(running, 50)
     asked = 1
     while not running.events("reloaded"):
-        answered.add(running.ask())
+        for role in apis:
+            answered[role].add(running.ask(role))
         asked += 1
-    answered.add(running.ask())
-    assert "" not in answered, "one was accepted and not answered"
-    last = running.ready()["ingest 1"].name
-    assert {first, last} <= answered
+    after = running.ready()
+    for role in apis:
+        answered[role].add(running.ask(role))
+        assert "" not in answered[role], "one was accepted and not answered"
+        assert {before[f"{role} 1"].name, after[f"{role} 1"].name} <= answered[role]
     assert asked > 10
 
 

@@ -50,7 +50,7 @@ def reload(world: World, generation: int = 1) -> None:
     rolling.begin(world.seen.rolling, generation)
 
 
-def test_workers_then_ingest_are_replaced_one_after_another_and_the_others_stay() -> None:
+def test_workers_then_api_are_replaced_one_after_another_and_the_others_stay() -> None:
     wanted: dict[Role, int] = {**ALL, "express": 2, "ingest": 2}
     world = World(wanted)
     world.boot()
@@ -63,7 +63,7 @@ def test_workers_then_ingest_are_replaced_one_after_another_and_the_others_stay(
     drained = [key for key, event in world.sent if event == Event.DRAIN]
     assert drained == [
         ("express", 1), ("express", 2), ("express", 3), ("normal", 1), ("normal", 2),
-        ("ingest", 1), ("ingest", 2), ("ingest", 3),
+        ("ingest", 1), ("ingest", 2), ("ingest", 3), ("admin", 1), ("admin", 2),
     ]  # fmt: skip
     assert {s.generation for role in ROLLED for s in world.living(role)} == {1}
     assert {role: [s.name for s in world.living(role)] for role in ("ledger", "archiver")} == stay
@@ -140,6 +140,7 @@ def test_what_was_replaced_already_goes_back_too() -> None:
         "express": {0},
         "normal": {0},
         "ingest": {0},
+        "admin": set(),
     }
     assert (world.gone_back, world.settled) == (["It does not work."], [0])
     # A later configuration does not take up the generation that was given up.

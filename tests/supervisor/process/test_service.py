@@ -46,12 +46,12 @@ def test_ready_is_said_when_every_role_is_and_never_before(
 ) -> None:
     (tmp_path / "mute-normal").touch()
     running = start(environment={"NOTIFY_SOCKET": systemd.address}, limits={"ready_s": 2.0})
-    before = systemd.hear("STATUS=starting, 4 of 5 processes ready")
+    before = systemd.hear("STATUS=starting, 5 of 6 processes ready")
     assert all("\nEXTEND_TIMEOUT_USEC=" in datagram for datagram in before)
     (tmp_path / "mute-normal").unlink()
     before += systemd.hear("READY=1")
     assert sum(datagram == "READY=1" for datagram in before) == 1
-    systemd.hear("STATUS=5 of 5 processes ready")
+    systemd.hear("STATUS=6 of 6 processes ready")
     running.ready()
 
 
@@ -66,7 +66,7 @@ def test_the_stop_is_told_at_its_beginning_and_extended_with_each_step(
     assert "\nEXTEND_TIMEOUT_USEC=" in stopping
     assert running.process.poll() is None
     assert (
-        systemd.hear("STATUS=draining, 5 processes left")[-1].partition("\n")[2].startswith("EXTEND_TIMEOUT")
+        systemd.hear("STATUS=draining, 6 processes left")[-1].partition("\n")[2].startswith("EXTEND_TIMEOUT")
     )
     assert running.events("drained") == []
 
@@ -161,5 +161,18 @@ def test_systemd_may_hand_over_the_listening_socket(start: Start) -> None:
         fd, port = listener.fileno(), listener.getsockname()[1]
         running = start(before=(sys.executable, "-c", AS_SYSTEMD, str(fd)), pass_fds=(fd,))
         running.ready()
-        assert running.stdout == f"ready {port}\n"
+        assert running.stdout.startswith(f"ready {port} ")
         assert running.ask().startswith("node-1.ingest.")
+
+
+def test_systemd_may_hand_over_the_socket_of_the_admin_calls_too(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as public, socket.create_server(("127.0.0.1", 0)) as admin:
+        fds = (admin.fileno(), public.fileno())
+        running = start(
+            before=(sys.executable, "-c", AS_SYSTEMD, ",".join(map(str, fds))), pass_fds=fds,
+            environment={"LISTEN_FDNAMES": "admin:smsengine.socket"},
+        )  # fmt: skip
+        running.ready()
+        assert running.stdout == f"ready {public.getsockname()[1]} {admin.getsockname()[1]}\n"
+        assert running.ask("ingest").startswith("node-1.ingest.")
+        assert running.ask("admin").startswith("node-1.admin.")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from supervisor.process.systemd import Notifier, take_listener, take_notifier
+from supervisor.process.systemd import Notifier, take_listeners, take_notifier
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -75,5 +75,5 @@ def test_a_sign_of_life_is_due_twice_in_the_time_of_the_watchdog() -> None:
 
 def test_sockets_for_another_process_are_not_taken() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}
-    assert take_listener(environment) is None
+    assert take_listeners(environment) == {}
     assert environment == {}

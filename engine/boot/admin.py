@@ -1,0 +1,169 @@
+"""The role `admin`: the admin calls and /metrics of its node, on an address of their own.
+
+It runs on every node, also on one without ingest, and nothing else runs in it: an operator can act while
+the API is overloaded. With `[admin] public` each ingest process answers the same calls too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from engine import api_keys, text_file
+from engine.api.app import create_admin_app
+from engine.api.ports import AdminServices
+from engine.api.readiness import Readiness
+from engine.api.reads import Reports
+from engine.api.request_counts import RequestCounts
+from engine.api.server import Server
+from engine.boot.ingest_counts import watch_requests
+from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
+from engine.boot.scrape import Scrape
+from engine.config import Config
+from engine.shards import shard_of
+from engine.stores.audit import AuditReader
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.limits import LimitBook
+from engine.stores.postgres.pool import Pool
+from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.rebuilt_usage import LostUsage
+from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.unbooked import Unbooked
+from engine.stores.rebuild import Rebuild
+from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.dead_letters import RedisDeadLetters
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
+from engine.stores.status import StatusReader
+from engine.text_file import NotUtf8
+
+log = structlog.get_logger("admin")
+
+
+async def serve_admin(process: Process) -> None:
+    """Answer the admin calls until drained. Raises Unavailable, ConfigError."""
+    assert process.listener is not None
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(process.link("commands"))
+        await process.know_the_time(link)
+        directory = Directory(
+            closed_by(stack, await Pool.connect(process.config.postgres.url)), process.config.shards
+        )
+        ready = (await readiness(process, stack, link)).parts
+        counts = RequestCounts()
+        watch_requests(process.meter, counts)
+        services = await admin_services(process, stack, link, directory, ready=ready, counts=counts)
+        server = Server(create_admin_app(services), process.listener)
+        pulse = asyncio.create_task(process.keep_pulse(link))
+        try:
+            await server.start()
+            process.life.ready()
+            await until(process.life.draining.wait(), pulse)
+            await server.stop(DRAIN_S)
+        finally:
+            await end(pulse)
+
+
+async def admin_services(
+    process: Process,
+    stack: AsyncExitStack,
+    link: RedisLink,
+    directory: Directory,
+    *,
+    ready: Callable[[], Awaitable[dict[str, str]]],
+    counts: RequestCounts,
+) -> AdminServices:
+    """What the admin calls need; `stack` closes its connections.
+
+    Raises ConfigError when a URL is not one of its store.
+    """
+    config, shards, now_us = process.config, process.config.shards, process.clock.now_us
+    postgres = directory.pool
+    stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
+    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+    attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
+    # Apart from the directory's: a look at everything must not hold up a key look-up.
+    wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
+    pool = closed_by(stack, await wide)
+    # Links of its own, made when first used: an audit may wait long for an answer.
+    audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{process.role}:audit")
+    auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
+    reports = Reports(config, pool, link, stream, attempts.unmatched, process.clock)
+    return AdminServices(
+        directory=directory,
+        limits=LimitBook(postgres, config.limits.backlog_max),
+        unbooked=Unbooked(postgres, shards),
+        losses=Rebuild(auditor, activity, LostUsage(pool)),
+        prices=Prices(postgres),
+        provider_problems=RedisProblems(link, now_us),
+        dead_letters=RedisDeadLetters(link, shards, partial(shard_of, shards=shards), now_us),
+        routing=Routing(postgres, [p.name for p in config.providers]),
+        providers=config.providers,
+        transactions=Journal(postgres).transactions,
+        status=reports.status,
+        scrape=_scrape(process, pool, link, stream).text,
+        backlog=reports.backlog,
+        audit=auditor.audit,
+        ready=ready,
+        counts=counts,
+        admin_key_sha256=_admin_key_digest(config),
+        metrics_key_sha256=_metrics_key_digest(config),
+        body_bytes_max=config.http.body_bytes_max,
+        timeout_s=config.http.timeout_s,
+        draining=process.life.draining,
+    )
+
+
+async def readiness(process: Process, stack: AsyncExitStack, link: RedisLink) -> Readiness:
+    """Whether Redis and PostgreSQL can be reached, and the clock of the node is right."""
+    # A connection of its own: anybody may ask for the readiness, without a key.
+    postgres = closed_by(stack, await Pool.connect(process.config.postgres.url, connections_max=1))
+
+    async def clock() -> None:
+        process.clock.check()
+
+    probes: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
+        "redis": partial(link.call, "PING"),
+        "postgres": postgres.ping,
+        "clock": clock,
+    }
+    return Readiness(probes, time.monotonic)
+
+
+def _scrape(process: Process, pool: Pool, link: RedisLink, stream: RedisActivityStream) -> Scrape:
+    config, now_us = process.config, process.clock.now_us
+    status = StatusReader(pool, link, stream, config.shards)
+    providers = [p.name for p in config.providers]
+    return Scrape(process.meter, status, RedisProblems(link, now_us), providers, now_us)
+
+
+def _metrics_key_digest(config: Config) -> bytes:
+    """Of the key that an operator has put there for metrics alone; b"" when there is none."""
+    try:
+        key = text_file.read(Path(config.data_dir, "secrets", "metrics_key")).strip()
+    except (OSError, NotUtf8):
+        return b""
+    return api_keys.digest(key) if key else b""
+
+
+def _admin_key_digest(config: Config) -> bytes:
+    path = Path(config.http.admin_key_file or Path(config.data_dir, "secrets", "admin_key"))
+    try:
+        key = text_file.read(path).strip()
+        reason = "" if key else "it is empty"
+    except (OSError, NotUtf8) as e:
+        key, reason = "", str(e.strerror if isinstance(e, OSError) else e)
+    if not key:
+        log.warning("admin calls are closed", file=str(path), reason=reason)
+        return b""
+    return api_keys.digest(key)
