@@ -1,5 +1,6 @@
 """API keys as text: `smse_<key id>_<secret>`, the secret 256 random bits as 43 characters
-of base64url (RFC 4648, section 5, no padding).
+of base64url (RFC 4648, section 5, no padding). Admin keys with a name read `smsa_<key id>_<secret>`; the one
+of the configuration is any text.
 
 The id finds the key, and the secret proves it. Of a secret only the SHA-256 of its 43
 characters is kept. A slow, salted hash protects secrets that can be guessed. A secret of 256
@@ -18,6 +19,7 @@ import secrets
 _SCHEME = "[Bb][Ee][Aa][Rr][Ee][Rr] {1,100}"
 _BEARER = re.compile(_SCHEME + r"([\x21-\x7e]{1,200})")
 # An id of at most 18 digits: every such id fits PostgreSQL's bigint.
+_ADMIN_KEY = re.compile(r"smsa_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")
 _KEY = re.compile(_SCHEME + r"smse_([1-9][0-9]{0,17})_([A-Za-z0-9_-]{43})")
 
 
@@ -32,8 +34,19 @@ def key_text(key_id: int, secret: str) -> str:
 
 
 def new_admin_key() -> str:
-    """A key for the admin calls. To check it, keep `digest` of the whole text."""
+    """A key for the configuration, good for all admin calls. To check it, keep `digest` of the whole text."""
     return f"smsa_{new_secret()}"
+
+
+def admin_key_text(key_id: int, secret: str) -> str:
+    """An admin key with a name, as an operator sends it."""
+    return f"smsa_{key_id}_{secret}"
+
+
+def admin_key(token: str) -> tuple[int, str] | None:
+    """(key id, secret) of such a key; None when it is none."""
+    found = _ADMIN_KEY.fullmatch(token)
+    return (int(found[1]), found[2]) if found else None
 
 
 def digest(secret: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import msgspec
@@ -12,6 +13,7 @@ from engine.api.admin_call import AdminCalls
 from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
 from engine.api.guard import Action, Exchanges
+from engine.api.last_uses import LastUses
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
 from engine.api.ports import AdminServices, Services
@@ -73,6 +75,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     `keys`: the API keys it knows; None: its own, closed with the application.
     """
     keys = keys or Keys(services.directory)
+    uses = LastUses(keys.cache, services.note_key_uses)
     messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
     probes = Probes(services, lambda: keys.are_known() and services.can_spend())
     actions: _Actions = {
@@ -86,14 +89,17 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     app, exchanges = web.Application(), Exchanges(services)
     _route(app.router, actions, exchanges)
     if services.admin is not None:
-        _route_admin(app.router, services.admin, exchanges)
+        _route_admin(app, services.admin, exchanges)
     else:
         _refuse(app.router, exchanges, r"/v1/admin{tail:(/[\s\S]*)?}", _refuse_admin)
         _refuse(app.router, exchanges, "/metrics", _refuse_admin)
     _refuse(app.router, exchanges, _ANY, _refuse_path)
 
     async def own_keys(_: web.Application) -> AsyncIterator[None]:
+        noting = asyncio.create_task(uses.run(), name="last uses of API keys")
         yield
+        noting.cancel()
+        await uses.flush()
         await keys.close()
 
     app.cleanup_ctx.append(own_keys)
@@ -104,21 +110,21 @@ def create_admin_app(services: AdminServices) -> web.Application:
     """The admin calls, /metrics and the probes alone, to be served as `create_app` is."""
     app, exchanges = web.Application(), Exchanges(services)
     _route(app.router, Probes(services, lambda: False).actions(), exchanges)
-    _route_admin(app.router, services, exchanges)
+    _route_admin(app, services, exchanges)
     _refuse(app.router, exchanges, _ANY, _refuse_path)
     return app
 
 
-def _route_admin(router: web.UrlDispatcher, services: AdminServices, exchanges: Exchanges) -> None:
+def _route_admin(app: web.Application, services: AdminServices, exchanges: Exchanges) -> None:
     calls = AdminCalls(services)
-    actions: _Actions = {"/metrics": {"GET": Metrics(services).show}}
+    actions: _Actions = {"/metrics": {"GET": Metrics(services, calls).show}}
     times: dict[str, float] = {}
     for route in admin_routes(services):
-        path = f"/v1/admin{route.path}"
-        actions.setdefault(path, {})[route.method] = calls.guarded(route.action)
+        actions.setdefault(route.path, {})[route.method] = calls.action(route)
         if route.timeout_s is not None:
-            times[path] = route.timeout_s
-    _route(router, actions, exchanges, times)
+            times[route.path] = route.timeout_s
+    _route(app.router, actions, exchanges, times)
+    app.cleanup_ctx.append(calls.lifetime)
 
 
 def _route(

@@ -12,6 +12,7 @@ from engine.api.paging import asked, choice_asked, limit_asked
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
+from engine.changes import describe
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.records import QUEUES, Queue
 
@@ -57,18 +58,25 @@ class DeadLetters:
 
         Again it is 404. Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
         """
-        return await self._end(request, self._letters.replay)
+        return await self._end(request, self._letters.replay, "replayed")
 
     async def drop(self, request: web.Request) -> Response:
         """`POST /v1/admin/dead-letters/{id}/drop`: 200 with it; its units are released. Raises as `replay`
         does."""
-        return await self._end(request, self._letters.drop)
+        return await self._end(request, self._letters.drop, "dropped")
 
     async def _end(
-        self, request: web.Request, step: Callable[[DeadLetterId], Awaitable[DeadLetter]]
+        self, request: web.Request, step: Callable[[DeadLetterId], Awaitable[DeadLetter]], state: str
     ) -> Response:
         _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
-        return answer_of(200, await step(_named(request)))
+        letter = await step(_named(request))
+        of = {
+            "message_id": letter.message_id,
+            "organisation_id": letter.organisation_id,
+            "units": letter.units,
+        }
+        describe(of | {"state": "dead"}, of | {"state": state})
+        return answer_of(200, letter)
 
 
 def _named(request: web.Request) -> DeadLetterId:

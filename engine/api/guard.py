@@ -31,6 +31,8 @@ Handler = Callable[[web.Request], Awaitable[Response]]
 ENDS_WITH_CALLER = web.RequestKey("ends_with_caller", asyncio.Task[object])
 # How long a request had waited already for its body when it came here, seconds; absent: not at all.
 WAITED_S = web.RequestKey("waited_s", float)
+# The id that the answer of a request will have.
+REQUEST_ID = web.RequestKey("request_id", str)
 _X_REQUEST_ID = istr("X-Request-Id")
 _IDEMPOTENCY_KEY = istr("Idempotency-Key")
 # The stores as a caller reads them, by the names of `Services.ready`.
@@ -144,7 +146,7 @@ class Exchanges:
         draining = self._draining
 
         async def handler(request: web.Request) -> Response:
-            request_id = self._ids.of(request.headers.get(_X_REQUEST_ID))
+            request_id = request[REQUEST_ID] = self._ids.of(request.headers.get(_X_REQUEST_ID))
             task = deadlines.begin(request.get(WAITED_S, 0.0))
             if ends_with_caller:
                 request[ENDS_WITH_CALLER] = task

@@ -1,7 +1,7 @@
 """`GET /metrics`: what the node counts, for Prometheus.
 
 It needs a key, also from this machine: a proxy before the API often runs on the same machine, and then
-every request of the world comes from here. The key is the admin key, or the metrics key, which is good for
+every request of the world comes from here. The key is an admin key, or the metrics key, which is good for
 this alone.
 """
 
@@ -12,7 +12,7 @@ import hmac
 from aiohttp import hdrs, web
 
 from engine import api_keys
-from engine.api.auth import AdminKey
+from engine.api.admin_call import AdminCalls
 from engine.api.ports import AdminServices
 from engine.api.response import Response
 
@@ -20,19 +20,19 @@ from engine.api.response import Response
 class Metrics:
     """The action on /metrics; whoever listens for operators can take it."""
 
-    def __init__(self, services: AdminServices) -> None:
+    def __init__(self, services: AdminServices, calls: AdminCalls) -> None:
         self._scrape = services.scrape
-        self._admin_key = AdminKey(services.admin_key_sha256)
+        self._calls = calls
         self._key_sha256 = services.metrics_key_sha256
 
     async def show(self, request: web.Request) -> Response:
         """`GET /metrics`: 200 with the text format of Prometheus, or with OpenMetrics when `Accept` has it.
 
-        Raises Refusal 401.
+        Raises Refusal 401, 403, Unavailable.
         """
         authorization = request.headers.get(hdrs.AUTHORIZATION)
         token = api_keys.bearer(authorization or "") or ""
         if not token or not hmac.compare_digest(api_keys.digest(token), self._key_sha256):
-            self._admin_key.check(authorization)
+            await self._calls.caller(request, "read")
         body, content_type = await self._scrape(request.headers.get(hdrs.ACCEPT, ""))
         return Response(200, body, content_type=content_type)

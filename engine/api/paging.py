@@ -19,7 +19,7 @@ _LIMIT_DEFAULT = 100
 _LIMIT_MAX = 1_000
 # At most 18 digits: every such number fits PostgreSQL's bigint.
 NUMBER = re.compile(r"[0-9]{1,18}")
-_NUMBER_MAX = 10**18 - 1
+NUMBER_MAX = 10**18 - 1
 
 
 def limit_asked(request: web.Request) -> int:
@@ -27,7 +27,7 @@ def limit_asked(request: web.Request) -> int:
     return asked(request, "limit", _LIMIT_DEFAULT, 1, _LIMIT_MAX)
 
 
-def asked(request: web.Request, name: str, default: int, least: int = 0, most: int = _NUMBER_MAX) -> int:
+def asked(request: web.Request, name: str, default: int, least: int = 0, most: int = NUMBER_MAX) -> int:
     """The number `name` of the query, from `least` to `most`; `default` if absent or empty.
 
     Raises Refusal 422."""
@@ -65,7 +65,7 @@ async def transactions_page(
 ) -> TransactionsPage:
     """The page that `?limit=` and `?cursor=` ask for. Raises Refusal 404, 422, Unavailable."""
     limit = limit_asked(request)
-    before = asked(request, "cursor", _NUMBER_MAX, 1)
+    before = asked(request, "cursor", NUMBER_MAX, 1)
     # One more than asked for tells whether there is another page.
     found = await transactions(organisation_id, before, limit + 1)
     page = found[:limit]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 import msgspec
 
+from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.request_counts import RequestCounts
+from engine.changes import Change, ChangeFilter, ChangeUnderWay
+from engine.changes import Outcome as ChangeOutcome
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
 from engine.organisations import (
@@ -138,6 +142,38 @@ class Directory(Protocol):
 
     async def set_low_balance(self, organisation_id: int, units: int | None) -> Organisation:
         """Tell the organisation when it has fewer usable units; None: never. Raises Refusal 404, 422."""
+
+
+class AdminKeyBook(Protocol):
+    """Admin keys with names. Every call raises Unavailable."""
+
+    async def credentials(self, key_ids: Sequence[int]) -> Mapping[int, AdminCredential]:
+        """Those of the keys that exist and are neither revoked nor expired, by key id."""
+
+    async def keys(self) -> list[AdminKey]:
+        """The keys, newest first, revoked ones too."""
+
+    async def create(
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        expires_at: datetime | None,
+        once: IdempotentCall | None = None,
+    ) -> NewAdminKey:
+        """One more key. Raises Refusal 409, 422."""
+
+    async def revoke(self, key_id: int) -> None:
+        """Make the key good for nothing; again changes nothing. Raises Refusal 404."""
+
+
+class Changes(Protocol):
+    """The records of what operators changed. Every call raises Unavailable."""
+
+    async def add(self, change: ChangeUnderWay, outcome: ChangeOutcome, begun_id: int | None = None) -> int:
+        """Add a record of the change; its id. `begun_id`: the record with `begun` that it ends."""
+
+    async def page(self, wanted: ChangeFilter, before_id: int, limit: int) -> list[Change]:
+        """At most `limit` records with ids below `before_id`, the newest first."""
 
 
 class LimitBook(Protocol):
@@ -298,6 +334,10 @@ class _Common:
 class AdminServices(_Common):
     """Everything that a process passes to the admin calls."""
 
+    admin_keys: AdminKeyBook
+    # (ids of admin keys) → notes that they are in use now. Raises Unavailable.
+    note_admin_key_uses: Callable[[Sequence[int]], Awaitable[None]]
+    changes: Changes
     limits: LimitBook
     unbooked: Unbooked
     losses: Losses
@@ -325,6 +365,8 @@ class AdminServices(_Common):
 class Services(_Common):
     """Everything that a process passes to the public API."""
 
+    # (ids of API keys) → notes that they are in use now. Raises Unavailable.
+    note_key_uses: Callable[[Sequence[int]], Awaitable[None]]
     ingest: Ingest
     # By name, those of the providers that push their receipts; and where these are put.
     receipt_readers: Mapping[str, ReceiptReader]

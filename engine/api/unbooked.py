@@ -11,6 +11,7 @@ from engine.api.paging import NUMBER, asked, limit_asked
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
+from engine.changes import describe
 from engine.organisations import LossSum, UnbookedSum
 
 
@@ -91,4 +92,6 @@ class UnbookedUsage:
         Raises Refusal 400, 401, 413, 422, Unavailable.
         """
         wanted = _REBUILDING.decode_optional(await read_body(request, self._body_bytes_max))
-        return answer_of(200, await self._losses.rebuild(dry_run=wanted.dry_run, timeout_s=REBUILD_S))
+        done = await self._losses.rebuild(dry_run=wanted.dry_run, timeout_s=REBUILD_S)
+        describe(None, done)
+        return answer_of(200, done)

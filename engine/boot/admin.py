@@ -31,8 +31,11 @@ from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.postgres.admin_keys import AdminKeyBook
+from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
@@ -101,6 +104,9 @@ async def admin_services(
     reports = Reports(config, pool, link, stream, attempts.unmatched, process.clock)
     return AdminServices(
         directory=directory,
+        admin_keys=AdminKeyBook(postgres),
+        note_admin_key_uses=KeyUses(postgres, "admin_keys").note,
+        changes=Changes(postgres),
         limits=LimitBook(postgres, config.limits.backlog_max),
         unbooked=Unbooked(postgres, shards),
         losses=Rebuild(auditor, activity, LostUsage(pool)),

@@ -41,6 +41,7 @@ from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
@@ -185,6 +186,7 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
+        note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),
         problems=problems,

@@ -28,7 +28,21 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
 from engine.journal import last_sentence
-from supervisor.cli import books, dead, options, org, plan, price, provider, queue, route, send, show
+from supervisor.cli import (
+    admin_key,
+    books,
+    changes,
+    dead,
+    options,
+    org,
+    plan,
+    price,
+    provider,
+    queue,
+    route,
+    send,
+    show,
+)  # fmt: skip
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 
@@ -49,8 +63,10 @@ app.add_typer(route.app, name="route")
 app.add_typer(provider.app, name="provider")
 app.add_typer(queue.app, name="queue")
 app.add_typer(dead.app, name="dead")
+app.add_typer(admin_key.app, name="admin-key")
 app.command()(send.send)
 app.command()(plan.plan)
+app.command()(changes.changes)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0

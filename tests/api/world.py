@@ -28,8 +28,11 @@ from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted
 from engine.stores.migrate import migrate_postgres
+from engine.stores.postgres.admin_keys import AdminKeyBook
+from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
@@ -236,6 +239,10 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "counts": RequestCounts(),
         "ingest": DeskIngest(),
         "directory": directory,
+        "admin_keys": AdminKeyBook(pool),
+        "note_admin_key_uses": KeyUses(pool, "admin_keys").note,
+        "note_key_uses": KeyUses(pool, "api_keys").note,
+        "changes": Changes(pool),
         "limits": LimitBook(pool, 1_000_000),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),

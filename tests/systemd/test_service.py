@@ -17,14 +17,18 @@ def test_it_is_started_when_every_process_is_ready_and_listens_where_systemd_doe
     eventually(lambda: service.status() == "7 of 7 processes ready")
     assert fetch(f"{service.url}/readyz")
     sockets = service.machine.run("systemctl", "list-sockets", "--no-legend").stdout.splitlines()
-    assert [service.address, "smsengine.socket", "smsengine.service"] in [line.split() for line in sockets]
+    of_units = {unit: address for address, unit, _ in map(str.split, sockets)}
+    assert of_units["smsengine.socket"] == service.address
+    # Its commands talk to the other one, which was handed over too.
+    admin = f"http://{of_units['smsengine-admin.socket']}"
+    assert service.command("check")["checks"][-1]["detail"] == f"{admin} is ready"
 
 
 def test_installing_it_again_changes_nothing(service: Service) -> None:
     pid = service.main_pid()
     said = service.machine.run("make", "-C", ROOT, "install-service").stdout
     states = re.findall(r"^  (as it should be|written|reloaded)", said, re.MULTILINE)
-    assert states == ["as it should be"] * 5
+    assert states == ["as it should be"] * 6
     assert service.main_pid() == pid
 
 
@@ -47,7 +51,7 @@ def test_a_reload_under_load_fails_no_request_and_loses_or_doubles_no_message(se
     assert running.failures == []
     after = service.processes()
     replaced = {name for name, row in after.items() if row["pid"] != before[name]["pid"]}
-    assert replaced == {"ingest 1", "ingest 2", "express 1", "normal 1"}
+    assert replaced == {"ingest 1", "ingest 2", "express 1", "normal 1", "admin 1"}
     assert service.restarts() == 0
     service.assert_none_lost_or_doubled(running.accepted)
 

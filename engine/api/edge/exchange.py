@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from engine.api.auth import Presented, unauthorised
 from engine.api.decoding import without_mark
 from engine.api.edge.heads import Head
 from engine.api.edge.parts import Parts
 from engine.api.guard import checked_key, fingerprint_of, late, problem
+from engine.api.key_cache import Presented, unauthorised
 from engine.api.messages import accepted
 from engine.api.ports import Submitted, UnderWay
 from engine.api.response import Response, accepted_octets

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-from engine.api.auth import Presented
+from engine.api.key_cache import Presented
 from engine.api.messages import SUBMISSIONS, Submission
 
 # Longer heads are aiohttp's, octets.

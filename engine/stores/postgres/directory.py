@@ -32,6 +32,7 @@ from engine.organisations import (
 )
 from engine.records import IdempotentCall
 from engine.shards import shard_of
+from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.idempotency import claim, keep_answer
 from engine.stores.postgres.pool import Pool
 
@@ -50,10 +51,11 @@ _ORGANISATIONS = """
     LEFT JOIN organisation_limits l ON l.organisation_id = o.id
     WHERE o.id > $1 ORDER BY o.id LIMIT $2
 """
-_SET_LOW_BALANCE = """
-    UPDATE accounts a SET low_balance = $2 FROM organisations o
-    WHERE a.organisation_id = $1 AND o.id = $1 RETURNING true
+_LOCK_ACCOUNT = """
+    SELECT a.low_balance FROM accounts a JOIN organisations o ON o.id = a.organisation_id
+    WHERE a.organisation_id = $1 FOR NO KEY UPDATE OF a
 """
+_SET_LOW_BALANCE = "UPDATE accounts SET low_balance = $2 WHERE organisation_id = $1"
 _CREDENTIALS = """
     SELECT id, organisation_id, secret_sha256, EXISTS (
         SELECT FROM unbooked u WHERE u.organisation_id = k.organisation_id AND u.booked_at IS NULL)
@@ -61,10 +63,8 @@ _CREDENTIALS = """
     WHERE id = ANY($1::bigint[]) AND revoked_at IS NULL
 """
 _NEW_KEY = "INSERT INTO api_keys (organisation_id, secret_sha256) VALUES ($1, $2) RETURNING id"
-_REVOKE = """
-    UPDATE api_keys SET revoked_at = coalesce(revoked_at, now())
-    WHERE id = $1 AND organisation_id = $2 RETURNING true
-"""
+_LOCK_KEY = "SELECT revoked_at FROM api_keys WHERE id = $1 AND organisation_id = $2 FOR UPDATE"
+_REVOKE = "UPDATE api_keys SET revoked_at = now() WHERE id = $1 RETURNING revoked_at"
 _KEYS = """
     SELECT id, created_at, revoked_at FROM api_keys WHERE organisation_id = $1 ORDER BY id DESC LIMIT $2
 """
@@ -150,6 +150,7 @@ class Directory:
                 shard_of(new_id, self._shards),
             )
             key_id = await connection.fetchval(_NEW_KEY, new_id, api_keys.digest(secret))
+            await note_change(connection, None, {"id": new_id, "name": name, "key_id": key_id}, new_id)
             await _keep_answer(connection, once, new_id, key_id)
         return NewOrganisation(id=new_id, name=name, api_key=api_keys.key_text(key_id, secret))
 
@@ -175,9 +176,13 @@ class Directory:
         if units is not None and not 1 <= units <= LOW_BALANCE_MAX:
             allowed = f"from 1 to {LOW_BALANCE_MAX} units, or null for never"
             raise Refusal("invalid_field", 422, f"`low_balance` must be {allowed}.", "low_balance")
-        async with self._pool.connection() as connection:
-            if not await connection.fetchval(_SET_LOW_BALANCE, organisation_id, units):
+        async with self._pool.transaction() as connection:
+            found = await connection.fetchrow(_LOCK_ACCOUNT, organisation_id)
+            if found is None:
                 raise no_organisation()
+            if found["low_balance"] != units:
+                await connection.execute(_SET_LOW_BALANCE, organisation_id, units)
+                await note_change(connection, {"low_balance": found["low_balance"]}, {"low_balance": units})
         return await self.organisation(organisation_id)
 
     async def spenders(self, limit: int) -> list[int]:
@@ -205,6 +210,7 @@ class Directory:
             if not await _exists(connection, organisation_id):
                 raise no_organisation()
             key_id = await connection.fetchval(_NEW_KEY, organisation_id, api_keys.digest(secret))
+            await note_change(connection, None, {"key_id": key_id})
             await _keep_answer(connection, once, organisation_id, key_id)
         return NewKey(id=key_id, api_key=api_keys.key_text(key_id, secret))
 
@@ -218,9 +224,14 @@ class Directory:
 
     async def revoke_key(self, organisation_id: int, key_id: int) -> None:
         """Revoke a key; revoking it again changes nothing. Raises Refusal 404."""
-        async with self._pool.connection() as connection:
-            if not await connection.fetchval(_REVOKE, key_id, organisation_id):
+        async with self._pool.transaction() as connection:
+            found = await connection.fetchrow(_LOCK_KEY, key_id, organisation_id)
+            if found is None:
                 raise Refusal("not_found", 404, "The organisation has no key with this id.")
+            if found["revoked_at"] is None:
+                at = await connection.fetchval(_REVOKE, key_id)
+                before = {"key_id": key_id, "revoked_at": None}
+                await note_change(connection, before, before | {"revoked_at": at})
 
     async def top_up(
         self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
@@ -242,6 +253,8 @@ class Directory:
             added = at is not None
             if added:
                 balance = await _add(connection, organisation_id, units, reference)
+                after = {"available": balance.available, "units": units, "reference": reference}
+                await note_change(connection, {"available": balance.available - units}, after)
             else:
                 known_units, at = await connection.fetchrow(_TOP_UP, organisation_id, reference)
                 if known_units != units:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from engine.changes import difference
 from engine.errors import Refusal
 from engine.limits.records import (
     BACKLOG_MAX_MAX,
@@ -27,6 +28,7 @@ from engine.limits.records import (
 )
 from engine.organisations import Limits, Pause
 from engine.records import IdempotentCall
+from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import check_text, no_organisation
 from engine.stores.postgres.idempotency import claim
 from engine.stores.postgres.pool import Pool
@@ -114,6 +116,7 @@ class LimitBook:
             wanted = msgspec.structs.replace(now, **values)
             if wanted != now:
                 await _write(connection, organisation_id, wanted, pause)
+                await note_change(connection, *difference(_fields(now), _fields(wanted)))
             return wanted
 
     async def set_paused(
@@ -136,12 +139,17 @@ class LimitBook:
             since = pause.since if pause else await connection.fetchval("SELECT now()")
             wanted = Pause(since=since, reason=reason) if paused else None
             await _write(connection, organisation_id, limits, wanted)
+            await note_change(connection, {"pause": pause}, {"pause": wanted})
 
     async def paused(self, limit: int) -> list[PausedOrganisation]:
         """At most `limit` organisations that are paused, in the order of their ids."""
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_PAUSED, limit)
         return [PausedOrganisation(*row) for row in rows]
+
+
+def _fields(limits: Limits) -> dict[str, Any]:
+    return msgspec.structs.asdict(limits)
 
 
 async def _of(connection: Any, organisation_id: int) -> tuple[Limits, Pause | None]:

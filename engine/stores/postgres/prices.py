@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.changes import difference
 from engine.errors import Refusal
 from engine.intake.pricing import first_wrong
 from engine.records import PriceSheet
+from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.pool import Pool
 
 _VERSION = "SELECT version FROM price_version"
@@ -63,7 +65,14 @@ class Prices:
             if version not in (None, now.version):
                 detail = f"The prices were changed meanwhile: version {now.version} stands, not {version}."
                 raise Refusal("version_conflict", 409, detail, "version")
-            return await _write(connection, prices)
+            sheet = await _write(connection, prices)
+            before, after = difference(now.prices, sheet.prices)
+            await note_change(
+                connection,
+                {"version": now.version, "prices": before},
+                {"version": sheet.version, "prices": after},
+            )
+            return sheet
 
     async def seed(self, prices: Mapping[str, int]) -> bool:
         """Write `prices` if the table is empty; whether this call did."""

@@ -25,6 +25,7 @@ from engine.organisations import Pause
 from engine.records import IdempotentCall, Queue
 from engine.routing.records import Route, RoutingPlan
 from engine.routing.routes import first_wrong
+from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import check_text
 from engine.stores.postgres.idempotency import claim
 from engine.stores.postgres.pool import Pool
@@ -67,6 +68,7 @@ ON CONFLICT (queue) DO UPDATE SET reason = coalesce(nullif(EXCLUDED.reason, ''),
 _RESUME_QUEUE = "DELETE FROM queue_pauses WHERE queue = $1"
 _COUNT_UP = "UPDATE routing_version SET version = version + 1"
 
+_encode = msgspec.json.Encoder().encode
 _decode_routes = msgspec.json.Decoder(list[Route]).decode
 _decode_states = msgspec.json.Decoder(list[tuple[str, bool, float | None]]).decode
 _decode_queues = msgspec.json.Decoder(list[Queue]).decode
@@ -108,7 +110,9 @@ class Routing:
             if version not in (None, now.version):
                 detail = f"The routing was changed meanwhile: version {now.version} stands, not {version}."
                 raise Refusal("version_conflict", 409, detail, "version")
-            return await _write(connection, routes)
+            plan = await _write(connection, routes)
+            await note_change(connection, _without(now, plan), _without(plan, now))
+            return plan
 
     async def seed(self, routes: Sequence[Route]) -> bool:
         """Set the routes if they were never set before; whether this call did."""
@@ -135,6 +139,7 @@ class Routing:
             if done or (provider in now.paused) == paused:
                 return now
             await connection.execute(_PAUSE, provider, paused)
+            await note_change(connection, {"paused": not paused}, {"paused": paused})
             await connection.execute(_COUNT_UP)
             return await _read(connection)
 
@@ -158,6 +163,9 @@ class Routing:
                     await connection.execute(_RESUME_QUEUE, queue)
                 if (queue in before) != (reason is not None):
                     await connection.execute(_COUNT_UP)
+                pause = (await _queue_pauses(connection)).get(queue)
+                if pause != before.get(queue):
+                    await note_change(connection, {"pause": before.get(queue)}, {"pause": pause})
             return (await _queue_pauses(connection)).get(queue)
 
     async def queue_pauses(self) -> dict[Queue, Pause]:
@@ -181,6 +189,8 @@ class Routing:
             if now.throughput.get(provider) == throughput:
                 return now
             await connection.execute(_LIMIT, provider, throughput)
+            before = {"throughput": now.throughput.get(provider)}
+            await note_change(connection, before, {"throughput": throughput})
             await connection.execute(_COUNT_UP)
             return await _read(connection)
 
@@ -213,6 +223,12 @@ async def _write(connection: Any, routes: Sequence[Route]) -> RoutingPlan:
     await connection.executemany(_WRITE, rows)
     await connection.execute(_ROUTES_SET)
     return await _read(connection)
+
+
+def _without(plan: RoutingPlan, other: RoutingPlan) -> dict[str, Any]:
+    """The version of a plan, and its routes that the other does not have."""
+    there = set(map(_encode, other.routes))
+    return {"version": plan.version, "routes": [r for r in plan.routes if _encode(r) not in there]}
 
 
 def _in_order(routes: Sequence[Route]) -> tuple[Route, ...]:

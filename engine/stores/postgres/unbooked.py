@@ -18,6 +18,7 @@ import asyncpg
 from engine.errors import Refusal
 from engine.organisations import BookedUsage, UnbookedSum
 from engine.shards import shard_of
+from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import check_text
 from engine.stores.postgres.pool import Pool
 
@@ -113,12 +114,17 @@ class Unbooked:
                 account = await self._make_again(connection, organisation_id, name)
                 missing = await connection.fetchval(_MISSING, organisation_id)
                 if missing and write_off is None:
-                    return BookedUsage(
+                    made = BookedUsage(
                         organisation_id=organisation_id, held=0, captured=0, released=0, written_off=0,
                         missing=missing,
                     )  # fmt: skip
+                    await note_change(connection, None, {"made_again": name, "missing": missing})
+                    return made
             shard, available = account
-            return await _book(connection, organisation_id, shard, available, write_off)
+            booked = await _book(connection, organisation_id, shard, available, write_off)
+            # What was written off is a top-up with the reason in its reference.
+            await note_change(connection, {"available": available}, {"booked": booked, "reason": write_off})
+            return booked
 
     async def _make_again(self, connection: Any, organisation_id: int, name: str | None) -> tuple[int, int]:
         """Make an organisation that is missing under its old id: (its shard, its available units).

@@ -56,6 +56,16 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         ),
         (["org", "create", "\udce9", *ADMIN], "The name must be UTF-8."),
         (["org", "topup", "1", "5", "--reference", "\udce9", *ADMIN], "The reference must be UTF-8."),
+        (["changes", "--since", "monday", *ADMIN], "--since must be a time with its time zone, such as"),
+        (
+            ["admin-key", "create", "x", "--scope", "root", *ADMIN],
+            "--scope must be one of read, operate, money, all, not 'root'.",
+        ),
+        (["admin-key", "create", "x", *ADMIN], "Missing option '--scope'"),
+        (
+            ["admin-key", "create", "x", "--scope", "read", "--expires", "0d", *ADMIN],
+            "--expires must be a time",
+        ),
         (["send", "--queue", "slow"], "Invalid value for '--queue'"),
         (["send", "--validity", "0", "--to", "+1", "--text", "x"], "--validity must be at least 1 second."),
         (["send", "--validity", "soon"], "Invalid value for '--validity'"),

@@ -30,7 +30,7 @@ COMMANDS = [
                 ["route", "list"],
                 ["route", "set", "all", "a"],
             ),
-            *(["status"], ["audit"]),
+            *(["status"], ["audit"], ["changes"], ["admin-key", "list"]),
         )
     ),
 ]

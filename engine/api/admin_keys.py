@@ -1,0 +1,117 @@
+"""The operator's calls on admin keys, and on the records of changes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+from aiohttp import web
+
+from engine.admin_keys import SCOPES, AdminKey, Scope
+from engine.api.admin_call import posted
+from engine.api.decoding import Shape, invalid
+from engine.api.paging import NUMBER, NUMBER_MAX, asked, limit_asked
+from engine.api.ports import AdminServices
+from engine.api.problems import not_found
+from engine.api.response import Response, answer_of
+from engine.changes import Change, ChangeFilter
+
+
+class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    scopes: list[Scope]
+    expires_at: datetime | None = None
+
+
+class _Keys(msgspec.Struct):
+    keys: list[AdminKey]
+
+
+class _Page(msgspec.Struct):
+    changes: list[Change]
+    # The `cursor` of the next page; null on the last.
+    next: int | None
+
+
+_KEY = Shape(
+    _NewKey,
+    "an admin key",
+    {
+        "name": "a string of 1 to 200 characters",
+        "scopes": f"an array of some of {', '.join(SCOPES)}",
+        "expires_at": "a time with its time zone, such as 2027-01-01T00:00:00Z, or null for never",
+    },
+)
+
+
+class AdminKeyCalls:
+    """The actions on /v1/admin/admin-keys and /v1/admin/changes."""
+
+    def __init__(self, services: AdminServices) -> None:
+        self._keys = services.admin_keys
+        self._changes = services.changes
+        self._body_bytes_max = services.body_bytes_max
+
+    async def create(self, request: web.Request) -> Response:
+        """`POST /admin-keys`: 201 with a `admin_keys.NewAdminKey`, the only time that it is shown.
+
+        Raises Refusal 400, 409, 413, 422, Unavailable.
+        """
+        body, once = await posted(request, self._body_bytes_max)
+        wanted = _KEY.decode(body)
+        if not wanted.scopes:
+            raise invalid(f"`scopes` must have at least one of {', '.join(SCOPES)}.", "scopes")
+        if wanted.expires_at is not None and wanted.expires_at.tzinfo is None:
+            raise invalid("`expires_at` must be a time with its time zone, or null for never.", "expires_at")
+        return answer_of(201, await self._keys.create(wanted.name, wanted.scopes, wanted.expires_at, once))
+
+    async def show_all(self, request: web.Request) -> Response:
+        """`GET /admin-keys`: 200 with the newest thousand. Raises Unavailable."""
+        return answer_of(200, _Keys(await self._keys.keys()))
+
+    async def revoke(self, request: web.Request) -> Response:
+        """`DELETE /admin-keys/{key_id}`: 204, also when it was revoked before.
+
+        Raises Refusal 404, Unavailable.
+        """
+        digits = request.match_info["key_id"]
+        if not NUMBER.fullmatch(digits):
+            raise not_found("There is no admin key with this id.")
+        await self._keys.revoke(int(digits))
+        return Response(204)
+
+    async def changes(self, request: web.Request) -> Response:
+        """`GET /changes`: 200 with the page that the query asks for, the newest first.
+
+        Raises Refusal 422, Unavailable.
+        """
+        query = request.query
+        wanted = ChangeFilter(
+            key=query.get("key") or None,
+            organisation_id=asked(request, "organisation", 0, 1) or None,
+            path=query.get("path") or None,
+            since=_time(request, "since"),
+            until=_time(request, "until"),
+        )
+        limit, before_id = limit_asked(request), asked(request, "cursor", NUMBER_MAX, 1)
+        for name, text in (("key", wanted.key), ("path", wanted.path)):
+            if text is not None and "\0" in text:
+                raise invalid(f"`{name}` must not contain U+0000.", name)
+        # One more than asked for tells whether there is another page.
+        found = await self._changes.page(wanted, before_id, limit + 1)
+        page = found[:limit]
+        return answer_of(200, _Page(page, page[-1].id if len(found) > limit else None))
+
+
+def _time(request: web.Request, name: str) -> datetime | None:
+    """The time `name` of the query, None if absent or empty. Raises Refusal 422."""
+    text = request.query.get(name)
+    if not text:
+        return None
+    try:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise invalid(f"`{name}` must be a time with its time zone, such as 2027-01-01T00:00:00Z.", name)
+    return time

@@ -1,0 +1,151 @@
+"""`smsengine admin-key`: keys for operators, over the admin API."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from engine.admin_keys import SCOPES, AdminKey, NewAdminKey
+from engine.errors import ConfigError
+from supervisor.cli import options, show
+from supervisor.cli.client import Client
+from supervisor.cli.times import shown, time_of
+
+app = typer.Typer(
+    help="Keys for operators, with names and scopes: create, list, revoke.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+_PATH = "/v1/admin/admin-keys"
+
+
+class _New(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    scopes: list[str]
+    expires_at: datetime | None
+
+
+class _Keys(msgspec.Struct, frozen=True, kw_only=True):
+    keys: list[AdminKey]
+
+
+@app.command()
+@options.admin_options
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what has it; one at a time.")],
+    scope: Annotated[
+        list[str],
+        typer.Option(
+            metavar="SCOPE",
+            help="What it is good for, as listed above; may be given several times.",
+        ),
+    ],
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
+    ] = "",
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Make an admin key. It is shown this once: only a digest of it is kept.
+
+    The scopes, each of which includes [cyan]read[/cyan]:
+
+    [cyan]read[/cyan]     look at everything
+    [cyan]operate[/cyan]  routes, providers, queues, dead letters, limits and pauses
+    [cyan]money[/cyan]    organisations, their keys, their credit, prices
+    [cyan]all[/cyan]      everything, admin keys too
+
+    What its holder changes is recorded under the name: [cyan]smsengine changes[/cyan].
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine admin-key create alice --scope operate --scope money[/cyan]
+    [cyan]smsengine admin-key create grafana --scope read --expires 365d[/cyan]
+    """
+    if wrong := [one for one in scope if one not in SCOPES]:
+        raise ConfigError(f"--scope must be one of {', '.join(SCOPES)}, not {wrong[0]!r}.")
+    wanted = _New(name=name, scopes=scope, expires_at=time_of(expires, "--expires", "ahead"))
+    made = engine.admin().post(_PATH, wanted, NewAdminKey, str(uuid.uuid4()))
+    if engine.print_json(made):
+        return
+    print(f"key id     {made.id}  {made.name}")
+    print(f"scopes     {', '.join(made.scopes)}")
+    print(f"expires    {shown(made.expires_at, 'never')}")
+    print(f"admin key  {made.admin_key}")
+    print("The key is not shown again. Its holder gives it with --admin-key or SMSENGINE_ADMIN_KEY.")
+
+
+@app.command("list")
+@options.admin_options
+def list_keys(*, engine: options.EngineOptions) -> None:
+    """List the admin keys, the newest first; with --json one object a line.
+
+    The key of the configuration, which is good for all, is not among them.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine admin-key list[/cyan]
+    """
+    keys = _keys(engine.admin())
+    if engine.as_json:
+        for key in keys:
+            engine.print_json(key)
+        return
+    rows = (
+        (
+            str(k.id),
+            k.name,
+            ", ".join(k.scopes),
+            shown(k.created_at),
+            shown(k.last_used_at, "never"),
+            _state(k),
+        )
+        for k in keys
+    )
+    columns = ("id", "name", "scopes", "created", "last used", "")
+    Console(highlight=False).print(show.table(columns, rows, frozenset({0})))
+
+
+@app.command()
+@options.admin_options
+def revoke(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The id of the key, or its name.")],
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Make an admin key good for nothing, within about a second and for good.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine admin-key revoke alice[/cyan]
+    """
+    client = engine.admin()
+    key_id = int(key) if key.isascii() and key.isdecimal() else _named(client, key)
+    client.call("DELETE", f"{_PATH}/{key_id}")
+    if not engine.print_json({"revoked": key_id}):
+        print(f"revoked {key_id}")
+
+
+def _keys(client: Client) -> list[AdminKey]:
+    return client.get(_PATH, _Keys).keys
+
+
+def _named(client: Client, name: str) -> int:
+    """The id of the key with this name. Raises ConfigError."""
+    for key in _keys(client):
+        if key.name == name and key.revoked_at is None:
+            return key.id
+    raise ConfigError(f"KEY must be the id or the name of an admin key that is not revoked, not {name!r}.")
+
+
+def _state(key: AdminKey) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {shown(key.revoked_at)}"
+    if key.expires_at is None:
+        return ""
+    return f"{'expires' if key.expires_at > datetime.now(UTC) else 'expired'} {shown(key.expires_at)}"

@@ -1,0 +1,42 @@
+"""Times as a command takes them: one with its time zone, or how far it is from now."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from engine.errors import ConfigError
+
+_SPAN = re.compile(r"([1-9][0-9]{0,5})(m|h|d)")
+_WAYS = {"ahead": "from now", "ago": "ago"}
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+def time_of(text: str, option: str, way: Literal["ahead", "ago"]) -> datetime | None:
+    """The time in an option such as `--expires`; None when it was not given.
+
+    30d, 12h or 5m are so far ahead or ago. Raises ConfigError.
+    """
+    if not text:
+        return None
+    if span := _SPAN.fullmatch(text):
+        length = timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return datetime.now(UTC) + (length if way == "ahead" else -length)
+    try:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise ConfigError(
+            f"{option} must be a time with its time zone, such as 2027-01-01T00:00:00Z, or such as 30d, 12h "
+            f"or 5m: so far {_WAYS[way]}."
+        )
+    return time
+
+
+def shown(time: datetime | None, without: str = "") -> str:
+    """The time to the minute, in UTC; `without`: what stands for none."""
+    return without if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
