@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -55,13 +55,38 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     paused: Pause | None = None
 
 
+# send  submit messages
+# read  look at messages, the balance and transactions
+ApiScope = Literal["send", "read"]
+API_SCOPES: tuple[ApiScope, ...] = get_args(ApiScope)
+
+
+class ApiKeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a new API key is to be like."""
+
+    # For people to read; "" for none.
+    name: str = ""
+    scopes: tuple[ApiScope, ...] = API_SCOPES
+    # None: it does not expire.
+    expires_at: datetime | None = None
+
+
+ANY_KEY = ApiKeyWish()
+
+
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """An API key of an organisation, without its secret."""
 
     id: int
+    name: str = ""
+    scopes: tuple[ApiScope, ...] = API_SCOPES
     created_at: datetime
-    # None while the key is good.
+    # None: it does not expire.
+    expires_at: datetime | None = None
+    # None while it is not revoked.
     revoked_at: datetime | None
+    # To the minute; None: never.
+    last_used_at: datetime | None = None
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +95,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     key_id: int
     organisation_id: int
     secret_sha256: bytes
+    scopes: tuple[ApiScope, ...] = API_SCOPES
     # Whether new messages of the organisation are refused.
     suspended: bool = False
 

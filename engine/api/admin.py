@@ -6,13 +6,13 @@ import msgspec
 from aiohttp import web
 
 from engine.api.admin_call import posted
-from engine.api.decoding import Shape, read_body
+from engine.api.decoding import Shape, check_scopes, check_time, read_body
 from engine.api.paging import NUMBER, asked, choice_asked, limit_asked, transactions_page
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.queues import queue_of
 from engine.api.response import Response, answer_of
-from engine.organisations import ApiKey, Organisation
+from engine.organisations import API_SCOPES, ApiKey, ApiKeyWish, Organisation
 from engine.records import IdempotentCall
 
 # How long an audit may take when the caller does not say, and at most, seconds.
@@ -28,8 +28,8 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     low_balance: int | None
 
 
-class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
-    pass
+class _Rotation(msgspec.Struct, forbid_unknown_fields=True):
+    overlap_s: float = 86_400.0
 
 
 class _NewTopUp(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,7 +51,16 @@ _ORGANISATION = Shape(_NewOrganisation, "an organisation", {"name": "a string of
 _CHANGE = Shape(
     _Change, "a change of an organisation", {"low_balance": "a whole number of units, or null for never"}
 )
-_KEY = Shape(_NewKey, "a key", {})
+_KEY = Shape(
+    ApiKeyWish,
+    "a key",
+    {
+        "name": "a string of at most 200 characters",
+        "scopes": f"an array of some of {', '.join(API_SCOPES)}",
+        "expires_at": "a time with its time zone, such as 2027-01-01T00:00:00Z, or null for never",
+    },
+)
+_ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds, 86400 if absent"})
 _TOP_UP = Shape(
     _NewTopUp,
     "a top-up",
@@ -98,11 +107,26 @@ class Admin:
     async def create_key(self, request: web.Request) -> Response:
         """`POST /organisations/{id}/keys`: 201 with a `organisations.NewKey`, the only time it is shown.
 
-        Raises Refusal 400, 401, 404, 409, 413, 422, Unavailable.
+        Raises Refusal 400, 404, 409, 413, 422, Unavailable.
         """
         body, once = await self._posted(request)
-        _KEY.decode_optional(body)
-        return answer_of(201, await self._directory.create_key(organisation_id_of(request), once))
+        wish = _KEY.decode_optional(body)
+        check_scopes(wish.scopes, API_SCOPES)
+        check_time("expires_at", wish.expires_at)
+        return answer_of(201, await self._directory.create_key(organisation_id_of(request), once, wish))
+
+    async def rotate_key(self, request: web.Request) -> Response:
+        """`POST /organisations/{id}/keys/{key_id}/rotate`: 201 with a `organisations.NewKey`, a key like this
+        one, which is good for a day more, or as long as the body says.
+
+        Raises Refusal 400, 404, 409, 413, 422, Unavailable.
+        """
+        body, once = await self._posted(request)
+        wanted = _ROTATION.decode_optional(body)
+        organisation_id, key_id = organisation_id_of(request), _number(request, "key_id", "key")
+        return answer_of(
+            201, await self._directory.rotate_key(organisation_id, key_id, wanted.overlap_s, once)
+        )
 
     async def keys(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/keys`: 200 with the newest thousand. Raises Refusal 401, 404,

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from engine.admin_keys import SCOPES, AdminKey, Scope
 from engine.api.admin_call import posted
-from engine.api.decoding import Shape, invalid
+from engine.api.decoding import Shape, check_scopes, check_time, invalid
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, limit_asked
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
@@ -59,10 +59,8 @@ class AdminKeyCalls:
         """
         body, once = await posted(request, self._body_bytes_max)
         wanted = _KEY.decode(body)
-        if not wanted.scopes:
-            raise invalid(f"`scopes` must have at least one of {', '.join(SCOPES)}.", "scopes")
-        if wanted.expires_at is not None and wanted.expires_at.tzinfo is None:
-            raise invalid("`expires_at` must be a time with its time zone, or null for never.", "expires_at")
+        check_scopes(wanted.scopes, SCOPES)
+        check_time("expires_at", wanted.expires_at)
         return answer_of(201, await self._keys.create(wanted.name, wanted.scopes, wanted.expires_at, once))
 
     async def show_all(self, request: web.Request) -> Response:

@@ -10,10 +10,10 @@ from typing import Any
 
 from engine import api_keys
 from engine.admin_keys import AdminCredential
-from engine.api.key_cache import KeyCache, Presented
+from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented
 from engine.api.ports import AdminKeyBook, Directory
 from engine.errors import Refusal
-from engine.organisations import Credential
+from engine.organisations import ApiScope, Credential
 
 # Who has the key of the configuration, as the records of changes name it.
 CONFIGURED = AdminCredential(key_id=None, name="configuration", scopes=("all",), secret_sha256=b"")
@@ -24,13 +24,12 @@ class Keys:
 
     def __init__(self, directory: Directory, **times: Any) -> None:
         """`times`: as `KeyCache` takes them."""
-        self.cache: KeyCache[Credential] = KeyCache(
-            directory.credentials, "an API key that is not revoked", **times
-        )
+        self.cache: KeyCache[Credential] = KeyCache(directory.credentials, API_KEY_WANTED, **times)
 
     async def organisation(self, authorization: str | None) -> int:
-        """The organisation whose key the header carries. Raises Refusal 401, Unavailable."""
-        return (await self.cache.found(_presented(authorization))).organisation_id
+        """The organisation whose key the header carries, for one that looks. Raises Refusal 401, 403,
+        Unavailable."""
+        return _good_for("read", await self.cache.found(_presented(authorization)))
 
     async def sender(self, authorization: str | None) -> int:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
@@ -79,15 +78,25 @@ class AdminKeys:
         return await self.cache.found(Presented(*parsed) if parsed else None)
 
 
+def _good_for(scope: ApiScope, credential: Credential) -> int:
+    """The organisation of one whose key has this scope. Raises Refusal 403."""
+    if scope not in credential.scopes:
+        has = " and ".join(f"`{one}`" for one in credential.scopes)
+        detail = f"This call needs an API key with the scope `{scope}`; this key has {has}."
+        raise Refusal("scope_missing", 403, detail, "Authorization")
+    return credential.organisation_id
+
+
 def _sender(credential: Credential) -> int:
     """The organisation of one that wants to send. Raises Refusal 403."""
+    organisation_id = _good_for("send", credential)
     if credential.suspended:
         raise Refusal(
             "organisation_suspended",
             403,
             "The organisation is suspended: usage of it is not booked yet. Ask the operator of this service.",
         )
-    return credential.organisation_id
+    return organisation_id
 
 
 def _presented(authorization: str | None) -> Presented | None:

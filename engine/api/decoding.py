@@ -6,7 +6,8 @@ import json
 import math
 import re
 from codecs import BOM_UTF8
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import datetime
 from types import NoneType
 from typing import Any, Generic, TypeVar, get_args
 
@@ -222,3 +223,15 @@ def _first_foreign(body: bytes) -> int | None:
 
 def _too_large(bytes_max: int) -> Refusal:
     return Refusal("body_too_large", 413, f"The body must be at most {bytes_max} bytes.")
+
+
+def check_scopes(scopes: Collection[str], all_of_them: Collection[str]) -> None:
+    """Raise Refusal 422 for a key that would be good for nothing."""
+    if not scopes:
+        raise invalid(f"`scopes` must have at least one of {', '.join(all_of_them)}.", "scopes")
+
+
+def check_time(field: str, time: datetime | None) -> None:
+    """Raise Refusal 422 for a time that has no time zone."""
+    if time is not None and time.tzinfo is None:
+        raise invalid(f"`{field}` must be a time with its time zone, such as 2027-01-01T00:00:00Z.", field)

@@ -28,6 +28,8 @@ import structlog
 from engine import api_keys
 from engine.errors import Refusal, Unavailable
 
+# What a caller without an API key is told to bring.
+API_KEY_WANTED = "an API key that is not revoked or expired"
 _LOOKUP_MAX = 1_000
 _WANTED_MAX = 10_000
 _UNKNOWN_MAX = 10_000
@@ -276,6 +278,6 @@ class KeyCache(Generic[C]):
                 self._unknown.popitem(last=False)
 
 
-def unauthorised(wanted: str = "an API key that is not revoked") -> Refusal:
+def unauthorised(wanted: str = API_KEY_WANTED) -> Refusal:
     """A 401. It says the same whether the key is missing, misspelt, unknown, revoked or wrong."""
     return Refusal("unauthorised", 401, f"`Authorization` must be `Bearer` and {wanted}.", "Authorization")

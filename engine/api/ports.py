@@ -17,7 +17,9 @@ from engine.changes import Outcome as ChangeOutcome
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
 from engine.organisations import (
+    ANY_KEY,
     ApiKey,
+    ApiKeyWish,
     Balance,
     BookedUsage,
     Credential,
@@ -112,7 +114,7 @@ class Directory(Protocol):
     """Organisations, their keys and their top-ups. Every call raises Unavailable."""
 
     async def credentials(self, key_ids: Sequence[int]) -> Mapping[int, Credential]:
-        """Those of the keys that exist and are not revoked, by key id."""
+        """Those of the keys that exist and are neither revoked nor expired, by key id."""
 
     async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation:
         """An organisation with its account and its first key. Raises Refusal 409, 422."""
@@ -123,8 +125,15 @@ class Directory(Protocol):
     async def organisation(self, organisation_id: int) -> Organisation:
         """One organisation. Raises Refusal 404."""
 
-    async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
-        """One more key of the organisation. Raises Refusal 404, 409."""
+    async def create_key(
+        self, organisation_id: int, once: IdempotentCall | None = None, wish: ApiKeyWish = ANY_KEY
+    ) -> NewKey:
+        """One more key of the organisation. Raises Refusal 404, 409, 422."""
+
+    async def rotate_key(
+        self, organisation_id: int, key_id: int, overlap_s: float, once: IdempotentCall | None = None
+    ) -> NewKey:
+        """A key like this one, which is good for `overlap_s` seconds more. Raises Refusal 404, 409, 422."""
 
     async def api_keys(self, organisation_id: int) -> list[ApiKey]:
         """The organisation's keys, newest first, revoked ones too. Raises Refusal 404."""

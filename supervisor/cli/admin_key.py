@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
@@ -14,6 +14,7 @@ from engine.admin_keys import SCOPES, AdminKey, NewAdminKey
 from engine.errors import ConfigError
 from supervisor.cli import options, show
 from supervisor.cli.client import Client
+from supervisor.cli.org_keys import state
 from supervisor.cli.times import shown, time_of
 
 app = typer.Typer(
@@ -103,7 +104,7 @@ def list_keys(*, engine: options.EngineOptions) -> None:
             ", ".join(k.scopes),
             shown(k.created_at),
             shown(k.last_used_at, "never"),
-            _state(k),
+            state(k.expires_at, k.revoked_at),
         )
         for k in keys
     )
@@ -141,11 +142,3 @@ def _named(client: Client, name: str) -> int:
         if key.name == name and key.revoked_at is None:
             return key.id
     raise ConfigError(f"KEY must be the id or the name of an admin key that is not revoked, not {name!r}.")
-
-
-def _state(key: AdminKey) -> str:
-    if key.revoked_at is not None:
-        return f"revoked {shown(key.revoked_at)}"
-    if key.expires_at is None:
-        return ""
-    return f"{'expires' if key.expires_at > datetime.now(UTC) else 'expired'} {shown(key.expires_at)}"

@@ -8,13 +8,13 @@ import msgspec
 import typer
 from rich.console import Console
 
-from engine.organisations import Balance, NewKey, NewOrganisation, Organisation
-from supervisor.cli import options, org_limits, show
+from engine.organisations import Balance, NewOrganisation, Organisation
+from supervisor.cli import options, org_keys, org_limits, show
 from supervisor.cli.answers import Organisations, TopUp
 from supervisor.cli.org_limits import Id
 
 app = typer.Typer(
-    help="Organisations: create, list, top up, new keys, balance, limits, pause.",
+    help="Organisations: create, list, top up, keys, balance, limits, pause.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -103,38 +103,6 @@ def topup(
 
 @app.command()
 @options.admin_options
-def key(
-    organisation: Id,
-    revoke: Annotated[
-        int | None, typer.Option(metavar="KEY_ID", min=1, help="Revoke that key instead of making one.")
-    ] = None,
-    *,
-    engine: options.EngineOptions,
-) -> None:
-    """Make one more API key, or revoke one.
-
-    The key is shown this once. Its id is the number in it: smse_ID_SECRET.
-
-    [bold]Examples[/bold]
-
-    [cyan]smsengine org key 7[/cyan]
-    [cyan]smsengine org key 7 --revoke 12[/cyan]
-    """
-    client = engine.admin()
-    path = f"/v1/admin/organisations/{organisation}/keys"
-    if revoke is not None:
-        client.call("DELETE", f"{path}/{revoke}")
-        print("{}" if engine.as_json else f"revoked {revoke}")
-        return
-    made = client.post(path, {}, NewKey)
-    if engine.print_json(made):
-        return
-    print(f"key id   {made.id}")
-    print(f"API key  {made.api_key}")
-
-
-@app.command()
-@options.admin_options
 def balance(
     organisation: Id,
     *,
@@ -154,6 +122,8 @@ def balance(
     print(f"available  {show.number(found.available)}")
 
 
+app.command()(org_keys.key)
+app.command()(org_keys.keys)
 app.command("show")(org_limits.show_organisation)
 app.command()(org_limits.limits)
 app.command()(org_limits.pause)

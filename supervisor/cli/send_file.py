@@ -82,7 +82,12 @@ class FileRun:
         size = self.source.size()
         # This fails at once when no engine listens or the key is wrong, instead of after `patience_s`.
         first = where.customer()
-        first.get("/v1/balance", Balance)
+        try:
+            first.get("/v1/balance", Balance)
+        except Refusal as e:
+            # A key that may send need not be good for looking.
+            if e.code != "scope_missing":
+                raise
         first.close()
         sender = Sender(connect=where.customer, run_key=self.key, batch=batch, in_flight=in_flight)
         began = time.monotonic()

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "POST /v1/admin/organisations/{organisation_id}/resume": ("pause", None),
     "POST /v1/admin/organisations/{organisation_id}/keys": ("", None),
     "DELETE /v1/admin/organisations/{organisation_id}/keys/{key_id}": ("", None),
+    "POST /v1/admin/organisations/{organisation_id}/keys/{key_id}/rotate": ("", {"overlap_s": 60}),
     "POST /v1/admin/organisations/{organisation_id}/top-ups": ("", {"units": 5, "reference": "invoice-9"}),
     "POST /v1/admin/unbooked/{organisation_id}/book": ("", {"write_off": "a gift"}),
     "POST /v1/admin/losses/rebuild": ("", {"dry_run": True}),
@@ -96,7 +97,8 @@ async def filled(api: Api, route: AdminRoute, directory_url: str) -> str:
             connection = await asyncpg.connect(directory_url)
             await connection.execute(
                 "INSERT INTO unbooked"
-                " (organisation_id, shard, position, kind, holder, held, captured, released) VALUES ($1, 0, '1-0', 'usage', '', 3, 3, 0)",
+                " (organisation_id, shard, position, kind, holder, held, captured, released)"
+                " VALUES ($1, 0, '1-0', 'usage', '', 3, 3, 0)",
                 made["id"],
             )
             await connection.close()

@@ -11,7 +11,7 @@ statements of a caller that gives up.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -20,7 +20,9 @@ import msgspec
 from engine import api_keys
 from engine.errors import Refusal, Unavailable
 from engine.organisations import (
+    ANY_KEY,
     ApiKey,
+    ApiKeyWish,
     Balance,
     Credential,
     Limits,
@@ -32,6 +34,14 @@ from engine.organisations import (
 )
 from engine.records import IdempotentCall
 from engine.shards import shard_of
+from engine.stores.postgres.api_keys import (
+    OVERLAP_S_MAX,
+    add_key,
+    credentials_of,
+    keys_of,
+    revoke,
+    succeed,
+)  # fmt: skip
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.idempotency import claim, keep_answer
 from engine.stores.postgres.pool import Pool
@@ -40,8 +50,6 @@ UNITS_MAX = 10**15
 # The largest number that the column `units` of the activity holds, rounded down.
 LOW_BALANCE_MAX = 4_000_000_000
 _TEXT_MAX = 200
-# So many keys of one organisation are listed; nobody needs more.
-_KEYS_MAX = 1_000
 
 _ORGANISATIONS = """
     SELECT o.id, o.name, o.created_at, a.low_balance, EXISTS (
@@ -56,18 +64,6 @@ _LOCK_ACCOUNT = """
     WHERE a.organisation_id = $1 FOR NO KEY UPDATE OF a
 """
 _SET_LOW_BALANCE = "UPDATE accounts SET low_balance = $2 WHERE organisation_id = $1"
-_CREDENTIALS = """
-    SELECT id, organisation_id, secret_sha256, EXISTS (
-        SELECT FROM unbooked u WHERE u.organisation_id = k.organisation_id AND u.booked_at IS NULL)
-    FROM api_keys k
-    WHERE id = ANY($1::bigint[]) AND revoked_at IS NULL
-"""
-_NEW_KEY = "INSERT INTO api_keys (organisation_id, secret_sha256) VALUES ($1, $2) RETURNING id"
-_LOCK_KEY = "SELECT revoked_at FROM api_keys WHERE id = $1 AND organisation_id = $2 FOR UPDATE"
-_REVOKE = "UPDATE api_keys SET revoked_at = now() WHERE id = $1 RETURNING revoked_at"
-_KEYS = """
-    SELECT id, created_at, revoked_at FROM api_keys WHERE organisation_id = $1 ORDER BY id DESC LIMIT $2
-"""
 _NEW_TOP_UP = """
     INSERT INTO top_ups (organisation_id, reference, units) VALUES ($1, $2, $3)
     ON CONFLICT DO NOTHING RETURNING at
@@ -124,13 +120,9 @@ class Directory:
         await self._pool.close()
 
     async def credentials(self, key_ids: Sequence[int]) -> dict[int, Credential]:
-        """The credentials of those keys that exist and are not revoked, by key id."""
+        """The credentials of those keys that exist and are neither revoked nor expired, by key id."""
         async with self._pool.connection() as connection:
-            rows = await connection.fetch(_CREDENTIALS, key_ids)
-        return {
-            key_id: Credential(key_id=key_id, organisation_id=o, secret_sha256=s, suspended=suspended)
-            for key_id, o, s, suspended in rows
-        }
+            return await credentials_of(connection, key_ids)
 
     async def create_organisation(self, name: str, once: IdempotentCall | None = None) -> NewOrganisation:
         """Make an organisation with its account and its first key.
@@ -149,7 +141,7 @@ class Directory:
                 new_id,
                 shard_of(new_id, self._shards),
             )
-            key_id = await connection.fetchval(_NEW_KEY, new_id, api_keys.digest(secret))
+            key_id = await add_key(connection, new_id, ANY_KEY, secret)
             await note_change(connection, None, {"id": new_id, "name": name, "key_id": key_id}, new_id)
             await _keep_answer(connection, once, new_id, key_id)
         return NewOrganisation(id=new_id, name=name, api_key=api_keys.key_text(key_id, secret))
@@ -202,36 +194,64 @@ class Directory:
         async with self._pool.connection() as connection:
             return await _exists(connection, organisation_id)
 
-    async def create_key(self, organisation_id: int, once: IdempotentCall | None = None) -> NewKey:
-        """Make one more key; the others stay valid. Raises Refusal 404, 409 when `once` was used before."""
+    async def create_key(
+        self, organisation_id: int, once: IdempotentCall | None = None, wish: ApiKeyWish = ANY_KEY
+    ) -> NewKey:
+        """Make one more key; the others stay valid.
+
+        Raises Refusal 404, 409 when `once` was used before, 422.
+        """
+        if wish.name:
+            check_text("name", wish.name)
+        wish = msgspec.structs.replace(wish, scopes=tuple(dict.fromkeys(wish.scopes)))
+
+        async def make(connection: Any, secret: str) -> int:
+            if not await _exists(connection, organisation_id):
+                raise no_organisation()
+            key_id = await add_key(connection, organisation_id, wish, secret)
+            await note_change(connection, None, {"key_id": key_id, **msgspec.structs.asdict(wish)})
+            return key_id
+
+        return await self._made_key(organisation_id, once, make)
+
+    async def rotate_key(
+        self, organisation_id: int, key_id: int, overlap_s: float, once: IdempotentCall | None = None
+    ) -> NewKey:
+        """Make a key like this one, and let this one be good for `overlap_s` seconds more.
+
+        Raises Refusal 404; 409 when the key is good no more, or `once` was used before; 422.
+        """
+        if not 0 <= overlap_s <= OVERLAP_S_MAX:
+            allowed = f"from 0 to {OVERLAP_S_MAX} seconds"
+            raise Refusal("invalid_field", 422, f"`overlap_s` must be {allowed}.", "overlap_s")
+
+        async def make(connection: Any, secret: str) -> int:
+            return await succeed(connection, organisation_id, key_id, overlap_s, secret)
+
+        return await self._made_key(organisation_id, once, make)
+
+    async def _made_key(
+        self, organisation_id: int, once: IdempotentCall | None, make: Callable[[Any, str], Awaitable[int]]
+    ) -> NewKey:
         secret = api_keys.new_secret()
         async with self._pool.transaction() as connection:
             await _claim(connection, once)
-            if not await _exists(connection, organisation_id):
-                raise no_organisation()
-            key_id = await connection.fetchval(_NEW_KEY, organisation_id, api_keys.digest(secret))
-            await note_change(connection, None, {"key_id": key_id})
+            key_id = await make(connection, secret)
             await _keep_answer(connection, once, organisation_id, key_id)
         return NewKey(id=key_id, api_key=api_keys.key_text(key_id, secret))
 
     async def api_keys(self, organisation_id: int) -> list[ApiKey]:
         """The newest 1,000 keys, also revoked ones, newest first. Raises Refusal 404."""
         async with self._pool.connection() as connection:
-            rows = await connection.fetch(_KEYS, organisation_id, _KEYS_MAX)
-            if not rows and not await _exists(connection, organisation_id):
+            keys = await keys_of(connection, organisation_id)
+            if not keys and not await _exists(connection, organisation_id):
                 raise no_organisation()
-        return [ApiKey(id=i, created_at=created, revoked_at=revoked) for i, created, revoked in rows]
+        return keys
 
     async def revoke_key(self, organisation_id: int, key_id: int) -> None:
         """Revoke a key; revoking it again changes nothing. Raises Refusal 404."""
         async with self._pool.transaction() as connection:
-            found = await connection.fetchrow(_LOCK_KEY, key_id, organisation_id)
-            if found is None:
-                raise Refusal("not_found", 404, "The organisation has no key with this id.")
-            if found["revoked_at"] is None:
-                at = await connection.fetchval(_REVOKE, key_id)
-                before = {"key_id": key_id, "revoked_at": None}
-                await note_change(connection, before, before | {"revoked_at": at})
+            await revoke(connection, organisation_id, key_id)
 
     async def top_up(
         self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None

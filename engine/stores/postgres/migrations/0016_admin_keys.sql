@@ -15,14 +15,12 @@ CREATE TABLE admin_keys (
 -- One at a time has a name, so that a record of a change names one key.
 CREATE UNIQUE INDEX admin_keys_by_name ON admin_keys (name) WHERE revoked_at IS NULL;
 
--- The keys of organisations: what they are called, what they are good for, for how long, and from where.
+-- The keys of organisations: what they are called, what they are good for, and for how long.
 -- An engine of an older version knows nothing of these and makes keys that are good for everything.
 ALTER TABLE api_keys
     ADD COLUMN name         text   NOT NULL DEFAULT '' CHECK (length(name) <= 200),
     ADD COLUMN scopes       text[] NOT NULL DEFAULT ARRAY['send', 'read'] CHECK (
         cardinality(scopes) > 0 AND scopes <@ ARRAY['send', 'read']),
     ADD COLUMN expires_at   timestamptz,
-    -- Empty: from everywhere.
-    ADD COLUMN networks     cidr[] NOT NULL DEFAULT '{}',
     -- To the minute.
     ADD COLUMN last_used_at timestamptz;

@@ -1,0 +1,123 @@
+"""`smsengine org key` and `org keys`: the API keys of an organisation, over the admin API."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from engine.errors import ConfigError
+from engine.organisations import API_SCOPES, ApiKey, NewKey
+from supervisor.cli import options, show
+from supervisor.cli.org_limits import Id
+from supervisor.cli.times import shown, time_of
+
+
+class _Wish(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    scopes: list[str]
+    expires_at: datetime | None
+
+
+class _Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    overlap_s: float
+
+
+class _Keys(msgspec.Struct, frozen=True, kw_only=True):
+    keys: list[ApiKey]
+
+
+@options.admin_options
+def key(
+    organisation: Id,
+    name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is called.")] = "",
+    scope: Annotated[
+        list[str],
+        typer.Option(metavar="SCOPE", help="What it is good for: send, read; without it, for both."),
+    ] = [],  # noqa: B006 - typer makes a new one for each call
+    expires: Annotated[
+        str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
+    ] = "",
+    rotate: Annotated[
+        int | None, typer.Option(metavar="KEY_ID", min=1, help="Make one like that key, which ends then.")
+    ] = None,
+    overlap: Annotated[
+        str, typer.Option(metavar="TIME", help="With --rotate: how long that key is still good.")
+    ] = "1d",
+    revoke: Annotated[
+        int | None, typer.Option(metavar="KEY_ID", min=1, help="Revoke that key instead of making one.")
+    ] = None,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Make one more API key, replace one, or revoke one.
+
+    The key is shown this once. Its id is the number in it: smse_ID_SECRET.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine org key 7[/cyan]
+    [cyan]smsengine org key 7 --name shop --scope send --expires 365d[/cyan]
+    [cyan]smsengine org key 7 --rotate 12 --overlap 7d[/cyan]
+    [cyan]smsengine org key 7 --revoke 12[/cyan]
+    """
+    client = engine.admin()
+    path = f"/v1/admin/organisations/{organisation}/keys"
+    if revoke is not None:
+        client.call("DELETE", f"{path}/{revoke}")
+        print("{}" if engine.as_json else f"revoked {revoke}")
+        return
+    once = str(uuid.uuid4())
+    if rotate is not None:
+        if name or scope or expires:
+            raise ConfigError("--name, --scope and --expires must be left out with --rotate.")
+        ends = time_of(overlap, "--overlap", "ahead")
+        overlap_s = max(0.0, (ends - datetime.now(UTC)).total_seconds()) if ends else 0.0
+        made = client.post(f"{path}/{rotate}/rotate", _Rotation(overlap_s=overlap_s), NewKey, once)
+    else:
+        if wrong := [one for one in scope if one not in API_SCOPES]:
+            raise ConfigError(f"--scope must be one of {', '.join(API_SCOPES)}, not {wrong[0]!r}.")
+        expires_at = time_of(expires, "--expires", "ahead")
+        wish = _Wish(name=name, scopes=scope or list(API_SCOPES), expires_at=expires_at)
+        made = client.post(path, wish, NewKey, once)
+    if engine.print_json(made):
+        return
+    print(f"key id   {made.id}")
+    print(f"API key  {made.api_key}")
+
+
+@options.admin_options
+def keys(organisation: Id, *, engine: options.EngineOptions) -> None:
+    """List the API keys, the newest first; with --json one object a line.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine org keys 7[/cyan]
+    """
+    found = engine.admin().get(f"/v1/admin/organisations/{organisation}/keys", _Keys).keys
+    if engine.as_json:
+        for one in found:
+            engine.print_json(one)
+        return
+    rows = (
+        (
+            *(str(k.id), k.name, ", ".join(k.scopes), shown(k.created_at), shown(k.last_used_at, "never")),
+            state(k.expires_at, k.revoked_at),
+        )
+        for k in found
+    )
+    columns = ("id", "name", "scopes", "created", "last used", "")
+    Console(highlight=False).print(show.table(columns, rows, frozenset({0})))
+
+
+def state(expires_at: datetime | None, revoked_at: datetime | None) -> str:
+    """Until when a key is good, or since when it is not; "" for one without an end."""
+    if revoked_at is not None:
+        return f"revoked {shown(revoked_at)}"
+    if expires_at is None:
+        return ""
+    return f"{'expires' if expires_at > datetime.now(UTC) else 'expired'} {shown(expires_at)}"
