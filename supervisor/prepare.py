@@ -20,6 +20,7 @@ from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.connection import confirm_session, connect
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.durability import durability_warnings
@@ -216,7 +217,7 @@ async def _named_or_new(directory: Directory) -> Prepared:
     while page := await directory.organisations(after, 1000):
         for organisation in page:
             if organisation.name == DEMO_NAME:
-                made = await directory.create_key(organisation.id)
+                made = await ApiKeyBook(directory.pool).create(organisation.id)
                 return Prepared(organisation_id=organisation.id, api_key=made.api_key)
         after = page[-1].id
     new: NewOrganisation = await directory.create_organisation(DEMO_NAME)

@@ -74,6 +74,7 @@ class Admin:
     def __init__(self, services: AdminServices) -> None:
         self._services = services
         self._directory = services.directory
+        self._keys = services.api_keys
 
     async def create_organisation(self, request: web.Request) -> Response:
         """`POST /organisations`: 201 with a `organisations.NewOrganisation`, the only time its key is shown.
@@ -113,7 +114,7 @@ class Admin:
         wish = _KEY.decode_optional(body)
         check_scopes(wish.scopes, API_SCOPES)
         check_time("expires_at", wish.expires_at)
-        return answer_of(201, await self._directory.create_key(organisation_id_of(request), once, wish))
+        return answer_of(201, await self._keys.create(organisation_id_of(request), once, wish))
 
     async def rotate_key(self, request: web.Request) -> Response:
         """`POST /organisations/{id}/keys/{key_id}/rotate`: 201 with a `organisations.NewKey`, a key like this
@@ -124,14 +125,12 @@ class Admin:
         body, once = await self._posted(request)
         wanted = _ROTATION.decode_optional(body)
         organisation_id, key_id = organisation_id_of(request), _number(request, "key_id", "key")
-        return answer_of(
-            201, await self._directory.rotate_key(organisation_id, key_id, wanted.overlap_s, once)
-        )
+        return answer_of(201, await self._keys.rotate(organisation_id, key_id, wanted.overlap_s, once))
 
     async def keys(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/keys`: 200 with the newest thousand. Raises Refusal 401, 404,
         Unavailable."""
-        return answer_of(200, _Keys(await self._directory.api_keys(organisation_id_of(request))))
+        return answer_of(200, _Keys(await self._keys.keys(organisation_id_of(request))))
 
     async def revoke_key(self, request: web.Request) -> Response:
         """`DELETE /organisations/{id}/keys/{key_id}`: 204, also when it was revoked before.
@@ -139,7 +138,7 @@ class Admin:
         Raises Refusal 401, 404, Unavailable.
         """
         organisation_id = organisation_id_of(request)
-        await self._directory.revoke_key(organisation_id, _number(request, "key_id", "key"))
+        await self._keys.revoke(organisation_id, _number(request, "key_id", "key"))
         return Response(204)
 
     async def balance(self, request: web.Request) -> Response:

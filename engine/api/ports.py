@@ -111,7 +111,7 @@ class Ingest(Protocol):
 
 
 class Directory(Protocol):
-    """Organisations, their keys and their top-ups. Every call raises Unavailable."""
+    """Organisations, and their top-ups. Every call raises Unavailable."""
 
     async def credentials(self, key_ids: Sequence[int]) -> Mapping[int, Credential]:
         """Those of the keys that exist and are neither revoked nor expired, by key id."""
@@ -124,22 +124,6 @@ class Directory(Protocol):
 
     async def organisation(self, organisation_id: int) -> Organisation:
         """One organisation. Raises Refusal 404."""
-
-    async def create_key(
-        self, organisation_id: int, once: IdempotentCall | None = None, wish: ApiKeyWish = ANY_KEY
-    ) -> NewKey:
-        """One more key of the organisation. Raises Refusal 404, 409, 422."""
-
-    async def rotate_key(
-        self, organisation_id: int, key_id: int, overlap_s: float, once: IdempotentCall | None = None
-    ) -> NewKey:
-        """A key like this one, which is good for `overlap_s` seconds more. Raises Refusal 404, 409, 422."""
-
-    async def api_keys(self, organisation_id: int) -> list[ApiKey]:
-        """The organisation's keys, newest first, revoked ones too. Raises Refusal 404."""
-
-    async def revoke_key(self, organisation_id: int, key_id: int) -> None:
-        """Make the key good for nothing; again changes nothing. Raises Refusal 404."""
 
     async def top_up(
         self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
@@ -183,6 +167,26 @@ class Changes(Protocol):
 
     async def page(self, wanted: ChangeFilter, before_id: int, limit: int) -> list[Change]:
         """At most `limit` records with ids below `before_id`, the newest first."""
+
+
+class ApiKeyBook(Protocol):
+    """API keys of organisations. Every call raises Unavailable."""
+
+    async def create(
+        self, organisation_id: int, once: IdempotentCall | None = None, wish: ApiKeyWish = ANY_KEY
+    ) -> NewKey:
+        """One more key of the organisation. Raises Refusal 404, 409, 422."""
+
+    async def rotate(
+        self, organisation_id: int, key_id: int, overlap_s: float, once: IdempotentCall | None = None
+    ) -> NewKey:
+        """A key like this one, which is good for `overlap_s` seconds more. Raises Refusal 404, 409, 422."""
+
+    async def keys(self, organisation_id: int) -> list[ApiKey]:
+        """The organisation's keys, newest first, revoked ones too. Raises Refusal 404."""
+
+    async def revoke(self, organisation_id: int, key_id: int) -> None:
+        """Make the key good for nothing; again changes nothing. Raises Refusal 404."""
 
 
 class LimitBook(Protocol):
@@ -343,6 +347,7 @@ class _Common:
 class AdminServices(_Common):
     """Everything that a process passes to the admin calls."""
 
+    api_keys: ApiKeyBook
     admin_keys: AdminKeyBook
     # (ids of admin keys) → notes that they are in use now. Raises Unavailable.
     note_admin_key_uses: Callable[[Sequence[int]], Awaitable[None]]

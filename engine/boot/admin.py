@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -32,6 +32,7 @@ from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.postgres.admin_keys import AdminKeyBook
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -91,35 +92,26 @@ async def admin_services(
     Raises ConfigError when a URL is not one of its store.
     """
     config, shards, now_us = process.config, process.config.shards, process.clock.now_us
-    postgres = directory.pool
-    stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
-    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
-    attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
-    # Apart from the directory's: a look at everything must not hold up a key look-up.
-    wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
-    pool = closed_by(stack, await wide)
-    # Links of its own, made when first used: an audit may wait long for an answer.
-    audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{process.role}:audit")
-    auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, shards)
-    reports = Reports(config, pool, link, stream, attempts.unmatched, process.clock)
+    postgres, looks = directory.pool, await _looks(process, stack, link)
     return AdminServices(
         directory=directory,
+        api_keys=ApiKeyBook(postgres),
         admin_keys=AdminKeyBook(postgres),
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,
         changes=Changes(postgres),
         limits=LimitBook(postgres, config.limits.backlog_max),
         unbooked=Unbooked(postgres, shards),
-        losses=Rebuild(auditor, activity, LostUsage(pool)),
+        losses=looks.losses,
         prices=Prices(postgres),
         provider_problems=RedisProblems(link, now_us),
         dead_letters=RedisDeadLetters(link, shards, partial(shard_of, shards=shards), now_us),
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
         transactions=Journal(postgres).transactions,
-        status=reports.status,
-        scrape=_scrape(process, pool, link, stream).text,
-        backlog=reports.backlog,
-        audit=auditor.audit,
+        status=looks.reports.status,
+        scrape=looks.scrape.text,
+        backlog=looks.reports.backlog,
+        audit=looks.auditor.audit,
         ready=ready,
         counts=counts,
         admin_key_sha256=_admin_key_digest(config),
@@ -127,6 +119,34 @@ async def admin_services(
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
+    )
+
+
+class _Looks(NamedTuple):
+    """What looks at everything that the stores hold."""
+
+    reports: Reports
+    scrape: Scrape
+    auditor: AuditReader
+    losses: Rebuild
+
+
+async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _Looks:
+    config = process.config
+    stream = closed_by(stack, RedisActivityStream(config.redis.url, config.shards))
+    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+    attempts = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
+    # Apart from the directory's: a look at everything must not hold up a key look-up.
+    wide = Pool.connect(config.postgres.url, timeout_s=STORE_TIMEOUT_S, connections_max=2)
+    pool = closed_by(stack, await wide)
+    # Links of its own, made when first used: an audit may wait long for an answer.
+    audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{process.role}:audit")
+    auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, config.shards)
+    return _Looks(
+        Reports(config, pool, link, stream, attempts.unmatched, process.clock),
+        _scrape(process, pool, link, stream),
+        auditor,
+        Rebuild(auditor, activity, LostUsage(pool)),
     )
 
 

@@ -71,23 +71,30 @@ def key(
         client.call("DELETE", f"{path}/{revoke}")
         print("{}" if engine.as_json else f"revoked {revoke}")
         return
-    once = str(uuid.uuid4())
     if rotate is not None:
         if name or scope or expires:
             raise ConfigError("--name, --scope and --expires must be left out with --rotate.")
-        ends = time_of(overlap, "--overlap", "ahead")
-        overlap_s = max(0.0, (ends - datetime.now(UTC)).total_seconds()) if ends else 0.0
-        made = client.post(f"{path}/{rotate}/rotate", _Rotation(overlap_s=overlap_s), NewKey, once)
-    else:
-        if wrong := [one for one in scope if one not in API_SCOPES]:
-            raise ConfigError(f"--scope must be one of {', '.join(API_SCOPES)}, not {wrong[0]!r}.")
-        expires_at = time_of(expires, "--expires", "ahead")
-        wish = _Wish(name=name, scopes=scope or list(API_SCOPES), expires_at=expires_at)
-        made = client.post(path, wish, NewKey, once)
+        path += f"/{rotate}/rotate"
+    body = _wish(name, scope, expires) if rotate is None else _rotation(overlap)
+    made = client.post(path, body, NewKey, str(uuid.uuid4()))
     if engine.print_json(made):
         return
     print(f"key id   {made.id}")
     print(f"API key  {made.api_key}")
+
+
+def _wish(name: str, scopes: list[str], expires: str) -> _Wish:
+    """Raises ConfigError."""
+    if wrong := [one for one in scopes if one not in API_SCOPES]:
+        raise ConfigError(f"--scope must be one of {', '.join(API_SCOPES)}, not {wrong[0]!r}.")
+    expires_at = time_of(expires, "--expires", "ahead")
+    return _Wish(name=name, scopes=scopes or list(API_SCOPES), expires_at=expires_at)
+
+
+def _rotation(overlap: str) -> _Rotation:
+    """Raises ConfigError."""
+    ends = time_of(overlap, "--overlap", "ahead")
+    return _Rotation(overlap_s=max(0.0, (ends - datetime.now(UTC)).total_seconds()) if ends else 0.0)
 
 
 @options.admin_options

@@ -11,6 +11,7 @@ from engine import api_keys
 from engine.api.auth import Keys
 from engine.errors import Refusal, Unavailable
 from engine.organisations import Credential, NewOrganisation
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import Directory
 from tests.adversity.proxy import Proxy
 from tests.api.world import ADMIN_KEY, Api, services_with, serving, until
@@ -164,7 +165,7 @@ async def test_a_revoked_key_is_refused_once_its_entry_is_old(watched: Watched) 
     known = Keys(watched, fresh_s=10, unknown_s=1, clock=clock)
     made = await watched.create_organisation("Revoked")
     assert await known.organisation(bearer(made.api_key)) == made.id
-    await watched.revoke_key(made.id, key_id_of(made.api_key))
+    await ApiKeyBook(watched.pool).revoke(made.id, key_id_of(made.api_key))
     clock.now += 4
     assert await known.organisation(bearer(made.api_key)) == made.id
     assert len(watched.lookups) == 1

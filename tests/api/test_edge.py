@@ -17,6 +17,7 @@ from engine.api import server
 from engine.api.edge.heads import head_of
 from engine.api.response import Response, accepted_octets
 from engine.organisations import NewOrganisation
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import Directory
 from tests.api.world import BODY_BYTES_MAX, DRAFT, Api, DeskIngest, services_with, serving, until
 
@@ -395,7 +396,7 @@ async def test_a_revoked_key_is_refused_although_its_head_is_remembered(director
             for _ in range(3):
                 writer.write(request)
                 assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 202")
-            await directory.revoke_key(made.id, int(made.api_key.split("_")[1]))
+            await ApiKeyBook(directory.pool).revoke(made.id, int(made.api_key.split("_")[1]))
             async with asyncio.timeout(5):
                 while True:
                     writer.write(request)

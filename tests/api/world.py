@@ -29,6 +29,7 @@ from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted
 from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.admin_keys import AdminKeyBook
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -239,6 +240,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "counts": RequestCounts(),
         "ingest": DeskIngest(),
         "directory": directory,
+        "api_keys": ApiKeyBook(pool),
         "admin_keys": AdminKeyBook(pool),
         "note_admin_key_uses": KeyUses(pool, "admin_keys").note,
         "note_key_uses": KeyUses(pool, "api_keys").note,

@@ -114,7 +114,7 @@ def test_the_settings_that_are_installed_and_those_of_the_page_are_valid() -> No
 
 def test_the_commands_and_links_of_the_page_exist() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    lines = re.findall(r"^smsengine ([a-z]+)", PAGE, re.MULTILINE)
+    lines = re.findall(r"^smsengine ([a-z-]+)", PAGE, re.MULTILINE)
     assert len(lines) >= 8
     assert set(lines) <= set(commands)
     links = re.findall(r"\]\(((?!https?:)[^)#]+)", PAGE)

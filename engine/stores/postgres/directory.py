@@ -11,7 +11,7 @@ statements of a caller that gives up.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
@@ -21,12 +21,9 @@ from engine import api_keys
 from engine.errors import Refusal, Unavailable
 from engine.organisations import (
     ANY_KEY,
-    ApiKey,
-    ApiKeyWish,
     Balance,
     Credential,
     Limits,
-    NewKey,
     NewOrganisation,
     Organisation,
     Pause,
@@ -35,12 +32,8 @@ from engine.organisations import (
 from engine.records import IdempotentCall
 from engine.shards import shard_of
 from engine.stores.postgres.api_keys import (
-    OVERLAP_S_MAX,
     add_key,
     credentials_of,
-    keys_of,
-    revoke,
-    succeed,
 )  # fmt: skip
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.idempotency import claim, keep_answer
@@ -132,7 +125,7 @@ class Directory:
         check_text("name", name)
         secret = api_keys.new_secret()
         async with self._pool.transaction() as connection:
-            await _claim(connection, once)
+            await claim_once(connection, once)
             new_id = await connection.fetchval(
                 "INSERT INTO organisations (name) VALUES ($1) RETURNING id", name
             )
@@ -143,7 +136,7 @@ class Directory:
             )
             key_id = await add_key(connection, new_id, ANY_KEY, secret)
             await note_change(connection, None, {"id": new_id, "name": name, "key_id": key_id}, new_id)
-            await _keep_answer(connection, once, new_id, key_id)
+            await keep_made(connection, once, new_id, key_id)
         return NewOrganisation(id=new_id, name=name, api_key=api_keys.key_text(key_id, secret))
 
     async def organisations(self, after: int, limit: int) -> list[Organisation]:
@@ -192,66 +185,7 @@ class Directory:
     async def exists(self, organisation_id: int) -> bool:
         """Whether there is an organisation with this id."""
         async with self._pool.connection() as connection:
-            return await _exists(connection, organisation_id)
-
-    async def create_key(
-        self, organisation_id: int, once: IdempotentCall | None = None, wish: ApiKeyWish = ANY_KEY
-    ) -> NewKey:
-        """Make one more key; the others stay valid.
-
-        Raises Refusal 404, 409 when `once` was used before, 422.
-        """
-        if wish.name:
-            check_text("name", wish.name)
-        wish = msgspec.structs.replace(wish, scopes=tuple(dict.fromkeys(wish.scopes)))
-
-        async def make(connection: Any, secret: str) -> int:
-            if not await _exists(connection, organisation_id):
-                raise no_organisation()
-            key_id = await add_key(connection, organisation_id, wish, secret)
-            await note_change(connection, None, {"key_id": key_id, **msgspec.structs.asdict(wish)})
-            return key_id
-
-        return await self._made_key(organisation_id, once, make)
-
-    async def rotate_key(
-        self, organisation_id: int, key_id: int, overlap_s: float, once: IdempotentCall | None = None
-    ) -> NewKey:
-        """Make a key like this one, and let this one be good for `overlap_s` seconds more.
-
-        Raises Refusal 404; 409 when the key is good no more, or `once` was used before; 422.
-        """
-        if not 0 <= overlap_s <= OVERLAP_S_MAX:
-            allowed = f"from 0 to {OVERLAP_S_MAX} seconds"
-            raise Refusal("invalid_field", 422, f"`overlap_s` must be {allowed}.", "overlap_s")
-
-        async def make(connection: Any, secret: str) -> int:
-            return await succeed(connection, organisation_id, key_id, overlap_s, secret)
-
-        return await self._made_key(organisation_id, once, make)
-
-    async def _made_key(
-        self, organisation_id: int, once: IdempotentCall | None, make: Callable[[Any, str], Awaitable[int]]
-    ) -> NewKey:
-        secret = api_keys.new_secret()
-        async with self._pool.transaction() as connection:
-            await _claim(connection, once)
-            key_id = await make(connection, secret)
-            await _keep_answer(connection, once, organisation_id, key_id)
-        return NewKey(id=key_id, api_key=api_keys.key_text(key_id, secret))
-
-    async def api_keys(self, organisation_id: int) -> list[ApiKey]:
-        """The newest 1,000 keys, also revoked ones, newest first. Raises Refusal 404."""
-        async with self._pool.connection() as connection:
-            keys = await keys_of(connection, organisation_id)
-            if not keys and not await _exists(connection, organisation_id):
-                raise no_organisation()
-        return keys
-
-    async def revoke_key(self, organisation_id: int, key_id: int) -> None:
-        """Revoke a key; revoking it again changes nothing. Raises Refusal 404."""
-        async with self._pool.transaction() as connection:
-            await revoke(connection, organisation_id, key_id)
+            return await exists_in(connection, organisation_id)
 
     async def top_up(
         self, organisation_id: int, units: int, reference: str, once: IdempotentCall | None = None
@@ -265,8 +199,8 @@ class Directory:
         if not 1 <= units <= UNITS_MAX:
             raise Refusal("invalid_field", 422, f"`units` must be from 1 to {UNITS_MAX}.", "units")
         async with self._pool.transaction() as connection:
-            await _claim(connection, once, repeatable=True)
-            if not await _exists(connection, organisation_id):
+            await claim_once(connection, once, repeatable=True)
+            if not await exists_in(connection, organisation_id):
                 raise no_organisation()
             # Waits for another transaction with the same reference.
             at = await connection.fetchval(_NEW_TOP_UP, organisation_id, reference, units)
@@ -292,7 +226,7 @@ class Directory:
             return await _balance(connection, organisation_id)
 
 
-async def _claim(connection: Any, once: IdempotentCall | None, *, repeatable: bool = False) -> None:
+async def claim_once(connection: Any, once: IdempotentCall | None, *, repeatable: bool = False) -> None:
     """Take the Idempotency-Key for this transaction; `once` None: there is none to take.
 
     Raises Refusal 409 when it was used for another request. When it was used for the same request and
@@ -313,9 +247,8 @@ async def _claim(connection: Any, once: IdempotentCall | None, *, repeatable: bo
     )
 
 
-async def _keep_answer(
-    connection: Any, once: IdempotentCall | None, organisation_id: int, key_id: int
-) -> None:
+async def keep_made(connection: Any, once: IdempotentCall | None, organisation_id: int, key_id: int) -> None:
+    """Keep with the Idempotency-Key which key the call has made; nothing when `once` is None."""
     await keep_answer(connection, once, msgspec.json.encode(_Made(organisation_id, key_id)))
 
 
@@ -350,7 +283,8 @@ def _organisation(row: Any) -> Organisation:
     )
 
 
-async def _exists(connection: Any, organisation_id: int) -> bool:
+async def exists_in(connection: Any, organisation_id: int) -> bool:
+    """Whether there is an organisation with this id."""
     found: bool = await connection.fetchval(
         "SELECT EXISTS (SELECT FROM organisations WHERE id = $1)", organisation_id
     )

@@ -129,7 +129,7 @@ class Unbooked:
     async def _make_again(self, connection: Any, organisation_id: int, name: str | None) -> tuple[int, int]:
         """Make an organisation that is missing under its old id: (its shard, its available units).
 
-        It has no key: `create_key` makes one. Raises Refusal 409 without a name.
+        It has no key: `ApiKeyBook.create` makes one. Raises Refusal 409 without a name.
         """
         if name is None:
             raise Refusal(

@@ -14,6 +14,7 @@ from engine.errors import ConfigError, Refusal, Unavailable
 from engine.organisations import Balance
 from engine.records import IdempotentCall
 from engine.shards import shard_of
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import UNITS_MAX, Directory
 from engine.stores.postgres.pool import Pool
 from tests.adversity.proxy import Proxy
@@ -62,7 +63,7 @@ async def test_an_organisation_comes_with_its_account_and_key(directory: Directo
 
 async def test_no_secret_is_in_the_database(directory: Directory, books: Any) -> None:
     made = await directory.create_organisation("Secretive", once("secretive"))
-    key = await directory.create_key(made.id, once("secretive key"))
+    key = await ApiKeyBook(directory.pool).create(made.id, once("secretive key"))
     for table in ("organisations", "api_keys", "idempotency"):
         rows = await books.fetch(f"SELECT t::text AS row FROM {table} t")
         kept = "".join(row["row"] for row in rows)
@@ -139,9 +140,9 @@ async def test_an_unknown_organisation_is_refused(directory: Directory) -> None:
     for call in (
         directory.top_up(10**15, 5, "r"),
         directory.balance(10**15),
-        directory.create_key(10**15),
-        directory.api_keys(10**15),
-        directory.revoke_key(10**15, 1),
+        ApiKeyBook(directory.pool).create(10**15),
+        ApiKeyBook(directory.pool).keys(10**15),
+        ApiKeyBook(directory.pool).revoke(10**15, 1),
     ):
         with pytest.raises(Refusal) as refused:
             await call
@@ -150,14 +151,14 @@ async def test_an_unknown_organisation_is_refused(directory: Directory) -> None:
 
 async def test_a_revoked_key_is_no_credential(directory: Directory) -> None:
     made = await directory.create_organisation("Turned")
-    key = await directory.create_key(made.id)
+    key = await ApiKeyBook(directory.pool).create(made.id)
     assert set(await directory.credentials([key.id])) == {key.id}
-    await directory.revoke_key(made.id, key.id)
-    [revoked, first] = await directory.api_keys(made.id)
+    await ApiKeyBook(directory.pool).revoke(made.id, key.id)
+    [revoked, first] = await ApiKeyBook(directory.pool).keys(made.id)
     assert (revoked.id, first.revoked_at) == (key.id, None)
     assert revoked.revoked_at is not None
-    await directory.revoke_key(made.id, key.id)
-    assert (await directory.api_keys(made.id))[0].revoked_at == revoked.revoked_at
+    await ApiKeyBook(directory.pool).revoke(made.id, key.id)
+    assert (await ApiKeyBook(directory.pool).keys(made.id))[0].revoked_at == revoked.revoked_at
     assert set(await directory.credentials([key.id, first.id, 10**17])) == {first.id}
 
 
