@@ -25,6 +25,7 @@ from engine.api.auth import AdminKeys
 from engine.api.decoding import read_body
 from engine.api.guard import REQUEST_ID, Action, fingerprint, idempotency_key
 from engine.api.last_uses import LastUses
+from engine.api.paging import NUMBER
 from engine.api.ports import AdminServices
 from engine.api.response import Response
 from engine.changes import UNDER_WAY, ChangeUnderWay, Outcome
@@ -125,7 +126,7 @@ def _change(route: AdminRoute, request: web.Request) -> ChangeUnderWay:
         action=f"{route.method} {route.path}",
         # As it came, in ASCII: what is decoded may be no text that PostgreSQL can keep.
         path=request.rel_url.raw_path[:_PATH_MAX],
-        organisation_id=int(organisation) if organisation.isascii() and organisation.isdecimal() else None,
+        organisation_id=int(organisation) if NUMBER.fullmatch(organisation) else None,
     )
 
 

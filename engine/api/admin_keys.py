@@ -109,7 +109,7 @@ def _time(request: web.Request, name: str) -> datetime | None:
     try:
         time = msgspec.convert(text, datetime)
     except msgspec.ValidationError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise invalid(f"`{name}` must be a time with its time zone, such as 2027-01-01T00:00:00Z.", name)
+        # Refused below, as one without a time zone.
+        time = datetime.min
+    check_time(name, time)
     return time

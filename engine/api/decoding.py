@@ -7,7 +7,7 @@ import math
 import re
 from codecs import BOM_UTF8
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from types import NoneType
 from typing import Any, Generic, TypeVar, get_args
 
@@ -232,6 +232,10 @@ def check_scopes(scopes: Collection[str], all_of_them: Collection[str]) -> None:
 
 
 def check_time(field: str, time: datetime | None) -> None:
-    """Raise Refusal 422 for a time that has no time zone."""
-    if time is not None and time.tzinfo is None:
+    """Raise Refusal 422 for a time that has no time zone, or is in no year of UTC."""
+    try:
+        good = time is None or (time.tzinfo is not None and bool(time.astimezone(UTC)))
+    except OverflowError:
+        good = False
+    if not good:
         raise invalid(f"`{field}` must be a time with its time zone, such as 2027-01-01T00:00:00Z.", field)

@@ -207,7 +207,14 @@ async def test_records_are_chosen_and_paged_newest_first(api: Api) -> None:
         seen += page["changes"]
         cursor = page["next"]
     assert seen == mine
-    for query in ("since=yesterday", "until=2026-01-01T00:00:00", "organisation=x", "key=%00", "path=%00"):
+    for query in (
+        "since=yesterday",
+        "until=2026-01-01T00:00:00",
+        "since=0001-01-01T00:00:00%2B23:59",
+        "organisation=x",
+        "key=%00",
+        "path=%00",
+    ):
         assert (await api.admin("GET", f"/changes?{query}"))[0] == 422
 
 

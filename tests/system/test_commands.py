@@ -142,7 +142,8 @@ def test_real_texts_with_unknown_fields_and_one_recipient_for_all(engine: Engine
 
 def test_status_shows_every_role_and_queue(engine: Engine) -> None:
     status = answer(engine.run("status", "--json"))
-    assert {p["role"] for p in status["processes"]} == {"ingest", "express", "normal", "ledger", "archiver"}
+    roles = {"ingest", "express", "normal", "ledger", "archiver", "admin"}
+    assert {p["role"] for p in status["processes"]} == roles
     assert set(status["queues"]) == {"express", "normal"}
     shown = engine.run("status").stdout
     for word in ("ingest 1", "archiver 1", "express", "normal", "waiting", "in hand"):
@@ -194,6 +195,7 @@ def test_check_finds_every_part_in_order(engine: Engine) -> None:
         "clickhouse",
         "provider simulated",
         "api",
+        "admin api",
     ]
 
 

@@ -121,7 +121,7 @@ def test_a_whole_run_is_counted_as_it_was_sent(engine: Engine) -> None:
 
 
 def test_each_process_of_the_node_is_in_the_scrape(engine: Engine) -> None:
-    roles = ("ingest", "express", "normal", "ledger", "archiver")
+    roles = ("ingest", "express", "normal", "ledger", "archiver", "admin")
     seen = until(engine, lambda s: total(s, "smsengine_processes") == len(roles))
     for role in roles:
         assert total(seen, "smsengine_processes", role=role) == 1
