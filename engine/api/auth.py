@@ -29,7 +29,7 @@ class Keys:
     async def organisation(self, authorization: str | None) -> int:
         """The organisation whose key the header carries, for one that looks. Raises Refusal 401, 403,
         Unavailable."""
-        return _good_for("read", await self.cache.found(_presented(authorization)))
+        return _reader(await self.cache.found(_presented(authorization)))
 
     async def sender(self, authorization: str | None) -> int:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
@@ -78,25 +78,30 @@ class AdminKeys:
         return await self.cache.found(Presented(*parsed) if parsed else None)
 
 
-def _good_for(scope: ApiScope, credential: Credential) -> int:
-    """The organisation of one whose key has this scope. Raises Refusal 403."""
-    if scope not in credential.scopes:
-        has = " and ".join(f"`{one}`" for one in credential.scopes)
-        detail = f"This call needs an API key with the scope `{scope}`; this key has {has}."
-        raise Refusal("scope_missing", 403, detail, "Authorization")
+def _reader(credential: Credential) -> int:
+    """The organisation of one that wants to look. Raises Refusal 403."""
+    if "read" not in credential.scopes:
+        raise _scope_missing("read", credential)
     return credential.organisation_id
 
 
 def _sender(credential: Credential) -> int:
     """The organisation of one that wants to send. Raises Refusal 403."""
-    organisation_id = _good_for("send", credential)
+    if "send" not in credential.scopes:
+        raise _scope_missing("send", credential)
     if credential.suspended:
         raise Refusal(
             "organisation_suspended",
             403,
             "The organisation is suspended: usage of it is not booked yet. Ask the operator of this service.",
         )
-    return organisation_id
+    return credential.organisation_id
+
+
+def _scope_missing(scope: ApiScope, credential: Credential) -> Refusal:
+    has = " and ".join(f"`{one}`" for one in credential.scopes)
+    detail = f"This call needs an API key with the scope `{scope}`; this key has {has}."
+    return Refusal("scope_missing", 403, detail, "Authorization")
 
 
 def _presented(authorization: str | None) -> Presented | None:
