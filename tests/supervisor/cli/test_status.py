@@ -44,11 +44,14 @@ def answering() -> Iterator[Callable[[int, object], str]]:
         server.server_close()
 
 
-def running(folder: Path, url: str) -> list[str]:
-    """A data directory whose engine says that it listens at `url`, as an option."""
+def running(folder: Path, url: str, admin_url: str = "") -> list[str]:
+    """A data directory whose engine says that it listens at `url`, as an option. One of an older version
+    says nothing of an `admin_url`."""
     (folder / "run").mkdir()
     (folder / "key").write_text("secret")
     address = {"url": url, "admin_key_file": str(folder / "key")}
+    if admin_url:
+        address["admin_url"] = admin_url
     (folder / "run" / "engine.json").write_text(json.dumps(address))
     processes = {"node": "here", "supervisor_pid": 1, "processes": [_PROCESS]}
     (folder / "run" / "processes.json").write_text(json.dumps(processes))
@@ -87,3 +90,23 @@ def test_without_an_answer_the_processes_are_shown_as_the_supervisor_wrote_them(
     # The processes of this machine say nothing of another engine.
     assert cli.run(["status", "--url", "http://127.0.0.1:2", "--admin-key", "k", *options]) == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("variable", ["", "SMSENGINE_URL", "SMSENGINE_ADMIN_URL"])
+def test_either_address_of_the_engine_here_leads_an_admin_command_to_that_of_the_admin_calls(
+    tmp_path: Path, answering: Callable[[int, object], str], variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, admin = "http://127.0.0.1:1", answering(200, {"node": "a", "processes": [_PROCESS]})
+    options = running(tmp_path, public, admin)
+    for url in (public, admin):
+        if variable:
+            monkeypatch.setenv(variable, url)
+        assert cli.run(["status", *([] if variable else ["--url", url]), *options]) == 0
+
+
+def test_the_variable_for_admin_calls_counts_before_that_of_the_api(
+    tmp_path: Path, answering: Callable[[int, object], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMSENGINE_ADMIN_URL", answering(200, {"node": "a", "processes": [_PROCESS]}))
+    monkeypatch.setenv("SMSENGINE_URL", "http://127.0.0.1:1")
+    assert cli.run(["status", "--admin-key", "k", "--data-dir", str(tmp_path)]) == 0
