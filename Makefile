@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover systemd fuzz lint check bench calibrate format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover systemd fuzz lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -114,6 +114,9 @@ bench: $(STAMP) ## Measure the parts; for the whole: .venv/bin/python -m benchma
 
 calibrate: $(STAMP) ## Measure what the engine costs on this machine, for smsengine plan, in under two minutes
 	exec $(BIN)/python -m benchmarks.calibrate
+
+verify-plan: $(STAMP) ## Hold the predictions of smsengine plan to what happens: a report, after about half an hour
+	exec $(BIN)/python -m benchmarks.verify_plan
 
 format: $(STAMP) ## Bring the code into its format
 	$(BIN)/ruff format .

@@ -95,14 +95,21 @@ class Latencies:
 class Arrivals:
     """Random bursts of one length of time, to be used for many shapes."""
 
-    def __init__(self, system: System, queues: Sequence[Queue], messages: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self,
+        system: System,
+        queues: Sequence[Queue],
+        messages: tuple[int, int],
+        seed: int,
+        seconds: float | None = None,
+    ) -> None:
         """`messages`: about so many of the queue that has the fewest, more where bursts are large; and at
-        most so many of all."""
+        most so many of all. With `seconds` it is as many as come in that time."""
         peaks = [p for p in system.peaks if p.queue in queues]
         self.queues = array("i", [QUEUES.index(p.queue) for p in peaks])
         lengths = [_length_s([p for p in peaks if p.queue == queue], messages[0]) for queue in queues]
         rate = math.fsum(p.messages_per_second for p in peaks)
-        self.seconds = min(max(lengths), messages[1] / rate)
+        self.seconds = seconds or min(max(lengths), messages[1] / rate)
         rates = [p.messages_per_second / p.burst for p in peaks]
         sums = array("d", accumulate(rates))
         self.times, self.organisations = _simulate.arrive(sums, self.seconds, seed)

@@ -11,7 +11,8 @@ from engine.capacity.plan import Bounds, Plan, QueuePlan
 from supervisor.cli.plan_answer import Answer, QueueAnswer, VariationAnswer
 from supervisor.cli.svg_chart import Axis, Line, Mark, chart, ticks_between
 
-_STYLE = """
+# Of every page with plots.
+STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #d5dae1; --one: #0b62c4;
   --two: #b3540a; --mark: #b3123f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --paper: #14171b; --soft: #39414b; --one:
@@ -43,7 +44,7 @@ def page(plan: Plan, facts: Answer, bounds: Bounds) -> str:
     parts = [
         "<!doctype html><html lang='en'><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>Capacity plan</title><style>{_STYLE}</style><h1>Capacity plan</h1><p>{verdict}</p>",
+        f"<title>Capacity plan</title><style>{STYLE}</style><h1>Capacity plan</h1><p>{verdict}</p>",
         _table(
             (
                 "queue",
