@@ -13,6 +13,7 @@ from engine.api.ports import AdminServices
 from engine.api.prices import PriceTables
 from engine.api.queues import QueuePauses
 from engine.api.routes import Providers, Routes
+from engine.api.traffic import TRAFFIC_S, TrafficReport
 from engine.api.unbooked import REBUILD_S, UnbookedUsage
 
 _ROOT = "/v1/admin"
@@ -94,4 +95,6 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("DELETE", f"{_ROOT}/admin-keys/{{key_id}}", keys.revoke, "all")
     yield AdminRoute("GET", f"{_ROOT}/changes", keys.changes, "read")
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")
+    traffic = TrafficReport(services)
+    yield AdminRoute("GET", f"{_ROOT}/traffic", traffic.show, "read", timeout_s=TRAFFIC_S + 10.0)
     yield AdminRoute("GET", f"{_ROOT}/audit", admin.audit, "read", timeout_s=AUDIT_S_MAX + 10.0)

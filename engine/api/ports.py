@@ -366,6 +366,8 @@ class AdminServices(_Common):
     status: Callable[[], Awaitable[object]]
     # Who has a backlog in a queue; anything that msgspec can encode.
     backlog: Callable[[Queue], Awaitable[object]]
+    # The busiest minutes of so many days; anything that msgspec can encode.
+    traffic: Callable[[int], Awaitable[object]]
     audit: AuditCall
     # (header Accept) → what the node counts, as text, and its content type.
     scrape: Callable[[str], Awaitable[tuple[bytes, str]]]

@@ -31,6 +31,7 @@ from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.clickhouse.traffic import ClickHouseTraffic
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
@@ -111,6 +112,7 @@ async def admin_services(
         status=looks.reports.status,
         scrape=looks.scrape.text,
         backlog=looks.reports.backlog,
+        traffic=closed_by(stack, ClickHouseTraffic(config.clickhouse.url, now_us)).traffic,
         audit=looks.auditor.audit,
         ready=ready,
         counts=counts,

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from supervisor.cli.options import Json
+from supervisor.cli import options
 
 _INPUTS = "What arrives, and what it meets"
 _OUTPUT = "What is shown"
 
 _Peaks = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--peaks",
         metavar="FILE",
@@ -21,8 +21,17 @@ _Peaks = Annotated[
         rich_help_panel=_INPUTS,
     ),
 ]
+_FromActivity = Annotated[
+    str,
+    typer.Option(
+        metavar="DAYS",
+        help="Instead of --peaks: the busiest minute of each queue in so many days of the running engine, "
+        "such as 30d, with its organisations, bursts, segments and response times.",
+        rich_help_panel=_INPUTS,
+    ),
+]
 _ResponseTimes = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         "--response-times",
         metavar="TIMES",
@@ -57,7 +66,8 @@ _Window = Annotated[
     ),
 ]
 _Segments = Annotated[
-    float, typer.Option(metavar="N", help="Segments a message, in the mean.", rich_help_panel=_INPUTS)
+    float | None,
+    typer.Option(metavar="N", help="Segments a message, in the mean; else 1.", rich_help_panel=_INPUTS),
 ]
 _Failures = Annotated[
     float,
@@ -97,21 +107,24 @@ _Report = Annotated[
 ]
 
 
+@options.admin_options
 def plan(
-    peaks_file: _Peaks,
-    response_times_given: _ResponseTimes,
     target: _Targets,
+    peaks_file: _Peaks = None,
+    from_activity: _FromActivity = "",
+    response_times_given: _ResponseTimes = None,
     throughput: _Throughput = None,
     express_share: _ExpressShare = 0.2,
     window: _Window = None,
-    segments: _Segments = 1.0,
+    segments: _Segments = None,
     failures: _Failures = 0.0,
     processes_max: _ProcessesMax = None,
     cores: _Cores = 0,
     costs_file: _CostsFile = None,
     what_if: _WhatIf = None,
     report: _Report = None,
-    as_json: Json = False,
+    *,
+    engine: options.EngineOptions,
 ) -> None:
     """Find the smallest plan that meets a promise: processes and concurrency of each queue.
 
@@ -124,6 +137,8 @@ def plan(
     [cyan]smsengine plan --peaks peaks.csv --response-times "p50=80ms,p90=150ms,p99=900ms"
     --target "express p99 <= 2s" --target "normal p95 <= 10min"[/cyan]
 
+    [cyan]smsengine plan --from-activity 30d --target "express p99 <= 2s"[/cyan]
+
     [cyan]smsengine plan --peaks peaks.csv --response-times "exponential(mean=100ms)"
     --target "express p99 <= 1s" --throughput 500 --what-if "provider p50=2s" --report plan.html[/cyan]
     """
@@ -131,7 +146,8 @@ def plan(
 
     given = Given(
         peaks_file=peaks_file,
-        response_times=response_times_given,
+        from_activity=from_activity,
+        response_times=response_times_given or [],
         targets=target,
         throughput=throughput,
         express_share=express_share,
@@ -144,5 +160,5 @@ def plan(
         what_if=what_if or [],
         report=report,
     )
-    if not make_plan(given, as_json=as_json):
+    if not make_plan(given, engine):
         raise typer.Exit(1)

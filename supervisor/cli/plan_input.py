@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from engine import text_file
 from engine.capacity import costs as costs_of
-from engine.capacity import peaks, response_times, targets
+from engine.capacity import peaks, response_times, targets, traffic
 from engine.capacity.costs import Costs
 from engine.capacity.peaks import Peak
 from engine.capacity.plan import CONCURRENCY_MAX, PROCESSES_MAX, Bounds
@@ -19,6 +21,7 @@ from engine.config import Queues
 from engine.errors import ConfigError
 from engine.records import QUEUES, Queue
 from engine.text_file import NotUtf8
+from supervisor.cli.options import EngineOptions
 from supervisor.datadir import DEFAULT
 
 # Where `make calibrate` writes what this machine costs, in the data directory.
@@ -67,28 +70,64 @@ def idle_targets(wanted: Sequence[targets.Target], made: System) -> list[str]:
     ]
 
 
-def peaks_of(file: Path) -> list[Peak]:
-    """The peaks of a CSV file. Raises ConfigError, which names the line and what is allowed."""
-    try:
-        return peaks.read(_read("--peaks", file).splitlines(), str(file))
-    except ValueError as e:
-        raise ConfigError(f"--peaks: {e}.") from e
+class Recorded(NamedTuple):
+    """What arrives, from a file or from the activity, and what is known with it."""
+
+    peaks: Sequence[Peak]
+    segments: float = 1.0
+    # By queue, how long providers took to answer; those of which it is not known are absent.
+    answers: Mapping[Queue, ResponseTimes] = {}
+    remarks: Sequence[str] = ()
 
 
-def answers(given: Sequence[str]) -> dict[Queue, ResponseTimes]:
-    """By queue, the times of its provider. `given`: TIMES or QUEUE:TIMES each. Raises ConfigError."""
-    found: dict[Queue, ResponseTimes] = {}
+def recorded(from_activity: str, peaks_file: Path | None, engine: EngineOptions) -> Recorded:
+    """What arrives: of `from_activity`, such as "30d", or of a CSV file. Raises ConfigError."""
+    if bool(from_activity) == (peaks_file is not None):
+        raise ConfigError("One of --peaks and --from-activity is needed, and not both.")
+    if peaks_file is not None:
+        try:
+            return Recorded(peaks.read(_read("--peaks", peaks_file).splitlines(), str(peaks_file)))
+        except ValueError as e:
+            raise ConfigError(f"--peaks: {e}.") from e
+    digits = from_activity.removesuffix("d")
+    if not (digits.isdecimal() and 1 <= int(digits) <= 3660):
+        raise ConfigError("--from-activity must be a number of days from 1 to 3660, such as 30d.")
+    minutes = engine.admin(90.0).get(f"/v1/admin/traffic?days={int(digits)}", traffic.Traffic).busiest
+    if not minutes:
+        raise ConfigError(f"--from-activity: no message was accepted in {int(digits)} days; use --peaks.")
+    times = {minute.queue: traffic.response_times_of(minute) for minute in minutes}
+    return Recorded(
+        traffic.peaks_of(minutes),
+        traffic.segments_of(minutes),
+        {queue: found for queue, found in times.items() if found is not None},
+        [_remark(minute) for minute in minutes],
+    )
+
+
+def _remark(minute: traffic.BusyMinute) -> str:
+    at = datetime.fromtimestamp(minute.at_s, UTC)
+    return f"the busiest minute of {minute.queue} was {at:%Y-%m-%d %H:%M} UTC: {minute.messages:,} messages."
+
+
+def answers(given: Sequence[str], known: Mapping[Queue, ResponseTimes]) -> dict[Queue, ResponseTimes]:
+    """By queue, the times of its provider. `given`: TIMES or QUEUE:TIMES each; what it does not say is as it
+    is `known`. Raises ConfigError."""
+    found = dict(known)
     for text in given:
         name, colon, rest = text.partition(":")
         one = next((queue for queue in QUEUES if colon and queue == name.strip()), None)
         times = _times(rest if one else text)
         for queue in (one,) if one else QUEUES:
             found[queue] = times
-    if missing := [queue for queue in QUEUES if queue not in found]:
+    if not found:
+        raise ConfigError("--response-times is missing: how long the provider takes to answer.")
+    # A queue in which nothing arrives has none in the activity.
+    some = next(iter(found.values()))
+    if given and (missing := [queue for queue in QUEUES if queue not in found]):
         raise ConfigError(
             f"--response-times says nothing of {missing[0]}; give TIMES, or {missing[0]}:TIMES."
         )
-    return found
+    return {queue: found.get(queue, some) for queue in QUEUES}
 
 
 def _times(text: str) -> ResponseTimes:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from engine.capacity.plan import Planner
 from supervisor.cli import plan_input, plan_report, plan_show
+from supervisor.cli.options import EngineOptions
 from supervisor.cli.plan_answer import answer
 
 
@@ -18,13 +17,16 @@ from supervisor.cli.plan_answer import answer
 class Given:
     """The options as they were given."""
 
-    peaks_file: Path
+    peaks_file: Path | None
+    # Such as "30d"; "": the peaks are in a file.
+    from_activity: str
     response_times: Sequence[str]
     targets: Sequence[str]
     throughput: float | None
     express_share: float
     window: int | None
-    segments: float
+    # None: as recorded, or 1.
+    segments: float | None
     failures: float
     processes_max: int | None
     # Of one node; 0: as many as here.
@@ -35,21 +37,22 @@ class Given:
     report: Path | None
 
 
-def make_plan(given: Given, *, as_json: bool) -> bool:
+def make_plan(given: Given, engine: EngineOptions) -> bool:
     """Find a plan and show it; whether it meets the targets. Raises ConfigError for a wrong option."""
     bounds = plan_input.bounds(given.window, given.processes_max)
     wanted = [plan_input.target(text) for text in given.targets]
     costs, warnings = plan_input.costs(given.costs_file)
+    recorded = plan_input.recorded(given.from_activity, given.peaks_file, engine)
     system = plan_input.system(
-        peaks=plan_input.peaks_of(given.peaks_file),
-        answers=plan_input.answers(given.response_times),
+        peaks=recorded.peaks,
+        answers=plan_input.answers(given.response_times, recorded.answers),
         costs=costs,
         throughput=given.throughput,
         express_share=given.express_share,
-        segments=given.segments,
+        segments=recorded.segments if given.segments is None else given.segments,
         failures=given.failures,
     )
-    warnings += plan_input.idle_targets(wanted, system)
+    warnings += [*recorded.remarks, *plan_input.idle_targets(wanted, system)]
     if given.report is not None:
         plan_input.check_place(given.report)
     cores = plan_input.whole("--cores", given.cores, 0, 4096) or os.cpu_count() or 1
@@ -57,8 +60,6 @@ def make_plan(given: Given, *, as_json: bool) -> bool:
     facts = answer(found, wanted, bounds, cores_per_node=cores, questions=given.what_if, warnings=warnings)
     if given.report is not None:
         plan_input.write(given.report, plan_report.page(found, facts, bounds))
-    if as_json:
-        print(msgspec.json.encode(facts, order="deterministic").decode())
-    else:
+    if not engine.print_json(facts):
         plan_show.show_plan(facts, given.report)
     return facts.meets

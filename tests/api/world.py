@@ -226,6 +226,9 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def backlog(queue: str) -> object:
         return {"queue": queue, "messages": 0, "organisations": []}
 
+    async def traffic(days: int) -> object:
+        return {"days": days, "busiest": []}
+
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
@@ -262,6 +265,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "status": status,
         "scrape": scrape,
         "backlog": backlog,
+        "traffic": traffic,
         "audit": audit,
         "ready": ready,
         "can_spend": lambda: True,

@@ -355,3 +355,22 @@ def test_running_processes_log_from_another_level_on_and_the_next_one_as_configu
         refused = engine.run("log-level", *wrong)
         assert refused.returncode == 2
         assert "must be one of" in refused.stderr
+
+
+def test_a_plan_is_made_of_what_the_engine_has_recorded(engine: Engine) -> None:
+    for _ in range(3):
+        engine.run("send", "--to", "+989121234567", "--text", "Hello", "--queue", "express")
+    planned = []
+
+    def recorded() -> bool:
+        """Once the archiver has stored an answer of the provider."""
+        target = ("--target", "express p99 <= 5s")
+        done = engine.run("plan", "--from-activity", "1d", *target, "--json")
+        planned.append(done)
+        return done.returncode == 0
+
+    eventually(recorded)
+    found = json.loads(planned[-1].stdout)
+    assert found["meets"]
+    assert found["queues"][0]["queue"] == "express"
+    assert any("busiest minute of express" in warning for warning in found["warnings"])

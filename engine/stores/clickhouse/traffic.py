@@ -7,10 +7,10 @@ come together (an hour of the day, a holiday) are kept together, and those that 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.capacity.traffic import BusyMinute, BusyOrganisation
+from engine.capacity.traffic import BusyMinute, BusyOrganisation, Traffic
 from engine.records import QUEUES, Queue
 from engine.stores.clickhouse.client import answering, connect, parse_url
 
@@ -55,9 +55,13 @@ WHERE queue = {queue:String} AND provider != ''
 class ClickHouseTraffic:
     """Reads the busiest minutes. Every call raises Unavailable, and ConfigError when an operator must act."""
 
-    def __init__(self, url: str, timeout_s: float = 20.0) -> None:
-        """`timeout_s`: the deadline of each query, seconds. Raises ConfigError for a malformed URL."""
+    def __init__(self, url: str, now_us: Callable[[], int], timeout_s: float = 20.0) -> None:
+        """`now_us`: UTC, microseconds since 1970. `timeout_s`: the deadline of each query, seconds.
+
+        Raises ConfigError for a malformed URL.
+        """
         self._url = parse_url(url)
+        self._now_us = now_us
         self._timeout_s = timeout_s
         self._client: Any = None
         self._connecting = asyncio.Lock()
@@ -68,11 +72,11 @@ class ClickHouseTraffic:
         if client is not None:
             await client.close()
 
-    async def busiest(self, since_s: int) -> list[BusyMinute]:
-        """Of each queue in which anything was accepted since `since_s` (seconds since 1970), its busiest
-        minute."""
+    async def traffic(self, days: int) -> Traffic:
+        """Of each queue in which anything was accepted in the last `days`, its busiest minute."""
+        since_s = max(0, self._now_us() // 1_000_000 - days * 86_400)
         found = [await self._busiest(queue, since_s) for queue in QUEUES]
-        return [minute for minute in found if minute is not None]
+        return Traffic(days=days, busiest=[minute for minute in found if minute is not None])
 
     async def _busiest(self, queue: Queue, since_s: int) -> BusyMinute | None:
         rows = await self._query(_BUSIEST, {"queue": queue, "since": since_s})

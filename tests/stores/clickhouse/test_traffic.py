@@ -67,8 +67,9 @@ async def test_the_busiest_minute_of_each_queue_has_its_organisations_and_their_
         *(answered(busy_us + n, 100 + n) for n in range(101)),
     ]
     await world.store.insert(block_of([ActivityEntry(shard=0, id=(1, 0), blob=blob_of(rows))])[0], "t")
-    reader = ClickHouseTraffic(world.clickhouse_url)
-    express, normal = await reader.busiest(START_US // 1_000_000 - 60)
+    now_us = START_US + 86_400_000_000
+    reader = ClickHouseTraffic(world.clickhouse_url, lambda: now_us)
+    express, normal = (await reader.traffic(2)).busiest
     assert (express.messages, express.response_ms) == (1, {})
     assert (normal.at_s, normal.messages, normal.segments) == (busy_us // 1_000_000, 75, 150)
     assert [(o.organisation_id, o.messages, o.burst) for o in normal.organisations] == [
@@ -84,5 +85,6 @@ async def test_the_busiest_minute_of_each_queue_has_its_organisations_and_their_
     assert times.quantile_s(0.5) == pytest.approx(0.15, abs=0.002)
     assert traffic.response_times_of(express) is None
     # Nothing since then.
-    assert await reader.busiest((busy_us + 60 * MINUTE_US) // 1_000_000) == []
+    now_us += 86_400_000_000
+    assert (await reader.traffic(1)).busiest == []
     await reader.close()

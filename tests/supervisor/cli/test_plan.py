@@ -85,6 +85,7 @@ def test_costs_that_were_measured_here_are_used(capsys: pytest.CaptureFixture[st
         (["--peaks", "none.csv"], "--peaks none.csv cannot be read: No such file or directory."),
         (["--peaks", "wrong.csv"], "--peaks: wrong.csv, line 2: queue must be express or normal."),
         (["--response-times", "fast"], "--response-times: 'fast' is no quantile; allowed are"),
+        (["--from-activity", "30d"], "One of --peaks and --from-activity is needed, and not both."),
         (["--target", "express p99"], "--target 'express p99' must be a queue, a quantile and a time"),
         (["--throughput", "0"], "--throughput must be a number from 0.01 to 1,000,000."),
         (["--window", "0"], "--window must be a whole number from 1 to 10,000."),
