@@ -38,7 +38,8 @@ def _markdown(runs: Sequence[Measured], costs: Costs, tolerance: float) -> str:
         "was due to the provider's acceptance, predicted / measured. "
         f"{near} of {planned} plans are within {tolerance:.0%} at p50, p95 and p99.",
         "",
-        "| scenario | queue | shape | p50 | p95 | p99 | largest distance | target | predicted | measured | load late |",
+        "| scenario | queue | shape | p50 | p95 | p99 | largest distance | target | predicted | measured "
+        "| load late |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
@@ -49,7 +50,8 @@ def _markdown(runs: Sequence[Measured], costs: Costs, tolerance: float) -> str:
         lines.append(
             f"| {name} | {run.queue} | {run.processes} × {run.concurrency} | {' | '.join(cells)} "
             f"| {worst:+.0%} | "
-            f"{', '.join(t.partition(' ')[2] for t in run.targets)} | {' | '.join(meets)} | {run.load_late_ms:.0f} ms |"
+            f"{', '.join(t.partition(' ')[2] for t in run.targets)} | {' | '.join(meets)} "
+            f"| {run.load_late_ms:.0f} ms |"
         )
     return "\n".join(lines) + "\n"
 
