@@ -2,7 +2,8 @@
 
 `Refusal`       the caller: the request cannot be carried out as it is. `TooMany` is one: it can be, later.
 `Unavailable`   nobody: the same request may succeed later. `Full` is one: Redis has little
-                memory left. `Undecided` is one: it may have taken effect nevertheless.
+                memory left. `Closed` is one: an operator wishes that nothing new is taken. `Undecided`
+                is one: it may have taken effect nevertheless.
 `ConfigError`   the operator: a setting, a port, a disk, a server.
 `Fenced`        the holder itself: its epoch is over, and it must register anew.
 `Broken`        we: an invariant does not hold, and the process stops.
@@ -64,6 +65,14 @@ class Unavailable(EngineError):
 
 class Full(Unavailable):
     """Redis has little memory left and admits nothing new. A call that was refused changed nothing."""
+
+
+class Closed(Unavailable):
+    """Nothing new is taken here because an operator wishes so. `code` is a stable name for programs."""
+
+    def __init__(self, code: str, detail: str, retry_after: float) -> None:
+        super().__init__(detail, retry_after)
+        self.code = code
 
 
 class Undecided(Unavailable):

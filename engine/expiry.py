@@ -24,6 +24,10 @@ class Expiry(Generic[T]):
         self._over_at: dict[T, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        """How many things have begun and neither stopped nor ended."""
+        return len(self._over_at)
+
     def begin(self, thing: T, ago_s: float = 0.0) -> None:
         """The time of `thing` runs from now on, or began `ago_s` seconds ago."""
         loop = asyncio.get_running_loop()

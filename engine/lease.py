@@ -88,6 +88,8 @@ class Lease:
                 yield
                 keeping.cancel()
         finally:
+            if self.active:
+                log.debug(f"{self._of} gives its lease back", owner=self._owner)
             self._until_s = 0.0
             with contextlib.suppress(Unavailable, ConfigError):
                 await self._store.release(self._owner)

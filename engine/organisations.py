@@ -40,6 +40,14 @@ class Pause(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Drain(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator drains a queue: it takes no new messages, and delivers those that wait."""
+
+    since: datetime
+    # Why, as the operator says.
+    reason: str = ""
+
+
 class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     """A customer of the engine, as the directory lists it."""
 

@@ -25,6 +25,9 @@ ROUTING_PLAN = b"routing:plan"
 FUNCTIONS_LOADED = b"functions:loaded"
 # Hash: the number of the formats that each process reads, and when it noted that, by its name.
 FORMATS_READ = b"formats:read"
+# Hashes: what each node notes of itself, and how fast things move on it, by its name.
+NODES = b"nodes"
+NODE_FLOWS = b"nodes:flow"
 
 
 @cache

@@ -16,6 +16,7 @@ import structlog
 from engine import api_keys
 from engine.config import Config, load
 from engine.errors import ConfigError
+from engine.nodes.records import NodeWish
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
 from engine.stores.clickhouse.rights import confirm_rights
@@ -26,6 +27,7 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.durability import durability_warnings
 from engine.stores.postgres.errors import translated
 from engine.stores.postgres.layout import keep_shards
+from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
@@ -76,16 +78,17 @@ def without_url(config: Config) -> set[str]:
     return {name for name in STORES if not getattr(config, name).url}
 
 
-def migrate(config: Config) -> Config:
+def migrate(config: Config) -> tuple[Config, NodeWish]:
     """Bring tables and functions to this version. Returns the configuration with the number of
-    shards that PostgreSQL keeps.
+    shards that PostgreSQL keeps, and what operators wish of this node.
 
     Prices and routes that nobody has set yet are filled from the configuration. Raises ConfigError
     when a store cannot be used as it is, or keeps another number of shards than the configuration
     wants; ChildFailed when a store is away or the step takes longer than MIGRATE_S.
     """
-    shards = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=MIGRATE_S)
-    return msgspec.structs.replace(config, shards=shards)
+    found = run_once(lambda: asyncio.run(_migrate(config)), title="migrate", timeout_s=MIGRATE_S)
+    shards, wish = msgspec.convert(found, tuple[int, NodeWish])
+    return msgspec.structs.replace(config, shards=shards), wish
 
 
 def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
@@ -129,13 +132,13 @@ def prepare_demo(config: Config, known_key: str) -> Prepared:
     return msgspec.convert(run_once(step, title="demo", timeout_s=_DEMO_S), Prepared)
 
 
-async def _migrate(config: Config) -> int:
-    """Returns the number of shards that PostgreSQL keeps."""
+async def _migrate(config: Config) -> object:
+    """Returns the number of shards that PostgreSQL keeps, and the wish of this node, as JSON has them."""
     await _check_redis(config)
     await _check_postgres(config)
     await migrate_postgres(config.postgres.url)
     shards = await keep_shards(config.postgres.url, config.shards)
-    await _seed(config)
+    wish = await _seed(config)
     await migrate_clickhouse(config.clickhouse.url)
     await confirm_rights(config.clickhouse.url, _CLICKHOUSE_S)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
@@ -149,7 +152,7 @@ async def _migrate(config: Config) -> int:
         ) from e
     finally:
         await link.close()
-    return shards
+    return msgspec.to_builtins((shards, wish))
 
 
 async def _check_postgres(config: Config) -> None:
@@ -179,12 +182,14 @@ async def _check_redis(config: Config) -> None:
         log.warning("redis", warning=warning)
 
 
-async def _seed(config: Config) -> None:
-    """Fill prices and routes from the configuration. Those that were ever set stay as they are."""
+async def _seed(config: Config) -> NodeWish:
+    """Fill prices and routes from the configuration. Those that were ever set stay as they are. Returns what
+    operators wish of this node."""
     pool = await Pool.connect(config.postgres.url)
     try:
         await Prices(pool).seed(config.prices)
         await Routing(pool).seed(config.routes)
+        return await PostgresNodeWishes(pool).of(config.node_name)
     finally:
         await pool.close()
 

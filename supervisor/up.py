@@ -28,6 +28,7 @@ from engine.boot import fence, run_role
 from engine.config import Config, Role, is_address, load, split_listen
 from engine.errors import ConfigError
 from engine.journal import in_journal
+from engine.nodes.records import NodeWish
 from engine.providers.settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
 from supervisor import reload, welcome
@@ -128,7 +129,7 @@ def _configured(wish: Wish) -> Config:
 
 
 def _run(
-    wish: Wish,
+    asked: Wish,
     config: Config,
     stack: contextlib.ExitStack,
     notifier: Notifier,
@@ -146,8 +147,8 @@ def _run(
     config, watched = _servers(config, directory, stack)
     log.info("migrating")
     notifier.progress("bringing the tables to this version", MIGRATE_S)
-    config = migrate(config)
-    demo = _demo(config, directory) if wish.demo else None
+    config, wish = migrate(config)
+    demo = _demo(config, directory) if asked.demo else None
     simulator_url = next((w.url for w in watched if isinstance(w, WatchedSimulator)), None)
     facts = welcome.Facts(
         url=url,
@@ -167,7 +168,7 @@ def _run(
     )
 
     stack.callback(directory.forget_running)
-    keeper = _keeper(wish, configured, running, facts, directory, sockets, watched, notifier)
+    keeper = _keeper(asked, wish, configured, running, facts, directory, sockets, watched, notifier)
     code = keeper.run()
     notifier.progress("stopping the servers", (len(watched) + 1) * _SERVER_STOP_S)
     # Stopping the servers takes a moment and ends by itself: another Ctrl-C must not break it off.
@@ -177,7 +178,8 @@ def _run(
 
 
 def _keeper(
-    wish: Wish,
+    asked: Wish,
+    wish: NodeWish,
     configured: Config,
     running: Running,
     facts: welcome.Facts,
@@ -194,12 +196,12 @@ def _keeper(
             # The journal is no place for a key, and nobody pastes commands from it.
             log.info("ready", url=running.url, admin_url=running.admin_url)
             return
-        print(facts.as_json() if wish.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
+        print(facts.as_json() if asked.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
 
     def on_reload(keeper: Keeper) -> None:
-        if wish.config_file is None:
+        if asked.config_file is None:
             raise ConfigError("There is no file to read again: the engine was started without --config.")
-        read = _configured(wish)
+        read = _configured(asked)
         keeper.reconfigure(reload.carried_on(configured, read, running.config, running.simulator_url))
 
     def on_reloaded(config: Config) -> None:
@@ -219,6 +221,8 @@ def _keeper(
         on_reloaded=on_reloaded,
         watchers=watched,
         notifier=notifier,
+        wish=wish,
+        url=running.url,
     )
 
 

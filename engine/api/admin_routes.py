@@ -9,6 +9,7 @@ from engine.api.admin_keys import AdminKeyCalls
 from engine.api.admin_route import AdminRoute
 from engine.api.dead_letters import DeadLetters
 from engine.api.limits import OrganisationLimits
+from engine.api.nodes import NodeCalls
 from engine.api.ports import AdminServices
 from engine.api.prices import PriceTables
 from engine.api.queues import QueuePauses
@@ -25,6 +26,7 @@ def admin_routes(services: AdminServices) -> list[AdminRoute]:
         *_of_organisations(services),
         *_of_money(services),
         *_of_delivery(services),
+        *_of_nodes(services),
         *_of_the_engine(services),
     ]
 
@@ -78,6 +80,7 @@ def _of_delivery(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/queues/{{queue}}", admin.queue, "read")
     yield AdminRoute("POST", f"{_ROOT}/queues/{{queue}}/pause", pauses.pause, "operate")
     yield AdminRoute("POST", f"{_ROOT}/queues/{{queue}}/resume", pauses.resume, "operate")
+    yield AdminRoute("POST", f"{_ROOT}/queues/{{queue}}/drain", pauses.drain, "operate")
     yield AdminRoute("GET", f"{_ROOT}/dead-letters", letters.show_all, "read")
     yield AdminRoute("GET", f"{_ROOT}/dead-letters/{{letter_id}}", letters.show, "read")
     yield AdminRoute(
@@ -86,6 +89,14 @@ def _of_delivery(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute(
         "POST", f"{_ROOT}/dead-letters/{{letter_id}}/drop", letters.drop, "operate", outside=True
     )
+
+
+def _of_nodes(services: AdminServices) -> Iterator[AdminRoute]:
+    nodes, path = NodeCalls(services), f"{_ROOT}/nodes/{{name}}"
+    yield AdminRoute("GET", f"{_ROOT}/nodes", nodes.show_all, "read")
+    yield AdminRoute("POST", f"{path}/drain", nodes.drain, "operate")
+    yield AdminRoute("POST", f"{path}/resume", nodes.resume, "operate")
+    yield AdminRoute("POST", f"{_ROOT}/queues/{{queue}}/scale", nodes.scale, "operate")
 
 
 def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:

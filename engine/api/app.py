@@ -42,6 +42,7 @@ class Probes:
         self._ready = services.ready
         self._accepts = accepts
         self._draining = services.draining
+        self._drained = services.drained
 
     def actions(self) -> _Actions:
         """By path and method."""
@@ -62,6 +63,8 @@ class Probes:
         away = {name for name, state in parts.items() if state != "ok"}
         if self._draining.is_set():
             return answer_of(503, _Readiness("draining", parts))
+        if self._drained():
+            return answer_of(503, _Readiness("drained", parts))
         if not away:
             return answer_of(200, _Readiness("ok", parts))
         if away == {"postgres"} and self._accepts():

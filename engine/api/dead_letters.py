@@ -14,6 +14,7 @@ from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.changes import describe
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
+from engine.errors import Unavailable
 from engine.records import QUEUES, Queue
 
 
@@ -27,6 +28,14 @@ class _Page(msgspec.Struct):
     next: str | None
 
 
+class _Shown(DeadLetter, frozen=True, kw_only=True):
+    """A dead letter with the history of its message."""
+
+    # As in `GET /v1/messages/{id}`; null: not known, and `events_missing` says why.
+    events: list[object] | None
+    events_missing: str = ""
+
+
 _NOTHING = Shape(_Nothing, "a replay or a drop", {})
 _QUEUES: dict[str, Queue | None] = {"": None, **{queue: queue for queue in QUEUES}}
 
@@ -36,6 +45,7 @@ class DeadLetters:
 
     def __init__(self, services: AdminServices) -> None:
         self._letters = services.dead_letters
+        self._history = services.history
         self._body_bytes_max = services.body_bytes_max
 
     async def show_all(self, request: web.Request) -> Response:
@@ -50,8 +60,26 @@ class DeadLetters:
         return answer_of(200, _Page(page, page[-1].id if len(found) > limit else None))
 
     async def show(self, request: web.Request) -> Response:
-        """`GET /v1/admin/dead-letters/{id}`: 200 with that one. Raises Refusal 401, 404, Unavailable."""
-        return answer_of(200, await self._letters.letter(_named(request)))
+        """`GET /v1/admin/dead-letters/{id}`: 200 with that one and what has happened to its message.
+
+        Raises Refusal 401, 404, Unavailable.
+        """
+        letter = await self._letters.letter(_named(request))
+        events, missing = await self._events(letter)
+        fields = msgspec.structs.asdict(letter)
+        return answer_of(200, _Shown(**fields, events=events, events_missing=missing))
+
+    async def _events(self, letter: DeadLetter) -> tuple[list[object] | None, str]:
+        """(the events of the message, None when they are not known; why they are not)."""
+        if not letter.readable:
+            return None, "Another version of the engine wrote the message."
+        try:
+            view = await self._history(letter.organisation_id, letter.message_id)
+        except Unavailable as e:
+            return None, e.detail
+        # Of the view only these: the rest has the whole number.
+        events = None if view is None else msgspec.to_builtins(view).get("events")
+        return events, "" if events is not None else "No event of the message is recorded."
 
     async def replay(self, request: web.Request) -> Response:
         """`POST /v1/admin/dead-letters/{id}/replay`: 200 with it; it is in its queue again.

@@ -21,7 +21,7 @@ from multidict import istr
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
-from engine.errors import Broken, Refusal, Unavailable, Undecided
+from engine.errors import Broken, Closed, Refusal, Unavailable, Undecided
 from engine.expiry import Expiry
 
 Action = Callable[[web.Request], Awaitable[Response]]
@@ -131,7 +131,7 @@ class Exchanges:
     def __init__(self, services: Services | AdminServices) -> None:
         self._deadlines = Deadlines(services.timeout_s)
         self._ready = services.ready
-        self._draining = services.draining
+        self._parting = services.parting
         self._counts = services.counts
         self._ids = RequestIds()
 
@@ -143,7 +143,7 @@ class Exchanges:
         `timeout_s`: its time, when that is not that of all requests. `ends_with_caller`: the action is
         of use to its caller alone, so it is canceled when that one hangs up; any other goes on."""
         deadlines = self._deadlines if timeout_s is None else Deadlines(timeout_s)
-        draining = self._draining
+        parting = self._parting
 
         async def handler(request: web.Request) -> Response:
             request_id = request[REQUEST_ID] = self._ids.of(request.headers.get(_X_REQUEST_ID))
@@ -165,7 +165,7 @@ class Exchanges:
             response.request_id = request_id
             self._counts.add(response)
             # After a body that is not as its headers say, nobody knows where the next request begins.
-            if draining.is_set() or request.content.exception() is not None:
+            if parting() or request.content.exception() is not None:
                 response.force_close()
             return response
 
@@ -185,6 +185,8 @@ def problem(error: Exception, request_id: str, method: str, route: str | None) -
     """The answer to a request that failed with `error`, whatever it is."""
     if isinstance(error, Refusal):
         return refused(error, request_id)
+    if isinstance(error, Closed):
+        return unavailable(error, request_id, error.code)
     if isinstance(error, Unavailable):
         code = "outcome_unknown" if isinstance(error, Undecided) else "unavailable"
         return unavailable(error, request_id, code)

@@ -11,11 +11,13 @@ from typing import Protocol
 import msgspec
 
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
+from engine.api.receipt_ports import ReceiptReader
 from engine.api.request_counts import RequestCounts
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
+from engine.nodes.control import NodeControl
 from engine.organisations import (
     ANY_KEY,
     ApiKey,
@@ -23,6 +25,7 @@ from engine.organisations import (
     Balance,
     BookedUsage,
     Credential,
+    Drain,
     Limits,
     LossSum,
     NewKey,
@@ -37,7 +40,6 @@ from engine.organisations import (
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
-from engine.receipts.records import ReceiptsRead
 from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet, Queue
 from engine.routing.records import Route, RoutingPlan
 
@@ -258,6 +260,17 @@ class Routing(Protocol):
         """Send nothing of this queue for `reason`, or with None go on; its pause then. Raises Refusal 409,
         422."""
 
+    async def drain_queue(
+        self, queue: Queue, reason: str, once: IdempotentCall | None = None
+    ) -> Drain | None:
+        """Let a queue take no new messages; its drain then. Raises Refusal 409, 422."""
+
+    async def queue_pauses(self) -> dict[Queue, Pause]:
+        """The queues that are paused."""
+
+    async def queue_drains(self) -> dict[Queue, Drain]:
+        """The queues that are drained."""
+
     async def set_throughput(self, provider: str, throughput: float | None) -> RoutingPlan:
         """Segments a second; None: as configured. Raises Refusal 404, 422."""
 
@@ -278,41 +291,6 @@ class DeadLetters(Protocol):
 
     async def drop(self, letter_id: DeadLetterId) -> DeadLetter:
         """Release its units, once. Raises Refusal 409."""
-
-
-class ReceiptReply(Protocol):
-    """What a provider is answered once its receipts are kept."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status, 200 to 299."""
-
-    @property
-    def content_type(self) -> str:
-        """The value of Content-Type."""
-
-    @property
-    def body(self) -> str:
-        """The body as text."""
-
-
-class ReceiptReader(Protocol):
-    """How to read the receipts that a provider pushes, and what to answer."""
-
-    @property
-    def token(self) -> str:
-        """The secret word that must stand in the path."""
-
-    @property
-    def read(self) -> Callable[[str, str, str, bytes, int], ReceiptsRead]:
-        """The function (method, query of the URL as it came, content type, body, now_us) → receipts.
-
-        It raises nothing; what cannot be read is in the refusal.
-        """
-
-    @property
-    def reply(self) -> ReceiptReply:
-        """What the provider is answered once its receipts are kept."""
 
 
 class ProviderProblems(Protocol):
@@ -339,8 +317,14 @@ class _Common:
     body_bytes_max: int
     # A request not answered by then gets 503, seconds.
     timeout_s: float
-    # Set when this process is about to end: every answer asks the client to reconnect.
+    # Set when this process is about to end.
     draining: asyncio.Event
+    # Whether operators wish that this node takes nothing new.
+    drained: Callable[[], bool] = lambda: False
+
+    def parting(self) -> bool:
+        """Whether every answer asks the client to reconnect, to another process or node."""
+        return self.draining.is_set() or self.drained()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,6 +342,9 @@ class AdminServices(_Common):
     prices: Prices
     routing: Routing
     dead_letters: DeadLetters
+    # (organisation id, message id) → as `Services.history`.
+    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
+    nodes: NodeControl
     # In the order of the configuration.
     providers: Sequence[ProviderSettings]
     # What all processes have noted of what providers sent and was not understood.

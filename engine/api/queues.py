@@ -1,4 +1,4 @@
-"""The operator's calls that pause a queue and let it go on."""
+"""The operator's calls that pause or drain a queue and let it go on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.api.decoding import Shape
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
-from engine.organisations import Pause
+from engine.organisations import Drain, Pause
 from engine.records import QUEUES, Queue
 
 
@@ -24,16 +24,18 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Queue(msgspec.Struct):
     queue: Queue
-    # Null: it is not paused.
+    # Null: it is not paused, or not drained.
     pause: Pause | None
+    drain: Drain | None
 
 
 _PAUSE = Shape(_Pause, "a pause", {"reason": "a string of 1 to 200 characters"})
+_DRAIN = Shape(_Pause, "a drain", {"reason": "a string of 1 to 200 characters"})
 _RESUMPTION = Shape(_Nothing, "an end of a pause", {})
 
 
 class QueuePauses:
-    """The actions on /v1/admin/queues/{queue}/pause and resume."""
+    """The actions on /v1/admin/queues/{queue}/pause, drain and resume."""
 
     def __init__(self, services: AdminServices) -> None:
         self._routing = services.routing
@@ -47,15 +49,26 @@ class QueuePauses:
         return await self._set_paused(request, _PAUSE)
 
     async def resume(self, request: web.Request) -> Response:
-        """`POST /queues/{queue}/resume`: 200; it goes on. Raises as `pause` does."""
+        """`POST /queues/{queue}/resume`: 200; neither paused nor drained, it goes on. Raises as `pause`."""
         return await self._set_paused(request, _RESUMPTION)
+
+    async def drain(self, request: web.Request) -> Response:
+        """`POST /queues/{queue}/drain`: 200; it takes no new messages, and those that wait are delivered.
+
+        Safe to repeat. Raises as `pause` does; 409 also when it is paused.
+        """
+        body, once = await posted(request, self._body_bytes_max)
+        queue, wanted = queue_of(request), _DRAIN.decode_optional(body)
+        drain = await self._routing.drain_queue(queue, wanted.reason, once)
+        return answer_of(200, _Queue(queue, (await self._routing.queue_pauses()).get(queue), drain))
 
     async def _set_paused(self, request: web.Request, shape: Shape[_Pause] | Shape[_Nothing]) -> Response:
         body, once = await posted(request, self._body_bytes_max)
         queue = queue_of(request)
         wanted = shape.decode_optional(body)
         reason = wanted.reason if isinstance(wanted, _Pause) else None
-        return answer_of(200, _Queue(queue, await self._routing.pause_queue(queue, reason, once)))
+        pause = await self._routing.pause_queue(queue, reason, once)
+        return answer_of(200, _Queue(queue, pause, (await self._routing.queue_drains()).get(queue)))
 
 
 def queue_of(request: web.Request) -> Queue:

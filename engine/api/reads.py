@@ -16,10 +16,14 @@ from engine.activity.ports import ActivityStream
 from engine.activity.records import MessageKey
 from engine.config import Config
 from engine.errors import EngineError, Unavailable
+from engine.nodes.control import NodeControl
+from engine.nodes.flow import Flow, added_up
+from engine.nodes.standing import GONE_US
 from engine.records import Queue
 from engine.store_clock import StoreClock
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.status import QueueBacklog, Status, StatusReader
 
@@ -70,8 +74,11 @@ class Reports:
         stream: ActivityStream,
         unmatched: Callable[[int], Coroutine[Any, Any, int]],
         clock: StoreClock,
+        nodes: NodeControl,
     ) -> None:
         """`unmatched`: receipts that were given up since then, seconds since 1970."""
+        self._nodes = nodes
+        self._notes = RedisNodeNotes(link)
         self._config = config
         self._unmatched = unmatched
         self._problems = RedisProblems(link, clock.now_us)
@@ -81,8 +88,11 @@ class Reports:
     async def backlog(self, queue: Queue) -> QueueBacklog:
         """What `GET /v1/admin/queues/{queue}` answers. Raises Unavailable."""
         found = await self._status.backlog(queue, self._clock.now_us() // 1000)
-        known, missing = await _answered({"pause": self._status.queue_pauses()}, _SOURCES)
-        return msgspec.structs.replace(found, pause=known.get("pause", {}).get(queue), missing=missing)
+        known, missing = await _answered(
+            {"pause": self._status.queue_pauses(), "drain": self._status.queue_drains()}, _SOURCES
+        )
+        pause, drain = (known.get(what, {}).get(queue) for what in ("pause", "drain"))
+        return msgspec.structs.replace(found, pause=pause, drain=drain, missing=missing)
 
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
@@ -99,6 +109,9 @@ class Reports:
                 "problems_last_hour": self._problems.last_hour(providers),
                 "paused_providers": self._status.paused(providers),
                 "paused_queues": self._status.queue_pauses(),
+                "drained_queues": self._status.queue_drains(),
+                "nodes": self._nodes.noted(),
+                "flow": self._flow(),
                 "paused_organisations": self._status.paused_organisations(),
             },
             _SOURCES,
@@ -114,6 +127,12 @@ class Reports:
             **known,
         )
 
+    async def _flow(self) -> Flow:
+        """How fast things move on the nodes that have noted it lately."""
+        now_us = self._clock.now_us()
+        flows = await self._notes.flows()
+        return added_up({name: flow for name, flow in flows.items() if now_us - flow.at_us < GONE_US})
+
 
 # The stores that each part of the status is read from.
 _SOURCES = {
@@ -125,7 +144,11 @@ _SOURCES = {
     "problems_last_hour": "Redis",
     "paused_providers": "PostgreSQL",
     "paused_queues": "PostgreSQL",
+    "drained_queues": "PostgreSQL",
+    "nodes": "Redis",
+    "flow": "Redis",
     "pause": "PostgreSQL",
+    "drain": "PostgreSQL",
     "paused_organisations": "PostgreSQL",
 }
 

@@ -17,16 +17,18 @@ from typing import Any, NamedTuple
 import structlog
 
 from engine import api_keys, text_file
+from engine.activity.lookups import Lookups
 from engine.api.app import create_admin_app
 from engine.api.ports import AdminServices
 from engine.api.readiness import Readiness
-from engine.api.reads import Reports
+from engine.api.reads import PART_S, MessageReads, Reports
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.boot.ingest_counts import watch_requests
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
 from engine.boot.scrape import Scrape
 from engine.config import Config
+from engine.nodes.control import NodeControl
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
@@ -39,6 +41,7 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
+from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.rebuilt_usage import LostUsage
@@ -48,6 +51,7 @@ from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.status import StatusReader
 from engine.text_file import NotUtf8
@@ -106,6 +110,8 @@ async def admin_services(
         prices=Prices(postgres),
         provider_problems=RedisProblems(link, now_us),
         dead_letters=RedisDeadLetters(link, shards, partial(shard_of, shards=shards), now_us),
+        history=looks.messages.message,
+        nodes=looks.nodes,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
         transactions=Journal(postgres).transactions,
@@ -131,6 +137,8 @@ class _Looks(NamedTuple):
     scrape: Scrape
     auditor: AuditReader
     losses: Rebuild
+    messages: MessageReads
+    nodes: NodeControl
 
 
 async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _Looks:
@@ -144,11 +152,17 @@ async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _L
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{process.role}:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, config.shards)
+    lookups = closed_by(stack, Lookups(stream, activity, config.shards, PART_S))
+    nodes = NodeControl(
+        config.node_name, RedisNodeNotes(link), PostgresNodeWishes(pool), process.clock.now_us
+    )
     return _Looks(
-        Reports(config, pool, link, stream, attempts.unmatched, process.clock),
+        Reports(config, pool, link, stream, attempts.unmatched, process.clock, nodes),
         _scrape(process, pool, link, stream),
         auditor,
         Rebuild(auditor, activity, LostUsage(pool)),
+        MessageReads(lookups),
+        nodes,
     )
 
 

@@ -2,7 +2,8 @@
 
 The working loop itself writes the sign of life to a pipe, never a thread beside it, so a loop that
 hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `beat`,
-`routing <version of the plan in force>`, `level <from which on it logs>` and `failed <one sentence>`.
+`routing <version of the plan in force>`, `admits <yes or no>`, `wish <what operators wish of the node>`,
+`level <from which on it logs>` and `failed <one sentence>`.
 
 The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here, because
 systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to every process
@@ -56,6 +57,17 @@ class Heartbeat:
     def routing(self, version: int) -> None:
         """Tell the supervisor which version of the routing plan is in force, for `smsengine status`."""
         self._say(b"routing %d\n" % version)
+
+    def admits(self, yes: bool) -> None:
+        """Tell the supervisor whether this process takes new messages, or has some under way."""
+        self._say(b"admits %s\n" % (b"yes" if yes else b"no"))
+
+    def wish(self, wish: bytes) -> None:
+        """Tell the supervisor what operators wish of the node: a `NodeWish` as JSON.
+
+        A line that finds no room is lost, so it is told again and again.
+        """
+        self._say(b"wish " + wish + b"\n")
 
     def failed(self, sentence: str) -> None:
         """Tell the supervisor in one sentence, for the operator, why this process ends."""

@@ -30,6 +30,8 @@ from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, unt
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend
+from engine.errors import Refusal
+from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
@@ -37,8 +39,11 @@ from engine.limits.gate import Gate
 from engine.limits.table import LimitTable
 from engine.limits.watch import watch
 from engine.providers.problems import Problems
+from engine.records import MessageDraft
 from engine.shards import shard_of
+from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
@@ -67,16 +72,15 @@ def assemble_ingest(
     spenders: Sequence[int] = (),
     now_us: Callable[[], int],
     rng: Random,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
     gate: Gate | None = None,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
 
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
-    before they ask. `check` raises Unavailable while nothing is to be taken in. `gate`: the limits of
-    organisations; None: those of all. Two processes whose
-    `rng` draw alike would give messages the same ids, so in a real process it is the system's source of
-    randomness.
+    before they ask. `check` raises Unavailable when a request with these messages is not to be taken in.
+    `gate`: the limits of organisations; None: those of all. Two processes whose `rng` draw alike would
+    give messages the same ids, so in a real process it is the system's source of randomness.
     """
     gate = gate or Gate(clock_s=time.monotonic)
     quota = Quota(
@@ -116,6 +120,7 @@ async def serve(process: Process) -> None:
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         limits = LimitTable(LimitBook(postgres))
         gate = _gate(config, limits)
+        closures = _closures(config, postgres)
         quota, ingest = assemble_ingest(
             RedisAdmission(
                 link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
@@ -129,16 +134,20 @@ async def serve(process: Process) -> None:
             spenders=await directory.spenders(config.credit.prefetch_max),
             now_us=process.clock.now_us,
             rng=random.SystemRandom(),
-            check=process.clock.check,
+            check=partial(_check, process.clock, closures),
             gate=gate,
         )
         await watch_ingest(process, stack, ingest, quota)
         await patiently(quota.start)
         await prices.refresh()
         await limits.refresh()
-        services = await _services(process, stack, link, postgres, directory, quota, ingest)
+        await closures.refresh()
+        services = await _services(process, stack, link, postgres, directory, quota, ingest, closures)
         server = _server(services, process.listener)
-        runs = (quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)))
+        runs = (
+            quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)),
+            closures.run(life.admits, lambda: ingest.under_way),
+        )  # fmt: skip
         serving = [asyncio.create_task(run) for run in runs]
         try:
             await server.start()
@@ -148,6 +157,17 @@ async def serve(process: Process) -> None:
             await quota.leave()
         finally:
             await end(*serving)
+
+
+def _closures(config: Config, postgres: Pool) -> Closures:
+    store = PostgresClosures(postgres, config.node_name)
+    return Closures(store, notice_s=config.http.drain_notice_s, clock_s=time.monotonic)
+
+
+def _check(clock: StoreClock, closures: Closures, drafts: Sequence[MessageDraft | Refusal]) -> None:
+    """Raise Unavailable when these messages must not be taken in now."""
+    clock.check()
+    closures.check(drafts)
 
 
 def _gate(config: Config, limits: LimitTable) -> Gate:
@@ -172,6 +192,7 @@ async def _services(
     directory: Directory,
     quota: Quota,
     ingest: Ingest,
+    closures: Closures,
 ) -> Services:
     config, shards, problems = process.config, process.config.shards, Problems(process.clock.now_us)
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
@@ -200,6 +221,7 @@ async def _services(
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
         admin=admin,
+        drained=lambda: closures.node_drained,
     )
 
 

@@ -33,7 +33,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -62,6 +62,11 @@ class Counted(NamedTuple):
     snapshots: dict[str, Snapshot]
     # The files of the living.
     living: set[str]
+
+
+def process_of(file: str) -> str:
+    """The name of the process that a file of `Counted` belongs to."""
+    return unquote(file.removesuffix(_SUFFIX))
 
 
 class CountsFile:

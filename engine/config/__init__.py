@@ -28,13 +28,13 @@ from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
 from engine.text_file import NotUtf8
 
-Role = Literal["ingest", "express", "normal", "ledger", "archiver", "admin"]
+Role = Literal["ingest", "express", "normal", "ledger", "archiver", "admin", "node"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
-ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest", "admin")
+ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest", "admin", "node")
 # The number of shards of new data when the file names none, and the largest number.
 SHARDS_DEFAULT, SHARDS_MAX = 16, 256
 # Producers stop before consumers, so that nothing is left in hand; whoever looks on can do so to the end.
-DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver", "admin")
+DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver", "admin", "node")
 
 # How the address of a Unix socket begins, and how long its path may be (unix(7)).
 UNIX, _UNIX_PATH_MAX = "unix:", 107
@@ -61,6 +61,9 @@ class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     body_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
     # A request that is not answered within this time gets 503, seconds.
     timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
+    # After a drain of the node its API says on /readyz that it is not ready, and goes on to take messages for
+    # so long, seconds: a load balancer needs some time to notice. Then it answers them 503.
+    drain_notice_s: Annotated[float, Meta(ge=0, le=600)] = 10.0
     # File with the key of the admin calls; "" means `secrets/admin_key` in the data directory.
     admin_key_file: str = ""
 
@@ -115,6 +118,11 @@ class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def admin(self) -> int:
         """One on every node, whatever else it runs: without it nobody could look at the node."""
+        return 1
+
+    @property
+    def node(self) -> int:
+        """Every node has one process that speaks for it."""
         return 1
 
 

@@ -226,6 +226,13 @@ class Quota:
                     log.error("an answer of the ledger cannot be read and is passed over", shard=shard)
                     continue
                 self.answers.add(answer)
+                # The ledger answers a few times a second at most, however many messages there are.
+                log.debug(
+                    "ledger answered",
+                    kind=answer.kind,
+                    organisation=answer.organisation_id,
+                    units=answer.units,
+                )
                 effects = self._holder.answered(answer, self._now_us())
                 self._perform(effects)
                 if effects.wake:

@@ -44,8 +44,9 @@ class VerdictActions:
         self._settler = settler
         self._log = log
         self._hedge = hedge
-        # When `look_after` was last called.
+        # When `look_after` was last called, and the states of the breakers then, by provider.
         self.looked_at_s = -math.inf
+        self._breakers = {lane.name: lane.breaker.state for lane in lanes}
 
     def act(self, now_s: float) -> None:
         """Act on all that was noted."""
@@ -60,6 +61,9 @@ class VerdictActions:
         held_up = now_s - self.looked_at_s > _HELD_UP_S
         self.looked_at_s = now_s
         for lane in self._lanes:
+            if lane.breaker.state != self._breakers[lane.name]:
+                was, self._breakers[lane.name] = self._breakers[lane.name], lane.breaker.state
+                self._log.debug("breaker", provider=lane.name, was=was, state=lane.breaker.state)
             if self._hedge:
                 self._give_up_overdue(lane, now_s)
             if held_up:

@@ -44,11 +44,12 @@ class Ingest:
         now_us: Callable[[], int],
         timeout_s: float,
         gate: Gate,
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
     ) -> None:
         """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
 
-        `check` raises Unavailable while nothing is to be taken in. `gate`: the limits of organisations.
+        `check` raises Unavailable when a request with these messages is not to be taken in now. `gate`: the
+        limits of organisations.
         """
         self._gate = gate
         self._quota = quota
@@ -59,6 +60,11 @@ class Ingest:
         self._check = check
         self.counts = CreditWaits()
         self.refused = RefusedCounts()
+
+    @property
+    def under_way(self) -> int:
+        """How many submissions have no outcome yet."""
+        return len(self._running)
 
     def begin(
         self,
@@ -79,7 +85,7 @@ class Ingest:
         TooMany when the organisation is over a limit of its own, and what `render` raises; then nothing was
         accepted and `done` is told nothing.
         """
-        self._check()
+        self._check(drafts)
         self._quota.check()
         rate_max = self._gate.enter(organisation_id, len(drafts))
         if not rate_max:

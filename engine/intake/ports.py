@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from engine.records import PriceSheet
+from engine.records import PriceSheet, Queue
 
 
 class Prices(Protocol):
@@ -25,3 +25,10 @@ class PriceStore(Protocol):
 
     async def read(self) -> PriceSheet:
         """All prices; none while nobody has set any."""
+
+
+class ClosureStore(Protocol):
+    """Where it stands what is not taken. Every call raises Unavailable."""
+
+    async def closed(self) -> tuple[frozenset[Queue], bool]:
+        """(the queues that are drained, whether this node is)."""

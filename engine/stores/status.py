@@ -10,7 +10,9 @@ import msgspec
 from engine import redis_keys as keys
 from engine.activity.ports import ActivityStream
 from engine.limits.records import DRAIN_S
-from engine.organisations import Pause
+from engine.nodes.flow import Flow
+from engine.nodes.records import SeenNode
+from engine.organisations import Drain, Pause
 from engine.records import QUEUES, Queue
 from engine.stores.postgres.limits import LimitBook, PausedOrganisation
 from engine.stores.postgres.locks import blocker
@@ -102,10 +104,15 @@ class Status(msgspec.Struct):
     paused_providers: list[str] | None = None
     # Queues that are paused, by name.
     paused_queues: dict[Queue, Pause] | None = None
+    # Queues that are drained, by name.
+    drained_queues: dict[Queue, Drain] | None = None
     # Organisations that are paused, the first of them by id.
     paused_organisations: list[PausedOrganisation] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.
     problems_last_hour: int | None = None
+    # All nodes, by name, and how fast things move on all of them together.
+    nodes: list[SeenNode] | None = None
+    flow: Flow | None = None
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
     clock_ahead_ms: int = 0
     # By what is not known, such as "ledger": a sentence that says why.
@@ -141,8 +148,9 @@ class QueueBacklog(msgspec.Struct, frozen=True):
     segments_in_10_s: int
     # The longest backlogs first, up to `_ORGANISATIONS_MAX`.
     organisations: list[OrganisationBacklog]
-    # None: the queue is not paused, or `missing` says why that is not known.
+    # None: the queue is not paused, not drained, or `missing` says why that is not known.
     pause: Pause | None = None
+    drain: Drain | None = None
     missing: dict[str, str] = {}
 
 
@@ -195,6 +203,10 @@ class StatusReader:
     async def queue_pauses(self) -> dict[Queue, Pause]:
         """The queues that somebody has paused."""
         return await Routing(self._pool).queue_pauses()
+
+    async def queue_drains(self) -> dict[Queue, Drain]:
+        """The queues that somebody drains."""
+        return await Routing(self._pool).queue_drains()
 
     async def activity(self, now_ms: int) -> ActivityStatus:
         """The activity of all shards that is not archived; `now_ms` is milliseconds since 1970."""

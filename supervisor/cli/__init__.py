@@ -22,7 +22,6 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Console
-from rich.live import Live
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine import __version__
@@ -33,6 +32,7 @@ from supervisor.cli import (
     books,
     changes,
     dead,
+    node,
     options,
     org,
     plan,
@@ -62,6 +62,7 @@ app.add_typer(price.app, name="price")
 app.add_typer(route.app, name="route")
 app.add_typer(provider.app, name="provider")
 app.add_typer(queue.app, name="queue")
+app.add_typer(node.app, name="node")
 app.add_typer(dead.app, name="dead")
 app.add_typer(admin_key.app, name="admin-key")
 app.command()(send.send)
@@ -70,6 +71,8 @@ app.command()(changes.changes)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0
+# Longest wait for one look of --watch, seconds; parts of it that are late are named in the answer.
+_WATCH_S = 5.0
 _AUDIT_CODES = {"clean": 0, "not_clean": 1, "not_checked": 3}
 
 
@@ -262,27 +265,32 @@ def migrate(config: options.ConfigFile = None, *, engine: options.EngineOptions)
 @app.command()
 @options.admin_options
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Show it again and again until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it live, until q or Ctrl-C.")] = False,
     interval: Annotated[
         float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Pause between two looks.")
     ] = 1.0,
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Show processes, queues and how far behind the books are.
+    """Show all nodes with their processes, the queues, and how far behind the books are.
 
-    With --json one line a look. What a store does not answer is named. When the API does not answer
-    at all, the processes are shown, and the exit code is 2.
+    With [bold]--watch[/bold] on a terminal: rates, times and histories of all nodes together, drawn
+    again and again. With --json one line a look. What a store does not answer is named. When the
+    API does not answer at all, the processes are shown, and the exit code is 2.
 
     [bold]Examples[/bold]
 
     [cyan]smsengine status[/cyan]
     [cyan]smsengine status --watch[/cyan]
     """
-    client = engine.admin()
+    client = engine.admin(_WATCH_S) if watch else engine.admin()
     try:
-        if watch and not engine.as_json:
-            _watch(engine, client, interval)
+        if watch and not engine.as_json and sys.stdout.isatty():
+            # Imported here, since only a terminal needs it.
+            from supervisor.cli.live.screen import watch as watch_on
+
+            watch_on(lambda: decode(_status(engine, client)[0], Status), interval)
+            return
         while True:
             body, late = _status(engine, client)
             if engine.as_json:
@@ -363,14 +371,6 @@ def _status(engine: options.EngineOptions, client: Client) -> tuple[bytes, Unava
         if own is None:
             raise
         return msgspec.json.encode(own), e
-
-
-def _watch(engine: options.EngineOptions, client: Client, interval: float) -> None:
-    with Live(console=Console(highlight=False), auto_refresh=False) as live:
-        while True:
-            seen = decode(_status(engine, client)[0], Status)
-            live.update(show.status(seen, time.time_ns() // 1000), refresh=True)
-            time.sleep(interval)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.organisations import Balance, LossSum, Organisation, Pause, UnbookedSum
+from engine.organisations import Balance, Drain, LossSum, Organisation, Pause, UnbookedSum
 
 
 class Organisations(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +95,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     state: str = ""
     since_us: int = 0
     restarts: int = 0
+    # Which configuration it was started with: how many reloads there had been.
+    generation: int = 0
     # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
     routing: int | None = None
     # From which level on it logs.
@@ -104,6 +106,84 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     deaths: int = 0
     last_words: str = ""
     degraded: bool = False
+
+
+class NodeProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a node, as the node noted it."""
+
+    role: str
+    index: int = 1
+    pid: int = 0
+    state: str = ""
+    since_us: int = 0
+    restarts: int = 0
+    generation: int = 0
+    # Of one CPU, percent; and resident memory, MiB.
+    cpu_percent: float = 0.0
+    memory_mb: int = 0
+    degraded: bool = False
+    last_words: str = ""
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One node of the engine."""
+
+    name: str
+    # running, draining, drained, stopped or gone.
+    seen: str
+    at_us: int = 0
+    version: str = ""
+    formats: int = 0
+    since_us: int = 0
+    url: str = ""
+    # Why it is drained.
+    reason: str = ""
+    # Whether an operator wishes it drained; None: not known.
+    drain_wished: bool | None = None
+    # By role, how many processes it is to have, and how many its configuration says.
+    roles: dict[str, int] = {}
+    configured: dict[str, int] = {}
+    processes: list[NodeProcess] = []
+    more_processes: int = 0
+
+
+class QueueRates(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast one queue moves: messages a second; milliseconds from acceptance to a provider."""
+
+    in_per_s: float = 0.0
+    out_per_s: float = 0.0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    # Messages a second in each step of the last minutes, the last step last.
+    ins: list[float] = []
+    outs: list[float] = []
+
+
+class ProviderRates(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast one provider is sent to, and answers."""
+
+    sends_per_s: float = 0.0
+    receipts_per_s: float = 0.0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    in_flight: int = 0
+    waiting: int = 0
+    # Segments a second; None: without a limit.
+    throughput: float | None = None
+    paused: bool = False
+    # Workers by the state of their circuit breaker.
+    circuits: dict[str, int] = {}
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast things move on all nodes."""
+
+    nodes: list[str] = []
+    step_s: int = 5
+    queues: dict[str, QueueRates] = {}
+    providers: dict[str, ProviderRates] = {}
+    # A second: submissions, waits, grants, refusals.
+    credit: dict[str, float] = {}
 
 
 class PausedOrganisation(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +208,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     paused_providers: list[str] | None = None
     # Queues that are paused, by name; None: not known.
     paused_queues: dict[str, Pause] | None = None
+    # Queues that are drained, by name; None: not known.
+    drained_queues: dict[str, Drain] | None = None
+    # All nodes, and how fast things move on them; None: not known.
+    nodes: list[Node] | None = None
+    flow: Flow | None = None
     # Organisations that are paused, the first hundred by id; None: not known.
     paused_organisations: list[PausedOrganisation] | None = None
     # How often providers sent something in the last 60 minutes that was not understood.

@@ -42,6 +42,21 @@ class _Letter(msgspec.Struct, frozen=True, kw_only=True):
     expired: bool = False
 
 
+class _Event(msgspec.Struct, frozen=True, kw_only=True):
+    at: str = ""
+    event: str = ""
+    attempt: int = 0
+    provider: str = ""
+    code: str = ""
+    latency_ms: float = 0.0
+
+
+class _Shown(_Letter, frozen=True, kw_only=True):
+    # None: not known, and why.
+    events: list[_Event] | None = None
+    events_missing: str = ""
+
+
 class _Letters(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: list[_Letter]
     next: str | None = None
@@ -113,13 +128,14 @@ def show_letter(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Show one dead letter, without its text and all but the beginning of its number.
+    """Show one dead letter and what has happened to its message, without its text and all but the
+    beginning of its number.
 
     [bold]Example[/bold]
 
     [cyan]smsengine dead show normal.3.1764327397123-0[/cyan]
     """
-    found = engine.admin().get(_at(letter_id), _Letter)
+    found = engine.admin().get(_at(letter_id), _Shown)
     if engine.print_json(found):
         return
     print(f"dead letter   {found.id}")
@@ -137,6 +153,13 @@ def show_letter(
     print(f"attempts      {found.attempts}")
     print(f"accepted      {_moment(found.accepted_at)}")
     print(f"valid until   {_moment(found.expires_at)}{', which is over' if found.expired else ''}")
+    if found.events is None:
+        print(f"history       not known: {found.events_missing}")
+    else:
+        print()
+        columns = ("at", "event", "attempt", "provider", "code", "took")
+        rows = show.table(columns, map(_event_row, found.events), frozenset({2, 5}))
+        Console(highlight=False).print(rows)
 
 
 @app.command()
@@ -246,6 +269,17 @@ def _row(letter: _Letter) -> tuple[str, ...]:
         show.number(letter.units),
         str(letter.attempts),
         state,
+    )
+
+
+def _event_row(event: _Event) -> tuple[str, ...]:
+    return (
+        _moment(event.at),
+        event.event,
+        str(event.attempt or ""),
+        event.provider,
+        event.code,
+        show.span(round(event.latency_ms)) if event.latency_ms else "",
     )
 
 

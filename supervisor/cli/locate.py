@@ -53,6 +53,19 @@ class Whereabouts:
             raise ConfigError("The admin key is needed: --admin-key or SMSENGINE_ADMIN_KEY.")
         return Client(url, key, timeout_s)
 
+    def node(self) -> str:
+        """The name of the node that runs in the data directory.
+
+        Raises ConfigError when there is none, or the user named another engine: behind its URL may be many.
+        """
+        seen = self.own_status("")
+        if seen is None or not seen.node:
+            raise ConfigError(
+                "The name of a node is needed: no node runs in the data directory "
+                f"{self.data_dir} (`smsengine node list` shows all)."
+            )
+        return seen.node
+
     def own_status(self, why: str) -> Status | None:
         """The status without the API: the processes, as the supervisor of the data directory last wrote them.
 

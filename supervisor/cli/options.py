@@ -95,6 +95,10 @@ class EngineOptions:
             admin_key=self.admin_key,
         )  # fmt: skip
 
+    def node(self) -> str:
+        """The name of the node of these options. Raises ConfigError when they name none."""
+        return self.whereabouts.node()
+
     def admin(self, timeout_s: float = 30.0) -> Client:
         """A client with the admin key. Raises ConfigError as `Whereabouts.admin` does."""
         return self.whereabouts.admin(timeout_s)

@@ -1,7 +1,8 @@
-"""`smsengine queue`: whose messages wait in a queue, and its pause, over the admin API."""
+"""`smsengine queue`: whose messages wait in a queue, pause, drain and workers, over the admin API."""
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Annotated
 
@@ -9,12 +10,15 @@ import msgspec
 import typer
 from rich.console import Console
 
-from engine.organisations import Pause
+from engine.errors import ConfigError, EngineError, Unavailable
+from engine.organisations import Drain, Pause
 from engine.records import Queue
 from supervisor.cli import options, show
+from supervisor.cli.answers import Status
+from supervisor.cli.client import Client
 
 app = typer.Typer(
-    help="Queues: whose messages wait, pause, resume.",
+    help="Queues: whose messages wait, pause, drain, resume, scale.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -38,6 +42,7 @@ class _Backlog(msgspec.Struct, frozen=True, kw_only=True):
     segments_in_10_s: int = 0
     organisations: list[_Organisation]
     pause: Pause | None = None
+    drain: Drain | None = None
     missing: dict[str, str] = {}
 
 
@@ -48,8 +53,23 @@ class _Pause(msgspec.Struct, frozen=True, kw_only=True):
 class _Queue(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     pause: Pause | None = None
+    drain: Drain | None = None
 
 
+class _Scaled(msgspec.Struct, frozen=True, kw_only=True):
+    queue: str
+    node: str
+    processes: int | None = None
+
+
+class NotDrained(EngineError):
+    """A queue has messages still; the text says how many."""
+
+
+_LOOK_S = 1.0
+# By then every API process has looked whether the queue is drained, seconds.
+_KNOWN_S = 3.0
+_AS_CONFIGURED = "as-configured"
 _Name = Annotated[Queue, typer.Argument(help="[cyan]express[/cyan] or [cyan]normal[/cyan].")]
 
 
@@ -79,6 +99,8 @@ def show_queue(
     console = Console(highlight=False)
     if found.pause:
         console.print(show.paused_queue(queue, found.pause))
+    if found.drain:
+        console.print(show.drained_queue(queue, found.drain, None))
     for what, why in found.missing.items():
         console.print(f"{what} is not known: {why}")
     if not found.organisations:
@@ -120,7 +142,7 @@ def resume(
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Let a paused queue go on.
+    """Let a paused queue go on, or end its drain: messages are accepted and sent again.
 
     [bold]Example[/bold]
 
@@ -129,11 +151,103 @@ def resume(
     _set_paused(queue, "resume", {}, engine)
 
 
+@app.command()
+@options.admin_options
+def drain(
+    queue: _Name,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for whoever asks later.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Return when the queue is empty.")] = False,
+    timeout: Annotated[
+        int, typer.Option(min=1, max=86_400, metavar="SECONDS", help="How long to wait at most.")
+    ] = 3600,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Take no new messages for a queue until it is resumed, on no node, and deliver those that wait.
+
+    Requests with a message for it get 503 with Retry-After, within a second or so. With
+    [cyan]--wait[/cyan] it says what is left until nothing is, scheduled messages included.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine queue drain normal --wait --reason "provider changes its address"[/cyan]
+    """
+    client = engine.admin()
+    path = f"/v1/admin/queues/{queue}/drain"
+    found = client.post(path, _Pause(reason=reason), _Queue, idempotency_key=str(uuid.uuid4()))
+    if wait:
+        _wait_until_empty(client, queue, timeout, quiet=engine.as_json)
+    if not engine.print_json(found) and found.drain:
+        print(f"The queue {queue} is empty." if wait else show.drained_queue(queue, found.drain, None))
+
+
+@app.command()
+@options.admin_options
+def scale(
+    queue: _Name,
+    processes: Annotated[str, typer.Argument(metavar="N", help=f"0 to 256, or {_AS_CONFIGURED}.")],
+    node: Annotated[
+        str, typer.Option(metavar="NAME", help="Which node; without it, the one of the data directory.")
+    ] = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also 0 when no other node has workers of the queue.")
+    ] = False,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Let a node have so many workers of a queue, at once and until something else is printed.
+
+    It counts in place of the number in the configuration, also after a reload or a restart of
+    the node; [cyan]smsengine status[/cyan] shows both. [cyan]as-configured[/cyan] ends that.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine queue scale express 4[/cyan]
+    [cyan]smsengine queue scale express as-configured --node sms-2[/cyan]
+    """
+    if processes != _AS_CONFIGURED and not (processes.isascii() and processes.isdecimal()):
+        raise ConfigError(f"N must be a whole number from 0 to 256, or {_AS_CONFIGURED}, not {processes!r}.")
+    count = None if processes == _AS_CONFIGURED else int(processes)
+    body = {"processes": count, "node": node or engine.node(), "force": force}
+    path = f"/v1/admin/queues/{queue}/scale"
+    found = engine.admin().post(path, body, _Scaled, idempotency_key=str(uuid.uuid4()))
+    if not engine.print_json(found):
+        many = "as many as configured" if found.processes is None else str(found.processes)
+        print(f"The node {found.node} has {many} workers of {queue}.")
+
+
+def _wait_until_empty(client: Client, queue: Queue, timeout_s: float, *, quiet: bool) -> None:
+    """Raises NotDrained when the queue is not empty after `timeout_s` seconds."""
+    began = time.monotonic()
+    left, printed = "how many are left is not known", ""
+    while True:
+        try:
+            seen = client.get("/v1/admin/status", Status)
+            state = (seen.queues or {}).get(queue)
+            left = left if state is None else show.left_in(state)
+            empty = state is not None and not state.waiting + state.in_hand + state.due
+            if empty and time.monotonic() > began + _KNOWN_S:
+                return
+            if seen.drained_queues is not None and queue not in seen.drained_queues:
+                raise NotDrained(f"Somebody has ended the drain of {queue}: {left}.")
+        except Unavailable as e:
+            # A look that fails says nothing about the queue.
+            left = e.detail
+        if time.monotonic() > began + timeout_s:
+            raise NotDrained(f"The queue {queue} is not empty after {timeout_s:g} s: {left}.")
+        if left != printed and not quiet:
+            print(left, flush=True)
+            printed = left
+        time.sleep(_LOOK_S)
+
+
 def _set_paused(queue: Queue, verb: str, body: object, engine: options.EngineOptions) -> None:
     path = f"/v1/admin/queues/{queue}/{verb}"
     found = engine.admin().post(path, body, _Queue, idempotency_key=str(uuid.uuid4()))
     if not engine.print_json(found):
         print(show.paused_queue(queue, found.pause))
+        if found.drain:
+            print(show.drained_queue(queue, found.drain, None))
 
 
 def _row(o: _Organisation) -> tuple[str, ...]:

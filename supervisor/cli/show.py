@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
-from engine.organisations import Pause
-from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, Process, Status
+from engine.organisations import Drain, Pause
+from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, QueueState, Status
 from supervisor.cli.sending import Totals
+from supervisor.cli.show_nodes import nodes_of
 
-
-def table(
-    columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
-) -> Table:
-    """A plain table. The columns with their index in `right` are aligned to the right, for numbers."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for place, name in enumerate(columns):
-        made.add_column(name, justify="right" if place in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+# All commands find these here.
+from supervisor.cli.text import number as number
+from supervisor.cli.text import span as span
+from supervisor.cli.text import table as table
 
 
 def status(seen: Status, now_us: int) -> RenderableType:
@@ -41,24 +31,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
     parts += _behind(seen)
     if seen.missing:
         parts += [table(("not known", "why"), seen.missing.items())]
-    if seen.processes:
-        processes = table(
-            ("process", "pid", "state", "since", "restarts", "routes"),
-            (
-                (
-                    f"{p.role} {p.index}",
-                    str(p.pid or "-"),
-                    f"{p.state}, degraded" if p.degraded else p.state,
-                    span(max(now_us - p.since_us, 0) // 1000),
-                    str(p.restarts),
-                    "" if p.routing is None else f"version {p.routing}",
-                )
-                for p in seen.processes
-            ),
-            frozenset({1, 3, 4}),
-        )
-        ill = [Text(f"{p.role} {p.index} is degraded: {died(p)}") for p in seen.processes if p.degraded]
-        parts = [Text(f"node {seen.node}"), processes, Text(), *ill, *([Text()] if ill else []), *parts]
+    parts = [*nodes_of(seen, now_us), *parts]
     if abs(seen.clock_ahead_ms) > NOTABLE_US // 1000:
         sentence = f"the clock of this node is {difference(seen.clock_ahead_ms * 1000)} that of Redis"
         parts += [Text(), Text(sentence)]
@@ -66,7 +39,7 @@ def status(seen: Status, now_us: int) -> RenderableType:
 
 
 def _behind(seen: Status) -> list[RenderableType]:
-    """How far ledger, archiver and receipts are behind, and which receipts have no message."""
+    """How far ledger, archiver and receipts are behind, and what else an operator has to know."""
     rows: list[tuple[str, str, str]] = []
     if seen.ledger is not None:
         rows += [("booked in PostgreSQL (credit used)", "", span(seen.ledger.lag_ms))]
@@ -79,29 +52,55 @@ def _behind(seen: Status) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if rows:
         parts += [table(("not yet", "batches", "oldest"), rows, frozenset({1, 2})), Text()]
-    if seen.ledger is not None and seen.ledger.held_up_by:
-        parts += [Text(f"the books are locked in PostgreSQL by {seen.ledger.held_up_by}"), Text()]
-    if seen.ledger is not None and seen.ledger.unbooked_organisations:
-        parts += [Text(suspended(seen.ledger.unbooked_organisations, seen.ledger.unbooked_units)), Text()]
-    if seen.ledger is not None:
-        parts += [part for line in _lost(seen.ledger) for part in (Text(line), Text())]
-    receipts = seen.receipts
+    return parts + [part for sentence in sentences(seen) for part in (Text(sentence), Text())]
+
+
+def sentences(seen: Status) -> list[str]:
+    """What an operator has to know beside the numbers, a sentence each: what is wrong, paused or drained."""
+    found: list[str] = []
+    ledger, receipts = seen.ledger, seen.receipts
+    if ledger is not None and ledger.held_up_by:
+        found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")
+    if ledger is not None and ledger.unbooked_organisations:
+        found.append(suspended(ledger.unbooked_organisations, ledger.unbooked_units))
+    if ledger is not None:
+        found += _lost(ledger)
     if receipts is not None and (receipts.set_aside or receipts.unmatched):
         given_up = "an unknown number" if receipts.unmatched is None else number(receipts.unmatched)
         lost = f"{number(receipts.set_aside)} looked for, {given_up} given up in 24 h"
-        parts += [Text(f"receipts without a message: {lost}"), Text()]
+        found.append(f"receipts without a message: {lost}")
     if seen.problems_last_hour:
         count = number(seen.problems_last_hour)
-        parts += [Text(f"not understood in the last hour: {count} (see smsengine provider problems)"), Text()]
+        found.append(f"not understood in the last hour: {count} (see smsengine provider problems)")
     if seen.paused_providers:
-        parts += [Text(f"paused: {', '.join(seen.paused_providers)}"), Text()]
-    for queue, pause in (seen.paused_queues or {}).items():
-        parts += [Text(paused_queue(queue, pause)), Text()]
+        found.append(f"paused: {', '.join(seen.paused_providers)}")
+    found += [paused_queue(queue, pause) for queue, pause in (seen.paused_queues or {}).items()]
+    for queue, drain in (seen.drained_queues or {}).items():
+        found.append(drained_queue(queue, drain, (seen.queues or {}).get(queue)))
     if seen.paused_organisations:
         held = sum(queue.paused for queue in (seen.queues or {}).values())
         names = ", ".join(_named(organisation) for organisation in seen.paused_organisations)
-        parts += [Text(f"organisations paused, with {number(held)} messages waiting: {names}"), Text()]
-    return parts
+        found.append(f"organisations paused, with {number(held)} messages waiting: {names}")
+    return found
+
+
+def drained_queue(queue: str, drain: Drain, left: QueueState | None) -> str:
+    """That a queue is drained, since when and why, and what is left of it."""
+    reason = f" ({drain.reason})" if drain.reason else ""
+    sentence = f"the queue {queue} is drained since {drain.since:%Y-%m-%d %H:%M}{reason}"
+    return sentence if left is None else f"{sentence}: {left_in(left)}"
+
+
+def left_in(queue: QueueState) -> str:
+    """What is left of a queue that is drained."""
+    if not queue.waiting + queue.in_hand + queue.due:
+        return "it is empty"
+    counts = (
+        (queue.waiting, "waiting"),
+        (queue.in_hand, "in hand"),
+        (queue.due, "scheduled or to be tried again"),
+    )
+    return ", ".join(f"{number(count)} {what}" for count, what in counts if count)
 
 
 def paused_queue(queue: str, pause: Pause | None) -> str:
@@ -143,11 +142,6 @@ def suspended(organisations: int, units: int) -> str:
     """What is said of usage that waits to be booked: whom it keeps from sending, and what to do."""
     who = "1 organisation is" if organisations == 1 else f"{number(organisations)} organisations are"
     return f"{who} suspended: usage of {number(units)} units is not booked (run smsengine books repair)"
-
-
-def died(process: Process) -> str:
-    """How often in a row processes died in the place of this one, and why the last did."""
-    return f"{process.deaths} processes died there in a row. {process.last_words}"
 
 
 _VERDICTS = {"clean": "clean", "not_clean": "NOT CLEAN", "not_checked": "not checked"}
@@ -198,19 +192,3 @@ def totals(sent: Totals, seconds: float) -> str:
         f"{number(sent.accepted)} accepted, {number(sent.refused)} refused{unknown} "
         f"({number(sent.segments)} segments, {number(sent.units)} units, {seconds:.1f} s{rate})"
     )
-
-
-def number(count: int) -> str:
-    """The number with a comma before each group of three digits."""
-    return f"{count:,}"
-
-
-def span(ms: int) -> str:
-    """A length of time in the unit that fits it: 0, 340 ms, 12 s, 5 min, 3 h, 2 d."""
-    if ms < 1000:
-        return f"{ms} ms" if ms else "0"
-    seconds = ms // 1000
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds // unit} {name}"
-    return f"{seconds // 86400} d"

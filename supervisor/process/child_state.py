@@ -132,6 +132,10 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: float = 0.0
     # Version of the routing plan that the process has in force; None: it routes nothing, or not yet.
     routing: int | None = None
+    # Whether the process takes new messages, as far as it has said; only of role `ingest`.
+    admits: bool = True
+    # Of role `node`: what operators wish of the node, JSON; "": not known yet. It outlives the process.
+    wish: str = ""
     # From which level on the process logs; "": it has not said so yet.
     log_level: str = ""
     # Why the process fails, in its own words, and its exit code (negative: a signal).
@@ -180,7 +184,8 @@ def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) ->
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
         name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
-        restarts=slot.restarts + (not first), routing=None, log_level="", sentence="", code=0, stack=(),
+        restarts=slot.restarts + (not first), routing=None, admits=True, log_level="", sentence="", code=0,
+        stack=(),
     )  # fmt: skip
 
 
@@ -195,6 +200,10 @@ def noted_line(slot: Slot, line: str, now: float) -> Slot:
         return msgspec.structs.replace(slot, was_ready=True, beat_at=now, outgrown=False)
     if word == "beat":
         return msgspec.structs.replace(slot, beat_at=now)
+    if word == "admits":
+        return msgspec.structs.replace(slot, admits=sentence == "yes")
+    if word == "wish":
+        return msgspec.structs.replace(slot, wish=sentence)
     if word == "level":
         return msgspec.structs.replace(slot, log_level=sentence)
     if word == "routing" and sentence.isdecimal():

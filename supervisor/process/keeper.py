@@ -32,9 +32,10 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from engine.config import DRAIN_ORDER, Config, Role
+from engine.config import Config, Role
 from engine.errors import ConfigError, EngineError
 from engine.journal import last_sentence
+from engine.nodes.records import NodeWish
 from engine.supervision import DRAIN_SIGNAL
 from engine.telemetry import configure_logs, write_left_out
 from supervisor.process import child_state, log_levels, rolling, snapshot
@@ -106,12 +107,15 @@ class Keeper:
         notifier: Notifier | None = None,
         limits: Limits | None = None,
         log: Any = None,
+        wish: NodeWish | None = None,
+        url: str = "",
     ) -> None:
         """`listeners` are each for the children of one role alone; the keeper closes them when it stops.
 
         `on_ready` is called once, when every process is ready for the first time. `on_reload` is
         called on SIGHUP; an EngineError that it raises is logged. `on_reloaded` is called when all
         processes have the configuration that was given to `reconfigure`, or the one before it again.
+        `wish`: what operators wish of this node at the start; None: nothing. `url`: of its API.
         """
         now = time.monotonic()
         self._config = config
@@ -124,11 +128,12 @@ class Keeper:
         self._log = log or structlog.get_logger()
         self._service = Service(notifier or Notifier(), self._limits, self._log)
         self._seen = rule.Observed(
-            wanted={role: getattr(config.roles, role) for role in DRAIN_ORDER},
+            wish=wish or NodeWish(),
             fencing=rule.Fencing(since=now),
             servers={name: rule.Server(name=name, up_at=now) for name in self._watchers},
             started_at=now,
         )
+        rule.want(self._seen, config.roles)
         self._children = Children(listeners or {})
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
@@ -137,7 +142,7 @@ class Keeper:
         self._undone = ""
         self._woke_at = self._watched_at = self._weighed_at = now
         path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
-        self._publisher = snapshot.Publisher(config.node_name, path, self._limits)
+        self._publisher = snapshot.Publisher(config.node_name, path, self._limits, url)
 
     def run(self) -> int:
         """Block until everything has drained after SIGTERM or SIGINT, or it cannot go on.
@@ -176,10 +181,9 @@ class Keeper:
             raise ConfigError("The engine is starting or stopping; reload it when it is ready.")
         generation = max(self._configs) + 1
         self._configs[generation] = config
-        before = self._configs[self._seen.rolling.generation]
         rolling.begin(self._seen.rolling, generation)
         self._undone = ""
-        self._seen.wanted |= _changed_roles(before, config)
+        rule.want(self._seen, config.roles)
         self._log.info("reloading", generation=generation)
 
     # Observe.
@@ -216,6 +220,8 @@ class Keeper:
             self._log.info("child_ready", child=after.title, seconds=round(now - after.started_at, 3))
         if after.sentence != before.sentence:
             self._log.warning("child_failed", child=after.title, why=after.sentence)
+        if after.wish != before.wish and rule.noted_wish(self._seen, after.wish):
+            self._log.info("node_wish", **msgspec.to_builtins(self._seen.wish))
 
     def _note_signal(self, signum: int) -> None:
         if signum in (signal.SIGTERM, signal.SIGINT):
@@ -315,9 +321,8 @@ class Keeper:
             case rule.GoBack(sentence):
                 self._log.error("reload_undone", why=sentence)
                 self._undone = sentence
-                tried = self._configs[self._seen.rolling.generation]
                 rolling.go_back(self._seen.rolling)
-                self._seen.wanted |= _changed_roles(tried, self._configs[self._seen.rolling.generation])
+                rule.want(self._seen, self._configs[self._seen.rolling.generation].roles)
             case rule.GiveUp(sentence):
                 sys.stderr.write(last_sentence(sentence))
                 self._stop(sentence)
@@ -384,9 +389,3 @@ class Keeper:
         self._log.info("supervisor_stopping", why=sentence or "signal")
         self._service.stopping()
         self._children.close_listeners()
-
-
-def _changed_roles(before: Config, after: Config) -> dict[Role, int]:
-    """The number of processes wanted by `after`, of each role for which it differs from `before`."""
-    numbers = ((role, getattr(after.roles, role)) for role in DRAIN_ORDER)
-    return {role: count for role, count in numbers if count != getattr(before.roles, role)}

@@ -21,9 +21,13 @@ per pass. Beyond the states of one slot there are these rules:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-from engine.config import DRAIN_ORDER, ROLES, Role
+from engine.config import DRAIN_ORDER, ROLES, Role, Roles
+from engine.nodes.records import NodeWish
+from engine.nodes.standing import KEPT
 from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot, backoff_s
@@ -84,7 +88,10 @@ class Reloads(msgspec.Struct, kw_only=True):
 class Observed(msgspec.Struct, kw_only=True):
     """Everything the supervisor knows. The keeper writes it; the rules only read it."""
 
-    wanted: dict[Role, int]
+    # How many processes of each role, and what that follows from: see `wanted_of`.
+    wanted: dict[Role, int] = {}
+    wish: NodeWish = NodeWish()
+    configured: dict[Role, int] = {}
     slots: dict[Key, Slot] = {}
     fencing: Fencing
     servers: dict[str, Server] = {}
@@ -160,6 +167,36 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 Action = Spawn | Send | Forget | Fence | KillFence | Restart | Announce | Settle | GoBack | GiveUp | Finish
+
+
+def wanted_of(configured: Mapping[Role, int], wish: NodeWish) -> dict[Role, int]:
+    """How many processes of each role are wanted, by the configuration and what operators wish of the node.
+
+    A drained node keeps its API, which refuses messages and answers everything else, and the process that
+    speaks for it.
+    """
+    wanted: dict[Role, int] = {**configured}
+    for queue, count in wish.processes.items():
+        wanted[queue] = count
+    return {role: 0 if wish.drained and role not in KEPT else count for role, count in wanted.items()}
+
+
+def want(observed: Observed, roles: Roles) -> None:
+    """Want as many processes as this configuration and operators say."""
+    observed.configured = {role: getattr(roles, role) for role in DRAIN_ORDER}
+    observed.wanted = wanted_of(observed.configured, observed.wish)
+
+
+def noted_wish(observed: Observed, text: str) -> bool:
+    """Note what operators wish of the node now, JSON; whether that is another wish. What cannot be read
+    changes nothing."""
+    try:
+        wish = msgspec.json.decode(text, type=NodeWish)
+    except msgspec.DecodeError:
+        return False
+    changed, observed.wish = wish != observed.wish, wish
+    observed.wanted = wanted_of(observed.configured, wish)
+    return changed
 
 
 def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:

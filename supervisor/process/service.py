@@ -84,7 +84,8 @@ class Service:
     def _trouble(self, observed: Observed, now: float) -> str:
         """What an operator must look at: processes that die again and again, a reload that failed."""
         ill = [s for s in observed.slots.values() if child_state.degraded(s, now, self._limits)]
-        words = [f"{s.title} is degraded: {s.last_words}" for s in ill]
+        words = ["the node is drained"] if observed.wish.drained else []
+        words += [f"{s.title} is degraded: {s.last_words}" for s in ill]
         if observed.reloads.sentence:
             words.append(f"the last reload changed nothing: {observed.reloads.sentence}")
         return "".join(f"; {sentence}" for sentence in words)

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from engine.config import ROLES, Role
+from engine.nodes.records import NodeWish
 from supervisor.process import child_state
 from supervisor.process.child_state import ChildState, Limits, Slot
 from supervisor.process.reconcile import Observed
@@ -37,6 +38,10 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int
     # Version of the routes, pauses and throughputs in force in it; None: it routes nothing, or not yet.
     routing: int | None
+    # Which configuration it was started with: how many reloads there had been.
+    generation: int = 0
+    # Whether it takes new messages; only of role `ingest`.
+    admits: bool = True
     # From which level on it logs; "" when it has not said so yet.
     log_level: str = ""
     # Processes that died here in a row, and why the last one did; "" when it was asked to end.
@@ -53,6 +58,12 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_pid: int
     # When that process started, clock ticks since boot: a later process with its id has another.
     supervisor_start: int
+    # When it started, UTC microseconds, and where its API is reached from this machine.
+    since_us: int = 0
+    url: str = ""
+    # What operators wish of the node; and how many processes of each role the configuration says.
+    wish: NodeWish = NodeWish()
+    configured: dict[str, int] = {}
     # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
@@ -72,19 +83,21 @@ def path_in(data_dir: Path) -> Path:
 class Publisher:
     """Writes the file when a process has changed, and removes it at the end."""
 
-    def __init__(self, node: str, path: Path | None, limits: Limits) -> None:
-        """`node` is the name of this node. Without a path no file is written."""
-        self._node, self._path, self._limits = node, path, limits
+    def __init__(self, node: str, path: Path | None, limits: Limits, url: str = "") -> None:
+        """`node` is the name of this node, `url` its API. Without a path no file is written."""
+        self._node, self._path, self._limits, self._url = node, path, limits, url
+        self._since_us = time.time_ns() // 1000
         self._published: object = None
 
     def publish(self, observed: Observed) -> None:
         """Write the file if anything in it has changed since the last call; a failure is logged."""
         rows = [
-            (s.key, s.state, s.pid, s.restarts, s.routing, s.log_level, s.deaths, self._degraded(s))
+            (s.key, s.state, s.pid, s.restarts, s.routing, s.admits, s.log_level, s.deaths, self._degraded(s))
             for s in observed.slots.values()
         ]
         stopping = observed.stopping is not None
-        now = (rows, observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
+        known = (observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
+        now = (rows, known, observed.wish, observed.configured)
         if now == self._published:
             return
         self._published = now
@@ -95,6 +108,10 @@ class Publisher:
             node=self._node,
             supervisor_pid=pid,
             supervisor_start=start_of(pid),
+            since_us=self._since_us,
+            url=self._url,
+            wish=observed.wish,
+            configured=dict[str, int](observed.configured.items()),
             ready=observed.announced,
             stopping=stopping,
             reloads_begun=observed.reloads.begun,
@@ -130,6 +147,8 @@ class Publisher:
                 since_us=wall_us - int((now - s.since) * 1e6),
                 restarts=s.restarts,
                 routing=s.routing if s.alive else None,
+                generation=s.generation,
+                admits=s.admits,
                 log_level=s.log_level if s.alive else "",
                 deaths=s.deaths,
                 last_words=s.last_words,

@@ -10,6 +10,7 @@ from functools import partial
 import msgspec
 import pytest
 
+from engine.errors import Unavailable
 from engine.organisations import NewOrganisation
 from engine.redis_keys import activity_key, dead_key, due_key, held_by_key, held_key
 from engine.shards import shard_of
@@ -31,10 +32,29 @@ async def link(redis_url: str) -> AsyncIterator[RedisLink]:
         yield link
 
 
+class View(msgspec.Struct):
+    """What is recorded of a message, as far as it concerns these calls."""
+
+    to: str
+    events: list[dict[str, object]]
+
+
+async def history(organisation_id: int, message_id: str) -> View | None:
+    match message_id:
+        case "away":
+            raise Unavailable("ClickHouse does not answer.")
+        case "known":
+            event = {"at": "2026-11-28T10:00:00.000000Z", "event": "retrying", "attempt": 2,
+                     "provider": "acme", "code": "500", "latency_ms": 1250.4}  # fmt: skip
+            return View("+989121234567", [event])
+    return None
+
+
 @pytest.fixture
 async def engine(directory: Directory, acme: NewOrganisation, link: RedisLink) -> AsyncIterator[Api]:
     letters = RedisDeadLetters(link, _SHARDS, partial(shard_of, shards=_SHARDS), now_us)
-    async with serving(await services_with(directory, dead_letters=letters), acme.api_key) as running:
+    services = await services_with(directory, dead_letters=letters, history=history)
+    async with serving(services, acme.api_key) as running:
         yield running
 
 
@@ -76,7 +96,8 @@ async def test_dead_letters_are_listed_in_pages_shown_replayed_and_dropped(
     _, of_7 = await engine.admin("GET", "/dead-letters?organisation=7&queue=normal")
     assert [letter["message_id"] for letter in of_7["dead_letters"]] == ["7-0", "7-1", "7-2"]
     first, second, third = of_7["dead_letters"]
-    assert await engine.admin("GET", f"/dead-letters/{first['id']}") == (200, first)
+    shown = first | {"events": None, "events_missing": "No event of the message is recorded."}
+    assert await engine.admin("GET", f"/dead-letters/{first['id']}") == (200, shown)
     assert await engine.admin("POST", f"/dead-letters/{first['id']}/replay") == (200, first)
     assert await engine.admin("POST", f"/dead-letters/{second['id']}/drop", {}) == (200, second)
     for path in ("", "/replay", "/drop"):
@@ -97,6 +118,26 @@ async def test_dead_letters_are_listed_in_pages_shown_replayed_and_dropped(
     shard = shard_of(7, _SHARDS)
     assert await link.call("ZCARD", due_key(shard, "normal")) == 1
     assert await link.call("XLEN", activity_key(shard)) == 2
+
+
+async def test_one_is_shown_with_the_history_of_its_message(
+    engine: Api, link: RedisLink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await dead(link, 7, "known")
+    await dead(link, 8, "away")
+    _, page = await engine.admin("GET", "/dead-letters")
+    known, away = page["dead_letters"]
+    status, reply = await engine.admin("GET", f"/dead-letters/{known['id']}")
+    assert (status, reply["events"][0]["code"], reply["events_missing"]) == (200, "500", "")
+    assert "+989121234567" not in str(reply)
+    _, reply = await engine.admin("GET", f"/dead-letters/{away['id']}")
+    assert (reply["events"], reply["events_missing"]) == (None, "ClickHouse does not answer.")
+    for letter, words in ((known, ("retrying", "acme", "1 s")), (away, ("not known: ClickHouse",))):
+        url = f"http://127.0.0.1:{engine.port}"
+        arguments = ["dead", "show", letter["id"], "--url", url, "--admin-key", ADMIN_KEY]
+        assert await asyncio.to_thread(cli.run, arguments) == 0
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words), printed
 
 
 async def test_two_operators_at_once_end_it_once(engine: Api, link: RedisLink) -> None:

@@ -7,9 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.routing import Routing
 from supervisor import cli
 from tests.api.world import ADMIN_KEY, Api
+
+NEITHER = {"queue": "normal", "pause": None, "drain": None}
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +31,7 @@ async def test_a_queue_is_paused_and_resumed_and_again_changes_nothing(api: Api)
     plan = await api.behind_admin.routing.read()
     assert (plan.version, plan.paused_queues) == (before.version + 1, ("normal",))
     for _ in range(2):
-        assert await api.admin("POST", "/queues/normal/resume") == (200, {"queue": "normal", "pause": None})
+        assert await api.admin("POST", "/queues/normal/resume") == (200, NEITHER)
     plan = await api.behind_admin.routing.read()
     assert (plan.version, plan.paused_queues) == (before.version + 2, ())
 
@@ -37,7 +40,7 @@ async def test_a_repeated_pause_does_not_undo_a_later_resume(api: Api) -> None:
     key = {"Idempotency_Key": "pause normal"}
     assert (await api.admin("POST", "/queues/normal/pause", **key))[1]["pause"]
     await api.admin("POST", "/queues/normal/resume")
-    assert await api.admin("POST", "/queues/normal/pause", **key) == (200, {"queue": "normal", "pause": None})
+    assert await api.admin("POST", "/queues/normal/pause", **key) == (200, NEITHER)
     status, reply = await api.admin("POST", "/queues/express/pause", **key)
     assert (status, reply["code"]) == (409, "idempotency_key_reused")
 
@@ -52,6 +55,31 @@ async def test_what_cannot_be_is_refused(api: Api) -> None:
         assert (await api.ask("POST", f"/v1/admin/queues/normal/{path}"))[0] == 401
     assert isinstance(api.behind_admin.routing, Routing)
     assert await api.behind_admin.routing.queue_pauses() == {}
+
+
+async def test_a_drain_stands_until_the_queue_is_resumed_and_a_paused_queue_is_not_drained(api: Api) -> None:
+    routing, closures = api.services.routing, PostgresClosures(api.services.directory._pool, "here")  # type: ignore[attr-defined]
+    status, reply = await api.admin("POST", "/queues/normal/drain", {"reason": "new address"})
+    assert (status, reply["pause"], reply["drain"]["reason"]) == (200, None, "new address")
+    assert await api.admin("POST", "/queues/normal/drain") == (200, reply), "since when and why stay"
+    assert await closures.closed() == ({"normal"}, False)
+    # It may be paused meanwhile; whoever resumes it ends both.
+    assert (await api.admin("POST", "/queues/normal/pause"))[1]["drain"] == reply["drain"]
+    status, refused = await api.admin("POST", "/queues/normal/drain")
+    assert (status, refused["code"]) == (409, "queue_paused")
+    assert await api.admin("POST", "/queues/normal/resume") == (200, NEITHER)
+    assert await closures.closed() == (frozenset(), False)
+    assert (await routing.queue_pauses(), await routing.queue_drains()) == ({}, {})
+    for body, field in (({"reason": 5}, "reason"), ({"force": True}, "force")):
+        assert (await api.admin("POST", "/queues/normal/drain", body))[1]["field"] == field
+    assert (await api.ask("POST", "/v1/admin/queues/normal/drain"))[0] == 401
+
+
+async def test_a_repeated_drain_does_not_undo_a_later_resume(api: Api) -> None:
+    key = {"Idempotency_Key": "drain normal"}
+    assert (await api.admin("POST", "/queues/normal/drain", **key))[1]["drain"]
+    await api.admin("POST", "/queues/normal/resume")
+    assert await api.admin("POST", "/queues/normal/drain", **key) == (200, NEITHER)
 
 
 async def test_the_commands_pause_and_resume(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,13 +13,16 @@ from rich.console import Console
 from engine.api import reads
 from engine.api.reads import Reports
 from engine.config import Config, Store
+from engine.nodes.control import NodeControl
 from engine.providers.settings import SimulatedSettings
 from engine.store_clock import TIME, StoreClock
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
+from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink, load_functions
+from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.status import Status
 from supervisor.cli import answers, show
 from supervisor.cli.checks import _check_all
@@ -29,8 +32,8 @@ _CONFIG = Config(
     shards=2,
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
-_PAUSED = {"paused_providers", "paused_queues", "paused_organisations"}
-_ALL = {"queues", "ledger", "activity", "receipts", "problems_last_hour", *_PAUSED}
+_PAUSED = {"paused_providers", "paused_queues", "drained_queues", "paused_organisations"}
+_ALL = {"queues", "nodes", "flow", "ledger", "activity", "receipts", "problems_last_hour", *_PAUSED}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,10 @@ async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     stream, attempts = RedisActivityStream(urls["redis"], 2), ClickHouseAttempts(urls["clickhouse"])
     pool = await Pool.connect(urls["postgres"], timeout_s=60, connections_max=2)
     clock = StoreClock(structlog.get_logger())
+    control = NodeControl("test", RedisNodeNotes(link), PostgresNodeWishes(pool), clock.now_us)
     asked = clock.asked()
     clock.answered(asked, await link.call(*TIME))
-    yield Reports(_CONFIG, pool, link, stream, attempts.unmatched, clock)
+    yield Reports(_CONFIG, pool, link, stream, attempts.unmatched, clock, control)
     await pool.close()
     await attempts.close()
     await stream.close()

@@ -23,6 +23,7 @@ from engine.api.ports import AdminServices, Draft, Outcome, Render, Services
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.errors import Refusal
+from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
@@ -35,11 +36,13 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
+from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
 from tests.providers.sink import Sink
 
@@ -253,6 +256,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "prices": Prices(pool),
         "losses": NoLosses(),
         "dead_letters": RedisDeadLetters(nowhere, 16, lambda o: o % 16, lambda: 0),
+        "nodes": NodeControl("test", RedisNodeNotes(nowhere), PostgresNodeWishes(pool), lambda: 0),
         "routing": Routing(pool, [p.name for p in PROVIDERS]),
         "providers": PROVIDERS,
         "receipt_readers": {},

@@ -41,9 +41,10 @@ class Stores:
     simulator: Simulator
 
     def start(self, name: str, *, tree: Path = ROOT, variables: Mapping[str, str] | None = None) -> Engine:
-        """A node with the code of `tree`; `variables` are added to its environment."""
+        """A node with the code of `tree`, or one that ran before again; `variables` are added to its
+        environment."""
         folder = self.folder / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         config = folder / "smsengine.toml"
         urls = {store: server.url for store, server in self.servers.items()}
         config.write_text(_CONFIG.format(node=name, simulator=self.simulator.url, **urls))

@@ -66,7 +66,7 @@ LIMITS = [
     ("[http]\nbody_bytes_max = {}", "http.body_bytes_max", 1023, 2**26 + 1,
      "a whole number from 1024 to 67108864"),
     *((f"[roles]\n{role} = {{}}", f"roles.{role}", -1, 257, "a whole number from 0 to 256")
-      for role in config.ROLES if role != "admin"),
+      for role in config.Roles.__struct_fields__),
     *((f"[queues.{queue}]\n{name} = {{}}", f"queues.{queue}.{name}", low, high, allowed)
       for queue in ("express", "normal")
       for name, low, high, allowed in (
@@ -143,7 +143,8 @@ def test_no_number_is_without_limits() -> None:
 WRONG = [
     (
         "[http]\nport = 1",
-        "http.port is no setting; those here are: admin_key_file, body_bytes_max, listen, timeout_s.",
+        "http.port is no setting; those here are: admin_key_file, body_bytes_max, drain_notice_s, listen,"
+        " timeout_s.",
     ),
     ("[queues.slow]\n", "queues.slow is no setting; those here are: express, normal."),
     ('[[providers]]\nname = "a"\ntype = "http"\nhost = "h"', "providers.a.host is no setting; those here "),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engine.config import ROLES
 from tests.system.client import Caller, eventually
 from tests.system.conftest import COMMAND, ROOT, Engine, answer, environment, smsengine
 
@@ -142,8 +143,7 @@ def test_real_texts_with_unknown_fields_and_one_recipient_for_all(engine: Engine
 
 def test_status_shows_every_role_and_queue(engine: Engine) -> None:
     status = answer(engine.run("status", "--json"))
-    roles = {"ingest", "express", "normal", "ledger", "archiver", "admin"}
-    assert {p["role"] for p in status["processes"]} == roles
+    assert {p["role"] for p in status["processes"]} == set(ROLES)
     assert set(status["queues"]) == {"express", "normal"}
     shown = engine.run("status").stdout
     for word in ("ingest 1", "archiver 1", "express", "normal", "waiting", "in hand"):
@@ -257,7 +257,7 @@ def test_a_key_of_the_data_directory_is_not_sent_to_another_engine(engine: Engin
 def test_a_queue_says_who_has_a_backlog(engine: Engine) -> None:
     assert answer(engine.run("queue", "show", "normal", "--json")) == {
         "queue": "normal", "messages": 0, "paused": 0, "segments_in_10_s": 0, "organisations": [],
-        "pause": None, "missing": {},
+        "pause": None, "drain": None, "missing": {},
     }  # fmt: skip
     assert "No organisation has a backlog in express." in engine.run("queue", "show", "express").stdout
     wrong = engine.run("queue", "show", "other")

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 
+from engine.config import ROLES
 from engine.metrics.catalogue import METRICS
 from tests.system.conftest import Engine, start_engine
 
@@ -121,7 +122,7 @@ def test_a_whole_run_is_counted_as_it_was_sent(engine: Engine) -> None:
 
 
 def test_each_process_of_the_node_is_in_the_scrape(engine: Engine) -> None:
-    roles = ("ingest", "express", "normal", "ledger", "archiver", "admin")
+    roles = ROLES
     seen = until(engine, lambda s: total(s, "smsengine_processes") == len(roles))
     for role in roles:
         assert total(seen, "smsengine_processes", role=role) == 1

@@ -60,14 +60,15 @@ class Parts:
         self.aiohttp: Connections | None = None
         # The server ends: every connection closes after its answer.
         self.is_ending = False
-        self._draining = services.draining
+        self._parting = services.parting
         # Set while there is no connection.
         self.none_open = asyncio.Event()
         self.none_open.set()
 
     def closes(self) -> bool:
-        """Whether every connection closes after its answer now, because the process ends."""
-        return self.is_ending or self._draining.is_set()
+        """Whether every connection closes after its answer now, because the process ends
+        or its node is drained."""
+        return self.is_ending or self._parting()
 
     def hand_over(
         self,

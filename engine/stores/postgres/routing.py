@@ -20,8 +20,9 @@ from typing import Any
 
 import msgspec
 
+from engine.changes import difference
 from engine.errors import Refusal
-from engine.organisations import Pause
+from engine.organisations import Drain, Pause
 from engine.records import IdempotentCall, Queue
 from engine.routing.records import Route, RoutingPlan
 from engine.routing.routes import first_wrong
@@ -66,6 +67,11 @@ _PAUSE_QUEUE = """
 INSERT INTO queue_pauses (queue, reason) VALUES ($1, $2)
 ON CONFLICT (queue) DO UPDATE SET reason = coalesce(nullif(EXCLUDED.reason, ''), queue_pauses.reason)"""
 _RESUME_QUEUE = "DELETE FROM queue_pauses WHERE queue = $1"
+_QUEUE_DRAINS = "SELECT queue, drained_at, reason FROM queue_drains"
+_DRAIN_QUEUE = """
+INSERT INTO queue_drains (queue, reason) VALUES ($1, $2)
+ON CONFLICT (queue) DO UPDATE SET reason = coalesce(nullif(EXCLUDED.reason, ''), queue_drains.reason)"""
+_END_DRAIN = "DELETE FROM queue_drains WHERE queue = $1"
 _COUNT_UP = "UPDATE routing_version SET version = version + 1"
 
 _encode = msgspec.json.Encoder().encode
@@ -148,25 +154,59 @@ class Routing:
     ) -> Pause | None:
         """Pause a queue for `reason`, or with None let it go on; its pause then, None: it has none.
 
-        Doing it again changes nothing but the reason. `once` as in `set_paused`. Raises Refusal 409 when
-        `once` was used for another request, 422 for the reason.
+        What lets it go on ends its drain, too. Doing it again changes nothing but the reason. `once` as in
+        `set_paused`. Raises Refusal 409 when `once` was used for another request, 422 for the reason.
         """
         if reason:
             check_text("reason", reason)
         async with self._pool.transaction() as connection:
             await connection.execute(_LOCK)
             if await claim(connection, once) is None:
-                before = await _queue_pauses(connection)
+                before, drains = await _queue_pauses(connection), await _queue_drains(connection)
                 if reason is not None:
                     await connection.execute(_PAUSE_QUEUE, queue, reason)
-                elif queue in before:
+                else:
                     await connection.execute(_RESUME_QUEUE, queue)
+                    await connection.execute(_END_DRAIN, queue)
                 if (queue in before) != (reason is not None):
                     await connection.execute(_COUNT_UP)
-                pause = (await _queue_pauses(connection)).get(queue)
-                if pause != before.get(queue):
-                    await note_change(connection, {"pause": before.get(queue)}, {"pause": pause})
+                was = {"pause": before.get(queue), "drain": drains.get(queue)}
+                now = {
+                    "pause": (await _queue_pauses(connection)).get(queue),
+                    "drain": (await _queue_drains(connection)).get(queue),
+                }
+                if now != was:
+                    await note_change(connection, *difference(was, now))
             return (await _queue_pauses(connection)).get(queue)
+
+    async def drain_queue(
+        self, queue: Queue, reason: str, once: IdempotentCall | None = None
+    ) -> Drain | None:
+        """Let a queue take no new messages, and deliver what waits; its drain then.
+
+        Doing it again changes nothing but the reason. `once` as in `set_paused`; so it may have ended
+        meanwhile: None. Raises Refusal 409 when the queue is paused, for then it delivers nothing, or `once`
+        was used for another request; 422 for the reason.
+        """
+        if reason:
+            check_text("reason", reason)
+        async with self._pool.transaction() as connection:
+            await connection.execute(_LOCK)
+            if await claim(connection, once) is None:
+                if queue in await _queue_pauses(connection):
+                    detail = f"The queue {queue} is paused, so it would never be empty; resume it first."
+                    raise Refusal("queue_paused", 409, detail)
+                before = (await _queue_drains(connection)).get(queue)
+                await connection.execute(_DRAIN_QUEUE, queue, reason)
+                drain = (await _queue_drains(connection)).get(queue)
+                if drain != before:
+                    await note_change(connection, {"drain": before}, {"drain": drain})
+            return (await _queue_drains(connection)).get(queue)
+
+    async def queue_drains(self) -> dict[Queue, Drain]:
+        """The queues that are drained."""
+        async with self._pool.connection() as connection:
+            return await _queue_drains(connection)
 
     async def queue_pauses(self) -> dict[Queue, Pause]:
         """The queues that are paused."""
@@ -214,6 +254,11 @@ async def _read(connection: Any) -> RoutingPlan:
 async def _queue_pauses(connection: Any) -> dict[Queue, Pause]:
     rows = await connection.fetch(_QUEUE_PAUSES)
     return {queue: Pause(since=since, reason=reason) for queue, since, reason in rows}
+
+
+async def _queue_drains(connection: Any) -> dict[Queue, Drain]:
+    rows = await connection.fetch(_QUEUE_DRAINS)
+    return {queue: Drain(since=since, reason=reason) for queue, since, reason in rows}
 
 
 async def _write(connection: Any, routes: Sequence[Route]) -> RoutingPlan:

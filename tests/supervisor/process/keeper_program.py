@@ -3,9 +3,9 @@
 `python -m tests.supervisor.process.keeper_program DIR OPTIONS` with OPTIONS in JSON. Tests steer the
 roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies before it is
 ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready, `grow-ROLE` has 200 MiB, `noisy-ROLE`
-logs 2,000 lines. SIGUSR2 makes a child's loop hang, while a thread of it waits. `fence-fails` makes
-fencing fail. On SIGHUP the configuration becomes that of `config.toml`. What the children do is
-appended to DIR/events.
+logs 2,000 lines. What operators wish of the node stands in `wish`. SIGUSR2 makes a child's loop hang,
+while a thread of it waits. `fence-fails` makes fencing fail. On SIGHUP the configuration becomes that of
+`config.toml`. What the children do is appended to DIR/events.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import uvloop
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Logs, ProcessSettings, Role, Roles, load
 from engine.errors import ConfigError, Unavailable
+from engine.nodes.records import NodeWish
 from engine.telemetry import configure_logs
 from supervisor.process.child_state import Limits
 from supervisor.process.keeper import Keeper
@@ -56,6 +57,14 @@ def wait_beside() -> None:
     threading.Event().wait()
 
 
+async def pass_on_wishes(life: Heartbeat) -> None:
+    """What operators wish stands in the file `wish`."""
+    while True:
+        if (HERE / "wish").exists():
+            life.wish((HERE / "wish").read_bytes())
+        await asyncio.sleep(0.05)
+
+
 async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | None) -> None:
     life = Heartbeat(pipe_fd)
     life.start()
@@ -71,6 +80,7 @@ async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | No
     if asked("mute", role):
         await asyncio.sleep(1000)
     beat = asyncio.create_task(life.beat())
+    wishing = asyncio.create_task(pass_on_wishes(life)) if role == "node" else None
     memory = b"x" * (200 << 20 if asked("grow", role) else 0)
     life.ready()
     for n in range(2000 if asked("noisy", role) else 0):
@@ -80,6 +90,8 @@ async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | No
     if asked("linger", role):
         await asyncio.sleep(1000)
     beat.cancel()
+    if wishing is not None:
+        wishing.cancel()
     if server is not None:
         server.close()
     record(event="drained", role=role, name=name, memory=len(memory))
@@ -166,6 +178,7 @@ def main() -> int:
         watchers=[sleeper] if sleeper else [],
         notifier=notifier,
         limits=msgspec.convert(options.get("limits", {}), Limits),
+        wish=msgspec.convert(options.get("wish", {}), NodeWish),
     )
     code = keeper.run()
     if sleeper:

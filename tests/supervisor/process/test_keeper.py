@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         running.kill()
 
 
-ONE_OF_EACH = ["admin 1", "archiver 1", "express 1", "ingest 1", "ledger 1", "normal 1"]
+ONE_OF_EACH = ["admin 1", "archiver 1", "express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
 
 
 def test_it_starts_every_role_says_so_once_and_drains_in_order_with_exit_code_0(start: Start) -> None:

@@ -50,7 +50,7 @@ def test_workers_and_api_are_replaced_and_the_rest_stay(start: Start) -> None:
     after = running.ready()
     assert after.keys() == before.keys()
     kept = {title for title in before if before[title].pid == after[title].pid}
-    assert kept == {"ledger 1", "archiver 1"}
+    assert kept == {"ledger 1", "archiver 1", "node 1"}
     born = {event["name"]: event for event in running.events("born")}
     assert {born[after[title].name]["take_over_s"] for title in after.keys() - kept} == {50}
     replaced = [before[title].name for title in ("express 1", "express 2", "normal 1", "ingest 1", "admin 1")]

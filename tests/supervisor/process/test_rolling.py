@@ -141,6 +141,7 @@ def test_what_was_replaced_already_goes_back_too() -> None:
         "normal": {0},
         "ingest": {0},
         "admin": set(),
+        "node": set(),
     }
     assert (world.gone_back, world.settled) == (["It does not work."], [0])
     # A later configuration does not take up the generation that was given up.

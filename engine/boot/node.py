@@ -1,0 +1,196 @@
+"""The role `node`: speaks for its node. It notes the node in Redis, and takes to the supervisor what
+operators wish of it.
+
+Every node has one such process, also while it is drained. The supervisor itself has no connection to a
+store; it writes what it knows to run/processes.json, and reads the wish from this process's pipe.
+
+    killed, or frozen   the supervisor replaces it; meanwhile the note grows old, and the last wish stays
+    Redis away          the node is not noted, so the others see it as gone after a while; nothing follows
+                        from that but what operators are shown and refused
+    PostgreSQL away     the last wish stays
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from engine import __version__
+from engine.boot.metric_files import Counted, process_of
+from engine.boot.process import Process, end, until
+from engine.config import ROLES
+from engine.errors import Unavailable
+from engine.formats import FORMATS
+from engine.metrics.snapshot import Snapshot, Totals, added, joined
+from engine.nodes.flow import RATE_S, FlowWindow
+from engine.nodes.records import NodeNote, NodeWish, OwnNode, OwnProcess, ProcessNote
+from engine.nodes.standing import forgotten, state_of
+from engine.stores.postgres.nodes import PostgresNodeWishes
+from engine.stores.postgres.pool import Pool
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.node_notes import note_commands, notes_of
+
+# How often the node is noted, and how often the wish is looked up, seconds.
+_NOTE_S = 2.0
+_LOOK_S = 1.0
+# More processes than that are only counted in a note.
+_PROCESSES_MAX = 100
+_WORDS_MAX = 200
+
+log = structlog.get_logger("node")
+
+
+async def speak_for_node(process: Process) -> None:
+    """Note the node and pass on what is wished of it, until drained. Raises Unavailable without Redis."""
+    config, life = process.config, process.life
+    async with process.link("commands") as link:
+        await process.know_the_time(link)
+        postgres = await Pool.connect(config.postgres.url, connections_max=1)
+        try:
+            speaker = Speaker(process, link, PostgresNodeWishes(postgres))
+            await speaker.look()
+            await speaker.note()
+            life.ready()
+            runs = [asyncio.create_task(run) for run in (speaker.look_on(), speaker.note_on())]
+            try:
+                await until(life.draining.wait(), *runs)
+            finally:
+                await end(*runs)
+            # So that the others see at once that it has not just gone.
+            await speaker.note()
+        finally:
+            await postgres.close()
+
+
+class Speaker:
+    """Of one node."""
+
+    def __init__(self, process: Process, link: RedisLink, wishes: PostgresNodeWishes) -> None:
+        self._process = process
+        self._link = link
+        self._wishes = wishes
+        self._wish = NodeWish()
+        self._away = False
+        self._flow = FlowWindow()
+        self._forgotten: list[str] = []
+        # When looked, microseconds, and the CPU time of each living process then, seconds, by its name.
+        self._cpu: deque[tuple[int, dict[str, float]]] = deque()
+
+    async def look(self) -> None:
+        """Look once what is wished, and tell the supervisor. What cannot be read stays as it was."""
+        node = self._process.config.node_name
+        try:
+            self._wish = await self._wishes.of(node)
+        except Unavailable as e:
+            if not self._away:
+                log.warning("what is wished of the node cannot be looked up", reason=e.detail)
+            self._away = True
+            return
+        self._away = False
+        self._process.life.wish(msgspec.json.encode(self._wish))
+
+    async def look_on(self) -> None:
+        """Look again and again, until canceled."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            await self.look()
+
+    async def note(self) -> None:
+        """Note the node once; when Redis does not take the note, the next one counts."""
+        process = self._process
+        counted = await self._counted()
+        now_us = process.clock.now_us()
+        snapshots = counted.snapshots
+        living = {process_of(file): snapshots[file] for file in counted.living if file in snapshots}
+        self._flow.add(now_us, added([counted.totals.counts, *(s.counts for s in snapshots.values())]))
+        flow = self._flow.note(now_us, joined(snapshot.gauges for snapshot in living.values()))
+        note = self._note_of(now_us, living)
+        commands = note_commands(note, flow, self._forgotten)
+        try:
+            replies = await process.pulse.batch(self._link, commands)
+            self._forgotten = forgotten(notes_of(replies), now_us)
+        except Unavailable:
+            # `keep_pulse` of other roles is silent about it, too: each of them has a line of its own.
+            return
+
+    async def note_on(self) -> None:
+        """Note it again and again, until canceled."""
+        while True:
+            await asyncio.sleep(_NOTE_S)
+            await self.note()
+
+    async def _counted(self) -> Counted:
+        try:
+            return await self._process.meter.read_all()
+        except OSError:
+            # Its node is worth a note also when its disk is not.
+            return Counted(Totals(), {}, set())
+
+    def _note_of(self, now_us: int, living: dict[str, Snapshot]) -> NodeNote:
+        config, wish = self._process.config, self._wish
+        own = _own_node(config.data_dir)
+        if self._process.life.draining.is_set():
+            own = msgspec.structs.replace(own, stopping=True)
+        cpu = self._cpu_percent(now_us, living)
+        shown = own.processes[:_PROCESSES_MAX]
+        roles: dict[str, int] = {
+            role: own.configured.get(role, 0) for role in ROLES if role not in ("admin", "node")
+        }
+        return NodeNote(
+            name=config.node_name,
+            at_us=now_us,
+            state=state_of(own, wish),
+            version=__version__,
+            formats=FORMATS,
+            since_us=own.since_us,
+            url=own.url,
+            reason=wish.reason[:_WORDS_MAX],
+            roles=roles | dict[str, int](wish.processes.items()),
+            configured=roles,
+            processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
+            more_processes=len(own.processes) - len(shown),
+        )
+
+    def _cpu_percent(self, now_us: int, living: dict[str, Snapshot]) -> dict[str, float]:
+        """By name, the CPU that each living process has had in about the last `RATE_S`."""
+        metric = "smsengine_process_cpu_seconds"
+        now = {name: sum(s.counts.counters.get(metric, {}).values()) for name, s in living.items()}
+        self._cpu.append((now_us, now))
+        while len(self._cpu) > 2 and self._cpu[1][0] <= now_us - RATE_S * 1e6:
+            self._cpu.popleft()
+        at_us, before = self._cpu[0]
+        passed_s = max((now_us - at_us) / 1e6, 0.001)
+        return {
+            name: max(0.0, round(100 * (spent_s - before[name]) / passed_s, 1))
+            for name, spent_s in now.items()
+            if name in before and now_us > at_us
+        }
+
+
+def _own_node(data_dir: str) -> OwnNode:
+    """What the supervisor has written; nothing when there is no data directory, or no file."""
+    try:
+        return msgspec.json.decode(Path(data_dir, "run", "processes.json").read_bytes(), type=OwnNode)
+    except (OSError, msgspec.MsgspecError):
+        return OwnNode()
+
+
+def _noted(own: OwnProcess, snapshot: Snapshot | None, cpu_percent: float) -> ProcessNote:
+    memory = snapshot.gauges.get("smsengine_process_resident_memory_bytes", {}) if snapshot else {}
+    return ProcessNote(
+        role=own.role,
+        index=own.index,
+        pid=own.pid,
+        state=own.state,
+        since_us=own.since_us,
+        restarts=own.restarts,
+        generation=own.generation,
+        cpu_percent=cpu_percent,
+        memory_mb=round(sum(memory.values())) >> 20,
+        degraded=own.degraded,
+        last_words=own.last_words[:_WORDS_MAX],
+    )

@@ -1,0 +1,37 @@
+"""Tables, numbers and times as all commands print them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
+) -> Table:
+    """A plain table. The columns with their index in `right` are aligned to the right, for numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, name in enumerate(columns):
+        made.add_column(name, justify="right" if place in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def number(count: int) -> str:
+    """The number with a comma before each group of three digits."""
+    return f"{count:,}"
+
+
+def span(ms: int) -> str:
+    """A length of time in the unit that fits it: 0, 340 ms, 12 s, 5 min, 3 h, 2 d."""
+    if ms < 1000:
+        return f"{ms} ms" if ms else "0"
+    seconds = ms // 1000
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds // unit} {name}"
+    return f"{seconds // 86400} d"

@@ -1,0 +1,201 @@
+"""The operator's calls about nodes, over a real PostgreSQL and a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.nodes.control import NodeControl
+from engine.nodes.flow import NodeFlow
+from engine.nodes.records import NodeNote, ProcessNote
+from engine.nodes.standing import GONE_US, NODES_MAX, forgotten
+from engine.organisations import NewOrganisation
+from engine.redis_keys import NODE_FLOWS, NODES
+from engine.stores.postgres.closures import PostgresClosures
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.nodes import PostgresNodeWishes
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.node_notes import RedisNodeNotes, note_commands, notes_of
+from supervisor import cli
+from tests.api.world import ADMIN_KEY, Api, services_with, serving
+from tests.conftest import own_database
+
+_ROLES = ("ledger", "archiver", "express", "normal", "ingest")
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def note(name: str, *roles: str, **changes: Any) -> NodeNote:
+    """A node with one ready process of each role; of all roles when none is named."""
+    count = dict.fromkeys(roles or _ROLES, 1)
+    ready = [ProcessNote(role=role, index=1, pid=7, state="ready") for role in count]
+    made = NodeNote(
+        name=name, at_us=now_us(), version="1.2.3", roles=count, configured=count, processes=ready
+    )
+    return msgspec.structs.replace(made, **changes)
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    async with own_database(redis_url, 11) as link:
+        yield link
+
+
+@pytest.fixture
+async def nodes(
+    directory: Directory, acme: NewOrganisation, link: RedisLink, edge: bool
+) -> AsyncIterator[Api]:
+    """An API on the node `a`; `b` stands beside it, and neither is drained."""
+    wishes = PostgresNodeWishes(directory._pool)
+    control = NodeControl("a", RedisNodeNotes(link), wishes, now_us)
+    for name in ("a", "b"):
+        await put(link, note(name))
+    async with serving(await services_with(directory, nodes=control), acme.api_key) as api:
+        yield api
+    async with directory._pool.connection() as connection:
+        await connection.execute("DELETE FROM node_wishes")
+
+
+async def put(link: RedisLink, noted: NodeNote, *forget: str) -> dict[str, NodeNote]:
+    flow = NodeFlow(at_us=noted.at_us)
+    return notes_of(await link.batch(note_commands(noted, flow, forget)))
+
+
+async def test_all_nodes_are_listed_and_who_is_silent_is_gone(nodes: Api, link: RedisLink) -> None:
+    await put(link, note("b", at_us=now_us() - GONE_US - 1_000_000))
+    await put(link, note("c", state="stopped", at_us=now_us() - GONE_US - 1_000_000))
+    await link.call("HSET", NODES, "d", b"not a note")
+    status, reply = await nodes.admin("GET", "/nodes")
+    assert (status, reply["node"]) == (200, "a")
+    assert {n["name"]: n["seen"] for n in reply["nodes"]} == {"a": "running", "b": "gone", "c": "stopped"}
+    assert reply["nodes"][0]["processes"][0]["state"] == "ready"
+    assert (await nodes.ask("GET", "/v1/admin/nodes"))[0] == 401
+
+
+async def test_a_drain_stands_until_the_node_is_resumed(nodes: Api) -> None:
+    closures = PostgresClosures(nodes.services.directory._pool, "b")  # type: ignore[attr-defined]
+    status, reply = await nodes.admin("POST", "/nodes/b/drain", {"reason": "new disk"})
+    assert (status, reply["wish"]["reason"]) == (200, "new disk")
+    assert await nodes.admin("POST", "/nodes/b/drain") == (200, reply), "since when and why stay"
+    assert await closures.closed() == (frozenset(), True)
+    listed = (await nodes.admin("GET", "/nodes"))[1]["nodes"]
+    assert [n["drain_wished"] for n in listed] == [False, True]
+    status, reply = await nodes.admin("POST", "/nodes/b/resume")
+    assert (status, reply["wish"]) == (200, {"drained_at": None, "reason": "", "processes": {}})
+    assert await closures.closed() == (frozenset(), False)
+
+
+@pytest.mark.parametrize("other", ["away", "without a ledger", "not ready", "drains"])
+async def test_the_last_node_that_does_something_is_not_drained(
+    nodes: Api, link: RedisLink, other: str
+) -> None:
+    match other:
+        case "away":
+            await put(link, note("b", at_us=now_us() - GONE_US - 1_000_000))
+        case "without a ledger":
+            await put(link, note("b", *_ROLES[1:]))
+        case "not ready":
+            await put(
+                link, note("b", processes=[ProcessNote(role=r, index=1, state="starting") for r in _ROLES])
+            )
+        case "drains":
+            assert (await nodes.admin("POST", "/nodes/b/drain"))[0] == 200
+    status, reply = await nodes.admin("POST", "/nodes/a/drain")
+    assert (status, reply["code"]) == (409, "last_node")
+    assert "no other node has a ledger" in reply["detail"]
+    assert (await nodes.admin("POST", "/nodes/a/drain", {"force": True}))[0] == 200
+
+
+async def test_of_two_drains_at_once_of_the_last_two_nodes_one_is_refused(nodes: Api) -> None:
+    both = await asyncio.gather(*(nodes.admin("POST", f"/nodes/{name}/drain") for name in ("a", "b")))
+    assert sorted(status for status, _ in both) == [200, 409]
+
+
+async def test_the_number_of_workers_is_set_for_one_node_and_never_to_none_at_all(
+    nodes: Api, link: RedisLink
+) -> None:
+    async def scale(**body: object) -> tuple[int, Any]:
+        return await nodes.admin("POST", "/queues/express/scale", body)
+
+    assert await scale(processes=4) == (200, {"queue": "express", "node": "a", "processes": 4})
+    assert (await scale(processes=0, node="b"))[0] == 200, "a has some"
+    await put(link, note("b", *(role for role in _ROLES if role != "express")))
+    status, reply = await scale(processes=0)
+    assert (status, reply["code"]) == (409, "last_node")
+    assert (await scale(processes=0, force=True))[0] == 200
+    assert (await scale(processes=None))[1]["processes"] is None
+    wishes = await PostgresNodeWishes(nodes.services.directory._pool).all()  # type: ignore[attr-defined]
+    assert {name: wish.processes for name, wish in wishes.items()} == {"a": {}, "b": {"express": 0}}
+    for body, field in (
+        ({"processes": 257}, "processes"), ({"processes": -1}, "processes"),
+        ({"processes": "2"}, "processes"), ({}, "processes"),
+        ({"processes": 1, "node": 5}, "node"), ({"processes": 1, "force": 1}, "force"),
+    ):  # fmt: skip
+        status, reply = await scale(**body)
+        assert (status, reply["field"]) == (422, field), body
+    assert (await nodes.admin("POST", "/queues/slow/scale", {"processes": 1}))[0] == 404
+
+
+async def test_an_unknown_node_is_named_beside_those_that_are_known(nodes: Api) -> None:
+    for path in ("/nodes/x/drain", "/nodes/x/resume"):
+        status, reply = await nodes.admin("POST", path)
+        assert (status, reply["detail"]) == (404, "There is no node of this name; known are: a, b.")
+    assert (await nodes.admin("POST", "/queues/normal/scale", {"processes": 1, "node": "x"}))[0] == 404
+
+
+async def test_a_repeated_drain_does_not_undo_a_later_resume(nodes: Api) -> None:
+    key = {"Idempotency_Key": "drain b"}
+    assert (await nodes.admin("POST", "/nodes/b/drain", **key))[1]["wish"]["drained_at"]
+    await nodes.admin("POST", "/nodes/b/resume")
+    assert (await nodes.admin("POST", "/nodes/b/drain", **key))[1]["wish"]["drained_at"] is None
+
+
+async def test_old_notes_are_forgotten_and_there_are_never_too_many(link: RedisLink) -> None:
+    many = {f"n{i}": NodeNote(name=f"n{i}", at_us=i) for i in range(NODES_MAX + 2)}
+    assert sorted(forgotten(many, now_us=NODES_MAX)) == ["n0", "n1"]
+    assert forgotten({"old": NodeNote(name="old", at_us=0)}, now_us=86_400_000_001) == ["old"]
+    await put(link, note("a"))
+    assert (await put(link, note("b"), "a")).keys() == {"b"}
+    assert await link.call("HKEYS", NODE_FLOWS) == [b"b"]
+    # A note is bounded, and the keys end by themselves.
+    await put(link, note("c", reason="x" * 100_000))
+    assert (await put(link, note("b"))).keys() == {"b"}
+    assert 0 < await link.call("TTL", NODES) <= 86_400
+
+
+async def test_the_commands_say_what_they_did_and_what_is_refused(
+    nodes: Api, link: RedisLink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run(*words: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{nodes.port}"
+        code = await asyncio.to_thread(cli.run, [*words, "--url", url, "--admin-key", ADMIN_KEY])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    assert await run("node", "drain", "b") == (0, "The node b takes nothing new.\n")
+    code, said = await run("node", "drain", "a")
+    assert code == 2
+    assert "The node a cannot be drained: no other node has" in said
+    await put(link, note("b", state="drained", processes=[]))
+    assert await run("node", "drain", "b", "--wait") == (0, "The node b is drained.\n")
+    assert await run("node", "resume", "b") == (0, "The node b works again.\n")
+    code, said = await run("node", "drain")
+    assert code == 2
+    assert "The name of a node is needed" in said
+    code, said = await run("node", "list")
+    assert (code, "1.2.3" in said) == (0, True)
+    assert await run("queue", "scale", "express", "3", "--node", "b") == (
+        0, "The node b has 3 workers of express.\n",
+    )  # fmt: skip
+    code, said = await run("queue", "scale", "express", "as-configured", "--node", "b")
+    assert (code, said) == (0, "The node b has as many as configured workers of express.\n")
+    code, said = await run("queue", "scale", "express", "many", "--node", "b")
+    assert code == 2
+    assert "N must be a whole number" in said

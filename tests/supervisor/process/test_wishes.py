@@ -1,0 +1,98 @@
+"""What operators wish of a node, carried out by its supervisor: drains, and numbers of workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.config import ROLES, Role
+from engine.nodes.records import NodeWish
+from supervisor.process import reconcile as rule
+from supervisor.process import snapshot
+from tests.supervisor.process.running import Running, until
+from tests.supervisor.process.test_keeper import Start
+
+ONE_OF_EACH: dict[Role, int] = dict.fromkeys(ROLES, 1)
+DRAINED = NodeWish(drained_at=datetime(2026, 11, 28, tzinfo=UTC))
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def start(**options: object) -> Running:
+        started.append(Running(tmp_path, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.kill()
+
+
+def wish(running: Running, wished: NodeWish) -> None:
+    """Replace the file as a whole."""
+    draft = running.here / "wish.new"
+    draft.write_bytes(msgspec.json.encode(wished))
+    draft.rename(running.here / "wish")
+
+
+def test_a_drained_node_wants_its_api_and_its_speaker_and_nothing_else() -> None:
+    assert rule.wanted_of(ONE_OF_EACH, NodeWish()) == ONE_OF_EACH
+    more = NodeWish(processes={"express": 4, "normal": 0})
+    assert rule.wanted_of(ONE_OF_EACH, more) == ONE_OF_EACH | {"express": 4, "normal": 0}
+    both = msgspec.structs.replace(more, drained_at=DRAINED.drained_at)
+    wanted = rule.wanted_of(ONE_OF_EACH, both)
+    assert {role for role, count in wanted.items() if count} == {"ingest", "node"}
+    assert rule.wanted_of(ONE_OF_EACH | {"ingest": 0}, both)["ingest"] == 0
+
+
+def test_a_wish_is_carried_out_without_a_restart_and_its_end_too(start: Start) -> None:
+    running = start(roles={"archiver": 0})
+    before = running.ready()
+    wish(running, NodeWish(processes={"express": 3}))
+    until(lambda: "express 3" in running.rows())
+    rows = running.ready()
+    assert rows["express 1"].pid == before["express 1"].pid, "who works goes on"
+
+    wish(running, DRAINED)
+    until(lambda: sorted(running.rows()) == ["ingest 1", "node 1"])
+    assert [e["role"] for e in running.events("drained")].count("express") == 3
+    assert running.fenced() == [], "they drained, and nobody was killed"
+    file = snapshot.read(snapshot.path_in(running.here))
+    assert file is not None
+    assert (file.wish.drained, file.configured["express"]) == (True, 1)
+    assert running.rows()["ingest 1"].pid == before["ingest 1"].pid
+
+    (running.here / "wish").write_text("no wish at all")
+    wish(running, NodeWish())
+    until(lambda: "normal 1" in running.rows())
+    assert sorted(running.ready()) == ["express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
+    running.send(signal.SIGTERM)
+    assert running.end() == 0
+
+
+def test_a_supervisor_that_starts_drained_starts_no_worker(start: Start) -> None:
+    running = start(wish=msgspec.to_builtins(DRAINED))
+    assert sorted(running.ready()) == ["ingest 1", "node 1"]
+    assert {e["role"] for e in running.events("born")} == {"ingest", "node"}
+    running.send(signal.SIGTERM)
+    assert running.end() == 0
+
+
+def test_a_reload_of_a_scaled_node_keeps_the_number_that_was_wished(start: Start) -> None:
+    roles = {"normal": 0, "archiver": 0, "ledger": 0}
+    running = start(roles=roles, wish={"processes": {"express": 2}})
+    assert "express 2" in running.ready()
+    (running.here / "config.toml").write_text(
+        "node = 'node-1'\n[roles]\nexpress = 1\nnormal = 0\narchiver = 0\nledger = 0\n"
+    )
+    running.send(signal.SIGHUP)
+    until(lambda: running.logged("reloaded"))
+    rows = until(lambda: running.rows() if len(running.rows()) == 4 else None)
+    assert {row.generation for name, row in rows.items() if "express" in name} == {1}
+    assert sorted(rows) == ["express 1", "express 2", "ingest 1", "node 1"]

@@ -1,0 +1,78 @@
+"""Drains and numbers of workers on the whole engine: nothing is lost, and everything goes on afterwards."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tests.system.client import Caller, eventually
+from tests.system.conftest import Engine, answer
+
+MESSAGE = {"to": "+989121234567", "text": "hello"}
+
+
+def admin(engine: Engine, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    return Caller(engine.url, engine.admin_key).call(method, f"/v1/admin/{path}", body)
+
+
+def workers(engine: Engine, role: str) -> list[dict[str, Any]]:
+    processes = admin(engine, "GET", "status")[1]["processes"]
+    return [p for p in processes if p["role"] == role and p["state"] == "ready"]
+
+
+def sent(caller: Caller, message_id: str) -> bool:
+    status, view = caller.call("GET", f"/v1/messages/{message_id}")
+    return status == 200 and view["status"] in ("sent", "delivered")
+
+
+def test_workers_are_added_and_taken_away_while_it_runs(engine: Engine) -> None:
+    before = workers(engine, "express")
+    scaled = answer(engine.run("queue", "scale", "express", "2", "--json"))
+    assert scaled["processes"] == 2, "the node of the data directory"
+    eventually(lambda: len(workers(engine, "express")) == 2)
+    assert [p["pid"] for p in before] == [workers(engine, "express")[0]["pid"]]
+    [node] = admin(engine, "GET", "nodes")[1]["nodes"]
+    eventually(lambda: admin(engine, "GET", "nodes")[1]["nodes"][0]["roles"]["express"] == 2)
+    assert node["configured"]["express"] == 1
+    assert admin(engine, "POST", "queues/express/scale", {"processes": 0})[0] == 409
+    assert admin(engine, "POST", "queues/express/scale", {"processes": None})[0] == 200
+    eventually(lambda: len(workers(engine, "express")) == 1)
+
+
+def test_a_drained_queue_takes_nothing_and_the_other_goes_on(engine: Engine) -> None:
+    caller = Caller(engine.url, engine.api_key)
+    assert answer(engine.run("queue", "drain", "normal", "--reason", "test", "--json"))["drain"]
+    try:
+        eventually(lambda: caller.call("POST", "/v1/messages", MESSAGE)[0] == 503)
+        status, problem = caller.call("POST", "/v1/messages", MESSAGE)
+        assert (status, problem["code"], caller.headers["Retry-After"]) == (503, "queue_drained", "30")
+        batch = {"messages": [MESSAGE | {"queue": "express"}, MESSAGE]}
+        assert caller.call("POST", "/v1/messages/batch", batch)[1]["code"] == "queue_drained"
+        assert caller.call("POST", "/v1/messages", MESSAGE | {"queue": "express"})[0] == 202
+        assert admin(engine, "GET", "status")[1]["drained_queues"]["normal"]["reason"] == "test"
+    finally:
+        assert admin(engine, "POST", "queues/normal/resume")[0] == 200
+    eventually(lambda: caller.call("POST", "/v1/messages", MESSAGE)[0] == 202)
+
+
+def test_a_drained_node_sends_nothing_is_not_ready_and_goes_on_where_it_was(engine: Engine) -> None:
+    caller = Caller(engine.url, engine.api_key)
+    [node] = admin(engine, "GET", "nodes")[1]["nodes"]
+    assert admin(engine, "POST", f"nodes/{node['name']}/drain")[0] == 409
+    answer(engine.run("node", "drain", "--force", "--reason", "test", "--json"))
+    try:
+        eventually(lambda: caller.call("GET", "/readyz")[0] == 503)
+        assert caller.call("GET", "/readyz")[1]["status"] == "drained"
+        assert caller.headers["Connection"] == "close"
+        eventually(lambda: not workers(engine, "express") + workers(engine, "ledger"))
+        # A balancer has not noticed yet: the message is taken, and waits.
+        status, accepted = caller.call("POST", "/v1/messages", MESSAGE | {"queue": "express"})
+        assert status == 202
+        time.sleep(0.1)
+        assert not sent(caller, accepted["id"])
+        eventually(lambda: admin(engine, "GET", "nodes")[1]["nodes"][0]["reason"] == "test")
+        assert admin(engine, "GET", "nodes")[1]["nodes"][0]["drain_wished"] is True
+    finally:
+        answer(engine.run("node", "resume", "--json"))
+    eventually(lambda: sent(caller, accepted["id"]))
+    assert caller.call("GET", "/readyz")[0] == 200
