@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from aiohttp import hdrs, web
 
 from engine.api.decoding import read_body
-from engine.api.ports import ReceiptReader, Services
+from engine.api.ports import Services
 from engine.api.problems import not_found
+from engine.api.receipt_ports import ReceiptReader
 from engine.api.response import Response
 from engine.errors import Unavailable
 from engine.problem_records import ProblemKind

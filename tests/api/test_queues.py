@@ -58,7 +58,7 @@ async def test_what_cannot_be_is_refused(api: Api) -> None:
 
 
 async def test_a_drain_stands_until_the_queue_is_resumed_and_a_paused_queue_is_not_drained(api: Api) -> None:
-    routing, closures = api.services.routing, PostgresClosures(api.services.directory._pool, "here")  # type: ignore[attr-defined]
+    routing, closures = api.behind_admin.routing, PostgresClosures(api.services.directory._pool, "here")  # type: ignore[attr-defined]
     status, reply = await api.admin("POST", "/queues/normal/drain", {"reason": "new address"})
     assert (status, reply["pause"], reply["drain"]["reason"]) == (200, None, "new address")
     assert await api.admin("POST", "/queues/normal/drain") == (200, reply), "since when and why stay"

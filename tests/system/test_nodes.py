@@ -12,7 +12,7 @@ MESSAGE = {"to": "+989121234567", "text": "hello"}
 
 
 def admin(engine: Engine, method: str, path: str, body: object = None) -> tuple[int, Any]:
-    return Caller(engine.url, engine.admin_key).call(method, f"/v1/admin/{path}", body)
+    return Caller(engine.admin_url, engine.admin_key).call(method, f"/v1/admin/{path}", body)
 
 
 def workers(engine: Engine, role: str) -> list[dict[str, Any]]:

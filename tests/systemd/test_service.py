@@ -14,7 +14,7 @@ from tests.systemd.world import Service, load
 
 def test_it_is_started_when_every_process_is_ready_and_listens_where_systemd_does(service: Service) -> None:
     assert service.machine.show("smsengine.service", "ActiveState", "Result") == ["active", "success"]
-    eventually(lambda: service.status() == "7 of 7 processes ready")
+    eventually(lambda: service.status() == "8 of 8 processes ready")
     assert fetch(f"{service.url}/readyz")
     sockets = service.machine.run("systemctl", "list-sockets", "--no-legend").stdout.splitlines()
     of_units = {unit: address for address, unit, _ in map(str.split, sockets)}

@@ -136,7 +136,7 @@ def test_nodes_are_upgraded_one_after_another_and_nothing_is_lost_or_doubled(sha
             done = node.run("node", "drain", "--wait", "--reason", "upgrade", timeout_s=150)
             assert done.returncode == 0, done.stderr
             # Only the API is left, and the process that speaks for the node.
-            eventually(lambda by=stays, n=name: roles(by, n) == {"ingest", "node"})
+            eventually(lambda by=stays, n=name: roles(by, n) == {"admin", "ingest", "node"})
             assert ready(node) == 503
             go_on()
             refused = stays.run("node", "drain")
@@ -148,7 +148,7 @@ def test_nodes_are_upgraded_one_after_another_and_nothing_is_lost_or_doubled(sha
             node = balancer.nodes[name] = shared.start(name)
             eventually(lambda by=stays, n=name: seen(by)[n] == "drained")
             assert ready(node) == 503
-            assert roles(node, name) == {"ingest", "node"}
+            assert roles(node, name) == {"admin", "ingest", "node"}
             assert answer(node.run("node", "resume", "--json"))["node"] == name
             eventually(lambda n=node: ready(n) == 200)
             eventually(lambda by=stays, n=name: "express" in roles(by, n))

@@ -47,13 +47,13 @@ def test_process_after_process_dies_and_the_slot_is_degraded_says_why_and_recove
     row = running.rows()["express 1"]
     assert row.deaths >= 4
     assert row.last_words == "It ended with exit code 1 before it was ready."
-    systemd.hear("STATUS=3 of 4 processes ready; express 1 is degraded: It ended with exit code 1 before")
+    systemd.hear("STATUS=4 of 5 processes ready; express 1 is degraded: It ended with exit code 1 before")
     assert [e["why"] for e in running.logged("child_degraded")] == [row.last_words], "it is logged once"
     deaths = [e for e in running.logged("child_ended") if e["child"] == "express 1"]
     assert len(deaths) >= 4
     (running.here / "crash-express").unlink()
     until(lambda: not running.rows()["express 1"].degraded)
-    systemd.hear("STATUS=4 of 4 processes ready")
+    systemd.hear("STATUS=5 of 5 processes ready")
     systemd.close()
 
 

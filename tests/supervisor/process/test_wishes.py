@@ -47,7 +47,7 @@ def test_a_drained_node_wants_its_api_and_its_speaker_and_nothing_else() -> None
     assert rule.wanted_of(ONE_OF_EACH, more) == ONE_OF_EACH | {"express": 4, "normal": 0}
     both = msgspec.structs.replace(more, drained_at=DRAINED.drained_at)
     wanted = rule.wanted_of(ONE_OF_EACH, both)
-    assert {role for role, count in wanted.items() if count} == {"ingest", "node"}
+    assert {role for role, count in wanted.items() if count} == {"admin", "ingest", "node"}
     assert rule.wanted_of(ONE_OF_EACH | {"ingest": 0}, both)["ingest"] == 0
 
 
@@ -60,7 +60,7 @@ def test_a_wish_is_carried_out_without_a_restart_and_its_end_too(start: Start) -
     assert rows["express 1"].pid == before["express 1"].pid, "who works goes on"
 
     wish(running, DRAINED)
-    until(lambda: sorted(running.rows()) == ["ingest 1", "node 1"])
+    until(lambda: sorted(running.rows()) == ["admin 1", "ingest 1", "node 1"])
     assert [e["role"] for e in running.events("drained")].count("express") == 3
     assert running.fenced() == [], "they drained, and nobody was killed"
     file = snapshot.read(snapshot.path_in(running.here))
@@ -71,15 +71,15 @@ def test_a_wish_is_carried_out_without_a_restart_and_its_end_too(start: Start) -
     (running.here / "wish").write_text("no wish at all")
     wish(running, NodeWish())
     until(lambda: "normal 1" in running.rows())
-    assert sorted(running.ready()) == ["express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
+    assert sorted(running.ready()) == ["admin 1", "express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
     running.send(signal.SIGTERM)
     assert running.end() == 0
 
 
 def test_a_supervisor_that_starts_drained_starts_no_worker(start: Start) -> None:
     running = start(wish=msgspec.to_builtins(DRAINED))
-    assert sorted(running.ready()) == ["ingest 1", "node 1"]
-    assert {e["role"] for e in running.events("born")} == {"ingest", "node"}
+    assert sorted(running.ready()) == ["admin 1", "ingest 1", "node 1"]
+    assert {e["role"] for e in running.events("born")} == {"admin", "ingest", "node"}
     running.send(signal.SIGTERM)
     assert running.end() == 0
 
@@ -93,6 +93,6 @@ def test_a_reload_of_a_scaled_node_keeps_the_number_that_was_wished(start: Start
     )
     running.send(signal.SIGHUP)
     until(lambda: running.logged("reloaded"))
-    rows = until(lambda: running.rows() if len(running.rows()) == 4 else None)
+    rows = until(lambda: running.rows() if len(running.rows()) == 5 else None)
     assert {row.generation for name, row in rows.items() if "express" in name} == {1}
-    assert sorted(rows) == ["express 1", "express 2", "ingest 1", "node 1"]
+    assert sorted(rows) == ["admin 1", "express 1", "express 2", "ingest 1", "node 1"]
