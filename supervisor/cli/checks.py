@@ -73,10 +73,8 @@ def check_all(config_file: Path | None, data_dir: Path | None, url: str) -> list
     configuration, or the data directory, cannot be read.
     """
     config, running = configuration(config_file, data_dir)
-    apis = {"api": (url or (running.url if running else ""), "/readyz")}
-    if running is not None and not url:
-        apis["admin api"] = (running.admin_url, "/healthz")
-    return asyncio.run(_check_all(config, apis))
+    here = running if not url else None
+    return asyncio.run(_check_all(config, here.url if here else url, here.admin_url if here else ""))
 
 
 def configuration(config_file: Path | None, data_dir: Path | None) -> tuple[Config, Running | None]:
@@ -105,8 +103,7 @@ def _effective(configured: Config | None, running: Running | None) -> Config:
     return msgspec.structs.replace(with_urls(configured, urls), providers=providers)
 
 
-async def _check_all(config: Config, apis: dict[str, tuple[str, str]]) -> list[Check]:
-    """`apis`: by part, the URL to ask, and at which path."""
+async def _check_all(config: Config, url: str, admin_url: str = "") -> list[Check]:
     stores: dict[str, Callable[[str], Awaitable[str]]] = {
         "postgres": partial(_postgres, shards=config.shards),
         "redis": partial(_redis, accepted_on=config.redis.accepted_on),
@@ -114,7 +111,9 @@ async def _check_all(config: Config, apis: dict[str, tuple[str, str]]) -> list[C
     }
     checks = [_store(name, getattr(config, name).url, look) for name, look in stores.items()]
     checks += [_check(f"provider {p.name}", _provider(p)) for p in config.providers]
-    checks += [_check(part, _api(*address)) for part, address in apis.items()]
+    checks.append(_check("api", _api(url, "/readyz")))
+    if admin_url:
+        checks.append(_check("admin api", _api(admin_url, "/healthz")))
     found = list(await asyncio.gather(*checks))
     if not config.providers:
         found.append(Check(part="provider", ok=False, detail="none is configured"))
