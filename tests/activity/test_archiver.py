@@ -87,6 +87,24 @@ async def test_one_busy_shard_does_not_keep_the_others_waiting(world: World) -> 
     await world.assert_each_row_once()
 
 
+async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: World) -> None:
+    """What waits has waited since the last block was cut."""
+    limits = _with(linger_s=60.0, lease_s=600.0)
+    passed_s = [0.0]
+
+    async def come(here: str) -> None:
+        if here == "insert:before" and not passed_s[0]:
+            await world.put(8)
+            passed_s[0] = limits.linger_s
+
+    clock = lambda: time.monotonic() + passed_s[0]  # noqa: E731
+    archiver = Archiver(world.stream, Gated(world.store, come), "a", limits, clock)
+    await world.put(8)
+    async with running(archiver):
+        await until(lambda: _is(archiver.counts.blocks == 2))
+    await world.assert_each_row_once()
+
+
 async def test_a_drain_archives_what_is_there_and_gives_the_lease_up(world: World) -> None:
     archiver = Archiver(world.stream, world.store, "a", _with(linger_s=60.0))
     async with running(archiver):
