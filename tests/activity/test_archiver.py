@@ -48,11 +48,13 @@ async def running(archiver: Archiver) -> AsyncIterator[asyncio.Event]:
             await work
 
 
-async def drain(world: World, owner: str = "last", limits: Limits = QUICK) -> Archiver:
+async def drain(
+    world: World, owner: str = "last", limits: Limits = QUICK, deadline_s: float = 20.0
+) -> Archiver:
     """Archive all there is with a new archiver."""
     archiver = Archiver(world.stream, world.store, owner, limits)
     async with running(archiver):
-        await until(lambda: _nothing_waits(world))
+        await until(lambda: _nothing_waits(world), deadline_s)
     return archiver
 
 
