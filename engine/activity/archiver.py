@@ -63,8 +63,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     # Most rows of a block; a single entry may have more.
     rows_max: int = 200_000
-    # About how many rows are read at once: while Redis answers, it serves nobody else.
+    # About how many rows are read at once, by what the last entries had, and at most how many entries of a
+    # shard, because the next ones may have a thousand rows each. While Redis answers, it serves nobody else.
     read_rows: int = 20_000
+    read_entries: int = 250
     # How long a row may wait for its block to fill, seconds. An insert costs the store as much as some
     # thousand rows, so blocks should be large; but rows should be there within a second.
     linger_s: float = 0.6
@@ -178,6 +180,7 @@ class Archiver:
         rows, after, begun_at, first_at = 0, dict[int, StreamId](), self._now(), 0.0
         while rows < limits.rows_max:
             count = self._pace.entries_wanted(min(limits.read_rows, limits.rows_max - rows))
+            count = min(count, limits.read_entries)
             idle_s = 0.0 if found or self._draining.is_set() else limits.idle_s
             more = await self._stream.read(after, count, round(idle_s * 1000))
             if not found:

@@ -89,6 +89,28 @@ async def test_one_busy_shard_does_not_keep_the_others_waiting(world: World) -> 
     await world.assert_each_row_once()
 
 
+async def test_a_backlog_is_read_in_small_parts_though_the_last_entries_were_small(world: World) -> None:
+    read: list[int] = []
+
+    class Reading(Gated):
+        async def read(self, *args: Any) -> Any:
+            found = await world.stream.read(*args)
+            read.append(len(found))
+            return found
+
+    async def free(here: str) -> None:
+        pass
+
+    archiver = Archiver(Reading(world.stream, free), world.store, "a", _with(read_entries=10))
+    async with running(archiver):
+        await world.put(8, rows=1)
+        await until(lambda: _is(archiver.counts.rows == 8))
+        await world.put(400, rows=20)
+        await until(lambda: _nothing_waits(world))
+    assert max(read) == 10 * SHARDS
+    await world.assert_each_row_once()
+
+
 async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: World) -> None:
     """What waits has waited since the last block was cut."""
     limits = _with(linger_s=60.0, lease_s=600.0)
