@@ -1,6 +1,6 @@
 """What the archiver and ClickHouse cost a row, how late rows are, and how fast a backlog goes.
 
-    python -m benchmarks.archiver [--versions DIR ...] [--rounds 3] [--rate 30000] [--singles 6000]
+    python -m benchmarks.archiver [--versions DIR ...] [--rounds 3] [--loads LOAD ...] [--rate 30000]
 
 An archiver as the product runs it, in a process of its own, moves rows from a Redis to a ClickHouse of its
 own. `DIR` is the root of another version of the engine; each round tries the versions one after another, and
@@ -9,7 +9,7 @@ medians are printed.
     batches   messages come at `--rate` a second for `--seconds`: entries of 100 accepted rows, then
               entries of 50 sent rows
     singles   messages come at `--singles` a second: entries of 1 to 3 accepted and of 1 to 5 sent rows
-    backlog   the archiver stands still while a million rows come in batches, then moves them
+    backlog   the archiver stands still while `--rows` rows come in batches, then moves them
     ceiling   the rows of a backlog in blocks that are made before, put into the same ClickHouse one after
               another: no archiver, no Redis
 
@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -56,9 +57,9 @@ _PROCESS = str(_HERE / "benchmarks" / "archiver_process.py")
 _SHARDS = 16
 _ORGANISATIONS = 100
 _TICK_S = 0.02
-_BACKLOG_ROWS = 1_000_000
 _CEILING_ROWS = 100_000
 _SLOW_S = 120.0
+_LOADS = ("batches", "singles", "backlog", "ceiling")
 _encode = msgspec.msgpack.Encoder().encode
 _numbers = itertools.count()
 
@@ -179,55 +180,38 @@ class Version:
         rows = 2 * per_tick * ticks
         return self._figures(begun, blocks, rows, ages)
 
-    def backlog(self) -> Figures:
-        """Let it move a million rows that wait."""
+    def backlog(self, rows: int) -> Figures:
+        """Let it move so many rows that wait."""
         at_us = time.time_ns() // 1000
         for _ in range(10):
-            self._put(_entries(_BACKLOG_ROWS // 20, BATCHES, at_us))
+            self._put(_entries(rows // 20, BATCHES, at_us))
         self._quiet()
         begun, blocks = self._reading(), self._blocks()
         self.tell("go")
-        return self._figures(begun, blocks, _BACKLOG_ROWS, [0.0])
+        return self._figures(begun, blocks, rows // 20 * 20, [0.0])
 
-    def ceiling(self) -> Figures:
-        """Put the rows of a backlog into ClickHouse, in blocks that were made before."""
+    def ceiling(self, rows: int) -> Figures:
+        """Put so many rows into ClickHouse, in blocks that were made before."""
         at_us, blocks = time.time_ns() // 1000, []
-        for n in range(_BACKLOG_ROWS // _CEILING_ROWS):
+        names, types = list(COLUMNS), list(COLUMNS.values())
+        size = min(rows, _CEILING_ROWS)
+        for n in range(rows // size):
             entries = [
                 ActivityEntry(shard=shard, id=StreamId(at_us // 1000 + n, i), blob=blob)
-                for i, (shard, blob) in enumerate(_entries(_CEILING_ROWS // 2, BATCHES, at_us))
+                for i, (shard, blob) in enumerate(_entries(size // 2, BATCHES, at_us))
             ]
             found = block_of(entries)[0]
-            blocks.append(
-                b"".join(native_block(list(COLUMNS), list(COLUMNS.values()), found.rows, found.columns))
-            )
+            blocks.append(b"".join(native_block(names, types, found.rows, found.columns)))
         self._quiet()
         begun = self._reading()
         for block in blocks:
-            self._insert(block)
+            _insert(self.clickhouse_url, block)
         took_s = time.monotonic() - begun[0]
         self._quiet()
-        _, _, clickhouse_s, _ = (now - then for now, then in zip(self._reading(), begun, strict=True))
-        self.rows_put += _BACKLOG_ROWS
-        return Figures(
-            0.0, clickhouse_s / _BACKLOG_ROWS * 1e6, 0.0, _CEILING_ROWS, 0.0, 0.0, _BACKLOG_ROWS / took_s
-        )
-
-    def _insert(self, block: bytes) -> None:
-        parts = urlsplit(self.clickhouse_url)
-        names = ", ".join(f"`{name}`" for name in COLUMNS)
-        asked = {
-            "database": parts.path.strip("/"), "query": f"INSERT INTO activity ({names}) FORMAT Native",
-            **INSERT_SETTINGS, "insert_deduplication_token": os.urandom(8).hex(),
-        }  # fmt: skip
-        connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=_SLOW_S)
-        headers = {"X-ClickHouse-User": str(parts.username), "X-ClickHouse-Key": str(parts.password)}
-        connection.request("POST", "/?" + urlencode(asked), block, headers)
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        if answer.status != http.client.OK:
-            raise SystemExit(f"ClickHouse refuses the block: {text}")
-        connection.close()
+        put = size // 2 * 2 * len(blocks)
+        self.rows_put += put
+        clickhouse_s = self._reading()[2] - begun[2]
+        return Figures(0.0, clickhouse_s / put * 1e6, 0.0, size, 0.0, 0.0, put / took_s)
 
     def is_whole(self) -> bool:
         """Whether each row that was put is in the table once; says so when not."""
@@ -300,6 +284,24 @@ class Version:
         return (time.monotonic(), *map(_cpu_s, pids))  # type: ignore[return-value]
 
 
+def _insert(url: str, block: bytes) -> None:
+    """Put one block into ClickHouse."""
+    parts = urlsplit(url)
+    names = ", ".join(f"`{name}`" for name in COLUMNS)
+    asked = {
+        "database": parts.path.strip("/"), "query": f"INSERT INTO activity ({names}) FORMAT Native",
+        **INSERT_SETTINGS, "insert_deduplication_token": os.urandom(8).hex(),
+    }  # fmt: skip
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=_SLOW_S)
+    headers = {"X-ClickHouse-User": str(parts.username), "X-ClickHouse-Key": str(parts.password)}
+    connection.request("POST", "/?" + urlencode(asked), block, headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    if answer.status != http.client.OK:
+        raise SystemExit(f"ClickHouse refuses the block: {text}")
+    connection.close()
+
+
 def _cpu_s(pid: int) -> float:
     """CPU time that all threads of a process have used so far, seconds (utime and stime of proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -338,6 +340,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=30_000, help="messages a second in batches")
     parser.add_argument("--singles", type=float, default=6_000, help="single messages a second")
     parser.add_argument("--seconds", type=float, default=5, help="of batches and of singles in a round")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of a backlog")
+    parser.add_argument("--loads", nargs="*", choices=_LOADS, default=_LOADS, help="all by default")
     given = parser.parse_args()
     figures: dict[tuple[str, str], list[Figures]] = {}
     with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary, contextlib.ExitStack() as stack:
@@ -349,13 +353,13 @@ def main() -> None:
         for turn in range(given.rounds):
             for version in versions:
                 loads = {
-                    "batches": version.paced(BATCHES, given.rate, given.seconds),
-                    "singles": version.paced(SINGLES, given.singles, given.seconds),
-                    "backlog": version.backlog(),
-                    "ceiling": version.ceiling(),
+                    "batches": partial(version.paced, BATCHES, given.rate, given.seconds),
+                    "singles": partial(version.paced, SINGLES, given.singles, given.seconds),
+                    "backlog": partial(version.backlog, given.rows),
+                    "ceiling": partial(version.ceiling, given.rows),
                 }
-                for load, found in loads.items():
-                    figures.setdefault((load, version.name), []).append(found)
+                for load in given.loads:
+                    figures.setdefault((load, version.name), []).append(loads[load]())
             print(f"round {turn + 1} of {given.rounds}", file=sys.stderr)
         broken = [version.name for version in versions if not version.is_whole()]
     _print(figures)

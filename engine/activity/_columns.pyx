@@ -94,6 +94,12 @@ cdef inline const uint8_t *text(const uint8_t *at, const uint8_t *end, size_t *s
     return at if <size_t>(end - at) >= size[0] else NULL
 
 
+cdef inline int width_of(int field) noexcept nogil:
+    """Octets of a number of this field; of a string, those of an empty one."""
+    cdef int kind = KINDS[field]
+    return 1 if kind <= BOOL else 8 if kind == TIME else kind
+
+
 cdef inline bint is_ascii(const uint8_t *at, size_t size) noexcept nogil:
     cdef uint64_t word, high = 0
     cdef size_t i = 0
@@ -114,11 +120,16 @@ cdef class ColumnBuilder:
     cdef readonly size_t rows
     # (message id, attempt, `kept`) of each row that has one.
     cdef readonly list kept
+    # Of the row that is being read; the id lies in its entry.
+    cdef const uint8_t *message_id
+    cdef size_t message_id_size
+    cdef uint64_t attempt
 
     def __cinit__(self):
         memset(self.columns, 0, sizeof(self.columns))
         self.rows = 0
         self.kept = []
+        self.message_id, self.message_id_size, self.attempt = NULL, 0, 0
 
     def __dealloc__(self):
         cdef int i
@@ -174,11 +185,8 @@ cdef class ColumnBuilder:
 
     cdef const uint8_t *add_row(self, const uint8_t *at, const uint8_t *end) except? NULL:
         """Append one row; where it ends, NULL when it is not plain."""
-        cdef uint64_t value, attempt = 0
-        cdef size_t size, fields
-        cdef const uint8_t *message_id = NULL
-        cdef size_t message_id_size = 0
-        cdef int field, kind
+        cdef size_t fields
+        cdef int field
         if at >= end:
             return NULL
         if 0x90 <= at[0] <= 0x9f:
@@ -191,47 +199,56 @@ cdef class ColumnBuilder:
             return NULL
         if not FIELDS_MIN <= fields <= FIELDS:
             return NULL
-        for field in range(fields):
-            kind = KINDS[field]
-            if kind == TEXT:
-                at = text(at, end, &size)
-                if at == NULL:
+        for field in range(<int>fields):
+            at = self.add_text(field, at, end) if KINDS[field] == TEXT else self.add_number(field, at, end)
+            if at == NULL:
+                return NULL
+        for field in range(<int>fields, KEPT):
+            self.put(field, 0, width_of(field))
+        return at
+
+    cdef inline const uint8_t *add_text(
+        self, int field, const uint8_t *at, const uint8_t *end
+    ) except? NULL:
+        """Append the string at `at`, or keep it beside the columns; where it ends, NULL when it is none."""
+        cdef size_t size
+        at = text(at, end, &size)
+        if at == NULL:
+            return NULL
+        if not is_ascii(at, size):
+            PyUnicode_DecodeUTF8(<char *>at, size, NULL)
+        if field == MESSAGE_ID:
+            self.message_id, self.message_id_size = at, size
+        if field != KEPT:
+            self.put_text(field, at, size)
+        elif size:
+            message_id = self.message_id[:self.message_id_size].decode()
+            self.kept.append((message_id, self.attempt, at[:size].decode()))
+        return at + size
+
+    cdef inline const uint8_t *add_number(
+        self, int field, const uint8_t *at, const uint8_t *end
+    ) except? NULL:
+        """Append the number or the bool at `at`; where it ends, NULL when it is none that fits."""
+        cdef uint64_t value
+        cdef int kind = KINDS[field]
+        if kind == BOOL:
+            if at >= end or not 0xc2 <= at[0] <= 0xc3:
+                return NULL
+            value = at[0] - 0xc2
+            at += 1
+        else:
+            at = number(at, end, &value)
+            if at == NULL:
+                return NULL
+            if kind == TIME:
+                if value > <uint64_t>1 << 62:
                     return NULL
-                if not is_ascii(at, size):
-                    PyUnicode_DecodeUTF8(<char *>at, size, NULL)
-                if field == KEPT:
-                    if size:
-                        self.kept.append(
-                            (message_id[:message_id_size].decode(), attempt, at[:size].decode())
-                        )
-                else:
-                    if field == MESSAGE_ID:
-                        message_id, message_id_size = at, size
-                    self.put_text(field, at, size)
-                at += size
-            elif kind == BOOL:
-                if at >= end or not 0xc2 <= at[0] <= 0xc3:
-                    return NULL
-                value = at[0] - 0xc2
-                self.put(field, value, 1)
-                at += 1
-            else:
-                at = number(at, end, &value)
-                if at == NULL:
-                    return NULL
-                if kind == TIME:
-                    if value > <uint64_t>1 << 62:
-                        return NULL
-                    self.put(field, value, 8)
-                else:
-                    if value >> (63 if kind == INT64 else 8 * kind):
-                        return NULL
-                    self.put(field, value, kind)
-                if field == ATTEMPT:
-                    attempt = value
-        for field in range(fields, KEPT):
-            kind = KINDS[field]
-            self.put(field, 0, 1 if kind <= BOOL else 8 if kind == TIME else kind)
+            elif value >> (63 if kind == INT64 else 8 * kind):
+                return NULL
+        self.put(field, value, width_of(field))
+        if field == ATTEMPT:
+            self.attempt = value
         return at
 
     cdef inline uint8_t *room(self, int column, size_t more) except NULL:

@@ -69,7 +69,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     read_entries: int = 250
     # How long a row may wait for its block to fill, seconds. An insert costs the store as much as some
     # thousand rows, so blocks should be large; but rows should be there within a second.
-    linger_s: float = 0.6
+    linger_s: float = 0.8
     # How often streams are looked at meanwhile, seconds.
     poll_s: float = 0.1
     # A read of empty streams returns after this long, seconds.
