@@ -62,7 +62,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of archiving: how large blocks are, how late, and how long things take."""
 
     # Most rows of a block; a single entry may have more.
-    rows_max: int = 200_000
+    rows_max: int = 100_000
     # About how many rows are read at once, by what the last entries had, and at most how many entries of a
     # shard, because the next ones may have a thousand rows each. While Redis answers, it serves nobody else.
     read_rows: int = 20_000
