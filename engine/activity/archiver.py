@@ -39,9 +39,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from operator import attrgetter
 
 import msgspec
 import structlog
@@ -50,7 +51,7 @@ from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
 from engine.backoff import Backoff
-from engine.errors import Broken, ConfigError, Unavailable
+from engine.errors import ConfigError, Unavailable
 from engine.lease import Lease, boot_time_s
 from engine.stream_id import StreamId
 
@@ -61,9 +62,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of archiving: how large blocks are, how late, and how long things take."""
 
     # Most rows of a block; a single entry may have more.
-    rows_max: int = 50_000
-    # How long a row may wait for its block to fill, seconds.
-    linger_s: float = 1.0
+    rows_max: int = 100_000
+    # About how many rows are read at once, by what the last entries had, and at most how many entries of a
+    # shard, because the next ones may have a thousand rows each. While Redis answers, it serves nobody else.
+    read_rows: int = 20_000
+    read_entries: int = 250
+    # How long a row may wait for its block to fill, seconds. An insert costs the store as much as some
+    # thousand rows, so blocks should be large; but rows should be there within a second.
+    linger_s: float = 0.8
     # How often streams are looked at meanwhile, seconds.
     poll_s: float = 0.1
     # A read of empty streams returns after this long, seconds.
@@ -118,6 +124,8 @@ class Archiver:
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
         self._pace = ReadSize()
+        # When the entries of the last block had been read.
+        self._cut_at = -math.inf
         self.counts = ArchiverCounts()
 
     @property
@@ -126,10 +134,7 @@ class Archiver:
         return self._lease.active
 
     async def run(self, draining: asyncio.Event) -> None:
-        """Archive until `draining` is set, then what is left, and then give up the lease.
-
-        Raises Broken, in an ExceptionGroup, when the store refuses values that were checked.
-        """
+        """Archive until `draining` is set, then what is left, and then give up the lease."""
         self._draining = draining
         async with self._lease.held():
             await self._work()
@@ -172,35 +177,33 @@ class Archiver:
     async def _gather(self) -> list[ActivityEntry]:
         """Read the oldest entries, for one block; none when nothing came within `idle_s`."""
         limits, found = self._limits, list[ActivityEntry]()
-        rows, after, first_at = 0, dict[int, StreamId](), 0.0
+        rows, after, begun_at, first_at = 0, dict[int, StreamId](), self._now(), 0.0
         while rows < limits.rows_max:
-            count = self._pace.entries_wanted(limits.rows_max - rows)
+            count = self._pace.entries_wanted(min(limits.read_rows, limits.rows_max - rows))
+            count = min(count, limits.read_entries)
             idle_s = 0.0 if found or self._draining.is_set() else limits.idle_s
             more = await self._stream.read(after, count, round(idle_s * 1000))
             if not found:
+                # What is there at once may have come at any time since the last block was cut.
                 first_at = self._now()
+                if first_at - begun_at < limits.poll_s:
+                    first_at = self._cut_at
             found += more
             rows += self._pace.note(more)
-            after.update((entry.shard, entry.id) for entry in more)
-            if more and max(Counter(entry.shard for entry in more).values()) == count:
+            after.update({entry.shard: entry.id for entry in more})
+            if more and max(Counter(map(attrgetter("shard"), more)).values()) == count:
                 continue
             left_s = limits.linger_s - (self._now() - first_at)
             if not found or left_s <= 0 or self._draining.is_set():
                 break
             await self._pause(min(limits.poll_s, left_s))
-        return oldest(found, limits.rows_max)[0]
+        self._cut_at = self._now()
+        return found if rows <= limits.rows_max else oldest(found, limits.rows_max)[0]
 
     async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
         """Insert the block of a plan that stands, and finish the plan."""
         block, unreadable = await asyncio.to_thread(block_of, entries)
-        try:
-            await self._insert(block, token_of(plan))
-        except ValueError:
-            block, unreadable = await asyncio.to_thread(partial(block_of, entries, exact=True))
-            try:
-                await self._insert(block, token_of(plan))
-            except ValueError as e:
-                raise Broken(f"The store refuses rows that were checked: {e}") from e
+        await self._insert(block, token_of(plan))
         if not await self._stream.finish(plan, unreadable):
             return
         self.counts.rows += block.rows

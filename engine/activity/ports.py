@@ -75,8 +75,8 @@ class ActivityStore(Protocol):
     async def insert(self, block: ActivityBlock, token: str) -> None:
         """Store the block as a whole; again with the same `token` stores nothing.
 
-        Raises Unavailable (try again with the same token), ConfigError (the operator must
-        act; then the same) or ValueError (a value does not fit its column; nothing stored).
+        Raises Unavailable (try again with the same token) or ConfigError (the operator must act; then
+        the same).
         """
 
     async def rows_of(

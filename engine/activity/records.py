@@ -42,10 +42,13 @@ class BlockPlan(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class ActivityBlock(msgspec.Struct, frozen=True, kw_only=True):
-    """Rows as columns: those of `ActivityRow` in order, then shard, stream_ms, stream_seq."""
+    """Rows as columns: those of `ActivityRow` in order but for `kept`, then shard, stream_ms, stream_seq."""
 
     rows: int
-    columns: list[list[int] | list[str] | list[bool]]
+    # The values of each column, packed as `engine.activity._columns` says.
+    columns: list[bytes]
+    # (message id, attempt, `kept`) of each row that has one.
+    kept: list[tuple[str, int, str]]
 
 
 class MessageKey(msgspec.Struct, frozen=True, gc=False):

@@ -48,11 +48,13 @@ async def running(archiver: Archiver) -> AsyncIterator[asyncio.Event]:
             await work
 
 
-async def drain(world: World, owner: str = "last", limits: Limits = QUICK) -> Archiver:
+async def drain(
+    world: World, owner: str = "last", limits: Limits = QUICK, deadline_s: float = 20.0
+) -> Archiver:
     """Archive all there is with a new archiver."""
     archiver = Archiver(world.stream, world.store, owner, limits)
     async with running(archiver):
-        await until(lambda: _nothing_waits(world))
+        await until(lambda: _nothing_waits(world), deadline_s)
     return archiver
 
 
@@ -84,6 +86,46 @@ async def test_one_busy_shard_does_not_keep_the_others_waiting(world: World) -> 
     await world.put(300, rows=10, shards=1)
     await world.put(4, rows=1)
     await drain(world, limits=_with(rows_max=200))
+    await world.assert_each_row_once()
+
+
+async def test_a_backlog_is_read_in_small_parts_though_the_last_entries_were_small(world: World) -> None:
+    read: list[int] = []
+
+    class Reading(Gated):
+        async def read(self, *args: Any) -> Any:
+            found = await world.stream.read(*args)
+            read.append(len(found))
+            return found
+
+    async def free(here: str) -> None:
+        pass
+
+    archiver = Archiver(Reading(world.stream, free), world.store, "a", _with(read_entries=10))
+    async with running(archiver):
+        await world.put(8, rows=1)
+        await until(lambda: _is(archiver.counts.rows == 8))
+        await world.put(400, rows=20)
+        await until(lambda: _nothing_waits(world))
+    assert max(read) == 10 * SHARDS
+    await world.assert_each_row_once()
+
+
+async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: World) -> None:
+    """What waits has waited since the last block was cut."""
+    limits = _with(linger_s=60.0, lease_s=600.0)
+    passed_s = [0.0]
+
+    async def come(here: str) -> None:
+        if here == "insert:before" and not passed_s[0]:
+            await world.put(8)
+            passed_s[0] = limits.linger_s
+
+    clock = lambda: time.monotonic() + passed_s[0]  # noqa: E731
+    archiver = Archiver(world.stream, Gated(world.store, come), "a", limits, clock)
+    await world.put(8)
+    async with running(archiver):
+        await until(lambda: _is(archiver.counts.blocks == 2))
     await world.assert_each_row_once()
 
 

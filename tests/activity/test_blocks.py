@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from struct import iter_unpack
 from typing import Any
 
 import msgspec
 import pytest
 
 from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, rows_in, token_of
-from engine.activity.records import ActivityEntry, ShardRange
+from engine.activity.records import ActivityBlock, ActivityEntry, ShardRange
 from engine.records import ActivityRow
-
-WIDTH = len(ActivityRow.__struct_fields__)
+from engine.stores.clickhouse.activity import COLUMNS
+from engine.stream_id import StreamId
 
 
 def values(number: int = 0, **changed: Any) -> list[Any]:
@@ -36,23 +37,15 @@ def values(number: int = 0, **changed: Any) -> list[Any]:
 
 def entry(shard: int, ms: int, rows: list[list[Any]], seq: int = 0) -> ActivityEntry:
     body = b"".join(map(msgspec.msgpack.encode, rows))
-    return ActivityEntry(shard=shard, id=(ms, seq), blob=b"\xdd" + len(rows).to_bytes(4, "big") + body)
+    return ActivityEntry(
+        shard=shard, id=StreamId(ms, seq), blob=b"\xdd" + len(rows).to_bytes(4, "big") + body
+    )
 
 
-def test_columns_hold_all_rows_and_where_they_stood() -> None:
-    block, unreadable = block_of([entry(3, 10, [values(1), values(2)]), entry(4, 9, [values(3)], seq=6)])
-    assert not unreadable
-    assert block.rows == 3
-    assert block.columns[ActivityRow.__struct_fields__.index("message_id")] == ["m1", "m2", "m3"]
-    assert block.columns[-3:] == [[3, 3, 4], [10, 10, 9], [0, 0, 6]]
-
-
-def test_rows_of_an_older_writer_get_the_defaults_and_of_a_newer_one_lose_what_is_unknown() -> None:
-    older, newer = values(1)[: WIDTH - 9], [*values(2), "new"]
-    block, unreadable = block_of([entry(0, 1, [older, newer])])
-    assert not unreadable
-    assert [column[0] for column in block.columns[:WIDTH]] == values(1)
-    assert [column[1] for column in block.columns[:WIDTH]] == values(2)
+def numbers(block: ActivityBlock, name: str) -> list[int]:
+    """The values of a column of 64 bits."""
+    packed = block.columns[list(COLUMNS).index(name)]
+    return [value for (value,) in iter_unpack("<Q", packed)]
 
 
 @pytest.mark.parametrize(
@@ -60,11 +53,11 @@ def test_rows_of_an_older_writer_get_the_defaults_and_of_a_newer_one_lose_what_i
     [b"", b"\xc1", b"\xdd\x00\x00\x00\x02\x90", b"\xdd\x00\x00\x00\x01\x01", b"\xdd\x00\x00\x00\x01\x91\x01"],
 )
 def test_an_entry_that_cannot_be_read_is_left_out_whole_and_told(blob: bytes) -> None:
-    broken = ActivityEntry(shard=0, id=(2, 0), blob=blob)
+    broken = ActivityEntry(shard=0, id=StreamId(2, 0), blob=blob)
     block, unreadable = block_of([entry(0, 1, [values(1)]), broken, entry(0, 3, [values(3)])])
     assert unreadable == [broken]
     assert block.rows == 2
-    assert {len(column) for column in block.columns} == {2}
+    assert numbers(block, "stream_ms") == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -78,12 +71,18 @@ def test_an_entry_that_cannot_be_read_is_left_out_whole_and_told(blob: bytes) ->
         {"attempt": True},
     ],
 )
-def test_an_exact_look_also_leaves_out_values_that_fit_no_column(changed: dict[str, Any]) -> None:
+def test_an_entry_with_a_value_that_fits_no_column_is_left_out_too(changed: dict[str, Any]) -> None:
     odd = entry(0, 2, [values(1), values(2, **changed)])
-    assert block_of([odd])[1] == []
-    block, unreadable = block_of([entry(0, 1, [values(0)]), odd], exact=True)
+    block, unreadable = block_of([entry(0, 1, [values(0)]), odd])
     assert unreadable == [odd]
     assert block.rows == 1
+
+
+def test_messages_that_are_kept_stand_beside_the_columns() -> None:
+    rows = [values(n, attempt=n, kept="{}" * (n % 2)) for n in range(4)]
+    block, _ = block_of([entry(0, 1, rows)])
+    assert block.kept == [("m1", 1, "{}"), ("m3", 3, "{}")]
+    assert len(block.columns) == len(COLUMNS)
 
 
 def test_the_plan_names_the_first_and_last_entry_of_each_shard() -> None:

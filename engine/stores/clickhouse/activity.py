@@ -1,8 +1,7 @@
 """Activity in ClickHouse: the inserts of the archiver, and the reads by message and for the audit.
 
-An insert is one HTTP request with one block in the Native format. The types of the columns are given
-here, so that no insert has to ask the server for them. clickhouse_connect serialises and
-compresses in threads of its own.
+An insert is one HTTP request with one block in the Native format, whose columns come packed. The types of
+the columns are given here, so that no insert has to ask the server for them.
 
 Under failure. Every insert carries the token of its block, so it may be sent any number
 of times, by any number of archivers at once. The table, and each view that it feeds, remember
@@ -18,24 +17,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from clickhouse_connect.datatypes.registry import get_from_name
-from clickhouse_connect.driver.exceptions import DataError
 
 from engine.activity.records import ActivityBlock, MessageKey
 from engine.credit.laws import EVENTS_BY_CHARGE, Units
-from engine.errors import Unavailable
 from engine.records import ActivityRow, Message
+from engine.stores.clickhouse import native
 from engine.stores.clickhouse.client import answering, connect, parse_url
 from engine.stream_id import StreamId
 
 # Column and type on the wire, in the order of ActivityRow without `kept`. The server turns
 # strings into LowCardinality, which costs it less than it would cost Python.
 _TIME = "DateTime64(6, 'UTC')"
-_COLUMNS = {
+COLUMNS = {
     "at": _TIME,
     "organisation_id": "Int64",
     "message_id": "String",
@@ -85,11 +83,10 @@ _KEPT_COLUMNS = {
 _ROWS_MAX = 10_000
 
 _FIELDS = ActivityRow.__struct_fields__
-_AT = {name: place for place, name in enumerate(_FIELDS)}
 _STORED = [name for name in _FIELDS if name != "kept"]
 _SELECT = ", ".join(
     f"toUnixTimestamp64Micro(`{name}`) AS {name}_us" if kind == _TIME else f"`{name}`"
-    for name, kind in list(_COLUMNS.items())[: len(_STORED)]
+    for name, kind in list(COLUMNS.items())[: len(_STORED)]
 )
 # `rows_of`: the events of messages. The hint is not computed for each row; it only chooses what is read, by
 # the first two columns of the sort key. A set is searched in it, so its cost hardly grows with the messages.
@@ -127,9 +124,11 @@ class ClickHouseActivityStore:
     Every call raises Unavailable, and ConfigError when an operator must act.
     """
 
-    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
-        """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
+    def __init__(self, url: str, timeout_s: float = 30.0, *, compressed: bool | None = None) -> None:
+        """`timeout_s`: the deadline of each call, seconds. `compressed`: whether blocks are compressed on
+        their way; None: when the server is on another machine. Raises ConfigError for a malformed URL."""
         self._url = parse_url(url)
+        self._compressed = not self._url.is_here if compressed is None else compressed
         self._timeout_s = timeout_s
         self._client: Any = None
         self._connecting = asyncio.Lock()
@@ -146,50 +145,49 @@ class ClickHouseActivityStore:
 
         Killed here: the server has all of it, or a view lacks it, or one of two months lacks it, or
         only the kept messages are there, which mean nothing by themselves. The same insert completes
-        what is missing. Answered twice, never answered, time-out: insert again. Raises ValueError
-        for a value that does not fit its column.
+        what is missing. Answered twice, never answered, time-out: insert again.
         """
         if not block.rows:
             return
-        columns = list(block.columns)
-        kept = columns.pop(_AT["kept"])
         # Before the rows, so that nobody sees a `sent` whose message is not there yet.
-        if any(kept) and (messages := self._kept(block, kept)):
-            await self._insert("kept_messages", _KEPT_COLUMNS, messages, token + "-kept")
-        await self._insert("activity", _COLUMNS, columns, token)
-
-    def _kept(self, block: ActivityBlock, kept: Sequence[Any]) -> list[list[Any]]:
-        """The columns of `kept_messages`, without messages that cannot be decoded."""
-        rows = []
-        for message_id, attempt, encoded in zip(
-            block.columns[_AT["message_id"]], block.columns[_AT["attempt"]], kept, strict=True
-        ):
-            if encoded:
-                with contextlib.suppress(msgspec.DecodeError):
-                    # Rounded up, because the message may be sent until its validity ends.
-                    expires_at_s = self._message(encoded).expires_at_us // 1_000_000 + 1
-                    rows.append((message_id, attempt, min(expires_at_s, 2**32 - 1), encoded))
-        return [list(column) for column in zip(*rows, strict=True)]
-
-    async def _insert(
-        self, table: str, names_and_types: Mapping[str, str], columns: Sequence[Sequence[Any]], token: str
-    ) -> None:
+        if messages := self._kept(block.kept):
+            await self._insert_kept(messages, token + "-kept")
+        names, types = list(COLUMNS), list(COLUMNS.values())
+        body = native.block(names, types, block.rows, block.columns)
+        if self._compressed:
+            body = await asyncio.to_thread(native.compressed, body)
         client = await self._connected()
-        try:
-            async with answering(self._url, self._timeout_s):
-                context = await client.create_insert_context(
-                    table,
-                    column_names=list(names_and_types),
-                    column_types=[get_from_name(name) for name in names_and_types.values()],
-                    column_oriented=True,
-                    settings={**INSERT_SETTINGS, "insert_deduplication_token": token},
-                )
-                context.req_block_size = len(columns[0])
-                await client.insert(data=columns, context=context)
-        except Unavailable as e:
-            if isinstance(e.__cause__, DataError):
-                raise ValueError(str(e.__cause__)) from e
-            raise
+        async with answering(self._url, self._timeout_s):
+            await client.raw_insert(
+                "activity",
+                column_names=names,
+                insert_block=_sent(body),
+                settings=_settings(token),
+                fmt="Native",
+                compression=native.COMPRESSION if self._compressed else None,
+            )
+
+    def _kept(self, kept: Iterable[tuple[str, int, str]]) -> list[tuple[str, int, int, str]]:
+        """The rows of `kept_messages`, without messages that cannot be decoded."""
+        rows = []
+        for message_id, attempt, encoded in kept:
+            with contextlib.suppress(msgspec.DecodeError):
+                # Rounded up, because the message may be sent until its validity ends.
+                expires_at_s = self._message(encoded).expires_at_us // 1_000_000 + 1
+                rows.append((message_id, attempt, max(0, min(expires_at_s, 2**32 - 1)), encoded))
+        return rows
+
+    async def _insert_kept(self, messages: Sequence[tuple[str, int, int, str]], token: str) -> None:
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            await client.insert(
+                "kept_messages",
+                [list(column) for column in zip(*messages, strict=True)],
+                column_names=list(_KEPT_COLUMNS),
+                column_types=[get_from_name(name) for name in _KEPT_COLUMNS.values()],
+                column_oriented=True,
+                settings=_settings(token),
+            )
 
     async def rows_of(
         self, messages: Sequence[MessageKey], timeout_s: float | None = None
@@ -272,3 +270,14 @@ class ClickHouseActivityStore:
                     self._url, database=self._url.database, timeout_s=self._timeout_s
                 )
             return self._client
+
+
+def _settings(token: str) -> dict[str, Any]:
+    """The settings of the insert with this token."""
+    return {**INSERT_SETTINGS, "insert_deduplication_token": token}
+
+
+async def _sent(body: Sequence[bytes]) -> AsyncIterator[bytes]:
+    """The body of a request in parts, so that it is not copied into one first."""
+    for part in body:
+        yield part

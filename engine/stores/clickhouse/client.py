@@ -52,6 +52,11 @@ class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
     # By the names of `engine.tls.TLS_FILES`.
     tls_files: dict[str, str]
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the server is on this machine, as far as the address says."""
+        return self.host in ("localhost", "127.0.0.1", "::1")
+
 
 def parse_url(url: str) -> ClickHouseUrl:
     """Read http[s]://[user[:password]@]host[:port][/database].

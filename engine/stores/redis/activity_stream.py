@@ -254,4 +254,6 @@ def _entries(shard: int, found: Iterable[tuple[bytes, list[bytes]]]) -> list[Act
 
 def _blob(fields: list[bytes]) -> bytes:
     """The value of the field `b` of an entry; empty when it has none."""
+    if len(fields) == 2 and fields[0] == b"b":
+        return fields[1]
     return dict(zip(fields[::2], fields[1::2], strict=True)).get(b"b", b"")

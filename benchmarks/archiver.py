@@ -1,0 +1,385 @@
+"""What the archiver and ClickHouse cost a row, how late rows are, and how fast a backlog goes.
+
+    python -m benchmarks.archiver [--versions DIR ...] [--rounds 3] [--loads LOAD ...] [--rate 30000]
+
+An archiver as the product runs it, in a process of its own, moves rows from a Redis to a ClickHouse of its
+own. `DIR` is the root of another version of the engine; each round tries the versions one after another, and
+medians are printed.
+
+    batches   messages come at `--rate` a second for `--seconds`: entries of 100 accepted rows, then
+              entries of 50 sent rows
+    singles   messages come at `--singles` a second: entries of 1 to 3 accepted and of 1 to 5 sent rows
+    backlog   the archiver stands still while `--rows` rows come in batches, then moves them
+    ceiling   the rows of a backlog in blocks that are made before, put into the same ClickHouse one after
+              another: no archiver, no Redis
+
+Printed are, for each row, the CPU of the archiver, of ClickHouse with its merges (for each message too)
+and of Redis; how many rows a block has; the age of the oldest row that waits (median and highest; it is
+looked at ten times a second); rows/s of a core that runs nothing but the archiver; and rows/s as seen. The
+speed of a shared machine changes from minute to minute, so compare only what stands in one table. Exit code
+1 when a row is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import itertools
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import clickhouse_connect
+import msgspec
+from redis import Redis
+
+from engine.activity.blocks import block_of
+from engine.activity.records import ActivityEntry
+from engine.records import ActivityRow
+from engine.redis_keys import activity_key
+from engine.stores.clickhouse.activity import COLUMNS, INSERT_SETTINGS
+from engine.stores.clickhouse.native import block as native_block
+from engine.stream_id import StreamId
+from supervisor.embedded.servers import start_redis
+
+_HERE = Path(__file__).resolve().parent.parent
+_PROCESS = str(_HERE / "benchmarks" / "archiver_process.py")
+_SHARDS = 16
+_ORGANISATIONS = 100
+_TICK_S = 0.02
+_CEILING_ROWS = 100_000
+_SLOW_S = 120.0
+_LOADS = ("batches", "singles", "backlog", "ceiling")
+_encode = msgspec.msgpack.Encoder().encode
+_numbers = itertools.count()
+
+
+class Figures(NamedTuple):
+    """What one load came to."""
+
+    archiver_us: float
+    clickhouse_us: float
+    redis_us: float
+    rows_per_block: float
+    age_ms: float
+    age_max_ms: float
+    rows_per_s: float
+
+
+def _rows(count: int, organisation: int, at_us: int) -> tuple[list[bytes], list[bytes]]:
+    """The rows of messages that are accepted at a time, and those of when they are sent."""
+    accepted, sent = [], []
+    for number in itertools.islice(_numbers, count):
+        message_id = f"{at_us // 1000 >> 16:08x}-{at_us // 1000 & 0xFFFF:04x}-7abc-8def-{number:012x}"
+        row = ActivityRow(
+            at_us=at_us,
+            organisation_id=organisation,
+            message_id=message_id,
+            accepted_at_us=at_us,
+            event="accepted",
+            queue="normal",
+            to=f"+98912{number * 7919 % 10_000_000:07}",
+            sender="ACME",
+            encoding="GSM-7",
+            segments=1,
+            units=2,
+            expires_at_us=at_us + 86_400_000_000,
+        )
+        accepted.append(_encode(row))
+        of_sent = {
+            "at_us": at_us + 90_000, "event": "sent", "attempt": 1, "provider": "one", "code": "0",
+            "provider_message_id": f"{random.getrandbits(64):016x}", "latency_us": 20_000 + number % 977,
+            "expires_at_us": 0,
+        }  # fmt: skip
+        sent.append(_encode(msgspec.structs.replace(row, **of_sent)))
+    return accepted, sent
+
+
+# An entry: its shard and its field `b`.
+_Entry = tuple[int, bytes]
+
+
+def _entries(messages: int, sizes: tuple[Sequence[int], Sequence[int]], at_us: int) -> list[_Entry]:
+    """Entries of so many messages, with as many rows as one of the sizes of each kind says."""
+    found: list[_Entry] = []
+    while messages > 0:
+        count = min(messages, random.choice(sizes[0]))
+        messages -= count
+        organisation = random.randrange(_ORGANISATIONS)
+        accepted, sent = _rows(count, 1 + organisation, at_us)
+        found.append((organisation % _SHARDS, _blob(accepted)))
+        while sent:
+            size = random.choice(sizes[1])
+            found.append((organisation % _SHARDS, _blob(sent[:size])))
+            del sent[:size]
+    return found
+
+
+def _blob(rows: Sequence[bytes]) -> bytes:
+    return b"\xdd" + len(rows).to_bytes(4, "big") + b"".join(rows)
+
+
+BATCHES = ((100,), (50,))
+SINGLES = ((1, 2, 3), (1, 2, 3, 4, 5))
+
+
+class Version:
+    """One version of the archiver, with its Redis and its ClickHouse."""
+
+    def __init__(self, root: Path, redis_url: str, redis_pid: int, process: subprocess.Popen[str]) -> None:
+        self.name = root.name
+        self._redis = Redis.from_url(redis_url, protocol=2)
+        self._redis_pid, self._process = redis_pid, process
+        _, pid, self.clickhouse_url = self._line().split()
+        self._clickhouse_pid = int(pid)
+        parts = urlsplit(self.clickhouse_url)
+        self._client = clickhouse_connect.get_client(
+            host=parts.hostname, port=parts.port, username=parts.username, password=parts.password or "",
+            database=parts.path.strip("/"), autogenerate_session_id=False,
+        )  # fmt: skip
+        self.rows_put = 0
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"The archiver of {self.name} has ended.")
+        return line
+
+    def tell(self, command: str) -> None:
+        """Have the archiver's process do it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        self._line()
+
+    def paced(self, sizes: tuple[Sequence[int], Sequence[int]], rate: float, seconds: float) -> Figures:
+        """Put messages on the streams at a rate, while they are archived."""
+        per_tick, ticks = round(rate * _TICK_S), round(seconds / _TICK_S)
+        start_us = time.time_ns() // 1000
+        load = [_entries(per_tick, sizes, start_us + round(n * _TICK_S * 1e6)) for n in range(ticks)]
+        self._quiet()
+        self.tell("go")
+        begun, blocks = self._reading(), self._blocks()
+        ages: list[float] = []
+        for n, entries in enumerate(load):
+            self._put(entries)
+            if n % 5 == 0:
+                ages.append(self._age_ms())
+            time.sleep(max(0.0, begun[0] + (n + 1) * _TICK_S - time.monotonic()))
+        rows = 2 * per_tick * ticks
+        return self._figures(begun, blocks, rows, ages)
+
+    def backlog(self, rows: int) -> Figures:
+        """Let it move so many rows that wait."""
+        at_us = time.time_ns() // 1000
+        for _ in range(10):
+            self._put(_entries(rows // 20, BATCHES, at_us))
+        self._quiet()
+        begun, blocks = self._reading(), self._blocks()
+        self.tell("go")
+        return self._figures(begun, blocks, rows // 20 * 20, [0.0])
+
+    def ceiling(self, rows: int) -> Figures:
+        """Put so many rows into ClickHouse, in blocks that were made before."""
+        at_us, blocks = time.time_ns() // 1000, []
+        names, types = list(COLUMNS), list(COLUMNS.values())
+        size = min(rows, _CEILING_ROWS)
+        for n in range(rows // size):
+            entries = [
+                ActivityEntry(shard=shard, id=StreamId(at_us // 1000 + n, i), blob=blob)
+                for i, (shard, blob) in enumerate(_entries(size // 2, BATCHES, at_us))
+            ]
+            found = block_of(entries)[0]
+            blocks.append(b"".join(native_block(names, types, found.rows, found.columns)))
+        self._quiet()
+        begun = self._reading()
+        for block in blocks:
+            _insert(self.clickhouse_url, block)
+        took_s = time.monotonic() - begun[0]
+        self._quiet()
+        put = size // 2 * 2 * len(blocks)
+        self.rows_put += put
+        clickhouse_s = self._reading()[2] - begun[2]
+        return Figures(0.0, clickhouse_s / put * 1e6, 0.0, size, 0.0, 0.0, put / took_s)
+
+    def is_whole(self) -> bool:
+        """Whether each row that was put is in the table once; says so when not."""
+        [(rows, distinct)] = self._ask("SELECT count(), uniqExact(message_id, event) FROM activity")
+        if rows != self.rows_put or distinct != self.rows_put:
+            print(f"{self.name}: {self.rows_put} rows put, {rows} stored, {distinct} of them different")
+        return bool(rows == self.rows_put == distinct)
+
+    def _figures(self, begun: tuple[float, ...], blocks: int, rows: int, ages: Sequence[float]) -> Figures:
+        """The figures since `begun`; the archiver is halted, and ClickHouse has nothing more to do."""
+        self._until_archived()
+        took_s = time.monotonic() - begun[0]
+        # Before it is halted: it would have nothing more to do, but for its pauses.
+        _, archiver_s, _, redis_s = (now - then for now, then in zip(self._reading(), begun, strict=True))
+        self.tell("halt")
+        self.rows_put += rows
+        self._quiet()
+        clickhouse_s = self._reading()[2] - begun[2]
+        return Figures(
+            archiver_s / rows * 1e6,
+            clickhouse_s / rows * 1e6,
+            redis_s / rows * 1e6,
+            rows / max(1, self._blocks() - blocks),
+            statistics.median(ages),
+            max(ages),
+            rows / took_s,
+        )
+
+    def _put(self, entries: Sequence[_Entry]) -> None:
+        pipe = self._redis.pipeline(transaction=False)
+        for shard, blob in entries:
+            pipe.xadd(activity_key(shard), {b"b": blob})
+        pipe.execute()
+
+    def _age_ms(self) -> float:
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.time()
+        for shard in range(_SHARDS):
+            pipe.xrange(activity_key(shard), "-", "+", count=1)
+        (seconds, microseconds), *firsts = pipe.execute()
+        oldest = [int(found[0][0].partition(b"-")[0]) for found in firsts if found]
+        return max(0.0, seconds * 1000 + microseconds / 1000 - min(oldest)) if oldest else 0.0
+
+    def _until_archived(self) -> None:
+        deadline = time.monotonic() + _SLOW_S
+        while any(self._redis.xlen(activity_key(shard)) for shard in range(_SHARDS)):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{self.name} has not archived everything after {_SLOW_S:.0f} s.")
+            time.sleep(0.005)
+
+    def _quiet(self) -> None:
+        """Wait until ClickHouse has merged what it wants to merge."""
+        before = _cpu_s(self._clickhouse_pid)
+        while True:
+            time.sleep(0.5)
+            now = _cpu_s(self._clickhouse_pid)
+            if now - before < 0.03:
+                return
+            before = now
+
+    def _blocks(self) -> int:
+        """How many parts inserts have made; each block makes one, as all rows are of one month."""
+        return int(self._ask("SELECT max(max_block_number) FROM system.parts WHERE table = 'activity'")[0][0])
+
+    def _ask(self, sql: str) -> Any:
+        return self._client.query(sql).result_rows
+
+    def _reading(self) -> tuple[float, float, float, float]:
+        pids = (self._process.pid, self._clickhouse_pid, self._redis_pid)
+        return (time.monotonic(), *map(_cpu_s, pids))  # type: ignore[return-value]
+
+
+def _insert(url: str, block: bytes) -> None:
+    """Put one block into ClickHouse."""
+    parts = urlsplit(url)
+    names = ", ".join(f"`{name}`" for name in COLUMNS)
+    asked = {
+        "database": parts.path.strip("/"), "query": f"INSERT INTO activity ({names}) FORMAT Native",
+        **INSERT_SETTINGS, "insert_deduplication_token": os.urandom(8).hex(),
+    }  # fmt: skip
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=_SLOW_S)
+    headers = {"X-ClickHouse-User": str(parts.username), "X-ClickHouse-Key": str(parts.password)}
+    connection.request("POST", "/?" + urlencode(asked), block, headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    if answer.status != http.client.OK:
+        raise SystemExit(f"ClickHouse refuses the block: {text}")
+    connection.close()
+
+
+def _cpu_s(pid: int) -> float:
+    """CPU time that all threads of a process have used so far, seconds (utime and stime of proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _version(root: Path, place: Path) -> Iterator[Version]:
+    """That version with its servers."""
+    server = start_redis(place)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.stop, 10)
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, _PROCESS, server.url, str(_SHARDS), str(place)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=root,
+                env={**os.environ, "PYTHONPATH": str(root)},
+            )
+        )
+        stack.callback(process.terminate)
+        yield Version(root, server.url, server.pid, process)
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+
+
+def main() -> None:
+    """Measure, and print a line for each version and load."""
+    parser = argparse.ArgumentParser(prog="benchmarks.archiver", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--versions", type=Path, nargs="*", default=[], help="roots of other versions")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=30_000, help="messages a second in batches")
+    parser.add_argument("--singles", type=float, default=6_000, help="single messages a second")
+    parser.add_argument("--seconds", type=float, default=5, help="of batches and of singles in a round")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of a backlog")
+    parser.add_argument("--loads", nargs="*", choices=_LOADS, default=_LOADS, help="all by default")
+    given = parser.parse_args()
+    figures: dict[tuple[str, str], list[Figures]] = {}
+    with tempfile.TemporaryDirectory(prefix="smsengine-bench-") as temporary, contextlib.ExitStack() as stack:
+        Path(temporary).chmod(0o755)
+        versions = [
+            stack.enter_context(_version(root.resolve(), Path(temporary, str(n))))
+            for n, root in enumerate([*given.versions, _HERE])
+        ]
+        for turn in range(given.rounds):
+            for version in versions:
+                loads = {
+                    "batches": partial(version.paced, BATCHES, given.rate, given.seconds),
+                    "singles": partial(version.paced, SINGLES, given.singles, given.seconds),
+                    "backlog": partial(version.backlog, given.rows),
+                    "ceiling": partial(version.ceiling, given.rows),
+                }
+                for load in given.loads:
+                    figures.setdefault((load, version.name), []).append(loads[load]())
+            print(f"round {turn + 1} of {given.rounds}", file=sys.stderr)
+        broken = [version.name for version in versions if not version.is_whole()]
+    _print(figures)
+    sys.exit(1 if broken else 0)
+
+
+def _print(figures: dict[tuple[str, str], list[Figures]]) -> None:
+    print(
+        f"{'':20} µs a row:                          µs a message:   rows      age, ms     rows/s\n"
+        f"{'':20} archiver   ClickHouse   Redis      ClickHouse  a block   mid    max    a core     seen"
+    )
+    for (load, name), rounds in sorted(figures.items()):
+        f = Figures(*(statistics.median(values) for values in zip(*rounds, strict=True)))
+        a_core = f"{1e6 / f.archiver_us:9.0f}" if f.archiver_us else " " * 9
+        print(
+            f"{load:8} {name:11} {f.archiver_us:8.2f} {f.clickhouse_us:12.2f} {f.redis_us:7.2f} "
+            f"{2 * f.clickhouse_us:15.2f} {f.rows_per_block:8.0f} {f.age_ms:5.0f} {f.age_max_ms:6.0f} "
+            f"{a_core} {f.rows_per_s:8.0f}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Archivers are killed and frozen fifty times under load, and ClickHouse now and then: each row is in once"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from supervisor.embedded.servers import start_clickhouse
+from tests.activity.test_archiver import drain, process
+from tests.activity.world import QUICK, World, new_world
+from tests.forked import Process
+
+SEED = int(os.environ.get("SEED", "1"))
+KILLS = 50
+
+
+async def test_each_row_is_there_once_after_fifty_kills(redis_url: str, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    server = start_clickhouse(tmp_path)
+    try:
+        async with new_world(redis_url, server.url) as world:
+            stopping = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_load(world, random.Random(SEED), stopping))
+                for kill in range(KILLS):
+                    await _one_of_two_ends(world, f"{kill}", rng)
+                    if kill % 10 == 9:
+                        os.kill(server.pid, signal.SIGKILL)
+                        server.restart()
+                stopping.set()
+            await drain(world, deadline_s=300.0)
+            await world.assert_each_row_once()
+            assert world.put_rows > 100 * KILLS
+    finally:
+        server.stop(10)
+
+
+async def _load(world: World, rng: random.Random, stopping: asyncio.Event) -> None:
+    """Entries of one row and of hundreds, on few shards or on all."""
+    while not stopping.is_set():
+        await world.put(rng.randint(1, 16), rows=rng.choice((1, 2, 5, 50, 200)), shards=rng.randint(1, 4))
+        await asyncio.sleep(rng.choice((0.01, 0.05, 0.1)))
+
+
+async def _one_of_two_ends(world: World, name: str, rng: random.Random) -> None:
+    """Two archivers; the one that is active is killed, or frozen until the other has taken over."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(process(world, f"{name}-a", "none"))
+        await first.says("active")
+        second = await stack.enter_async_context(process(world, f"{name}-b", "none"))
+        await asyncio.sleep(rng.uniform(0.0, 0.5))
+        frozen = rng.random() < 0.3
+        first.signal(signal.SIGSTOP if frozen else signal.SIGKILL)
+        await second.says("active")
+        if frozen:
+            first.signal(signal.SIGCONT)
+            await asyncio.sleep(rng.uniform(0.0, QUICK.lease_s))
+            first.signal(signal.SIGKILL)
+        second.signal(signal.SIGKILL)
+        await _ended(first, second)
+
+
+async def _ended(*processes: Process) -> None:
+    for process_ in processes:
+        await process_.ended()
