@@ -2,16 +2,18 @@
 
     pytest benchmarks/micro/bench_fair_queue.py -s
 
-A step admits some messages, reads as many and settles them, in one shard, so the backlog stays as it is. In
-`batch` they are 100 of one organisation, in `single` 100 of as many as there are, in `clients` 64 such, as 64
-connections send them one at a time. Each case is there in bundles, and with one message an entry, as it is
-beside an older version. Redis runs on another core than this process, and its time is the scheduler's. The
-cases alternate, and medians are printed. BENCH_STEPS sets the steps of a round, BENCH_ROUNDS the rounds. The
-cases with a backlog say nothing of versions that have no lists.
+A step admits some messages, in one shard, and reads as many while it settles those of the step before, so the
+backlog stays as it is. In `batch` they are 100 of one organisation, in `single` 100 of as many as there are,
+in `clients` 64 such, as 64 connections send them one at a time. Activity and usage are dropped every ten
+steps. Each case is there in three ways: fair; unfair, where all that waits lies in one plain stream, as it is
+beside a version that does not know the lists; and fair with one message an entry. Redis runs on another core
+than this process, and its time is the scheduler's. The cases alternate, and medians are printed, with the
+bytes of memory that a waiting message takes. BENCH_STEPS sets the steps of a round, BENCH_ROUNDS the rounds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import statistics
 from collections.abc import Iterator
@@ -39,6 +41,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SIZES = {"batch": 100, "single": 100, "clients": 64}
 # How many messages lie ready for providers that take what comes (`Lanes.ready_messages`).
 READY = 512
+WAYS = ("fair", "plain", "single")
 # Organisations that have a backlog, and messages of each.
 WAITING = ((0, 0), (1, 20_000), (100, 200), (10_000, 3))
 
@@ -52,21 +55,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.stop(10)
 
 
-class OneAnEntry:
-    """The pulse of a process beside one of a version that does not know bundles."""
+class Beside:
+    """The pulse of a process beside one of a version that cannot read everything."""
+
+    def __init__(self, unreadable: str) -> None:
+        self._unreadable = unreadable
 
     def readable(self, kind: str) -> bool:
         """Whether every living process can read what is of this kind."""
-        return kind != "bundle"
+        return kind != self._unreadable
 
 
 class Queue:
     """The normal queue of one shard with its holder and its worker."""
 
-    def __init__(self, url: str, bundle_max: int) -> None:
+    def __init__(self, url: str, way: str = "fair") -> None:
+        """`way`: one of WAYS."""
         self.link = RedisLink(url, timeout_s=30, name="bench")
         self._reading = RedisLink(url, timeout_s=30, name="reading")
-        self._bundle_max = bundle_max
+        self._way = way
+        self._bundle_max = 1 if way == "single" else MESSAGES_MAX
         self._reader = QueueStreams(
             self.link, self._reading, queue="normal", shards=1, worker_name="w", timeout_s=30,
             log=structlog.get_logger(),
@@ -75,6 +83,8 @@ class Queue:
         self._numbers, self._sequences = count(), count(1)
         # How many more messages were admitted than read, since the backlog was there.
         self._missing = 0
+        # What was read and is not settled.
+        self._in_hand: list[Entry] = []
         self._rng, self._pauses = Random(1), RetryPauses(first_us=1, max_us=1)
 
     async def start(self) -> None:
@@ -82,10 +92,12 @@ class Queue:
         await load_functions(self.link)
         await self.link.call("FLUSHDB")
         await self._reader.join()
-        if self._bundle_max == 1:
-            self._reader._pulse = OneAnEntry()  # type: ignore[assignment]
+        if self._way != "fair":
+            self._reader._pulse = Beside("line" if self._way == "plain" else "bundle")  # type: ignore[assignment]
         await self.link.call("SET", keys.generation_key(0), "g")
         self._epoch = int(await self.link.call("HGET", keys.holder_key(0, "w"), "epoch"))
+        if self._way == "plain":
+            await self.link.call("HSET", keys.wait_key(0, "normal"), "mark", 1 << 30)
         self._sequences = count(1)
 
     async def close(self) -> None:
@@ -114,42 +126,62 @@ class Queue:
             encoding="GSM-7", segments=1, units=1, accepted_at_us=1, expires_at_us=4_000_000_000_000_000,
         )  # fmt: skip
 
-    async def fill(self, organisations: int, messages: int) -> None:
-        """A backlog, and the ready stream full."""
-        for _ in range(messages):
+    async def fill(self, organisations: int, messages: int) -> float:
+        """A backlog, and the ready stream full; the bytes of memory that a message of it takes, without
+        activity and usage."""
+        before = await self._used()
+        if organisations == 1:
+            await self._fill_one(messages)
+        for _ in range(messages if organisations > 1 else 0):
             for first in range(0, organisations, 500):
                 await self._admit(list(range(1 + first, 1 + min(organisations, first + 500))))
+        await self.trim()
+        return (await self._used() - before) / max(1, organisations * messages)
 
-    async def fill_one(self, messages: int) -> None:
-        """A backlog of one organisation."""
+    async def _fill_one(self, messages: int) -> None:
         for _ in range(messages // 100):
             await self._admit([1] * 100)
 
+    async def _used(self) -> int:
+        info = (await self.link.call("INFO", "memory")).decode()
+        return int(info.partition("used_memory:")[2].split()[0])
+
     async def step(self, organisations: list[int]) -> None:
-        """Admit messages, and read and settle about as many, each in one write."""
+        """Admit messages; settle those that were read in the step before, and read about as many."""
         await self._admit(organisations)
         self._missing += len(organisations)
-        entries = await self._reader.read(max(1, self._missing), 10)
+        await self.turn()
+
+    async def turn(self) -> None:
+        """Settle what was read, and read, at the same time, as a busy worker does."""
+        settled, self._in_hand = [self._sent(entry) for entry in self._in_hand], []
+        _, entries = await asyncio.gather(
+            self._reader.settle(settled), self._reader.read(max(1, self._missing), 10)
+        )
         self._missing -= len(entries)
-        await self._reader.settle([self._sent(entry) for entry in entries])
-        # What nobody here reads.
-        await self.link.batch([("XTRIM", key, "MAXLEN", "~", 0) for key in (keys.activity_key(0),)])
+        self._in_hand = entries
+
+    async def trim(self) -> None:
+        """Drop what the ledger and the archiver read."""
+        await self.link.batch(
+            [("XTRIM", key, "MAXLEN", 0) for key in (keys.activity_key(0), keys.usage_key(0))]
+        )
 
     def _sent(self, entry: Entry):  # type: ignore[no-untyped-def]
         verdict = Verdict(kind="accepted", provider="p", provider_message_id="1")
         return after_verdict(entry, verdict, 2, self._pauses, self._rng)
 
 
-async def costs(server: Server) -> dict[tuple[str, int, int], float]:
-    """{(what is sent, organisations that wait, messages an entry): µs of Redis a message}."""
-    found: dict[tuple[str, int, int], list[float]] = {}
+async def costs(server: Server) -> dict[tuple[str, int, str], tuple[float, ...]]:
+    """{(what is sent, organisations that wait, way): µs of Redis a message, bytes of a waiting one}."""
+    found: dict[tuple[str, int, str], list[tuple[float, float]]] = {}
     for _ in range(ROUNDS):
         for waiting, each in WAITING:
             for what, size in SIZES.items():
-                for bundle_max in (MESSAGES_MAX, 1):
-                    queue = Queue(server.url, bundle_max)
+                for way in WAYS:
+                    queue = Queue(server.url, way)
                     await queue.start()
-                    await (queue.fill_one(each) if waiting == 1 else queue.fill(waiting, each))
+                    octets = await queue.fill(waiting, each)
                     rng, most = Random(2), max(waiting, size)
                     draws = [
                         [rng.randrange(1, most + 1)] * size
@@ -158,19 +190,24 @@ async def costs(server: Server) -> dict[tuple[str, int, int], float]:
                         for _ in range(STEPS)
                     ]
                     before = cpu_s(server.pid)
-                    for organisations in draws:
+                    for number, organisations in enumerate(draws):
                         await queue.step(organisations)
-                    found.setdefault((what, waiting, bundle_max), []).append(
-                        (cpu_s(server.pid) - before) / STEPS / size * 1e6
-                    )
+                        if number % 10 == 9:
+                            await queue.trim()
+                    spent = (cpu_s(server.pid) - before) / STEPS / size * 1e6
+                    found.setdefault((what, waiting, way), []).append((spent, octets))
                     await queue.close()
-    return {case: statistics.median(rounds) for case, rounds in found.items()}
+    return {case: tuple(map(statistics.median, zip(*rounds, strict=True))) for case, rounds in found.items()}
 
 
 def test_cost_of_a_message_by_who_waits(server: Server) -> None:
     print()
     found = uvloop.run(costs(server))
-    for what, waiting, bundle_max in found:
-        if bundle_max > 1:
-            us, alone = found[what, waiting, bundle_max], found[what, waiting, 1]
-            print(f"{what:7s} {waiting:6d} organisations wait: {us:5.1f} µs, one an entry {alone:5.1f} µs")
+    for what, waiting, way in found:
+        if way == "fair":
+            (us, octets), plain, single = (found[what, waiting, way] for way in WAYS)
+            print(
+                f"{what:7s} {waiting:6d} organisations wait: {us:5.1f} µs, unfair {plain[0]:5.1f} "
+                f"({us / plain[0]:.2f}x), one an entry {single[0]:5.1f}; "
+                f"{octets:.0f} bytes, unfair {plain[1]:.0f}"
+            )

@@ -220,8 +220,9 @@ class FairLoad:
             ahead = done[0] - done[1]
             least, most = self._ahead.get(pair, (ahead, ahead))
             self._ahead[pair] = least, most = min(least, ahead), max(most, ahead)
+            # A turn is at most a quarter of the mark.
             at_once = sum(
-                max(self.largest[o], self.largest[o] - 1 + -(-self.mark_max // 16)) / self._least.get(o, 1.0)
+                max(self.largest[o], self.largest[o] - 1 + -(-self.mark_max // 4)) / self._least.get(o, 1.0)
                 for o in pair
             )
             if most - least > at_once + 1e-6:
@@ -245,7 +246,7 @@ async def random_load(
 ) -> None:
     """Heavy and light organisations, large and small messages, reads and settlements of every size.
 
-    `marks`: those that the worker says; up to 16 a turn is one message. `limits`: weights are changed, and
+    `marks`: those that the worker says; up to 4 a turn is one message. `limits`: weights are changed, and
     organisations are paused and go on.
     """
     await load.begin()

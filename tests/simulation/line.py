@@ -16,7 +16,7 @@ from tests.simulation.redis_store import Store, as_bytes, format_id
 
 _unpack = msgspec.msgpack.Decoder().decode
 _MOVED_MAX = 256
-_SLICES = 16
+_SLICES = 2
 
 
 class Waiting:
@@ -152,7 +152,7 @@ class Line(Ready):
         if self.messages:
             self.count_in_hand()
             left = min(self.room(), _MOVED_MAX)
-        waiting = len(self.store.db.get(self.turns, {}))
+        waiting = max(2, len(self.store.db.get(self.turns, {})))
         turns = []
         for organisation in self.store.zrange(self.turns)[: max(0, left)]:
             of = self.of(organisation)

@@ -202,7 +202,8 @@ def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:
     replays = {i: Replay(fingerprint=f, answer=a) for i, f, a in hits}
     if not more or not (more[0] or more[1]):
         return Admitted(size, replays)
-    return Admitted(size, replays, more[0], [RateLevel(int(o), float(left)) for o, left in more[1]])
+    backlogs = list(zip(more[0][::2], more[0][1::2], strict=True))
+    return Admitted(size, replays, backlogs, [RateLevel(int(o), float(left)) for o, left in more[1]])
 
 
 def _refused(reply: ReplyError) -> Broken:

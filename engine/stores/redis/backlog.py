@@ -24,6 +24,8 @@ class Backlog:
     def __init__(self) -> None:
         # The weight that waits in each, tenths.
         self._weights: dict[int, int] = {}
+        # The shards whose streams a step has filled since the last read, as far as messages wait.
+        self._filled: set[int] = set()
         # Of the shards that shared the last read: segments that each may still be given, and the segments of
         # one entry of it.
         self._credits: dict[int, float] = {}
@@ -31,11 +33,12 @@ class Backlog:
         # What each was asked for in the last read.
         self._asked: dict[int, int] = {}
 
-    def take(self) -> dict[int, int]:
-        """The shards with the weight that waits in each, in order. They are forgotten until Redis speaks of
-        them again."""
+    def take(self) -> tuple[dict[int, int], list[int]]:
+        """(the shards with the weight that waits in each, in order; those of them whose streams a read has to
+        fill first). They are forgotten until Redis speaks of them again."""
         weights, self._weights = dict(sorted(self._weights.items())), {}
-        return weights
+        filled, self._filled = self._filled, set()
+        return weights, [shard for shard in weights if shard not in filled]
 
     def note(self, shards: Iterable[int], waiting: Iterable[Any]) -> None:
         """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
@@ -45,9 +48,14 @@ class Backlog:
             else:
                 self._weights.pop(shard, None)
 
+    def keep(self, weights: Mapping[int, int]) -> None:
+        """Note what weight was said to wait in these shards, unless Redis has spoken of them since."""
+        self._weights = {**weights, **self._weights}
+
     def counted(self, shards: Iterable[int], replies: Sequence[Sequence[int]]) -> int:
         """Note what waits, from replies [count, weight behind the stream]; the sum of the counts."""
         self.note(shards, [waiting for _, waiting in replies])
+        self._filled.update(shards)
         return sum(count for count, _ in replies)
 
     def shares(

@@ -161,30 +161,36 @@ class QueueStreams:
     async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
         """[[key, entries] …]: at once from the streams that have more, else blocking on all streams.
 
-        Streams that have a backlog behind them are filled up first. When nothing was there to be read all
-        the same, the next read blocks, and whoever makes room fills them.
+        Streams that have a backlog behind them are filled up first, unless a settlement has filled them since
+        the last read. When nothing was there to be read all the same, the next read fills these too, or
+        blocks, and whoever makes room fills them.
+
+        A read that does not wait goes by the connection of the settlements. What is written there in one turn
+        of our loop reaches Redis in one turn of its own, and is synced to its disk once.
         """
         while True:
-            backlog = self._backlog.take()
+            backlog, empty = self._backlog.take()
             busy = sorted({*backlog, *self._busy})
             asked = self._backlog.shares(self._shards, busy, backlog, math.ceil(count / self._bundle))
             block = None if busy else block_ms
             self._busy = self._backlog.waited()
-            replies = await self._reading.batch(
-                [wire.refill(self.queue, shard, _room(self._pulse, self.ready_max)) for shard in backlog]
+            link = self._commands if busy else self._reading
+            replies = await link.batch(
+                [wire.refill(self.queue, shard, _room(self._pulse, self.ready_max)) for shard in empty]
                 + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
             streams: list[Any] = []
-            for (_, share), reply in zip(asked, replies[len(backlog) :], strict=True):
+            for (_, share), reply in zip(asked, replies[len(empty) :], strict=True):
                 if isinstance(reply, ReplyError):
                     raise await self._mended(reply)
                 for key, raw in reply or ():
                     streams.append((key, raw))
                     if len(raw) >= share:
                         self._busy.append(self._shard_of_key[key])
+            self._backlog.keep({shard: backlog[shard] for shard in backlog if shard not in empty})
             if streams:
-                self._backlog.note(backlog, replies[: len(backlog)])
+                self._backlog.note(empty, replies[: len(empty)])
             if streams or block is not None:
                 return streams
 

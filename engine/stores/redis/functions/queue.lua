@@ -91,6 +91,8 @@ end
 
 -- The values of these fields of a hash, read in portions as well.
 local function values_of(key, names)
+  if #names == 0 then return names end
+  if #names <= 500 then return redis.call('HMGET', key, unpack(names)) end
   local found = {}
   for first = 1, #names, 500 do
     local some = redis.call('HMGET', key, unpack(names, first, math.min(first + 499, #names)))
@@ -103,6 +105,13 @@ end
 -- `organisations`. The callers change the sum of the shard, `held`, in the same step. An organisation that holds
 -- nothing has no field.
 local function hold(by, organisations, units)
+  if #organisations == 1 then
+    local organisation = organisations[1]
+    if redis.call('HINCRBY', by, organisation, units[organisation]) == 0 then
+      redis.call('HDEL', by, organisation)
+    end
+    return
+  end
   local held, fields, gone = values_of(by, organisations), {}, {}
   for i, organisation in ipairs(organisations) do
     local sum, n = (held[i] or 0) + units[organisation], #fields
@@ -215,7 +224,8 @@ end
 --                 extra            the weights of those that have a turn, less 1 for each of them
 --                 moved            segments that left lists by their turn, MessagePack: see `count_moved`
 --                 <organisation>   its list, MessagePack: {first chunk, last chunk, bytes taken of the first,
---                                  bytes of the last, messages, segments, and segments moved as in `moved`}
+--                                  bytes of the last, messages, segments, and segments moved as in `moved`};
+--                                  see `kept_of`
 --                 <organisation>:<n>   a chunk: messages one behind another, each with its segments and its
 --                                  size before it
 --   turns  sorted set: each organisation with a list, by the start time of its next message
@@ -224,11 +234,14 @@ end
 -- A *busy period* begins when the ready stream is full. It ends when nobody waits and the stream has room.
 -- Nothing of the times is remembered after it.
 local MARK = 128
--- A chunk is closed when it has so many bytes. The larger, the less memory a message takes.
+-- A chunk is closed when it has so many bytes: the second, when turns take few messages of a list. The larger, the
+-- less memory a message takes; the smaller, the less is read for a turn.
 local CHUNK = 4000
--- The turns of all that wait come to such a part of the mark, segments, or to one message each, whichever is more.
--- So a step touches few lists, and one turn is a small part of what its organisation is served in ten seconds.
-local SLICES = 16
+local CHUNK_SMALL = 1000
+-- The turns of all that wait come to such a part of the mark, segments, or to one message each, whichever is more:
+-- about 15 ms of what providers take. So a step touches few lists, and one turn is a small part of what its
+-- organisation is served in ten seconds.
+local SLICES = 2
 -- Most messages that one step moves to the ready stream, because Redis does nothing else meanwhile.
 local MOVED_MAX = 256
 -- What is moved is counted in windows of so many seconds.
@@ -320,8 +333,10 @@ local function line_of(keys, first, bundle_max)
     busy = known[2] ~= false, lists = {}, order = {}, parked = {},
     bundled = tonumber(known[7] or 0), number = tonumber(known[8] or FIRST),
     bundle_max = tonumber(bundle_max or 1),
-    records = {}, open = 0, octets = 0, gone = {},
+    records = {''}, open = 0, octets = 0, gone = {},
   }
+  -- What of this the hash is known to have: nothing in the first step of a busy period.
+  line.known = known[2] and {messages = line.messages, time = line.time, extra = line.extra} or {}
   size_bundles(line)
   return line
 end
@@ -413,14 +428,17 @@ local function has_room(line)
   return line.room > 0
 end
 
--- Write an entry of one message, or of the records of several. `given`: how often its message was given to a
--- worker before, in the entry `from`. The id ends in the number of its last message. Numbers count up, so the
--- clock may go back.
+-- Write an entry of one message, or of several: a table of their records, with room for the head before them.
+-- `given`: how often its message was given to a worker before, in the entry `from`. The id ends in the number of its
+-- last message. Numbers count up, so the clock may go back.
 local function add_entry(line, content, count, given, from)
   local function add(ms, number)
     line.number = number
     local id, payload = string.format('%.0f-%.0f', ms, number), content
-    if count > 1 then payload = BUNDLE_HEAD .. struct.pack('>HI8', count, number) .. content end
+    if count > 1 then
+      content[1] = BUNDLE_HEAD .. struct.pack('>HI8', count, number)
+      payload = table.concat(content)
+    end
     if given then return redis.pcall('XADD', line.sms, id, 'm', payload, 'd', given, 'i', from) end
     return redis.pcall('XADD', line.sms, id, 'm', payload)
   end
@@ -442,9 +460,9 @@ end
 -- Write the bundle that was begun.
 local function close_bundle(line)
   if line.open == 0 then return end
-  local records, count = table.concat(line.records), line.open
-  line.records, line.open, line.octets = {}, 0, 0
-  add_entry(line, count == 1 and string.sub(records, 7) or records, count)
+  local records, count = line.records, line.open
+  line.records, line.open, line.octets = {''}, 0, 0
+  add_entry(line, count == 1 and string.sub(records[2], 7) or records, count)
 end
 
 -- Put `count` messages into the bundle that was begun, or into the next one.
@@ -484,6 +502,20 @@ local function limits_of(line, organisations)
   return values_of(line.wait, names)
 end
 
+-- What the hash keeps of a list is a MessagePack array in which each number has four octets. So it is read and written
+-- in one go, and older versions, which write the shortest form, read it too.
+local KEPT = '>BBI4BI4BI4BI4BI4BI4BI4BI4BI4'
+local KEPT_LIST = '>xxI4xI4xI4xI4xI4xI4'
+local KEPT_WINDOW = '>xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxI4xI4xI4'
+local KEPT_SIZE = 46
+
+-- The first six numbers of a list.
+local function read_kept(kept)
+  if not kept then return 1, 0, 0, 0, 0, 0 end
+  if #kept == KEPT_SIZE then return struct.unpack(KEPT_LIST, kept) end
+  return unpack(cmsgpack.unpack(kept), 1, 6)
+end
+
 -- `kept` and `limits`: what the hash has of the list and of its limits, when that was read before.
 local function list_of(line, organisation, kept, limits)
   local list = line.lists[organisation]
@@ -493,13 +525,13 @@ local function list_of(line, organisation, kept, limits)
     elseif kept == nil then
       kept = redis.call('HGET', line.wait, organisation)
     end
-    local of = kept and cmsgpack.unpack(kept) or {1, 0, 0, 0, 0, 0}
+    local first, last, taken, tail, messages, segments = read_kept(kept)
     list = {
-      organisation = organisation, first = of[1], last = of[2], taken = of[3], tail = of[4],
-      messages = of[5], segments = of[6], window = {of[7] or 0, of[8] or 0, of[9] or 0},
-      waited = kept ~= false, had = kept ~= false, new = {},
+      organisation = organisation, first = first, last = last, taken = taken, tail = tail, messages = messages,
+      segments = segments, kept = kept, waited = kept ~= false, changed = false, moved = 0, start = false,
+      chunk = false, new = false, weight = 1, paused = false,
     }
-    list.weight, list.paused = read_limits(limits)
+    if limits then list.weight, list.paused = read_limits(limits) end
     line.lists[organisation] = list
     local order = list.paused and line.parked or line.order
     order[#order + 1] = list
@@ -507,12 +539,23 @@ local function list_of(line, organisation, kept, limits)
   return list
 end
 
--- What the hash keeps of a list.
-local function kept_of(list)
-  local window = list.window
-  return cmsgpack.pack({
-    list.first, list.last, list.taken, list.tail, list.messages, list.segments, window[1], window[2], window[3],
-  })
+-- What the hash keeps of a list. `at_s`: when messages were moved by its turns, in this step.
+local function kept_of(list, at_s)
+  local began, now, before
+  if list.kept and #list.kept == KEPT_SIZE then
+    began, now, before = struct.unpack(KEPT_WINDOW, list.kept)
+  else
+    local of = list.kept and cmsgpack.unpack(list.kept) or {}
+    began, now, before = of[7] or 0, of[8] or 0, of[9] or 0
+  end
+  if list.moved > 0 then
+    local window = {began, now, before}
+    count_moved(window, list.moved, at_s)
+    began, now, before = window[1], window[2], window[3]
+  end
+  return struct.pack(
+    KEPT, 153, 206, list.first, 206, list.last, 206, list.taken, 206, list.tail, 206, list.messages,
+    206, list.segments, 206, began, 206, now, 206, before)
 end
 
 -- Change a count of the hash; 0 is no field.
@@ -545,24 +588,30 @@ local function is_open_to_all(line)
   return line.paused == 0 and is_open(line)
 end
 
--- Let a message into the line. `finish` has to follow.
+-- Let a message into the line, as a record. `finish` has to follow.
 -- An organisation without a list whose turn is now is served at once, although the ready stream is full:
 -- it would be the next one anyway. So it waits for others no longer than the ready stream is.
-local function enter(line, organisation, segments, payload)
-  local paused = line.paused > 0 and list_of(line, organisation).paused
+local function enter(line, organisation, segments, record)
+  local list = line.lists[organisation]
+  local paused = false
+  if line.paused > 0 then
+    list = list or list_of(line, organisation)
+    paused = list.paused
+  end
   if not paused then
-    if is_open(line) then return make_ready(line, segments, payload) end
+    if is_open(line) then return bundle(line, record, 1) end
     line.busy = true
   end
-  local list = list_of(line, organisation)
+  list = list or list_of(line, organisation)
   if list.messages == 0 and not paused then
     list.start = list.start or next_start(line, organisation)
     if list.start <= line.time then
       list.start = list.start + segments / list.weight
-      return make_ready(line, segments, payload)
+      return bundle(line, record, 1)
     end
   end
-  list.new[#list.new + 1] = record_of(segments, payload)
+  list.new = list.new or {}
+  list.new[#list.new + 1] = record
   count_waiting(line, list, 1, segments)
 end
 
@@ -573,13 +622,14 @@ local function enter_some(line, organisation, count, records, at, run)
     local list = line.lists[organisation]
     if list and list.messages > 0 and (list.paused or not is_open(line)) then
       local behind, some, segments = walk(records, at, math.min(count, run), math.huge)
+      list.new = list.new or {}
       list.new[#list.new + 1] = string.sub(records, at, behind - 1)
       count_waiting(line, list, some, segments)
       at, count = behind, count - some
     else
       local segments, size, from = struct.unpack('>HI4', records, at)
+      enter(line, organisation, segments, string.sub(records, at, from + size - 1))
       at, count = from + size, count - 1
-      enter(line, organisation, segments, string.sub(records, from, at - 1))
     end
   end
   return at
@@ -612,16 +662,31 @@ local function chunk_name(list, n)
   return list.organisation .. ':' .. string.format('%.0f', n)
 end
 
+-- The segments of one turn; a turn has a message at least. One that waits alone has turns as if two did.
+local function slice_of(line)
+  return line.mark / SLICES / math.max(2, redis.call('ZCARD', line.turns))
+end
+
+-- The most octets of a chunk that is written now.
+local function chunk_octets(line)
+  return slice_of(line) >= 8 and CHUNK or CHUNK_SMALL
+end
+
 -- Write the messages that came to lists behind those that are there. `order`: the lists to look at.
 local function append_new(line, order)
   local lists, names, fields = {}, {}, {}
   for _, list in ipairs(order) do
-    if #list.new > 0 then
-      lists[#lists + 1] = list
+    if list.new then lists[#lists + 1] = list end
+  end
+  if not lists[1] then return end
+  -- Chunks in which there is room are read.
+  local chunk_max, numbers = chunk_octets(line), {}
+  for i, list in ipairs(lists) do
+    if list.last >= list.first and list.tail + #list.new[1] <= chunk_max then
       names[#names + 1] = chunk_name(list, list.last)
+      numbers[i] = #names
     end
   end
-  if not names[1] then return end
   local chunks = values_of(line.wait, names)
   for i, list in ipairs(lists) do
     local parts
@@ -631,17 +696,17 @@ local function append_new(line, order)
       fields[#fields + 1] = table.concat(parts)
     end
     for _, records in ipairs(list.new) do
-      if list.last < list.first or list.tail + #records > CHUNK then
+      if list.last < list.first or list.tail + #records > chunk_max then
         close()
         parts, list.last, list.tail = {}, list.last + 1, 0
       elseif not parts then
-        parts = {chunks[i] or ''}
+        parts = {chunks[numbers[i]] or ''}
       end
       parts[#parts + 1] = records
       list.tail = list.tail + #records
     end
     close()
-    list.new = {}
+    list.new = false
   end
   call_with('HSET', line.wait, fields)
 end
@@ -669,7 +734,7 @@ local function move_some(line, list, count, segments_max)
     list.taken, moved, sum = behind - 1, moved + some, sum + segments
     if list.taken == #list.chunk then
       line.gone[#line.gone + 1] = chunk_name(list, list.first)
-      list.chunk, list.taken, list.first = nil, 0, list.first + 1
+      list.chunk, list.taken, list.first = false, 0, list.first + 1
     end
   until moved == list.messages or moved == count or sum >= segments_max
   count_waiting(line, list, -moved, -sum)
@@ -683,9 +748,9 @@ local function refill(line)
   count_in_hand(line)
   if room_of(line) <= 0 then return end
   local left = math.min(line.room, MOVED_MAX)
-  local slice = line.mark / SLICES / redis.call('ZCARD', line.turns)
+  local slice = slice_of(line)
   -- The organisations in front that had no turn in this step, and those that had one, each in their order.
-  local fresh, first, fetched, page = {}, 1, 0, math.ceil(left / math.max(slice, 1))
+  local fresh, first, fetched, page = {}, 1, 0, math.ceil(left / math.ceil(slice))
   local again, next = {}, 1
   local function fetch()
     local flat = redis.call('ZRANGE', line.turns, fetched, fetched + page - 1, 'WITHSCORES')
@@ -701,7 +766,7 @@ local function refill(line)
     chunks = values_of(line.wait, chunks)
     for i, name in ipairs(names) do
       local list = line.lists[name]
-      list.chunk = list.chunk or chunks[i] or nil
+      list.chunk = list.chunk or chunks[i]
     end
     fetched = #names == page and fetched + page or nil
     page = math.min(2 * page, left)
@@ -719,7 +784,7 @@ local function refill(line)
     line.time = math.max(line.time, list.start)
     local moved, segments = move_some(line, list, left, slice)
     list.start, left = list.start + segments / list.weight, left - moved
-    list.moved = (list.moved or 0) + segments
+    list.moved = list.moved + segments
     if list.messages > 0 then
       local i = #again
       while i >= next and again[i].start > list.start do
@@ -737,32 +802,29 @@ local function keep_parked(line)
   for _, list in ipairs(line.parked) do
     if list.messages > 0 and list.changed then
       redis.call('HSET', line.wait, list.organisation, kept_of(list))
-    elseif list.had and list.messages == 0 then
+    elseif list.kept and list.messages == 0 then
       redis.call('HDEL', line.wait, list.organisation)
     end
   end
   if line.came then count_in(line.wait, 'parked', line.came) end
 end
 
--- Count what was moved by turns, of each organisation and of all, and what weight waits.
+-- Count what was moved by turns, of all organisations, and what weight waits. Returns when that was, seconds.
 local function count_served(line)
-  local all, at_s = 0
+  local all = 0
   for _, list in ipairs(line.order) do
-    if list.moved then
-      at_s = at_s or math.floor(now_ms() / 1000)
-      count_moved(list.window, list.moved, at_s)
-      all = all + list.moved
-    end
+    all = all + list.moved
     local has = list.messages > 0
-    if has ~= list.had and list.weight ~= 1 then
+    if list.weight ~= 1 and has ~= (list.kept ~= false) then
       line.extra = line.extra + (has and 1 or -1) * (list.weight - 1)
     end
   end
   if all == 0 then return end
-  local kept = redis.call('HGET', line.wait, 'moved')
+  local at_s, kept = math.floor(now_ms() / 1000), redis.call('HGET', line.wait, 'moved')
   local window = kept and cmsgpack.unpack(kept) or {0, 0, 0}
   count_moved(window, all, at_s)
   redis.call('HSET', line.wait, 'moved', cmsgpack.pack(window))
+  return at_s
 end
 
 -- Write what has become of the line, and refill its ready stream. The last step of every function that lets
@@ -796,17 +858,20 @@ local function finish(line)
     call_with('HDEL', line.wait, line.gone)
     return 0
   end
-  count_served(line)
-  local fields, gone = {'messages', line.messages, 'time', line.time, 'extra', line.extra}, {}
+  local before = line.known
+  local at_s, fields, gone = count_served(line), {}, {}
   local turns, ahead = {}, {}
   local function put(into, a, b)
     local n = #into
     into[n + 1], into[n + 2] = a, b
   end
+  if line.messages ~= before.messages then put(fields, 'messages', line.messages) end
+  if line.time ~= before.time then put(fields, 'time', line.time) end
+  if line.extra ~= before.extra then put(fields, 'extra', line.extra) end
   for _, list in ipairs(line.order) do
     if list.messages > 0 then
-      if list.changed then put(fields, list.organisation, kept_of(list)) end
-      if list.moved then put(turns, list.start, list.organisation) end
+      if list.changed then put(fields, list.organisation, kept_of(list, at_s)) end
+      if list.moved > 0 then put(turns, list.start, list.organisation) end
     else
       if list.waited then gone[#gone + 1] = list.organisation end
       if list.start and list.start > line.time then put(ahead, list.start, list.organisation) end
@@ -818,14 +883,14 @@ local function finish(line)
   call_with('ZREM', line.turns, gone)
   call_with('ZADD', line.turns, turns)
   call_with('ZADD', line.ahead, ahead)
-  redis.call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time)
+  if line.time ~= before.time then redis.call('ZREMRANGEBYSCORE', line.ahead, '-inf', line.time) end
   if line.messages == 0 then return 0 end
   return math.max(1, math.floor(10 * (redis.call('ZCARD', line.turns) + line.extra) + 0.5))
 end
 
 -- Put messages that nobody has begun to send back to the front of their list, in the order of their ids, which
 -- is the order in which they were accepted: behind those there that are older, as far as these lie in the first
--- chunk. `finish` has to follow.
+-- octets, CHUNK or a little more. `finish` has to follow.
 local function put_back(line, organisation, payloads)
   local list, came, segments_came = list_of(line, organisation), {}, 0
   local function id_of(payload)
@@ -844,7 +909,16 @@ local function put_back(line, organisation, payloads)
   elseif not list.paused then
     list.start = list.start or next_start(line, organisation)
   end
-  while next <= #came and at <= #chunk do
+  local read = #chunk
+  -- The next chunk becomes a part of this one.
+  local function read_on()
+    local behind = read < CHUNK and redis.call('HGET', line.wait, chunk_name(list, list.first + 1))
+    if not behind then return false end
+    redis.call('HDEL', line.wait, chunk_name(list, list.first))
+    list.first, chunk, at, read = list.first + 1, behind, 1, read + #behind
+    return true
+  end
+  while next <= #came and (at <= #chunk or read_on()) do
     local _, size, from = struct.unpack('>HI4', chunk, at)
     if id_of(string.sub(chunk, from, from + size - 1)) < came[next][1] then
       parts[#parts + 1] = string.sub(chunk, at, from + size - 1)
@@ -859,7 +933,7 @@ local function put_back(line, organisation, payloads)
   chunk = table.concat(parts)
   if list.last < list.first then list.last = list.first end
   if list.last == list.first then list.tail = #chunk end
-  list.taken, list.chunk = 0, nil
+  list.taken, list.chunk = 0, false
   redis.call('HSET', line.wait, chunk_name(list, list.first), chunk)
   count_waiting(line, list, #came, segments_came)
   if not list.paused then line.busy = true end
@@ -898,15 +972,16 @@ local function draw(limits, args, at)
   return left
 end
 
--- How many messages wait in the lists of organisations that a step has let messages into, as {organisation,
--- messages} for each and line.
+-- How many messages wait in the lists of organisations that a step has let messages into: an organisation, its
+-- messages, the next one, and so on, for each line.
 local function backlogs_of(lines)
   local found = {}
   for _, line in pairs(lines) do
     for _, lists in ipairs({line.order, line.parked}) do
       for _, list in ipairs(lists) do
         if list.changed and list.messages > 0 then
-          found[#found + 1] = {tonumber(list.organisation), list.messages}
+          local n = #found
+          found[n + 1], found[n + 2] = tonumber(list.organisation), list.messages
         end
       end
     end
@@ -1000,7 +1075,7 @@ local function admit(keys, args)
   if row_count > 0 then
     local blob = '\221' .. string.char(
       math.floor(row_count / 16777216) % 256, math.floor(row_count / 65536) % 256,
-      math.floor(row_count / 256) % 256, row_count % 256) .. table.concat(rows)
+      math.floor(row_count / 256) % 256, row_count % 256) .. (rows[2] and table.concat(rows) or rows[1])
     redis.call('XADD', keys[12], '*', 'b', blob)
   end
   if #order > 0 then
@@ -1295,7 +1370,7 @@ local function promote(keys, args)
       local organisation, segments
       if not is_open_to_all(line) then organisation, segments = read_payload(payload) end
       if organisation then
-        enter(line, organisation, segments, payload)
+        enter(line, organisation, segments, record_of(segments, payload))
       else
         make_ready(line, segments or 0, payload)
       end
@@ -1557,7 +1632,7 @@ local function limit(keys, args)
   for first = 2, 6, 4 do
     for _, row in ipairs(rows) do limit_turns(keys, first, row[1], row[2], row[3]) end
     local line = line_of(keys, first)
-    line.busy = line.busy or line.messages > 0
+    line.busy, line.known = line.busy or line.messages > 0, {}
     finish(line)
   end
   return 1
