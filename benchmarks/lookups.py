@@ -18,18 +18,16 @@ import platform
 import random
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import uvloop
 
+from benchmarks.closed_load import Offered, Request, offer
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine
 from engine.ids import MessageIds, accepted_at_us
-from engine.providers.http_client.connection import HttpOutcome
-from engine.providers.http_client.pool import HttpPool
 
 _UNITS = 1_000_000_000
 _BATCH = 100
@@ -37,68 +35,26 @@ _BATCH = 100
 _LOAD_CLIENTS = 8
 
 
-@dataclass
-class Lookups:
-    """What came back."""
-
-    wanted_status: int
-    latencies_ms: list[float] = field(default_factory=list)
-    # Answers that were not as they must be, by what they were.
-    wrong: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    def note(self, outcome: HttpOutcome, seconds: float) -> None:
-        """Count one answer."""
-        self.latencies_ms.append(seconds * 1000)
-        if outcome.kind != "answered":
-            self.wrong[f"{outcome.kind}: {outcome.reason}"] += 1
-        elif outcome.status != self.wanted_status:
-            self.wrong[f"status {outcome.status}"] += 1
-
-    def quantile_ms(self, q: float) -> float:
-        """The latency that a share `q` (0 to 1) of the look-ups did not exceed, milliseconds."""
-        ordered = sorted(self.latencies_ms) or [0.0]
-        return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
-
-
 async def look_up(
     url: str, key: str, ids: list[str], clients: int, seconds: float, wanted_status: int = 200
-) -> Lookups:
+) -> Offered:
     """`clients` that each ask for one message after another, drawn from `ids`, for so many seconds."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    pool = HttpPool(parts.hostname, parts.port, connections_max=clients, timeout_s=30.0)
-    pool.start()
-    rng, found = random.Random(1), Lookups(wanted_status)
+    rng = random.Random(1)
     headers = f"Authorization: Bearer {key}\r\n".encode()
-    ended, busy = asyncio.get_running_loop().create_future(), clients
-    start = time.perf_counter()
 
-    def ask(asked: float, outcome: HttpOutcome | None) -> None:
-        nonlocal busy
-        now = time.perf_counter()
-        if outcome is not None:
-            found.note(outcome, now - asked)
-        if now - start < seconds:
-            path = b"/v1/messages/" + rng.choice(ids).encode()
-            pool.request(b"GET", path, headers, b"", partial(ask, now))
-            return
-        busy -= 1
-        if not busy:
-            ended.set_result(None)
+    def requests() -> Iterator[Request]:
+        while True:
+            yield b"GET", b"/v1/messages/" + rng.choice(ids).encode(), headers, b""
 
-    for _ in range(clients):
-        ask(start, None)
-    await ended
-    found.seconds = time.perf_counter() - start
-    await pool.stop(1.0)
-    return found
+    return await offer(parts.hostname, parts.port, requests(), clients, seconds, wanted_status)
 
 
 async def beside_load(
     url: str, key: str, ids: list[str], clients: int, seconds: float
-) -> tuple[Lookups, Load]:
+) -> tuple[Offered, Load]:
     """The same while batches of messages come in as fast as they are taken."""
     load = Load(url, [key], size=_BATCH, express_share=0.0, connections=_LOAD_CLIENTS, seed=1)
     loading = asyncio.create_task(load.closed(_LOAD_CLIENTS, seconds + 2.0))
@@ -144,7 +100,7 @@ def _forged(ids: list[str]) -> list[str]:
     return [rng.choice(makers).make((accepted_at_us(i) or 0) // 1000, 1)[0] for i in ids]
 
 
-def _row(name: str, found: Lookups, cpu_us: dict[str, float]) -> dict[str, object]:
+def _row(name: str, found: Offered, cpu_us: dict[str, float]) -> dict[str, object]:
     row = {
         "case": name,
         "per_s": round(len(found.latencies_ms) / found.seconds),

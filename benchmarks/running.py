@@ -90,9 +90,7 @@ class Engine:
         for pid in _descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                name = _short(title)
-                found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / 100
+                found[_short(title)] = found.get(_short(title), 0.0) + cpu_s_of(pid)
         return found
 
     def wakes(self) -> dict[str, int]:
@@ -159,6 +157,12 @@ def settled(engine: Engine, received: int, timeout_s: float) -> float:
                 break
         time.sleep(0.2)
     return time.monotonic() - start
+
+
+def cpu_s_of(pid: int) -> float:
+    """CPU time that a process has used so far, with its threads, seconds. Raises OSError once it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def _descendants(pid: int) -> list[int]:
