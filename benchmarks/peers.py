@@ -219,9 +219,9 @@ def main() -> int:
     arguments = parser.parse_args()
     cases = arguments.cases.split(",")
     if unknown := [case for case in cases if case not in _SIZES]:
-        parser.error(f"--cases: {unknown[0]} is not one of {', '.join(_SIZES)}.")
+        parser.exit(2, f"--cases: {unknown[0]} is not one of {', '.join(_SIZES)}.\n")
     if "kannel" in cases and arguments.rounds and not peer.is_here():
-        parser.error(peer.MISSING)
+        parser.exit(2, peer.MISSING + "\n")
     results = peers_report.Results.read(arguments.results)
 
     def done(one: Round) -> None:
