@@ -191,15 +191,16 @@ def write(results: Results, directory: Path) -> None:
     one = results.rounds[0]
     page = f"""# Beside Kannel
 
-HTTP in, SMPP out to the same simulator, on one machine, which also makes the load. Rounds: {len(results.rounds)},
-in each of which every case is offered load for {one.seconds:g} s, in turn. One SMPP session each with a window of
-{one.window}, no receipts. `python -m benchmarks.peers` repeats it; how it is taken stands in its head.
+HTTP in, SMPP out to the same simulator, on one machine, which also makes the load. Rounds:
+{len(results.rounds)}, in each of which every case is offered load for {one.seconds:g} s, in turn. One SMPP
+session each with a window of {one.window}, no receipts. `python -m benchmarks.peers` repeats it; how it is taken
+stands in its head.
 
 {facts}
 
-What a 202 promises differs. smsengine has the message on the disk (`appendfsync always`), has charged it, and
-records each event in ClickHouse; its figures include that. Kannel has it in its store (`store-type`: {stores}),
-which the operating system writes to the disk some time later, and knows no credit.
+What a 202 promises differs. smsengine has the message on the disk (`appendfsync always`), has charged it,
+and records each event in ClickHouse; its figures include that. Kannel has it in its store (`store-type`:
+{stores}), which the operating system writes to the disk some time later, and knows no credit.
 
 ![messages a second, and CPU a message](peers.svg)
 
