@@ -82,8 +82,8 @@ def is_here() -> bool:
 
 def version() -> str:
     """Its version, as bearerbox says."""
-    said = subprocess.run(["bearerbox", "--version"], capture_output=True, text=True, check=False)
-    found = [line for line in (said.stdout + said.stderr).splitlines() if "version" in line.lower()]
+    printed = subprocess.run(["bearerbox", "--version"], capture_output=True, text=True, check=False)
+    found = [line for line in (printed.stdout + printed.stderr).splitlines() if "version" in line.lower()]
     return found[0].strip() if found else "unknown"
 
 

@@ -193,8 +193,8 @@ def write(results: Results, directory: Path) -> None:
 
 HTTP in, SMPP out to the same simulator, on one machine, which also makes the load. Rounds:
 {len(results.rounds)}, in each of which every case is offered load for {one.seconds:g} s, in turn. One SMPP
-session each with a window of {one.window}, no receipts. `python -m benchmarks.peers` repeats it; how it is taken
-stands in its head.
+session each with a window of {one.window}, no receipts. `python -m benchmarks.peers` repeats it; how it is
+taken stands in its head.
 
 {facts}
 

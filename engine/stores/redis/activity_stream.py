@@ -100,7 +100,7 @@ class RedisActivityStream:
         # The plan last read, and its bytes in Redis, which another version may have written.
         self._written: tuple[BlockPlan | None, bytes] = (None, b"")
         # By shard, for look-ups.
-        self._tails = [KeptTail(partial(self._first_and_page, s), _SEARCH_PAGE) for s in range(shards)]
+        self._tails = [KeptTail(partial(_first_and_page, self._link, s), _SEARCH_PAGE) for s in range(shards)]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -217,22 +217,6 @@ class RedisActivityStream:
                 search.take(page, last=len(page) < page_size)
         return search.found
 
-    async def _first_and_page(
-        self, shard: int, start: StreamId
-    ) -> tuple[list[ActivityEntry], list[ActivityEntry]]:
-        """See `kept_tail.Look`. Raises as `_answering` says."""
-        key = activity_key(shard)
-        replies = await self._link.batch(
-            [
-                ("XRANGE", key, "-", "+", "COUNT", 1),
-                ("XRANGE", key, str(start), "+", "COUNT", _SEARCH_PAGE),
-            ]
-        )
-        for reply in replies:
-            if isinstance(reply, ReplyError):
-                raise reply
-        return _entries(shard, replies[0]), _entries(shard, replies[1])
-
     def _unpacked(self, entry: ActivityEntry) -> list[list[Any]]:
         try:
             return self._rows.decode(entry.blob)
@@ -273,6 +257,20 @@ class RedisActivityStream:
 
 def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
     return ("EVAL", script, len(keys), *keys, *arguments)
+
+
+async def _first_and_page(
+    link: RedisLink, shard: int, start: StreamId
+) -> tuple[list[ActivityEntry], list[ActivityEntry]]:
+    """See `kept_tail.Look`. Raises ReplyError, Unavailable."""
+    key = activity_key(shard)
+    replies = await link.batch(
+        [("XRANGE", key, "-", "+", "COUNT", 1), ("XRANGE", key, str(start), "+", "COUNT", _SEARCH_PAGE)]
+    )
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise reply
+    return _entries(shard, replies[0]), _entries(shard, replies[1])
 
 
 def _entries(shard: int, found: Iterable[tuple[bytes, list[bytes]]]) -> list[ActivityEntry]:

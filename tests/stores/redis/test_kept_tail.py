@@ -14,7 +14,6 @@ from engine.stores.redis.kept_tail import KeptTail
 from engine.stores.redis.link import RedisLink
 from engine.stream_id import StreamId
 from tests.conftest import own_database
-from tests.delivery.turns import VirtualTime
 
 _DATABASE = 10
 _PAGE = 5
@@ -91,19 +90,3 @@ async def test_a_tail_that_is_too_large_is_not_kept(link: RedisLink, monkeypatch
     assert stream.read < 20
     await link.call("XTRIM", _KEY, "MAXLEN", "=", 3)
     assert await tail.since(StreamId(0, 0)) == await stream.all(StreamId(0, 0))
-
-
-def test_what_nobody_asks_for_is_dropped() -> None:
-    with VirtualTime() as virtual:
-        reads: list[StreamId] = []
-
-        async def look(start: StreamId) -> tuple[list[ActivityEntry], list[ActivityEntry]]:
-            reads.append(start)
-            entries = [ActivityEntry(shard=0, id=StreamId(n, 0), blob=b"x") for n in range(1, 4)]
-            return entries[:1], [entry for entry in entries if entry.id >= start]
-
-        tail = KeptTail(look, 5)
-        for pause_s in (0.5, 0.5, 1.5, 0.0):
-            virtual.start(tail.since(StreamId(0, 0)))
-            virtual.pass_s(pause_s + 0.01)
-        assert reads == [(0, 0), (3, 0), (3, 0), (0, 0)]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from engine.activity.lookups import Lookups
-from engine.activity.records import MessageKey, RecentRows
+from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.records import ActivityRow
+from engine.stores.redis.kept_tail import KeptTail
+from engine.stream_id import StreamId
 from tests.delivery.turns import VirtualTime
 
 
@@ -83,3 +85,19 @@ def test_who_comes_while_a_query_is_slow_does_not_wait_for_it() -> None:
         virtual.pass_s(1.5)
         assert slow.done()
         assert stores.asked == [1, 9]
+
+
+def test_what_is_kept_of_a_stream_is_dropped_when_nobody_asks() -> None:
+    with VirtualTime() as virtual:
+        reads: list[StreamId] = []
+
+        async def look(start: StreamId) -> tuple[list[ActivityEntry], list[ActivityEntry]]:
+            reads.append(start)
+            entries = [ActivityEntry(shard=0, id=StreamId(n, 0), blob=b"x") for n in range(1, 4)]
+            return entries[:1], [entry for entry in entries if entry.id >= start]
+
+        tail = KeptTail(look, 5)
+        for pause_s in (0.5, 0.5, 1.5, 0.0):
+            virtual.start(tail.since(StreamId(0, 0)))
+            virtual.pass_s(pause_s + 0.01)
+        assert reads == [(0, 0), (3, 0), (3, 0), (0, 0)]
