@@ -16,6 +16,8 @@ from typing import Any
 
 import msgspec
 
+from supervisor.embedded.server_dir import ServerDir
+
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
@@ -26,6 +28,14 @@ class Engine:
     admin_url: str
     admin_key: str
     simulator_url: str
+    data_dir: Path
+
+    @property
+    def redis_url(self) -> str:
+        """Where its embedded Redis answers, with the password."""
+        password = ServerDir(self.data_dir, "redis").password()
+        port = int((self.data_dir / "run" / "redis.port").read_text())
+        return f"redis://:{password}@127.0.0.1:{port}/0"
 
     def call(self, method: str, path: str, body: object = None, timeout_s: float = 150.0) -> Any:
         """The decoded answer to a call with the admin key. Raises HTTPError for a status from 400."""
@@ -80,9 +90,19 @@ class Engine:
         for pid in _descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                name = _short(title)
-                found[name] = found.get(name, 0.0) + (int(fields[11]) + int(fields[12])) / 100
+                found[_short(title)] = found.get(_short(title), 0.0) + cpu_s_of(pid)
+        return found
+
+    def wakes(self) -> dict[str, int]:
+        """How often the threads of each process of the engine have given up the processor so far, by the same
+        names."""
+        found: dict[str, int] = {}
+        for pid in _descendants(self.pid):
+            with contextlib.suppress(OSError, ValueError):
+                title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                for status in Path(f"/proc/{pid}/task").glob("*/status"):
+                    given_up = status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0]
+                    found[_short(title)] = found.get(_short(title), 0) + int(given_up)
         return found
 
 
@@ -114,6 +134,7 @@ def engine(configuration: str, port: int = 0, place: Path | None = None) -> Iter
                 admin_url=facts["admin_url"],
                 admin_key=facts["admin_key"],
                 simulator_url=facts["simulator_url"],
+                data_dir=Path(folder, "data"),
             )
         finally:
             process.send_signal(signal.SIGTERM)
@@ -136,6 +157,12 @@ def settled(engine: Engine, received: int, timeout_s: float) -> float:
                 break
         time.sleep(0.2)
     return time.monotonic() - start
+
+
+def cpu_s_of(pid: int) -> float:
+    """CPU time that a process has used so far, with its threads, seconds. Raises OSError once it is gone."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def _descendants(pid: int) -> list[int]:

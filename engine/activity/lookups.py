@@ -2,10 +2,11 @@
 
 A query costs ClickHouse many times what a message more in it costs, and a pass through the tail of a
 stream is the same for one message and for ten. So callers that come while a round is under way share the
-next one. A round asks the streams first and the store second: a row leaves the stream only when the store
-has it.
+next one. Where several shared the last one, the next waits a little, until as many have come again. A round
+asks the streams first and the store second: a row leaves the stream only when the store has it.
 
     a caller gives up      the round goes on for the others
+    a round is slow        another begins beside it, for those who have come since
     Redis does not answer  all callers of the round get Unavailable
     ClickHouse does not    they get what the streams have, and are told so
 """
@@ -21,10 +22,16 @@ from engine.activity.records import MessageKey, RecentRows
 from engine.errors import Unavailable
 from engine.records import ActivityRow
 from engine.shards import shard_of
+from engine.waits import happens
 
-# Rounds under way, and messages in each. Two, so that a new caller need not wait for a whole round.
+# Rounds under way, and messages in each. The second begins when the first takes longer than this, seconds.
 _ROUNDS = 2
+_SLOW_S = 0.1
 _MESSAGES_MAX = 500
+# How long a round waits for as many callers as the last one had: a part of the time that took, and at most so
+# long, seconds.
+_GATHER = 0.25
+_GATHER_S_MAX = 0.005
 
 
 class MessageRows(RecentRows, frozen=True, kw_only=True):
@@ -46,6 +53,12 @@ class Lookups:
         # Who waits for each message of the next round.
         self._waiting: dict[MessageKey, list[asyncio.Future[MessageRows]]] = {}
         self._rounds: set[asyncio.Task[None]] = set()
+        # The one that began last, as long as it is neither over nor slow.
+        self._latest: asyncio.Task[None] | None = None
+        # Of the last round that ended: how many messages it looked up, and how long it took, seconds.
+        self._last, self._took_s = 0, 0.0
+        # Set when as many messages wait as that.
+        self._enough = asyncio.Event()
         self._closed = False
 
     async def rows_of(self, key: MessageKey) -> MessageRows:
@@ -54,6 +67,8 @@ class Lookups:
             raise _ended()
         found: asyncio.Future[MessageRows] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(key, []).append(found)
+        if len(self._waiting) >= self._last:
+            self._enough.set()
         self._begin()
         return await found
 
@@ -68,17 +83,33 @@ class Lookups:
         self._waiting.clear()
 
     def _begin(self) -> None:
-        if self._waiting and len(self._rounds) < _ROUNDS and not self._closed:
-            task = asyncio.create_task(self._round(), name="look up messages")
+        if self._waiting and not self._latest and len(self._rounds) < _ROUNDS and not self._closed:
+            task = self._latest = asyncio.create_task(self._round(), name="look up messages")
             self._rounds.add(task)
-            task.add_done_callback(self._after)
+            slow = asyncio.get_running_loop().call_later(_SLOW_S, self._is_slow, task)
+            task.add_done_callback(lambda task: self._after(task, slow))
 
-    def _after(self, task: asyncio.Task[None]) -> None:
-        self._rounds.discard(task)
+    def _is_slow(self, task: asyncio.Task[None]) -> None:
+        if self._latest is task:
+            self._latest = None
         self._begin()
+
+    def _after(self, task: asyncio.Task[None], slow: asyncio.TimerHandle) -> None:
+        slow.cancel()
+        self._rounds.discard(task)
+        self._is_slow(task)
+
+    async def _gather(self) -> None:
+        """Wait for as many callers as the last round had, when it had several."""
+        if self._last > 1 and len(self._waiting) < self._last:
+            self._enough.clear()
+            await happens(self._enough, min(_GATHER_S_MAX, _GATHER * self._took_s))
 
     async def _round(self) -> None:
         # The task begins after all callers of this turn of the loop have come.
+        await self._gather()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         keys = list(self._waiting)[:_MESSAGES_MAX]
         asked = {key: self._waiting.pop(key) for key in keys}
         if not asked:
@@ -91,6 +122,7 @@ class Lookups:
         except Exception as e:  # whatever it is, it is each caller's
             _fail(asked.values(), e)
             return
+        self._last, self._took_s = len(keys), loop.time() - began_s
         for key, futures in asked.items():
             for future in futures:
                 if not future.done():

@@ -82,7 +82,7 @@ class ActivityStore(Protocol):
     async def rows_of(
         self, messages: Sequence[MessageKey], timeout_s: float | None = None
     ) -> dict[MessageKey, list[ActivityRow]]:
-        """The rows of each message by time.
+        """The rows of each message, in no order.
 
         `timeout_s`: the deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
         """

@@ -19,6 +19,7 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 
 from engine.boot.meter import Meter
+from engine.waits import next_tick
 
 PERIOD_S = 60.0
 
@@ -65,7 +66,7 @@ class CounterLog:
 
     async def _write_on(self) -> None:
         while True:
-            await asyncio.sleep(self._period_s)
+            await next_tick(self._period_s)
             self.write()
 
     async def __aenter__(self) -> Self:

@@ -21,6 +21,7 @@ from typing import get_args
 
 from engine.supervision import DRAIN_SIGNAL, level_signal
 from engine.telemetry import Level, present_level, set_level, write_left_out
+from engine.waits import next_tick
 
 BEAT_S = 1.0
 
@@ -78,7 +79,7 @@ class Heartbeat:
         while True:
             self._say(b"beat\n")
             write_left_out()
-            await asyncio.sleep(BEAT_S)
+            await next_tick(BEAT_S)
 
     def _say(self, line: bytes) -> None:
         if self._pipe_fd is not None:

@@ -26,6 +26,7 @@ from engine.boot.metric_files import Counted, CountsFile, add_up, read_all
 from engine.histogram import ROUND_TRIP_S, Histogram
 from engine.metrics.catalogue import METRICS, RECORDS
 from engine.metrics.snapshot import Counts, Numbers, Snapshot, Totals, key_of
+from engine.waits import until_tick_s
 
 FLUSH_S = 1.0
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -110,13 +111,12 @@ class Meter:
     async def run(self) -> None:
         """Flush once a second until canceled. Call `close` afterwards."""
         self._open()
-        due_s = time.monotonic() + FLUSH_S
         while True:
-            await asyncio.sleep(due_s - time.monotonic())
-            now_s = time.monotonic()
-            self._lag.add(now_s - due_s)
+            left_s = until_tick_s(FLUSH_S)
+            due_s = time.monotonic() + left_s
+            await asyncio.sleep(left_s)
+            self._lag.add(max(0.0, time.monotonic() - due_s))
             self.flush()
-            due_s = now_s + FLUSH_S
 
     def flush(self) -> Snapshot:
         """Copy what was counted to the file; the copy."""

@@ -18,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.errors import Unavailable
 from engine.problem_records import Noted
 from engine.providers.problems import Problems, joined
+from engine.waits import next_tick
 
 PERIOD_S = 1.0
 
@@ -51,7 +52,7 @@ class ProblemFlush:
 
     async def _flush_on(self) -> None:
         while True:
-            await asyncio.sleep(self._period_s)
+            await next_tick(self._period_s)
             try:
                 await self.flush()
             except Exception as e:  # whatever it is, it must not keep a process from delivering

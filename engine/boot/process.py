@@ -24,6 +24,7 @@ from engine.round_trips import CLICKHOUSE, POSTGRES
 from engine.store_clock import StoreClock
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.pulse import Pulse
+from engine.waits import next_tick
 
 STORE_TIMEOUT_S = 5.0
 DRAIN_S = 20.0
@@ -85,7 +86,7 @@ class Process:
         while True:
             with contextlib.suppress(Unavailable):
                 await self.pulse.batch(link, [])
-            await asyncio.sleep(_PULSE_S)
+            await next_tick(_PULSE_S)
 
     @asynccontextmanager
     async def link(self, purpose: str) -> AsyncIterator[RedisLink]:

@@ -149,6 +149,8 @@ def _sweeper(
     return Sweeper(
         reader,
         room=worker.room,
+        busy=lambda: worker.in_hand > 0,
+        stirred=worker.stirred,
         take=worker.take,
         before_sending=ends,
         min_idle_ms=int(take_over_s * 1000),

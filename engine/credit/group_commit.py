@@ -108,7 +108,7 @@ class GroupCommit:
         self._is_alone = True
         # Where flushes run; a fault of one ends the process.
         self._group: asyncio.TaskGroup | None = None
-        self._sending: set[asyncio.Task[None]] = set()
+        self.sending: set[asyncio.Task[None]] = set()
         self._tokens = count(1)
         # By token, who is told the outcome.
         self._admitting: dict[int, Done] = {}
@@ -158,7 +158,7 @@ class GroupCommit:
             return
         self._scheduled = True
         loop = asyncio.get_running_loop()
-        if self._is_alone and not self._sending:
+        if self._is_alone and not self.sending:
             loop.call_soon(self._flush)
         else:
             loop.call_later(self._collect_s, self._flush)
@@ -194,8 +194,8 @@ class GroupCommit:
 
     async def void(self) -> None:
         """The epoch is over: wait for what is being sent, and refuse all the rest. It never is applied."""
-        if self._sending:
-            await asyncio.wait(self._sending)
+        if self.sending:
+            await asyncio.wait(self.sending)
         for token in [token for outbox in self.outboxes for token in outbox.fenced()]:
             _tell(self._admitting.pop(token, None), Unavailable("This process was fenced."))
         self._sent_s.clear()
@@ -207,8 +207,8 @@ class GroupCommit:
                 return
             self._dirty.update(range(len(self.outboxes)))
             self._flush()
-            if self._sending:
-                await asyncio.wait(self._sending, timeout=_RETRY_S)
+            if self.sending:
+                await asyncio.wait(self.sending, timeout=_RETRY_S)
             else:
                 await asyncio.sleep(self._collect_s)
 
@@ -224,8 +224,8 @@ class GroupCommit:
         if shards:
             self._is_alone = sum(len(flush.submissions) for flush in flushes) <= 1
             task = self._group.create_task(self._send(shards))
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            self.sending.add(task)
+            task.add_done_callback(self.sending.discard)
 
     async def _send(self, shards: list[int]) -> None:
         """Send the flushes under way of these shards until the outcome of each is known."""

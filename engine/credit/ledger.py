@@ -51,6 +51,7 @@ from engine.credit.standstill import Standstill
 from engine.credit.trimmer import Trimmer
 from engine.errors import Unavailable
 from engine.stream_id import StreamId
+from engine.waits import happens
 
 log = structlog.get_logger("ledger")
 
@@ -141,15 +142,15 @@ class Ledger:
                 except _Unknown as e:
                     log.warning("ledger leaves the lead", reason=e.detail)
                     await self._store.resign()
-                    await _either(draining, _LEFT_S)
+                    await happens(draining, _LEFT_S)
                 except Unavailable as e:
                     if e.detail != reason:
                         log.warning("ledger waits", reason=e.detail)
                     reason = e.detail
                     await self._store.resign()
-                    await _either(draining, _RETRY_S)
+                    await happens(draining, _RETRY_S)
                     continue
-                await _either(draining, _STANDBY_S)
+                await happens(draining, _STANDBY_S)
         finally:
             saying.cancel()
             await self._store.resign()
@@ -338,14 +339,6 @@ def _say_unknown(entry: UsageEntry) -> None:
 
 class _Unknown(Unavailable):
     """A shard has usage of a kind that this version does not know."""
-
-
-async def _either(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
 
 
 def _is_full(pending: Mapping[int, Sequence[UsageEntry]], held_up: Collection[int]) -> bool:

@@ -35,10 +35,13 @@ from engine.credit.records import QuotaRequest, QuotaReturn
 from engine.credit.waiters import Waiters
 from engine.errors import Unavailable
 from engine.records import Submission
+from engine.waits import happens, next_tick, until_tick_s
 
 log = structlog.get_logger("quota")
 
 _TICK_S = 0.25
+# The same while nothing happens, and after how long without it, seconds.
+_REST_S, _STIRRED_S = 1.0, 1.0
 _BEAT_S = 2.0
 _INBOX_BLOCK_MS = 1000
 _RETRY_S = 0.1
@@ -77,15 +80,15 @@ class Quota:
         `name`: the holder's name, never used before. `collect_s`: how long submissions gather for a
         flush, seconds; `messages_max`: the most messages of one. The others are as in `config.Credit`.
         """
-        self._store, self._spenders = store, spenders
-        self._name = name
+        self._store, self._name, self._spenders = store, name, spenders
         self._shard_of = shard_of
         self._now_us = now_us
         self.credit = CreditMap()
         self._holder = Holder(
             self.credit, quota_s=quota_s, quota_min=quota_min, validity_us=int(validity_s * 1e6)
         )
-        self._fenced = asyncio.Event()
+        # `_stirred` is set whenever a client wants something.
+        self._fenced, self._stirred = asyncio.Event(), asyncio.Event()
         self.memory = MemoryMark()
         self._commits = GroupCommit(
             store,
@@ -128,6 +131,7 @@ class Quota:
         shard = self._shard_of(organisation_id)
         if shard in self._standing:
             raise Unavailable(_NO_BOOKS)
+        self._stirred.set()
         token, answer = self._waiters.come(shard)
         try:
             self._perform(self._holder.want(organisation_id, Waiter(token, cost, total), self._now_us()))
@@ -153,6 +157,7 @@ class Quota:
         """
         if incarnation != self.incarnation or self._fenced.is_set():
             raise Unavailable("This process was fenced and registers anew.")
+        self._stirred.set()
         try:
             return self._commits.submit(self._shard_of(submission.organisation_id), submission, done)
         except Unavailable:
@@ -241,9 +246,19 @@ class Quota:
                     await asyncio.sleep(0)
 
     async def _tick(self) -> None:
-        last_us = self._now_us()
+        """Learn and ask while anything happens, and look now and then for quota that idles."""
+        loop = asyncio.get_running_loop()
+        last_us, rests_s = self._now_us(), 0.0
         while True:
-            await asyncio.sleep(_TICK_S)
+            if self._stirred.is_set():
+                self._stirred.clear()
+                rests_s = loop.time() + _STIRRED_S
+            rests = loop.time() >= rests_s and not (self._waiters or self._commits.sending)
+            if rests and await happens(self._stirred, until_tick_s(_REST_S)):
+                # The rates are those of the time since.
+                last_us = self._now_us()
+            if not rests or self._stirred.is_set():
+                await next_tick(_TICK_S)
             now_us = self._now_us()
             self._perform(self._holder.tick(max(now_us - last_us, 1) / 1e6, now_us))
             last_us = now_us
@@ -257,7 +272,10 @@ class Quota:
         once.
         """
         while True:
-            await asyncio.sleep(_TICK_S)
+            if not self._standing and not self._waiters:
+                self._waiters.came.clear()
+                await self._waiters.came.wait()
+            await next_tick(_TICK_S)
             if not self._standing and self._waiters.waited_s() < _PATIENCE_S:
                 continue
             try:
@@ -268,7 +286,7 @@ class Quota:
 
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(_BEAT_S)
+            await next_tick(_BEAT_S)
             incarnation = self.incarnation
             try:
                 alive = await self._store.beat(self._name, self._commits.answered)

@@ -66,11 +66,18 @@ class Standstill:
             return list(self._shards)
         return [shard for shard, since_s in self._held_up.items() if since_s <= before_s]
 
+    def _next_look_s(self) -> float:
+        """How long until a shard may have waited for `LATE_S`, or a note is due again, seconds."""
+        if self._moved_s is None:
+            return LATE_S
+        oldest_s = min([self._moved_s, *self._held_up.values()])
+        return max(_LOOK_S, oldest_s + LATE_S - self._clock_s())
+
     async def run(self) -> None:
         """Note the shards that wait, until canceled."""
         refusing = False
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(self._next_look_s())
             shards = self.waiting()
             if shards and not refusing:
                 log.warning("customers without quota are refused for now", shards=shards)

@@ -26,11 +26,18 @@ class Waiters:
         self._tokens = count(1)
         # In the order in which they came.
         self._clients: dict[Token, _Client] = {}
+        # Set when one comes.
+        self.came = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._clients)
 
     def come(self, shard: int) -> tuple[Token, asyncio.Future[bool]]:
         """A client begins to wait; its token, and what it waits for: True when it is to reserve again."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
+        self.came.set()
         client = self._clients[token] = _Client(shard, loop.time(), loop.create_future())
         return token, client.answer
 

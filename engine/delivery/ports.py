@@ -39,6 +39,8 @@ class QueueReader(Protocol):
     # So many messages of each shard shall lie ready to be read. What waits behind them is still in its
     # organisation's turn. Whoever reads may set it.
     ready_max: int
+    # When the first message is due that the last `promote` has left, microseconds since 1970; None: none was.
+    next_due_us: int | None
 
     @property
     def queue(self) -> Queue:

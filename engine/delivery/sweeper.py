@@ -11,6 +11,11 @@ of it. What a look costs does not depend on the backlog.
 
 Every worker sweeps. The steps are atomic in Redis, so workers may sweep at the same time.
 
+A worker that has something in hand, or had a moment ago, looks every `_TICK_S`, because it may put messages
+on the due set at any time. One at rest looks when the next message is due, and every `_REST_S`. When all
+workers rest, a message is late by that at most that somebody else has put on the due set: one that is
+scheduled for an instant nearer than `_REST_S`, or a retry whose worker has died since.
+
     killed          the next worker does it
     frozen          others fence the worker and take over its entries; it joins again when it wakes
     answer lost     entries that were taken over in that call are found again by the reader (see
@@ -29,9 +34,13 @@ from engine.backoff import Backoff
 from engine.delivery.ports import QueueReader
 from engine.errors import Unavailable
 from engine.records import Entry, Settlement
+from engine.waits import happens, until_tick_s
 
 # Pause between looks at the due sets, seconds: a retry or a scheduled message is late by this at most.
+# The same of a worker at rest, and how long after its last entry it comes to rest.
 _TICK_S = 0.1
+_REST_S = 0.5
+_STIRRED_S = 1.0
 # How often the worker beats, and how often it looks for entries to take over, seconds.
 _BEAT_S = 1.0
 _TAKE_OVER_S = 1.0
@@ -55,6 +64,8 @@ class Sweeper:
         reader: QueueReader,
         *,
         room: Callable[[], int],
+        busy: Callable[[], bool],
+        stirred: asyncio.Event,
         take: Callable[[Sequence[Entry]], None],
         before_sending: Callable[[Entry], Settlement | None],
         min_idle_ms: int,
@@ -62,13 +73,18 @@ class Sweeper:
         now_us: Callable[[], int],
         log: FilteringBoundLogger,
     ) -> None:
-        """`room`: how many entries the worker can take over. `take` gives them to it. `before_sending`: the
+        """`room`: how many entries the worker can take over. `busy`: whether it has any in hand; `stirred` is
+        set when it takes some, and cleared here. `take` gives them to it. `before_sending`: the
         settlement of a message that must not be sent, None for any other. `min_idle_ms`:
         entries that were given out so long ago are taken over. `promote_max` bounds the messages
         moved in one step of one shard, because Redis does nothing else meanwhile.
         """
         self._reader = reader
         self._room = room
+        self._busy = busy
+        self._stirred = stirred
+        # Until then it does not rest, loop time.
+        self._rests_at = 0.0
         self._take = take
         self._before_sending = before_sending
         self._min_idle_ms = min_idle_ms
@@ -101,25 +117,40 @@ class Sweeper:
             if backoff.failures:
                 self._log.info("queue is swept again")
                 backoff.reset()
+            await self._pause(more)
+
+    async def _pause(self, more: bool) -> None:
+        """Wait until the next sweep; `more`: there is more to do at once."""
+        now = asyncio.get_running_loop().time()
+        if self._busy() or self._stirred.is_set():
+            self._stirred.clear()
+            self._rests_at = now + _STIRRED_S
+        if more or now < self._rests_at:
             await asyncio.sleep(0 if more else _TICK_S)
+            return
+        due_us = self._reader.next_due_us
+        due_s = _REST_S if due_us is None else (due_us - self._now_us()) / 1e6
+        await happens(self._stirred, min(max(due_s, _TICK_S), until_tick_s(_REST_S)))
 
     async def sweep(self, draining: bool) -> bool:
         """Do once what is due now; returns whether there is more to do at once. Raises Unavailable."""
         now = asyncio.get_running_loop().time()
-        if now >= self._beat_at:
+        # What is due before the next sweep is done now, so that none is late.
+        by = now + _TICK_S
+        if by >= self._beat_at:
             await self._reader.beat()
             self._beat_at = now + _BEAT_S
         if draining:
             return False
         promoted = await self._reader.promote(self._now_us(), self._promote_max)
         room = self._room()
-        if now >= self._take_over_at and room > 0:
+        if by >= self._take_over_at and room > 0:
             entries = await self._reader.take_over(self._min_idle_ms, room)
             # When something was there, there may be more: look again with the next tick.
             self._take_over_at = now + (_TICK_S if entries else _TAKE_OVER_S)
             if entries:
                 self._take(entries)
-        if now >= self._look_at:
+        if by >= self._look_at:
             await self._end_unread()
             self._look_at = now + _LOOK_S
         return promoted >= self._promote_max

@@ -86,6 +86,8 @@ class Worker:
         self._unsettled_max = _UNSETTLED * concurrency
         self._careful = careful
         self._draining = False
+        # Set when it takes entries, for whoever rests as long as it has none.
+        self.stirred = asyncio.Event()
 
     @property
     def counts(self) -> SettlementCounts:
@@ -112,6 +114,7 @@ class Worker:
     def take(self, entries: Sequence[Entry]) -> None:
         """Take entries in hand and send them in order; while draining, hand them back."""
         now_s = self._clock_s()
+        self.stirred.set()
         self._settler.took(len(entries))
         if self._draining:
             for entry in entries:
@@ -192,7 +195,7 @@ class Worker:
                 backoff.reset()
             if entries:
                 self.take(entries)
-            if len(entries) < room // _FEW and self._linger_s:
+            if entries and len(entries) < room // _FEW and self._linger_s:
                 await asyncio.sleep(self._linger_s)
 
 

@@ -12,13 +12,12 @@ change or the one after it. Nobody who asks for a price waits.
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from engine.errors import ConfigError, Unavailable
 from engine.intake.ports import PriceStore
 from engine.intake.pricing import PriceTable
+from engine.waits import next_tick
 
 log = structlog.get_logger("prices")
 
@@ -62,5 +61,5 @@ class PriceList:
     async def run(self) -> None:
         """Keep up with changes, until canceled."""
         while True:
-            await asyncio.sleep(self._look_s)
+            await next_tick(self._look_s)
             await self.refresh()

@@ -17,7 +17,6 @@ lower, PostgreSQL went back, and its limits count all the same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -28,6 +27,7 @@ from engine.limits.ports import LimitsInForce
 from engine.limits.records import InForce, LimitRow, ShardLimits
 from engine.limits.table import LOOK_S, LimitTable
 from engine.stream_id import StreamId
+from engine.waits import next_tick
 
 log = structlog.get_logger("limits")
 
@@ -93,7 +93,7 @@ class LimitKeeper:
                 if not away:
                     log.warning("limits cannot be put in force", reason=e.detail)
                 away = True
-            await asyncio.sleep(self._look_s)
+            await next_tick(self._look_s)
 
     def _heed(self, seen: Iterable[InForce]) -> None:
         paused = {o: at for shard in seen for o, at in shard.paused.items()}

@@ -19,6 +19,7 @@ from engine.errors import Unavailable
 from engine.limits.ports import LimitStore
 from engine.limits.records import WEIGHT_DEFAULT, LimitRow
 from engine.organisations import Limits
+from engine.waits import next_tick
 
 log = structlog.get_logger("limits")
 
@@ -83,5 +84,5 @@ class LimitTable:
     async def run(self) -> None:
         """Keep up with changes, until canceled."""
         while True:
-            await asyncio.sleep(self._look_s)
+            await next_tick(self._look_s)
             await self.refresh()

@@ -6,11 +6,10 @@ Killed or frozen: nothing is kept here.
 
 from __future__ import annotations
 
-import asyncio
-
 from engine.errors import Unavailable
 from engine.limits.gate import Gate
 from engine.limits.ports import Backlogs
+from engine.waits import next_tick
 
 _LOOK_S = 0.5
 
@@ -18,7 +17,7 @@ _LOOK_S = 0.5
 async def watch(gate: Gate, backlogs: Backlogs, look_s: float = _LOOK_S) -> None:
     """Look again and again, until canceled."""
     while True:
-        await asyncio.sleep(look_s)
+        await next_tick(look_s)
         watched = gate.watched()
         if not watched:
             continue

@@ -149,6 +149,8 @@ class Rounds:
         self._token = ""
         # The number of the last step that was recorded under this token.
         self._number = 0
+        # Whether the last round found nothing, so that the next one waits for receipts.
+        self._idles = False
         self._ends: dict[int, StreamId] = {}
         self._unseen = Unseen()
         self._pace = ReadSize()
@@ -162,6 +164,7 @@ class Rounds:
         """Let nobody but the holder of `token` record from now on. Raises Unavailable."""
         self._unseen.clear()
         self._number = 0
+        self._idles = False
         self._ends = await self._stream.begin(token)
         self._token = token
 
@@ -177,10 +180,11 @@ class Rounds:
         which the next round takes things as they are.
         """
         limits = self._limits
-        found = await self._stream.read(self._pace.entries_wanted(limits.batch_max), 0)
+        idle_s = limits.idle_s if self._idles else 0.0
+        found = await self._stream.read(self._pace.entries_wanted(limits.batch_max), round(idle_s * 1000))
         late = await self._stream.due(self._now_us(), limits.batch_max)
-        if not found and not late:
-            await self._stream.read(1, round(limits.idle_s * 1000))
+        self._idles = not found and not late
+        if self._idles:
             return True
         self._pace.note(found)
         pending = _pending(oldest(found, limits.batch_max)[0], late)

@@ -24,6 +24,7 @@ import structlog
 from engine.errors import Unavailable
 from engine.routing.ports import RoutingCopy, RoutingStore
 from engine.routing.records import RoutingPlan
+from engine.waits import next_tick
 
 log = structlog.get_logger("routing")
 
@@ -110,7 +111,7 @@ class RoutingTable:
     async def run(self) -> None:
         """Keep up with changes, until canceled."""
         while True:
-            await asyncio.sleep(self._look_s)
+            await next_tick(self._look_s)
             await self.refresh()
 
     def _use(self, plan: RoutingPlan) -> None:

@@ -104,7 +104,7 @@ class World:
     async def stored(self, organisation_id: int, message_id: str, accepted_at_us: int) -> list[ActivityRow]:
         """The rows of one message in the table, by time."""
         key = MessageKey(organisation_id, message_id, accepted_at_us)
-        return (await self.store.rows_of([key]))[key]
+        return sorted((await self.store.rows_of([key]))[key], key=lambda row: row.at_us)
 
     async def rows_stored(self) -> int:
         return int((await self.query("SELECT count() FROM activity"))[0][0])

@@ -46,6 +46,7 @@ class Backlog:
         self.settled: list[Settlement] = []
         self.reads = 0
         self.ready_max = 0
+        self.next_due_us: int | None = None
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
         self.reads += 1
@@ -273,6 +274,8 @@ def test_a_sweeper_turns_with_its_ticks(reader: Any, drains: bool) -> None:
         sweeper = Sweeper(
             reader,
             room=lambda: 10,
+            busy=lambda: False,
+            stirred=asyncio.Event(),
             take=lambda entries: pytest.fail(f"took {entries}"),
             before_sending=lambda _: None,
             min_idle_ms=1000,
@@ -281,7 +284,68 @@ def test_a_sweeper_turns_with_its_ticks(reader: Any, drains: bool) -> None:
             log=log(),
         )
         virtual.start(sweeper.run(draining))
-        virtual.pass_s(10.0, turns_max=60)
+        virtual.pass_s(10.0, turns_max=25)
+
+
+class Dues(Backlog):
+    """Messages that are due at times; how late each was promoted, and when it was asked."""
+
+    def __init__(self, virtual: VirtualTime) -> None:
+        super().__init__()
+        self._virtual = virtual
+        self.due: list[int] = []
+        self.late_us: list[int] = []
+        self.asked_s: list[float] = []
+
+    async def promote(self, now_us: int, limit: int) -> int:
+        await asyncio.sleep(TRIP_S)
+        self.asked_s.append(self._virtual.clock.now)
+        now = [at for at in self.due if at <= now_us]
+        self.due = [at for at in self.due if at > now_us]
+        self.late_us += [now_us - at for at in now]
+        self.next_due_us = min(self.due, default=None)
+        return len(now)
+
+
+def test_a_sweeper_at_rest_looks_when_a_message_is_due_and_one_that_is_stirred_every_tenth_of_a_second() -> (
+    None
+):
+    with VirtualTime() as virtual:
+        reader, busy, stirred = Dues(virtual), False, asyncio.Event()
+        sweeper = Sweeper(
+            reader,
+            room=lambda: 10,
+            busy=lambda: busy,
+            stirred=stirred,
+            take=lambda entries: None,
+            before_sending=lambda _: None,
+            min_idle_ms=1000,
+            promote_max=10,
+            now_us=virtual.clock.now_us,
+            log=log(),
+        )
+        virtual.start(sweeper.run(asyncio.Event()))
+        virtual.pass_s(5.0)
+        reader.asked_s.clear()
+        # Rests, and is exact all the same about what it knows of.
+        reader.due += [virtual.clock.now_us() + 1_000 * ms for ms in (600, 1_730, 2_111, 2_140, 4_990)]
+        virtual.pass_s(6.0)
+        assert len(reader.late_us) == 5
+        assert max(reader.late_us) < 101_000
+        assert sorted(reader.late_us)[3] < 5_000
+        assert len(reader.asked_s) < 20
+        # Stirred: looks at once, and every tenth of a second for as long as something is in hand.
+        reader.asked_s.clear()
+        busy = True
+        stirred.set()
+        virtual.pass_s(2.0)
+        assert reader.asked_s[0] < virtual.clock.now - 1.99
+        assert 18 <= len(reader.asked_s) <= 22
+        busy = False
+        virtual.pass_s(2.0)
+        reader.asked_s.clear()
+        virtual.pass_s(10.0, turns_max=25)
+        assert 19 <= len(reader.asked_s) <= 21
 
 
 def test_a_fault_of_ours_ends_the_worker_and_one_of_a_provider_does_not() -> None:

@@ -369,6 +369,8 @@ async def test_a_sweeper_beats_while_its_worker_drains(kit: QueueKit) -> None:
     sweeper = Sweeper(
         Beating(),  # type: ignore[arg-type]
         room=lambda: 10,
+        busy=lambda: False,
+        stirred=asyncio.Event(),
         take=lambda entries: pytest.fail(f"took {entries}"),
         before_sending=lambda _: None,
         min_idle_ms=0,

@@ -13,6 +13,8 @@ import msgspec
 
 from engine.bundle_format import payloads_of
 from engine.redis_keys import GROUP
+from engine.stores.redis.queue import MARK
+from engine.stores.redis.wire import ReplyError
 from tests.simulation.line import Line, LineFunctions
 from tests.simulation.ready import note_of
 from tests.simulation.redis_notes import Notes
@@ -199,6 +201,41 @@ class Settling(Closing, LineFunctions):
             messages += len(payloads_of(fields[1]))
         # Whether there is more is not looked at, when the last one has filled it up.
         return [found, int(messages >= args[1])]
+
+    def due_in(self, keys: Any, args: Any) -> list[int]:
+        return [self.due_at(keys[i], keys[i + 1], args[0]) for i in range(0, len(keys), 2)]
+
+    def due_at(self, due: bytes, wait: bytes, mark: int) -> int:
+        known = self.store.db.get(wait, {})
+        if b"time" in known or int(known.get(b"mark", MARK)) != mark:
+            return 0
+        return min(self.store.db.get(due, {}).values(), default=-1)
+
+    def unread_in(self, keys: Any, _: Any) -> list[int]:
+        return [int(self.is_unread(keys[i], keys[i + 1])) for i in range(0, len(keys), 2)]
+
+    def is_unread(self, sms: bytes, wait: bytes) -> bool:
+        waiting = self.store.db.get(wait, {})
+        if any(int(waiting.get(field, 0)) for field in (b"messages", b"parked")):
+            return True
+        try:
+            given = self.store.group(sms, GROUP).last
+        except ReplyError:
+            return True
+        return any(entry_id > given for entry_id in self.store.stream(sms).fields)
+
+    def pending_in(self, keys: Any, args: Any) -> list[int]:
+        name = _b(args[0])
+        return [self.is_pending(keys[i], keys[i + 1], name) for i in range(0, len(keys), 2)]
+
+    def is_pending(self, sms: bytes, holders: bytes, name: bytes) -> int:
+        try:
+            group = self.store.group(sms, GROUP)
+        except ReplyError:
+            return 3
+        busy = {consumer for consumer, *_ in group.pending.values()}
+        others = group.consumers - {name}
+        return (name in busy) + 2 * any(c in busy or c not in self.store.db.get(holders, {}) for c in others)
 
     def settle_unread(self, keys: Any, args: Any) -> list[int]:
         given = self.store.group(keys[0], GROUP).last

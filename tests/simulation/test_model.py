@@ -37,9 +37,10 @@ from engine.stores.redis.usage import usage_entry
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
 from tests.conftest import books_url, own_database  # noqa: F401 - a fixture
-from tests.simulation import letters
+from tests.simulation import letters, sweeping
 from tests.simulation.clock import Clock, Process
 from tests.simulation.ledger_store import LedgerBooks
+from tests.simulation.line_dump import real_line, simulated_line
 from tests.simulation.postgres_server import PostgresServer
 from tests.simulation.redis_server import RedisServer
 from tests.simulation.redis_store import format_id
@@ -70,6 +71,7 @@ class Sequence:
     def __init__(self, rng: Random) -> None:
         self.rng = rng
         self.letters = Random(7)  # for what is done about dead letters
+        self.questions = Random(8)  # for what is asked about all shards at once
         self.sequences = dict.fromkeys(_HOLDERS, 0)
         self.messages = 0
         self.announced = 0
@@ -82,6 +84,8 @@ class Sequence:
         rng = self.rng
         if self.letters.random() < 0.1:
             return self.letters.choice(("dead", "replay", "drop")), self.letters.randrange(1 << 30)
+        if self.questions.random() < 0.1:
+            return sweeping.drawn(self.questions)
         name = rng.choice(_HOLDERS)
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
@@ -222,6 +226,8 @@ class Side:
             return wire.sift("normal", _SHARD, b"0", 10_000, given[0])
         if what == "promote":
             return wire.promote("normal", _SHARD, *given)
+        if what in sweeping.QUESTIONS:
+            return sweeping.command(_SHARD, what, *given)
         if what in ("dead", "replay", "drop"):
             return letters.command(_SHARD, what, self.dead, *given)
         if what == "settle_unread":
@@ -364,7 +370,7 @@ async def real_dump(link: RedisLink, side: Side) -> Any:
     inboxes = [await link.call("XRANGE", key, "-", "+") for key in _INBOXES]
     flat = await link.call("HGETALL", keys.held_key(_SHARD) + b":by")
     by = dict(zip(flat[::2], flat[1::2], strict=True))
-    lines = [await real_line(link, queue) for queue in ("express", "normal")]
+    lines = [await real_line(link, _SHARD, queue) for queue in ("express", "normal")]
     flat = await link.call("HGETALL", keys.limits_key(_SHARD))
     limits = dict(zip(flat[::2], flat[1::2], strict=True))
     return streams, due, holder_rows(side, holders), alive, held, by, inboxes, _alike(limits), lines
@@ -376,46 +382,6 @@ def _alike(limits: dict[bytes, bytes]) -> dict[bytes, bytes]:
     paused = [note.split(b":") for note in found.get(b"paused", b"").split()]
     assert all(len(note) == 3 for note in paused)
     return found | {b"paused": b" ".join(note[0] for note in paused)}
-
-
-async def real_line(link: RedisLink, queue: Any) -> Any:
-    """What waits behind a ready stream: its lists, turns and numbers."""
-    _, wait, turns, ahead = keys.line_keys(_SHARD, queue)
-    flat = await link.call("HGETALL", wait)
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    lists = {}
-    for organisation in [name for name in fields if name.isdigit()]:
-        first, last, taken, _, messages, segments, *_ = _decode(fields.pop(organisation))
-        chunks = [fields.pop(organisation + b":%d" % n, b"") for n in range(first, last + 1)]
-        data = b"".join(chunks)[taken:]
-        lists[organisation] = found = []
-        while data:
-            size = int.from_bytes(data[2:6], "big")
-            found.append((int.from_bytes(data[:2], "big"), data[6 : 6 + size]))
-            data = data[6 + size :]
-        assert (messages, segments) == (len(found), sum(of for of, _ in found))
-    sets = [await link.call("ZRANGE", key, 0, -1, "WITHSCORES") for key in (turns, ahead)]
-    scores = [dict(zip(s[::2], map(float, s[1::2]), strict=True)) for s in sets]
-    paused = {name.partition(b":")[2] for name, value in fields.items() if value.endswith(b" paused")}
-    assert set(scores[0]) == set(lists) - paused
-    assert int(fields.get(b"paused", b"0")) == len(paused)
-    assert int(fields.get(b"parked", b"0")) == sum(len(lists[o]) for o in paused if o in lists)
-    # The simulation counts no moves.
-    fields.pop(b"moved", None)
-    return lists, scores, plain_fields(fields)
-
-
-def plain_fields(fields: dict[bytes, bytes]) -> Any:
-    """The numbers of a line, and its notes on bundles without the ids."""
-    notes = sorted(note for name, note in fields.items() if name.startswith(b"part:"))
-    return {name: value for name, value in fields.items() if not name.startswith(b"part:")}, notes
-
-
-def simulated_line(store: Any, queue: Any) -> Any:
-    _, wait, *sets = keys.line_keys(_SHARD, queue)
-    lists = store.lists(wait)
-    fields = {name: value for name, value in store.db.get(wait, {}).items() if name not in lists}
-    return lists, [dict(store.db.get(key, {})) for key in sets], plain_fields(fields)
 
 
 def simulated_dump(server: RedisServer, side: Side) -> Any:
@@ -434,7 +400,7 @@ def simulated_dump(server: RedisServer, side: Side) -> Any:
     ]
     held = int(db.get(keys.held_key(_SHARD), b"0"))
     by = db.get(keys.held_key(_SHARD) + b":by", {})
-    lines = [simulated_line(store, queue) for queue in ("express", "normal")]
+    lines = [simulated_line(store, _SHARD, queue) for queue in ("express", "normal")]
     limits = _alike(db.get(keys.limits_key(_SHARD), {}))
     return streams, due, holder_rows(side, holders), alive, held, by, inboxes, limits, lines
 
@@ -458,7 +424,7 @@ async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, 
         await database.call(*command)
         server.execute(None, None, command)
     behind: set[str] = set()
-    for step in range(500):
+    for step in range(550):
         clock.now += 0.002
         what, *given = sequence.next(real.entries)  # type: ignore[arg-type]
         theirs = (await database.batch([real.command(what, *given)]))[0]

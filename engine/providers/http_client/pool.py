@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import ssl
 import time
@@ -126,6 +127,7 @@ class HttpPool:
         while self._free:
             connection = self._free.pop()
             if connection.send(payload, now_ns + self._timeout_ns, done):
+                self._ticker.stir()
                 return
             self.lost(connection)
         if self._stopping:
@@ -136,6 +138,7 @@ class HttpPool:
             _refuse(done, "busy")
         else:
             self._waiting.append((payload, now_ns, done))
+            self._ticker.stir()
             self._grow()
 
     async def stop(self, deadline_s: float) -> None:
@@ -235,7 +238,8 @@ class HttpPool:
         while self._waiting:
             _refuse(self._waiting.popleft()[2], reason)
 
-    def _sweep(self) -> None:
+    def _sweep(self) -> float:
+        """End what is late; how long nothing can be late, seconds."""
         now_ns = time.monotonic_ns()
         # Requests that would be overdue at the next sweep end now, so that none ends too late.
         horizon_ns = now_ns + self._tick_ns
@@ -249,6 +253,11 @@ class HttpPool:
             self.lost(idle)
         if self._waiting:
             self._grow()
+        if self._waiting or self.in_flight or self._opening:
+            return 0.0
+        if not self._free:
+            return math.inf
+        return (self._free[0].idle_since_ns + self._idle_ns - now_ns) / 1e9
 
 
 def _refuse(done: Done, reason: str) -> None:

@@ -209,6 +209,8 @@ class Line:
         # Messages that have begun here and have a segment to send: now, and after the next tick.
         self.queue: deque[Sending] = deque()
         self.later: deque[Sending] = deque()
+        # How long `tick` has nothing to do as long as nothing is sent, seconds; 0.0 while it is not bound.
+        self.calm_s = 0.0
         # The session that carries messages; None while there is none.
         self.session: Session[Sending] | None = None
 
@@ -236,8 +238,9 @@ class Line:
         """Let time pass. Takes out the submits of messages that were begun at `overdue_s` or before."""
         connection = self._connection
         if connection is None:
+            self.calm_s = 0.0
             return []
-        connection.session.tick(now_s)
+        self.calm_s = connection.session.tick(now_s)
         late = connection.session.overdue(overdue_s)
         connection.flush()
         return late

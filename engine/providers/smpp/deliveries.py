@@ -136,6 +136,11 @@ class Inbox:
             stored: Callable[[bool], None] = partial(self._stored, kept, answering)
             self._receipts.put(found, stored)
 
+    @property
+    def busy(self) -> bool:
+        """Whether deliveries are not answered yet."""
+        return bool(self.unanswered or self._late)
+
     def sweep(self, now_s: float) -> None:
         """Give the refusals that are due."""
         late = self._late

@@ -109,6 +109,7 @@ class SmppProvider:
             for bind in _BINDS[settings.bind]
         ]
         self._ticker = Ticker(tick_s, self._traffic.sweep)
+        self._traffic.stir = self._ticker.stir
         self._keeping: list[asyncio.Task[None]] = []
 
     @property

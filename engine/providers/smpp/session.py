@@ -246,10 +246,13 @@ class Session(Generic[Token]):
         self._counts.timeouts += len(late)
         return [self.pending.pop(sequence) for sequence in late]
 
-    def tick(self, now_s: float) -> None:
-        """Let time pass: ask whether the provider lives, end what is late."""
+    def tick(self, now_s: float) -> float:
+        """Let time pass: ask whether the provider lives, end what is late.
+
+        Returns for how long this has nothing to do as long as nothing is sent, seconds.
+        """
         if self.state in ("new", "ended"):
-            return
+            return 0.0
         if self.state == "leaving" and (not self.pending or now_s >= self._due_s):
             self.out.append(pack(_UNBIND_RESP, 0, self._unbind_sequence))
             self._end("unbound")
@@ -261,6 +264,9 @@ class Session(Generic[Token]):
             self._enquired = True
             self._due_s = now_s + self._timeout_s
             self.out.append(pack(_ENQUIRE_LINK, 0, self._next()))
+        if self.state != "bound" or self._enquired:
+            return 0.0
+        return self._input_at_s + self._enquire_link_s - now_s
 
     def unbind(self, now_s: float, reason: str = "stopped") -> None:
         """Write the unbind; a session that is not bound ends at once. `reason` says why it ended."""

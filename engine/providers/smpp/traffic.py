@@ -80,11 +80,14 @@ class Traffic:
         self._hints = Hints(name)
         # Set when it is stopping and no message is left.
         self.idle = asyncio.Event()
+        # Called when there is something to sweep again.
+        self.stir: Callable[[], None] = _nobody
 
     def submit_all(self, messages: Sequence[Message], first: int, verdicts: Verdicts) -> None:
         """See `engine.providers.ports.BatchProvider`."""
         # One look at each clock for all of them.
         now_s, loop, begun = time.monotonic(), asyncio.get_running_loop(), []
+        self.stir()
         for token, bodies in enumerate(self._encode(messages, self._now_us()), first):
             if isinstance(bodies, ValueError):
                 # SMPP cannot carry it, so no provider could take it this way.
@@ -107,8 +110,9 @@ class Traffic:
             sending.give_up(reason)
             loop.call_soon(self._look, sending, now_s)
 
-    def sweep(self) -> None:
-        """Give the verdicts of messages whose time is over. Called every `tick_s`."""
+    def sweep(self) -> float:
+        """Give the verdicts of messages whose time is over. Called every `tick_s`, or after so long as it
+        returns, seconds: nothing is late before then, unless `stir` is called."""
         now_s = time.monotonic()
         # Messages that would be overdue at the next sweep end now, so that none ends too late.
         overdue_s = now_s + self._tick_s - self._timeout_s
@@ -123,10 +127,14 @@ class Traffic:
         self._waiting.pump_all(now_s)
         self._inbox.sweep(now_s)
         self._look_idle()
+        if self.stopping or self._waiting.busy or self._inbox.busy:
+            return 0.0
+        return min(line.calm_s for line in self._waiting.lines)
 
     def stop(self) -> None:
         """Begin no further message; `idle` is set once every message that was begun has ended."""
         self.stopping = True
+        self.stir()
         for line in self._waiting.lines:
             self._waiting.close_for(line, [])
         self._refuse_hopeless(time.monotonic())
@@ -146,6 +154,7 @@ class Traffic:
         if batch.answers:
             self._answered(line, batch.answers, now_s)
         if batch.deliveries:
+            self.stir()
             self._inbox.take(batch.deliveries, on)
         self._waiting.pump(line, now_s, _WAITING_MAX)
         if self.stopping:
@@ -155,6 +164,7 @@ class Traffic:
         """See `connection.Owner`: nothing goes out on this line; its segments get verdicts or another
         line."""
         now_s = time.monotonic()
+        self.stir()
         self._waiting.close_for(line, unsent)
         self._unanswered(sent, reason, now_s)
         self._refuse_hopeless(now_s)
@@ -247,6 +257,10 @@ class Traffic:
     def _look_idle(self) -> None:
         if self.stopping and not (self._inbox.unanswered or self._waiting.busy):
             self.idle.set()
+
+
+def _nobody() -> None:
+    """Nobody rests."""
 
 
 def _plain_id(body: bytes) -> str:

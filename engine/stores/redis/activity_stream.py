@@ -15,8 +15,11 @@ Redis Cluster each shard would need a lease and a plan of its own beside its str
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -25,6 +28,7 @@ from engine.activity.records import ActivityEntry, Backlog, BlockPlan, MessageKe
 from engine.errors import ConfigError, Unavailable
 from engine.records import NO_RECORD
 from engine.redis_keys import ARCHIVER_LOCK, ARCHIVER_PLAN, ARCHIVER_UNREADABLE, activity_key
+from engine.stores.redis.kept_tail import KeptTail
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.tail_search import TailSearch
 from engine.stores.redis.wire import ReplyError
@@ -95,6 +99,8 @@ class RedisActivityStream:
         self._plan = msgspec.msgpack.Decoder(BlockPlan)
         # The plan last read, and its bytes in Redis, which another version may have written.
         self._written: tuple[BlockPlan | None, bytes] = (None, b"")
+        # By shard, for look-ups.
+        self._tails = [KeptTail(partial(_first_and_page, self._link, s), _SEARCH_PAGE) for s in range(shards)]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -201,8 +207,13 @@ class RedisActivityStream:
         search = TailSearch(messages, self._unpacked, entries_max)
         page_size = min(_SEARCH_PAGE, entries_max)
         async with self._answering():
+            kept = None if search.start is None else await self._tails[shard].since(search.start)
             while search.start is not None:
-                page = await self._page(shard, str(search.start), "+", page_size)
+                if kept is None:
+                    page = await self._page(shard, str(search.start), "+", page_size)
+                else:
+                    first = bisect_left(kept, search.start, key=attrgetter("id"))
+                    page = kept[first : first + page_size]
                 search.take(page, last=len(page) < page_size)
         return search.found
 
@@ -246,6 +257,20 @@ class RedisActivityStream:
 
 def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
     return ("EVAL", script, len(keys), *keys, *arguments)
+
+
+async def _first_and_page(
+    link: RedisLink, shard: int, start: StreamId
+) -> tuple[list[ActivityEntry], list[ActivityEntry]]:
+    """See `kept_tail.Look`. Raises ReplyError, Unavailable."""
+    key = activity_key(shard)
+    replies = await link.batch(
+        [("XRANGE", key, "-", "+", "COUNT", 1), ("XRANGE", key, str(start), "+", "COUNT", _SEARCH_PAGE)]
+    )
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            raise reply
+    return _entries(shard, replies[0]), _entries(shard, replies[1])
 
 
 def _entries(shard: int, found: Iterable[tuple[bytes, list[bytes]]]) -> list[ActivityEntry]:

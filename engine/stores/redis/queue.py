@@ -16,8 +16,8 @@ frozen     They take them over after `min_idle_ms`. The first settlement of an e
 A message that this version cannot read is no dead letter: a newer one may have written it. It waits on
 the due set, is tried again every UNREAD_S by whoever reads it, and is logged each time.
 
-One command to one Redis reads all shards. A Redis Cluster would need one link and one
-command for each node, in `_read_streams` and `_all`.
+One command to one Redis reads all shards, and one asks where there is something to sweep. A Redis Cluster
+would need one link and one command for each node, in `_read_streams` and `_all`.
 """
 
 from __future__ import annotations
@@ -101,6 +101,8 @@ class QueueStreams:
         )
         # How many unread messages each stream shall hold.
         self.ready_max = MARK
+        # See the port.
+        self.next_due_us: int | None = None
         # How many messages an entry had, on average, in the last read that gave any.
         self._bundle = 1.0
         self._backlog = Backlog()
@@ -141,7 +143,7 @@ class QueueStreams:
         try:
             if self._lost:
                 self._lost = False
-                if found := await self._receive(await self._claim_own(0, count)):
+                if found := await self._receive(await self._claim_own(0, count, self._shards)):
                     return found
             streams = await self._read_streams(count, block_ms)
         except (Unavailable, asyncio.CancelledError):
@@ -228,8 +230,12 @@ class QueueStreams:
     async def promote(self, now_us: int, limit: int) -> int:
         """Let up to `limit` messages a shard that are due at `now_us` into the queue; how many came."""
         room = _room(self._pulse, self.ready_max)
-        commands = [wire.promote(self.queue, s, now_us, limit, room) for s in self._shards]
-        return self._backlog.counted(self._shards, await self._all(commands))
+        (times,) = await self._all([wire.due_in(self.queue, self._shards, room.mark)])
+        self.next_due_us = min((at for at in times if at > now_us), default=None)
+        due = [shard for shard, at in enumerate(times) if 0 <= at <= now_us]
+        self._backlog.note(self._shards, [0] * len(times))
+        commands = [wire.promote(self.queue, s, now_us, limit, room) for s in due]
+        return self._backlog.counted(due, await self._all(commands))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
         """Take over up to `limit` entries of dead workers, and of living ones idle for `min_idle_ms`.
@@ -238,9 +244,11 @@ class QueueStreams:
         in queue.lua. The messages of bundles are not taken: each becomes an entry for whoever reads it.
         """
         try:
-            claimed = await self._claim_own(min_idle_ms, limit)
+            (found,) = await self._all([wire.pending_in(self.queue, self._name, self._shards)])
+            own = [s for s, of in enumerate(found) if of & wire.OWN]
+            claimed = await self._claim_own(min_idle_ms, limit, own)
             limit -= len(claimed)
-            shards, suspected = list(self._shards), None
+            shards, suspected = [s for s, of in enumerate(found) if of & wire.OTHERS], None
             # First an equal share of each shard, then the rest of `limit` from the shards with more.
             for _ in range(_CLAIMS):
                 if limit <= 0 or not shards:
@@ -278,11 +286,12 @@ class QueueStreams:
             for shard, (taken, passed, apart) in zip(shards, await self._all(commands), strict=True)
         ]
 
-    async def _claim_own(self, min_idle_ms: int, limit: int) -> list[tuple[int, Iterable[wire.RawEntry]]]:
-        """Up to `limit` entries that are pending under our name, idle for `min_idle_ms`, and not in hand as a
-        whole."""
+    async def _claim_own(
+        self, min_idle_ms: int, limit: int, shards: Iterable[int]
+    ) -> list[tuple[int, Iterable[wire.RawEntry]]]:
+        """Up to `limit` entries pending under our name, idle for `min_idle_ms`, and not wholly in hand."""
         lost: list[tuple[int, bytes, int, int]] = []
-        starts = dict.fromkeys(self._shards, b"-")
+        starts = dict.fromkeys(shards, b"-")
         while starts and len(lost) < limit:
             pages = await self._all(
                 [

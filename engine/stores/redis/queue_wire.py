@@ -20,6 +20,7 @@ from engine.redis_keys import (
     holders_key,
     line_keys,
     queue_key,
+    wait_key,
 )
 from engine.stores.redis.link import Command
 from engine.stores.redis.lua_libraries import versioned
@@ -27,6 +28,8 @@ from engine.stores.redis.lua_libraries import versioned
 # An entry as a stream holds it: (id, payload, how often its message was delivered, of a bundle: which of its
 # messages are settled, see queue.lua; the bundle out of which its message was taken).
 RawEntry = tuple[bytes, bytes, int, bytes, bytes]
+# Bits of what `pending_in` answers.
+OWN, OTHERS = 1, 2
 # Of a bundle, the messages that are settled.
 _SETTLED = b"x"
 
@@ -95,6 +98,25 @@ def unread(queue: Queue, shard: int, after: bytes, limit: int) -> Command:
     """Look at about `limit` messages behind the entry `after` that no worker has been given; reply
     [[[id, fields, which messages are settled] …], 1 when there are more]."""
     return ("FCALL", versioned("unread"), 2, *line_keys(shard, queue)[:2], after, limit)
+
+
+def due_in(queue: Queue, shards: Iterable[int], mark: int) -> Command:
+    """Ask from which time on `promote` has something to do; reply: by shard, microseconds, -1 for never."""
+    keys = [key for s in shards for key in (due_key(s, queue), wait_key(s, queue))]
+    return ("FCALL", versioned("due_in"), len(keys), *keys, mark)
+
+
+def unread_in(queue: Queue, shards: Iterable[int]) -> Command:
+    """Ask where messages are that no worker has been given; reply: by shard, 1 or 0."""
+    keys = [key for s in shards for key in (queue_key(s, queue), wait_key(s, queue))]
+    return ("FCALL", versioned("unread_in"), len(keys), *keys)
+
+
+def pending_in(queue: Queue, name: str, shards: Iterable[int]) -> Command:
+    """Ask where entries are pending; reply: by shard, OWN when `name` has some, with OTHERS when `take_over`
+    has something to do."""
+    keys = [key for s in shards for key in (queue_key(s, queue), holders_key(s))]
+    return ("FCALL", versioned("pending_in"), len(keys), *keys, name)
 
 
 def promote(queue: Queue, shard: int, now_us: int, limit: int, room: Room) -> Command:

@@ -48,12 +48,14 @@ class UnreadEntries:
         self._cursors = dict.fromkeys(shards, b"0")
 
     async def look(self, limit: int) -> list[Entry]:
-        """The next `limit` messages or so, in at most three round trips; see the port."""
+        """The next `limit` messages or so, in at most four round trips; see the port."""
         found: list[Entry] = []
-        shards = list(self._after)
-        chunks = max(1, limit // len(shards) // _CHUNK)
+        (unread,) = await self._send([wire.unread_in(self._queue, self._after)])
+        shards = [shard for shard, has in zip(self._after, unread, strict=True) if has]
+        chunks = max(1, limit // len(self._after) // _CHUNK)
         sifts = [wire.sift(self._queue, s, self._cursors[s], chunks, self._room()) for s in shards]
-        self._cursors = {s: cursor for s, (cursor, _) in zip(shards, await self._send(sifts), strict=True)}
+        for shard, (cursor, _) in zip(shards, await self._send(sifts), strict=True):
+            self._cursors[shard] = cursor
         # First an equal share of each shard, then the rest of `limit` from the shards with more.
         for _ in range(2):
             if limit <= 0 or not shards:

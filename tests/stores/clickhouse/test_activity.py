@@ -287,3 +287,10 @@ def test_urls_name_host_port_credentials_and_database() -> None:
 def test_a_url_of_another_form_is_refused_in_one_sentence(url: str) -> None:
     with pytest.raises(ConfigError, match="ClickHouse URL"):
         parse_url(url)
+
+
+@pytest.mark.parametrize("answer", [b'["2026', b"[1, 2]\n", b"{}\n", b"Code: 241. DB::Exception\n", b"\xff"])
+def test_an_answer_that_broke_off_is_no_history(answer: bytes) -> None:
+    store = ClickHouseActivityStore("http://127.0.0.1:1/sms")
+    with pytest.raises(Unavailable, match="cannot be read"):
+        store._read(answer)

@@ -1,9 +1,9 @@
 #!lua name=smsengine
 -- The atomic steps of the credit and queue protocol (Redis 7.0 functions).
 --
--- Each function touches the keys of one shard only, and every one of them is named in its call, so
--- that Redis refuses a call as a whole when one of them is not to be had: a key that an ACL denies, or a
--- slot of a cluster that moves. Its answer arrives as a whole or not at all.
+-- Each function touches the keys of one shard only (`due_in`, `unread_in` and `pending_in` read those of all),
+-- and every one of them is named in its call, so that Redis refuses a call as a whole when one of them is not to
+-- be had: a key that an ACL denies, or a slot of a cluster that moves. Its answer arrives as a whole or not at all.
 -- `VERSION` is made by lua_libraries.py: it ends the name of every function.
 -- A caller that lost the answer may call it again; the notes say what the second call does.
 -- Redis runs one function at a time. It does not undo a function that fails half way.
@@ -1134,6 +1134,58 @@ local function unread(keys, args)
   return {found, 1}
 end
 
+-- What a sweeper asks of all shards at once, so that it calls the functions of a shard only where they have
+-- something to do. `names` keys belong to each shard; `look` gives a number for those that begin at its argument.
+local function of_each(keys, names, look)
+  local found = {}
+  for first = 1, #keys, names do found[#found + 1] = look(first) end
+  return found
+end
+
+-- due_in(due and wait of each shard; mark)
+-- -> by shard, the time from which on `promote` has something to do, microseconds: that of the first due message,
+--    0 where messages wait for their turn or another mark stands there, -1 where nothing is
+local function due_in(keys, args)
+  return of_each(keys, 2, function(first)
+    local known = redis.call('HMGET', keys[first + 1], 'time', 'mark')
+    if known[1] or tonumber(known[2] or MARK) ~= tonumber(args[1]) then return 0 end
+    return tonumber(redis.call('ZRANGE', keys[first], 0, 0, 'WITHSCORES')[2] or -1)
+  end)
+end
+
+-- unread_in(sms and wait of each shard)
+-- -> by shard, 1 when `sift` or `unread` has something to look at: messages in lists, or that nobody was given
+local function unread_in(keys)
+  return of_each(keys, 2, function(first)
+    local waiting = redis.call('HMGET', keys[first + 1], 'messages', 'parked')
+    if tonumber(waiting[1] or 0) > 0 or tonumber(waiting[2] or 0) > 0 then return 1 end
+    local group = group_of(keys[first])
+    if not group then return 1 end
+    local last = redis.call('XREVRANGE', keys[first], '+', '-', 'COUNT', 1)[1]
+    return last and is_behind(last[1], group['last-delivered-id']) and 1 or 0
+  end)
+end
+
+-- pending_in(sms and holders of each shard; name)
+-- -> by shard, 1 when the worker `name` has pending entries, and 2 more when `take_over` has something to look
+--    at: others have pending entries, or are fenced
+local function pending_in(keys, args)
+  return of_each(keys, 2, function(first)
+    local consumers = redis.pcall('XINFO', 'CONSUMERS', keys[first], GROUP)
+    -- Whoever acts on it is told why.
+    if consumers.err then return 3 end
+    local own, others = 0, 0
+    for _, info in ipairs(consumers) do
+      if info[2] == args[1] then
+        own = math.min(1, info[4])
+      elseif info[4] > 0 or redis.call('HEXISTS', keys[first + 1], info[2]) == 0 then
+        others = 2
+      end
+    end
+    return own + others
+  end)
+end
+
 -- Settle some messages of a bundle, by their places in it, each a byte counted from 0. `given` as for `settle`.
 -- Returns which of them count, {place = true}, and how many that is.
 local function settle_part(line, id, size, places, given)
@@ -1962,6 +2014,9 @@ end
 offer('cut', cut, 'no-writes')
 offer('overdue', overdue, 'no-writes')
 offer('unread', unread, 'no-writes')
+offer('due_in', due_in, 'no-writes')
+offer('unread_in', unread_in, 'no-writes')
+offer('pending_in', pending_in, 'no-writes')
 offer('backlog', backlog, 'no-writes')
 offer('backlogs', backlogs, 'no-writes')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush

@@ -1,0 +1,164 @@
+"""Look-ups of messages over HTTP: `GET /v1/messages/{id}`, of archived messages.
+
+    python -m benchmarks.lookups [--messages 20000] [--seconds 6] [--clients 1,8,32,128]
+
+A demo engine accepts and delivers `--messages`, and is left until all are archived. Then so many clients
+look up one message of them after another, drawn by chance; clients that ask for ids that nobody gave out; and
+four clients beside a load of batches. Of each it prints look-ups a second, latency, and the CPU that each
+process of the engine used for one. Exit code 1 when any answer was not what it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import uvloop
+
+from benchmarks.closed_load import Offered, Request, offer
+from benchmarks.load import Load
+from benchmarks.running import Engine, engine
+from engine.ids import MessageIds, accepted_at_us
+
+_UNITS = 1_000_000_000
+_BATCH = 100
+# Of the load beside which is measured.
+_LOAD_CLIENTS = 8
+
+
+async def look_up(
+    url: str, key: str, ids: list[str], clients: int, seconds: float, wanted_status: int = 200
+) -> Offered:
+    """`clients` that each ask for one message after another, drawn from `ids`, for so many seconds."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    rng = random.Random(1)
+    headers = f"Authorization: Bearer {key}\r\n".encode()
+
+    def requests() -> Iterator[Request]:
+        while True:
+            yield b"GET", b"/v1/messages/" + rng.choice(ids).encode(), headers, b""
+
+    return await offer(parts.hostname, parts.port, requests(), clients, seconds, wanted_status)
+
+
+async def beside_load(
+    url: str, key: str, ids: list[str], clients: int, seconds: float
+) -> tuple[Offered, Load]:
+    """The same while batches of messages come in as fast as they are taken."""
+    load = Load(url, [key], size=_BATCH, express_share=0.0, connections=_LOAD_CLIENTS, seed=1)
+    loading = asyncio.create_task(load.closed(_LOAD_CLIENTS, seconds + 2.0))
+    await asyncio.sleep(2.0)
+    found = await look_up(url, key, ids, clients, seconds)
+    await loading
+    return found, load
+
+
+def _accepted(target: Engine, key: str, count: int) -> list[str]:
+    """Ids of `count` messages that were accepted now."""
+    sending = replace(target, admin_key=key)
+    made: list[str] = []
+    for first in range(0, count, _BATCH):
+        messages = [
+            {"to": f"+98912{first + i:07d}", "text": "Your code is 482913.", "queue": "normal"}
+            for i in range(_BATCH)
+        ]
+        answer = sending.call("POST", "/v1/messages/batch", {"messages": messages})
+        made += [result["id"] for result in answer["results"]]
+    return made
+
+
+def _archived(target: Engine, timeout_s: float = 120.0) -> None:
+    """Wait until nothing is left to deliver or to archive."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        status = target.call("GET", "/v1/admin/status")
+        queues = status["queues"].values()
+        if (
+            not any(q["waiting"] + q["in_hand"] + q["due"] for q in queues)
+            and not status["activity"]["waiting_entries"]
+        ):
+            return
+        time.sleep(0.5)
+    raise SystemExit("The messages were not archived in time.")
+
+
+def _forged(ids: list[str]) -> list[str]:
+    """Ids of the same times that nobody gave out."""
+    rng = random.Random(2)
+    makers = [MessageIds(rng.getrandbits(26), rng.getrandbits(48)) for _ in range(50)]
+    return [rng.choice(makers).make((accepted_at_us(i) or 0) // 1000, 1)[0] for i in ids]
+
+
+def _row(name: str, found: Offered, cpu_us: dict[str, float]) -> dict[str, object]:
+    row = {
+        "case": name,
+        "per_s": round(len(found.latencies_ms) / found.seconds),
+        "p50_ms": round(found.quantile_ms(0.5), 1),
+        "p99_ms": round(found.quantile_ms(0.99), 1),
+        "wrong": dict(found.wrong),
+        "cpu_us": cpu_us,
+    }
+    shown = ", ".join(f"{process} {used:.0f}" for process, used in cpu_us.items())
+    print(
+        f"{name:<28} {row['per_s']:>6}/s  p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms  "
+        f"{dict(found.wrong) or ''}\n    CPU, µs a look-up: {shown}",
+        flush=True,
+    )
+    return row
+
+
+def _cpu_us(target: Engine, before: dict[str, float], count: int) -> dict[str, float]:
+    used = {name: (after - before.get(name, 0.0)) * 1e6 for name, after in target.cpu_s().items()}
+    return {name: round(us / max(count, 1)) for name, us in used.items() if us / max(count, 1) >= 5}
+
+
+def main() -> int:
+    """Measure, print the figures and one line of JSON: the exit code."""
+    parser = argparse.ArgumentParser(prog="benchmarks.lookups", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--messages", type=int, default=20_000, help="that are there (default 20000)")
+    parser.add_argument("--seconds", type=float, default=6, help="of each case (default 6)")
+    parser.add_argument("--clients", default="1,8,32,128", help="numbers of clients (default 1,8,32,128)")
+    parser.add_argument(
+        "--load", action=argparse.BooleanOptionalAction, default=True, help="also beside load"
+    )
+    arguments = parser.parse_args()
+    rows = []
+    with engine("") as target:
+        (key,) = target.organisations(1, _UNITS)
+        ids = _accepted(target, key, arguments.messages)
+        _archived(target)
+
+        def case(name: str, asked: list[str], clients: int, status: int) -> None:
+            before = target.cpu_s()
+            found = uvloop.run(look_up(target.url, key, asked, clients, arguments.seconds, status))
+            rows.append(_row(name, found, _cpu_us(target, before, len(found.latencies_ms))))
+
+        for clients in map(int, arguments.clients.split(",")):
+            case(f"{clients} clients", ids, clients, 200)
+        case("32 clients, forged ids", _forged(ids), 32, 404)
+        if arguments.load:
+            before = target.cpu_s()
+            found, load = uvloop.run(beside_load(target.url, key, ids, 4, arguments.seconds))
+            row = _row("4 clients beside a load", found, _cpu_us(target, before, len(found.latencies_ms)))
+            row["load_per_s"] = round(load.tally.accepted / load.tally.seconds)
+            print(f"    load: {row['load_per_s']} messages/s")
+            rows.append(row)
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "machine": platform.machine()}
+    print(json.dumps({"benchmark": "lookups", **machine, "messages": arguments.messages, "cases": rows}))
+    return 1 if any(row["wrong"] for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
