@@ -11,7 +11,7 @@ sent in the lost time. That release is undone here (`released` below 0).
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -82,3 +82,9 @@ def split(units: Units, available: int | None) -> tuple[Units, Units]:
     released = units.released if units.released > 0 else -min(-units.released, captured)
     booked = Units(captured + released, captured, released)
     return booked, Units(*(whole - part for whole, part in zip(units, booked, strict=True)))
+
+
+def span_of(from_ms: int, until_ms: int) -> str:
+    """A lost time in words, as the end of a sentence; `from_ms` 0: since the beginning."""
+    since, until = (f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}" for ms in (from_ms, until_ms))
+    return f"from {since} to {until} UTC" if from_ms else f"up to {until} UTC"

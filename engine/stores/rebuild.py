@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from engine.credit.laws import Audit
-from engine.credit.rebuilding import OpenLoss, Recorded, split, units_to_book
+from engine.credit.rebuilding import OpenLoss, Recorded, span_of, split, units_to_book
 from engine.errors import ConfigError, Unavailable
 from engine.organisations import LossSum, Rebuilding, RebuiltUsage
 from engine.stores.audit import AuditReader
@@ -53,8 +52,12 @@ class Rebuild:
         why_not: list[str] = []
         if by_shard:
             audit, lacks = await self._auditor.lacking(timeout_s)
+            # Another call may have rebuilt some, while this one waited for its turn.
+            still = {loss.shard for loss in await self._books.to_rebuild()}
             for shard, losses in by_shard.items():
                 left_s = max(0.01, ends_s - asyncio.get_running_loop().time())
+                if shard not in still:
+                    continue
                 if shard not in lacks:
                     why_not.append(f"{_name(losses)} cannot be rebuilt now: {_why(audit)}")
                     continue
@@ -118,8 +121,7 @@ class _NotRebuilt(Exception):
 
 def _name(losses: Sequence[OpenLoss]) -> str:
     since_ms, until_ms = min(of.from_ms for of in losses), max(of.until_ms for of in losses)
-    since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (since_ms, until_ms))
-    return f"Usage of shard {losses[0].shard} from {since:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"Usage of shard {losses[0].shard} {span_of(since_ms, until_ms)}"
 
 
 def _why(audit: Audit) -> str:

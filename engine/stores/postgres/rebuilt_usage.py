@@ -11,12 +11,11 @@ any more, and nothing is booked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from engine.credit.laws import Units
 from engine.credit.ledger_records import UnbookedUsage
-from engine.credit.rebuilding import OpenLoss, split
+from engine.credit.rebuilding import OpenLoss, span_of, split
 from engine.organisations import LossSum, RebuiltUsage
 from engine.stores.postgres.going_back import save_unbooked
 from engine.stores.postgres.losses import open_losses_of
@@ -179,8 +178,7 @@ def _set_aside(loss: OpenLoss, organisation_id: int, units: Units) -> UnbookedUs
 
 
 def _reference(loss: OpenLoss) -> str:
-    since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (loss.from_ms, loss.until_ms))
-    return f"rebuilt from the recorded activity of {since:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"rebuilt from the activity recorded {span_of(loss.from_ms, loss.until_ms)}"
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
