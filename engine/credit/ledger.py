@@ -242,6 +242,7 @@ class Ledger:
                 raise Unavailable("Redis was started again.")
         await self._close_accounts()
         await self._announce()
+        await self._usage.note_lead(self._term)
         entries = sum(life.length for life in lives)
         await self._trimmer.trim(now_s, dict(self._applied), entries)
 

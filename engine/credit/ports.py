@@ -66,7 +66,7 @@ class AdmissionStore(Protocol):
         """End the holder's epoch in every shard; a second call does nothing."""
 
     async def standing(self) -> frozenset[int]:
-        """The shards whose books a ledger cannot write now, as it has said in the last moments."""
+        """The shards whose books no ledger can write now: it has said so in the last moments, or none leads."""
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
@@ -98,6 +98,10 @@ class UsageStream(Protocol):
         of the last answer that it was given. Raises Unavailable when a shard has lost that one; that shard
         was then given nothing.
         """
+
+    async def note_lead(self, term: int) -> None:
+        """Say in all shards that the ledger of this term leads and works. Said no more for a while, it means
+        that none does."""
 
     async def note_waits(self, shards: Sequence[int], term: int) -> None:
         """Say in these shards that their books cannot be written now; it counts for a moment, and not when a

@@ -15,7 +15,7 @@ from engine import redis_keys as keys
 from engine.credit.flush import Admitted, Flush
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
-from engine.credit.standstill import NOTED_MS
+from engine.credit.standstill import LOST_MS, NOTED_MS
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.limits.records import RateLevel
 from engine.records import NO_RECORD, Replay
@@ -125,12 +125,12 @@ class RedisAdmission:
         return fullness
 
     async def standing(self) -> frozenset[int]:
-        """The shards whose books a ledger cannot write now: see `note_waits` in inbox.lua."""
+        """The shards whose books no ledger can write now: see `note_waits` and `note_lead` in inbox.lua."""
         commands: list[Command] = [("TIME",)]
-        commands += [("HGET", keys.usage_head_key(s), "waits") for s in self._shards]
+        commands += [("HMGET", keys.usage_head_key(s), "waits", "leads", "books") for s in self._shards]
         (seconds, microseconds), *noted = await self._each(commands)
-        since_ms = int(seconds) * 1000 + int(microseconds) // 1000 - NOTED_MS
-        return frozenset(s for s in self._shards if int(noted[s] or 0) > since_ms)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        return frozenset(s for s in self._shards if _stands(*noted[s], now_ms))
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
@@ -185,6 +185,17 @@ def _answer_in(payload: bytes) -> LedgerAnswer | None:
         return _answer.decode(payload)
     except NO_RECORD:
         return None
+
+
+def _stands(waits: bytes | None, leads: bytes | None, books: bytes | None, now_ms: int) -> bool:
+    """Whether the books of a shard cannot be written, by what ledgers have noted there."""
+    if int(waits or 0) > now_ms - NOTED_MS:
+        return True
+    if not leads or not books:
+        return False
+    term, said_ms = leads.split(b" ")
+    # One of an older version leads without saying so; then the books have a later term.
+    return int(said_ms) <= now_ms - LOST_MS and int(term) >= int(books.split(b" ")[2])
 
 
 def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:

@@ -92,6 +92,11 @@ class RedisUsage:
         if not all(replies[: len(delivering)]):
             raise Unavailable("Redis has lost answers that were in its inboxes.")
 
+    async def note_lead(self, term: int) -> None:
+        """Say that the ledger of this term leads: see `note_lead` in inbox.lua."""
+        note = versioned("note_lead")
+        await _all(self._link, [("FCALL", note, 1, keys.usage_head_key(s), term) for s in self._shards])
+
     async def note_waits(self, shards: Sequence[int], term: int) -> None:
         """Say that the books of these shards cannot be written now: see `note_waits` in inbox.lua."""
         note = versioned("note_waits")
