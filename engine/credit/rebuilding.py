@@ -66,12 +66,29 @@ def units_to_book(lacking: Units, recorded: Recorded, *, exactly: bool) -> Units
     released = min(lacking.released, recorded.released)
     if not exactly:
         released = max(0, released)
-    elif lacking.held != lacking.captured + lacking.released or min(lacking.held, lacking.captured) < 0:
-        # Something else is wrong with its books or its events.
+    elif is_otherwise_wrong(lacking):
         return NO_UNITS
     # No more releases are undone than messages are charged.
     released = max(released, -captured)
     return Units(captured + released, captured, released)
+
+
+def is_otherwise_wrong(lacking: Units) -> bool:
+    """Whether more is wrong with books or events than that a store went back: the books are ahead in part."""
+    return lacking.held < lacking.captured + lacking.released or min(lacking.held, lacking.captured) < 0
+
+
+def lost_by_redis(lacking: Units, recorded: Recorded) -> bool:
+    """Whether the books lack more than PostgreSQL lost, given what was `recorded` in the time that it lost.
+
+    Then Redis was restored too, while no ledger ran that would have noticed it: events are there of messages
+    that are gone from the queues, or were sent later than Redis remembers.
+    """
+    return (
+        lacking.held > lacking.captured + lacking.released
+        or lacking.captured > recorded.captured
+        or lacking.released > recorded.released
+    )
 
 
 def split(units: Units, available: int | None) -> tuple[Units, Units]:

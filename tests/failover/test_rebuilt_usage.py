@@ -67,9 +67,11 @@ class Engine:
         self.w = w
         self.activity_url = activity_url
         self._reader: Any = None
+        # How many messages a provider has taken, those that it was given twice too.
+        self.sendings = 0
 
     async def begin(self, store: type[PostgresLedger] = PostgresLedger) -> None:
-        await self.w.ledger(store=store)
+        self.leaving = await self.w.ledger(store=store)
         self.ingest, _ = await self.w.holder("h1")
         self._reader = await worker(self.w, "w1")
         stream = RedisActivityStream(self.w.redis_url, SHARDS)
@@ -92,7 +94,9 @@ class Engine:
             while count > 0:
                 entries = await self._reader.read(50, 50)
                 settlements = [after_verdict(e, verdict, now_us(), PAUSES, Random(1)) for e in entries]
-                count -= await self._reader.settle(settlements)
+                settled = await self._reader.settle(settlements)
+                count -= settled
+                self.sendings += settled * (kind == "accepted")
 
     async def send(self, organisation_id: int, count: int, kind: Any = "accepted") -> None:
         await eventually(partial(served, self.ingest, organisation_id, count), timeout_s=15)

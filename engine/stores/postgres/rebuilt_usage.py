@@ -57,10 +57,10 @@ WITH settled AS (
     RETURNING shard, who, cause, from_ms, at),
 counted AS (
     UPDATE shards SET losses = losses + 1, lost_at = now()
-    WHERE shard IN (SELECT shard FROM settled WHERE who = 'both'))
+    WHERE shard IN (SELECT shard FROM settled WHERE who = 'both' OR $2))
 INSERT INTO losses (shard, who, cause, from_ms, until_ms, had_usage)
 SELECT shard, 'redis', cause, from_ms, (extract(epoch FROM at) * 1000)::bigint, true FROM settled
-WHERE who = 'both'"""
+WHERE who = 'both' OR $2"""
 # Losses that were found together have one cause, and are written within moments of each other.
 _LIST = """
 SELECT min(l.at), l.who, l.cause, array_agg(DISTINCT l.shard ORDER BY l.shard),
@@ -116,10 +116,13 @@ class LostUsage:
                     booked += await _book(connection, loss, usage[start : start + _CHUNK])
         return booked
 
-    async def settle(self, losses: Sequence[OpenLoss]) -> None:
-        """Note that nothing more is to be rebuilt for these losses; done again, it changes nothing."""
+    async def settle(self, losses: Sequence[OpenLoss], *, redis_too: bool) -> None:
+        """Note that nothing more is to be rebuilt for these losses; done again, it changes nothing.
+
+        `redis_too`: Redis has lost data as well, so an audit takes up what is left of the difference.
+        """
         async with self._pool.transaction() as connection:
-            await connection.execute(_SETTLE, [loss.id for loss in losses])
+            await connection.execute(_SETTLE, [loss.id for loss in losses], redis_too)
 
 
 async def _book(connection: Any, loss: OpenLoss, usage: Sequence[ToBook]) -> list[RebuiltUsage]:
