@@ -33,7 +33,7 @@ from engine.credit.memory_mark import MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.credit.records import QuotaRequest, QuotaReturn
 from engine.credit.waiters import Waiters
-from engine.errors import Unavailable
+from engine.errors import Full, Unavailable
 from engine.records import Submission
 
 log = structlog.get_logger("quota")
@@ -113,6 +113,14 @@ class Quota:
         self.memory.check()
         if self._commits.away:
             raise Unavailable(NOT_WRITTEN)
+
+    def obstacle(self) -> str:
+        """Why no message can be accepted now, a sentence; "" when messages can."""
+        try:
+            self.memory.check()
+        except Full as e:
+            return e.detail
+        return self._commits.obstacle
 
     async def wait(self, organisation_id: int, cost: int, total: int) -> bool:
         """Wait for units. True: reserve again, it may succeed. False: the organisation cannot pay.

@@ -103,5 +103,7 @@ def split(units: Units, available: int | None) -> tuple[Units, Units]:
 
 def span_of(from_ms: int, until_ms: int) -> str:
     """A lost time in words, as the end of a sentence; `from_ms` 0: since the beginning."""
-    since, until = (f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}" for ms in (from_ms, until_ms))
+    since, until = (
+        f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}" for ms in (from_ms, until_ms)
+    )
     return f"from {since} to {until} UTC" if from_ms else f"up to {until} UTC"
