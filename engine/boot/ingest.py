@@ -29,7 +29,7 @@ from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
-from engine.credit.quota import Quota, can_spend
+from engine.credit.quota import Quota, can_spend, obstacle_of
 from engine.errors import Unavailable
 from engine.intake.ingest import Ingest
 from engine.intake.ports import Prices as Pricing
@@ -207,7 +207,7 @@ async def _services(
 async def takes_messages(link: RedisLink, quota: Quota) -> None:
     """Raises Unavailable when Redis does not answer, or this holder cannot write messages to it now."""
     await link.call("PING")
-    if obstacle := quota.obstacle():
+    if obstacle := obstacle_of(quota):
         raise Unavailable(obstacle)
 
 

@@ -118,6 +118,8 @@ class GroupCommit:
         # Why the last flush that was not answered was not, "" since another was.
         self._reason = ""
         self.away = False
+        # Why Redis counts as away, a sentence; "" when it does not.
+        self.obstacle = ""
 
     # -- for the holder
 
@@ -178,13 +180,9 @@ class GroupCommit:
                 for token, submission in outbox.take_back_all():
                     self._release(submission)
                     _tell(self._admitting.pop(token, None), Unavailable(NOT_WRITTEN))
+            self.obstacle = self._reason or "Redis gives no answer."
             log.warning("messages are refused at once", holder=self._name, reason=self.obstacle)
         return self.away
-
-    @property
-    def obstacle(self) -> str:
-        """Why Redis counts as away, a sentence; "" when it does not."""
-        return (self._reason or "Redis gives no answer.") if self.away else ""
 
     # -- its life
 
@@ -279,6 +277,7 @@ class GroupCommit:
         if self.away:
             late_s = asyncio.get_running_loop().time() - SILENT_S
             self.away = any(sent_s <= late_s for sent_s in self._sent_s.values())
+            self.obstacle = self.obstacle if self.away else ""
 
     def _withdraw(self, shards: list[int]) -> None:
         for shard in shards:

@@ -29,8 +29,8 @@ log = structlog.get_logger("ledger")
 LATE_S, _LOOK_S = 0.75, 0.25
 # How long a note counts, milliseconds by Redis' clock.
 NOTED_MS = 2_000
-# A ledger that has not said for so long that it leads does not, milliseconds: another one leads by then, if any
-# can, and has said so.
+# A ledger that has not said for so long that it leads does not, milliseconds: by then another one leads, if
+# any can, and has said so.
 LOST_MS = 6_000
 
 

@@ -118,9 +118,10 @@ class Rebuild:
             )
         wrong = [of.organisation_id for of in lacks.lacking if exactly and is_otherwise_wrong(of.units)]
         if wrong:
+            named = ", ".join(map(str, wrong[:_NAMED_MAX]))
             raise _NotRebuilt(
-                f"cannot be rebuilt: the books of organisation {', '.join(map(str, wrong[:_NAMED_MAX]))} and its"
-                " events differ in another way too (`smsengine audit`). Look at its rows of the table `activity`."
+                f"cannot be rebuilt: books and events of organisation {named}"
+                " differ in another way too (`smsengine audit`). Look at its rows of the table `activity`."
             )
         redis_too = exactly and any(
             lost_by_redis(of.units, recorded.get(of.organisation_id, none)) for of in lacks.lacking

@@ -13,6 +13,7 @@ import msgspec
 from engine import bundle_format
 from engine import redis_keys as keys
 from engine.credit.flush import Admitted, Flush
+from engine.credit.ledger_records import Stopped
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
 from engine.credit.standstill import LOST_MS, NOTED_MS
@@ -33,6 +34,8 @@ _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 # most half of Redis' memory is used. It shrinks to the shortest at the mark from which nothing is admitted.
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
+# What ledgers note of the books in the head of a usage stream.
+_NOTES = ("waits", "leads", "books", "unclosed")
 
 
 class RedisAdmission:
@@ -124,13 +127,19 @@ class RedisAdmission:
         self._key_ttl_s = key_ttl_s(fullness)
         return fullness
 
-    async def standing(self) -> frozenset[int]:
-        """The shards whose books no ledger can write now: see `note_waits` and `note_lead` in inbox.lua."""
+    async def standing(self) -> Stopped:
+        """Whose books no ledger can write now: see the notes in inbox.lua."""
         commands: list[Command] = [("TIME",)]
-        commands += [("HMGET", keys.usage_head_key(s), "waits", "leads", "books") for s in self._shards]
+        commands += [("HMGET", keys.usage_head_key(s), *_NOTES) for s in self._shards]
         (seconds, microseconds), *noted = await self._each(commands)
         now_ms = int(seconds) * 1000 + int(microseconds) // 1000
-        return frozenset(s for s in self._shards if _stands(*noted[s], now_ms))
+        waiting: set[int] = set()
+        locked: list[int] = []
+        for shard, (waits, leads, books, unclosed) in zip(self._shards, noted, strict=True):
+            if _stands(waits, leads, books, now_ms):
+                waiting.add(shard)
+            locked += _unclosed(unclosed, now_ms)
+        return Stopped(frozenset(waiting), frozenset(locked))
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
@@ -193,9 +202,15 @@ def _stands(waits: bytes | None, leads: bytes | None, books: bytes | None, now_m
         return True
     if not leads or not books:
         return False
-    term, said_ms = leads.split(b" ")
+    term, noted_ms = leads.split(b" ")
     # One of an older version leads without saying so; then the books have a later term.
-    return int(said_ms) <= now_ms - LOST_MS and int(term) >= int(books.split(b" ")[2])
+    return int(noted_ms) <= now_ms - LOST_MS and int(term) >= int(books.split(b" ")[2])
+
+
+def _unclosed(noted: bytes | None, now_ms: int) -> list[int]:
+    """The organisations of a shard whose accounts are locked, by what a ledger has noted there."""
+    noted_ms, *organisations = map(int, (noted or b"0").split())
+    return organisations if noted_ms > now_ms - NOTED_MS else []
 
 
 def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:

@@ -7,7 +7,6 @@ import msgspec
 from engine.errors import ConfigError, Unavailable
 from engine.stores.redis.memory import memory_of
 
-
 # A replica says each second how far it is. One that has not for so long does not follow, seconds.
 _LAG_MAX_S = 3
 

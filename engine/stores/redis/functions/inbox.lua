@@ -70,6 +70,23 @@ local function note_waits(keys, args)
   return 1
 end
 
+-- note_unclosed(head of the usage stream; term, organisations) -> 1, or 0 when a later ledger has noted the books
+-- The accounts of these organisations are locked since the books of the shard were closed, so the ledger of
+-- this term cannot write them. Counts for a moment, as `waits` does; "" says that there are none any more.
+local function note_unclosed(keys, args)
+  if not is_last(keys[1], args[1]) then return 0 end
+  if args[2] == '' then
+    redis.call('HDEL', keys[1], 'unclosed')
+  else
+    redis.call('HSET', keys[1], 'unclosed', now_ms() .. ' ' .. args[2])
+  end
+  return 1
+end
+
+-- `allow-oom`: it overwrites one text of bounded length.
+redis.register_function({
+  function_name = 'note_unclosed' .. VERSION, callback = note_unclosed, flags = {'allow-oom'},
+})
 -- `allow-oom`: it overwrites one short text, and without it nobody is answered while Redis is full.
 redis.register_function({
   function_name = 'note_books' .. VERSION, callback = note_books, flags = {'allow-oom'},
