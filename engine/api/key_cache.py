@@ -9,7 +9,8 @@ way, each key once, however many requests wait for it.
 Under failure. PostgreSQL slow: a key that was known less than `slow_s` ago does not wait for a lookup
 that takes long, and a revoked one is refused that much later. PostgreSQL away: a known key stays good
 for `stale_s` after it was last seen, without waiting, while lookups go on in the background; any other
-key gets Unavailable. The first requests after the loss wait for the lookup that finds the loss. When
+key gets Unavailable, at once or nearly so: its lookup goes on, for the next request. The first requests
+after the loss wait for the lookup that finds the loss, those with other keys for a second and a half. When
 PostgreSQL is back, a stale key may be accepted until the first lookup has answered.
 """
 
@@ -38,6 +39,9 @@ _CLOSE_S = 5.0
 _GATHER_S = 0.1
 # A lookup that takes longer is not waited for by a key that was known a moment ago, seconds.
 _LATE_S = 0.25
+# The first that come with unknown keys wait so long for a lookup, seconds. Once one has failed, those that
+# come wait for `_LATE_S`: time enough for a PostgreSQL that is back.
+_PATIENCE_S = 1.5
 
 _log = structlog.get_logger(__name__)
 
@@ -211,8 +215,16 @@ class KeyCache(Generic[C]):
     async def _looked_up(self, key_id: int) -> C | None:
         if len(self._wanted) >= _WANTED_MAX:
             raise Unavailable("Too many unknown API keys are being looked up.")
-        # Shielded: a request that gives up must not take the answer from the others.
-        looked = await asyncio.shield(self._want(key_id))
+        entry = self._known.get(key_id)
+        is_known = entry is not None and self._clock() - entry[1] < self._stale_s
+        # Of a key that was known the answer is worth the wait: without one it is good.
+        patience_s = None if is_known else _LATE_S if self._away else _PATIENCE_S
+        asked = self._want(key_id)
+        # It cancels nothing: a request that gives up must not take the answer from the others.
+        await asyncio.wait([asked], timeout=patience_s)
+        if not asked.done():
+            raise Unavailable("The API key cannot be looked up now, so nothing was done; try again later.")
+        looked = asked.result()
         if isinstance(looked, Unavailable):
             entry = self._known.get(key_id)
             if entry is None or self._clock() - entry[1] >= self._stale_s:

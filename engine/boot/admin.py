@@ -68,7 +68,7 @@ async def serve_admin(process: Process) -> None:
         directory = Directory(
             closed_by(stack, await Pool.connect(process.config.postgres.url)), process.config.shards
         )
-        ready = (await readiness(process, stack, link)).parts
+        ready = (await readiness(process, stack, partial(link.call, "PING"))).parts
         counts = RequestCounts()
         watch_requests(process.meter, counts)
         services = await admin_services(process, stack, link, directory, ready=ready, counts=counts)
@@ -166,8 +166,10 @@ async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _L
     )
 
 
-async def readiness(process: Process, stack: AsyncExitStack, link: RedisLink) -> Readiness:
-    """Whether Redis and PostgreSQL can be reached, and the clock of the node is right."""
+async def readiness(
+    process: Process, stack: AsyncExitStack, redis: Callable[[], Coroutine[Any, Any, object]]
+) -> Readiness:
+    """Whether Redis serves, as the probe `redis` finds, PostgreSQL can be reached, and the clock is right."""
     # A connection of its own: anybody may ask for the readiness, without a key.
     postgres = closed_by(stack, await Pool.connect(process.config.postgres.url, connections_max=1))
 
@@ -175,7 +177,7 @@ async def readiness(process: Process, stack: AsyncExitStack, link: RedisLink) ->
         process.clock.check()
 
     probes: dict[str, Callable[[], Coroutine[Any, Any, object]]] = {
-        "redis": partial(link.call, "PING"),
+        "redis": redis,
         "postgres": postgres.ping,
         "clock": clock,
     }

@@ -29,8 +29,8 @@ from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
-from engine.credit.quota import Quota, can_spend
-from engine.errors import Refusal
+from engine.credit.quota import Quota, can_spend, obstacle_of
+from engine.errors import Refusal, Unavailable
 from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
 from engine.intake.ports import Prices as Pricing
@@ -198,7 +198,7 @@ async def _services(
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
-    ready = (await readiness(process, stack, link)).parts
+    ready = (await readiness(process, stack, partial(takes_messages, link, quota))).parts
     counts = RequestCounts()
     watch_requests(process.meter, counts)
     admin = None
@@ -223,6 +223,13 @@ async def _services(
         admin=admin,
         drained=lambda: closures.node_drained,
     )
+
+
+async def takes_messages(link: RedisLink, quota: Quota) -> None:
+    """Raises Unavailable when Redis does not answer, or this holder cannot write messages to it now."""
+    await link.call("PING")
+    if obstacle := obstacle_of(quota):
+        raise Unavailable(obstacle)
 
 
 async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems) -> RedisReceiptSink:

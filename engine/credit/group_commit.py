@@ -115,7 +115,11 @@ class GroupCommit:
         # By shard, when its flush under way was first sent, and when that first failed; the loop's time.
         self._sent_s: dict[int, float] = {}
         self._failed_s: float | None = None
+        # Why the last flush that was not answered was not, "" since another was.
+        self._reason = ""
         self.away = False
+        # Why Redis counts as away, a sentence; "" when it does not.
+        self.obstacle = ""
 
     # -- for the holder
 
@@ -176,7 +180,8 @@ class GroupCommit:
                 for token, submission in outbox.take_back_all():
                     self._release(submission)
                     _tell(self._admitting.pop(token, None), Unavailable(NOT_WRITTEN))
-            log.warning("redis is away: messages are refused at once", holder=self._name)
+            self.obstacle = self._reason or "Redis gives no answer."
+            log.warning("messages are refused at once", holder=self._name, reason=self.obstacle)
         return self.away
 
     # -- its life
@@ -242,7 +247,9 @@ class GroupCommit:
             try:
                 outcomes = await self._store.admit(self._name, flushes, left_s if left_s > 0 else UNKNOWN_S)
             except Unavailable as e:
-                log.warning("flush again", reason=e.detail)
+                if e.detail != self._reason:
+                    log.warning("flush again", reason=e.detail)
+                self._reason = e.detail
                 if self._failed_s is None:
                     self._failed_s = time_s()
             again = shards[len(outcomes) :]
@@ -266,9 +273,11 @@ class GroupCommit:
     def _note_answer(self) -> None:
         """Redis has answered: it is not away, unless it still owes an outcome for long."""
         self._failed_s = None
+        self._reason = ""
         if self.away:
             late_s = asyncio.get_running_loop().time() - SILENT_S
             self.away = any(sent_s <= late_s for sent_s in self._sent_s.values())
+            self.obstacle = self.obstacle if self.away else ""
 
     def _withdraw(self, shards: list[int]) -> None:
         for shard in shards:

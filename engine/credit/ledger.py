@@ -117,8 +117,8 @@ class Ledger:
         self._former: dict[int, frozenset[str]] = {}
         # Shards whose next entry is of a kind that this version does not know, and when that was seen.
         self._stopped: dict[int, float] = {}
-        # Who has locked accounts whose shard is closed, "" when nobody has.
-        self._unclosed_by = ""
+        # By shard, the organisations whose accounts are locked since its books were closed.
+        self._unclosed: Mapping[int, Sequence[int]] = {}
 
     async def run(self, draining: asyncio.Event, on_standby: Callable[[], None]) -> None:
         """Lead when no other does, else stand by. Returns when `draining` is set and all is written.
@@ -243,16 +243,20 @@ class Ledger:
                 raise Unavailable("Redis was started again.")
         await self._close_accounts()
         await self._announce()
+        await self._usage.note_lead(self._term)
         entries = sum(life.length for life in lives)
         await self._trimmer.trim(now_s, dict(self._applied), entries)
 
     async def _close_accounts(self) -> None:
-        """Close accounts that were locked when their shard was closed; until then it is held up by them."""
+        """Close accounts that were locked when their shard was closed, and say which still are."""
         applied = await self._store.close_accounts()
         await self._send(applied.answers, ())
-        if self._unclosed_by and not applied.held_up_by:
+        over = self._unclosed.keys() - applied.unclosed.keys()
+        if over or applied.unclosed:
+            await self._usage.note_unclosed({**dict.fromkeys(over, ()), **applied.unclosed}, self._term)
+        if over and not applied.unclosed:
             log.info("all accounts of closed shards are closed")
-        self._unclosed_by = applied.held_up_by
+        self._unclosed = applied.unclosed
 
     async def _announce(self) -> None:
         """Send the events of organisations: they are committed, then sent, then deleted.

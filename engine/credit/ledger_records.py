@@ -10,7 +10,8 @@ Where a unit can be, and how it moves (the journal's movements):
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -187,6 +188,16 @@ class Applied(msgspec.Struct, frozen=True):
     unbooked: frozenset[int] = frozenset()
     # Which transaction that is, for an operator.
     held_up_by: str = ""
+    # By shard, the organisations whose accounts are locked since its books were closed.
+    unclosed: Mapping[int, Sequence[int]] = {}
+
+
+class Stopped(NamedTuple):
+    """Whose books cannot be written now, as ledgers have noted it."""
+
+    shards: frozenset[int] = frozenset()
+    # Those whose accounts are locked since the books of their shard were closed.
+    organisations: frozenset[int] = frozenset()
 
 
 class Portion(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from engine.credit.ledger_records import (
     RemainingUnits,
     ShardLife,
     Standing,
+    Stopped,
     StoredAnswer,
     StreamMark,
     UsageEntry,
@@ -65,8 +66,8 @@ class AdmissionStore(Protocol):
     async def fence(self, name: str) -> None:
         """End the holder's epoch in every shard; a second call does nothing."""
 
-    async def standing(self) -> frozenset[int]:
-        """The shards whose books a ledger cannot write now, as it has said in the last moments."""
+    async def standing(self) -> Stopped:
+        """Whose books no ledger can write now: it has said so in the last moments, or none leads."""
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
@@ -99,9 +100,17 @@ class UsageStream(Protocol):
         was then given nothing.
         """
 
+    async def note_lead(self, term: int) -> None:
+        """Say in all shards that the ledger of this term leads and works. Said no more for a while, it means
+        that none does."""
+
     async def note_waits(self, shards: Sequence[int], term: int) -> None:
         """Say in these shards that their books cannot be written now; it counts for a moment, and not when a
         ledger of a later term has noted how far the books are."""
+
+    async def note_unclosed(self, organisations: Mapping[int, Sequence[int]], term: int) -> None:
+        """Say by shard of which organisations the books cannot be written, although those of the shard can;
+        counts as `note_waits` does. An empty list ends it at once."""
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Put events on the activity streams, in order; those already there are passed over."""

@@ -29,11 +29,12 @@ from engine.credit.answer_counts import AnswerCounts
 from engine.credit.flush import Admitted, Note, NoteKind
 from engine.credit.group_commit import NOT_WRITTEN, Admission, Done, GroupCommit, see
 from engine.credit.holder import Effects, Holder, Waiter
+from engine.credit.ledger_records import Stopped
 from engine.credit.memory_mark import MemoryMark
 from engine.credit.ports import AdmissionStore
 from engine.credit.records import QuotaRequest, QuotaReturn
 from engine.credit.waiters import Waiters
-from engine.errors import Unavailable
+from engine.errors import Full, Unavailable
 from engine.records import Submission
 from engine.waits import happens, next_tick, until_tick_s
 
@@ -103,8 +104,8 @@ class Quota:
         )
         self._waiters = Waiters()
         self.accepted, self.answers = self._commits.accepted, AnswerCounts()
-        # Shards whose books the ledger cannot write now.
-        self._standing: frozenset[int] = frozenset()
+        # Whose books the ledger cannot write now.
+        self._stopped = Stopped()
         self._positions = ["0-0"] * shards
         # Counts registrations. Units reserved in one incarnation are void in the next.
         self.incarnation = 0
@@ -129,10 +130,10 @@ class Quota:
         if self._fenced.is_set():
             raise Unavailable("This process is registering anew.")
         shard = self._shard_of(organisation_id)
-        if shard in self._standing:
+        if shard in self._stopped.shards or organisation_id in self._stopped.organisations:
             raise Unavailable(_NO_BOOKS)
         self._stirred.set()
-        token, answer = self._waiters.come(shard)
+        token, answer = self._waiters.come(shard, organisation_id)
         try:
             self._perform(self._holder.want(organisation_id, Waiter(token, cost, total), self._now_us()))
             return await answer
@@ -225,7 +226,8 @@ class Quota:
             for shard, position, answer in arrived:
                 self._positions[shard] = position
                 # Its books are written.
-                self._standing -= {shard}
+                if shard in self._stopped.shards:
+                    self._stopped = self._stopped._replace(shards=self._stopped.shards - {shard})
                 if answer is None:
                     # Of a newer version. Whoever waits for it runs into the own deadline: a 503.
                     log.error("an answer of the ledger cannot be read and is passed over", shard=shard)
@@ -266,23 +268,24 @@ class Quota:
                 self._waiters.refuse(Unavailable(NOT_WRITTEN), range(len(self._positions)))
 
     async def _look_at_the_books(self) -> None:
-        """Refuse who waits in vain, as soon as the ledger says that it cannot write the books of a shard.
+        """Refuse who waits in vain, as soon as the ledger says that it cannot write the books of a shard, or
+        of an organisation.
 
-        Nobody looks as long as nobody waits for long. While a shard stands still, whoever comes is refused at
+        Nobody looks as long as nobody waits for long. While they stand still, whoever comes is refused at
         once.
         """
         while True:
-            if not self._standing and not self._waiters:
+            if not any(self._stopped) and not self._waiters:
                 self._waiters.came.clear()
                 await self._waiters.came.wait()
             await next_tick(_TICK_S)
-            if not self._standing and self._waiters.waited_s() < _PATIENCE_S:
+            if not any(self._stopped) and self._waiters.waited_s() < _PATIENCE_S:
                 continue
             try:
-                self._standing = await self._store.standing()
+                self._stopped = await self._store.standing()
             except Unavailable:
-                self._standing = frozenset()
-            self._waiters.refuse(Unavailable(_NO_BOOKS), self._standing)
+                self._stopped = Stopped()
+            self._waiters.refuse(Unavailable(_NO_BOOKS), *self._stopped)
 
     async def _beat(self) -> None:
         while True:
@@ -333,3 +336,12 @@ def can_spend(quota: Quota) -> bool:
     """Whether its holder is registered and has units of any organisation. It looks at all of them."""
     registered = quota.incarnation > 0 and not quota._fenced.is_set()
     return registered and any(units > 0 for _, units in quota.credit.items())
+
+
+def obstacle_of(quota: Quota) -> str:
+    """Why its process can accept no messages now, a sentence; "" when it can."""
+    try:
+        quota.memory.check()
+    except Full as e:
+        return e.detail
+    return quota._commits.obstacle

@@ -11,7 +11,7 @@ sent in the lost time. That release is undone here (`released` below 0).
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -66,12 +66,29 @@ def units_to_book(lacking: Units, recorded: Recorded, *, exactly: bool) -> Units
     released = min(lacking.released, recorded.released)
     if not exactly:
         released = max(0, released)
-    elif lacking.held != lacking.captured + lacking.released or min(lacking.held, lacking.captured) < 0:
-        # Something else is wrong with its books or its events.
+    elif is_otherwise_wrong(lacking):
         return NO_UNITS
     # No more releases are undone than messages are charged.
     released = max(released, -captured)
     return Units(captured + released, captured, released)
+
+
+def is_otherwise_wrong(lacking: Units) -> bool:
+    """Whether more is wrong with books or events than that a store went back: the books are ahead in part."""
+    return lacking.held < lacking.captured + lacking.released or min(lacking.held, lacking.captured) < 0
+
+
+def lost_by_redis(lacking: Units, recorded: Recorded) -> bool:
+    """Whether the books lack more than PostgreSQL lost, given what was `recorded` in the time that it lost.
+
+    Then Redis was restored too, while no ledger ran that would have noticed it: events are there of messages
+    that are gone from the queues, or were sent later than Redis remembers.
+    """
+    return (
+        lacking.held > lacking.captured + lacking.released
+        or lacking.captured > recorded.captured
+        or lacking.released > recorded.released
+    )
 
 
 def split(units: Units, available: int | None) -> tuple[Units, Units]:
@@ -82,3 +99,11 @@ def split(units: Units, available: int | None) -> tuple[Units, Units]:
     released = units.released if units.released > 0 else -min(-units.released, captured)
     booked = Units(captured + released, captured, released)
     return booked, Units(*(whole - part for whole, part in zip(units, booked, strict=True)))
+
+
+def span_of(from_ms: int, until_ms: int) -> str:
+    """A lost time in words, as the end of a sentence; `from_ms` 0: since the beginning."""
+    since, until = (
+        f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%S}" for ms in (from_ms, until_ms)
+    )
+    return f"from {since} to {until} UTC" if from_ms else f"up to {until} UTC"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from engine.credit.ledger_records import Books, LostSpan, Recovered, ShardLife, StreamMark
-from engine.credit.losses import BOTH, Loss, loss_of
+from engine.credit.losses import BOTH, Loss, goes_on, loss_of
 from engine.credit.ports import LedgerStore, UsageStream
 from engine.credit.posting import close_books
 from engine.stream_id import STREAM_START, StreamId
@@ -149,6 +149,9 @@ def _span(life: ShardLife, loss: Loss, mark: StreamMark) -> LostSpan:
     who = loss.who or "redis"
     if who == "redis":
         return LostSpan(life.shard, who, loss.cause, _kept(life))
+    if goes_on(mark, life) and not _cut_short(life):
+        # The close applies all that the books forgot, so what is missing was lost by Redis alone.
+        return LostSpan(life.shard, "redis", loss.cause, _kept(life))
     if _cut_short(life) and life.note is not None:
         return LostSpan(life.shard, who, loss.cause, mark.position, _after(life.note.position))
     until = life.next_position or _after(life.last_position)

@@ -6,6 +6,9 @@ they wait, once they have waited for `LATE_S`, and again as long as they do. Hol
 waiting look there (`engine.credit.quota`) and answer 503.
 
     killed, frozen            the notes are over after `NOTED_MS`
+    no ledger leads           a ledger that leads says that too (`note_lead`). When none has for `LOST_MS`,
+                              holders refuse who needs units, as if all shards waited: none was started, or
+                              none of those that were can reach PostgreSQL
     another ledger leads      its own notes of the books end those of this one, also later ones
     Redis does not answer     holders notice that themselves
 """
@@ -26,6 +29,9 @@ log = structlog.get_logger("ledger")
 LATE_S, _LOOK_S = 0.75, 0.25
 # How long a note counts, milliseconds by Redis' clock.
 NOTED_MS = 2_000
+# A ledger that has not said for so long that it leads does not, milliseconds: by then another one leads, if
+# any can, and has said so.
+LOST_MS = 6_000
 
 
 class Standstill:

@@ -15,6 +15,7 @@ _Outcome = TypeVar("_Outcome")
 
 class _Client(NamedTuple):
     shard: int
+    organisation_id: int
     since_s: float
     answer: asyncio.Future[bool]
 
@@ -33,12 +34,12 @@ class Waiters:
         """Whether anybody waits."""
         return bool(self._clients)
 
-    def come(self, shard: int) -> tuple[Token, asyncio.Future[bool]]:
+    def come(self, shard: int, organisation_id: int) -> tuple[Token, asyncio.Future[bool]]:
         """A client begins to wait; its token, and what it waits for: True when it is to reserve again."""
         loop = asyncio.get_running_loop()
         token = next(self._tokens)
         self.came.set()
-        client = self._clients[token] = _Client(shard, loop.time(), loop.create_future())
+        client = self._clients[token] = _Client(shard, organisation_id, loop.time(), loop.create_future())
         return token, client.answer
 
     def go(self, token: Token) -> bool:
@@ -57,9 +58,16 @@ class Waiters:
             if token in self._clients:
                 settle(self._clients[token].answer, outcome)
 
-    def refuse(self, error: Unavailable, shards: Container[int]) -> None:
-        """Refuse all clients of these shards."""
-        self.tell([token for token, client in self._clients.items() if client.shard in shards], error)
+    def refuse(
+        self, error: Unavailable, shards: Container[int], organisations: Container[int] = frozenset()
+    ) -> None:
+        """Refuse all clients of these shards and of these organisations."""
+        refused = [
+            token
+            for token, client in self._clients.items()
+            if client.shard in shards or client.organisation_id in organisations
+        ]
+        self.tell(refused, error)
 
 
 def settle(future: asyncio.Future[_Outcome] | None, outcome: _Outcome | Unavailable) -> None:

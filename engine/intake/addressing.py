@@ -12,8 +12,9 @@ from engine.intake.ports import Prices
 from engine.intake.segments import measure
 from engine.records import QUEUE_DEFAULT, Addressed, Message, MessageDraft, Queue
 
-_VALIDITY_MAX_S = 7 * 86400
-_SEND_AT_MAX_S = 30 * 86400
+# The longest validity, and how far ahead a message may be scheduled, seconds.
+VALIDITY_MAX_S = 7 * 86400
+SEND_AT_MAX_S = 30 * 86400
 _SEGMENTS_MAX = 10
 _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,8 +70,8 @@ class Addressing:
 
 
 def _validity_s(seconds: int) -> int:
-    if not 1 <= seconds <= _VALIDITY_MAX_S:
-        raise _invalid("validity", f"from 1 to {_VALIDITY_MAX_S} seconds")
+    if not 1 <= seconds <= VALIDITY_MAX_S:
+        raise _invalid("validity", f"from 1 to {VALIDITY_MAX_S} seconds")
     return seconds
 
 
@@ -91,7 +92,7 @@ def _due_at_us(send_at: str, now_us: int) -> int:
         raise _invalid("send_at", "an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z")
     # A difference cannot overflow. A time in UTC can: 9999-12-31T23:59:59-01:00 is in the year 10000.
     due_at_us = (at - _EPOCH) // timedelta(microseconds=1)
-    if not now_us < due_at_us <= now_us + _SEND_AT_MAX_S * 1_000_000:
+    if not now_us < due_at_us <= now_us + SEND_AT_MAX_S * 1_000_000:
         raise _invalid("send_at", "in the future, at most 30 days from now")
     return due_at_us
 

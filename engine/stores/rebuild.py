@@ -12,10 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from engine.credit.laws import Audit
-from engine.credit.rebuilding import OpenLoss, Recorded, split, units_to_book
+from engine.credit.rebuilding import (
+    OpenLoss,
+    Recorded,
+    is_otherwise_wrong,
+    lost_by_redis,
+    span_of,
+    split,
+    units_to_book,
+)
 from engine.errors import ConfigError, Unavailable
 from engine.organisations import LossSum, Rebuilding, RebuiltUsage
 from engine.stores.audit import AuditReader
@@ -26,6 +33,8 @@ from engine.stores.postgres.rebuilt_usage import LostUsage, ToBook, rebuilt_of
 # An event and its usage are written in one step, and may be so far apart in their streams, milliseconds.
 _NEAR_MS = 1_000
 _LOSSES_MAX = 200
+# So many organisations are named in a sentence.
+_NAMED_MAX = 5
 
 
 class Rebuild:
@@ -53,8 +62,12 @@ class Rebuild:
         why_not: list[str] = []
         if by_shard:
             audit, lacks = await self._auditor.lacking(timeout_s)
+            # Another call may have rebuilt some, while this one waited for its turn.
+            still = {loss.shard for loss in await self._books.to_rebuild()}
             for shard, losses in by_shard.items():
                 left_s = max(0.01, ends_s - asyncio.get_running_loop().time())
+                if shard not in still:
+                    continue
                 if shard not in lacks:
                     why_not.append(f"{_name(losses)} cannot be rebuilt now: {_why(audit)}")
                     continue
@@ -68,16 +81,17 @@ class Rebuild:
 
     async def _shard(self, lacks: ShardLacks, dry_run: bool, timeout_s: float) -> list[RebuiltUsage]:
         """Rebuild one shard. Raises _NotRebuilt, Unavailable, ConfigError."""
-        usage = await self._to_book(lacks, timeout_s)
+        usage, redis_too = await self._to_book(lacks, timeout_s)
         loss = lacks.losses[-1]
         if dry_run:
             available = {of.organisation_id: of.available for of in lacks.lacking}
             return [rebuilt_of(loss.shard, u, split(u.units, available[u.organisation_id])[1]) for u in usage]
         booked = await self._books.book(loss, usage)
-        await self._books.settle(lacks.losses)
+        await self._books.settle(lacks.losses, redis_too=redis_too)
         return booked
 
-    async def _to_book(self, lacks: ShardLacks, timeout_s: float) -> list[ToBook]:
+    async def _to_book(self, lacks: ShardLacks, timeout_s: float) -> tuple[list[ToBook], bool]:
+        """(What is to be booked, whether Redis has lost data too as far as the events show)."""
         shard = lacks.losses[0].shard
         since_ms = min(loss.from_ms for loss in lacks.losses)
         until_ms = max(loss.until_ms for loss in lacks.losses)
@@ -102,14 +116,24 @@ class Rebuild:
             recorded = await self._lost_time.recorded(
                 shard, since_ms - _NEAR_MS, until_ms + _NEAR_MS, timeout_s
             )
+        wrong = [of.organisation_id for of in lacks.lacking if exactly and is_otherwise_wrong(of.units)]
+        if wrong:
+            named = ", ".join(map(str, wrong[:_NAMED_MAX]))
+            raise _NotRebuilt(
+                f"cannot be rebuilt: books and events of organisation {named}"
+                " differ in another way too (`smsengine audit`). Look at its rows of the table `activity`."
+            )
+        redis_too = exactly and any(
+            lost_by_redis(of.units, recorded.get(of.organisation_id, none)) for of in lacks.lacking
+        )
         found = []
         for of in lacks.lacking:
             seen = recorded.get(of.organisation_id, none)
-            units = units_to_book(of.units, seen, exactly=exactly)
+            units = units_to_book(of.units, seen, exactly=exactly and not redis_too)
             if any(units):
                 share = units.captured / seen.captured if seen.captured else 0
                 found.append(ToBook(of.organisation_id, units, round(seen.messages * share)))
-        return found
+        return found, redis_too
 
 
 class _NotRebuilt(Exception):
@@ -118,8 +142,7 @@ class _NotRebuilt(Exception):
 
 def _name(losses: Sequence[OpenLoss]) -> str:
     since_ms, until_ms = min(of.from_ms for of in losses), max(of.until_ms for of in losses)
-    since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (since_ms, until_ms))
-    return f"Usage of shard {losses[0].shard} from {since:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"Usage of shard {losses[0].shard} {span_of(since_ms, until_ms)}"
 
 
 def _why(audit: Audit) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from engine import api_keys
+from engine.api import key_cache
 from engine.api.auth import Keys
 from engine.errors import Refusal, Unavailable
 from engine.organisations import Credential, NewOrganisation
@@ -278,6 +279,34 @@ async def test_a_stale_key_does_not_wait_for_a_postgres_that_hangs(
         watched.gate.set()
         await known.close()
         await watched.close()
+
+
+async def test_an_unknown_key_does_not_wait_for_a_postgres_that_hangs_and_is_known_when_it_answers(
+    watched: Watched, acme: NewOrganisation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_cache, "_PATIENCE_S", 0.05)
+    known = Keys(watched)
+    watched.gate.clear()
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="cannot be looked up now"):
+            await known.organisation(bearer(acme.api_key))
+    # The lookup goes on without them.
+    monkeypatch.setattr(key_cache, "_PATIENCE_S", 60.0)
+    watched.gate.set()
+    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    assert len(watched.lookups) == 1
+    # After one that failed nobody waits as long as the first.
+    monkeypatch.setattr(key_cache, "_LATE_S", 0.05)
+    other = await watched.create_organisation("Other")
+    known.cache._away = True
+    watched.gate.clear()
+    with pytest.raises(Unavailable, match="cannot be looked up now"):
+        await known.organisation(bearer(other.api_key))
+    monkeypatch.setattr(key_cache, "_LATE_S", 60.0)
+    watched.gate.set()
+    assert await known.organisation(bearer(other.api_key)) == other.id
+    await known.close()
+    await watched.close()
 
 
 async def test_a_failing_lookup_is_not_remembered(directory: Directory, acme: NewOrganisation) -> None:

@@ -7,7 +7,13 @@ import itertools
 import pytest
 
 from engine.credit.laws import Units
-from engine.credit.rebuilding import Recorded, split, units_to_book
+from engine.credit.rebuilding import (
+    Recorded,
+    is_otherwise_wrong,
+    lost_by_redis,
+    split,
+    units_to_book,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,8 +26,8 @@ from engine.credit.rebuilding import Recorded, split, units_to_book
         # Some of it was not sent in the lost time.
         (Units(33, 30, 3), Recorded(20, 1, 20), Units(21, 20, 1)),
         (Units(0, 5, -5), Recorded(2, 0, 2), Units(0, 2, -2)),
-        # Something else is wrong, or the books are ahead.
-        (Units(30, 29, 0), Recorded(30, 0, 30), Units()),
+        # Something else is wrong: the books are ahead, at least in part.
+        (Units(28, 29, 0), Recorded(30, 0, 30), Units()),
         (Units(-5, -5, 0), Recorded(30, 0, 30), Units()),
     ],
 )
@@ -29,6 +35,18 @@ def test_where_only_postgresql_went_back_what_the_books_lack_is_booked_as_far_as
     lacking: Units, recorded: Recorded, booked: Units
 ) -> None:
     assert units_to_book(lacking, recorded, exactly=True) == booked
+
+
+def test_books_that_lack_more_than_was_recorded_in_the_lost_time_show_that_redis_was_restored_too() -> None:
+    seen = Recorded(30, 3, 30)
+    assert not lost_by_redis(Units(33, 30, 3), seen)
+    assert not lost_by_redis(Units(0, 5, -5), seen)
+    # Messages that events hold are in no queue; some were sent, or failed, after what PostgreSQL lost.
+    assert lost_by_redis(Units(35, 30, 3), seen)
+    assert lost_by_redis(Units(39, 36, 3), seen)
+    assert lost_by_redis(Units(34, 30, 4), seen)
+    assert not any(map(is_otherwise_wrong, (Units(35, 30, 3), Units(39, 36, 3), Units(0, 5, -5), Units())))
+    assert is_otherwise_wrong(Units(-1, -1, 0))
 
 
 def test_where_events_are_there_twice_what_was_recorded_in_the_lost_time_is_the_measure() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
+from engine.boot.ingest import takes_messages
 from engine.config import Config, Redis, decode
 from engine.credit.group_commit import UNKNOWN_S
 from engine.errors import ConfigError, Unavailable, Undecided
@@ -45,6 +47,9 @@ async def test_no_202_while_the_replica_does_not_follow_and_nothing_is_overspent
         assert time.monotonic() - begun_s < UNKNOWN_S + 1
         # From now on it is known before anything is written.
         assert quota._commits.away
+        # Who asks whether this process is ready hears why it is not.
+        with pytest.raises(Unavailable, match=r"0 replicas of Redis have .*accepted_on = 2 wants 1"):
+            await takes_messages(w.link, quota)
         with pytest.raises(Unavailable, match="nothing of this request was accepted"):
             await ingest.submit(org, drafts(5), render=render)
         replica.signal(signal.SIGCONT)
@@ -57,6 +62,7 @@ async def test_no_202_while_the_replica_does_not_follow_and_nothing_is_overspent
             return True
 
         await eventually(again, 10)
+        await takes_messages(w.link, quota)
         # What was written has its first answer; it was written once.
         replayed = await ingest.submit(org, drafts(20), render=render, idempotency_key="k", fingerprint=b"f")
         assert replayed.replayed
@@ -267,7 +273,12 @@ async def test_check_says_what_a_replicated_redis_lacks(replicated: Replicated) 
     assert "min-replicas-to-write is 0" in await detail(1)
     await replicated.master.ask("CONFIG", "SET", "min-replicas-to-write", "1")
     assert "min-replicas-to-write" not in await detail(2)
-    assert "redis.accepted_on is 3 and 1 replicas are connected" in await detail(3)
+    assert "redis.accepted_on is 3 and 1 replicas follow" in await detail(3)
+    assert "replicas follow" not in await detail(2)
+    # One that hangs stays connected for a minute.
+    info = await replicated.master.ask("INFO")
+    hangs = re.sub(rb"lag=\d+", b"lag=9", info)
+    assert any("0 replicas follow" in w for w in fitness_of(hangs, 2).warnings)
 
 
 def test_accepted_on_needs_a_redis_that_can_have_replicas() -> None:

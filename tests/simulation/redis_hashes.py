@@ -13,8 +13,11 @@ class Hashes:
 
     store: Store
 
-    def _hget(self, key: bytes, name: str) -> bytes | None:
-        return self.store.db.get(key, {}).get(name.encode())
+    def _hget(self, key: bytes, name: str | bytes) -> bytes | None:
+        return self._hmget(key, name)[0]
+
+    def _hmget(self, key: bytes, *names: str | bytes) -> list[bytes | None]:
+        return [self.store.db.get(key, {}).get(as_bytes(name)) for name in names]
 
     def _hgetall(self, key: bytes) -> list[bytes]:
         return [part for pair in self.store.db.get(key, {}).items() for part in pair]

@@ -17,6 +17,22 @@ class Notes:
         self.store.hash(keys[0]).pop(b"waits", None)
         return 1
 
+    def note_lead(self, keys: Any, args: Any) -> int:
+        head = self.store.hash(keys[0])
+        if b"books" not in head or int(head[b"books"].split(b" ")[2]) > args[0]:
+            return 0
+        head[b"leads"] = b"%d %d" % (args[0], self.store.now_us() // 1000)
+        return 1
+
+    def note_unclosed(self, keys: Any, args: Any) -> int:
+        head = self.store.hash(keys[0])
+        if b"books" not in head or int(head[b"books"].split(b" ")[2]) > args[0]:
+            return 0
+        head.pop(b"unclosed", None)
+        if args[1]:
+            head[b"unclosed"] = b"%d %b" % (self.store.now_us() // 1000, as_bytes(args[1]))
+        return 1
+
     def note_waits(self, keys: Any, args: Any) -> int:
         head = self.store.hash(keys[0])
         if b"books" not in head or int(head[b"books"].split(b" ")[2]) > args[0]:

@@ -167,9 +167,6 @@ class RedisServer(Hashes):
         memory = b"# Memory\r\nused_memory:%d\r\nmaxmemory:100\r\n" % used
         return b"# Server\r\nrun_id:%b\r\n" % self.store.run + memory
 
-    def _hget(self, key: bytes, field: bytes) -> bytes | None:
-        return self.store.db.get(key, {}).get(field)
-
     def _get(self, key: bytes) -> bytes | None:
         return self.store.db.get(key)
 

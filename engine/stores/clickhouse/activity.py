@@ -116,8 +116,10 @@ WHERE shard = {{shard:UInt16}} AND stream_ms BETWEEN {{from_ms:UInt64}} AND {{en
   AND (stream_ms, toUInt64(stream_seq)) < ({{end_ms:UInt64}}, {{end_seq:UInt64}})
 GROUP BY organisation_id
 """  # noqa: S608 - built from the constants above
-# So few threads leave processors to inserts and look-ups.
+# So few threads leave processors to inserts and look-ups; beyond so many bytes ClickHouse groups on its disk,
+# so that a question about very many messages cannot take the memory of the server.
 _UNITS_THREADS = 2
+_GROUPED_BYTES = 400_000_000
 
 
 class ClickHouseActivityStore:
@@ -266,7 +268,11 @@ class ClickHouseActivityStore:
         self, query: str, parameters: Mapping[str, int], timeout_s: float
     ) -> Sequence[Sequence[Any]]:
         """The rows of an answer about many events; read on few threads, and ended as `units_between`."""
-        settings = {"max_threads": _UNITS_THREADS, "max_execution_time": timeout_s}
+        settings = {
+            "max_threads": _UNITS_THREADS,
+            "max_execution_time": timeout_s,
+            "max_bytes_before_external_group_by": _GROUPED_BYTES,
+        }
         async with answering(self._url, timeout_s):
             client = await self._connected()
             found = await client.query(query, parameters=dict(parameters), settings=settings)

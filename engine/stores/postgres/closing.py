@@ -162,8 +162,8 @@ async def close_free_accounts(
     """Close those of the accounts in `unclosed` that are not locked any more, each in a transaction.
 
     They leave `unclosed`, and those of their requests in `waiting` that are answered leave that. Returns the
-    answers, and who has locked the other accounts. Raises Unavailable, and asyncpg's LockNotAvailableError
-    when the row of the term is locked, or a whole table.
+    answers, the other accounts, and who has locked them. Raises Unavailable, and asyncpg's
+    LockNotAvailableError when the row of the term is locked, or a whole table.
     """
     locked = await find_locked(connection, [], unclosed)
     answers: list[StoredAnswer] = []
@@ -187,4 +187,7 @@ async def close_free_accounts(
             continue
         del unclosed[organisation_id]
         waiting[organisation_id] = books.waiting[organisation_id]
-    return Applied(answers, {}, held_up_by=locked.by)
+    left: dict[int, list[int]] = {}
+    for later in unclosed.values():
+        left.setdefault(later.shard, []).append(later.organisation_id)
+    return Applied(answers, {}, held_up_by=locked.by, unclosed=left)

@@ -11,12 +11,11 @@ any more, and nothing is booked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from engine.credit.laws import Units
 from engine.credit.ledger_records import UnbookedUsage
-from engine.credit.rebuilding import OpenLoss, split
+from engine.credit.rebuilding import OpenLoss, span_of, split
 from engine.organisations import LossSum, RebuiltUsage
 from engine.stores.postgres.going_back import save_unbooked
 from engine.stores.postgres.losses import open_losses_of
@@ -58,10 +57,10 @@ WITH settled AS (
     RETURNING shard, who, cause, from_ms, at),
 counted AS (
     UPDATE shards SET losses = losses + 1, lost_at = now()
-    WHERE shard IN (SELECT shard FROM settled WHERE who = 'both'))
+    WHERE shard IN (SELECT shard FROM settled WHERE who = 'both' OR $2))
 INSERT INTO losses (shard, who, cause, from_ms, until_ms, had_usage)
 SELECT shard, 'redis', cause, from_ms, (extract(epoch FROM at) * 1000)::bigint, true FROM settled
-WHERE who = 'both'"""
+WHERE who = 'both' OR $2"""
 # Losses that were found together have one cause, and are written within moments of each other.
 _LIST = """
 SELECT min(l.at), l.who, l.cause, array_agg(DISTINCT l.shard ORDER BY l.shard),
@@ -117,10 +116,13 @@ class LostUsage:
                     booked += await _book(connection, loss, usage[start : start + _CHUNK])
         return booked
 
-    async def settle(self, losses: Sequence[OpenLoss]) -> None:
-        """Note that nothing more is to be rebuilt for these losses; done again, it changes nothing."""
+    async def settle(self, losses: Sequence[OpenLoss], *, redis_too: bool) -> None:
+        """Note that nothing more is to be rebuilt for these losses; done again, it changes nothing.
+
+        `redis_too`: Redis has lost data as well, so an audit takes up what is left of the difference.
+        """
         async with self._pool.transaction() as connection:
-            await connection.execute(_SETTLE, [loss.id for loss in losses])
+            await connection.execute(_SETTLE, [loss.id for loss in losses], redis_too)
 
 
 async def _book(connection: Any, loss: OpenLoss, usage: Sequence[ToBook]) -> list[RebuiltUsage]:
@@ -179,8 +181,7 @@ def _set_aside(loss: OpenLoss, organisation_id: int, units: Units) -> UnbookedUs
 
 
 def _reference(loss: OpenLoss) -> str:
-    since, until = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (loss.from_ms, loss.until_ms))
-    return f"rebuilt from the recorded activity of {since:%Y-%m-%d %H:%M:%S} to {until:%Y-%m-%d %H:%M:%S} UTC"
+    return f"rebuilt from the activity recorded {span_of(loss.from_ms, loss.until_ms)}"
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:

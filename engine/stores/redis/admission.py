@@ -13,9 +13,10 @@ import msgspec
 from engine import bundle_format
 from engine import redis_keys as keys
 from engine.credit.flush import Admitted, Flush
+from engine.credit.ledger_records import Stopped
 from engine.credit.memory_mark import MARK
 from engine.credit.records import LedgerAnswer
-from engine.credit.standstill import NOTED_MS
+from engine.credit.standstill import LOST_MS, NOTED_MS
 from engine.errors import Broken, Fenced, Full, Unavailable
 from engine.limits.records import RateLevel
 from engine.records import NO_RECORD, Replay
@@ -33,6 +34,8 @@ _answer = msgspec.msgpack.Decoder(LedgerAnswer)
 # most half of Redis' memory is used. It shrinks to the shortest at the mark from which nothing is admitted.
 _KEY_TTL_MIN_S = 3600
 _HALF = 0.5
+# What ledgers note of the books in the head of a usage stream.
+_NOTES = ("waits", "leads", "books", "unclosed")
 
 
 class RedisAdmission:
@@ -124,13 +127,19 @@ class RedisAdmission:
         self._key_ttl_s = key_ttl_s(fullness)
         return fullness
 
-    async def standing(self) -> frozenset[int]:
-        """The shards whose books a ledger cannot write now: see `note_waits` in inbox.lua."""
+    async def standing(self) -> Stopped:
+        """Whose books no ledger can write now: see the notes in inbox.lua."""
         commands: list[Command] = [("TIME",)]
-        commands += [("HGET", keys.usage_head_key(s), "waits") for s in self._shards]
+        commands += [("HMGET", keys.usage_head_key(s), *_NOTES) for s in self._shards]
         (seconds, microseconds), *noted = await self._each(commands)
-        since_ms = int(seconds) * 1000 + int(microseconds) // 1000 - NOTED_MS
-        return frozenset(s for s in self._shards if int(noted[s] or 0) > since_ms)
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        waiting: set[int] = set()
+        locked: list[int] = []
+        for shard, (waits, leads, books, unclosed) in zip(self._shards, noted, strict=True):
+            if _stands(waits, leads, books, now_ms):
+                waiting.add(shard)
+            locked += _unclosed(unclosed, now_ms)
+        return Stopped(frozenset(waiting), frozenset(locked))
 
     async def inbox(
         self, name: str, positions: Sequence[str], block_ms: int
@@ -185,6 +194,23 @@ def _answer_in(payload: bytes) -> LedgerAnswer | None:
         return _answer.decode(payload)
     except NO_RECORD:
         return None
+
+
+def _stands(waits: bytes | None, leads: bytes | None, books: bytes | None, now_ms: int) -> bool:
+    """Whether the books of a shard cannot be written, by what ledgers have noted there."""
+    if int(waits or 0) > now_ms - NOTED_MS:
+        return True
+    if not leads or not books:
+        return False
+    term, noted_ms = leads.split(b" ")
+    # One of an older version leads without saying so; then the books have a later term.
+    return int(noted_ms) <= now_ms - LOST_MS and int(term) >= int(books.split(b" ")[2])
+
+
+def _unclosed(noted: bytes | None, now_ms: int) -> list[int]:
+    """The organisations of a shard whose accounts are locked, by what a ledger has noted there."""
+    noted_ms, *organisations = map(int, (noted or b"0").split())
+    return organisations if noted_ms > now_ms - NOTED_MS else []
 
 
 def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:

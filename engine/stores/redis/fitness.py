@@ -7,6 +7,9 @@ import msgspec
 from engine.errors import ConfigError, Unavailable
 from engine.stores.redis.memory import memory_of
 
+# A replica says each second how far it is. One that has not for so long does not follow, seconds.
+_LAG_MAX_S = 3
+
 
 class Fitness(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with one server, each in one sentence."""
@@ -66,9 +69,16 @@ def _replica_warnings(fields: dict[str, str], accepted_on: int) -> list[str]:
             "min-replicas-to-write is 0: after a failover a master that was cut off goes on taking "
             "messages, which are lost; set min-replicas-to-write 1"
         )
-    if replicas < accepted_on - 1:
+    following = sum(_follows(fields.get(f"slave{n}", "")) for n in range(replicas))
+    if following < accepted_on - 1:
         warnings.append(
-            f"redis.accepted_on is {accepted_on} and {replicas} replicas are connected: "
+            f"redis.accepted_on is {accepted_on} and {following} replicas follow: "
             "messages get 503 until there are more"
         )
     return warnings
+
+
+def _follows(replica: str) -> bool:
+    """Whether a replica has the data and has answered lately, by its line `slaveN` of INFO."""
+    state = dict(pair.split("=", 1) for pair in replica.split(",") if "=" in pair)
+    return state.get("state") == "online" and int(state.get("lag", 0)) <= _LAG_MAX_S

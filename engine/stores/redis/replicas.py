@@ -50,7 +50,8 @@ def confirm(reply: Any, wanted: int) -> None:
         raise Broken(f"Redis refused a step of the protocol: {reply}")
     if reply < wanted:
         raise Unavailable(
-            f"{reply} replicas of Redis have what was written; redis.accepted_on wants {wanted}."
+            f"{reply} replicas of Redis have what was written;"
+            f" redis.accepted_on = {wanted + 1} wants {wanted}."
         )
 
 

@@ -24,6 +24,7 @@ from engine.credit.posting import known
 from engine.errors import Broken, Unavailable
 from engine.records import QUEUES
 from engine.stores.redis.admission import fence_command
+from engine.stores.redis.books_notes import BooksNotes, steps
 from engine.stores.redis.link import Argument, Command, RedisLink, load_functions
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
@@ -41,14 +42,13 @@ _SEAL_TRIES = 20
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class RedisUsage:
+class RedisUsage(BooksNotes):
     """The port `UsageStream`. Every call raises Unavailable, and Broken when Redis refuses a command."""
 
     def __init__(self, link: RedisLink, read_link: RedisLink, shards: int) -> None:
         """`link` is for commands; `read_link` blocks while it waits for entries."""
-        self._link = link
+        super().__init__(link, shards)
         self._read_link = read_link
-        self._shards = range(shards)
 
     async def read(self, positions: Mapping[int, StreamId], count: int, block_ms: int) -> list[UsageEntry]:
         """Up to `count` entries of each shard after its position, in the order of the streams.
@@ -88,21 +88,16 @@ class RedisUsage:
             ("FCALL", versioned("note_books"), 1, keys.usage_head_key(s), _note_text(note))
             for s, note in notes.items()
         ]
-        replies = await _all(self._link, [*delivering, *noting])
+        replies = await steps(self._link, [*delivering, *noting])
         if not all(replies[: len(delivering)]):
             raise Unavailable("Redis has lost answers that were in its inboxes.")
-
-    async def note_waits(self, shards: Sequence[int], term: int) -> None:
-        """Say that the books of these shards cannot be written now: see `note_waits` in inbox.lua."""
-        note = versioned("note_waits")
-        await _all(self._link, [("FCALL", note, 1, keys.usage_head_key(s), term) for s in shards])
 
     async def announce(self, events: Sequence[BalanceEvent]) -> None:
         """Append events to the activity streams; those that are there already are passed over."""
         by_shard: dict[int, list[bytes | int]] = {}
         for event in events:
             by_shard.setdefault(event.shard, []).extend((event.row_id, _encode(event.activity())))
-        await _all(
+        await steps(
             self._link,
             [
                 ("FCALL", versioned("announce"), 2, keys.activity_key(s), keys.announced_key(s), *numbered)
@@ -112,7 +107,7 @@ class RedisUsage:
 
     async def trim(self, positions: Mapping[int, StreamId]) -> None:
         """Delete the entries of each shard's stream up to and including its position."""
-        await _all(
+        await steps(
             self._link,
             [("XTRIM", keys.usage_key(s), "MINID", str(position.next)) for s, position in positions.items()],
         )
@@ -122,9 +117,9 @@ class RedisUsage:
 
         Workers are not among them, since they send none.
         """
-        named = await _all(self._link, [("HKEYS", keys.holders_key(s)) for s in shards])
+        named = await steps(self._link, [("HKEYS", keys.holders_key(s)) for s in shards])
         holders = [(s, name.decode()) for s, names in zip(shards, named, strict=True) for name in names]
-        states = await _all(self._link, [("HGETALL", keys.holder_key(*holder)) for holder in holders])
+        states = await steps(self._link, [("HGETALL", keys.holder_key(*holder)) for holder in holders])
         return [
             holder
             for holder, flat in zip(holders, states, strict=True)
@@ -133,7 +128,7 @@ class RedisUsage:
 
     async def overdue(self, age_ms: int) -> list[tuple[int, str]]:
         """(shard, name) of each holder whose last beat is more than `age_ms` milliseconds ago."""
-        replies = await _all(
+        replies = await steps(
             self._link,
             [("FCALL", versioned("overdue"), 1, keys.holders_key(s), age_ms) for s in self._shards],
         )
@@ -141,7 +136,7 @@ class RedisUsage:
 
     async def fence(self, holders: Sequence[tuple[int, str]]) -> None:
         """Fence holders, given as (shard, name): see `fence` in queue.lua."""
-        await _all(self._link, [fence_command(shard, name) for shard, name in holders])
+        await steps(self._link, [fence_command(shard, name) for shard, name in holders])
 
     async def prepare(self) -> None:
         """Load the functions, and make `credit:{s}:held:by` where an older version kept no such hash.
@@ -150,7 +145,7 @@ class RedisUsage:
         """
         await load_functions(self._link)
         for s in self._shards:
-            await _all(self._link, [("FCALL", versioned("tally"), len(_held_keys(s)), *_held_keys(s))])
+            await steps(self._link, [("FCALL", versioned("tally"), len(_held_keys(s)), *_held_keys(s))])
 
     async def lives(self, marks: Mapping[int, StreamMark]) -> list[ShardLife]:
         """The life of every shard, in order of the shards, in one round trip.
@@ -225,7 +220,7 @@ class RedisUsage:
 
     async def _step(self, *command: Argument) -> Any:
         """One command of `close`. Raises Unavailable when the shard is not in the life that was seen."""
-        reply = (await _all(self._link, [command]))[0]
+        reply = (await steps(self._link, [command]))[0]
         if reply is None:
             raise Unavailable("A shard of Redis has changed meanwhile.")
         return reply
@@ -236,7 +231,7 @@ class RedisUsage:
         Raises Unavailable when one was closed for another generation, or when `run` is not the
         present run of Redis; the others may have begun.
         """
-        began = await _all(
+        began = await steps(
             self._link,
             [
                 ("FCALL", versioned("begin"), 2, keys.generation_key(s), keys.usage_head_key(s), name, run)
@@ -245,15 +240,6 @@ class RedisUsage:
         )
         if not all(began):
             raise Unavailable("A shard of Redis has changed meanwhile.")
-
-
-async def _all(link: RedisLink, commands: Sequence[Command]) -> list[Any]:
-    """The replies to steps of the protocol, in order. Raises Unavailable, and Broken for an error reply."""
-    replies = await link.batch(commands)
-    for reply in replies:
-        if isinstance(reply, ReplyError):
-            raise Broken(f"Redis refused a step of the ledger: {reply}")
-    return replies
 
 
 def _held_keys(shard: int) -> list[bytes]:

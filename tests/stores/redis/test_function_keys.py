@@ -85,6 +85,8 @@ def others(message: bytes) -> list[Any]:
     applied, due = keys.receipts_applied_key(s), (keys.due_key(s, "express"), keys.due_key(s, "normal"))
     return [
         ("FCALL", versioned("note_books"), 1, usage[1], "g 0-0 1 "),
+        ("FCALL", versioned("note_lead"), 1, usage[1], 1),
+        ("FCALL", versioned("note_unclosed"), 1, usage[1], 1, "7 8"),
         ("FCALL", versioned("note_waits"), 1, usage[1], 1),
         ("FCALL", versioned("replay"), 3, dead, due[0], activity, "1-1", 5, message, b"row"),
         ("FCALL", versioned("drop"), 6, dead, activity, *usage, *held, "1-2", 7, 2, b"row"),

@@ -38,22 +38,62 @@ local function note_books(keys, args)
   return 1
 end
 
+-- Whether no ledger of a later term has noted how far the books are, and any has.
+local function is_last(head, term)
+  local books = redis.call('HGET', head, 'books')
+  local noted = books and string.match(books, '^%S* %S* (%d+)')
+  return noted and tonumber(noted) <= tonumber(term)
+end
+
+-- The milliseconds of Redis' clock, as text.
+local function now_ms()
+  local time = redis.call('TIME')
+  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+end
+
+-- note_lead(head of the usage stream; term) -> 1, or 0 when a ledger of a later term has noted the books
+-- The ledger of this term leads and works. `leads` is its term and when it said so last, milliseconds: by its
+-- age holders see that no ledger leads.
+local function note_lead(keys, args)
+  if not is_last(keys[1], args[1]) then return 0 end
+  redis.call('HSET', keys[1], 'leads', args[1] .. ' ' .. now_ms())
+  return 1
+end
+
 -- note_waits(head of the usage stream; term) -> 1, or 0 when a ledger of a later term has noted the books
 -- The ledger of this term cannot write the books of the shard. `waits` is when it said so last, milliseconds,
 -- and counts for a moment; a ledger that says it no more may be gone. One that cannot reach PostgreSQL does
 -- not hear that another leads, so the term decides.
 local function note_waits(keys, args)
-  local books = redis.call('HGET', keys[1], 'books')
-  local term = books and string.match(books, '^%S* %S* (%d+)')
-  if not term or tonumber(term) > tonumber(args[1]) then return 0 end
-  local time = redis.call('TIME')
-  redis.call('HSET', keys[1], 'waits', time[1] * 1000 + math.floor(time[2] / 1000))
+  if not is_last(keys[1], args[1]) then return 0 end
+  redis.call('HSET', keys[1], 'waits', now_ms())
   return 1
 end
 
+-- note_unclosed(head of the usage stream; term, organisations) -> 1, or 0 when a later ledger has noted the books
+-- The accounts of these organisations are locked since the books of the shard were closed, so the ledger of
+-- this term cannot write them. Counts for a moment, as `waits` does; "" says that there are none any more.
+local function note_unclosed(keys, args)
+  if not is_last(keys[1], args[1]) then return 0 end
+  if args[2] == '' then
+    redis.call('HDEL', keys[1], 'unclosed')
+  else
+    redis.call('HSET', keys[1], 'unclosed', now_ms() .. ' ' .. args[2])
+  end
+  return 1
+end
+
+-- `allow-oom`: it overwrites one text of bounded length.
+redis.register_function({
+  function_name = 'note_unclosed' .. VERSION, callback = note_unclosed, flags = {'allow-oom'},
+})
 -- `allow-oom`: it overwrites one short text, and without it nobody is answered while Redis is full.
 redis.register_function({
   function_name = 'note_books' .. VERSION, callback = note_books, flags = {'allow-oom'},
+})
+-- `allow-oom`: it overwrites one short text.
+redis.register_function({
+  function_name = 'note_lead' .. VERSION, callback = note_lead, flags = {'allow-oom'},
 })
 -- `allow-oom`: it overwrites one number.
 redis.register_function({
