@@ -25,6 +25,7 @@ from clickhouse_connect.datatypes.registry import get_from_name
 
 from engine.activity.records import ActivityBlock, MessageKey
 from engine.credit.laws import EVENTS_BY_CHARGE, Units
+from engine.errors import Unavailable
 from engine.records import ActivityRow, Message
 from engine.stores.clickhouse import native
 from engine.stores.clickhouse.client import answering, connect, parse_url
