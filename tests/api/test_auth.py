@@ -233,7 +233,7 @@ async def test_the_least_recently_used_key_is_forgotten_first(watched: Watched) 
 
 
 async def test_known_keys_stay_good_while_postgres_is_away(
-    directory_url: str, directory: Directory, acme: NewOrganisation
+    directory_url: str, directory: Directory, acme: NewOrganisation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Proxy.to(directory_url) as proxy:
         watched = await Watched.of(proxy.url(directory_url))
@@ -252,6 +252,8 @@ async def test_known_keys_stay_good_while_postgres_is_away(
         clock.now += 2
         with pytest.raises(Unavailable):
             await known.organisation(bearer(acme.api_key))
+        # As long as it may take to connect again here.
+        monkeypatch.setattr(key_cache, "_LATE_S", 60.0)
         proxy.admit()
         async with asyncio.timeout(10):
             assert await known.organisation(bearer(acme.api_key)) == acme.id
