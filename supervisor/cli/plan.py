@@ -129,18 +129,14 @@ def plan(
     """Find the smallest plan that meets a promise: processes and concurrency of each queue.
 
     The latency of a message is the time from its submission to the answer of the provider that
-    accepted it. The plan is found by simulating the peak event by event; docs/capacity.md has the
-    model. [bold]Exit code 1[/bold]: no plan meets the targets, with the reason and the nearest one.
+    accepted it. [bold]Exit code 1[/bold]: no plan meets the targets; docs/capacity.md has the model.
 
     [bold]Examples[/bold]
 
-    [cyan]smsengine plan --peaks peaks.csv --response-times "p50=80ms,p90=150ms,p99=900ms"
-    --target "express p99 <= 2s" --target "normal p95 <= 10min"[/cyan]
-
     [cyan]smsengine plan --from-activity 30d --target "express p99 <= 2s"[/cyan]
 
-    [cyan]smsengine plan --peaks peaks.csv --response-times "exponential(mean=100ms)"
-    --target "express p99 <= 1s" --throughput 500 --what-if "provider p50=2s" --report plan.html[/cyan]
+    [cyan]smsengine plan --peaks peaks.csv --response-times "p50=80ms,p90=150ms,p99=900ms"
+    --target "express p99 <= 2s" --target "normal p95 <= 10min" --report plan.html[/cyan]
     """
     from supervisor.cli.planning import Given, make_plan
 
