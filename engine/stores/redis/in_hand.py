@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import Entry
+from engine.stores.redis.whole_entries import pieces
 
 
 class HeldEntries:
@@ -27,25 +28,31 @@ class HeldEntries:
         """Whether a suspect is among them, see `take_over` in queue.lua."""
         return bool(self._suspects)
 
-    def take(self, entries: Iterable[Entry]) -> list[Entry]:
+    def take(self, entries: Sequence[Entry]) -> list[Entry]:
         """Add messages; those that were not in hand before, in order."""
-        taken = []
-        for entry in entries:
-            of, bit = self._places[entry.shard], 1 << entry.place
+        taken: list[Entry] = []
+        for at, end in pieces(entries):
+            entry, count = entries[at], end - at
+            of, bits = self._places[entry.shard], (1 << count) - 1 << entry.place
             places = of.get(entry.entry_id, 0)
-            if not places & bit:
-                of[entry.entry_id] = places | bit
-                taken.append(entry)
-                if entry.deliveries == DELIVERIES_MAX:
-                    self._suspects.add((entry.shard, entry.entry_id))
             self._dropped[entry.shard].discard(entry.entry_id)
+            if places & bits == bits:
+                continue
+            of[entry.entry_id] = places | bits
+            if entry.deliveries == DELIVERIES_MAX:
+                self._suspects.add((entry.shard, entry.entry_id))
+            if places:
+                taken += [new for new in entries[at:end] if not places >> new.place & 1]
+            else:
+                taken += entries[at:end]
         return taken
 
-    def let_go(self, entries: Iterable[Entry]) -> None:
+    def let_go(self, entries: Sequence[Entry]) -> None:
         """Remove messages that are settled; those not in hand are passed over."""
-        for entry in entries:
+        for at, end in pieces(entries):
+            entry = entries[at]
             of = self._places[entry.shard]
-            places = of.get(entry.entry_id, 0) & ~(1 << entry.place)
+            places = of.get(entry.entry_id, 0) & ~((1 << end - at) - 1 << entry.place)
             if places:
                 of[entry.entry_id] = places
             else:
@@ -53,7 +60,7 @@ class HeldEntries:
             if entry.deliveries == DELIVERIES_MAX:
                 self._suspects.discard((entry.shard, entry.entry_id))
 
-    def drop(self, entries: Iterable[Entry]) -> None:
+    def drop(self, entries: Sequence[Entry]) -> None:
         """Remove messages that are not settled."""
         for entry in entries:
             self.let_go((entry,))

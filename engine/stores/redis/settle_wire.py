@@ -7,10 +7,12 @@ added up here; for the other cases it is told what each settlement alone would b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from engine import message_format
+from engine.delivery.sent import SentEntries
 from engine.lifecycle import SettlementOutcome
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import (
@@ -26,6 +28,7 @@ from engine.redis_keys import (
 from engine.stores.redis.link import Argument, Command
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue_wire import Room, Undecodable
+from engine.stores.redis.whole_entries import pieces
 
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
@@ -65,12 +68,48 @@ def settled(settlement: Settlement) -> Settled:
     )
 
 
-def sent(entry: Entry, row: bytes) -> Settled:
-    """What an entry does whose message was accepted; `row`: of that, packed."""
-    message = entry.message
-    return Settled(
-        entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units, row
-    )
+class Whole(NamedTuple):
+    """All messages of one entry of a stream, in the order of their places, which a provider accepted; and the
+    row of each, packed."""
+
+    entries: Sequence[Entry]
+    rows: Sequence[bytes]
+
+
+class ShardSettlements:
+    """What is settled of one shard together."""
+
+    __slots__ = ("some", "wholes")
+
+    def __init__(self) -> None:
+        self.wholes: list[Whole] = []
+        self.some: list[Settled] = []
+
+
+def of_shard(by_shard: dict[int, ShardSettlements], shard: int) -> ShardSettlements:
+    """Those of `shard`, made when there are none yet."""
+    found = by_shard.get(shard)
+    if found is None:
+        found = by_shard[shard] = ShardSettlements()
+    return found
+
+
+def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
+    """Add messages that a provider accepted."""
+    entries, rows = batch.entries, batch.rows
+    for at, end in pieces(entries):
+        entry = entries[at]
+        of = of_shard(by_shard, entry.shard)
+        if end - at == entry.bundle:
+            of.wholes.append(Whole(entries[at:end], rows[at:end]))
+            continue
+        message = entry.message
+        of.some.append(
+            Settled(
+                entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units,
+                rows[at],
+            )
+        )  # fmt: skip
 
 
 def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
@@ -81,19 +120,27 @@ def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
 
 
 def settle(
-    queue: Queue, name: str, shard: int, room: Room, some: Sequence[Settled], *, unread: bool = False
+    queue: Queue,
+    name: str,
+    shard: int,
+    room: Room,
+    some: Sequence[Settled],
+    sent: Sequence[Whole] = (),
+    *,
+    unread: bool = False,
 ) -> Command:
     """Settle messages of one shard in one call; reply [how many counted, the weight that waits behind the
     stream now] (see `settle` and `finish` in queue.lua). Of several settlements of one message the first
     counts.
 
-    `unread`: messages that no worker has been given, instead of those that one has been given.
+    `sent`: whole entries, none of them in `some`. `unread`: messages that no worker has been given, instead
+    of those that one has been given.
     """
-    whole_bundles, singles, parts = _by_entry(some)
-    wholes = whole_bundles + singles
+    bundles, singles, parts = _by_entry(some)
+    sent_bundles, sent_singles = _by_size(sent)
     sums = _Sums()
-    details = [sums.add(messages) for messages in wholes + parts]
-    in_wholes = sum(map(len, wholes))
+    details = [*map(sums.add_sent, sent_bundles), *map(sums.add, bundles)]
+    details += [*map(sums.add_sent, sent_singles), *map(sums.add, singles), *map(sums.add, parts)]
     keys = _keys(queue, shard)
     return (
         "FCALL",
@@ -103,9 +150,9 @@ def settle(
         name,
         room.mark,
         room.bundle_max,
-        len(wholes),
-        len(whole_bundles),
-        in_wholes,
+        len(sent) + len(bundles) + len(singles),
+        len(sent_bundles) + len(bundles),
+        sum(len(whole.entries) for whole in sent) + sum(map(len, bundles + singles)),
         len(parts),
         sum(map(len, parts)),
         len(sums.due) // 2,
@@ -114,7 +161,10 @@ def settle(
         b"".join(sums.rows),
         _encode([unit for of in sums.units.items() for unit in (of[0], *of[1])]),
         _encode(details),
-        *[_first(messages).entry_id for messages in wholes],
+        *map(_id_of_sent, sent_bundles),
+        *map(_id_of, bundles),
+        *map(_id_of_sent, sent_singles),
+        *map(_id_of, singles),
         *[argument for messages in parts for argument in _part(messages)],
         *sums.due,
         *sums.dead,
@@ -155,8 +205,21 @@ def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages]
     return whole_bundles, singles, parts
 
 
-def _first(messages: dict[int, Settled]) -> Settled:
+def _by_size(sent: Sequence[Whole]) -> tuple[list[Whole], list[Whole]]:
+    """(whole bundles, entries of one message)."""
+    return [w for w in sent if len(w.entries) > 1], [w for w in sent if len(w.entries) == 1]
+
+
+def _first(messages: _Messages) -> Settled:
     return next(iter(messages.values()))
+
+
+def _id_of(messages: _Messages) -> bytes:
+    return _first(messages).entry_id
+
+
+def _id_of_sent(whole: Whole) -> bytes:
+    return whole.entries[0].entry_id
 
 
 def _part(messages: dict[int, Settled]) -> tuple[Argument, Argument, Argument]:
@@ -174,6 +237,21 @@ class _Sums:
         # due_at_us and payload of each message that is due again; payloads of dead letters.
         self.due: list[Argument] = []
         self.dead: list[Argument] = []
+
+    def add_sent(self, whole: Whole) -> list[int]:
+        """As `add`, for all messages of an entry that were accepted."""
+        details: list[int] = []
+        units = self.units
+        for place, (entry, row) in enumerate(zip(whole.entries, whole.rows, strict=True)):
+            message = entry.message
+            organisation_id, captured = message.organisation_id, message.units
+            sums = units.get(organisation_id)
+            if sums is None:
+                sums = units[organisation_id] = [0, 0]
+            sums[0] += captured
+            details += (place, organisation_id, captured, 0, len(row), 0)
+        self.rows += whole.rows
+        return details
 
     def add(self, messages: dict[int, Settled]) -> list[int]:
         """Add settlements of one entry; what each of them alone would be, as for `settle` in queue.lua."""

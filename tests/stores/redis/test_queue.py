@@ -114,6 +114,32 @@ def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -
     assert shares == pytest.approx({s: w / 65 for s, w in weights.items()}, abs=0.01)
 
 
+def test_a_read_asks_for_all_that_it_is_to_give_also_where_shares_are_parts_of_entries() -> None:
+    backlog = Backlog()
+    for count in (5, 20, 11, 1, 16):
+        asked = backlog.shares(range(16), list(range(16)), {}, count)
+        assert sum(len(of) * share for of, share in asked) == count
+        for of, share in asked:
+            for shard in of:
+                backlog.given(shard, share, share)
+
+
+def test_what_lies_ready_is_divided_among_the_shards_by_the_weight_that_waits_in_each() -> None:
+    backlog = Backlog()
+    assert backlog.ready_of(3, 64) == 64
+    backlog.note([3], [40])
+    # Alone, it has all; another has as much as if it were one of two.
+    assert [backlog.ready_of(shard, 64) for shard in (3, 4)] == [64, 64]
+    backlog.note(range(16), [10] * 16)
+    assert {backlog.ready_of(shard, 64) for shard in range(16)} == {4}
+    assert {backlog.ready_of(shard, 1) for shard in range(16)} == {1}
+    # Of much, so that bundles are not small.
+    assert {backlog.ready_of(shard, 1024) for shard in range(16)} == {128}
+    assert {backlog.ready_of(shard, 512) for shard in range(16)} == {64}
+    backlog.note(range(16), [0] * 16)
+    assert backlog.ready_of(3, 64) == 64
+
+
 def test_a_shard_that_ran_dry_is_owed_nothing_for_it() -> None:
     backlog = Backlog()
     for _ in range(100):
