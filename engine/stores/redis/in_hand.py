@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import Entry
-from engine.stores.redis.whole_entries import pieces
+from engine.stores.redis.whole_entries import end_of
 
 
 class HeldEntries:
@@ -31,34 +31,35 @@ class HeldEntries:
     def take(self, entries: Sequence[Entry]) -> list[Entry]:
         """Add messages; those that were not in hand before, in order."""
         taken: list[Entry] = []
-        for at, end in pieces(entries):
-            entry, count = entries[at], end - at
-            of, bits = self._places[entry.shard], (1 << count) - 1 << entry.place
-            places = of.get(entry.entry_id, 0)
-            self._dropped[entry.shard].discard(entry.entry_id)
-            if places & bits == bits:
-                continue
-            of[entry.entry_id] = places | bits
-            if entry.deliveries == DELIVERIES_MAX:
-                self._suspects.add((entry.shard, entry.entry_id))
-            if places:
-                taken += [new for new in entries[at:end] if not places >> new.place & 1]
-            else:
-                taken += entries[at:end]
+        at, count = 0, len(entries)
+        while at < count:
+            entry = entries[at]
+            of, entry_id = self._places[entry.shard], entry.entry_id
+            end, bits = _piece(entries, at) if entry.bundle > 1 else (at + 1, 1)
+            places = of.get(entry_id, 0)
+            if places & bits != bits:
+                of[entry_id] = places | bits
+                if entry.deliveries == DELIVERIES_MAX:
+                    self._suspects.add((entry.shard, entry_id))
+                some = entries[at:end]
+                taken += [new for new in some if not places >> new.place & 1] if places else some
+            self._dropped[entry.shard].discard(entry_id)
+            at = end
         return taken
 
     def let_go(self, entries: Sequence[Entry]) -> None:
         """Remove messages that are settled; those not in hand are passed over."""
-        for at, end in pieces(entries):
+        at, count = 0, len(entries)
+        while at < count:
             entry = entries[at]
-            of = self._places[entry.shard]
-            places = of.get(entry.entry_id, 0) & ~((1 << end - at) - 1 << entry.place)
+            of, entry_id = self._places[entry.shard], entry.entry_id
+            end, bits = _piece(entries, at) if entry.bundle > 1 else (at + 1, 1)
+            places = of.pop(entry_id, 0) & ~bits
             if places:
-                of[entry.entry_id] = places
-            else:
-                of.pop(entry.entry_id, None)
+                of[entry_id] = places
             if entry.deliveries == DELIVERIES_MAX:
-                self._suspects.discard((entry.shard, entry.entry_id))
+                self._suspects.discard((entry.shard, entry_id))
+            at = end
 
     def drop(self, entries: Sequence[Entry]) -> None:
         """Remove messages that are not settled."""
@@ -66,3 +67,9 @@ class HeldEntries:
             self.let_go((entry,))
             if entry.entry_id in self._places[entry.shard]:
                 self._dropped[entry.shard].add(entry.entry_id)
+
+
+def _piece(entries: Sequence[Entry], at: int) -> tuple[int, int]:
+    """Where the piece of a bundle ends that begins at `at` (`end_of`), and the bits of its places."""
+    end = end_of(entries, at)
+    return end, (1 << end - at) - 1 << entries[at].place

@@ -213,7 +213,7 @@ class QueueStreams:
             settle_wire.add_sent(by_shard, batch)
         replies = await self._all(
             [
-                settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.wholes)
+                settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.bundles)
                 for shard, of in by_shard.items()
             ]
         )

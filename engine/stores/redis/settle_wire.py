@@ -28,7 +28,7 @@ from engine.redis_keys import (
 from engine.stores.redis.link import Argument, Command
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue_wire import Room, Undecodable
-from engine.stores.redis.whole_entries import pieces
+from engine.stores.redis.whole_entries import end_of
 
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
@@ -68,9 +68,9 @@ def settled(settlement: Settlement) -> Settled:
     )
 
 
-class Whole(NamedTuple):
-    """All messages of one entry of a stream, in the order of their places, which a provider accepted; and the
-    row of each, packed."""
+class SentBundle(NamedTuple):
+    """All messages of a bundle, in the order of their places, which a provider accepted; and the row of each,
+    packed."""
 
     entries: Sequence[Entry]
     rows: Sequence[bytes]
@@ -79,10 +79,10 @@ class Whole(NamedTuple):
 class ShardSettlements:
     """What is settled of one shard together."""
 
-    __slots__ = ("some", "wholes")
+    __slots__ = ("bundles", "some")
 
     def __init__(self) -> None:
-        self.wholes: list[Whole] = []
+        self.bundles: list[SentBundle] = []
         self.some: list[Settled] = []
 
 
@@ -97,11 +97,13 @@ def of_shard(by_shard: dict[int, ShardSettlements], shard: int) -> ShardSettleme
 def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
     """Add messages that a provider accepted."""
     entries, rows = batch.entries, batch.rows
-    for at, end in pieces(entries):
+    at, count = 0, len(entries)
+    while at < count:
         entry = entries[at]
-        of = of_shard(by_shard, entry.shard)
-        if end - at == entry.bundle:
-            of.wholes.append(Whole(entries[at:end], rows[at:end]))
+        of = by_shard.get(entry.shard) or of_shard(by_shard, entry.shard)
+        if entry.bundle > 1 and (end := end_of(entries, at)) > at + 1:
+            of.bundles.append(SentBundle(entries[at:end], rows[at:end]))
+            at = end
             continue
         message = entry.message
         of.some.append(
@@ -110,6 +112,7 @@ def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
                 rows[at],
             )
         )  # fmt: skip
+        at += 1
 
 
 def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
@@ -125,7 +128,7 @@ def settle(
     shard: int,
     room: Room,
     some: Sequence[Settled],
-    sent: Sequence[Whole] = (),
+    sent: Sequence[SentBundle] = (),
     *,
     unread: bool = False,
 ) -> Command:
@@ -133,14 +136,12 @@ def settle(
     stream now] (see `settle` and `finish` in queue.lua). Of several settlements of one message the first
     counts.
 
-    `sent`: whole entries, none of them in `some`. `unread`: messages that no worker has been given, instead
+    `sent`: bundles, none of them in `some`. `unread`: messages that no worker has been given, instead
     of those that one has been given.
     """
     bundles, singles, parts = _by_entry(some)
-    sent_bundles, sent_singles = _by_size(sent)
     sums = _Sums()
-    details = [*map(sums.add_sent, sent_bundles), *map(sums.add, bundles)]
-    details += [*map(sums.add_sent, sent_singles), *map(sums.add, singles), *map(sums.add, parts)]
+    details = [*map(sums.add_sent, sent), *map(sums.add, bundles + singles + parts)]
     keys = _keys(queue, shard)
     return (
         "FCALL",
@@ -151,8 +152,8 @@ def settle(
         room.mark,
         room.bundle_max,
         len(sent) + len(bundles) + len(singles),
-        len(sent_bundles) + len(bundles),
-        sum(len(whole.entries) for whole in sent) + sum(map(len, bundles + singles)),
+        len(sent) + len(bundles),
+        sum(len(bundle.entries) for bundle in sent) + sum(map(len, bundles + singles)),
         len(parts),
         sum(map(len, parts)),
         len(sums.due) // 2,
@@ -161,10 +162,8 @@ def settle(
         b"".join(sums.rows),
         _encode([unit for of in sums.units.items() for unit in (of[0], *of[1])]),
         _encode(details),
-        *map(_id_of_sent, sent_bundles),
-        *map(_id_of, bundles),
-        *map(_id_of_sent, sent_singles),
-        *map(_id_of, singles),
+        *[bundle.entries[0].entry_id for bundle in sent],
+        *[_first(messages).entry_id for messages in bundles + singles],
         *[argument for messages in parts for argument in _part(messages)],
         *sums.due,
         *sums.dead,
@@ -205,21 +204,8 @@ def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages]
     return whole_bundles, singles, parts
 
 
-def _by_size(sent: Sequence[Whole]) -> tuple[list[Whole], list[Whole]]:
-    """(whole bundles, entries of one message)."""
-    return [w for w in sent if len(w.entries) > 1], [w for w in sent if len(w.entries) == 1]
-
-
 def _first(messages: _Messages) -> Settled:
     return next(iter(messages.values()))
-
-
-def _id_of(messages: _Messages) -> bytes:
-    return _first(messages).entry_id
-
-
-def _id_of_sent(whole: Whole) -> bytes:
-    return whole.entries[0].entry_id
 
 
 def _part(messages: dict[int, Settled]) -> tuple[Argument, Argument, Argument]:
@@ -238,11 +224,11 @@ class _Sums:
         self.due: list[Argument] = []
         self.dead: list[Argument] = []
 
-    def add_sent(self, whole: Whole) -> list[int]:
-        """As `add`, for all messages of an entry that were accepted."""
+    def add_sent(self, bundle: SentBundle) -> list[int]:
+        """As `add`, for a bundle whose messages were accepted."""
         details: list[int] = []
         units = self.units
-        for place, (entry, row) in enumerate(zip(whole.entries, whole.rows, strict=True)):
+        for place, (entry, row) in enumerate(zip(bundle.entries, bundle.rows, strict=True)):
             message = entry.message
             organisation_id, captured = message.organisation_id, message.units
             sums = units.get(organisation_id)
@@ -250,7 +236,7 @@ class _Sums:
                 sums = units[organisation_id] = [0, 0]
             sums[0] += captured
             details += (place, organisation_id, captured, 0, len(row), 0)
-        self.rows += whole.rows
+        self.rows += bundle.rows
         return details
 
     def add(self, messages: dict[int, Settled]) -> list[int]:

@@ -29,6 +29,8 @@ concurrency = 1
 # Messages of each organisation in each queue: more than lie ready, so that the others wait behind.
 _MESSAGES = 400
 _BATCH = 100
+# The messages of an organisation that a worker with one send in flight may have read, at most.
+_HANDED_BACK = 20
 _ORGANISATIONS = 3
 
 
@@ -103,8 +105,10 @@ def test_a_backlog_in_the_layout_of_before_is_delivered_once_and_in_order(
         received = fetch(f"{simulator}/received?limit=1000000")["ids"]
         assert sorted(received) == sorted(everything)
         place = {message_id: n for n, message_id in enumerate(received)}
+        # That version hands back what it has read through the due set, which does not keep the order.
+        handed_back = _HANDED_BACK if provider == "slow" else 0
         for ids in in_order:
-            assert sorted(ids, key=place.__getitem__) == ids
+            assert sorted(ids[handed_back:], key=place.__getitem__) == ids[handed_back:]
         eventually(lambda: assert_clean(new)["totals"]["captured"] >= len(everything), 30)
         totals = assert_clean(new)["totals"]
         assert (totals["captured"], totals["held"]) == (len(everything), 0)
