@@ -143,7 +143,7 @@ class Backlog:
         # Parts of entries that come to whole ones go to the shards to which most is owed.
         left = count - sum(asked.values())
         if left > 0:
-            owed = sorted(of, key=lambda shard: asked[shard] - self._credits[shard] / size[shard])
-            for shard in owed[:left]:
+            behind = sorted(of, key=lambda shard: asked[shard] - self._credits[shard] / size[shard])
+            for shard in behind[:left]:
                 asked[shard] += 1
         return asked

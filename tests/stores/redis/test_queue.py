@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdict, before_sending, put_off
 from engine.errors import Unavailable
 from engine.records import Entry, Message, Settlement, Verdict
-from engine.redis_keys import GROUP, due_key, holders_key, queue_key
+from engine.redis_keys import GROUP, due_key, holders_key, queue_key, wait_key
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
@@ -138,6 +138,27 @@ def test_what_lies_ready_is_divided_among_the_shards_by_the_weight_that_waits_in
     assert {backlog.ready_of(shard, 512) for shard in range(16)} == {64}
     backlog.note(range(16), [0] * 16)
     assert backlog.ready_of(3, 64) == 64
+
+
+async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    reader.ready_max = 32
+    for shard in (0, 1):
+        due = [msgspec.msgpack.encode(message(f"m{shard}-{n}", organisation_id=9)) for n in range(200)]
+        await kit.link.call("ZADD", due_key(shard, kit.queue), *[part for one in due for part in (1, one)])
+    for marks in ([32, 32, 32, 32], [16, 16, 8, 8]):
+        await reader.promote(5, 200)
+        noted = await kit.link.batch(
+            [("HGET", wait_key(shard, kit.queue), "mark") for shard in range(SHARDS)]
+        )
+        assert [int(mark) for mark in noted] == marks
+    # What waits nowhere any more divides nothing.
+    while await kit.waiting():
+        entries = await reader.read(100, 10)
+        await reader.settle(settlements(entries))
+    await reader.promote(5, 200)
+    noted = await kit.link.batch([("HGET", wait_key(shard, kit.queue), "mark") for shard in range(SHARDS)])
+    assert [int(mark) for mark in noted] == [32] * SHARDS
 
 
 def test_a_shard_that_ran_dry_is_owed_nothing_for_it() -> None:
