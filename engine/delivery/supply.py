@@ -19,15 +19,17 @@ import math
 # The rate is measured over so long at least, seconds. One that is lower than before counts in part.
 _WINDOW_S = 0.05
 _SMOOTHING = 0.25
-# So many times as long as a read takes is what is read ahead of the sends, seconds within these bounds: it
-# has to last for a read that takes twice as long as usual and begins when a quarter is gone.
+# What is read ahead of the sends, seconds: so many times as long as a read takes, no less than the second.
+# It has to last for a read that takes twice as long as usual and begins when a quarter is gone. As much lies
+# ready, or the third. With less than a read's time, a worker whose Redis is slow would send less and less.
 _READS = 3.0
-_HOLD_MIN_S, _HOLD_MAX_S = 0.005, 0.04
-# So much of the sending lies ready to be read, seconds, or as much as is read ahead.
+_HOLD_MIN_S = 0.005
 _READY_S = 0.02
-# How long a read takes as long as nobody has seen one, seconds; and what the newest one counts.
+# How long a read takes as long as nobody has seen one, seconds; how much the newest counts that took longer,
+# or less long; and the longest that counts.
 _READ_S = 0.005
-_NEWEST = 0.1
+_LONGER, _SHORTER = 0.5, 0.1
+_READ_MAX_S = 1.0
 
 
 class Supply:
@@ -44,7 +46,7 @@ class Supply:
     @property
     def hold_s(self) -> float:
         """How much of its sending it should have in hand beside what is being sent, seconds."""
-        return min(_HOLD_MAX_S, max(_HOLD_MIN_S, _READS * self._read_s))
+        return max(_HOLD_MIN_S, _READS * self._read_s)
 
     @property
     def ready_s(self) -> float:
@@ -53,7 +55,8 @@ class Supply:
 
     def note_read(self, took_s: float) -> None:
         """Note how long a read took that did not wait for messages."""
-        self._read_s += _NEWEST * (min(took_s, _HOLD_MAX_S) - self._read_s)
+        more_s = min(took_s, _READ_MAX_S) - self._read_s
+        self._read_s += (_LONGER if more_s > 0 else _SHORTER) * more_s
 
     def note_begun(self, begun: int, now_s: float, *, more: bool) -> None:
         """Note how many sends were begun so far. `more`: there is more to send than the worker has read, and

@@ -28,10 +28,10 @@ READ_S = 0.004
 class Line(Backlog):
     """A ready stream with an endless backlog behind it: each read fills it up first."""
 
-    def __init__(self, virtual: VirtualTime, most: int = 1 << 30) -> None:
-        """`most`: a read gives no more."""
+    def __init__(self, virtual: VirtualTime, most: int = 1 << 30, read_s: float = READ_S) -> None:
+        """`most`: a read gives no more. `read_s`: it takes so long, seconds."""
         super().__init__()
-        self._virtual, self._most = virtual, most
+        self._virtual, self._most, self._read_s = virtual, most, read_s
         self._numbers = count()
         self._ready: deque[Entry] = deque()
         # When each light message came, by id.
@@ -42,11 +42,11 @@ class Line(Backlog):
         return True
 
     async def read(self, count: int, block_ms: int) -> list[Entry]:
-        await asyncio.sleep(READ_S / 2)
+        await asyncio.sleep(self._read_s / 2)
         while len(self._ready) < self.ready_max:
             self._ready.append(self._entry("heavy"))
         taken = [self._ready.popleft() for _ in range(min(count, self._most, len(self._ready)))]
-        await asyncio.sleep(READ_S / 2)
+        await asyncio.sleep(self._read_s / 2)
         return taken
 
     def come(self) -> None:
@@ -75,8 +75,10 @@ class BusyCarrier(Carrier):
         super().submit(message, done)
 
 
-def at_work(virtual: VirtualTime, busy_s: float, latency_s: float | None, limit: float | None) -> Any:
-    carrier, line = BusyCarrier(virtual, busy_s, latency_s), Line(virtual)
+def at_work(
+    virtual: VirtualTime, busy_s: float, latency_s: float | None, limit: float | None, read_s: float = READ_S
+) -> Any:
+    carrier, line = BusyCarrier(virtual, busy_s, latency_s), Line(virtual, read_s=read_s)
     limits = {} if limit is None else {"carrier": limit}
     _, dispatcher, _ = started(virtual, line, [carrier], PaceInMemory(virtual), limits=limits)
     return carrier, line, dispatcher
@@ -161,10 +163,21 @@ def test_a_rate_counts_at_once_when_it_rises_and_by_and_by_when_it_falls() -> No
     assert supply.rate == 1500.0
 
 
-def test_a_slow_read_is_read_ahead_of_for_longer_within_bounds() -> None:
+def test_a_slow_read_is_read_ahead_of_for_longer() -> None:
     quick, slow = Supply(), Supply()
     for _ in range(100):
         quick.note_read(0.0002)
-        slow.note_read(1.0)
-    assert (quick.hold_s, slow.hold_s) == (0.005, 0.04)
-    assert (quick.ready_s, slow.ready_s) == (0.02, 0.04)
+        slow.note_read(0.1)
+    assert (quick.hold_s, slow.hold_s) == (0.005, pytest.approx(0.3))
+    assert (quick.ready_s, slow.ready_s) == (0.02, pytest.approx(0.3))
+
+
+def test_a_slow_redis_does_not_make_what_lies_ready_less_and_less() -> None:
+    with VirtualTime() as virtual:
+        carrier, _, dispatcher = at_work(virtual, 0.00001, 0.05, None, read_s=0.2)
+        # As if it had sent little before.
+        dispatcher.lanes.supply.rate = 10.0
+        virtual.pass_s(4.0)
+        sent = len(carrier.at_s)
+        virtual.pass_s(1.0)
+        assert len(carrier.at_s) - sent >= 1900
