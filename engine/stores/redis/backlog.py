@@ -68,8 +68,10 @@ class Backlog:
         larger.
         """
         known = self._known
+        if not known:
+            return ready_max
         of = known.get(shard)
-        if len(known) - (of is not None) == 0:
+        if of is not None and len(known) == 1:
             return ready_max
         part = ready_max / (len(known) + 1) if of is None else ready_max * of / sum(known.values())
         if part > _PART_MIN:
