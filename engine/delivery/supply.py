@@ -20,11 +20,11 @@ import math
 _WINDOW_S = 0.05
 _SMOOTHING = 0.25
 # What is read ahead of the sends, seconds: so many times as long as a read takes, no less than the second.
-# It has to last for a read that takes twice as long as usual and begins when a quarter is gone. As much lies
-# ready, or the third. With less than a read's time, a worker whose Redis is slow would send less and less.
-_READS = 3.0
-_HOLD_MIN_S = 0.005
-_READY_S = 0.02
+# It has to last for a read that takes twice as long as usual and begins when a quarter is gone.
+_HOLD_READS, _HOLD_MIN_S = 3.0, 0.005
+# What lies ready to be read, alike. With less than a read's time, a worker whose Redis is slow would send
+# less and less.
+_READY_READS, _READY_MIN_S = 2.0, 0.02
 # How long a read takes as long as nobody has seen one, seconds; how much the newest counts that took longer,
 # or less long; and the longest that counts.
 _READ_S = 0.005
@@ -46,12 +46,12 @@ class Supply:
     @property
     def hold_s(self) -> float:
         """How much of its sending it should have in hand beside what is being sent, seconds."""
-        return max(_HOLD_MIN_S, _READS * self._read_s)
+        return max(_HOLD_MIN_S, _HOLD_READS * self._read_s)
 
     @property
     def ready_s(self) -> float:
         """How much of its sending should lie ready to be read, seconds."""
-        return max(_READY_S, self.hold_s)
+        return max(_READY_MIN_S, _READY_READS * self._read_s)
 
     def note_read(self, took_s: float) -> None:
         """Note how long a read took that did not wait for messages."""
