@@ -28,7 +28,7 @@ from engine.redis_keys import (
 from engine.stores.redis.link import Argument, Command
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue_wire import Room, Undecodable
-from engine.stores.redis.whole_entries import end_of
+from engine.stores.redis.whole_entries import LARGE, end_of
 
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
@@ -101,7 +101,7 @@ def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
     while at < count:
         entry = entries[at]
         of = by_shard.get(entry.shard) or of_shard(by_shard, entry.shard)
-        if entry.bundle > 1 and (end := end_of(entries, at)) > at + 1:
+        if entry.bundle >= LARGE and (end := end_of(entries, at)) > at + 1:
             of.bundles.append(SentBundle(entries[at:end], rows[at:end]))
             at = end
             continue

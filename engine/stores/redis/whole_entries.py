@@ -9,6 +9,8 @@ from operator import is_
 from engine import bundle_format
 from engine.records import Entry
 
+# Bundles of fewer messages cost less one by one.
+LARGE = 8
 _PLACES = [list(range(size)) for size in range(bundle_format.MESSAGES_MAX + 1)]
 
 
