@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from engine.records import Entry
+
 # The weight of a shard that has more than was asked for, and nobody who waits for a turn: that of one
 # organisation, in tenths.
 _WEIGHT = 10
@@ -115,6 +117,14 @@ class Backlog:
     def waited(self) -> list[int]:
         """The busy shards that the last read did not ask."""
         return [shard for shard, share in self._asked.items() if not share]
+
+    def gave(self, entries: Mapping[int, int], messages: Iterable[Entry]) -> None:
+        """Note what a read gave: how many entries of each shard, and their messages."""
+        segments = dict.fromkeys(entries, 0)
+        for one in messages:
+            segments[one.shard] += one.message.segments
+        for shard, count in entries.items():
+            self.given(shard, count, segments[shard])
 
     def given(self, shard: int, entries: int, segments: int) -> None:
         """Note what a read gave of a shard."""

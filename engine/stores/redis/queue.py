@@ -96,16 +96,11 @@ class QueueStreams:
         self._copies = Copies(
             reading, worker_name, accepted_on, timeout_s=timeout_s, now_us=self._now_us, log=log
         )
-        # What the stream of a shard may hold.
         self._room = partial(_room, self)
-        # The messages that no worker has been given.
         self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
-        # How many unread messages the streams shall hold together, and whether more waits than the last read
-        # gave.
-        self.ready_max = MARK
         # See the port.
+        self.ready_max, self.more = MARK, False
         self.next_due_us: int | None = None
-        self.more = False
         # How many messages an entry had, on average, in the last read that gave any.
         self._bundle = 1.0
         self._backlog = Backlog()
@@ -155,12 +150,7 @@ class QueueStreams:
         found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
         if found:
             self._bundle = max(1.0, len(found) / sum(len(raw) for _, raw in streams))
-        segments: dict[int, int] = {}
-        for entry in found:
-            segments[entry.shard] = segments.get(entry.shard, 0) + entry.message.segments
-        for key, raw in streams:
-            shard = self._shard_of_key[key]
-            self._backlog.given(shard, len(raw), segments.get(shard, 0))
+        self._backlog.gave({self._shard_of_key[key]: len(raw) for key, raw in streams}, found)
         self.more = bool(self._busy or self._backlog)
         return found
 
@@ -211,12 +201,11 @@ class QueueStreams:
             of.some.append(settle_wire.settled(settlement))
         for batch in sent:
             settle_wire.add_sent(by_shard, batch)
-        replies = await self._all(
-            [
-                settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.bundles)
-                for shard, of in by_shard.items()
-            ]
-        )
+        commands = [
+            settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.bundles)
+            for shard, of in by_shard.items()
+        ]
+        replies = await self._all(commands)
         self._hand.let_go([settlement.entry for settlement in settlements])
         for batch in sent:
             self._hand.let_go(batch.entries)

@@ -146,7 +146,8 @@ async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKi
     for shard in (0, 1):
         due = [msgspec.msgpack.encode(message(f"m{shard}-{n}", organisation_id=9)) for n in range(200)]
         await kit.link.call("ZADD", due_key(shard, kit.queue), *[part for one in due for part in (1, one)])
-    for marks in ([32, 32, 32, 32], [16, 16, 8, 8]):
+    # The two in which nothing waits are left alone.
+    for marks in ([32, 32, 32, 32], [16, 16, 32, 32]):
         await reader.promote(5, 200)
         noted = await kit.link.batch(
             [("HGET", wait_key(shard, kit.queue), "mark") for shard in range(SHARDS)]
