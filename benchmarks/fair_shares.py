@@ -48,8 +48,9 @@ def weight_of(organisation: int) -> int:
 
 async def fill(running: Engine, keys: list[str], messages: int) -> None:
     """Give each organisation its backlog."""
-    body = msgspec.json.encode({"messages": [{"to": "+4915112345678", "text": "hello"}] * _BATCH})
-    waiting = [key for key in keys for _ in range(messages // _BATCH)]
+    batch = min(messages, _BATCH)
+    body = msgspec.json.encode({"messages": [{"to": "+4915112345678", "text": "hello"}] * batch})
+    waiting = [key for key in keys for _ in range(messages // batch)]
     async with aiohttp.ClientSession() as session:
 
         async def send() -> None:

@@ -96,7 +96,10 @@ class Loader:
 
     def __init__(self, url: str) -> None:
         self._link = RedisLink(url, timeout_s=30, name="load")
-        self._admission = RedisAdmission(self._link, self._link, SHARDS)
+        log = structlog.get_logger()
+        # Without it the loader would be taken for a version that knows neither lists nor bundles.
+        pulse = Pulse(StoreClock(log), "load", log)
+        self._admission = RedisAdmission(self._link, self._link, SHARDS, pulse)
         self._numbers, self._sequences = count(), [count(1) for _ in range(SHARDS)]
         self._epochs: list[int] = []
 
@@ -104,7 +107,9 @@ class Loader:
         """Register; the books of all shards are open."""
         await load_functions(self._link)
         await self._link.batch([("SETNX", generation_key(s), "g") for s in range(SHARDS)])
-        self._epochs = await self._admission.register("load")
+        # The first round trip measures Redis's clock, the second notes what this process reads.
+        for _ in range(2):
+            self._epochs = await self._admission.register("load")
 
     async def backlog(self, messages: float) -> None:
         """See the module."""

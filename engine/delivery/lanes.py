@@ -11,15 +11,15 @@ from collections.abc import Iterator, Sequence
 from engine.delivery import read_ahead
 from engine.delivery.breaker import Breaker
 from engine.delivery.lane import Lane
+from engine.delivery.supply import Supply
 from engine.providers.settings import ProviderSettings
 from engine.records import Entry
 from engine.routing.records import RoutingPlan
 
-# So much of the lanes' time lies ready in the stream of each shard, seconds, in messages within these bounds.
-# What waits behind it is still in its organisation's turn.
-_READY_S = 0.03
+# So many messages lie ready in the streams, as far as the worker's sending asks for more or fewer. What waits
+# behind them is still in its organisation's turn.
 _READY_MIN = 4
-_READY_MAX = 512
+_READY_MAX = 2048
 
 
 class Lanes:
@@ -35,6 +35,8 @@ class Lanes:
         self._throughput = {p.name: p.throughput for p in settings}
         self._concurrency = concurrency
         self._order = list(self.by_name.values())
+        # How fast the worker sends, and how long a read takes.
+        self.supply = Supply()
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._order)
@@ -62,13 +64,19 @@ class Lanes:
     def ahead(self, now_s: float, *, far: bool) -> int:
         """How many messages are worth having in hand beside those that are being sent, so that the providers
         have work while Redis is read. Without `far`: as few as there must be."""
-        return sum(read_ahead.ahead(lane, self._concurrency, now_s, far=far) for lane in self._order)
+        concurrency, supply = self._concurrency, self.supply
+        return sum(read_ahead.ahead(lane, concurrency, now_s, supply, far=far) for lane in self._order)
+
+    def begun(self, now_s: float, *, more: bool) -> None:
+        """Note how much the worker sends; `more`: there is more than it has read."""
+        taking = more and any(lane.open(now_s) for lane in self._order)
+        self.supply.note_begun(sum(lane.awaited.begun for lane in self._order), now_s, more=taking)
 
     def ready_messages(self, now_s: float) -> int:
-        """How many messages of each shard should lie ready to be read: a power of two, so that it seldom
-        changes."""
+        """How many messages should lie ready to be read: a power of two, so that it seldom changes."""
         rate = sum(read_ahead.rate(lane, now_s) for lane in self._order if lane.open(now_s))
-        wanted = max(_READY_MIN, min(_READY_MAX, rate * _READY_S))
+        supply = self.supply
+        wanted = max(_READY_MIN, min(_READY_MAX, min(rate, supply.rate) * supply.ready_s))
         return 1 << round(math.log2(wanted))
 
     def busy(self) -> bool:

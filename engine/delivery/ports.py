@@ -36,11 +36,13 @@ class UnreadMessages(Protocol):
 class QueueReader(Protocol):
     """The worker's side of a queue's streams, all shards of one queue."""
 
-    # So many messages of each shard shall lie ready to be read. What waits behind them is still in its
+    # So many messages shall lie ready to be read, all shards together. What waits behind them is still in its
     # organisation's turn. Whoever reads may set it.
     ready_max: int
     # When the first message is due that the last `promote` has left, microseconds since 1970; None: none was.
     next_due_us: int | None
+    # Whether more waits than the last read gave, as far as is known.
+    more: bool
 
     @property
     def queue(self) -> Queue:

@@ -11,17 +11,18 @@ Times are monotonic seconds.
 from __future__ import annotations
 
 from engine.delivery.lane import Lane
+from engine.delivery.supply import Supply
 from engine.routing.throughput import HORIZON_S
 
 # So much of a limited lane's time waits in it, seconds, but no fewer segments than the second. That is as far
 # ahead as slots come.
 _WAITING_S = HORIZON_S
 _WAITING_MIN = 4
-# So much of an unlimited lane's time is in hand beside what is being sent, seconds: a read, and the writes to
-# the disk that it waits for. In parts of the sends that may be in flight it is no less than the first, and no
-# more than the second.
-_AHEAD_S = 0.02
-_AHEAD_MIN, _AHEAD_MAX = 0.5, 4
+# What an unlimited lane has in hand beside what is being sent is no more than the second, in parts of the
+# sends that may be in flight. It is no less than the first, or than so much of a slow lane's time, seconds,
+# and so many messages.
+_AHEAD_MIN, _AHEAD_MAX = 0.5, 10
+_SLOW_S, _SLOW_MIN = 0.05, 8
 # The rate that is assumed of a provider that has not answered yet and has no throughput, messages a second.
 _FAST = 5000.0
 
@@ -34,13 +35,15 @@ def rate(lane: Lane, now_s: float) -> float:
     return lane.in_flight_max / lane.awaited.usual_s if lane.awaited.usual_s else _FAST
 
 
-def ahead(lane: Lane, concurrency: int, now_s: float, *, far: bool) -> int:
+def ahead(lane: Lane, concurrency: int, now_s: float, supply: Supply, *, far: bool) -> int:
     """How many messages to have in hand for a lane beside those that are being sent. `concurrency`: how many
-    may be in flight. Without `far`, never more than the least."""
+    may be in flight. Without `far`: the least."""
     least = max(1, int(_AHEAD_MIN * concurrency))
-    if not far or lane.allowance is not None or not lane.awaited.usual_s:
+    if lane.allowance is not None or not lane.awaited.usual_s:
         return least
-    return max(least, min(_AHEAD_MAX * concurrency, int(rate(lane, now_s) * _AHEAD_S)))
+    seen = min(rate(lane, now_s), supply.rate)
+    least = min(least, max(_SLOW_MIN, int(seen * _SLOW_S)))
+    return max(least, min(_AHEAD_MAX * concurrency, int(seen * supply.hold_s))) if far else least
 
 
 def room(lane: Lane, now_s: float) -> int | None:

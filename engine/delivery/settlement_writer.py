@@ -25,8 +25,8 @@ from engine.records import Settlement
 
 # Settlements are flushed when so many have gathered, or, while no flush is under way, when the first has
 # waited so long, seconds.
-_FLUSH_COUNT = 200
-_FLUSH_S = 0.005
+_FLUSH_COUNT = 400
+_FLUSH_S = 0.01
 # About the most settlements in one call to Redis, and the most calls that are under way.
 _FLUSH_MAX = 1000
 _FLUSHES_MAX = 2

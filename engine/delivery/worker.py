@@ -25,6 +25,7 @@ away or frozen, soon stops reading and then stops sending.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 from structlog.typing import FilteringBoundLogger
@@ -42,9 +43,9 @@ from engine.records import Entry
 _BLOCK_MS = 250
 # While no provider has room, it is asked again this often, seconds.
 _LOOK_S = 0.1
-# So many entries may wait to be settled, for each send that may be in flight, before no more are read. At
-# 200 sends that is what the fastest worker settles in about 15 ms, the time of a few writes to a disk.
-_UNSETTLED = 4
+# So many entries may wait to be settled, for each send that may be in flight, before no more are read; or
+# what is sent in the time of a few writes to a slow disk, seconds, up to the third.
+_UNSETTLED, _UNSETTLED_S, _UNSETTLED_MAX = 4, 0.04, 8
 # A read that gave less than this part of what was asked for has emptied the queue, or nearly.
 _FEW = 4
 # The first and the longest pause after Redis was unavailable, seconds.
@@ -82,8 +83,6 @@ class Worker:
         self._log = log
         self._fit = fit
         self._linger_s = linger_s
-        # Entries that wait to be settled.
-        self._unsettled_max = _UNSETTLED * concurrency
         self._careful = careful
         self._draining = False
         # Set when it takes entries, for whoever rests as long as it has none.
@@ -107,7 +106,7 @@ class Worker:
     def room(self) -> int:
         """How many entries of other workers this one can take over now: up to `concurrency` beyond what it
         reads itself."""
-        if self._draining or not self._fit() or self._settler.unsettled >= self._unsettled_max:
+        if self._draining or not self._fit() or self._full():
             return 0
         return max(0, self._room() + self._concurrency)
 
@@ -152,13 +151,31 @@ class Worker:
         settler = self._settler
         if self._careful:
             return self._unsent_max() - settler.in_hand
-        if settler.unsettled >= self._unsettled_max:
+        if self._full():
             return 0
         return self._unsent_max() - settler.in_hand + settler.unsettled
 
+    def _full(self) -> bool:
+        """Whether so many entries wait to be settled that no more are to be read."""
+        rate, concurrency = self._dispatcher.lanes.supply.rate, self._concurrency
+        least = _UNSETTLED * concurrency
+        if rate < math.inf:
+            least = max(least, min(int(rate * _UNSETTLED_S), _UNSETTLED_MAX * concurrency))
+        return self._settler.unsettled >= least
+
     def _unsent_max(self) -> int:
         """How many sends in flight and entries that wait in lanes there may be, together."""
-        return self._concurrency + self._dispatcher.lanes.ahead(self._clock_s(), far=not self._careful)
+        return self._concurrency + self._ahead()
+
+    def _ahead(self) -> int:
+        """How many entries may wait in lanes."""
+        return self._dispatcher.lanes.ahead(self._clock_s(), far=not self._careful)
+
+    def _worth_reading(self) -> int:
+        """How much room there must be for a read: one of only a few entries costs as much as one of many, and
+        the providers have work until it is answered."""
+        ahead = self._ahead()
+        return max(1, min((self._concurrency + ahead) // 4, ahead // 2))
 
     async def _wake_when(self, draining: asyncio.Event) -> None:
         """Let the reading wake once more when the worker is to drain."""
@@ -170,12 +187,12 @@ class Worker:
         backoff = Backoff(_PAUSE_S, _PAUSE_MAX_S)
         while not draining.is_set():
             room = self._room()
-            # A read of only a few entries costs as much as one of many.
-            if room < max(1, self._unsent_max() // 4):
+            if room < self._worth_reading():
                 freed.clear()
                 await freed.wait()
                 continue
-            lanes, now_s = self._dispatcher.lanes, self._clock_s()
+            lanes, now_s, more = self._dispatcher.lanes, self._clock_s(), self._reader.more
+            lanes.begun(now_s, more=more)
             self._reader.ready_max = lanes.ready_messages(now_s)
             wanted = lanes.room(now_s)
             if not self._fit() or wanted == 0:
@@ -190,12 +207,15 @@ class Worker:
                     self._log.warning("queue cannot be read", reason=e.detail)
                 await asyncio.sleep(backoff.next())
                 continue
+            if more:
+                lanes.supply.note_read(self._clock_s() - now_s)
             if backoff.failures:
                 self._log.info("queue can be read again")
                 backoff.reset()
             if entries:
                 self.take(entries)
-            if entries and len(entries) < room // _FEW and self._linger_s:
+            few = entries and len(entries) < room // _FEW
+            if few and self._linger_s and not self._reader.more:
                 await asyncio.sleep(self._linger_s)
 
 

@@ -59,21 +59,21 @@ def test_a_second_flush_begins_when_enough_have_gathered_and_a_third_waits() -> 
     with VirtualTime() as virtual:
         reader = Slow()
         settler = settler_of(virtual, reader)
-        for count in (3, 100, 150, 400):
+        for count in (3, 200, 300, 700):
             accepted(settler, count)
             virtual.pass_s(0.05)
-        # The first three waited for more a moment; the second flush for 200.
-        assert reader.flushes == [3, 250]
-        assert (settler.unsettled, settler.in_hand) == (653, 653)
+        # The first three waited for more a moment; the second flush for 400.
+        assert reader.flushes == [3, 500]
+        assert (settler.unsettled, settler.in_hand) == (1203, 1203)
         reader.answers[1].set_result(None)
         virtual.pass_s(0.05)
-        assert reader.flushes == [3, 250, 400]
-        assert settler.unsettled == 403
+        assert reader.flushes == [3, 500, 700]
+        assert settler.unsettled == 703
         accepted(settler, 1)
         for answer in (reader.answers[0], reader.answers[2]):
             answer.set_result(None)
         virtual.pass_s(0.05)
-        assert reader.flushes == [3, 250, 400, 1]
+        assert reader.flushes == [3, 500, 700, 1]
         reader.answers[3].set_result(None)
         virtual.pass_s(0.05)
         assert (settler.unsettled, settler.in_hand) == (0, 0)
@@ -99,8 +99,8 @@ def test_a_worker_sends_on_while_settlements_are_slow_and_stops_when_they_are_ne
         carrier.latency_s = 0.001
         worker, _, _ = started(virtual, reader, [carrier], SilentPace(), concurrency=20)
         virtual.pass_s(5.0)
-        # Four for each send in flight wait to be settled, and what was read before that was known.
-        assert 4 * 20 <= len(carrier.submitted) == worker.in_hand <= 4 * 20 + 5 * 20
+        # Eight for each send in flight wait to be settled, and what was read before that was known.
+        assert 8 * 20 <= len(carrier.submitted) == worker.in_hand <= 8 * 20 + 11 * 20
         reads = reader.reads
         virtual.pass_s(5.0, turns_max=100)
         assert (reader.reads, worker.room()) == (reads, 0)
@@ -144,7 +144,9 @@ def test_after_a_read_that_emptied_the_queue_a_worker_of_normal_lets_some_gather
     queue: Queue, apart_s: float
 ) -> None:
     class Trickle(Backlog):
-        """Has a message for each read."""
+        """Has a message for each read, and nobody knows of more."""
+
+        more = False
 
         async def read(self, count: int, block_ms: int) -> list[Entry]:
             began_s.append(virtual.clock.now)

@@ -67,6 +67,10 @@ class Backlog:
     def drop(self, entries: Sequence[Entry]) -> None: ...
 
     @property
+    def more(self) -> bool:
+        return bool(self.left)
+
+    @property
     def unread(self) -> UnreadMessages:
         return self
 

@@ -40,14 +40,16 @@ class Stores:
     servers: Mapping[str, Server]
     simulator: Simulator
 
-    def start(self, name: str, *, tree: Path = ROOT, variables: Mapping[str, str] | None = None) -> Engine:
+    def start(
+        self, name: str, *, tree: Path = ROOT, variables: Mapping[str, str] | None = None, more: str = ""
+    ) -> Engine:
         """A node with the code of `tree`, or one that ran before again; `variables` are added to its
-        environment."""
+        environment, and the tables `more` to its configuration."""
         folder = self.folder / name
         folder.mkdir(exist_ok=True)
         config = folder / "smsengine.toml"
         urls = {store: server.url for store, server in self.servers.items()}
-        config.write_text(_CONFIG.format(node=name, simulator=self.simulator.url, **urls))
+        config.write_text(_CONFIG.format(node=name, simulator=self.simulator.url, **urls) + more)
         arguments = ["up", "--demo", "--config", str(config), "--data-dir", str(folder / "data")]
         log = folder / "log"
         with log.open("ab") as stderr:

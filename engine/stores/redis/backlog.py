@@ -8,30 +8,43 @@ shards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from engine.records import Entry
 
 # The weight of a shard that has more than was asked for, and nobody who waits for a turn: that of one
 # organisation, in tenths.
 _WEIGHT = 10
 # What a shard may be ahead of its share, or behind it, in parts of its share of one read.
 _AHEAD_MAX, _BEHIND_MAX = 4.0, 2.0
+# A part of what lies ready that comes to more than the first, messages, is the second, or the third times as
+# large where that is less. Redis does more for a message in a smaller stream, whose bundles and turns are
+# smaller.
+_PART_MIN, _PART, _LARGER = 24, 128, 2.5
 
 
 class Backlog:
     """The shards of one queue where messages wait behind the ready stream, as far as one worker knows."""
 
     def __init__(self) -> None:
-        # The weight that waits in each, tenths.
+        # The weight that waits in each, tenths, where it was said since the last read; and wherever it was
+        # said last.
         self._weights: dict[int, int] = {}
         # The shards whose streams a step has filled since the last read, as far as messages wait.
         self._filled: set[int] = set()
+        self._known: dict[int, int] = {}
         # Of the shards that shared the last read: segments that each may still be given, and the segments of
         # one entry of it.
         self._credits: dict[int, float] = {}
         self._segments: dict[int, float] = {}
         # What each was asked for in the last read.
         self._asked: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        """Whether Redis has spoken of any since `take`."""
+        return bool(self._weights)
 
     def take(self) -> tuple[dict[int, int], list[int]]:
         """(the shards with the weight that waits in each, in order; those of them whose streams a read has to
@@ -44,9 +57,29 @@ class Backlog:
         """Note what weight waits in each of `shards`; no number, because Redis refused: none."""
         for shard, weight in zip(shards, waiting, strict=True):
             if isinstance(weight, int) and weight:
-                self._weights[shard] = weight
+                self._weights[shard] = self._known[shard] = weight
             else:
                 self._weights.pop(shard, None)
+                self._known.pop(shard, None)
+
+    def ready_of(self, shard: int, ready_max: int) -> int:
+        """How many of `ready_max` messages shall lie ready in the stream of `shard`.
+
+        Shards that have a backlog are read by the weight that waits in each, so it is divided alike. Another
+        has its part as if it were one of them. Where small parts of many would make small bundles, they are
+        larger.
+        """
+        known = self._known
+        if not known:
+            return ready_max
+        of = known.get(shard)
+        if of is not None and len(known) == 1:
+            return ready_max
+        part = ready_max / (len(known) + 1) if of is None else ready_max * of / sum(known.values())
+        if part > _PART_MIN:
+            part = max(part, min(_PART, _LARGER * part))
+        # A power of two, so that it seldom changes.
+        return 1 << max(0, round(math.log2(part)))
 
     def keep(self, weights: Mapping[int, int]) -> None:
         """Note what weight was said to wait in these shards, unless Redis has spoken of them since."""
@@ -85,6 +118,14 @@ class Backlog:
         """The busy shards that the last read did not ask."""
         return [shard for shard, share in self._asked.items() if not share]
 
+    def gave(self, entries: Mapping[int, int], messages: Iterable[Entry]) -> None:
+        """Note what a read gave: how many entries of each shard, and their messages."""
+        segments = dict.fromkeys(entries, 0)
+        for one in messages:
+            segments[one.shard] += one.message.segments
+        for shard, count in entries.items():
+            self.given(shard, count, segments[shard])
+
     def given(self, shard: int, entries: int, segments: int) -> None:
         """Note what a read gave of a shard."""
         asked = self._asked.get(shard)
@@ -111,6 +152,10 @@ class Backlog:
             credit = min(credit, _BEHIND_MAX * max(share, size[shard]))
             self._credits[shard] = credit
             asked[shard] = max(0, int(credit / size[shard]))
-        if not any(asked.values()):
-            asked[max(of, key=lambda shard: self._credits[shard] / size[shard])] = 1
+        # Parts of entries that come to whole ones go to the shards to which most is owed.
+        left = count - sum(asked.values())
+        if left > 0:
+            behind = sorted(of, key=lambda shard: asked[shard] - self._credits[shard] / size[shard])
+            for shard in behind[:left]:
+                asked[shard] += 1
         return asked

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from engine.delivery.settlement import DELIVERIES_MAX
 from engine.records import Entry
+from engine.stores.redis.whole_entries import LARGE, end_of
 
 
 class HeldEntries:
@@ -27,35 +28,48 @@ class HeldEntries:
         """Whether a suspect is among them, see `take_over` in queue.lua."""
         return bool(self._suspects)
 
-    def take(self, entries: Iterable[Entry]) -> list[Entry]:
+    def take(self, entries: Sequence[Entry]) -> list[Entry]:
         """Add messages; those that were not in hand before, in order."""
-        taken = []
-        for entry in entries:
-            of, bit = self._places[entry.shard], 1 << entry.place
-            places = of.get(entry.entry_id, 0)
-            if not places & bit:
-                of[entry.entry_id] = places | bit
-                taken.append(entry)
+        taken: list[Entry] = []
+        at, count = 0, len(entries)
+        while at < count:
+            entry = entries[at]
+            of, entry_id = self._places[entry.shard], entry.entry_id
+            end, bits = _piece(entries, at) if entry.bundle >= LARGE else (at + 1, 1 << entry.place)
+            places = of.get(entry_id, 0)
+            if places & bits != bits:
+                of[entry_id] = places | bits
                 if entry.deliveries == DELIVERIES_MAX:
-                    self._suspects.add((entry.shard, entry.entry_id))
-            self._dropped[entry.shard].discard(entry.entry_id)
+                    self._suspects.add((entry.shard, entry_id))
+                some = entries[at:end]
+                taken += [new for new in some if not places >> new.place & 1] if places else some
+            self._dropped[entry.shard].discard(entry_id)
+            at = end
         return taken
 
-    def let_go(self, entries: Iterable[Entry]) -> None:
+    def let_go(self, entries: Sequence[Entry]) -> None:
         """Remove messages that are settled; those not in hand are passed over."""
-        for entry in entries:
-            of = self._places[entry.shard]
-            places = of.get(entry.entry_id, 0) & ~(1 << entry.place)
+        at, count = 0, len(entries)
+        while at < count:
+            entry = entries[at]
+            of, entry_id = self._places[entry.shard], entry.entry_id
+            end, bits = _piece(entries, at) if entry.bundle >= LARGE else (at + 1, 1 << entry.place)
+            places = of.pop(entry_id, 0) & ~bits
             if places:
-                of[entry.entry_id] = places
-            else:
-                of.pop(entry.entry_id, None)
+                of[entry_id] = places
             if entry.deliveries == DELIVERIES_MAX:
-                self._suspects.discard((entry.shard, entry.entry_id))
+                self._suspects.discard((entry.shard, entry_id))
+            at = end
 
-    def drop(self, entries: Iterable[Entry]) -> None:
+    def drop(self, entries: Sequence[Entry]) -> None:
         """Remove messages that are not settled."""
         for entry in entries:
             self.let_go((entry,))
             if entry.entry_id in self._places[entry.shard]:
                 self._dropped[entry.shard].add(entry.entry_id)
+
+
+def _piece(entries: Sequence[Entry], at: int) -> tuple[int, int]:
+    """Where the piece of a bundle ends that begins at `at` (`end_of`), and the bits of its places."""
+    end = end_of(entries, at)
+    return end, (1 << end - at) - 1 << entries[at].place

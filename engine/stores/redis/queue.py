@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -95,13 +96,10 @@ class QueueStreams:
         self._copies = Copies(
             reading, worker_name, accepted_on, timeout_s=timeout_s, now_us=self._now_us, log=log
         )
-        # The messages that no worker has been given.
-        self.unread = UnreadEntries(
-            queue, self._shards, worker_name, self._all, lambda: _room(self._pulse, self.ready_max)
-        )
-        # How many unread messages each stream shall hold.
-        self.ready_max = MARK
+        self._room = partial(_room, self)
+        self.unread = UnreadEntries(queue, self._shards, worker_name, self._all, self._room)
         # See the port.
+        self.ready_max, self.more = MARK, False
         self.next_due_us: int | None = None
         # How many messages an entry had, on average, in the last read that gave any.
         self._bundle = 1.0
@@ -152,12 +150,8 @@ class QueueStreams:
         found = await self._receive((self._shard_of_key[key], wire.fields_of(raw)) for key, raw in streams)
         if found:
             self._bundle = max(1.0, len(found) / sum(len(raw) for _, raw in streams))
-        segments: dict[int, int] = {}
-        for entry in found:
-            segments[entry.shard] = segments.get(entry.shard, 0) + entry.message.segments
-        for key, raw in streams:
-            shard = self._shard_of_key[key]
-            self._backlog.given(shard, len(raw), segments.get(shard, 0))
+        self._backlog.gave({self._shard_of_key[key]: len(raw) for key, raw in streams}, found)
+        self.more = bool(self._busy or self._backlog)
         return found
 
     async def _read_streams(self, count: int, block_ms: int) -> list[Any]:
@@ -178,7 +172,7 @@ class QueueStreams:
             self._busy = self._backlog.waited()
             link = self._commands if busy else self._reading
             replies = await link.batch(
-                [wire.refill(self.queue, shard, _room(self._pulse, self.ready_max)) for shard in empty]
+                [wire.refill(self.queue, shard, self._room(shard)) for shard in empty]
                 + [wire.read(self.queue, self._name, shards, share, block) for shards, share in asked],
                 timeout_s=self._timeout_s + (block or 0) / 1000,
             )
@@ -201,23 +195,18 @@ class QueueStreams:
 
         A message that another worker has settled since does not count.
         """
-        by_shard: dict[int, list[settle_wire.Settled]] = {}
+        by_shard: dict[int, settle_wire.ShardSettlements] = {}
         for settlement in settlements:
-            by_shard.setdefault(settlement.entry.shard, []).append(settle_wire.settled(settlement))
+            of = settle_wire.of_shard(by_shard, settlement.entry.shard)
+            of.some.append(settle_wire.settled(settlement))
         for batch in sent:
-            for entry, row in zip(batch.entries, batch.rows, strict=True):
-                some = by_shard.get(entry.shard)
-                if some is None:
-                    some = by_shard[entry.shard] = []
-                some.append(settle_wire.sent(entry, row))
-        room = _room(self._pulse, self.ready_max)
-        replies = await self._all(
-            [
-                settle_wire.settle(self.queue, self._name, shard, room, some)
-                for shard, some in by_shard.items()
-            ]
-        )
-        self._hand.let_go(settlement.entry for settlement in settlements)
+            settle_wire.add_sent(by_shard, batch)
+        commands = [
+            settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.bundles)
+            for shard, of in by_shard.items()
+        ]
+        replies = await self._all(commands)
+        self._hand.let_go([settlement.entry for settlement in settlements])
         for batch in sent:
             self._hand.let_go(batch.entries)
         return self._backlog.counted(by_shard, replies)
@@ -229,12 +218,14 @@ class QueueStreams:
 
     async def promote(self, now_us: int, limit: int) -> int:
         """Let up to `limit` messages a shard that are due at `now_us` into the queue; how many came."""
-        room = _room(self._pulse, self.ready_max)
+        # Where nobody waits, all streams have the same mark.
+        room = self._room(None)
         (times,) = await self._all([wire.due_in(self.queue, self._shards, room.mark)])
         self.next_due_us = min((at for at in times if at > now_us), default=None)
         due = [shard for shard, at in enumerate(times) if 0 <= at <= now_us]
-        self._backlog.note(self._shards, [0] * len(times))
-        commands = [wire.promote(self.queue, s, now_us, limit, room) for s in due]
+        idle = [shard for shard in self._shards if shard not in due]
+        self._backlog.note(idle, [0] * len(idle))
+        commands = [wire.promote(self.queue, s, now_us, limit, self._room(s)) for s in due]
         return self._backlog.counted(due, await self._all(commands))
 
     async def take_over(self, min_idle_ms: int, limit: int) -> list[Entry]:
@@ -353,7 +344,7 @@ class QueueStreams:
                         self.queue,
                         self._name,
                         entry.shard,
-                        _room(self._pulse, self.ready_max),
+                        self._room(entry.shard),
                         [settle_wire.left_for_others(entry, due_at_us)],
                     )
                     for entry in undecodable
@@ -394,13 +385,15 @@ class QueueStreams:
         return Unavailable(f"Redis refuses: {error}.", retry_after=0.05)
 
 
-def _room(pulse: Pulse | None, ready_max: int) -> wire.Room:
-    """What each stream may hold.
+def _room(reader: QueueStreams, shard: int | None) -> wire.Room:
+    """What the stream of a shard may hold; None: of any, when nobody waits.
 
     All that is there, beside a version that does not know the lists: it would not find what waits there when
     it closes the books of a lost shard. One message an entry, beside one that does not know bundles.
     """
+    pulse = reader._pulse
+    ready = reader.ready_max if shard is None else reader._backlog.ready_of(shard, reader.ready_max)
     return wire.Room(
-        ready_max if pulse is None or pulse.readable("line") else _NO_LISTS,
+        ready if pulse is None or pulse.readable("line") else _NO_LISTS,
         bundle_format.MESSAGES_MAX if pulse is None or pulse.readable("bundle") else 1,
     )

@@ -7,10 +7,12 @@ added up here; for the other cases it is told what each settlement alone would b
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from engine import message_format
+from engine.delivery.sent import SentEntries
 from engine.lifecycle import SettlementOutcome
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import (
@@ -26,6 +28,7 @@ from engine.redis_keys import (
 from engine.stores.redis.link import Argument, Command
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue_wire import Room, Undecodable
+from engine.stores.redis.whole_entries import LARGE, end_of
 
 _SETTLE = versioned("settle")
 _SETTLE_UNREAD = versioned("settle_unread")
@@ -65,12 +68,51 @@ def settled(settlement: Settlement) -> Settled:
     )
 
 
-def sent(entry: Entry, row: bytes) -> Settled:
-    """What an entry does whose message was accepted; `row`: of that, packed."""
-    message = entry.message
-    return Settled(
-        entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units, row
-    )
+class SentBundle(NamedTuple):
+    """All messages of a bundle, in the order of their places, which a provider accepted; and the row of each,
+    packed."""
+
+    entries: Sequence[Entry]
+    rows: Sequence[bytes]
+
+
+class ShardSettlements:
+    """What is settled of one shard together."""
+
+    __slots__ = ("bundles", "some")
+
+    def __init__(self) -> None:
+        self.bundles: list[SentBundle] = []
+        self.some: list[Settled] = []
+
+
+def of_shard(by_shard: dict[int, ShardSettlements], shard: int) -> ShardSettlements:
+    """Those of `shard`, made when there are none yet."""
+    found = by_shard.get(shard)
+    if found is None:
+        found = by_shard[shard] = ShardSettlements()
+    return found
+
+
+def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
+    """Add messages that a provider accepted."""
+    entries, rows = batch.entries, batch.rows
+    at, count = 0, len(entries)
+    while at < count:
+        entry = entries[at]
+        of = by_shard.get(entry.shard) or of_shard(by_shard, entry.shard)
+        if entry.bundle >= LARGE and (end := end_of(entries, at)) > at + 1:
+            of.bundles.append(SentBundle(entries[at:end], rows[at:end]))
+            at = end
+            continue
+        message = entry.message
+        of.some.append(
+            Settled(
+                entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units,
+                rows[at],
+            )
+        )  # fmt: skip
+        at += 1
 
 
 def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
@@ -81,19 +123,25 @@ def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
 
 
 def settle(
-    queue: Queue, name: str, shard: int, room: Room, some: Sequence[Settled], *, unread: bool = False
+    queue: Queue,
+    name: str,
+    shard: int,
+    room: Room,
+    some: Sequence[Settled],
+    sent: Sequence[SentBundle] = (),
+    *,
+    unread: bool = False,
 ) -> Command:
     """Settle messages of one shard in one call; reply [how many counted, the weight that waits behind the
     stream now] (see `settle` and `finish` in queue.lua). Of several settlements of one message the first
     counts.
 
-    `unread`: messages that no worker has been given, instead of those that one has been given.
+    `sent`: bundles, none of them in `some`. `unread`: messages that no worker has been given, instead
+    of those that one has been given.
     """
-    whole_bundles, singles, parts = _by_entry(some)
-    wholes = whole_bundles + singles
+    bundles, singles, parts = _by_entry(some)
     sums = _Sums()
-    details = [sums.add(messages) for messages in wholes + parts]
-    in_wholes = sum(map(len, wholes))
+    details = [*map(sums.add_sent, sent), *map(sums.add, bundles + singles + parts)]
     keys = _keys(queue, shard)
     return (
         "FCALL",
@@ -103,9 +151,9 @@ def settle(
         name,
         room.mark,
         room.bundle_max,
-        len(wholes),
-        len(whole_bundles),
-        in_wholes,
+        len(sent) + len(bundles) + len(singles),
+        len(sent) + len(bundles),
+        sum(len(bundle.entries) for bundle in sent) + sum(map(len, bundles + singles)),
         len(parts),
         sum(map(len, parts)),
         len(sums.due) // 2,
@@ -114,7 +162,8 @@ def settle(
         b"".join(sums.rows),
         _encode([unit for of in sums.units.items() for unit in (of[0], *of[1])]),
         _encode(details),
-        *[_first(messages).entry_id for messages in wholes],
+        *[bundle.entries[0].entry_id for bundle in sent],
+        *[_first(messages).entry_id for messages in bundles + singles],
         *[argument for messages in parts for argument in _part(messages)],
         *sums.due,
         *sums.dead,
@@ -155,7 +204,7 @@ def _by_entry(some: Sequence[Settled]) -> tuple[list[_Messages], list[_Messages]
     return whole_bundles, singles, parts
 
 
-def _first(messages: dict[int, Settled]) -> Settled:
+def _first(messages: _Messages) -> Settled:
     return next(iter(messages.values()))
 
 
@@ -174,6 +223,21 @@ class _Sums:
         # due_at_us and payload of each message that is due again; payloads of dead letters.
         self.due: list[Argument] = []
         self.dead: list[Argument] = []
+
+    def add_sent(self, bundle: SentBundle) -> list[int]:
+        """As `add`, for a bundle whose messages were accepted."""
+        details: list[int] = []
+        units = self.units
+        for place, (entry, row) in enumerate(zip(bundle.entries, bundle.rows, strict=True)):
+            message = entry.message
+            organisation_id, captured = message.organisation_id, message.units
+            sums = units.get(organisation_id)
+            if sums is None:
+                sums = units[organisation_id] = [0, 0]
+            sums[0] += captured
+            details += (place, organisation_id, captured, 0, len(row), 0)
+        self.rows += bundle.rows
+        return details
 
     def add(self, messages: dict[int, Settled]) -> list[int]:
         """Add settlements of one entry; what each of them alone would be, as for `settle` in queue.lua."""

@@ -34,10 +34,10 @@ class UnreadEntries:
         shards: Sequence[int],
         name: str,
         send: Callable[[Sequence[Command]], Awaitable[list[Any]]],
-        room: Callable[[], wire.Room],
+        room: Callable[[int], wire.Room],
     ) -> None:
         """`name`: of the worker that settles, for the record. `send`: commands in, replies out; raises
-        Unavailable when one is refused. `room`: what each stream may hold."""
+        Unavailable when one is refused. `room`: what the stream of a shard may hold."""
         self._queue: Queue = queue
         self._name = name
         self._send = send
@@ -53,7 +53,7 @@ class UnreadEntries:
         (unread,) = await self._send([wire.unread_in(self._queue, self._after)])
         shards = [shard for shard, has in zip(self._after, unread, strict=True) if has]
         chunks = max(1, limit // len(self._after) // _CHUNK)
-        sifts = [wire.sift(self._queue, s, self._cursors[s], chunks, self._room()) for s in shards]
+        sifts = [wire.sift(self._queue, s, self._cursors[s], chunks, self._room(s)) for s in shards]
         for shard, (cursor, _) in zip(shards, await self._send(sifts), strict=True):
             self._cursors[shard] = cursor
         # First an equal share of each shard, then the rest of `limit` from the shards with more.
@@ -79,9 +79,8 @@ class UnreadEntries:
         by_shard: dict[int, list[settle_wire.Settled]] = {}
         for settlement in settlements:
             by_shard.setdefault(settlement.entry.shard, []).append(settle_wire.settled(settlement))
-        room = self._room()
         commands = [
-            settle_wire.settle(self._queue, self._name, s, room, some, unread=True)
+            settle_wire.settle(self._queue, self._name, s, self._room(s), some, unread=True)
             for s, some in by_shard.items()
         ]
         return sum(counted for counted, _ in await self._send(commands))

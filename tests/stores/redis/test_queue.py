@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from engine.delivery.settlement import DELIVERIES_MAX, RetryPauses, after_verdict, before_sending, put_off
 from engine.errors import Unavailable
 from engine.records import Entry, Message, Settlement, Verdict
-from engine.redis_keys import GROUP, due_key, holders_key, queue_key
+from engine.redis_keys import GROUP, due_key, holders_key, queue_key, wait_key
 from engine.stores.redis.backlog import Backlog
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.queue import QueueStreams
@@ -112,6 +112,54 @@ def test_shards_share_by_the_weight_that_waits_in_each_in_segments(count: int) -
                 backlog.given(shard, share, share * sizes[shard])
     shares = {shard: given[shard] / sum(given.values()) for shard in given}
     assert shares == pytest.approx({s: w / 65 for s, w in weights.items()}, abs=0.01)
+
+
+def test_a_read_asks_for_all_that_it_is_to_give_also_where_shares_are_parts_of_entries() -> None:
+    backlog = Backlog()
+    for count in (5, 20, 11, 1, 16):
+        asked = backlog.shares(range(16), list(range(16)), {}, count)
+        assert sum(len(of) * share for of, share in asked) == count
+        for of, share in asked:
+            for shard in of:
+                backlog.given(shard, share, share)
+
+
+def test_what_lies_ready_is_divided_among_the_shards_by_the_weight_that_waits_in_each() -> None:
+    backlog = Backlog()
+    assert backlog.ready_of(3, 64) == 64
+    backlog.note([3], [40])
+    # Alone, it has all; another has as much as if it were one of two.
+    assert [backlog.ready_of(shard, 64) for shard in (3, 4)] == [64, 64]
+    backlog.note(range(16), [10] * 16)
+    assert {backlog.ready_of(shard, 64) for shard in range(16)} == {4}
+    assert {backlog.ready_of(shard, 1) for shard in range(16)} == {1}
+    # Of much, so that bundles are not small.
+    assert {backlog.ready_of(shard, 1024) for shard in range(16)} == {128}
+    assert {backlog.ready_of(shard, 512) for shard in range(16)} == {64}
+    backlog.note(range(16), [0] * 16)
+    assert backlog.ready_of(3, 64) == 64
+
+
+async def test_each_stream_is_told_its_part_of_what_shall_lie_ready(kit: QueueKit) -> None:
+    reader = await kit.reader("w1")
+    reader.ready_max = 32
+    for shard in (0, 1):
+        due = [msgspec.msgpack.encode(message(f"m{shard}-{n}", organisation_id=9)) for n in range(200)]
+        await kit.link.call("ZADD", due_key(shard, kit.queue), *[part for one in due for part in (1, one)])
+    # The two in which nothing waits are left alone.
+    for marks in ([32, 32, 32, 32], [16, 16, 32, 32]):
+        await reader.promote(5, 200)
+        noted = await kit.link.batch(
+            [("HGET", wait_key(shard, kit.queue), "mark") for shard in range(SHARDS)]
+        )
+        assert [int(mark) for mark in noted] == marks
+    # What waits nowhere any more divides nothing.
+    while await kit.waiting():
+        entries = await reader.read(100, 10)
+        await reader.settle(settlements(entries))
+    await reader.promote(5, 200)
+    noted = await kit.link.batch([("HGET", wait_key(shard, kit.queue), "mark") for shard in range(SHARDS)])
+    assert [int(mark) for mark in noted] == [32] * SHARDS
 
 
 def test_a_shard_that_ran_dry_is_owed_nothing_for_it() -> None:

@@ -1,0 +1,73 @@
+"""Rule: how much of its sending one worker keeps ready, by how fast it sends and how long a read takes.
+
+The time of answers says what providers could take. A worker that is short of CPU, or whose Redis is slow,
+sends less than that. What lies ready is no longer in its organisation's turn, so it is counted in time: as
+much as is sent until more comes, with some to spare. Each read refills what lies ready, so this does not hold
+the worker up: what lies ready is a multiple of what it sends in the time of one read. A worker that could
+send more sends more with the next read, and then this grows at once.
+
+    killed, frozen    this is forgotten, or too low for a moment
+    idle              nothing is learnt: a worker that has nothing to send could send more
+
+Times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import math
+
+# The rate is measured over so long at least, seconds. One that is lower than before counts in part.
+_WINDOW_S = 0.05
+_SMOOTHING = 0.25
+# What is read ahead of the sends, seconds: so many times as long as a read takes, no less than the second.
+# It has to last for a read that takes twice as long as usual and begins when a quarter is gone.
+_HOLD_READS, _HOLD_MIN_S = 3.0, 0.005
+# What lies ready to be read, alike. With less than a read's time, a worker whose Redis is slow would send
+# less and less.
+_READY_READS, _READY_MIN_S = 2.0, 0.02
+# How long a read takes as long as nobody has seen one, seconds; how much the newest counts that took longer,
+# or less long; and the longest that counts.
+_READ_S = 0.005
+_LONGER, _SHORTER = 0.5, 0.1
+_READ_MAX_S = 1.0
+
+
+class Supply:
+    """What one worker sends, and how it comes by more."""
+
+    def __init__(self) -> None:
+        # Messages a second that it sends when it has more than it can send; infinity: as many as can be.
+        self.rate = math.inf
+        self._read_s = _READ_S
+        # Sends that were begun when the present window began, and when that was; None: there is none.
+        self._begun = 0
+        self._since_s: float | None = None
+
+    @property
+    def hold_s(self) -> float:
+        """How much of its sending it should have in hand beside what is being sent, seconds."""
+        return max(_HOLD_MIN_S, _HOLD_READS * self._read_s)
+
+    @property
+    def ready_s(self) -> float:
+        """How much of its sending should lie ready to be read, seconds."""
+        return max(_READY_MIN_S, _READY_READS * self._read_s)
+
+    def note_read(self, took_s: float) -> None:
+        """Note how long a read took that did not wait for messages."""
+        more_s = min(took_s, _READ_MAX_S) - self._read_s
+        self._read_s += (_LONGER if more_s > 0 else _SHORTER) * more_s
+
+    def note_begun(self, begun: int, now_s: float, *, more: bool) -> None:
+        """Note how many sends were begun so far. `more`: there is more to send than the worker has read, and
+        a provider takes it. Without that, how fast it sends says nothing."""
+        if not more:
+            self._since_s = None
+        elif self._since_s is None:
+            self._since_s, self._begun = now_s, begun
+        elif now_s - self._since_s >= _WINDOW_S:
+            rate = (begun - self._begun) / (now_s - self._since_s)
+            self.rate = (
+                rate if not rate < self.rate < math.inf else self.rate + _SMOOTHING * (rate - self.rate)
+            )
+            self._since_s, self._begun = now_s, begun

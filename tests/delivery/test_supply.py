@@ -1,0 +1,183 @@
+"""How much lies ready and in hand, for a worker whose sends are held up by this or that: on virtual time.
+
+A long backlog stands behind the ready stream. Now and then a message of another organisation comes, whose
+turn is now: it waits behind what lies ready and what is in hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import count
+from typing import Any
+
+import pytest
+
+from engine.delivery.supply import Supply
+from engine.providers.ports import Done
+from engine.records import Entry, Message
+from tests.delivery.carrier import Carrier
+from tests.delivery.test_turns_of_delivery import Backlog, PaceInMemory, started
+from tests.delivery.turns import VirtualTime
+from tests.stores.redis.kit import message
+
+# A read of Redis whose file is on a disk, seconds.
+READ_S = 0.004
+
+
+class Line(Backlog):
+    """A ready stream with an endless backlog behind it: each read fills it up first."""
+
+    def __init__(self, virtual: VirtualTime, most: int = 1 << 30, read_s: float = READ_S) -> None:
+        """`most`: a read gives no more. `read_s`: it takes so long, seconds."""
+        super().__init__()
+        self._virtual, self._most, self._read_s = virtual, most, read_s
+        self._numbers = count()
+        self._ready: deque[Entry] = deque()
+        # When each light message came, by id.
+        self.came_s: dict[str, float] = {}
+
+    @property
+    def more(self) -> bool:
+        return True
+
+    async def read(self, count: int, block_ms: int) -> list[Entry]:
+        await asyncio.sleep(self._read_s / 2)
+        while len(self._ready) < self.ready_max:
+            self._ready.append(self._entry("heavy"))
+        taken = [self._ready.popleft() for _ in range(min(count, self._most, len(self._ready)))]
+        await asyncio.sleep(self._read_s / 2)
+        return taken
+
+    def come(self) -> None:
+        """Let a light message come."""
+        self._ready.append(entry := self._entry("light"))
+        self.came_s[entry.message.id] = self._virtual.clock.now
+
+    def _entry(self, kind: str) -> Entry:
+        number = next(self._numbers)
+        return Entry(
+            shard=0, queue="normal", entry_id=b"%d-0" % number, message=message(f"{kind}{number}", segments=1)
+        )
+
+
+class BusyCarrier(Carrier):
+    """Giving it a message takes the worker's process so long, seconds."""
+
+    def __init__(self, virtual: VirtualTime, busy_s: float, latency_s: float | None) -> None:
+        super().__init__()
+        self._virtual, self._busy_s, self.latency_s = virtual, busy_s, latency_s
+        self.at_s: dict[str, float] = {}
+
+    def submit(self, message: Message, done: Done) -> None:
+        self._virtual.clock.now += self._busy_s
+        self.at_s[message.id] = self._virtual.clock.now
+        super().submit(message, done)
+
+
+def at_work(
+    virtual: VirtualTime, busy_s: float, latency_s: float | None, limit: float | None, read_s: float = READ_S
+) -> Any:
+    carrier, line = BusyCarrier(virtual, busy_s, latency_s), Line(virtual, read_s=read_s)
+    limits = {} if limit is None else {"carrier": limit}
+    _, dispatcher, _ = started(virtual, line, [carrier], PaceInMemory(virtual), limits=limits)
+    return carrier, line, dispatcher
+
+
+@pytest.mark.parametrize(
+    ("busy_s", "latency_s", "limit", "rate", "wait_s"),
+    [
+        # Held up by the carrier, whose answers let 100 sends be in flight; by its throughput; by CPU alone;
+        # and by a carrier that answers all sends together after two seconds.
+        (0.00001, 0.05, None, 1950.0, 0.05),
+        (0.00001, 0.005, 2000.0, 1900.0, 0.06),
+        (0.00001, 0.005, 50.0, 47.0, 0.2),
+        (0.0005, 0.001, None, 1800.0, 0.04),
+        (0.005, 0.001, None, 175.0, 0.1),
+        (0.00001, 2.0, None, 49.0, 2.1),
+    ],
+    ids=["unlimited", "2000", "50", "busy", "very busy", "slow"],
+)
+def test_what_is_ahead_of_a_light_message_is_bounded_in_time_and_the_drain_goes_on(
+    busy_s: float, latency_s: float, limit: float | None, rate: float, wait_s: float
+) -> None:
+    with VirtualTime() as virtual:
+        carrier, line, _ = at_work(virtual, busy_s, latency_s, limit)
+        learns_s = 2 * latency_s + 1.0
+        virtual.pass_s(learns_s)
+        sent, took_s = len(carrier.at_s), max(1.0, 2 * latency_s)
+        for _ in range(20):
+            line.come()
+            virtual.pass_s(took_s / 20)
+        assert len(carrier.at_s) - sent >= rate * took_s
+        virtual.pass_s(wait_s)
+        waits_s = [carrier.at_s[light] - came_s for light, came_s in line.came_s.items()]
+        assert max(waits_s) <= wait_s
+
+
+def test_a_carrier_that_was_away_is_drained_to_as_fast_as_before() -> None:
+    with VirtualTime() as virtual:
+        carrier, line, dispatcher = at_work(virtual, 0.00001, 0.05, None)
+        virtual.pass_s(0.5)
+        ready = line.ready_max
+        carrier.latency_s = None
+        virtual.pass_s(3.0)
+        # Nothing is worth reading; what lay ready is decided anew.
+        assert dispatcher.lanes.ready_messages(virtual.clock_s()) == 4
+        carrier.latency_s = 0.05
+        carrier.finish(carrier.in_flight)
+        virtual.pass_s(1.0)
+        sent = len(carrier.at_s)
+        virtual.pass_s(0.5)
+        assert len(carrier.at_s) - sent >= 975
+        assert line.ready_max >= ready / 2
+
+
+def test_a_worker_does_not_linger_after_a_small_read_while_more_waits() -> None:
+    with VirtualTime() as virtual:
+        carrier = BusyCarrier(virtual, 0.00001, 0.001)
+        started(virtual, Line(virtual, most=5), [carrier], PaceInMemory(virtual))
+        virtual.pass_s(0.5)
+        assert len(carrier.at_s) >= 0.9 * 5 * 0.5 / READ_S
+
+
+def test_what_is_sent_while_nothing_waits_says_nothing_of_what_could_be() -> None:
+    supply = Supply()
+    for turn in range(10):
+        supply.note_begun(turn, turn / 10, more=turn % 3 > 0)
+    assert supply.rate == 10.0
+    supply = Supply()
+    for turn in range(10):
+        supply.note_begun(turn, turn / 10, more=turn % 2 > 0)
+    assert supply.rate == float("inf")
+
+
+def test_a_rate_counts_at_once_when_it_rises_and_by_and_by_when_it_falls() -> None:
+    supply = Supply()
+    supply.note_begun(0, 0.0, more=True)
+    supply.note_begun(100, 0.1, more=True)
+    assert supply.rate == 1000.0
+    supply.note_begun(300, 0.2, more=True)
+    assert supply.rate == 2000.0
+    supply.note_begun(300, 0.3, more=True)
+    assert supply.rate == 1500.0
+
+
+def test_a_slow_read_is_read_ahead_of_for_longer() -> None:
+    quick, slow = Supply(), Supply()
+    for _ in range(100):
+        quick.note_read(0.0002)
+        slow.note_read(0.1)
+    assert (quick.hold_s, slow.hold_s) == (0.005, pytest.approx(0.3))
+    assert (quick.ready_s, slow.ready_s) == (0.02, pytest.approx(0.2))
+
+
+def test_a_slow_redis_does_not_make_what_lies_ready_less_and_less() -> None:
+    with VirtualTime() as virtual:
+        carrier, _, dispatcher = at_work(virtual, 0.00001, 0.05, None, read_s=0.2)
+        # As if it had sent little before.
+        dispatcher.lanes.supply.rate = 10.0
+        virtual.pass_s(4.0)
+        sent = len(carrier.at_s)
+        virtual.pass_s(1.0)
+        assert len(carrier.at_s) - sent >= 1900
