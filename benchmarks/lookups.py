@@ -66,7 +66,7 @@ async def beside_load(
 
 def _accepted(target: Engine, key: str, count: int) -> list[str]:
     """Ids of `count` messages that were accepted now."""
-    sending = replace(target, admin_key=key)
+    sending = replace(target, admin_url=target.url, admin_key=key)
     made: list[str] = []
     for first in range(0, count, _BATCH):
         messages = [
