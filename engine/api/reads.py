@@ -88,11 +88,11 @@ class Reports:
     async def backlog(self, queue: Queue) -> QueueBacklog:
         """What `GET /v1/admin/queues/{queue}` answers. Raises Unavailable."""
         found = await self._status.backlog(queue, self._clock.now_us() // 1000)
-        known, missing = await _answered(
-            {"pause": self._status.queue_pauses(), "drain": self._status.queue_drains()}, _SOURCES
+        known, missing = await _answered({"pause": self._status.queue_states()}, _SOURCES)
+        pauses, drains = known.get("pause", ({}, {}))
+        return msgspec.structs.replace(
+            found, pause=pauses.get(queue), drain=drains.get(queue), missing=missing
         )
-        pause, drain = (known.get(what, {}).get(queue) for what in ("pause", "drain"))
-        return msgspec.structs.replace(found, pause=pause, drain=drain, missing=missing)
 
     async def status(self) -> Status:
         """What `GET /v1/admin/status` answers: processes, queues, ledger, activity and receipts as they are
@@ -108,14 +108,17 @@ class Reports:
                 "receipts.unmatched": self._unmatched(at_ms // 1000 - 86_400),
                 "problems_last_hour": self._problems.last_hour(providers),
                 "paused_providers": self._status.paused(providers),
-                "paused_queues": self._status.queue_pauses(),
-                "drained_queues": self._status.queue_drains(),
+                "paused_queues": self._status.queue_states(),
                 "nodes": self._nodes.noted(),
                 "flow": self._flow(),
                 "paused_organisations": self._status.paused_organisations(),
             },
             _SOURCES,
         )
+        if "paused_queues" in known:
+            known["paused_queues"], known["drained_queues"] = known["paused_queues"]
+        else:
+            missing["drained_queues"] = missing["paused_queues"]
         unmatched = known.pop("receipts.unmatched", None)
         if "receipts" in known:
             known["receipts"].unmatched = unmatched
@@ -144,11 +147,9 @@ _SOURCES = {
     "problems_last_hour": "Redis",
     "paused_providers": "PostgreSQL",
     "paused_queues": "PostgreSQL",
-    "drained_queues": "PostgreSQL",
     "nodes": "Redis",
     "flow": "Redis",
     "pause": "PostgreSQL",
-    "drain": "PostgreSQL",
     "paused_organisations": "PostgreSQL",
 }
 

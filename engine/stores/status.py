@@ -200,13 +200,9 @@ class StatusReader:
             rows = await connection.fetch(_PAUSED, list(providers))
         return [row["provider"] for row in rows]
 
-    async def queue_pauses(self) -> dict[Queue, Pause]:
-        """The queues that somebody has paused."""
-        return await Routing(self._pool).queue_pauses()
-
-    async def queue_drains(self) -> dict[Queue, Drain]:
-        """The queues that somebody drains."""
-        return await Routing(self._pool).queue_drains()
+    async def queue_states(self) -> tuple[dict[Queue, Pause], dict[Queue, Drain]]:
+        """(the queues that somebody has paused, those that somebody drains)."""
+        return await Routing(self._pool).queue_states()
 
     async def activity(self, now_ms: int) -> ActivityStatus:
         """The activity of all shards that is not archived; `now_ms` is milliseconds since 1970."""

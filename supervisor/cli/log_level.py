@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import msgspec
 
-from engine.config import ROLES
 from engine.errors import ConfigError, EngineError
 from supervisor.process import log_levels, snapshot
 from supervisor.process.log_levels import LEVELS
@@ -41,7 +40,7 @@ def change_level(data_dir: Path, level: str, role: str = "") -> list[ChangedLeve
     stops, or it is another user's; NotChanged when some process has not said so within `_TIMEOUT_S`. Killed
     in between: the level changes, or it does not.
     """
-    wanted = _one_of("ROLE", role, ROLES) if role else None
+    wanted = _one_of("ROLE", role, log_levels.NAMED) if role else None
     signum = log_levels.signum_of(wanted, _one_of("LEVEL", level, LEVELS))
     path = snapshot.path_in(data_dir)
     before = snapshot.read(path)

@@ -13,8 +13,10 @@ from engine.config import ROLES, Role
 from engine.telemetry import Level
 
 LEVELS: tuple[Level, ...] = get_args(Level)
+# The roles whose processes can be told alone: there are 30 signals, not enough for one role more.
+NAMED: tuple[Role, ...] = tuple(role for role in ROLES if role != "node")
 # None: the processes of all roles.
-_WISHES = [(role, level) for role in (None, *ROLES) for level in LEVELS]
+_WISHES = [(role, level) for role in (None, *NAMED) for level in LEVELS]
 # The numbers of the signals.
 SIGNUMS = tuple(signal.SIGRTMIN + 1 + n for n in range(len(_WISHES)))
 

@@ -42,6 +42,11 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "POST /v1/admin/providers/{name}/resume": ("pause", None),
     "POST /v1/admin/queues/{queue}/pause": ("", {"reason": "a wrong text"}),
     "POST /v1/admin/queues/{queue}/resume": ("pause", None),
+    "POST /v1/admin/queues/{queue}/drain": ("", {"reason": "new address"}),
+    # Redis is away here, so it is not known which nodes there are.
+    "POST /v1/admin/queues/{queue}/scale": ("", {"processes": 2, "node": "first", "force": True}),
+    "POST /v1/admin/nodes/{name}/drain": ("", {"force": True}),
+    "POST /v1/admin/nodes/{name}/resume": ("drain", None),
     # Redis is away here: nobody knows what became of them. `test_dead_letters` has them with Redis.
     "POST /v1/admin/dead-letters/{letter_id}/replay": ("", None),
     "POST /v1/admin/dead-letters/{letter_id}/drop": ("", None),

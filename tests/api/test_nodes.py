@@ -57,6 +57,8 @@ async def nodes(
     control = NodeControl("a", RedisNodeNotes(link), wishes, now_us)
     for name in ("a", "b"):
         await put(link, note(name))
+    async with directory._pool.connection() as connection:
+        await connection.execute("DELETE FROM node_wishes")
     async with serving(await services_with(directory, nodes=control), acme.api_key) as api:
         yield api
     async with directory._pool.connection() as connection:

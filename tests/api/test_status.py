@@ -99,7 +99,7 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reports, s
 async def test_suspended_organisations_and_paused_providers_are_told(views: Reports, stores: Stores) -> None:
     async def checked() -> str:
         config = Config(postgres=Store(url=stores.url("postgres")))
-        return next(one.detail for one in await _check_all(config, "") if one.part == "postgres")
+        return next(one.detail for one in await _check_all(config, {}) if one.part == "postgres")
 
     told = "2 organisations are suspended: usage of 59 units is not booked (run smsengine books repair)"
     before = await views.status()

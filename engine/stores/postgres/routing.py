@@ -208,6 +208,11 @@ class Routing:
         async with self._pool.connection() as connection:
             return await _queue_drains(connection)
 
+    async def queue_states(self) -> tuple[dict[Queue, Pause], dict[Queue, Drain]]:
+        """(the queues that are paused, those that are drained), by one connection."""
+        async with self._pool.connection() as connection:
+            return await _queue_pauses(connection), await _queue_drains(connection)
+
     async def queue_pauses(self) -> dict[Queue, Pause]:
         """The queues that are paused."""
         async with self._pool.connection() as connection:
