@@ -83,7 +83,7 @@ def victim(shared: Stores, clock: Clock) -> Iterator[Engine]:
 def ahead_s(engine: Engine) -> float:
     """How far its clock is ahead of that of Redis, as it says itself."""
     return (
-        float(Caller(engine.url, engine.admin_key).call("GET", "/v1/admin/status")[1]["clock_ahead_ms"])
+        float(Caller(engine.admin_url, engine.admin_key).call("GET", "/v1/admin/status")[1]["clock_ahead_ms"])
         / 1000
     )
 

@@ -63,7 +63,7 @@ def _hold(sentences: list[str], what: str, step: Callable[[], Any]) -> None:
 
 
 def _status(world: World) -> Any:
-    return Caller(world.engine.url, world.engine.admin_key).call("GET", "/v1/admin/status")[1]
+    return Caller(world.engine.admin_url, world.engine.admin_key).call("GET", "/v1/admin/status")[1]
 
 
 def _nothing_waits(world: World) -> bool:

@@ -74,8 +74,9 @@ class Traffic:
         self, step: Callable[[Caller, random.Random], None], per_s: float, rng: random.Random, key: str
     ) -> None:
         """Do one step after another; one that falls behind does not catch up with a burst."""
-        keys = [key] if key else self._world.keys
-        callers = [Caller(self._world.engine.url, one) for one in keys]
+        engine = self._world.engine
+        operator = [Caller(engine.admin_url, key)] if key else []
+        callers = operator or [Caller(engine.url, one) for one in self._world.keys]
         due = time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):
             due = max(due, time.monotonic() - 1.0) + rng.expovariate(per_s)

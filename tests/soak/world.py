@@ -86,7 +86,7 @@ def world(folder: Path, seed: int) -> Iterator[World]:
     engine = start_engine(folder / "data", ("--demo", "--config", config))
     try:
         made = World(engine=engine, carriers=(a, b), config=config)
-        admin = Caller(engine.url, engine.admin_key)
+        admin = Caller(engine.admin_url, engine.admin_key)
         for number in range(ORGANISATIONS):
             _, organisation = admin.call("POST", "/v1/admin/organisations", {"name": f"soak {number}"})
             path = f"/v1/admin/organisations/{organisation['id']}"
