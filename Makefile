@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover systemd fuzz lint check bench calibrate verify-plan format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover operations soak systemd fuzz lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -94,6 +94,14 @@ fuzz: .venv/fuzz ## Give any octets to whatever reads from outside, for MINUTES 
 
 failover: $(STAMP) ## Kill, freeze and cut off stores and nodes that have a second, with real servers
 	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/failover $(ARGS)
+
+operations: $(STAMP) ## Signals, full disks, no room for processes, clocks that jump, names that hang; as root
+	exec $(BIN)/python -m pytest -s --override-ini addopts=-ra tests/operations $(ARGS)
+
+# Messages a second.
+RATE ?= 200
+soak: $(STAMP) ## Mixed traffic, failures and reloads for MINUTES, and whether anything grows
+	exec $(BIN)/python -m tests.soak --minutes $(MINUTES) --rate $(RATE) --seed $(SEED) $(ARGS)
 
 systemd: $(STAMP) ## Run the engine as a service of a systemd of its own, with failures that take long to watch; as root
 	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/systemd $(ARGS)

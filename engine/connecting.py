@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import ssl
 from collections.abc import Callable
 from typing import TypeVar
 
 import aiohappyeyeballs
+
+from engine.resolving import NAMES
 
 # How long an address may take before the next one is tried too, seconds (RFC 8305, section 8).
 CONNECT_NEXT_S = 0.25
@@ -37,7 +38,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     if _is_address(host):
         return (await loop.create_connection(made, host, port, ssl=tls))[1]
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    found = await NAMES.addresses(host, port)
     sock = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=CONNECT_NEXT_S)
     try:
         server_hostname = host if tls else None

@@ -6,7 +6,8 @@ them out. When one gets in nevertheless, by the text of an exception for example
 On a terminal an exception follows on lines of its own; elsewhere it stays in the line of its event.
 When stderr goes to the journal of systemd, each line begins with its priority (sd-daemon(3)) and has no
 time, since the journal notes both. Of an event that comes again and again lines are left out and
-counted (`engine.log_bursts`). What libraries log by `logging` goes the same way.
+counted (`engine.log_bursts`). What libraries log by `logging` goes the same way. A log that cannot be written
+holds up nothing (`engine.log_lines`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import structlog
 
 from engine.journal import PRIORITIES, in_journal
 from engine.log_bursts import Bursts
+from engine.log_lines import LINES
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -63,8 +65,7 @@ def configure_logs(as_json: bool, level: Level = "info") -> None:
         ],
         # The level may change while loggers that were bound before live on, so a processor looks at it.
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        # stderr is looked up for each line, because the present one may be closed by then.
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        logger_factory=lambda *_: LINES,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
@@ -90,7 +91,12 @@ def leave_out_below(_logger: object, method: str, event: _Event) -> _Event:
 
 
 def write_left_out(*, all_of_them: bool = False) -> None:
-    """Log how many lines were left out; call it about once a second, and with `all_of_them` at the end."""
+    """Log how many lines were left out, and how many could not be written.
+
+    Call it about once a second, and with `all_of_them` at the end.
+    """
+    if lost := LINES.taken_lost():
+        structlog.get_logger().warning("log_lines_lost", lines=lost)
     for (level, event), lines, seconds in _bursts.ended(time.monotonic(), all_of_them=all_of_them):
         log = getattr(structlog.get_logger(), level, structlog.get_logger().warning)
         log("lines_left_out", of=event, lines=lines, seconds=round(seconds, 1))

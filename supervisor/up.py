@@ -11,6 +11,7 @@ kernel ends every process with it, and the next start finds or mends what is the
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -46,6 +47,7 @@ from supervisor.prepare import (
 )
 from supervisor.process.keeper import Keeper, Watched
 from supervisor.process.resources import confirm_cpus
+from supervisor.process.signals import MEANINGLESS
 from supervisor.process.systemd import Notifier, take_listeners, take_notifier
 from supervisor.running import Running
 from supervisor.simulator import Simulator, start_simulator
@@ -312,7 +314,11 @@ def _stop_all(servers: dict[str, Server]) -> None:
 
 @contextlib.contextmanager
 def _stoppable(notifier: Notifier) -> Iterator[None]:
-    """SIGTERM and SIGINT end the start in good order, until the keeper takes the signals itself."""
+    """SIGTERM and SIGINT end the start in good order, until the keeper takes the signals itself.
+
+    What would end the process by default, and means nothing yet, is passed over. SIGQUIT shows where each
+    thread is, of this process and of those that are forked from it.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # A second signal must not disturb the stop that the first has begun.
@@ -321,7 +327,10 @@ def _stoppable(notifier: Notifier) -> Iterator[None]:
         notifier.stopping(_STOP_S)
         raise Stopped
 
-    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    # Not SIG_IGN, which the programs of the stores would inherit.
+    before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGHUP, *MEANINGLESS)}
+    before |= {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    faulthandler.register(signal.SIGQUIT)
     try:
         yield
     finally:

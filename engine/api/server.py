@@ -81,6 +81,8 @@ class Connection(web.RequestHandler):
     """
 
     _first: asyncio.TimerHandle | None = None
+    # When it sent something last, on the loop's clock.
+    _active_at_s = 0.0
     # How long the first request had waited for its body before the connection came here, seconds.
     _waited_s = 0.0
     # Where the connection came from, while it is sure that the next octets begin a request.
@@ -128,6 +130,7 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Take in what has come. What ends the HTTP of the connection ends the body that is being read."""
+        self._active_at_s = asyncio.get_running_loop().time()
         if self._take_back is not None:
             if data.startswith(HOT) and self._is_between_requests():
                 self._go_back(self._take_back, data)
@@ -140,6 +143,15 @@ class Connection(web.RequestHandler):
             return
         if not isinstance(self._messages[-1][0], RawRequestMessage):
             request.content.set_exception(web.RequestPayloadError("The body is not as its headers say."))
+
+    def idle_since_s(self) -> float | None:
+        """Since when it has no request, on the loop's clock; None: it has one."""
+        return self._active_at_s if self._is_between_requests() else None
+
+    def end_if_idle(self) -> None:
+        """Close it when it has no request, because others need its room."""
+        if self._is_between_requests():
+            self.force_close()
 
     def _is_between_requests(self) -> bool:
         waits = self._waiter is not None and not self._waiter.done()
@@ -197,7 +209,8 @@ class Connections(web.Server):
 
     def __init__(self, handler: Any, **kwargs: Any) -> None:
         super().__init__(handler, **kwargs)
-        self._open = 0
+        # How many there are.
+        self.open = 0
         # Set while there is none.
         self.none_open = asyncio.Event()
         self.none_open.set()
@@ -205,15 +218,19 @@ class Connections(web.Server):
     def connection_made(self, handler: Any, transport: asyncio.Transport) -> None:
         """Count one more."""
         super().connection_made(handler, transport)
-        self._open += 1
+        self.open += 1
         self.none_open.clear()
 
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
         """Count one less."""
         super().connection_lost(handler, exc)
-        self._open -= 1
-        if not self._open:
+        self.open -= 1
+        if not self.open:
             self.none_open.set()
+
+    def members(self) -> list[Connection]:
+        """All there are now."""
+        return [c for c in self.connections if isinstance(c, Connection)]
 
     def __call__(self) -> Connection:
         """A connection; nobody has connected yet."""

@@ -143,7 +143,7 @@ async def serve(process: Process) -> None:
         await limits.refresh()
         await closures.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest, closures)
-        server = _server(services, process.listener)
+        server = _server(services, process.listener, config.http.connections_max)
         runs = (
             quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)),
             closures.run(life.admits, lambda: ingest.under_way),
@@ -178,10 +178,10 @@ def _backlogs(config: Config, link: RedisLink) -> RedisLimits:
     return RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
 
 
-def _server(services: Services, listener: socket.socket) -> Server:
+def _server(services: Services, listener: socket.socket, connections_max: int) -> Server:
     """The API on its socket, with the edge in front."""
     keys = Keys(services.directory)
-    return Server(create_app(services, keys), listener, Edge(services, keys))
+    return Server(create_app(services, keys), listener, Edge(services, keys, connections_max))
 
 
 async def _services(

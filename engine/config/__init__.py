@@ -59,6 +59,9 @@ class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:8080"
     # Largest request body, bytes.
     body_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
+    # Most connections of one process. When there are more, those that have been idle longest are closed.
+    # Fewer where the process may not have so many descriptors (`ulimit -n`, LimitNOFILE=).
+    connections_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 10_000
     # A request that is not answered within this time gets 503, seconds.
     timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
     # After a drain of the node its API says on /readyz that it is not ready, and goes on to take messages for

@@ -36,6 +36,7 @@ does not grow with the messages.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import structlog
@@ -65,6 +66,8 @@ _RETRY_S = 0.5
 _HELD_UP_S, _HELD_UP_MAX_S = 0.05, 1.0
 # How long a ledger leads with a shard that it cannot read on, and how long it then leaves the lead to others.
 _STOPPED_S, _LEFT_S = 10.0, 2.0
+# How long a ledger that is to end goes on booking while usage comes, seconds.
+_DRAIN_S = 2.0
 # How often it looks for silent holders, for lost data, for events to send and for usage to trim, seconds.
 _LOOK_S = 1.0
 
@@ -173,15 +176,22 @@ class Ledger:
         log.info("leading", shards=self._shards, answers_again=len(recovered.answers))
 
     async def _lead(self, draining: asyncio.Event) -> None:
+        """Lead until `draining` is set and nothing is left, or `_DRAIN_S` later.
+
+        Usage never ends while others go on accepting; what is left is read by the next leader.
+        """
+        until_s = math.inf
         while True:
             drained = draining.is_set()
+            if drained:
+                until_s = min(until_s, self._clock_s() + _DRAIN_S)
             await self._gather(0.001 if drained else self._gather_s)
             await self._look_around()
             # When it holds as many entries as it may, it reads no more, so waiting gathers nothing.
             due = self._due(everything=drained or _is_full(self._pending, self._held_up))
             if due:
                 await self._apply(due)
-            elif drained:
+            if drained and (not due or self._clock_s() >= until_s):
                 await self._announce()
                 return
             self._standstill.moves([*self._held_up, *self._stopped])

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from engine.config import ROLES
 from engine.errors import ConfigError, EngineError
 from supervisor.process import log_levels, snapshot
 from supervisor.process.log_levels import LEVELS
@@ -38,16 +39,17 @@ def change_level(data_dir: Path, level: str, role: str = "") -> list[ChangedLeve
 
     `role`: "" for all. Raises ConfigError when there is no such level or role, no engine runs there, it
     stops, or it is another user's; NotChanged when some process has not said so within `_TIMEOUT_S`. Killed
-    in between: the level changes, or it does not.
+    in between: the level of some roles changes, and of others it does not.
     """
-    wanted = _one_of("ROLE", role, log_levels.NAMED) if role else None
-    signum = log_levels.signum_of(wanted, _one_of("LEVEL", level, LEVELS))
+    wanted = _one_of("ROLE", role, ROLES) if role else None
+    signums = log_levels.signums_of(wanted, _one_of("LEVEL", level, LEVELS))
     path = snapshot.path_in(data_dir)
     before = snapshot.read(path)
     if before is None or before.stopping:
         raise ConfigError(f"No engine runs in the data directory {data_dir}; name another with --data-dir.")
     try:
-        os.kill(before.supervisor_pid, signum)
+        for signum in signums:
+            os.kill(before.supervisor_pid, signum)
     except OSError as e:
         raise ConfigError(
             f"The engine (process {before.supervisor_pid}) takes no signal: {e.strerror}."

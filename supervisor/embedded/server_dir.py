@@ -22,8 +22,9 @@ from engine.errors import ConfigError
 from supervisor.embedded import filelock
 
 LOG_BYTES_MAX = 10 * 1024 * 1024
-# With less free space a server would not survive its first minutes, bytes.
-FREE_BYTES_MIN = 100 * 1024 * 1024
+# With less free space a server would not survive its first minutes, bytes; nor would one that starts again
+# with less than this, since it first writes what it has to recover.
+FREE_BYTES_MIN, FREE_AGAIN_BYTES_MIN = 100 * 1024 * 1024, 20 * 1024 * 1024
 # These are below the range from which Linux takes ports for outgoing connections. A port in that
 # range would be taken by some client sooner or later, and a probe could even connect to itself.
 PORTS = range(20_000, 32_000)
@@ -43,15 +44,15 @@ class ServerDir:
         self._lock = self.run / f"{name}.lock"
         self._claimed = False
 
-    def claim(self) -> None:
+    def claim(self, free_bytes_min: int = FREE_BYTES_MIN) -> None:
         """Make the directories and take the lock; from here on only a stray server can be running here."""
         try:
             for folder, mode in (("logs", 0o755), ("secrets", 0o700), ("run", 0o755)):
                 (self.root / folder).mkdir(mode=mode, parents=True, exist_ok=True)
-            if shutil.disk_usage(self.root).free < FREE_BYTES_MIN:
+            if shutil.disk_usage(self.root).free < free_bytes_min:
                 raise ConfigError(
                     f"The disk of the data directory {self.root} has less than "
-                    f"{FREE_BYTES_MIN >> 20} MB free; make room or name another data directory."
+                    f"{free_bytes_min >> 20} MB free; make room or name another data directory."
                 )
             self._take_lock()
         except OSError as e:

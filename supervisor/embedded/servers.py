@@ -23,7 +23,7 @@ from pathlib import Path
 from engine.errors import ConfigError
 from supervisor.embedded.process import identity, spawn, stop_stray
 from supervisor.embedded.recipes import ClickHouse, Postgres, Recipe, Valkey
-from supervisor.embedded.server_dir import ServerDir
+from supervisor.embedded.server_dir import FREE_AGAIN_BYTES_MIN, ServerDir
 
 # A first start of PostgreSQL on a slow disk takes seconds, recovery may take longer.
 READY_S = 60.0
@@ -143,7 +143,7 @@ class Server:
         """
         if self._child is not None:
             self._end(self._child, timeout_s)
-        self._place.claim()
+        self._place.claim(FREE_AGAIN_BYTES_MIN)
         self._start(prepare=True)
 
     def restart(self, timeout_s: float = READY_S) -> None:

@@ -23,7 +23,7 @@ import setproctitle
 import structlog
 
 from engine.errors import ConfigError, EngineError
-from engine.supervision import CANNOT_BOOT
+from engine.supervision import CANNOT_BOOT, DRAIN_SIGNAL
 from engine.telemetry import write_left_out
 
 _PR_SET_PDEATHSIG = 1
@@ -94,9 +94,11 @@ def fork_child(title: str, run: Callable[[int], int], forget: Callable[[], None]
     new parent and ends. A signal that reaches the parent during the fork waits for its end.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    # Otherwise parent and child would both write what is still buffered.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # Otherwise parent and child would both write what is still buffered. A reader that has gone, or a full
+    # disk, is no reason to start no process.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
     parent, pid = os.getpid(), 0
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
@@ -156,16 +158,17 @@ def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
     if os.getppid() != parent:
         os._exit(1)
     signal.set_wakeup_fd(-1)
-    for signum in (signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2):
+    for signum in (signal.SIGCHLD, DRAIN_SIGNAL):
         signal.signal(signum, signal.SIG_DFL)
     # Which of these mean something, the role says when it begins.
     for number in range(signal.SIGRTMIN, signal.SIGRTMAX + 1):
         signal.signal(number, signal.SIG_IGN)
     # A process that hangs is aborted; it then writes where each of its threads is.
     faulthandler.enable()
-    # A terminal sends these to the whole group, and systemd sends SIGTERM to the whole unit. The
-    # parent decides what they mean, and asks its children to drain by a signal of its own.
-    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    # A terminal sends the first ones to the whole group, and systemd sends SIGTERM to the whole unit. The
+    # parent decides what they mean, and asks its children to drain by a signal of its own. The others
+    # mean nothing, and would end the process by default.
+    for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(signum, signal.SIG_IGN)
     forget()
     nothing = os.open(os.devnull, os.O_RDONLY)

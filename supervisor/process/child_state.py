@@ -28,6 +28,8 @@ from engine.supervision import DRAIN_SIGNAL
 Key = tuple[Role, int]
 # More lines of a stack than that are not kept.
 _STACK_LINES_MAX = 400
+# After so many deaths in a row of processes that were ready the next one is started at once.
+_AT_ONCE = 2
 
 
 class ChildState(StrEnum):
@@ -90,13 +92,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     # From DRAIN_SIGNAL to SIGKILL.
     drain_s: float = 30.0
     # First pause before a restart; doubles with each death up to the second. There is none after the
-    # first death of a process that was ready.
+    # first deaths of processes that were ready: see `ended`.
     backoff_s: float = 0.1
     backoff_max_s: float = 10.0
     # After a process that lived this long, the pauses begin with the first again.
     lived_s: float = 30.0
     # How often the memory of the processes is looked at.
     weigh_s: float = 5.0
+    # How long fencing waits for processes that start at the same time.
+    fence_after_s: float = 1.0
     # One run of the fencing process.
     fence_s: float = 10.0
     # Longest that fencing the holders of earlier runs takes, before the start is given up.
@@ -221,8 +225,8 @@ def ended(slot: Slot, code: int, now: float, limits: Limits) -> Slot:
         deaths, retry_at, words = 0, now, ""
     else:
         deaths = 1 if now - slot.started_at >= limits.lived_s else slot.deaths + 1
-        # A first death, of a process that worked, is no sign that the next one would die too.
-        at_once = deaths == 1 and slot.state == ChildState.READY
+        # One or two deaths, of processes that worked, are no sign that the next one would die too.
+        at_once = deaths <= _AT_ONCE and slot.state == ChildState.READY
         retry_at, words = now + (0.0 if at_once else backoff_s(deaths, limits)), _last_words(slot, code)
     return msgspec.structs.replace(
         moved(slot, Event.END, now), deaths=deaths, retry_at=retry_at, code=code, last_words=words

@@ -15,7 +15,7 @@ from engine.telemetry import Level
 from supervisor.process import log_levels
 from supervisor.process.child import Child, fork_child
 from supervisor.process.child_state import Key
-from supervisor.process.signals import Signals
+from supervisor.process.signals import MEANINGLESS, Signals
 
 # Key of the one child without a slot: it fences holders that have died.
 FENCE: None = None
@@ -28,7 +28,7 @@ class Children:
         self._listeners = dict(listeners)
         self._children: dict[Key | None, Child] = {}
         self._signals = Signals(
-            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *log_levels.SIGNUMS)
+            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *MEANINGLESS, *log_levels.SIGNUMS)
         )
         # poll(2) has no descriptor that children would inherit, as epoll has.
         self._selector = selectors.PollSelector()
@@ -99,10 +99,10 @@ class Children:
         """Send a signal to a child; one that has ended ignores it. Raises KeyError once it is buried."""
         self._children[key].send(signum)
 
-    def set_level(self, role: Role | None, level: Level) -> None:
-        """Have the processes of a role, None: of all, log from `level` on."""
+    def set_level(self, role: Role, level: Level) -> None:
+        """Have the processes of a role log from `level` on."""
         for key, child in self._children.items():
-            if key is not FENCE and role in (None, key[0]):
+            if key is not FENCE and key[0] == role:
                 child.send(level_signal(level))
 
     def dead(self) -> list[tuple[Key | None, int]]:

@@ -45,6 +45,7 @@ from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
 from supervisor.process.resources import cpu_of, outgrown, run_on
 from supervisor.process.service import Service
+from supervisor.process.signals import MEANINGLESS
 from supervisor.process.systemd import Notifier
 
 # Longest sleep of the loop while all is well, and while something is under way, seconds.
@@ -232,6 +233,8 @@ class Keeper:
                 self._seen.stopping.at_once = True
         elif signum in log_levels.SIGNUMS:
             self._children.set_level(*log_levels.wish(signum))
+        elif signum in MEANINGLESS:
+            self._log.warning("signal_ignored", signal=signal.Signals(signum).name)
         elif signum == signal.SIGHUP and self._on_reload is not None:
             self._seen.reloads.begun += 1
             self._service.begin_reload(self._seen)
@@ -371,8 +374,9 @@ class Keeper:
         except (EngineError, OSError) as e:
             self._log.error("server_restart_failed", server=name, why=str(e))
             rule.noted_server_down(server, time.monotonic(), self._limits)
+            server.sentence = str(e)
             return
-        server.down, server.up_at = False, time.monotonic()
+        server.down, server.up_at, server.sentence = False, time.monotonic(), ""
         self._log.info("server_restarted", server=name)
 
     def _announce(self) -> None:

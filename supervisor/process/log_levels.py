@@ -13,19 +13,18 @@ from engine.config import ROLES, Role
 from engine.telemetry import Level
 
 LEVELS: tuple[Level, ...] = get_args(Level)
-# The roles whose processes can be told alone: there are 30 signals, not enough for one role more.
-NAMED: tuple[Role, ...] = tuple(role for role in ROLES if role != "node")
-# None: the processes of all roles.
-_WISHES = [(role, level) for role in (None, *NAMED) for level in LEVELS]
+# There are 30 real-time signals, so whoever means all roles sends one for each.
+_WISHES = [(role, level) for role in ROLES for level in LEVELS]
 # The numbers of the signals.
 SIGNUMS = tuple(signal.SIGRTMIN + 1 + n for n in range(len(_WISHES)))
+assert SIGNUMS[-1] <= signal.SIGRTMAX
 
 
-def signum_of(role: Role | None, level: Level) -> int:
-    """The signal to send to the supervisor."""
-    return SIGNUMS[_WISHES.index((role, level))]
+def signums_of(role: Role | None, level: Level) -> list[int]:
+    """The signals to send to the supervisor; None: for the processes of all roles."""
+    return [SIGNUMS[_WISHES.index((one, level))] for one in ROLES if role in (None, one)]
 
 
-def wish(signum: int) -> tuple[Role | None, Level]:
-    """(role, None for all; level) of such a signal."""
+def wish(signum: int) -> tuple[Role, Level]:
+    """(role, level) of such a signal."""
     return _WISHES[SIGNUMS.index(signum)]

@@ -10,7 +10,8 @@ per pass. Beyond the states of one slot there are these rules:
 
 - A process that dies without having drained leaves a name behind: its units stay
   with it until that name is fenced. Names to fence outlive their slots, and the
-  restart does not wait for them, since a new process has a new name.
+  restart does not wait for them, since a new process has a new name. The fence waits for the new
+  process to be ready, `fence_after_s` at most.
 - Until everything wanted has been ready once (`announced`), a process that says it
   cannot boot ends the supervisor: the operator is watching and must see why. After
   that such a process is started again with back-off, since a store may be away for a while.
@@ -59,6 +60,8 @@ class Server(msgspec.Struct, kw_only=True):
 
     name: str
     down: bool = False
+    # Why it could not be started again; "" when that was not tried yet.
+    sentence: str = ""
     up_at: float
     deaths: int = 0
     retry_at: float = 0.0
@@ -204,9 +207,10 @@ def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
     stopping = observed.stopping
     if stopping is not None and stopping.at_once:
         return _at_once(observed)
-    actions = _fences(observed, now, limits)
+    fences = _fences(observed, now, limits)
+    actions: list[Action] = []
     if stopping is not None:
-        actions += _drains(observed, now, limits) + _finish(observed, now, limits)
+        actions = _drains(observed, now, limits) + _finish(observed, now, limits)
     elif observed.fencing.leftovers:
         # Nothing is running yet; a process that starts now would be fenced with the leftovers.
         actions += _leftovers_verdict(observed, now, limits)
@@ -217,8 +221,10 @@ def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
         actions += _processes(observed, now, limits) + _boot_verdict(observed, limits)
         if rolls.settled(observed.slots.values(), observed.wanted, observed.rolling):
             actions.append(Settle())
+    if any(isinstance(action, Spawn) for action in actions):
+        fences = [action for action in fences if not isinstance(action, Fence)]
     # Restarts come last: performing one takes a while.
-    return actions + _servers(observed, now)
+    return actions + fences + _servers(observed, now)
 
 
 def noted_fence_end(fencing: Fencing, code: int, sentence: str, now: float, limits: Limits) -> None:
@@ -263,6 +269,10 @@ def _fences(observed: Observed, now: float, limits: Limits) -> list[Action]:
         return []
     if fencing.leftovers:
         return [] if observed.stopping else [Fence(())]
+    # The process that takes the dead one's place is more urgent, and the machine may have few cores.
+    starting = (s for s in observed.slots.values() if s.state == ChildState.STARTING)
+    if observed.stopping is None and any(now - s.since < limits.fence_after_s for s in starting):
+        return []
     return [Fence(fencing.names)] if fencing.names else []
 
 

@@ -82,10 +82,13 @@ class Service:
             self._notifier.progress(how, self._step_s)
 
     def _trouble(self, observed: Observed, now: float) -> str:
-        """What an operator must look at: processes that die again and again, a reload that failed."""
+        """What an operator must look at: what dies again and again or cannot start, a reload that failed."""
         ill = [s for s in observed.slots.values() if child_state.degraded(s, now, self._limits)]
         words = ["the node is drained"] if observed.wish.drained else []
         words += [f"{s.title} is degraded: {s.last_words}" for s in ill]
+        words += [
+            f"{s.name} cannot be started: {s.sentence}" for s in observed.servers.values() if s.sentence
+        ]
         if observed.reloads.sentence:
             words.append(f"the last reload changed nothing: {observed.reloads.sentence}")
         return "".join(f"; {sentence}" for sentence in words)

@@ -1,4 +1,9 @@
-"""Signals of the supervisor: their handlers only enqueue them, and its loop takes them."""
+"""Signals of the supervisor: their handlers only enqueue them, and its loop takes them.
+
+What each signal does, to the supervisor and to its processes, stands in docs/operations.md, "Signals". Those
+that mean nothing here are taken too: their default is to end a process, and a mistaken `kill` at night, or a
+script that rotates logs, must not stop what works.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,9 @@ from collections import deque
 from collections.abc import Iterable
 from types import FrameType
 from typing import Any
+
+# They mean nothing to the supervisor.
+MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM)
 
 
 class Signals:

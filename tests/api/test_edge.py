@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import re
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import pytest
@@ -373,6 +373,33 @@ async def test_a_silent_client_is_given_up(
         request = post().replace(KEY, api.api_key.encode())
         assert (await api.raw(request)).startswith(b"HTTP/1.1 202")
         assert (await api.raw(request + request[:30])).startswith(b"HTTP/1.1 202")
+
+
+async def test_idle_connections_make_room_for_new_ones_and_those_at_work_stay(
+    directory: Directory, acme: NewOrganisation
+) -> None:
+    ingest = DeskIngest()
+    ingest.gate.clear()
+    services = await services_with(directory, ingest=ingest)
+    async with serving(services, acme.api_key, connections_max=16) as api, AsyncExitStack() as stack:
+        request = post().replace(KEY, api.api_key.encode())
+        at_work = [await stack.enter_async_context(connected(api)) for _ in range(8)]
+        for _, writer in at_work:
+            writer.write(request)
+        await ingest.entered.wait()
+        with_aiohttp, writer = await stack.enter_async_context(connected(api))
+        writer.write(GET)
+        assert (await answer_of(with_aiohttp))[0].startswith(b"HTTP/1.1 200")
+        silent = [await stack.enter_async_context(connected(api)) for _ in range(40)]
+        # The one that aiohttp has was idle first, then the first of the silent ones.
+        async with asyncio.timeout(5):
+            for reader, _ in [(with_aiohttp, writer), *silent[:32]]:
+                assert await reader.read() == b""
+        writer = silent[-1][1]
+        ingest.gate.set()
+        writer.write(request)
+        for reader, _ in [*at_work, silent[-1]]:
+            assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 202")
 
 
 async def test_a_body_that_is_late_is_awaited_by_aiohttp_for_the_rest_of_its_time(

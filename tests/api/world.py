@@ -288,12 +288,17 @@ def _of(services: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
 @asynccontextmanager
 async def serving(
-    services: Services, api_key: str = "", known: Keys | None = None, *, edge: bool | None = None
+    services: Services,
+    api_key: str = "",
+    known: Keys | None = None,
+    *,
+    edge: bool | None = None,
+    connections_max: int = 10_000,
 ) -> AsyncIterator[Api]:
     """The API on a free port, while the block runs. `edge`: as `has_edge`, for this one."""
     listener = socket.create_server(("127.0.0.1", 0))
     keys = known or Keys(services.directory)
-    front = Edge(services, keys) if (has_edge if edge is None else edge) else None
+    front = Edge(services, keys, connections_max) if (has_edge if edge is None else edge) else None
     server = Server(create_app(services, keys), listener, front)
     await server.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=15)) as session:

@@ -12,6 +12,7 @@ from functools import partial
 import asyncpg
 import msgspec
 import pytest
+import structlog
 
 from engine import redis_keys, shards
 from engine.api.messages import render_batch
@@ -471,6 +472,34 @@ async def test_when_redis_loses_everything_the_books_are_closed_and_service_goes
         causes = await pool.fetch("SELECT movement, units FROM journal WHERE reference LIKE 'Redis lost%'")
         await pool.close()
         assert ("release", 40) in [tuple(row) for row in causes]
+
+
+async def test_a_ledger_that_is_to_end_leaves_the_lead_although_usage_never_ends(
+    streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        ingest, _ = await w.holder("h1")
+        org = await w.organisation(1_000_000)
+        enough = asyncio.Event()
+
+        async def customer() -> None:
+            while not enough.is_set():
+                await ingest.submit(org, drafts(5), render=render)
+
+        with structlog.testing.capture_logs() as lines:
+            first = await w.ledger()
+            customers = [asyncio.create_task(customer()) for _ in range(8)]
+            await w.ledger()
+            first.set()
+
+            async def leads() -> bool:
+                return sum(line["event"] == "leading" for line in lines) == 2
+
+            try:
+                await eventually(leads, timeout_s=20)
+            finally:
+                enough.set()
+                await asyncio.gather(*customers)
 
 
 async def test_when_redis_goes_back_in_time_what_it_still_has_is_held_again(

@@ -143,8 +143,8 @@ def test_no_number_is_without_limits() -> None:
 WRONG = [
     (
         "[http]\nport = 1",
-        "http.port is no setting; those here are: admin_key_file, body_bytes_max, drain_notice_s, listen,"
-        " timeout_s.",
+        "http.port is no setting; those here are: admin_key_file, body_bytes_max, connections_max, "
+        "drain_notice_s, listen, timeout_s.",
     ),
     ("[queues.slow]\n", "queues.slow is no setting; those here are: express, normal."),
     ('[[providers]]\nname = "a"\ntype = "http"\nhost = "h"', "providers.a.host is no setting; those here "),

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine import resolving
 from engine.connecting import connect
 from engine.providers.http_client.pool import HttpOutcome, HttpPool
 from tests.providers.scripted import OK, ScriptedServer
@@ -35,11 +36,11 @@ def silent_address(port: int) -> Iterator[None]:
 def name_of(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """From now on NAME has these addresses, in this order."""
 
-    async def found(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+    def found(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         assert host == NAME
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+    monkeypatch.setattr(resolving.socket, "getaddrinfo", found)
 
 
 async def test_the_next_address_is_tried_when_one_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from supervisor.datadir import FORMAT
+from supervisor.embedded.servers import start_all
 
 COMMAND = [sys.executable, "-m", "supervisor.cli"]
 ROOT = Path(__file__).parents[2]
@@ -69,6 +76,19 @@ class Engine:
         self.process.wait(STOP_S)
 
 
+@cache
+def cluster() -> Path:
+    """A data directory with nothing but an empty PostgreSQL cluster, which takes the longest to make."""
+    folder = Path(tempfile.mkdtemp(prefix="smsengine-cluster-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder.chmod(0o711)
+    start_all(folder / "data", {"postgres"})["postgres"].stop(STOP_S)
+    (folder / "data" / "format").write_text(f"{FORMAT}\n")
+    shutil.rmtree(folder / "data" / "logs")
+    shutil.rmtree(folder / "data" / "run")
+    return folder / "data"
+
+
 def start_engine(
     data_dir: Path,
     arguments: Sequence[object] = ("--demo",),
@@ -77,11 +97,15 @@ def start_engine(
     before: Sequence[str] = (),
     pass_fds: Sequence[int] = (),
     variables: Mapping[str, str] | None = None,
+    fresh: bool = False,
 ) -> Engine:
     """Wait for the JSON line. AssertionError with the log when none comes.
 
+    A data directory that is not there is a copy of `cluster`; `fresh`: the engine makes it itself.
     `before` is a program with arguments that executes the rest; `variables` are added to the environment.
     """
+    if not fresh and not data_dir.exists():
+        subprocess.run(["cp", "-a", cluster(), data_dir], check=True)
     log = data_dir.with_name(f"{data_dir.name}.log")
     argv = [*before, *COMMAND, "up", *map(str, arguments), "--data-dir", str(data_dir), *listen, "--json"]
     with log.open("ab") as stderr:

@@ -48,7 +48,7 @@ def _is_zombie(pid: int) -> bool:
 
 def test_data_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    first = start_engine(data_dir)
+    first = start_engine(data_dir, fresh=True)
     try:
         sent = answer(first.run("send", "--to", "+989121234567", "--text", "one", "--json"))
         children = children_of(first.pid)
@@ -96,7 +96,7 @@ def test_data_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
         third.kill()
 
 
-def test_secrets_are_for_the_owner_alone(tmp_path: Path) -> None:
+def test_secrets_are_for_the_owner_alone_and_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
     engine = start_engine(tmp_path / "data")
     try:
         private = [engine.data_dir / "run" / "engine.json", *(engine.data_dir / "secrets").iterdir()]
@@ -111,6 +111,10 @@ def test_secrets_are_for_the_owner_alone(tmp_path: Path) -> None:
             f"smsengine: Another smsengine (process {engine.pid}) uses {engine.data_dir}; "
             "stop it or name another directory with --data-dir.\n"
         )
+        redis = int((engine.data_dir / "run" / "redis.pid").read_text())
+        os.kill(redis, signal.SIGKILL)
+        eventually(lambda: engine.run("send", "--to", "+989121234567", "--text", "x").returncode == 0, 60)
+        assert int((engine.data_dir / "run" / "redis.pid").read_text()) != redis
         assert engine.stop() == 0
         gone = engine.run("status")
         assert gone.returncode == 2
@@ -167,9 +171,8 @@ def _pasted(command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("moment", ["starting_servers", "migrating", "fenced", "child_ready"])
-def test_stopped_while_it_starts_it_leaves_nothing(tmp_path: Path, moment: str) -> None:
-    data_dir = tmp_path / "data"
+def stopped_at(moment: str, data_dir: Path) -> None:
+    """Start, and stop at that moment of the start: nothing runs on."""
     process = subprocess.Popen(
         [*COMMAND, "up", "--demo", "--data-dir", str(data_dir), "--listen", "127.0.0.1:0", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment(),
@@ -188,6 +191,12 @@ def test_stopped_while_it_starts_it_leaves_nothing(tmp_path: Path, moment: str) 
         eventually(lambda: not processes_of(data_dir), STOP_S)
     finally:
         process.kill()
+
+
+def test_stopped_while_it_starts_it_leaves_nothing_that_hinders_the_next_start(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    for moment in ("starting_servers", "migrating", "fenced", "child_ready"):
+        stopped_at(moment, data_dir)
     engine = start_engine(data_dir)
     try:
         assert answer(engine.run("audit", "--json"))["clean"] is True
@@ -227,18 +236,6 @@ def test_stores_of_the_configuration_are_used_and_left_running(tmp_path: Path) -
     finally:
         for server in servers.values():
             server.stop(10)
-
-
-def test_a_server_that_dies_is_started_again(tmp_path: Path) -> None:
-    engine = start_engine(tmp_path / "data")
-    try:
-        redis = int((engine.data_dir / "run" / "redis.pid").read_text())
-        os.kill(redis, signal.SIGKILL)
-        eventually(lambda: engine.run("send", "--to", "+989121234567", "--text", "x").returncode == 0, 60)
-        assert int((engine.data_dir / "run" / "redis.pid").read_text()) != redis
-        assert engine.stop() == 0
-    finally:
-        engine.kill()
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:

@@ -33,19 +33,20 @@ class EdgeConnection(asyncio.Protocol):
     __slots__ = (
         "_awaited",
         "_exchange",
-        "_idle",
         "_is_serving",
         "_is_writing_paused",
         "_parts",
         "_transport",
         "_unserved",
+        "idle",
     )
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         # None: the client has gone, or the connection is aiohttp's.
         self._transport: asyncio.Transport | None = None
-        self._idle: IdleClock | None = None
+        # Whether it has a request, and since when it has none; None: nobody has connected.
+        self.idle: IdleClock | None = None
         # Of a head that is not whole, or behind the request under way.
         self._unserved = Unserved()
         # The body that is awaited, or the request under way; at most one of the two.
@@ -60,18 +61,19 @@ class EdgeConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport, first_s: float | None = None) -> None:
         """A client has connected, or is back; `first_s`: how long its first request may stay out, seconds."""
         transport = cast(asyncio.Transport, transport)
+        is_new = first_s is None
         if first_s is None:
             tcp_keepalive(transport)
             first_s = server.FIRST_REQUEST_S
         self._transport = transport
-        self._idle = IdleClock(transport, first_s, server.KEEP_ALIVE_S)
-        self._parts.joined(self)
+        self.idle = IdleClock(transport, first_s, server.KEEP_ALIVE_S)
+        self._parts.joined(self, is_new)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client has gone, or is aiohttp's now. A request under way goes on."""
         self._transport = self._awaited = None
-        if self._idle is not None:
-            self._idle.stop()
+        if self.idle is not None:
+            self.idle.stop()
         if self._exchange is None:
             self._parts.left(self)
 
@@ -116,7 +118,7 @@ class EdgeConnection(asyncio.Protocol):
     def answer(self, octets: bytes, *, closes: bool) -> None:
         """Write the answer to the request under way, and close the connection when it `closes`."""
         self._exchange = None
-        transport, idle = self._transport, self._idle
+        transport, idle = self._transport, self.idle
         if transport is None or idle is None:
             self._parts.left(self)
             return
@@ -130,7 +132,7 @@ class EdgeConnection(asyncio.Protocol):
             self._serve(transport, self._unserved.take())
 
     def end_if_idle(self) -> None:
-        """Close it when it has no request, because the server ends."""
+        """Close it when it has no request, because the server ends or others need its room."""
         if self._exchange is None and self._awaited is None and self._transport is not None:
             self._transport.close()
 
@@ -185,8 +187,8 @@ class EdgeConnection(asyncio.Protocol):
         self._unserved.read_on(transport)
 
     def _begin(self, head: Head, body: bytes, waited_s: float = 0.0) -> None:
-        assert self._idle is not None
-        self._idle.busy = True
+        assert self.idle is not None
+        self.idle.busy = True
         self._exchange = Exchange(self._parts, self, head)
         self._exchange.begin(body, waited_s)
 
@@ -196,8 +198,8 @@ class EdgeConnection(asyncio.Protocol):
             known = head.presented is not None and self._parts.keys.sender_at_once(head.presented) is not None
         except Refusal:
             known = False
-        if known and self._idle is not None:
-            self._idle.busy = True
+        if known and self.idle is not None:
+            self.idle.busy = True
             self._awaited = AwaitedBody(head, data[len(head.octets) :])
             self._parts.bodies.begin(self)
         else:

@@ -22,9 +22,12 @@ from engine.api.server import Connections
 class Edge:
     """The port `server.Front`. One per process, on its loop."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
-        """`keys`: those that the application has, too. Call this on the loop that will serve it."""
-        self._parts = Parts(services, keys)
+    def __init__(self, services: Services, keys: Keys, connections_max: int = 10_000) -> None:
+        """`keys`: those that the application has, too. Call this on the loop that will serve it.
+
+        `connections_max`: when there are more, idle ones are closed (`room`).
+        """
+        self._parts = Parts(services, keys, connections_max)
 
     def serve(self, connections: Connections) -> Callable[[], asyncio.Protocol]:
         """What makes the protocol of each new connection. `connections` is called for one to hand over to."""

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from engine.api.auth import Keys
 from engine.api.edge.heads import Heads
+from engine.api.edge.room import Idle, Room, bound
+from engine.api.edge.waiting import IdleClock
 from engine.api.guard import RequestIds
 from engine.api.ports import Services
 from engine.api.server import Connections, TakeBack
@@ -29,8 +31,11 @@ class Member(Protocol):
     def pass_on(self) -> None:
         """Let aiohttp wait for the body that has not come whole yet."""
 
+    # Whether it has a request, and since when it has none; None: nobody has connected.
+    idle: IdleClock | None
+
     def end_if_idle(self) -> None:
-        """Close it when it has no request, because the server ends."""
+        """Close it when it has no request, because the server ends or others need its room."""
 
     def give_up(self) -> None:
         """Give up the request under way without an answer, and the connection."""
@@ -39,7 +44,7 @@ class Member(Protocol):
 class Parts:
     """What the connections use, and all that there are of them."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: Services, keys: Keys, connections_max: int) -> None:
         """Call this on the loop that will serve them."""
         self.loop = asyncio.get_running_loop()
         self.ingest = services.ingest
@@ -61,6 +66,7 @@ class Parts:
         # The server ends: every connection closes after its answer.
         self.is_ending = False
         self._parting = services.parting
+        self._room = Room(bound(connections_max))
         # Set while there is no connection.
         self.none_open = asyncio.Event()
         self.none_open.set()
@@ -84,10 +90,21 @@ class Parts:
             transport, data, waited_s=waited_s, writing_paused=writing_paused, take_back=take_back
         )
 
-    def joined(self, connection: Member) -> None:
-        """A connection is served here."""
+    def joined(self, connection: Member, is_new: bool) -> None:
+        """A connection is served here. When it is new, others that are idle may have to make room for it."""
         self.connections.add(connection)
         self.none_open.clear()
+        if is_new:
+            handed_over = self.aiohttp.open if self.aiohttp is not None else 0
+            self._room.keep(len(self.connections) + handed_over, self._idle_ones)
+
+    def _idle_ones(self) -> list[tuple[float, Idle]]:
+        """All connections without a request, each with the loop's time since when."""
+        found: list[tuple[float, Idle]] = [
+            (c.idle.since_s, c) for c in self.connections if c.idle is not None and not c.idle.busy
+        ]
+        others = self.aiohttp.members() if self.aiohttp is not None else []
+        return found + [(since, c) for c in others if (since := c.idle_since_s()) is not None]
 
     def left(self, connection: Member) -> None:
         """A connection is lost and has no request, or is aiohttp's now."""

@@ -4,6 +4,10 @@ Each message is looked for from its acceptance on, to the end of the stream. A s
 events before its time, so the entries until then are skipped for it. A message that is delivered and
 charged has had its last event that says anything new, so the search for it ends there. Nobody is looked for
 in more than `entries_max` entries.
+
+When Redis' clock was set back, the ids of new entries go on from the highest that there was, and a message
+that was accepted since may have a later time than all of them. So a message with no entry behind its
+acceptance is looked for once more, from the begin of the stream.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from engine.activity.blocks import fits
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
 from engine.lifecycle import EVENTS
 from engine.records import ActivityRow
-from engine.stream_id import StreamId
+from engine.stream_id import STREAM_START, StreamId
 
 # How far Redis' clock may be ahead of the one that accepted a message, milliseconds.
 _CLOCK_SLACK_MS = 2000
@@ -32,6 +36,8 @@ class _Wanted:
         # No entry before this one can have an event of it that was not seen yet.
         self.start = _not_before(key.accepted_at_us)
         self.looked_at = 0
+        # It is looked for from the begin of the stream.
+        self.anywhere = False
         self.rows: list[ActivityRow] = []
 
     def seen(self, rows: Iterable[ActivityRow]) -> None:
@@ -78,13 +84,18 @@ class TailSearch:
                 w.looked_at += 1
             if mentioned := {w.key.message_id: w for w in wanted if w.needle in entry.blob}:
                 self._note(entry, mentioned)
+        again = [w for w in self._open if last and not w.looked_at and not w.anywhere]
+        for w in again:
+            w.start, w.anywhere = STREAM_START, True
         for w in self._open:
+            if w in again:
+                continue
             if last or w.over:
                 self._found[w.key] = RecentRows(rows=w.rows, complete=True)
             elif w.looked_at >= self._entries_max:
                 self._found[w.key] = RecentRows(rows=w.rows, complete=False)
         self._open = [w for w in self._open if w.key not in self._found]
-        behind = page[-1].id.next if page else StreamId(0, 0)
+        behind = page[-1].id.next if page and not again else STREAM_START
         self.start = max(behind, min(w.start for w in self._open)) if self._open else None
 
     @property

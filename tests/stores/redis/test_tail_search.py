@@ -79,6 +79,18 @@ def test_what_is_scheduled_for_later_does_not_hide_what_another_message_has_mean
     assert [row.event for row in found[key_of(message(1))].rows] == ["accepted", "sent"]
 
 
+def test_a_message_is_found_although_the_clock_of_redis_was_set_back() -> None:
+    # Its time goes on from before; the ids of entries stay at the highest.
+    late = message(0, accepted_at_us=T0 + 3_600_000_000)
+    stream = [entry(n, message(1, attempt=n)) for n in range(10)] + [entry(20, late)]
+    keys = [key_of(late), key_of(message(1)), key_of(message(2))]
+    found, pages = found_in(stream, keys)
+    assert [len(found[key].rows) for key in keys] == [1, 10, 0]
+    assert all(found[key].complete for key in keys)
+    assert pages < 12
+    assert found_in([], keys)[1] <= 2
+
+
 def test_the_bound_counts_the_entries_of_each_message_by_itself() -> None:
     """A message of long ago does not use up the search of one that has just been accepted."""
     stream = [entry(n * 1000, message(9)) for n in range(20)]

@@ -3,9 +3,10 @@
 `python -m tests.supervisor.process.keeper_program DIR OPTIONS` with OPTIONS in JSON. Tests steer the
 roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies before it is
 ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready, `grow-ROLE` has 200 MiB, `noisy-ROLE`
-logs 2,000 lines. What operators wish of the node stands in `wish`. SIGUSR2 makes a child's loop hang,
-while a thread of it waits. `fence-fails` makes fencing fail. On SIGHUP the configuration becomes that of
-`config.toml`. What the children do is appended to DIR/events.
+logs 2,000 lines; `refuse-server`: the watched server cannot be started again. What operators wish of the
+node stands in `wish`. SIGUSR2 makes a child's loop hang, while a thread of it waits. `fence-fails` makes
+fencing fail. On SIGHUP the configuration becomes that of `config.toml`. What the children do is appended
+to DIR/events.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ class Sleeper:
         return os.waitstatus_to_exitcode(status) if pid else None
 
     def restart(self) -> None:
+        if asked("refuse", "server"):
+            raise OSError("There is no room on its disk.")
         self._pid = os.posix_spawn("/bin/sleep", ["sleep", "300"], {})
         record(event="server", pid=self._pid)
 

@@ -168,10 +168,21 @@ def test_a_dead_process_is_replaced_and_fenced_and_nothing_else_happens() -> Non
     world = World(ALL)
     world.boot()
     name = world.end(("express", 1), -9)
-    # Neither waits for the other.
-    assert world.tick() == [rule.Fence((name,)), rule.Spawn("express", 1)]
+    # The fence does not hold up the process that takes its place.
+    assert world.tick() == [rule.Spawn("express", 1)]
+    assert world.tick(0.2) == []
+    world.say(("express", 1), "ready")
+    assert world.tick() == [rule.Fence((name,))]
     assert world.seen.slots["express", 1].restarts == 1
     assert world.seen.slots["express", 1].name != name
+
+
+def test_a_fence_does_not_wait_for_long_for_a_process_that_is_not_ready() -> None:
+    world = World(ALL)
+    world.boot()
+    name = world.end(("express", 1), -9)
+    world.tick()
+    assert world.tick(LIMITS.fence_after_s) == [rule.Fence((name,))]
 
 
 def test_a_process_that_left_of_itself_is_replaced_without_a_fence() -> None:
@@ -186,9 +197,11 @@ def test_a_fence_that_failed_is_repeated_with_back_off_and_with_all_names() -> N
     world.boot()
     first = world.end(("express", 1), -9)
     world.tick()
+    world.tick(LIMITS.fence_after_s)
     second = world.end(("express", 2), -9)
     world.end_fence(1)
     assert not [a for a in world.tick() if isinstance(a, rule.Fence)]
+    world.say(("express", 2), "ready")
     assert rule.Fence((first, second)) in world.tick(0.1)
     world.end_fence(1)
     assert not [a for a in world.tick(0.1) if isinstance(a, rule.Fence)]
@@ -202,8 +215,11 @@ def test_a_name_that_dies_while_others_are_fenced_is_fenced_next() -> None:
     world.boot()
     world.end(("express", 1), -9)
     world.tick()
+    world.tick(LIMITS.fence_after_s)
     second = world.end(("express", 2), -9)
     world.end_fence(0)
+    world.tick()
+    world.say(("express", 2), "ready")
     assert world.tick()[0] == rule.Fence((second,))
 
 
@@ -212,6 +228,7 @@ def test_a_fencing_process_that_hangs_is_killed_once() -> None:
     world.boot()
     world.end(("express", 1), -9)
     world.tick()
+    world.tick(LIMITS.fence_after_s)
     assert rule.KillFence() in world.tick(LIMITS.fence_s)
     assert rule.KillFence() not in world.tick(1)
 
@@ -226,8 +243,8 @@ def test_backoff_grows_with_each_death_and_starts_anew_after_a_long_life() -> No
     world = World(ALL)
     world.boot()
     key: child_state.Key = ("normal", 1)
-    # None after the first death of a process that was ready.
-    for pause in (0.0, 0.2, 0.4):
+    # None after the first deaths of processes that were ready.
+    for pause in (0.0, 0.0, 0.4):
         world.end(key, 1)
         assert world.seen.slots[key].retry_at - world.now == pytest.approx(pause)
         world.tick(pause + 1e-6)

@@ -141,6 +141,19 @@ def test_while_a_server_is_restarted_systemd_is_told_to_be_patient(start: Start,
     assert systemd.hear("WATCHDOG_USEC=")[-1] == "WATCHDOG_USEC=2000000\nWATCHDOG=1"
 
 
+def test_a_server_that_cannot_be_started_again_is_shown_until_it_is(start: Start, systemd: Systemd) -> None:
+    running = start(
+        environment={"NOTIFY_SOCKET": systemd.address}, server=True, roles={"normal": 0, "archiver": 0},
+        limits={"backoff_max_s": 0.2},
+    )  # fmt: skip
+    running.ready()
+    (running.here / "refuse-server").touch()
+    os.kill(running.events("server")[0]["pid"], signal.SIGKILL)
+    systemd.hear("STATUS=3 of 3 processes ready; sleeper cannot be started: There is no room on its disk.")
+    (running.here / "refuse-server").unlink()
+    systemd.hear("STATUS=3 of 3 processes ready")
+
+
 def test_no_child_inherits_what_systemd_told_the_supervisor(start: Start, systemd: Systemd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         fd = listener.fileno()

@@ -1,0 +1,86 @@
+"""The disk of the data directory, with all stores and the log on it, is full for a while, and then is not."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.config import ROLES
+from tests.operations.customers import IN_FLIGHT, assert_none_lost, customers
+from tests.system.client import Caller, eventually
+from tests.system.conftest import Engine, start_engine
+from tests.system.faults import fetch_processes
+
+SIZE_MB = 260
+FULL_S = 30.0
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._ballast = place / "ballast"
+
+    def fill(self) -> None:
+        """Leave no byte of room."""
+        with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+
+    def make_room(self) -> None:
+        """Undo `fill`."""
+        self._ballast.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=755", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small disk here")
+    yield Disk(place)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
+def victim(disk: Disk) -> Iterator[Engine]:
+    engine = start_engine(disk.place / "data")
+    yield engine
+    disk.make_room()
+    engine.stop()
+    engine.kill()
+
+
+def test_a_full_disk_loses_nothing_and_the_engine_goes_on_when_there_is_room(
+    victim: Engine, disk: Disk
+) -> None:
+    with customers(victim, patience_s=180.0) as running:
+        disk.fill()
+        # An answer that is on its way may be uncertain, and says so.
+        eventually(lambda: running.refusals["503"] >= 20, 60)
+        until = time.monotonic() + FULL_S
+        while time.monotonic() < until:
+            disk.fill()
+            time.sleep(1)
+            assert victim.process.poll() is None, "the engine ended"
+        status, parts = Caller(victim.url, "").call("GET", "/readyz")
+        assert status == 503, parts
+        accepted = len(running.accepted)
+        disk.make_room()
+        running.go_on(60, timeout_s=30)
+    assert set(running.refusals) == {"503"}
+    print(f"{accepted} accepted before, then {dict(running.sentences)}")  # noqa: T201 - what a run saw
+    eventually(lambda: {r["state"] for r in fetch_processes(victim)} == {"ready"}, 60)
+    assert len(fetch_processes(victim)) == len(ROLES)
+    assert_none_lost(victim, running.stop(), duplicates_max=2 * IN_FLIGHT)
+    log = victim.log.read_text()
+    assert "log_lines_lost" in log
+    assert "has less than 20 MB free" in log or "No space left" in log
+    assert victim.stop() == 0

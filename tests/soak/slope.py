@@ -1,0 +1,92 @@
+"""Whether a series of samples grows: a straight line through it, and how sure its slope is.
+
+A series may come from several processes, one after another in the same place. Each then has a level of
+its own, and all of them share one slope (least squares with a constant for each process). So a process
+that was replaced neither hides a growth nor looks like one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# Samples of one process that say something about a slope.
+_SAMPLES_MIN = 6
+# How many standard errors a slope must be beyond what is allowed before the growth counts as seen.
+_SURE = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One value at an instant, seconds from the start; `source`: which process it is of."""
+
+    at_s: float
+    value: float
+    source: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """A line through samples: its slope an hour and the standard error of that, in units of the value."""
+
+    samples: int
+    first: float
+    last: float
+    mean: float
+    per_hour: float
+    error_per_hour: float
+
+    def grows(self, allowed_per_hour: float) -> bool:
+        """Whether it surely grows by more than that an hour."""
+        return self.per_hour - _SURE * self.error_per_hour > allowed_per_hour
+
+
+def fitted(samples: Iterable[Sample], warm_s: float) -> Fit | None:
+    """The line through what comes `warm_s` seconds or more after the first sample of its process.
+
+    None: no process has enough samples after that.
+    """
+    by_source: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_source[sample.source].append(sample)
+    used = []
+    for of_one in by_source.values():
+        warm = [s for s in of_one if s.at_s - of_one[0].at_s >= warm_s]
+        if len(warm) >= _SAMPLES_MIN:
+            used.append(warm)
+    if not used:
+        return None
+    count = sum(map(len, used))
+    square = product = 0.0
+    centred: list[tuple[float, float]] = []
+    for of_one in used:
+        at = sum(s.at_s for s in of_one) / len(of_one)
+        level = sum(s.value for s in of_one) / len(of_one)
+        centred += [(s.at_s - at, s.value - level) for s in of_one]
+    for x, y in centred:
+        square += x * x
+        product += x * y
+    slope = product / square
+    rest = sum((y - slope * x) ** 2 for x, y in centred)
+    free = max(1, count - len(used) - 1)
+    error = math.sqrt(rest / free / square)
+    every = sorted((s for of_one in used for s in of_one), key=lambda s: s.at_s)
+    return Fit(
+        samples=count,
+        first=every[0].value,
+        last=every[-1].value,
+        mean=sum(s.value for s in every) / count,
+        per_hour=slope * 3600,
+        error_per_hour=error * 3600,
+    )
+
+
+def drawn(values: list[float], width: int = 40) -> str:
+    """The values as a line of small bars, from nothing to the largest."""
+    bars = "▁▂▃▄▅▆▇█"
+    step = max(1.0, len(values) / width)
+    picked = [values[int(i * step)] for i in range(int(len(values) / step))]
+    most = max(picked, default=0.0) or 1.0
+    return "".join(bars[max(0, min(7, int(v / most * 7.999)))] for v in picked)

@@ -1,0 +1,50 @@
+"""The judge of `make soak` sees a growth through noise and through processes that are replaced."""
+
+from __future__ import annotations
+
+import random
+
+from tests.soak.slope import Sample, drawn, fitted
+
+
+def series(per_hour: float, *, replaced: bool = False, noise: float = 1.0) -> list[Sample]:
+    """An hour of samples, one a minute; with `replaced` a new process begins at 60 every 20 minutes."""
+    rng = random.Random(1)
+    life = 20 if replaced else 60
+    return [
+        Sample(
+            at_s=60.0 * minute,
+            value=60 + per_hour * (minute % life) / 60 + rng.gauss(0, noise),
+            source=minute // life,
+        )
+        for minute in range(60)
+    ]
+
+
+def test_what_is_level_does_not_grow_and_what_leaks_does() -> None:
+    level, leak = fitted(series(0), 300), fitted(series(12), 300)
+    assert level is not None
+    assert leak is not None
+    assert not level.grows(4)
+    assert leak.grows(4)
+    assert abs(leak.per_hour - 12) < 3 * leak.error_per_hour
+
+
+def test_a_leak_is_seen_although_the_process_is_replaced_again_and_again() -> None:
+    leak, level = fitted(series(24, replaced=True), 120), fitted(series(0, replaced=True), 120)
+    assert leak is not None
+    assert level is not None
+    assert leak.grows(4)
+    assert not level.grows(4)
+
+
+def test_too_few_samples_say_nothing() -> None:
+    assert fitted(series(12)[:5], 0) is None
+    assert fitted(series(12), 3600) is None
+
+
+def test_a_series_is_drawn_by_its_largest() -> None:
+    assert drawn([0, 1, 2, 4]) == "▁▂▄█"
+    assert drawn([]) == ""
+    assert drawn([-1, 0, 1]) == "▁▁█"
+    assert len(drawn([1.0] * 200)) == 40
