@@ -34,7 +34,7 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
 def started(tmp_path: Path, systemd: Systemd, listener: socket.socket) -> Engine:
     return start_engine(
         tmp_path / "data",
-        listen=(),
+        listen=("--admin-listen", "127.0.0.1:0"),
         before=(sys.executable, "-c", AS_SYSTEMD, str(listener.fileno())),
         pass_fds=(listener.fileno(),),
         variables={"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "4000000"},

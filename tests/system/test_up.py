@@ -128,7 +128,8 @@ def test_without_json_it_prints_commands_that_work_when_pasted(tmp_path: Path) -
     log = tmp_path / "log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [*COMMAND, "up", "--demo", "--data-dir", str(data_dir), "--listen", f"127.0.0.1:{port}"],
+            [*COMMAND, "up", "--demo", "--data-dir", str(data_dir), "--listen", f"127.0.0.1:{port}",
+             "--admin-listen", "127.0.0.1:0"],
             stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=ROOT, env=environment(),
         )  # fmt: skip
     try:
@@ -141,7 +142,7 @@ def test_without_json_it_prints_commands_that_work_when_pasted(tmp_path: Path) -
         commands = [
             line.strip() for line in text.splitlines() if line.startswith("  ") and "API key" not in line
         ]
-        send, file, watch = (c for c in commands if not c.startswith("Messages"))
+        send, file, watch = (c for c in commands if not c.startswith(("Messages", "Admin calls")))
         assert '"accepted"' in _pasted(send) or _pasted(send).startswith("accepted")
         assert _pasted(file).startswith("100 accepted, 0 refused")
         assert watch.endswith("--data-dir " + str(data_dir))
