@@ -39,16 +39,17 @@ def change_level(data_dir: Path, level: str, role: str = "") -> list[ChangedLeve
 
     `role`: "" for all. Raises ConfigError when there is no such level or role, no engine runs there, it
     stops, or it is another user's; NotChanged when some process has not said so within `_TIMEOUT_S`. Killed
-    in between: the level changes, or it does not.
+    in between: the level changes of some roles, or of none.
     """
-    wanted = _one_of("ROLE", role, ROLES) if role else None
-    signum = log_levels.signum_of(wanted, _one_of("LEVEL", level, LEVELS))
+    roles = [_one_of("ROLE", role, ROLES)] if role else list(ROLES)
+    wanted = _one_of("LEVEL", level, LEVELS)
     path = snapshot.path_in(data_dir)
     before = snapshot.read(path)
     if before is None or before.stopping:
         raise ConfigError(f"No engine runs in the data directory {data_dir}; name another with --data-dir.")
     try:
-        os.kill(before.supervisor_pid, signum)
+        for one in roles:
+            os.kill(before.supervisor_pid, log_levels.signum_of(one, wanted))
     except OSError as e:
         raise ConfigError(
             f"The engine (process {before.supervisor_pid}) takes no signal: {e.strerror}."

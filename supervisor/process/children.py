@@ -99,10 +99,10 @@ class Children:
         """Send a signal to a child; one that has ended ignores it. Raises KeyError once it is buried."""
         self._children[key].send(signum)
 
-    def set_level(self, role: Role | None, level: Level) -> None:
-        """Have the processes of a role, None: of all, log from `level` on."""
+    def set_level(self, role: Role, level: Level) -> None:
+        """Have the processes of a role log from `level` on."""
         for key, child in self._children.items():
-            if key is not FENCE and role in (None, key[0]):
+            if key is not FENCE and key[0] == role:
                 child.send(level_signal(level))
 
     def dead(self) -> list[tuple[Key | None, int]]:
