@@ -1,7 +1,7 @@
 """Rule: which signal tells the supervisor from which level on the processes of a role are to log.
 
 Each level of each role has a real-time signal of its own, so a wish arrives as a whole or not at all, and
-nothing is left behind by whoever dies in between. Linux has thirty of them for programs: enough for seven roles.
+nothing is left behind by whoever dies in between. There are thirty of them on Linux, enough for seven roles.
 """
 
 from __future__ import annotations
