@@ -1,0 +1,15 @@
+"""Each role has signals for its levels, as many as the system has."""
+
+from __future__ import annotations
+
+import signal
+
+from engine.config import ROLES
+from supervisor.process.log_levels import LEVELS, SIGNUMS, signum_of, wish
+
+
+def test_each_level_of_each_role_has_a_signal_that_there_is() -> None:
+    assert max(SIGNUMS) <= signal.SIGRTMAX, "a role more than there are signals for"
+    wishes = [(role, level) for role in ROLES for level in LEVELS]
+    assert [wish(signum_of(role, level)) for role, level in wishes] == wishes
+    assert len(set(SIGNUMS)) == len(wishes)
