@@ -201,15 +201,7 @@ class QueueStreams:
 
         A message that another worker has settled since does not count.
         """
-        by_shard: dict[int, list[settle_wire.Settled]] = {}
-        for settlement in settlements:
-            by_shard.setdefault(settlement.entry.shard, []).append(settle_wire.settled(settlement))
-        for batch in sent:
-            for entry, row in zip(batch.entries, batch.rows, strict=True):
-                some = by_shard.get(entry.shard)
-                if some is None:
-                    some = by_shard[entry.shard] = []
-                some.append(settle_wire.sent(entry, row))
+        by_shard = settle_wire.by_shard(settlements, sent)
         room = _room(self._pulse, self.ready_max)
         replies = await self._all(
             [

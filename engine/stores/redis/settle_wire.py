@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from engine import message_format
+from engine.delivery.sent import SentEntries
 from engine.lifecycle import SettlementOutcome
 from engine.records import Entry, Queue, Settlement
 from engine.redis_keys import (
@@ -71,6 +72,20 @@ def sent(entry: Entry, row: bytes) -> Settled:
     return Settled(
         entry.entry_id, entry.place, entry.bundle, "captured", message.organisation_id, message.units, row
     )
+
+
+def by_shard(settlements: Sequence[Settlement], sent_of: Sequence[SentEntries]) -> dict[int, list[Settled]]:
+    """What settlements and accepted messages do, by their shards."""
+    found: dict[int, list[Settled]] = {}
+    for settlement in settlements:
+        found.setdefault(settlement.entry.shard, []).append(settled(settlement))
+    for batch in sent_of:
+        for entry, row in zip(batch.entries, batch.rows, strict=True):
+            some = found.get(entry.shard)
+            if some is None:
+                some = found[entry.shard] = []
+            some.append(sent(entry, row))
+    return found
 
 
 def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
