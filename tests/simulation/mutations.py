@@ -358,16 +358,16 @@ MUTATIONS = [
     Mutation("lose what is moved to the ready stream", 0, world=with_line("Losing", serve=_lose_when_listed)),
     Mutation("leave what is moved where it was", 0, world=with_line("Copying", serve=_move_a_copy)),
     Mutation(
-        "skip the fence check in admit", 0,
+        "skip the fence check in admit", 1,
         world={"functions": spoiled("Unfenced", epoch_is_over=lambda *_: False)},
     ),
     Mutation(
-        "fence without ending the epoch", 0,
+        "fence without ending the epoch", 1,
         world={"functions": spoiled("SameEpoch", end_epoch=_spare_epoch)},
     ),
     Mutation("fence without a marker", 0, world={"functions": spoiled("Silent", fence=_fence_silently)}),
     Mutation(
-        "forget the sequence", 2,
+        "forget the sequence", 1,
         world={
             "functions": spoiled("Unnumbered", stored_outcome=lambda *_: None, is_next=lambda *_: True)
         },

@@ -195,12 +195,7 @@ class QueueStreams:
 
         A message that another worker has settled since does not count.
         """
-        by_shard: dict[int, settle_wire.ShardSettlements] = {}
-        for settlement in settlements:
-            of = settle_wire.of_shard(by_shard, settlement.entry.shard)
-            of.some.append(settle_wire.settled(settlement))
-        for batch in sent:
-            settle_wire.add_sent(by_shard, batch)
+        by_shard = settle_wire.by_shard(settlements, sent)
         commands = [
             settle_wire.settle(self.queue, self._name, shard, self._room(shard), of.some, of.bundles)
             for shard, of in by_shard.items()

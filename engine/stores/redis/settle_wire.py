@@ -115,6 +115,16 @@ def add_sent(by_shard: dict[int, ShardSettlements], batch: SentEntries) -> None:
         at += 1
 
 
+def by_shard(settlements: Sequence[Settlement], sent: Sequence[SentEntries]) -> dict[int, ShardSettlements]:
+    """What settlements and accepted messages do, by their shards."""
+    found: dict[int, ShardSettlements] = {}
+    for settlement in settlements:
+        of_shard(found, settlement.entry.shard).some.append(settled(settlement))
+    for batch in sent:
+        add_sent(found, batch)
+    return found
+
+
 def left_for_others(entry: Undecodable, due_at_us: int) -> Settled:
     """Put a message on the due set as it is, until then; its units stay held."""
     return Settled(
