@@ -317,7 +317,7 @@ def _stoppable(notifier: Notifier) -> Iterator[None]:
     """SIGTERM and SIGINT end the start in good order, until the keeper takes the signals itself.
 
     What would end the process by default, and means nothing yet, is passed over. SIGQUIT shows where each
-    thread is, of this process and of those that are forked from it.
+    thread is.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -330,7 +330,8 @@ def _stoppable(notifier: Notifier) -> Iterator[None]:
     # Not SIG_IGN, which the programs of the stores would inherit.
     before = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGHUP, *MEANINGLESS)}
     before |= {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    faulthandler.register(signal.SIGQUIT)
+    # Not faulthandler.register: its stack for signals is too small for several that come at once.
+    before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, lambda *_: faulthandler.dump_traceback())
     try:
         yield
     finally:

@@ -165,6 +165,7 @@ def _become(title: str, parent: int, forget: Callable[[], None]) -> None:
         signal.signal(number, signal.SIG_IGN)
     # A process that hangs is aborted; it then writes where each of its threads is.
     faulthandler.enable()
+    faulthandler.register(signal.SIGQUIT)
     # A terminal sends the first ones to the whole group, and systemd sends SIGTERM to the whole unit. The
     # parent decides what they mean, and asks its children to drain by a signal of its own. The others
     # mean nothing, and would end the process by default.
