@@ -41,7 +41,7 @@ def shared(tmp_path: Path) -> Iterator[Stores]:
 
 
 def _admin(engine: Engine, method: str, path: str, body: object = None) -> dict[str, object]:
-    status, answer = Caller(engine.url, engine.admin_key).call(method, f"/v1/admin/{path}", body)
+    status, answer = Caller(engine.admin_url, engine.admin_key).call(method, f"/v1/admin/{path}", body)
     assert status < 300, answer
     return answer or {}
 
