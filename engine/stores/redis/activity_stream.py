@@ -206,9 +206,15 @@ class RedisActivityStream:
         """
         search = TailSearch(messages, self._unpacked, entries_max)
         page_size = min(_SEARCH_PAGE, entries_max)
+        # All entries from `begins` on; None: they are too many to be kept.
+        begins: StreamId | None = None
+        kept: list[ActivityEntry] | None = None
         async with self._answering():
-            kept = None if search.start is None else await self._tails[shard].since(search.start)
             while search.start is not None:
+                # It may go back to the begin of the stream, and look once more.
+                if begins is None or (kept is not None and search.start < begins):
+                    begins = search.start
+                    kept = await self._tails[shard].since(begins)
                 if kept is None:
                     page = await self._page(shard, str(search.start), "+", page_size)
                 else:

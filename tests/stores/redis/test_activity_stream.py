@@ -183,6 +183,18 @@ async def test_a_message_is_found_in_the_tail_from_its_acceptance_on(world: Worl
     assert (await world.stream.recent_rows_of(0, [key]))[key].rows == []
 
 
+async def test_a_message_is_found_before_its_acceptance_when_the_clock_of_redis_was_set_back(
+    world: World,
+) -> None:
+    row = make_row(0, organisation_id=7)
+    key, ahead_us = activity_key(1), row.accepted_at_us + 3_600_000_000
+    entry_id = f"{row.accepted_at_us // 1000}-0"
+    await world.redis.xadd(key, {b"b": blob_of([row])}, id=entry_id)
+    asked = [MessageKey(7, row.message_id, ahead_us)]
+    found = await world.stream.recent_rows_of(1, asked)
+    assert [len(of.rows) for of in found.values()] == [1]
+
+
 async def test_the_search_stops_at_its_bound_and_says_so(world: World) -> None:
     pipe = world.redis.pipeline(transaction=False)
     for n in range(500):
