@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.credit.flush import Admitted, Flush
+from engine.credit.ledger_records import Stopped
 from engine.credit.quota import Quota
 from engine.credit.records import LedgerAnswer
 from engine.credit.standstill import LATE_S, Standstill
@@ -43,8 +44,8 @@ class Store:
         await asyncio.sleep(block_ms / 1000)
         return []
 
-    async def standing(self) -> frozenset[int]:
-        return frozenset({0} if self.stands else ())
+    async def standing(self) -> Stopped:
+        return Stopped(frozenset({0} if self.stands else ()))
 
     async def fence(self, name: str) -> None: ...
 

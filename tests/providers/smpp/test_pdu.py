@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine.providers.smpp.body import (
     Bind,
     ShortMessage,
+    _realigned,
     decode_bind,
     decode_data_sm,
     decode_message_id,
@@ -345,7 +346,9 @@ def test_of_a_message_that_is_cut_short_only_what_is_whole_is_read(message: Shor
         else:
             read = decode_short_message(body[:end])
             assert read.short_message == message.short_message[: end - text_at]
-            assert read.parameters.items() <= message.parameters.items()
+            # What is left may by chance be whole by lengths that are wrong by one octet, which carriers send.
+            if not _realigned(body[:end], text_at + len(read.short_message)):
+                assert read.parameters.items() <= message.parameters.items()
 
 
 @pytest.mark.parametrize(
