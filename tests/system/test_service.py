@@ -86,14 +86,19 @@ def refused(tmp_path: Path, *sockets: socket.socket, arguments: tuple[str, ...] 
 
 
 def test_sockets_that_it_cannot_use_are_refused_in_one_sentence(tmp_path: Path) -> None:
-    must = "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port).\n"
+    must = (
+        "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port), and another "
+        "may give one for the admin calls (FileDescriptorName=admin).\n"
+    )
     with contextlib.ExitStack() as stack:
         tcp, more = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
         datagrams = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         unix = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         unix.bind(str(tmp_path / "unix"))
         unix.listen()
-        assert refused(tmp_path, tcp, more) == f"smsengine: systemd handed over 2 sockets. {must}"
+        assert refused(tmp_path, tcp, more) == (
+            f"smsengine: systemd handed over 2 sockets, and two for the same. {must}"
+        )
         assert refused(tmp_path, datagrams) == f"smsengine: {must}"
         assert refused(tmp_path, unix) == f"smsengine: {must}"
         assert refused(tmp_path, tcp, arguments=("--listen", "127.0.0.1:0")) == (

@@ -52,8 +52,8 @@ def test_data_outlive_a_stop_and_a_kill(tmp_path: Path) -> None:
     try:
         sent = answer(first.run("send", "--to", "+989121234567", "--text", "one", "--json"))
         children = children_of(first.pid)
-        # Six roles, three stores, the simulated provider; and nothing that must not be forked.
-        assert len(children) == 10
+        # Seven roles, three stores, the simulated provider; and nothing that must not be forked.
+        assert len(children) == 11
         assert "Threads:\t1\n" in Path(f"/proc/{first.pid}/status").read_text()
         assert first.stop() == 0
         assert alive(children) == set()
@@ -216,7 +216,7 @@ def test_stores_of_the_configuration_are_used_and_left_running(tmp_path: Path) -
         assert {c["part"]: c["ok"] for c in checked["checks"]} == {
             "postgres": True, "redis": True, "clickhouse": True, "provider": False, "api": False,
         }  # fmt: skip
-        engine = start_engine(tmp_path / "ours", ("--demo", "--config", config))
+        engine = start_engine(tmp_path / "ours", ("--demo", "--config", config), fresh=True)
         try:
             assert not (engine.data_dir / "postgres").exists()
             status = answer(engine.run("status", "--json"))
