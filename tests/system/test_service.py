@@ -87,8 +87,8 @@ def refused(tmp_path: Path, *sockets: socket.socket, arguments: tuple[str, ...] 
 
 def test_sockets_that_it_cannot_use_are_refused_in_one_sentence(tmp_path: Path) -> None:
     must = (
-        "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port), and another "
-        "may give one for the admin calls (FileDescriptorName=admin).\n"
+        "The systemd socket unit must give one listening TCP socket (one ListenStream= with a port), and "
+        "another may give one for the admin calls (FileDescriptorName=admin).\n"
     )
     with contextlib.ExitStack() as stack:
         tcp, more = (stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2))
