@@ -44,15 +44,16 @@ class ServerDir:
         self._lock = self.run / f"{name}.lock"
         self._claimed = False
 
-    def claim(self, free_bytes_min: int = FREE_BYTES_MIN) -> None:
+    def claim(self, free_bytes_min: int | None = None) -> None:
         """Make the directories and take the lock; from here on only a stray server can be running here."""
         try:
             for folder, mode in (("logs", 0o755), ("secrets", 0o700), ("run", 0o755)):
                 (self.root / folder).mkdir(mode=mode, parents=True, exist_ok=True)
-            if shutil.disk_usage(self.root).free < free_bytes_min:
+            least = FREE_BYTES_MIN if free_bytes_min is None else free_bytes_min
+            if shutil.disk_usage(self.root).free < least:
                 raise ConfigError(
                     f"The disk of the data directory {self.root} has less than "
-                    f"{free_bytes_min >> 20} MB free; make room or name another data directory."
+                    f"{least >> 20} MB free; make room or name another data directory."
                 )
             self._take_lock()
         except OSError as e:

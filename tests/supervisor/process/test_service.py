@@ -149,9 +149,9 @@ def test_a_server_that_cannot_be_started_again_is_shown_until_it_is(start: Start
     running.ready()
     (running.here / "refuse-server").touch()
     os.kill(running.events("server")[0]["pid"], signal.SIGKILL)
-    systemd.hear("STATUS=3 of 3 processes ready; sleeper cannot be started: There is no room on its disk.")
+    systemd.hear("STATUS=5 of 5 processes ready; sleeper cannot be started: There is no room on its disk.")
     (running.here / "refuse-server").unlink()
-    systemd.hear("STATUS=3 of 3 processes ready")
+    systemd.hear("STATUS=5 of 5 processes ready")
 
 
 def test_no_child_inherits_what_systemd_told_the_supervisor(start: Start, systemd: Systemd) -> None:
