@@ -113,13 +113,12 @@ class Planner:
         return self._plan(shapes, self._impossible(), _COMPARED)
 
     def _plan(
-        self, shapes: Mapping[Queue, Shape], reason: str = "", messages: tuple[int, int] = _FINAL
+        self, shapes: Mapping[Queue, Shape], reason: str = "", messages: tuple[int, int] | None = None
     ) -> Plan:
         found: list[QueuePlan] = []
         for group in self._groups:
-            latencies = simulate(
-                self._system, {q: shapes[q] for q in group}, self._of(group, messages), self._seed + 1
-            )
+            arrivals = self._of(group, messages or _FINAL)
+            latencies = simulate(self._system, {q: shapes[q] for q in group}, arrivals, self._seed + 1)
             found += [
                 QueuePlan(
                     queue=queue,

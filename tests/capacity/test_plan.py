@@ -9,9 +9,18 @@ import msgspec
 import pytest
 
 from engine.capacity import consequences, costs, response_times, targets
+from engine.capacity import plan as plan_of
 from engine.capacity.peaks import Peak
 from engine.capacity.plan import UTILISATION_MAX, Bounds, Plan, Planner
 from engine.capacity.simulation import Shape, System
+
+
+@pytest.fixture(autouse=True)
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan is checked with fewer messages, so that the tests are quick."""
+    monkeypatch.setattr(plan_of, "_FINAL", (200_000, 800_000))
+    monkeypatch.setattr(plan_of, "_COMPARED", (100_000, 400_000))
+
 
 BACKOFF = {"express": 0.5, "normal": 1.0}
 BOUNDS = Bounds()

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.capacity import plan as plan_of
 from engine.capacity.costs import REFERENCE
 from supervisor import cli
 
@@ -22,6 +23,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SMSENGINE_DATA_DIR", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(plan_of, "_FINAL", (100_000, 400_000))
+    monkeypatch.setattr(plan_of, "_COMPARED", (50_000, 200_000))
     Path("peaks.csv").write_text(PEAKS)
 
 
