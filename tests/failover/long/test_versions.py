@@ -20,8 +20,8 @@ from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import ROOT, STOP_S, Engine
 from tests.system.faults import Senders, assert_clean, fetch_processes
 
-# The last state that writes one message an entry, and keeps what it cannot read for others.
-PREVIOUS = "cb891e6"
+# The state before this one.
+PREVIOUS = "5d4d8f7"
 _EXTENSION = "engine/_fastcredits.pyx"
 # Accepted by each node between one event and the next.
 _SOME = 200
