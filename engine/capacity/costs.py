@@ -47,19 +47,20 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
         return of_quantiles([(part, ms / 1000) for part, ms in self.inner_ms], "inner")
 
 
+# As `make calibrate` measured it, with a provider over HTTP.
 REFERENCE = Costs(
-    machine="reference: 2 virtual cores at 2.5 GHz or so, appendfsync always",
-    round_us=110.0,
-    message_us=9.0,
+    machine="reference: 2 virtual cores of an AMD EPYC, appendfsync always",
+    round_us=462.6,
+    message_us=26.79,
     parts={
-        "ingest": PartCost(single_us=32.0, batch_us=6.5),
-        "redis": PartCost(single_us=14.0, batch_us=8.0),
-        "ledger": PartCost(single_us=11.0, batch_us=3.0),
-        "postgres": PartCost(single_us=4.0, batch_us=1.0),
-        "archiver": PartCost(single_us=11.0, batch_us=8.0),
-        "clickhouse": PartCost(single_us=15.0, batch_us=13.0),
+        "ingest": PartCost(single_us=47.17, batch_us=7.99),
+        "redis": PartCost(single_us=47.07, batch_us=8.67),
+        "ledger": PartCost(single_us=10.66, batch_us=1.59),
+        "postgres": PartCost(single_us=1.81, batch_us=0.82),
+        "archiver": PartCost(single_us=2.72, batch_us=1.22),
+        "clickhouse": PartCost(single_us=15.99, batch_us=9.52),
     },
-    inner_ms=[(0.5, 3.0), (0.9, 5.0), (0.99, 10.0), (0.999, 20.0)],
+    inner_ms=[(0.1, 1.605), (0.5, 1.883), (0.9, 2.614), (0.99, 8.909)],
 )
 
 

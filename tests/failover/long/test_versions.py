@@ -110,8 +110,7 @@ def _assert_shared(shared: Stores, engines: dict[str, Engine], accepted: dict[st
     all_ids = [message_id for ids in accepted.values() for message_id in ids]
     assert len(set(all_ids)) == len(all_ids)
     url = shared.simulator.url
-    # What one of the killed processes had read is taken over after 60 s.
-    eventually(lambda: fetch(f"{url}/stats")["distinct"] >= len(all_ids), 2 * STOP_S)
+    eventually(lambda: fetch(f"{url}/stats")["distinct"] >= len(all_ids), STOP_S)
     assert set(fetch(f"{url}/received?limit=1000000")["ids"]) == set(all_ids)
     assert fetch(f"{url}/stats")["duplicates"] == 0
     for name, engine in engines.items():
