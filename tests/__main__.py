@@ -2,9 +2,11 @@
 `python -m tests`, or `python -m tests GROUP...` for some of them.
 
 Each line is shown as it comes, behind the name of its group. Each group starts servers of
-its own. The exit code is that of the first group that failed. With COVERAGE=1 in the environment the lines
-of the product that were run are counted, which takes half as long again; then it is 2 when they are
-fewer than `fail_under` in pyproject.toml asks for.
+its own. A few tests that failed are run once more when all groups have ended, for a test that waits
+can be starved by the others; the last lines name every test that failed, and whether it
+passed alone. The exit code is that of the first group with a test that failed alone too. With
+COVERAGE=1 in the environment the lines of the product that were run are counted, which takes half as
+long again; then it is 2 when they are fewer than `fail_under` in pyproject.toml asks for.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # The folders of each group; what is in no other is in REST.
@@ -35,8 +40,19 @@ NOT_MEASURED = {"system", "simulation", "systemd"}
 # Groups at a time, the longest first: two cores, and most of a test is waiting.
 ORDER = ["system", "credit", "stores", "rest", "simulation", "supervisor", "systemd"]
 AT_ONCE = 6
+# More failures than these in a group are no matter of load, and are not tried again.
+TRIED_AGAIN = 5
 # Name of the measured lines: what is combined must have the same name as the whole.
 DATA = ".coverage"
+
+
+@dataclass
+class Outcome:
+    """How a group ended: its exit code, and the lines of pytest that name what failed."""
+
+    name: str
+    code: int
+    failed: list[str] = field(default_factory=list)
 
 
 def main() -> int:
@@ -46,21 +62,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         running = [pool.submit(run, name, Path(folder)) for name in wanted]
         try:
-            codes = [group.result() for group in running]
+            outcomes = [group.result() for group in running]
+            last = [alone(outcome, Path(folder)) for outcome in outcomes]
         except KeyboardInterrupt:
             # A terminal has told the groups that run too; those that wait are not begun.
             pool.shutdown(cancel_futures=True)
             return 130
+        tell(outcomes, last)
         measured = coverage(Path(folder), all_groups=set(wanted) == set(ORDER))
+    codes = [outcome.code for outcome in last]
     return next((code for code in [*codes, measured] if code), 0)
 
 
-def run(name: str, folder: Path) -> int:
-    """One group, shown as it goes; its exit code."""
+def run(name: str, folder: Path, *more: str) -> Outcome:
+    """One group, shown as it goes."""
     measured = os.environ.get("COVERAGE") and name not in NOT_MEASURED
     tracer = ["coverage", "run", "-m"] if measured else []
+    kept = ["--override-ini", f"cache_dir={folder / 'failed' / name}"]
     group = subprocess.Popen(
-        [sys.executable, "-m", *tracer, "pytest", *arguments(name)],
+        [sys.executable, "-m", *tracer, "pytest", *arguments(name), *kept, *more],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -69,11 +89,33 @@ def run(name: str, folder: Path) -> int:
         env=os.environ | {"PYTHONUNBUFFERED": "1", "COVERAGE_FILE": str(folder / DATA)},
     )
     assert group.stdout is not None
+    failed = []
     for line in group.stdout:
         # One write for each line: it stays whole, whatever the other groups print meanwhile.
         sys.stdout.write(f"{name:10} | {line}")
         sys.stdout.flush()
-    return group.wait()
+        if line.startswith(("FAILED ", "ERROR ")):
+            failed.append(line.strip())
+    return Outcome(name, group.wait(), failed)
+
+
+def alone(outcome: Outcome, folder: Path) -> Outcome:
+    """The group as it ends when its few failures have been tried again, with nothing beside."""
+    if outcome.code != pytest.ExitCode.TESTS_FAILED or len(outcome.failed) > TRIED_AGAIN:
+        return outcome
+    sys.stdout.write(f"{outcome.name}: {len(outcome.failed)} failed; once more, alone:\n")
+    return run(outcome.name, folder, "--last-failed", "--last-failed-no-failures=none")
+
+
+def tell(outcomes: list[Outcome], last: list[Outcome]) -> None:
+    """Print what failed as the last thing, where somebody looks first."""
+    for first, second in zip(outcomes, last, strict=True):
+        if second.code:
+            sys.stdout.write(f"{first.name}: failed with exit code {second.code}\n")
+        for line in first.failed:
+            test = line.split(" - ")[0]
+            passed = not any(again.startswith(test) for again in second.failed)
+            sys.stdout.write(f"{first.name}: {'passed alone, but beside the others ' * passed}{line}\n")
 
 
 def arguments(name: str) -> list[str]:
@@ -88,7 +130,7 @@ def coverage(folder: Path, all_groups: bool) -> int:
 
     A process that was killed has kept nothing of what it ran.
     """
-    if not any(folder.iterdir()):
+    if not any(folder.glob(f"{DATA}*")):
         return 0
     tool = [sys.executable, "-m", "coverage"]
     data = f"--data-file={ROOT / DATA}"
