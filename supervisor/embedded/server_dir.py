@@ -50,11 +50,13 @@ class ServerDir:
             for folder, mode in (("logs", 0o755), ("secrets", 0o700), ("run", 0o755)):
                 (self.root / folder).mkdir(mode=mode, parents=True, exist_ok=True)
             least = FREE_BYTES_MIN if free_bytes_min is None else free_bytes_min
-            if shutil.disk_usage(self.root).free < least:
-                raise ConfigError(
-                    f"The disk of the data directory {self.root} has less than "
-                    f"{least >> 20} MB free; make room or name another data directory."
-                )
+            # The store may have a disk of its own.
+            for place in (self.root, self.data):
+                if place.exists() and shutil.disk_usage(place).free < least:
+                    raise ConfigError(
+                        f"The disk of the data directory {place} has less than "
+                        f"{least >> 20} MB free; make room or name another data directory."
+                    )
             self._take_lock()
         except OSError as e:
             raise unusable(self.root, e) from e

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from engine.config import ROLES
 from tests.operations.customers import IN_FLIGHT, assert_none_lost, customers
+from tests.operations.disk import Disk, small_disk
 from tests.system.client import Caller, eventually
 from tests.system.conftest import Engine, start_engine
 from tests.system.faults import fetch_processes
@@ -20,33 +19,12 @@ SIZE_MB = 260
 FULL_S = 30.0
 
 
-class Disk:
-    """A small file system of its own."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        self._ballast = place / "ballast"
-
-    def fill(self) -> None:
-        """Leave no byte of room."""
-        with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as file:
-            while True:
-                file.write(b"x" * 4096)
-
-    def make_room(self) -> None:
-        """Undo `fill`."""
-        self._ballast.unlink(missing_ok=True)
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MB}m,mode=755", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk here")
-    yield Disk(place)
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with small_disk(place, SIZE_MB) as disk:
+        yield disk
 
 
 @pytest.fixture
