@@ -13,6 +13,7 @@ at all; sent again with its `insert_deduplication_token` it is there once.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from supervisor.embedded.clickhouse.protocol import (
+    QUERY_IS_TOO_LARGE,
     READONLY,
     SESSION_IS_LOCKED,
     SESSION_NOT_FOUND,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SESSIONS_MAX = 500
+# Most bytes of the rows of one insert: they are held in memory until the engine has read them.
+INSERT_BYTES_MAX = 1 << 29
 # Connections that are kept for the next request with the same database and settings.
 IDLE_MAX = 8
 
@@ -215,8 +219,7 @@ class Lease:
         """Begin an insert of rows in `statement.format`. Raises Failed."""
         for name, value in call.parameters.items():
             self._run(f"SET {_identifier('param_' + name)} = {_literal(value)}")
-        with _translated():
-            return Insert(self.connection.send_insert(statement.sql, statement.format or "TabSeparated"))
+        return Insert(self.connection, statement)
 
     def close(self, *, unchanged: bool = False) -> None:
         """Give the connection back. Idempotent. `unchanged`: it has only read, and to the end."""
@@ -249,28 +252,49 @@ class Result:
 
 
 class Insert:
-    """An insert under way. It ends with `finish`, which commits it, or else must end with `cancel`."""
+    """An insert under way. It ends with `finish`, which commits it, or else must end with `cancel`.
 
-    def __init__(self, inserter: Any) -> None:
-        self._inserter = inserter
+    The rows are gathered in a file in memory, and the engine reads them from there. It could take them part
+    by part too (`send_insert` of chdb), but then it reports no error of the table that they go to: a full
+    disk, or too many parts, would look like a success.
+    """
+
+    def __init__(self, connection: Any, statement: Statement) -> None:
+        self._connection = connection
+        self._statement = statement
+        self._bytes = 0
+        self._rows = os.memfd_create("rows", os.MFD_CLOEXEC)
 
     def append(self, data: bytes) -> None:
         """Add bytes of the rows, cut anywhere. Raises Failed."""
-        with _translated():
-            self._inserter.append(data)
+        self._bytes += len(data)
+        if self._bytes > INSERT_BYTES_MAX:
+            raise failed(QUERY_IS_TOO_LARGE, f"The rows are larger than {INSERT_BYTES_MAX} bytes.")
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._rows, rest) :]
 
     def finish(self) -> int:
         """Commit the rows; the number written, with those of materialised views.
 
         Raises Failed; then nothing of the block was written.
         """
-        with _translated():
-            return int(self._inserter.finish().rows_written)
+        of = self._statement
+        # Its offset belongs to the open file, so also to whoever opens it by this name.
+        os.lseek(self._rows, 0, os.SEEK_SET)
+        rows = f"/proc/self/fd/{self._rows}"
+        sql = f"{of.sql} FROM INFILE {_literal(rows)} {of.settings} FORMAT {of.format}"
+        try:
+            with _translated():
+                return int(self._connection.query(sql, "TabSeparated").rows_written())
+        finally:
+            self.cancel()
 
     def cancel(self) -> None:
         """Drop the rows; without effect on an insert that has ended."""
-        with contextlib.suppress(RuntimeError):
-            self._inserter.cancel()
+        if self._rows >= 0:
+            os.close(self._rows)
+            self._rows = -1
 
 
 def refuse_writes(statement: Statement) -> None:

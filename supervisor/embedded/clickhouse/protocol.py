@@ -135,7 +135,7 @@ class Statement:
 
     # read: has a result; data: INSERT whose rows follow in `format`; command: all others.
     kind: Literal["read", "data", "command"]
-    # The statement; of kind "data" without FORMAT and rows.
+    # The statement; of kind "data" without SETTINGS, FORMAT and rows.
     sql: str
     # None: the statement names none.
     format: str | None
@@ -143,6 +143,8 @@ class Statement:
     streams: bool
     # Offset in the given bytes at which the rows begin.
     data_at: int
+    # Of kind "data": what stands from the word SETTINGS to FORMAT.
+    settings: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,20 +189,25 @@ def _parse_insert(query: bytes, text: str) -> Statement:
     while before is not None and before.text in ("INSERT", "INTO", "TABLE", "FUNCTION"):
         before = next(tokens, None)
     # `before` is the name of the table or function now, whatever it is called.
+    settings_at: int | None = None
     for token in tokens:
         if token.text in (";", "VALUES", "SELECT", "WITH") and token.depth == 0:
             break
         if token.text == "FROM" and (name := next(tokens, None)) is not None and name.text == "INFILE":
             raise failed(INTO_OUTFILE_NOT_ALLOWED, "FROM INFILE is not allowed")
+        if token.text == "SETTINGS" and token.depth == 0 and not _after_point(before) and settings_at is None:
+            settings_at = token.start
         if token.text == "FORMAT" and token.depth == 0 and not _after_point(before):
             name = next(tokens, None)
             if name is not None and name.word:
+                ends = token.start if settings_at is None else settings_at
                 return Statement(
                     kind="data",
-                    sql=_utf8(query[: token.start]),
+                    sql=_utf8(query[:ends]),
                     format=text[name.start : name.end],
                     streams=False,
                     data_at=_data_start(query, name.end),
+                    settings=_utf8(query[ends : token.start]),
                 )
         before = token
     _check_single(text)

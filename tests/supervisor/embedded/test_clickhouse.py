@@ -325,6 +325,25 @@ async def test_garbage_behind_good_rows_leaves_none_of_them(
     assert count(client, table) == 0
 
 
+@pytest.mark.parametrize("size", [1, 300_000])
+async def test_an_error_of_the_table_is_the_answer_to_the_insert(
+    http: aiohttp.ClientSession, client: Any, table: str, size: int
+) -> None:
+    client.command(
+        f"CREATE TABLE {table}_even (a UInt32, b String, CONSTRAINT even CHECK a % 2 = 0) "
+        "ENGINE = MergeTree ORDER BY a"
+    )
+    client.command(f"CREATE TABLE {table}_view (a UInt32) ENGINE = MergeTree ORDER BY a")
+    client.command(
+        f"CREATE MATERIALIZED VIEW {table}_fails TO {table}_view AS SELECT throwIf(a = 3) AS a FROM {table}"
+    )
+    for row, target, code in ((1, f"{table}_even", "469"), (3, table, "395")):
+        body = f"INSERT INTO {target} FORMAT TSV\n".encode() + b"%d\ta\n" % row * size
+        async with http.post("/", params={"async_insert": "0"}, data=body) as response:
+            assert (response.status, response.headers.get("X-ClickHouse-Exception-Code")) == (500, code)
+    assert count(client, f"{table}_even") == 0
+
+
 async def test_a_client_that_fails_while_it_serialises_leaves_no_row(async_client: Any, table: str) -> None:
     broken: list[list[Any]] = [*rows(0, 100_000), ["no number", "x"]]
     with pytest.raises(Exception, match="Unable to create native array"):

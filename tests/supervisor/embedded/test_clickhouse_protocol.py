@@ -47,7 +47,8 @@ def test_a_statement_is_told_apart(query: str, kind: str, named: str | None, str
         (b"INSERT INTO db.format FORMAT CSV\r\n1", "INSERT INTO db.format ", "CSV", b"1"),
         (b"INSERT INTO `x FORMAT TSV\n` FORMAT CSV\n1", "INSERT INTO `x FORMAT TSV\n` ", "CSV", b"1"),
         (b"INSERT INTO FUNCTION f('a', t) FORMAT TSV\n\n", "INSERT INTO FUNCTION f('a', t) ", "TSV", b"\n"),
-        (b"INSERT INTO t SETTINGS x='FORMAT y' FORMAT Z", "INSERT INTO t SETTINGS x='FORMAT y' ", "Z", b""),
+        (b"INSERT INTO t SETTINGS x='FORMAT y' FORMAT Z", "INSERT INTO t ", "Z", b""),
+        (b"INSERT INTO db.settings (a) FORMAT Z", "INSERT INTO db.settings (a) ", "Z", b""),
         (b"INSERT INTO format FORMAT JSONEachRow {}", "INSERT INTO format ", "JSONEachRow", b"{}"),
     ],
 )  # fmt: skip
@@ -55,6 +56,14 @@ def test_rows_begin_behind_the_format(body: bytes, sql: str, named: str, rows: b
     statement = parse(body)
     assert (statement.kind, statement.sql, statement.format) == ("data", sql, named)
     assert body[statement.data_at :] == rows
+
+
+def test_settings_of_an_insert_stand_apart_from_its_table() -> None:
+    statement = parse(b"INSERT INTO settings (a) SETTINGS x='FORMAT y', z=1 FORMAT CSV\n1")
+    assert (statement.sql, statement.settings) == (
+        "INSERT INTO settings (a) ",
+        "SETTINGS x='FORMAT y', z=1 ",
+    )
 
 
 @pytest.mark.parametrize(
