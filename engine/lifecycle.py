@@ -10,7 +10,7 @@
 
 Status. A status only moves forward, in the order of `STATUSES`:
 
-    scheduled < accepted < sent < outcome_unknown < expired < failed < undelivered < delivered
+    scheduled < accepted < sent < outcome_unknown < canceled < expired < failed < undelivered < delivered
 
 Events come from several processes, each with its own clock, through several streams. A receipt
 may be recorded before the `sent` of the same message. An event may be seen twice. A reader may see
@@ -19,7 +19,7 @@ the old status and the status that the event stands for. Joins commute, associat
 idempotent: the status is the same in whatever order the events are folded, and however often
 each. A late `sent` never overwrites a receipt, nor an end that was reached before it.
 
-Why this order. `outcome_unknown`, `expired` and `failed` exclude each other, because exactly one
+Why this order. `outcome_unknown`, `canceled`, `expired` and `failed` exclude each other, because exactly one
 settlement of a message counts, so their order does not matter. A receipt stands above them, because it
 is the provider's own word: a message that was given up after sends of unknown outcome may have been
 delivered after all. `delivered` stands above `undelivered`, because providers correct a
@@ -51,6 +51,7 @@ MessageEvent = Literal[
     "retrying",  # an attempt failed for now, and another follows; or an operator has replayed a dead letter
     "failed",  # no provider takes it, or an operator has dropped it
     "expired",  # its validity ended before a provider took it
+    "canceled",  # its organisation has canceled it before a worker was given it
     "outcome_unknown",  # it is not sent again after too many sends of unknown outcome; it is charged
     "outcome_unknown_released",  # the same, and it is not charged
     "dead",  # it was set aside in the dead-letter stream, after it outlived several workers
@@ -59,8 +60,9 @@ MessageEvent = Literal[
     "undelivered",  # a receipt: the recipient will not get it
 ]
 Status = Literal[
-    "scheduled", "accepted", "sent", "outcome_unknown", "expired", "failed", "undelivered", "delivered"
-]
+    "scheduled", "accepted", "sent", "outcome_unknown", "canceled", "expired", "failed", "undelivered",
+    "delivered",
+]  # fmt: skip
 Charge = Literal["held", "captured", "released"]
 # What an event does to the units of its message.
 ChargeEffect = Literal["holds", "captures", "releases", "leaves"]
@@ -93,6 +95,7 @@ EVENTS: dict[MessageEvent, Meaning] = {
     "outcome_unknown_released": Meaning("outcome_unknown", "releases", "done"),
     "failed": Meaning("failed", "releases", "done"),
     "expired": Meaning("expired", "releases", "done"),
+    "canceled": Meaning("canceled", "releases", "done"),
     "receipt": Meaning("sent", "leaves", "stays"),
     "undelivered": Meaning("undelivered", "leaves", "stays"),
     "delivered": Meaning("delivered", "leaves", "stays"),

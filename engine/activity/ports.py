@@ -14,11 +14,13 @@ from engine.activity.records import (
     ActivityEntry,
     Backlog,
     BlockPlan,
+    Cancellation,
     MessageKey,
     RecentRows,
 )
 from engine.records import (
     ActivityRow,
+    Queue,
 )
 from engine.stream_id import StreamId
 
@@ -85,4 +87,28 @@ class ActivityStore(Protocol):
         """The rows of each message, in no order.
 
         `timeout_s`: the deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
+        """
+
+
+class CancelStore(Protocol):
+    """Where messages wait that can be canceled."""
+
+    async def cancel(
+        self,
+        queue: Queue,
+        organisation_id: int,
+        first: str,
+        last: str,
+        count: int,
+        *,
+        near: str,
+        due_at_us: Sequence[int],
+        far: bool,
+    ) -> Cancellation:
+        """Cancel the messages of an organisation with ids from `first` to `last`, about `count` of them.
+
+        Each is taken from where it waits, its units are released, and its event is recorded, in one step; or it
+        is left alone. `due_at_us`: when they may be due, microseconds. `near`: where in the organisation's list
+        they are likely: where one that was accepted with this id would be. `far`: look everywhere, as long as
+        fewer than `count` were found; else only where they are likely. Raises Unavailable.
         """

@@ -68,6 +68,19 @@ class RecentRows(msgspec.Struct, frozen=True, kw_only=True):
     complete: bool
 
 
+class Cancellation(msgspec.Struct):
+    """What became of messages that were to be canceled, by their ids; of others nothing was found."""
+
+    canceled: set[str] = msgspec.field(default_factory=set)
+    # A worker has them in hand: a provider is being given them.
+    in_hand: set[str] = msgspec.field(default_factory=set)
+    # A worker that ended had them in hand, so that a provider may have been given them.
+    given_before: set[str] = msgspec.field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.canceled) + len(self.in_hand) + len(self.given_before)
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """How much of one shard's activity stream is not archived."""
 

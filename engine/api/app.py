@@ -12,6 +12,7 @@ from engine.api.accounts import Accounts
 from engine.api.admin_call import AdminCalls
 from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
+from engine.api.cancels import CancelCalls
 from engine.api.guard import Action, Exchanges
 from engine.api.last_uses import LastUses
 from engine.api.messages import SUBMISSIONS, Messages
@@ -84,6 +85,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     actions: _Actions = {
         **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
         "/v1/messages/{id}": {"GET": messages.show},
+        "/v1/messages/{id}/cancel": {"POST": CancelCalls(services, keys).message},
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},

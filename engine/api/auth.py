@@ -35,6 +35,11 @@ class Keys:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
         return _sender(await self.cache.found(_presented(authorization)))
 
+    async def owner(self, authorization: str | None) -> int:
+        """The same for one that wants to take back what it has sent, also while the organisation is
+        suspended. Raises Refusal 401, 403, Unavailable."""
+        return _owner(await self.cache.found(_presented(authorization)))
+
     def sender_at_once(self, presented: Presented) -> int | None:
         """The same for a key that need not be looked up; None for one that must be.
 
@@ -87,14 +92,20 @@ def _reader(credential: Credential) -> int:
 
 def _sender(credential: Credential) -> int:
     """The organisation of one that wants to send. Raises Refusal 403."""
-    if "send" not in credential.scopes:
-        raise _scope_missing("send", credential)
+    organisation_id = _owner(credential)
     if credential.suspended:
         raise Refusal(
             "organisation_suspended",
             403,
             "The organisation is suspended: usage of it is not booked yet. Ask the operator of this service.",
         )
+    return organisation_id
+
+
+def _owner(credential: Credential) -> int:
+    """The organisation of a key that is good for sending. Raises Refusal 403."""
+    if "send" not in credential.scopes:
+        raise _scope_missing("send", credential)
     return credential.organisation_id
 
 

@@ -293,6 +293,15 @@ class DeadLetters(Protocol):
         """Release its units, once. Raises Refusal 409."""
 
 
+class Cancels(Protocol):
+    """Takes back messages that no provider has been given. Every call raises Unavailable."""
+
+    async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
+        """Cancel one, by its lower-case UUID; None when the organisation has no such message.
+
+        Raises Refusal 409 when it cannot be canceled any more."""
+
+
 class ProviderProblems(Protocol):
     """What providers sent and was not understood. Every call raises Unavailable."""
 
@@ -380,6 +389,7 @@ class Services(_Common):
     now_us: Callable[[], int]
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
+    cancels: Cancels
     # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
     can_spend: Callable[[], bool]
     # For the admin calls on the same port; None: they have one of their own.

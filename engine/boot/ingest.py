@@ -14,6 +14,7 @@ from random import Random
 import structlog
 
 from engine import ids, providers
+from engine.activity.cancels import Cancels
 from engine.activity.lookups import Lookups
 from engine.api.app import create_app
 from engine.api.auth import Keys
@@ -52,6 +53,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -214,6 +216,9 @@ async def _services(
         now_us=process.clock.now_us,
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
+        cancels=Cancels(
+            lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable
+        ),
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

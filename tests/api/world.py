@@ -74,6 +74,13 @@ class NoLosses:
         return Rebuilding(dry_run=dry_run, rebuilt=[], not_rebuilt=[])
 
 
+class NoCancels:
+    """Knows no messages."""
+
+    async def message(self, organisation_id: int, message_id: str) -> None:
+        return None
+
+
 class View(msgspec.Struct):
     id: str
     status: str
@@ -266,6 +273,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "now_us": lambda: time.time_ns() // 1000,
         "transactions": Journal(pool).transactions,
         "history": history,
+        "cancels": NoCancels(),
         "status": status,
         "scrape": scrape,
         "backlog": backlog,

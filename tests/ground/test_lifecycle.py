@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from engine.lifecycle import EVENTS, STATUSES, Charge, MessageEvent, Status, charge_after, status_after
 
-ENDS: tuple[Status, ...] = ("outcome_unknown", "expired", "failed", "undelivered", "delivered")
+ENDS: tuple[Status, ...] = (
+    "outcome_unknown", "canceled", "expired", "failed", "undelivered", "delivered",
+)  # fmt: skip
 
 
 def status_of(events: list[MessageEvent]) -> Status | None:
@@ -78,6 +80,7 @@ def test_only_settlements_end_a_held_charge() -> None:
         "sent": "captured",
         "failed": "released",
         "expired": "released",
+        "canceled": "released",
         "outcome_unknown": "captured",
         "outcome_unknown_released": "released",
     }

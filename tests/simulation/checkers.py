@@ -20,9 +20,10 @@ every step. Per organisation, in units:
    are closed; see `Truth.rewound`
 5. one clock            every row has a time of Redis' clock, whatever the machines' clocks show
 6. refused for good     what was answered 503 as not accepted never comes into a queue
-7. on two machines      where it takes a replica to accept a message, no message is lost at a failover
+7. canceled or sent     what is canceled is never given to the carrier, and was not taken by it
+8. on two machines      where it takes a replica to accept a message, no message is lost at a failover
    to that replica that was accepted, or given to a provider
-8. the books            every commit conserves; its quotas add up; and it says exactly what
+9. the books            every commit conserves; its quotas add up; and it says exactly what
    a second, simpler reading of the usage entries up to its position says
 """
 
@@ -58,6 +59,7 @@ _ENDS = {
     "sent": "captured",
     "failed": "released",
     "expired": "released",
+    "canceled": "released",
     "outcome_unknown": "captured",
     "outcome_unknown_released": "released",
 }
@@ -126,6 +128,9 @@ class Truth:
     def __init__(self, clock: Clock, shards: int, accepted_on: int) -> None:
         self.clock = clock
         self.on_two = OnTwoMachines(accepted_on)
+        # Messages that the carrier has taken, and those of which that says nothing: Redis went back since.
+        self.taken: set[str] = set()
+        self.rewound_since: set[str] = set()
         # References of requests that nobody may find again.
         self.never: set[str] = set()
         self.shards = shards
@@ -210,6 +215,15 @@ class Truth:
             if message_id not in self.messages:
                 self.fail(f"message {message_id} was accepted, but has never been in Redis")
         self.on_two.accepted(message_ids)
+
+    def given(self, message_id: str, *, taken: bool) -> None:
+        """The carrier is given a message; `taken`: it takes it."""
+        if message_id in self.rewound_since:
+            return
+        if self.messages[message_id].ended == "canceled":
+            self.fail(f"message {message_id} is given to the carrier, though it is canceled")
+        if taken:
+            self.taken.add(message_id)
 
     def refused(self, request: Asking, accepted: int, cost: int) -> None:
         if request.least >= accepted + cost:
@@ -379,6 +393,8 @@ class Truth:
                 if known.ended:
                     self.fail(f"message {row.message_id} ended twice: {known.ended}, {row.event}")
                 known.ended = row.event
+                if row.event == "canceled" and row.message_id in self.taken:
+                    self.fail(f"message {row.message_id} is canceled, though the carrier has taken it")
                 if _ENDS.get(row.event) == "captured":
                     captured[row.organisation_id] = captured.get(row.organisation_id, 0) + row.units
             if known.begun != 1 or (known.state == "ended") != bool(known.ended):
@@ -415,6 +431,8 @@ class Truth:
 
         Where the books are not ahead of it, nothing is uncertain: what was lost has never been.
         """
+        self.rewound_since |= set(self.messages)
+        self.taken.clear()
         kept = {message_id for message_id, (state, _, _) in past.messages.items() if state != "lost"}
         if wrong := self.on_two.rewound(kept):
             self.fail(wrong)

@@ -154,7 +154,9 @@ class Line(Ready):
             left = min(self.room(), _MOVED_MAX)
         waiting = max(2, len(self.store.db.get(self.turns, {})))
         turns = []
-        for organisation in self.store.zrange(self.turns)[: max(0, left)]:
+        # One that this step has emptied has its turn until the end of it.
+        waits = [organisation for organisation in self.store.zrange(self.turns) if self.has_list(organisation)]
+        for organisation in waits[: max(0, left)]:
             of = self.of(organisation)
             of.start = float(self.store.db[self.turns][organisation])
             turns.append(of)

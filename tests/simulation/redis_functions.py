@@ -15,6 +15,7 @@ from engine.bundle_format import payloads_of
 from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
 from engine.stores.redis.wire import ReplyError
+from tests.simulation.canceling import Canceling
 from tests.simulation.line import Line, LineFunctions
 from tests.simulation.ready import note_of
 from tests.simulation.redis_notes import Notes
@@ -387,7 +388,23 @@ class Letters(Closing):
         return bool(self.store.xdel(dead, parse_id(_b(entry_id))))
 
 
-class Functions(Settling, Letters, Notes):
+class Cancels(Closing, Canceling):
+    """What is taken back."""
+
+    def cancel(self, keys: Any, args: Any) -> list[Any]:
+        line, wanted, reply, rows = self.canceled(keys, args)
+        if wanted.canceled:
+            units = sum(message[7] for message in wanted.canceled)
+            self.store.xadd(keys[5], [b"b", _array_of(rows, len(rows))])
+            chain = Chain(self.store, *keys[6:8])
+            chain.append(b"settle", b"", b"0", _pack([wanted.organisation, 0, units]))
+            chain.keep()
+            self.hold(*keys[8:10], {wanted.organisation: -units})
+        line.finish()
+        return reply
+
+
+class Functions(Settling, Letters, Cancels, Notes):
     """The functions by name."""
 
     # -- holders

@@ -174,6 +174,9 @@ class RedisServer(Hashes):
         self.store.db[key] = as_bytes(value)
         return b"OK"
 
+    def _zcount(self, key: bytes, _: str, score_max: int) -> int:
+        return len(self.store.zrange(key, score_max))
+
     def _xlen(self, key: bytes) -> int:
         return len(self.store.db[key].ids) if key in self.store.db else 0
 

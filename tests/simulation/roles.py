@@ -26,8 +26,10 @@ from engine.providers.settings import SimulatedSettings
 from engine.records import Entry, Message, Verdict
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import UNANSWERED_S, timing
+from engine.redis_keys import due_key
 from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.queue import QueueStreams
 from engine.stores.redis.usage import RedisUsage
@@ -99,6 +101,7 @@ class Carrier:
         if world.truth.messages[message.id].state != "lost":
             # Else Redis was emptied since, and nothing is promised of it.
             world.truth.on_two.sent(message.id)
+        world.truth.given(message.id, taken=kind == "accepted")
         if kind == "accepted":
             world.sent[message.id] = world.sent.get(message.id, 0) + 1
         asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider=self.name))
@@ -246,9 +249,37 @@ async def operator(world: World, role: Role) -> None:
             world.letters["gone"] += e.status == 404
 
 
+async def canceler(world: World, role: Role) -> None:
+    """Cancels messages that were accepted lately, one or several, wherever they are by then."""
+    rng, store, truth = world.clock.rng, world.redis.store, world.truth
+    cancels = RedisCancels(world.link(role.process), world.settings.shards, store.now_us)  # type: ignore[arg-type]
+    role.ready = True
+    while not role.draining.is_set():
+        await asyncio.sleep(rng.expovariate(1 / 0.1))
+        known = list(truth.messages)[-rng.choice((20, 200)) :]
+        if not known or world.calm:
+            continue
+        first = rng.choice(known)
+        last = f"{first[:24]}{int(first[24:], 16) + rng.choice((0, 0, 3, 20)):012x}"
+        organisation_id = truth.messages[first].organisation_id
+        due = store.db.get(due_key(shard_of(organisation_id, world.settings.shards), "normal"), {})
+        times = [at for payload, at in due.items() if first.encode() in payload and rng.random() < 0.7]
+        try:
+            found = await cancels.cancel(
+                "normal", organisation_id, first, last, 1, near=first, due_at_us=times, far=rng.random() < 0.5
+            )
+        except Unavailable:
+            await asyncio.sleep(0.2)
+            continue
+        for kind in ("canceled", "in_hand", "given_before"):
+            world.cancels[kind] += len(getattr(found, kind))
+        world.cancels["none"] += not len(found)
+
+
 ROLES: dict[str, Callable[[World, Role], Coroutine[Any, Any, None]]] = {
     "ingest": ingest,
     "worker": worker,
     "ledger": ledger,
     "operator": operator,
+    "canceler": canceler,
 }

@@ -44,6 +44,8 @@ class Result(msgspec.Struct, frozen=True):
     twice: int
     # Dead letters that were replayed, that were dropped, and that another operator had taken away.
     letters: dict[str, int]
+    # What calls that cancel came upon.
+    cancels: dict[str, int]
     # "" when every promise was kept.
     violation: str
     trace: list[str]
@@ -66,7 +68,7 @@ def run(seed: int, *, trace: bool = False, steps_max: int = 1 << 60, **world: An
             w.clock.trace("VIOLATION", violation)
         return Result(
             seed, w.clock.steps, w.clock.now, clients.answered, len(w.truth.messages),
-            sum(n > 1 for n in w.sent.values()), w.letters, violation, w.clock.lines or [],
+            sum(n > 1 for n in w.sent.values()), w.letters, w.cancels, violation, w.clock.lines or [],
         )  # fmt: skip
 
 
@@ -94,7 +96,7 @@ def _live(world: World, clients: Clients, steps_max: int) -> None:
         world.postgres._top_up(None, organisation_id, units, "first")  # type: ignore[arg-type]
     for role, count in (
         ("ledger", settings.ledgers), ("worker", settings.workers), ("ingest", settings.ingest),
-        ("operator", world.operators),
+        ("operator", world.operators), ("canceler", world.cancelers),
     ):  # fmt: skip
         for _ in range(count):
             world.spawn(role)

@@ -130,11 +130,14 @@ class World:
         books_go_back: bool = False,
         half_fences: bool = False,
         operators: int = 0,
+        cancelers: int = 0,
     ) -> None:
         """`rewinds`: Redis loses the last moments of its data, not all of it. `books_go_back`: PostgreSQL
         does, and Redis loses nothing. `half_fences`: the faults are those by which a fence is lost that is
-        booked in part. `operators`: so many replay and drop dead letters, of which there are many then."""
+        booked in part. `operators`: so many replay and drop dead letters, of which there are many then.
+        `cancelers`: so many cancel messages, waiting or not."""
         self.operators = operators
+        self.cancelers = cancelers
         self.half_fences = half_fences
         if half_fences:
             few = {"shards": 1 + seed % 2, "ledgers": 2 + seed % 2, "chaos_s": 6.0}
@@ -162,6 +165,8 @@ class World:
         self.sent: dict[str, int] = {}
         # What became of calls about dead letters.
         self.letters = {"replay": 0, "drop": 0, "gone": 0}
+        # What calls that cancel came upon.
+        self.cancels = {"canceled": 0, "in_hand": 0, "given_before": 0, "none": 0}
         # The slots of limited providers, as Redis keeps them.
         self.timelines: dict[str, Timeline] = {}
         self.calm = False

@@ -761,7 +761,8 @@ local function refill(line)
       local list = list_of(line, name, kept[i], limits[i])
       list.start = tonumber(flat[2 * i])
       chunks[i] = chunk_name(list, list.first)
-      fresh[#fresh + 1] = list
+      -- One that this step has emptied has its turn until the end of it.
+      if list.messages > 0 then fresh[#fresh + 1] = list end
     end
     chunks = values_of(line.wait, chunks)
     for i, name in ipairs(names) do
@@ -772,7 +773,7 @@ local function refill(line)
     page = math.min(2 * page, left)
   end
   while left > 0 do
-    if not fresh[first] and fetched then fetch() end
+    while not fresh[first] and fetched do fetch() end
     local list, other = fresh[first], again[next]
     -- Of several with the same start, one that had a turn comes last.
     if list and not (other and other.start < list.start) then
@@ -1466,6 +1467,247 @@ local function drop(keys, args)
   return 1
 end
 
+-- The id of a message, from the first octets of its payload, and the number that the octets before the id are.
+-- Of messages that are due at the same time, Redis keeps those with the same number together, in the order of ids.
+local function id_in(payload)
+  local array, at = string.byte(payload, 1), 2
+  if array == 220 then
+    at = 4
+  elseif not array or array < 144 or array > 159 then
+    return '', (array or 0) * 4294967296
+  end
+  local text, size = string.byte(payload, at), 0
+  if text == 217 then
+    at = at + 1
+    size = string.byte(payload, at) or 0
+  elseif text and text >= 160 and text <= 191 then
+    size = text - 160
+  end
+  local number = 0
+  for i = 1, 5 do number = number * 256 + (i <= at and string.byte(payload, i) or 0) end
+  return string.sub(payload, at + 1, at + size), number
+end
+
+-- What is to be canceled: the messages of `organisation` whose ids are from `first` to `last`. `needle` is in
+-- the payload of each of them.
+local function wanted_of(organisation, first, last)
+  local shared = 0
+  while shared < #first and string.byte(first, shared + 1) == string.byte(last, shared + 1) do
+    shared = shared + 1
+  end
+  local wanted = {needle = string.sub(first, 1, shared), first = first, last = last, canceled = {}, before = {}}
+  -- The message in a payload, when it is wanted.
+  function wanted.read(payload)
+    local id = id_in(payload)
+    if id < first or id > last then return end
+    local readable, message = pcall(cmsgpack.unpack, payload)
+    if readable and type(message) == 'table' and message[2] == organisation and tonumber(message[8]) then
+      return message
+    end
+  end
+  -- Whether a payload is one that is wanted, and is no longer where it was. One that a provider may have been given
+  -- stays, and is noted in `before`.
+  function wanted.take(payload)
+    local message = wanted.read(payload)
+    if not message then return false end
+    local is_new = (message[14] or 0) == 0
+    local into = is_new and wanted.canceled or wanted.before
+    into[#into + 1] = is_new and message or message[1]
+    return is_new
+  end
+  return wanted
+end
+
+-- The place of the first member from `low` on and before `high` that is not before this id.
+local function due_place(due, low, high, number, id)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    local found, found_number = id_in(redis.call('ZRANGE', due, middle, middle)[1])
+    if found_number < number or found_number == number and found < id then low = middle + 1 else high = middle end
+  end
+  return low
+end
+
+-- Cancel messages that are due at `at_us`. They are found by halves, however many others are due then.
+local function cancel_due(due, at_us, wanted)
+  local low = redis.call('ZCOUNT', due, '-inf', '(' .. at_us)
+  local high, gone = low + redis.call('ZCOUNT', due, at_us, at_us), {}
+  while low < high do
+    local _, number = id_in(redis.call('ZRANGE', due, low, low)[1])
+    local at, over = due_place(due, low, high, number, wanted.first), false
+    while at < high and not over do
+      local page = redis.call('ZRANGE', due, at, math.min(at + 99, high - 1))
+      for _, payload in ipairs(page) do
+        local id, own = id_in(payload)
+        over = over or own ~= number or id > wanted.last
+        if not over and wanted.take(payload) then gone[#gone + 1] = payload end
+      end
+      at = at + #page
+    end
+    low = math.max(low + 1, due_place(due, low, high, number + 1, ''))
+  end
+  call_with('ZREM', due, gone)
+end
+
+-- Cancel messages of the due set that are at these places in it.
+local function cancel_due_at(due, place, places, wanted)
+  local gone = {}
+  for _, payload in ipairs(redis.call('ZRANGE', due, place, place + places - 1)) do
+    if wanted.take(payload) then gone[#gone + 1] = payload end
+  end
+  call_with('ZREM', due, gone)
+end
+
+-- Cancel messages of an entry that no worker has been given. What is left of a bundle is written anew, because
+-- whoever reads it is not told what is noted of it.
+local function cancel_unread(line, id, payload, wanted)
+  local count, is_bundle = count_of(payload)
+  if not is_bundle then
+    if wanted.take(payload) then redis.call('XDEL', line.sms, id) end
+    return
+  end
+  local name = note_of(id)
+  local note, rest, open, at = redis.call('HGET', line.wait, name), {}, 0, 13
+  local before = #wanted.canceled
+  for place = 1, count do
+    local _, size, from = struct.unpack('>HI4', payload, at)
+    if not note or string.sub(note, place, place) == '.' then
+      open = open + 1
+      if not wanted.take(string.sub(payload, from, from + size - 1)) then
+        rest[#rest + 1] = string.sub(payload, at, from + size - 1)
+      end
+    end
+    at = from + size
+  end
+  if #wanted.canceled == before then return end
+  redis.call('XDEL', line.sms, id)
+  redis.call('HDEL', line.wait, name)
+  line.bundled, line.changed = line.bundled - open + 1, true
+  if #rest > 0 then make_all_ready(line, table.concat(rest), #rest) end
+end
+
+-- Cancel messages of the ready stream. Returns the ids of those that a worker has in hand.
+local function cancel_ready(line, wanted)
+  local group = group_of(line.sms)
+  local given, from, page = group and group['last-delivered-id'] or '0-0', '-', nil
+  local in_hand = {}
+  local function note(ids, payload)
+    each_open(line.wait, payload, function(message)
+      if wanted.read(message) then ids[#ids + 1] = id_in(message) end
+    end)
+  end
+  repeat
+    page = redis.call('XRANGE', line.sms, from, '+', 'COUNT', 200)
+    for _, entry in ipairs(page) do
+      local id, fields = entry[1], entry[2]
+      from = '(' .. id
+      if string.find(fields[2], wanted.needle, 1, true) then
+        if not is_behind(id, given) then
+          note(in_hand, fields[2])
+        elseif fields[4] then
+          note(wanted.before, fields[2])
+        else
+          cancel_unread(line, id, fields[2], wanted)
+        end
+      end
+    end
+  until #page < 200
+  return in_hand
+end
+
+-- The chunk of a list in which a message is likely that came to it as one with the id `near` would have.
+local function likely_chunk(line, list, near)
+  local low, high = list.first, list.last
+  while low < high do
+    local middle = math.ceil((low + high) / 2)
+    local n, chunk = middle, nil
+    repeat
+      chunk = redis.call('HGET', line.wait, chunk_name(list, n))
+      n = n + 1
+    until chunk or n > high
+    local at = n - 1 == list.first and list.taken + 1 or 1
+    if chunk and id_in(string.sub(chunk, at + 6, at + 90)) <= near then low = n - 1 else high = middle - 1 end
+  end
+  return low
+end
+
+-- Cancel messages that wait in `count` chunks of the list, from `chunk` on; '': around the one that is likely for
+-- `near`. Returns the first and the last chunk of the list, and the first and the last of those looked at; zeros
+-- when there is no list.
+local function cancel_waiting(line, organisation, wanted, near, chunk, count)
+  local list = list_of(line, organisation)
+  if list.messages == 0 then return 0, 0, 0, 0 end
+  local from = tonumber(chunk) or likely_chunk(line, list, near) - math.floor(count / 4)
+  from = math.max(list.first, math.min(from, list.last))
+  local to, names = math.min(from + count - 1, list.last), {}
+  for n = from, to do names[#names + 1] = chunk_name(list, n) end
+  for i, records in ipairs(values_of(line.wait, names)) do
+    local n = from + i - 1
+    local at, rest, before = n == list.first and list.taken + 1 or 1, {}, #wanted.canceled
+    if records and string.find(records, wanted.needle, 1, true) then
+      while at <= #records do
+        local segments, size, start = struct.unpack('>HI4', records, at)
+        if wanted.take(string.sub(records, start, start + size - 1)) then
+          count_waiting(line, list, -1, -segments)
+        else
+          rest[#rest + 1] = string.sub(records, at, start + size - 1)
+        end
+        at = start + size
+      end
+    end
+    if #wanted.canceled > before then
+      rest = table.concat(rest)
+      if rest == '' then
+        redis.call('HDEL', line.wait, names[i])
+      else
+        redis.call('HSET', line.wait, names[i], rest)
+      end
+      if n == list.first then list.taken = 0 end
+      if n == list.last then list.tail = rest == '' and CHUNK or #rest end
+    end
+  end
+  if list.messages == 0 and not list.paused then
+    list.start = tonumber(redis.call('ZSCORE', line.turns, organisation))
+  end
+  return list.first, list.last, from, to
+end
+
+-- cancel(line, due, activity, usage, head, held, held by organisation; queue, organisation, first id, last id,
+--        now_us, bundle_max, near, chunk, chunks, place, places, due_at_us ...)
+-- -> {ids that were canceled, ids that a worker has in hand, ids that a provider may have been given before, then
+--     what `cancel_waiting` returns}
+-- Takes messages of an organisation that no worker has been given from where they wait, with their units, and
+-- records it. They are looked for in the ready stream, in the due set at each `due_at_us` and at the places
+-- from `place` on, and in the list: see `cancel_waiting`. So what a call costs does not grow with what waits.
+-- A message is canceled only where it is found, and a worker is given only what is in the stream, so it is either
+-- canceled or sent. A second call finds nothing.
+local function cancel(keys, args)
+  local organisation, line = args[2], line_of(keys, 1, args[6])
+  local wanted = wanted_of(tonumber(organisation), args[3], args[4])
+  for i = 12, #args do cancel_due(keys[5], args[i], wanted) end
+  if tonumber(args[11]) > 0 then cancel_due_at(keys[5], tonumber(args[10]), tonumber(args[11]), wanted) end
+  local in_hand = cancel_ready(line, wanted)
+  local first, last, from, to = cancel_waiting(line, organisation, wanted, args[7], args[8], tonumber(args[9]))
+  local ids, rows, units = {}, {}, 0
+  for i, m in ipairs(wanted.canceled) do
+    ids[i], units = m[1], units + m[8]
+    rows[i] = cmsgpack.pack({
+      math.max(tonumber(args[5]), m[9]), m[2], m[1], m[9], 'canceled', args[1], m[3], m[5], m[6], m[7], m[8],
+      m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '',
+    })
+  end
+  if #ids > 0 then
+    redis.call('XADD', keys[6], '*', 'b', array_of(rows))
+    hold(keys[10], {organisation}, {[organisation] = -units})
+    local chain = chain_of(keys[7], keys[8])
+    append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(organisation), 0, units}))
+    keep(chain)
+    redis.call('DECRBY', keys[9], units)
+  end
+  finish(line)
+  return {ids, in_hand, wanted.before, first, last, from, to}
+end
+
 -- make_group(sms) -> 1 when this call made the consumer group, 0 when it was there
 -- The group begins at the first entry of the stream.
 local function make_group(keys)
@@ -2029,6 +2271,7 @@ offer('settle', function(keys, args) return settle(keys, args) end, 'allow-oom')
 offer('settle_unread', settle_unread, 'allow-oom')
 -- Frees memory, but for one activity row and one usage entry a call.
 offer('drop', drop, 'allow-oom')
+offer('cancel', cancel, 'allow-oom')
 -- Move messages from one place to another.
 offer('replay', replay, 'allow-oom')
 offer('promote', promote, 'allow-oom')
