@@ -7,10 +7,12 @@ from datetime import datetime
 import msgspec
 from aiohttp import web
 
-from engine.admin_keys import SCOPES, AdminKey, Scope
+from engine.admin_keys import SCOPES, AdminKey, NewAdminKey, Scope
 from engine.api.admin_call import posted
 from engine.api.decoding import Shape, check_scopes, check_time, invalid
+from engine.api.description import ID, TEXT, TIME, Parameter, described
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, limit_asked
+from engine.api.parameters import ADMIN_KEY, CURSOR, LIMIT
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
@@ -52,6 +54,16 @@ class AdminKeyCalls:
         self._changes = services.changes
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "create_admin_key",
+        "Make an admin key, which is shown this once.",
+        body=_KEY,
+        limits={"name": {"minLength": 1, "maxLength": 200}, "scopes": {"minItems": 1}, "expires_at": TIME},
+        examples={"to operate": {"name": "alice", "scopes": ["operate"], "expires_at": None}},
+        answers={201: NewAdminKey},
+        codes=("name_taken",),
+        once=True,
+    )
     async def create(self, request: web.Request) -> Response:
         """`POST /admin-keys`: 201 with a `admin_keys.NewAdminKey`, the only time that it is shown.
 
@@ -63,10 +75,18 @@ class AdminKeyCalls:
         check_time("expires_at", wanted.expires_at)
         return answer_of(201, await self._keys.create(wanted.name, wanted.scopes, wanted.expires_at, once))
 
+    @described("list_admin_keys", "List the newest thousand admin keys.", answers={200: _Keys})
     async def show_all(self, request: web.Request) -> Response:
         """`GET /admin-keys`: 200 with the newest thousand. Raises Unavailable."""
         return answer_of(200, _Keys(await self._keys.keys()))
 
+    @described(
+        "revoke_admin_key",
+        "Revoke an admin key.",
+        more="Also 204 when it was revoked before.",
+        path=ADMIN_KEY,
+        answers={204: None},
+    )
     async def revoke(self, request: web.Request) -> Response:
         """`DELETE /admin-keys/{key_id}`: 204, also when it was revoked before.
 
@@ -78,6 +98,20 @@ class AdminKeyCalls:
         await self._keys.revoke(int(digits))
         return Response(204)
 
+    @described(
+        "list_changes",
+        "List who changed what, the newest first.",
+        query={
+            "key": Parameter("Only those made with the admin key of this name.", TEXT),
+            "organisation": Parameter("Only those of the organisation with this id.", ID),
+            "path": Parameter("Only those whose path begins so.", TEXT),
+            "since": Parameter("Only those from this time on.", TIME),
+            "until": Parameter("Only those before this time.", TIME),
+        }
+        | LIMIT
+        | CURSOR,
+        answers={200: _Page},
+    )
     async def changes(self, request: web.Request) -> Response:
         """`GET /changes`: 200 with the page that the query asks for, the newest first.
 

@@ -13,10 +13,13 @@ from engine.api.admin_call import AdminCalls
 from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
 from engine.api.cancels import CancelCalls
+from engine.api.description import Answer, described, description_of
 from engine.api.guard import Action, Exchanges
 from engine.api.last_uses import LastUses
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
+from engine.api.openapi import Call
+from engine.api.pages import Pages
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
@@ -49,10 +52,20 @@ class Probes:
         """By path and method."""
         return {"/healthz": {"GET": self.alive}, "/readyz": {"GET": self.ready}}
 
+    @described(
+        "get_health",
+        "Say that the process answers.",
+        answers={200: Answer(dict[str, str], example={"status": "ok"})},
+    )
     async def alive(self, _: web.Request) -> Response:
         """`GET /healthz`: 200 as long as this process answers anything, also while it drains."""
         return Response(200, b'{"status":"ok"}')
 
+    @described(
+        "get_readiness",
+        "Say whether the process can accept messages.",
+        answers={200: _Readiness, 503: Answer(_Readiness, "It cannot, and `parts` says why.")},
+    )
     async def ready(self, _: web.Request) -> Response:
         """`GET /readyz`: 200 when the process can accept messages, else 503.
 
@@ -91,6 +104,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
         **probes.actions(),
     }
+    pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
+    actions |= pages.actions()
     app, exchanges = web.Application(), Exchanges(services)
     _route(app.router, actions, exchanges)
     if services.admin is not None:
@@ -114,10 +129,32 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
 def create_admin_app(services: AdminServices) -> web.Application:
     """The admin calls, /metrics and the probes alone, to be served as `create_app` is."""
     app, exchanges = web.Application(), Exchanges(services)
-    _route(app.router, Probes(services, lambda: False).actions(), exchanges)
+    actions = Probes(services, lambda: False).actions()
+    pages = Pages(lambda: [*_calls(actions), *_admin_calls(services)])
+    actions |= pages.actions()
+    _route(app.router, actions, exchanges)
     _route_admin(app, services, exchanges)
     _refuse(app.router, exchanges, _ANY, _refuse_path)
     return app
+
+
+def _calls(actions: _Actions) -> list[Call]:
+    return [
+        Call(method, path, description_of(action))
+        for path, of in actions.items()
+        for method, action in of.items()
+    ]
+
+
+def _admin_calls(services: AdminServices | None) -> list[Call]:
+    """None where the admin calls are not answered."""
+    if services is None:
+        return []
+    metrics = Call("GET", "/metrics", description_of(Metrics.show), "read")
+    return [
+        *(Call(r.method, r.path, description_of(r.action), r.scope) for r in admin_routes(services)),
+        metrics,
+    ]
 
 
 def _route_admin(app: web.Application, services: AdminServices, exchanges: Exchanges) -> None:

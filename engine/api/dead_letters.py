@@ -8,7 +8,9 @@ import msgspec
 from aiohttp import web
 
 from engine.api.decoding import Shape, invalid, read_body
+from engine.api.description import ID, TEXT, Parameter, described
 from engine.api.paging import asked, choice_asked, limit_asked
+from engine.api.parameters import DEAD_LETTER, LIMIT
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
@@ -48,6 +50,17 @@ class DeadLetters:
         self._history = services.history
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "list_dead_letters",
+        "List messages that were set aside, by queue, shard and age, the oldest first.",
+        query={
+            "queue": Parameter("Only those of this queue.", {"enum": list(QUEUES)}),
+            "organisation": Parameter("Only those of the organisation with this id.", ID),
+            "cursor": Parameter("The `next` of the page before.", TEXT),
+        }
+        | LIMIT,
+        answers={200: _Page},
+    )
     async def show_all(self, request: web.Request) -> Response:
         """`GET /v1/admin/dead-letters`: 200 with the page that `?queue=`, `?organisation=`, `?cursor=` and
         `?limit=` ask for. Raises Refusal 401, 422, Unavailable."""
@@ -59,6 +72,12 @@ class DeadLetters:
         page = found[:limit]
         return answer_of(200, _Page(page, page[-1].id if len(found) > limit else None))
 
+    @described(
+        "get_dead_letter",
+        "Show one dead letter, and what has happened to its message.",
+        path=DEAD_LETTER,
+        answers={200: _Shown},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/admin/dead-letters/{id}`: 200 with that one and what has happened to its message.
 
@@ -81,6 +100,16 @@ class DeadLetters:
         events = None if view is None else msgspec.to_builtins(view).get("events")
         return events, "" if events is not None else "No event of the message is recorded."
 
+    @described(
+        "replay_dead_letter",
+        "Put a dead letter into its queue again.",
+        more="The recipient may get the message twice; it is charged once.",
+        path=DEAD_LETTER,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={200: DeadLetter},
+        codes=("validity_over", "unreadable"),
+    )
     async def replay(self, request: web.Request) -> Response:
         """`POST /v1/admin/dead-letters/{id}/replay`: 200 with it; it is in its queue again.
 
@@ -88,6 +117,15 @@ class DeadLetters:
         """
         return await self._end(request, self._letters.replay, "replayed")
 
+    @described(
+        "drop_dead_letter",
+        "Give a dead letter up, and release its units.",
+        path=DEAD_LETTER,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={200: DeadLetter},
+        codes=("unreadable",),
+    )
     async def drop(self, request: web.Request) -> Response:
         """`POST /v1/admin/dead-letters/{id}/drop`: 200 with it; its units are released. Raises as `replay`
         does."""

@@ -80,12 +80,14 @@ class Shape(Generic[T]):
     """A kind of body: the record it becomes, and for each field what is allowed."""
 
     def __init__(self, record: type[T], noun: str, allowed: Mapping[str, str]) -> None:
-        self._record = record
+        self.record = record
+        # What it is, in sentences: "a top-up".
+        self.noun = noun
+        # By field in JSON: what it may be, in sentences.
+        self.allowed = allowed
         self._decode = msgspec.json.Decoder(record).decode
-        self._noun = noun
-        self._allowed = allowed
         # Optional fields whose type has no place for null; there it is as if they were absent.
-        self._not_null = {
+        self.not_null = {
             f.encode_name
             for f in msgspec.structs.fields(record)  # type: ignore[arg-type]
             if not f.required and NoneType not in get_args(f.type)
@@ -96,7 +98,7 @@ class Shape(Generic[T]):
         try:
             return self._decode(body)
         except msgspec.ValidationError as e:
-            if self._not_null and (document := self._with_nulls(body)) is not None:
+            if self.not_null and (document := self._with_nulls(body)) is not None:
                 return self.convert(document)
             raise self._refusal(str(e)) from e
         except NOT_JSON as e:
@@ -111,7 +113,7 @@ class Shape(Generic[T]):
             return None
         if not isinstance(document, dict):
             return None
-        return document if any(document.get(name, 0) is None for name in self._not_null) else None
+        return document if any(document.get(name, 0) is None for name in self.not_null) else None
 
     def decode_optional(self, body: bytes) -> T:
         """As `decode`, for a body that may be left out: none at all, or null, is an empty object."""
@@ -124,28 +126,28 @@ class Shape(Generic[T]):
         if refusal := half_character(document):
             raise refusal
         if isinstance(document, dict):
-            document = {k: v for k, v in document.items() if v is not None or k not in self._not_null}
+            document = {k: v for k, v in document.items() if v is not None or k not in self.not_null}
         try:
-            return msgspec.convert(document, self._record)
+            return msgspec.convert(document, self.record)
         except (msgspec.ValidationError, UnicodeEncodeError) as e:
             # The second: a text alone, in which half of a surrogate pair stands, where an object should.
             raise self._refusal(str(e)) from e
 
     def _refusal(self, fault: str) -> Refusal:
         """`fault` is msgspec's text, which names the field but not all that is allowed."""
-        names = ", ".join(f"`{name}`" for name in self._allowed)
+        names = ", ".join(f"`{name}`" for name in self.allowed)
         if fault.startswith(_UNKNOWN):
             name = fault[len(_UNKNOWN) :].rstrip("`")[:_NAME_MAX]
             fields = f"its fields are {names}" if names else "it has none"
-            return invalid(f"`{name}` is no field of {self._noun}; {fields}.", name)
+            return invalid(f"`{name}` is no field of {self.noun}; {fields}.", name)
         if missing := _MISSING.match(fault):
             name = missing[1]
-            return invalid(f"`{name}` is missing; it must be {self._allowed.get(name)}.", name)
+            return invalid(f"`{name}` is missing; it must be {self.allowed.get(name)}.", name)
         at = _AT.search(fault)
-        if at and at[1] in self._allowed:
-            return invalid(f"`{at[1]}` must be {self._allowed[at[1]]}.", at[1])
+        if at and at[1] in self.allowed:
+            return invalid(f"`{at[1]}` must be {self.allowed[at[1]]}.", at[1])
         with_names = f"a JSON object with {names}" if names else "an empty JSON object"
-        return invalid(f"The body must be {self._noun}: {with_names}.", None)
+        return invalid(f"The body must be {self.noun}: {with_names}.", None)
 
 
 def with_half_characters(body: bytes) -> Any:

@@ -9,9 +9,11 @@ from msgspec import UNSET, UnsetType
 from engine.api.admin import organisation_id_of
 from engine.api.admin_call import posted
 from engine.api.decoding import Shape, read_body
+from engine.api.description import described
+from engine.api.parameters import ORGANISATION
 from engine.api.ports import AdminServices
 from engine.api.response import Response, answer_of
-from engine.organisations import Limits
+from engine.organisations import Limits, Organisation
 
 
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
@@ -59,14 +61,29 @@ class OrganisationLimits:
         self._limits = services.limits
         self._body_bytes_max = services.body_bytes_max
 
+    @described("get_organisation", "Show one organisation.", path=ORGANISATION, answers={200: Organisation})
     async def show_organisation(self, request: web.Request) -> Response:
         """`GET /organisations/{id}`: 200 with that one. Raises Refusal 401, 404, Unavailable."""
         return answer_of(200, await self._directory.organisation(organisation_id_of(request)))
 
+    @described("get_limits", "Show what limits an organisation.", path=ORGANISATION, answers={200: _Shown})
     async def show(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/limits`: 200 with its limits. Raises Refusal 401, 404, Unavailable."""
         return self._shown(await self._limits.limits(organisation_id_of(request)))
 
+    @described(
+        "change_limits",
+        "Set some limits of an organisation; what is left out stays, null takes it back.",
+        path=ORGANISATION,
+        body=_CHANGE,
+        limits={
+            "weight": {"minimum": 0.1, "maximum": 100},
+            "backlog_max": {"minimum": 1_000, "maximum": 1_000_000_000},
+            "rate_max": {"minimum": 0.1, "maximum": 1_000_000},
+        },
+        examples={"two of them": {"weight": 2.0, "rate_max": 200.0}},
+        answers={200: _Shown},
+    )
     async def change(self, request: web.Request) -> Response:
         """`PATCH /organisations/{id}/limits`: set some of them; 200 with all.
 
@@ -76,6 +93,17 @@ class OrganisationLimits:
         values = {field: value for field, value in wanted.items() if value is not UNSET}
         return self._shown(await self._limits.change(organisation_id_of(request), values))
 
+    @described(
+        "pause_organisation",
+        "Send nothing of an organisation; its messages are accepted and wait.",
+        path=ORGANISATION,
+        body=_PAUSE,
+        is_body_optional=True,
+        limits={"reason": {"maxLength": 200}},
+        examples={"a reason": {"reason": "asked by phone"}},
+        answers={200: Organisation},
+        once=True,
+    )
     async def pause(self, request: web.Request) -> Response:
         """`POST /organisations/{id}/pause`: 200 with it; nothing of it is sent any more.
 
@@ -83,6 +111,15 @@ class OrganisationLimits:
         """
         return await self._set_paused(request, _PAUSE)
 
+    @described(
+        "resume_organisation",
+        "Let an organisation that is paused go on.",
+        path=ORGANISATION,
+        body=_RESUMPTION,
+        is_body_optional=True,
+        answers={200: Organisation},
+        once=True,
+    )
     async def resume(self, request: web.Request) -> Response:
         """`POST /organisations/{id}/resume`: 200 with it; it goes on. Raises as `pause` does."""
         return await self._set_paused(request, _RESUMPTION)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.activity.history import MessageView
 from engine.api.auth import Keys
 from engine.api.decoding import NOT_JSON, Shape, invalid, not_json, read_body, with_half_characters
+from engine.api.description import TIME, Answer, described
 from engine.api.guard import Action, fingerprint, idempotency_key
+from engine.api.parameters import MESSAGE
 from engine.api.ports import Draft, Outcome, Render, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
 from engine.api.response import Response, answer_of
@@ -42,7 +45,8 @@ class _Refused(msgspec.Struct):
 
 
 class _Results(msgspec.Struct):
-    results: list[Accepted | _Refused]
+    # One for each message, in order.
+    results: list[Any]
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
@@ -130,6 +134,46 @@ def _refused(position: int, refusal: Refusal) -> _Refused:
     return _Refused(problem_of(refusal, at if refusal.field is None else f"{at}.{refusal.field}"))
 
 
+_ACCEPTED = {
+    "id": "01a202a3-c111-7fd3-92d4-9ad3082ddfbb", "status": "accepted", "queue": "express", "segments": 1,
+    "encoding": "GSM-7", "units": 1,
+}  # fmt: skip
+_ONE = {"to": "+4915112345678", "text": "Your code is 123456", "from": "ACME", "queue": "express"}
+_CODES = (
+    "insufficient_credit", "organisation_suspended", "invalid_text", "rate_limited", "backlog_full",
+    "outcome_unknown", "queue_drained", "node_drained",
+)  # fmt: skip
+_SEND = described(
+    "send_message",
+    "Send one message.",
+    more="202 is binding: the message is in its queue and survives any crash, and its `units` are held.",
+    scope="send",
+    body=_DRAFT,
+    limits={"validity": {"minimum": 1, "maximum": 604_800}, "reference": {"maxLength": 200}, "send_at": TIME},
+    examples={"a code": _ONE},
+    answers={202: Answer(Accepted, example=_ACCEPTED)},
+    codes=(*_CODES, "invalid_number", "invalid_sender"),
+    once=True,
+)
+_SEND_MANY = described(
+    "send_messages",
+    "Send up to 1,000 messages.",
+    more="There is one result for each message, in order. One that is refused does not spoil the others.",
+    scope="send",
+    body=_RAW_BATCH,
+    parts={"messages": _DRAFT},
+    limits={"messages": {"minItems": 1, "maxItems": _BATCH_MAX}},
+    examples={"two messages": {"messages": [_ONE, _ONE | {"text": "Your parcel is here"}]}},
+    answers={
+        202: Answer(
+            _Results, example={"results": [_ACCEPTED, _ACCEPTED]}, items={"results": (Accepted, _Refused)}
+        )
+    },
+    codes=(*_CODES, "batch_too_large"),
+    once=True,
+)
+
+
 class Submission(NamedTuple):
     """How a call that submits messages is read and answered."""
 
@@ -138,6 +182,8 @@ class Submission(NamedTuple):
     drafts: Callable[[bytes], Sequence[Draft]]
     # The outcomes → the body of the 202. Raises Refusal in place of it.
     render: Render
+    # Says what the call does.
+    mark: Callable[[Action], Action]
 
 
 def _alone(body: bytes) -> Sequence[Draft]:
@@ -146,9 +192,22 @@ def _alone(body: bytes) -> Sequence[Draft]:
 
 # By path.
 SUBMISSIONS = {
-    "/v1/messages": Submission(_alone, render_one),
-    "/v1/messages/batch": Submission(drafts_of, render_batch),
+    "/v1/messages": Submission(_alone, render_one, _SEND),
+    "/v1/messages/batch": Submission(drafts_of, render_batch, _SEND_MANY),
 }
+
+
+_EVENT = {
+    "at": "2026-11-22T09:43:35.953000Z", "event": "accepted", "status": "accepted", "provider": "",
+    "provider_message_id": "", "code": "", "attempt": 0, "segment": 0, "latency_ms": 0.0,
+}  # fmt: skip
+_VIEW = {
+    "id": "01a202a3-c111-7fd3-92d4-9ad3082ddfbb", "status": "accepted", "charge": "held", "queue": "express",
+    "to": "+4915112345678", "from": "ACME", "encoding": "GSM-7", "segments": 1, "price": 1, "units": 1,
+    "reference": "order-1", "accepted_at": "2026-11-22T09:43:35.953000Z",
+    "expires_at": "2026-11-22T09:48:35.953000Z", "provider": "", "attempts": 0, "outcome_unknown": False,
+    "history_complete": True, "events": [_EVENT],
+}  # fmt: skip
 
 
 class Messages:
@@ -182,8 +241,15 @@ class Messages:
             )
             return accepted(submitted)
 
-        return send
+        return submission.mark(send)
 
+    @described(
+        "get_message",
+        "Show one message with its history.",
+        scope="read",
+        path=MESSAGE,
+        answers={200: Answer(MessageView, example=_VIEW)},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
         Unavailable."""

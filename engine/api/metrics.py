@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 
 from engine import api_keys
 from engine.api.admin_call import AdminCalls
+from engine.api.description import Answer, described
 from engine.api.ports import AdminServices
 from engine.api.response import Response
 
@@ -25,6 +26,11 @@ class Metrics:
         self._calls = calls
         self._key_sha256 = services.metrics_key_sha256
 
+    @described(
+        "get_metrics",
+        "Show what the node counts, for Prometheus.",
+        answers={200: Answer(str, content_type="text/plain")},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /metrics`: 200 with the text format of Prometheus, or with OpenMetrics when `Accept` has it.
 

@@ -7,10 +7,12 @@ from aiohttp import web
 
 from engine.api.admin_call import posted
 from engine.api.decoding import Shape
+from engine.api.description import described
+from engine.api.parameters import NODE, QUEUE
 from engine.api.ports import AdminServices
 from engine.api.queues import queue_of
 from engine.api.response import Response, answer_of
-from engine.nodes.records import PROCESSES_MAX, NodeWish
+from engine.nodes.records import PROCESSES_MAX, Nodes, NodeWish
 from engine.records import Queue
 
 _BOOLEAN = "true or false"
@@ -65,10 +67,23 @@ class NodeCalls:
         self._nodes = services.nodes
         self._body_bytes_max = services.body_bytes_max
 
+    @described("list_nodes", "List the nodes of the engine and their processes.", answers={200: Nodes})
     async def show_all(self, _: web.Request) -> Response:
         """`GET /nodes`: 200 with a `nodes.records.Nodes`. Raises Refusal 401, Unavailable."""
         return answer_of(200, await self._nodes.nodes())
 
+    @described(
+        "drain_node",
+        "Let a node take nothing new.",
+        path=NODE,
+        body=_DRAIN,
+        is_body_optional=True,
+        limits={"reason": {"maxLength": 200}},
+        examples={"a reason": {"reason": "new disk", "force": True}},
+        answers={200: _Wished},
+        codes=("last_node",),
+        once=True,
+    )
     async def drain(self, request: web.Request) -> Response:
         """`POST /nodes/{name}/drain`: 200; it takes nothing new from about a second later on.
 
@@ -79,6 +94,15 @@ class NodeCalls:
         wish = await self._nodes.drain(name, wanted.reason, force=wanted.force, once=once)
         return answer_of(200, _Wished(name, wish))
 
+    @described(
+        "resume_node",
+        "Let a node work again.",
+        path=NODE,
+        body=_RESUMPTION,
+        is_body_optional=True,
+        answers={200: _Wished},
+        once=True,
+    )
     async def resume(self, request: web.Request) -> Response:
         """`POST /nodes/{name}/resume`: 200; it works again. Raises as `drain` does."""
         body, once = await posted(request, self._body_bytes_max)
@@ -86,6 +110,17 @@ class NodeCalls:
         name = request.match_info["name"]
         return answer_of(200, _Wished(name, await self._nodes.resume(name, once)))
 
+    @described(
+        "scale_queue",
+        "Say how many workers of a queue a node has.",
+        path=QUEUE,
+        body=_SCALE,
+        limits={"processes": {"minimum": 0, "maximum": PROCESSES_MAX}},
+        examples={"two": {"processes": 2}},
+        answers={200: _Scaled},
+        codes=("last_node",),
+        once=True,
+    )
     async def scale(self, request: web.Request) -> Response:
         """`POST /queues/{queue}/scale`: 200; the node has so many workers of it about a second later.
 

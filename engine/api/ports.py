@@ -42,6 +42,7 @@ from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
 from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet, Queue
 from engine.routing.records import Route, RoutingPlan
+from engine.stores.redis.problems import ProblemCounts
 
 Draft = MessageDraft | Refusal
 Outcome = Accepted | Refusal
@@ -305,10 +306,10 @@ class Cancels(Protocol):
 class ProviderProblems(Protocol):
     """What providers sent and was not understood. Every call raises Unavailable."""
 
-    async def counts(self, providers: Sequence[str]) -> Sequence[msgspec.Struct]:
+    async def counts(self, providers: Sequence[str]) -> Sequence[ProblemCounts]:
         """How often, by provider and kind."""
 
-    async def of(self, provider: str) -> Sequence[msgspec.Struct]:
+    async def of(self, provider: str) -> Sequence[ProblemCounts]:
         """How often one of them, by kind, with the last samples."""
 
 

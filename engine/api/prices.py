@@ -6,8 +6,10 @@ import msgspec
 from aiohttp import web
 
 from engine.api.decoding import Shape, read_body
+from engine.api.description import Answer, described
 from engine.api.ports import AdminServices
 from engine.api.response import Response, answer_of
+from engine.records import PriceSheet
 
 
 class _NewPrices(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,10 +34,25 @@ class PriceTables:
         self._prices = services.prices
         self._body_bytes_max = services.body_bytes_max
 
+    @described("get_prices", "Show the price table.", answers={200: PriceSheet})
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/admin/prices`: 200 with a `records.PriceSheet`. Raises Refusal 401, Unavailable."""
         return answer_of(200, await self._prices.read())
 
+    @described(
+        "replace_prices",
+        "Replace the price table in one step.",
+        body=_PRICES,
+        limits={
+            "prices": {
+                "maxProperties": 10_000,
+                "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+            }
+        },
+        examples={"two prices": {"prices": {"": 1, "+98": 2}}},
+        answers={200: Answer(PriceSheet, example={"version": 2, "prices": {"": 1, "+98": 2}})},
+        codes=("version_conflict",),
+    )
     async def replace(self, request: web.Request) -> Response:
         """`PUT /v1/admin/prices`: 200 with the `records.PriceSheet` that stands now.
 

@@ -7,6 +7,8 @@ from aiohttp import web
 
 from engine.api.admin_call import posted
 from engine.api.decoding import Shape
+from engine.api.description import described
+from engine.api.parameters import QUEUE
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
@@ -41,6 +43,17 @@ class QueuePauses:
         self._routing = services.routing
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "pause_queue",
+        "Send nothing of a queue; its messages are accepted and wait.",
+        path=QUEUE,
+        body=_PAUSE,
+        is_body_optional=True,
+        limits={"reason": {"maxLength": 200}},
+        examples={"a reason": {"reason": "a wrong text"}},
+        answers={200: _Queue},
+        once=True,
+    )
     async def pause(self, request: web.Request) -> Response:
         """`POST /queues/{queue}/pause`: 200; nothing of it is sent any more.
 
@@ -48,10 +61,31 @@ class QueuePauses:
         """
         return await self._set_paused(request, _PAUSE)
 
+    @described(
+        "resume_queue",
+        "Let a queue go on that is paused or drained.",
+        path=QUEUE,
+        body=_RESUMPTION,
+        is_body_optional=True,
+        answers={200: _Queue},
+        once=True,
+    )
     async def resume(self, request: web.Request) -> Response:
         """`POST /queues/{queue}/resume`: 200; neither paused nor drained, it goes on. Raises as `pause`."""
         return await self._set_paused(request, _RESUMPTION)
 
+    @described(
+        "drain_queue",
+        "Take no new messages for a queue, and deliver those that wait.",
+        path=QUEUE,
+        body=_DRAIN,
+        is_body_optional=True,
+        limits={"reason": {"maxLength": 200}},
+        examples={"a reason": {"reason": "a wrong text"}},
+        answers={200: _Queue},
+        codes=("queue_paused",),
+        once=True,
+    )
     async def drain(self, request: web.Request) -> Response:
         """`POST /queues/{queue}/drain`: 200; it takes no new messages, and those that wait are delivered.
 

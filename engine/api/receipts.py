@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from aiohttp import hdrs, web
 
 from engine.api.decoding import read_body
+from engine.api.description import TEXT, Answer, Parameter, described
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.receipt_ports import ReceiptReader
@@ -35,6 +36,17 @@ class Receipts:
         self._now_us = services.now_us
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "push_receipts",
+        "Take receipts that a provider pushes, in the form that the provider's section describes.",
+        more="The answer is what that section says. The word in the path is the provider's `receipt_token`.",
+        path={
+            "name": Parameter("The name of the provider.", TEXT, "provider"),
+            "token": Parameter("Its `receipt_token`.", TEXT, "receipt_token"),
+        },
+        answers={200: Answer(None, "The receipts are kept.", content_type="*/*")},
+        codes=("invalid_receipt", "too_large", "too_many"),
+    )
     async def take(self, request: web.Request) -> Response:
         """Take a request with receipts. The answer that the provider expects goes out only once the
         receipts are in Redis. A provider that gets another answer, or none, sends them again; it

@@ -19,6 +19,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 _encode = msgspec.json.Encoder().encode
+_WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 
 
 class Response(web.StreamResponse):
@@ -67,7 +68,7 @@ class Response(web.StreamResponse):
         connection stays open; "": without it."""
         body = self._whole_body
         head = _opening(self.status, self._whole_type)
-        if self.status != HTTPStatus.NO_CONTENT:
+        if self.status not in _WITHOUT_BODY:
             head += f"Content-Length: {len(body)}\r\n"
         for name, value in (self._more or {}).items():
             head += f"{name}: {value}\r\n"
@@ -96,7 +97,7 @@ def accepted_octets(body: bytes, request_id: str) -> bytes:
 @lru_cache(maxsize=256)
 def _opening(status: int, content_type: str) -> str:
     line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-    return line if status == HTTPStatus.NO_CONTENT else f"{line}Content-Type: {content_type}\r\n"
+    return line if status in _WITHOUT_BODY else f"{line}Content-Type: {content_type}\r\n"
 
 
 @lru_cache(maxsize=1)

@@ -9,11 +9,14 @@ from aiohttp import web
 
 from engine.api.admin_call import posted
 from engine.api.decoding import Shape, read_body
+from engine.api.description import described
+from engine.api.parameters import PROVIDER
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
 from engine.routing.records import Route, RoutingPlan
+from engine.stores.redis.problems import ProblemCounts
 
 
 class _NewRoutes(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,7 +59,7 @@ class _Providers(msgspec.Struct):
 
 
 class _Problems(msgspec.Struct):
-    problems: Sequence[msgspec.Struct]
+    problems: Sequence[ProblemCounts]
 
 
 _ROUTES = Shape(
@@ -92,10 +95,23 @@ class Routes:
         self._routing = services.routing
         self._body_bytes_max = services.body_bytes_max
 
+    @described("list_routes", "Show which providers carry what.", answers={200: _Routes})
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/admin/routes`: 200 with all routes and the version. Raises Refusal 401, Unavailable."""
         return _shown(await self._routing.read())
 
+    @described(
+        "replace_routes",
+        "Replace all routes in one step.",
+        body=_ROUTES,
+        parts={"routes": _ROUTE},
+        examples={
+            "one route": {"routes": [{"prefix": "+98", "providers": ["simulated"]}]},
+            "none": {"routes": []},
+        },
+        answers={200: _Routes},
+        codes=("version_conflict",),
+    )
     async def replace(self, request: web.Request) -> Response:
         """`PUT /v1/admin/routes`: 200 with the routes that stand now.
 
@@ -116,17 +132,28 @@ class Providers:
         self._settings = {p.name: p for p in services.providers}
         self._body_bytes_max = services.body_bytes_max
 
+    @described("list_providers", "List the providers of the configuration.", answers={200: _Providers})
     async def show_all(self, request: web.Request) -> Response:
         """`GET /v1/admin/providers`: 200, in the order of the configuration. Raises Refusal 401,
         Unavailable."""
         plan = await self._routing.read()
         return answer_of(200, _Providers(plan.version, [self._provider(n, plan) for n in self._settings]))
 
+    @described("get_provider", "Show one provider.", path=PROVIDER, answers={200: _Provider})
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/admin/providers/{name}`: 200 with that one. Raises Refusal 401, 404, Unavailable."""
         name = self._named(request)
         return answer_of(200, self._provider(name, await self._routing.read()))
 
+    @described(
+        "pause_provider",
+        "Send nothing through a provider.",
+        path=PROVIDER,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={200: _Provider},
+        once=True,
+    )
     async def pause(self, request: web.Request) -> Response:
         """`POST /v1/admin/providers/{name}/pause`: 200; nothing is sent through it any more.
 
@@ -134,10 +161,28 @@ class Providers:
         """
         return await self._set_paused(request, True)
 
+    @described(
+        "resume_provider",
+        "Send through a provider again.",
+        path=PROVIDER,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={200: _Provider},
+        once=True,
+    )
     async def resume(self, request: web.Request) -> Response:
         """`POST /v1/admin/providers/{name}/resume`: 200; it is sent through again. Raises as `pause` does."""
         return await self._set_paused(request, False)
 
+    @described(
+        "change_provider",
+        "Set the throughput of a provider.",
+        path=PROVIDER,
+        body=_CHANGE,
+        limits={"throughput": {"exclusiveMinimum": 0, "maximum": 1_000_000}},
+        examples={"fifty a second": {"throughput": 50}},
+        answers={200: _Provider},
+    )
     async def change(self, request: web.Request) -> Response:
         """`PUT /v1/admin/providers/{name}`: set its throughput; 200 with the provider.
 
@@ -149,6 +194,7 @@ class Providers:
             200, self._provider(name, await self._routing.set_throughput(name, wanted.throughput))
         )
 
+    @described("list_problems", "List what providers sent that was not understood.", answers={200: _Problems})
     async def all_problems(self, request: web.Request) -> Response:
         """`GET /v1/admin/problems`: 200 with what any provider sent that was not understood, how often.
 
@@ -156,6 +202,12 @@ class Providers:
         """
         return answer_of(200, _Problems(await self._problems.counts(list(self._settings))))
 
+    @described(
+        "list_provider_problems",
+        "List what one provider sent that was not understood, with samples.",
+        path=PROVIDER,
+        answers={200: _Problems},
+    )
     async def problems(self, request: web.Request) -> Response:
         """`GET /v1/admin/providers/{name}/problems`: 200 with those of one, and the last samples.
 

@@ -7,12 +7,14 @@ import msgspec
 from aiohttp import web
 
 from engine.api.decoding import Shape, read_body
+from engine.api.description import described
 from engine.api.paging import NUMBER, asked, limit_asked
+from engine.api.parameters import AFTER, LIMIT, ORGANISATION
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.changes import describe
-from engine.organisations import LossSum, UnbookedSum
+from engine.organisations import BookedUsage, LossSum, Rebuilding, UnbookedSum
 
 
 class _Booking(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,6 +59,12 @@ class UnbookedUsage:
         self._losses = services.losses
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "list_unbooked",
+        "List usage that the books lack after PostgreSQL went back, by organisation.",
+        query=AFTER | LIMIT,
+        answers={200: _Sums},
+    )
     async def sums(self, request: web.Request) -> Response:
         """`GET /unbooked`: 200 with the page that `?after=` and `?limit=` ask for, by organisation.
 
@@ -68,6 +76,17 @@ class UnbookedUsage:
         page = found[:limit]
         return answer_of(200, _Sums(page, page[-1].organisation_id if len(found) > limit else None))
 
+    @described(
+        "book_unbooked",
+        "Book the usage of an organisation that the books lack, as a whole.",
+        path=ORGANISATION,
+        body=_BOOKING,
+        is_body_optional=True,
+        limits={"write_off": {"minLength": 1, "maxLength": 150}, "name": {"minLength": 1, "maxLength": 200}},
+        examples={"to give what is missing": {"write_off": "PostgreSQL went back"}},
+        answers={200: BookedUsage},
+        codes=("units_missing", "organisation_missing"),
+    )
     async def book(self, request: web.Request) -> Response:
         """`POST /unbooked/{organisation_id}/book`: 200 with an `organisations.BookedUsage`.
 
@@ -79,6 +98,11 @@ class UnbookedUsage:
             raise not_found("No usage of this organisation waits to be booked.")
         return answer_of(200, await self._unbooked.book(int(digits), wanted.write_off, wanted.name))
 
+    @described(
+        "list_losses",
+        "List what was lost when Redis or PostgreSQL went back, the last first.",
+        answers={200: _Losses},
+    )
     async def losses(self, request: web.Request) -> Response:
         """`GET /losses`: 200 with what was lost when Redis or PostgreSQL went back, the last first.
 
@@ -86,6 +110,14 @@ class UnbookedUsage:
         """
         return answer_of(200, _Losses(await self._losses.losses()))
 
+    @described(
+        "rebuild_losses",
+        "Book what PostgreSQL lost, from the recorded activity.",
+        body=_REBUILDING,
+        is_body_optional=True,
+        examples={"to look first": {"dry_run": True}},
+        answers={200: Rebuilding},
+    )
     async def rebuild(self, request: web.Request) -> Response:
         """`POST /losses/rebuild`: 200 with an `organisations.Rebuilding`; safe to repeat.
 
