@@ -16,6 +16,7 @@ from engine.api.guard import Action, Exchanges
 from engine.api.last_uses import LastUses
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
+from engine.api.opt_outs import OWN_OPT_OUTS, OptOuts
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
@@ -87,6 +88,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
         **probes.actions(),
     }
     app, exchanges = web.Application(), Exchanges(services)

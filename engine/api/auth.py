@@ -35,6 +35,14 @@ class Keys:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
         return _sender(await self.cache.found(_presented(authorization)))
 
+    async def keeper(self, authorization: str | None) -> int:
+        """The same for one that changes a list of the organisation's, which it may also while it is
+        suspended. Raises Refusal 401, 403, Unavailable."""
+        credential = await self.cache.found(_presented(authorization))
+        if "send" not in credential.scopes:
+            raise _scope_missing("send", credential)
+        return credential.organisation_id
+
     def sender_at_once(self, presented: Presented) -> int | None:
         """The same for a key that need not be looked up; None for one that must be.
 

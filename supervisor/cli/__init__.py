@@ -33,6 +33,7 @@ from supervisor.cli import (
     changes,
     dead,
     node,
+    opt_out,
     options,
     org,
     plan,
@@ -58,6 +59,7 @@ app = typer.Typer(
 )
 app.add_typer(org.app, name="org")
 app.add_typer(books.app, name="books")
+app.add_typer(opt_out.app, name="opt-out")
 app.add_typer(price.app, name="price")
 app.add_typer(route.app, name="route")
 app.add_typer(provider.app, name="provider")

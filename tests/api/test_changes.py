@@ -22,13 +22,19 @@ from tests.api.world import ADMIN_KEY, Api, services_with, serving
 _numbers = itertools.count(1)
 
 # How each call that changes something is made so that it does: what stands in its path, and its body. Where
-# two are given, the first is done before, by the key of the configuration.
+# two are given, the first is done before, by the key of the configuration; ".": that without the last part of
+# its path, with the same body.
 EXAMPLES: dict[str, tuple[str, Any]] = {
     "POST /v1/admin/organisations": ("", {"name": "Changing Ltd"}),
     "PATCH /v1/admin/organisations/{organisation_id}": ("", {"low_balance": 17}),
     "PATCH /v1/admin/organisations/{organisation_id}/limits": ("", {"weight": 3.0, "rate_max": 5}),
     "POST /v1/admin/organisations/{organisation_id}/pause": ("", {"reason": "spam"}),
     "POST /v1/admin/organisations/{organisation_id}/resume": ("pause", None),
+    "POST /v1/admin/organisations/{organisation_id}/opt-outs": ("", {"numbers": ["+4915112345678"]}),
+    "POST /v1/admin/organisations/{organisation_id}/opt-outs/remove": (
+        ".",
+        {"numbers": ["+4915112345678"]},
+    ),
     "POST /v1/admin/organisations/{organisation_id}/keys": ("", None),
     "DELETE /v1/admin/organisations/{organisation_id}/keys/{key_id}": ("", None),
     "POST /v1/admin/organisations/{organisation_id}/keys/{key_id}/rotate": ("", {"overlap_s": 60}),
@@ -124,7 +130,9 @@ async def test_every_call_that_changes_something_is_recorded_with_who_and_from_w
         path, (first, body) = await filled(api, route, directory_url), EXAMPLES[kind(route)]
         if first:
             reason = None if "{name}" in route.path else {"reason": "x"}
-            await api.ask("POST", f"{path.rpartition('/')[0]}/{first}", reason, key=ADMIN_KEY)
+            above = path.rpartition("/")[0]
+            given = (above, body) if first == "." else (f"{above}/{first}", reason)
+            await api.ask("POST", *given, key=ADMIN_KEY)
         status, headers, reply = await api.ask(route.method, path, body, key=key)
         found = [r for r in await records(api, f"&key={name}") if r["action"] == kind(route)]
         newest = found[0]

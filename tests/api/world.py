@@ -37,6 +37,7 @@ from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.nodes import PostgresNodeWishes
+from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
@@ -252,6 +253,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "note_key_uses": KeyUses(pool, "api_keys").note,
         "changes": Changes(pool),
         "limits": LimitBook(pool, 1_000_000),
+        "opt_outs": OptOutBook(pool),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),
