@@ -21,6 +21,7 @@ from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
+from engine.api.senders import OwnSenders
 from engine.errors import Refusal
 
 # By path and method.
@@ -88,6 +89,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        "/v1/senders": {"GET": OwnSenders(services, keys).show},
         **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
         **probes.actions(),
     }

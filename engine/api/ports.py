@@ -12,7 +12,7 @@ import msgspec
 
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.receipt_ports import ReceiptReader
-from engine.api.recipient_ports import OptOutBook
+from engine.api.recipient_ports import OptOutBook, SenderBook
 from engine.api.request_counts import RequestCounts
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
@@ -310,6 +310,7 @@ class _Common:
 
     directory: Directory
     opt_outs: OptOutBook
+    senders: SenderBook
     transactions: Transactions
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-from engine.intake.records import OptOut, OptOutSource
+from engine.intake.records import DestinationSheet, OptOut, OptOutSource, SenderKind, SenderRules
 
 
 class OptOutBook(Protocol):
@@ -22,3 +22,21 @@ class OptOutBook(Protocol):
 
     async def remove(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
         """Let numbers have messages again; how many had opted out."""
+
+
+class SenderBook(Protocol):
+    """Who may use which senders, and what destinations take. Every call raises Unavailable."""
+
+    async def of(self, organisation_id: int) -> SenderRules:
+        """The rules of an organisation. Raises Refusal 404."""
+
+    async def change(self, organisation_id: int, values: Mapping[str, Any]) -> SenderRules:
+        """Set some fields of them; all of them then. Raises Refusal 404, 422."""
+
+    async def destinations(self) -> DestinationSheet:
+        """What destinations take."""
+
+    async def replace_destinations(
+        self, rules: Mapping[str, tuple[SenderKind, ...]], version: int | None = None
+    ) -> DestinationSheet:
+        """Let `rules` be what all of them take; with `version` only if that one stands."""

@@ -47,6 +47,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.rebuilt_usage import LostUsage
 from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
@@ -107,6 +108,7 @@ async def admin_services(
         changes=Changes(postgres),
         limits=LimitBook(postgres, config.limits.backlog_max),
         opt_outs=OptOutBook(postgres),
+        senders=SenderBook(postgres),
         unbooked=Unbooked(postgres, shards),
         losses=looks.losses,
         prices=Prices(postgres),

@@ -38,6 +38,7 @@ from engine.intake.opt_outs import OptOutTable
 from engine.intake.permissions import Permissions
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
+from engine.intake.sender_table import SenderTable
 from engine.limits.gate import Gate
 from engine.limits.table import LimitTable
 from engine.limits.watch import watch
@@ -54,6 +55,7 @@ from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.limits import RedisLimits
@@ -126,7 +128,7 @@ async def serve(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         limits = LimitTable(LimitBook(postgres))
-        permissions = Permissions(OptOutTable(OptOutBook(postgres)))
+        permissions = Permissions(OptOutTable(OptOutBook(postgres)), SenderTable(SenderBook(postgres)))
         gate = _gate(config, limits)
         closures = _closures(config, postgres)
         quota, ingest = assemble_ingest(
@@ -216,6 +218,7 @@ async def _services(
         ingest=ingest,
         directory=directory,
         opt_outs=OptOutBook(postgres),
+        senders=SenderBook(postgres),
         note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

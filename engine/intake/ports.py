@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from engine.intake.records import OptOutChanges
+from engine.intake.records import DestinationSheet, OptOutChanges, SenderRulesChanges
 from engine.records import PriceSheet, Queue
 
 
@@ -52,3 +52,13 @@ class OptOutStore(Protocol):
         By organisation, in order: the digits of its numbers, in order, as 64-bit integers, the highest octet
         first.
         """
+
+
+class SenderStore(Protocol):
+    """Where it stands who may use which senders. Every call raises Unavailable."""
+
+    async def changes(self, since: int) -> SenderRulesChanges:
+        """What was set after the version `since`; all of it after 0. It is cheap when that is nothing."""
+
+    async def destinations(self) -> DestinationSheet:
+        """What destinations take, of the version that stands or of a later one."""

@@ -30,6 +30,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "PATCH /v1/admin/organisations/{organisation_id}/limits": ("", {"weight": 3.0, "rate_max": 5}),
     "POST /v1/admin/organisations/{organisation_id}/pause": ("", {"reason": "spam"}),
     "POST /v1/admin/organisations/{organisation_id}/resume": ("pause", None),
+    "PATCH /v1/admin/organisations/{organisation_id}/senders": ("", {"senders": ["ACME"], "default": "ACME"}),
+    "PUT /v1/admin/destinations": ("", {"rules": {"+1": ["short", "long"], "+882": []}}),
     "POST /v1/admin/organisations/{organisation_id}/opt-outs": ("", {"numbers": ["+4915112345678"]}),
     "POST /v1/admin/organisations/{organisation_id}/opt-outs/remove": (
         ".",
@@ -71,6 +73,7 @@ async def as_before(api: Api) -> AsyncIterator[None]:
         await api.behind_admin.routing.set_paused(provider, False)
         await api.behind_admin.routing.set_throughput(provider, None)
     await api.behind_admin.prices.replace({"": 1})
+    await api.behind_admin.senders.replace_destinations({})
 
 
 def changing(api: Api) -> list[AdminRoute]:
@@ -152,7 +155,7 @@ async def test_every_call_that_changes_something_is_recorded_with_who_and_from_w
         secrets += [value for name, value in (reply or {}).items() if name in ("api_key", "admin_key")]
     text = msgspec.json.encode(await records(api)).decode()
     for secret in secrets:
-        assert secret.rpartition("_")[2] not in text
+        assert secret[-20:] not in text
 
 
 async def test_whoever_carries_a_new_call_out_and_writes_no_record_has_one_all_the_same(

@@ -40,6 +40,7 @@ from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
@@ -254,6 +255,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "changes": Changes(pool),
         "limits": LimitBook(pool, 1_000_000),
         "opt_outs": OptOutBook(pool),
+        "senders": SenderBook(pool),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),

@@ -17,11 +17,13 @@ from engine.intake.ingest import Ingest
 from engine.intake.opt_outs import OptOutTable
 from engine.intake.permissions import Permissions
 from engine.intake.pricing import PriceTable
+from engine.intake.sender_table import SenderTable
 from engine.limits.gate import Gate
 from engine.records import MessageDraft
 from engine.stores.postgres import opt_outs as opt_outs_module
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.opt_outs import OptOutBook
+from engine.stores.postgres.sender_rules import SenderBook
 from tests.adversity.proxy import Proxy
 from tests.api.world import database
 from tests.credit.test_credit import drafts, now_us, render, world
@@ -110,11 +112,12 @@ async def test_a_message_to_one_who_opted_out_is_refused_by_itself_and_costs_not
         await w.ledger()
         org, (_, quota) = await w.organisation(100), await w.holder("h1")
         book = OptOutBook(directory.pool)
-        table = OptOutTable(book)
+        table, senders = OptOutTable(book), SenderTable(SenderBook(directory.pool))
+        await senders.refresh()
         gate, ids = Gate(clock_s=time.monotonic), MessageIds(random.getrandbits(26), random.getrandbits(48))
         ingest = Ingest(
             quota, PriceTable({"": 1}), Queues().validities_s(), ids, now_us=now_us, timeout_s=5.0, gate=gate,
-            permit=Permissions(table).sender,
+            permit=Permissions(table, senders).sender,
         )  # fmt: skip
         with pytest.raises(Unavailable, match="opted out"):
             await ingest.submit(org, drafts(1), render=render)
