@@ -10,10 +10,12 @@ from engine.api.admin_route import AdminRoute
 from engine.api.dead_letters import DeadLetters
 from engine.api.limits import OrganisationLimits
 from engine.api.nodes import NodeCalls
+from engine.api.opt_outs import OptOuts
 from engine.api.ports import AdminServices
 from engine.api.prices import PriceTables
 from engine.api.queues import QueuePauses
 from engine.api.routes import Providers, Routes
+from engine.api.senders import SenderCalls
 from engine.api.traffic import TRAFFIC_S, TrafficReport
 from engine.api.unbooked import REBUILD_S, UnbookedUsage
 
@@ -43,6 +45,12 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("PATCH", f"{path}/limits", limits.change, "operate")
     yield AdminRoute("POST", f"{path}/pause", limits.pause, "operate")
     yield AdminRoute("POST", f"{path}/resume", limits.resume, "operate")
+    senders = SenderCalls(services)
+    yield AdminRoute("GET", f"{path}/senders", senders.show, "read")
+    yield AdminRoute("PATCH", f"{path}/senders", senders.change, "operate")
+    yield AdminRoute("GET", f"{_ROOT}/destinations", senders.show_destinations, "read")
+    yield AdminRoute("PUT", f"{_ROOT}/destinations", senders.replace_destinations, "operate")
+    yield from OptOuts(services).of_operators(f"{path}/opt-outs")
     yield AdminRoute("GET", f"{path}/keys", admin.keys, "read")
     yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money")
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")

@@ -20,10 +20,12 @@ from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
 from engine.api.openapi import Call
 from engine.api.pages import Pages
+from engine.api.opt_outs import OWN_OPT_OUTS, OptOuts
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
+from engine.api.senders import OwnSenders
 from engine.errors import Refusal
 
 # By path and method.
@@ -102,6 +104,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        "/v1/senders": {"GET": OwnSenders(services, keys).show},
+        **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
         **probes.actions(),
     }
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])

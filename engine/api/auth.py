@@ -36,8 +36,8 @@ class Keys:
         return _sender(await self.cache.found(_presented(authorization)))
 
     async def owner(self, authorization: str | None) -> int:
-        """The same for one that wants to take back what it has sent, also while the organisation is
-        suspended. Raises Refusal 401, 403, Unavailable."""
+        """The same for one that takes back what it has sent, or changes a list of the organisation's: also
+        while the organisation is suspended. Raises Refusal 401, 403, Unavailable."""
         return _owner(await self.cache.found(_presented(authorization)))
 
     def sender_at_once(self, presented: Presented) -> int | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.receipt_ports import ReceiptReader
+from engine.api.recipient_ports import OptOutBook, SenderBook
 from engine.api.request_counts import RequestCounts
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
@@ -318,6 +319,8 @@ class _Common:
     """What every process with an HTTP API passes to it."""
 
     directory: Directory
+    opt_outs: OptOutBook
+    senders: SenderBook
     transactions: Transactions
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]

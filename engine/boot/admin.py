@@ -42,10 +42,12 @@ from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.nodes import PostgresNodeWishes
+from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.rebuilt_usage import LostUsage
 from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
@@ -105,6 +107,8 @@ async def admin_services(
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,
         changes=Changes(postgres),
         limits=LimitBook(postgres, config.limits.backlog_max),
+        opt_outs=OptOutBook(postgres),
+        senders=SenderBook(postgres),
         unbooked=Unbooked(postgres, shards),
         losses=looks.losses,
         prices=Prices(postgres),

@@ -32,10 +32,14 @@ from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend, obstacle_of
 from engine.errors import Refusal, Unavailable
+from engine.intake.addressing import Permit, any_sender
 from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
+from engine.intake.opt_outs import OptOutTable
+from engine.intake.permissions import Permissions
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
+from engine.intake.sender_table import SenderTable
 from engine.limits.gate import Gate
 from engine.limits.table import LimitTable
 from engine.limits.watch import watch
@@ -49,8 +53,10 @@ from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
+from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
+from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.cancels import RedisCancels
@@ -76,13 +82,15 @@ def assemble_ingest(
     rng: Random,
     check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
     gate: Gate | None = None,
+    permit: Permit = any_sender,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
 
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
     before they ask. `check` raises Unavailable when a request with these messages is not to be taken in.
-    `gate`: the limits of organisations; None: those of all. Two processes whose `rng` draw alike would
-    give messages the same ids, so in a real process it is the system's source of randomness.
+    `gate`: the limits of organisations; None: those of all. `permit`: whether a message may be sent, and
+    under which sender. Two processes whose `rng` draw alike would give messages the same ids, so in a real
+    process it is the system's source of randomness.
     """
     gate = gate or Gate(clock_s=time.monotonic)
     quota = Quota(
@@ -106,6 +114,7 @@ def assemble_ingest(
         timeout_s=timeout_s,
         check=check,
         gate=gate,
+        permit=permit,
     )
     return quota, ingest
 
@@ -121,6 +130,7 @@ async def serve(process: Process) -> None:
         postgres = closed_by(stack, await Pool.connect(config.postgres.url))
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         limits = LimitTable(LimitBook(postgres))
+        permissions = Permissions(OptOutTable(OptOutBook(postgres)), SenderTable(SenderBook(postgres)))
         gate = _gate(config, limits)
         closures = _closures(config, postgres)
         quota, ingest = assemble_ingest(
@@ -138,16 +148,16 @@ async def serve(process: Process) -> None:
             rng=random.SystemRandom(),
             check=partial(_check, process.clock, closures),
             gate=gate,
+            permit=permissions.sender,
         )
         await watch_ingest(process, stack, ingest, quota)
         await patiently(quota.start)
-        await prices.refresh()
-        await limits.refresh()
-        await closures.refresh()
+        for followed in (prices, limits, permissions, closures):
+            await followed.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest, closures)
         server = _server(services, process.listener, config.http.connections_max)
         runs = (
-            quota.run(), prices.run(), limits.run(), watch(gate, _backlogs(config, link)),
+            quota.run(), prices.run(), limits.run(), permissions.run(), watch(gate, _backlogs(config, link)),
             closures.run(life.admits, lambda: ingest.under_way),
         )  # fmt: skip
         serving = [asyncio.create_task(run) for run in runs]
@@ -209,6 +219,8 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
+        opt_outs=OptOutBook(postgres),
+        senders=SenderBook(postgres),
         note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from engine.errors import Refusal
@@ -19,12 +19,22 @@ _SEGMENTS_MAX = 10
 _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+# (organisation, number in E.164, the sender that the message names, or "") → its sender. Raises Refusal when
+# it may not be sent, Unavailable while that is not known.
+Permit = Callable[[int, str, str], str]
+
+
+def any_sender(organisation_id: int, to: str, sender: str) -> str:
+    """Every message may be sent, under the sender that it names."""
+    return sender
+
 
 class Addressing:
     """Addresses drafts, by the prices in force and the validities of the queues."""
 
-    def __init__(self, prices: Prices, validity_s: Mapping[Queue, int]) -> None:
+    def __init__(self, prices: Prices, validity_s: Mapping[Queue, int], permit: Permit = any_sender) -> None:
         """`validity_s`: by queue, of messages that name no validity."""
+        self._permit = permit
         self._prices = prices
         self._default_s = validity_s
 
@@ -33,7 +43,7 @@ class Addressing:
     ) -> Addressed | Refusal:
         """The message as it will be admitted, accepted at `now_us`; or why it is refused.
 
-        Raises Unavailable while no prices are known."""
+        Raises Unavailable while no prices are known, or not who has opted out."""
         if isinstance(draft, Refusal):
             return draft
         text, queue = draft.text, draft.queue or QUEUE_DEFAULT
@@ -51,6 +61,7 @@ class Addressing:
             reference = draft.reference or ""
             if len(reference) > _REFERENCE_MAX:
                 raise _invalid("reference", f"at most {_REFERENCE_MAX} characters")
+            sender = self._permit(organisation_id, to, sender)
         except Refusal as refusal:
             return refusal
         message = Message(

@@ -23,7 +23,7 @@ from engine.credit.quota import Quota
 from engine.errors import Refusal
 from engine.expiry import Expiry
 from engine.ids import MessageIds
-from engine.intake.addressing import Addressing
+from engine.intake.addressing import Addressing, Permit, any_sender
 from engine.intake.ports import Prices
 from engine.intake.refused_counts import RefusedCounts
 from engine.intake.under_way import CreditWaits, Done, Rated, Render, Submitted, UnderWay
@@ -45,15 +45,16 @@ class Ingest:
         timeout_s: float,
         gate: Gate,
         check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
+        permit: Permit = any_sender,
     ) -> None:
         """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
 
         `check` raises Unavailable when a request with these messages is not to be taken in now. `gate`: the
-        limits of organisations.
+        limits of organisations. `permit`: whether a message may be sent, and under which sender.
         """
         self._gate = gate
         self._quota = quota
-        self._address = Addressing(prices, validity_s).address
+        self._address = Addressing(prices, validity_s, permit).address
         self._ids = ids
         self._now_us = now_us
         self._running = Expiry(timeout_s, UnderWay.expire)

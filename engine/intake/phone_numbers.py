@@ -105,6 +105,15 @@ def e164(text: str) -> str:
     raise _no_destination(digits, plan)
 
 
+def e164_in(field: str, text: str) -> str:
+    """As `e164`, of a number that stands in another field than `to`."""
+    try:
+        return e164(text)
+    except Refusal as refusal:
+        detail = refusal.detail.replace("to must", f"`{field}` must", 1)
+        raise Refusal(refusal.code, refusal.status, detail, field) from refusal
+
+
 def _no_destination(digits: str, plan: _Plan | None) -> Refusal:
     """Why these digits after "+" are no destination."""
     if not DIGITS_MIN <= len(digits) <= DIGITS_MAX:

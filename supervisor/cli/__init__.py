@@ -32,7 +32,9 @@ from supervisor.cli import (
     books,
     changes,
     dead,
+    destination,
     node,
+    opt_out,
     options,
     org,
     plan,
@@ -58,6 +60,8 @@ app = typer.Typer(
 )
 app.add_typer(org.app, name="org")
 app.add_typer(books.app, name="books")
+app.add_typer(destination.app, name="destination")
+app.add_typer(opt_out.app, name="opt-out")
 app.add_typer(price.app, name="price")
 app.add_typer(route.app, name="route")
 app.add_typer(provider.app, name="provider")

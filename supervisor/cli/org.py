@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 
 from engine.organisations import Balance, NewOrganisation, Organisation
-from supervisor.cli import options, org_keys, org_limits, show
+from supervisor.cli import options, org_keys, org_limits, org_senders, show
 from supervisor.cli.answers import Organisations, TopUp
 from supervisor.cli.org_limits import Id
 
 app = typer.Typer(
-    help="Organisations: create, list, top up, keys, balance, limits, pause.",
+    help="Organisations: create, list, top up, keys, balance, senders, limits, pause.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -126,6 +126,7 @@ app.command()(org_keys.key)
 app.command()(org_keys.keys)
 app.command("show")(org_limits.show_organisation)
 app.command()(org_limits.limits)
+app.command()(org_senders.senders)
 app.command()(org_limits.pause)
 app.command()(org_limits.resume)
 

@@ -37,8 +37,10 @@ from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.nodes import PostgresNodeWishes
+from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
+from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
@@ -259,6 +261,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "note_key_uses": KeyUses(pool, "api_keys").note,
         "changes": Changes(pool),
         "limits": LimitBook(pool, 1_000_000),
+        "opt_outs": OptOutBook(pool),
+        "senders": SenderBook(pool),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),

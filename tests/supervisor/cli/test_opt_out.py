@@ -1,0 +1,64 @@
+"""`smsengine opt-out` with files and numbers that people wrote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from supervisor import cli
+from supervisor.cli.opt_out import _in_file
+
+ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("SMSENGINE_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "bad.csv").write_text("+4915112345678\n0151\n")
+    (tmp_path / "empty.csv").write_text("number\n\n")
+    (tmp_path / "latin.csv").write_bytes(b"\xe9\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "+4915112345678\n\n0049 151 12345679\n+4915112345678\n",
+        "number\n+4915112345678\n+4915112345679",
+        "\ufeffName;Phone Number\nB;+4915112345678\n;00 49 151 12345679\n",
+        'sep=,\nto,when\n"+49 151 12345678",1\n+4915112345679,2\n',
+        "+4915112345678,STOP\r\n+4915112345679,\r\n",
+    ],
+)
+def test_numbers_are_read_as_people_and_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "numbers.csv"
+    file.write_text(text, newline="")
+    assert _in_file(file) == (["+4915112345678", "+4915112345679"], [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentences"),
+    [
+        (["add", "7", "0151"], ["`NUMBER` must be"]),
+        (["add", "7"], ["Missing argument"]),
+        (["remove", "7", "+4915112345678"], ["nothing listens there"]),
+        (["list", "7"], ["nothing listens there"]),
+        (["import", "7", "none.csv"], ["none.csv"]),
+        (["import", "7", "empty.csv"], ["has no phone numbers"]),
+        (["import", "7", "latin.csv"], ["must be UTF-8"]),
+        (["import", "7", "bad.csv"], ["line 2: the number must be", "nothing was added"]),
+        (["import", "7", "bad.csv", "--skip-bad"], ["line 2:", "nothing listens there"]),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_sentence(
+    arguments: list[str], sentences: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["opt-out", *arguments, *ADMIN]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == len(sentences)
+    assert all(sentence in line for sentence, line in zip(sentences, lines, strict=True)), lines
