@@ -60,6 +60,8 @@ class Message(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fal
     # Sends whose outcome nobody knows: those that ended so, and those that a dead worker may have made.
     # Without those of the present entry; see `engine.delivery.settlement`.
     unknown_sends: int = 0
+    # Where its events are told as well as at the organisation's endpoints; "": nowhere.
+    callback_url: str = ""
 
 
 class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -102,6 +104,8 @@ class ActivityRow(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc
     # the message, JSON. (The functions in Redis read rows, and cannot read the binary type of
     # MessagePack.) It is kept in a table of its own until its validity ends.
     kept: str = ""
+    # The message's own.
+    callback_url: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -214,6 +218,8 @@ class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # RFC 3339 with offset; None: now.
     send_at: str | None = None
     reference: str | None = None
+    # A URL that is told what becomes of the message (docs/webhooks.md).
+    callback_url: str | None = None
 
 
 # By the name of a field of a draft in JSON: what it may be, for the sentence of a refusal.
@@ -225,6 +231,7 @@ DRAFT_FIELDS = {
     "validity": "a whole number of seconds",
     "send_at": 'an RFC 3339 time with an offset as a string, such as "2030-01-31T09:00:00Z"',
     "reference": "a string",
+    "callback_url": "a URL as a string",
 }
 
 

@@ -19,6 +19,10 @@ MATCHER_LOCK = b"receipts:lock"
 # The block of activity that is being stored, and entries that no archiver could read.
 ARCHIVER_PLAN = b"archiver:plan"
 ARCHIVER_UNREADABLE = b"archiver:unreadable"
+# Hash: from which id on the activity streams are kept, by their keys: what is before is archived.
+ARCHIVER_TRIMMED = b"archiver:trimmed"
+# Sorted set: the notifiers that live, by the time until which they do, milliseconds since 1970.
+NOTIFIERS = b"webhooks:notifiers"
 # The copy of the routing plan, for when PostgreSQL is away.
 ROUTING_PLAN = b"routing:plan"
 # Hash: when each library of functions was loaded last, by its name, milliseconds since 1970.
@@ -139,6 +143,24 @@ def receipts_applied_key(shard: int) -> bytes:
 def receipts_unreadable_key(shard: int) -> bytes:
     """Stream of entries of receipts that nobody could read."""
     return b"receipts:{%d}:unreadable" % shard
+
+
+@cache
+def webhook_events_key(shard: int) -> bytes:
+    """Stream of batches of events that organisations are told and that are no rows of activity (`WebhookEvent`)."""
+    return b"webhooks:{%d}" % shard
+
+
+@cache
+def webhook_positions_key(shard: int) -> bytes:
+    """Hash: how far notifiers have settled the activity stream and the stream of events of a shard."""
+    return b"webhooks:{%d}:settled" % shard
+
+
+@cache
+def webhook_lock_key(shard: int) -> bytes:
+    """The owner of the lease of a shard's webhooks."""
+    return b"webhooks:{%d}:lock" % shard
 
 
 def rate_key(provider: str) -> bytes:

@@ -31,16 +31,16 @@ cdef enum:
 
 # Fields of a row, as many of them as the oldest rows have, and columns: without `kept`, with the place.
 cdef enum:
-    FIELDS = 22
+    FIELDS = 23
     FIELDS_MIN = 11
-    COLUMNS = 24
+    COLUMNS = 25
     KEPT = 21
     MESSAGE_ID = 2
     ATTEMPT = 11
 
 cdef uint8_t[FIELDS] KINDS = [
     TIME, INT64, TEXT, TIME, TEXT, TEXT, TEXT, TEXT, TEXT, UINT16, UINT32,
-    UINT16, TEXT, TEXT, TEXT, UINT32, TEXT, TIME, TIME, BOOL, UINT16, TEXT,
+    UINT16, TEXT, TEXT, TEXT, UINT32, TEXT, TIME, TIME, BOOL, UINT16, TEXT, TEXT,
 ]
 
 
@@ -98,6 +98,11 @@ cdef inline int width_of(int field) noexcept nogil:
     """Octets of a number of this field; of a string, those of an empty one."""
     cdef int kind = KINDS[field]
     return 1 if kind <= BOOL else 8 if kind == TIME else kind
+
+
+cdef inline int column_of(int field) noexcept nogil:
+    """The column of a field: those behind `kept`, which has none, move up by one."""
+    return field if field < KEPT else field - 1
 
 
 cdef inline bint is_ascii(const uint8_t *at, size_t size) noexcept nogil:
@@ -203,8 +208,9 @@ cdef class ColumnBuilder:
             at = self.add_text(field, at, end) if KINDS[field] == TEXT else self.add_number(field, at, end)
             if at == NULL:
                 return NULL
-        for field in range(<int>fields, KEPT):
-            self.put(field, 0, width_of(field))
+        for field in range(<int>fields, FIELDS):
+            if field != KEPT:
+                self.put(column_of(field), 0, width_of(field))
         return at
 
     cdef inline const uint8_t *add_text(
@@ -220,7 +226,7 @@ cdef class ColumnBuilder:
         if field == MESSAGE_ID:
             self.message_id, self.message_id_size = at, size
         if field != KEPT:
-            self.put_text(field, at, size)
+            self.put_text(column_of(field), at, size)
         elif size:
             message_id = self.message_id[:self.message_id_size].decode()
             self.kept.append((message_id, self.attempt, at[:size].decode()))
@@ -246,7 +252,7 @@ cdef class ColumnBuilder:
                     return NULL
             elif value >> (63 if kind == INT64 else 8 * kind):
                 return NULL
-        self.put(field, value, width_of(field))
+        self.put(column_of(field), value, width_of(field))
         if field == ATTEMPT:
             self.attempt = value
         return at

@@ -117,3 +117,4 @@ class AttemptRecord(msgspec.Struct, frozen=True, array_like=True, kw_only=True, 
     segments: int = 1
     units: int = 0
     reference: str = ""
+    callback_url: str = ""

@@ -59,6 +59,7 @@ def row_of(
         outcome_unknown=outcome_unknown,
         segment=segment,
         kept=kept,
+        callback_url=subject.callback_url,
     )
 
 
@@ -75,6 +76,6 @@ def acceptance_octets(addressed: Addressed) -> bytes:
         (
             m.accepted_at_us, m.organisation_id, m.id, m.accepted_at_us, event, addressed.queue, m.to,
             m.sender, m.encoding, m.segments, m.units, 0, "", "", "", 0, m.reference, due_at_us,
-            m.expires_at_us, False, 0, "",
+            m.expires_at_us, False, 0, "", m.callback_url,
         )
     )  # fmt: skip

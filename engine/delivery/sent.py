@@ -50,6 +50,7 @@ def sent_entries(
                     message.organisation_id, message.id, accepted_at_us, "sent", entry.queue, message.to,
                     message.sender, message.encoding, message.segments, message.units, message.attempts + 1,
                     provider, provider_message_id, code, took_us, message.reference, 0, 0, False, 0, "",
+                    message.callback_url,
                 )
             )
         )  # fmt: skip

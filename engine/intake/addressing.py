@@ -11,6 +11,8 @@ from engine.intake.phone_numbers import sender as sender_id
 from engine.intake.ports import Prices
 from engine.intake.segments import measure
 from engine.records import QUEUE_DEFAULT, Addressed, Message, MessageDraft, Queue
+from engine.webhooks.urls import ALLOWED as CALLBACK_ALLOWED
+from engine.webhooks.urls import target_of
 
 # The longest validity, and how far ahead a message may be scheduled, seconds.
 VALIDITY_MAX_S = 7 * 86400
@@ -62,6 +64,9 @@ class Addressing:
             if len(reference) > _REFERENCE_MAX:
                 raise _invalid("reference", f"at most {_REFERENCE_MAX} characters")
             sender = self._permit(organisation_id, to, sender)
+            callback_url = draft.callback_url or ""
+            if callback_url and target_of(callback_url) is None:
+                raise _invalid("callback_url", CALLBACK_ALLOWED)
         except Refusal as refusal:
             return refusal
         message = Message(
@@ -76,6 +81,7 @@ class Addressing:
             accepted_at_us=now_us,
             expires_at_us=(due_at_us or now_us) + validity_s * 1_000_000,
             reference=reference,
+            callback_url=callback_url,
         )
         return Addressed(queue=queue, message=message, due_at_us=due_at_us)
 

@@ -89,7 +89,7 @@ def plain_block(entries: Sequence[ActivityEntry]) -> tuple[bytes, list[Any], lis
             full = row[: len(FIELDS)] + list(DEFAULTS)[len(DEFAULTS) - max(0, len(FIELDS) - len(row)) :]
             if full[KEPT]:
                 kept.append((full[2], full[11], full[KEPT]))
-            found.append([*full[:KEPT], entry.shard, *entry.id])
+            found.append([*full[:KEPT], *full[KEPT + 1 :], entry.shard, *entry.id])
     if not found:
         return b"", kept, unreadable
     context = InsertContext(

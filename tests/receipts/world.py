@@ -111,6 +111,7 @@ class ReceiptWorld:
             "code": "0",
             "latency_us": 20_000,
             "reference": f"order {number}",
+            "callback_url": f"https://example.com/{number}",
         }
         return ActivityRow(**fields | changes)
 

@@ -56,6 +56,7 @@ COLUMNS = {
     "expires_at": _TIME,
     "outcome_unknown": "Bool",
     "segment": "UInt16",
+    "callback_url": "String",
     "shard": "UInt16",
     "stream_ms": "UInt64",
     "stream_seq": "UInt32",

@@ -6,6 +6,8 @@ activity:{s}         stream of one shard; each entry has one field `b`, see
                      `engine.activity.records.ActivityEntry`
 archiver:lock        the owner of the lease
 archiver:plan        the BlockPlan that is being executed, MessagePack
+archiver:trimmed     hash: from which id on each stream is kept, by its key; for readers that must know
+                     whether something was removed before they had read it
 archiver:unreadable  stream to which entries are moved that no archiver could read
 
 One step changes the plan and all streams, so they must be on one Redis. In a
@@ -27,7 +29,13 @@ import msgspec
 from engine.activity.records import ActivityEntry, Backlog, BlockPlan, MessageKey, RecentRows
 from engine.errors import ConfigError, Unavailable
 from engine.records import NO_RECORD
-from engine.redis_keys import ARCHIVER_LOCK, ARCHIVER_PLAN, ARCHIVER_UNREADABLE, activity_key
+from engine.redis_keys import (
+    ARCHIVER_LOCK,
+    ARCHIVER_PLAN,
+    ARCHIVER_TRIMMED,
+    ARCHIVER_UNREADABLE,
+    activity_key,
+)
 from engine.stores.redis.kept_tail import KeptTail
 from engine.stores.redis.link import Argument, Command, RedisLink
 from engine.stores.redis.tail_search import TailSearch
@@ -62,18 +70,21 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('SETNX', KEYS[2], ARGV[2])
 """
 
-# finish(plan, unreadable, streams ...; plan, first id kept of each stream ...,
+# finish(plan, unreadable, trimmed, streams ...; plan, first id kept of each stream ...,
 #        then per unreadable entry: index of its stream from 1, id)
 # -> 1 when the plan was there and is finished now, 0 when another or none is there
 _FINISH = """#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-local streams = #KEYS - 2
+local streams = #KEYS - 3
 for i = streams + 2, #ARGV, 2 do
-  local key, id = KEYS[2 + tonumber(ARGV[i])], ARGV[i + 1]
+  local key, id = KEYS[3 + tonumber(ARGV[i])], ARGV[i + 1]
   local found = redis.call('XRANGE', key, id, id)
   if found[1] then redis.call('XADD', KEYS[2], '*', 'k', key, 'i', id, 'b', found[1][2][2]) end
 end
-for i = 1, streams do redis.call('XTRIM', KEYS[2 + i], 'MINID', '=', ARGV[1 + i]) end
+for i = 1, streams do
+  redis.call('HSET', KEYS[3], KEYS[3 + i], ARGV[1 + i])
+  redis.call('XTRIM', KEYS[3 + i], 'MINID', '=', ARGV[1 + i])
+end
 redis.call('DEL', KEYS[1])
 return 1
 """
@@ -170,7 +181,8 @@ class RedisActivityStream:
         args += [str(part.last.next) for part in plan.ranges]
         for entry in unreadable:
             args += [index[entry.shard], str(entry.id)]
-        keys = [ARCHIVER_PLAN, ARCHIVER_UNREADABLE, *(activity_key(part.shard) for part in plan.ranges)]
+        fixed = [ARCHIVER_PLAN, ARCHIVER_UNREADABLE, ARCHIVER_TRIMMED]
+        keys = [*fixed, *(activity_key(part.shard) for part in plan.ranges)]
         async with self._answering():
             return bool(await self._link.call(*_script(_FINISH, keys, args)))
 
