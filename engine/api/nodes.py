@@ -12,7 +12,7 @@ from engine.api.parameters import NODE, QUEUE
 from engine.api.ports import AdminServices
 from engine.api.queues import queue_of
 from engine.api.response import Response, answer_of
-from engine.nodes.records import PROCESSES_MAX, Nodes, NodeWish
+from engine.nodes.records import CONCURRENCY_MAX, PROCESSES_MAX, Nodes, NodeWish, QueueScale
 from engine.records import Queue
 
 _BOOLEAN = "true or false"
@@ -31,6 +31,8 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
 class _Scale(msgspec.Struct, forbid_unknown_fields=True):
     # Null: as the configuration of the node says.
     processes: int | None
+    # Sends in flight in each; null: the same; left out: as it is.
+    concurrency: int | msgspec.UnsetType | None = msgspec.UNSET
     # Null: the node that answers.
     node: str | None = None
     force: bool = False
@@ -45,6 +47,7 @@ class _Scaled(msgspec.Struct):
     queue: Queue
     node: str
     processes: int | None
+    concurrency: int | None
 
 
 _DRAIN = Shape(_Drain, "a drain", {"reason": "a string of 1 to 200 characters", "force": _BOOLEAN})
@@ -54,6 +57,7 @@ _SCALE = Shape(
     "a number of processes",
     {
         "processes": f"a whole number from 0 to {PROCESSES_MAX}, or null: as configured",
+        "concurrency": f"a whole number from 1 to {CONCURRENCY_MAX}, or null: as configured",
         "node": "the name of a node, or null: the one that answers",
         "force": _BOOLEAN,
     },
@@ -130,5 +134,6 @@ class NodeCalls:
         queue = queue_of(request)
         wanted = _SCALE.decode(body)
         name = self._nodes.node if wanted.node is None else wanted.node
-        wish = await self._nodes.scale(name, queue, wanted.processes, force=wanted.force, once=once)
-        return answer_of(200, _Scaled(queue, name, wish.processes.get(queue)))
+        scale = QueueScale(processes=wanted.processes, concurrency=wanted.concurrency)
+        wish = await self._nodes.scale(name, queue, scale, force=wanted.force, once=once)
+        return answer_of(200, _Scaled(queue, name, wish.processes.get(queue), wish.concurrency.get(queue)))

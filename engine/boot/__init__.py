@@ -32,16 +32,16 @@ from engine.stores.postgres.layout import confirm_shards
 from engine.stores.redis.admission import fence_all
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.wire import ReplyError
-from engine.supervision import CANNOT_BOOT
+from engine.supervision import CANNOT_BOOT, Pipes
 
 log = structlog.get_logger("boot")
 
 
-def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:
+def run_role(role: Role, config: Config, name: str, pipes: Pipes, listener: socket.socket | None) -> int:
     """Be `role` until drained; returns the exit code."""
 
     async def main() -> int:
-        life = Heartbeat(pipe_fd)
+        life = Heartbeat(pipes.lines_fd, pipes.orders_fd)
         life.start()
         asyncio.get_running_loop().set_exception_handler(_end_when_broken)
         process = Process(role, config, name, life, listener)

@@ -3,7 +3,11 @@
 The working loop itself writes the sign of life to a pipe, never a thread beside it, so a loop that
 hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `beat`,
 `routing <version of the plan in force>`, `admits <yes or no>`, `wish <what operators wish of the node>`,
-`level <from which on it logs>` and `failed <one sentence>`.
+`level <from which on it logs>`, `concurrency <sends that may be in flight>` and `failed <one sentence>`.
+
+The parent writes to another pipe, so far `concurrency <number>` to workers. A worker that does as it was asked
+says so by the same line, and the parent asks again until it does. A process that is frozen finds all of it when
+it goes on, and only the last counts.
 
 The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here, because
 systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to every process
@@ -17,6 +21,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from typing import get_args
 
 from engine.supervision import DRAIN_SIGNAL, level_signal
@@ -29,8 +34,10 @@ BEAT_S = 1.0
 class Heartbeat:
     """One child's end of the pipe; made inside the child, on its running loop."""
 
-    def __init__(self, pipe_fd: int | None) -> None:
+    def __init__(self, pipe_fd: int | None, orders_fd: int | None = None) -> None:
         self._pipe_fd = pipe_fd
+        self._orders_fd = orders_fd
+        self._rest = b""
         self.draining = asyncio.Event()
         self.was_ready = False
 
@@ -62,6 +69,29 @@ class Heartbeat:
     def admits(self, yes: bool) -> None:
         """Tell the supervisor whether this process takes new messages, or has some under way."""
         self._say(b"admits %s\n" % (b"yes" if yes else b"no"))
+
+    def follow_concurrency(self, now: int, use: Callable[[int], None]) -> None:
+        """Tell the supervisor how many sends may be in flight `now`, and call `use` with each other
+        number that it wishes."""
+        self._say(b"concurrency %d\n" % now)
+        if self._orders_fd is not None:
+            asyncio.get_running_loop().add_reader(self._orders_fd, self._take_orders, use)
+
+    def _take_orders(self, use: Callable[[int], None]) -> None:
+        assert self._orders_fd is not None
+        try:
+            piece = os.read(self._orders_fd, 65536)
+        except BlockingIOError:
+            return
+        if not piece:
+            # The parent is gone; the death signal follows.
+            asyncio.get_running_loop().remove_reader(self._orders_fd)
+            return
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        wishes = [words[1] for words in map(bytes.split, lines) if words[:1] == [b"concurrency"]]
+        if wishes:
+            use(int(wishes[-1]))
+            self._say(b"concurrency " + wishes[-1] + b"\n")
 
     def wish(self, wish: bytes) -> None:
         """Tell the supervisor what operators wish of the node: a `NodeWish` as JSON.

@@ -151,6 +151,8 @@ class Speaker:
             reason=wish.reason[:_WORDS_MAX],
             roles=roles | dict[str, int](wish.processes.items()),
             configured=roles,
+            concurrency=own.concurrency,
+            configured_concurrency=own.configured_concurrency,
             processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
             more_processes=len(own.processes) - len(shown),
         )

@@ -201,9 +201,9 @@ async def deliver(process: Process) -> None:
         await _start(stack, built)
         await patiently(reader.join)
         await patiently(keeper.look)
-        runs = sweeper.run(life.draining), routes.run(), keeper.run()
-        beside = list(map(asyncio.create_task, runs))
+        beside = list(map(asyncio.create_task, (sweeper.run(life.draining), routes.run(), keeper.run())))
         try:
+            life.follow_concurrency(config.queues.of(queue).concurrency, worker.allow)
             life.ready()
             await until(worker.run(life.draining, DRAIN_S), *beside)
         finally:

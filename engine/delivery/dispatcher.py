@@ -116,6 +116,11 @@ class Dispatcher:
         self._heed(self._pauses.of_queue(queue_paused))
         self._turns.ring()
 
+    def allow(self, concurrency: int) -> None:
+        """Let so many sends be in flight from now on; see `Lanes.allow`."""
+        self.lanes.allow(concurrency)
+        self._turns.ring()
+
     def pause(self, organisations: Mapping[int, StreamId]) -> None:
         """Let these organisations be paused, and no others.
 

@@ -84,7 +84,7 @@ class Lane:
         self.waiting: deque[tuple[Entry, float]] = deque()
         self.waiting_segments = 0
         self.in_flight_max = in_flight_max
-        self._waiting_max = waiting_max
+        self.waiting_max = waiting_max
         self._put_off = PutOffTurns()
         self._rests = Backoff(_REST_S, _REST_MAX_S)
         self._rests_until_s = 0.0
@@ -146,9 +146,9 @@ class Lane:
             return 0
         if self.allowance is not None:
             of_rate = self.allowance.rate_seen(now_s) * _WAITING_S
-            return min(self._waiting_max, max(_WAITING_MIN, of_rate)) - self.waiting_segments
+            return min(self.waiting_max, max(_WAITING_MIN, of_rate)) - self.waiting_segments
         if not self.awaited.usual_s:
-            return self._waiting_max - len(self.waiting)
+            return self.waiting_max - len(self.waiting)
         most = max(_WAITING_MIN, self.in_flight_max * _WAITING_S / self.awaited.usual_s)
         return most - len(self.waiting)
 

@@ -44,6 +44,13 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._order)
 
+    def allow(self, concurrency: int) -> None:
+        """Let so many sends be in flight from now on. Fewer: those that are in flight get their verdict
+        first, and what waits in the lanes stays there."""
+        self._concurrency = concurrency
+        for lane in self._order:
+            lane.in_flight_max, lane.waiting_max = _bounds(concurrency, len(self._order))
+
     def use(self, plan: RoutingPlan, *, queue_paused: bool = False) -> None:
         """Pause providers, all of them when `queue_paused`, and set their throughput, as `plan` says."""
         for name, lane in self.by_name.items():
@@ -96,12 +103,18 @@ class Lanes:
 
 
 def _lane(settings: ProviderSettings, concurrency: int, lanes: int) -> Lane:
-    # Where there are other lanes, one may have no more than three quarters of the sends in flight.
-    shared = lanes > 1
+    in_flight_max, waiting_max = _bounds(concurrency, lanes)
     return Lane(
         settings.name,
         Breaker(failures=settings.breaker_failures, pause_s=settings.breaker_pause_s),
         timeout_s=settings.timeout_s,
-        in_flight_max=max(1, concurrency * 3 // 4) if shared else concurrency,
-        waiting_max=max(1, concurrency // 2),
+        in_flight_max=in_flight_max,
+        waiting_max=waiting_max,
     )
+
+
+def _bounds(concurrency: int, lanes: int) -> tuple[int, int]:
+    """Of one lane: (sends in flight, messages that wait). Where there are other lanes, one may have no more
+    than three quarters of the sends in flight."""
+    in_flight = max(1, concurrency * 3 // 4) if lanes > 1 else concurrency
+    return in_flight, max(1, concurrency // 2)

@@ -103,6 +103,16 @@ class Worker:
         """Entries that were taken and are not settled."""
         return self._settler.in_hand
 
+    def allow(self, concurrency: int) -> None:
+        """Let so many sends be in flight from now on.
+
+        Nothing is dropped: of fewer, those that are in flight get their verdict, what has been read is sent as
+        room comes, and no more is read until then.
+        """
+        self._concurrency = concurrency
+        self._dispatcher.allow(concurrency)
+        self._settler.freed.set()
+
     def room(self) -> int:
         """How many entries of other workers this one can take over now: up to `concurrency` beyond what it
         reads itself."""

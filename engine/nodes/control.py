@@ -12,9 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
+
 from engine.errors import Refusal, Unavailable
 from engine.nodes.ports import Allowed, NodeNotes, NodeWishes
-from engine.nodes.records import PROCESSES_MAX, NodeNote, Nodes, NodeWish, SeenNode
+from engine.nodes.records import (
+    CONCURRENCY_MAX,
+    PROCESSES_MAX,
+    NodeNote,
+    Nodes,
+    NodeWish,
+    QueueScale,
+    SeenNode,
+)
 from engine.nodes.standing import check_others_can, seen
 from engine.records import IdempotentCall, Queue
 
@@ -78,25 +88,25 @@ class NodeControl:
         self,
         name: str,
         queue: Queue,
-        processes: int | None,
+        wanted: QueueScale,
         *,
         force: bool,
         once: IdempotentCall | None = None,
     ) -> NodeWish:
-        """Let the node have so many workers of the queue; None: as configured.
+        """Let the node have the workers of the queue that are `wanted`.
 
         Raises Refusal 404, 409, 422, Unavailable. 409 when 0 would leave the queue without any.
         """
-        if processes is not None and not 0 <= processes <= PROCESSES_MAX:
-            allowed = f"a whole number from 0 to {PROCESSES_MAX}, or null: as configured"
-            raise Refusal("invalid_field", 422, f"`processes` must be {allowed}.", "processes")
+        _check("processes", wanted.processes, 0, PROCESSES_MAX)
+        if wanted.concurrency is not msgspec.UNSET:
+            _check("concurrency", wanted.concurrency, 1, CONCURRENCY_MAX)
         notes = await self._known(name, force)
         note = notes.get(name)
-        after = note.configured.get(queue, 0) if processes is None and note else processes
+        after = note.configured.get(queue, 0) if wanted.processes is None and note else wanted.processes
         roles = [] if after or note is None or not note.roles.get(queue) else [queue]
         what = f"The node {name} cannot be left without workers of {queue}"
         allowed_by = self._unless_last(name, roles, notes, what, force)
-        return await self._wishes.scale(name, queue, processes, allowed_by, once)
+        return await self._wishes.scale(name, queue, wanted, allowed_by, once)
 
     async def _known(self, name: str, force: bool) -> Mapping[str, NodeNote]:
         """The notes of all nodes. Raises Refusal 404 when this one is not among them.
@@ -122,3 +132,10 @@ class NodeControl:
                 check_others_can(name, roles, notes.values(), wishes, self._now_us(), what)
 
         return allowed
+
+
+def _check(field: str, number: int | None, low: int, high: int) -> None:
+    """Raises Refusal 422 for a number out of its bounds."""
+    if number is not None and not low <= number <= high:
+        allowed = f"a whole number from {low} to {high}, or null: as configured"
+        raise Refusal("invalid_field", 422, f"`{field}` must be {allowed}.", field)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from engine.nodes.flow import NodeFlow
-from engine.nodes.records import NodeNote, NodeWish
+from engine.nodes.records import NodeNote, NodeWish, QueueScale
 from engine.records import IdempotentCall, Queue
 
 # Is called with the wishes of all nodes before one changes, and raises Refusal when it must not.
@@ -41,8 +41,8 @@ class NodeWishes(Protocol):
         self,
         node: str,
         queue: Queue,
-        processes: int | None,
+        wanted: QueueScale,
         allowed: Allowed,
         once: IdempotentCall | None = None,
     ) -> NodeWish:
-        """Let the node have so many workers of the queue; None: as configured. The wish then."""
+        """Let the node have the workers of the queue that are wanted. The wish then."""

@@ -10,8 +10,8 @@ import msgspec
 
 from engine.records import Queue
 
-# Roles of which an operator may set the number of processes: the workers of each queue.
-PROCESSES_MAX = 256
+# How many workers of a queue a node may have, and how many sends in flight each of them.
+PROCESSES_MAX, CONCURRENCY_MAX = 256, 10_000
 # What a node does, as it notes it itself. `draining`: it takes nothing new, and has something in hand.
 State = Literal["running", "draining", "drained", "stopped"]
 # The same as others see it. `gone`: it has noted nothing for a while, and did not say that it stops.
@@ -26,11 +26,21 @@ class NodeWish(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     # By queue, how many workers are to run; as the configuration says for those that are not named.
     processes: dict[Queue, int] = {}
+    # By queue, how many sends each of them may have in flight; the same.
+    concurrency: dict[Queue, int] = {}
 
     @property
     def drained(self) -> bool:
         """Whether it is to take nothing new."""
         return self.drained_at is not None
+
+
+class QueueScale(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator sets of the workers of one queue on one node; None: as its configuration says."""
+
+    processes: int | None
+    # Sends in flight in each; UNSET: as it is.
+    concurrency: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class OwnProcess(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +71,9 @@ class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     # How many processes of each role its configuration says.
     configured: dict[str, int] = {}
+    # By queue, how many sends each worker may have in flight, and how many its configuration says.
+    concurrency: dict[Queue, int] = {}
+    configured_concurrency: dict[Queue, int] = {}
     stopping: bool = False
     processes: list[OwnProcess] = []
 
@@ -100,6 +113,9 @@ class NodeNote(msgspec.Struct, frozen=True, kw_only=True):
     # another number, what its configuration says.
     roles: dict[str, int] = {}
     configured: dict[str, int] = {}
+    # By queue, how many sends each worker may have in flight, and how many its configuration says.
+    concurrency: dict[Queue, int] = {}
+    configured_concurrency: dict[Queue, int] = {}
     processes: list[ProcessNote] = []
     # Processes that are not among these, because there are so many.
     more_processes: int = 0

@@ -143,6 +143,9 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     # By role, how many processes it is to have, and how many its configuration says.
     roles: dict[str, int] = {}
     configured: dict[str, int] = {}
+    # By queue, how many sends each worker may have in flight, and how many its configuration says.
+    concurrency: dict[str, int] = {}
+    configured_concurrency: dict[str, int] = {}
     processes: list[NodeProcess] = []
     more_processes: int = 0
 

@@ -105,6 +105,15 @@ _Report = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write a page with plots, HTML.", rich_help_panel=_OUTPUT),
 ]
+_Apply = Annotated[
+    bool,
+    typer.Option(
+        "--apply",
+        help="Give the running engine these processes and this concurrency, as `queue scale` does.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+_Yes = Annotated[bool, typer.Option("--yes", help="With --apply: do not ask first.", rich_help_panel=_OUTPUT)]
 
 
 @options.admin_options
@@ -123,6 +132,8 @@ def plan(
     costs_file: _CostsFile = None,
     what_if: _WhatIf = None,
     report: _Report = None,
+    apply: _Apply = False,
+    yes: _Yes = False,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -135,26 +146,18 @@ def plan(
 
     [cyan]smsengine plan --from-activity 30d --target "express p99 <= 2s"[/cyan]
 
+    [cyan]smsengine plan --from-activity 30d --target "express p99 <= 2s" --apply[/cyan]
+
     [cyan]smsengine plan --peaks peaks.csv --response-times "p50=80ms,p90=150ms,p99=900ms"
     --target "express p99 <= 2s" --target "normal p95 <= 10min" --report plan.html[/cyan]
     """
     from supervisor.cli.planning import Given, make_plan
 
     given = Given(
-        peaks_file=peaks_file,
-        from_activity=from_activity,
-        response_times=response_times_given or [],
-        targets=target,
-        throughput=throughput,
-        express_share=express_share,
-        window=window,
-        segments=segments,
-        failures=failures,
-        processes_max=processes_max,
-        cores=cores,
-        costs_file=costs_file,
-        what_if=what_if or [],
-        report=report,
-    )
+        peaks_file=peaks_file, from_activity=from_activity, response_times=response_times_given or [],
+        targets=target, throughput=throughput, express_share=express_share, window=window, segments=segments,
+        failures=failures, processes_max=processes_max, cores=cores, costs_file=costs_file,
+        what_if=what_if or [], report=report, apply=apply, yes=yes,
+    )  # fmt: skip
     if not make_plan(given, engine):
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ from engine.capacity.simulation import Shape
 from engine.capacity.targets import Target
 from engine.errors import ConfigError
 from engine.records import Queue
+from supervisor.cli.plan_apply import Change
 
 
 class Predicted(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +98,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     warnings: list[str]
     # For the configuration of each node.
     config: str
+    # With --apply: what has changed.
+    applied: list[Change] = []
 
 
 def answer(

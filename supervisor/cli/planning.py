@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.capacity.plan import Planner
-from supervisor.cli import plan_input, plan_report, plan_show
+import msgspec
+
+from engine.capacity.plan import Plan, Planner
+from supervisor.cli import plan_apply, plan_input, plan_report, plan_show
 from supervisor.cli.options import EngineOptions
-from supervisor.cli.plan_answer import answer
+from supervisor.cli.plan_answer import Answer, answer, config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,16 @@ class Given:
     what_if: Sequence[str]
     # Where to write the page with plots.
     report: Path | None
+    # Whether the running engine is to have the plan, and without a question.
+    apply: bool
+    yes: bool
 
 
 def make_plan(given: Given, engine: EngineOptions) -> bool:
-    """Find a plan and show it; whether it meets the targets. Raises ConfigError for a wrong option."""
+    """Find a plan and show it; whether it meets the targets.
+
+    Raises ConfigError for a wrong option, and with `apply` NotApplied, or as a `Client` does.
+    """
     bounds = plan_input.bounds(given.window, given.processes_max)
     wanted = [plan_input.target(text) for text in given.targets]
     costs, warnings = plan_input.costs(given.costs_file)
@@ -60,6 +68,27 @@ def make_plan(given: Given, engine: EngineOptions) -> bool:
     facts = answer(found, wanted, bounds, cores_per_node=cores, questions=given.what_if, warnings=warnings)
     if given.report is not None:
         plan_input.write(given.report, plan_report.page(found, facts, bounds))
+    if given.apply:
+        return _apply(found, facts, given, engine)
     if not engine.print_json(facts):
         plan_show.show_plan(facts, given.report)
     return facts.meets
+
+
+def _apply(found: Plan, facts: Answer, given: Given, engine: EngineOptions) -> bool:
+    if not engine.as_json:
+        plan_show.show_plan(facts, given.report)
+    if not facts.meets:
+        raise plan_apply.NotApplied(
+            f"The plan is not applied, because none meets the targets: {facts.reason}"
+        )
+    client = engine.admin()
+    changes = plan_apply.changes_of(found.shapes, client)
+    plan_apply.confirm(changes, yes=given.yes, as_json=engine.as_json)
+    for change in plan_apply.carry_out(changes, client):
+        if not engine.as_json:
+            print(f"The node {change.node} has it for {change.queue}.")
+    nodes = max(sum(change.queue == queue for change in changes) for queue in found.shapes)
+    if not engine.print_json(msgspec.structs.replace(facts, applied=changes)):
+        plan_apply.show_kept(changes, config(found.shapes, nodes))
+    return True

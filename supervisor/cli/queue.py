@@ -56,10 +56,13 @@ class _Queue(msgspec.Struct, frozen=True, kw_only=True):
     drain: Drain | None = None
 
 
-class _Scaled(msgspec.Struct, frozen=True, kw_only=True):
+class Scaled(msgspec.Struct, frozen=True, kw_only=True):
+    """The workers of a queue that a node is to have; None: as configured."""
+
     queue: str
     node: str
     processes: int | None = None
+    concurrency: int | None = None
 
 
 class NotDrained(EngineError):
@@ -189,6 +192,12 @@ def scale(
     node: Annotated[
         str, typer.Option(metavar="NAME", help="Which node; without it, the one of the data directory.")
     ] = "",
+    concurrency: Annotated[
+        str,
+        typer.Option(
+            metavar="C", help=f"Sends in flight in each: 1 to 10000, or {_AS_CONFIGURED}; else as it is."
+        ),
+    ] = "",
     force: Annotated[
         bool, typer.Option("--force", help="Also 0 when no other node has workers of the queue.")
     ] = False,
@@ -198,22 +207,37 @@ def scale(
     """Let a node have so many workers of a queue, at once and until something else is printed.
 
     It counts in place of the number in the configuration, also after a reload or a restart of
-    the node; [cyan]smsengine status[/cyan] shows both. [cyan]as-configured[/cyan] ends that.
+    the node; [cyan]smsengine status[/cyan] shows both. N [cyan]as-configured[/cyan] ends that, for the
+    concurrency too.
 
     [bold]Examples[/bold]
 
     [cyan]smsengine queue scale express 4[/cyan]
+    [cyan]smsengine queue scale express 4 --concurrency 800[/cyan]
     [cyan]smsengine queue scale express as-configured --node sms-2[/cyan]
     """
-    if processes != _AS_CONFIGURED and not (processes.isascii() and processes.isdecimal()):
-        raise ConfigError(f"N must be a whole number from 0 to 256, or {_AS_CONFIGURED}, not {processes!r}.")
-    count = None if processes == _AS_CONFIGURED else int(processes)
-    body = {"processes": count, "node": node or engine.node(), "force": force}
+    body = {"processes": _number("N", processes, 0, 256), "node": node or engine.node(), "force": force}
+    if concurrency:
+        body["concurrency"] = _number("--concurrency", concurrency, 1, 10_000)
+    elif processes == _AS_CONFIGURED:
+        body["concurrency"] = None
     path = f"/v1/admin/queues/{queue}/scale"
-    found = engine.admin().post(path, body, _Scaled, idempotency_key=str(uuid.uuid4()))
+    found = engine.admin().post(path, body, Scaled, idempotency_key=str(uuid.uuid4()))
     if not engine.print_json(found):
         many = "as many as configured" if found.processes is None else str(found.processes)
-        print(f"The node {found.node} has {many} workers of {queue}.")
+        sends = "" if found.concurrency is None else f", each with {found.concurrency} sends in flight"
+        print(f"The node {found.node} has {many} workers of {queue}{sends}.")
+
+
+def _number(name: str, text: str, low: int, high: int) -> int | None:
+    """None for as configured. Raises ConfigError for what is neither that nor a number in its bounds."""
+    if text == _AS_CONFIGURED:
+        return None
+    if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+        raise ConfigError(
+            f"{name} must be a whole number from {low} to {high}, or {_AS_CONFIGURED}, not {text!r}."
+        )
+    return int(text)
 
 
 def _wait_until_empty(client: Client, queue: Queue, timeout_s: float, *, quiet: bool) -> None:

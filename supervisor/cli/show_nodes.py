@@ -51,6 +51,11 @@ def _title(node: Node) -> str:
         for role, count in node.roles.items()
         if node.configured.get(role, count) != count
     ]
+    scaled += [
+        f"concurrency of {queue} {count} (configured {node.configured_concurrency[queue]})"
+        for queue, count in node.concurrency.items()
+        if node.configured_concurrency.get(queue, count) != count
+    ]
     more = f", {number(node.more_processes)} processes more" if node.more_processes else ""
     scale = f", {', '.join(scaled)}" if scaled else ""
     return f"node {node.name}: {state(node)}, version {node.version}{scale}{more}"

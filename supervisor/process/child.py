@@ -43,6 +43,8 @@ class Child:
         self.title = title
         self.pid = pid
         self.fd = fd
+        # Where the child reads what it is asked; None: it reads nothing.
+        self.orders_fd: int | None = None
         self.silent = False
         self._rest = b""
 
@@ -78,9 +80,17 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signum)
 
+    def ask(self, line: str) -> None:
+        """Write a line for the child; one that finds no room, or nobody, is lost. Never blocks."""
+        if self.orders_fd is not None:
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                os.write(self.orders_fd, f"{line}\n".encode())
+
     def close(self) -> None:
-        """Close this end of the pipe, once. The child goes on without a reader."""
+        """Close the parent's ends of the pipes, once. The child goes on without a reader."""
         os.close(self.fd)
+        if self.orders_fd is not None:
+            os.close(self.orders_fd)
 
 
 def fork_child(title: str, run: Callable[[int], int], forget: Callable[[], None]) -> Child:

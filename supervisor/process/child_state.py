@@ -142,6 +142,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     wish: str = ""
     # From which level on the process logs; "": it has not said so yet.
     log_level: str = ""
+    # Of a worker: how many sends it may have in flight, as it has said; None: it has not said so yet.
+    concurrency: int | None = None
     # Why the process fails, in its own words, and its exit code (negative: a signal).
     sentence: str = ""
     code: int = 0
@@ -188,8 +190,8 @@ def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) ->
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
         name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
-        restarts=slot.restarts + (not first), routing=None, admits=True, log_level="", sentence="", code=0,
-        stack=(),
+        restarts=slot.restarts + (not first), routing=None, admits=True, log_level="", concurrency=None,
+        sentence="", code=0, stack=(),
     )  # fmt: skip
 
 
@@ -212,6 +214,8 @@ def noted_line(slot: Slot, line: str, now: float) -> Slot:
         return msgspec.structs.replace(slot, log_level=sentence)
     if word == "routing" and sentence.isdecimal():
         return msgspec.structs.replace(slot, routing=int(sentence))
+    if word == "concurrency" and sentence.isdecimal():
+        return msgspec.structs.replace(slot, concurrency=int(sentence))
     if word == "failed":
         return msgspec.structs.replace(slot, sentence=sentence)
     if (slot.stack or line.startswith("Fatal Python error")) and len(slot.stack) < _STACK_LINES_MAX:

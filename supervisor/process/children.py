@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 
 from engine.config import Role
-from engine.supervision import level_signal
+from engine.supervision import Pipes, level_signal
 from engine.telemetry import Level
 from supervisor.process import log_levels
 from supervisor.process.child import Child, fork_child
@@ -60,8 +60,8 @@ class Children:
         for role in [role for role in self._listeners if role != but]:
             self._listeners.pop(role).close()
 
-    def fork(self, key: Key | None, title: str, run: Callable[[int, socket.socket | None], int]) -> Child:
-        """Fork a child that runs `run(pipe_fd, listener)`; `title` is its name in `ps`.
+    def fork(self, key: Key | None, title: str, run: Callable[[Pipes, socket.socket | None], int]) -> Child:
+        """Fork a child that runs `run(pipes, listener)`; `title` is its name in `ps`.
 
         It gets the listening socket of its role, None when that has none. When it crashes or is
         aborted, the stacks of its threads come as lines too. Raises OSError when the fork fails.
@@ -69,11 +69,21 @@ class Children:
         role = key[0] if key is not FENCE else None
         listener = self._listeners.get(role) if role is not None else None
 
-        def live(pipe_fd: int) -> int:
-            faulthandler.enable(pipe_fd, all_threads=True)
-            return run(pipe_fd, listener)
+        orders_fd, asking_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-        child = fork_child(title, live, lambda: self._forget(role))
+        def live(pipe_fd: int) -> int:
+            os.close(asking_fd)
+            faulthandler.enable(pipe_fd, all_threads=True)
+            return run(Pipes(pipe_fd, orders_fd), listener)
+
+        try:
+            child = fork_child(title, live, lambda: self._forget(role))
+        except BaseException:
+            os.close(asking_fd)
+            raise
+        finally:
+            os.close(orders_fd)
+        child.orders_fd = asking_fd
         self._children[key] = child
         if key is not FENCE:
             self._selector.register(child.fd, selectors.EVENT_READ, key)
@@ -98,6 +108,10 @@ class Children:
     def send(self, key: Key | None, signum: int) -> None:
         """Send a signal to a child; one that has ended ignores it. Raises KeyError once it is buried."""
         self._children[key].send(signum)
+
+    def ask(self, key: Key, line: str) -> None:
+        """Write a line for a child. Raises KeyError once it is buried."""
+        self._children[key].ask(line)
 
     def set_level(self, role: Role, level: Level) -> None:
         """Have the processes of a role log from `level` on."""

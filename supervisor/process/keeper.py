@@ -36,7 +36,7 @@ from engine.config import Config, Role
 from engine.errors import ConfigError, EngineError
 from engine.journal import last_sentence
 from engine.nodes.records import NodeWish
-from engine.supervision import DRAIN_SIGNAL
+from engine.supervision import DRAIN_SIGNAL, Pipes
 from engine.telemetry import configure_logs, write_left_out
 from supervisor.process import child_state, log_levels, rolling, snapshot
 from supervisor.process import reconcile as rule
@@ -44,6 +44,7 @@ from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
 from supervisor.process.resources import cpu_of, outgrown, run_on
+from supervisor.process.scaling import Ask
 from supervisor.process.service import Service
 from supervisor.process.signals import MEANINGLESS
 from supervisor.process.systemd import Notifier
@@ -64,7 +65,7 @@ class RoleRunner(Protocol):
     """What a child runs after the fork. Returns its exit code."""
 
     def __call__(
-        self, role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None
+        self, role: Role, config: Config, name: str, pipes: Pipes, listener: socket.socket | None
     ) -> int: ...
 
 
@@ -134,7 +135,7 @@ class Keeper:
             servers={name: rule.Server(name=name, up_at=now) for name in self._watchers},
             started_at=now,
         )
-        rule.want(self._seen, config.roles)
+        rule.want(self._seen, config)
         self._children = Children(listeners or {})
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
@@ -184,7 +185,7 @@ class Keeper:
         self._configs[generation] = config
         rolling.begin(self._seen.rolling, generation)
         self._undone = ""
-        rule.want(self._seen, config.roles)
+        rule.want(self._seen, config)
         self._log.info("reloading", generation=generation)
 
     # Observe.
@@ -304,6 +305,8 @@ class Keeper:
                 log(f"child_{event}", child=slot.title, why=reason)
                 self._children.send(key, _SIGNUMS[event])
                 self._seen.slots[key] = child_state.moved(slot, event, now)
+            case Ask(key, concurrency):
+                self._children.ask(key, f"concurrency {concurrency}")
             case rule.Forget(key):
                 del self._seen.slots[key]
             case rule.Fence(names):
@@ -325,7 +328,7 @@ class Keeper:
                 self._log.error("reload_undone", why=sentence)
                 self._undone = sentence
                 rolling.go_back(self._seen.rolling)
-                rule.want(self._seen, self._configs[self._seen.rolling.generation].roles)
+                rule.want(self._seen, self._configs[self._seen.rolling.generation])
             case rule.GiveUp(sentence):
                 sys.stderr.write(last_sentence(sentence))
                 self._stop(sentence)
@@ -341,10 +344,10 @@ class Keeper:
         self._born += 1
         name = f"{self._config.node_name}.{role}.{self._birth}-{self._born}"
 
-        def run(pipe_fd: int, listener: socket.socket | None) -> int:
+        def run(pipes: Pipes, listener: socket.socket | None) -> int:
             configure_logs(config.logs.format == "json", config.logs.level)
             run_on(cpu_of(config, role, index))
-            return self._runner(role, config, name, pipe_fd, listener)
+            return self._runner(role, config, name, pipes, listener)
 
         try:
             child = self._children.fork(slot.key, slot.title, run)
@@ -356,7 +359,7 @@ class Keeper:
         self._log.info("child_started", child=slot.title, pid=child.pid, holder=name)
 
     def _start_fence(self, names: tuple[str, ...], now: float) -> None:
-        def run(pipe_fd: int, listener: socket.socket | None) -> int:
+        def run(pipes: Pipes, listener: socket.socket | None) -> int:
             return self._fencer(self._config, list(names))
 
         self._seen.fencing.running, self._seen.fencing.since = names, now

@@ -22,15 +22,14 @@ per pass. Beyond the states of one slot there are these rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
-from engine.config import DRAIN_ORDER, ROLES, Role, Roles
+from engine.config import DRAIN_ORDER, ROLES, Config, Role
 from engine.nodes.records import NodeWish
-from engine.nodes.standing import KEPT
+from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
+from supervisor.process import scaling
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot, backoff_s
 
 
@@ -91,8 +90,11 @@ class Reloads(msgspec.Struct, kw_only=True):
 class Observed(msgspec.Struct, kw_only=True):
     """Everything the supervisor knows. The keeper writes it; the rules only read it."""
 
-    # How many processes of each role, and what that follows from: see `wanted_of`.
+    # How many processes of each role, how many sends in flight in a worker of each queue, and what that
+    # follows from: see `scaling`.
     wanted: dict[Role, int] = {}
+    concurrency: dict[Queue, int] = {}
+    configured_concurrency: dict[Queue, int] = {}
     wish: NodeWish = NodeWish()
     configured: dict[Role, int] = {}
     slots: dict[Key, Slot] = {}
@@ -169,25 +171,32 @@ class Finish(msgspec.Struct, frozen=True):
     exit_code: int
 
 
-Action = Spawn | Send | Forget | Fence | KillFence | Restart | Announce | Settle | GoBack | GiveUp | Finish
+Action = (
+    scaling.Ask
+    | Spawn
+    | Send
+    | Forget
+    | Fence
+    | KillFence
+    | Restart
+    | Announce
+    | Settle
+    | GoBack
+    | GiveUp
+    | Finish
+)
 
 
-def wanted_of(configured: Mapping[Role, int], wish: NodeWish) -> dict[Role, int]:
-    """How many processes of each role are wanted, by the configuration and what operators wish of the node.
-
-    A drained node keeps its API, which refuses messages and answers everything else, and the process that
-    speaks for it.
-    """
-    wanted: dict[Role, int] = {**configured}
-    for queue, count in wish.processes.items():
-        wanted[queue] = count
-    return {role: 0 if wish.drained and role not in KEPT else count for role, count in wanted.items()}
+def want(observed: Observed, config: Config) -> None:
+    """Want as many processes, and as much concurrency, as this configuration and operators say."""
+    observed.configured = {role: getattr(config.roles, role) for role in DRAIN_ORDER}
+    observed.configured_concurrency = scaling.configured_concurrency(config.queues)
+    _follow(observed)
 
 
-def want(observed: Observed, roles: Roles) -> None:
-    """Want as many processes as this configuration and operators say."""
-    observed.configured = {role: getattr(roles, role) for role in DRAIN_ORDER}
-    observed.wanted = wanted_of(observed.configured, observed.wish)
+def _follow(observed: Observed) -> None:
+    observed.wanted = scaling.wanted_of(observed.configured, observed.wish)
+    observed.concurrency = observed.configured_concurrency | observed.wish.concurrency
 
 
 def noted_wish(observed: Observed, text: str) -> bool:
@@ -198,7 +207,7 @@ def noted_wish(observed: Observed, text: str) -> bool:
     except msgspec.DecodeError:
         return False
     changed, observed.wish = wish != observed.wish, wish
-    observed.wanted = wanted_of(observed.configured, wish)
+    _follow(observed)
     return changed
 
 
@@ -219,6 +228,7 @@ def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
         actions.append(GoBack(sentence))
     else:
         actions += _processes(observed, now, limits) + _boot_verdict(observed, limits)
+        actions += scaling.asks(observed.slots.values(), observed.concurrency)
         if rolls.settled(observed.slots.values(), observed.wanted, observed.rolling):
             actions.append(Settle())
     if any(isinstance(action, Spawn) for action in actions):

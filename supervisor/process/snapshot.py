@@ -17,6 +17,7 @@ import structlog
 
 from engine.config import ROLES, Role
 from engine.nodes.records import NodeWish
+from engine.records import Queue
 from supervisor.process import child_state
 from supervisor.process.child_state import ChildState, Limits, Slot
 from supervisor.process.reconcile import Observed
@@ -44,6 +45,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     admits: bool = True
     # From which level on it logs; "" when it has not said so yet.
     log_level: str = ""
+    # Of a worker: how many sends it may have in flight, as it has said.
+    concurrency: int | None = None
     # Processes that died here in a row, and why the last one did; "" when it was asked to end.
     deaths: int
     last_words: str
@@ -64,6 +67,9 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     # What operators wish of the node; and how many processes of each role the configuration says.
     wish: NodeWish = NodeWish()
     configured: dict[str, int] = {}
+    # By queue, how many sends each worker may have in flight, and how many the configuration says.
+    concurrency: dict[Queue, int] = {}
+    configured_concurrency: dict[Queue, int] = {}
     # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
@@ -92,12 +98,14 @@ class Publisher:
     def publish(self, observed: Observed) -> None:
         """Write the file if anything in it has changed since the last call; a failure is logged."""
         rows = [
-            (s.key, s.state, s.pid, s.restarts, s.routing, s.admits, s.log_level, s.deaths, self._degraded(s))
+            (s.key, s.state, s.pid, s.restarts, s.routing, s.admits, s.log_level, s.concurrency, s.deaths,
+             self._degraded(s))
             for s in observed.slots.values()
-        ]
+        ]  # fmt: skip
         stopping = observed.stopping is not None
         known = (observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
-        now = (rows, known, observed.wish, observed.configured)
+        concurrency = observed.concurrency, observed.configured_concurrency
+        now = (rows, known, observed.wish, observed.configured, concurrency)
         if now == self._published:
             return
         self._published = now
@@ -112,6 +120,8 @@ class Publisher:
             url=self._url,
             wish=observed.wish,
             configured=dict[str, int](observed.configured.items()),
+            concurrency=observed.concurrency,
+            configured_concurrency=observed.configured_concurrency,
             ready=observed.announced,
             stopping=stopping,
             reloads_begun=observed.reloads.begun,
@@ -150,6 +160,7 @@ class Publisher:
                 generation=s.generation,
                 admits=s.admits,
                 log_level=s.log_level if s.alive else "",
+                concurrency=s.concurrency if s.alive else None,
                 deaths=s.deaths,
                 last_words=s.last_words,
                 degraded=self._degraded(s),

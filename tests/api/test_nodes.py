@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 
 from engine.nodes.control import NodeControl
 from engine.nodes.flow import NodeFlow
-from engine.nodes.records import NodeNote, ProcessNote
+from engine.nodes.records import NodeNote, NodeWish, ProcessNote
 from engine.nodes.standing import GONE_US, NODES_MAX, forgotten
 from engine.organisations import NewOrganisation
 from engine.redis_keys import NODE_FLOWS, NODES
@@ -90,7 +91,10 @@ async def test_a_drain_stands_until_the_node_is_resumed(nodes: Api) -> None:
     listed = (await nodes.admin("GET", "/nodes"))[1]["nodes"]
     assert [n["drain_wished"] for n in listed] == [False, True]
     status, reply = await nodes.admin("POST", "/nodes/b/resume")
-    assert (status, reply["wish"]) == (200, {"drained_at": None, "reason": "", "processes": {}})
+    assert (status, reply["wish"]) == (
+        200,
+        {"drained_at": None, "reason": "", "processes": {}, "concurrency": {}},
+    )
     assert await closures.closed() == (frozenset(), False)
 
 
@@ -126,7 +130,11 @@ async def test_the_number_of_workers_is_set_for_one_node_and_never_to_none_at_al
     async def scale(**body: object) -> tuple[int, Any]:
         return await nodes.admin("POST", "/queues/express/scale", body)
 
-    assert await scale(processes=4) == (200, {"queue": "express", "node": "a", "processes": 4})
+    scaled = {"queue": "express", "node": "a", "processes": 4, "concurrency": None}
+    assert await scale(processes=4) == (200, scaled)
+    assert await scale(processes=4, concurrency=800) == (200, scaled | {"concurrency": 800})
+    assert await scale(processes=4) == (200, scaled | {"concurrency": 800}), "what is left out stays"
+    assert await scale(processes=4, concurrency=None) == (200, scaled)
     assert (await scale(processes=0, node="b"))[0] == 200, "a has some"
     await put(link, note("b", *(role for role in _ROLES if role != "express")))
     status, reply = await scale(processes=0)
@@ -138,6 +146,8 @@ async def test_the_number_of_workers_is_set_for_one_node_and_never_to_none_at_al
     for body, field in (
         ({"processes": 257}, "processes"), ({"processes": -1}, "processes"),
         ({"processes": "2"}, "processes"), ({}, "processes"),
+        ({"processes": 1, "concurrency": 0}, "concurrency"),
+        ({"processes": 1, "concurrency": 10_001}, "concurrency"),
         ({"processes": 1, "node": 5}, "node"), ({"processes": 1, "force": 1}, "force"),
     ):  # fmt: skip
         status, reply = await scale(**body)
@@ -196,8 +206,49 @@ async def test_the_commands_say_what_they_did_and_what_is_refused(
     assert await run("queue", "scale", "express", "3", "--node", "b") == (
         0, "The node b has 3 workers of express.\n",
     )  # fmt: skip
+    assert await run("queue", "scale", "express", "3", "--concurrency", "800", "--node", "b") == (
+        0, "The node b has 3 workers of express, each with 800 sends in flight.\n",
+    )  # fmt: skip
     code, said = await run("queue", "scale", "express", "as-configured", "--node", "b")
     assert (code, said) == (0, "The node b has as many as configured workers of express.\n")
     code, said = await run("queue", "scale", "express", "many", "--node", "b")
     assert code == 2
     assert "N must be a whole number" in said
+    code, said = await run("queue", "scale", "express", "1", "--concurrency", "0", "--node", "b")
+    assert (code, "--concurrency must be a whole number from 1 to 10000" in said) == (2, True)
+
+
+async def test_a_plan_is_applied_to_the_nodes_that_run_and_is_refused_when_it_misses(
+    nodes: Api, link: RedisLink, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{nodes.port}"
+    file = tmp_path / "peaks.csv"
+    file.write_text("organisation,queue,messages_per_second,burst\nbank,express,100,1\n")
+
+    async def plan(*words: str) -> tuple[int, str, str]:
+        given = ["plan", "--peaks", str(file), "--response-times", "constant(50ms)", *words]
+        code = await asyncio.to_thread(cli.run, [*given, "--url", url, "--admin-key", ADMIN_KEY])
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    async def wished() -> dict[str, NodeWish]:
+        return await PostgresNodeWishes(nodes.services.directory._pool).all()  # type: ignore[attr-defined]
+
+    met, missed = ("--target", "express p99 <= 2s"), ("--target", "express p99 <= 20ms")
+    code, _, err = await plan(*missed, "--apply", "--yes")
+    assert (code, "The plan is not applied, because none meets the targets:" in err) == (1, True)
+    code, out, err = await plan(*met, "--apply")
+    assert (code, "needs --yes" in err, "1 × 300" in out) == (1, True, False)
+    assert await wished() == {}
+
+    await put(link, note("b", concurrency={"express": 300}))
+    await put(link, note("c", state="drained"))
+    code, out, _ = await plan(*met, "--apply", "--yes")
+    assert (code, "1 × 300" in out, "[queues.express]" in out) == (0, True, True)
+    assert "until `smsengine queue scale express as-configured`" in out
+    shape = (await wished())["a"]
+    assert shape.processes == {"express": 1}
+    assert 5 <= shape.concurrency["express"] <= 20
+    assert await wished() == {"a": shape, "b": shape}, "the drained one gets nothing"
+    code, out, _ = await plan(*met, "--apply", "--yes", "--json")
+    assert [change["node"] for change in msgspec.json.decode(out)["applied"]] == ["a", "b"]

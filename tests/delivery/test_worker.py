@@ -148,6 +148,26 @@ async def test_no_more_are_in_flight_than_the_concurrency_and_no_fewer_when_ther
     assert carrier.in_flight_max == concurrency
 
 
+async def test_another_concurrency_is_in_force_at_once_and_drops_nothing(kit: QueueKit) -> None:
+    carrier = Carrier()
+    carrier.latency_s = None
+    await fill(kit, 120)
+    async with working(await kit.reader("w1"), carrier, concurrency=8) as running:
+        await until(partial(carrier.flies, 8), "all slots at work")
+        running.worker.allow(24)
+        await until(partial(carrier.flies, 24), "more at once, without a verdict in between")
+        running.worker.allow(4)
+        carrier.finish(22)
+        await until(partial(carrier.flies, 4), "fewer, as verdicts come")
+        assert carrier.in_flight_max == 24
+        carrier.latency_s = 0.0
+        carrier.finish(4)
+        await settled(kit, 120)
+        await running.drain()
+    assert len({m.id for m in carrier.submitted}) == len(carrier.submitted) == 120
+    assert await kit.usage() == {7: (240, 0)}
+
+
 async def test_a_message_past_its_validity_is_refunded_and_not_sent(kit: QueueKit) -> None:
     carrier = Carrier()
     await kit.put(0, message("late", expires_at_us=now_us() - 1), message("good"))

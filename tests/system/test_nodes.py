@@ -39,9 +39,15 @@ def test_workers_are_added_and_taken_away_while_it_runs(engine: Engine) -> None:
     [node] = admin(engine, "GET", "nodes")[1]["nodes"]
     eventually(lambda: admin(engine, "GET", "nodes")[1]["nodes"][0]["roles"]["express"] == 2)
     assert node["configured"]["express"] == 1
+    assert {p["concurrency"] for p in workers(engine, "express")} == {200}
+    scaled = answer(engine.run("queue", "scale", "express", "2", "--concurrency", "350", "--json"))
+    assert (scaled["processes"], scaled["concurrency"]) == (2, 350)
+    pids = [p["pid"] for p in workers(engine, "express")]
+    eventually(lambda: [p["concurrency"] for p in workers(engine, "express")] == [350, 350])
+    assert [p["pid"] for p in workers(engine, "express")] == pids, "they work on"
     assert admin(engine, "POST", "queues/express/scale", {"processes": 0})[0] == 409
-    assert admin(engine, "POST", "queues/express/scale", {"processes": None})[0] == 200
-    eventually(lambda: len(workers(engine, "express")) == 1)
+    assert admin(engine, "POST", "queues/express/scale", {"processes": None, "concurrency": None})[0] == 200
+    eventually(lambda: [p["concurrency"] for p in workers(engine, "express")] == [200])
 
 
 def test_a_drained_queue_takes_nothing_and_the_other_goes_on(engine: Engine) -> None:

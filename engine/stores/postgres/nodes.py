@@ -12,7 +12,7 @@ import msgspec
 
 from engine.changes import difference
 from engine.nodes.ports import Allowed
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, QueueScale
 from engine.records import QUEUES, IdempotentCall, Queue
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import check_text
@@ -21,7 +21,8 @@ from engine.stores.postgres.pool import Pool
 
 # Others go on reading meanwhile.
 _LOCK = "LOCK TABLE node_wishes IN SHARE ROW EXCLUSIVE MODE"
-_ALL = "SELECT node, drained_at, reason, express, normal FROM node_wishes"
+_ALL = """
+SELECT node, drained_at, reason, express, normal, express_concurrency, normal_concurrency FROM node_wishes"""
 _ONE = f"{_ALL} WHERE node = $1"
 # Whoever drains it again keeps since when, and without a reason the one before.
 _DRAIN = """
@@ -32,6 +33,7 @@ _RESUME = "UPDATE node_wishes SET drained_at = NULL, reason = '' WHERE node = $1
 _SCALE = """
 INSERT INTO node_wishes (node, {queue}) VALUES ($1, $2)
 ON CONFLICT (node) DO UPDATE SET {queue} = EXCLUDED.{queue}"""
+_SCALE_CONCURRENCY = "UPDATE node_wishes SET {queue}_concurrency = $2 WHERE node = $1"
 
 
 class PostgresNodeWishes:
@@ -83,17 +85,19 @@ class PostgresNodeWishes:
         self,
         node: str,
         queue: Queue,
-        processes: int | None,
+        wanted: QueueScale,
         allowed: Allowed,
         once: IdempotentCall | None = None,
     ) -> NodeWish:
-        """Let the node have so many workers of the queue; None: as configured. As `drain`."""
+        """Let the node have the workers of the queue that are wanted. As `drain`."""
         async with self._pool.transaction() as connection:
             await connection.execute(_LOCK)
             before = await _one(connection, node)
             if await claim(connection, once) is None:
                 allowed(await _all(connection))
-                await connection.execute(_SCALE.format(queue=queue), node, processes)
+                await connection.execute(_SCALE.format(queue=queue), node, wanted.processes)
+                if wanted.concurrency is not msgspec.UNSET:
+                    await connection.execute(_SCALE_CONCURRENCY.format(queue=queue), node, wanted.concurrency)
             return await _noted(connection, node, before)
 
 
@@ -117,4 +121,10 @@ async def _noted(connection: Any, node: str, before: NodeWish) -> NodeWish:
 
 def _wish(row: Any) -> NodeWish:
     processes = {queue: row[queue] for queue in QUEUES if row[queue] is not None}
-    return NodeWish(drained_at=row["drained_at"], reason=row["reason"], processes=processes)
+    found = {queue: row[f"{queue}_concurrency"] for queue in QUEUES}
+    return NodeWish(
+        drained_at=row["drained_at"],
+        reason=row["reason"],
+        processes=processes,
+        concurrency={queue: number for queue, number in found.items() if number is not None},
+    )

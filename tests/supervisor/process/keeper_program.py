@@ -31,6 +31,7 @@ from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Logs, ProcessSettings, Role, Roles, load
 from engine.errors import ConfigError, Unavailable
 from engine.nodes.records import NodeWish
+from engine.supervision import Pipes
 from engine.telemetry import configure_logs
 from supervisor.process.child_state import Limits
 from supervisor.process.keeper import Keeper
@@ -66,8 +67,8 @@ async def pass_on_wishes(life: Heartbeat) -> None:
         await asyncio.sleep(0.05)
 
 
-async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | None) -> None:
-    life = Heartbeat(pipe_fd)
+async def live(role: Role, config: Config, name: str, pipes: Pipes, listener: socket.socket | None) -> None:
+    life = Heartbeat(pipes.lines_fd, pipes.orders_fd)
     life.start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, hang)
     server = None
@@ -83,6 +84,9 @@ async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | No
     beat = asyncio.create_task(life.beat())
     wishing = asyncio.create_task(pass_on_wishes(life)) if role == "node" else None
     memory = b"x" * (200 << 20 if asked("grow", role) else 0)
+    if role == "express":
+        now = config.queues.express.concurrency
+        life.follow_concurrency(now, lambda number: record(event="allowed", name=name, concurrency=number))
     life.ready()
     for n in range(2000 if asked("noisy", role) else 0):
         structlog.get_logger().warning("store away", n=n)
@@ -98,10 +102,10 @@ async def live(role: Role, name: str, pipe_fd: int, listener: socket.socket | No
     record(event="drained", role=role, name=name, memory=len(memory))
 
 
-def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: socket.socket | None) -> int:
+def run_role(role: Role, config: Config, name: str, pipes: Pipes, listener: socket.socket | None) -> int:
     record(
         event="born", role=role, name=name, pid=os.getpid(), random=random.random(),
-        stdin=os.readlink("/proc/self/fd/0"), pipe_fd=pipe_fd,
+        stdin=os.readlink("/proc/self/fd/0"), pipes=pipes,
         listener=listener.fileno() if listener is not None else None, take_over_s=config.take_over_s,
         environment=sorted(os.environ), cpus=sorted(os.sched_getaffinity(0)),
         fds={int(fd): _target(fd) for fd in os.listdir("/proc/self/fd")},
@@ -110,7 +114,7 @@ def run_role(role: Role, config: Config, name: str, pipe_fd: int, listener: sock
         raise ConfigError(f"The setting of {role} must be another.")
     if asked("crash", role):
         return 1
-    uvloop.run(live(role, name, pipe_fd, listener))
+    uvloop.run(live(role, config, name, pipes, listener))
     return 0
 
 

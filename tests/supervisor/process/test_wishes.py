@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ import pytest
 
 from engine.config import ROLES, Role
 from engine.nodes.records import NodeWish
-from supervisor.process import reconcile as rule
+from supervisor.process import scaling as rule
 from supervisor.process import snapshot
 from tests.supervisor.process.running import Running, until
 from tests.supervisor.process.test_keeper import Start
@@ -72,6 +73,32 @@ def test_a_wish_is_carried_out_without_a_restart_and_its_end_too(start: Start) -
     wish(running, NodeWish())
     until(lambda: "normal 1" in running.rows())
     assert sorted(running.ready()) == ["admin 1", "express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
+    running.send(signal.SIGTERM)
+    assert running.end() == 0
+
+
+def test_a_worker_gets_another_concurrency_while_it_works_and_after_a_death(start: Start) -> None:
+    running = start(roles={"archiver": 0})
+    before = running.ready()["express 1"]
+    assert before.concurrency == 200, "as configured"
+
+    def allowed() -> list[int]:
+        return [event["concurrency"] for event in running.events("allowed")]
+
+    wish(running, NodeWish(concurrency={"express": 700}))
+    until(lambda: running.rows()["express 1"].concurrency == 700)
+    assert (running.rows()["express 1"].pid, allowed()) == (before.pid, [700])
+
+    os.kill(before.pid, signal.SIGKILL)
+    until(lambda: running.rows()["express 1"].pid not in (0, before.pid))
+    until(lambda: running.rows()["express 1"].concurrency == 700)
+    file = snapshot.read(snapshot.path_in(running.here))
+    assert file is not None
+    assert (file.concurrency["express"], file.configured_concurrency["express"]) == (700, 200)
+
+    wish(running, NodeWish())
+    until(lambda: running.rows()["express 1"].concurrency == 200)
+    assert allowed() == [700, 700, 200]
     running.send(signal.SIGTERM)
     assert running.end() == 0
 
