@@ -73,11 +73,14 @@ class Documented:
     engine: Engine
     # By address: of the API, and of the admin calls.
     documents: dict[str, dict[str, Any]]
+    # Where calls of other gateways are understood; "": nowhere.
+    compatible_url: str = ""
 
     @classmethod
-    def of(cls, engine: Engine) -> Documented:
+    def of(cls, engine: Engine, compatible_url: str = "") -> Documented:
         urls = (engine.url, engine.admin_url)
-        return cls(engine, {url: ask("GET", f"{url}/openapi.json").body for url in urls})
+        documents = {url: ask("GET", f"{url}/openapi.json").body for url in urls}
+        return cls(engine, documents, compatible_url)
 
     def operations(self) -> Iterator[Operation]:
         for url, document in self.documents.items():
