@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate chaos failover operations soak systemd fuzz lint check bench calibrate verify-plan format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos failover operations soak systemd fuzz lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -108,6 +108,11 @@ systemd: $(STAMP) ## Run the engine as a service of a systemd of its own, with f
 
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+# Requests for each call and phase.
+EXAMPLES ?= 200
+schemathesis: $(STAMP) ## Make requests of the OpenAPI document by the thousand, and hold every answer to it
+	exec $(BIN)/python -m tests.openapi.campaign --examples $(EXAMPLES) --seed $(SEED)
 
 lint: $(STAMP) ## Check format, style and types, and that nothing is written that nothing calls
 	$(BIN)/ruff format --check .

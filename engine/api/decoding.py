@@ -92,28 +92,45 @@ class Shape(Generic[T]):
             for f in msgspec.structs.fields(record)  # type: ignore[arg-type]
             if not f.required and NoneType not in get_args(f.type)
         }
+        # Fields that are whole numbers, or objects or arrays of them.
+        self._whole = {
+            f.encode_name
+            for f in msgspec.structs.fields(record)  # type: ignore[arg-type]
+            if _is_of_whole(f.type)
+        }
 
     def decode(self, body: bytes | msgspec.Raw) -> T:
         """Raises Refusal 400 for what is not JSON, 422 for what is not this shape."""
         try:
             return self._decode(body)
         except msgspec.ValidationError as e:
-            if self.not_null and (document := self._with_nulls(body)) is not None:
+            if (document := self._otherwise(body)) is not None:
                 return self.convert(document)
             raise self._refusal(str(e)) from e
         except NOT_JSON as e:
             document = with_half_characters(bytes(body))
             raise (half_character(document) or not_json(bytes(body), e)) from e
 
-    def _with_nulls(self, body: bytes | msgspec.Raw) -> dict[str, Any] | None:
-        """The document in which an optional field is null; None when none is."""
+    def _otherwise(self, body: bytes | msgspec.Raw) -> dict[str, Any] | None:
+        """The document as it is meant, when it can be written in another way; else None."""
         try:
             document = msgspec.json.decode(body)
         except NOT_JSON:
             return None
         if not isinstance(document, dict):
             return None
-        return document if any(document.get(name, 0) is None for name in self.not_null) else None
+        meant = self._as_meant(document)
+        is_other = len(meant) < len(document) or any(meant[name] is not document[name] for name in meant)
+        return meant if is_other else None
+
+    def _as_meant(self, document: dict[str, Any]) -> dict[str, Any]:
+        """The document without optional fields that are null, and with 12 for 12.0 where a whole number
+        belongs: JSON does not tell the two apart."""
+        return {
+            name: _whole(value) if name in self._whole else value
+            for name, value in document.items()
+            if value is not None or name not in self.not_null
+        }
 
     def decode_optional(self, body: bytes) -> T:
         """As `decode`, for a body that may be left out: none at all, or null, is an empty object."""
@@ -126,7 +143,7 @@ class Shape(Generic[T]):
         if refusal := half_character(document):
             raise refusal
         if isinstance(document, dict):
-            document = {k: v for k, v in document.items() if v is not None or k not in self.not_null}
+            document = self._as_meant(document)
         try:
             return msgspec.convert(document, self.record)
         except (msgspec.ValidationError, UnicodeEncodeError) as e:
@@ -148,6 +165,23 @@ class Shape(Generic[T]):
             return invalid(f"`{at[1]}` must be {self.allowed[at[1]]}.", at[1])
         with_names = f"a JSON object with {names}" if names else "an empty JSON object"
         return invalid(f"The body must be {self.noun}: {with_names}.", None)
+
+
+def _is_of_whole(kind: Any) -> bool:
+    """Whether the type is a whole number or null, or an object or array of whole numbers."""
+    kinds = {kind, *get_args(kind)}
+    return int in kinds and float not in kinds
+
+
+def _whole(value: Any) -> Any:
+    """The value, with 12 for 12.0; the same object when there is nothing of that in it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value] if float in map(type, value) else value
+    if isinstance(value, dict):
+        return {k: _whole(v) for k, v in value.items()} if float in map(type, value.values()) else value
+    return value
 
 
 def with_half_characters(body: bytes) -> Any:

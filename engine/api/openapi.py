@@ -163,13 +163,17 @@ def _parameter(name: str, of: Parameter, place: str) -> dict[str, Any]:
         shown["required"] = True
         if of.kind:
             shown["x-names"] = of.kind
+    else:
+        # An empty value is as if it were absent.
+        shown["allowEmptyValue"] = True
     return shown
 
 
 def _request_body(description: Description, schemas: Schemas) -> dict[str, Any]:
     assert description.body is not None
+    schema = schemas.body(description.body, description.parts, description.limits)
     content: dict[str, Any] = {
-        "schema": schemas.body(description.body, description.parts, description.limits)
+        "schema": {"anyOf": [schema, {"type": "null"}]} if description.is_body_optional else schema
     }
     if description.examples:
         content["examples"] = {name: {"value": value} for name, value in description.examples.items()}

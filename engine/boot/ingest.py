@@ -18,6 +18,7 @@ from engine.activity.cancels import Cancels
 from engine.activity.lookups import Lookups
 from engine.api.app import create_app
 from engine.api.auth import Keys
+from engine.api.compatible.app import compatible_listener, create_compatible_app
 from engine.api.edge.edge import Edge
 from engine.api.ports import Services
 from engine.api.reads import PART_S, MessageReads
@@ -155,17 +156,18 @@ async def serve(process: Process) -> None:
         for followed in (prices, limits, permissions, closures):
             await followed.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest, closures)
-        server = _server(services, process.listener, config.http.connections_max)
+        servers = _servers(config, services, process.listener)
         runs = (
             quota.run(), prices.run(), limits.run(), permissions.run(), watch(gate, _backlogs(config, link)),
             closures.run(life.admits, lambda: ingest.under_way),
         )  # fmt: skip
         serving = [asyncio.create_task(run) for run in runs]
         try:
-            await server.start()
+            for server in servers:
+                await server.start()
             life.ready()
             await until(life.draining.wait(), *serving)
-            await server.stop(DRAIN_S)
+            await asyncio.gather(*(server.stop(DRAIN_S) for server in servers))
             await quota.leave()
         finally:
             await end(*serving)
@@ -190,10 +192,18 @@ def _backlogs(config: Config, link: RedisLink) -> RedisLimits:
     return RedisLimits(link, config.shards, partial(shard_of, shards=config.shards))
 
 
-def _server(services: Services, listener: socket.socket, connections_max: int) -> Server:
-    """The API on its socket, with the edge in front."""
+def _servers(config: Config, services: Services, listener: socket.socket) -> list[Server]:
+    """The API on its socket, with the edge in front, and where calls of other gateways are understood.
+
+    Raises ConfigError.
+    """
     keys = Keys(services.directory)
-    return Server(create_app(services, keys), listener, Edge(services, keys, connections_max))
+    edge = Edge(services, keys, config.http.connections_max)
+    servers = [Server(create_app(services, keys), listener, edge)]
+    if config.compatible.listen:
+        socket_ = compatible_listener(config.compatible.listen)
+        servers.append(Server(create_compatible_app(services, keys), socket_))
+    return servers
 
 
 async def _services(

@@ -82,6 +82,13 @@ class Admin(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     public: bool = False
 
 
+class Compatible(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[compatible]`: where calls of other gateways are understood (docs/compatible.md)."""
+
+    # HOST:PORT. "" means nowhere.
+    listen: str = ""
+
+
 class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[redis]`, `[postgres]`, `[clickhouse]`: where a store is."""
 
@@ -239,6 +246,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     shards: Annotated[int, Meta(ge=1, le=SHARDS_MAX)] = 0
     http: Http = Http()
     admin: Admin = Admin()
+    compatible: Compatible = Compatible()
     redis: Redis = Redis()
     postgres: Store = Store()
     clickhouse: Store = Store()
@@ -317,6 +325,8 @@ def _checked(config: Config, origin: str) -> Config:
     )
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
     need(is_address(config.admin_listen), "admin.listen", "HOST:PORT, or unix: and an absolute path")
+    compatible = config.compatible.listen
+    need(not compatible or len(split_listen(compatible)) == 2, "compatible.listen", "HOST:PORT, or empty")
     unix = config.admin_listen.startswith(UNIX)
     need(unix or not config.admin.socket_group, "admin.socket_group", "left out without a Unix socket")
     for store, schemes in _SCHEMES.items():

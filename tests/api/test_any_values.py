@@ -329,6 +329,24 @@ async def test_any_value_of_a_receipt_is_kept_or_refused(real: Real, field: str,
         assert answer.status in (202, 400, 422), await answer.read()
 
 
+async def test_a_whole_number_may_be_written_with_a_point(real: Real) -> None:
+    """JSON does not tell 12.0 from 12, and some clients write the one for the other."""
+    status, _, _ = await real.api.ask(
+        "POST", "/v1/messages", b'{"to":"+4915112345678","text":"x","validity":60.0}'
+    )
+    assert status == 202
+    status, _ = await real.api.admin(
+        "PATCH", f"/organisations/{real.organisation_id}", b'{"low_balance": 5.0}'
+    )
+    assert status == 200
+    status, reply = await real.api.admin("PUT", "/prices", b'{"prices": {"": 1.0, "+98": 2e0}}')
+    assert (status, reply["prices"]) == (200, {"": 1, "+98": 2})
+    status, reply = await real.api.admin(
+        "PATCH", f"/organisations/{real.organisation_id}", b'{"low_balance": 5.5}'
+    )
+    assert (status, reply["field"]) == (422, "low_balance")
+
+
 PAGES = [
     "/v1/balance/transactions?limit={}",
     "/v1/balance/transactions?cursor={}",

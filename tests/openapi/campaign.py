@@ -1,0 +1,61 @@
+"""Schemathesis on a running engine: requests made of its OpenAPI documents, good ones and bad ones, with
+every answer held to them. `make schemathesis` runs it with hundreds of requests for each call."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.openapi.documented import Documented
+from tests.system.conftest import start_engine
+
+CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+# With these an engine takes no messages any more, and says so with 503.
+DRAINING = ("drain_node", "drain_queue")
+
+
+def run(
+    documented: Documented, url: str, key: str, examples: int, phases: Sequence[str], seed: int
+) -> tuple[int, str]:
+    """(exit code, what it printed): `examples` requests at most for each call and phase."""
+    argv = [
+        Path(sys.executable).with_name("schemathesis"),
+        *("--config-file", CONFIGURATION, "run", f"{url}/openapi.json", "--phases", ",".join(phases)),
+        *("--max-examples", examples, "--seed", seed, "--header", f"Authorization: Bearer {key}"),
+        *("--continue-on-failure", "--warnings", "off"),
+        *(word for name in DRAINING for word in ("--exclude-operation-id", name)),
+    ]
+    done = subprocess.run(
+        [str(word) for word in argv], capture_output=True, text=True, check=False,
+        cwd=documented.engine.data_dir,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def main() -> int:
+    """Try both addresses of an engine of its own."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=200, help="requests for each call and phase")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        engine = start_engine(Path(folder) / "data")
+        try:
+            documented = Documented.of(engine)
+            codes = []
+            for url, key in ((engine.url, engine.api_key), (engine.admin_url, engine.admin_key)):
+                phases = ("examples", "coverage", "fuzzing", "stateful")
+                code, text = run(documented, url, key, asked.examples, phases, asked.seed)
+                sys.stdout.write(text)
+                codes.append(code)
+        finally:
+            engine.stop()
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
