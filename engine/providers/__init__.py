@@ -18,6 +18,7 @@ from engine.providers.settings import (
     SimulatedSettings,
     SmppSettings,
 )
+from engine.providers.simulated_numbers import SimulatedNumbers, with_simulated_numbers
 from engine.providers.smpp.provider import SmppProvider
 from engine.providers.smpp.session import Counts
 from engine.receipts.ports import ReceiptSink
@@ -34,11 +35,21 @@ def build(
     """The provider that a `[[providers]]` section describes, not yet started; the receipts it
     is sent go to `receipts`, what it does not understand is noted in `problems`. `wire` watches its
     connections; those of a custom provider cannot be watched. `now_us`: the time, UTC, microseconds
-    since 1970.
+    since 1970. What is sent to a test number never reaches it (`simulated_numbers`).
 
     Raises ConfigError naming the setting when the section cannot be used.
     """
     problems.know(secret_spellings(settings))
+    return with_simulated_numbers(_built(settings, receipts, problems, wire, now_us), receipts, now_us)
+
+
+def _built(
+    settings: ProviderSettings,
+    receipts: ReceiptSink,
+    problems: Problems,
+    wire: Wire | None,
+    now_us: Callable[[], int],
+) -> Provider:
     match settings:
         case SimulatedSettings():
             return SimulatedProvider(settings, wire)
@@ -52,7 +63,8 @@ def build(
 
 def traffic_counts(provider: Provider) -> Counts | None:
     """The counters of what happens on the connections of a provider by SMPP; None for any other."""
-    return provider.counts if isinstance(provider, SmppProvider) else None
+    inner = provider.inner if isinstance(provider, SimulatedNumbers) else provider
+    return inner.counts if isinstance(inner, SmppProvider) else None
 
 
 def receipt_readers(
