@@ -33,11 +33,13 @@ from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.clickhouse.inbound import ClickHouseInbound
 from engine.stores.clickhouse.traffic import ClickHouseTraffic
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
@@ -52,6 +54,7 @@ from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.dead_letters import RedisDeadLetters
+from engine.stores.redis.inbound_sink import RedisInboundSink
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
@@ -108,6 +111,10 @@ async def admin_services(
         changes=Changes(postgres),
         limits=LimitBook(postgres, config.limits.backlog_max),
         opt_outs=OptOutBook(postgres),
+        inbound=closed_by(stack, RedisInboundSink(link, now_us)),
+        inbound_page=closed_by(stack, ClickHouseInbound(config.clickhouse.url)).page,
+        inbound_routes=InboundRouteBook(postgres),
+        now_us=now_us,
         senders=SenderBook(postgres),
         unbooked=Unbooked(postgres, shards),
         losses=looks.losses,

@@ -18,6 +18,7 @@ import structlog
 from engine.activity.archiver import Archiver
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
+from engine.boot.inbox import assemble_inbox
 from engine.boot.meter import Meter
 from engine.boot.problem_flush import ProblemFlush
 from engine.config import Config
@@ -114,14 +115,17 @@ async def archive_and_match(
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)
+        inbox = await assemble_inbox(config, name, stack, commands, now_us)
         counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)
+        counters.watch("inbound stored", inbox.counts)
         counters.watch("receipts matched", rounds.counts)
         _show(meter, rounds, config)
         life.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
+            group.create_task(inbox.run(life.draining))
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

@@ -33,6 +33,7 @@ from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
@@ -237,6 +238,9 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
+    async def no_inbound(organisation_id: int, before: tuple[int, str], limit: int) -> list[Any]:
+        return []
+
     async def ready() -> dict[str, str]:
         return {"redis": "ok", "postgres": "ok"}
 
@@ -256,6 +260,10 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "limits": LimitBook(pool, 1_000_000),
         "opt_outs": OptOutBook(pool),
         "senders": SenderBook(pool),
+        "inbound": Sink(),
+        "inbound_page": no_inbound,
+        "inbound_readers": {},
+        "inbound_routes": InboundRouteBook(pool),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),
