@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from engine.problem_records import ProblemKind
@@ -126,7 +127,8 @@ async def test_a_message_from_a_handset_is_acknowledged_when_it_is_kept_and_else
         for keeps, status in ((False, CommandStatus.ESME_RX_T_APPN), (True, 0)):
             inbound.keeps = keeps
             sequence = carrier.peer.ask(Command.deliver_sm, delivery("STOP", esm_class=0))
-            await until(lambda s=sequence: bool(carrier.peer.answers_to(s)))
+            answered = partial(carrier.peer.answers_to, sequence)
+            await until(lambda found=answered: bool(found()))  # type: ignore[misc]
             assert carrier.peer.answers_to(sequence)[0].status == status
         [(part, _, _)] = inbound.receipts
         assert (part.provider, part.utf16.decode("utf-16-be")) == ("carrier", "STOP")
