@@ -93,7 +93,7 @@ class InboundPushes:
 
     def __init__(self, services: Services) -> None:
         self._readers = services.inbound_readers
-        self._sink = services.inbound
+        self._sink = services.recipients.inbound
         self._now_us = services.now_us
         self._body_bytes_max = services.body_bytes_max
 
@@ -135,7 +135,7 @@ class OwnInbound:
     """The action on /v1/inbound-messages."""
 
     def __init__(self, services: Services, keys: Keys) -> None:
-        self._page = services.inbound_page
+        self._page = services.recipients.inbound_page
         self._keys = keys
 
     async def show(self, request: web.Request) -> Response:
@@ -152,10 +152,9 @@ class InboundCalls:
     """The operator's actions on inbound messages and on their routes."""
 
     def __init__(self, services: AdminServices) -> None:
-        self._page = services.inbound_page
-        self._routes = services.inbound_routes
-        self._sink = services.inbound
-        self._now_us = services.now_us
+        recipients = services.recipients
+        self._page, self._routes = recipients.inbound_page, recipients.inbound_routes
+        self._sink, self._now_us = recipients.inbound, recipients.now_us
         self._body_bytes_max = services.body_bytes_max
 
     async def show(self, request: web.Request) -> Response:

@@ -12,13 +12,12 @@ import msgspec
 
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.receipt_ports import ReceiptReader
-from engine.api.recipient_ports import InboundPage, InboundReader, InboundRoutes, OptOutBook, SenderBook
+from engine.api.recipient_ports import InboundReader, RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
-from engine.inbound.ports import InboundSink
 from engine.nodes.control import NodeControl
 from engine.organisations import (
     ANY_KEY,
@@ -310,13 +309,7 @@ class _Common:
     """What every process with an HTTP API passes to it."""
 
     directory: Directory
-    opt_outs: OptOutBook
-    senders: SenderBook
-    inbound_page: InboundPage
-    # Where inbound messages are kept first.
-    inbound: InboundSink
-    # UTC, microseconds since 1970.
-    now_us: Callable[[], int]
+    recipients: RecipientServices
     transactions: Transactions
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
@@ -350,7 +343,6 @@ class AdminServices(_Common):
     losses: Losses
     prices: Prices
     routing: Routing
-    inbound_routes: InboundRoutes
     dead_letters: DeadLetters
     # (organisation id, message id) → as `Services.history`.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
@@ -388,6 +380,8 @@ class Services(_Common):
     inbound_readers: Mapping[str, InboundReader]
     # Where is noted what cannot be read in them.
     problems: Problems
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.

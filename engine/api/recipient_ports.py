@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from engine.api.receipt_ports import ReceiptReply
 from engine.errors import Refusal
+from engine.inbound.ports import InboundSink
 from engine.inbound.records import InboundMessage, InboundPart, InboundRoute
 from engine.intake.records import DestinationSheet, OptOut, OptOutSource, SenderKind, SenderRules
 
@@ -80,3 +82,17 @@ class InboundReader(Protocol):
     @property
     def reply(self) -> ReceiptReply:
         """What the provider is answered once its messages are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipientServices:
+    """What a process passes to the calls about recipients and senders."""
+
+    opt_outs: OptOutBook
+    senders: SenderBook
+    # Where inbound messages are kept first, where they stay, and whose they are.
+    inbound: InboundSink
+    inbound_page: InboundPage
+    inbound_routes: InboundRoutes
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]

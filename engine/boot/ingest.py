@@ -27,6 +27,7 @@ from engine.boot.counter_log import CounterLog
 from engine.boot.ingest_counts import watch_ingest, watch_requests
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
+from engine.boot.recipients import recipient_services
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend, obstacle_of
@@ -47,7 +48,6 @@ from engine.records import MessageDraft
 from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.inbound import ClickHouseInbound
 from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -59,7 +59,6 @@ from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
-from engine.stores.redis.inbound_sink import RedisInboundSink
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -219,11 +218,8 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
-        opt_outs=OptOutBook(postgres),
-        inbound=closed_by(stack, RedisInboundSink(link, process.clock.now_us)),
-        inbound_page=closed_by(stack, ClickHouseInbound(config.clickhouse.url)).page,
+        recipients=recipient_services(config, stack, postgres, link, process.clock.now_us),
         inbound_readers=providers.inbound_readers(config.providers),
-        senders=SenderBook(postgres),
         note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

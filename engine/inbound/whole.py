@@ -23,7 +23,7 @@ def whole_message(
     with contextlib.suppress(Refusal):
         sender = e164(sender if sender.startswith(("+", "00")) else f"+{sender}")
     digits = "".join(c for c in recipient if c in "0123456789")
-    said = (provider, given_id) if given_id else (provider, sender, recipient, text)
+    identity = (provider, given_id) if given_id else (provider, sender, recipient, text)
     part = InboundPart(
         provider=provider,
         sender=sender,
@@ -31,5 +31,5 @@ def whole_message(
         utf16=text.encode("utf-16-be", "replace"),
         at_us=now_us,
     )
-    digest = hashlib.blake2b(repr(said).encode("utf-8", "replace"), digest_size=16).digest()
+    digest = hashlib.blake2b(repr(identity).encode("utf-8", "replace"), digest_size=16).digest()
     return part, digest, _AGAIN_WITH_ID_S if given_id else _AGAIN_S

@@ -76,7 +76,7 @@ async def as_before(api: Api) -> AsyncIterator[None]:
         await api.behind_admin.routing.set_paused(provider, False)
         await api.behind_admin.routing.set_throughput(provider, None)
     await api.behind_admin.prices.replace({"": 1})
-    await api.behind_admin.senders.replace_destinations({})
+    await api.behind_admin.recipients.senders.replace_destinations({})
 
 
 def changing(api: Api) -> list[AdminRoute]:

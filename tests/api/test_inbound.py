@@ -14,7 +14,7 @@ from engine.organisations import NewOrganisation
 from engine.providers import inbound_readers
 from engine.providers.settings import HttpSettings
 from engine.stores.postgres.directory import Directory
-from tests.api.world import Api, services_with, serving
+from tests.api.world import Api, recipients_of, services_with, serving
 from tests.providers.sink import Sink
 
 TOKEN = "0123456789abcdef"
@@ -53,8 +53,9 @@ async def given(directory: Directory, acme: NewOrganisation) -> AsyncIterator[Gi
         ]
         return sorted(found, key=lambda m: (m.at, m.id), reverse=True)[:limit]
 
+    recipients = recipients_of(directory.pool, inbound=sink, inbound_page=page)
     services = await services_with(
-        directory, inbound=sink, inbound_readers=READERS, inbound_page=page, now_us=lambda: 77
+        directory, recipients=recipients, inbound_readers=READERS, now_us=lambda: 77
     )
     async with serving(services, acme.api_key) as api:
         yield Given(api, sink, stored)

@@ -20,6 +20,7 @@ from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
 from engine.api.ports import AdminServices, Draft, Outcome, Render, Services
+from engine.api.recipient_ports import RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.errors import Refusal
@@ -39,6 +40,7 @@ from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.opt_outs import OptOutBook
+from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.sender_rules import SenderBook
@@ -220,6 +222,22 @@ async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
         await asyncio.sleep(0.002)
 
 
+async def _no_inbound(organisation_id: int, before: tuple[int, str], limit: int) -> list[Any]:
+    return []
+
+
+def recipients_of(pool: Pool, **changes: Any) -> RecipientServices:
+    given: dict[str, Any] = {
+        "opt_outs": OptOutBook(pool),
+        "senders": SenderBook(pool),
+        "inbound": Sink(),
+        "inbound_page": _no_inbound,
+        "inbound_routes": InboundRouteBook(pool),
+        "now_us": lambda: time.time_ns() // 1000,
+    }
+    return RecipientServices(**given | changes)
+
+
 async def services_with(directory: Directory, **changes: Any) -> Services:
     async def history(organisation_id: int, message_id: str) -> View | None:
         ingest = given["ingest"]
@@ -238,9 +256,6 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
-    async def no_inbound(organisation_id: int, before: tuple[int, str], limit: int) -> list[Any]:
-        return []
-
     async def ready() -> dict[str, str]:
         return {"redis": "ok", "postgres": "ok"}
 
@@ -258,12 +273,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "note_key_uses": KeyUses(pool, "api_keys").note,
         "changes": Changes(pool),
         "limits": LimitBook(pool, 1_000_000),
-        "opt_outs": OptOutBook(pool),
-        "senders": SenderBook(pool),
-        "inbound": Sink(),
-        "inbound_page": no_inbound,
+        "recipients": recipients_of(pool),
         "inbound_readers": {},
-        "inbound_routes": InboundRouteBook(pool),
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),
