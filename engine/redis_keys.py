@@ -196,3 +196,20 @@ def inbox_key(shard: int, holder: str) -> bytes:
 def idempotency_key(shard: int, organisation_id: int, key: str) -> bytes:
     """What an idempotency key of an organisation was first used for; it expires."""
     return b"idempotency:{%d}:%d:%s" % (shard, organisation_id, key.encode())
+
+
+# Inbound messages are few, and all parts of one must meet: they have one slot, and belong to no shard.
+# Stream of the parts that nobody has put together and stored yet.
+INBOUND = b"inbound:{all}"
+# Sorted set: digests of parts, by the time until which one that comes again is known, milliseconds.
+INBOUND_SEEN = b"inbound:{all}:seen"
+# Stream of entries that nobody could read.
+INBOUND_UNREADABLE = b"inbound:{all}:unreadable"
+# The active inbox's lease.
+INBOUND_LOCK = b"inbound:{all}:lock"
+
+
+@cache
+def webhook_events_key(shard: int) -> bytes:
+    """Stream of events that organisations are told."""
+    return b"webhooks:{%d}" % shard

@@ -8,6 +8,7 @@ from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.admin_keys import AdminKeyCalls
 from engine.api.admin_route import AdminRoute
 from engine.api.dead_letters import DeadLetters
+from engine.api.inbound import InboundCalls
 from engine.api.limits import OrganisationLimits
 from engine.api.nodes import NodeCalls
 from engine.api.opt_outs import OptOuts
@@ -48,6 +49,12 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     senders = SenderCalls(services)
     yield AdminRoute("GET", f"{path}/senders", senders.show, "read")
     yield AdminRoute("PATCH", f"{path}/senders", senders.change, "operate")
+    inbound = InboundCalls(services)
+    yield AdminRoute("GET", f"{_ROOT}/inbound-messages", inbound.show, "read")
+    yield AdminRoute("POST", f"{_ROOT}/inbound-messages", inbound.write, "operate", outside=True)
+    yield AdminRoute("GET", f"{_ROOT}/inbound-routes", inbound.show_routes, "read")
+    yield AdminRoute("PUT", f"{_ROOT}/inbound-routes", inbound.put_route, "operate")
+    yield AdminRoute("POST", f"{_ROOT}/inbound-routes/remove", inbound.remove_route, "operate")
     yield AdminRoute("GET", f"{_ROOT}/destinations", senders.show_destinations, "read")
     yield AdminRoute("PUT", f"{_ROOT}/destinations", senders.replace_destinations, "operate")
     yield from OptOuts(services).of_operators(f"{path}/opt-outs")

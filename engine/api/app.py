@@ -15,6 +15,7 @@ from engine.api.auth import Keys
 from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
 from engine.api.guard import Action, Exchanges
+from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
@@ -96,6 +97,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     keys = keys or Keys(services.directory)
     uses = LastUses(keys.cache, services.note_key_uses)
     messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
+    pushes = InboundPushes(services)
     probes = Probes(services, lambda: keys.are_known() and services.can_spend())
     actions: _Actions = {
         **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
@@ -104,6 +106,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        "/v1/inbound-messages": {"GET": OwnInbound(services, keys).show},
+        "/v1/providers/{name}/inbound/{token}": {"GET": pushes.take, "POST": pushes.take},
         "/v1/senders": {"GET": OwnSenders(services, keys).show},
         **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
         **probes.actions(),

@@ -56,7 +56,7 @@ class OptOuts:
     """The actions on the opt-outs of one organisation."""
 
     def __init__(self, services: Services | AdminServices) -> None:
-        self._book = services.opt_outs
+        self._book = services.recipients.opt_outs
         self._body_bytes_max = services.body_bytes_max
 
     def of_callers(self, keys: Keys, path: str) -> dict[str, dict[str, Action]]:

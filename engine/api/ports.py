@@ -12,7 +12,7 @@ import msgspec
 
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.receipt_ports import ReceiptReader
-from engine.api.recipient_ports import OptOutBook, SenderBook
+from engine.api.recipient_ports import InboundReader, RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
@@ -319,8 +319,7 @@ class _Common:
     """What every process with an HTTP API passes to it."""
 
     directory: Directory
-    opt_outs: OptOutBook
-    senders: SenderBook
+    recipients: RecipientServices
     transactions: Transactions
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
@@ -387,6 +386,8 @@ class Services(_Common):
     # By name, those of the providers that push their receipts; and where these are put.
     receipt_readers: Mapping[str, ReceiptReader]
     receipts: ReceiptSink
+    # By name, those of the providers that push what recipients write.
+    inbound_readers: Mapping[str, InboundReader]
     # Where is noted what cannot be read in them.
     problems: Problems
     # UTC, microseconds since 1970.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.api.receipt_ports import ReceiptReply
+from engine.errors import Refusal
+from engine.inbound.ports import InboundSink
+from engine.inbound.records import InboundMessage, InboundPart, InboundRoute
 from engine.intake.records import DestinationSheet, OptOut, OptOutSource, SenderKind, SenderRules
 
 
@@ -40,3 +45,54 @@ class SenderBook(Protocol):
         self, rules: Mapping[str, tuple[SenderKind, ...]], version: int | None = None
     ) -> DestinationSheet:
         """Let `rules` be what all of them take; with `version` only if that one stands."""
+
+
+# (organisation, 0 for nobody; (time in microseconds, id) behind which it begins; limit) → inbound messages,
+# the newest first. Raises Unavailable.
+InboundPage = Callable[[int, tuple[int, str], int], Awaitable[list[InboundMessage]]]
+
+
+class InboundRoutes(Protocol):
+    """Whose inbound messages are. Every call raises Unavailable."""
+
+    async def routes(self) -> list[InboundRoute]:
+        """All routes."""
+
+    async def put(self, route: InboundRoute) -> InboundRoute:
+        """Add a route or change its organisation; as it is kept. Raises Refusal 404, 422."""
+
+    async def remove(self, number: str, keyword: str) -> None:
+        """Remove a route. Raises Refusal 422."""
+
+
+class InboundReader(Protocol):
+    """How to read the messages that a provider pushes, and what to answer."""
+
+    @property
+    def token(self) -> str:
+        """The secret word that must stand in the path."""
+
+    @property
+    def read(
+        self,
+    ) -> Callable[[str, str, str, bytes, int], tuple[list[tuple[InboundPart, bytes, int]], Refusal | None]]:
+        """The function (method, query of the URL as it came, content type, body, now_us) → messages, each
+        with what it is known again by and for how long, seconds; and why the request is refused, if it is."""
+
+    @property
+    def reply(self) -> ReceiptReply:
+        """What the provider is answered once its messages are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipientServices:
+    """What a process passes to the calls about recipients and senders."""
+
+    opt_outs: OptOutBook
+    senders: SenderBook
+    # Where inbound messages are kept first, where they stay, and whose they are.
+    inbound: InboundSink
+    inbound_page: InboundPage
+    inbound_routes: InboundRoutes
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]

@@ -49,7 +49,7 @@ class OwnSenders:
     """The action on /v1/senders."""
 
     def __init__(self, services: Services, keys: Keys) -> None:
-        self._book = services.senders
+        self._book = services.recipients.senders
         self._keys = keys
 
     async def show(self, request: web.Request) -> Response:
@@ -62,7 +62,7 @@ class SenderCalls:
     """The operator's actions on senders and destinations."""
 
     def __init__(self, services: AdminServices) -> None:
-        self._book = services.senders
+        self._book = services.recipients.senders
         self._body_bytes_max = services.body_bytes_max
 
     async def show(self, request: web.Request) -> Response:

@@ -26,6 +26,7 @@ from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.boot.ingest_counts import watch_requests
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
+from engine.boot.recipients import recipient_services
 from engine.boot.scrape import Scrape
 from engine.config import Config
 from engine.nodes.control import NodeControl
@@ -42,12 +43,10 @@ from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.nodes import PostgresNodeWishes
-from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.rebuilt_usage import LostUsage
 from engine.stores.postgres.routing import Routing
-from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
@@ -107,8 +106,7 @@ async def admin_services(
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,
         changes=Changes(postgres),
         limits=LimitBook(postgres, config.limits.backlog_max),
-        opt_outs=OptOutBook(postgres),
-        senders=SenderBook(postgres),
+        recipients=recipient_services(config, stack, postgres, link, now_us),
         unbooked=Unbooked(postgres, shards),
         losses=looks.losses,
         prices=Prices(postgres),

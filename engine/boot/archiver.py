@@ -18,8 +18,10 @@ import structlog
 from engine.activity.archiver import Archiver
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
+from engine.boot.inbox import assemble_inbox
 from engine.boot.meter import Meter
 from engine.boot.problem_flush import ProblemFlush
+from engine.boot.process import closed_by
 from engine.config import Config
 from engine.problem_records import ProblemKind
 from engine.providers.problems import Problems
@@ -90,12 +92,9 @@ async def archive_and_match(
     # memory of the largest block that it ever built.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     async with AsyncExitStack() as stack:
-        activity = RedisActivityStream(config.redis.url, config.shards)
-        stack.push_async_callback(activity.close)
-        store = ClickHouseActivityStore(config.clickhouse.url)
-        stack.push_async_callback(store.close)
-        outstanding = ClickHouseAttempts(config.clickhouse.url)
-        stack.push_async_callback(outstanding.close)
+        activity = closed_by(stack, RedisActivityStream(config.redis.url, config.shards))
+        store = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+        outstanding = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
         now_us = pulse.clock.now_us
@@ -114,14 +113,17 @@ async def archive_and_match(
             given_up=partial(_note, problems),
         )
         archiver = Archiver(activity, store, name)
+        inbox = await assemble_inbox(config, name, stack, commands, now_us)
         counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)
+        counters.watch("inbound stored", inbox.counts)
         counters.watch("receipts matched", rounds.counts)
         _show(meter, rounds, config)
         life.ready()
         async with asyncio.TaskGroup() as group:
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
+            group.create_task(inbox.run(life.draining))
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

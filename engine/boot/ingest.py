@@ -29,6 +29,7 @@ from engine.boot.counter_log import CounterLog
 from engine.boot.ingest_counts import watch_ingest, watch_requests
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
+from engine.boot.recipients import recipient_services
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend, obstacle_of
@@ -229,8 +230,8 @@ async def _services(
     return Services(
         ingest=ingest,
         directory=directory,
-        opt_outs=OptOutBook(postgres),
-        senders=SenderBook(postgres),
+        recipients=recipient_services(config, stack, postgres, link, process.clock.now_us),
+        inbound_readers=providers.inbound_readers(config.providers),
         note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

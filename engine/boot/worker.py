@@ -40,6 +40,7 @@ from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.redis.admission import fence_all
+from engine.stores.redis.inbound_sink import RedisInboundSink
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -238,11 +239,15 @@ async def _providers(process: Process, stack: AsyncExitStack, counters: CounterL
     receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
     counters.watch("receipts stored", receipts.counts)
     now_us = process.clock.now_us
+    inbound = closed_by(stack, RedisInboundSink(link, now_us))
     problems = Problems(now_us)
     await stack.enter_async_context(
         ProblemFlush(problems, RedisProblems(link, now_us).add, structlog.get_logger(process.role))
     )
-    built = [providers.build(p, receipts, problems, now_us=now_us) for p in process.config.providers]
+    built = [
+        providers.build(p, receipts, problems, now_us=now_us, inbound=inbound)
+        for p in process.config.providers
+    ]
     for provider in built:
         if (counts := providers.traffic_counts(provider)) is not None:
             counters.watch("provider traffic", counts, provider=provider.name)

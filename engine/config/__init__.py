@@ -19,6 +19,7 @@ from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
 from engine.config.store_urls import url_with_password, url_with_tls
 from engine.errors import ConfigError
+from engine.inbound.settings import Inbound
 from engine.intake.pricing import first_wrong as first_wrong_price
 from engine.providers.masking import printable
 from engine.providers.secret import secret
@@ -264,6 +265,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     processes: ProcessSettings = ProcessSettings()
     logs: Logs = Logs()
     limits: Limits = Limits()
+    inbound: Inbound = Inbound()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 

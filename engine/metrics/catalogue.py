@@ -152,6 +152,10 @@ _SMPP = (
         "smpp_receipts_unmarked", "Messages from handsets with a text in the form of a receipt", "provider"
     ),
     _counter("smpp_mo_dropped", "Messages from handsets, acknowledged and dropped", "provider"),
+    _counter("smpp_mo_kept", "Messages from handsets, or parts of them, that are kept", "provider"),
+    _counter(
+        "smpp_mo_refused", "Messages from handsets that the provider was asked to send again", "provider"
+    ),
     _counter("smpp_segments_unpaid", "Segments sent beyond those counted at intake", "provider"),
 )
 
@@ -170,6 +174,13 @@ _RECEIPTS = (
     _gauge("receipts_waiting_entries", "Entries of receipts that are not matched yet"),
     _gauge("receipts_waiting_later", "Receipts that are set aside until later"),
     _gauge("receipts_oldest_age_seconds", "Age of the oldest entry of receipts that is not matched yet"),
+)
+
+_INBOUND = (
+    _counter("inbound_stored", "Messages that recipients wrote, stored"),
+    _counter("inbound_unrouted", "Of these, messages to a number that no route has"),
+    _counter("inbound_stops", "Recipients that were opted out, as they wrote"),
+    _counter("inbound_starts", "Recipients that may have messages again, as they wrote"),
 )
 
 _CREDIT = (
@@ -229,7 +240,8 @@ _PROCESSES = (
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        *_MESSAGES, *_QUEUES, *_PROVIDERS, *_SMPP, *_RECEIPTS, *_CREDIT, *_ACTIVITY, *_HTTP, *_PROCESSES,
+        *_MESSAGES, *_QUEUES, *_PROVIDERS, *_SMPP, *_RECEIPTS, *_INBOUND, *_CREDIT, *_ACTIVITY, *_HTTP,
+        *_PROCESSES,
     )
 }  # fmt: skip
 
@@ -257,6 +269,12 @@ RECORDS: dict[str, dict[str, Place | None]] = {
         for kind in ("accepted", "temporary", "throttled", "permanent", "unknown")
     },
     "provider traffic": {**_SMPP_COUNTERS},
+    "inbound stored": {
+        "stored": Place("smsengine_inbound_stored"),
+        "unrouted": Place("smsengine_inbound_unrouted"),
+        "stopped": Place("smsengine_inbound_stops"),
+        "started": Place("smsengine_inbound_starts"),
+    },
     "receipts stored": {
         "kept": Place("smsengine_receipts_stored"),
         "refused": Place("smsengine_receipts_refused"),

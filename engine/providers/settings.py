@@ -140,10 +140,12 @@ class HttpSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=T
     # Word in the path of the receipts' address that only the provider knows; or a file with it.
     receipt_token: str = ""
     receipt_token_file: str = ""
-    # Overrides of the preset, key by key: request, answer, receipt.
+    # Overrides of the preset, key by key: request, answer, receipt, inbound.
     request: dict[str, Any] = {}
     answer: dict[str, Any] = {}
     receipt: dict[str, Any] = {}
+    # Messages that recipients write; they come to the address of the receipts with "inbound" in its place.
+    inbound: dict[str, Any] = {}
 
 
 class CustomSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="custom"):

@@ -33,6 +33,7 @@ from supervisor.cli import (
     changes,
     dead,
     destination,
+    inbound,
     node,
     opt_out,
     options,
@@ -61,6 +62,8 @@ app = typer.Typer(
 app.add_typer(org.app, name="org")
 app.add_typer(books.app, name="books")
 app.add_typer(destination.app, name="destination")
+app.add_typer(inbound.app, name="inbound")
+app.add_typer(inbound.routes, name="inbound-route")
 app.add_typer(opt_out.app, name="opt-out")
 app.add_typer(price.app, name="price")
 app.add_typer(route.app, name="route")

@@ -4,6 +4,7 @@
     GET  /stats      {"received","distinct","duplicates"}; ?detail=1 for more
     GET  /received   ids of the messages taken; ?format=lines, ?after=N&limit=M, ?duplicates=1;
                      ?further=1 lists the segments 2, 3, ... that came over SMPP
+    POST /inbound    {"from","to","text"}: brings a message that a recipient wrote (`inbound.Handsets`)
     POST /reset      sets all counts to 0
     GET, PUT /behaviour   how it answers; PUT takes all fields or some (`behaviour.Behaviour`)
 
@@ -35,6 +36,7 @@ import uvloop
 
 from engine.errors import ConfigError
 from supervisor.simulator.control import Control
+from supervisor.simulator.inbound import Handsets
 from supervisor.simulator.launch import Simulator, start_simulator
 from supervisor.simulator.options import Options, options
 from supervisor.simulator.outbox import Outbox
@@ -83,8 +85,13 @@ async def _serve(wanted: Options) -> None:
     outbox = Outbox()
     provider = SimulatedProvider(wanted.behaviour, outbox)
     sessions = Sessions(lambda: provider.behaviour, outbox.ended)
-    outbox.use(http=Pusher(lambda: _receipt_url(provider), outbox.ended), smpp=sessions)
-    control = Control(provider, {"receipts": outbox.stats, "smpp": sessions.stats})
+    outbox.use(
+        http=Pusher(lambda: _receipt_url(provider), outbox.ended),
+        smpp=sessions,
+        messages=Pusher(lambda: None, outbox.ended),
+    )
+    handsets = Handsets(outbox, sessions.receivers)
+    control = Control(provider, {"receipts": outbox.stats, "smpp": sessions.stats}, handsets.write)
     http = listen(provider, control, wanted.host, wanted.port)
     servers = [await _listening(http, "--listen", wanted.host, wanted.port)]
     ready: dict[str, Any] = {"url": f"http://{_shown(wanted.host, servers[0])}"}

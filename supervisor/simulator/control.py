@@ -25,14 +25,19 @@ Answer = bytes | wire.Listing
 class Control:
     """Answers every request but a send.
 
-    `parts` are functions that give further details of `/stats?detail=1`, by their name there.
+    `parts` are functions that give further details of `/stats?detail=1`, by their name there. `write` brings
+    the message in a body to the engine.
     """
 
     def __init__(
-        self, provider: SimulatedProvider, parts: Mapping[str, Callable[[], Any]] | None = None
+        self,
+        provider: SimulatedProvider,
+        parts: Mapping[str, Callable[[], Any]] | None = None,
+        write: Callable[[bytes], Any] = lambda body: {},
     ) -> None:
         self._provider = provider
         self._parts = parts or {}
+        self._write = write
 
     def ask(self, method: bytes, target: bytes, body: bytes) -> Answer:
         """The answer to one request; `target` is its path and query. A mistake is answered by a problem."""
@@ -51,6 +56,8 @@ class Control:
                 return self._received(
                     _arguments(query, {"after", "limit", "format", "duplicates", "further"})
                 )
+            if path == b"/inbound":
+                return wire.json_answer(self._write(body))
             if path == b"/reset":
                 self._provider.reset()
                 return wire.json_answer(self._stats(detail=False))
@@ -116,6 +123,7 @@ _ROUTES: dict[bytes, tuple[bytes, ...]] = {
     b"/stats": (b"GET",),
     b"/received": (b"GET",),
     b"/reset": (b"POST",),
+    b"/inbound": (b"POST",),
     b"/behaviour": (b"GET", b"PUT"),
 }
 

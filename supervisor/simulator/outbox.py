@@ -32,12 +32,14 @@ class Outbox:
         self._delays: Delays[Receipt] = Delays(self._go)
         self._http: Way | None = None
         self._smpp: Way | None = None
+        self._messages: Way | None = None
         self._era = 0
         self._start()
 
-    def use(self, http: Way, smpp: Way) -> None:
-        """Set the two ways that receipts travel. Called once, before the first receipt."""
-        self._http, self._smpp = http, smpp
+    def use(self, http: Way, smpp: Way, messages: Way | None = None) -> None:
+        """Set the two ways that receipts travel, and that of messages over HTTP. Called once, before the
+        first receipt."""
+        self._http, self._smpp, self._messages = http, smpp, messages
 
     def _start(self) -> None:
         self._pending = 0
@@ -47,7 +49,7 @@ class Outbox:
         """Forget all receipts that are not out and set the counts to 0. Attempts under way do not count."""
         self._era += 1
         self._delays.clear()
-        for way in (self._http, self._smpp):
+        for way in (self._http, self._smpp, self._messages):
             if way is not None:
                 way.clear()
         self._start()
@@ -81,6 +83,8 @@ class Outbox:
 
     def _go(self, receipt: Receipt, then: Callable[[], None] | None = None) -> None:
         way = self._http if receipt.sent.system_id is None else self._smpp
+        if receipt.url:
+            way = self._messages
         assert way is not None
         way.take(receipt, then)
 

@@ -53,7 +53,7 @@ class Pusher:
     def _pump(self) -> None:
         while self._waiting and self._in_flight < CONNECTIONS_MAX:
             receipt, then = self._waiting.popleft()
-            pool = self._pool_of(self._url())
+            pool = self._pool_of(receipt.url or self._url())
             if pool is None:
                 self._ended(receipt, "failed")
                 if then is not None:
@@ -61,7 +61,7 @@ class Pusher:
                 continue
             self._in_flight += 1
             answered = partial(self._answered, receipt, then)
-            pool.request(b"POST", self._path, _HEADERS, as_json(receipt), answered)
+            pool.request(b"POST", self._path, _HEADERS, receipt.body or as_json(receipt), answered)
 
     def _answered(self, receipt: Receipt, then: Then, outcome: HttpOutcome) -> None:
         self._in_flight -= 1

@@ -60,6 +60,9 @@ class Receipt(msgspec.Struct, gc=False):
     refusals: int = 0
     # Which life of the outbox it belongs to; see Outbox.reset.
     era: int = 0
+    # Of a message that a recipient wrote, in place of a receipt: what is sent, and where over HTTP.
+    body: bytes = b""
+    url: str = ""
 
 
 class Post(Protocol):

@@ -248,7 +248,7 @@ class Session(Line):
     def deliver(self, receipt: Receipt) -> None:
         """Send the receipt as a deliver_sm, which the client may answer for ANSWER_S seconds."""
         try:
-            body = as_deliver_sm(receipt, self._provider.behaviour.smpp.receipt_form)
+            body = receipt.body or as_deliver_sm(receipt, self._provider.behaviour.smpp.receipt_form)
         except ValueError:
             # The submit_sm had an address that is too long for a deliver_sm: another try would fail too.
             self._sessions.ended(receipt, "failed")

@@ -70,6 +70,10 @@ class Sessions:
         receiving = sum(map(len, self._receivers.values()))
         return {"connections": len(self._open), "bound": self._bound.total(), "receiving": receiving}
 
+    def receivers(self) -> list[str]:
+        """The system_ids of which a session may receive."""
+        return list(self._receivers)
+
     # -- sessions
 
     def opened(self, session: Session) -> None:

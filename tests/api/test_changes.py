@@ -31,6 +31,9 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "POST /v1/admin/organisations/{organisation_id}/pause": ("", {"reason": "spam"}),
     "POST /v1/admin/organisations/{organisation_id}/resume": ("pause", None),
     "PATCH /v1/admin/organisations/{organisation_id}/senders": ("", {"senders": ["ACME"], "default": "ACME"}),
+    "POST /v1/admin/inbound-messages": ("", {"from": "+4915112345678", "to": "12345", "text": "hello"}),
+    "PUT /v1/admin/inbound-routes": ("", {"number": "12345", "organisation_id": 1}),
+    "POST /v1/admin/inbound-routes/remove": ("", {"number": "12345"}),
     "PUT /v1/admin/destinations": ("", {"rules": {"+1": ["short", "long"], "+882": []}}),
     "POST /v1/admin/organisations/{organisation_id}/opt-outs": ("", {"numbers": ["+4915112345678"]}),
     "POST /v1/admin/organisations/{organisation_id}/opt-outs/remove": (
@@ -73,7 +76,7 @@ async def as_before(api: Api) -> AsyncIterator[None]:
         await api.behind_admin.routing.set_paused(provider, False)
         await api.behind_admin.routing.set_throughput(provider, None)
     await api.behind_admin.prices.replace({"": 1})
-    await api.behind_admin.senders.replace_destinations({})
+    await api.behind_admin.recipients.senders.replace_destinations({})
 
 
 def changing(api: Api) -> list[AdminRoute]:

@@ -20,6 +20,7 @@ from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
 from engine.api.ports import AdminServices, Draft, Outcome, Render, Services
+from engine.api.recipient_ports import RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.errors import Refusal
@@ -33,11 +34,13 @@ from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.limits import LimitBook
 from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.opt_outs import OptOutBook
+from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.sender_rules import SenderBook
@@ -226,6 +229,22 @@ async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
         await asyncio.sleep(0.002)
 
 
+async def _no_inbound(organisation_id: int, before: tuple[int, str], limit: int) -> list[Any]:
+    return []
+
+
+def recipients_of(pool: Pool, **changes: Any) -> RecipientServices:
+    given: dict[str, Any] = {
+        "opt_outs": OptOutBook(pool),
+        "senders": SenderBook(pool),
+        "inbound": Sink(),
+        "inbound_page": _no_inbound,
+        "inbound_routes": InboundRouteBook(pool),
+        "now_us": lambda: time.time_ns() // 1000,
+    }
+    return RecipientServices(**given | changes)
+
+
 async def services_with(directory: Directory, **changes: Any) -> Services:
     async def history(organisation_id: int, message_id: str) -> View | None:
         ingest = given["ingest"]
@@ -261,8 +280,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "note_key_uses": KeyUses(pool, "api_keys").note,
         "changes": Changes(pool),
         "limits": LimitBook(pool, 1_000_000),
-        "opt_outs": OptOutBook(pool),
-        "senders": SenderBook(pool),
+        "recipients": recipients_of(pool),
+        "inbound_readers": {},
         "unbooked": Unbooked(pool, directory._shards),
         "prices": Prices(pool),
         "losses": NoLosses(),

@@ -23,6 +23,7 @@ from engine.credit.accepted_counts import AcceptedCounts
 from engine.credit.answer_counts import AnswerCounts
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.verdict_counts import VerdictCounts
+from engine.inbound.inbox import InboundCounts
 from engine.intake.under_way import CreditWaits
 from engine.metrics.catalogue import METRICS, RECORDS, Metric
 from engine.metrics.exposition import rendered
@@ -47,6 +48,7 @@ WATCHED = {
     "receipts stored": ReceiptCounts(),
     "receipts matched": MatchCounts(),
     "archived": ArchiverCounts(),
+    "inbound stored": InboundCounts(),
     "credit found": CreditWaits(),
     "ledger answers": AnswerCounts(),
 }

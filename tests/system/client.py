@@ -59,7 +59,7 @@ class Caller:
             time.sleep(0.05)
 
 
-def fetch(url: str) -> Any:
+def fetch(url: str | urllib.request.Request) -> Any:
     with urllib.request.urlopen(url, timeout=30) as answer:
         return json.loads(answer.read())
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,34 @@ def test_what_its_processes_counted_is_in_the_log_when_it_drains(tmp_path: Path)
     assert counted == {
         "provider traffic provider=a": 1, "receipts stored": 1, "archived": 3, "receipts matched": 1,
     }  # fmt: skip
+
+
+def test_what_recipients_write_comes_over_smpp_and_http_to_its_organisation(pair: Carriers) -> None:
+    made = answer(pair.engine.run("org", "create", "Inbound", "--json"))
+    answer(pair.engine.run("inbound-route", "add", "12345", made["id"], "--json"))
+    answer(pair.engine.run("inbound-route", "add", "777", made["id"], "--keyword", "pizza", "--json"))
+    url = f"{pair.engine.url}/v1/providers/b/inbound/token-of-the-test"
+    long_text = "Grüße aus Köln 😀 " * 12
+    for written in (
+        {"from": "+4915112345678", "to": "12345", "text": long_text},
+        {"from": "+4915112345679", "to": "777", "text": "Pizza please", "url": url},
+        {"from": "+4915112345670", "to": "12345", "text": "STOP"},
+    ):
+        request = urllib.request.Request(f"{pair.a.url}/inbound", json.dumps(written).encode(), method="POST")
+        assert fetch(request)["parts"] == (4 if written["text"] == long_text else 1)
+    caller = Caller(pair.engine.url, made["api_key"])
+
+    def listed() -> list[tuple[str, str, str, str]]:
+        messages = caller.call("GET", "/v1/inbound-messages")[1]["inbound_messages"]
+        return sorted((m["from"], m["text"], m["keyword"], m["action"]) for m in messages)
+
+    wanted = [
+        ("+4915112345670", "STOP", "", "stop"),
+        ("+4915112345678", long_text, "", ""),
+        ("+4915112345679", "Pizza please", "PIZZA", ""),
+    ]
+    eventually(lambda: listed() == wanted)
+    assert caller.call("GET", "/v1/opt-outs/+4915112345670")[1]["source"] == "inbound"
+    pair.engine.run("inbound", "write", "--from", "+4915112345670", "--to", "12345", "--text", "start")
+    eventually(lambda: caller.call("GET", "/v1/opt-outs/+4915112345670")[0] == 404)
+    assert "please" in pair.engine.run("inbound", "list", made["id"]).stdout

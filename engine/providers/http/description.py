@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from engine.errors import ConfigError
 from engine.providers import presets
+from engine.providers.http.inbound import InboundRead, InboundReading, InboundTable
 from engine.providers.http.receipt import ReceiptReading, ReceiptTable, ReplyTable
 from engine.providers.http.recognition import AnswerTable, Recognition
 from engine.providers.http.tables import decoded, merged
@@ -40,6 +41,15 @@ class ReceiptReader(NamedTuple):
     reply: ReplyTable
 
 
+class InboundReader(NamedTuple):
+    """The word in the address of a provider's messages, how to read them, and what to answer."""
+
+    token: str
+    # method, query of the URL, content type, body, now_us -> messages; raises nothing.
+    read: Callable[[str, str, str, bytes, int], InboundRead]
+    reply: ReplyTable
+
+
 class Description(NamedTuple):
     """All that is needed to send through one provider and to read its answers."""
 
@@ -52,6 +62,7 @@ class Description(NamedTuple):
 def describe(settings: HttpSettings) -> Description:
     """Compile a section. Raises ConfigError naming the setting when it, or its receipts, cannot be used."""
     receipt_reader(settings)
+    inbound_reader(settings)
     name = f"providers.{settings.name}"
     preset = _preset(settings)
     url = settings.url or preset.get("url", "")
@@ -92,6 +103,21 @@ def receipt_reader(settings: HttpSettings, problems: Problems | None = None) -> 
         decoded(table, ReceiptTable, f"{name}.receipt"), settings.name, f"{name}.receipt", problems
     )
     return ReceiptReader(token, reading.read, reading.reply)
+
+
+def inbound_reader(settings: HttpSettings) -> InboundReader | None:
+    """How messages are read that recipients write to this provider's numbers; None when its section has no
+    table for them. Raises ConfigError naming the setting."""
+    name = f"providers.{settings.name}"
+    table = merged(_preset(settings).get("inbound", {}), settings.inbound)
+    token = _token(settings)
+    if not table or not token:
+        if settings.inbound:
+            raise ConfigError(f"{name}.receipt_token must be given: it is in the address of messages too.")
+        return None
+    described = decoded(table, InboundTable, f"{name}.inbound")
+    reading = InboundReading(described, settings.name, f"{name}.inbound")
+    return InboundReader(token, reading.read, described.reply)
 
 
 def _preset(settings: HttpSettings) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What a provider sends without being asked: receipts, by deliver_sm or data_sm, and messages from
 handsets.
 
-A receipt is answered ESME_ROK only when it is kept for good. The provider sends an unanswered one
-again, so none is lost, whatever dies in between. Messages from handsets (MO) are answered, counted
-and dropped: the engine has no use for them.
+A receipt, or a message from a handset (MO), is answered ESME_ROK only when it is kept for good. The provider
+sends an unanswered one again, so none is lost, whatever dies in between. Where nothing takes messages from
+handsets (`smsengine provider test`), they are answered, counted and dropped.
 
     what came                          answer                   when
     receipt, kept                      ESME_ROK                 when the sink says so
@@ -11,7 +11,9 @@ and dropped: the engine has no use for them.
     receipt, too many unanswered       ESME_RX_T_APPN           at once
     receipt whose state is not known   ESME_ROK                 as the first: it is kept as pending
     a receipt that names no message    ESME_RX_P_APPN           at once, again: slowly
-    no receipt                         ESME_ROK                 at once
+    message, kept                      ESME_ROK                 when the sink says so
+    message, the sink could not        ESME_RX_T_APPN           when the sink says so
+    neither of both                    ESME_ROK                 at once
     cannot be read                     ESME_RINVCMDLEN          at once, again: slowly
     a fault of ours in reading it      ESME_RX_T_APPN           at once, again: slowly
 
@@ -37,10 +39,12 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
+from engine.inbound.ports import InboundSink
 from engine.problem_records import ProblemKind
 from engine.providers.problems import Problems
-from engine.providers.smpp.body import decode_data_sm, decode_short_message
+from engine.providers.smpp.body import ShortMessage, decode_data_sm, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
+from engine.providers.smpp.inbound import InboundReader
 from engine.providers.smpp.pdu import Pdu, WrongPdu
 from engine.providers.smpp.receipt import ReceiptReader
 from engine.providers.smpp.session import Counts
@@ -74,6 +78,13 @@ class _Late(NamedTuple):
     answering: Answering
 
 
+class Messages(NamedTuple):
+    """What reads messages from handsets, and where they go."""
+
+    reader: InboundReader
+    sink: InboundSink
+
+
 class Inbox:
     """Takes the deliveries of all sessions of the provider `name`; `reader` says what each of them is."""
 
@@ -85,7 +96,10 @@ class Inbox:
         counts: Counts,
         problems: Problems,
         now_us: Callable[[], int],
+        messages: Messages | None = None,
     ) -> None:
+        """`messages`: what reads messages from handsets, and where they go; None: they are dropped."""
+        self._messages = messages
         self._name = name
         self._reader = reader
         self._receipts = receipts
@@ -123,8 +137,7 @@ class Inbox:
                 if problem is ProblemKind.receipt_unread:
                     self._refuse(pdu, CommandStatus.ESME_RX_P_APPN, answering)
                 else:
-                    self._counts.mo_dropped += 1
-                    answering.answer((pdu,), CommandStatus.ESME_ROK)
+                    self._take_message(pdu, decode(pdu.body), at_us, answering)
             elif self.unanswered >= UNANSWERED_MAX:
                 self._counts.receipts_refused += 1
                 answering.answer((pdu,), CommandStatus.ESME_RX_T_APPN)
@@ -135,6 +148,26 @@ class Inbox:
         if found:
             stored: Callable[[bool], None] = partial(self._stored, kept, answering)
             self._receipts.put(found, stored)
+
+    def _take_message(self, pdu: Pdu, message: ShortMessage, at_us: int, answering: Answering) -> None:
+        part = self._messages.reader.read(message, at_us) if self._messages else None
+        if self._messages is None or part is None:
+            self._counts.mo_dropped += 1
+            answering.answer((pdu,), CommandStatus.ESME_ROK)
+        elif self.unanswered >= UNANSWERED_MAX:
+            self._counts.mo_refused += 1
+            answering.answer((pdu,), CommandStatus.ESME_RX_T_APPN)
+        else:
+            self.unanswered += 1
+            self._messages.sink.put((part,), partial(self._message_stored, pdu, answering))
+
+    def _message_stored(self, pdu: Pdu, answering: Answering, kept: bool) -> None:
+        self.unanswered -= 1
+        if kept:
+            self._counts.mo_kept += 1
+        else:
+            self._counts.mo_refused += 1
+        answering.answer((pdu,), CommandStatus.ESME_ROK if kept else CommandStatus.ESME_RX_T_APPN)
 
     @property
     def busy(self) -> bool:

@@ -3,8 +3,8 @@
 Each of `sessions` is bound and kept bound (`connection`). A message goes out as one submit_sm for
 each segment, all on one session; a session has at most `window` submits without an answer
 (`send_queue`, `traffic`). `verdicts` says what one answer means, and `message` what the answers to
-all segments of a message mean together. Receipts come in by `deliveries`. Messages from handsets
-(MO) are answered ESME_ROK, counted and dropped.
+all segments of a message mean together. Receipts and messages from handsets (MO)
+come in by `deliveries`.
 
 Times of one message, from `submit` on:
 
@@ -36,6 +36,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from engine.errors import ConfigError
+from engine.inbound.ports import InboundSink
 from engine.providers.ports import Done, Verdicts, Wire
 from engine.providers.problems import Problems
 from engine.providers.secret import secret
@@ -43,7 +44,8 @@ from engine.providers.settings import SmppSettings
 from engine.providers.smpp.body import PASSWORD_OCTETS, Bind
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.connection import Line, Terms
-from engine.providers.smpp.deliveries import Inbox
+from engine.providers.smpp.deliveries import Inbox, Messages
+from engine.providers.smpp.inbound import InboundReader
 from engine.providers.smpp.message import OneVerdict
 from engine.providers.smpp.receipt import ReceiptReader
 from engine.providers.smpp.send_queue import Waiting
@@ -83,18 +85,22 @@ class SmppProvider:
         problems: Problems,
         wire: Wire | None = None,
         now_us: Callable[[], int] = wall_us,
+        inbound: InboundSink | None = None,
     ) -> None:
-        """`wire` watches the connections. `now_us`: the time, UTC, microseconds since 1970."""
+        """`inbound` takes messages from handsets; None: they are dropped.
+
+        `wire` watches the connections. `now_us`: the time, UTC, microseconds since 1970."""
         self._name = settings.name
         self._timeout_s = settings.timeout_s
         self.counts = Counts()
         tick_s = min(0.1, max(0.005, settings.timeout_s / 20))
         waiting = Waiting()
+        messages = None if inbound is None else Messages(InboundReader(settings), inbound)
         self._traffic = Traffic(
             settings.name,
             SubmitEncoder(settings).all_bodies,
             waiting,
-            Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems, now_us),
+            Inbox(settings.name, ReceiptReader(settings), receipts, self.counts, problems, now_us, messages),
             self.counts,
             problems,
             timeout_s=settings.timeout_s,

@@ -111,6 +111,9 @@ class Counts(msgspec.Struct):
     receipts_refused: int = 0
     receipts_nameless: int = 0
     mo_dropped: int = 0
+    # Messages from handsets that are kept, and those that the provider was asked to send again.
+    mo_kept: int = 0
+    mo_refused: int = 0
     # Of the receipts taken, those whose state is not known; of the messages from handsets, texts in
     # the form of a receipt.
     receipts_unknown_state: int = 0

@@ -15,12 +15,14 @@ from engine.errors import ConfigError, EngineError
 from engine.stores.clickhouse.activity import INSERT_SETTINGS
 from engine.stores.clickhouse.attempts import UNMATCHED_SETTINGS
 from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.inbound import INBOUND_SETTINGS
 
 # By table, the settings of its inserts.
 _WRITTEN: dict[str, Mapping[str, Any]] = {
     "activity": {**INSERT_SETTINGS, "insert_deduplication_token": "check"},
     "kept_messages": {**INSERT_SETTINGS, "insert_deduplication_token": "check"},
     "receipts_unmatched": UNMATCHED_SETTINGS,
+    "inbound_messages": INBOUND_SETTINGS,
 }
 
 

@@ -22,7 +22,7 @@ _FILES = sorted((Path(__file__).parent / "functions").glob("*.lua"))
 VERSION = hashlib.sha256(b"\0".join(file.read_bytes() for file in _FILES)).hexdigest()[:8]
 # The names of all versions, as a pattern. The first versions had no digest in their names.
 PATTERN = "sms*"
-_OWN = ("smsengine", "smsengine_inbox", "smsreceipts", "smspacing")
+_OWN = ("smsengine", "smsengine_inbox", "smsreceipts", "smspacing", "smsinbound")
 # How long a library stays that nobody loads, milliseconds.
 KEPT_MS = 30 * 86_400_000
 

@@ -20,6 +20,7 @@ from engine.providers.http.provider import ANSWER_BYTES_MAX
 from engine.providers.ports import Provider
 from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
+from engine.providers.simulated_numbers import SimulatedNumbers
 from tests.providers.carrier import TOKEN, message, verdicts
 from tests.providers.scripted import Script, ScriptedServer, reset, serving, until
 from tests.providers.sink import Sink
@@ -63,7 +64,8 @@ async def test_a_fault_in_reading_an_answer_costs_its_message_an_attempt(
         raise ZeroDivisionError
 
     async with carrier(fixed(TAKEN), timeout_s=10.0) as (provider, _):
-        monkeypatch.setattr(provider, "_recognise", fail)
+        assert isinstance(provider, SimulatedNumbers)
+        monkeypatch.setattr(provider.inner, "_recognise", fail)
         found = await verdicts(provider, [message(n) for n in range(3)])
         assert [(v.kind, v.code) for v in found] == [("unknown", "fault")] * 3
 

@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError, Refusal
-from engine.providers.http.receipt import BODY_BYTES_MAX, RECEIPTS_MAX, ReceiptReading, ReceiptTable
+from engine.providers.http.pushed import BODY_BYTES_MAX
+from engine.providers.http.pushed import ITEMS_MAX as RECEIPTS_MAX
+from engine.providers.http.receipt import ReceiptReading, ReceiptTable
 from engine.providers.http.tables import decoded
 from engine.receipts.records import Receipt
 

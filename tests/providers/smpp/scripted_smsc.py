@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
+from engine.inbound.ports import InboundSink
 from engine.providers.problems import Problems
 from engine.providers.settings import SmppSettings
 from engine.providers.smpp.body import (
@@ -183,10 +184,10 @@ def settings(port: int, **changes: object) -> SmppSettings:
 
 @contextlib.asynccontextmanager
 async def provider_to(
-    port: int, sink: Sink | None = None, **changes: object
+    port: int, sink: Sink | None = None, inbound: InboundSink | None = None, **changes: object
 ) -> AsyncIterator[tuple[SmppProvider, Verdicts]]:
     problems = Problems()
-    provider = SmppProvider(settings(port, **changes), sink or Sink(), problems)
+    provider = SmppProvider(settings(port, **changes), sink or Sink(), problems, inbound=inbound)
     await provider.start()
     try:
         yield provider, Verdicts(provider, problems)

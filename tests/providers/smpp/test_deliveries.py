@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from engine.problem_records import ProblemKind
 from engine.providers.smpp.body import ShortMessage, encode_message_id
@@ -116,6 +118,22 @@ async def test_a_message_from_a_handset_is_answered_and_dropped() -> None:
         assert carrier.peer.answers_to(sequence)[0].status == 0
         assert sink.receipts == []
         assert provider.counts.mo_dropped == 1
+
+
+async def test_a_message_from_a_handset_is_acknowledged_when_it_is_kept_and_else_asked_for_again() -> None:
+    inbound: Any = Sink()
+    async with smsc() as carrier, provider_to(carrier.port, inbound=inbound) as (provider, verdicts):
+        await verdicts.one()
+        for keeps, status in ((False, CommandStatus.ESME_RX_T_APPN), (True, 0)):
+            inbound.keeps = keeps
+            sequence = carrier.peer.ask(Command.deliver_sm, delivery("STOP", esm_class=0))
+            answered = partial(carrier.peer.answers_to, sequence)
+            await until(lambda found=answered: bool(found()))  # type: ignore[misc]
+            assert carrier.peer.answers_to(sequence)[0].status == status
+        [(part, _, _)] = inbound.receipts
+        assert (part.provider, part.utf16.decode("utf-16-be")) == ("carrier", "STOP")
+        counts = provider.counts
+        assert (counts.mo_kept, counts.mo_refused, counts.mo_dropped) == (1, 1, 0)
 
 
 async def test_a_receipt_that_names_no_message_is_refused_and_noted() -> None:

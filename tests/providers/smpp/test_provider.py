@@ -11,6 +11,7 @@ from engine.errors import ConfigError
 from engine.problem_records import ProblemKind
 from engine.providers import build
 from engine.providers.problems import Problems
+from engine.providers.simulated_numbers import SimulatedNumbers
 from engine.providers.smpp.body import decode_bind, decode_short_message
 from engine.providers.smpp.codes import Command, CommandStatus
 from engine.providers.smpp.pdu import Pdu, pack
@@ -53,7 +54,8 @@ async def test_a_message_is_accepted_with_the_carriers_id() -> None:
 
 async def test_the_settings_build_it() -> None:
     provider = build(settings(2775), Sink(), Problems())
-    assert isinstance(provider, SmppProvider)
+    assert isinstance(provider, SimulatedNumbers)
+    assert isinstance(provider.inner, SmppProvider)
 
 
 async def test_answers_find_their_message_in_any_order() -> None:

@@ -102,6 +102,8 @@ def others(message: bytes) -> list[Any]:
         ("FCALL", versioned("receipts_finish"), 3, receipts, later, keys.receipts_unreadable_key(s),
          "1-1", -1, "1-2", 1, 5, b"late"),
         ("FCALL", versioned("receipts_finish_late"), 1, later, b"late", 9, b"later"),
+        ("FCALL", versioned("inbound_keep"), 2, keys.INBOUND, keys.INBOUND_SEEN, 5, b"digest", 9, b"part"),
+        ("FCALL", versioned("inbound_set_aside"), 2, keys.INBOUND, keys.INBOUND_UNREADABLE, "1-1", "1-3"),
         ("FCALL", versioned("receipts_first"), 1, keys.activity_key(s)),
         ("FCALL", versioned("reserve"), 1, keys.rate_key("p"), "normal", 5, 1, "1000", "0.2", "1050000.0", 3,
          100_000),
@@ -115,6 +117,7 @@ async def test_a_function_with_a_key_refused_does_nothing_and_touches_no_key_tha
     await link.batch([("XADD", keys.receipts_key(_SHARD), f"1-{n}", "b", b"receipt") for n in (1, 2)])
     dead = keys.dead_key(_SHARD, "express")
     await link.batch([("XADD", dead, f"1-{n}", "m", b"message") for n in (1, 2)])
+    await link.call("XADD", keys.INBOUND, "1-1", "b", b"part")
     sequence, side = Sequence(Random(seed)), Side("no run that a ledger could have seen")
     await link.call("SET", keys.generation_key(_SHARD), "g1")
     seen = set()

@@ -1,0 +1,241 @@
+"""Inbound messages: where providers push them, where organisations list them, and whose they are.
+
+A provider has the address `/v1/providers/{name}/inbound/{token}`, with the token of its receipts. It is
+answered once what it sent is in Redis; when it gets another answer, or none, it sends again, as often as it
+likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+from collections.abc import Sequence
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.auth import Keys
+from engine.api.decoding import Shape, invalid, read_body
+from engine.api.paging import asked, limit_asked
+from engine.api.ports import AdminServices, Services
+from engine.api.problems import not_found
+from engine.api.recipient_ports import InboundPage, InboundReader
+from engine.api.response import Response, answer_of
+from engine.changes import describe
+from engine.errors import Unavailable
+from engine.inbound.ports import InboundSink
+from engine.inbound.records import InboundMessage, InboundPart, InboundRoute, ShownMessage, shown
+from engine.inbound.whole import whole_message
+
+# As `_cursor` writes it: microseconds since 1970, and an id.
+_CURSOR = re.compile(r"([0-9]{1,16})\.([0-9a-f-]{36})")
+_NEWEST = (253_402_300_799_000_000, "")
+_TEXT_MAX = 5_000
+# What stands in place of a provider for what an operator has written.
+_BY_OPERATOR = "operator"
+
+
+class _Page(msgspec.Struct):
+    # The newest first.
+    inbound_messages: list[ShownMessage]
+    # The `cursor` of the next page; null on the last.
+    next: str | None
+
+
+class _AdminPage(msgspec.Struct):
+    inbound_messages: list[InboundMessage]
+    next: str | None
+
+
+class _Routes(msgspec.Struct):
+    inbound_routes: list[InboundRoute]
+
+
+class _NewRoute(msgspec.Struct, forbid_unknown_fields=True):
+    number: str
+    organisation_id: int
+    keyword: str = ""
+
+
+class _OldRoute(msgspec.Struct, forbid_unknown_fields=True):
+    number: str
+    keyword: str = ""
+
+
+class _Written(msgspec.Struct, forbid_unknown_fields=True):
+    sender: str = msgspec.field(name="from")
+    recipient: str = msgspec.field(name="to")
+    text: str
+
+
+_NUMBER = 'a number or short code as a string, such as "12345"'
+_WORD = "a word as a string, or empty"
+_ROUTE = Shape(
+    _NewRoute,
+    "a route",
+    {"number": _NUMBER, "keyword": _WORD, "organisation_id": "the id of an organisation, a whole number"},
+)
+_REMOVAL = Shape(_OldRoute, "a route to remove", {"number": _NUMBER, "keyword": _WORD})
+_MESSAGE = Shape(
+    _Written,
+    "an inbound message",
+    {
+        "from": "a phone number as a string",
+        "to": _NUMBER,
+        "text": f"a string of at most {_TEXT_MAX} characters",
+    },
+)
+
+
+class InboundPushes:
+    """The actions on the addresses where providers push messages."""
+
+    def __init__(self, services: Services) -> None:
+        self._readers = services.inbound_readers
+        self._sink = services.recipients.inbound
+        self._now_us = services.now_us
+        self._body_bytes_max = services.body_bytes_max
+
+    async def take(self, request: web.Request) -> Response:
+        """Take a request with messages: the answer that the provider expects, once they are in Redis.
+
+        Raises Refusal 404 for an unknown address, 400, 413 or 422 for a request that cannot be read, after
+        what could be read of it is kept; Unavailable when it cannot be kept.
+        """
+        reader = self._reader(request)
+        reply = Response(
+            reader.reply.status, reader.reply.body.encode(), content_type=reader.reply.content_type
+        )
+        if request.method == hdrs.METH_HEAD:
+            # Somebody checks whether the address exists.
+            return reply
+        body = await read_body(request, self._body_bytes_max)
+        # As it came. Octets that are no UTF-8 stand in it as lone surrogates, which cannot be encoded.
+        query = request.raw_path.partition("?")[2].encode(errors="replace").decode()
+        content_type = request.headers.get(hdrs.CONTENT_TYPE, "")
+        parts, refusal = reader.read(request.method, query, content_type, body, self._now_us())
+        if parts:
+            await keep(self._sink, parts)
+        if refusal is not None:
+            raise refusal
+        return reply
+
+    def _reader(self, request: web.Request) -> InboundReader:
+        """An unknown provider and a wrong token look alike."""
+        reader = self._readers.get(request.match_info["name"])
+        token = request.match_info["token"].encode(errors="replace")
+        wanted = reader.token.encode() if reader is not None else b""
+        if not hmac.compare_digest(token, wanted) or reader is None or not wanted:
+            raise not_found("There is nothing at this path.")
+        return reader
+
+
+class OwnInbound:
+    """The action on /v1/inbound-messages."""
+
+    def __init__(self, services: Services, keys: Keys) -> None:
+        self._page = services.recipients.inbound_page
+        self._keys = keys
+
+    async def show(self, request: web.Request) -> Response:
+        """`GET /v1/inbound-messages`: 200 with a page of them, the newest first.
+
+        Raises Refusal 401, 403, 422, Unavailable.
+        """
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        found, cursor = await _page_of(request, self._page, organisation_id)
+        return answer_of(200, _Page([shown(message) for message in found], cursor))
+
+
+class InboundCalls:
+    """The operator's actions on inbound messages and on their routes."""
+
+    def __init__(self, services: AdminServices) -> None:
+        recipients = services.recipients
+        self._page, self._routes = recipients.inbound_page, recipients.inbound_routes
+        self._sink, self._now_us = recipients.inbound, recipients.now_us
+        self._body_bytes_max = services.body_bytes_max
+
+    async def show(self, request: web.Request) -> Response:
+        """`GET /inbound-messages?organisation=`: 200 with a page of those of one, or of nobody.
+
+        Raises Refusal 401, 422, Unavailable.
+        """
+        found, cursor = await _page_of(request, self._page, asked(request, "organisation", 0))
+        return answer_of(200, _AdminPage(found, cursor))
+
+    async def write(self, request: web.Request) -> Response:
+        """`POST /inbound-messages`: 202 when a message, as if a recipient had written it, is in Redis.
+
+        Raises Refusal 400, 401, 413, 422, Unavailable.
+        """
+        given = _MESSAGE.decode(await read_body(request, self._body_bytes_max))
+        if not given.sender.strip() or not given.recipient.strip():
+            field = "to" if given.sender.strip() else "from"
+            raise invalid(f"`{field}` must not be empty.", field)
+        if len(given.text) > _TEXT_MAX:
+            raise invalid(f"`text` must be a string of at most {_TEXT_MAX} characters.", "text")
+        now_us = self._now_us()
+        # Each call is a message of its own, also when it says the same.
+        part = whole_message(
+            _BY_OPERATOR, given.sender, given.recipient, given.text, f"{now_us}.{id(request)}", now_us
+        )
+        await keep(self._sink, [part])
+        describe(None, {"to": given.recipient})
+        return answer_of(202, {"status": "kept"})
+
+    async def show_routes(self, request: web.Request) -> Response:
+        """`GET /inbound-routes`: 200 with all of them. Raises Refusal 401, Unavailable."""
+        return answer_of(200, _Routes(await self._routes.routes()))
+
+    async def put_route(self, request: web.Request) -> Response:
+        """`PUT /inbound-routes`: 200 with the one route as it is kept. Safe to repeat.
+
+        Raises Refusal 400, 401, 404, 413, 422, Unavailable.
+        """
+        wanted = _ROUTE.decode(await read_body(request, self._body_bytes_max))
+        route = InboundRoute(
+            number=wanted.number, keyword=wanted.keyword, organisation_id=wanted.organisation_id
+        )
+        return answer_of(200, await self._routes.put(route))
+
+    async def remove_route(self, request: web.Request) -> Response:
+        """`POST /inbound-routes/remove`: 204, also when there is none. Raises as `put_route` does."""
+        wanted = _REMOVAL.decode(await read_body(request, self._body_bytes_max))
+        await self._routes.remove(wanted.number, wanted.keyword)
+        return Response(204)
+
+
+async def keep(sink: InboundSink, parts: Sequence[tuple[InboundPart, bytes, int]]) -> None:
+    """Put messages into Redis. Raises Unavailable when that was not possible."""
+    kept: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def stored(done: bool) -> None:
+        # The exchange may have ended at its deadline.
+        if not kept.done():
+            kept.set_result(done)
+
+    sink.put(parts, stored)
+    if not await kept:
+        raise Unavailable("The messages cannot be kept now; send them again.")
+
+
+async def _page_of(
+    request: web.Request, page: InboundPage, organisation_id: int
+) -> tuple[list[InboundMessage], str | None]:
+    limit = limit_asked(request)
+    given = request.query.get("cursor")
+    before = _NEWEST
+    if given:
+        match = _CURSOR.fullmatch(given)
+        if match is None:
+            raise invalid("`cursor` must be the `next` of a page before.", "cursor")
+        before = (int(match[1]), match[2])
+    found = await page(organisation_id, before, limit + 1)
+    more = len(found) > limit
+    return found[:limit], _cursor(found[limit - 1]) if more else None
+
+
+def _cursor(message: InboundMessage) -> str:
+    return f"{round(message.at.timestamp() * 1e6)}.{message.id}"

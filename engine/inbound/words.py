@@ -1,0 +1,65 @@
+"""Rule: whether a text is one of the words STOP, START and HELP, and which keyword it begins with."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from engine.inbound.records import Action
+from engine.inbound.settings import Words
+
+# What people and phones put around a word.
+_AROUND = " \t\r\n\0.,;:!?\"'()[]<>*-_\u2019\u201c\u201d"
+
+
+class Found(NamedTuple):
+    """What a text asks for."""
+
+    action: Action
+    # What stands behind the word: "STOP ACME" is about ACME. "" for nothing.
+    about: str
+
+
+_NOTHING = Found("", "")
+
+
+class WordList:
+    """The words of all languages.
+
+    A text counts when it is a word, or a word and one more: `STOP`, `Stop.`, `STOP ACME`. A sentence in which
+    one of them stands does not: "Please do not stop" asks for nothing. So no word may be one that people
+    write alone and mean otherwise.
+    """
+
+    def __init__(self, by_language: Mapping[str, Words]) -> None:
+        self._actions: dict[str, Action] = {}
+        for words in by_language.values():
+            for text in words.help:
+                self._actions.setdefault(normal(text), "help")
+            for text in words.start:
+                self._actions[normal(text)] = "start"
+        for words in by_language.values():
+            # Where a word is in two lists, the sender who wants no messages is heeded.
+            for text in words.stop:
+                self._actions[normal(text)] = "stop"
+
+    def find(self, text: str) -> Found:
+        """What `text` asks for."""
+        whole = normal(text)
+        if (action := self._actions.get(whole)) is not None:
+            return Found(action, "")
+        word, _, about = whole.rpartition(" ")
+        action = self._actions.get(word)
+        return _NOTHING if action is None else Found(action, about)
+
+
+def normal(text: str) -> str:
+    """The text in upper case, in one form of Unicode, with single blanks, and nothing around its words."""
+    folded = unicodedata.normalize("NFKC", text[:200]).upper()
+    return " ".join(filter(None, (word.strip(_AROUND) for word in folded.split())))
+
+
+def keyword(text: str) -> str:
+    """The first word of a text, as a keyword of a route is written; "" when there is none."""
+    return normal(text).partition(" ")[0]

@@ -1,0 +1,85 @@
+"""Who is sent to, and what becomes of it, on the whole engine: opt-outs, senders, test numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.client import Caller, eventually
+from tests.system.conftest import Engine, answer
+
+TO = "+4915112345678"
+
+
+@pytest.fixture(scope="module")
+def made(engine: Engine) -> dict[str, Any]:
+    made = answer(engine.run("org", "create", "Recipients", "--json"))
+    answer(engine.run("org", "topup", made["id"], 1000, "--reference", "first", "--json"))
+    return dict(made)
+
+
+def code_of(caller: Caller, **draft: str) -> Any:
+    status, reply = caller.call("POST", "/v1/messages", {"text": "hello", **draft})
+    return reply["code"] if status != 202 else None
+
+
+def test_an_opt_out_from_a_file_is_in_force_within_a_second_and_is_taken_back(
+    engine: Engine, made: dict[str, Any], tmp_path: Path
+) -> None:
+    caller, file = Caller(engine.url, made["api_key"]), tmp_path / "opt-outs.csv"
+    file.write_text(f"name;phone\nA;{TO}\nB;0049 151 12345679\n")
+    assert code_of(caller, to=TO) is None
+    added = answer(engine.run("opt-out", "import", made["id"], file, "--json"))
+    assert added == {"added": 2, "bad_lines": 0, "numbers": 2}
+    eventually(lambda: code_of(caller, to=TO) == "opted_out", timeout_s=10)
+    assert len(engine.run("opt-out", "list", made["id"], "--json").stdout.splitlines()) == 2
+    status, batch = caller.call(
+        "POST",
+        "/v1/messages/batch",
+        {"messages": [{"to": to, "text": "hi"} for to in (TO, "+4915112345670")]},
+    )
+    assert (status, batch["results"][0]["error"]["field"]) == (202, "messages[0].to")
+    assert batch["results"][1]["status"] == "accepted"
+    assert answer(engine.run("opt-out", "remove", made["id"], TO, "--json")) == {"removed": 1}
+    eventually(lambda: code_of(caller, to=TO) is None, timeout_s=10)
+
+
+def test_senders_and_destinations_are_kept_to(engine: Engine, made: dict[str, Any]) -> None:
+    caller = Caller(engine.url, made["api_key"])
+    options = ("--allow", "ACME", "--allow", "12345", "--destination", "+49", "--default", "12345")
+    answer(engine.run("org", "senders", made["id"], *options, "--json"))
+    wrong = {"to": TO, "from": "OTHER"}
+    eventually(lambda: code_of(caller, **wrong) == "sender_not_allowed", timeout_s=10)
+    assert code_of(caller, to="+447700112233") == "destination_not_allowed"
+    assert code_of(caller, to=TO, **{"from": "ACME"}) is None
+    status, sent = caller.call("POST", "/v1/messages", {"to": TO, "text": "hello"})
+    shown = eventually(lambda: caller.call("GET", f"/v1/messages/{sent['id']}")[1])
+    assert (status, shown["from"]) == (202, "12345")
+    answer(engine.run("destination", "set", "+4915=short", "--json"))
+    eventually(lambda: code_of(caller, to=TO, **{"from": "ACME"}) == "sender_not_allowed", timeout_s=10)
+    assert answer(engine.run("destination", "set", "+4915=any", "--json"))["rules"] == {}
+    back = ("--allow", "any", "--destination", "any", "--default", "none")
+    answer(engine.run("org", "senders", made["id"], *back, "--json"))
+    eventually(lambda: code_of(caller, **wrong) is None, timeout_s=10)
+
+
+def test_test_numbers_have_their_outcomes_and_reach_no_provider(engine: Engine, made: dict[str, Any]) -> None:
+    caller = Caller(engine.url, made["api_key"])
+    outcomes = {"01": "delivered", "02": "undelivered", "03": "failed", "04": "undelivered"}
+    messages = [{"to": f"+4477009009{last}", "text": "hello", "queue": "express"} for last in outcomes]
+    _, batch = caller.call("POST", "/v1/messages/batch", {"messages": messages})
+
+    def statuses() -> list[str]:
+        return [caller.call("GET", f"/v1/messages/{one['id']}")[1]["status"] for one in batch["results"]]
+
+    eventually(lambda: statuses() == list(outcomes.values()), timeout_s=30)
+    _, shown = caller.call("GET", f"/v1/messages/{batch['results'][3]['id']}")
+    assert [(e["event"], e["code"]) for e in shown["events"]] == [
+        ("accepted", ""),
+        ("sent", "test"),
+        ("undelivered", "EXPIRED test"),
+    ]
+    _, failed = caller.call("GET", f"/v1/messages/{batch['results'][2]['id']}")
+    assert failed["charge"] == "released"
