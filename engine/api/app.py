@@ -20,6 +20,7 @@ from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
+from engine.api.webhooks import own_webhooks
 from engine.errors import Refusal
 
 # By path and method.
@@ -87,6 +88,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        **own_webhooks(services, keys),
         **probes.actions(),
     }
     app, exchanges = web.Application(), Exchanges(services)

@@ -14,9 +14,8 @@ import asyncpg
 import msgspec
 
 from engine.errors import Refusal
-from engine.records import IdempotentCall
 from engine.stores.postgres.changes import note_change
-from engine.stores.postgres.directory import claim_once, exists_in, no_organisation
+from engine.stores.postgres.directory import exists_in, no_organisation
 from engine.stores.postgres.pool import Pool
 from engine.webhooks.ports import EndpointChanges
 from engine.webhooks.records import DeliveryState, Endpoint, ShownDelivery, ShownEndpoint
@@ -52,8 +51,14 @@ _REMOVE = "UPDATE webhook_endpoints SET removed_at = now(), version = $2 WHERE i
 _FAIL_ALL = """
 UPDATE webhook_deliveries SET failed_at = now(), last_reason = 'endpoint-removed'
 WHERE endpoint_id = $1 AND organisation_id = $2 AND failed_at IS NULL"""
+# A secret that is replaced before its rotation is over was never in use: the older one stays, so that an answer
+# that was lost costs nothing.
 _ROTATE = """
-UPDATE webhook_endpoints SET previous_secret = secret, previous_until = now() + make_interval(secs => $3::float8),
+UPDATE webhook_endpoints SET
+    previous_secret = CASE WHEN previous_until > now() THEN previous_secret ELSE secret END,
+    previous_until = CASE WHEN previous_until > now() AND $3 > 0
+        THEN greatest(previous_until, now() + make_interval(secs => $3::float8))
+        ELSE now() + make_interval(secs => $3::float8) END,
     secret = $2, version = $4
 WHERE id = $1 RETURNING id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END"""
 _PAGE = """
@@ -128,9 +133,7 @@ class EndpointBook:
                 raise no_organisation()
         return found
 
-    async def create(
-        self, organisation_id: int, url: str, once: IdempotentCall | None = None
-    ) -> NewEndpoint:
+    async def create(self, organisation_id: int, url: str) -> NewEndpoint:
         """One more endpoint. Raises Refusal 404, 409 when there is one with this URL or there are too many, 422."""
         target = target_of(url)
         if target is None:
@@ -139,7 +142,6 @@ class EndpointBook:
             raise _invalid("url", "on the Internet: webhooks do not go to private addresses")
         secret = secrets.token_bytes(SECRET_OCTETS)
         async with self._pool.transaction() as connection:
-            await claim_once(connection, once)
             version = await _locked(connection)
             present = await connection.fetch(_OF, organisation_id)
             if not present and not await exists_in(connection, organisation_id):
@@ -161,7 +163,7 @@ class EndpointBook:
             url = await _url(connection, organisation_id, endpoint_id)
             await connection.execute(_REMOVE, endpoint_id, version)
             await connection.execute(_FAIL_ALL, endpoint_id, organisation_id)
-            await note_change(connection, {"url": url}, None)
+            await note_change(connection, {"url": url}, {"url": None})
 
     async def rotate(self, organisation_id: int, endpoint_id: int | None, overlap_s: float) -> NewEndpoint:
         """A new secret; the present one signs as well for `overlap_s` seconds more. None: of the endpoint that
@@ -201,11 +203,10 @@ class EndpointBook:
         async with self._pool.transaction() as connection:
             await connection.execute(_REPLAY, organisation_id, delivery_id)
             row = await connection.fetchrow(_DELIVERY, organisation_id, delivery_id)
+            if row is None:
+                detail = "There is no such delivery: it was made, or it failed more than 30 days ago."
+                raise Refusal("not_found", 404, detail)
             await note_change(connection, None, {"delivery": delivery_id})
-        if row is None:
-            raise Refusal(
-                "not_found", 404, "There is no such delivery: it was made, or it failed more than 30 days ago."
-            )
         return _delivery(row)
 
     async def replay_since(self, organisation_id: int, since: datetime) -> int:
