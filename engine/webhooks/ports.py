@@ -121,7 +121,7 @@ class DeliveryBook(Protocol):
 
 
 class Poster(Protocol):
-    """Posts to any URL, with some connections for each origin."""
+    """Posts to any URL, with some connections for each origin of each organisation."""
 
-    def post(self, target: Target, headers: bytes, body: bytes, done: Posted) -> None:
+    def post(self, organisation_id: int, target: Target, headers: bytes, body: bytes, done: Posted) -> None:
         """Begin one request; `done` is called once within the time-out, never from inside."""

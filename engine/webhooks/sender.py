@@ -231,7 +231,7 @@ class Sender:
         wall_s = self._now_us() // 1_000_000
         signed = signing.headers(delivery.event_id, wall_s, delivery.body, endpoint.secrets(wall_s))
         done = partial(self._ended, queue, delivery, now_s)
-        self._poster.post(delivery.target, _FIXED_HEADERS + signed, delivery.body, done)
+        self._poster.post(delivery.organisation_id, delivery.target, _FIXED_HEADERS + signed, delivery.body, done)
 
     def _ended(self, queue: _Queue, delivery: Delivery, began_s: float, status: int, reason: str) -> None:
         now_s = self._clock_s()

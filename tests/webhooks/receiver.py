@@ -89,7 +89,7 @@ class Receiver:
                 said = await self.answers(told, writer)
                 writer.write(said)
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self._open.discard(writer)

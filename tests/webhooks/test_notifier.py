@@ -4,29 +4,13 @@ answer."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from standardwebhooks.webhooks import Webhook
 
 from engine.shards import shard_of
 from engine.webhooks.records import WebhookEvent
 from tests.webhooks.receiver import OK, Receiver, Told, answer
-from tests.webhooks.world import SHARDS, WebhookWorld, new_webhook_world, until
-
-
-@pytest.fixture
-async def world(redis_url: str, clickhouse_url: str, books_url: str) -> AsyncIterator[WebhookWorld]:
-    async with new_webhook_world(redis_url, clickhouse_url, books_url) as world:
-        yield world
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    await receiver.start()
-    yield receiver
-    await receiver.stop()
+from tests.webhooks.world import SHARDS, WebhookWorld, until
 
 
 async def count(receiver: Receiver, number: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -12,14 +12,6 @@ from engine import resolving
 from engine.providers.http_client.pools import HttpPools
 from engine.webhooks.urls import is_public, target_of
 from tests.webhooks.receiver import OK, Receiver, Told, answer
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    await receiver.start()
-    yield receiver
-    await receiver.stop()
 
 
 async def posted(
@@ -37,7 +29,7 @@ async def post(pools: HttpPools, url: str) -> tuple[int, str]:
     target = target_of(url)
     assert target is not None
     got: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
-    pools.post(target, b"", b"{}", lambda status, reason: got.set_result((status, reason)))
+    pools.post(1, target, b"", b"{}", lambda status, reason: got.set_result((status, reason)))
     return await got
 
 

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import msgspec
-
 from engine.activity.archiver import Archiver
 from engine.activity.row import row_of
 from engine.boot.notifier import assemble_notifier
@@ -29,7 +27,7 @@ from engine.stores.redis.webhook_stream import RedisWebhookStreams
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.notifier import Notifier, NotifierStores
 from engine.webhooks.sender import Sender
-from tests.activity.world import QUICK, SHARDS, World, blob_of, new_world, until
+from tests.activity.world import QUICK, REDIS_DATABASE, SHARDS, World, blob_of, in_database, until
 
 __all__ = ["SHARDS", "WebhookWorld", "new_webhook_world", "until"]
 
@@ -150,20 +148,19 @@ class WebhookWorld:
 
 
 @asynccontextmanager
-async def new_webhook_world(redis_url: str, clickhouse_url: str, books_url: str) -> AsyncIterator[WebhookWorld]:
-    async with new_world(redis_url, clickhouse_url) as activity:
-        pool = await Pool.connect(books_url)
-        link = RedisLink(activity.redis_url, timeout_s=5, name="webhooks")
-        reading = RedisLink(activity.redis_url, timeout_s=5, name="webhooks read")
-        await link.start()
-        await reading.start()
-        try:
-            yield WebhookWorld(activity, pool, link, reading)
-        finally:
-            await link.close()
-            await reading.close()
-            await pool.close()
-
-
-def replaced(row: ActivityRow, **changes: Any) -> ActivityRow:
-    return msgspec.structs.replace(row, **changes)
+async def new_webhook_world(redis_url: str, archive_url: str, books_url: str) -> AsyncIterator[WebhookWorld]:
+    """`archive_url`: a ClickHouse database that is migrated."""
+    activity = World(in_database(redis_url, REDIS_DATABASE), archive_url)
+    await activity.redis.flushdb()
+    pool = await Pool.connect(books_url)
+    link = RedisLink(activity.redis_url, timeout_s=5, name="webhooks")
+    reading = RedisLink(activity.redis_url, timeout_s=5, name="webhooks read")
+    await link.start()
+    await reading.start()
+    try:
+        yield WebhookWorld(activity, pool, link, reading)
+    finally:
+        await link.close()
+        await reading.close()
+        await pool.close()
+        await activity.close()

@@ -1,5 +1,7 @@
 """Posts to any number of servers: a pool of connections for each origin, for as long as it is used.
 
+Two organisations whose URLs have the same origin have a pool each, so that neither waits for answers of the other's.
+
 Only the status of an answer counts, so little of it is read: an answer larger than ANSWER_BYTES_MAX ends the
 request without one, and so does one that is not whole within the time-out, however slowly it comes. Redirects
 are answers like any other.
@@ -47,20 +49,21 @@ class HttpPools:
         permitted: Callable[[str], bool] | None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`connections` to one origin. `permitted`: whether an IP address may be connected to; None: any.
+        """`connections` to one origin for one organisation. `permitted`: whether an IP address may be connected to; None: any.
         `tls`: whom to trust; None: the authorities of the system."""
         self._connections = connections
         self._timeout_s = timeout_s
         self._permitted = permitted
         self._tls = tls or client_context()
-        self._pools: dict[str, _Used] = {}
+        self._pools: dict[tuple[int, str], _Used] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
-    def post(self, target: Target, headers: bytes, body: bytes, done: Posted) -> None:
+    def post(self, organisation_id: int, target: Target, headers: bytes, body: bytes, done: Posted) -> None:
         """Begin one request; `done` is called once within the time-out, never from inside."""
-        used = self._pools.get(target.origin)
+        key = organisation_id, target.origin
+        used = self._pools.get(key)
         if used is None:
-            used = self._pools[target.origin] = _Used(self._made(target))
+            used = self._pools[key] = _Used(self._made(target))
             used.pool.start()
         used.used_s = time.monotonic()
         used.pool.request(b"POST", target.path.encode("ascii"), headers, body, partial(_tell, done))
@@ -68,9 +71,9 @@ class HttpPools:
     def sweep(self) -> None:
         """Stop the pools that have not been used for a while."""
         now_s = time.monotonic()
-        for origin, used in list(self._pools.items()):
+        for key, used in list(self._pools.items()):
             if used.used_s + _IDLE_S < now_s and not used.pool.in_flight and not used.pool.waiting:
-                del self._pools[origin]
+                del self._pools[key]
                 self._stop(used.pool)
 
     async def stop(self) -> None:
