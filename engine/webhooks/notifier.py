@@ -37,7 +37,7 @@ from engine.waits import happens, next_tick
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.ports import ActivityLog, DeliveryBook, DueTarget, FoundEntry, Settled, WebhookStreams
-from engine.webhooks.reading import deliveries_of, events_in, events_of_rows, may_concern, rows_in
+from engine.webhooks.reading import deliveries_of, events_in, events_of_rows, may_concern, rows_in, rows_of
 from engine.webhooks.records import ReadPart, WebhookEvent
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import OwnShard, Shares
@@ -46,14 +46,22 @@ log = structlog.get_logger("notifier")
 
 # With so many deliveries in hand nothing more is read.
 IN_HAND_MAX = 20_000
+# With so many of one shard in hand that shard is not read: others are.
+SHARD_MAX = 4_000
 # Nobody else has claimed deliveries for so long, seconds: more than one waits in line and is in flight.
 CLAIM_S = 120.0
-_READ_ENTRIES = 100
-_IDLE_MS = 2_000
+# With so many in line the next read waits until there are fewer. What has waited for `sender.WAIT_S` is kept, so
+# that takes no longer.
+_WAITING_MAX = 1_000
+# About so many rows are read at once, in at most so many entries of a stream.
+_READ_ROWS, _READ_ENTRIES_MAX = 1_000, 100
+# How long a read waits for something to come, milliseconds: usually, and when a shard is left out.
+_IDLE_MS, _BUSY_MS = 2_000, 100
 _SETTLE_S = 0.2
 RETRY_S = 2.0
 _MORE_S = 0.1
 _TIDY_S = 60.0
+_SWEEP_S = 0.5
 _TARGETS_MAX = 100
 _PAUSE_S = 1.0
 
@@ -102,6 +110,8 @@ class Notifier:
         self._drain_s = drain_s
         self._draining = asyncio.Event()
         self._has_read = asyncio.Event()
+        # How many entries of a stream are read at once.
+        self._entries = 1
         self.counts = NotifierCounts()
         # Kept deliveries that wait, as they were counted last.
         self.waiting = 0
@@ -163,19 +173,31 @@ class Notifier:
                 elif self.in_hand >= IN_HAND_MAX:
                     await asyncio.sleep(_MORE_S)
                 elif not await self._read():
-                    await asyncio.sleep(_PAUSE_S)
+                    await asyncio.sleep(_MORE_S)
+                else:
+                    await self._breathe()
             except (Unavailable, ConfigError) as e:
                 log.warning("notifier cannot read; events wait", reason=str(e))
                 await asyncio.sleep(_PAUSE_S)
 
+    async def _breathe(self) -> None:
+        """Let endpoints take what was read, so that a backlog is not kept in PostgreSQL for being read quickly."""
+        while self._sender.waiting > _WAITING_MAX:
+            await asyncio.sleep(0.01)
+
     async def _read(self) -> bool:
         """Read once; whether there was a shard to read."""
         now_s = asyncio.get_running_loop().time()
-        owned = {s: own for s, own in self._shares.reading().items() if own.paused_until_s <= now_s}
+        reading = self._shares.reading()
+        owned = {
+            s: own for s, own in reading.items() if own.paused_until_s <= now_s and own.open < SHARD_MAX
+        }
         if not owned:
             return False
         places = {s: own.read for s, own in owned.items()}
-        found, trimmed = await self._streams.read(places, _READ_ENTRIES, _IDLE_MS)
+        idle_ms = _IDLE_MS if len(owned) == len(reading) else _BUSY_MS
+        found, trimmed = await self._streams.read(places, self._entries, idle_ms)
+        self._entries = _next_size(self._entries, sum(map(rows_of, found)))
         by_shard: dict[int, list[FoundEntry]] = {}
         for entry in found:
             by_shard.setdefault(entry.shard, []).append(entry)
@@ -305,7 +327,7 @@ class Notifier:
 
     async def _sweep_on(self) -> None:
         while True:
-            await next_tick(1.0)
+            await next_tick(_SWEEP_S)
             self._sender.sweep()
 
     async def _tidy_on(self) -> None:
@@ -315,6 +337,13 @@ class Notifier:
                 if given_up:
                     log.warning("webhook deliveries were given up, because they waited too long", count=given_up)
             await next_tick(_TIDY_S)
+
+
+def _next_size(entries: int, rows: int) -> int:
+    """How many entries of each stream to ask for, when so many brought so many rows together."""
+    if rows > _READ_ROWS:
+        return max(1, entries * _READ_ROWS // rows)
+    return min(_READ_ENTRIES_MAX, 2 * entries) if 2 * rows < _READ_ROWS else entries
 
 
 def _changed(before: Settled, after: Settled) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import msgspec
 from engine.records import NO_RECORD
 from engine.stream_id import StreamId
 from engine.webhooks.events import TYPES, body_of, callback_of, event_of
+from engine.webhooks.ports import FoundEntry
 from engine.webhooks.records import Delivery, Endpoint, WebhookEvent
 from engine.webhooks.urls import target_of
 
@@ -23,6 +24,12 @@ def may_concern(blob: bytes, *, endpoints: bool) -> bool:
     """Whether a batch of rows may have one that anybody is told of. `endpoints`: an organisation of its shard has
     some."""
     return endpoints or _URL_BEGINS in blob
+
+
+def rows_of(entry: FoundEntry) -> int:
+    """How many rows an entry of activity has by its array header; 1 for another."""
+    blob = entry.blob
+    return int.from_bytes(blob[1:5], "big") or 1 if entry.activity and blob[:1] == b"\xdd" else 1
 
 
 def rows_in(blob: bytes) -> list[list[Any]]:

@@ -3,7 +3,8 @@
 Deliveries to one origin of one organisation stand in a queue of their own. The organisations that have any are
 served in turn, and so are the queues of an organisation. What bounds them:
 
-    one origin         `connections` requests in flight, `QUEUE_MAX` deliveries in line, each for `WAIT_S` at most
+    one origin         `connections` requests in flight, `QUEUE_MAX` deliveries in line; when the first of them has
+                       waited for `WAIT_S`, the origin is too slow, and all of them are kept
     one organisation   `ORGANISATION_MAX` requests in flight, over all its origins
     the process        `IN_FLIGHT_MAX` requests in flight
 
@@ -37,14 +38,14 @@ from engine.webhooks.ports import Poster
 from engine.webhooks.records import Delivery
 from engine.webhooks.schedule import FIRST_PAUSE_S, Verdict, has_failed, pause_s, verdict_of
 
-QUEUE_MAX = 1_000
-WAIT_S = 5.0
+QUEUE_MAX = 5_000
+WAIT_S = 2.0
 ORGANISATION_MAX = 100
 IN_FLIGHT_MAX = 1_000
 # Failures in a row that open the circuit of an origin.
 _FAILURES = 3
-# At most so many deliveries of an origin are claimed from PostgreSQL at once.
-_CLAIM_MAX = 200
+# So many deliveries of an origin are claimed from PostgreSQL at once: first, and at most.
+_CLAIM_MIN, _CLAIM_MAX = 8, 500
 _FIXED_HEADERS = b"Content-Type: application/json\r\nUser-Agent: smsengine\r\n"
 _VERDICTS: dict[Verdict, VerdictKind] = {
     "delivered": "accepted", "failed": "permanent", "again": "temporary",
@@ -75,7 +76,8 @@ class _Organisation:
 class _Queue:
     """Deliveries to one origin of one organisation."""
 
-    __slots__ = ("breaker", "failing", "in_flight", "key", "listed", "organisation", "used_s", "waiting")
+    __slots__ = ("breaker", "claim", "failing", "in_flight", "key", "listed", "organisation", "stalled",
+                 "used_s", "waiting")  # fmt: skip
 
     def __init__(self, key: tuple[int, str], organisation: _Organisation) -> None:
         self.key = key
@@ -87,10 +89,14 @@ class _Queue:
         self.failing = False
         self.listed = False
         self.used_s = 0.0
+        # It was too slow, and no request has ended since.
+        self.stalled = False
+        # How many kept deliveries it is given at once: more while it keeps up, fewer when it does not.
+        self.claim = _CLAIM_MIN
 
 
 class Sender:
-    """Makes deliveries; see the module. Call `sweep` about once a second."""
+    """Makes deliveries; see the module. Call `sweep` now and then."""
 
     def __init__(
         self,
@@ -126,6 +132,11 @@ class Sender:
         return self._in_flight
 
     @property
+    def waiting(self) -> int:
+        """Deliveries in line."""
+        return self._waiting
+
+    @property
     def in_hand(self) -> int:
         """Deliveries in line and in flight."""
         return self._waiting + self._in_flight
@@ -140,7 +151,8 @@ class Sender:
         queue = self._queue((delivery.organisation_id, delivery.target.origin))
         now_s = self._clock_s()
         closed_s = queue.breaker.closed_for(now_s)
-        if closed_s > 0 or len(queue.waiting) >= QUEUE_MAX:
+        self._keep_slow(queue, now_s)
+        if closed_s > 0 or len(queue.waiting) >= QUEUE_MAX or queue.stalled:
             self._keeper.keep(delivery, closed_s)
             return
         delivery.queued_s = now_s
@@ -153,18 +165,19 @@ class Sender:
         """How many kept deliveries to an origin may be offered now."""
         queue = self._queues.get((organisation_id, origin))
         if queue is None:
-            return _CLAIM_MAX
+            return _CLAIM_MIN
         if queue.breaker.state != "closed":
             return 1 if queue.breaker.usable(self._clock_s()) and not queue.waiting else 0
-        return max(0, min(_CLAIM_MAX, QUEUE_MAX - len(queue.waiting)) if len(queue.waiting) < _CLAIM_MAX else 0)
+        if queue.stalled or queue.waiting:
+            return 0
+        queue.claim = min(_CLAIM_MAX, 2 * queue.claim)
+        return queue.claim
 
     def sweep(self) -> None:
         """Keep what has waited too long for its turn, and forget origins that are at rest."""
         now_s = self._clock_s()
         for queue in list(self._queues.values()):
-            while queue.waiting and queue.waiting[0].queued_s + WAIT_S <= now_s:
-                self._waiting -= 1
-                self._keeper.keep(queue.waiting.popleft(), 0.0)
+            self._keep_slow(queue, now_s)
             at_rest = not queue.waiting and not queue.in_flight and queue.breaker.state == "closed"
             if at_rest and (not queue.failing or queue.used_s + 600.0 < now_s):
                 self._forget(queue)
@@ -240,7 +253,7 @@ class Sender:
         self._in_flight -= 1
         verdict = verdict_of(status, reason)
         queue.breaker.ended(_VERDICTS[verdict], now_s, began_s)
-        queue.failing = verdict == "again"
+        queue.failing, queue.stalled = verdict == "again", False
         delivery.status, delivery.reason = status, reason
         if verdict == "delivered":
             self.counts.delivered += 1
@@ -262,6 +275,13 @@ class Sender:
 
     def _age_s(self, delivery: Delivery) -> float:
         return (self._now_us() - delivery.kept_since_us) / 1e6 if delivery.kept_since_us else 0.0
+
+    def _keep_slow(self, queue: _Queue, now_s: float) -> None:
+        """Keep everything in line when its first has waited too long."""
+        if queue.waiting and queue.waiting[0].queued_s + WAIT_S <= now_s:
+            queue.stalled = queue.in_flight > 0
+            queue.claim = max(_CLAIM_MIN, queue.claim // 4)
+            self._keep_all(queue, 0.0)
 
     def _keep_all(self, queue: _Queue, due_in_s: float) -> None:
         self._waiting -= len(queue.waiting)

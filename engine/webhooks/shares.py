@@ -44,6 +44,11 @@ class OwnShard:
         # How far activity and events are settled and not noted in Redis, "" for no further.
         self.to_note = ("", "")
 
+    @property
+    def open(self) -> int:
+        """Deliveries of it that are neither made nor kept."""
+        return sum(part.open for part in self.parts)
+
     def settle(self) -> bool:
         """Move `to_note` on by what is settled; whether there is something to note."""
         while self.parts and self.parts[0].open <= 0:
