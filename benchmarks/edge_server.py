@@ -27,6 +27,7 @@ from engine.api.edge.edge import Edge
 from engine.api.ports import Services
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
+from engine.api.webhook_ports import WebhookServices
 from engine.boot.ingest import assemble_ingest
 from engine.config import Credit, Queues
 from engine.intake.pricing import PriceTable
@@ -57,6 +58,7 @@ def _services(**known: Any) -> Services:
     """Those that sending needs; the others are never asked."""
     nothing: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
     nothing |= {"receipt_readers": {}, "now_us": _now_us, "counts": RequestCounts()}
+    nothing["webhooks"] = WebhookServices(None, None, 1)  # type: ignore[arg-type]
     return Services(**(nothing | known))
 
 

@@ -27,18 +27,37 @@ CONNECT_NEXT_S = 0.25
 ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
 
+class AddressRefused(OSError):
+    """The host has an address that must not be connected to."""
+
+
 async def connect(
-    made: Callable[[], ProtocolT], host: str, port: int, *, tls: ssl.SSLContext | None = None
+    made: Callable[[], ProtocolT],
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    permitted: Callable[[str], bool] | None = None,
 ) -> ProtocolT:
     """Connect a protocol that `made` makes to `host`, a name or an address; returns it once it is connected.
 
-    Raises OSError when no address can be reached, UnicodeError for what can be no name. The caller sets
-    the time limit.
+    `permitted`: whether an IP address may be connected to; None: any. The connection goes to the address that was
+    asked about, whatever the name means a moment later.
+
+    Raises OSError when no address can be reached, AddressRefused (one of them) when one is not permitted,
+    UnicodeError for what can be no name. The caller sets the time limit.
     """
     loop = asyncio.get_running_loop()
     if _is_address(host):
+        if permitted is not None and not permitted(host):
+            raise AddressRefused(host)
         return (await loop.create_connection(made, host, port, ssl=tls))[1]
     found = await NAMES.addresses(host, port)
+    if permitted is not None:
+        # One that is not permitted is reason enough: a name of the Internet has none among its addresses.
+        for *_, place in found:
+            if not permitted(str(place[0])):
+                raise AddressRefused(host)
     sock = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=CONNECT_NEXT_S)
     try:
         server_hostname = host if tls else None

@@ -119,7 +119,10 @@ def _configured(wish: Wish) -> Config:
             config, admin=msgspec.structs.replace(config.admin, listen=wish.admin_listen)
         )
     if not config.providers and wish.demo:
-        config = msgspec.structs.replace(config, providers=[SimulatedSettings(name="simulated")])
+        # So that a receiver on this machine can be tried; `examples/webhook_receiver.py` is one.
+        notifier = msgspec.structs.replace(config.notifier, allow_private=True)
+        simulated = [SimulatedSettings(name="simulated")]
+        config = msgspec.structs.replace(config, providers=simulated, notifier=notifier)
     if not config.providers and config.roles.express + config.roles.normal > 0:
         raise ConfigError(
             "No SMS provider is configured; add a [[providers]] section with name and type to the file given "

@@ -19,6 +19,7 @@ from engine.api.routes import Providers, Routes
 from engine.api.senders import SenderCalls
 from engine.api.traffic import TRAFFIC_S, TrafficReport
 from engine.api.unbooked import REBUILD_S, UnbookedUsage
+from engine.api.webhooks import admin_webhooks
 
 _ROOT = "/v1/admin"
 
@@ -62,6 +63,7 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money")
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")
     yield AdminRoute("POST", f"{path}/keys/{{key_id}}/rotate", admin.rotate_key, "money")
+    yield from admin_webhooks(services, path)
 
 
 def _of_money(services: AdminServices) -> Iterator[AdminRoute]:

@@ -27,6 +27,7 @@ from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.response import Response, answer_of
 from engine.api.senders import OwnSenders
+from engine.api.webhooks import own_webhooks
 from engine.errors import Refusal
 
 # By path and method.
@@ -110,6 +111,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/providers/{name}/inbound/{token}": {"GET": pushes.take, "POST": pushes.take},
         "/v1/senders": {"GET": OwnSenders(services, keys).show},
         **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
+        **own_webhooks(services, keys),
         **probes.actions(),
     }
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])

@@ -14,6 +14,7 @@ from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.receipt_ports import ReceiptReader
 from engine.api.recipient_ports import InboundReader, RecipientServices
 from engine.api.request_counts import RequestCounts
+from engine.api.webhook_ports import WebhookServices
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
@@ -325,6 +326,9 @@ class _Common:
     ready: Callable[[], Awaitable[dict[str, str]]]
     # How requests were answered.
     counts: RequestCounts = field(default_factory=RequestCounts)
+    webhooks: WebhookServices
+    # UTC, microseconds since 1970.
+    now_us: Callable[[], int]
     # Largest request body, bytes.
     body_bytes_max: int
     # A request not answered by then gets 503, seconds.
@@ -390,8 +394,6 @@ class Services(_Common):
     inbound_readers: Mapping[str, InboundReader]
     # Where is noted what cannot be read in them.
     problems: Problems
-    # UTC, microseconds since 1970.
-    now_us: Callable[[], int]
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     cancels: Cancels

@@ -23,6 +23,7 @@ from engine.boot.heartbeat import Heartbeat
 from engine.boot.ingest import serve
 from engine.boot.ledger import keep_books
 from engine.boot.node import speak_for_node
+from engine.boot.notifier import notify
 from engine.boot.process import STORE_TIMEOUT_S, Process, end_by_fault, reasons
 from engine.boot.worker import deliver
 from engine.config import Config, Role
@@ -121,6 +122,7 @@ _ROLES: dict[Role, Callable[[Process], Awaitable[None]]] = {
     "normal": deliver,
     "ledger": keep_books,
     "archiver": _archiver,
+    "notifier": notify,
     "admin": serve_admin,
     "node": speak_for_node,
 }

@@ -24,6 +24,7 @@ from engine.api.readiness import Readiness
 from engine.api.reads import PART_S, MessageReads, Reports
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
+from engine.api.webhook_ports import WebhookServices
 from engine.boot.ingest_counts import watch_requests
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
 from engine.boot.recipients import recipient_services
@@ -48,12 +49,14 @@ from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.rebuilt_usage import LostUsage
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import Unbooked
+from engine.stores.postgres.webhook_endpoints import EndpointBook
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
+from engine.stores.redis.webhook_stream import RedisWebhookStreams
 from engine.stores.status import StatusReader
 from engine.text_file import NotUtf8
 
@@ -84,6 +87,12 @@ async def serve_admin(process: Process) -> None:
             await end(pulse)
 
 
+def webhook_services(config: Config, postgres: Pool, link: RedisLink) -> WebhookServices:
+    """What the calls on webhooks work with."""
+    book = EndpointBook(postgres, allow_private=config.notifier.allow_private)
+    return WebhookServices(book, RedisWebhookStreams(link, link), config.shards)
+
+
 async def admin_services(
     process: Process,
     stack: AsyncExitStack,
@@ -101,6 +110,8 @@ async def admin_services(
     postgres, looks = directory.pool, await _looks(process, stack, link)
     return AdminServices(
         directory=directory,
+        webhooks=webhook_services(config, postgres, link),
+        now_us=now_us,
         api_keys=ApiKeyBook(postgres),
         admin_keys=AdminKeyBook(postgres),
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,

@@ -24,7 +24,7 @@ from engine.api.ports import Services
 from engine.api.reads import PART_S, MessageReads
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
-from engine.boot.admin import admin_services, readiness
+from engine.boot.admin import admin_services, readiness, webhook_services
 from engine.boot.counter_log import CounterLog
 from engine.boot.ingest_counts import watch_ingest, watch_requests
 from engine.boot.problem_flush import ProblemFlush
@@ -237,6 +237,7 @@ async def _services(
         receipts=await _receipts(process, stack, problems),
         problems=problems,
         now_us=process.clock.now_us,
+        webhooks=webhook_services(config, postgres, link),
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
         cancels=Cancels(

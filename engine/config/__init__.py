@@ -29,13 +29,17 @@ from engine.routing.records import Route
 from engine.routing.routes import first_wrong as first_wrong_route
 from engine.text_file import NotUtf8
 
-Role = Literal["ingest", "express", "normal", "ledger", "archiver", "admin", "node"]
+Role = Literal["ingest", "express", "normal", "ledger", "archiver", "notifier", "admin", "node"]
 # In the order in which they start; they are drained in the order of DRAIN_ORDER.
-ROLES: tuple[Role, ...] = ("ledger", "archiver", "express", "normal", "ingest", "admin", "node")
+ROLES: tuple[Role, ...] = (
+    "ledger", "archiver", "notifier", "express", "normal", "ingest", "admin", "node",
+)  # fmt: skip
 # The number of shards of new data when the file names none, and the largest number.
 SHARDS_DEFAULT, SHARDS_MAX = 16, 256
 # Producers stop before consumers, so that nothing is left in hand; whoever looks on can do so to the end.
-DRAIN_ORDER: tuple[Role, ...] = ("ingest", "express", "normal", "ledger", "archiver", "admin", "node")
+DRAIN_ORDER: tuple[Role, ...] = (
+    "ingest", "express", "normal", "ledger", "archiver", "notifier", "admin", "node",
+)  # fmt: skip
 
 # How the address of a Unix socket begins, and how long its path may be (unix(7)).
 UNIX, _UNIX_PATH_MAX = "unix:", 107
@@ -125,6 +129,7 @@ class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     normal: Processes = 1
     ledger: Processes = 1
     archiver: Processes = 1
+    notifier: Processes = 1
 
     @property
     def admin(self) -> int:
@@ -235,6 +240,20 @@ class Limits(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     backlog_max: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 1_000_000
 
 
+class NotifierSettings(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[notifier]`: how webhooks are delivered."""
+
+    # An attempt without a whole answer ends after this time, seconds.
+    timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
+    # Requests in flight from one process to one origin (scheme, host and port) of an organisation.
+    connections_max: Annotated[int, Meta(ge=1, le=100)] = 8
+    # Let webhooks reach private, loopback and link-local addresses: for tests and demonstrations, and where all
+    # organisations are trusted like the operator.
+    allow_private: bool = False
+    # A file with the authorities, in PEM form, that https:// endpoints are checked against; "": the system's.
+    tls_ca_file: str = ""
+
+
 class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -264,6 +283,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     credit: Credit = Credit()
     processes: ProcessSettings = ProcessSettings()
     logs: Logs = Logs()
+    notifier: NotifierSettings = NotifierSettings()
     limits: Limits = Limits()
     inbound: Inbound = Inbound()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.

@@ -205,6 +205,22 @@ _ACTIVITY = (
     ),
 )
 
+_WEBHOOKS = (
+    _counter("webhook_events", "Events that an endpoint or a callback URL is told of"),
+    _counter("webhook_events_caught_up", "Those of them that were read in ClickHouse, because they came there first"),
+    _counter("webhook_attempts", "Deliveries that were tried, by outcome: delivered, again, failed", "outcome"),
+    _counter("webhook_deliveries_kept", "Times that a delivery was kept in PostgreSQL, to be tried later"),
+    _counter("webhook_deliveries_failed", "Deliveries that have failed for good"),
+    _gauge("webhook_deliveries_waiting", "Deliveries that wait in PostgreSQL, counted once a minute"),
+    _gauge("webhook_deliveries_in_hand", "Deliveries in the memory of notifiers"),
+    _gauge("webhook_open_circuits", "Origins of organisations that are not sent to because they fail"),
+    _gauge(
+        "webhook_lag_seconds",
+        "Age of the oldest event that was read and is neither delivered nor kept",
+        across="max",
+    ),
+)
+
 _HTTP = (
     _counter("http_requests", "Requests that were answered, by HTTP status", "status"),
     _counter("http_refusals", "Requests that were answered with a problem as a whole, by its code", "code"),
@@ -240,8 +256,8 @@ _PROCESSES = (
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        *_MESSAGES, *_QUEUES, *_PROVIDERS, *_SMPP, *_RECEIPTS, *_INBOUND, *_CREDIT, *_ACTIVITY, *_HTTP,
-        *_PROCESSES,
+        *_MESSAGES, *_QUEUES, *_PROVIDERS, *_SMPP, *_RECEIPTS, *_INBOUND, *_CREDIT, *_ACTIVITY, *_WEBHOOKS,
+        *_HTTP, *_PROCESSES,
     )
 }  # fmt: skip
 
@@ -292,6 +308,18 @@ RECORDS: dict[str, dict[str, Place | None]] = {
         "rows": Place("smsengine_archived_rows"),
         "blocks": Place("smsengine_archived_blocks"),
         "unreadable": Place("smsengine_archived_unreadable_entries"),
+    },
+    "webhook events": {
+        "events": Place("smsengine_webhook_events"),
+        "caught_up": Place("smsengine_webhook_events_caught_up"),
+    },
+    "webhook attempts": {
+        outcome: Place("smsengine_webhook_attempts", {"outcome": outcome})
+        for outcome in ("delivered", "again", "failed")
+    },
+    "webhook deliveries kept": {
+        "kept": Place("smsengine_webhook_deliveries_kept"),
+        "failed": Place("smsengine_webhook_deliveries_failed"),
     },
     "credit found": {
         "submissions": Place("smsengine_submissions"),

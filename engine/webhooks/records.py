@@ -62,8 +62,17 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     organisation_id: int
     # "": it stands for the callback URLs of messages, which are signed with its secrets.
     url: str
-    # One or two, the newest first, raw octets.
-    secrets: tuple[bytes, ...]
+    # Raw octets.
+    secret: bytes
+    # The secret before it, which signs as well until then, UTC, seconds since 1970.
+    previous: bytes | None = None
+    previous_until_s: float = 0.0
+
+    def secrets(self, now_s: float) -> tuple[bytes, ...]:
+        """Those that sign at `now_s`, the newest first."""
+        if self.previous is None or now_s >= self.previous_until_s:
+            return (self.secret,)
+        return self.secret, self.previous
 
 
 class Delivery(msgspec.Struct, kw_only=True, eq=False):

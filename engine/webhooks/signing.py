@@ -11,17 +11,11 @@ from __future__ import annotations
 
 import base64
 import hmac
-import secrets
 from collections.abc import Sequence
 
 _PREFIX = "whsec_"
 # The specification asks for 24 to 64 octets.
-_SECRET_OCTETS = 32
-
-
-def new_secret() -> bytes:
-    """A secret that nobody else has, raw octets."""
-    return secrets.token_bytes(_SECRET_OCTETS)
+SECRET_OCTETS = 32
 
 
 def shown(secret: bytes) -> str:
@@ -32,9 +26,7 @@ def shown(secret: bytes) -> str:
 def headers(event_id: str, now_s: int, body: bytes, keys: Sequence[bytes]) -> bytes:
     """The three header lines of a delivery, each ended by CRLF. `keys`: raw secrets, one or two."""
     signed = b"%b.%d.%b" % (event_id.encode(), now_s, body)
-    signatures = b" ".join(
-        b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys
-    )
+    signatures = b" ".join(b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys)
     return b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwebhook-signature: %b\r\n" % (
         event_id.encode(), now_s, signatures,
     )  # fmt: skip

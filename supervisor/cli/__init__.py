@@ -45,6 +45,7 @@ from supervisor.cli import (
     route,
     send,
     show,
+    webhook,
 )  # fmt: skip
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
@@ -72,6 +73,7 @@ app.add_typer(queue.app, name="queue")
 app.add_typer(node.app, name="node")
 app.add_typer(dead.app, name="dead")
 app.add_typer(admin_key.app, name="admin-key")
+app.add_typer(webhook.app, name="webhook")
 app.command()(send.send)
 app.command()(plan.plan)
 app.command()(changes.changes)

@@ -233,7 +233,9 @@ class Keeper:
                 self._log.warning("supervisor_killing", why="second signal")
                 self._seen.stopping.at_once = True
         elif signum in log_levels.SIGNUMS:
-            self._children.set_level(*log_levels.wish(signum))
+            roles, level = log_levels.wish(signum)
+            for role in roles:
+                self._children.set_level(role, level)
         elif signum in MEANINGLESS:
             self._log.warning("signal_ignored", signal=signal.Signals(signum).name)
         elif signum == signal.SIGHUP and self._on_reload is not None:

@@ -23,6 +23,7 @@ from engine.api.ports import AdminServices, Draft, Outcome, Render, Services
 from engine.api.recipient_ports import RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
+from engine.api.webhook_ports import WebhookServices
 from engine.errors import Refusal
 from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
@@ -45,10 +46,12 @@ from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.postgres.unbooked import Unbooked
+from engine.stores.postgres.webhook_endpoints import EndpointBook
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
+from engine.stores.redis.webhook_stream import RedisWebhookStreams
 from tests.providers.sink import Sink
 
 ADMIN_KEY = api_keys.new_admin_key()
@@ -274,6 +277,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "counts": RequestCounts(),
         "ingest": DeskIngest(),
         "directory": directory,
+        "webhooks": WebhookServices(EndpointBook(pool), RedisWebhookStreams(nowhere, nowhere), 16),
         "api_keys": ApiKeyBook(pool),
         "admin_keys": AdminKeyBook(pool),
         "note_admin_key_uses": KeyUses(pool, "admin_keys").note,

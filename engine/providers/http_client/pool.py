@@ -25,10 +25,11 @@ import random
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 from engine.backoff import Backoff
-from engine.connecting import connect
+from engine.connecting import AddressRefused, connect
 from engine.providers.http_client.connection import Connection, Done, HttpOutcome, tell
 from engine.providers.ports import Wire
 from engine.providers.ticker import Ticker
@@ -53,6 +54,7 @@ class HttpPool:
     body_bytes_max   a longer answer is a broken one
     keep_headers     of an answer these are kept, names in lower case
     wire             watches what goes over the connections; None: nobody does
+    permitted        whether an IP address may be connected to; None: any
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class HttpPool:
         keep_headers: frozenset[bytes] = frozenset(),
         ssl_context: ssl.SSLContext | None = None,
         wire: Wire | None = None,
+        permitted: Callable[[str], bool] | None = None,
     ) -> None:
         shown = f"[{host}]" if ":" in host else host
         usual_port = 443 if ssl_context else 80
@@ -77,6 +80,7 @@ class HttpPool:
         self._waiting_max = waiting_max
         self._kept = body_bytes_max, keep_headers, wire
         self._wire = wire
+        self._permitted = permitted
         self._connect_s = min(CONNECT_S_MAX, timeout_s / 2)
         self._timeout_ns = int(timeout_s * 1e9)
         self._idle_ns = int(idle_s * 1e9)
@@ -212,7 +216,7 @@ class HttpPool:
         reason = "unreachable"
         try:
             async with asyncio.timeout(self._connect_s):
-                await connect(made, host, port, tls=context)
+                await connect(made, host, port, tls=context, permitted=self._permitted)
             reason = ""
         except (OSError, UnicodeError) as e:
             reason = _reason(e)
@@ -266,6 +270,8 @@ def _refuse(done: Done, reason: str) -> None:
 
 def _reason(error: Exception) -> str:
     """A stable word for why no connection came about."""
+    if isinstance(error, AddressRefused):
+        return "address-refused"
     if isinstance(error, TimeoutError):
         return "connect-timeout"
     if isinstance(error, ConnectionRefusedError):

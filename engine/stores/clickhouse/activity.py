@@ -86,7 +86,7 @@ _ROWS_MAX = 10_000
 
 _FIELDS = ActivityRow.__struct_fields__
 _STORED = [name for name in _FIELDS if name != "kept"]
-_SELECT = ", ".join(
+SELECTED = ", ".join(
     f"toUnixTimestamp64Micro(`{name}`) AS {name}_us" if kind == _TIME else f"`{name}`"
     for name, kind in list(COLUMNS.items())[: len(_STORED)]
 )
@@ -95,7 +95,7 @@ _SELECT = ", ".join(
 # with the messages. Most of what a query costs is its planning, so it has no condition and no order that it
 # can do without.
 _ROWS_OF = f"""
-SELECT {_SELECT}
+SELECT {SELECTED}
 FROM activity
 WHERE indexHint((organisation_id, toDateTime(accepted_at, 'UTC')) IN ({{places}}))
   AND message_id IN {{{{ids:Array(String)}}}}

@@ -17,12 +17,11 @@ the second time; one by a process that has lost the shard changes nothing at all
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
 from engine.errors import Unavailable
-from engine.records import NO_RECORD
 from engine.redis_keys import (
     ARCHIVER_TRIMMED,
     NOTIFIERS,
@@ -34,6 +33,7 @@ from engine.redis_keys import (
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
+from engine.webhooks.ports import FoundEntry, Settled
 from engine.webhooks.records import WebhookEvent
 
 # About so many entries wait in `webhooks:{s}` at most; with more, the oldest are dropped. They are few when a
@@ -41,8 +41,6 @@ from engine.webhooks.records import WebhookEvent
 EVENTS_MAX = 100_000
 
 _pack = msgspec.msgpack.Encoder().encode
-_events = msgspec.msgpack.Decoder(list[WebhookEvent]).decode
-_rows = msgspec.msgpack.Decoder(list[list[Any]]).decode
 
 # own(lock, positions, activity, events; owner, ttl_ms) -> {settled activity, settled events} when the shard is the
 # owner's now, else nil. A shard that was never read begins at the end of its streams.
@@ -83,23 +81,6 @@ return 1
 """
 
 
-class Settled(NamedTuple):
-    """How far the two streams of a shard are read, or settled."""
-
-    activity: StreamId
-    events: StreamId
-
-
-class FoundEntry(NamedTuple):
-    """An entry of either stream."""
-
-    shard: int
-    id: StreamId
-    # Whether it is of the activity stream.
-    activity: bool
-    blob: bytes
-
-
 def add_events(shard: int, events: Iterable[WebhookEvent]) -> Command:
     """The command that puts events on the stream of their shard, in one entry, all or none.
 
@@ -107,22 +88,6 @@ def add_events(shard: int, events: Iterable[WebhookEvent]) -> Command:
     Sent twice, the events have the same ids, and receivers know them again.
     """
     return ("XADD", webhook_events_key(shard), "MAXLEN", "~", EVENTS_MAX, "*", "b", _pack(list(events)))
-
-
-def events_in(blob: bytes) -> list[WebhookEvent] | None:
-    """The events of an entry of `webhooks:{s}`; None when it cannot be read."""
-    try:
-        return _events(blob)
-    except NO_RECORD:
-        return None
-
-
-def rows_in(blob: bytes) -> list[list[Any]] | None:
-    """The rows of an entry of `activity:{s}`; None when it cannot be read."""
-    try:
-        return _rows(blob)
-    except NO_RECORD:
-        return None
 
 
 class RedisWebhookStreams:

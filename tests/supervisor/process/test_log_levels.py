@@ -1,17 +1,23 @@
-"""Each role has signals for its levels, as many as the system has."""
+"""Each role has signals for its levels, as many as the system has; the last roles share theirs."""
 
 from __future__ import annotations
 
 import signal
 
 from engine.config import ROLES
-from supervisor.process.log_levels import LEVELS, SIGNUMS, signums_of, wish
+from supervisor.process.log_levels import LEVELS, SIGNUMS, signums_of, told_with, wish
 
 
 def test_each_level_of_each_role_has_a_signal_that_there_is() -> None:
-    assert max(SIGNUMS) <= signal.SIGRTMAX, "a role more than there are signals for"
-    wishes = [(role, level) for role in ROLES for level in LEVELS]
-    assert [[wish(signum) for signum in signums_of(*wanted)] for wanted in wishes] == [[w] for w in wishes]
+    assert max(SIGNUMS) <= signal.SIGRTMAX
+    for role in ROLES:
+        for level in LEVELS:
+            [signum] = signums_of(role, level)
+            assert wish(signum) == (told_with(role), level)
     for level in LEVELS:
-        assert [wish(signum) for signum in signums_of(None, level)] == [(role, level) for role in ROLES]
-    assert len(set(SIGNUMS)) == len(wishes)
+        roles = [role for signum in signums_of(None, level) for role in wish(signum)[0]]
+        assert roles == list(ROLES)
+        assert {wish(signum)[1] for signum in signums_of(None, level)} == {level}
+    # Those that deliver have their own.
+    for role in ("ingest", "express", "normal", "ledger", "archiver", "notifier"):
+        assert told_with(role) == (role,)

@@ -1,0 +1,240 @@
+"""The calls on webhooks: of an organisation on its own, and of operators on those of any."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import datetime
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine.api.admin import organisation_id_of
+from engine.api.admin_route import AdminRoute
+from engine.api.auth import Keys
+from engine.api.decoding import Shape, invalid, read_body
+from engine.api.guard import Action
+from engine.api.paging import NUMBER, NUMBER_MAX, asked, choice_asked, limit_asked
+from engine.api.ports import AdminServices, Services
+from engine.api.problems import not_found
+from engine.api.response import Response, answer_of
+from engine.api.webhook_ports import NewEndpoint
+from engine.changes import describe
+from engine.shards import shard_of
+from engine.webhooks.records import TEST_EVENT, DeliveryState, ShownDelivery, ShownEndpoint, WebhookEvent
+from engine.webhooks.urls import ALLOWED
+
+# What stands for the callback URLs of messages, in place of the id of an endpoint.
+CALLBACKS = "callbacks"
+# A replaced secret signs for so long when a rotation says nothing of it, seconds.
+_OVERLAP_S = 86_400.0
+_STATES: dict[str, DeliveryState | None] = {"any": None, "waiting": "waiting", "failed": "failed"}
+
+# (request, whether it changes something) → the organisation that it is about.
+Whose = Callable[[web.Request, bool], Awaitable[int]]
+
+
+class _NewEndpoint(msgspec.Struct, forbid_unknown_fields=True):
+    url: str
+
+
+class _Rotation(msgspec.Struct, forbid_unknown_fields=True):
+    overlap_s: float = _OVERLAP_S
+
+
+class _Since(msgspec.Struct, forbid_unknown_fields=True):
+    since: str
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Made(msgspec.Struct):
+    """An endpoint, with the secret that is shown this once."""
+
+    id: int
+    url: str | None
+    created_at: datetime
+    previous_secret_until: datetime | None
+    secret: str
+
+
+class _Endpoints(msgspec.Struct):
+    webhook_endpoints: list[ShownEndpoint]
+
+
+class _Deliveries(msgspec.Struct):
+    # Newest first.
+    webhook_deliveries: list[ShownDelivery]
+    # The `cursor` of the next page; null on the last.
+    next: int | None
+
+
+class _Test(msgspec.Struct):
+    event_id: str
+
+
+class _Replayed(msgspec.Struct):
+    replayed: int
+
+
+_NEW = Shape(_NewEndpoint, "an endpoint", {"url": ALLOWED})
+_ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds"})
+_SINCE = Shape(_Since, "a replay", {"since": "an RFC 3339 time with an offset as a string"})
+_NOTHING = Shape(_Nothing, "this call", {})
+
+
+class Webhooks:
+    """The actions on webhooks. Each raises Refusal 401, 403 and Unavailable."""
+
+    def __init__(self, services: Services | AdminServices, whose: Whose) -> None:
+        self._book = services.webhooks.book
+        self._queue = services.webhooks.queue
+        self._shards = services.webhooks.shards
+        self._body_bytes_max = services.body_bytes_max
+        self._now_us = services.now_us
+        self._whose = whose
+
+    async def endpoints(self, request: web.Request) -> Response:
+        """`GET /v1/webhook-endpoints`: 200 with all of them. Raises Refusal 404."""
+        return answer_of(200, _Endpoints(await self._book.endpoints(await self._whose(request, False))))
+
+    async def create(self, request: web.Request) -> Response:
+        """`POST /v1/webhook-endpoints`: 201 with it and its secret. Repeated, it is 409 and makes nothing.
+
+        Raises Refusal 400, 404, 409, 413, 422.
+        """
+        organisation_id = await self._whose(request, True)
+        wanted = _NEW.decode(await read_body(request, self._body_bytes_max))
+        return _made(201, await self._book.create(organisation_id, wanted.url))
+
+    async def remove(self, request: web.Request) -> Response:
+        """`DELETE /v1/webhook-endpoints/{id}`: 204; it is told nothing more. Raises Refusal 404."""
+        organisation_id = await self._whose(request, True)
+        await self._book.remove(organisation_id, _endpoint_id(request))
+        return Response(204)
+
+    async def rotate(self, request: web.Request) -> Response:
+        """`POST /v1/webhook-endpoints/{id}/rotate`: 200 with it and a new secret; the one before signs as well
+        for `overlap_s`. `callbacks` in place of the id: of what goes to callback URLs.
+
+        Raises Refusal 400, 404, 413, 422.
+        """
+        organisation_id = await self._whose(request, True)
+        callbacks = request.match_info["endpoint_id"] == CALLBACKS
+        endpoint_id = None if callbacks else _endpoint_id(request)
+        wanted = _ROTATION.decode_optional(await read_body(request, self._body_bytes_max))
+        return _made(200, await self._book.rotate(organisation_id, endpoint_id, wanted.overlap_s))
+
+    async def test(self, request: web.Request) -> Response:
+        """`POST /v1/webhook-endpoints/{id}/test`: 202 with the id of a test event that is on its way.
+
+        Repeated, it sends another. Raises Refusal 400, 404, 413, 422.
+        """
+        organisation_id = await self._whose(request, True)
+        endpoint_id = _endpoint_id(request)
+        _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
+        await self._book.check(organisation_id, endpoint_id)
+        event = WebhookEvent(
+            id=f"evt_{secrets.token_hex(16)}",
+            organisation_id=organisation_id,
+            type=TEST_EVENT,
+            at_us=self._now_us(),
+            data='{"message":"This is a test."}',
+            endpoint_id=endpoint_id,
+        )
+        await self._queue.put(shard_of(organisation_id, self._shards), [event])
+        describe(None, {"endpoint": endpoint_id, "event": event.id})
+        return answer_of(202, _Test(event.id))
+
+    async def deliveries(self, request: web.Request) -> Response:
+        """`GET /v1/webhook-deliveries`: 200 with a page of those that wait or have failed. Raises Refusal 422."""
+        organisation_id = await self._whose(request, False)
+        limit = limit_asked(request)
+        state = choice_asked(request, "state", _STATES)
+        before = asked(request, "cursor", NUMBER_MAX, 1)
+        found = await self._book.deliveries(organisation_id, state, before, limit + 1)
+        page = found[:limit]
+        return answer_of(200, _Deliveries(page, page[-1].id if len(found) > limit else None))
+
+    async def replay(self, request: web.Request) -> Response:
+        """`POST /v1/webhook-deliveries/{id}/replay`: 200 with it; it is due now. Safe to repeat. Raises Refusal
+        400, 404, 413, 422."""
+        organisation_id = await self._whose(request, True)
+        _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
+        delivery_id = _number(request, "delivery_id", "delivery")
+        return answer_of(200, await self._book.replay(organisation_id, delivery_id))
+
+    async def replay_since(self, request: web.Request) -> Response:
+        """`POST /v1/webhook-deliveries/replay`: 200 with how many that failed since a time are due now. Safe to
+        repeat. Raises Refusal 400, 413, 422."""
+        organisation_id = await self._whose(request, True)
+        wanted = _SINCE.decode(await read_body(request, self._body_bytes_max))
+        try:
+            since = datetime.fromisoformat(wanted.since)
+        except ValueError:
+            since = datetime.min
+        if since.tzinfo is None:
+            raise invalid("`since` must be an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z.", "since")
+        return answer_of(200, _Replayed(await self._book.replay_since(organisation_id, since)))
+
+
+def own_webhooks(services: Services, keys: Keys) -> dict[str, dict[str, Action]]:
+    """The calls of an organisation on its own webhooks, by path and method.
+
+    To look takes a key with the scope `read`, to change something one with `read` and `send`: who makes an endpoint
+    is told what becomes of messages.
+    """
+
+    async def whose(request: web.Request, changes: bool) -> int:
+        authorization = request.headers.get(hdrs.AUTHORIZATION)
+        if changes:
+            await keys.sender(authorization)
+        return await keys.organisation(authorization)
+
+    calls, found = Webhooks(services, whose), dict[str, dict[str, Action]]()
+    for method, path, action, _ in _calls(calls):
+        found.setdefault(f"/v1{path}", {})[method] = action
+    return found
+
+
+def admin_webhooks(services: AdminServices, organisation: str) -> Iterator[AdminRoute]:
+    """The same calls of operators. `organisation`: the path of one."""
+
+    async def whose(request: web.Request, changes: bool) -> int:
+        return organisation_id_of(request)
+
+    for method, path, action, outside in _calls(Webhooks(services, whose)):
+        yield AdminRoute(method, organisation + path, action, "read" if method == "GET" else "operate", outside)
+
+
+def _calls(calls: Webhooks) -> Iterator[tuple[str, str, Action, bool]]:
+    """(method, path, action, whether it changes something outside of PostgreSQL or in several transactions)."""
+    endpoints, deliveries = "/webhook-endpoints", "/webhook-deliveries"
+    one = f"{endpoints}/{{endpoint_id}}"
+    yield "GET", endpoints, calls.endpoints, False
+    yield "POST", endpoints, calls.create, False
+    yield "DELETE", one, calls.remove, False
+    yield "POST", f"{one}/rotate", calls.rotate, False
+    yield "POST", f"{one}/test", calls.test, True
+    yield "GET", deliveries, calls.deliveries, False
+    yield "POST", f"{deliveries}/replay", calls.replay_since, False
+    yield "POST", f"{deliveries}/{{delivery_id}}/replay", calls.replay, False
+
+
+def _made(status: int, made: NewEndpoint) -> Response:
+    fields = {name: getattr(made.endpoint, name) for name in made.endpoint.__struct_fields__}
+    return answer_of(status, _Made(**fields, secret=made.secret))
+
+
+def _endpoint_id(request: web.Request) -> int:
+    return _number(request, "endpoint_id", "endpoint")
+
+
+def _number(request: web.Request, name: str, noun: str) -> int:
+    """The number in the path. Raises Refusal 404."""
+    digits = request.match_info[name]
+    if not NUMBER.fullmatch(digits):
+        raise not_found(f"There is no {noun} with this id.")
+    return int(digits)

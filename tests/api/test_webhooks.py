@@ -1,0 +1,113 @@
+"""The calls on webhooks: secrets are shown once, private addresses are refused, and keys need their scopes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from engine.api.webhook_ports import WebhookServices
+from engine.organisations import NewOrganisation
+from engine.stores.postgres.directory import Directory
+from engine.webhooks.records import WebhookEvent
+from tests.api.world import Api, services_with, serving
+
+_numbers = itertools.count(1)
+ENDPOINTS, DELIVERIES = "/v1/webhook-endpoints", "/v1/webhook-deliveries"
+
+
+def url() -> str:
+    return f"https://example.com/hook/{next(_numbers)}"
+
+
+async def made(api: Api, of: str | None = None) -> dict[str, Any]:
+    status, _, endpoint = await api.ask("POST", ENDPOINTS, {"url": of or url()})
+    assert status == 201
+    return dict(endpoint)
+
+
+async def test_a_secret_is_shown_when_it_is_made_and_never_again(api: Api) -> None:
+    endpoint = await made(api)
+    assert endpoint["secret"].startswith("whsec_")
+    status, _, listed = await api.ask("GET", ENDPOINTS)
+    assert status == 200
+    shown = next(e for e in listed["webhook_endpoints"] if e["id"] == endpoint["id"])
+    assert shown == {
+        "id": endpoint["id"], "url": endpoint["url"], "created_at": endpoint["created_at"],
+        "previous_secret_until": None,
+    }  # fmt: skip
+    status, _, rotated = await api.ask("POST", f"{ENDPOINTS}/{endpoint['id']}/rotate")
+    assert status == 200
+    assert rotated["secret"] != endpoint["secret"]
+    assert rotated["previous_secret_until"]
+    status, _, callbacks = await api.ask("POST", f"{ENDPOINTS}/callbacks/rotate", {"overlap_s": 0})
+    assert (status, callbacks["url"], callbacks["previous_secret_until"]) == (200, None, None)
+    assert (await api.ask("DELETE", f"{ENDPOINTS}/{endpoint['id']}"))[0] == 204
+    assert (await api.ask("DELETE", f"{ENDPOINTS}/{endpoint['id']}"))[0] == 404
+
+
+async def test_the_same_url_twice_is_one_endpoint(api: Api) -> None:
+    endpoint = await made(api)
+    status, _, problem = await api.ask("POST", ENDPOINTS, {"url": endpoint["url"]})
+    assert (status, problem["code"]) == (409, "endpoint_exists")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "ftp://example.com", "https://", "https://u:p@example.com", "https://example.com/#a", "https://a b",
+     "http://127.0.0.1/", "http://10.0.0.1", "http://[::1]/", "http://169.254.169.254/latest", "http://localhost:8080",
+     "http://[::ffff:10.0.0.1]/", "http://[64:ff9b::a00:1]/", "https://example.com:0/", "https://exämple.com/"],
+)  # fmt: skip
+async def test_a_url_that_webhooks_do_not_go_to_is_refused(api: Api, wrong: str) -> None:
+    status, _, problem = await api.ask("POST", ENDPOINTS, {"url": wrong})
+    assert (status, problem["code"], problem["field"]) == (422, "invalid_field", "url")
+
+
+async def test_to_change_webhooks_takes_a_key_that_reads_and_sends(api: Api, acme: NewOrganisation) -> None:
+    for scopes, looks, changes in ((["read"], 200, 403), (["send"], 403, 403)):
+        _, key = await api.admin("POST", f"/organisations/{acme.id}/keys", {"scopes": scopes})
+        assert (await api.ask("GET", ENDPOINTS, key=key["api_key"]))[0] == looks
+        assert (await api.ask("GET", DELIVERIES, key=key["api_key"]))[0] == looks
+        assert (await api.ask("POST", ENDPOINTS, {"url": url()}, key=key["api_key"]))[0] == changes
+        assert (await api.ask("POST", f"{DELIVERIES}/1/replay", key=key["api_key"]))[0] == changes
+
+
+async def test_deliveries_are_listed_and_replayed(api: Api) -> None:
+    assert (await api.ask("GET", f"{DELIVERIES}?state=failed"))[2] == {"webhook_deliveries": [], "next": None}
+    assert (await api.ask("GET", f"{DELIVERIES}?state=lost"))[0] == 422
+    assert (await api.ask("POST", f"{DELIVERIES}/7/replay"))[0] == 404
+    assert (await api.ask("POST", f"{DELIVERIES}/replay", {"since": "2026-01-01"}))[0] == 422
+    status, _, answer = await api.ask("POST", f"{DELIVERIES}/replay", {"since": "2026-01-01T00:00:00Z"})
+    assert (status, answer) == (200, {"replayed": 0})
+
+
+class Queue:
+    """Remembers the events that were queued."""
+
+    def __init__(self) -> None:
+        self.events: list[WebhookEvent] = []
+
+    async def put(self, shard: int, events: Any) -> None:
+        self.events += events
+
+
+@pytest.fixture
+async def queue() -> AsyncIterator[Queue]:
+    yield Queue()
+
+
+async def test_a_test_event_goes_to_the_endpoint_that_is_named(
+    directory: Directory, acme: NewOrganisation, queue: Queue
+) -> None:
+    services = await services_with(directory)
+    book = services.webhooks.book
+    changed = await services_with(directory, webhooks=WebhookServices(book, queue, 16))
+    async with serving(changed, acme.api_key) as api:
+        endpoint = await made(api)
+        status, _, answer = await api.ask("POST", f"{ENDPOINTS}/{endpoint['id']}/test")
+        assert status == 202
+        assert (await api.ask("POST", f"{ENDPOINTS}/999999/test"))[0] == 404
+    [event] = queue.events
+    assert (event.id, event.type, event.endpoint_id) == (answer["event_id"], "webhook.test", endpoint["id"])

@@ -1,0 +1,207 @@
+"""Every event reaches its endpoints at least once, under one id, wherever notifiers stop and however receivers
+answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from standardwebhooks.webhooks import Webhook
+
+from engine.shards import shard_of
+from engine.webhooks.records import WebhookEvent
+from tests.webhooks.receiver import OK, Receiver, Told, answer
+from tests.webhooks.world import SHARDS, WebhookWorld, until
+
+
+async def count(receiver: Receiver, number: int) -> None:
+    async def told() -> bool:
+        return len(receiver.told) >= number
+
+    await until(told)
+
+
+async def failed(world: WebhookWorld, organisation: int, number: int = 1) -> None:
+    async def are() -> bool:
+        kept = await world.kept(organisation)
+        return len(kept) == number and all(d.state == "failed" for d in kept)
+
+    await until(are)
+
+
+async def nothing_kept(world: WebhookWorld, organisation: int) -> None:
+    async def none() -> bool:
+        return not await world.kept(organisation)
+
+    await until(none)
+
+
+async def test_an_event_is_signed_as_the_official_library_reads_it_with_both_secrets(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    made = await world.book.create(organisation, receiver.url("/hook?a=b"))
+    newer = await world.book.rotate(organisation, made.endpoint.id, 60)
+    newest = await world.book.rotate(organisation, None, 60)
+    row = world.row(organisation, callback_url=receiver.url("/callback"))
+    async with world.notifying():
+        await world.happen(row, world.row(organisation, "accepted"), world.row(organisation, "retrying"))
+        await count(receiver, 2)
+        await until(world.settled)
+    by_path = {told.path: told for told in receiver.told}
+    assert set(by_path) == {"/hook?a=b", "/callback"}
+    told = by_path["/hook?a=b"]
+    assert {t.id for t in receiver.told} == {told.id}
+    for secret in (made.secret, newer.secret):
+        assert Webhook(secret).verify(told.body, told.headers)["type"] == "message.delivered"
+    assert Webhook(newest.secret).verify(by_path["/callback"].body, by_path["/callback"].headers)
+    document = told.document
+    assert document["timestamp"].endswith("Z")
+    assert document["data"]["id"] == row.message_id
+    assert document["data"]["status"] == "delivered"
+    assert document["data"]["reference"] == "order 7"
+    assert document["data"]["sequence"] > 0
+    assert await world.kept(organisation) == []
+
+
+async def test_what_fails_is_tried_again_with_its_id_and_kept_meanwhile(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    await world.book.create(organisation, receiver.url())
+    answers = [answer(500), answer(429), answer(302, b"Location: http://127.0.0.1/\r\n"), OK]
+
+    async def in_turn(told: Told, writer: asyncio.StreamWriter) -> bytes:
+        return answers[len(receiver.told) - 1]
+
+    receiver.answers = in_turn
+    async with world.notifying():
+        await world.happen(world.row(organisation, "failed"))
+        for attempts in (1, 2, 3):
+            await count(receiver, attempts)
+
+            async def kept(attempts: int = attempts) -> bool:
+                return [d.attempts for d in await world.kept(organisation)] == [attempts]
+
+            await until(kept)
+            [delivery] = await world.kept(organisation)
+            assert (delivery.state, delivery.last_status) == ("waiting", (500, 429, 302)[attempts - 1])
+            await world.due_now()
+            if attempts == 3:
+                # The circuit is open after three failures; the next notifier knows nothing of it.
+                break
+    async with world.notifying():
+        await count(receiver, 4)
+        await nothing_kept(world, organisation)
+    assert len(set(receiver.ids)) == 1
+    assert len({told.body for told in receiver.told}) == 1
+
+
+async def test_a_refusal_ends_a_delivery_until_it_is_replayed(world: WebhookWorld, receiver: Receiver) -> None:
+    organisation = await world.organisation()
+    await world.book.create(organisation, receiver.url())
+
+    async def refuse(told: Told, writer: asyncio.StreamWriter) -> bytes:
+        return answer(404)
+
+    receiver.answers = refuse
+    async with world.notifying():
+        await world.happen(*(world.row(organisation) for _ in range(3)))
+        await failed(world, organisation, 3)
+        receiver.answers = Receiver().answers
+        first, *_ = await world.kept(organisation)
+        assert (first.last_status, first.attempts) == (404, 1)
+        assert (await world.book.replay(organisation, first.id)).state == "waiting"
+        await count(receiver, 4)
+        assert receiver.ids[3] == first.event_id
+        assert await world.book.replay_since(organisation, first.failed_at.replace(year=2020)) == 2
+        await count(receiver, 6)
+        await nothing_kept(world, organisation)
+    assert len(set(receiver.ids)) == 3
+
+
+async def test_rows_that_were_archived_unread_are_read_in_the_archive(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation, other = await world.organisation(), await world.organisation()
+    await world.book.create(organisation, receiver.url())
+    async with world.notifying():
+        await world.happen(world.row(organisation))
+        await count(receiver, 1)
+        await until(world.settled)
+    rows = [world.row(organisation), world.row(other), world.row(other, callback_url=receiver.url("/c"))]
+    await world.happen(*rows)
+    await world.happen(world.row(organisation, "failed"))
+    await world.archive()
+    late = world.row(organisation, "sent")
+    await world.happen(late)
+    async with world.notifying():
+        await count(receiver, 5)
+    assert {told.data["id"] for told in receiver.told[1:]} >= {rows[0].message_id, rows[2].message_id, late.message_id}
+    assert len(set(receiver.ids)) == 5
+
+
+async def test_an_event_that_others_queue_is_told_to_one_endpoint_or_all(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    one = await world.book.create(organisation, receiver.url("/one"))
+    await world.book.create(organisation, receiver.url("/two"))
+    shard = shard_of(organisation, SHARDS)
+    event = WebhookEvent(
+        id="evt_in_1", organisation_id=organisation, type="message.received", at_us=1, data='{"text":"é"}'
+    )
+    async with world.notifying():
+        await world.streams.put(shard, [event])
+        await count(receiver, 2)
+        test = WebhookEvent(
+            id="evt_t_1", organisation_id=organisation, type="webhook.test", at_us=1, data="{}",
+            endpoint_id=one.endpoint.id,
+        )  # fmt: skip
+        await world.streams.put(shard, [test])
+        await count(receiver, 3)
+        # It was taken off the stream when it was settled.
+        async def taken() -> bool:
+            return int(await world.activity.redis.xlen(f"webhooks:{{{shard}}}")) == 0
+
+        await until(taken)
+    assert sorted(told.path for told in receiver.told) == ["/one", "/one", "/two"]
+    assert receiver.told[0].data == {"text": "é"}
+    assert receiver.told[2].document["type"] == "webhook.test"
+
+
+async def test_a_notifier_killed_after_a_delivery_delivers_it_again_with_the_same_id(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    await world.book.create(organisation, receiver.url())
+    async with world.notifying(kill=True):
+        await world.happen(*(world.row(organisation) for _ in range(20)))
+        await count(receiver, 20)
+    first = set(receiver.ids)
+    async with world.notifying():
+        await count(receiver, 40)
+        await until(world.settled)
+    assert set(receiver.ids) == first
+    assert len(receiver.ids) == 40
+
+
+async def test_shards_are_shared_and_those_of_one_that_is_killed_are_taken_over(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisations = [await world.organisation() for _ in range(8)]
+    for organisation in organisations:
+        await world.book.create(organisation, receiver.url())
+    async with world.notifying("a") as a:
+        async with world.notifying("b", kill=True) as b:
+
+            async def shared() -> bool:
+                return sorted([*a.notifier.shards, *b.notifier.shards]) == list(range(SHARDS))
+
+            await until(shared)
+            assert len(b.notifier.shards) == SHARDS // 2
+            await world.happen(*(world.row(o) for o in organisations))
+            await count(receiver, 8)
+            await until(world.settled)
+        await world.happen(*(world.row(o) for o in organisations))
+        await count(receiver, 16)
+    assert len(set(receiver.ids)) == 16
