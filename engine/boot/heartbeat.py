@@ -5,9 +5,9 @@ hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `
 `routing <version of the plan in force>`, `admits <yes or no>`, `wish <what operators wish of the node>`,
 `level <from which on it logs>`, `concurrency <sends that may be in flight>` and `failed <one sentence>`.
 
-The parent writes to another pipe, so far `concurrency <number>` to workers. A worker that does as it was asked
-says so by the same line, and the parent asks again until it does. A process that is frozen finds all of it when
-it goes on, and only the last counts.
+The parent writes to another pipe, so far `concurrency <number>` to workers. A worker that does as it was
+asked says so by the same line, and the parent asks again until it does. A process that is frozen finds all
+of it when it goes on, and only the last counts.
 
 The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here, because
 systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to every process

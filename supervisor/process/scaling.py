@@ -1,8 +1,8 @@
 """How many workers of each queue are wanted, and how many sends each may have in flight. Rules only.
 
 The configuration says so first. What an operator has set by hand counts in its place. A worker is asked for
-another concurrency as long as it works with one that is not wanted: a line that was lost is written again with
-the next pass.
+another concurrency as long as it works with one that is not wanted: a line that was lost is written again
+with the next pass.
 """
 
 from __future__ import annotations
