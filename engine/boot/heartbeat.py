@@ -3,6 +3,7 @@
 The working loop itself writes the sign of life to a pipe, never a thread beside it, so a loop that
 hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `beat`,
 `routing <version of the plan in force>`, `admits <yes or no>`, `wish <what operators wish of the node>`,
+`scaled <what autoscaling makes of it>`,
 `level <from which on it logs>`, `concurrency <sends that may be in flight>` and `failed <one sentence>`.
 
 The parent writes to another pipe, so far `concurrency <number>` to workers. A worker that does as it was
@@ -99,6 +100,13 @@ class Heartbeat:
         A line that finds no room is lost, so it is told again and again.
         """
         self._say(b"wish " + wish + b"\n")
+
+    def scaled(self, scaled: bytes) -> None:
+        """Tell the supervisor what autoscaling makes of the node: by queue, a `QueueScaled`, as JSON.
+
+        A line that finds no room is lost, so it is told again and again.
+        """
+        self._say(b"scaled " + scaled + b"\n")
 
     def failed(self, sentence: str) -> None:
         """Tell the supervisor in one sentence, for the operator, why this process ends."""

@@ -15,6 +15,8 @@ import msgspec
 
 from engine.capacity.response_times import ResponseTimes, of_quantiles
 
+# The file of the data directory in which `make calibrate` writes what this machine costs.
+CALIBRATION = "calibration.json"
 # The processes whose cost is known by message, in the order in which a message meets them.
 PARTS = ("ingest", "redis", "ledger", "postgres", "archiver", "clickhouse")
 

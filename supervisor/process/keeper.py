@@ -224,6 +224,9 @@ class Keeper:
             self._log.warning("child_failed", child=after.title, why=after.sentence)
         if after.wish != before.wish and rule.noted_wish(self._seen, after.wish):
             self._log.info("node_wish", **msgspec.to_builtins(self._seen.wish))
+        if after.scaled != before.scaled:
+            for queue, last in rule.noted_scaled(self._seen, after.scaled).items():
+                self._log.info("autoscaled", queue=queue, **msgspec.to_builtins(last))
 
     def _note_signal(self, signum: int) -> None:
         if signum in (signal.SIGTERM, signal.SIGINT):

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import msgspec
 
+from engine.capacity.autoscale import AutoscaleSettings
 from engine.config import DRAIN_ORDER, ROLES, Config, Role
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, QueueScaled
 from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
@@ -95,6 +96,9 @@ class Observed(msgspec.Struct, kw_only=True):
     wanted: dict[Role, int] = {}
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
+    # What autoscaling may do, and its last changes.
+    autoscale: dict[Queue, AutoscaleSettings] = {}
+    scaled: dict[Queue, QueueScaled] = {}
     wish: NodeWish = NodeWish()
     configured: dict[Role, int] = {}
     slots: dict[Key, Slot] = {}
@@ -191,12 +195,15 @@ def want(observed: Observed, config: Config) -> None:
     """Want as many processes, and as much concurrency, as this configuration and operators say."""
     observed.configured = {role: getattr(config.roles, role) for role in DRAIN_ORDER}
     observed.configured_concurrency = scaling.configured_concurrency(config.queues)
+    observed.autoscale = config.autoscale.by_queue()
+    observed.scaled = {q: last for q, last in observed.scaled.items() if q in observed.autoscale}
     _follow(observed)
 
 
 def _follow(observed: Observed) -> None:
-    observed.wanted = scaling.wanted_of(observed.configured, observed.wish)
-    observed.concurrency = observed.configured_concurrency | observed.wish.concurrency
+    wish, scaled = observed.wish, observed.scaled
+    observed.wanted = scaling.wanted_of(observed.configured, wish, scaled)
+    observed.concurrency = scaling.concurrency_of(observed.configured_concurrency, wish, scaled)
 
 
 def noted_wish(observed: Observed, text: str) -> bool:
@@ -209,6 +216,18 @@ def noted_wish(observed: Observed, text: str) -> bool:
     changed, observed.wish = wish != observed.wish, wish
     _follow(observed)
     return changed
+
+
+def noted_scaled(observed: Observed, text: str) -> dict[Queue, QueueScaled]:
+    """Note what autoscaling makes of the node now, JSON; what is new of it. What cannot be read changes
+    nothing."""
+    scaled = scaling.scaled_of(text, observed.autoscale)
+    if scaled is None:
+        return {}
+    new = {queue: last for queue, last in scaled.items() if observed.scaled.get(queue) != last}
+    observed.scaled = scaled
+    _follow(observed)
+    return new
 
 
 def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:
