@@ -1,7 +1,7 @@
 """What scales the workers of this node, in the process of role `node`: measure, ask the rule, tell the
 supervisor.
 
-Once a second. Without `[autoscale]` nothing is read and nothing costs anything.
+Once a second. Without `[autoscale]` only run/processes.json is read.
 
     killed, or frozen   the last numbers stay; whoever follows goes on from those in run/processes.json
     Redis away          nobody knows how much waits: nothing changes
@@ -40,7 +40,7 @@ from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.waiting import waiting
 from engine.waits import next_tick
 
-_TICK_S = 1.0
+_TICK_S, _AFTER_S = 1.0, 0.4
 
 log = structlog.get_logger("node")
 
@@ -84,6 +84,7 @@ class Autoscaling:
         self._readings = Readings({p.name: sends_max(p) for p in process.config.providers})
         self._scalers: dict[Queue, tuple[AutoscaleSettings, Autoscaler]] = {}
         self._scaled: dict[Queue, QueueScaled] = {}
+        self._has_told = False
         self._changes: Counter[tuple[str, ...]] = Counter()
         meter = process.meter
         meter.tally("smsengine_autoscale_changes", self._changes, ("queue", "direction"))
@@ -93,6 +94,10 @@ class Autoscaling:
         """Scale until canceled."""
         while True:
             await next_tick(_TICK_S)
+            if self._scalers:
+                # All processes write their counts at the tick. Read then, a second would have those of two,
+                # or none.
+                await asyncio.sleep(_AFTER_S)
             try:
                 await self.tick()
             except (Unavailable, OSError):
@@ -104,6 +109,9 @@ class Autoscaling:
         own = await asyncio.to_thread(_own, self._process.config.data_dir)
         self._follow(own)
         if not self._scalers:
+            if self._has_told:
+                # It was ended by a reload; the supervisor is to forget the last changes.
+                self._tell()
             return
         counted = await self._process.meter.read_all()
         snapshots = counted.snapshots
@@ -122,7 +130,11 @@ class Autoscaling:
             change = await asyncio.to_thread(scaler.look, seen)
             if change is not None:
                 self._note(queue, change)
+        self._tell()
+
+    def _tell(self) -> None:
         self._process.life.scaled(msgspec.json.encode(self._scaled))
+        self._has_told = bool(self._scaled)
 
     def _follow(self, own: _Own) -> None:
         """Have a scaler for each queue that the configuration in force has scaled."""

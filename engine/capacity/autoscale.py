@@ -47,7 +47,7 @@ _UP, _DOWN = 1.1, 0.75
 # Unread messages of so much time are always there, seconds. A backlog is to be gone within half the time of
 # the target, between these bounds, seconds.
 _NATURAL_S = 0.5
-_DRAIN_MIN_S, _DRAIN_MAX_S = 5.0, 300.0
+_DRAIN_MIN_S, _DRAIN_MAX_S = 3.0, 300.0
 # What arrives is measured over the time of the target, between these bounds, seconds.
 _HORIZON_MIN_S, _HORIZON_MAX_S = 3.0, 60.0
 # The calm lasts so long at most after flaps, seconds, when the settings ask for less.

@@ -9,6 +9,7 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -29,6 +30,8 @@ _SILENT_S = 2.0
 _VERDICTS_S, _VERDICTS_MIN = 5.0, 5
 # Where a worker has several lanes, one of them may have this part of the concurrency.
 _LANE_PART = 0.75
+# Up to this horizon, seconds, a step is looked for in the last second.
+_STEP_HORIZON_S = 5.0
 
 _Pair = tuple[str, str]
 
@@ -94,11 +97,10 @@ class Readings:
         names = [name for name, now in known.items() if self._concerns(name, queue, now)]
         working = [name for name in names if self._works(name, queue, known[name])]
         hold, calm = self._hold(queue, known, names, working)
-        own = 0.0
-        if last.at_s > before.at_s:
-            grown = last.accepted.get(queue, 0.0) - before.accepted.get(queue, 0.0)
-            # Not the time since the first sample: shortly after a start that is a part of the horizon.
-            own = max(0.0, grown) / max(last.at_s - before.at_s, min(horizon_s, 3.0))
+        # Not the time since the first sample: shortly after a start that is a part of the horizon.
+        own = self._arrived(queue, before) / max(last.at_s - before.at_s, min(horizon_s, 3.0))
+        if horizon_s <= _STEP_HORIZON_S:
+            own = max(own, self._step_per_s(queue))
         return Measured(
             at_s=last.at_s,
             arrivals_per_s=(own + others.arrivals_per_s) / others.nodes,
@@ -110,6 +112,17 @@ class Readings:
             hold=hold,
             calm=calm,
         )
+
+    def _arrived(self, queue: Queue, since: _Sample) -> float:
+        return max(0.0, self._samples[-1].accepted.get(queue, 0.0) - since.accepted.get(queue, 0.0))
+
+    def _step_per_s(self, queue: Queue) -> float:
+        """Messages a second by the last second alone, as few as it can be by chance (three deviations), so
+        that a step is seen before the horizon is full of it."""
+        before = self._before(1.0)
+        arrived = self._arrived(queue, before)
+        seconds = max(self._samples[-1].at_s - before.at_s, 1.0)
+        return max(0.0, arrived - 3 * math.sqrt(arrived)) / seconds
 
     def _before(self, seconds: float) -> _Sample:
         """The sample at the begin of the last `seconds`, or the first."""

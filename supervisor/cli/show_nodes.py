@@ -43,13 +43,13 @@ def nodes_of(seen: Status, now_us: int) -> list[RenderableType]:
     for rows in rows_of(seen):
         parts += [
             Text(rows.title),
-            *_scaled(rows.node, now_us),
+            *scaled(rows.node, now_us),
             *(_processes(rows.processes, now_us) if rows.processes else [Text()]),
         ]
     return parts
 
 
-def _scaled(node: Node | None, now_us: int) -> list[RenderableType]:
+def scaled(node: Node | None, now_us: int) -> list[Text]:
     """A line for each queue that autoscaling has changed: from what to what, when and why."""
     return [
         Text(

@@ -25,7 +25,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.capacity.autoscale import AutoscaleSettings
-from engine.config import DRAIN_ORDER, ROLES, Config, Role
+from engine.config import DRAIN_ORDER, ROLES, Role
 from engine.nodes.records import NodeWish, QueueScaled
 from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
@@ -189,45 +189,6 @@ Action = (
     | GiveUp
     | Finish
 )
-
-
-def want(observed: Observed, config: Config) -> None:
-    """Want as many processes, and as much concurrency, as this configuration and operators say."""
-    observed.configured = {role: getattr(config.roles, role) for role in DRAIN_ORDER}
-    observed.configured_concurrency = scaling.configured_concurrency(config.queues)
-    observed.autoscale = config.autoscale.by_queue()
-    observed.scaled = {q: last for q, last in observed.scaled.items() if q in observed.autoscale}
-    _follow(observed)
-
-
-def _follow(observed: Observed) -> None:
-    wish, scaled = observed.wish, observed.scaled
-    observed.wanted = scaling.wanted_of(observed.configured, wish, scaled)
-    observed.concurrency = scaling.concurrency_of(observed.configured_concurrency, wish, scaled)
-
-
-def noted_wish(observed: Observed, text: str) -> bool:
-    """Note what operators wish of the node now, JSON; whether that is another wish. What cannot be read
-    changes nothing."""
-    try:
-        wish = msgspec.json.decode(text, type=NodeWish)
-    except msgspec.DecodeError:
-        return False
-    changed, observed.wish = wish != observed.wish, wish
-    _follow(observed)
-    return changed
-
-
-def noted_scaled(observed: Observed, text: str) -> dict[Queue, QueueScaled]:
-    """Note what autoscaling makes of the node now, JSON; what is new of it. What cannot be read changes
-    nothing."""
-    scaled = scaling.scaled_of(text, observed.autoscale)
-    if scaled is None:
-        return {}
-    new = {queue: last for queue, last in scaled.items() if observed.scaled.get(queue) != last}
-    observed.scaled = scaled
-    _follow(observed)
-    return new
 
 
 def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:

@@ -40,6 +40,14 @@ def test_a_provider_that_slows_down_is_answered_by_concurrency_and_not_by_proces
     assert any("providers take longer" in change.reason for change in day.changed(100))
 
 
+def test_what_one_loop_cannot_send_takes_another_process_and_the_reason_says_so() -> None:
+    day = Day(lambda at_s: 1000.0 if at_s < 60 else 50_000.0, fast, concurrency_max=10_000)
+    day.pass_s(90)
+    assert day.scaler.shape.processes in (2, 3)
+    assert "more arrives" in day.changed(60)[0].reason
+    assert day.late_part(70, 88) < 0.01
+
+
 def test_a_provider_that_is_down_changes_nothing() -> None:
     day = Day(
         lambda _: 100.0, lambda at_s: None if 600 <= at_s < 1200 else 0.05, concurrency_min=5, calm_s=60
