@@ -26,8 +26,7 @@ import uvloop
 
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
-from engine.capacity.costs import PARTS, Costs, PartCost
-from supervisor.cli.plan_input import CALIBRATION
+from engine.capacity.costs import CALIBRATION, PARTS, Costs, PartCost
 from supervisor.datadir import DEFAULT
 
 _ORGANISATIONS, _UNITS = 20, 100_000_000

@@ -37,13 +37,12 @@ from benchmarks.verify_records import Measured
 from benchmarks.verify_report import write_reports
 from engine.capacity import costs as costs_of
 from engine.capacity import response_times, targets
-from engine.capacity.costs import Costs
+from engine.capacity.costs import CALIBRATION, Costs
 from engine.capacity.plan import Bounds, Plan, Planner
 from engine.capacity.response_times import ResponseTimes
 from engine.capacity.simulation import Arrivals, Shape, System
 from engine.config import Queues
 from engine.records import QUEUES, Queue
-from supervisor.cli.plan_input import CALIBRATION
 from supervisor.datadir import DEFAULT
 from supervisor.running import Running
 

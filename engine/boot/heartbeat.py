@@ -3,11 +3,12 @@
 The working loop itself writes the sign of life to a pipe, never a thread beside it, so a loop that
 hangs stops writing. The lines on the pipe, from child to parent, are `ready`, `beat`,
 `routing <version of the plan in force>`, `admits <yes or no>`, `wish <what operators wish of the node>`,
+`scaled <what autoscaling makes of it>`,
 `level <from which on it logs>`, `concurrency <sends that may be in flight>` and `failed <one sentence>`.
 
-The parent writes to another pipe, so far `concurrency <number>` to workers. A worker that does as it was asked
-says so by the same line, and the parent asks again until it does. A process that is frozen finds all of it when
-it goes on, and only the last counts.
+The parent writes to another pipe, so far `concurrency <number>` to workers. A worker that does as it was
+asked says so by the same line, and the parent asks again until it does. A process that is frozen finds all
+of it when it goes on, and only the last counts.
 
 The wish to end is a signal of its own, DRAIN_SIGNAL. SIGTERM and SIGINT are ignored here, because
 systemd sends SIGTERM to every process of a unit at once, and a terminal sends SIGINT to every process
@@ -99,6 +100,13 @@ class Heartbeat:
         A line that finds no room is lost, so it is told again and again.
         """
         self._say(b"wish " + wish + b"\n")
+
+    def scaled(self, scaled: bytes) -> None:
+        """Tell the supervisor what autoscaling makes of the node: by queue, a `QueueScaled`, as JSON.
+
+        A line that finds no room is lost, so it is told again and again.
+        """
+        self._say(b"scaled " + scaled + b"\n")
 
     def failed(self, sentence: str) -> None:
         """Tell the supervisor in one sentence, for the operator, why this process ends."""

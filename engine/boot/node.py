@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from engine import __version__
+from engine.boot.autoscaling import Autoscaling
 from engine.boot.metric_files import Counted, process_of
 from engine.boot.process import Process, end, until
 from engine.config import ROLES
@@ -55,7 +56,8 @@ async def speak_for_node(process: Process) -> None:
             await speaker.look()
             await speaker.note()
             life.ready()
-            runs = [asyncio.create_task(run) for run in (speaker.look_on(), speaker.note_on())]
+            scaling = Autoscaling(process, link)
+            runs = [asyncio.create_task(run) for run in (speaker.look_on(), speaker.note_on(), scaling.run())]
             try:
                 await until(life.draining.wait(), *runs)
             finally:
@@ -149,9 +151,10 @@ class Speaker:
             since_us=own.since_us,
             url=own.url,
             reason=wish.reason[:_WORDS_MAX],
-            roles=roles | dict[str, int](wish.processes.items()),
+            roles=roles | _counts_of(own, wish),
             configured=roles,
             concurrency=own.concurrency,
+            scaled=own.scaled,
             configured_concurrency=own.configured_concurrency,
             processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
             more_processes=len(own.processes) - len(shown),
@@ -179,6 +182,12 @@ def _own_node(data_dir: str) -> OwnNode:
         return msgspec.json.decode(Path(data_dir, "run", "processes.json").read_bytes(), type=OwnNode)
     except (OSError, msgspec.MsgspecError):
         return OwnNode()
+
+
+def _counts_of(own: OwnNode, wish: NodeWish) -> dict[str, int]:
+    """By queue, how many workers there are to be where that is not as configured."""
+    scaled: dict[str, int] = {queue: last.processes for queue, last in own.scaled.items()}
+    return scaled | dict[str, int](wish.processes.items())
 
 
 def _noted(own: OwnProcess, snapshot: Snapshot | None, cpu_percent: float) -> ProcessNote:

@@ -9,10 +9,14 @@ itself when nothing else waits, and next to nothing of it in a backlog.
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 
 from engine.capacity.response_times import ResponseTimes, of_quantiles
 
+# The file of the data directory in which `make calibrate` writes what this machine costs.
+CALIBRATION = "calibration.json"
 # The processes whose cost is known by message, in the order in which a message meets them.
 PARTS = ("ingest", "redis", "ledger", "postgres", "archiver", "clickhouse")
 
@@ -44,7 +48,12 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
     def inner(self) -> ResponseTimes:
         """The waiting inside the engine, as a distribution."""
-        return of_quantiles([(part, ms / 1000) for part, ms in self.inner_ms], "inner")
+        return _inner(tuple(self.inner_ms))
+
+
+@cache
+def _inner(quantiles_ms: tuple[tuple[float, float], ...]) -> ResponseTimes:
+    return of_quantiles([(part, ms / 1000) for part, ms in quantiles_ms], "inner")
 
 
 # As `make calibrate` measured it, with a provider over HTTP.

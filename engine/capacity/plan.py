@@ -76,7 +76,17 @@ class Plan:
 class Planner:
     """Finds a plan for one system."""
 
-    def __init__(self, system: System, targets: Sequence[Target], bounds: Bounds, seed: int = 1) -> None:
+    def __init__(
+        self,
+        system: System,
+        targets: Sequence[Target],
+        bounds: Bounds,
+        seed: int = 1,
+        messages: tuple[int, int] | None = None,
+    ) -> None:
+        """`messages` of every simulation, of the queue that has the fewest and of all at most; None: as many
+        as a plan needs that is to hold for long."""
+        self._search, self._final = messages or _SEARCH, messages or _FINAL
         self._system = system
         self._targets = {queue: [t for t in targets if t.queue == queue] for queue in system.queues}
         self._bounds = bounds
@@ -117,7 +127,7 @@ class Planner:
     ) -> Plan:
         found: list[QueuePlan] = []
         for group in self._groups:
-            arrivals = self._of(group, messages or _FINAL)
+            arrivals = self._of(group, messages or self._final)
             latencies = simulate(self._system, {q: shapes[q] for q in group}, arrivals, self._seed + 1)
             found += [
                 QueuePlan(
@@ -134,7 +144,7 @@ class Planner:
     def _of(self, group: Sequence[Queue], messages: tuple[int, int]) -> Arrivals:
         key = group[0], messages
         if key not in self._arrivals:
-            seed = self._seed * 2 + (messages != _SEARCH)
+            seed = self._seed * 2 + (messages != self._search)
             self._arrivals[key] = Arrivals(self._system, group, messages, seed)
         return self._arrivals[key]
 
@@ -191,7 +201,7 @@ class Planner:
         if not targets:
             return least
         group = next(g for g in self._groups if queue in g)
-        arrivals = self._of(group, _SEARCH)
+        arrivals = self._of(group, self._search)
 
         def holds(shape: Shape) -> bool:
             tried = {q: self._generous(q) if q != queue else shape for q in group}

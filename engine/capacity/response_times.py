@@ -97,8 +97,8 @@ def parse_lines(lines: Iterable[str], text: str) -> ResponseTimes:
     return of_quantiles(pairs, text)
 
 
-def of_quantiles(pairs: Sequence[tuple[float, float]], text: str) -> ResponseTimes:
-    """A distribution from pairs (part, seconds). Raises ValueError."""
+def of_quantiles(pairs: Sequence[tuple[float, float]], text: str, size: int = TABLE_SIZE) -> ResponseTimes:
+    """A distribution from pairs (part, seconds), `size` times of equal probability. Raises ValueError."""
     ordered = sorted(pairs)
     parts = [part for part, _ in ordered]
     times = [time for _, time in ordered]
@@ -116,7 +116,7 @@ def of_quantiles(pairs: Sequence[tuple[float, float]], text: str) -> ResponseTim
         share = (part - parts[place - 1]) / (parts[place] - parts[place - 1])
         return times[place - 1] + share * (times[place] - times[place - 1])
 
-    return _of(map(at, _parts()), text)
+    return _of(map(at, _parts(size)), text)
 
 
 def _named(name: str, arguments: dict[str, str], text: str) -> ResponseTimes:
@@ -155,8 +155,8 @@ def _arguments(text: str) -> dict[str, str]:
     return found
 
 
-def _parts() -> Iterable[float]:
-    return ((i + 0.5) / TABLE_SIZE for i in range(TABLE_SIZE))
+def _parts(size: int = TABLE_SIZE) -> Iterable[float]:
+    return ((i + 0.5) / size for i in range(size))
 
 
 def _of(times_s: Iterable[float], text: str) -> ResponseTimes:

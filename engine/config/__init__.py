@@ -15,6 +15,8 @@ import msgspec
 from msgspec import Meta
 
 from engine import text_file
+from engine.config.autoscale import Autoscale
+from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
 from engine.config.store_urls import url_with_password, url_with_tls
@@ -135,6 +137,10 @@ class Roles(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def admin(self) -> int:
         """One on every node, whatever else it runs: without it nobody could look at the node."""
         return 1
+
+    def workers(self) -> dict[Queue, int]:
+        """By queue, how many processes send its messages."""
+        return {"express": self.express, "normal": self.normal}
 
     @property
     def node(self) -> int:
@@ -286,6 +292,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notifier: NotifierSettings = NotifierSettings()
     limits: Limits = Limits()
     inbound: Inbound = Inbound()
+    autoscale: Autoscale = Autoscale()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.
     take_over_s: Annotated[float, Meta(ge=1, le=3600)] = 60.0
 
@@ -368,6 +375,8 @@ def _checked(config: Config, origin: str) -> Config:
         need(fits, f"queues.{queue}.backoff_s", "at most backoff_max_s")
     bound = config.processes.memory_max_mb
     need(bound == 0 or bound >= _MEMORY_MIN_MB, "processes.memory_max_mb", f"0 or at least {_MEMORY_MIN_MB}")
+    for setting, allowed in wrong_autoscale(config.autoscale, config.roles.workers()):
+        need(False, setting, allowed)
     names = [p.name for p in config.providers]
     need(len(set(names)) == len(names), "providers", "named differently from one another")
     for p in config.providers:

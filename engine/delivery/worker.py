@@ -106,8 +106,8 @@ class Worker:
     def allow(self, concurrency: int) -> None:
         """Let so many sends be in flight from now on.
 
-        Nothing is dropped: of fewer, those that are in flight get their verdict, what has been read is sent as
-        room comes, and no more is read until then.
+        Nothing is dropped: of fewer, those that are in flight get their verdict, what has been read is sent
+        as room comes, and no more is read until then.
         """
         self._concurrency = concurrency
         self._dispatcher.allow(concurrency)

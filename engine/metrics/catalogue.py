@@ -249,6 +249,14 @@ _PROCESSES = (
         "store",
     ),
     _gauge("processes", "Processes that are alive", "role"),
+    _counter("autoscale_changes", "Changes by autoscaling, by direction: up, down", "queue", "direction"),
+    _gauge("autoscale_processes", "Workers that autoscaling wants of a queue; absent without it", "queue"),
+    _gauge(
+        "autoscale_concurrency",
+        "Sends in flight in one worker that autoscaling wants of a queue; absent without it",
+        "queue",
+        across="max",
+    ),
     _gauge("status_part_up", "1 when this part of the status could be read for this scrape", "part"),
     _gauge("build_info", "Always 1; the version of the process that answers", "version"),
 )

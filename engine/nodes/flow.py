@@ -17,6 +17,8 @@ from engine.metrics.snapshot import Buckets, Counts, Numbers, values_of
 from engine.records import QUEUES
 
 RATE_S = 10.0
+# What autoscaling goes by.
+RECENT_S = 4.0
 QUANTILE_S = 60.0
 STEP_S = 5
 POINTS = 60
@@ -54,6 +56,8 @@ class QueueFlow(msgspec.Struct, kw_only=True):
     # Messages a second in each step, the last step last.
     ins: list[float] = []
     outs: list[float] = []
+    # As `in_per_s`, of the last `RECENT_S`.
+    recent_per_s: float = 0.0
 
 
 class ProviderFlow(msgspec.Struct, kw_only=True):
@@ -153,7 +157,7 @@ class FlowWindow:
 
     def note(self, at_us: int, gauges: Numbers) -> NodeFlow:
         """What to note at `at_us`; `gauges`: of the living processes of the node."""
-        rates, minute = self._since(RATE_S), self._since(QUANTILE_S)
+        rates, minute, recent = map(self._since, (RATE_S, QUANTILE_S, RECENT_S))
         flow = NodeFlow(at_us=at_us, step=self._last_step)
         for queue in QUEUES:
             flow.queues[queue] = QueueFlow(
@@ -162,6 +166,7 @@ class FlowWindow:
                 sent=_grown(minute, _SENT, (queue,)),
                 ins=list(self._points.get((queue, _IN), ())),
                 outs=list(self._points.get((queue, _OUT), ())),
+                recent_per_s=_rate(recent, _IN, (queue,)),
             )
         names = sorted({values_of(key)[0] for key in gauges.get("smsengine_provider_in_flight", {})})
         for name in names[:PROVIDERS_MAX]:

@@ -43,6 +43,18 @@ class QueueScale(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
+class QueueScaled(msgspec.Struct, frozen=True, kw_only=True):
+    """What autoscaling has made of the workers of one queue on one node at its last change."""
+
+    processes: int
+    concurrency: int
+    processes_before: int
+    concurrency_before: int
+    # When, microseconds of the stores' clock, and why.
+    at_us: int
+    reason: str
+
+
 class OwnProcess(msgspec.Struct, frozen=True, kw_only=True):
     """One process of a node, as its supervisor writes it to run/processes.json."""
 
@@ -74,6 +86,8 @@ class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     # By queue, how many sends each worker may have in flight, and how many its configuration says.
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
+    # By queue, what autoscaling has changed last.
+    scaled: dict[Queue, QueueScaled] = {}
     stopping: bool = False
     processes: list[OwnProcess] = []
 
@@ -116,6 +130,8 @@ class NodeNote(msgspec.Struct, frozen=True, kw_only=True):
     # By queue, how many sends each worker may have in flight, and how many its configuration says.
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
+    # By queue, what autoscaling has changed last.
+    scaled: dict[Queue, QueueScaled] = {}
     processes: list[ProcessNote] = []
     # Processes that are not among these, because there are so many.
     more_processes: int = 0

@@ -159,6 +159,17 @@ class CustomSettings(_Provider, frozen=True, kw_only=True, forbid_unknown_fields
 ProviderSettings = SimulatedSettings | SmppSettings | HttpSettings | CustomSettings
 
 
+def sends_max(p: ProviderSettings) -> int | None:
+    """How many sends one process may have in flight with it; None: it has no bound that is known here."""
+    match p:
+        case SimulatedSettings() | HttpSettings():
+            return p.connections_max
+        case SmppSettings():
+            return p.sessions * p.window
+        case CustomSettings():
+            return None
+
+
 def needs_simulator(p: ProviderSettings) -> bool:
     """Whether it is to be sent to the simulator that the engine starts itself."""
     return isinstance(p, SimulatedSettings) and not p.url

@@ -108,6 +108,17 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     degraded: bool = False
 
 
+class Scaled(msgspec.Struct, frozen=True, kw_only=True):
+    """The last change by autoscaling of the workers of a queue on a node."""
+
+    processes: int
+    concurrency: int
+    processes_before: int = 0
+    concurrency_before: int = 0
+    at_us: int = 0
+    reason: str = ""
+
+
 class NodeProcess(msgspec.Struct, frozen=True, kw_only=True):
     """One process of a node, as the node noted it."""
 
@@ -146,6 +157,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     # By queue, how many sends each worker may have in flight, and how many its configuration says.
     concurrency: dict[str, int] = {}
     configured_concurrency: dict[str, int] = {}
+    # By queue, the last change by autoscaling.
+    scaled: dict[str, Scaled] = {}
     processes: list[NodeProcess] = []
     more_processes: int = 0
 

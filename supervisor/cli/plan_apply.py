@@ -1,7 +1,8 @@
-"""`smsengine plan --apply`: the shapes of a plan become those of the nodes that run, by the calls of `queue scale`.
+"""`smsengine plan --apply`: the shapes of a plan become those of the nodes that run, by the calls of `queue
+scale`.
 
-Each call is for one queue on one node, and stands or does not. After an error the lines that were printed say what
-stands; repeated, it changes nothing more.
+Each call is for one queue on one node, and stands or does not. After an error the lines that were printed
+say what stands; repeated, it changes nothing more.
 """
 
 from __future__ import annotations
@@ -99,9 +100,10 @@ def show_kept(changes: Sequence[Change], config: str) -> None:
     queues = sorted({change.queue for change in changes})
     ends = " and ".join(f"`smsengine queue scale {queue} as-configured`" for queue in queues)
     print(
-        "\nThe plan is in force within two seconds. It counts in place of the configuration, also after a reload\n"
-        f"or a restart, until {ends}.\n"
-        f"To keep it in the configuration of each node, put this there, reload, and then run these:\n\n{config}",
+        "\nThe plan is in force within two seconds. It counts in place of the configuration, also after a\n"
+        f"reload or a restart, until {ends}.\n"
+        "To keep it in the configuration of each node, put this there, reload, and then run these:\n\n"
+        f"{config}",
         end="",
     )
 

@@ -24,9 +24,6 @@ from engine.text_file import NotUtf8
 from supervisor.cli.options import EngineOptions
 from supervisor.datadir import DEFAULT
 
-# Where `make calibrate` writes what this machine costs, in the data directory.
-CALIBRATION = "calibration.json"
-
 
 def system(
     *,
@@ -151,7 +148,7 @@ def target(text: str) -> targets.Target:
 
 def costs(file: Path | None) -> tuple[Costs, list[str]]:
     """What the engine costs, and what there is to say about that. Raises ConfigError."""
-    measured = Path(os.environ.get("SMSENGINE_DATA_DIR", "") or DEFAULT) / CALIBRATION
+    measured = Path(os.environ.get("SMSENGINE_DATA_DIR", "") or DEFAULT) / costs_of.CALIBRATION
     if file is None and not measured.is_file():
         return costs_of.REFERENCE, [
             "what the engine costs is that of a reference machine; `make calibrate` measures this one."

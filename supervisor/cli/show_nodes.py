@@ -41,8 +41,24 @@ def nodes_of(seen: Status, now_us: int) -> list[RenderableType]:
     """Every node with its processes, as `smsengine status` shows them."""
     parts: list[RenderableType] = []
     for rows in rows_of(seen):
-        parts += [Text(rows.title), *(_processes(rows.processes, now_us) if rows.processes else [Text()])]
+        parts += [
+            Text(rows.title),
+            *scaled(rows.node, now_us),
+            *(_processes(rows.processes, now_us) if rows.processes else [Text()]),
+        ]
     return parts
+
+
+def scaled(node: Node | None, now_us: int) -> list[Text]:
+    """A line for each queue that autoscaling has changed: from what to what, when and why."""
+    return [
+        Text(
+            f"autoscaled {queue} {last.processes_before} × {last.concurrency_before} → "
+            f"{last.processes} × {last.concurrency}, {span(max(now_us - last.at_us, 0) // 1000)} ago: "
+            f"{last.reason}"
+        )
+        for queue, last in (node.scaled if node else {}).items()
+    ]
 
 
 def _title(node: Node) -> str:

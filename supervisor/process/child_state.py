@@ -140,6 +140,8 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     admits: bool = True
     # Of role `node`: what operators wish of the node, JSON; "": not known yet. It outlives the process.
     wish: str = ""
+    # Of role `node`: what autoscaling makes of the node, JSON; as `wish`.
+    scaled: str = ""
     # From which level on the process logs; "": it has not said so yet.
     log_level: str = ""
     # Of a worker: how many sends it may have in flight, as it has said; None: it has not said so yet.
@@ -210,6 +212,8 @@ def noted_line(slot: Slot, line: str, now: float) -> Slot:
         return msgspec.structs.replace(slot, admits=sentence == "yes")
     if word == "wish":
         return msgspec.structs.replace(slot, wish=sentence)
+    if word == "scaled":
+        return msgspec.structs.replace(slot, scaled=sentence)
     if word == "level":
         return msgspec.structs.replace(slot, log_level=sentence)
     if word == "routing" and sentence.isdecimal():

@@ -38,7 +38,7 @@ from engine.journal import last_sentence
 from engine.nodes.records import NodeWish
 from engine.supervision import DRAIN_SIGNAL, Pipes
 from engine.telemetry import configure_logs, write_left_out
-from supervisor.process import child_state, log_levels, rolling, snapshot
+from supervisor.process import child_state, log_levels, rolling, snapshot, wanted
 from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
@@ -135,7 +135,7 @@ class Keeper:
             servers={name: rule.Server(name=name, up_at=now) for name in self._watchers},
             started_at=now,
         )
-        rule.want(self._seen, config)
+        wanted.want(self._seen, config)
         self._children = Children(listeners or {})
         # Names are never used again, not by this supervisor and not by a later one.
         self._birth, self._born = os.urandom(8).hex(), 0
@@ -185,7 +185,7 @@ class Keeper:
         self._configs[generation] = config
         rolling.begin(self._seen.rolling, generation)
         self._undone = ""
-        rule.want(self._seen, config)
+        wanted.want(self._seen, config)
         self._log.info("reloading", generation=generation)
 
     # Observe.
@@ -222,8 +222,10 @@ class Keeper:
             self._log.info("child_ready", child=after.title, seconds=round(now - after.started_at, 3))
         if after.sentence != before.sentence:
             self._log.warning("child_failed", child=after.title, why=after.sentence)
-        if after.wish != before.wish and rule.noted_wish(self._seen, after.wish):
+        if after.wish != before.wish and wanted.noted_wish(self._seen, after.wish):
             self._log.info("node_wish", **msgspec.to_builtins(self._seen.wish))
+        for queue, last in wanted.noted_scaled(self._seen, after.scaled).items():
+            self._log.info("autoscaled", queue=queue, **msgspec.to_builtins(last))
 
     def _note_signal(self, signum: int) -> None:
         if signum in (signal.SIGTERM, signal.SIGINT):
@@ -330,7 +332,7 @@ class Keeper:
                 self._log.error("reload_undone", why=sentence)
                 self._undone = sentence
                 rolling.go_back(self._seen.rolling)
-                rule.want(self._seen, self._configs[self._seen.rolling.generation])
+                wanted.want(self._seen, self._configs[self._seen.rolling.generation])
             case rule.GiveUp(sentence):
                 sys.stderr.write(last_sentence(sentence))
                 self._stop(sentence)

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.config import DRAIN_ORDER, ROLES, Config, Role
-from engine.nodes.records import NodeWish
+from engine.capacity.autoscale import AutoscaleSettings
+from engine.config import DRAIN_ORDER, ROLES, Role
+from engine.nodes.records import NodeWish, QueueScaled
 from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
@@ -95,6 +96,9 @@ class Observed(msgspec.Struct, kw_only=True):
     wanted: dict[Role, int] = {}
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
+    # What autoscaling may do, and its last changes.
+    autoscale: dict[Queue, AutoscaleSettings] = {}
+    scaled: dict[Queue, QueueScaled] = {}
     wish: NodeWish = NodeWish()
     configured: dict[Role, int] = {}
     slots: dict[Key, Slot] = {}
@@ -185,30 +189,6 @@ Action = (
     | GiveUp
     | Finish
 )
-
-
-def want(observed: Observed, config: Config) -> None:
-    """Want as many processes, and as much concurrency, as this configuration and operators say."""
-    observed.configured = {role: getattr(config.roles, role) for role in DRAIN_ORDER}
-    observed.configured_concurrency = scaling.configured_concurrency(config.queues)
-    _follow(observed)
-
-
-def _follow(observed: Observed) -> None:
-    observed.wanted = scaling.wanted_of(observed.configured, observed.wish)
-    observed.concurrency = observed.configured_concurrency | observed.wish.concurrency
-
-
-def noted_wish(observed: Observed, text: str) -> bool:
-    """Note what operators wish of the node now, JSON; whether that is another wish. What cannot be read
-    changes nothing."""
-    try:
-        wish = msgspec.json.decode(text, type=NodeWish)
-    except msgspec.DecodeError:
-        return False
-    changed, observed.wish = wish != observed.wish, wish
-    _follow(observed)
-    return changed
 
 
 def reconcile(observed: Observed, now: float, limits: Limits) -> list[Action]:

@@ -1,8 +1,9 @@
 """How many workers of each queue are wanted, and how many sends each may have in flight. Rules only.
 
-The configuration says so first. What an operator has set by hand counts in its place. A worker is asked for
-another concurrency as long as it works with one that is not wanted: a line that was lost is written again with
-the next pass.
+The configuration says so first, then autoscaling, as far as the configuration lets it. What an operator has
+set by hand counts in place of both. A worker is asked for
+another concurrency as long as it works with one that is not wanted: a line that was lost is written again
+with the next pass.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from engine.capacity.autoscale import AutoscaleSettings
 from engine.config import Queues, Role
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, QueueScaled
 from engine.nodes.standing import KEPT
 from engine.records import QUEUES, Queue
 from supervisor.process.child_state import ChildState, Key, Slot
@@ -25,16 +27,40 @@ class Ask(msgspec.Struct, frozen=True):
     concurrency: int
 
 
-def wanted_of(configured: Mapping[Role, int], wish: NodeWish) -> dict[Role, int]:
-    """How many processes of each role are wanted, by the configuration and what operators wish of the node.
+def wanted_of(
+    configured: Mapping[Role, int], wish: NodeWish, scaled: Mapping[Queue, QueueScaled] | None = None
+) -> dict[Role, int]:
+    """How many processes of each role are wanted, by the configuration, by autoscaling and by what operators
+    wish of the node.
 
     A drained node keeps its API, which refuses messages and answers everything else, and the process that
     speaks for it.
     """
     wanted: dict[Role, int] = {**configured}
+    for queue, last in (scaled or {}).items():
+        wanted[queue] = last.processes
     for queue, count in wish.processes.items():
         wanted[queue] = count
     return {role: 0 if wish.drained and role not in KEPT else count for role, count in wanted.items()}
+
+
+def concurrency_of(
+    configured: Mapping[Queue, int], wish: NodeWish, scaled: Mapping[Queue, QueueScaled]
+) -> dict[Queue, int]:
+    """How many sends in flight are wanted of a worker of each queue; by the same."""
+    return {**configured, **{queue: last.concurrency for queue, last in scaled.items()}, **wish.concurrency}
+
+
+def scaled_of(text: str, autoscale: Mapping[Queue, AutoscaleSettings]) -> dict[Queue, QueueScaled] | None:
+    """What autoscaling makes of the node, from JSON, of those queues that the configuration lets it scale.
+
+    None: it cannot be read.
+    """
+    try:
+        found = msgspec.json.decode(text, type=dict[Queue, QueueScaled])
+    except msgspec.MsgspecError:
+        return None
+    return {queue: last for queue, last in found.items() if queue in autoscale}
 
 
 def configured_concurrency(queues: Queues) -> dict[Queue, int]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from engine.capacity.autoscale import AutoscaleSettings
 from engine.config import ROLES, Role
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, QueueScaled
 from engine.records import Queue
 from supervisor.process import child_state
 from supervisor.process.child_state import ChildState, Limits, Slot
@@ -70,6 +71,9 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     # By queue, how many sends each worker may have in flight, and how many the configuration says.
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
+    # What autoscaling may do by the configuration, and its last changes.
+    autoscale: dict[Queue, AutoscaleSettings] = {}
+    scaled: dict[Queue, QueueScaled] = {}
     # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
@@ -104,7 +108,12 @@ class Publisher:
         ]  # fmt: skip
         stopping = observed.stopping is not None
         known = (observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
-        concurrency = observed.concurrency, observed.configured_concurrency
+        concurrency = (
+            observed.concurrency,
+            observed.configured_concurrency,
+            observed.autoscale,
+            observed.scaled,
+        )
         now = (rows, known, observed.wish, observed.configured, concurrency)
         if now == self._published:
             return
@@ -122,6 +131,8 @@ class Publisher:
             configured=dict[str, int](observed.configured.items()),
             concurrency=observed.concurrency,
             configured_concurrency=observed.configured_concurrency,
+            autoscale=observed.autoscale,
+            scaled=observed.scaled,
             ready=observed.announced,
             stopping=stopping,
             reloads_begun=observed.reloads.begun,

@@ -210,6 +210,24 @@ WRONG = [
         SMPP + "gsm7 = 'packed'\ndefault_alphabet = 'ascii'",
         'providers.a.gsm7 must be "unpacked" or "latin1" with default_alphabet "ascii": only GSM-7 is',
     ),
+    (
+        "[autoscale.express]\ntarget = '2s'",
+        "autoscale.express.target must be a quantile and a time, such as 'p99 <= 2s'.",
+    ),
+    (
+        "[autoscale.normal]\nprocesses_min = 5",
+        "autoscale.normal.processes_min must be at most processes_max.",
+    ),
+    (
+        "[autoscale.normal]\nconcurrency_min = 5000",
+        "autoscale.normal.concurrency_min must be at most concurrency_max.",
+    ),
+    (
+        "[roles]\nnormal = 0\n[autoscale.normal]",
+        "autoscale.normal must be left out where roles.normal is 0.",
+    ),
+    ("[autoscale.normal]\ncalm_s = 1", "autoscale.normal.calm_s must be a number from 5 to 86400."),
+    ("[autoscale]\nnormal = 5", "autoscale.normal must be a section."),
     ("[prices]\n'+98' = 'x'", "prices.* must be a whole number."),
     ("[http]\nlisten = '8080'", "http.listen must be HOST:PORT."),
     ("[queues.normal]\nbackoff_s = 3\nbackoff_max_s = 2", "queues.normal.backoff_s must be at most back"),

@@ -63,6 +63,7 @@ def test_rates_are_of_the_last_seconds_and_quantiles_of_the_last_minute() -> Non
         node.tick()
     flow = added_up({"n": node.note()})
     normal, provider = flow.queues["normal"], flow.providers["a"]
+    assert node.note().queues["normal"].recent_per_s == 10
     assert (normal.in_per_s, provider.sends_per_s, flow.credit["grants"]) == (10, 4, 0)
     assert normal.p50_ms is not None
     assert 15 <= normal.p50_ms <= 20

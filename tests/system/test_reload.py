@@ -7,12 +7,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.errors import EngineError
 from supervisor.cli.client import Client
-from tests.system.client import Caller, eventually, fetch
+from tests.system.client import Caller, behave, eventually, fetch
 from tests.system.conftest import Engine, answer, start_engine
 
 DRAFT = {"to": "+989121234567", "text": "Your code is 123456"}
@@ -148,6 +149,40 @@ def test_what_cannot_be_is_one_sentence_in_the_log_and_the_engine_goes_on(
     eventually(lambda: "cannot be read: No such file" in engine.log.read_text())
     assert {p["name"] for p in answer(engine.run("status", "--json"))["processes"]} == before
     answer(engine.run("send", "--to", "+989121234567", "--text", "still here", "--json"))
+
+
+def test_autoscaling_begins_and_ends_with_a_reload_and_says_why(engine: Engine, config: Path) -> None:
+    def express() -> dict[str, Any]:
+        return next(p for p in answer(engine.run("status", "--json"))["processes"] if p["role"] == "express")
+
+    def last() -> dict[str, Any] | None:
+        return answer(engine.run("status", "--json"))["nodes"][0]["scaled"].get("express")
+
+    before = express()["concurrency"]
+    narrow = "[queues.express]\nconcurrency = 1\n[autoscale.express]\nconcurrency_min = 1\n"
+    behave(engine.simulator_url, latency={"constant_ms": 300})
+    try:
+        reload(engine, config, ONE + narrow, "reloaded")
+        pid = express()["pid"]
+        caller = Caller(engine.url, engine.api_key)
+        burst = {"messages": [DRAFT | {"queue": "express"}] * 100}
+        assert caller.insist("/v1/messages/batch", burst)[0] in (200, 202)
+        change = eventually(last)
+        assert change["concurrency"] > change["concurrency_before"] == 1
+        assert "messages/s arrive" in change["reason"]
+        eventually(lambda: express()["concurrency"] == (last() or {})["concurrency"])
+        assert express()["pid"] == pid, "no process for what concurrency can do"
+        assert "autoscaled express 1 × " in engine.run("status").stdout
+
+        answer(engine.run("queue", "scale", "express", "1", "--concurrency", "7", "--json"))
+        eventually(lambda: express()["concurrency"] == 7)
+        answer(engine.run("queue", "scale", "express", "as-configured", "--json"))
+        eventually(lambda: express()["concurrency"] > 7)
+    finally:
+        behave(engine.simulator_url, latency={"constant_ms": 0})
+        reload(engine, config, ONE, "reloaded")
+    assert express()["concurrency"] == before
+    assert eventually(lambda: last() is None)
 
 
 def test_routes_and_pauses_made_at_run_time_outlive_a_reload_and_a_restart(

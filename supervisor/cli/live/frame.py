@@ -15,7 +15,7 @@ from rich.text import Text
 from supervisor.cli import show
 from supervisor.cli.answers import Flow, NodeProcess, ProviderRates, Status
 from supervisor.cli.live.spark import spark
-from supervisor.cli.show_nodes import NodeRows, rows_of
+from supervisor.cli.show_nodes import NodeRows, rows_of, scaled
 from supervisor.cli.text import number
 
 # From so many columns on, processes stand beside each other.
@@ -197,7 +197,7 @@ def _node(rows: NodeRows, width: int, now_us: int) -> list[Text]:
     well = rows.node is None or rows.node.seen == "running"
     ready = sum(_is_well(process) for process, _ in rows.processes)
     count = f", {ready} of {len(rows.processes)} ready" if rows.processes else ""
-    lines = [Text(rows.title + count, style=_HEAD if well else _ILL)]
+    lines = [Text(rows.title + count, style=_HEAD if well else _ILL), *scaled(rows.node, now_us)]
     if not rows.processes:
         return lines
     # Those that need attention come first, so that they are not cut away.

@@ -4,9 +4,9 @@
 roles by files in DIR, named after the role: `refuse-ROLE` cannot boot, `crash-ROLE` dies before it is
 ready, `linger-ROLE` does not drain, `mute-ROLE` is never ready, `grow-ROLE` has 200 MiB, `noisy-ROLE`
 logs 2,000 lines; `refuse-server`: the watched server cannot be started again. What operators wish of the
-node stands in `wish`. SIGUSR2 makes a child's loop hang, while a thread of it waits. `fence-fails` makes
-fencing fail. On SIGHUP the configuration becomes that of `config.toml`. What the children do is appended
-to DIR/events.
+node stands in `wish`, what autoscaling makes of it in `scaled`. SIGUSR2 makes a child's loop hang, while a
+thread of it waits. `fence-fails` makes fencing fail. On SIGHUP the configuration becomes that of
+`config.toml`. What the children do is appended to DIR/events.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import uvloop
 
 from engine.boot.heartbeat import Heartbeat
 from engine.config import Config, Logs, ProcessSettings, Role, Roles, load
+from engine.config.autoscale import Autoscale
 from engine.errors import ConfigError, Unavailable
 from engine.nodes.records import NodeWish
 from engine.supervision import Pipes
@@ -60,10 +61,12 @@ def wait_beside() -> None:
 
 
 async def pass_on_wishes(life: Heartbeat) -> None:
-    """What operators wish stands in the file `wish`."""
+    """What operators wish stands in the file `wish`, what autoscaling makes of the node in `scaled`."""
     while True:
         if (HERE / "wish").exists():
             life.wish((HERE / "wish").read_bytes())
+        if (HERE / "scaled").exists():
+            life.scaled((HERE / "scaled").read_bytes())
         await asyncio.sleep(0.05)
 
 
@@ -173,6 +176,7 @@ def main() -> int:
             node="node-1",
             data_dir=str(HERE),
             roles=Roles(**options.get("roles", {})),
+            autoscale=msgspec.convert(options.get("autoscale", {}), Autoscale),
             processes=ProcessSettings(**options.get("processes", {})),
             logs=Logs(format="json"),
         ),

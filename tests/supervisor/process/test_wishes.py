@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from engine.config import ROLES, Role
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, QueueScaled
 from supervisor.process import scaling as rule
 from supervisor.process import snapshot
 from tests.supervisor.process.running import Running, until
@@ -36,10 +36,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def wish(running: Running, wished: NodeWish) -> None:
+    put(running, "wish", wished)
+
+
+def put(running: Running, name: str, record: object) -> None:
     """Replace the file as a whole."""
-    draft = running.here / "wish.new"
-    draft.write_bytes(msgspec.json.encode(wished))
-    draft.rename(running.here / "wish")
+    draft = running.here / f"{name}.new"
+    draft.write_bytes(msgspec.json.encode(record))
+    draft.rename(running.here / name)
 
 
 def test_a_drained_node_wants_its_api_and_its_speaker_and_nothing_else() -> None:
@@ -101,6 +105,42 @@ def test_a_worker_gets_another_concurrency_while_it_works_and_after_a_death(star
     assert allowed() == [700, 700, 200]
     running.send(signal.SIGTERM)
     assert running.end() == 0
+
+
+def test_autoscaling_is_carried_out_in_its_bounds_of_configuration_and_an_operator_wins(start: Start) -> None:
+    roles = {"archiver": 0, "ledger": 0, "normal": 1}
+    running = start(roles=roles, autoscale={"express": {}})
+    running.ready()
+    last = QueueScaled(
+        processes=2,
+        concurrency=600,
+        processes_before=1,
+        concurrency_before=200,
+        at_us=5,
+        reason="more arrives",
+    )
+    put(running, "scaled", {"express": last, "normal": last})
+    until(lambda: "express 2" in running.rows() and running.rows()["express 2"].concurrency == 600)
+    until(lambda: running.rows()["express 1"].concurrency == 600)
+    assert "normal 2" not in running.rows(), "the configuration does not let it"
+    file = snapshot.read(snapshot.path_in(running.here))
+    assert file is not None
+    assert file.scaled == {"express": last}
+    [line] = running.logged("autoscaled")
+    assert (line["queue"], line["reason"], line["concurrency_before"]) == ("express", "more arrives", 200)
+
+    wish(running, NodeWish(processes={"express": 1}, concurrency={"express": 50}))
+    until(lambda: "express 2" not in running.rows() and running.rows()["express 1"].concurrency == 50)
+    wish(running, NodeWish())
+    until(lambda: "express 2" in running.rows() and running.rows()["express 1"].concurrency == 600)
+
+    (running.here / "config.toml").write_text(
+        "node = 'node-1'\n[roles]\narchiver = 0\nledger = 0\n[queues.express]\nconcurrency = 30\n"
+    )
+    running.send(signal.SIGHUP)
+    until(lambda: running.logged("reloaded"))
+    until(lambda: "express 2" not in running.rows() and running.rows()["express 1"].concurrency == 30)
+    assert len(running.logged("autoscaled")) == 1, "what is told again is no news"
 
 
 def test_a_supervisor_that_starts_drained_starts_no_worker(start: Start) -> None:
