@@ -228,9 +228,7 @@ async def _services(
         now_us=process.clock.now_us,
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
-        cancels=Cancels(
-            lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable
-        ),
+        cancels=Cancels(lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable),
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

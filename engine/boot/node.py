@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from pathlib import Path
 
 import msgspec
 import structlog
 
 from engine import __version__
 from engine.boot.metric_files import Counted, process_of
+from engine.boot.own_node import own_node
 from engine.boot.process import Process, end, until
 from engine.config import ROLES
 from engine.errors import Unavailable
 from engine.formats import FORMATS
 from engine.metrics.snapshot import Snapshot, Totals, added, joined
 from engine.nodes.flow import RATE_S, FlowWindow
-from engine.nodes.records import NodeNote, NodeWish, OwnNode, OwnProcess, ProcessNote
+from engine.nodes.records import NodeNote, NodeWish, OwnProcess, ProcessNote
 from engine.nodes.standing import forgotten, state_of
 from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
@@ -132,7 +132,7 @@ class Speaker:
 
     def _note_of(self, now_us: int, living: dict[str, Snapshot]) -> NodeNote:
         config, wish = self._process.config, self._wish
-        own = _own_node(config.data_dir)
+        own = own_node(config.data_dir)
         if self._process.life.draining.is_set():
             own = msgspec.structs.replace(own, stopping=True)
         cpu = self._cpu_percent(now_us, living)
@@ -171,14 +171,6 @@ class Speaker:
             for name, spent_s in now.items()
             if name in before and now_us > at_us
         }
-
-
-def _own_node(data_dir: str) -> OwnNode:
-    """What the supervisor has written; nothing when there is no data directory, or no file."""
-    try:
-        return msgspec.json.decode(Path(data_dir, "run", "processes.json").read_bytes(), type=OwnNode)
-    except (OSError, msgspec.MsgspecError):
-        return OwnNode()
 
 
 def _noted(own: OwnProcess, snapshot: Snapshot | None, cpu_percent: float) -> ProcessNote:

@@ -32,9 +32,7 @@ def shown(secret: bytes) -> str:
 def headers(event_id: str, now_s: int, body: bytes, keys: Sequence[bytes]) -> bytes:
     """The three header lines of a delivery, each ended by CRLF. `keys`: raw secrets, one or two."""
     signed = b"%b.%d.%b" % (event_id.encode(), now_s, body)
-    signatures = b" ".join(
-        b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys
-    )
+    signatures = b" ".join(b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256")) for key in keys)
     return b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwebhook-signature: %b\r\n" % (
         event_id.encode(), now_s, signatures,
     )  # fmt: skip
