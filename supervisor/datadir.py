@@ -91,17 +91,17 @@ class DataDir:
         holder = self.holder()
         if holder is not None:
             return ConfigError(
-                f"The engine in the data directory {self.path} (process {holder}) starts or stops, and takes no "
-                "commands meanwhile; try again in a moment."
+                f"The engine in the data directory {self.path} (process {holder}) starts or stops, and takes "
+                "no commands meanwhile; try again in a moment."
             )
         if self.has_died():
             return ConfigError(
-                f"The engine in the data directory {self.path} has ended without a stop, and no process of it "
-                "is left; start it again, and see the last lines of its log."
+                f"The engine in the data directory {self.path} has ended without a stop, and no process of "
+                "it is left; start it again, and see the last lines of its log."
             )
         return ConfigError(
-            f"No running engine is known in the data directory {self.path}; start one with `smsengine up`, or "
-            "name one with --data-dir or --url."
+            f"No running engine is known in the data directory {self.path}; start one with `smsengine up`, "
+            "or name one with --data-dir or --url."
         )
 
     def has_died(self) -> bool:

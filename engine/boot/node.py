@@ -1,5 +1,5 @@
-"""The role `node`: speaks for its node. It notes the node in Redis, and takes to the supervisor what
-operators wish of it.
+"""The role `node`: speaks for its node. It notes the node in Redis, takes to the supervisor what operators
+wish of it, and records what they changed at the supervisor itself.
 
 Every node has one such process, also while it is drained. The supervisor itself has no connection to a
 store; it writes what it knows to run/processes.json, and reads the wish from this process's pipe.
@@ -20,6 +20,7 @@ import structlog
 
 from engine import __version__
 from engine.boot.metric_files import Counted, process_of
+from engine.boot.own_changes import Recorder
 from engine.boot.own_node import own_node
 from engine.boot.process import Process, end, until
 from engine.config import ROLES
@@ -29,6 +30,7 @@ from engine.metrics.snapshot import Snapshot, Totals, added, joined
 from engine.nodes.flow import RATE_S, FlowWindow
 from engine.nodes.records import NodeNote, NodeWish, OwnProcess, ProcessNote
 from engine.nodes.standing import forgotten, state_of
+from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
@@ -51,7 +53,8 @@ async def speak_for_node(process: Process) -> None:
         await process.know_the_time(link)
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         try:
-            speaker = Speaker(process, link, PostgresNodeWishes(postgres))
+            recorder = Recorder(config.node_name, Changes(postgres))
+            speaker = Speaker(process, link, PostgresNodeWishes(postgres), recorder)
             await speaker.look()
             await speaker.note()
             life.ready()
@@ -69,8 +72,11 @@ async def speak_for_node(process: Process) -> None:
 class Speaker:
     """Of one node."""
 
-    def __init__(self, process: Process, link: RedisLink, wishes: PostgresNodeWishes) -> None:
+    def __init__(
+        self, process: Process, link: RedisLink, wishes: PostgresNodeWishes, recorder: Recorder
+    ) -> None:
         self._process = process
+        self._recorder = recorder
         self._link = link
         self._wishes = wishes
         self._wish = NodeWish()
@@ -98,6 +104,7 @@ class Speaker:
         while True:
             await asyncio.sleep(_LOOK_S)
             await self.look()
+            await self._recorder.record(own_node(self._process.config.data_dir))
 
     async def note(self) -> None:
         """Note the node once; when Redis does not take the note, the next one counts."""

@@ -4,7 +4,7 @@ defaults: nodes of several versions read them."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -62,6 +62,20 @@ class OwnProcess(msgspec.Struct, frozen=True, kw_only=True):
     last_words: str = ""
 
 
+class OwnChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator changed at the supervisor itself, by a signal: a reload, or levels of the log."""
+
+    # From 1, since the supervisor started.
+    number: int
+    # When it was over, UTC microseconds.
+    at_us: int
+    action: Literal["reload", "log-level"]
+    outcome: Literal["done", "refused"] = "done"
+    # Only what differs, without secrets.
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+
+
 class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor writes to run/processes.json, as far as others are to see it."""
 
@@ -76,6 +90,8 @@ class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     configured_concurrency: dict[Queue, int] = {}
     stopping: bool = False
     processes: list[OwnProcess] = []
+    # The last ones.
+    changes: list[OwnChange] = []
 
 
 class ProcessNote(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from __future__ import annotations
 import msgspec
 
 from engine.config import DRAIN_ORDER, ROLES, Config, Role
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, OwnChange
 from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
@@ -102,6 +102,7 @@ class Observed(msgspec.Struct, kw_only=True):
     servers: dict[str, Server] = {}
     rolling: rolls.Rolling = msgspec.field(default_factory=rolls.Rolling)
     reloads: Reloads = msgspec.field(default_factory=Reloads)
+    changes: list[OwnChange] = []
     stopping: Stopping | None = None
     # Everything wanted has been ready at the same time, at least once.
     announced: bool = False

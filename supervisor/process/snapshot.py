@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from engine.config import ROLES, Role
-from engine.nodes.records import NodeWish
+from engine.nodes.records import NodeWish, OwnChange
 from engine.records import Queue
 from supervisor.process import child_state
 from supervisor.process.child_state import ChildState, Limits, Slot
@@ -78,6 +78,8 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     reloads_begun: int
     reloads_ended: int
     reload_failure: str
+    # What operators changed at this supervisor of late, for the record of changes.
+    changes: list[OwnChange] = []
     processes: list[ProcessRow]
 
 
@@ -105,7 +107,7 @@ class Publisher:
         stopping = observed.stopping is not None
         known = (observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
         concurrency = observed.concurrency, observed.configured_concurrency
-        now = (rows, known, observed.wish, observed.configured, concurrency)
+        now = (rows, known, observed.wish, observed.configured, concurrency, observed.changes)
         if now == self._published:
             return
         self._published = now
@@ -127,6 +129,7 @@ class Publisher:
             reloads_begun=observed.reloads.begun,
             reloads_ended=observed.reloads.ended,
             reload_failure=observed.reloads.sentence,
+            changes=observed.changes,
             processes=self._rows(observed.slots.values()),
         )
         try:

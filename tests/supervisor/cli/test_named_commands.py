@@ -1,4 +1,4 @@
-"""Each command that a page, or a sentence of the engine, tells an operator to run exists, with its options."""
+"""Each command that a page, or a sentence of the engine, tells an operator to run exists, with options."""
 
 from __future__ import annotations
 
