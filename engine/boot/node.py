@@ -162,6 +162,7 @@ class Speaker:
             configured_concurrency=own.configured_concurrency,
             processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
             more_processes=len(own.processes) - len(shown),
+            providers=own.providers,
         )
 
     def _cpu_percent(self, now_us: int, living: dict[str, Snapshot]) -> dict[str, float]:

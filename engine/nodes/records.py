@@ -89,6 +89,8 @@ class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
     stopping: bool = False
+    # How many providers its configuration has; None: not known.
+    providers: int | None = None
     processes: list[OwnProcess] = []
     # The last ones.
     changes: list[OwnChange] = []
@@ -135,6 +137,8 @@ class NodeNote(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[ProcessNote] = []
     # Processes that are not among these, because there are so many.
     more_processes: int = 0
+    # How many providers its configuration has; None: its version does not say.
+    providers: int | None = None
 
 
 class SeenNode(NodeNote, frozen=True, kw_only=True):

@@ -97,6 +97,8 @@ class Observed(msgspec.Struct, kw_only=True):
     configured_concurrency: dict[Queue, int] = {}
     wish: NodeWish = NodeWish()
     configured: dict[Role, int] = {}
+    # How many providers the configuration has.
+    providers: int = 0
     slots: dict[Key, Slot] = {}
     fencing: Fencing
     servers: dict[str, Server] = {}
@@ -192,6 +194,7 @@ def want(observed: Observed, config: Config) -> None:
     """Want as many processes, and as much concurrency, as this configuration and operators say."""
     observed.configured = {role: getattr(config.roles, role) for role in DRAIN_ORDER}
     observed.configured_concurrency = scaling.configured_concurrency(config.queues)
+    observed.providers = len(config.providers)
     _follow(observed)
 
 

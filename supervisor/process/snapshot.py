@@ -70,6 +70,8 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     # By queue, how many sends each worker may have in flight, and how many the configuration says.
     concurrency: dict[Queue, int] = {}
     configured_concurrency: dict[Queue, int] = {}
+    # How many providers the configuration has.
+    providers: int = 0
     # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
@@ -105,7 +107,8 @@ class Publisher:
             for s in observed.slots.values()
         ]  # fmt: skip
         stopping = observed.stopping is not None
-        known = (observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
+        reloads = observed.reloads
+        known = (observed.announced, stopping, reloads.begun, reloads.ended, observed.providers)
         concurrency = observed.concurrency, observed.configured_concurrency
         now = (rows, known, observed.wish, observed.configured, concurrency, observed.changes)
         if now == self._published:
@@ -124,6 +127,7 @@ class Publisher:
             configured=dict[str, int](observed.configured.items()),
             concurrency=observed.concurrency,
             configured_concurrency=observed.configured_concurrency,
+            providers=observed.providers,
             ready=observed.announced,
             stopping=stopping,
             reloads_begun=observed.reloads.begun,
