@@ -86,6 +86,28 @@ class DataDir:
         """Process id of the `smsengine up` that holds the directory now; None: none does."""
         return filelock.holder(self._lock)
 
+    def absence(self) -> ConfigError:
+        """The error that says why no engine answers here: it starts, has died, or there is none."""
+        holder = self.holder()
+        if holder is not None:
+            return ConfigError(
+                f"The engine in the data directory {self.path} (process {holder}) starts or stops, and takes "
+                "no commands meanwhile; try again in a moment."
+            )
+        if self.has_died():
+            return ConfigError(
+                f"The engine in the data directory {self.path} has ended without a stop, and no process of "
+                "it is left; start it again, and see the last lines of its log."
+            )
+        return ConfigError(
+            f"No running engine is known in the data directory {self.path}; start one with `smsengine up`, "
+            "or name one with --data-dir or --url."
+        )
+
+    def has_died(self) -> bool:
+        """Whether an engine ran here, and has ended without a stop; False also when that is not known."""
+        return filelock.is_free(self._lock) and (self.run / "engine.json").exists()
+
     def secret(self, name: str, make: Callable[[], str]) -> str:
         """The secret of that name; on first use `make` makes it. Raises ConfigError."""
         known = self.known_secret(name)

@@ -122,7 +122,7 @@ class NodeCalls:
         limits={"processes": {"minimum": 0, "maximum": PROCESSES_MAX}},
         examples={"two": {"processes": 2}},
         answers={200: _Scaled},
-        codes=("last_node",),
+        codes=("last_node", "no_providers"),
         once=True,
     )
     async def scale(self, request: web.Request) -> Response:

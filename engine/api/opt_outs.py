@@ -72,9 +72,7 @@ class OptOuts:
 
         def changing(answer: _Answer) -> Action:
             async def action(request: web.Request) -> Response:
-                return await answer(
-                    request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION)), "api"
-                )
+                return await answer(request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION)), "api")
 
             return action
 

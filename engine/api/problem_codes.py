@@ -41,6 +41,7 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "reference_reused": ProblemCode(409, "a top-up of this reference was for other units"),
     "version_conflict": ProblemCode(409, "somebody changed it since the version that was given"),
     "last_node": ProblemCode(409, "no other node does what this one does"),
+    "no_providers": ProblemCode(409, "the node has no providers, so workers there would send nothing"),
     "queue_paused": ProblemCode(409, "a queue that is paused cannot be drained"),
     "validity_over": ProblemCode(409, "the validity of the dead letter is over"),
     "unreadable": ProblemCode(409, "another version of the engine wrote the dead letter"),

@@ -201,7 +201,7 @@ def _scrape(process: Process, pool: Pool, link: RedisLink, stream: RedisActivity
     config, now_us = process.config, process.clock.now_us
     status = StatusReader(pool, link, stream, config.shards)
     providers = [p.name for p in config.providers]
-    return Scrape(process.meter, status, RedisProblems(link, now_us), providers, now_us)
+    return Scrape(process.meter, status, RedisProblems(link, now_us), providers, now_us, config.data_dir)
 
 
 def _metrics_key_digest(config: Config) -> bytes:

@@ -240,9 +240,7 @@ async def _services(
         webhooks=webhook_services(config, postgres, link),
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
-        cancels=Cancels(
-            lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable
-        ),
+        cancels=Cancels(lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable),
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

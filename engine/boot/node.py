@@ -1,5 +1,5 @@
-"""The role `node`: speaks for its node. It notes the node in Redis, and takes to the supervisor what
-operators wish of it.
+"""The role `node`: speaks for its node. It notes the node in Redis, takes to the supervisor what operators
+wish of it, and records what they changed at the supervisor itself.
 
 Every node has one such process, also while it is drained. The supervisor itself has no connection to a
 store; it writes what it knows to run/processes.json, and reads the wish from this process's pipe.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -22,14 +21,17 @@ import structlog
 from engine import __version__
 from engine.boot.autoscaling import Autoscaling
 from engine.boot.metric_files import Counted, process_of
+from engine.boot.own_changes import Recorder
+from engine.boot.own_node import own_node
 from engine.boot.process import Process, end, until
 from engine.config import ROLES
 from engine.errors import Unavailable
 from engine.formats import FORMATS
 from engine.metrics.snapshot import Snapshot, Totals, added, joined
 from engine.nodes.flow import RATE_S, FlowWindow
-from engine.nodes.records import NodeNote, NodeWish, OwnNode, OwnProcess, ProcessNote
+from engine.nodes.records import NodeNote, NodeWish, OwnProcess, ProcessNote
 from engine.nodes.standing import forgotten, state_of
+from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.nodes import PostgresNodeWishes
 from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
@@ -52,7 +54,8 @@ async def speak_for_node(process: Process) -> None:
         await process.know_the_time(link)
         postgres = await Pool.connect(config.postgres.url, connections_max=1)
         try:
-            speaker = Speaker(process, link, PostgresNodeWishes(postgres))
+            recorder = Recorder(config.node_name, Changes(postgres))
+            speaker = Speaker(process, link, PostgresNodeWishes(postgres), recorder)
             await speaker.look()
             await speaker.note()
             life.ready()
@@ -71,8 +74,11 @@ async def speak_for_node(process: Process) -> None:
 class Speaker:
     """Of one node."""
 
-    def __init__(self, process: Process, link: RedisLink, wishes: PostgresNodeWishes) -> None:
+    def __init__(
+        self, process: Process, link: RedisLink, wishes: PostgresNodeWishes, recorder: Recorder
+    ) -> None:
         self._process = process
+        self._recorder = recorder
         self._link = link
         self._wishes = wishes
         self._wish = NodeWish()
@@ -100,6 +106,7 @@ class Speaker:
         while True:
             await asyncio.sleep(_LOOK_S)
             await self.look()
+            await self._recorder.record(own_node(self._process.config.data_dir))
 
     async def note(self) -> None:
         """Note the node once; when Redis does not take the note, the next one counts."""
@@ -134,7 +141,7 @@ class Speaker:
 
     def _note_of(self, now_us: int, living: dict[str, Snapshot]) -> NodeNote:
         config, wish = self._process.config, self._wish
-        own = _own_node(config.data_dir)
+        own = own_node(config.data_dir)
         if self._process.life.draining.is_set():
             own = msgspec.structs.replace(own, stopping=True)
         cpu = self._cpu_percent(now_us, living)
@@ -158,6 +165,7 @@ class Speaker:
             configured_concurrency=own.configured_concurrency,
             processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
             more_processes=len(own.processes) - len(shown),
+            providers=own.providers,
         )
 
     def _cpu_percent(self, now_us: int, living: dict[str, Snapshot]) -> dict[str, float]:
@@ -174,14 +182,6 @@ class Speaker:
             for name, spent_s in now.items()
             if name in before and now_us > at_us
         }
-
-
-def _own_node(data_dir: str) -> OwnNode:
-    """What the supervisor has written; nothing when there is no data directory, or no file."""
-    try:
-        return msgspec.json.decode(Path(data_dir, "run", "processes.json").read_bytes(), type=OwnNode)
-    except (OSError, msgspec.MsgspecError):
-        return OwnNode()
 
 
 def _counts_of(own: OwnNode, wish: NodeWish) -> dict[str, int]:

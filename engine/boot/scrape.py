@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import __version__
 from engine.boot.meter import Meter
+from engine.boot.own_node import numbers_of, own_node
 from engine.errors import EngineError, Unavailable
 from engine.metrics.catalogue import METRICS
 from engine.metrics.exposition import rendered
@@ -36,13 +37,16 @@ class Scrape:
         problems: RedisProblems,
         providers: list[str],
         now_us: Callable[[], int],
+        data_dir: str = "",
     ) -> None:
-        """`providers`: those of the configuration. `now_us`: microseconds since 1970."""
+        """`providers`: those of the configuration. `now_us`: microseconds since 1970. `data_dir`: where the
+        supervisor writes what it knows of its processes; "" for nowhere."""
         self._meter = meter
         self._status = status
         self._problems = problems
         self._providers = providers
         self._now_us = now_us
+        self._data_dir = data_dir
 
     async def text(self, accept: str) -> tuple[bytes, str]:
         """The metrics in the format that `accept` prefers, and its content type. Raises Unavailable."""
@@ -53,9 +57,10 @@ class Scrape:
 
         def text() -> tuple[bytes, str]:
             snapshots = counted.snapshots
-            counts = added([counted.totals.counts, *(one.counts for one in snapshots.values())])
+            restarts, wanted = numbers_of(own_node(self._data_dir))
+            counts = added([counted.totals.counts, *(one.counts for one in snapshots.values()), restarts])
             gauges = joined(
-                [*(snapshots[name].gauges for name in counted.living if name in snapshots), shown]
+                [*(snapshots[name].gauges for name in counted.living if name in snapshots), shown, wanted]
             )
             return rendered(counts, gauges, accept)
 

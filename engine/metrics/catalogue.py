@@ -257,6 +257,13 @@ _PROCESSES = (
         "queue",
         across="max",
     ),
+    _gauge("processes_wanted", "Processes that the supervisor keeps, alive or not", "role"),
+    _counter(
+        "process_restarts",
+        "Processes started in the place of one that had died, since the supervisor started",
+        "role",
+        "process",
+    ),
     _gauge("status_part_up", "1 when this part of the status could be read for this scrape", "part"),
     _gauge("build_info", "Always 1; the version of the process that answers", "version"),
 )

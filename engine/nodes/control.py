@@ -95,13 +95,19 @@ class NodeControl:
     ) -> NodeWish:
         """Let the node have the workers of the queue that are `wanted`.
 
-        Raises Refusal 404, 409, 422, Unavailable. 409 when 0 would leave the queue without any.
+        Raises Refusal 404, 409, 422, Unavailable. 409 when 0 would leave the queue without any, and when the
+        node has no providers.
         """
         _check("processes", wanted.processes, 0, PROCESSES_MAX)
         if wanted.concurrency is not msgspec.UNSET:
             _check("concurrency", wanted.concurrency, 1, CONCURRENCY_MAX)
         notes = await self._known(name, force)
         note = notes.get(name)
+        if wanted.processes and note is not None and note.providers == 0:
+            why = (
+                f"has no [[providers]] in its configuration, so a worker of {queue} could send nothing there"
+            )
+            raise Refusal("no_providers", 409, f"The node {name} {why}; add one to it and reload it first.")
         after = note.configured.get(queue, 0) if wanted.processes is None and note else wanted.processes
         roles = [] if after or note is None or not note.roles.get(queue) else [queue]
         what = f"The node {name} cannot be left without workers of {queue}"

@@ -4,7 +4,7 @@ defaults: nodes of several versions read them."""
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -74,6 +74,20 @@ class OwnProcess(msgspec.Struct, frozen=True, kw_only=True):
     last_words: str = ""
 
 
+class OwnChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator changed at the supervisor itself, by a signal: a reload, or levels of the log."""
+
+    # From 1, since the supervisor started.
+    number: int
+    # When it was over, UTC microseconds.
+    at_us: int
+    action: Literal["reload", "log-level"]
+    outcome: Literal["done", "refused"] = "done"
+    # Only what differs, without secrets.
+    before: dict[str, Any] = {}
+    after: dict[str, Any] = {}
+
+
 class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     """What the supervisor writes to run/processes.json, as far as others are to see it."""
 
@@ -89,7 +103,11 @@ class OwnNode(msgspec.Struct, frozen=True, kw_only=True):
     # By queue, what autoscaling has changed last.
     scaled: dict[Queue, QueueScaled] = {}
     stopping: bool = False
+    # How many providers its configuration has; None: not known.
+    providers: int | None = None
     processes: list[OwnProcess] = []
+    # The last ones.
+    changes: list[OwnChange] = []
 
 
 class ProcessNote(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +153,8 @@ class NodeNote(msgspec.Struct, frozen=True, kw_only=True):
     processes: list[ProcessNote] = []
     # Processes that are not among these, because there are so many.
     more_processes: int = 0
+    # How many providers its configuration has; None: its version does not say.
+    providers: int | None = None
 
 
 class SeenNode(NodeNote, frozen=True, kw_only=True):

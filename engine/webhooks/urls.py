@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 from engine.webhooks.records import Target
 
 URL_LENGTH_MAX = 2000
-ALLOWED = "an https:// or http:// URL of at most 2,000 printable ASCII characters, without a user or a fragment"
+ALLOWED = (
+    "an https:// or http:// URL of at most 2,000 printable ASCII characters, without a user or a fragment"
+)
 # Networks whose addresses have an IPv4 address inside: NAT64 (RFC 6052), 6to4 (RFC 3056).
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")

@@ -83,9 +83,10 @@ class Whereabouts:
     def _running(self) -> Address | None:
         """The engine of the data directory; None when there is none, or the user named another by its URL.
 
-        Either of its addresses names it.
+        Either of its addresses names it. Nothing is believed of an engine that has died.
         """
-        running = DataDir(self.data_dir).running(Address)
+        directory = DataDir(self.data_dir)
+        running = None if directory.has_died() else directory.running(Address)
         if running is None or (self.url and self.url.rstrip("/") not in (running.url, running.admin_url)):
             # Keys of this directory are never sent to another engine.
             return None
@@ -93,8 +94,5 @@ class Whereabouts:
 
     def _named_url(self) -> str:
         if not self.url:
-            raise ConfigError(
-                f"No running engine is known in the data directory {self.data_dir}; start one with "
-                "`smsengine up`, or name one with --data-dir or --url."
-            )
+            raise DataDir(self.data_dir).absence()
         return self.url

@@ -12,6 +12,7 @@ import msgspec
 
 from engine.config import ROLES
 from engine.errors import ConfigError, EngineError
+from supervisor.datadir import DataDir
 from supervisor.process import log_levels, snapshot
 from supervisor.process.log_levels import LEVELS
 
@@ -47,7 +48,7 @@ def change_level(data_dir: Path, level: str, role: str = "") -> list[ChangedLeve
     path = snapshot.path_in(data_dir)
     before = snapshot.read(path)
     if before is None or before.stopping:
-        raise ConfigError(f"No engine runs in the data directory {data_dir}; name another with --data-dir.")
+        raise DataDir(data_dir).absence()
     try:
         for signum in signums:
             os.kill(before.supervisor_pid, signum)

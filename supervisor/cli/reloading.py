@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from engine.errors import ConfigError, EngineError
+from supervisor.datadir import DataDir
 from supervisor.process import snapshot
 
 _LOOK_S = 0.05
@@ -27,7 +28,7 @@ def reload_engine(data_dir: Path, timeout_s: float) -> None:
     path = snapshot.path_in(data_dir)
     before = snapshot.read(path)
     if before is None:
-        raise ConfigError(f"No engine runs in the data directory {data_dir}; name another with --data-dir.")
+        raise DataDir(data_dir).absence()
     try:
         os.kill(before.supervisor_pid, signal.SIGHUP)
     except OSError as e:

@@ -63,10 +63,34 @@ def holder(path: Path) -> int | None:
         os.close(fd)
 
 
-def _holder(fd: int) -> int | None:
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+def is_free(path: Path) -> bool:
+    """Whether it is known that no process holds the lock; False also when its file is not there, or not ours
+    to open."""
+    if path in _held:
+        return False
     try:
-        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return _asked(fd)[0] == fcntl.F_UNLCK
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _holder(fd: int) -> int | None:
+    try:
+        kind, pid = _asked(fd)
     except OSError:
         return None
     return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+
+
+def _asked(fd: int) -> tuple[int, int]:
+    """(type of the lock that another process holds, F_UNLCK for none; that process, 0 when it is of another
+    namespace). Raises OSError."""
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    return kind, pid

@@ -131,7 +131,7 @@ class Slot(msgspec.Struct, frozen=True, kw_only=True):
     was_ready: bool = False
     # Deaths in a row, not counting those of processes that drained or lived long.
     deaths: int = 0
-    # Processes started here after the first.
+    # Processes started here in the place of one that had died.
     restarts: int = 0
     retry_at: float = 0.0
     # Version of the routing plan that the process has in force; None: it routes nothing, or not yet.
@@ -185,14 +185,15 @@ def moved(slot: Slot, event: Event, now: float) -> Slot:
 
 def spawned(slot: Slot, name: str, pid: int, now: float, generation: int = 0) -> Slot:
     """The slot after a fork: a new process with this name as a holder, this id and configuration."""
-    first = slot.name == ""
+    # One that takes the place of a process that was asked to end, for a reload say, is no restart.
+    again = slot.name != "" and slot.deaths > 0
     if generation != slot.generation:
         # Failures with the last configuration do not count against this one.
         slot = msgspec.structs.replace(slot, was_ready=False, deaths=0)
     return msgspec.structs.replace(
         moved(slot, Event.SPAWN, now),
         name=name, pid=pid, generation=generation, started_at=now, beat_at=now,
-        restarts=slot.restarts + (not first), routing=None, admits=True, log_level="", concurrency=None,
+        restarts=slot.restarts + again, routing=None, admits=True, log_level="", concurrency=None,
         sentence="", code=0, stack=(),
     )  # fmt: skip
 

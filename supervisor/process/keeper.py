@@ -38,7 +38,7 @@ from engine.journal import last_sentence
 from engine.nodes.records import NodeWish
 from engine.supervision import DRAIN_SIGNAL, Pipes
 from engine.telemetry import configure_logs, write_left_out
-from supervisor.process import child_state, log_levels, rolling, snapshot, wanted
+from supervisor.process import child_state, log_levels, own_changes, rolling, snapshot, wanted
 from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
@@ -204,6 +204,7 @@ class Keeper:
             self._seen.slots = {k: child_state.later(s, gap_s) for k, s in self._seen.slots.items()}
         for key in speakers:
             self._note_lines(key, self._children.lines(key), now)
+        own_changes.note_levels(self._seen, signums)
         for signum in signums:
             self._note_signal(signum)
         if signal.SIGCHLD in signums or now - self._watched_at >= _WATCH_S:
@@ -253,6 +254,7 @@ class Keeper:
     def _end_reload(self, sentence: str) -> None:
         self._seen.reloads.ended = self._seen.reloads.begun
         self._seen.reloads.sentence = sentence
+        own_changes.note_reload(self._seen, self._configs, sentence)
         self._service.end_reload(self._seen)
 
     def _note_end(self, key: Key | None, code: int, now: float) -> None:
@@ -323,9 +325,9 @@ class Keeper:
             case rule.Announce():
                 self._announce()
             case rule.Settle():
-                rolling.settle(self._seen.rolling)
                 self._log.info("reloaded", generation=self._seen.rolling.generation)
                 self._end_reload(self._undone)
+                rolling.settle(self._seen.rolling)
                 if self._on_reloaded is not None:
                     self._on_reloaded(self._configs[self._seen.rolling.generation])
             case rule.GoBack(sentence):

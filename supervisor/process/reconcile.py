@@ -26,7 +26,7 @@ import msgspec
 
 from engine.capacity.autoscale import AutoscaleSettings
 from engine.config import DRAIN_ORDER, ROLES, Role
-from engine.nodes.records import NodeWish, QueueScaled
+from engine.nodes.records import NodeWish, OwnChange, QueueScaled
 from engine.records import Queue
 from engine.supervision import CANNOT_BOOT
 from supervisor.process import rolling as rolls
@@ -101,11 +101,14 @@ class Observed(msgspec.Struct, kw_only=True):
     scaled: dict[Queue, QueueScaled] = {}
     wish: NodeWish = NodeWish()
     configured: dict[Role, int] = {}
+    # How many providers the configuration has.
+    providers: int = 0
     slots: dict[Key, Slot] = {}
     fencing: Fencing
     servers: dict[str, Server] = {}
     rolling: rolls.Rolling = msgspec.field(default_factory=rolls.Rolling)
     reloads: Reloads = msgspec.field(default_factory=Reloads)
+    changes: list[OwnChange] = []
     stopping: Stopping | None = None
     # Everything wanted has been ready at the same time, at least once.
     announced: bool = False

@@ -17,7 +17,7 @@ import structlog
 
 from engine.capacity.autoscale import AutoscaleSettings
 from engine.config import ROLES, Role
-from engine.nodes.records import NodeWish, QueueScaled
+from engine.nodes.records import NodeWish, OwnChange, QueueScaled
 from engine.records import Queue
 from supervisor.process import child_state
 from supervisor.process.child_state import ChildState, Limits, Slot
@@ -74,6 +74,8 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     # What autoscaling may do by the configuration, and its last changes.
     autoscale: dict[Queue, AutoscaleSettings] = {}
     scaled: dict[Queue, QueueScaled] = {}
+    # How many providers the configuration has.
+    providers: int = 0
     # Everything wanted has been ready at the same time, at least once.
     ready: bool
     stopping: bool
@@ -82,6 +84,8 @@ class Processes(msgspec.Struct, frozen=True, kw_only=True):
     reloads_begun: int
     reloads_ended: int
     reload_failure: str
+    # What operators changed at this supervisor of late, for the record of changes.
+    changes: list[OwnChange] = []
     processes: list[ProcessRow]
 
 
@@ -107,14 +111,15 @@ class Publisher:
             for s in observed.slots.values()
         ]  # fmt: skip
         stopping = observed.stopping is not None
-        known = (observed.announced, stopping, observed.reloads.begun, observed.reloads.ended)
+        reloads = observed.reloads
+        known = (observed.announced, stopping, reloads.begun, reloads.ended, observed.providers)
         concurrency = (
             observed.concurrency,
             observed.configured_concurrency,
             observed.autoscale,
             observed.scaled,
         )
-        now = (rows, known, observed.wish, observed.configured, concurrency)
+        now = (rows, known, observed.wish, observed.configured, concurrency, observed.changes)
         if now == self._published:
             return
         self._published = now
@@ -133,11 +138,13 @@ class Publisher:
             configured_concurrency=observed.configured_concurrency,
             autoscale=observed.autoscale,
             scaled=observed.scaled,
+            providers=observed.providers,
             ready=observed.announced,
             stopping=stopping,
             reloads_begun=observed.reloads.begun,
             reloads_ended=observed.reloads.ended,
             reload_failure=observed.reloads.sentence,
+            changes=observed.changes,
             processes=self._rows(observed.slots.values()),
         )
         try:

@@ -19,6 +19,7 @@ def want(observed: Observed, config: Config) -> None:
     """Want what this configuration says, as far as operators and autoscaling do not say otherwise."""
     observed.configured = {role: getattr(config.roles, role) for role in DRAIN_ORDER}
     observed.configured_concurrency = scaling.configured_concurrency(config.queues)
+    observed.providers = len(config.providers)
     observed.autoscale = config.autoscale.by_queue()
     observed.scaled = {q: last for q, last in observed.scaled.items() if q in observed.autoscale}
     _follow(observed)

@@ -155,6 +155,22 @@ async def test_the_number_of_workers_is_set_for_one_node_and_never_to_none_at_al
     assert (await nodes.admin("POST", "/queues/slow/scale", {"processes": 1}))[0] == 404
 
 
+async def test_a_node_without_providers_gets_no_workers(nodes: Api, link: RedisLink) -> None:
+    async def scale(processes: int | None) -> tuple[int, Any]:
+        return await nodes.admin("POST", "/queues/express/scale", {"processes": processes, "node": "b"})
+
+    await put(link, note("b", "ingest", providers=0))
+    status, reply = await scale(2)
+    assert (status, reply["code"]) == (409, "no_providers")
+    assert "has no [[providers]] in its configuration" in reply["detail"]
+    assert (await scale(None))[0] == (await scale(0))[0] == 200
+    await put(link, note("b", "ingest", providers=1))
+    assert (await scale(2))[0] == 200
+    # One of a version that does not say.
+    await put(link, note("b", "ingest", providers=None))
+    assert (await scale(3))[0] == 200
+
+
 async def test_an_unknown_node_is_named_beside_those_that_are_known(nodes: Api) -> None:
     for path in ("/nodes/x/drain", "/nodes/x/resume"):
         status, reply = await nodes.admin("POST", path)

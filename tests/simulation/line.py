@@ -155,7 +155,9 @@ class Line(Ready):
         waiting = max(2, len(self.store.db.get(self.turns, {})))
         turns = []
         # One that this step has emptied has its turn until the end of it.
-        waits = [organisation for organisation in self.store.zrange(self.turns) if self.has_list(organisation)]
+        waits = [
+            organisation for organisation in self.store.zrange(self.turns) if self.has_list(organisation)
+        ]
         for organisation in waits[: max(0, left)]:
             of = self.of(organisation)
             of.start = float(self.store.db[self.turns][organisation])

@@ -356,6 +356,15 @@ def test_running_processes_log_from_another_level_on_and_the_next_one_as_configu
         assert refused.returncode == 2
         assert "must be one of" in refused.stderr
 
+    def recorded() -> bool:
+        lines = engine.run("changes", "--key", "signal", "--json").stdout.splitlines()
+        found = [json.loads(line) for line in reversed(lines)]
+        assert {one["path"] for one in found} <= {f"/nodes/{found[0]['address']}"}
+        differ = [(one["before"], one["after"]) for one in found]
+        return differ[:1] == [({"express": "info"}, {"express": "warning"})] and len(found) >= 3
+
+    eventually(recorded)
+
 
 def test_a_plan_is_made_of_what_the_engine_has_recorded(engine: Engine) -> None:
     for _ in range(3):

@@ -20,6 +20,11 @@ _ADD = """
 INSERT INTO changes (key_id, key_name, address, request_id, action, path, organisation_id, outcome, begun_id,
                      before, after)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING id"""
+# For one whose request has no record yet, of this key and from this address.
+_ADD_ONCE = """
+INSERT INTO changes (key_name, address, request_id, action, path, outcome, before, after, at)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, to_timestamp($9)
+WHERE NOT EXISTS (SELECT FROM changes WHERE key_name = $1 AND address = $2 AND request_id = $3)"""
 _PAGE = """
 SELECT id, at, key_id, key_name, address, request_id, action, path, organisation_id, outcome, begun_id,
        before, after
@@ -57,6 +62,17 @@ class Changes:
         """Add a record of the change; its id. `begun_id`: the record with `begun` that it ends."""
         async with self._pool.connection() as connection:
             return await _add(connection, change, outcome, begun_id)
+
+    async def add_once(self, change: ChangeUnderWay, outcome: Outcome, at_s: float) -> None:
+        """Add a record of a change made at `at_s`, seconds since 1970, unless its request has one."""
+        async with self._pool.connection() as connection, connection.transaction():
+            await connection.execute(
+                "SELECT pg_advisory_xact_lock(hashtext($1))", f"changes {change.address}"
+            )
+            await connection.execute(
+                _ADD_ONCE, change.key, change.address, change.request_id, change.action, change.path, outcome,
+                _json(change.before), _json(change.after), at_s,
+            )  # fmt: skip
 
     async def page(self, wanted: ChangeFilter, before_id: int, limit: int) -> list[Change]:
         """At most `limit` records with ids below `before_id`, the newest first."""

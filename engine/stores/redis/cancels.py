@@ -69,14 +69,19 @@ class RedisCancels:
         """See `CancelStore.cancel`."""
         range_ = IdRange(queue, organisation_id, first, last, near)
         found = Cancellation()
-        list_first, list_last, low, high = await self._step(found, range_, due_at_us=due_at_us, chunks=_LIKELY)
+        list_first, list_last, low, high = await self._step(
+            found, range_, due_at_us=due_at_us, chunks=_LIKELY
+        )
         if not far:
             return found
         for chunk in _outward(list_first, list_last, low, high):
             if len(found) >= count:
                 return found
             await self._step(found, range_, chunk=chunk, chunks=_CHUNKS)
-        key, until = keys.due_key(shard_of(organisation_id, self._shards), queue), self._now_us() + _PUT_OFF_US
+        key, until = (
+            keys.due_key(shard_of(organisation_id, self._shards), queue),
+            self._now_us() + _PUT_OFF_US,
+        )
         due = min(_PLACES_MAX, (await self._all([("ZCOUNT", key, "-inf", until)]))[0])
         # From behind, because what comes due meanwhile leaves in front.
         for place in range((due - 1) // _PLACES * _PLACES, -1, -_PLACES):

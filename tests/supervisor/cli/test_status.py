@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import PIPE
 from threading import Thread
 
 import pytest
@@ -90,6 +93,40 @@ def test_without_an_answer_the_processes_are_shown_as_the_supervisor_wrote_them(
     # The processes of this machine say nothing of another engine.
     assert cli.run(["status", "--url", "http://127.0.0.1:2", "--admin-key", "k", *options]) == 2
     assert capsys.readouterr().out == ""
+
+
+_HOLD = """
+import pathlib, sys
+from supervisor.embedded import filelock
+filelock.take(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["queue", "pause", "normal"], ["reload"], ["log-level", "info"]]
+)
+def test_of_an_engine_that_has_died_or_only_starts_nothing_is_shown_but_that(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its files say still that every process is ready."""
+    options = running(tmp_path, "http://127.0.0.1:1")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path / "lock")], stdin=PIPE, stdout=PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        (tmp_path / "run" / "engine.json").rename(tmp_path / "hidden")
+        assert cli.run([*command, *options]) == 2
+        assert f"(process {holder.pid}) starts or stops" in capsys.readouterr().err
+        holder.kill()
+    (tmp_path / "hidden").rename(tmp_path / "run" / "engine.json")
+    assert cli.run([*command, *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "has ended without a stop" in printed.err
 
 
 @pytest.mark.parametrize("variable", ["", "SMSENGINE_URL", "SMSENGINE_ADMIN_URL"])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine.nodes.records import OwnChange
 from supervisor.process import snapshot
 from supervisor.process.child_state import ChildState
 from supervisor.process.snapshot import ProcessRow
@@ -90,6 +91,11 @@ class Running:
     def rows(self) -> dict[str, ProcessRow]:
         processes = snapshot.read(snapshot.path_in(self.here))
         return {f"{row.role} {row.index}": row for row in processes.processes} if processes else {}
+
+    def changes(self) -> list[OwnChange]:
+        """What was changed at the supervisor, as it writes it for the role `node`."""
+        processes = snapshot.read(snapshot.path_in(self.here))
+        return processes.changes if processes else []
 
     def ready(self) -> dict[str, ProcessRow]:
         """All rows, once the supervisor has printed that it is ready."""

@@ -177,6 +177,19 @@ def test_a_dead_process_is_replaced_and_fenced_and_nothing_else_happens() -> Non
     assert world.seen.slots["express", 1].name != name
 
 
+def test_only_one_that_takes_the_place_of_a_dead_one_is_a_restart() -> None:
+    limits = child_state.Limits()
+    first = child_state.spawned(child_state.Slot(role="express", index=1, since=0.0), "a", 1, 0.0)
+    ready = child_state.noted_line(first, "ready", 1.0)
+    drained = child_state.ended(child_state.moved(ready, child_state.Event.DRAIN, 2.0), 0, 2.0, limits)
+    reloaded = child_state.noted_line(child_state.spawned(drained, "b", 2, 2.0, generation=1), "ready", 3.0)
+    assert reloaded.restarts == 0
+    died = child_state.ended(reloaded, -9, 4.0, limits)
+    assert child_state.spawned(died, "c", 3, 5.0, generation=1).restarts == 1
+    # A reload begins to count deaths in a row anew, and not the restarts.
+    assert child_state.spawned(died, "c", 3, 5.0, generation=2).restarts == 1
+
+
 def test_a_fence_does_not_wait_for_long_for_a_process_that_is_not_ready() -> None:
     world = World(ALL)
     world.boot()

@@ -57,6 +57,10 @@ def test_workers_and_api_are_replaced_and_the_rest_stay(start: Start) -> None:
     drained = [event["name"] for event in running.events("drained")]
     assert [name for name in drained if name in replaced] == replaced
     assert running.fenced() == [], "who drains needs no fence"
+    (change,) = until(running.changes)
+    assert (change.number, change.action, change.outcome) == (1, "reload", "done")
+    assert (change.before["take_over_s"], change.after["take_over_s"]) == (60, 50)
+    assert "roles.express" not in change.after, "only what differs"
 
 
 def test_connections_are_answered_all_the_while(start: Start) -> None:
@@ -90,6 +94,9 @@ def test_a_configuration_that_cannot_boot_is_undone_and_nothing_was_stopped_for_
     (running.here / "refuse-express").unlink()
     reload(running, 40)
     assert settled(running, 2) == [60, 40]
+    undone, done = until(lambda: running.changes() if len(running.changes()) > 1 else None)
+    assert (undone.outcome, undone.after) == ("refused", {"why": "The setting of express must be another."})
+    assert (done.number, done.before["take_over_s"], done.after["take_over_s"]) == (2, 60, 40)
 
 
 def test_when_a_later_role_cannot_boot_the_earlier_ones_go_back(start: Start) -> None:
