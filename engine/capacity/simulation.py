@@ -17,6 +17,8 @@ from engine.capacity import _simulate
 from engine.capacity.costs import Costs
 from engine.capacity.peaks import Peak
 from engine.capacity.response_times import ResponseTimes
+from engine.delivery.read_ahead import ahead_at, worth_reading
+from engine.delivery.supply import Supply
 from engine.records import QUEUES, Queue
 from engine.routing.throughput import HORIZON_S, timing
 
@@ -117,13 +119,23 @@ class Arrivals:
 
 
 def simulate(
-    system: System, shapes: Mapping[Queue, Shape], arrivals: Arrivals, seed: int = 1
+    system: System,
+    shapes: Mapping[Queue, Shape],
+    arrivals: Arrivals,
+    seed: int = 1,
+    given_s: Sequence[float] = (),
 ) -> dict[Queue, Latencies]:
-    """By queue in `shapes`, the latencies of all of `arrivals`."""
+    """By queue in `shapes`, the latencies of all of `arrivals`.
+
+    `given_s`: how long the provider takes for each send, in the order of the sends of both queues, seconds;
+    negative: it fails for the time being after so long. Without it, that is drawn.
+    """
     costs = system.costs
     none = Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
+    ahead = [_ahead(chosen[place].concurrency, system.answers[queue]) for place, queue in enumerate(QUEUES)]
+    worth = [worth_reading(s.concurrency, n) for s, n in zip(chosen, ahead, strict=True)]
     bins = [array("q", bytes(8 * _simulate.BINS)) for _ in QUEUES]
     end_s, busy_s, held_s = _simulate.simulate(
         arrivals.times,
@@ -132,12 +144,15 @@ def simulate(
         arrivals.queues,
         _pair([s.processes for s in chosen]),
         _pair([s.concurrency for s in chosen]),
+        _pair(ahead),
+        _pair(worth),
         (costs.round_us * 1e-6,) * 2,
         # A message is in two rounds: it is sent in one, and its answer is acted upon in another.
         (costs.message_us * 1e-6 / 2,) * 2,
         (system.backoff_s["express"], system.backoff_s["normal"]),
         answers[0],
         answers[1],
+        array("d", given_s),
         array("d", costs.inner().times_s),
         timing(system.throughput).interval_s if system.throughput else 0.0,
         system.express_share,
@@ -162,6 +177,11 @@ def _length_s(peaks: Sequence[Peak], messages: int) -> float:
     rate = math.fsum(p.messages_per_second for p in peaks)
     bursts = math.fsum(p.messages_per_second / p.burst for p in peaks)
     return max(messages / rate, _BURSTS_MIN / bursts)
+
+
+def _ahead(concurrency: int, answers: ResponseTimes) -> int:
+    """How many messages a worker has in hand beside its sends."""
+    return ahead_at(concurrency, concurrency / answers.mean_s, Supply().hold_s)
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
