@@ -250,6 +250,7 @@ def main() -> None:
         express_share=given.express,
     )
     file = note("load", found)
+    print(f"{found.model} load at {found.url}")
     for name, value in msgspec.to_builtins(found).items():
         print(f"  {name:<16} {value}")
     if found.own_limit:

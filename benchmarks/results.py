@@ -32,7 +32,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     commit: str
 
     def __str__(self) -> str:
-        return f"{self.cores} cores of {self.processor}, {self.memory_gib:g} GiB, Python {self.python}"
+        system = f"Linux {self.kernel}, Python {self.python}"
+        return f"{self.cores} cores of {self.processor}, {self.memory_gib:g} GiB, {system}"
 
 
 @cache

@@ -125,17 +125,12 @@ def simulate(
     seed: int = 1,
     given_s: Sequence[float] = (),
 ) -> dict[Queue, Latencies]:
-    """By queue in `shapes`, the latencies of all of `arrivals`.
-
-    `given_s`: how long the provider takes for each send, in the order of the sends of both queues, seconds;
-    negative: it fails for the time being after so long. Without it, that is drawn.
-    """
-    costs = system.costs
-    none = Shape(processes=0, concurrency=0)
+    """By queue in `shapes`, the latencies of all of `arrivals`. `given_s`: how long the provider takes for
+    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while."""
+    costs, none = system.costs, Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
-    ahead = [_ahead(chosen[place].concurrency, system.answers[queue]) for place, queue in enumerate(QUEUES)]
-    worth = [worth_reading(s.concurrency, n) for s, n in zip(chosen, ahead, strict=True)]
+    ahead, worth = zip(*(_read_ahead(system, chosen[QUEUES.index(q)], q) for q in QUEUES), strict=True)
     bins = [array("q", bytes(8 * _simulate.BINS)) for _ in QUEUES]
     end_s, busy_s, held_s = _simulate.simulate(
         arrivals.times,
@@ -167,9 +162,9 @@ def simulate(
     found: dict[Queue, Latencies] = {}
     for place, queue in enumerate(QUEUES):
         if queue in shapes:
-            whole = max(end_s, 1e-9) * chosen[place].processes
-            used_slots = held_s[place] / (whole * chosen[place].concurrency)
-            found[queue] = Latencies(bins[place], busy_s[place] / whole, used_slots)
+            whole_s = max(end_s, 1e-9) * chosen[place].processes
+            slots_s = whole_s * chosen[place].concurrency
+            found[queue] = Latencies(bins[place], busy_s[place] / whole_s, held_s[place] / slots_s)
     return found
 
 
@@ -179,9 +174,11 @@ def _length_s(peaks: Sequence[Peak], messages: int) -> float:
     return max(messages / rate, _BURSTS_MIN / bursts)
 
 
-def _ahead(concurrency: int, answers: ResponseTimes) -> int:
-    """How many messages a worker has in hand beside its sends."""
-    return ahead_at(concurrency, concurrency / answers.mean_s, Supply().hold_s)
+def _read_ahead(system: System, shape: Shape, queue: Queue) -> tuple[int, int]:
+    """How many messages a worker has in hand beside its sends, and how many must be missing for a read."""
+    rate = shape.concurrency / system.answers[queue].mean_s
+    ahead = ahead_at(shape.concurrency, rate, Supply().hold_s)
+    return ahead, worth_reading(shape.concurrency, ahead)
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
