@@ -44,18 +44,20 @@ class TypicalLoad(NamedTuple):
         return simulate(plan.system, plan.shapes, self.arrivals, self.seed, self.answers_s)
 
 
-def typical_load(plan: Plan, smaller: Plan, behaviour: Behaviour, seconds: float) -> TypicalLoad:
+def typical_load(
+    plan: Plan, smaller: Plan, behaviour: Behaviour, seconds: float, loads: int = _LOADS
+) -> TypicalLoad:
     """The load of `seconds` that is the most like the long run, where a provider behaves like this.
 
-    `smaller`: a plan with a little less.
+    `smaller`: a plan with a little less. `loads`: how many are tried.
     """
     seen, system = [], plan.system
-    for seed in range(1, _LOADS + 1):
+    for seed in range(1, loads + 1):
         arrivals = Arrivals(system, system.queues, (1, 10**9), seed, seconds)
         load = TypicalLoad(seed, arrivals, _answers_s(system, behaviour, seed, seconds), {})
         predicted = load.predict(plan)
         seen.append((_off(plan, predicted), load, predicted))
-    outside, chance_s = round(_LOADS * _OUTSIDE), {}
+    outside, chance_s = round(loads * _OUTSIDE), {}
     for queue in plan.shapes:
         columns = zip(*(_quantiles_s(predicted[queue]) for _, _, predicted in seen), strict=True)
         chance_s[queue] = [(c[outside], c[-1 - outside]) for c in map(sorted, columns)]
