@@ -122,13 +122,18 @@ lint: $(STAMP) ## Check format, style and types, and that nothing is written tha
 
 check: lint test ## Lint and test, as the CI does
 
-bench: $(STAMP) ## Measure the parts; for the whole: .venv/bin/python -m benchmarks.whole
-	exec $(BIN)/python -m pytest -o python_files='bench_*.py' -s benchmarks/micro $(ARGS)
+# SAVE=NAME keeps the figures as a baseline, COMPARE=1 shows them beside the last one, or COMPARE=0001 beside that one.
+SAVE ?=
+COMPARE ?=
+bench: $(STAMP) ## Measure the parts, with COMPARE=1 beside the stored baseline; what else there is: .venv/bin/python -m benchmarks
+	exec $(BIN)/python -m pytest -o python_files='bench_*.py' -s benchmarks/micro \
+	    --benchmark-storage=file://benchmarks/results/baselines $(if $(SAVE),--benchmark-save=$(SAVE)) \
+	    $(if $(COMPARE),--benchmark-compare$(if $(filter-out 1,$(COMPARE)),=$(COMPARE))) $(ARGS)
 
 calibrate: $(STAMP) ## Measure what the engine costs on this machine, for smsengine plan, in under two minutes
 	exec $(BIN)/python -m benchmarks.calibrate
 
-verify-plan: $(STAMP) ## Hold the predictions of smsengine plan to what happens: a report, after about half an hour
+verify-plan: $(STAMP) ## Hold the predictions of smsengine plan to what happens: a report, after 20 minutes
 	exec $(BIN)/python -m benchmarks.verify_plan
 
 format: $(STAMP) ## Bring the code into its format

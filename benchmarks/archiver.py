@@ -2,9 +2,9 @@
 
     python -m benchmarks.archiver [--versions DIR ...] [--rounds 3] [--loads LOAD ...] [--rate 30000]
 
-An archiver as the product runs it, in a process of its own, moves rows from a Redis to a ClickHouse of its
-own. `DIR` is the root of another version of the engine; each round tries the versions one after another, and
-medians are printed.
+Takes four minutes. An archiver as the product runs it, in a process of its own, moves rows from a Redis to
+a ClickHouse of its own. `DIR` is the root of another version of the engine; each round tries the versions
+one after another, and medians are printed.
 
     batches   messages come at `--rate` a second for `--seconds`: entries of 100 accepted rows, then
               entries of 50 sent rows

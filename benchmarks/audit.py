@@ -2,9 +2,9 @@
 
     python -m benchmarks.audit [--accounts 20000] [--rate 200] [--seconds 30]
 
-One ingest process. `--accounts` organisations are put into the books by PostgreSQL itself, each with
-a top-up in its journal; a hundred more send `--rate` single messages a second, first alone, then
-while one audit follows the other, then while full ones do.
+Takes two minutes. One ingest process. `--accounts` organisations are put into the books by PostgreSQL
+itself, each with a top-up in its journal; a hundred more send `--rate` single messages a second, first
+alone, then while one audit follows the other, then while full ones do.
 """
 
 from __future__ import annotations

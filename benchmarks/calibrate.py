@@ -1,12 +1,12 @@
-"""What the engine costs on this machine, for `smsengine plan`: `make calibrate`, in under two minutes.
+"""What the engine costs on this machine, for `smsengine plan`: the same as `make calibrate`.
 
     python -m benchmarks.calibrate [--data-dir data]
 
-It starts an engine of its own with one worker for each queue and a provider that answers at once, and
-measures the CPU of each process: while nothing happens; with one message at a time, which is a round of a
-loop by itself; with single messages from 64 clients; and with requests of 100. The waiting inside the engine
-is the time from a submission to its event `sent`, one message at a time. The result is `calibration.json` in
-the data directory.
+Takes two minutes. It starts an engine of its own with one worker for each queue and a provider that answers
+at once, and measures the CPU of each process: while nothing happens; with one message at a time, which is a
+round of a loop by itself; with single messages from 64 clients; and with requests of 100. The waiting
+inside the engine is the time from a submission to its event `sent`, one message at a time. The result is
+`calibration.json` in the data directory.
 """
 
 from __future__ import annotations

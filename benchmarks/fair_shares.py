@@ -2,9 +2,10 @@
 
     .venv/bin/python -m benchmarks.fair_shares --organisations 1000 --messages 1000 --seconds 60
 
-A whole engine with the simulated provider. Each organisation has as many messages waiting before any is sent,
-with weights of 1 to 4 in turn. Once a second the backlogs are looked at; for every ten seconds in a row, what
-left each of them is held against its weight's part of what left all. A message is one segment.
+Takes five minutes. A whole engine with the simulated provider. Each organisation has as many messages
+waiting before any is sent, with weights of 1 to 4 in turn. Once a second the backlogs are looked at; for
+every ten seconds in a row, what left each of them is held against its weight's part of what left all. A
+message is one segment.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m benchmarks.idle [--seconds 30] [--settle 10]
 
-A demo engine with its defaults is started, given time to settle, and left alone. Of each process it prints
-the CPU time as a part of one core, percent, and how often a second it gave up the processor, which is about
-how often it woke. How often each command of Redis was called a second stands below. Exit code 1 when the
-engine's own processes together need more than `--max` percent of a core.
+Takes one minute. A demo engine with its defaults is started, given time to settle, and left alone. Of each
+process it prints the CPU time as a part of one core, percent, and how often a second it gave up the
+processor, which is about how often it woke. How often each command of Redis was called a second stands
+below. Exit code 1 when the engine's own processes together need more than `--max` percent of a core.
 """
 
 from __future__ import annotations

@@ -2,10 +2,11 @@
 
     python -m benchmarks.lookups [--messages 20000] [--seconds 6] [--clients 1,8,32,128]
 
-A demo engine accepts and delivers `--messages`, and is left until all are archived. Then so many clients
-look up one message of them after another, drawn by chance; clients that ask for ids that nobody gave out; and
-four clients beside a load of batches. Of each it prints look-ups a second, latency, and the CPU that each
-process of the engine used for one. Exit code 1 when any answer was not what it must be.
+Takes two minutes. A demo engine accepts and delivers `--messages`, and is left until all are archived. Then
+so many clients look up one message of them after another, drawn by chance; clients that ask for ids that
+nobody gave out; and four clients beside a load of batches. Of each it prints look-ups a second, latency,
+and the CPU that each process of the engine used for one. Exit code 1 when any answer was not what it must
+be.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from urllib.parse import urlsplit
 
 import uvloop
 
-from benchmarks.closed_load import Offered, Request, offer
+from benchmarks.closed_load import Request, offer
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine
+from benchmarks.tally import Tally
 from engine.ids import MessageIds, accepted_at_us
 
 _UNITS = 1_000_000_000
@@ -37,7 +39,7 @@ _LOAD_CLIENTS = 8
 
 async def look_up(
     url: str, key: str, ids: list[str], clients: int, seconds: float, wanted_status: int = 200
-) -> Offered:
+) -> Tally:
     """`clients` that each ask for one message after another, drawn from `ids`, for so many seconds."""
     parts = urlsplit(url)
     assert parts.hostname is not None
@@ -52,9 +54,7 @@ async def look_up(
     return await offer(parts.hostname, parts.port, requests(), clients, seconds, wanted_status)
 
 
-async def beside_load(
-    url: str, key: str, ids: list[str], clients: int, seconds: float
-) -> tuple[Offered, Load]:
+async def beside_load(url: str, key: str, ids: list[str], clients: int, seconds: float) -> tuple[Tally, Load]:
     """The same while batches of messages come in as fast as they are taken."""
     load = Load(url, [key], size=_BATCH, express_share=0.0, connections=_LOAD_CLIENTS, seed=1)
     loading = asyncio.create_task(load.closed(_LOAD_CLIENTS, seconds + 2.0))
@@ -100,19 +100,19 @@ def _forged(ids: list[str]) -> list[str]:
     return [rng.choice(makers).make((accepted_at_us(i) or 0) // 1000, 1)[0] for i in ids]
 
 
-def _row(name: str, found: Offered, cpu_us: dict[str, float]) -> dict[str, object]:
+def _row(name: str, found: Tally, cpu_us: dict[str, float]) -> dict[str, object]:
     row = {
         "case": name,
         "per_s": round(len(found.latencies_ms) / found.seconds),
         "p50_ms": round(found.quantile_ms(0.5), 1),
         "p99_ms": round(found.quantile_ms(0.99), 1),
-        "wrong": dict(found.wrong),
+        "wrong": dict(found.trouble),
         "cpu_us": cpu_us,
     }
     shown = ", ".join(f"{process} {used:.0f}" for process, used in cpu_us.items())
     print(
         f"{name:<28} {row['per_s']:>6}/s  p50 {row['p50_ms']:>7} ms  p99 {row['p99_ms']:>7} ms  "
-        f"{dict(found.wrong) or ''}\n    CPU, µs a look-up: {shown}",
+        f"{dict(found.trouble) or ''}\n    CPU, µs a look-up: {shown}",
         flush=True,
     )
     return row

@@ -2,10 +2,10 @@
 
     python -m benchmarks.quota [--organisations 50000] [--rate 2000] [--seconds 60]
 
-Every organisation sends once. The engine is restarted; its processes then ask for quota of the
-organisations that have been spending. Then traffic by Zipf's law is offered for a while. The
-ingest processes count how many submissions found their credit, how many waited for the ledger,
-and how many of those waited for it again. The goals: at most 1 in 1,000 waits, and none waits again.
+Takes five minutes. Every organisation sends once. The engine is restarted; its processes then ask for quota
+of the organisations that have been spending. Then traffic by Zipf's law is offered for a while. The ingest
+processes count how many submissions found their credit, how many waited for the ledger, and how many of
+those waited for it again. The goals: at most 1 in 1,000 waits, and none waits again.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.load import Load, Tally
+from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
+from benchmarks.tally import Tally
 
 _CONFIGURATION = "[roles]\ningest = 2\n"
 _MAKERS = 8

@@ -2,9 +2,9 @@
 
     python -m benchmarks.receipts [--outstanding 10000000] [--receipts 200000] [--rate 2000]
 
-It starts a Redis and a ClickHouse's engine of its own. ClickHouse puts `--outstanding` messages
-into the table that matching looks in, as its views would. Their ids are random, so that no two
-of a batch lie near each other: this is the worst case.
+Takes ten minutes. It starts a Redis and a ClickHouse's engine of its own. ClickHouse puts `--outstanding`
+messages into the table that matching looks in, as its views would. Their ids are random, so that no two of
+a batch lie near each other: this is the worst case.
 
 Backlog: `--receipts` receipts wait in Redis, then one matcher begins. Measured are receipts/s,
 and the CPU a receipt of this process and of ClickHouse's, which say more on a busy machine.

@@ -3,7 +3,7 @@
     python -m benchmarks.whole [--rate 5000] [--seconds 60]      sustained, with proof
     python -m benchmarks.whole --ingest [--seconds 15]            how fast ingest alone accepts
 
-Sustained: an open load at `--rate` messages/s, half express, one worker process per queue,
+Takes two minutes. Sustained: an open load at `--rate` messages/s, half express, one worker process per queue,
 the simulator at zero latency. At the end every accepted message must be at the simulator
 exactly once, and the audit must be clean. The memory of each process is compared between the
 second and the last third of the run. Ingest alone: batches of 100, one ingest process, no
@@ -23,8 +23,9 @@ import time
 
 import uvloop
 
-from benchmarks.load import Load, Tally
+from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
+from benchmarks.tally import Tally
 
 _ORGANISATIONS = 50
 _UNITS = 100_000_000

@@ -2,10 +2,11 @@
 
     python -m benchmarks.worker [--versions DIR ...] [--rounds 5] [--messages 20000] [--rate 6000]
 
-A worker as the product puts it together (queue in Redis, dispatcher, SMPP with a window of 100) sends to an
-SMSC that accepts everything at once. The worker has the first core for itself. Redis, whose append-only
-file is on disk before it answers, the SMSC and the loader share the last. `DIR` is the root of another
-version of the engine; each round tries the versions one after another, and medians are printed.
+Takes two minutes. A worker as the product puts it together (queue in Redis, dispatcher, SMPP with a window
+of 100) sends to an SMSC that accepts everything at once. The worker has the first core for itself. Redis,
+whose append-only file is on disk before it answers, the SMSC and the loader share the last. `DIR` is the
+root of another version of the engine; each round tries the versions one after another, and medians are
+printed.
 
     backlog   the worker stands still while the messages are admitted in submissions of 100, then drains them
     singles   messages come one a submission, at the rate that is named

@@ -50,6 +50,12 @@ def batches(rng: random.Random, size: int, count: int, express_share: float) -> 
     return bodies
 
 
+def singles(rng: random.Random, count: int, express_share: float) -> list[bytes]:
+    """`count` request bodies of one message each."""
+    queues = ["express" if rng.random() < express_share else "normal" for _ in range(count)]
+    return [msgspec.json.encode(message(rng, queue)) for queue in queues]
+
+
 def organisations(rng: random.Random, count: int, exponent: float = 1.0) -> Iterator[int]:
     """Numbers from 0 to `count` - 1 without end, drawn by Zipf's law with this exponent."""
     weights = list(itertools.accumulate(1 / (i + 1) ** exponent for i in range(count)))

@@ -1,7 +1,8 @@
-"""A provider that takes everything at once: `python -m benchmarks.micro.http_answerer`.
+"""A provider that takes everything at once: `python -m benchmarks.micro.http_answerer [STATUS]`.
 
-It prints its port and answers until its standard input ends: POST with an id in JSON, GET as
-Kannel's smsbox does. It does as little as a server can, so that it is never what is measured.
+It prints its port and answers until its standard input ends: POST with an id in JSON and STATUS,
+201 without one, GET as Kannel's smsbox does. It does as little as a server can, so that it is
+never what is measured.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ _LENGTH = re.compile(rb"(?i)content-length: (\d+)")
 class _Connection(asyncio.Protocol):
     """One request at a time, as the provider sends them."""
 
-    def __init__(self) -> None:
+    def __init__(self, post_answer: bytes) -> None:
+        self._post_answer = post_answer
         self._held = b""
         self._transport: asyncio.Transport | None = None
 
@@ -46,13 +48,14 @@ class _Connection(asyncio.Protocol):
         if not end or (length and len(body) < int(length[1])):
             return
         assert self._transport
-        self._transport.write(GET_ANSWER if head.startswith(b"GET") else POST_ANSWER)
+        self._transport.write(GET_ANSWER if head.startswith(b"GET") else self._post_answer)
         self._held = b""
 
 
-async def _serve() -> None:
+async def _serve(status: bytes) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Connection, "127.0.0.1", 0)
+    post_answer = POST_ANSWER.replace(b"201", status, 1)
+    server = await loop.create_server(lambda: _Connection(post_answer), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     ended = asyncio.Event()
     loop.add_reader(0, ended.set)
@@ -67,10 +70,10 @@ class Answerer(NamedTuple):
 
 
 @contextlib.contextmanager
-def answerer() -> Iterator[Answerer]:
-    """Start this server as a process of its own, and kill it at the end."""
+def answerer(status: str = "201") -> Iterator[Answerer]:
+    """Start this server as a process of its own, and kill it at the end; `status` is that of its answers."""
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.micro.http_answerer"],
+        [sys.executable, "-m", "benchmarks.micro.http_answerer", status],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -82,4 +85,4 @@ def answerer() -> Iterator[Answerer]:
 
 
 if __name__ == "__main__":
-    uvloop.run(_serve())
+    uvloop.run(_serve((sys.argv[1:] or ["201"])[0].encode()))

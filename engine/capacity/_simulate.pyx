@@ -6,11 +6,14 @@ What is simulated, for each of two queues:
     turns       organisations with waiting messages take turns, one message each
     workers     `processes`, each with one loop and `concurrency` slots. The loop works in rounds: a round takes
                 all that has come up meanwhile (messages to send, answers to act upon), and lasts `round_s` and
-                `event_s` for each. A slot is taken from the message's turn to the end of its answer's round
-    provider    answers each send after a time that is drawn from a table; with `slot_s`, each segment has a
-                slot of its own on a timeline that both queues share, as in `stores/redis/functions/throughput.lua`
-    failures    `failed` of the answers are temporary failures; such a message waits for `backoff_s`, twice as
-                long each time, with jitter, and then for its turn
+                `event_s` for each. A slot is taken from the send to the end of its answer's round
+    in hand     a worker reads ahead: beside its sends it has up to `ahead` messages in hand, which are no longer
+                in their turn and which no other worker sends. It reads when `worth` of them are missing
+    provider    answers each send after a time that is drawn from a table, or the nth send of all after the nth
+                time that is given; with `slot_s`, each segment has a slot of its own on a timeline that both
+                queues share, as in `stores/redis/functions/throughput.lua`, and nothing is read before it has one
+    failures    `failed` of the answers are temporary failures, or those whose time is given as negative; such a
+                message waits for `backoff_s`, twice as long each time, with jitter, and then for its turn
 
 One call is deterministic by its seed. `tests/capacity/model.py` is the same in plain Python, and the two are
 held together by a test.
@@ -128,20 +131,49 @@ cdef void begin_round(World* w, int index, double now) noexcept nogil:
     push(&w.heap, now + lasts, event(ROUND, index))
 
 
+cdef inline bint reads(World* w, Process* process, Queue* q) noexcept nogil:
+    """Whether a process has room enough for a read; with a timeline, whether it has a slot."""
+    if w.slot_s:
+        return process.taken < q.concurrency
+    return q.concurrency + q.ahead - process.taken - process.hand >= q.worth
+
+
+cdef void read(World* w, Process* process, Queue* q) noexcept nogil:
+    """A process takes messages in hand, in their turns, as far as it has room."""
+    cdef int message, room = q.concurrency + q.ahead - process.taken - process.hand
+    while q.ring >= 0 and room > 0:
+        message = leave(w, q)
+        w.next[message] = -1
+        if process.hand == 0:
+            process.hand_first = message
+        else:
+            w.next[process.hand_last] = message
+        process.hand_last = message
+        process.hand += 1
+        room -= 1
+
+
 cdef void feed(World* w, int index, double now) noexcept nogil:
-    """A process takes what it has slots for, and begins a round when there is anything to do."""
+    """A process reads, sends what it has slots for, and begins a round when there is anything to do."""
     cdef Process* process = &w.processes[index]
     cdef Queue* q = &w.of_queue[process.queue]
     cdef double at, again = 0
     cdef int message
-    while q.ring >= 0 and process.taken < q.concurrency:
+    if w.slot_s == 0 and reads(w, process, q):
+        read(w, process, q)
+    while process.taken < q.concurrency and (process.hand or (w.slot_s and q.ring >= 0)):
         at = slot(w, process.queue, now, &again)
         if at < 0:
             if not q.wakes:
                 q.wakes = True
                 push(&w.heap, again, event(SLOT, process.queue))
             break
-        message = leave(w, q)
+        if process.hand:
+            message = process.hand_first
+            process.hand_first = w.next[message]
+            process.hand -= 1
+        else:
+            message = leave(w, q)
         w.send_at[message] = at
         w.taken_at[message] = now
         w.process[message] = index
@@ -159,7 +191,7 @@ cdef void feed_idle(World* w, int queue, double now) noexcept nogil:
         if q.ring < 0 or q.wakes:
             break
         index = index + 1 if index + 1 < q.end else q.begin
-        if not w.processes[index].running and w.processes[index].taken < q.concurrency:
+        if not w.processes[index].running and reads(w, &w.processes[index], q):
             feed(w, index, now)
             q.turn = index
 
@@ -183,6 +215,19 @@ cdef void answered(World* w, int message, double now) noexcept nogil:
         w.bins[process.queue][bin if bin < BIN_COUNT else BIN_COUNT - 1] += 1
 
 
+cdef inline double answer(World* w, int queue, int message) noexcept nogil:
+    """How long the provider takes for a send, and whether it fails."""
+    cdef double lasts
+    if w.given_size:
+        lasts = w.given[w.sent % w.given_size]
+        w.sent += 1
+        w.state[message] = FAILED if lasts < 0 else ACCEPTED
+        return -lasts if lasts < 0 else lasts
+    lasts = w.answers[queue][<Py_ssize_t>(uniform(w) * w.answers_size[queue])]
+    w.state[message] = FAILED if w.failed > 0 and uniform(w) < w.failed else ACCEPTED
+    return lasts
+
+
 cdef void end_round(World* w, int index, double now) noexcept nogil:
     """What the round was for takes effect: messages are sent, answers are acted upon. Then the next round."""
     cdef Process* process = &w.processes[index]
@@ -192,8 +237,7 @@ cdef void end_round(World* w, int index, double now) noexcept nogil:
         following = w.next[message]
         if w.state[message] == TO_SEND:
             at = w.send_at[message] if w.send_at[message] > now else now
-            at += w.answers[process.queue][<Py_ssize_t>(uniform(w) * w.answers_size[process.queue])]
-            push(&w.heap, at, event(ANSWER, message))
+            push(&w.heap, at + answer(w, process.queue, message), event(ANSWER, message))
         else:
             answered(w, message, now)
         message = following
@@ -204,7 +248,6 @@ cdef void end_round(World* w, int index, double now) noexcept nogil:
 cdef void happen(World* w, int kind, int index, double now) noexcept nogil:
     cdef int process
     if kind == ANSWER:
-        w.state[index] = FAILED if w.failed > 0 and uniform(w) < w.failed else ACCEPTED
         process = w.process[index]
         add(w, &w.processes[process], index)
         if not w.processes[process].running:
@@ -279,8 +322,10 @@ cdef void run(World* w, Py_ssize_t bursts, const double* times, const int* organ
 
 def simulate(
     const double[::1] burst_times, const int[::1] burst_organisations, const int[::1] burst_sizes,
-    const int[::1] queues, tuple processes, tuple concurrency, tuple round_s, tuple event_s, tuple backoff_s,
-    const double[::1] express_answers, const double[::1] normal_answers, const double[::1] inner,
+    const int[::1] queues, tuple processes, tuple concurrency, tuple ahead, tuple worth, tuple round_s,
+    tuple event_s, tuple backoff_s,
+    const double[::1] express_answers, const double[::1] normal_answers, const double[::1] given,
+    const double[::1] inner,
     double slot_s, double share, double horizon_s, double segments, double failed, double counted_from,
     uint64_t seed, int64_t[::1] express_bins, int64_t[::1] normal_bins,
 ):
@@ -297,12 +342,15 @@ def simulate(
     w.queues, w.inner, w.inner_size = &queues[0], &inner[0], inner.shape[0]
     w.answers[0], w.answers[1] = &express_answers[0], &normal_answers[0]
     w.answers_size[0], w.answers_size[1] = express_answers.shape[0], normal_answers.shape[0]
+    w.given_size, w.sent = given.shape[0], 0
+    w.given = &given[0] if w.given_size else NULL
     w.bins[0], w.bins[1] = &express_bins[0], &normal_bins[0]
     try:
         if not allocate(&w, total, queues.shape[0], processes[0] + processes[1]):
             raise MemoryError
         for queue in range(2):
             q = &w.of_queue[queue]
+            q.ahead, q.worth = ahead[queue], worth[queue]
             q.concurrency, q.wakes, q.busy_s, q.held_s = concurrency[queue], False, 0, 0
             q.begin, q.end, q.turn, q.ring = n, n + processes[queue], n, -1
             q.round_s, q.event_s, q.backoff_s = round_s[queue], event_s[queue], backoff_s[queue]

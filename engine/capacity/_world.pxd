@@ -8,7 +8,11 @@ from engine.capacity._events cimport Event, Heap
 
 cdef struct Process:
     int queue
+    # Sends in flight, and messages that are in hand and not sent: first, last and count.
     int taken
+    int hand_first
+    int hand_last
+    int hand
     bint running
     # Messages for the next round, and of this one: first, last and count.
     int first
@@ -19,6 +23,9 @@ cdef struct Process:
 
 cdef struct Queue:
     int concurrency
+    # Messages in hand beside the sends in flight, and how many must be missing for a read.
+    int ahead
+    int worth
     int begin
     int end
     # Where the search for a free process begins.
@@ -66,6 +73,10 @@ cdef struct World:
     Py_ssize_t inner_size
     const double* answers[2]
     Py_ssize_t answers_size[2]
+    # The answers of all sends in order, where they are given, and how many sends there were.
+    const double* given
+    Py_ssize_t given_size
+    Py_ssize_t sent
     int64_t* bins[2]
 
 

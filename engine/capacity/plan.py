@@ -3,8 +3,8 @@
 How it is found. The formulas say which shapes cannot carry the peak at all. Among the others, the simulation
 says which latency a shape has; more processes and more concurrency never make it longer, so the smallest of
 each is found by halving. All shapes meet the same arrivals. The one that is found is simulated once more
-with other and more arrivals; while it misses then, it gets a little more. The queues are simulated apart, or
-together when they share the throughput of a provider.
+with other and more arrivals; while it misses then, it gets a little more, and while a little less would do,
+it gets that. The queues are simulated apart, or together when they share the throughput of a provider.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _UTILISATION_PLAIN = 0.7
 # Messages of one simulation, of the queue that has the fewest, and of both at most: while searching, at the
 # end, and to compare.
 _SEARCH, _FINAL, _COMPARED = (50_000, 400_000), (1_000_000, 4_000_000), (200_000, 1_000_000)
-# Times that a shape may be made larger after the final simulation.
+# Times that a shape may be made larger, or smaller, after the final simulation.
 _CORRECTIONS = 8
 
 
@@ -111,16 +111,30 @@ class Planner:
             plan = self._plan(shapes)
             late = [found for found in plan.queues if not found.meets]
             if not late:
-                return plan
+                return self._tightened(plan) if corrections == _CORRECTIONS else plan
             if not corrections:
                 return replace(plan, reason=self._why(late[0]))
             corrections -= 1
             for missed in late:
                 shapes[missed.queue] = self._larger(missed.shape)
 
-    def evaluate(self, shapes: Mapping[Queue, Shape]) -> Plan:
-        """What is predicted for shapes that are given."""
-        return self._plan(shapes, self._impossible(), _COMPARED)
+    def evaluate(self, shapes: Mapping[Queue, Shape], *, thorough: bool = False) -> Plan:
+        """What is predicted for shapes that are given; `thorough`: from as many messages as for a plan."""
+        return self._plan(shapes, self._impossible(), _FINAL if thorough else _COMPARED)
+
+    def _tightened(self, plan: Plan) -> Plan:
+        """The plan without what its queues have too much of, because the search saw fewer messages."""
+        for queue in plan.shapes:
+            for _ in range(_CORRECTIONS):
+                shape = plan.shapes[queue]
+                less = shape.concurrency - max(1, shape.concurrency // 50)
+                if not self._targets[queue] or less < self._smallest_with(queue, shape.processes):
+                    break
+                tried = self._plan({**plan.shapes, queue: replace(shape, concurrency=less)})
+                if not all(found.meets for found in tried.queues):
+                    break
+                plan = tried
+        return plan
 
     def _plan(
         self, shapes: Mapping[Queue, Shape], reason: str = "", messages: tuple[int, int] | None = None

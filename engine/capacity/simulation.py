@@ -17,6 +17,8 @@ from engine.capacity import _simulate
 from engine.capacity.costs import Costs
 from engine.capacity.peaks import Peak
 from engine.capacity.response_times import ResponseTimes
+from engine.delivery.read_ahead import ahead_at, worth_reading
+from engine.delivery.supply import Supply
 from engine.records import QUEUES, Queue
 from engine.routing.throughput import HORIZON_S, timing
 
@@ -117,13 +119,18 @@ class Arrivals:
 
 
 def simulate(
-    system: System, shapes: Mapping[Queue, Shape], arrivals: Arrivals, seed: int = 1
+    system: System,
+    shapes: Mapping[Queue, Shape],
+    arrivals: Arrivals,
+    seed: int = 1,
+    given_s: Sequence[float] = (),
 ) -> dict[Queue, Latencies]:
-    """By queue in `shapes`, the latencies of all of `arrivals`."""
-    costs = system.costs
-    none = Shape(processes=0, concurrency=0)
+    """By queue in `shapes`, the latencies of all of `arrivals`. `given_s`: how long the provider takes for
+    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while."""
+    costs, none = system.costs, Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
+    ahead, worth = zip(*(_read_ahead(system, chosen[QUEUES.index(q)], q) for q in QUEUES), strict=True)
     bins = [array("q", bytes(8 * _simulate.BINS)) for _ in QUEUES]
     end_s, busy_s, held_s = _simulate.simulate(
         arrivals.times,
@@ -132,12 +139,15 @@ def simulate(
         arrivals.queues,
         _pair([s.processes for s in chosen]),
         _pair([s.concurrency for s in chosen]),
+        _pair(ahead),
+        _pair(worth),
         (costs.round_us * 1e-6,) * 2,
         # A message is in two rounds: it is sent in one, and its answer is acted upon in another.
         (costs.message_us * 1e-6 / 2,) * 2,
         (system.backoff_s["express"], system.backoff_s["normal"]),
         answers[0],
         answers[1],
+        array("d", given_s),
         array("d", costs.inner().times_s),
         timing(system.throughput).interval_s if system.throughput else 0.0,
         system.express_share,
@@ -152,9 +162,9 @@ def simulate(
     found: dict[Queue, Latencies] = {}
     for place, queue in enumerate(QUEUES):
         if queue in shapes:
-            whole = max(end_s, 1e-9) * chosen[place].processes
-            used_slots = held_s[place] / (whole * chosen[place].concurrency)
-            found[queue] = Latencies(bins[place], busy_s[place] / whole, used_slots)
+            whole_s = max(end_s, 1e-9) * chosen[place].processes
+            slots_s = whole_s * chosen[place].concurrency
+            found[queue] = Latencies(bins[place], busy_s[place] / whole_s, held_s[place] / slots_s)
     return found
 
 
@@ -162,6 +172,13 @@ def _length_s(peaks: Sequence[Peak], messages: int) -> float:
     rate = math.fsum(p.messages_per_second for p in peaks)
     bursts = math.fsum(p.messages_per_second / p.burst for p in peaks)
     return max(messages / rate, _BURSTS_MIN / bursts)
+
+
+def _read_ahead(system: System, shape: Shape, queue: Queue) -> tuple[int, int]:
+    """How many messages a worker has in hand beside its sends, and how many must be missing for a read."""
+    rate = shape.concurrency / system.answers[queue].mean_s
+    ahead = ahead_at(shape.concurrency, rate, Supply().hold_s)
+    return ahead, worth_reading(shape.concurrency, ahead)
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:

@@ -38,12 +38,24 @@ def rate(lane: Lane, now_s: float) -> float:
 def ahead(lane: Lane, concurrency: int, now_s: float, supply: Supply, *, far: bool) -> int:
     """How many messages to have in hand for a lane beside those that are being sent. `concurrency`: how many
     may be in flight. Without `far`: the least."""
-    least = max(1, int(_AHEAD_MIN * concurrency))
     if lane.allowance is not None or not lane.awaited.usual_s:
-        return least
+        return max(1, int(_AHEAD_MIN * concurrency))
     seen = min(rate(lane, now_s), supply.rate)
-    least = min(least, max(_SLOW_MIN, int(seen * _SLOW_S)))
-    return max(least, min(_AHEAD_MAX * concurrency, int(seen * supply.hold_s))) if far else least
+    return ahead_at(concurrency, seen, supply.hold_s if far else 0.0)
+
+
+def ahead_at(concurrency: int, rate: float, hold_s: float) -> int:
+    """How many messages to have in hand for a lane without a throughput that sends so many messages a second;
+    `hold_s`: so much of its sending, seconds, as far as that is not too much."""
+    least = max(1, int(_AHEAD_MIN * concurrency))
+    least = min(least, max(_SLOW_MIN, int(rate * _SLOW_S)))
+    return max(least, min(_AHEAD_MAX * concurrency, int(rate * hold_s)))
+
+
+def worth_reading(concurrency: int, ahead: int) -> int:
+    """How much room there must be for a read: one of only a few entries costs as much as one of many, and the
+    providers have work until it is answered."""
+    return max(1, min((concurrency + ahead) // 4, ahead // 2))
 
 
 def room(lane: Lane, now_s: float) -> int | None:

@@ -33,6 +33,7 @@ from structlog.typing import FilteringBoundLogger
 from engine.backoff import Backoff
 from engine.delivery.dispatcher import Dispatcher
 from engine.delivery.ports import QueueReader
+from engine.delivery.read_ahead import worth_reading
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.settler import Settler
 from engine.errors import Unavailable
@@ -182,10 +183,8 @@ class Worker:
         return self._dispatcher.lanes.ahead(self._clock_s(), far=not self._careful)
 
     def _worth_reading(self) -> int:
-        """How much room there must be for a read: one of only a few entries costs as much as one of many, and
-        the providers have work until it is answered."""
-        ahead = self._ahead()
-        return max(1, min((self._concurrency + ahead) // 4, ahead // 2))
+        """How much room there must be for a read."""
+        return worth_reading(self._concurrency, self._ahead())
 
     async def _wake_when(self, draining: asyncio.Event) -> None:
         """Let the reading wake once more when the worker is to drain."""

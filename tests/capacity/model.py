@@ -18,6 +18,7 @@ MASK = (1 << 64) - 1
 class Process:
     queue: int
     taken: int = 0
+    hand: deque[int] = field(default_factory=deque)
     running: bool = False
     waiting: list[int] = field(default_factory=list)
     now: list[int] = field(default_factory=list)
@@ -27,6 +28,8 @@ class Process:
 class Side:
     processes: range
     concurrency: int
+    ahead: int
+    worth: int
     turn: int
     # Organisations in their turn, the next one first.
     ring: deque[int] = field(default_factory=deque)
@@ -41,7 +44,8 @@ class Model:
         self.random = given["seed"] * 2 + 1
         first = given["processes"][0]
         ranges = range(first), range(first, first + given["processes"][1])
-        self.sides = [Side(r, c, r.start) for r, c in zip(ranges, given["concurrency"], strict=True)]
+        sides = zip(ranges, given["concurrency"], given["ahead"], given["worth"], strict=True)
+        self.sides = [Side(r, *sizes, r.start) for r, *sizes in sides]
         self.processes = [Process(queue) for queue in (0, 1) for _ in ranges[queue]]
         self.waiting: dict[int, deque[int]] = {}
         self.heap: list[tuple[float, int, int, int]] = []
@@ -49,6 +53,7 @@ class Model:
         self.arrived, self.organisation, self.send_at, self.taken_at = [], [], {}, {}
         self.process, self.failed, self.tries = {}, {}, {}
         self.sent: set[int] = set()
+        self.sends = 0
         self.tail = self.kept = 0.0
 
     def uniform(self) -> float:
@@ -100,17 +105,30 @@ class Model:
         self.sides[process.queue].busy_s += lasts
         self.push(now + lasts, ROUND, index)
 
+    def room(self, process: Process) -> int:
+        side = self.sides[process.queue]
+        return side.concurrency + side.ahead - process.taken - len(process.hand)
+
+    def reads(self, process: Process) -> bool:
+        side = self.sides[process.queue]
+        if self.given["slot_s"]:
+            return process.taken < side.concurrency
+        return self.room(process) >= side.worth
+
     def feed(self, index: int, now: float) -> None:
         process = self.processes[index]
-        side = self.sides[process.queue]
-        while side.ring and process.taken < side.concurrency:
+        side, limited = self.sides[process.queue], self.given["slot_s"] > 0
+        if not limited and self.reads(process):
+            while side.ring and self.room(process) > 0:
+                process.hand.append(self.leave(side))
+        while process.taken < side.concurrency and (process.hand or (limited and side.ring)):
             at, again = self.slot(process.queue, now)
             if at < 0:
                 if not side.wakes:
                     side.wakes = True
                     self.push(again, SLOT, process.queue)
                 break
-            message = self.leave(side)
+            message = process.hand.popleft() if process.hand else self.leave(side)
             self.send_at[message], self.taken_at[message], self.process[message] = at, now, index
             self.sent.discard(message)
             process.taken += 1
@@ -125,18 +143,29 @@ class Model:
                 break
             index = index + 1 if index + 1 < side.processes.stop else side.processes.start
             process = self.processes[index]
-            if not process.running and process.taken < side.concurrency:
+            if not process.running and self.reads(process):
                 self.feed(index, now)
                 side.turn = index
 
+    def answer(self, queue: int, message: int) -> float:
+        given = self.given
+        if given["given"]:
+            lasts = given["given"][self.sends % len(given["given"])]
+            self.sends += 1
+            self.failed[message] = lasts < 0
+            return abs(lasts)
+        answers = (given["express_answers"], given["normal_answers"])[queue]
+        lasts = answers[int(self.uniform() * len(answers))]
+        self.failed[message] = given["failed"] > 0 and self.uniform() < given["failed"]
+        return lasts
+
     def end_round(self, index: int, now: float) -> None:
-        process, given = self.processes[index], self.given
-        answers = (given["express_answers"], given["normal_answers"])[process.queue]
+        process = self.processes[index]
         for message in process.now:
             if message not in self.sent:
                 self.sent.add(message)
                 at = max(self.send_at[message], now)
-                self.push(at + answers[int(self.uniform() * len(answers))], ANSWER, message)
+                self.push(at + self.answer(process.queue, message), ANSWER, message)
             else:
                 self.answered(message, now)
         process.running = False
@@ -174,7 +203,6 @@ class Model:
                 continue
             now, _, kind, index = heapq.heappop(self.heap)
             if kind == ANSWER:
-                self.failed[index] = given["failed"] > 0 and self.uniform() < given["failed"]
                 place = self.process[index]
                 self.processes[place].waiting.append(index)
                 if not self.processes[place].running:

@@ -60,10 +60,11 @@ def test_random_arrivals_and_exponential_answers_have_the_latencies_of_erlang(se
     assert seen.used_slots == pytest.approx(load / servers, rel=0.03)
 
 
-def test_slots_of_several_processes_are_one_pool():
+def test_slots_of_several_processes_are_nearly_one_pool():
     made = system("exponential(mean=100ms)", [Peak("a", "normal", 90.0)])
     apart, together = run(made, 5, 2), run(made, 1, 10)
-    assert apart.quantile_s(0.99) == pytest.approx(together.quantile_s(0.99), rel=0.05)
+    # A process may have a message in hand while another has a free slot.
+    assert 1 <= apart.quantile_s(0.99) / together.quantile_s(0.99) < 1.1
 
 
 @pytest.mark.parametrize("burst", [1, 10])
@@ -131,13 +132,15 @@ def test_sends_that_fail_are_tried_again_after_a_pause():
     ),
     processes=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     concurrency=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    ahead=st.tuples(st.integers(0, 5), st.integers(0, 5)),
+    given_s=st.lists(st.sampled_from([0.004, 0.03, 0.2, -0.05]), max_size=20),
     slot_s=st.sampled_from([0.0, 0.003, 0.02]),
     share=st.sampled_from([0.0, 0.2, 1.0]),
     failed=st.sampled_from([0.0, 0.3]),
     seed=st.integers(1, 1000),
 )
 def test_the_compiled_simulation_is_that_in_plain_python(
-    bursts, processes, concurrency, slot_s, share, failed, seed
+    bursts, processes, concurrency, ahead, given_s, slot_s, share, failed, seed
 ):
     def arguments() -> dict:
         ordered = sorted(bursts)
@@ -148,11 +151,14 @@ def test_the_compiled_simulation_is_that_in_plain_python(
             "queues": array("i", [0, 1, 1, 0]),
             "processes": processes,
             "concurrency": concurrency,
+            "ahead": ahead,
+            "worth": (max(1, ahead[0] // 2), max(1, ahead[1] // 2)),
             "round_s": (0.0011, 0.0007),
             "event_s": (0.00013, 0.00017),
             "backoff_s": (0.05, 0.07),
             "express_answers": array("d", [0.011, 0.023, 0.31]),
             "normal_answers": array("d", [0.013, 0.041, 0.57]),
+            "given": array("d", given_s if any(s > 0 for s in given_s) else []),
             "inner": array("d", [0.0001, 0.003]),
             "slot_s": slot_s,
             "share": share,

@@ -1,0 +1,273 @@
+"""Which shape of a queue does what: p99 and throughput over processes × concurrency, against a target.
+
+    python -m benchmarks.sweep [--processes 1,2,3] [--concurrency 8,32,128] [--queue normal] [--rate 500]
+        [--response-times "p50=80ms,p90=150ms,p99=900ms"] [--target "normal p99 <= 2s"] [--name sweep]
+
+Takes 40 seconds for each shape, six minutes as it stands. Each shape has an engine of its own, and the
+simulated provider answers as slowly as `--response-times` says. It is measured twice: an open load at
+`--rate` for `--seconds`, with the latency from the instant a message was due to the provider's acceptance;
+and a backlog that is accepted while the provider is paused, and then sent as fast as the shape can.
+Predicted is the same by the model of `smsengine plan`.
+
+A line for each shape goes to benchmarks/results/NAME.jsonl, as soon as it is measured: a sweep that was
+interrupted goes on where it was, when it is run again with the same arguments. At the end,
+docs/reports/NAME.md and .svg show heat maps; `--report` says where else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from benchmarks.heat_map import HeatMap, svg
+from benchmarks.isolation import fill
+from benchmarks.open_load import OpenLoad
+from benchmarks.plan_scenarios import zipf
+from benchmarks.results import REPORTS, Machine, machine, note, read
+from benchmarks.running import Engine, engine, settled
+from benchmarks.shaped import (
+    archived,
+    behave,
+    behaviour_of,
+    configuration,
+    costs_from,
+    latencies_ms,
+    milliseconds,
+    quantile_name,
+    warm,
+)
+from benchmarks.typical_load import PARTS
+from engine.capacity import durations, response_times, targets
+from engine.capacity.plan import Bounds, Planner
+from engine.capacity.simulation import Arrivals, Shape, System
+from engine.config import Queues
+from engine.records import QUEUES, Queue
+from supervisor.cli.plan_input import CALIBRATION
+from supervisor.datadir import DEFAULT
+
+_ORGANISATIONS, _UNITS = 20, 100_000_000
+# The backlog is what is sent in so long by the formula, seconds, from the first number of messages to the
+# second.
+_BACKLOG_S, _BACKLOG_MIN, _BACKLOG_MAX = 6.0, 2_000, 60_000
+_BACKLOG_WAIT_S = 60.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What all shapes of one sweep have in common."""
+
+    queue: Queue
+    rate: float
+    response_times: str
+    target: str
+    seconds: float
+
+
+class Swept(msgspec.Struct, frozen=True, kw_only=True):
+    """One shape: milliseconds by quantile, messages a second."""
+
+    settings: Settings
+    processes: int
+    concurrency: int
+    messages: int
+    predicted_ms: dict[str, float]
+    measured_ms: dict[str, float]
+    throughput_per_s: float
+    meets: bool
+    trouble: dict[str, int]
+
+
+class _Line(Swept, frozen=True, kw_only=True):
+    machine: Machine
+
+
+def sweep(name: str, settings: Settings, shapes: Sequence[Shape], costs_file: Path) -> list[Swept]:
+    """Measure all shapes that are not in the results of `name` yet, and give those of all."""
+    known = {(line.processes, line.concurrency): line for line in _known(name, settings)}
+    times, costs = response_times.parse(settings.response_times), costs_from(costs_file)
+    system = System(
+        peaks=zipf(settings.queue, settings.rate, _ORGANISATIONS),
+        answers=dict.fromkeys(QUEUES, times),
+        costs=costs,
+        backoff_s={queue: Queues().of(queue).backoff_s for queue in QUEUES},
+    )
+    began_s, left = time.monotonic(), [s for s in shapes if (s.processes, s.concurrency) not in known]
+    for done, shape in enumerate(left):
+        spent_s = time.monotonic() - began_s
+        rest = f", {spent_s / done * (len(left) - done):.0f} s left" if done else ""
+        number = len(shapes) - len(left) + done + 1
+        print(f"{number} of {len(shapes)}: {shape.processes} × {shape.concurrency}{rest}", file=sys.stderr)
+        found = _measure(system, settings, shape)
+        note(name, found)
+        known[shape.processes, shape.concurrency] = found
+        print(f"  p99 {found.measured_ms['p99']:.0f} ms, {found.throughput_per_s:.0f} messages/s", flush=True)
+    return [known[shape.processes, shape.concurrency] for shape in shapes]
+
+
+def _known(name: str, settings: Settings) -> list[Swept]:
+    """What was noted with these settings on this machine, at this commit."""
+    found = [msgspec.convert(line, _Line) for line in read(name)]
+    return [line for line in found if line.settings == settings and line.machine == machine()]
+
+
+def _measure(system: System, settings: Settings, shape: Shape) -> Swept:
+    queue, shapes = settings.queue, {settings.queue: shape}
+    plan = Planner(system, (), Bounds()).evaluate(shapes)
+    times = system.answers[queue]
+    with (
+        tempfile.TemporaryDirectory(prefix="smsengine-sweep-") as place,
+        engine(configuration(shapes), place=Path(place)) as target,
+    ):
+        behave(target, behaviour_of(times, 0.0))
+        keys = target.organisations(_ORGANISATIONS, _UNITS)
+        load = OpenLoad(target.url, keys, [queue] * len(keys))
+        warm(target, load, system)
+        arrivals = Arrivals(system, [queue], (1, 10**9), 1, settings.seconds)
+        since_us, before = time.time_ns() // 1000, target.simulator_stats()["received"]
+        count = uvloop.run(load.run(arrivals))
+        # A shape that cannot carry the load is given up: what is known then is that it misses.
+        settled(target, before + count, timeout_s=4 * settings.seconds)
+        archived(target)
+        messages, seen = latencies_ms(Path(place), queue, since_us + int(settings.seconds * 1e5))
+        slots = shape.processes * shape.concurrency
+        backlog = int(min(max(slots / times.mean_s * _BACKLOG_S, _BACKLOG_MIN), _BACKLOG_MAX))
+        per_s = _drained_per_s(target, keys[0], queue, backlog)
+    wanted = targets.parse(settings.target)
+    return Swept(
+        settings=settings,
+        processes=shape.processes,
+        concurrency=shape.concurrency,
+        messages=messages,
+        predicted_ms=milliseconds(plan.queues[0].latencies),
+        measured_ms={quantile_name(part): round(seen[part], 2) for part in PARTS},
+        throughput_per_s=round(per_s, 1),
+        meets=seen[wanted.part] <= wanted.latency_s * 1e3,
+        trouble=dict(load.trouble),
+    )
+
+
+def _drained_per_s(target: Engine, key: str, queue: Queue, backlog: int) -> float:
+    """How fast a backlog is sent: messages a second, of those between its first and its last tenth."""
+    target.call("POST", "/v1/admin/providers/simulated/pause")
+    time.sleep(1.0)
+    before = target.simulator_stats()["received"]
+    uvloop.run(fill(target.url, key, backlog, queue))
+    target.call("POST", "/v1/admin/providers/simulated/resume")
+    seen: list[tuple[float, int]] = []
+    deadline_s = time.monotonic() + _BACKLOG_WAIT_S
+    while time.monotonic() < deadline_s:
+        sent = target.simulator_stats()["received"] - before
+        if backlog * 0.1 <= sent <= backlog * 0.9:
+            seen.append((time.monotonic(), sent))
+        if sent >= backlog * 0.9:
+            break
+        time.sleep(0.05)
+    if len(seen) < 2:
+        return 0.0
+    (began_s, first), (ended_s, last) = seen[0], seen[-1]
+    return (last - first) / (ended_s - began_s)
+
+
+def write_report(name: str, swept: Sequence[Swept], folder: Path) -> None:
+    """Write NAME.md with a table and NAME.svg with heat maps."""
+    settings = swept[0].settings
+    wanted = targets.parse(settings.target)
+    quantile = quantile_name(wanted.part)
+    rows = sorted({s.processes for s in swept})
+    columns = sorted({s.concurrency for s in swept})
+    of = {(s.processes, s.concurrency): s for s in swept}
+
+    def cells(value: Callable[[Swept], float]) -> dict[tuple[int, int], float]:
+        return {place: value(found) for place, found in of.items()}
+
+    maps = [
+        HeatMap(
+            f"measured {quantile}; framed: {settings.target}",
+            cells(lambda found: found.measured_ms[quantile]),
+            lambda ms: durations.show(ms / 1e3),
+            framed={place for place, found in of.items() if found.meets},
+            low_is_good=True,
+        ),
+        HeatMap(
+            f"throughput, messages/s; framed: {settings.rate:g} and more",
+            cells(lambda found: found.throughput_per_s),
+            lambda rate: f"{rate:,.0f}",
+            framed={place for place, found in of.items() if found.throughput_per_s >= settings.rate},
+            low_is_good=False,
+        ),
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.svg").write_text(svg(maps, rows, columns), encoding="utf-8")
+    lines = [
+        f"# Sweep: {settings.queue}",
+        "",
+        f"`python -m benchmarks.sweep`; {machine()}. Provider: {settings.response_times}. The load is open, "
+        f"{settings.rate:g} messages/s for {settings.seconds:g} s.",
+        "",
+        f"![heat maps]({name}.svg)",
+        "",
+        f"| processes × concurrency | p50 ms | p95 ms | p99 ms | predicted {quantile} ms | {settings.target} "
+        "| messages/s from a backlog |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for found in swept:
+        ms = " | ".join(f"{found.measured_ms[quantile_name(part)]:.0f}" for part in PARTS)
+        lines.append(
+            f"| {found.processes} × {found.concurrency} | {ms} | {found.predicted_ms[quantile]:.0f} "
+            f"| {'met' if found.meets else 'missed'} | {found.throughput_per_s:,.0f} |"
+        )
+    (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Sweep, write the report, and say where it is."""
+    parser = argparse.ArgumentParser(prog="benchmarks.sweep", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--processes", default="1,2,3")
+    parser.add_argument("--concurrency", default="8,32,128")
+    parser.add_argument("--queue", choices=QUEUES, default="normal")
+    parser.add_argument("--rate", type=float, default=500.0, help="messages a second (500)")
+    parser.add_argument("--response-times", default="p50=80ms,p90=150ms,p99=900ms")
+    parser.add_argument("--target", default="", help="such as 'normal p99 <= 2s'")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long each load lasts (10)")
+    parser.add_argument("--name", default="sweep", help="of the files (sweep)")
+    parser.add_argument("--costs", type=Path, default=DEFAULT / CALIBRATION, help="what make calibrate wrote")
+    parser.add_argument("--report", type=Path, default=REPORTS, help="folder of the report (docs/reports)")
+    given = parser.parse_args()
+    settings = Settings(
+        queue=given.queue,
+        rate=given.rate,
+        response_times=given.response_times,
+        target=given.target or f"{given.queue} p99 <= 2s",
+        seconds=given.seconds,
+    )
+    try:
+        pairs = itertools.product(_numbers(given.processes), _numbers(given.concurrency))
+        shapes = [Shape(processes=p, concurrency=c) for p, c in pairs]
+        response_times.parse(settings.response_times)
+        if targets.parse(settings.target).part not in PARTS:
+            raise ValueError("--target must be of p50, p95 or p99")
+    except ValueError as e:
+        parser.error(str(e))
+    swept = sweep(given.name, settings, shapes, given.costs)
+    write_report(given.name, swept, given.report)
+    met = sum(found.meets for found in swept)
+    print(f"{given.report / given.name}.md: {met} of {len(swept)} meet the target")
+
+
+def _numbers(text: str) -> list[int]:
+    found = [int(part) if part.strip().isdecimal() else 0 for part in text.split(",")]
+    if not all(1 <= n <= 10_000 for n in found):
+        raise ValueError(f"{text!r} must be numbers from 1 to 10000 with commas between")
+    return sorted(set(found))
+
+
+if __name__ == "__main__":
+    main()
