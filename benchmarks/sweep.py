@@ -46,11 +46,11 @@ from benchmarks.shaped import (
 )
 from benchmarks.typical_load import PARTS
 from engine.capacity import durations, response_times, targets
+from engine.capacity.costs import CALIBRATION
 from engine.capacity.plan import Bounds, Planner
 from engine.capacity.simulation import Arrivals, Shape, System
 from engine.config import Queues
 from engine.records import QUEUES, Queue
-from supervisor.cli.plan_input import CALIBRATION
 from supervisor.datadir import DEFAULT
 
 _ORGANISATIONS, _UNITS = 20, 100_000_000

@@ -207,9 +207,3 @@ INBOUND_SEEN = b"inbound:{all}:seen"
 INBOUND_UNREADABLE = b"inbound:{all}:unreadable"
 # The active inbox's lease.
 INBOUND_LOCK = b"inbound:{all}:lock"
-
-
-@cache
-def webhook_events_key(shard: int) -> bytes:
-    """Stream of events that organisations are told."""
-    return b"webhooks:{%d}" % shard

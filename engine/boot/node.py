@@ -29,7 +29,7 @@ from engine.errors import Unavailable
 from engine.formats import FORMATS
 from engine.metrics.snapshot import Snapshot, Totals, added, joined
 from engine.nodes.flow import RATE_S, FlowWindow
-from engine.nodes.records import NodeNote, NodeWish, OwnProcess, ProcessNote
+from engine.nodes.records import NodeNote, NodeWish, OwnNode, OwnProcess, ProcessNote
 from engine.nodes.standing import forgotten, state_of
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.nodes import PostgresNodeWishes

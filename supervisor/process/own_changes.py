@@ -42,7 +42,9 @@ def note_reload(observed: Observed, configs: Mapping[int, Config], sentence: str
 
 def note_levels(observed: Observed, signums: Iterable[int]) -> None:
     """Note from which level on the processes of some roles are to log, after these signals."""
-    wanted: dict[str, Any] = dict(log_levels.wish(n) for n in signums if n in log_levels.SIGNUMS)
+    wanted: dict[str, Any] = {}
+    for roles, level in (log_levels.wish(n) for n in signums if n in log_levels.SIGNUMS):
+        wanted |= dict.fromkeys(roles, level)
     if wanted:
         was = {str(s.role): s.log_level for s in observed.slots.values() if s.role in wanted}
         _note(observed, "log-level", "done", *difference(was, {role: wanted[role] for role in was}))

@@ -101,7 +101,7 @@ async def test_a_message_is_kept_once_stored_told_and_removed(world: World) -> N
     assert (message.text, message.sender, message.recipient, message.action) == ("hello", TO, "12345", "")
     assert await world.link.call("XLEN", keys.INBOUND) == 0
     [entry] = await world.link.call("XRANGE", keys.webhook_events_key(one % 16), "-", "+")
-    [[event_id, of, kind, at_us, data]] = msgspec.msgpack.decode(entry[1][1])
+    [[event_id, of, kind, at_us, data, *_]] = msgspec.msgpack.decode(entry[1][1])
     assert (event_id, of, kind, at_us) == (message.id, one, "message.received", NOW_US)
     assert msgspec.json.decode(data)["from"] == TO
     # Again by the same provider, after it was stored.

@@ -14,21 +14,20 @@ import structlog
 from engine.errors import Unavailable
 from engine.inbound.records import InboundMessage, InboundPart, KeptPart, shown
 from engine.records import NO_RECORD
-from engine.redis_keys import INBOUND, INBOUND_LOCK, INBOUND_UNREADABLE, webhook_events_key
+from engine.redis_keys import INBOUND, INBOUND_LOCK, INBOUND_UNREADABLE
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
+from engine.stores.redis.webhook_stream import add_events
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import StreamId
+from engine.webhooks.records import WebhookEvent
 
 log = structlog.get_logger("inbound")
 
 # Parts that are read at once. Those of messages whose other parts are waited for stay at the front.
 _READ_MAX = 2_000
-# As many events wait for their delivery at most; the oldest go.
-_EVENTS_MAX = 100_000
 
 _decode = msgspec.msgpack.Decoder(InboundPart).decode
-_encode = msgspec.msgpack.Encoder().encode
 
 
 class RedisInboundStream:
@@ -70,10 +69,7 @@ class RedisInboundStream:
 
 
 class RedisInboundEvents:
-    """The port `InboundEvents`: events on the streams from which organisations are told.
-
-    An event is the MessagePack array [id, organisation, type, at_us, data].
-    """
+    """The port `InboundEvents`: events on the streams from which organisations are told."""
 
     def __init__(self, link: RedisLink, shard_of: Callable[[int], int]) -> None:
         self._link = link
@@ -81,20 +77,18 @@ class RedisInboundEvents:
 
     async def add(self, messages: Sequence[InboundMessage]) -> None:
         """Put an event for each message on the stream of its organisation's shard."""
-        by_shard: dict[int, list[Any]] = {}
+        by_shard: dict[int, list[WebhookEvent]] = {}
         for message in messages:
-            data = msgspec.json.encode(shown(message)).decode()
-            at_us = round(message.at.timestamp() * 1e6)
-            event = (message.id, message.organisation_id, "message.received", at_us, data)
+            event = WebhookEvent(
+                id=message.id,
+                organisation_id=message.organisation_id,
+                type="message.received",
+                at_us=round(message.at.timestamp() * 1e6),
+                data=msgspec.json.encode(shown(message)).decode(),
+            )
             by_shard.setdefault(self._shard_of(message.organisation_id), []).append(event)
         if by_shard:
-            await _all(
-                self._link,
-                [
-                    ("XADD", webhook_events_key(s), "MAXLEN", "~", _EVENTS_MAX, "*", "b", _encode(events))
-                    for s, events in by_shard.items()
-                ],
-            )
+            await _all(self._link, [add_events(s, events) for s, events in by_shard.items()])
 
 
 async def _all(link: RedisLink, commands: Sequence[Command]) -> list[Any]:
