@@ -1,8 +1,8 @@
 """Service: messages are canceled, as long as no provider has been given them.
 
-What is known of a message says whether it can be canceled and where it waits; the step that takes it from there
-decides (`engine.activity.ports.CancelStore`). Between the two it may move on. Then it is looked for again, by what
-is known by then.
+What is known of a message says whether it can be canceled and where it waits; the step that takes it from
+there decides (`engine.activity.ports.CancelStore`). Between the two it may move on. Then it is looked for
+again, by what is known by then.
 
     killed, or an answer is lost    it is canceled, or it is not; asked again, the caller learns which
     ClickHouse does not answer      what is recorded in Redis is enough for messages that are not archived yet
@@ -21,7 +21,7 @@ from engine.activity.ports import CancelStore
 from engine.activity.records import Cancellation, MessageKey
 from engine.errors import Closed, Refusal, Unavailable
 from engine.lifecycle import EVENTS, Charge, Status
-from engine.records import ActivityRow, Queue
+from engine.records import ActivityRow
 
 # How often a message is looked for that moves on; the first time only where it is likely.
 _ROUNDS = 3
@@ -31,8 +31,8 @@ _MOVES_S, _OLDER_S = 1.0, 30.0
 _SENT = ("already_sent", "A provider has taken this message, so it cannot be canceled.")
 _IN_HAND = (
     "being_sent",
-    "A worker has this message in hand to give it to a provider, so it cannot be canceled; if it is to be sent"
-    " again later, try then.",
+    "A worker has this message in hand to give it to a provider, so it cannot be canceled; if it is to be"
+    " sent again later, try then.",
 )
 _PERHAPS_SENT = (
     "may_be_sent",
@@ -64,8 +64,8 @@ class Cancels:
     async def message(self, organisation_id: int, message_id: str) -> CanceledMessage | None:
         """Cancel one message; None when the organisation has no such message.
 
-        One that is canceled already is answered in the same way. Raises Refusal 409 when it cannot be canceled
-        any more, and Unavailable.
+        One that is canceled already is answered in the same way. Raises Refusal 409 when it cannot be
+        canceled any more, and Unavailable.
         """
         accepted_at_us = ids.accepted_at_us(message_id)
         if accepted_at_us is None:
@@ -89,7 +89,8 @@ class Cancels:
         raise Unavailable("The message moves between its queue and a worker; try again.", _MOVES_S)
 
     async def _rows(self, key: MessageKey) -> list[ActivityRow]:
-        """What is known of the message; [] when there is none. Raises Unavailable when that may be too little."""
+        """What is known of the message; [] when there is none. Raises Unavailable when that may be too
+        little."""
         found = await self._lookups.rows_of(key)
         if not any(row.event in ("accepted", "scheduled") for row in found.rows):
             if found.missing:
@@ -100,7 +101,7 @@ class Cancels:
 
     async def _step(self, key: MessageKey, rows: Sequence[ActivityRow], far: bool) -> Cancellation:
         due_at_us = max(row.due_at_us for row in rows)
-        queue: Queue | str = rows[0].queue
+        queue = rows[0].queue
         assert queue
         return await self._store.cancel(
             queue,
@@ -117,8 +118,8 @@ class Cancels:
         if not self._readable("canceled"):
             raise Closed(
                 "older_version",
-                "Processes of an older version of the engine run beside this one, which cannot read that a message"
-                " is canceled; try again when all nodes have this version.",
+                "Processes of an older version of the engine run beside this one, which cannot read that a"
+                " message is canceled; try again when all nodes have this version.",
                 _OLDER_S,
             )
 
@@ -130,7 +131,7 @@ def check(rows: Iterable[ActivityRow]) -> None:
     if any(event in ("sent", "receipt", "delivered", "undelivered") for event in events):
         raise _refusal(*_SENT)
     for event in events:
-        if event in EVENTS and EVENTS[event].entry == "done":  # type: ignore[index]
+        if event in EVENTS and EVENTS[event].entry == "done":
             what = event.removesuffix("_released")
             raise _refusal(_ENDED, f"This message has ended: its status is `{what}`.")
     if any(row.outcome_unknown for row in by_time):
@@ -149,6 +150,7 @@ def _canceled(rows: Sequence[ActivityRow]) -> CanceledMessage:
 
 
 def _moment(at_us: int) -> str:
-    """What sorts behind the ids of messages that are accepted at this time, and before those of later ones."""
+    """What sorts behind the ids of messages that are accepted at this time, and before those of later
+    ones."""
     ms = at_us // 1000
     return f"{ms >> 16:08x}-{ms & 0xFFFF:04x}-8"

@@ -107,8 +107,8 @@ class CancelStore(Protocol):
     ) -> Cancellation:
         """Cancel the messages of an organisation with ids from `first` to `last`, about `count` of them.
 
-        Each is taken from where it waits, its units are released, and its event is recorded, in one step; or it
-        is left alone. `due_at_us`: when they may be due, microseconds. `near`: where in the organisation's list
-        they are likely: where one that was accepted with this id would be. `far`: look everywhere, as long as
-        fewer than `count` were found; else only where they are likely. Raises Unavailable.
+        Each is taken from where it waits, its units are released, and its event is recorded, in one step; or
+        it is left alone. `due_at_us`: when they may be due, microseconds. `near`: where in the organisation's
+        list they are likely: where one that was accepted with this id would be. `far`: look everywhere, as
+        long as fewer than `count` were found; else only where they are likely. Raises Unavailable.
         """

@@ -34,6 +34,7 @@ from supervisor.cli import (
     dead,
     destination,
     inbound,
+    message,
     node,
     opt_out,
     options,
@@ -72,6 +73,7 @@ app.add_typer(provider.app, name="provider")
 app.add_typer(queue.app, name="queue")
 app.add_typer(node.app, name="node")
 app.add_typer(dead.app, name="dead")
+app.add_typer(message.app, name="message")
 app.add_typer(admin_key.app, name="admin-key")
 app.add_typer(webhook.app, name="webhook")
 app.command()(send.send)

@@ -383,6 +383,8 @@ MUTATIONS = [
     ),
     Mutation("end a dead letter twice", 2,
              world={"functions": spoiled("Undead", takes_away=_end_again), "operators": 3}),
+    Mutation("cancel what a worker has in hand", 0,
+             world={"functions": spoiled("Reaching", is_given=lambda *_: False), "cancelers": 3}),
     Mutation("write the position apart", 19, world={"postgres": PositionsApart}),
     Mutation("forget to keep answers", 7, world={"postgres": ForgetfulPostgres}),
     Mutation("write without proving the lead", 4, world={"postgres": Unproven}),

@@ -24,9 +24,9 @@ from engine.errors import Refusal, Unavailable
 from engine.intake.pricing import PriceTable
 from engine.providers.settings import SimulatedSettings
 from engine.records import Entry, Message, Verdict
+from engine.redis_keys import due_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import UNANSWERED_S, timing
-from engine.redis_keys import due_key
 from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.cancels import RedisCancels

@@ -138,6 +138,37 @@ def test_a_scheduled_message_waits_for_its_time(engine: Engine, customer: Caller
     assert sent["events"][-1]["at"] >= at.isoformat(timespec="milliseconds").replace("+00:00", "")
 
 
+def test_a_scheduled_message_is_canceled_and_its_units_are_free_at_once(
+    engine: Engine, customer: Caller
+) -> None:
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=20)
+    _, accepted = customer.call("POST", "/v1/messages", sms(send_at=later.isoformat()))
+    eventually(lambda: balance(customer) == (1000, 1, 999))
+    path = f"/v1/messages/{accepted['id']}/cancel"
+    for _ in range(2):
+        status, canceled = customer.call("POST", path)
+        assert (status, canceled) == (
+            200, {"id": accepted["id"], "status": "canceled", "charge": "released", "units": 1},
+        )  # fmt: skip
+    assert [e["event"] for e in view(customer, accepted["id"])["events"]] == ["scheduled", "canceled"]
+    eventually(lambda: balance(customer) == (1000, 0, 1000))
+    # To others it is as if there were none.
+    stranger = Caller(engine.url, engine.api_key)
+    assert stranger.call("POST", path)[0] == 404
+
+
+def test_what_was_sent_cannot_be_canceled(engine: Engine, customer: Caller) -> None:
+    _, accepted = customer.call("POST", "/v1/messages", sms())
+    eventually(lambda: view(customer, accepted["id"])["status"] == "sent")
+    status, problem = customer.call("POST", f"/v1/messages/{accepted['id']}/cancel")
+    assert (status, problem["code"]) == (409, "already_sent")
+    shown = engine.run("message", "show", accepted["id"], "--api-key", customer.key)
+    assert shown.returncode == 0
+    assert "sent" in shown.stdout
+    refused = engine.run("message", "cancel", accepted["id"], "--api-key", customer.key)
+    assert (refused.returncode, refused.stdout.split(":")[0]) == (1, f"not canceled {accepted['id']}")
+
+
 def test_a_repeated_request_with_its_key_is_sent_once(engine: Engine, customer: Caller) -> None:
     headers = {"Idempotency-Key": "order-77"}
     first = customer.call("POST", "/v1/messages", sms(), **headers)

@@ -1,7 +1,8 @@
 """Messages that are canceled where they wait in Redis: `cancel` in queue.lua.
 
-Each step is atomic. It takes a message out of the ready stream, the due set or its organisation's list, with its
-units, or it leaves it alone. A worker is given only what is in the stream, so a message is canceled or sent.
+Each step is atomic. It takes a message out of the ready stream, the due set or its organisation's list, with
+its units, or it leaves it alone. A worker is given only what is in the stream, so a message is canceled or
+sent.
 
     killed before a step     nothing has happened
     killed after it          it is done, and recorded; nobody was told
@@ -14,6 +15,7 @@ units, or it leaves it alone. A worker is given only what is in the stream, so a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -29,8 +31,8 @@ from engine.stores.redis.wire import ReplyError
 
 # Chunks of a list that one step looks at: around the likely one, and then those on both sides.
 _LIKELY, _CHUNKS = 8, 100
-# Messages of a due set that one step looks at, and how many in all, when it is not known when a message is due:
-# those that were put off, which come back within the time, microseconds.
+# Messages of a due set that one step looks at, and how many in all, when it is not known when a message is
+# due: those that were put off, which come back within the time, microseconds.
 _PLACES, _PLACES_MAX = 500, 100_000
 _PUT_OFF_US = 601_000_000
 
@@ -114,7 +116,7 @@ class RedisCancels:
         found.given_before.update(map(bytes.decode, before))
         return list(places_in_list)
 
-    async def _all(self, commands: Sequence[Command]) -> list[object]:
+    async def _all(self, commands: Sequence[Command]) -> list[Any]:
         replies = await self._link.batch(commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
@@ -133,7 +135,8 @@ def cancel(
     places: int,
     due_at_us: Sequence[int],
 ) -> Command:
-    """Cancel what is found in one step; reply: see `cancel` in queue.lua. `chunk`: None for the likely one."""
+    """Cancel what is found in one step; reply: see `cancel` in queue.lua. `chunk`: None for the likely
+    one."""
     queue = range_.queue
     touched = (
         *keys.line_keys(shard, queue), keys.due_key(shard, queue), keys.activity_key(shard),
