@@ -20,17 +20,18 @@ class MessageIds:
         self._head = ""
 
     def make(self, now_ms: int, count: int) -> list[str]:
-        """`count` ids of the millisecond `now_ms`, in ascending order, except when the counter wraps."""
+        """`count` ids of the millisecond `now_ms`, each one more than the one before."""
         if now_ms != self._now_ms:
             self._now_ms = now_ms
             self._head = f"{now_ms >> 16:08x}-{now_ms & 0xFFFF:04x}{self._fixed}"
         head = self._head
-        first = self._counter
+        # The ids of one call follow one another, so the counter does not wrap among them.
+        first = self._counter if self._counter + count <= _COUNTER_MASK + 1 else 0
         if count == 1:
             self._counter = (first + 1) & _COUNTER_MASK
             return [f"{head}{first:012x}"]
         self._counter = (first + count) & _COUNTER_MASK
-        return [f"{head}{i & _COUNTER_MASK:012x}" for i in range(first, first + count)]
+        return [f"{head}{i:012x}" for i in range(first, first + count)]
 
 
 def accepted_at_us(message_id: str) -> int | None:

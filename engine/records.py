@@ -179,6 +179,8 @@ class Addressed(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue
     message: Message
     due_at_us: int = 0
+    # How many characters of its text smart encoding has replaced.
+    replaced: int = 0
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +222,8 @@ class MessageDraft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     reference: str | None = None
     # A URL that is told what becomes of the message (docs/webhooks.md).
     callback_url: str | None = None
+    # Whether typographic quotes, dashes and spaces may become those of GSM-7; None: no.
+    smart_encoding: bool | None = None
 
 
 # By the name of a field of a draft in JSON: what it may be, for the sentence of a refusal.
@@ -232,10 +236,11 @@ DRAFT_FIELDS = {
     "send_at": 'an RFC 3339 time with an offset as a string, such as "2030-01-31T09:00:00Z"',
     "reference": "a string",
     "callback_url": "a URL as a string",
+    "smart_encoding": "true or false",
 }
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to one accepted message: the body of a 202."""
 
     id: str
@@ -244,6 +249,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     segments: int
     encoding: Encoding
     units: int
+    # How many characters smart encoding has replaced.
+    replaced: int = 0
 
 
 class PriceSheet(msgspec.Struct, frozen=True, kw_only=True):

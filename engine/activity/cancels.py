@@ -11,17 +11,20 @@ again, by what is known by then.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from engine import ids
+from engine.activity.batches import Batches
 from engine.activity.lookups import Lookups
 from engine.activity.ports import CancelStore
 from engine.activity.records import Cancellation, MessageKey
+from engine.batches import Batch
 from engine.errors import Closed, Refusal, Unavailable
 from engine.lifecycle import EVENTS, Charge, Status
-from engine.records import ActivityRow
+from engine.records import QUEUES, ActivityRow, Queue
 
 # How often a message is looked for that moves on; the first time only where it is likely.
 _ROUNDS = 3
@@ -40,6 +43,7 @@ _PERHAPS_SENT = (
 )
 _SET_ASIDE = ("set_aside", "This message was set aside as a dead letter, so the operator decides about it.")
 _ENDED = "already_ended"
+_CANCELED, _MOVES = "canceled", "moving"
 
 
 class CanceledMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +56,27 @@ class CanceledMessage(msgspec.Struct, frozen=True, kw_only=True):
     units: int
 
 
+class CanceledBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a batch that was to be canceled: the body of the answer."""
+
+    id: str
+    # How many of its messages are canceled, and their units, which are released.
+    canceled: int
+    units: int
+    # How many are not, by why: the codes of one message that cannot be canceled, and `moving`, of which
+    # nobody knows where they are: ask again.
+    not_canceled: dict[str, int]
+
+
 class Cancels:
     """Cancels messages."""
 
-    def __init__(self, lookups: Lookups, store: CancelStore, readable: Callable[[str], bool]) -> None:
+    def __init__(
+        self, lookups: Lookups, batches: Batches, store: CancelStore, readable: Callable[[str], bool]
+    ) -> None:
         """`readable`: whether every living process can read an event, by its name."""
         self._lookups = lookups
+        self._batches = batches
         self._store = store
         self._readable = readable
 
@@ -87,6 +106,58 @@ class Cancels:
             if message_id in found.given_before:
                 raise _refusal(*_PERHAPS_SENT)
         raise Unavailable("The message moves between its queue and a worker; try again.", _MOVES_S)
+
+    async def batch(self, organisation_id: int, batch: Batch) -> CanceledBatch | None:
+        """Cancel all messages of a batch that can be canceled; None when the organisation has no such batch.
+
+        Messages that were canceled before count as canceled. Raises Unavailable: some may be canceled by
+        then.
+        """
+        self._check_versions()
+        outcome: dict[str, str] = {}
+        rows = await self._batches.rows(organisation_id, batch)
+        units = {message_id: max(row.units for row in some) for message_id, some in rows.items()}
+        for far in [False] + [True] * (_ROUNDS - 1):
+            waiting = {
+                i: some for i, some in rows.items() if i not in outcome and not _known(i, some, outcome)
+            }
+            for queue in QUEUES:
+                own = [some for some in waiting.values() if some[0].queue == queue]
+                if own:
+                    found = await self._step_of(organisation_id, queue, batch, own, far)
+                    outcome.update(dict.fromkeys(found.in_hand, _IN_HAND[0]))
+                    outcome.update(dict.fromkeys(found.given_before, _PERHAPS_SENT[0]))
+                    outcome.update(dict.fromkeys(found.canceled, _CANCELED))
+            if waiting.keys() <= outcome.keys():
+                break
+            rows = await self._batches.rows(organisation_id, batch)
+        counts = Counter(outcome.get(message_id, _MOVES) for message_id in units)
+        canceled = counts.pop(_CANCELED, 0)
+        released = sum(of for message_id, of in units.items() if outcome.get(message_id) == _CANCELED)
+        if not units:
+            return None
+        return CanceledBatch(id=batch.id, canceled=canceled, units=released, not_canceled=dict(counts))
+
+    async def _step_of(
+        self,
+        organisation_id: int,
+        queue: Queue,
+        batch: Batch,
+        waiting: Sequence[Sequence[ActivityRow]],
+        far: bool,
+    ) -> Cancellation:
+        """Cancel messages of a batch that wait in one queue; `waiting`: the rows of each."""
+        due_at_us = sorted({max(row.due_at_us for row in rows) for rows in waiting} - {0})
+        return await self._store.cancel(
+            queue,
+            organisation_id,
+            batch.first,
+            batch.last,
+            len(waiting),
+            near=_moment(due_at_us[0]) if due_at_us else batch.first,
+            due_at_us=due_at_us,
+            far=far,
+        )
 
     async def _rows(self, key: MessageKey) -> list[ActivityRow]:
         """What is known of the message; [] when there is none. Raises Unavailable when that may be too
@@ -138,6 +209,19 @@ def check(rows: Iterable[ActivityRow]) -> None:
         raise _refusal(*_PERHAPS_SENT)
     if [event for event in events if event in ("dead", "retrying")][-1:] == ["dead"]:
         raise _refusal(*_SET_ASIDE)
+
+
+def _known(message_id: str, rows: Sequence[ActivityRow], outcome: dict[str, str]) -> bool:
+    """Whether the rows of a message say that it cannot be canceled, or is; `outcome` is told then."""
+    if any(row.event == "canceled" for row in rows):
+        outcome[message_id] = _CANCELED
+        return True
+    try:
+        check(rows)
+    except Refusal as refusal:
+        outcome[message_id] = refusal.code
+        return True
+    return False
 
 
 def _refusal(code: str, detail: str) -> Refusal:

@@ -15,9 +15,11 @@ from engine.activity.records import (
     Backlog,
     BlockPlan,
     Cancellation,
+    MessageFilter,
     MessageKey,
     RecentRows,
 )
+from engine.batches import Batch
 from engine.records import (
     ActivityRow,
     Queue,
@@ -88,6 +90,42 @@ class ActivityStore(Protocol):
 
         `timeout_s`: the deadline, seconds; None: that of every call. Raises Unavailable, ConfigError.
         """
+
+
+class ArchiveProgress(Protocol):
+    """How far the archive is."""
+
+    async def oldest_ms(self, shard: int) -> int | None:
+        """When the oldest entry of a shard's activity was recorded that is not archived, milliseconds; None:
+        all are. Raises Unavailable."""
+
+    async def recent_rows_of_batch(self, shard: int, organisation_id: int, batch: Batch) -> list[ActivityRow]:
+        """The rows of the messages of a batch that are not archived yet. Raises Unavailable.
+
+        Call this before `ArchivedMessages.rows_of_batch`: see `ActivityStream.recent_rows_of`.
+        """
+
+
+class ArchivedMessages(Protocol):
+    """The messages of organisations whose acceptance is archived. Every call raises Unavailable,
+    ConfigError."""
+
+    async def matching(
+        self,
+        organisation_id: int,
+        wanted: MessageFilter,
+        events: Sequence[str],
+        before: str,
+        limit: int,
+    ) -> list[str]:
+        """The ids of at most `limit` messages, the newest first, that are older than the message `before`
+        ("": all are) and have one of `events`, of which all but the status is as `wanted`."""
+
+    async def rows_of(self, messages: Sequence[MessageKey]) -> Mapping[MessageKey, Sequence[ActivityRow]]:
+        """The rows of each message, in no order."""
+
+    async def rows_of_batch(self, organisation_id: int, batch: Batch) -> list[ActivityRow]:
+        """The rows of all messages of a batch, in no order."""
 
 
 class CancelStore(Protocol):

@@ -6,8 +6,12 @@ fields may only be added at the end, with a default.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from engine.batches import Batch
+from engine.lifecycle import Status
 from engine.records import (
     ActivityRow,
     Encoding,
@@ -58,6 +62,19 @@ class MessageKey(msgspec.Struct, frozen=True, gc=False):
     message_id: str
     # When it was accepted, microseconds; it may be cut to its millisecond, as the id has it.
     accepted_at_us: int
+
+
+class MessageFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which messages of an organisation are listed; "", 0 and None let all through."""
+
+    status: Status | None = None
+    to: str = ""
+    reference: str = ""
+    queue: Queue | Literal[""] = ""
+    # Accepted from then on, and before then, microseconds.
+    since_us: int = 0
+    until_us: int = 0
+    batch: Batch | None = None
 
 
 class RecentRows(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,9 +14,11 @@ from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
 from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
+from engine.api.estimates import Estimates
 from engine.api.guard import Action, Exchanges
 from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
+from engine.api.message_lists import MessageListCalls
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
 from engine.api.openapi import Call
@@ -99,11 +101,15 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     uses = LastUses(keys.cache, services.note_key_uses)
     messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
     pushes = InboundPushes(services)
+    cancels, lists = CancelCalls(services, keys), MessageListCalls(services, keys)
     probes = Probes(services, lambda: keys.are_known() and services.can_spend())
     actions: _Actions = {
         **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
+        "/v1/messages/estimate": {"POST": Estimates(services, keys).estimate},
         "/v1/messages/{id}": {"GET": messages.show},
-        "/v1/messages/{id}/cancel": {"POST": CancelCalls(services, keys).message},
+        "/v1/messages/{id}/cancel": {"POST": cancels.message},
+        "/v1/batches/{id}": {"GET": lists.batch},
+        "/v1/batches/{id}/cancel": {"POST": cancels.batch},
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
@@ -116,6 +122,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     }
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
     actions |= pages.actions()
+    actions["/v1/messages"]["GET"] = lists.page
     app, exchanges = web.Application(), Exchanges(services)
     _route(app.router, actions, exchanges)
     if services.admin is not None:

@@ -9,9 +9,11 @@ from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, read_body
+from engine.api.message_lists import no_batch
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
+from engine.batches import batch_of
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -44,3 +46,16 @@ class CancelCalls:
             if canceled is not None:
                 return answer_of(200, canceled)
         raise not_found("The organisation has no message with this id.")
+
+    async def batch(self, request: web.Request) -> Response:
+        """`POST /v1/batches/{id}/cancel`: 200 with how many of its messages are canceled.
+
+        Safe to repeat. Raises Refusal 400, 401, 403, 404, 413, 422, Unavailable.
+        """
+        organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+        _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
+        batch = batch_of(request.match_info["id"])
+        canceled = None if batch is None else await self._cancels.batch(organisation_id, batch)
+        if canceled is None:
+            raise no_batch()
+        return answer_of(200, canceled)

@@ -22,10 +22,10 @@ from engine.api.parameters import MESSAGE
 from engine.api.ports import Draft, Outcome, Render, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
 from engine.api.response import Response, answer_of
+from engine.batches import BATCH_MAX, batch_from
 from engine.errors import Refusal
 from engine.records import DRAFT_FIELDS, Accepted, MessageDraft
 
-_BATCH_MAX = 1_000
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _REPLAYED = {"Idempotency-Replayed": "true"}
 
@@ -34,10 +34,12 @@ _DRAFT = Shape(MessageDraft, "a message", DRAFT_FIELDS)
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[MessageDraft]
+    atomic: bool = False
 
 
 class _RawBatch(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[msgspec.Raw]
+    atomic: bool = False
 
 
 class _Refused(msgspec.Struct):
@@ -47,44 +49,56 @@ class _Refused(msgspec.Struct):
 class _Results(msgspec.Struct):
     # One for each message, in order.
     results: list[Any]
+    # None: none of its messages was accepted.
+    batch: str | None
+    results: list[Accepted | _Refused]
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
-_RAW_BATCH = Shape(_RawBatch, "a batch", {"messages": f"an array of 1 to {_BATCH_MAX} messages"})
+_RAW_BATCH = Shape(
+    _RawBatch,
+    "a batch",
+    {"messages": f"an array of 1 to {BATCH_MAX} messages", "atomic": "true or false"},
+)
 _encode = msgspec.json.Encoder().encode
 
 
-def drafts_of(body: bytes) -> Sequence[Draft]:
-    """The messages of a batch, in order; in place of one that is no message stands its Refusal.
+def read_batch(body: bytes) -> tuple[Sequence[Draft], Render]:
+    """(the messages of a batch, in order; how their outcomes are answered). In place of one that is no
+    message stands its Refusal.
 
     Raises Refusal 400, 413 or 422 when the body is no batch at all.
     """
     drafts: Sequence[Draft]
     try:
-        drafts = _decode_batch(body).messages
+        batch = _decode_batch(body)
+        drafts, atomic = batch.messages, batch.atomic
     except NOT_JSON:
         # Decode again, each message on its own. Only batches with a bad message take this longer way.
-        drafts = _each_of(body)
+        drafts, atomic = _each_of(body)
     _check_count(len(drafts))
-    return drafts
+    return drafts, render_atomic if atomic else render_batch
 
 
-def _each_of(body: bytes) -> list[Draft]:
-    """As `drafts_of`, for a batch of which at least one is no message."""
+def _each_of(body: bytes) -> tuple[list[Draft], bool]:
+    """(the messages, whether all or none are to be accepted) of a batch of which at least one is no
+    message."""
     try:
-        raws = _RAW_BATCH.decode(body).messages
+        batch = _RAW_BATCH.decode(body)
     except Refusal as refusal:
         if (refusal.code, refusal.field) != ("invalid_text", "messages"):
             raise
     else:
-        _check_count(len(raws))
-        return [_draft_of(raw, body) for raw in raws]
+        _check_count(len(batch.messages))
+        return [_draft_of(raw, body) for raw in batch.messages], batch.atomic
     # Half a character is in one of the messages: msgspec does not even tell them apart.
-    batch = with_half_characters(body)
-    if batch.keys() != {"messages"} or not isinstance(batch["messages"], list):
-        _RAW_BATCH.convert(batch)
-    _check_count(len(batch["messages"]))
-    return [_converted(document) for document in batch["messages"]]
+    document = with_half_characters(body)
+    messages = document.get("messages")
+    known = document.keys() <= {"messages", "atomic"} and isinstance(document.get("atomic") or False, bool)
+    if not known or not isinstance(messages, list):
+        _RAW_BATCH.convert(document)
+    _check_count(len(messages))
+    return [_converted(message) for message in messages], document.get("atomic") is True
 
 
 def _draft_of(raw: msgspec.Raw, body: bytes) -> Draft:
@@ -106,9 +120,9 @@ def _converted(document: object) -> Draft:
 
 def _check_count(count: int) -> None:
     if count == 0:
-        raise invalid(f"`messages` must be an array of 1 to {_BATCH_MAX} messages.", "messages")
-    if count > _BATCH_MAX:
-        detail = f"`messages` must be at most {_BATCH_MAX} messages; this batch has {count}."
+        raise invalid(f"`messages` must be an array of 1 to {BATCH_MAX} messages.", "messages")
+    if count > BATCH_MAX:
+        detail = f"`messages` must be at most {BATCH_MAX} messages; this batch has {count}."
         raise Refusal("batch_too_large", 413, detail, "messages")
 
 
@@ -126,7 +140,26 @@ def render_batch(outcomes: Sequence[Outcome]) -> bytes:
         _refused(position, outcome) if isinstance(outcome, Refusal) else outcome
         for position, outcome in enumerate(outcomes)
     ]
-    return _encode(_Results(results))
+    return _encode(_Results(_batch_id(outcomes), results))
+
+
+def render_atomic(outcomes: Sequence[Outcome]) -> bytes:
+    """As `render_batch`, for a batch of which all messages are accepted or none. Raises the first Refusal,
+    which becomes the whole answer."""
+    for position, outcome in enumerate(outcomes):
+        if isinstance(outcome, Refusal):
+            at = f"messages[{position}]"
+            detail = f"`{at}`: {outcome.detail} No message of the batch is accepted."
+            field = at if outcome.field is None else f"{at}.{outcome.field}"
+            raise Refusal(outcome.code, outcome.status, detail, field)
+    return render_batch(outcomes)
+
+
+def _batch_id(outcomes: Sequence[Outcome]) -> str | None:
+    for place, outcome in enumerate(outcomes):
+        if isinstance(outcome, Accepted):
+            return batch_from(outcome.id, place, len(outcomes)).id
+    return None
 
 
 def _refused(position: int, refusal: Refusal) -> _Refused:
@@ -184,10 +217,19 @@ class Submission(NamedTuple):
     render: Render
     # Says what the call does.
     mark: Callable[[Action], Action]
+# How a call that submits messages is read: the body → (the messages, in order; the outcomes → the body of the
+# 202). In place of one that is no message of a batch stands its Refusal. Raises Refusal for the body as a
+# whole. What makes the answer may raise one in place of it: then nothing is accepted.
+Submission = Callable[[bytes], tuple[Sequence[Draft], Render]]
 
 
-def _alone(body: bytes) -> Sequence[Draft]:
-    return (_DRAFT.decode(body),)
+def draft_of(body: bytes) -> MessageDraft:
+    """The one message in a body. Raises Refusal 400, 422."""
+    return _DRAFT.decode(body)
+
+
+def _alone(body: bytes) -> tuple[Sequence[Draft], Render]:
+    return (draft_of(body),), render_one
 
 
 # By path.
@@ -195,6 +237,7 @@ SUBMISSIONS = {
     "/v1/messages": Submission(_alone, render_one, _SEND),
     "/v1/messages/batch": Submission(drafts_of, render_batch, _SEND_MANY),
 }
+SUBMISSIONS: dict[str, Submission] = {"/v1/messages": _alone, "/v1/messages/batch": read_batch}
 
 
 _EVENT = {
@@ -232,10 +275,11 @@ class Messages:
             organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
             body = await read_body(request, self._body_bytes_max)
             key = idempotency_key(request)
+            drafts, render = submission(body)
             submitted = await self._ingest.submit(
                 organisation_id,
-                submission.drafts(body),
-                render=submission.render,
+                drafts,
+                render=render,
                 idempotency_key=key,
                 fingerprint=fingerprint(request, body) if key else b"",
             )

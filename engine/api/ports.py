@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
+from engine.api.message_ports import Batches, Cancels, Lists
 from engine.api.receipt_ports import ReceiptReader
 from engine.api.recipient_ports import InboundReader, RecipientServices
 from engine.api.request_counts import RequestCounts
@@ -19,6 +20,7 @@ from engine.changes import Change, ChangeFilter, ChangeUnderWay
 from engine.changes import Outcome as ChangeOutcome
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
+from engine.intake.estimate import Estimate
 from engine.nodes.control import NodeControl
 from engine.organisations import (
     ANY_KEY,
@@ -113,6 +115,11 @@ class Ingest(Protocol):
         Refusal 409 when the key was used for another request, and Unavailable when
         nothing could be decided: then the same may be submitted again.
         """
+
+    def estimate(self, organisation_id: int, draft: MessageDraft, available: int) -> Estimate:
+        """What a message would come to, for an organisation that has `available` units.
+
+        Raises Refusal for a text that is none, Unavailable."""
 
 
 class Directory(Protocol):
@@ -296,15 +303,6 @@ class DeadLetters(Protocol):
         """Release its units, once. Raises Refusal 409."""
 
 
-class Cancels(Protocol):
-    """Takes back messages that no provider has been given. Every call raises Unavailable."""
-
-    async def message(self, organisation_id: int, message_id: str) -> msgspec.Struct | None:
-        """Cancel one, by its lower-case UUID; None when the organisation has no such message.
-
-        Raises Refusal 409 when it cannot be canceled any more."""
-
-
 class ProviderProblems(Protocol):
     """What providers sent and was not understood. Every call raises Unavailable."""
 
@@ -397,6 +395,8 @@ class Services(_Common):
     # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
     history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     cancels: Cancels
+    lists: Lists
+    batches: Batches
     # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
     can_spend: Callable[[], bool]
     # For the admin calls on the same port; None: they have one of their own.

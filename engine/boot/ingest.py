@@ -14,8 +14,10 @@ from random import Random
 import structlog
 
 from engine import ids, providers
+from engine.activity.batches import Batches
 from engine.activity.cancels import Cancels
 from engine.activity.lookups import Lookups
+from engine.activity.message_list import MessageLists
 from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.compatible.app import compatible_listener, create_compatible_app
@@ -50,6 +52,7 @@ from engine.records import MessageDraft
 from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.message_list import ClickHouseMessageList
 from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -61,6 +64,7 @@ from engine.stores.postgres.prices import Prices
 from engine.stores.postgres.sender_rules import SenderBook
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.archive_progress import RedisArchiveProgress
 from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
@@ -221,6 +225,9 @@ async def _services(
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
+    listed = ClickHouseMessageList(activity)
+    progress = RedisArchiveProgress(link, shards)
+    batches = Batches(progress, listed, shards)
     ready = (await readiness(process, stack, partial(takes_messages, link, quota))).parts
     counts = RequestCounts()
     watch_requests(process.meter, counts)
@@ -240,7 +247,11 @@ async def _services(
         webhooks=webhook_services(config, postgres, link),
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
-        cancels=Cancels(lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable),
+        cancels=Cancels(
+            lookups, batches, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable
+        ),
+        lists=MessageLists(listed, progress, shards, process.clock.now_us),
+        batches=batches,
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

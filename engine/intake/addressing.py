@@ -10,13 +10,14 @@ from engine.intake.phone_numbers import e164
 from engine.intake.phone_numbers import sender as sender_id
 from engine.intake.ports import Prices
 from engine.intake.segments import measure
+from engine.intake.smart_encoding import replaced
 from engine.records import QUEUE_DEFAULT, Addressed, Message, MessageDraft, Queue
 from engine.webhooks.urls import ALLOWED as CALLBACK_ALLOWED
 from engine.webhooks.urls import target_of
 
 # The longest validity, and how far ahead a message may be scheduled, seconds.
 VALIDITY_MAX_S = 7 * 86400
-SEND_AT_MAX_S = 30 * 86400
+SEND_AT_MAX_S = 35 * 86400
 _SEGMENTS_MAX = 10
 _REFERENCE_MAX = 200
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -48,12 +49,14 @@ class Addressing:
         Raises Unavailable while no prices are known, or not who has opted out."""
         if isinstance(draft, Refusal):
             return draft
-        text, queue = draft.text, draft.queue or QUEUE_DEFAULT
+        text, queue, count_replaced = draft.text, draft.queue or QUEUE_DEFAULT, 0
         try:
             to = e164(draft.to)
             sender = sender_id(draft.sender) if draft.sender else ""
             if not text or "\0" in text:
                 raise _no_text(text)
+            if draft.smart_encoding:
+                text, count_replaced = replaced(text)
             measured = measure(text)
             count = measured.segments
             if count > _SEGMENTS_MAX:
@@ -83,7 +86,7 @@ class Addressing:
             reference=reference,
             callback_url=callback_url,
         )
-        return Addressed(queue=queue, message=message, due_at_us=due_at_us)
+        return Addressed(queue=queue, message=message, due_at_us=due_at_us, replaced=count_replaced)
 
 
 def _validity_s(seconds: int) -> int:
@@ -110,7 +113,7 @@ def _due_at_us(send_at: str, now_us: int) -> int:
     # A difference cannot overflow. A time in UTC can: 9999-12-31T23:59:59-01:00 is in the year 10000.
     due_at_us = (at - _EPOCH) // timedelta(microseconds=1)
     if not now_us < due_at_us <= now_us + SEND_AT_MAX_S * 1_000_000:
-        raise _invalid("send_at", "in the future, at most 30 days from now")
+        raise _invalid("send_at", "in the future, at most 35 days from now")
     return due_at_us
 
 

@@ -24,6 +24,8 @@ from engine.errors import Refusal
 from engine.expiry import Expiry
 from engine.ids import MessageIds
 from engine.intake.addressing import Addressing, Permit, any_sender
+from engine.intake.addressing import Addressing
+from engine.intake.estimate import Estimate, estimated
 from engine.intake.ports import Prices
 from engine.intake.refused_counts import RefusedCounts
 from engine.intake.under_way import CreditWaits, Done, Rated, Render, Submitted, UnderWay
@@ -141,6 +143,19 @@ class Ingest:
         else:
             under_way.wait_for_credit(self.counts)
         return under_way
+
+    def estimate(self, organisation_id: int, draft: MessageDraft, available: int) -> Estimate:
+        """What a message would come to, for an organisation that has `available` units.
+
+        Raises Refusal for a text that is none, Unavailable while no prices are known.
+        """
+        now_us = self._now_us()
+        return estimated(
+            draft,
+            partial(self._address, organisation_id, "", draft, now_us),
+            partial(self._check, (draft,)),
+            available,
+        )
 
     async def submit(
         self,

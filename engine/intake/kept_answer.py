@@ -7,7 +7,9 @@ whose messages are all alike. What is longer is deflated.
 
 Wire format: a byte, 1 for plain and 2 for deflated (RFC 1950), then a MessagePack array
 [id of the first message, 16 bytes; shapes; runs]. Runs are pairs of numbers: how many outcomes in a
-row have which shape. A shape is an array, of 5 when accepted and of 4 when refused: see the code.
+row have which shape. A shape is an array, of 4 when refused and of 5 when accepted, and of 6 when smart
+encoding has replaced characters: see the code. (A version that does not know that cannot read the answer,
+and says so.)
 The version before this one kept the answer as it was sent, JSON; its first byte is another.
 
 What is read may have been damaged, or written by a version that is not known yet: then it is `Unreadable`,
@@ -46,6 +48,7 @@ _Flag = Annotated[int, msgspec.Meta(ge=0, le=1)]
 _SHAPES: dict[int, Any] = {
     4: tuple[str, int, str, str | None],
     5: tuple[_Flag, _Flag, _Place, _Flag, _Place],
+    6: tuple[_Flag, _Flag, _Place, _Flag, _Place, _Place],
 }
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(
@@ -125,19 +128,20 @@ def _moved(number: int, places: int) -> int:
 def _shape(outcome: Outcome) -> tuple[Any, ...]:
     if isinstance(outcome, Refusal):
         return outcome.code, int(outcome.status), outcome.detail, outcome.field
-    return (
+    shape = (
         _STATUSES.index(outcome.status),
         QUEUES.index(outcome.queue),
         outcome.segments,
         _ENCODINGS.index(outcome.encoding),
         outcome.units,
     )
+    return (*shape, outcome.replaced) if outcome.replaced else shape
 
 
 def _outcome(shape: tuple[Any, ...], number: int) -> Outcome:
     if len(shape) == 4:
         return Refusal(*shape)
-    status, queue, segments, encoding, units = shape
+    status, queue, segments, encoding, units, *replaced = shape
     return Accepted(
         id=str(uuid.UUID(int=number)),
         status=_STATUSES[status],  # type: ignore[arg-type]
@@ -145,4 +149,5 @@ def _outcome(shape: tuple[Any, ...], number: int) -> Outcome:
         segments=segments,
         encoding=_ENCODINGS[encoding],  # type: ignore[arg-type]
         units=units,
+        replaced=replaced[0] if replaced else 0,
     )

@@ -75,6 +75,17 @@ def measure(text: str) -> Measured:
     return Measured("GSM-7", len(_cuts_septets(_escaped(text))) - 1, septets)
 
 
+def is_gsm7(text: str) -> bool:
+    """Whether all of the text is in the default alphabet and its extension."""
+    return _count_extended(text) >= 0
+
+
+def first_foreign(text: str) -> int | None:
+    """Where the first character is that makes the text UCS-2; None: it is GSM-7."""
+    found = _FOREIGN.search(text)
+    return None if found is None else found.start()
+
+
 def split(text: str) -> list[str]:
     """The text of each segment, in order; as many as `measure` counts. Raises as it does."""
     extended = _count_extended(text)

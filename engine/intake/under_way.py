@@ -309,4 +309,5 @@ def _outcome(addressed: Addressed | Refusal) -> Outcome:
         segments=message.segments,
         encoding=message.encoding,
         units=message.units,
+        replaced=addressed.replaced,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import msgspec
 import typer
@@ -11,15 +12,17 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.errors import Refusal
-from supervisor.cli import options, show
-from supervisor.cli.client import Client
+from engine.records import MessageDraft
+from supervisor.cli import options, send, show
+from supervisor.cli.client import Client, Problem
 
 app = typer.Typer(
-    help="Messages of an organisation: show, cancel.",
+    help="Messages of an organisation: estimate, list, show, cancel; batches.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 _PATH = "/v1/messages"
+_PAGE = 500
 _Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the message, as [cyan]send[/cyan] printed it.")]
 
 
@@ -46,6 +49,39 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True):
     accepted_at: str = ""
     events: list[_Event] = []
     history_complete: bool = True
+
+
+class _Forcing(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    at: int
+
+
+class _Smart(msgspec.Struct, frozen=True, kw_only=True):
+    encoding: str
+    segments: int
+
+
+class _Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    encoding: str
+    segments: int
+    available: int
+    units: int | None = None
+    forced_by: _Forcing | None = None
+    replaced: int = 0
+    smart_encoding: _Smart | None = None
+    problem: Problem | None = None
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    messages: list[dict[str, Any]]
+    next: str | None
+    as_of: str
+
+
+class _CanceledBatch(msgspec.Struct, frozen=True, kw_only=True):
+    canceled: int
+    units: int
+    not_canceled: dict[str, int]
 
 
 @app.command("show")
@@ -84,6 +120,152 @@ def show_message(message_id: _Id, *, engine: options.EngineOptions) -> None:
     console.print(show.table(columns, rows, frozenset({2, 5})))
     if not message.history_complete:
         console.print("The latest events could not be looked up.")
+
+
+@app.command("estimate")
+@options.customer_options
+def estimate(
+    to: send.To,
+    text: send.Text,
+    sender: send.From = "",
+    queue: send.QueueName = None,
+    smart_encoding: send.Smart = False,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Say what a message would come to: encoding, segments, units, and whether it would be accepted.
+
+    Nothing is sent. Exit code 1 if it would not be accepted.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine message estimate --to +989121234567 --text "It’s here"[/cyan]
+    """
+    draft = MessageDraft(to=to, text=text, sender=sender or None, queue=queue, smart_encoding=smart_encoding)
+    client = engine.whereabouts.customer()
+    try:
+        found = client.post(f"{_PATH}/estimate", draft, dict[str, Any])
+    finally:
+        client.close()
+    if not engine.print_json(found):
+        _print_estimate(msgspec.convert(found, _Estimate))
+    if not found["accepted"]:
+        raise typer.Exit(1)
+
+
+def _print_estimate(found: _Estimate) -> None:
+    units = "" if found.units is None else f", {found.units} units"
+    print(f"{found.segments} segments {found.encoding}{units}; {found.available} units available")
+    if found.forced_by is not None:
+        print(f"UCS-2 because of {found.forced_by.name}, after {found.forced_by.at} characters")
+    if found.smart_encoding is not None:
+        print(
+            f"with --smart-encoding: {found.smart_encoding.segments} segments {found.smart_encoding.encoding}"
+        )
+    if found.replaced:
+        print(f"{found.replaced} characters replaced")
+    print("it would be accepted" if found.problem is None else f"not accepted: {found.problem.detail}")
+
+
+@app.command("list")
+@options.customer_options
+def list_messages(
+    status: Annotated[
+        str, typer.Option(metavar="STATUS", help="Only those of this status, e.g. failed.")
+    ] = "",
+    to: Annotated[str, typer.Option(metavar="NUMBER", help="Only those to this recipient.")] = "",
+    reference: Annotated[str, typer.Option(metavar="TEXT", help="Only those with this reference.")] = "",
+    queue: send.QueueName = None,
+    batch: Annotated[str, typer.Option(metavar="ID", help="Only those of this batch.")] = "",
+    since: Annotated[str, typer.Option(metavar="TIME", help="Accepted from then on.")] = "",
+    until: Annotated[str, typer.Option(metavar="TIME", help="Accepted before then.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 100,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """List messages, the newest first, as far as they are archived: a second or so behind.
+
+    With --json one object a line.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine message list --status failed --since 2026-12-01T00:00:00Z[/cyan]
+    [cyan]smsengine message list --batch 01a202a3c1117fd392d49ad3082ddfbb-1000[/cyan]
+    """
+    filters = {
+        "status": status, "to": to, "reference": reference, "queue": queue or "", "batch": batch,
+        "since": since, "until": until,
+    }  # fmt: skip
+    client, found, as_of = engine.whereabouts.customer(), 0, ""
+    rows: list[tuple[str, ...]] = []
+    try:
+        given = {name: value for name, value in filters.items() if value}
+        for message, of_page in _listed(client, given, limit):
+            found, as_of = found + 1, of_page
+            if not engine.print_json(message):
+                m = msgspec.convert(message, _Message)
+                rows.append((m.id, m.accepted_at[:19], m.status, m.charge, m.to, m.reference, str(m.units)))
+    finally:
+        client.close()
+    if engine.as_json:
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print("There are no such messages.")
+        return
+    columns = ("id", "accepted", "status", "charge", "to", "reference", "units")
+    console.print(show.table(columns, rows, frozenset({6})))
+    console.print(f"as of {as_of[:19]}")
+
+
+def _listed(client: Client, filters: dict[str, str], limit: int) -> Iterator[tuple[dict[str, Any], str]]:
+    """(a message, up to when its page knew everything) of all pages, up to `limit`. Raises Refusal,
+    Unavailable."""
+    cursor: str | None = ""
+    while cursor is not None and limit > 0:
+        query = urlencode({**filters, "limit": min(limit, _PAGE), **({"cursor": cursor} if cursor else {})})
+        page = client.get(f"{_PATH}?{query}", _Page)
+        yield from ((message, page.as_of) for message in page.messages)
+        limit -= len(page.messages)
+        cursor = page.next
+
+
+@app.command("batch")
+@options.customer_options
+def batch(
+    batch_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the batch, as the API answered it.")],
+    cancel_all: Annotated[
+        bool, typer.Option("--cancel", help="Cancel those of its messages that no provider has been given.")
+    ] = False,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Show what has become of the messages of a batch; with --cancel take back what can be.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine message batch 01a202a3c1117fd392d49ad3082ddfbb-1000[/cyan]
+    [cyan]smsengine message batch 01a202a3c1117fd392d49ad3082ddfbb-1000 --cancel[/cyan]
+    """
+    client, path = engine.whereabouts.customer(), f"/v1/batches/{quote(batch_id, safe='')}"
+    try:
+        if cancel_all:
+            found = client.post(f"{path}/cancel", {}, dict[str, Any])
+        else:
+            found = client.get(path, dict[str, Any])
+    finally:
+        client.close()
+    if engine.print_json(found):
+        return
+    if cancel_all:
+        canceled = msgspec.convert(found, _CanceledBatch)
+        print(f"{canceled.canceled} canceled, {canceled.units} units released")
+        for code, count in canceled.not_canceled.items():
+            print(f"{count} not canceled: {code}")
+        return
+    print(f"{found['messages']} messages" + (", none is going to be sent any more" if found["over"] else ""))
+    for status, count in found["statuses"].items():
+        print(f"{count} {status}")
 
 
 @app.command("cancel")

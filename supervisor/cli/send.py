@@ -36,6 +36,9 @@ QueueName = Annotated[Queue | None, _one(None, "Queue; normal unless the line sa
 Validity = Annotated[int | None, _one("SECONDS", "Not sent after this time.")]
 SendAt = Annotated[str, _one("TIME", "Not sent before this, e.g. 2030-01-31T09:00:00Z.")]
 Reference = Annotated[str, _one("TEXT", "Your own name for it.")]
+Smart = Annotated[
+    bool, _one(None, "Typographic quotes, dashes, spaces become those of GSM-7.", "--smart-encoding")
+]
 File = Annotated[Path | None, _many("FILE", "CSV or JSONL file.")]
 Format = Annotated[FileFormat | None, _many(None, "When the name does not tell.", "--format")]
 Encoding = Annotated[str, _many("NAME", "When it is neither UTF-8 nor UTF-16, e.g. cp1256.")]
@@ -56,6 +59,7 @@ def send(
     validity: Validity = None,
     send_at: SendAt = "",
     reference: Reference = "",
+    smart_encoding: Smart = False,
     file: File = None,
     file_format: Format = None,
     encoding: Encoding = "",
@@ -82,7 +86,7 @@ def send(
     """
     fields = {
         "to": to, "text": text, "from": sender, "queue": queue or "", "validity": validity or "",
-        "send_at": send_at, "reference": reference,
+        "send_at": send_at, "reference": reference, "smart_encoding": smart_encoding or "",
     }  # fmt: skip
     given = {name: value for name, value in fields.items() if value != ""}
     if validity is not None and validity < 1:

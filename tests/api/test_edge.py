@@ -166,7 +166,7 @@ def alike(whole: bytes) -> bytes:
         rb"\r\nDate: [^\r]*",
         rb"(?<=\r\nX-Request-Id: )[0-9a-f]{12}-[0-9a-f]+|(?<=\r\nX-Request-Id: )[0-9a-f]{16}",
         rb'(?<="request_id":")[0-9a-f]{12}-[0-9a-f]+|(?<="request_id":")[0-9a-f]{16}',
-        rb"0190a0b0-0000-7000-8000-[0-9]{12}",
+        rb"0190a0b0-?0000-?7000-?8000-?[0-9]{12}",
         rb"\r\nContent-Length: [0-9]+",
     ):
         whole = re.sub(pattern, b"", whole)

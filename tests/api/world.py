@@ -24,6 +24,7 @@ from engine.api.recipient_ports import RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.api.webhook_ports import WebhookServices
+from engine.batches import Batch
 from engine.errors import Refusal
 from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
@@ -86,6 +87,9 @@ class NoCancels:
     """Knows no messages."""
 
     async def message(self, organisation_id: int, message_id: str) -> None:
+        return None
+
+    async def batch(self, organisation_id: int, batch: Batch) -> None:
         return None
 
 
@@ -301,6 +305,8 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "transactions": Journal(pool).transactions,
         "history": history,
         "cancels": NoCancels(),
+        "lists": None,
+        "batches": None,
         "status": status,
         "scrape": scrape,
         "backlog": backlog,

@@ -78,9 +78,8 @@ def check(on: Bench, desk: CreditDesk, takes: Ingest, data: bytes) -> None:
         if call >= 2 * _EACH:
             _OPERATORS[(call - 2 * _EACH) % len(_OPERATORS)].decode(body)
             return
-        drafts = messages.drafts_of(body) if call >= _EACH else (messages._DRAFT.decode(body),)
+        drafts, render = messages.SUBMISSIONS["/v1/messages/batch" if call >= _EACH else "/v1/messages"](body)
         outcomes: list[Accepted | Refusal] = []
-        render = messages.render_batch if call >= _EACH else messages.render_one
         on.run(_submitted(takes, drafts, outcomes, render))
     except Refusal as e:
         assert e.status in (400, 402, 413, 422), f"refused with {e.status}"

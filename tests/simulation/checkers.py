@@ -40,6 +40,7 @@ from engine.records import ActivityRow, Message
 from engine.redis_keys import generation_key, held_key, holder_key, usage_head_key
 from engine.shards import shard_of
 from tests.simulation.books_back import BooksBack
+from tests.simulation.carried import Carried
 from tests.simulation.clock import Clock
 from tests.simulation.copies import OnTwoMachines
 from tests.simulation.history import History, settled
@@ -128,9 +129,7 @@ class Truth:
     def __init__(self, clock: Clock, shards: int, accepted_on: int) -> None:
         self.clock = clock
         self.on_two = OnTwoMachines(accepted_on)
-        # Messages that the carrier has taken, and those of which that says nothing: Redis went back since.
-        self.taken: set[str] = set()
-        self.rewound_since: set[str] = set()
+        self.carried = Carried()
         # References of requests that nobody may find again.
         self.never: set[str] = set()
         self.shards = shards
@@ -215,15 +214,6 @@ class Truth:
             if message_id not in self.messages:
                 self.fail(f"message {message_id} was accepted, but has never been in Redis")
         self.on_two.accepted(message_ids)
-
-    def given(self, message_id: str, *, taken: bool) -> None:
-        """The carrier is given a message; `taken`: it takes it."""
-        if message_id in self.rewound_since:
-            return
-        if self.messages[message_id].ended == "canceled":
-            self.fail(f"message {message_id} is given to the carrier, though it is canceled")
-        if taken:
-            self.taken.add(message_id)
 
     def refused(self, request: Asking, accepted: int, cost: int) -> None:
         if request.least >= accepted + cost:
@@ -393,8 +383,8 @@ class Truth:
                 if known.ended:
                     self.fail(f"message {row.message_id} ended twice: {known.ended}, {row.event}")
                 known.ended = row.event
-                if row.event == "canceled" and row.message_id in self.taken:
-                    self.fail(f"message {row.message_id} is canceled, though the carrier has taken it")
+                if row.event == "canceled" and (wrong := self.carried.canceled(row.message_id)):
+                    self.fail(wrong)
                 if _ENDS.get(row.event) == "captured":
                     captured[row.organisation_id] = captured.get(row.organisation_id, 0) + row.units
             if known.begun != 1 or (known.state == "ended") != bool(known.ended):
@@ -431,8 +421,7 @@ class Truth:
 
         Where the books are not ahead of it, nothing is uncertain: what was lost has never been.
         """
-        self.rewound_since |= set(self.messages)
-        self.taken.clear()
+        self.carried.rewound(set(self.messages))
         kept = {message_id for message_id, (state, _, _) in past.messages.items() if state != "lost"}
         if wrong := self.on_two.rewound(kept):
             self.fail(wrong)

@@ -101,7 +101,9 @@ class Carrier:
         if world.truth.messages[message.id].state != "lost":
             # Else Redis was emptied since, and nothing is promised of it.
             world.truth.on_two.sent(message.id)
-        world.truth.given(message.id, taken=kind == "accepted")
+        ended = world.truth.messages[message.id].ended
+        if wrong := world.truth.carried.given(message.id, ended, taken=kind == "accepted"):
+            world.truth.fail(wrong)
         if kind == "accepted":
             world.sent[message.id] = world.sent.get(message.id, 0) + 1
         asyncio.get_running_loop().call_later(latency_s, done, Verdict(kind=kind, provider=self.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -79,6 +80,22 @@ def test_segments_and_encoding_decide_the_price(customer: Caller) -> None:
     eventually(lambda: balance(customer) == (994, 0, 994))
 
 
+def test_an_estimate_says_what_a_message_comes_to(engine: Engine, customer: Caller) -> None:
+    text = "It\u2019s here \u2013 " + "x" * 90
+    status, found = customer.call("POST", "/v1/messages/estimate", sms(text=text))
+    assert (status, found["accepted"], found["encoding"], found["units"]) == (200, True, "UCS-2", 2)
+    assert found["forced_by"]["at"] == 2
+    status, accepted = customer.call("POST", "/v1/messages", sms(text=text, smart_encoding=True))
+    assert (status, accepted["encoding"], accepted["units"], accepted["replaced"]) == (202, "GSM-7", 1, 2)
+    _, found = customer.call("POST", "/v1/messages/estimate", sms(text="x" * 2000))
+    assert (found["accepted"], found["problem"]["field"], found["segments"]) == (False, "text", 14)
+    asked = ("--to", "+989121234567", "--text", text, "--api-key", customer.key)
+    shown = engine.run("message", "estimate", *asked)
+    assert shown.returncode == 0, shown.stderr
+    assert "UCS-2 because of U+2019 RIGHT SINGLE QUOTATION MARK, after 2 characters" in shown.stdout
+    eventually(lambda: balance(customer) == (999, 0, 999))
+
+
 def test_messages_of_a_batch_are_accepted_or_refused_each_on_its_own(customer: Caller) -> None:
     body = {"messages": [sms(), sms(to="12"), sms(text=""), {"to": "+989121234567"}, sms()]}
     status, answer = customer.call("POST", "/v1/messages/batch", body)
@@ -147,7 +164,7 @@ def test_a_scheduled_message_is_canceled_and_its_units_are_free_at_once(
     path = f"/v1/messages/{accepted['id']}/cancel"
     for _ in range(2):
         status, canceled = customer.call("POST", path)
-        assert (status, canceled) == (
+        assert (status, canceled.get("detail", canceled)) == (
             200, {"id": accepted["id"], "status": "canceled", "charge": "released", "units": 1},
         )  # fmt: skip
     assert [e["event"] for e in view(customer, accepted["id"])["events"]] == ["scheduled", "canceled"]
@@ -155,6 +172,42 @@ def test_a_scheduled_message_is_canceled_and_its_units_are_free_at_once(
     # To others it is as if there were none.
     stranger = Caller(engine.url, engine.api_key)
     assert stranger.call("POST", path)[0] == 404
+
+
+def test_a_batch_is_all_or_nothing_tells_how_far_it_is_and_is_canceled(
+    engine: Engine, customer: Caller
+) -> None:
+    later = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=34)).isoformat()
+    messages = [sms(send_at=later, reference="spring") for _ in range(20)] + [sms(queue="express")]
+    body = {"messages": [*messages, sms(to="nobody")], "atomic": True}
+    status, problem = customer.call("POST", "/v1/messages/batch", body)
+    assert (status, problem["field"]) == (422, "messages[21].to")
+    assert balance(customer) == (1000, 0, 1000)
+    status, answer = customer.call("POST", "/v1/messages/batch", {"messages": messages, "atomic": True})
+    assert (status, len(answer["results"])) == (202, 21)
+    path = f"/v1/batches/{answer['batch']}"
+    _, progress = customer.call("GET", path)
+    assert (progress["messages"], progress["statuses"]["scheduled"], progress["over"]) == (21, 20, False)
+    eventually(lambda: customer.call("GET", path)[1]["statuses"].get("sent"))
+    status, canceled = customer.call("POST", f"{path}/cancel")
+    assert (status, canceled["canceled"], canceled["units"]) == (200, 20, 20)
+    assert canceled["not_canceled"] == {"already_sent": 1}
+    assert customer.call("GET", path)[1]["over"] is True
+    eventually(lambda: balance(customer) == (999, 0, 999))
+    # To others it is as if there were none.
+    stranger = Caller(engine.url, engine.api_key)
+    assert [stranger.call(*call)[0] for call in (("GET", path), ("POST", f"{path}/cancel"))] == [404, 404]
+    ids = [r["id"] for r in answer["results"]]
+
+    def listed(**filters: str) -> list[str]:
+        _, page = customer.call("GET", f"/v1/messages?{urlencode(filters)}")
+        return [m["id"] for m in page["messages"]]
+
+    eventually(lambda: listed(batch=answer["batch"], status="canceled") == ids[19::-1])
+    assert listed(reference="spring", limit="3") == ids[19:16:-1]
+    assert listed(queue="express") == [ids[20]]
+    shown = engine.run("message", "list", "--reference", "spring", "--json", "--api-key", customer.key)
+    assert len(shown.stdout.splitlines()) == 20
 
 
 def test_what_was_sent_cannot_be_canceled(engine: Engine, customer: Caller) -> None:

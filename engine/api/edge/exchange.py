@@ -110,11 +110,12 @@ class Exchange:
         if head.idempotency_key is not None:
             key = checked_key(head.idempotency_key)
             fingerprint = fingerprint_of("POST", head.path, body)
+        drafts, render = head.submission(body)
         self._under_way = self._parts.ingest.begin(
             organisation_id,
-            head.submission.drafts(body),
+            drafts,
             self._end,
-            render=head.submission.render,
+            render=render,
             idempotency_key=key,
             fingerprint=fingerprint,
         )

@@ -267,7 +267,7 @@ class ClickHouseActivityStore:
         return dict(zip(organisations, map(Units, *units), strict=True)), sum(counts)
 
     async def ask(
-        self, query: str, parameters: Mapping[str, int], timeout_s: float
+        self, query: str, parameters: Mapping[str, Any], timeout_s: float
     ) -> Sequence[Sequence[Any]]:
         """The rows of an answer about many events; read on few threads, and ended as `units_between`."""
         settings = {

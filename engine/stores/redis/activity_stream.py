@@ -43,8 +43,9 @@ from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 
 # Entries fetched by one command: while searching the tail, and while executing a plan.
-_SEARCH_PAGE = 200
+SEARCH_PAGE = 200
 _PLAN_PAGE = 1000
+_rows = msgspec.msgpack.Decoder(list[list[Any]])
 
 # `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
 
@@ -106,12 +107,11 @@ class RedisActivityStream:
         # Connected when first used. `_reading` blocks while it waits for entries.
         self._link = RedisLink(url, timeout_s=timeout_s, name="activity")
         self._reading = RedisLink(url, timeout_s=timeout_s, name="activity reading")
-        self._rows = msgspec.msgpack.Decoder(list[list[Any]])
         self._plan = msgspec.msgpack.Decoder(BlockPlan)
         # The plan last read, and its bytes in Redis, which another version may have written.
         self._written: tuple[BlockPlan | None, bytes] = (None, b"")
         # By shard, for look-ups.
-        self._tails = [KeptTail(partial(_first_and_page, self._link, s), _SEARCH_PAGE) for s in range(shards)]
+        self._tails = [KeptTail(partial(first_and_page, self._link, s), SEARCH_PAGE) for s in range(shards)]
 
     async def close(self) -> None:
         """Close the connections."""
@@ -216,8 +216,8 @@ class RedisActivityStream:
         Looks for each in at most `entries_max` entries, within one call's deadline; `complete` is False
         when there are more. While the archiver keeps up, a shard has about one block of entries.
         """
-        search = TailSearch(messages, self._unpacked, entries_max)
-        page_size = min(_SEARCH_PAGE, entries_max)
+        search = TailSearch(messages, unpacked, entries_max)
+        page_size = min(SEARCH_PAGE, entries_max)
         # All entries from `begins` on; None: they are too many to be kept.
         begins: StreamId | None = None
         kept: list[ActivityEntry] | None = None
@@ -234,12 +234,6 @@ class RedisActivityStream:
                     page = kept[first : first + page_size]
                 search.take(page, last=len(page) < page_size)
         return search.found
-
-    def _unpacked(self, entry: ActivityEntry) -> list[list[Any]]:
-        try:
-            return self._rows.decode(entry.blob)
-        except NO_RECORD:
-            return []  # the archiver sets the entry aside
 
     async def _pages(
         self, shard: int, first: StreamId, last: StreamId, page_size: int
@@ -277,18 +271,27 @@ def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]
     return ("EVAL", script, len(keys), *keys, *arguments)
 
 
-async def _first_and_page(
+async def first_and_page(
     link: RedisLink, shard: int, start: StreamId
 ) -> tuple[list[ActivityEntry], list[ActivityEntry]]:
-    """See `kept_tail.Look`. Raises ReplyError, Unavailable."""
+    """The first entry of a shard's stream, if it has any, and a page of entries from `start` on: what
+    `kept_tail.Look` asks for. Raises ReplyError, Unavailable."""
     key = activity_key(shard)
     replies = await link.batch(
-        [("XRANGE", key, "-", "+", "COUNT", 1), ("XRANGE", key, str(start), "+", "COUNT", _SEARCH_PAGE)]
+        [("XRANGE", key, "-", "+", "COUNT", 1), ("XRANGE", key, str(start), "+", "COUNT", SEARCH_PAGE)]
     )
     for reply in replies:
         if isinstance(reply, ReplyError):
             raise reply
     return _entries(shard, replies[0]), _entries(shard, replies[1])
+
+
+def unpacked(entry: ActivityEntry) -> list[list[Any]]:
+    """The rows of an entry as they were packed; [] when it cannot be read: the archiver sets it aside."""
+    try:
+        return _rows.decode(entry.blob)
+    except NO_RECORD:
+        return []
 
 
 def _entries(shard: int, found: Iterable[tuple[bytes, list[bytes]]]) -> list[ActivityEntry]:

@@ -31,6 +31,8 @@ from engine.stores.redis.wire import ReplyError
 
 # Chunks of a list that one step looks at: around the likely one, and then those on both sides.
 _LIKELY, _CHUNKS = 8, 100
+# A chunk has at least about so many messages. At so many times one step looks in the due set.
+_TOGETHER, _TIMES = 4, 50
 # Messages of a due set that one step looks at, and how many in all, when it is not known when a message is
 # due: those that were put off, which come back within the time, microseconds.
 _PLACES, _PLACES_MAX = 500, 100_000
@@ -71,9 +73,10 @@ class RedisCancels:
         """See `CancelStore.cancel`."""
         range_ = IdRange(queue, organisation_id, first, last, near)
         found = Cancellation()
-        list_first, list_last, low, high = await self._step(
-            found, range_, due_at_us=due_at_us, chunks=_LIKELY
-        )
+        for place in range(_TIMES, len(due_at_us), _TIMES):
+            await self._step(found, range_, due_at_us=due_at_us[place : place + _TIMES])
+        due_at_us, chunks = due_at_us[:_TIMES], max(_LIKELY, count // _TOGETHER)
+        list_first, list_last, low, high = await self._step(found, range_, due_at_us=due_at_us, chunks=chunks)
         if not far:
             return found
         for chunk in _outward(list_first, list_last, low, high):

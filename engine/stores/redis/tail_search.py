@@ -1,9 +1,8 @@
 """Rule: how the rows of several messages are found in the tail of one shard's activity stream, in one pass.
 
-Each message is looked for from its acceptance on, to the end of the stream. A scheduled message has no
-events before its time, so the entries until then are skipped for it. A message that is delivered and
-charged has had its last event that says anything new, so the search for it ends there. Nobody is looked for
-in more than `entries_max` entries.
+Each message is looked for from its acceptance on, to the end of the stream. (A scheduled one may be canceled
+before its time.) A message that is delivered and charged has had its last event that says anything new, so
+the search for it ends there. Nobody is looked for in more than `entries_max` entries.
 
 When Redis' clock was set back, the ids of new entries go on from the highest that there was, and a message
 that was accepted since may have a later time than all of them. So a message with no entry behind its
@@ -12,10 +11,11 @@ acceptance is looked for once more, from the begin of the stream.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from engine.activity.blocks import fits
 from engine.activity.records import ActivityEntry, MessageKey, RecentRows
+from engine.batches import Batch
 from engine.lifecycle import EVENTS
 from engine.records import ActivityRow
 from engine.stream_id import STREAM_START, StreamId
@@ -41,11 +41,8 @@ class _Wanted:
         self.rows: list[ActivityRow] = []
 
     def seen(self, rows: Iterable[ActivityRow]) -> None:
-        """Note rows of it; a scheduled message is looked for from its time on."""
-        for row in rows:
-            self.rows.append(row)
-            if row.event == "scheduled":
-                self.start = max(self.start, _not_before(row.due_at_us))
+        """Note rows of it."""
+        self.rows += rows
 
     @property
     def over(self) -> bool:
@@ -105,18 +102,30 @@ class TailSearch:
 
     def _note(self, entry: ActivityEntry, mentioned: dict[str, _Wanted]) -> None:
         rows: dict[str, list[ActivityRow]] = {}
-        for values in self._decode(entry):
-            if len(values) < _VALUES_MIN or type(values[_MESSAGE_ID]) is not str:
-                continue
-            if values[_MESSAGE_ID] not in mentioned or not fits(values):
-                continue
-            # The event may be any word, so that one of a newer version is shown as it is.
-            row = ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))  # type: ignore[arg-type]
+        for row in _rows(self._decode(entry), lambda message_id: message_id in mentioned):
             # Another organisation's message is not theirs to see.
             if row.organisation_id == mentioned[row.message_id].key.organisation_id:
                 rows.setdefault(row.message_id, []).append(row)
         for message_id, found in rows.items():
             mentioned[message_id].seen(found)
+
+
+def rows_between(entry: Sequence[Sequence[object]], organisation_id: int, batch: Batch) -> list[ActivityRow]:
+    """The rows of the messages of a batch among those of an entry, as they were packed."""
+    rows = _rows(entry, lambda message_id: batch.first <= message_id <= batch.last)
+    return [row for row in rows if row.organisation_id == organisation_id]
+
+
+def _rows(entry: Sequence[Sequence[object]], is_wanted: Callable[[str], bool]) -> Iterator[ActivityRow]:
+    """The rows of an entry whose messages are wanted, by their ids."""
+    for values in entry:
+        if len(values) < _VALUES_MIN:
+            continue
+        message_id = values[_MESSAGE_ID]
+        if type(message_id) is not str or not is_wanted(message_id) or not fits(values):
+            continue
+        # The event may be any word, so that one of a newer version is shown as it is.
+        yield ActivityRow(**dict(zip(ActivityRow.__struct_fields__, values, strict=False)))  # type: ignore[arg-type]
 
 
 def _not_before(at_us: int) -> StreamId:

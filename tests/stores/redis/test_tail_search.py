@@ -66,16 +66,16 @@ def test_a_message_that_is_delivered_and_charged_is_looked_for_no_further() -> N
     assert pages > 10
 
 
-def test_what_is_scheduled_for_later_does_not_hide_what_another_message_has_meanwhile() -> None:
+def test_a_message_that_is_scheduled_for_later_may_have_events_before_its_time() -> None:
     later = message(0, event="scheduled", due_at_us=T0 + 60_000_000)
     stream = [
         entry(0, later, message(1)),
         entry(10, message(2)),
         entry(20, message(1, event="sent", attempt=1)),
-        entry(60_000, message(0, event="sent", attempt=1)),
+        entry(30, message(0, event="canceled")),
     ]
     found, _ = found_in(stream, [key_of(later), key_of(message(1))], page=1)
-    assert [row.event for row in found[key_of(later)].rows] == ["scheduled", "sent"]
+    assert [row.event for row in found[key_of(later)].rows] == ["scheduled", "canceled"]
     assert [row.event for row in found[key_of(message(1))].rows] == ["accepted", "sent"]
 
 

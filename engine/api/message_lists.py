@@ -1,0 +1,127 @@
+"""The messages of an organisation as a list, and what has become of a batch."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeVar, get_args
+
+import msgspec
+from aiohttp import hdrs, web
+
+from engine import ids
+from engine.activity.records import MessageFilter
+from engine.api.auth import Keys
+from engine.api.decoding import check_time, invalid
+from engine.api.paging import asked
+from engine.api.ports import Services
+from engine.api.problems import not_found
+from engine.api.response import Response, answer_of
+from engine.batches import Batch, batch_of
+from engine.intake.phone_numbers import e164
+from engine.lifecycle import STATUSES, Status
+from engine.records import QUEUES, Queue
+
+T = TypeVar("T")
+
+_LIMIT, _LIMIT_MAX = 100, 500
+_REFERENCE_MAX = 200
+_NAMES = ("status", "to", "reference", "queue", "batch", "since", "until", "limit", "cursor")
+
+
+class MessageListCalls:
+    """The actions `GET /v1/messages` and `GET /v1/batches/{id}`."""
+
+    def __init__(self, services: Services, keys: Keys) -> None:
+        self._lists = services.lists
+        self._batches = services.batches
+        self._keys = keys
+
+    async def page(self, request: web.Request) -> Response:
+        """`GET /v1/messages`: 200 with the page that the query asks for, the newest first.
+
+        Raises Refusal 401, 403, 422, Unavailable.
+        """
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        for name in request.query:
+            if name not in _NAMES:
+                raise invalid(
+                    f"`{name[:40]}` is no filter of messages; there are {', '.join(_NAMES)}.", name[:40]
+                )
+        limit = asked(request, "limit", _LIMIT, 1, _LIMIT_MAX)
+        cursor = request.query.get("cursor") or ""
+        if cursor and ids.accepted_at_us(cursor) is None:
+            raise invalid("`cursor` must be the `next` of a page.", "cursor")
+        return answer_of(200, await self._lists.page(organisation_id, _filter(request), cursor, limit))
+
+    async def batch(self, request: web.Request) -> Response:
+        """`GET /v1/batches/{id}`: 200 with how many of its messages have which status.
+
+        Raises Refusal 401, 403, 404, Unavailable.
+        """
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        batch = batch_of(request.match_info["id"])
+        progress = None if batch is None else await self._batches.progress(organisation_id, batch)
+        if progress is None:
+            raise no_batch()
+        return answer_of(200, progress)
+
+
+def no_batch() -> Exception:
+    """The refusal of a batch that is none of the organisation's."""
+    return not_found("The organisation has no batch with this id.")
+
+
+def _filter(request: web.Request) -> MessageFilter:
+    """Raises Refusal 422."""
+    query = request.query
+    status: Status | None = _one_of(request, "status", STATUSES)
+    queue: Queue | None = _one_of(request, "queue", get_args(Queue) or QUEUES)
+    reference = query.get("reference") or ""
+    if len(reference) > _REFERENCE_MAX or "\0" in reference:
+        raise invalid(
+            f"`reference` must be at most {_REFERENCE_MAX} characters, without U+0000.", "reference"
+        )
+    # A plus that was not escaped is a blank.
+    to = query.get("to") or ""
+    return MessageFilter(
+        status=status,
+        to=e164("+" + to[1:] if to.startswith(" ") else to) if to else "",
+        reference=reference,
+        queue=queue or "",
+        since_us=_time_us(request, "since"),
+        until_us=_time_us(request, "until"),
+        batch=_batch(query.get("batch") or ""),
+    )
+
+
+def _one_of(request: web.Request, name: str, choices: tuple[T, ...]) -> T | None:
+    value = request.query.get(name)
+    if not value:
+        return None
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise invalid(f"`{name}` must be one of {', '.join(map(str, choices))}.", name)
+
+
+def _batch(text: str) -> Batch | None:
+    batch = batch_of(text) if text else None
+    if text and batch is None:
+        raise invalid("`batch` must be the id of a batch.", "batch")
+    return batch
+
+
+def _time_us(request: web.Request, name: str) -> int:
+    """The time `name` of the query, microseconds since 1970; 0 when there is none."""
+    text = request.query.get(name)
+    if not text:
+        return 0
+    try:
+        # As for the reference: a plus of the offset may have become a blank.
+        time = msgspec.convert(text.replace(" ", "+"), datetime)
+    except msgspec.ValidationError:
+        time = datetime.min
+    check_time(name, time)
+    us = int(time.timestamp() * 1_000_000)
+    # What ClickHouse can compare.
+    return max(1, min(us, 4_000_000_000_000_000))

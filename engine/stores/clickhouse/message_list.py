@@ -1,0 +1,92 @@
+"""Which messages of an organisation match a filter, and all events of a batch, from the table `activity`.
+
+The table is kept in the order of organisation, time of acceptance and id, so a page is read from where it
+begins, backwards, as far as it needs. `to` and `reference` have indexes that pass over granules without them
+(migration 0008). Reads alone; a query that takes longer than `_QUERY_S` is ended by the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine import ids
+from engine.activity.records import MessageFilter, MessageKey
+from engine.batches import Batch
+from engine.errors import Unavailable
+from engine.records import ActivityRow
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
+
+# The deadline of a query, seconds.
+_QUERY_S = 3.0
+
+_MATCHING = """
+SELECT message_id FROM activity
+WHERE organisation_id = {organisation:Int64} AND event IN {events:Array(String)}
+"""
+_ORDER = """
+ORDER BY accepted_at DESC, message_id DESC LIMIT 1 BY accepted_at, message_id LIMIT {limit:UInt32}
+"""
+
+
+class ClickHouseMessageList:
+    """The port `ArchivedMessages`, on the store of the activity."""
+
+    def __init__(self, store: ClickHouseActivityStore) -> None:
+        self._store = store
+
+    async def matching(
+        self,
+        organisation_id: int,
+        wanted: MessageFilter,
+        events: Sequence[str],
+        before: str,
+        limit: int,
+    ) -> list[str]:
+        """See `ArchivedMessages.matching`."""
+        conditions: list[str] = []
+        given: dict[str, Any] = {"organisation": organisation_id, "events": list(events), "limit": limit}
+
+        def add(condition: str, **values: Any) -> None:
+            conditions.append(f" AND {condition}")
+            given.update(values)
+
+        if before:
+            at = "fromUnixTimestamp64Micro({before_us:Int64}, 'UTC')"
+            add(f"accepted_at <= {at} AND (accepted_at, message_id) < ({at}, {{before:String}})",
+                before=before, before_us=ids.accepted_at_us(before))  # fmt: skip
+        if wanted.since_us:
+            add("accepted_at >= fromUnixTimestamp64Micro({since_us:Int64}, 'UTC')", since_us=wanted.since_us)
+        if wanted.until_us:
+            add("accepted_at < fromUnixTimestamp64Micro({until_us:Int64}, 'UTC')", until_us=wanted.until_us)
+        if wanted.batch is not None:
+            add("accepted_at = fromUnixTimestamp64Micro({batch_us:Int64}, 'UTC')"
+                " AND message_id BETWEEN {first:String} AND {last:String}",
+                batch_us=ids.accepted_at_us(wanted.batch.first), first=wanted.batch.first,
+                last=wanted.batch.last)  # fmt: skip
+        for column in ("to", "reference", "queue"):
+            if value := getattr(wanted, column):
+                add(f"`{column}` = {{{column}:String}}", **{column: value})
+        rows = await self._ask(_MATCHING + "".join(conditions) + _ORDER, given)
+        return [str(message_id) for (message_id,) in rows]
+
+    async def rows_of(self, messages: Sequence[MessageKey]) -> Mapping[MessageKey, Sequence[ActivityRow]]:
+        """See `ArchivedMessages.rows_of`."""
+        return await self._store.rows_of(messages, _QUERY_S)
+
+    async def rows_of_batch(self, organisation_id: int, batch: Batch) -> list[ActivityRow]:
+        """See `ArchivedMessages.rows_of_batch`."""
+        found = await self.matching(
+            organisation_id, MessageFilter(batch=batch), ("accepted", "scheduled"), "", batch.size
+        )
+        at_us = ids.accepted_at_us(batch.first)
+        assert at_us is not None
+        keys = [MessageKey(organisation_id, message_id, at_us) for message_id in found]
+        return [row for rows in (await self.rows_of(keys)).values() for row in rows]
+
+    async def _ask(self, query: str, given: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        try:
+            return await self._store.ask(query, given, _QUERY_S)
+        except Unavailable as e:
+            detail = f"{e.detail.rstrip('.')}; a list of a shorter time (`since`, `until`) is found faster."
+            raise Unavailable(detail, e.retry_after) from e
