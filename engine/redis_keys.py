@@ -193,6 +193,11 @@ def inbox_key(shard: int, holder: str) -> bytes:
     return b"credit:{%d}:inbox:%s" % (shard, holder.encode())
 
 
+def admin_idempotency_key(key: str) -> bytes:
+    """The same of a key of an admin call. It belongs to no shard."""
+    return b"idempotency:admin:%s" % key.encode()
+
+
 def idempotency_key(shard: int, organisation_id: int, key: str) -> bytes:
     """What an idempotency key of an organisation was first used for; it expires."""
     return b"idempotency:{%d}:%d:%s" % (shard, organisation_id, key.encode())

@@ -27,6 +27,7 @@ from engine.api.guard import REQUEST_ID, Action, fingerprint, idempotency_key
 from engine.api.last_uses import LastUses
 from engine.api.paging import NUMBER
 from engine.api.ports import AdminServices
+from engine.api.repeats import Repeats
 from engine.api.response import Response
 from engine.changes import UNDER_WAY, ChangeUnderWay, Outcome
 from engine.errors import EngineError, Refusal
@@ -48,6 +49,7 @@ class AdminCalls:
         self._keys = AdminKeys(services.admin_key_sha256, services.admin_keys)
         self._uses = LastUses(self._keys.cache, services.note_admin_key_uses)
         self._changes = services.changes
+        self._repeats = Repeats(services.answers, services.body_bytes_max)
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """For `Application.cleanup_ctx`: note when keys are used, and end in good order."""
@@ -60,10 +62,11 @@ class AdminCalls:
     def action(self, route: AdminRoute) -> Action:
         """What answers the route: nothing of a request is read before its key was found good."""
         answer = route.action if route.method == "GET" else self._recorded(route)
+        repeats = self._repeats if route.method == "POST" and not route.secret else None
 
         async def action(request: web.Request) -> Response:
             request[_CALLER] = await self.caller(request, route.scope)
-            return await answer(request)
+            return await (answer(request) if repeats is None else repeats.once(request, None, answer))
 
         return action
 

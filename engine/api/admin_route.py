@@ -21,3 +21,5 @@ class AdminRoute(NamedTuple):
     # For one that keeps a deadline of its own: what it is given, seconds. It is of use to its caller alone,
     # and ends when that one hangs up.
     timeout_s: float | None = None
+    # Its answer shows a secret, so it is given once.
+    secret: bool = False

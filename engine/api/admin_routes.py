@@ -40,7 +40,7 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     all_of_them = f"{_ROOT}/organisations"
     path = f"{all_of_them}/{{organisation_id}}"
     yield AdminRoute("GET", all_of_them, admin.organisations, "read")
-    yield AdminRoute("POST", all_of_them, admin.create_organisation, "money")
+    yield AdminRoute("POST", all_of_them, admin.create_organisation, "money", secret=True)
     yield AdminRoute("GET", path, limits.show_organisation, "read")
     yield AdminRoute("PATCH", path, admin.change_organisation, "money")
     yield AdminRoute("GET", f"{path}/limits", limits.show, "read")
@@ -60,10 +60,11 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("PUT", f"{_ROOT}/destinations", senders.replace_destinations, "operate")
     yield from OptOuts(services).of_operators(f"{path}/opt-outs")
     yield AdminRoute("GET", f"{path}/keys", admin.keys, "read")
-    yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money")
+    yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money", secret=True)
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")
     yield AdminRoute("POST", f"{path}/keys/{{key_id}}/rotate", admin.rotate_key, "money")
     yield from admin_webhooks(services, path)
+    yield AdminRoute("POST", f"{path}/keys/{{key_id}}/rotate", admin.rotate_key, "money", secret=True)
 
 
 def _of_money(services: AdminServices) -> Iterator[AdminRoute]:
@@ -119,7 +120,7 @@ def _of_nodes(services: AdminServices) -> Iterator[AdminRoute]:
 def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     admin, keys = Admin(services), AdminKeyCalls(services)
     yield AdminRoute("GET", f"{_ROOT}/admin-keys", keys.show_all, "read")
-    yield AdminRoute("POST", f"{_ROOT}/admin-keys", keys.create, "all")
+    yield AdminRoute("POST", f"{_ROOT}/admin-keys", keys.create, "all", secret=True)
     yield AdminRoute("DELETE", f"{_ROOT}/admin-keys/{{key_id}}", keys.revoke, "all")
     yield AdminRoute("GET", f"{_ROOT}/changes", keys.changes, "read")
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import msgspec
 from aiohttp import hdrs, web
@@ -12,6 +13,7 @@ from engine.api.decoding import Shape, read_body
 from engine.api.message_lists import no_batch
 from engine.api.ports import Services
 from engine.api.problems import not_found
+from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.batches import batch_of
 
@@ -30,6 +32,7 @@ class CancelCalls:
 
     def __init__(self, services: Services, keys: Keys) -> None:
         self._cancels = services.cancels
+        self._repeats = Repeats(services.answers, services.body_bytes_max)
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
@@ -39,6 +42,9 @@ class CancelCalls:
         Safe to repeat. Raises Refusal 400, 401, 403, 404, 409, 413, 422, Unavailable.
         """
         organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+        return await self._repeats.once(request, organisation_id, partial(self._message, organisation_id))
+
+    async def _message(self, organisation_id: int, request: web.Request) -> Response:
         _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
         message_id = request.match_info["id"]
         if _UUID.fullmatch(message_id):
@@ -53,6 +59,9 @@ class CancelCalls:
         Safe to repeat. Raises Refusal 400, 401, 403, 404, 413, 422, Unavailable.
         """
         organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+        return await self._repeats.once(request, organisation_id, partial(self._batch, organisation_id))
+
+    async def _batch(self, organisation_id: int, request: web.Request) -> Response:
         _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
         batch = batch_of(request.match_info["id"])
         canceled = None if batch is None else await self._cancels.batch(organisation_id, batch)

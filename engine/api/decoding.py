@@ -19,6 +19,8 @@ from engine.text_file import encoding_of
 
 T = TypeVar("T")
 
+# The body of a request, when somebody has read it.
+BODY = web.RequestKey("body", bytes)
 # What msgspec raises for a body that it cannot read: also for strings that are not UTF-8, and for
 # documents that are nested too deep.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -39,6 +41,9 @@ async def read_body(request: web.Request, bytes_max: int) -> bytes:
     Raises Refusal 413 when it is larger, 400 when it ends early and when it has a transfer coding beside
     chunked, which nobody here undoes."""
     coding = request.headers.get(hdrs.TRANSFER_ENCODING)
+    known: bytes | None = request.get(BODY)
+    if known is not None:
+        return known
     if coding is not None and coding.strip().lower() != "chunked":
         # Several such headers are no HTTP for the parser, so this is the only one.
         detail = "`Transfer-Encoding` must be chunked, or absent."

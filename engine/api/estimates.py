@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 from aiohttp import hdrs, web
 
@@ -10,6 +12,7 @@ from engine.api.decoding import read_body
 from engine.api.messages import draft_of
 from engine.api.ports import Services
 from engine.api.problems import Problem, problem_of
+from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.errors import Closed, EngineError, Refusal
 from engine.intake.estimate import Estimate, Forcing, SmartEncoding
@@ -35,6 +38,7 @@ class Estimates:
 
     def __init__(self, services: Services, keys: Keys) -> None:
         self._ingest = services.ingest
+        self._repeats = Repeats(services.answers, services.body_bytes_max)
         self._directory = services.directory
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
@@ -45,6 +49,9 @@ class Estimates:
         Raises Refusal 400, 401, 403, 413, 422 for a body that is no message, Unavailable.
         """
         organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
+        return await self._repeats.once(request, organisation_id, partial(self._estimate, organisation_id))
+
+    async def _estimate(self, organisation_id: int, request: web.Request) -> Response:
         draft = draft_of(await read_body(request, self._body_bytes_max))
         balance = await self._directory.balance(organisation_id)
         return answer_of(200, _shown(self._ingest.estimate(organisation_id, draft, balance.available)))

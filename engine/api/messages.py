@@ -21,13 +21,13 @@ from engine.api.guard import Action, fingerprint, idempotency_key
 from engine.api.parameters import MESSAGE
 from engine.api.ports import Draft, Outcome, Render, Services, Submitted
 from engine.api.problems import Problem, not_found, problem_of
+from engine.api.repeats import REPLAYED
 from engine.api.response import Response, answer_of
 from engine.batches import BATCH_MAX, batch_from
 from engine.errors import Refusal
 from engine.records import DRAFT_FIELDS, Accepted, MessageDraft
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_REPLAYED = {"Idempotency-Replayed": "true"}
 
 _DRAFT = Shape(MessageDraft, "a message", DRAFT_FIELDS)
 
@@ -308,4 +308,4 @@ class Messages:
 
 def accepted(submitted: Submitted) -> Response:
     """The answer to a submission."""
-    return Response(202, submitted.answer, more=_REPLAYED if submitted.replayed else None)
+    return Response(202, submitted.answer, more=REPLAYED if submitted.replayed else None)

@@ -44,7 +44,7 @@ from engine.organisations import (
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings
 from engine.receipts.ports import ReceiptSink
-from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet, Queue
+from engine.records import Accepted, IdempotentCall, MessageDraft, PriceSheet, Queue, Replay
 from engine.routing.records import Route, RoutingPlan
 from engine.stores.redis.problems import ProblemCounts
 
@@ -303,6 +303,16 @@ class DeadLetters(Protocol):
         """Release its units, once. Raises Refusal 409."""
 
 
+class KeptAnswers(Protocol):
+    """What requests with an Idempotency-Key were answered. Every call raises Unavailable."""
+
+    async def begin(self, organisation_id: int | None, key: str, fingerprint: bytes) -> Replay | None:
+        """Use a key of an organisation's, or of the operator's; None when this is its first use."""
+
+    async def keep(self, organisation_id: int | None, key: str, fingerprint: bytes, answer: bytes) -> None:
+        """Keep the answer to the first use of a key, if there is room."""
+
+
 class ProviderProblems(Protocol):
     """What providers sent and was not understood. Every call raises Unavailable."""
 
@@ -319,6 +329,7 @@ class _Common:
 
     directory: Directory
     recipients: RecipientServices
+    answers: KeptAnswers
     transactions: Transactions
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]

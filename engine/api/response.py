@@ -48,6 +48,11 @@ class Response(web.StreamResponse):
         """Whether the connection stays open after this answer; aiohttp's server asks it."""
         return self._keeps_alive
 
+    @property
+    def whole_body(self) -> bytes:
+        """The body as it is sent."""
+        return self._whole_body
+
     def force_close(self) -> None:
         """Close the connection after this answer."""
         self._keeps_alive = False

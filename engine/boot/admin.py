@@ -52,7 +52,9 @@ from engine.stores.postgres.unbooked import Unbooked
 from engine.stores.postgres.webhook_endpoints import EndpointBook
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.admit_wire import KEY_TTL_S
 from engine.stores.redis.dead_letters import RedisDeadLetters
+from engine.stores.redis.kept_answers import RedisKeptAnswers
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
@@ -112,6 +114,7 @@ async def admin_services(
         directory=directory,
         webhooks=webhook_services(config, postgres, link),
         now_us=now_us,
+        answers=RedisKeptAnswers(link, shards, lambda: KEY_TTL_S),
         api_keys=ApiKeyBook(postgres),
         admin_keys=AdminKeyBook(postgres),
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,

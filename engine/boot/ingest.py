@@ -41,6 +41,7 @@ from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
 from engine.intake.opt_outs import OptOutTable
 from engine.intake.permissions import Permissions
+from engine.intake.ingest import FirstUse, Ingest
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
 from engine.intake.sender_table import SenderTable
@@ -66,6 +67,7 @@ from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.archive_progress import RedisArchiveProgress
 from engine.stores.redis.cancels import RedisCancels
+from engine.stores.redis.kept_answers import RedisKeptAnswers
 from engine.stores.redis.limits import RedisLimits
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -89,6 +91,7 @@ def assemble_ingest(
     check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
     gate: Gate | None = None,
     permit: Permit = any_sender,
+    first: FirstUse | None = None,
 ) -> tuple[Quota, Ingest]:
     """Put together the way in for messages, and the credit that it spends. Nothing runs yet.
 
@@ -97,6 +100,9 @@ def assemble_ingest(
     `gate`: the limits of organisations; None: those of all. `permit`: whether a message may be sent, and
     under which sender. Two processes whose `rng` draw alike would give messages the same ids, so in a real
     process it is the system's source of randomness.
+    `first`: what a key was first used for, for repetitions while nothing is taken. `gate`: the limits of
+    organisations; None: those of all. Two processes whose `rng` draw alike would give messages the same ids,
+    so in a real process it is the system's source of randomness.
     """
     gate = gate or Gate(clock_s=time.monotonic)
     quota = Quota(
@@ -121,6 +127,7 @@ def assemble_ingest(
         check=check,
         gate=gate,
         permit=permit,
+        first=first,
     )
     return quota, ingest
 
@@ -139,10 +146,12 @@ async def serve(process: Process) -> None:
         permissions = Permissions(OptOutTable(OptOutBook(postgres)), SenderTable(SenderBook(postgres)))
         gate = _gate(config, limits)
         closures = _closures(config, postgres)
+        admission = RedisAdmission(
+            link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
+        )
+        answers = RedisKeptAnswers(link, config.shards, lambda: admission.key_ttl_s)
         quota, ingest = assemble_ingest(
-            RedisAdmission(
-                link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
-            ),
+            admission,
             prices,
             process.name,
             config.credit,
@@ -162,6 +171,17 @@ async def serve(process: Process) -> None:
             await followed.refresh()
         services = await _services(process, stack, link, postgres, directory, quota, ingest, closures)
         servers = _servers(config, services, process.listener)
+            first=answers.first,
+        )
+        await watch_ingest(process, stack, ingest, quota)
+        await patiently(quota.start)
+        await prices.refresh()
+        await limits.refresh()
+        await closures.refresh()
+        services = await _services(
+            process, stack, link, postgres, directory, quota, ingest, closures, answers
+        )
+        server = _server(services, process.listener, config.http.connections_max)
         runs = (
             quota.run(), prices.run(), limits.run(), permissions.run(), watch(gate, _backlogs(config, link)),
             closures.run(life.admits, lambda: ingest.under_way),
@@ -220,6 +240,7 @@ async def _services(
     quota: Quota,
     ingest: Ingest,
     closures: Closures,
+    answers: RedisKeptAnswers,
 ) -> Services:
     config, shards, problems = process.config, process.config.shards, Problems(process.clock.now_us)
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
@@ -239,6 +260,7 @@ async def _services(
         directory=directory,
         recipients=recipient_services(config, stack, postgres, link, process.clock.now_us),
         inbound_readers=providers.inbound_readers(config.providers),
+        answers=answers,
         note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

@@ -3,8 +3,9 @@
 A process looks once a second what is wished, in PostgreSQL. A request is taken as a whole, or refused as a
 whole before anything else is done for it: 503, so that it is sent again, later or to another node.
 
-    a queue is drained   requests with a message for it are refused from the next look on; also those that
-                         repeat one that was accepted before, which get their answer when the drain is over
+    a queue is drained   requests with a message for it are refused from the next look on; those that repeat
+    one
+                         that was accepted before get its answer (`while_closed`)
     the node is drained  from the next look on /readyz says so and connections close with their answer; when
                          load balancers have had time to notice, messages are refused. Once none is under way
                          any more, the supervisor is told

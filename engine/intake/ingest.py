@@ -16,11 +16,11 @@ ledger has said so (see `engine.credit.holder`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from engine.credit.quota import Quota
-from engine.errors import Refusal
+from engine.errors import Closed, Refusal
 from engine.expiry import Expiry
 from engine.ids import MessageIds
 from engine.intake.addressing import Addressing, Permit, any_sender
@@ -28,9 +28,21 @@ from engine.intake.addressing import Addressing
 from engine.intake.estimate import Estimate, estimated
 from engine.intake.ports import Prices
 from engine.intake.refused_counts import RefusedCounts
-from engine.intake.under_way import CreditWaits, Done, Rated, Render, Submitted, UnderWay
+from engine.intake.under_way import (
+    CreditWaits,
+    Done,
+    Rated,
+    Render,
+    Submitted,
+    UnderWay,
+    first_answer,
+)
+from engine.intake.while_closed import RepeatedWhileClosed
 from engine.limits.gate import Gate
-from engine.records import MessageDraft, Queue
+from engine.records import MessageDraft, Queue, Replay
+
+# (organisation id, key) → what the key was first used for; None: it was not. Raises Unavailable.
+FirstUse = Callable[[int, str], Awaitable[Replay | None]]
 
 
 class Ingest:
@@ -48,12 +60,15 @@ class Ingest:
         gate: Gate,
         check: Callable[[Sequence[MessageDraft | Refusal]], None] = lambda drafts: None,
         permit: Permit = any_sender,
+        first: FirstUse | None = None,
     ) -> None:
         """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
 
         `check` raises Unavailable when a request with these messages is not to be taken in now. `gate`: the
         limits of organisations. `permit`: whether a message may be sent, and under which sender.
+        limits of organisations. `first`: what a key of an organisation was first used for.
         """
+        self._first = first
         self._gate = gate
         self._quota = quota
         self._address = Addressing(prices, validity_s, permit).address
@@ -78,7 +93,7 @@ class Ingest:
         render: Render,
         idempotency_key: str = "",
         fingerprint: bytes = b"",
-    ) -> UnderWay:
+    ) -> UnderWay | RepeatedWhileClosed:
         """Accept or refuse each draft on its own; `render` makes the answer from the outcomes.
 
         `done` is told the answer, once and never within this call: a `Submitted`; Refusal 409 when the key
@@ -88,7 +103,14 @@ class Ingest:
         TooMany when the organisation is over a limit of its own, and what `render` raises; then nothing was
         accepted and `done` is told nothing.
         """
-        self._check(drafts)
+        try:
+            self._check(drafts)
+        except Closed as closed:
+            if not idempotency_key or self._first is None:
+                raise
+            answer = partial(first_answer, count=len(drafts), render=render, organisation_id=organisation_id)
+            first = partial(self._first, organisation_id, idempotency_key)
+            return RepeatedWhileClosed(first, fingerprint, answer, closed, done)
         self._quota.check()
         rate_max = self._gate.enter(organisation_id, len(drafts))
         if not rate_max:

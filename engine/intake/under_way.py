@@ -191,24 +191,17 @@ class UnderWay:
         elif isinstance(outcome, Unavailable):
             self._done(outcome)
         elif outcome.fingerprint != self._fingerprint:
-            self._done(_reused())
+            self._done(reused())
         else:
             try:
-                answer = self._first_answer(outcome.answer)
+                answer = first_answer(
+                    outcome.answer, len(self._addressed), self._render, self._organisation_id
+                )
             except Exception as e:
                 # Redis gave it: whatever is wrong with it, the client is told.
                 self._done(e)
             else:
                 self._done(Submitted(answer, True))
-
-    def _first_answer(self, kept: bytes) -> bytes:
-        """What the request was answered the first time. Raises Refusal 409 when that cannot be read."""
-        try:
-            first = kept_answer.unpack(kept, len(self._addressed))
-        except kept_answer.Unreadable as e:
-            _log.warning("kept answer is unreadable", organisation_id=self._organisation_id, reason=str(e))
-            raise _unreadable() from e
-        return kept if first is None else self._render(first)
 
     async def _wait(self, counts: CreditWaits) -> None:
         loop = asyncio.get_running_loop()
@@ -256,6 +249,17 @@ class UnderWay:
         raise AssertionError("counting ended")
 
 
+def first_answer(kept: bytes, count: int, render: Render, organisation_id: int) -> bytes:
+    """What a request of `count` messages was answered the first time. Raises Refusal 409 when that cannot be
+    read."""
+    try:
+        first = kept_answer.unpack(kept, count)
+    except kept_answer.Unreadable as e:
+        _log.warning("kept answer is unreadable", organisation_id=organisation_id, reason=str(e))
+        raise _unreadable() from e
+    return kept if first is None else render(first)
+
+
 def _reserve(credit: CreditMap, organisation_id: int, costs: dict[int, int]) -> tuple[int, list[int]]:
     """Reserve as many of `costs` as there is quota for, in order; returns (units, keys of those left)."""
     total = sum(costs.values())
@@ -269,7 +273,8 @@ def _nobody(_: Submitted | Exception) -> None:
     """In place of the client that has gone."""
 
 
-def _reused() -> Refusal:
+def reused() -> Refusal:
+    """The refusal of a request whose key was used for another."""
     return Refusal(
         "idempotency_key_reused",
         409,

@@ -203,8 +203,8 @@ async def test_a_repeated_request_is_answered_as_the_first_time(api: Api, path: 
     second = await api.ask("POST", path, body, Idempotency_Key=key)
     assert (first[0], first[2]) == (second[0], second[2])
     assert len(api.ingest.accepted) == accepted
-    assert "Idempotency-Replayed" not in first[1]
-    assert second[1]["Idempotency-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first[1]
+    assert second[1]["Idempotent-Replayed"] == "true"
 
 
 async def test_a_key_used_for_another_request_is_refused(api: Api) -> None:

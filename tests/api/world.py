@@ -30,7 +30,7 @@ from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
-from engine.records import QUEUE_DEFAULT, Accepted
+from engine.records import QUEUE_DEFAULT, Accepted, Replay
 from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
@@ -91,6 +91,21 @@ class NoCancels:
 
     async def batch(self, organisation_id: int, batch: Batch) -> None:
         return None
+
+
+class DeskAnswers:
+    """Keeps answers in memory, as Redis does."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int | None, str], Replay] = {}
+
+    async def begin(self, organisation_id: int | None, key: str, fingerprint: bytes) -> Replay | None:
+        new = Replay(fingerprint=fingerprint, answer=b"")
+        known = self.kept.setdefault((organisation_id, key), new)
+        return None if known is new else known
+
+    async def keep(self, organisation_id: int | None, key: str, fingerprint: bytes, answer: bytes) -> None:
+        self.kept[organisation_id, key] = Replay(fingerprint=fingerprint, answer=answer)
 
 
 class View(msgspec.Struct):
@@ -305,6 +320,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "transactions": Journal(pool).transactions,
         "history": history,
         "cancels": NoCancels(),
+        "answers": DeskAnswers(),
         "lists": None,
         "batches": None,
         "status": status,

@@ -127,6 +127,11 @@ class RedisAdmission:
         self._key_ttl_s = key_ttl_s(fullness)
         return fullness
 
+    @property
+    def key_ttl_s(self) -> int:
+        """How long an idempotency key first used now is remembered, seconds."""
+        return self._key_ttl_s
+
     async def standing(self) -> Stopped:
         """Whose books no ledger can write now: see the notes in inbox.lua."""
         commands: list[Command] = [("TIME",)]
