@@ -100,11 +100,12 @@ class MessageLists:
                     _LOOKED, _LOOKED_MAX - looked, limit - len(page) if wanted.status is None else _LOOKED
                 )
                 found = await self._store.matching(organisation_id, wanted, events, before, count)
-                for message_id, view in await self._described(organisation_id, found):
+                described = await self._described(organisation_id, found)
+                for message_id in found:
                     if len(page) == limit:
                         break
-                    before = message_id
-                    if wanted.status in (None, view.status):
+                    before, view = message_id, described.get(message_id)
+                    if view is not None and wanted.status in (None, view.status):
                         page.append(_summary(view))
                 looked += len(found)
                 if len(found) < count and (not found or before == found[-1]):
@@ -112,21 +113,19 @@ class MessageLists:
                 if len(page) == limit or looked >= _LOOKED_MAX:
                     return MessagePage(messages=page, next=before, as_of=rfc3339(as_of_us))
 
-    async def _described(
-        self, organisation_id: int, message_ids: Sequence[str]
-    ) -> list[tuple[str, MessageView]]:
+    async def _described(self, organisation_id: int, message_ids: Sequence[str]) -> dict[str, MessageView]:
         keys = [
             MessageKey(organisation_id, message_id, accepted_at_us)
             for message_id in message_ids
             if (accepted_at_us := ids.accepted_at_us(message_id)) is not None
         ]
         rows = await self._store.rows_of(keys)
-        described = []
+        described = {}
         for number, key in enumerate(keys):
             if number % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
             if rows[key]:
-                described.append((key.message_id, describe(rows[key])))
+                described[key.message_id] = describe(rows[key])
         return described
 
     @asynccontextmanager

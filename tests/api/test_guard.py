@@ -22,7 +22,9 @@ from engine.stores.postgres.directory import Directory
 from tests.api.world import ADMIN_KEY, BODY_BYTES_MAX, DRAFT, Api, DeskIngest, services_with, serving
 
 PATHS = {
-    "/v1/messages": {"POST"},
+    "/v1/messages": {"GET", "HEAD", "POST"},
+    "/v1/messages/estimate": {"POST"},
+    "/v1/batches/0190a0b000007000800000000000-1": {"GET", "HEAD"},
     "/v1/messages/batch": {"POST"},
     "/v1/messages/0190a0b0-0000-7000-8000-000000000000": {"GET", "HEAD"},
     "/v1/balance": {"GET", "HEAD"},

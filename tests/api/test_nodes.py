@@ -182,7 +182,9 @@ async def test_a_repeated_drain_does_not_undo_a_later_resume(nodes: Api) -> None
     key = {"Idempotency_Key": "drain b"}
     assert (await nodes.admin("POST", "/nodes/b/drain", **key))[1]["wish"]["drained_at"]
     await nodes.admin("POST", "/nodes/b/resume")
-    assert (await nodes.admin("POST", "/nodes/b/drain", **key))[1]["wish"]["drained_at"] is None
+    assert (await nodes.admin("POST", "/nodes/b/drain", **key))[0] == 200
+    (b,) = [node for node in (await nodes.admin("GET", "/nodes"))[1]["nodes"] if node["name"] == "b"]
+    assert b["drain_wished"] is False
 
 
 async def test_old_notes_are_forgotten_and_there_are_never_too_many(link: RedisLink) -> None:

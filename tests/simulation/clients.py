@@ -36,6 +36,8 @@ class Request(msgspec.Struct, frozen=True):
     # Units of each message.
     costs: list[int]
     key: str
+    # All of its messages are accepted or none.
+    atomic: bool = False
 
 
 class _Reset(Exception):
@@ -86,7 +88,9 @@ class Clients:
             segments = rng.choice((1, 1, 2, 3))
             drafts.append(MessageDraft(to=to, text=_TEXTS[segments], send_at=send_at))
             costs.append(segments * price)
-        return Request(organisation_id, drafts, costs, key)
+        # Drawn only where messages are canceled too, so that other worlds stay as they are.
+        atomic = self._world.cancelers > 0 and rng.random() < 0.4
+        return Request(organisation_id, drafts, costs, key, atomic)
 
     async def _ask(self, request: Request) -> None:
         """Until it is answered; without a key it is not safe to repeat, and is not."""
@@ -124,7 +128,7 @@ class Clients:
         finally:
             self._open.get(role.process.name, {}).pop(number, None)
         self.answered[kind] = self.answered.get(kind, 0) + 1
-        return kind in ("202", "402", "409")
+        return kind in ("202", "402", "409", "422")
 
     def _arrive(self, role: Role, request: Request, attempt: int, answer: Any) -> None:
         """The request reaches the process: its own loop takes it from there."""
@@ -149,7 +153,7 @@ class Clients:
             submitted = await role.ingest.submit(
                 request.organisation_id,
                 drafts,
-                render=_render,
+                render=_render_atomic if request.atomic else _render,
                 idempotency_key=request.key,
                 fingerprint=request.key.encode(),
             )
@@ -194,6 +198,13 @@ class Clients:
 def _reset(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(_Reset())
+
+
+def _render_atomic(outcomes: Sequence[Outcome]) -> bytes:
+    for outcome in outcomes:
+        if isinstance(outcome, Refusal):
+            raise outcome
+    return _render(outcomes)
 
 
 def _render(outcomes: Sequence[Outcome]) -> bytes:

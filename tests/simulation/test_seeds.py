@@ -55,7 +55,7 @@ def test_dead_letters_are_replayed_or_dropped_once_whoever_races_and_dies() -> N
     assert min(letters.values()) > 5, letters
 
 
-def test_messages_are_canceled_or_sent_whoever_races_and_dies() -> None:
+def test_messages_of_atomic_batches_are_canceled_or_sent_whoever_races_and_dies() -> None:
     cancels = {"canceled": 0, "in_hand": 0, "given_before": 0, "none": 0}
     for seed in range(3):
         result = run(seed, cancelers=3, operators=seed % 2)

@@ -18,7 +18,7 @@ from engine.records import ActivityRow
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 
 # The deadline of a query, seconds.
-_QUERY_S = 3.0
+_QUERY_S = 6.0
 
 _MATCHING = """
 SELECT message_id FROM activity

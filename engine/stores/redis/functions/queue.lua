@@ -1483,9 +1483,11 @@ local function id_in(payload)
   elseif text and text >= 160 and text <= 191 then
     size = text - 160
   end
+  local id = string.sub(payload, at + 1, at + size)
+  if at == 3 then return id, ((array * 256 + text) * 256 + size) * 65536 end
   local number = 0
   for i = 1, 5 do number = number * 256 + (i <= at and string.byte(payload, i) or 0) end
-  return string.sub(payload, at + 1, at + size), number
+  return id, number
 end
 
 -- What is to be canceled: the messages of `organisation` whose ids are from `first` to `last`. `needle` is in
@@ -1534,9 +1536,11 @@ local function cancel_due(due, at_us, wanted)
   local high, gone = low + redis.call('ZCOUNT', due, at_us, at_us), {}
   while low < high do
     local _, number = id_in(redis.call('ZRANGE', due, low, low)[1])
-    local at, over = due_place(due, low, high, number, wanted.first), false
+    local _, last_number = id_in(redis.call('ZRANGE', due, high - 1, high - 1)[1])
+    local at, over, count = due_place(due, low, high, number, wanted.first), false, 2
     while at < high and not over do
-      local page = redis.call('ZRANGE', due, at, math.min(at + 99, high - 1))
+      local page = redis.call('ZRANGE', due, at, math.min(at + count, high) - 1)
+      count = math.min(2 * count, 100)
       for _, payload in ipairs(page) do
         local id, own = id_in(payload)
         over = over or own ~= number or id > wanted.last
@@ -1544,6 +1548,7 @@ local function cancel_due(due, at_us, wanted)
       end
       at = at + #page
     end
+    if number == last_number then break end
     low = math.max(low + 1, due_place(due, low, high, number + 1, ''))
   end
   call_with('ZREM', due, gone)
