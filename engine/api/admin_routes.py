@@ -62,9 +62,8 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{path}/keys", admin.keys, "read")
     yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money", secret=True)
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")
-    yield AdminRoute("POST", f"{path}/keys/{{key_id}}/rotate", admin.rotate_key, "money")
-    yield from admin_webhooks(services, path)
     yield AdminRoute("POST", f"{path}/keys/{{key_id}}/rotate", admin.rotate_key, "money", secret=True)
+    yield from admin_webhooks(services, path)
 
 
 def _of_money(services: AdminServices) -> Iterator[AdminRoute]:

@@ -22,8 +22,8 @@ from engine.api.message_lists import MessageListCalls
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
 from engine.api.openapi import Call
-from engine.api.pages import Pages
 from engine.api.opt_outs import OWN_OPT_OUTS, OptOuts
+from engine.api.pages import Pages
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
@@ -120,9 +120,9 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         **own_webhooks(services, keys),
         **probes.actions(),
     }
+    actions["/v1/messages"]["GET"] = lists.page
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
     actions |= pages.actions()
-    actions["/v1/messages"]["GET"] = lists.page
     app, exchanges = web.Application(), Exchanges(services)
     _route(app.router, actions, exchanges)
     if services.admin is not None:

@@ -8,9 +8,12 @@ from functools import partial
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.activity.cancels import CanceledBatch, CanceledMessage
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, read_body
+from engine.api.description import Answer, described
 from engine.api.message_lists import no_batch
+from engine.api.parameters import BATCH, MESSAGE
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.repeats import Repeats
@@ -24,6 +27,7 @@ class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
     pass
 
 
+_NOT_CANCELED = ("already_sent", "already_ended", "being_sent", "may_be_sent", "set_aside")
 _NOTHING = Shape(_Nothing, "a cancelation", {})
 
 
@@ -36,6 +40,26 @@ class CancelCalls:
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
+    @described(
+        "cancel_message",
+        "Cancel a message that no provider has been given.",
+        more="It is not sent, and its units are available again. It may be called again.",
+        scope="send",
+        path=MESSAGE,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={
+            200: Answer(
+                CanceledMessage,
+                example={
+                    "id": "01a202a3-c111-7fd3-92d4-9ad3082ddfbb", "status": "canceled",
+                    "charge": "released", "units": 1,
+                },
+            )
+        },
+        codes=(*_NOT_CANCELED, "older_version"),
+        once=True,
+    )  # fmt: skip
     async def message(self, request: web.Request) -> Response:
         """`POST /v1/messages/{id}/cancel`: 200; the message is not sent, and its units are released.
 
@@ -53,6 +77,26 @@ class CancelCalls:
                 return answer_of(200, canceled)
         raise not_found("The organisation has no message with this id.")
 
+    @described(
+        "cancel_batch",
+        "Cancel the messages of a batch that no provider has been given.",
+        more="`not_canceled` has how many are not, by the code of the reason. It may be called again.",
+        scope="send",
+        path=BATCH,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={
+            200: Answer(
+                CanceledBatch,
+                example={
+                    "id": "01a202a3c1117fd392d49ad3082ddfbb-1000", "canceled": 48, "units": 48,
+                    "not_canceled": {"already_sent": 952},
+                },
+            )
+        },
+        codes=("older_version",),
+        once=True,
+    )  # fmt: skip
     async def batch(self, request: web.Request) -> Response:
         """`POST /v1/batches/{id}/cancel`: 200 with how many of its messages are canceled.
 

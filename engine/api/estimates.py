@@ -9,7 +9,8 @@ from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
 from engine.api.decoding import read_body
-from engine.api.messages import draft_of
+from engine.api.description import described
+from engine.api.messages import DRAFT_SHAPE, draft_of
 from engine.api.ports import Services
 from engine.api.problems import Problem, problem_of
 from engine.api.repeats import Repeats
@@ -43,6 +44,17 @@ class Estimates:
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
+    @described(
+        "estimate_message",
+        "Say what a message would come to, and whether it would be accepted.",
+        more="Nothing is sent or held. The limits of the organisation are not looked at.",
+        scope="send",
+        body=DRAFT_SHAPE,
+        examples={"a code": {"to": "+4915112345678", "text": "Your code is 123456"}},
+        answers={200: _Shown},
+        codes=("organisation_suspended",),
+        once=True,
+    )
     async def estimate(self, request: web.Request) -> Response:
         """`POST /v1/messages/estimate`: 200 with what the message would come to; nothing is sent or held.
 

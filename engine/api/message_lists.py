@@ -9,10 +9,14 @@ import msgspec
 from aiohttp import hdrs, web
 
 from engine import ids
+from engine.activity.batches import BatchProgress
+from engine.activity.message_list import MessagePage
 from engine.activity.records import MessageFilter
 from engine.api.auth import Keys
 from engine.api.decoding import check_time, invalid
+from engine.api.description import TEXT, TIME, Parameter, described
 from engine.api.paging import asked
+from engine.api.parameters import BATCH
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
@@ -36,6 +40,28 @@ class MessageListCalls:
         self._batches = services.batches
         self._keys = keys
 
+    @described(
+        "list_messages",
+        "List messages, the newest first.",
+        more="It is made of what is archived, a second or so behind: what happened before `as_of` is in it."
+        " A page may be short, also empty, while `next` goes on.",
+        scope="read",
+        query={
+            "status": Parameter("Only those of this status.", {"enum": list(STATUSES)}),
+            "to": Parameter("Only those to this recipient.", TEXT),
+            "reference": Parameter("Only those with this reference.", {"type": "string", "maxLength": 200}),
+            "queue": Parameter("Only those of this queue.", {"enum": list(QUEUES)}),
+            "batch": Parameter("Only those of the batch with this id.", TEXT),
+            "since": Parameter("Only those that were accepted from then on.", TIME),
+            "until": Parameter("Only those that were accepted before then.", TIME),
+            "limit": Parameter(
+                "How many messages the page may have.",
+                {"type": "integer", "minimum": 1, "maximum": _LIMIT_MAX, "default": _LIMIT},
+            ),
+            "cursor": Parameter("The `next` of the page before.", TEXT),
+        },
+        answers={200: MessagePage},
+    )
     async def page(self, request: web.Request) -> Response:
         """`GET /v1/messages`: 200 with the page that the query asks for, the newest first.
 
@@ -53,6 +79,13 @@ class MessageListCalls:
             raise invalid("`cursor` must be the `next` of a page.", "cursor")
         return answer_of(200, await self._lists.page(organisation_id, _filter(request), cursor, limit))
 
+    @described(
+        "get_batch",
+        "Show how many messages of a batch have which status.",
+        scope="read",
+        path=BATCH,
+        answers={200: BatchProgress},
+    )
     async def batch(self, request: web.Request) -> Response:
         """`GET /v1/batches/{id}`: 200 with how many of its messages have which status.
 

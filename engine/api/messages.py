@@ -29,7 +29,7 @@ from engine.records import DRAFT_FIELDS, Accepted, MessageDraft
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-_DRAFT = Shape(MessageDraft, "a message", DRAFT_FIELDS)
+DRAFT_SHAPE = Shape(MessageDraft, "a message", DRAFT_FIELDS)
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,11 +47,10 @@ class _Refused(msgspec.Struct):
 
 
 class _Results(msgspec.Struct):
+    # The id of the batch; None: none of its messages was accepted.
+    batch: str | None
     # One for each message, in order.
     results: list[Any]
-    # None: none of its messages was accepted.
-    batch: str | None
-    results: list[Accepted | _Refused]
 
 
 _decode_batch = msgspec.json.Decoder(_Batch).decode
@@ -103,7 +102,7 @@ def _each_of(body: bytes) -> tuple[list[Draft], bool]:
 
 def _draft_of(raw: msgspec.Raw, body: bytes) -> Draft:
     try:
-        return _DRAFT.decode(raw)
+        return DRAFT_SHAPE.decode(raw)
     except Refusal as refusal:
         # Where the messages end in a text that is not JSON would be a guess.
         if refusal.code == "invalid_json":
@@ -113,7 +112,7 @@ def _draft_of(raw: msgspec.Raw, body: bytes) -> Draft:
 
 def _converted(document: object) -> Draft:
     try:
-        return _DRAFT.convert(document)
+        return DRAFT_SHAPE.convert(document)
     except Refusal as refusal:
         return refusal
 
@@ -181,7 +180,7 @@ _SEND = described(
     "Send one message.",
     more="202 is binding: the message is in its queue and survives any crash, and its `units` are held.",
     scope="send",
-    body=_DRAFT,
+    body=DRAFT_SHAPE,
     limits={"validity": {"minimum": 1, "maximum": 604_800}, "reference": {"maxLength": 200}, "send_at": TIME},
     examples={"a code": _ONE},
     answers={202: Answer(Accepted, example=_ACCEPTED)},
@@ -191,15 +190,18 @@ _SEND = described(
 _SEND_MANY = described(
     "send_messages",
     "Send up to 1,000 messages.",
-    more="There is one result for each message, in order. One that is refused does not spoil the others.",
+    more="There is one result for each message, in order. One that is refused does not spoil the others,"
+    " unless the batch is `atomic`: then all are accepted or none.",
     scope="send",
     body=_RAW_BATCH,
-    parts={"messages": _DRAFT},
-    limits={"messages": {"minItems": 1, "maxItems": _BATCH_MAX}},
+    parts={"messages": DRAFT_SHAPE},
+    limits={"messages": {"minItems": 1, "maxItems": BATCH_MAX}},
     examples={"two messages": {"messages": [_ONE, _ONE | {"text": "Your parcel is here"}]}},
     answers={
         202: Answer(
-            _Results, example={"results": [_ACCEPTED, _ACCEPTED]}, items={"results": (Accepted, _Refused)}
+            _Results,
+            example={"batch": "01a202a3c1117fd392d49ad3082ddfbb-2", "results": [_ACCEPTED, _ACCEPTED]},
+            items={"results": (Accepted, _Refused)},
         )
     },
     codes=(*_CODES, "batch_too_large"),
@@ -210,22 +212,17 @@ _SEND_MANY = described(
 class Submission(NamedTuple):
     """How a call that submits messages is read and answered."""
 
-    # The body → the messages, in order; in place of one that is no message of a batch its Refusal. Raises
-    # Refusal for the body as a whole.
-    drafts: Callable[[bytes], Sequence[Draft]]
-    # The outcomes → the body of the 202. Raises Refusal in place of it.
-    render: Render
+    # The body → (the messages, in order; the outcomes → the body of the 202). In place of one that is no
+    # message of a batch stands its Refusal. Raises Refusal for the body as a whole. What makes the answer may
+    # raise one in place of it: then nothing is accepted.
+    read: Callable[[bytes], tuple[Sequence[Draft], Render]]
     # Says what the call does.
     mark: Callable[[Action], Action]
-# How a call that submits messages is read: the body → (the messages, in order; the outcomes → the body of the
-# 202). In place of one that is no message of a batch stands its Refusal. Raises Refusal for the body as a
-# whole. What makes the answer may raise one in place of it: then nothing is accepted.
-Submission = Callable[[bytes], tuple[Sequence[Draft], Render]]
 
 
 def draft_of(body: bytes) -> MessageDraft:
     """The one message in a body. Raises Refusal 400, 422."""
-    return _DRAFT.decode(body)
+    return DRAFT_SHAPE.decode(body)
 
 
 def _alone(body: bytes) -> tuple[Sequence[Draft], Render]:
@@ -234,10 +231,9 @@ def _alone(body: bytes) -> tuple[Sequence[Draft], Render]:
 
 # By path.
 SUBMISSIONS = {
-    "/v1/messages": Submission(_alone, render_one, _SEND),
-    "/v1/messages/batch": Submission(drafts_of, render_batch, _SEND_MANY),
+    "/v1/messages": Submission(_alone, _SEND),
+    "/v1/messages/batch": Submission(read_batch, _SEND_MANY),
 }
-SUBMISSIONS: dict[str, Submission] = {"/v1/messages": _alone, "/v1/messages/batch": read_batch}
 
 
 _EVENT = {
@@ -275,7 +271,7 @@ class Messages:
             organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
             body = await read_body(request, self._body_bytes_max)
             key = idempotency_key(request)
-            drafts, render = submission(body)
+            drafts, render = submission.read(body)
             submitted = await self._ingest.submit(
                 organisation_id,
                 drafts,

@@ -17,6 +17,7 @@ from engine.api.decoding import Shape, invalid, read_body
 from engine.api.guard import Action
 from engine.api.paging import asked, limit_asked
 from engine.api.ports import AdminServices, Services
+from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
 from engine.intake.phone_numbers import e164_in
@@ -58,6 +59,7 @@ class OptOuts:
     def __init__(self, services: Services | AdminServices) -> None:
         self._book = services.recipients.opt_outs
         self._body_bytes_max = services.body_bytes_max
+        self._repeats = Repeats(services.answers, services.body_bytes_max)
 
     def of_callers(self, keys: Keys, path: str) -> dict[str, dict[str, Action]]:
         """The actions of organisations on their own opt-outs, by path and method."""
@@ -74,7 +76,7 @@ class OptOuts:
             async def action(request: web.Request) -> Response:
                 return await answer(request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION)), "api")
 
-            return action
+            return self._repeats.of_callers(keys, action)
 
         return {
             path: {"GET": reading(self._page), "POST": changing(self._add)},

@@ -18,6 +18,14 @@ MESSAGE = {
     )
 }
 
+BATCH = {
+    "id": Parameter(
+        "The id of the batch, as its messages were accepted.",
+        {"type": "string", "pattern": "^[0-9a-f]{32}-[1-9][0-9]{0,3}$"},
+        "batch",
+    )
+}
+
 LIMIT = {
     "limit": Parameter(
         "How many entries the page may have.",

@@ -34,6 +34,11 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "idempotency_key_used": ProblemCode(
         409, "the request was done before under this Idempotency-Key, and its answer cannot be given again"
     ),
+    "already_sent": ProblemCode(409, "a provider has taken the message that is to be canceled"),
+    "already_ended": ProblemCode(409, "the message that is to be canceled has ended"),
+    "being_sent": ProblemCode(409, "a worker has the message that is to be canceled in hand"),
+    "may_be_sent": ProblemCode(409, "a provider may have the message that is to be canceled"),
+    "set_aside": ProblemCode(409, "the message that is to be canceled is a dead letter"),
     "units_missing": ProblemCode(409, "the organisation lacks units for usage that is to be booked"),
     "organisation_missing": ProblemCode(409, "the organisation of the usage that is to be booked is missing"),
     "name_taken": ProblemCode(409, "another admin key has this name"),
@@ -61,6 +66,9 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "outcome_unknown": ProblemCode(503, "Redis did not answer in time: the messages may be sent"),
     "queue_drained": ProblemCode(503, "the queue takes no new messages for now"),
     "node_drained": ProblemCode(503, "the node takes nothing new; another one does"),
+    "older_version": ProblemCode(
+        503, "processes of an older version cannot read that a message is canceled"
+    ),
     "unavailable": ProblemCode(503, "a store does not answer; try again after Retry-After seconds"),
     "timeout": ProblemCode(503, "the request was not answered in time"),
 }

@@ -11,10 +11,12 @@ one beyond `_OCTETS_MAX` is not either.
 
 from __future__ import annotations
 
+import functools
 import struct
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from engine.api.auth import Keys
 from engine.api.decoding import BODY, read_body
 from engine.api.guard import Action, fingerprint, idempotency_key
 from engine.api.ports import KeptAnswers
@@ -35,6 +37,16 @@ class Repeats:
     def __init__(self, answers: KeptAnswers, body_bytes_max: int) -> None:
         self._answers = answers
         self._body_bytes_max = body_bytes_max
+
+    def of_callers(self, keys: Keys, action: Action) -> Action:
+        """The action of a call of organisations, which change something with keys that may send."""
+
+        @functools.wraps(action)
+        async def repeated(request: web.Request) -> Response:
+            organisation_id = await keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+            return await self.once(request, organisation_id, action)
+
+        return repeated
 
     async def once(self, request: web.Request, organisation_id: int | None, action: Action) -> Response:
         """The answer of `action`, or the first one to the same request. No organisation: an admin call.

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.admin_keys import Scope
 from engine.api.admin import organisation_id_of
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import Keys
@@ -17,6 +18,7 @@ from engine.api.guard import Action
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, choice_asked, limit_asked
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import not_found
+from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.api.webhook_ports import NewEndpoint
 from engine.changes import describe
@@ -194,7 +196,11 @@ def own_webhooks(services: Services, keys: Keys) -> dict[str, dict[str, Action]]
         return await keys.organisation(authorization)
 
     calls, found = Webhooks(services, whose), dict[str, dict[str, Action]]()
+    repeats = Repeats(services.answers, services.body_bytes_max)
     for method, path, action, _ in _calls(calls):
+        # What shows a secret is answered once.
+        if method == "POST" and action not in (calls.create, calls.rotate):
+            action = repeats.of_callers(keys, action)
         found.setdefault(f"/v1{path}", {})[method] = action
     return found
 
@@ -205,8 +211,11 @@ def admin_webhooks(services: AdminServices, organisation: str) -> Iterator[Admin
     async def whose(request: web.Request, changes: bool) -> int:
         return organisation_id_of(request)
 
-    for method, path, action, outside in _calls(Webhooks(services, whose)):
-        yield AdminRoute(method, organisation + path, action, "read" if method == "GET" else "operate", outside)
+    calls = Webhooks(services, whose)
+    for method, path, action, outside in _calls(calls):
+        scope: Scope = "read" if method == "GET" else "operate"
+        secret = action in (calls.create, calls.rotate)
+        yield AdminRoute(method, organisation + path, action, scope, outside, secret=secret)
 
 
 def _calls(calls: Webhooks) -> Iterator[tuple[str, str, Action, bool]]:

@@ -38,10 +38,9 @@ from engine.credit.quota import Quota, can_spend, obstacle_of
 from engine.errors import Refusal, Unavailable
 from engine.intake.addressing import Permit, any_sender
 from engine.intake.closures import Closures
-from engine.intake.ingest import Ingest
+from engine.intake.ingest import FirstUse, Ingest
 from engine.intake.opt_outs import OptOutTable
 from engine.intake.permissions import Permissions
-from engine.intake.ingest import FirstUse, Ingest
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
 from engine.intake.sender_table import SenderTable
@@ -98,11 +97,9 @@ def assemble_ingest(
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
     before they ask. `check` raises Unavailable when a request with these messages is not to be taken in.
     `gate`: the limits of organisations; None: those of all. `permit`: whether a message may be sent, and
-    under which sender. Two processes whose `rng` draw alike would give messages the same ids, so in a real
-    process it is the system's source of randomness.
-    `first`: what a key was first used for, for repetitions while nothing is taken. `gate`: the limits of
-    organisations; None: those of all. Two processes whose `rng` draw alike would give messages the same ids,
-    so in a real process it is the system's source of randomness.
+    under which sender. `first`: what a key was first used for, for repetitions while nothing is taken. Two
+    processes whose `rng` draw alike would give messages the same ids, so in a real process it is the system's
+    source of randomness.
     """
     gate = gate or Gate(clock_s=time.monotonic)
     quota = Quota(
@@ -164,24 +161,16 @@ async def serve(process: Process) -> None:
             check=partial(_check, process.clock, closures),
             gate=gate,
             permit=permissions.sender,
+            first=answers.first,
         )
         await watch_ingest(process, stack, ingest, quota)
         await patiently(quota.start)
         for followed in (prices, limits, permissions, closures):
             await followed.refresh()
-        services = await _services(process, stack, link, postgres, directory, quota, ingest, closures)
-        servers = _servers(config, services, process.listener)
-            first=answers.first,
-        )
-        await watch_ingest(process, stack, ingest, quota)
-        await patiently(quota.start)
-        await prices.refresh()
-        await limits.refresh()
-        await closures.refresh()
         services = await _services(
             process, stack, link, postgres, directory, quota, ingest, closures, answers
         )
-        server = _server(services, process.listener, config.http.connections_max)
+        servers = _servers(config, services, process.listener)
         runs = (
             quota.run(), prices.run(), limits.run(), permissions.run(), watch(gate, _backlogs(config, link)),
             closures.run(life.admits, lambda: ingest.under_way),

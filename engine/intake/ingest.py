@@ -24,7 +24,6 @@ from engine.errors import Closed, Refusal
 from engine.expiry import Expiry
 from engine.ids import MessageIds
 from engine.intake.addressing import Addressing, Permit, any_sender
-from engine.intake.addressing import Addressing
 from engine.intake.estimate import Estimate, estimated
 from engine.intake.ports import Prices
 from engine.intake.refused_counts import RefusedCounts
@@ -65,8 +64,8 @@ class Ingest:
         """`validity_s`: by queue, of messages that name no validity. `timeout_s` bounds a submission.
 
         `check` raises Unavailable when a request with these messages is not to be taken in now. `gate`: the
-        limits of organisations. `permit`: whether a message may be sent, and under which sender.
-        limits of organisations. `first`: what a key of an organisation was first used for.
+        limits of organisations. `permit`: whether a message may be sent, and under which sender. `first`:
+        what a key of an organisation was first used for.
         """
         self._first = first
         self._gate = gate

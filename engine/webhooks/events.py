@@ -26,6 +26,7 @@ TYPES = {
     "sent": "message.sent",
     "failed": "message.failed",
     "expired": "message.expired",
+    "canceled": "message.canceled",
     "outcome_unknown": "message.outcome_unknown",
     "outcome_unknown_released": "message.outcome_unknown",
     "delivered": "message.delivered",

@@ -78,7 +78,9 @@ def check(on: Bench, desk: CreditDesk, takes: Ingest, data: bytes) -> None:
         if call >= 2 * _EACH:
             _OPERATORS[(call - 2 * _EACH) % len(_OPERATORS)].decode(body)
             return
-        drafts, render = messages.SUBMISSIONS["/v1/messages/batch" if call >= _EACH else "/v1/messages"](body)
+        drafts, render = messages.SUBMISSIONS["/v1/messages/batch" if call >= _EACH else "/v1/messages"].read(
+            body
+        )
         outcomes: list[Accepted | Refusal] = []
         on.run(_submitted(takes, drafts, outcomes, render))
     except Refusal as e:

@@ -66,7 +66,7 @@ class Canceling(LineFunctions):
         rows = [
             _pack(
                 (max(now_us, m[8]), m[1], m[0], m[8], "canceled", queue, m[2], m[4], m[5], m[6], m[7], m[10],
-                 "", "", "", 0, m[11], 0, 0, False, 0, "")
+                 "", "", "", 0, m[11], 0, 0, False, 0, "", m[14])
             )
             for m in wanted.canceled
         ]  # fmt: skip

@@ -110,7 +110,7 @@ class Exchange:
         if head.idempotency_key is not None:
             key = checked_key(head.idempotency_key)
             fingerprint = fingerprint_of("POST", head.path, body)
-        drafts, render = head.submission(body)
+        drafts, render = head.submission.read(body)
         self._under_way = self._parts.ingest.begin(
             organisation_id,
             drafts,

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from engine import redis_keys as keys
+from engine.activity.row import row_of
 from engine.credit.flush import Flush
 from engine.ids import MessageIds
-from engine.records import Addressed, Message, Submission
+from engine.records import ActivityRow, Addressed, Message, Submission
 from engine.shards import shard_of
 from engine.stores.redis import admit_wire
 from engine.stores.redis import queue_wire as wire
@@ -210,3 +211,20 @@ async def test_a_list_of_which_every_message_has_expired_holds_up_nobody(waiting
     given = await waiting.read()
     await waiting.link.batch([wire.sift("normal", SHARD, b"0", 1000, wire.Room(4))], timeout_s=5)
     assert sorted(given + await waiting.read_all()) == sorted(ids(over + other))
+
+
+async def test_what_is_recorded_is_the_row_that_every_other_end_has(waiting: Waiting) -> None:
+    at_us = now_us() // 1000 * 1000
+    (name,) = waiting.ids.make(at_us // 1000, 1)
+    one = message(
+        name, organisation_id=ORGANISATION, accepted_at_us=at_us, reference="r" * 40, attempts=1,
+        callback_url="https://example.com/x",
+    )  # fmt: skip
+    await waiting.put([one])
+    await waiting.cancel([one])
+    entries = await waiting.link.call("XRANGE", keys.activity_key(SHARD), "-", "+")
+    (row,) = msgspec.msgpack.decode(entries[-1][1][1], type=list[ActivityRow])
+    expected = row_of(one, name, "normal", "canceled", row.at_us, attempt=1)
+    assert row == expected
+    assert row.at_us >= at_us
+    assert len(msgspec.msgpack.decode(entries[-1][1][1])[0]) == len(ActivityRow.__struct_fields__)

@@ -1698,7 +1698,7 @@ local function cancel(keys, args)
     ids[i], units = m[1], units + m[8]
     rows[i] = cmsgpack.pack({
       math.max(tonumber(args[5]), m[9]), m[2], m[1], m[9], 'canceled', args[1], m[3], m[5], m[6], m[7], m[8],
-      m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '',
+      m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '', m[15] or '',
     })
   end
   if #ids > 0 then
