@@ -2,10 +2,11 @@
 
     python -m benchmarks.webhooks [--events 60000] [--dead 100000] [--loads fast dead]
 
-One notifier as the product runs it, in a process of its own, reads events that lie on the streams of a Redis of its
-own and keeps what it must in a PostgreSQL of its own. The receiver is a process that answers at once.
+One notifier as the product runs it, in a process of its own, reads events that lie on the streams of a Redis
+of its own and keeps what it must in a PostgreSQL of its own. The receiver is a process that answers at once.
 
-    fast   `--events` events of 20 organisations wait when the notifier starts; it delivers all of them. Deliveries
+    fast   `--events` events of 20 organisations wait when the notifier starts; it delivers all of them.
+    Deliveries
            a second as seen, and of a core that runs nothing but the notifier
     dead   `--dead` events wait for an endpoint that takes connections and never answers, while another
            organisation has 50 events a second to the receiver: how long those take from the stream to the
@@ -150,8 +151,9 @@ def _row(organisation_id: int) -> bytes:
     number, now_us = next(_numbers), _now_us()
     return _encode(
         ActivityRow(
-            at_us=now_us, organisation_id=organisation_id, message_id=f"019aaaaa-0000-7000-8000-{number:012x}",
-            accepted_at_us=now_us, event="sent", queue="normal", to="+989120000001", sender="ACME",
+            at_us=now_us, organisation_id=organisation_id, accepted_at_us=now_us,
+            message_id=f"019aaaaa-0000-7000-8000-{number:012x}", event="sent", queue="normal",
+            to="+989120000001", sender="ACME",
             encoding="GSM-7", segments=1, units=2, attempt=1, provider="sim", code="0", reference="order 7",
         )
     )  # fmt: skip
@@ -209,7 +211,10 @@ def _fast(urls: Urls, redis: Redis, port: int, events: int) -> None:
     took_s, count = time.monotonic() - began_s, last.delivered - first.delivered
     cpu_s = last.cpu_s - first.cpu_s
     print(f"fast   {count:,} deliveries: {count / took_s:,.0f}/s as seen, {count / cpu_s:,.0f}/s of a core")
-    print(f"       {cpu_s / count * 1e6:.0f} us of the notifier each, {last.kept:,} kept, {last.memory_mb:.0f} MB")
+    print(
+        f"       {cpu_s / count * 1e6:.0f} us of the notifier each, {last.kept:,} kept,"
+        f" {last.memory_mb:.0f} MB"
+    )
     notifier.end()
 
 
@@ -227,14 +232,16 @@ def _dead(urls: Urls, redis: Redis, port: int, events: int) -> None:
         for _ in range(events // 1000):
             _put(redis, dead, 1000)
         times, most_mb, began_s = list[float](), before.memory_mb, time.monotonic()
-        while len(times) < _PROBES or (notifier.report().kept < events and time.monotonic() < began_s + _END_S):
+        while len(times) < _PROBES or (
+            notifier.report().kept < events and time.monotonic() < began_s + _END_S
+        ):
             times.append(_probe(redis, notifier, other))
             most_mb = max(most_mb, notifier.report().memory_mb)
         report = notifier.report()
         times.sort()
         of = partial(_quantile, times)
-        print(f"dead   {report.kept:,} events of {events:,} kept {time.monotonic() - began_s:.0f} s after they came,"
-              f" {report.in_hand:,} in memory")  # fmt: skip
+        print(f"dead   {report.kept:,} events of {events:,} kept {time.monotonic() - began_s:.0f} s after"
+              f" they came, {report.in_hand:,} in memory")  # fmt: skip
         print(f"       {most_mb - before.memory_mb:+.0f} MB at most ({before.memory_mb:.0f} MB before)")
         print(f"       another organisation's {len(times):,} events: median {of(0.5) * 1e3:.0f} ms, p99"
               f" {of(0.99) * 1e3:.0f} ms (before: {_quantile(alone, 0.5) * 1e3:.0f},"
@@ -261,7 +268,9 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--dead", type=int, default=100_000)
     parser.add_argument("--loads", nargs="+", choices=("fast", "dead"), default=["fast", "dead"])

@@ -41,8 +41,8 @@ async def connect(
 ) -> ProtocolT:
     """Connect a protocol that `made` makes to `host`, a name or an address; returns it once it is connected.
 
-    `permitted`: whether an IP address may be connected to; None: any. The connection goes to the address that was
-    asked about, whatever the name means a moment later.
+    `permitted`: whether an IP address may be connected to; None: any. The connection goes to the address
+    that was asked about, whatever the name means a moment later.
 
     Raises OSError when no address can be reached, AddressRefused (one of them) when one is not permitted,
     UnicodeError for what can be no name. The caller sets the time limit.

@@ -147,7 +147,8 @@ def receipts_unreadable_key(shard: int) -> bytes:
 
 @cache
 def webhook_events_key(shard: int) -> bytes:
-    """Stream of batches of events that organisations are told and that are no rows of activity (`WebhookEvent`)."""
+    """Stream of batches of events that organisations are told and that are no rows of activity
+    (`WebhookEvent`)."""
     return b"webhooks:{%d}" % shard
 
 

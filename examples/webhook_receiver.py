@@ -1,3 +1,4 @@
+# ruff: noqa: T201 - it is a command that prints
 """A receiver of webhooks that prints what it is told, and checks the signatures; only the standard library.
 
     python examples/webhook_receiver.py [SECRET] [PORT]
@@ -37,7 +38,8 @@ class Receiver(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     secret = ""
-    # An event may come more than once, always under one id. A real receiver keeps them where it keeps its data.
+    # An event may come more than once, always under one id. A real receiver keeps them where it keeps its
+    # data.
     seen: set[str] = set()
 
     def do_POST(self) -> None:
@@ -50,7 +52,9 @@ class Receiver(BaseHTTPRequestHandler):
         event, event_id = json.loads(body), self.headers["webhook-id"]
         again = " again" if event_id in self.seen else ""
         self.seen.add(event_id)
-        print(f"{event['timestamp']} {event['type']} {event_id}{again} {json.dumps(event['data'])}", flush=True)
+        print(
+            f"{event['timestamp']} {event['type']} {event_id}{again} {json.dumps(event['data'])}", flush=True
+        )
         self._answer(204)
 
     def _answer(self, status: int) -> None:

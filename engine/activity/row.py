@@ -33,8 +33,7 @@ def row_of(
     No event is before the acceptance of its message. The times of two processes differ by half a round
     trip at most (`engine.store_clock`), which may be more than a quick message takes.
 
-    `subject`: the message, or an attempt of it as it is filed for receipts; both have the fields in
-    which a row describes the message. The other arguments are the row's fields of the same name.
+    `subject`: the message, or an attempt as it is filed for receipts. The others are the row's fields.
     """
     return ActivityRow(
         at_us=max(at_us, subject.accepted_at_us),

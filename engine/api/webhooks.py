@@ -118,8 +118,8 @@ class Webhooks:
         return Response(204)
 
     async def rotate(self, request: web.Request) -> Response:
-        """`POST /v1/webhook-endpoints/{id}/rotate`: 200 with it and a new secret; the one before signs as well
-        for `overlap_s`. `callbacks` in place of the id: of what goes to callback URLs.
+        """`POST /v1/webhook-endpoints/{id}/rotate`: 200 with it and a new secret; the one before signs as
+        well for `overlap_s`. `callbacks` in place of the id: of what goes to callback URLs.
 
         Raises Refusal 400, 404, 413, 422.
         """
@@ -151,7 +151,8 @@ class Webhooks:
         return answer_of(202, _Test(event.id))
 
     async def deliveries(self, request: web.Request) -> Response:
-        """`GET /v1/webhook-deliveries`: 200 with a page of those that wait or have failed. Raises Refusal 422."""
+        """`GET /v1/webhook-deliveries`: 200 with a page of those that wait or have failed. Raises Refusal
+        422."""
         organisation_id = await self._whose(request, False)
         limit = limit_asked(request)
         state = choice_asked(request, "state", _STATES)
@@ -161,16 +162,16 @@ class Webhooks:
         return answer_of(200, _Deliveries(page, page[-1].id if len(found) > limit else None))
 
     async def replay(self, request: web.Request) -> Response:
-        """`POST /v1/webhook-deliveries/{id}/replay`: 200 with it; it is due now. Safe to repeat. Raises Refusal
-        400, 404, 413, 422."""
+        """`POST /v1/webhook-deliveries/{id}/replay`: 200 with it; it is due now. Safe to repeat. Raises
+        Refusal 400, 404, 413, 422."""
         organisation_id = await self._whose(request, True)
         _NOTHING.decode_optional(await read_body(request, self._body_bytes_max))
         delivery_id = _number(request, "delivery_id", "delivery")
         return answer_of(200, await self._book.replay(organisation_id, delivery_id))
 
     async def replay_since(self, request: web.Request) -> Response:
-        """`POST /v1/webhook-deliveries/replay`: 200 with how many that failed since a time are due now. Safe to
-        repeat. Raises Refusal 400, 413, 422."""
+        """`POST /v1/webhook-deliveries/replay`: 200 with how many that failed since a time are due now. Safe
+        to repeat. Raises Refusal 400, 413, 422."""
         organisation_id = await self._whose(request, True)
         wanted = _SINCE.decode(await read_body(request, self._body_bytes_max))
         try:
@@ -178,15 +179,17 @@ class Webhooks:
         except ValueError:
             since = datetime.min
         if since.tzinfo is None:
-            raise invalid("`since` must be an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z.", "since")
+            raise invalid(
+                "`since` must be an RFC 3339 time with an offset, such as 2030-01-31T09:00:00Z.", "since"
+            )
         return answer_of(200, _Replayed(await self._book.replay_since(organisation_id, since)))
 
 
 def own_webhooks(services: Services, keys: Keys) -> dict[str, dict[str, Action]]:
     """The calls of an organisation on its own webhooks, by path and method.
 
-    To look takes a key with the scope `read`, to change something one with `read` and `send`: who makes an endpoint
-    is told what becomes of messages.
+    To look takes a key with the scope `read`, to change something one with `read` and `send`: who makes an
+    endpoint is told what becomes of messages.
     """
 
     async def whose(request: web.Request, changes: bool) -> int:
@@ -219,7 +222,8 @@ def admin_webhooks(services: AdminServices, organisation: str) -> Iterator[Admin
 
 
 def _calls(calls: Webhooks) -> Iterator[tuple[str, str, Action, bool]]:
-    """(method, path, action, whether it changes something outside of PostgreSQL or in several transactions)."""
+    """(method, path, action, whether it changes something outside of PostgreSQL or in several
+    transactions)."""
     endpoints, deliveries = "/webhook-endpoints", "/webhook-deliveries"
     one = f"{endpoints}/{{endpoint_id}}"
     yield "GET", endpoints, calls.endpoints, False

@@ -25,8 +25,9 @@ from engine.tls import trusting
 from engine.waits import next_tick
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
-from engine.webhooks.notifier import RETRY_S, Notifier, NotifierStores
+from engine.webhooks.notifier import Notifier, NotifierStores
 from engine.webhooks.ports import EndpointStore, Poster
+from engine.webhooks.retries import RETRY_S
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import LEASE_S, Shares
 from engine.webhooks.urls import is_public
@@ -49,9 +50,10 @@ def assemble_notifier(
 ) -> tuple[Notifier, EndpointTable, Sender, Keeper]:
     """Put together a notifier. Nothing runs yet.
 
-    `name` is unique per process incarnation. `connections`: requests in flight to one origin of an organisation.
-    `now_us`: the stores' time, microseconds since 1970. `rng`: where jitter comes from. `lease_s`: how long the
-    shards of a notifier that is gone wait for another; `retry_s`: how often what is kept is looked at, seconds.
+    `name` is unique per process incarnation. `connections`: requests in flight to one origin of an
+    organisation. `now_us`: the stores' time, microseconds since 1970. `rng`: where jitter comes from.
+    `lease_s`: how long the shards of a notifier that is gone wait for another; `retry_s`: how often what is
+    kept is looked at, seconds.
     """
     table, keeper = EndpointTable(endpoints), Keeper(stores.book)
     sender = Sender(
@@ -59,7 +61,7 @@ def assemble_notifier(
     )
     shares = Shares(stores.streams, name, shards, lambda: now_us() // 1000, lease_s=lease_s)
     notifier = Notifier(
-        stores, table, sender, keeper, shares, name=name, shards=shards, retry_s=retry_s
+        stores, table, sender, keeper, shares, name=name, shards=shards, now_us=now_us, retry_s=retry_s
     )
     return notifier, table, sender, keeper
 
@@ -109,7 +111,7 @@ async def notify(process: Process) -> None:
 
 def _show(meter: Meter, notifier: Notifier, sender: Sender) -> None:
     def show() -> None:
-        meter.gauge("smsengine_webhook_deliveries_waiting", notifier.waiting)
+        meter.gauge("smsengine_webhook_deliveries_waiting", notifier.retries.waiting)
         meter.gauge("smsengine_webhook_deliveries_in_hand", notifier.in_hand)
         meter.gauge("smsengine_webhook_open_circuits", sender.open_circuits)
         meter.gauge("smsengine_webhook_lag_seconds", notifier.lag_s)

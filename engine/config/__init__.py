@@ -253,8 +253,8 @@ class NotifierSettings(_Section, frozen=True, kw_only=True, forbid_unknown_field
     timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
     # Requests in flight from one process to one origin (scheme, host and port) of an organisation.
     connections_max: Annotated[int, Meta(ge=1, le=100)] = 8
-    # Let webhooks reach private, loopback and link-local addresses: for tests and demonstrations, and where all
-    # organisations are trusted like the operator.
+    # Let webhooks reach private, loopback and link-local addresses: for tests and demonstrations, and where
+    # all organisations are trusted like the operator.
     allow_private: bool = False
     # A file with the authorities, in PEM form, that https:// endpoints are checked against; "": the system's.
     tls_ca_file: str = ""

@@ -207,8 +207,13 @@ _ACTIVITY = (
 
 _WEBHOOKS = (
     _counter("webhook_events", "Events that an endpoint or a callback URL is told of"),
-    _counter("webhook_events_caught_up", "Those of them that were read in ClickHouse, because they came there first"),
-    _counter("webhook_attempts", "Deliveries that were tried, by outcome: delivered, again, failed", "outcome"),
+    _counter(
+        "webhook_events_caught_up",
+        "Those of them that were read in ClickHouse, because they came there first",
+    ),
+    _counter(
+        "webhook_attempts", "Deliveries that were tried, by outcome: delivered, again, failed", "outcome"
+    ),
     _counter("webhook_deliveries_kept", "Times that a delivery was kept in PostgreSQL, to be tried later"),
     _counter("webhook_deliveries_failed", "Deliveries that have failed for good"),
     _gauge("webhook_deliveries_waiting", "Deliveries that wait in PostgreSQL, counted once a minute"),

@@ -69,7 +69,7 @@ def check_others_can(
 
 
 def _named(roles: list[str]) -> str:
-    words = {"ingest": "an API", "ledger": "a ledger", "archiver": "an archiver"}
+    words = {"ingest": "an API", "ledger": "a ledger", "archiver": "an archiver", "notifier": "a notifier"}
     named = [words.get(role, f"a worker of {role}") for role in roles]
     return named[0] if len(named) == 1 else f"{', '.join(named[:-1])} or {named[-1]}"
 

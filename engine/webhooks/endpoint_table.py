@@ -93,7 +93,9 @@ class EndpointTable:
                 away = False
             except (Unavailable, TimeoutError) as e:
                 if not away:
-                    log.warning("endpoints cannot be looked up; the last known stay", reason=str(e) or "no answer")
+                    log.warning(
+                        "endpoints cannot be looked up; the last known stay", reason=str(e) or "no answer"
+                    )
                 away = True
 
     def _put(self, endpoint: Endpoint) -> None:

@@ -1,11 +1,11 @@
 """Rule: which rows of activity are told to organisations, and what the body of a delivery says.
 
-An event id is derived from the row alone: its message, event, time, attempt and segment. So the same row gives
-the same id, from whatever store and however often it is read.
+An event id is derived from the row alone: its message, event, time, attempt and segment. So the same row
+gives the same id, from whatever store and however often it is read.
 
 `sequence` orders the events of an organisation: it grows with the place of the row in the activity stream of
-its shard. Rows that were recorded in one step have the same one. It is a whole number below 2**53, so that every
-reader of JSON keeps it exact.
+its shard. Rows that were recorded in one step have the same one. It is a whole number below 2**53, so that
+every reader of JSON keeps it exact.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def event_of(row: Sequence[Any], entry: StreamId) -> WebhookEvent | None:
 
 
 def body_of(event: WebhookEvent) -> bytes:
-    """The body of the deliveries of an event: `type`, `timestamp` and `data`, as Standard Webhooks has them."""
+    """The body of the deliveries of an event: `type`, `timestamp` and `data`, as Standard Webhooks has
+    them."""
     return b'{"type":%b,"timestamp":"%b","data":%b}' % (
         _encode(event.type), time_text(event.at_us).encode(), event.data.encode(),
     )  # fmt: skip

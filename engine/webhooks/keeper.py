@@ -1,12 +1,13 @@
 """Service: deliveries on their way into PostgreSQL and out of it, many in one statement.
 
-A delivery that cannot be made at once is kept there until it is due again, has been made, or has failed. Only when it
-is there does the position of its shard go on.
+A delivery that cannot be made at once is kept there until it is due again, has been made, or has failed.
+Only when it is there does the position of its shard go on.
 
     killed before the statement   the position has not gone on: the event is read again, with the same id
     killed after it               the same, and keeping it again changes nothing
     killed before `forget`        it is due again when its claim is over, and delivered a second time
-    PostgreSQL away               everything waits here and is written when it is back; the notifier reads no more
+    PostgreSQL away               everything waits here and is written when it is back; the notifier reads no
+    more
                                   when too much waits
 """
 

@@ -2,18 +2,21 @@
 
     1 read     rows of activity and queued events, behind the place that was read last. What the archiver has
                moved to ClickHouse meanwhile is read there
-    2 offer    the deliveries of those that an endpoint or a callback URL is told of (`engine.webhooks.sender`)
-    3 settle   when all deliveries of a read, and of those before it, were made or are kept in PostgreSQL, its place
+    2 offer    the deliveries of those that an endpoint or a callback URL is told of
+    (`engine.webhooks.sender`) 3 settle   when all deliveries of a read, and of those before it, were made or
+    are kept in PostgreSQL, its place
                is noted in Redis
 
-Nothing is written for an event that is delivered at the first attempt, and nothing at all for organisations that
-are told of nothing.
+Nothing is written for an event that is delivered at the first attempt, and nothing at all for organisations
+that are told of nothing.
 
-    killed at any step     the next owner of the shard reads from the place that was noted: what was delivered since
+    killed at any step     the next owner of the shard reads from the place that was noted: what was
+    delivered since
                            is delivered again, with the same ids. That is some seconds at most
     frozen                 the same; `settle` then says that the shard is another's
     Redis away             nothing is read; what is in hand goes on
-    PostgreSQL away        what succeeds at once goes on; with `IN_HAND_MAX` deliveries to be kept nothing is read
+    PostgreSQL away        what succeeds at once goes on; with `IN_HAND_MAX` deliveries to be kept nothing is
+    read
                            any more, and events wait in Redis and ClickHouse
     ClickHouse away        only a shard whose rows have gone there unread waits for it
     no notifier for a day  the archiver does not wait: the rows are in ClickHouse, and are read there
@@ -23,8 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -36,9 +38,10 @@ from engine.stream_id import StreamId
 from engine.waits import happens, next_tick
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
-from engine.webhooks.ports import ActivityLog, DeliveryBook, DueTarget, FoundEntry, Settled, WebhookStreams
+from engine.webhooks.ports import ActivityLog, DeliveryBook, FoundEntry, Settled, WebhookStreams
 from engine.webhooks.reading import deliveries_of, events_in, events_of_rows, may_concern, rows_in, rows_of
 from engine.webhooks.records import ReadPart, WebhookEvent
+from engine.webhooks.retries import RETRY_S, Retries
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import OwnShard, Shares
 
@@ -48,21 +51,16 @@ log = structlog.get_logger("notifier")
 IN_HAND_MAX = 20_000
 # With so many of one shard in hand that shard is not read: others are.
 SHARD_MAX = 4_000
-# Nobody else has claimed deliveries for so long, seconds: more than one waits in line and is in flight.
-CLAIM_S = 120.0
-# With so many in line the next read waits until there are fewer. What has waited for `sender.WAIT_S` is kept, so
-# that takes no longer.
+# With so many in line the next read waits until there are fewer. What has waited for `sender.WAIT_S` is
+# kept, so that takes no longer.
 _WAITING_MAX = 1_000
 # About so many rows are read at once, in at most so many entries of a stream.
 _READ_ROWS, _READ_ENTRIES_MAX = 1_000, 100
 # How long a read waits for something to come, milliseconds: usually, and when a shard is left out.
 _IDLE_MS, _BUSY_MS = 2_000, 100
 _SETTLE_S = 0.2
-RETRY_S = 2.0
 _MORE_S = 0.1
-_TIDY_S = 60.0
 _SWEEP_S = 0.5
-_TARGETS_MAX = 100
 _PAUSE_S = 1.0
 
 
@@ -94,11 +92,13 @@ class Notifier:
         *,
         name: str,
         shards: int,
+        now_us: Callable[[], int],
         retry_s: float = RETRY_S,
         drain_s: float = 15.0,
     ) -> None:
-        """`name` is unique per process incarnation. `retry_s`: how often what is kept is looked at. `drain_s`: how
-        long what is in flight may take at the end. Both in seconds."""
+        """`name` is unique per process incarnation. `now_us`: the stores' time, µs since 1970. `retry_s`:
+        how often what is kept is looked at. `drain_s`: how long what is in flight may take at the end. Both
+        in seconds."""
         self._streams, self._activity, self._book = stores
         self._table = table
         self._sender = sender
@@ -106,15 +106,16 @@ class Notifier:
         self._shares = shares
         self._name = name
         self._shards = shards
-        self._retry_s = retry_s
+        self._now_us = now_us
         self._drain_s = drain_s
         self._draining = asyncio.Event()
         self._has_read = asyncio.Event()
         # How many entries of a stream are read at once.
         self._entries = 1
         self.counts = NotifierCounts()
-        # Kept deliveries that wait, as they were counted last.
-        self.waiting = 0
+        self.retries = Retries(
+            self._book, sender, shares, has_room=lambda: self.in_hand < IN_HAND_MAX, retry_s=retry_s
+        )
 
     @property
     def shards(self) -> list[int]:
@@ -133,14 +134,14 @@ class Notifier:
             (int(part.activity.partition("-")[0]) for own in self._shares.shards.values() for part in
              list(own.parts)[:1] if part.activity), default=0,
         )  # fmt: skip
-        return max(0.0, time.time() - oldest / 1000) if oldest else 0.0
+        return max(0.0, self._now_us() / 1e6 - oldest / 1000) if oldest else 0.0
 
     async def run(self, draining: asyncio.Event) -> None:
         """Notify until `draining` is set, then end what is in flight and give the shards back."""
         self._draining = draining
         loops = [
             self._keeper.run(), self._shares.run(), self._table.run(), self._read_on(), self._settle_on(),
-            self._retry_on(), self._sweep_on(), self._tidy_on(),
+            self.retries.run(), self._sweep_on(), self.retries.tidy(),
         ]  # fmt: skip
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(loop) for loop in loops]
@@ -156,7 +157,7 @@ class Notifier:
         """Wait for what is in flight, keep the rest, and give the shards back."""
         async with asyncio.timeout(self._drain_s):
             self._sender.give_back()
-            while self._sender.in_flight:
+            while self._sender.in_flight:  # noqa: ASYNC110 - once, at the end
                 await asyncio.sleep(0.02)
             await self._keeper.written()
             await self._settle()
@@ -170,9 +171,7 @@ class Notifier:
                 if not self._shares.reading():
                     self._shares.some.clear()
                     await happens(self._shares.some, _PAUSE_S)
-                elif self.in_hand >= IN_HAND_MAX:
-                    await asyncio.sleep(_MORE_S)
-                elif not await self._read():
+                elif self.in_hand >= IN_HAND_MAX or not await self._read():
                     await asyncio.sleep(_MORE_S)
                 else:
                     await self._breathe()
@@ -181,17 +180,16 @@ class Notifier:
                 await asyncio.sleep(_PAUSE_S)
 
     async def _breathe(self) -> None:
-        """Let endpoints take what was read, so that a backlog is not kept in PostgreSQL for being read quickly."""
-        while self._sender.waiting > _WAITING_MAX:
+        """Let endpoints take what was read, so that a backlog is not kept in PostgreSQL for being read
+        quickly."""
+        while self._sender.waiting > _WAITING_MAX:  # noqa: ASYNC110 - no signal for each delivery
             await asyncio.sleep(0.01)
 
     async def _read(self) -> bool:
         """Read once; whether there was a shard to read."""
         now_s = asyncio.get_running_loop().time()
         reading = self._shares.reading()
-        owned = {
-            s: own for s, own in reading.items() if own.paused_until_s <= now_s and own.open < SHARD_MAX
-        }
+        owned = {s: own for s, own in reading.items() if own.paused_until_s <= now_s and own.open < SHARD_MAX}
         if not owned:
             return False
         places = {s: own.read for s, own in owned.items()}
@@ -243,14 +241,16 @@ class Notifier:
             if events:
                 last = after or StreamId(before.ms, before.sequence - 1) if before.sequence else rows[-1][0]
                 await self._offer(own, events, own.read._replace(activity=last))
-            while self.in_hand >= IN_HAND_MAX:
+            while self.in_hand >= IN_HAND_MAX:  # noqa: ASYNC110 - no signal for each delivery
                 await asyncio.sleep(_MORE_S)
         if before.sequence:
-            own.read = own.read._replace(activity=max(own.read.activity, StreamId(before.ms, before.sequence - 1)))
+            own.read = own.read._replace(
+                activity=max(own.read.activity, StreamId(before.ms, before.sequence - 1))
+            )
 
     async def _offer(self, own: OwnShard, events: Sequence[WebhookEvent], read: Settled) -> None:
-        """Offer the deliveries of events; then the shard is read as far as `read`. Raises Unavailable, and then
-        nothing was offered."""
+        """Offer the deliveries of events; then the shard is read as far as `read`. Raises Unavailable, and
+        then nothing was offered."""
         callbacks = {
             event.organisation_id: await self._table.callback_endpoint(event.organisation_id)
             for event in events
@@ -301,42 +301,10 @@ class Notifier:
         if not any(own.parts or any(own.to_note) for own in owned.values()):
             self._has_read.clear()
 
-    # -- what is kept
-
-    async def _retry_on(self) -> None:
-        while True:
-            more = False
-            try:
-                more = await self._retry()
-            except (Unavailable, ConfigError) as e:
-                log.warning("kept webhook deliveries cannot be looked up", reason=str(e))
-            await (asyncio.sleep(_MORE_S) if more else next_tick(self._retry_s))
-
-    async def _retry(self) -> bool:
-        """Claim what is due and offer it; whether there may be more at once."""
-        shards = list(self._shares.reading())
-        if not shards or self.in_hand >= IN_HAND_MAX:
-            return False
-        wanted: list[tuple[DueTarget, int]] = []
-        for target in await self._book.due_targets(shards):
-            if target.due_in_s <= 0 and (room := self._sender.room(target.organisation_id, target.origin)):
-                wanted.append((target, room))
-        for delivery in await self._book.claim(wanted[:_TARGETS_MAX], CLAIM_S) if wanted else []:
-            self._sender.offer(delivery)
-        return bool(wanted)
-
     async def _sweep_on(self) -> None:
         while True:
             await next_tick(_SWEEP_S)
             self._sender.sweep()
-
-    async def _tidy_on(self) -> None:
-        while True:
-            with contextlib.suppress(Unavailable, ConfigError):
-                given_up, self.waiting = await self._book.tidy(list(self._shares.reading()))
-                if given_up:
-                    log.warning("webhook deliveries were given up, because they waited too long", count=given_up)
-            await next_tick(_TIDY_S)
 
 
 def _next_size(entries: int, rows: int) -> int:

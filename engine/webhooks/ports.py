@@ -85,8 +85,9 @@ class ActivityLog(Protocol):
     async def rows_between(
         self, shard: int, after: StreamId, before: StreamId, organisations: Collection[int]
     ) -> tuple[list[tuple[StreamId, list[Any]]], StreamId | None]:
-        """The first rows of a shard behind `after` and before `before` that are an event of these organisations
-        or have a callback URL, with their places in the stream; and from where to go on, None: these are all."""
+        """The first rows of a shard behind `after` and before `before` that are an event of these
+        organisations or have a callback URL, with their places in the stream; and from where to go on, None:
+        these are all."""
 
 
 class EndpointStore(Protocol):
@@ -116,8 +117,8 @@ class DeliveryBook(Protocol):
         """Up to so many due deliveries of each target. Nobody else has them for `claim_s` seconds."""
 
     async def tidy(self, shards: Sequence[int]) -> tuple[int, int]:
-        """Give up what has waited too long, and delete what failed long ago; how many were given up, and how many
-        wait."""
+        """Give up what has waited too long, and delete what failed long ago; how many were given up, and how
+        many wait."""
 
 
 class Poster(Protocol):

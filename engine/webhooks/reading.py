@@ -21,8 +21,8 @@ _URL_BEGINS = b"http"
 
 
 def may_concern(blob: bytes, *, endpoints: bool) -> bool:
-    """Whether a batch of rows may have one that anybody is told of. `endpoints`: an organisation of its shard has
-    some."""
+    """Whether a batch of rows may have one that anybody is told of. `endpoints`: an organisation of its
+    shard has some."""
     return endpoints or _URL_BEGINS in blob
 
 
@@ -71,9 +71,7 @@ def deliveries_of(
 ) -> list[Delivery]:
     """One delivery to each endpoint, and one to the callback URL with the secrets of `callback`."""
     body = body_of(event)
-    wanted = [
-        (endpoint.url, endpoint) for endpoint in endpoints if event.endpoint_id in (0, endpoint.id)
-    ]
+    wanted = [(endpoint.url, endpoint) for endpoint in endpoints if event.endpoint_id in (0, endpoint.id)]
     # An endpoint that is the callback URL, too, is told once.
     if callback is not None and event.callback_url not in {url for url, _ in wanted}:
         wanted.append((event.callback_url, callback))

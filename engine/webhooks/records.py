@@ -1,7 +1,7 @@
 """Records of webhooks: endpoints, events, and deliveries of an event to a URL.
 
-`WebhookEvent` is a MessagePack array on a stream in Redis: its order is the wire format, and fields may only be
-added at the end, with a default.
+`WebhookEvent` is a MessagePack array on a stream in Redis: its order is the wire format, and fields may only
+be added at the end, with a default.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Rule: when a delivery is tried again, and when it has failed.
 
-The pauses are 5 s, 10 s, 20 s and so on, each twice the one before, up to 81,920 s (22 h 45 min): 15 of them, so 16
-attempts in a little more than 45 hours. A pause may be longer by up to a tenth, so that what failed together is
-not tried again together.
+The pauses are 5 s, 10 s, 20 s and so on, each twice the one before, up to 81,920 s (22 h 45 min): 15 of
+them, so 16 attempts in a little more than 45 hours. A pause may be longer by up to a tenth, so that what
+failed together is not tried again together.
 
     2xx                          delivered
     4xx but 429                  failed at once: the endpoint has judged the event. It may be replayed
@@ -42,5 +42,6 @@ def verdict_of(status: int, reason: str) -> Verdict:
 
 
 def has_failed(attempts: int, age_s: float) -> bool:
-    """Whether a delivery is given up after so many failed attempts, `age_s` seconds after it was first kept."""
+    """Whether a delivery is given up after so many failed attempts, `age_s` seconds after it was first
+    kept."""
     return attempts >= ATTEMPTS_MAX or age_s > WHOLE_S * (1 + _JITTER)

@@ -1,18 +1,20 @@
 """Service: deliveries that are made now: in turn, and so that nobody waits for another's endpoint.
 
-Deliveries to one origin of one organisation stand in a queue of their own. The organisations that have any are
-served in turn, and so are the queues of an organisation. What bounds them:
+Deliveries to one origin of one organisation stand in a queue of their own. The organisations that have any
+are served in turn, and so are the queues of an organisation. What bounds them:
 
-    one origin         `connections` requests in flight, `QUEUE_MAX` deliveries in line; when the first of them has
+    one origin         `connections` requests in flight, `QUEUE_MAX` deliveries in line; when the first of
+    them has
                        waited for `WAIT_S`, the origin is too slow, and all of them are kept
     one organisation   `ORGANISATION_MAX` requests in flight, over all its origins
     the process        `IN_FLIGHT_MAX` requests in flight
 
-What is beyond a bound is kept in PostgreSQL (`engine.webhooks.keeper`), and so is everything for an origin whose
-circuit is open: three failures in a row open it, for 5 s and then twice as long each time, up to a minute. Then one
-delivery is the probe. So an endpoint that is away costs one request a minute, and no memory.
+What is beyond a bound is kept in PostgreSQL (`engine.webhooks.keeper`), and so is everything for an origin
+whose circuit is open: three failures in a row open it, for 5 s and then twice as long each time, up to a
+minute. Then one delivery is the probe. So an endpoint that is away costs one request a minute, and no memory.
 
-    killed                  what is in line or in flight is read again from the streams, or claimed again later:
+    killed                  what is in line or in flight is read again from the streams, or claimed again
+    later:
                             it may be delivered twice, with the same id
     frozen                  the same, when another notifier has taken the shard meanwhile
     never answered          the request ends with its time-out, and counts as a failed attempt
@@ -22,30 +24,26 @@ delivery is the probe. So an endpoint that is away costs one request a minute, a
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from random import Random
 
 import msgspec
 
-from engine.delivery.breaker import Breaker
 from engine.records import VerdictKind
 from engine.webhooks import signing
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper, settle
 from engine.webhooks.ports import Poster
 from engine.webhooks.records import Delivery
-from engine.webhooks.schedule import FIRST_PAUSE_S, Verdict, has_failed, pause_s, verdict_of
+from engine.webhooks.schedule import Verdict, has_failed, pause_s, verdict_of
+from engine.webhooks.turns import CLAIM_MIN, OriginQueue, Turns
 
 QUEUE_MAX = 5_000
 WAIT_S = 2.0
-ORGANISATION_MAX = 100
 IN_FLIGHT_MAX = 1_000
-# Failures in a row that open the circuit of an origin.
-_FAILURES = 3
-# So many deliveries of an origin are claimed from PostgreSQL at once: first, and at most.
-_CLAIM_MIN, _CLAIM_MAX = 8, 500
+# At most so many deliveries of an origin are claimed from PostgreSQL at once.
+_CLAIM_MAX = 500
 _FIXED_HEADERS = b"Content-Type: application/json\r\nUser-Agent: smsengine\r\n"
 _VERDICTS: dict[Verdict, VerdictKind] = {
     "delivered": "accepted", "failed": "permanent", "again": "temporary",
@@ -58,41 +56,6 @@ class SenderCounts(msgspec.Struct):
     delivered: int = 0
     again: int = 0
     failed: int = 0
-
-
-class _Organisation:
-    """The queues of one organisation that may send, in turn."""
-
-    __slots__ = ("in_flight", "listed", "queues", "ready")
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.ready: deque[_Queue] = deque()
-        # Whether it is among those that are served in turn.
-        self.listed = False
-        self.queues = 0
-
-
-class _Queue:
-    """Deliveries to one origin of one organisation."""
-
-    __slots__ = ("breaker", "claim", "failing", "in_flight", "key", "listed", "organisation", "stalled",
-                 "used_s", "waiting")  # fmt: skip
-
-    def __init__(self, key: tuple[int, str], organisation: _Organisation) -> None:
-        self.key = key
-        self.organisation = organisation
-        self.waiting: deque[Delivery] = deque()
-        self.in_flight = 0
-        self.breaker = Breaker(failures=_FAILURES, pause_s=FIRST_PAUSE_S)
-        # The last attempt failed.
-        self.failing = False
-        self.listed = False
-        self.used_s = 0.0
-        # It was too slow, and no request has ended since.
-        self.stalled = False
-        # How many kept deliveries it is given at once: more while it keeps up, fewer when it does not.
-        self.claim = _CLAIM_MIN
 
 
 class Sender:
@@ -114,14 +77,10 @@ class Sender:
         self._poster = poster
         self._table = table
         self._keeper = keeper
-        self._connections = connections
         self._now_us = now_us
         self._clock_s = clock_s
         self._rng = rng
-        self._organisations: dict[int, _Organisation] = {}
-        self._queues: dict[tuple[int, str], _Queue] = {}
-        # Organisations that may send, in turn.
-        self._turns: deque[_Organisation] = deque()
+        self._turns = Turns(connections)
         self._waiting = 0
         self._in_flight = 0
         self.counts = SenderCounts()
@@ -144,12 +103,12 @@ class Sender:
     @property
     def open_circuits(self) -> int:
         """Origins of organisations that are not sent to because they fail."""
-        return sum(1 for queue in self._queues.values() if queue.breaker.state != "closed")
+        return sum(1 for queue in self._turns.queues.values() if queue.breaker.state != "closed")
 
     def offer(self, delivery: Delivery) -> None:
         """Make this delivery in its turn, or have it kept."""
-        queue = self._queue((delivery.organisation_id, delivery.target.origin))
         now_s = self._clock_s()
+        queue = self._turns.of((delivery.organisation_id, delivery.target.origin), now_s)
         closed_s = queue.breaker.closed_for(now_s)
         self._keep_slow(queue, now_s)
         if closed_s > 0 or len(queue.waiting) >= QUEUE_MAX or queue.stalled:
@@ -158,14 +117,14 @@ class Sender:
         delivery.queued_s = now_s
         queue.waiting.append(delivery)
         self._waiting += 1
-        self._list(queue)
+        self._turns.put(queue, now_s)
         self._send()
 
     def room(self, organisation_id: int, origin: str) -> int:
         """How many kept deliveries to an origin may be offered now."""
-        queue = self._queues.get((organisation_id, origin))
+        queue = self._turns.queues.get((organisation_id, origin))
         if queue is None:
-            return _CLAIM_MIN
+            return CLAIM_MIN
         if queue.breaker.state != "closed":
             return 1 if queue.breaker.usable(self._clock_s()) and not queue.waiting else 0
         if queue.stalled or queue.waiting:
@@ -176,61 +135,28 @@ class Sender:
     def sweep(self) -> None:
         """Keep what has waited too long for its turn, and forget origins that are at rest."""
         now_s = self._clock_s()
-        for queue in list(self._queues.values()):
+        for queue in list(self._turns.queues.values()):
             self._keep_slow(queue, now_s)
             at_rest = not queue.waiting and not queue.in_flight and queue.breaker.state == "closed"
             if at_rest and (not queue.failing or queue.used_s + 600.0 < now_s):
-                self._forget(queue)
+                self._turns.forget(queue)
 
     def give_back(self) -> None:
         """Keep everything that is in line, because the process ends."""
-        for queue in self._queues.values():
+        for queue in self._turns.queues.values():
             self._keep_all(queue, 0.0)
 
-    def _queue(self, key: tuple[int, str]) -> _Queue:
-        queue = self._queues.get(key)
-        if queue is None:
-            organisation = self._organisations.setdefault(key[0], _Organisation())
-            organisation.queues += 1
-            queue = self._queues[key] = _Queue(key, organisation)
-        queue.used_s = self._clock_s()
-        return queue
-
-    def _forget(self, queue: _Queue) -> None:
-        if queue.listed:
-            return
-        del self._queues[queue.key]
-        queue.organisation.queues -= 1
-        if not queue.organisation.queues and not queue.organisation.listed:
-            self._organisations.pop(queue.key[0], None)
-
-    # -- whose turn it is
-
-    def _list(self, queue: _Queue) -> None:
-        """Let a queue that may send have its turn."""
-        organisation = queue.organisation
-        may = queue.waiting and queue.in_flight < self._connections and queue.breaker.usable(self._clock_s())
-        if may and not queue.listed:
-            queue.listed = True
-            organisation.ready.append(queue)
-        if organisation.ready and not organisation.listed and organisation.in_flight < ORGANISATION_MAX:
-            organisation.listed = True
-            self._turns.append(organisation)
-
     def _send(self) -> None:
-        while self._turns and self._in_flight < IN_FLIGHT_MAX:
-            organisation = self._turns.popleft()
-            organisation.listed = False
-            queue = organisation.ready.popleft()
-            queue.listed = False
+        now_s = self._clock_s()
+        while self._in_flight < IN_FLIGHT_MAX and (queue := self._turns.next()) is not None:
             if queue.waiting:
                 self._waiting -= 1
                 self._begin(queue, queue.waiting.popleft())
-            self._list(queue)
+            self._turns.put(queue, now_s)
 
     # -- one attempt
 
-    def _begin(self, queue: _Queue, delivery: Delivery) -> None:
+    def _begin(self, queue: OriginQueue, delivery: Delivery) -> None:
         endpoint = self._table.endpoint(delivery.endpoint_id)
         if endpoint is None:
             delivery.reason = "endpoint-removed"
@@ -244,9 +170,13 @@ class Sender:
         wall_s = self._now_us() // 1_000_000
         signed = signing.headers(delivery.event_id, wall_s, delivery.body, endpoint.secrets(wall_s))
         done = partial(self._ended, queue, delivery, now_s)
-        self._poster.post(delivery.organisation_id, delivery.target, _FIXED_HEADERS + signed, delivery.body, done)
+        self._poster.post(
+            delivery.organisation_id, delivery.target, _FIXED_HEADERS + signed, delivery.body, done
+        )
 
-    def _ended(self, queue: _Queue, delivery: Delivery, began_s: float, status: int, reason: str) -> None:
+    def _ended(
+        self, queue: OriginQueue, delivery: Delivery, began_s: float, status: int, reason: str
+    ) -> None:
         now_s = self._clock_s()
         queue.in_flight -= 1
         queue.organisation.in_flight -= 1
@@ -270,20 +200,20 @@ class Sender:
             self._keeper.keep(delivery, pause_s(delivery.attempts, self._rng))
         if queue.waiting and not queue.breaker.usable(now_s):
             self._keep_all(queue, queue.breaker.closed_for(now_s))
-        self._list(queue)
+        self._turns.put(queue, now_s)
         self._send()
 
     def _age_s(self, delivery: Delivery) -> float:
         return (self._now_us() - delivery.kept_since_us) / 1e6 if delivery.kept_since_us else 0.0
 
-    def _keep_slow(self, queue: _Queue, now_s: float) -> None:
+    def _keep_slow(self, queue: OriginQueue, now_s: float) -> None:
         """Keep everything in line when its first has waited too long."""
         if queue.waiting and queue.waiting[0].queued_s + WAIT_S <= now_s:
             queue.stalled = queue.in_flight > 0
-            queue.claim = max(_CLAIM_MIN, queue.claim // 4)
+            queue.claim = max(CLAIM_MIN, queue.claim // 4)
             self._keep_all(queue, 0.0)
 
-    def _keep_all(self, queue: _Queue, due_in_s: float) -> None:
+    def _keep_all(self, queue: OriginQueue, due_in_s: float) -> None:
         self._waiting -= len(queue.waiting)
         while queue.waiting:
             self._keeper.keep(queue.waiting.popleft(), due_in_s)

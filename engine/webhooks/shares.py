@@ -1,12 +1,12 @@
 """Service: which shards this notifier reads, of all that are alive.
 
-Each notifier notes that it lives, sees who else does, and reads every n-th shard, by its place among their names.
-A shard has one owner at a time, by a lease of its own. Whoever has too many stops reading some, settles what it
-has read of them, and gives them back.
+Each notifier notes that it lives, sees who else does, and reads every n-th shard, by its place among their
+names. A shard has one owner at a time, by a lease of its own. Whoever has too many stops reading some,
+settles what it has read of them, and gives them back.
 
     killed         its leases end by themselves within `LEASE_S`, and others own its shards
-    frozen         the same; when it wakes it knows that its time is over, and nothing that it settles then counts
-    Redis away     it keeps its shards until their time is over, and reads on when Redis is back
+    frozen         the same; when it wakes it knows that its time is over, and nothing that it settles then
+    counts Redis away     it keeps its shards until their time is over, and reads on when Redis is back
     one more lives each of the others gives back what is not its share any more, within a few seconds
 """
 
@@ -61,7 +61,13 @@ class Shares:
     """The shards of one notifier. `run` it; `shards` is what it has now."""
 
     def __init__(
-        self, streams: WebhookStreams, name: str, shards: int, now_ms: Callable[[], int], *, lease_s: float = LEASE_S
+        self,
+        streams: WebhookStreams,
+        name: str,
+        shards: int,
+        now_ms: Callable[[], int],
+        *,
+        lease_s: float = LEASE_S,
     ) -> None:
         """`name` is unique per process incarnation. `now_ms`: the stores' time, milliseconds since 1970."""
         self._streams = streams

@@ -1,8 +1,8 @@
 """Rule: how a delivery is signed, after Standard Webhooks.
 
-The text that is signed is `<webhook-id>.<webhook-timestamp>.<body>`; a signature is `v1,` and the base64 of its
-HMAC-SHA256 with a secret. With two secrets, while one replaces the other, the header has a signature of each,
-with a blank between them. A secret is shown as `whsec_` and its base64.
+The text that is signed is `<webhook-id>.<webhook-timestamp>.<body>`; a signature is `v1,` and the base64 of
+its HMAC-SHA256 with a secret. With two secrets, while one replaces the other, the header has a signature of
+each, with a blank between them. A secret is shown as `whsec_` and its base64.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """

@@ -1,9 +1,9 @@
 """Rule: which URLs webhooks go to, and which addresses they may reach.
 
 A webhook is a request that a customer lets the engine make. So that nobody reaches what stands beside the
-engine, an address counts and not a name: each address that a name has is looked at when a connection is made, and
-the connection goes to that very address. A name that has another address a moment later (DNS rebinding) is
-looked at again with the next connection. No redirect is followed.
+engine, an address counts and not a name: each address that a name has is looked at when a connection is
+made, and the connection goes to that very address. A name that has another address a moment later (DNS
+rebinding) is looked at again with the next connection. No redirect is followed.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def target_of(url: str) -> Target | None:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the Internet: it is not private, loopback, link-local, shared, reserved or
-    of a group of receivers, and none of those hides inside an IPv6 address."""
+    """Whether an IP address belongs to the Internet: it is not private, loopback, link-local, shared,
+    reserved or of a group of receivers, and none of those hides inside an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

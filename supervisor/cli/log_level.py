@@ -38,13 +38,14 @@ class ChangedLevel(msgspec.Struct, frozen=True, kw_only=True):
 def change_level(data_dir: Path, level: str, role: str = "") -> list[ChangedLevel]:
     """Tell the supervisor of the data directory, and wait until the processes that run now have it.
 
-    `role`: "" for all; some roles have their level together (`log_levels`). Raises ConfigError when there is no such level or role, no engine runs there, it
-    stops, or it is another user's; NotChanged when some process has not said so within `_TIMEOUT_S`. Killed
-    in between: the level of some roles changes, and of others it does not.
+    `role`: "" for all; some roles have their level together (`log_levels`). Raises ConfigError when there is
+    no such level or role, no engine runs there, it stops, or it is another user's; NotChanged when some
+    process has not said so within `_TIMEOUT_S`. Killed in between: the level of some roles changes, and of
+    others it does not.
     """
     wanted = _one_of("ROLE", role, ROLES) if role else None
     signums = log_levels.signums_of(wanted, _one_of("LEVEL", level, LEVELS))
-    told = log_levels.told_with(wanted) if wanted else ROLES
+    roles = log_levels.roles_with(wanted) if wanted else ROLES
     path = snapshot.path_in(data_dir)
     before = snapshot.read(path)
     if before is None or before.stopping:
@@ -56,7 +57,7 @@ def change_level(data_dir: Path, level: str, role: str = "") -> list[ChangedLeve
         raise ConfigError(
             f"The engine (process {before.supervisor_pid}) takes no signal: {e.strerror}."
         ) from e
-    changed = [row for row in before.processes if row.pid and row.role in told]
+    changed = [row for row in before.processes if row.pid and row.role in roles]
     deadline = time.monotonic() + _TIMEOUT_S
     while late := _without(changed, snapshot.read(path), level):
         if time.monotonic() > deadline:

@@ -1,4 +1,5 @@
-"""`smsengine webhook`: endpoints of organisations and what could not be delivered to them, over the admin API."""
+"""`smsengine webhook`: endpoints of organisations and what could not be delivered to them, over the admin
+API."""
 
 from __future__ import annotations
 
@@ -87,7 +88,12 @@ def list_endpoints(organisation: _Organisation, *, engine: options.EngineOptions
         console.print("The organisation has no endpoints.")
         return
     rows = [
-        (str(e.id), e.url or "callback URLs of messages", _moment(e.created_at), _moment(e.previous_secret_until))
+        (
+            str(e.id),
+            e.url or "callback URLs of messages",
+            _moment(e.created_at),
+            _moment(e.previous_secret_until),
+        )
         for e in found
     ]
     console.print(show.table(("id", "url", "since", "two secrets until"), rows, frozenset({0})))
@@ -138,14 +144,18 @@ def test(organisation: _Organisation, endpoint: _EndpointId, *, engine: options.
     """
     sent = engine.admin().post(f"{_of(organisation)}/webhook-endpoints/{endpoint}/test", {}, _Test)
     if not engine.print_json(sent):
-        print(f"{sent.event_id} is on its way; if it fails, `smsengine webhook failed {organisation}` says why")
+        print(
+            f"{sent.event_id} is on its way; if it fails, `smsengine webhook failed {organisation}` says why"
+        )
 
 
 @app.command()
 @options.admin_options
 def failed(
     organisation: _Organisation,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Those that wait for their next attempt.")] = False,
+    waiting: Annotated[
+        bool, typer.Option("--waiting", help="Those that wait for their next attempt.")
+    ] = False,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -175,10 +185,12 @@ def failed(
 def replay(
     organisation: _Organisation,
     ids: Annotated[
-        list[int] | None, typer.Argument(metavar="ID...", help="Ids of deliveries: see `smsengine webhook failed`.")
+        list[int] | None,
+        typer.Argument(metavar="ID...", help="Ids of deliveries: see `smsengine webhook failed`."),
     ] = None,
     since: Annotated[
-        str, typer.Option(metavar="TIME", help="All that have failed since this time (RFC 3339, with an offset).")
+        str,
+        typer.Option(metavar="TIME", help="All that have failed since this time (RFC 3339, with an offset)."),
     ] = "",
     *,
     engine: options.EngineOptions,

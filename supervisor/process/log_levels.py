@@ -1,8 +1,8 @@
 """Rule: which signal tells the supervisor from which level on the processes of a role are to log.
 
 Each level of each role has a real-time signal of its own, so a wish arrives as a whole or not at all, and
-nothing is left behind by whoever dies in between. There are more roles than there are signals for: the last ones
-share theirs, and have the same level.
+nothing is left behind by whoever dies in between. There are more roles than there are signals for: the last
+ones share theirs, and have the same level.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIGNUMS = tuple(signal.SIGRTMIN + 1 + n for n in range(len(_WISHES)))
 assert SIGNUMS[-1] <= signal.SIGRTMAX
 
 
-def told_with(role: Role) -> tuple[Role, ...]:
+def roles_with(role: Role) -> tuple[Role, ...]:
     """The roles whose level changes with that of this one, itself among them."""
     return next(group for group in _GROUPS if role in group)
 

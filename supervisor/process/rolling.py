@@ -1,7 +1,7 @@
 """How the processes get another configuration while the engine works. Rules only.
 
 Each process has the generation of the configuration that it was started with. When
-another generation is wanted, the workers, ingest and admin are replaced role by role. The ledger and
+another generation is wanted, the workers, notifiers, ingest and admin are replaced role by role. The ledger and
 the archiver go on, since they use no setting that may change. As in `reconcile` there is no
 plan that could be lost, only what is wanted and what is observed:
 
@@ -11,7 +11,7 @@ plan that could be lost, only what is wanted and what is observed:
 3. When none of another generation is left and all are ready, the extra one is drained.
 
 A process that drains loses nothing: ingest and admin answer the requests they have begun and the others
-accept from the same socket; a worker settles what is in flight and hands back the rest.
+accept from the same socket; a worker settles what is in flight and hands back the rest, and so does a notifier.
 
 A process that has outgrown its memory is replaced in the same way, whatever its role.
 
@@ -32,7 +32,7 @@ from engine.supervision import CANNOT_BOOT
 from supervisor.process.child_state import ChildState, Key, Limits, Slot
 
 # In this order: ingest accepts messages for a new provider, so it comes after the workers, which send them.
-ROLLED: tuple[Role, ...] = ("express", "normal", "ingest", "admin")
+ROLLED: tuple[Role, ...] = ("express", "normal", "notifier", "ingest", "admin")
 
 
 class Rolling(msgspec.Struct, kw_only=True):

@@ -67,7 +67,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     # Redis is away here, as with dead letters.
     "POST /v1/admin/organisations/{organisation_id}/webhook-endpoints/{endpoint_id}/test": ("", None),
     "POST /v1/admin/organisations/{organisation_id}/webhook-deliveries/replay": (
-        "", {"since": "2026-01-01T00:00:00Z"},
+        "",
+        {"since": "2026-01-01T00:00:00Z"},
     ),
     "POST /v1/admin/organisations/{organisation_id}/webhook-deliveries/{delivery_id}/replay": ("", None),
     "POST /v1/admin/admin-keys": ("", {"name": "changing", "scopes": ["read"]}),
@@ -117,8 +118,8 @@ async def made_endpoint(api: Api, organisation_id: int, directory_url: str) -> t
     _, made = await api.admin("POST", f"/organisations/{organisation_id}/webhook-endpoints", url)
     connection = await asyncpg.connect(directory_url)
     delivery_id = await connection.fetchval(
-        "INSERT INTO webhook_deliveries (shard, organisation_id, endpoint_id, origin, url, event_id, type, event_at,"
-        " body, attempts, due_at, failed_at, last_status, last_reason)"
+        "INSERT INTO webhook_deliveries (shard, organisation_id, endpoint_id, origin, url, event_id, type,"
+        " event_at, body, attempts, due_at, failed_at, last_status, last_reason)"
         " VALUES (0, $1, $2, '', '', $3, '', now(), '', 1, now(), now(), 404, '') RETURNING id",
         organisation_id, made["id"], f"evt_{organisation_id}",
     )  # fmt: skip
@@ -182,7 +183,9 @@ async def test_every_call_that_changes_something_is_recorded_with_who_and_from_w
             assert newest["organisation_id"] == int(path.split("/")[4])
         if kind(route) == "POST /v1/admin/organisations":
             assert newest["organisation_id"] == reply["id"]
-        secrets += [value for name, value in (reply or {}).items() if name in ("api_key", "admin_key", "secret")]
+        secrets += [
+            value for name, value in (reply or {}).items() if name in ("api_key", "admin_key", "secret")
+        ]
     text = msgspec.json.encode(await records(api)).decode()
     for secret in secrets:
         assert secret[-20:] not in text

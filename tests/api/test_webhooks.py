@@ -1,9 +1,9 @@
-"""The calls on webhooks: secrets are shown once, private addresses are refused, and keys need their scopes."""
+"""The calls on webhooks: secrets are shown once, private addresses are refused, and keys need their
+scopes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -93,14 +93,10 @@ class Queue:
         self.events += events
 
 
-@pytest.fixture
-async def queue() -> AsyncIterator[Queue]:
-    yield Queue()
-
-
 async def test_a_test_event_goes_to_the_endpoint_that_is_named(
-    directory: Directory, acme: NewOrganisation, queue: Queue
+    directory: Directory, acme: NewOrganisation
 ) -> None:
+    queue = Queue()
     services = await services_with(directory)
     book = services.webhooks.book
     changed = await services_with(directory, webhooks=WebhookServices(book, queue, 16))

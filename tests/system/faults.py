@@ -9,7 +9,7 @@ from typing import Any
 from tests.system.client import Caller, eventually, fetch
 from tests.system.conftest import Engine
 
-ROLES = ("ingest", "express", "normal", "ledger", "archiver")
+ROLES = ("ingest", "express", "normal", "ledger", "archiver", "notifier")
 
 
 class Senders:

@@ -1,4 +1,5 @@
-"""Posting to servers that are nobody's friend: what they do is bounded, and private addresses are not reached."""
+"""Posting to servers that are nobody's friend: what they do is bounded, and private addresses are not
+reached."""
 
 from __future__ import annotations
 
@@ -81,7 +82,9 @@ async def test_a_name_with_one_private_address_among_others_is_refused(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def found(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in ("93.184.216.34", "127.0.0.1")]
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in ("93.184.216.34", "127.0.0.1")
+        ]
 
     monkeypatch.setattr(resolving.socket, "getaddrinfo", found)
     assert await posted(receiver.url(host="mixed.example"), permitted=is_public) == (0, "address-refused")

@@ -62,7 +62,9 @@ class WebhookWorld:
         made = await self.directory.create_organisation(name or f"organisation {next(_numbers)}")
         return made.id
 
-    def row(self, organisation_id: int, event: Any = "delivered", callback_url: str = "", **more: Any) -> ActivityRow:
+    def row(
+        self, organisation_id: int, event: Any = "delivered", callback_url: str = "", **more: Any
+    ) -> ActivityRow:
         message = Message(
             id=f"019aaaaa-0000-7000-8000-{next(_numbers):012x}", organisation_id=organisation_id,
             to="+989120000001", text="", sender="ACME", encoding="GSM-7", segments=1, units=2,
@@ -152,7 +154,7 @@ async def new_webhook_world(redis_url: str, archive_url: str, books_url: str) ->
     """`archive_url`: a ClickHouse database that is migrated."""
     activity = World(in_database(redis_url, REDIS_DATABASE), archive_url)
     await activity.redis.flushdb()
-    pool = await Pool.connect(books_url)
+    pool = await Pool.connect(books_url, timeout_s=20.0)
     link = RedisLink(activity.redis_url, timeout_s=5, name="webhooks")
     reading = RedisLink(activity.redis_url, timeout_s=5, name="webhooks read")
     await link.start()

@@ -1,6 +1,7 @@
 """Posts to any number of servers: a pool of connections for each origin, for as long as it is used.
 
-Two organisations whose URLs have the same origin have a pool each, so that neither waits for answers of the other's.
+Two organisations whose URLs have the same origin have a pool each, so that neither waits for answers of the
+other's.
 
 Only the status of an answer counts, so little of it is read: an answer larger than ANSWER_BYTES_MAX ends the
 request without one, and so does one that is not whole within the time-out, however slowly it comes. Redirects
@@ -49,8 +50,8 @@ class HttpPools:
         permitted: Callable[[str], bool] | None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`connections` to one origin for one organisation. `permitted`: whether an IP address may be connected to; None: any.
-        `tls`: whom to trust; None: the authorities of the system."""
+        """`connections` to one origin for one organisation. `permitted`: whether an IP address may be
+        connected to; None: any. `tls`: whom to trust; None: the authorities of the system."""
         self._connections = connections
         self._timeout_s = timeout_s
         self._permitted = permitted

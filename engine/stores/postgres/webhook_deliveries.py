@@ -1,8 +1,8 @@
 """Deliveries of webhooks that wait or have failed, in PostgreSQL (`engine.webhooks.ports.DeliveryBook`).
 
-Under failure: every call is one transaction. After `Unavailable` nobody knows whether it took effect, and the same
-call may be made again: keeping a delivery again changes nothing (`event_id`, `url` are unique), forgetting one that
-is gone neither. A claim whose answer was lost ends by itself.
+Under failure: every call is one transaction. After `Unavailable` nobody knows whether it took effect, and
+the same call may be made again: keeping a delivery again changes nothing (`event_id`, `url` are unique),
+forgetting one that is gone neither. A claim whose answer was lost ends by itself.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ KEPT_DAYS = 30
 _TIDY_MAX = 5_000
 
 _KEEP = """
-INSERT INTO webhook_deliveries (shard, organisation_id, endpoint_id, origin, url, event_id, type, event_at, body,
+INSERT INTO webhook_deliveries (shard, organisation_id, endpoint_id, origin, url, event_id, type, event_at,
+body,
     attempts, due_at, failed_at, last_status, last_reason)
 SELECT shard, organisation_id, endpoint_id, origin, url, event_id, type, event_at, body, attempts,
-    now() + make_interval(secs => coalesce(due_in_s, 0)), CASE WHEN due_in_s IS NULL THEN now() END, last_status,
-    last_reason
+    now() + make_interval(secs => coalesce(due_in_s, 0)), CASE WHEN due_in_s IS NULL THEN now() END,
+    last_status, last_reason
 FROM unnest($1::int[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[],
     $8::timestamptz[], $9::bytea[], $10::int[], $11::float8[], $12::int[], $13::text[])
     AS d(shard, organisation_id, endpoint_id, origin, url, event_id, type, event_at, body, attempts, due_in_s,
@@ -73,8 +74,9 @@ WITH due AS (
           AND d.origin = w.origin AND d.due_at <= now()
         ORDER BY d.due_at LIMIT w.most FOR UPDATE SKIP LOCKED) d
 )
-UPDATE webhook_deliveries d SET due_at = now() + make_interval(secs => $5::float8) FROM due WHERE d.id = due.id
-RETURNING d.id, d.shard, d.organisation_id, d.endpoint_id, d.url, d.event_id, d.type, d.event_at, d.body,
+UPDATE webhook_deliveries d SET due_at = now() + make_interval(secs => $5::float8) FROM due WHERE d.id =
+due.id RETURNING d.id, d.shard, d.organisation_id, d.endpoint_id, d.url, d.event_id, d.type, d.event_at,
+d.body,
     d.attempts, d.kept_at"""
 _GIVE_UP = """
 UPDATE webhook_deliveries SET failed_at = now(), last_reason = 'too-old' WHERE id IN (
@@ -96,9 +98,7 @@ class PostgresDeliveries:
     async def keep(self, deliveries: Sequence[tuple[Delivery, float | None]]) -> None:
         """See the port."""
         new = [_values(delivery, due) for delivery, due in deliveries if not delivery.row_id]
-        known = [
-            (d.row_id, d.attempts, due, d.status, d.reason) for d, due in deliveries if d.row_id
-        ]
+        known = [(d.row_id, d.attempts, due, d.status, d.reason) for d, due in deliveries if d.row_id]
         async with self._pool.transaction() as connection:
             if new:
                 await connection.execute(_KEEP, *map(list, zip(*new, strict=True)))

@@ -1,7 +1,7 @@
 """Endpoints of organisations, and what their organisations ask of kept deliveries, in PostgreSQL.
 
-Under failure: as `engine.stores.postgres.directory`. A secret is shown by the call that makes it and by no other;
-when that answer was lost, the secret is rotated.
+Under failure: as `engine.stores.postgres.directory`. A secret is shown by the call that makes it and by no
+other; when that answer was lost, the secret is rotated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.webhooks.signing import SECRET_OCTETS, shown
 from engine.webhooks.urls import ALLOWED, names_private_address, target_of
 
 ENDPOINTS_MAX = 20
-OVERLAP_S_DEFAULT, OVERLAP_S_MAX = 86_400, 30 * 86_400
+OVERLAP_S_MAX = 30 * 86_400
 # Deliveries that are replayed in one statement, and by one call.
 _REPLAY_STEP, REPLAY_MAX = 5_000, 50_000
 
@@ -35,10 +35,11 @@ RETURNING version"""
 _CHANGES = """
 SELECT v.version, e.id, e.organisation_id, e.url, e.secret, e.removed_at IS NOT NULL,
     e.previous_secret, coalesce(extract(epoch FROM e.previous_until), 0)::float8
-FROM webhooks_version v LEFT JOIN webhook_endpoints e ON e.version > $1 AND ($1 > 0 OR e.removed_at IS NULL)"""
+FROM webhooks_version v LEFT JOIN webhook_endpoints e ON e.version > $1 AND ($1 > 0 OR e.removed_at IS
+NULL)"""
 _CALLBACK = """
-SELECT id, organisation_id, url, secret, previous_secret, coalesce(extract(epoch FROM previous_until), 0)::float8
-FROM webhook_endpoints WHERE organisation_id = $1 AND url = '' AND removed_at IS NULL"""
+SELECT id, organisation_id, url, secret, previous_secret, coalesce(extract(epoch FROM previous_until),
+0)::float8 FROM webhook_endpoints WHERE organisation_id = $1 AND url = '' AND removed_at IS NULL"""
 _ADD = """
 INSERT INTO webhook_endpoints (organisation_id, url, secret, version) VALUES ($1, $2, $3, $4)
 RETURNING id, url, created_at, NULL::timestamptz"""
@@ -51,8 +52,8 @@ _REMOVE = "UPDATE webhook_endpoints SET removed_at = now(), version = $2 WHERE i
 _FAIL_ALL = """
 UPDATE webhook_deliveries SET failed_at = now(), last_reason = 'endpoint-removed'
 WHERE endpoint_id = $1 AND organisation_id = $2 AND failed_at IS NULL"""
-# A secret that is replaced before its rotation is over was never in use: the older one stays, so that an answer
-# that was lost costs nothing.
+# A secret that is replaced before its rotation is over was never in use: the older one stays, so that an
+# answer that was lost costs nothing.
 _ROTATE = """
 UPDATE webhook_endpoints SET
     previous_secret = CASE WHEN previous_until > now() THEN previous_secret ELSE secret END,
@@ -62,16 +63,19 @@ UPDATE webhook_endpoints SET
     secret = $2, version = $4
 WHERE id = $1 RETURNING id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END"""
 _PAGE = """
-SELECT id, failed_at IS NULL AS waits, event_id, type, url, event_at, attempts, due_at, failed_at, last_status,
+SELECT id, failed_at IS NULL AS waits, event_id, type, url, event_at, attempts, due_at, failed_at,
+last_status,
     last_reason
-FROM webhook_deliveries WHERE organisation_id = $1 AND id < $2 AND ($3::boolean IS NULL OR (failed_at IS NULL) = $3)
-ORDER BY id DESC LIMIT $4"""
+FROM webhook_deliveries WHERE organisation_id = $1 AND id < $2 AND ($3::boolean IS NULL OR (failed_at IS
+NULL) = $3) ORDER BY id DESC LIMIT $4"""
 _DELIVERY = """
-SELECT id, failed_at IS NULL AS waits, event_id, type, url, event_at, attempts, due_at, failed_at, last_status,
+SELECT id, failed_at IS NULL AS waits, event_id, type, url, event_at, attempts, due_at, failed_at,
+last_status,
     last_reason
 FROM webhook_deliveries WHERE organisation_id = $1 AND id = $2"""
 _REPLAY = """
-UPDATE webhook_deliveries SET attempts = CASE WHEN failed_at IS NULL THEN attempts ELSE 0 END, kept_at = now(),
+UPDATE webhook_deliveries SET attempts = CASE WHEN failed_at IS NULL THEN attempts ELSE 0 END, kept_at =
+now(),
     due_at = now(), failed_at = NULL
 WHERE organisation_id = $1 AND id = $2"""
 _REPLAY_SINCE = """
@@ -114,9 +118,7 @@ class EndpointBook:
             version = await _locked(connection)
             if not await exists_in(connection, organisation_id):
                 return None
-            row = await connection.fetchrow(
-                _CALLBACK, organisation_id
-            )
+            row = await connection.fetchrow(_CALLBACK, organisation_id)
             if row is not None:
                 return _endpoint(*row)
             secret = secrets.token_bytes(SECRET_OCTETS)
@@ -134,7 +136,8 @@ class EndpointBook:
         return found
 
     async def create(self, organisation_id: int, url: str) -> NewEndpoint:
-        """One more endpoint. Raises Refusal 404, 409 when there is one with this URL or there are too many, 422."""
+        """One more endpoint. Raises Refusal 404, 409 when there is one with this URL or there are too many,
+        422."""
         target = target_of(url)
         if target is None:
             raise _invalid("url", ALLOWED)
@@ -147,7 +150,9 @@ class EndpointBook:
             if not present and not await exists_in(connection, organisation_id):
                 raise no_organisation()
             if len(present) >= ENDPOINTS_MAX:
-                raise Refusal("too_many_endpoints", 409, f"An organisation has at most {ENDPOINTS_MAX} endpoints.")
+                raise Refusal(
+                    "too_many_endpoints", 409, f"An organisation has at most {ENDPOINTS_MAX} endpoints."
+                )
             try:
                 row = await connection.fetchrow(_ADD, organisation_id, url, secret, version)
             except asyncpg.UniqueViolationError as e:
@@ -166,8 +171,8 @@ class EndpointBook:
             await note_change(connection, {"url": url}, {"url": None})
 
     async def rotate(self, organisation_id: int, endpoint_id: int | None, overlap_s: float) -> NewEndpoint:
-        """A new secret; the present one signs as well for `overlap_s` seconds more. None: of the endpoint that
-        stands for callback URLs. Raises Refusal 404, 422."""
+        """A new secret; the present one signs as well for `overlap_s` seconds more. None: of the endpoint
+        that stands for callback URLs. Raises Refusal 404, 422."""
         if not 0 <= overlap_s <= OVERLAP_S_MAX:
             raise _invalid("overlap_s", f"from 0 to {OVERLAP_S_MAX} seconds")
         if endpoint_id is None:
@@ -192,7 +197,8 @@ class EndpointBook:
     async def deliveries(
         self, organisation_id: int, state: DeliveryState | None, before_id: int, limit: int
     ) -> list[ShownDelivery]:
-        """At most `limit` kept deliveries with ids below `before_id`, the newest first; None: in either state."""
+        """At most `limit` kept deliveries with ids below `before_id`, the newest first; None: in either
+        state."""
         waits = None if state is None else state == "waiting"
         async with self._pool.connection() as connection:
             rows = await connection.fetch(_PAGE, organisation_id, before_id, waits, limit)

@@ -1,17 +1,18 @@
-"""What notifiers read in Redis and keep there: the streams, how far they are settled, and who has which shard.
+"""What notifiers read in Redis and keep there: the streams, how far they are settled, and who has which
+shard.
 
 Keys:
 
 activity:{s}          rows of activity; only read here
-webhooks:{s}          events that are no rows (`engine.webhooks.records.WebhookEvent`); each entry has one field
-                      `b`, a MessagePack array of them
+webhooks:{s}          events that are no rows (`engine.webhooks.records.WebhookEvent`); each entry has
+                      one field `b`, a MessagePack array of them
 webhooks:{s}:settled  how far both are settled: delivered, or kept in PostgreSQL
 webhooks:{s}:lock     the notifier that has the shard
 webhooks:notifiers    the notifiers that live
 archiver:trimmed      from where on the archiver has left the activity streams
 
-Under failure: every call raises Unavailable and may be repeated. `settle` with the same positions changes nothing
-the second time; one by a process that has lost the shard changes nothing at all.
+Under failure: every call raises Unavailable and may be repeated. `settle` with the same positions changes
+nothing the second time; one by a process that has lost the shard changes nothing at all.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ EVENTS_MAX = 100_000
 
 _pack = msgspec.msgpack.Encoder().encode
 
-# own(lock, positions, activity, events; owner, ttl_ms) -> {settled activity, settled events} when the shard is the
-# owner's now, else nil. A shard that was never read begins at the end of its streams.
+# own(lock, positions, activity, events; owner, ttl_ms) -> {settled activity, settled events} when the shard
+# is the owner's now, else nil. A shard that was never read begins at the end of its streams.
 _OWN = """#!lua flags=allow-oom
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return false end
@@ -84,8 +85,8 @@ return 1
 def add_events(shard: int, events: Iterable[WebhookEvent]) -> Command:
     """The command that puts events on the stream of their shard, in one entry, all or none.
 
-    It may be sent in a pipeline with others, or from a script (`XADD webhooks:{s} MAXLEN ~ EVENTS_MAX * b ...`).
-    Sent twice, the events have the same ids, and receivers know them again.
+    It may be sent in a pipeline with others, or from a script (`XADD webhooks:{s} MAXLEN ~ EVENTS_MAX * b
+    ...`). Sent twice, the events have the same ids, and receivers know them again.
     """
     return ("XADD", webhook_events_key(shard), "MAXLEN", "~", EVENTS_MAX, "*", "b", _pack(list(events)))
 
@@ -146,8 +147,9 @@ class RedisWebhookStreams:
     async def read(
         self, read: Mapping[int, Settled], count: int, block_ms: int
     ) -> tuple[list[FoundEntry], dict[int, StreamId]]:
-        """Up to `count` entries of each stream behind what was read, in the order of each stream; and by shard
-        from where on the activity is kept, as it was after that. Waits up to `block_ms` for the first entry."""
+        """Up to `count` entries of each stream behind what was read, in the order of each stream; and by
+        shard from where on the activity is kept, as it was after that. Waits up to `block_ms` for the first
+        entry."""
         keys = {activity_key(s): (s, True) for s in read} | {webhook_events_key(s): (s, False) for s in read}
         places = [str(at.activity) for at in read.values()] + [str(at.events) for at in read.values()]
         block = ("BLOCK", block_ms) if block_ms else ()

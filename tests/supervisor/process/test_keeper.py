@@ -185,7 +185,7 @@ def test_sigterm_to_every_process_at_once_still_drains_in_order(start: Start) ->
     assert running.end() == 0
     roles = [e["role"] for e in running.events("drained")]
     assert roles == sorted(roles, key=DRAIN_ORDER.index)
-    assert len(roles) == 8
+    assert len(roles) == 9
     asked = [e["child"].split()[0] for e in running.logged("child_drain")]
     assert asked == roles, "each was asked by the supervisor, in its turn"
     assert running.fenced() == []
@@ -211,7 +211,7 @@ def test_time_in_which_all_were_frozen_is_not_held_against_the_children(start: S
     os.killpg(running.pid, signal.SIGCONT)
     running.send(signal.SIGTERM)
     assert running.end() == 0
-    assert len(running.events("drained")) == len(running.events("born")) == 7
+    assert len(running.events("drained")) == len(running.events("born")) == 8
 
 
 def test_the_parent_owns_no_thread_no_loop_and_no_socket_but_those_it_listens_on(start: Start) -> None:
