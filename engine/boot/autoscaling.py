@@ -64,13 +64,10 @@ class _Own(msgspec.Struct, frozen=True, kw_only=True):
             processes=self.configured.get(queue, 0), concurrency=self.configured_concurrency.get(queue, 1)
         )
 
-    def hold(self, queue: Queue) -> str:
-        """Why nothing is to be scaled; "": it is."""
-        if queue in self.wish.processes or queue in self.wish.concurrency:
-            return "an operator has set the numbers"
-        if self.wish.drained or self.stopping or not self.ready:
-            return "the node is drained, or not ready"
-        return ""
+    def rests(self, queue: Queue) -> bool:
+        """Whether nothing is to be scaled: an operator has set the numbers, or the node does not work."""
+        by_hand = queue in self.wish.processes or queue in self.wish.concurrency
+        return by_hand or self.wish.drained or self.stopping or not self.ready
 
 
 class Autoscaling:
@@ -84,7 +81,7 @@ class Autoscaling:
         self._readings = Readings({p.name: sends_max(p) for p in process.config.providers})
         self._scalers: dict[Queue, tuple[AutoscaleSettings, Autoscaler]] = {}
         self._scaled: dict[Queue, QueueScaled] = {}
-        self._has_told = False
+        self._was_scaled = False
         self._changes: Counter[tuple[str, ...]] = Counter()
         meter = process.meter
         meter.tally("smsengine_autoscale_changes", self._changes, ("queue", "direction"))
@@ -109,7 +106,7 @@ class Autoscaling:
         own = await asyncio.to_thread(_own, self._process.config.data_dir)
         self._follow(own)
         if not self._scalers:
-            if self._has_told:
+            if self._was_scaled:
                 # It was ended by a reload; the supervisor is to forget the last changes.
                 self._tell()
             return
@@ -123,9 +120,11 @@ class Autoscaling:
             waiting(self._link, queues, self._process.config.shards), self._notes.notes(), self._notes.flows()
         )
         for queue, (_, scaler) in self._scalers.items():
+            if own.rests(queue):
+                scaler.rest()
+                continue
             others = self._others(queue, unread[queue], notes, flows)
             seen = self._readings.of(queue, others, scaler.horizon_s)
-            seen = seen._replace(hold=own.hold(queue)) if own.hold(queue) else seen
             # A plan takes some milliseconds.
             change = await asyncio.to_thread(scaler.look, seen)
             if change is not None:
@@ -134,7 +133,7 @@ class Autoscaling:
 
     def _tell(self) -> None:
         self._process.life.scaled(msgspec.json.encode(self._scaled))
-        self._has_told = bool(self._scaled)
+        self._was_scaled = bool(self._scaled)
 
     def _follow(self, own: _Own) -> None:
         """Have a scaler for each queue that the configuration in force has scaled."""

@@ -8,8 +8,9 @@ of ten percent or a quarter, and is kept; so it costs nothing while they stay ab
     down    when for `calm_s` nothing more was wanted, to the most that was wanted meanwhile, and only when
             that is a quarter less, or a process less
     flaps   when more is wanted soon after less was given, the calm must last twice as long the next time
-    hold    while nothing may be concluded: providers are down or paused, an operator has set the numbers by
-            hand, the node is drained. Then nothing changes, and the calm begins anew
+    hold    while nothing may be concluded, because providers are down or paused. Then nothing changes, and
+    the
+            calm begins anew. So it does while an operator has set the numbers, or the node is drained
 
 What is concluded never leaves the bounds of the settings. Every node decides for its share of what arrives
 on all nodes. A decision of one node changes no input of another, so they cannot drive each other up and down.
@@ -153,11 +154,15 @@ class Autoscaler:
         burst is no rate."""
         return min(max(self._target.latency_s, _HORIZON_MIN_S), _HORIZON_MAX_S)
 
+    def rest(self) -> None:
+        """Let the calm begin anew: the numbers are in other hands now, or nothing works here."""
+        self._since_s = None
+
     def look(self, seen: Measured) -> Change | None:
         """What changes by what was measured; None: nothing does. Times go up."""
         now = self.shape
         if self._settings.within(now.processes, now.concurrency) != now:
-            return self._change(seen, self._settings.within(now.processes, now.concurrency), "the bounds")
+            return self._change(seen, self._settings.within(now.processes, now.concurrency), "its bounds")
         if seen.answers:
             self._answers = seen.answers
         if seen.hold:
@@ -180,7 +185,8 @@ class Autoscaler:
     def _rise(self, seen: Measured, processes: int, slots: int) -> Change | None:
         after = self._settings.within(processes, math.ceil(slots / processes))
         if after == self.shape:
-            # The bounds are reached.
+            # The bounds are reached; that is no calm.
+            self._since_s = None
             return None
         if seen.at_s - self._fell_at_s < 2 * self._calm_s:
             self._calm_s = min(2 * self._calm_s, max(_CALM_MAX_S, self._settings.calm_s))

@@ -108,6 +108,18 @@ def _near_an_outage(at_s: int) -> bool:
     return any(begin - 0.02 <= at_s / 360 < begin + 0.6 for begin in (10.5, 18.0))
 
 
+def test_at_its_bounds_it_is_not_calm_and_nothing_is_taken_away() -> None:
+    def rate(at_s: float) -> float:
+        return 20.0 if at_s < 50 else 2000.0
+
+    day = Day(rate, fast, concurrency_min=2, concurrency_max=40, calm_s=20)
+    day.pass_s(49)
+    day.scaler.rest()
+    day.pass_s(120)
+    assert day.scaler.shape == Shape(processes=4, concurrency=40)
+    assert all(change.after.concurrency >= change.before.concurrency for change in day.changed(50))
+
+
 def test_a_campaign_in_the_queue_that_has_time_is_spread() -> None:
     day = Day(lambda at_s: 5.0 if at_s != 100 else 50_000.0, fast, queue="normal", concurrency_min=5)
     day.pass_s(700)
