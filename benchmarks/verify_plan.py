@@ -10,8 +10,8 @@ concurrency, for which the planner predicts that the target is missed. How a loa
 the long run is said in benchmarks/typical_load.py.
 
 The figures go to docs/reports/verify-plan.md, with a plot in verify-plan.svg, and to
-benchmarks/results/verify-plan.jsonl. Exit code 1 when a quantile of a plan is further from its prediction
-than 15 %.
+benchmarks/results/verify-plan.jsonl, each scenario as soon as it is measured, so that `--go-on` goes on after
+an interruption. Exit code 1 when a quantile of a plan is further from its prediction than 15 %.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import uvloop
 
 from benchmarks.open_load import OpenLoad
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
+from benchmarks.results import note
 from benchmarks.running import engine, settled
 from benchmarks.shaped import (
     archived,
@@ -42,7 +43,7 @@ from benchmarks.shaped import (
 )
 from benchmarks.typical_load import PARTS, TypicalLoad, typical_load
 from benchmarks.verify_records import Measured
-from benchmarks.verify_report import write_reports
+from benchmarks.verify_report import noted_here, write_reports
 from engine.capacity import response_times, targets
 from engine.capacity.costs import CALIBRATION, Costs
 from engine.capacity.plan import Bounds, Plan, Planner
@@ -150,19 +151,26 @@ def main() -> None:
     )
     parser.add_argument("--only", default="", help="scenarios whose name holds this text")
     parser.add_argument("--no-notch", action="store_true", help="leave out the runs with less concurrency")
+    parser.add_argument(
+        "--go-on", action="store_true", help="keep what was measured at this commit, and measure the rest"
+    )
     parser.add_argument("--costs", type=Path, default=DEFAULT / CALIBRATION, help="what make calibrate wrote")
     chosen = parser.parse_args()
     costs = costs_from(chosen.costs)
-    found: list[Measured] = []
-    for scenario in (s for s in SCENARIOS if chosen.only in s.name):
+    found = noted_here() if chosen.go_on else []
+    known = {run.scenario for run in found}
+    for scenario in (s for s in SCENARIOS if chosen.only in s.name and s.name not in known):
         print(f"{scenario.name} ...", file=sys.stderr)
         for run in verify(scenario, costs, chosen.seconds, notch=not chosen.no_notch):
             found.append(run)
+            note("verify-plan", run)
             print(
                 f"  {run.queue} {run.processes} × {run.concurrency}: {run.predicted_ms}, of this load "
                 f"{run.load_ms} -> {run.measured_ms}",
                 flush=True,
             )
+    names = [scenario.name for scenario in SCENARIOS]
+    found = sorted((run for run in found if run.scenario in names), key=lambda run: names.index(run.scenario))
     write_reports(found, costs, tolerance=_TOLERANCE)
     worst = max((abs(part) for run in found if run.planned for part in run.off().values()), default=0.0)
     print(f"the largest distance of a plan from its prediction: {worst:.0%}; docs/reports/verify-plan.md")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from benchmarks.results import REPORTS, machine, note
+import msgspec
+
+from benchmarks.results import REPORTS, machine, read
 from benchmarks.verify_records import Measured
 from engine.capacity import durations
 from engine.capacity.costs import Costs
@@ -17,12 +19,20 @@ _COLOURS = {"p50": "#4477aa", "p95": "#228833", "p99": "#ee6677"}
 
 
 def write_reports(runs: Sequence[Measured], costs: Costs, tolerance: float) -> None:
-    """Write verify-plan.md and .svg under docs/reports, and verify-plan.jsonl under benchmarks/results."""
+    """Write verify-plan.md and .svg under docs/reports."""
     REPORTS.mkdir(parents=True, exist_ok=True)
     (REPORTS / "verify-plan.md").write_text(_markdown(runs, costs, tolerance), encoding="utf-8")
     (REPORTS / "verify-plan.svg").write_text(_plot(runs), encoding="utf-8")
-    for run in runs:
-        note("verify-plan", run)
+
+
+def noted_here() -> list[Measured]:
+    """What was measured on this machine at this commit, the newest of each."""
+    newest: dict[tuple[str, str, bool], Measured] = {}
+    for line in read("verify-plan"):
+        if line["machine"] == msgspec.to_builtins(machine()):
+            run = msgspec.convert(line, Measured)
+            newest[run.scenario, run.queue, run.planned] = run
+    return list(newest.values())
 
 
 def _markdown(runs: Sequence[Measured], costs: Costs, tolerance: float) -> str:
