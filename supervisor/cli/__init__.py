@@ -49,6 +49,7 @@ from supervisor.cli import (
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 from supervisor.cli.output import is_unread, surviving_output
+from supervisor.cli.text import usage_sentence
 
 app = typer.Typer(
     name="smsengine",
@@ -99,7 +100,7 @@ def run(arguments: list[str]) -> int:
             # Without standalone mode a command's own Exit comes back as its code.
             return app(arguments, prog_name="smsengine", standalone_mode=False) or 0
     except typer.TyperException as e:
-        _complain(e.format_message())
+        _complain(usage_sentence(e.format_message()))
         return 2
     except EngineError as e:
         _complain(str(e))
