@@ -3,7 +3,7 @@
 Exit codes: 0 it is done, or it is as it should be; 1 the engine's answer is no (a check failed, a
 unit is missing, a message was refused, a part failed while running); 2 the command cannot be
 carried out as it stands (a wrong option, file, key, setting or port, or no engine there); 3 the
-audit found nothing wrong, but could not check everything.
+audit found nothing wrong, but could not check everything; 130 it was interrupted (Ctrl-C).
 Each error is one sentence on stderr.
 
 Commands that only talk HTTP start fast, since this module imports no role, no store and no
@@ -12,7 +12,6 @@ provider. A command that needs those imports them when it is called.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -50,6 +49,8 @@ from supervisor.cli import (
 )  # fmt: skip
 from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
+from supervisor.cli.output import is_unread, surviving_output
+from supervisor.cli.text import usage_sentence
 
 app = typer.Typer(
     name="smsengine",
@@ -84,6 +85,8 @@ app.command()(changes.changes)
 _ANSWER_S = 15.0
 # Longest wait for one look of --watch, seconds; parts of it that are late are named in the answer.
 _WATCH_S = 5.0
+# As shells say of a program that SIGINT has ended.
+_INTERRUPTED = 130
 _AUDIT_CODES = {"clean": 0, "not_clean": 1, "not_checked": 3}
 
 
@@ -95,21 +98,18 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Carry out a command line, without the program's name. Returns its exit code; errors are on stderr."""
     try:
-        # Without standalone mode a command's own Exit comes back as its code.
-        return app(arguments, prog_name="smsengine", standalone_mode=False) or 0
+        with surviving_output():
+            # Without standalone mode a command's own Exit comes back as its code.
+            return app(arguments, prog_name="smsengine", standalone_mode=False) or 0
     except typer.TyperException as e:
-        _complain(e.format_message())
+        _complain(usage_sentence(e.format_message()))
         return 2
     except EngineError as e:
         _complain(str(e))
         return 2 if isinstance(e, ConfigError | Refusal | Unavailable) else 1
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted.")
-        return 1
-    except BrokenPipeError:
-        # The reader of our output has gone; the interpreter must not try to flush the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _INTERRUPTED
     except OSError as e:
         _complain(f"{e.filename or 'the operating system'}: {e.strerror or e}.")
         return 2
@@ -311,7 +311,7 @@ def status(
                 Console(highlight=False).print(shown)
             if late is not None and not watch:
                 raise late
-            if not watch:
+            if not watch or is_unread():
                 return
             time.sleep(interval)
     except KeyboardInterrupt:

@@ -1,5 +1,5 @@
 """The command `smsengine`: `python -m supervisor.cli`."""
 
-from supervisor.cli import main
+from supervisor.command import main
 
 main()

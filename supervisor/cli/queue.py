@@ -224,9 +224,10 @@ def scale(
     path = f"/v1/admin/queues/{queue}/scale"
     found = engine.admin().post(path, body, Scaled, idempotency_key=str(uuid.uuid4()))
     if not engine.print_json(found):
-        many = "as many as configured" if found.processes is None else str(found.processes)
+        many = "" if found.processes is None else f"{found.processes} "
         sends = "" if found.concurrency is None else f", each with {found.concurrency} sends in flight"
-        print(f"The node {found.node} has {many} workers of {queue}{sends}.")
+        configured = ", as many as configured" if found.processes is None else ""
+        print(f"The node {found.node} has {many}workers of {queue}{configured}{sends}.")
 
 
 def _number(name: str, text: str, low: int, high: int) -> int | None:

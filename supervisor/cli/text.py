@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich import box
@@ -35,3 +36,10 @@ def span(ms: int) -> str:
         if seconds < limit:
             return f"{seconds // unit} {name}"
     return f"{seconds // 86400} d"
+
+
+def usage_sentence(said: str) -> str:
+    """What is wrong with a command line, as the library that reads it said it. Whoever types -5 means a
+    number, which the library reads as an option."""
+    below = re.fullmatch(r"No such option: (-[0-9].*)", said)
+    return f"A number here must not be below 0, as {below[1]} is." if below else said

@@ -18,6 +18,8 @@ from supervisor.cli.live.spark import spark
 from supervisor.cli.show_nodes import NodeRows, rows_of, scaled
 from supervisor.cli.text import number
 
+# With so many lines, the alarms aside, everything has one line at least.
+_LOW = 12
 # From so many columns on, processes stand beside each other.
 _WIDE = 120
 _HEAD, _ILL, _DIM = "bold", "bold red", "dim"
@@ -44,11 +46,13 @@ def frame(seen: Status, *, width: int, height: int, now_us: int, note: str = "")
     `now_us`: UTC microseconds. `note`: a sentence on how old this is, "" when it is of now.
     """
     head = [_top(seen, width, note)]
-    queues = [*_queues(seen, width), _credit(seen), _behind(seen)]
     alarms = [line for sentence in _missing(seen) for line in _wrapped(f"not known: {sentence}", width, _ILL)]
     alarms += [line for sentence in show.sentences(seen) for line in _wrapped(sentence, width, "yellow")]
     providers = _providers(seen.flow)
     nodes = [_node(rows, width, now_us) for rows in rows_of(seen)]
+    # On a low terminal histories make room for what is wrong.
+    is_low = height < len(alarms) + _LOW
+    queues = [*_queues(seen, 0 if is_low else width), _credit(seen), _behind(seen)]
     room = height - len(head) - len(queues)
     # At least the titles of the nodes, and one line of the others that says how many there are.
     alarms = _cut(alarms, max(1, room - len(nodes) - min(len(providers), 2)), "lines")
@@ -98,6 +102,7 @@ def _titles(columns: Sequence[tuple[str, int]]) -> Text:
 
 
 def _queues(seen: Status, width: int) -> list[Text]:
+    """What is in each queue, and its last minutes as bars; those are left out with a width of 0."""
     lines = [_titles(_QUEUE)]
     flow, states = seen.flow, seen.queues
     for queue in ("express", "normal"):
@@ -111,7 +116,7 @@ def _queues(seen: Status, width: int) -> list[Text]:
         dead = state.dead if state else 0
         line = _row(_QUEUE, [queue, *moving, *lying, *times])
         lines.append(line.append(f" {number(dead)} set aside", style=_ILL) if dead else line)
-        if rates is not None and flow is not None:
+        if width and rates is not None and flow is not None:
             lines.append(_history(rates.ins, rates.outs, flow.step_s, width))
     return lines
 

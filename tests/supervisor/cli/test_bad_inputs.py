@@ -95,6 +95,8 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["org", "topup", "1", "0", "--reference", "r", *ADMIN], "Invalid value for 'UNITS'"),
         (["org", "topup", "one", "5", "--reference", "r", *ADMIN], "Invalid value for 'ID'"),
         (["org", "topup", "1", "5", *ADMIN], "Missing option '--reference'"),
+        (["org", "topup", "1", "-5", "--reference", "r", *ADMIN], "must not be below 0, as -5 is."),
+        (["queue", "scale", "express", "-1", *ADMIN], "A number here must not be below 0, as -1 is."),
         (["org", "list", *ADMIN], "cannot be reached: nothing listens there."),
         (["check", "--config", "none.toml"], "The configuration none.toml cannot be read"),
         (["migrate", "--config", "no.toml"], "no.toml is not TOML"),

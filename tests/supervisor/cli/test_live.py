@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from rich.cells import cell_len
 
-from engine.organisations import Drain
+from engine.organisations import Drain, Pause
 from supervisor.cli import answers
 from supervisor.cli.live.frame import frame, rate, short, time_of
 from supervisor.cli.live.spark import spark
@@ -117,6 +118,19 @@ def test_a_drain_says_what_is_left() -> None:
     shown = " ".join(" ".join(picture(seen)).split())
     sentence = "the queue normal is drained since 2026-11-28 03:04 (new address): 5 waiting, 2 scheduled or"
     assert sentence in shown
+
+
+def test_on_a_low_terminal_what_is_wrong_is_whole_and_histories_make_room() -> None:
+    since = datetime(2026, 11, 28, 3, 4, tzinfo=UTC)
+    wrong = {"normal": Pause(since=since, reason="a campaign with a wrong text")}
+    seen = msgspec.structs.replace(engine(nodes=1, workers=2, providers=1), paused_queues=wrong)
+    shown = picture(seen, 60, 12)
+    assert "the queue normal is paused since 2026-11-28 03:04 (a campaign with a wrong text)" in " ".join(
+        " ".join(shown).split()
+    )
+    assert any("ready" in line for line in shown), "the node is there"
+    assert not any("▁" in line for line in shown)
+    assert any("▁" in line for line in picture(engine(nodes=1, workers=2, providers=1), 60, 12))
 
 
 def test_numbers_are_short() -> None:
