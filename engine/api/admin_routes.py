@@ -15,6 +15,7 @@ from engine.api.opt_outs import OptOuts
 from engine.api.ports import AdminServices
 from engine.api.prices import PriceTables
 from engine.api.queues import QueuePauses
+from engine.api.reports import REPORT_S, AllReports
 from engine.api.routes import Providers, Routes
 from engine.api.senders import SenderCalls
 from engine.api.traffic import TRAFFIC_S, TrafficReport
@@ -125,4 +126,6 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")
     traffic = TrafficReport(services)
     yield AdminRoute("GET", f"{_ROOT}/traffic", traffic.show, "read", timeout_s=TRAFFIC_S + 10.0)
+    reports = AllReports(services)
+    yield AdminRoute("GET", f"{_ROOT}/reports/summary", reports.summary, "read", timeout_s=REPORT_S)
     yield AdminRoute("GET", f"{_ROOT}/audit", admin.audit, "read", timeout_s=AUDIT_S_MAX + 10.0)

@@ -35,6 +35,7 @@ from engine.shards import shard_of
 from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.clickhouse.traffic import ClickHouseTraffic
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
@@ -131,6 +132,7 @@ async def admin_services(
         status=looks.reports.status,
         scrape=looks.scrape.text,
         backlog=looks.reports.backlog,
+        reports=closed_by(stack, ClickHouseReports(config.clickhouse.url)).summary,
         traffic=closed_by(stack, ClickHouseTraffic(config.clickhouse.url, now_us)).traffic,
         audit=looks.auditor.audit,
         ready=ready,

@@ -50,6 +50,7 @@ from engine.records import MessageDraft
 from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -241,6 +242,7 @@ async def _services(
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
         cancels=Cancels(lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable),
+        reports=closed_by(stack, ClickHouseReports(config.clickhouse.url)).summary,
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

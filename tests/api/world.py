@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 
 from engine import api_keys
+from engine.activity.reports import Report, ReportQuery
 from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
@@ -263,6 +264,9 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def traffic(days: int) -> object:
         return {"days": days, "busiest": []}
 
+    async def no_report(query: ReportQuery) -> Report:
+        return Report(from_time="", until_time="", time_zone=query.time_zone, complete=True, rows=[])
+
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
@@ -305,6 +309,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "scrape": scrape,
         "backlog": backlog,
         "traffic": traffic,
+        "reports": no_report,
         "audit": audit,
         "ready": ready,
         "can_spend": lambda: True,
