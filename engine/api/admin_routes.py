@@ -8,6 +8,7 @@ from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.admin_keys import AdminKeyCalls
 from engine.api.admin_route import AdminRoute
 from engine.api.dead_letters import DeadLetters
+from engine.api.exports import AllExports
 from engine.api.inbound import InboundCalls
 from engine.api.limits import OrganisationLimits
 from engine.api.nodes import NodeCalls
@@ -126,6 +127,8 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")
     traffic = TrafficReport(services)
     yield AdminRoute("GET", f"{_ROOT}/traffic", traffic.show, "read", timeout_s=TRAFFIC_S + 10.0)
+    exports = AllExports(services)
+    yield AdminRoute("GET", f"{_ROOT}/reports/messages", exports.messages, "read")
     reports = AllReports(services)
     yield AdminRoute("GET", f"{_ROOT}/reports/summary", reports.summary, "read", timeout_s=REPORT_S)
     yield AdminRoute("GET", f"{_ROOT}/audit", admin.audit, "read", timeout_s=AUDIT_S_MAX + 10.0)

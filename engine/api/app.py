@@ -14,6 +14,7 @@ from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
 from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
+from engine.api.exports import OwnExports
 from engine.api.guard import Action, Exchanges
 from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
@@ -108,6 +109,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/reports/summary": {"GET": OwnReports(services, keys).summary},
+        "/v1/reports/messages": {"GET": OwnExports(services, keys).messages},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
         "/v1/inbound-messages": {"GET": OwnInbound(services, keys).show},
         "/v1/providers/{name}/inbound/{token}": {"GET": pushes.take, "POST": pushes.take},

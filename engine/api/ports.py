@@ -13,7 +13,7 @@ import msgspec
 from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.receipt_ports import ReceiptReader
 from engine.api.recipient_ports import InboundReader, RecipientServices
-from engine.api.report_ports import ReportSource
+from engine.api.report_ports import ReportServices
 from engine.api.request_counts import RequestCounts
 from engine.api.webhook_ports import WebhookServices
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
@@ -323,7 +323,7 @@ class _Common:
     directory: Directory
     recipients: RecipientServices
     transactions: Transactions
-    reports: ReportSource
+    reports: ReportServices
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
     # How requests were answered.

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from aiohttp import hdrs, web
@@ -25,7 +25,7 @@ from engine.api.ports import AdminServices, Services
 from engine.api.report_ports import ReportSource
 from engine.api.response import Response, answer_of
 from engine.errors import TooMany
-from engine.records import QUEUES
+from engine.records import QUEUES, Queue
 
 # How long a report may take, with its wait for others, seconds.
 REPORT_S = 30.0
@@ -43,13 +43,19 @@ _ROWS_MAX = 10_000
 _GROUPS: tuple[Group, ...] = get_args(Group)
 _OWN_GROUPS = tuple(name for name in _GROUPS if name != "organisation")
 _ORDERS: dict[str, Order] = {name: name for name in get_args(Order)}
-_QUEUES: dict[str, str] = {"": "", **{queue: queue for queue in QUEUES}}
+QUEUE_NAMES: Mapping[str, Queue | Literal[""]] = {"": "", **{queue: queue for queue in QUEUES}}
 
-_PARAMETERS = {
+# Of reports and exports: the parameters that name a period and a queue.
+PERIOD = {
     "from_time": Parameter(
         "Of messages accepted from this time on; a day before `until_time` if absent.", TIME
     ),
     "until_time": Parameter("And before this time; the end of this quarter of an hour if absent.", TIME),
+    "queue": Parameter("Only those of this queue.", {"enum": list(QUEUES)}),
+}
+
+_PARAMETERS = {
+    **PERIOD,
     "group_by": Parameter(
         "Names of groups with commas between; none: one row. Of minute, hour and day one at most. "
         "`reference` is what references begin with, up to the first of `- _ / : .` or a blank.",
@@ -58,7 +64,6 @@ _PARAMETERS = {
     "time_zone": Parameter(
         "IANA name of the time zone of hours and days.", {"type": "string", "default": "UTC"}
     ),
-    "queue": Parameter("Only those of this queue.", {"enum": list(QUEUES)}),
     "provider": Parameter("Only those that ended with this provider.", TEXT),
     "country": Parameter("Only those to this country, ISO 3166.", TEXT),
     "order": Parameter(
@@ -124,7 +129,7 @@ class OwnReports:
     """The action on /v1/reports/summary."""
 
     def __init__(self, services: Services, keys: Keys) -> None:
-        self._reports = services.reports
+        self._reports = services.reports.summary
         self._now_us = services.now_us
         self._keys = keys
         self._queue = ReportQueue()
@@ -151,7 +156,7 @@ class AllReports:
     """The action on /v1/admin/reports/summary."""
 
     def __init__(self, services: AdminServices) -> None:
-        self._reports = services.reports
+        self._reports = services.reports.summary
         self._now_us = services.now_us
         self._queue = ReportQueue()
 
@@ -189,10 +194,7 @@ def query_of(
     """What the query of the URL asks for; `now_s`: seconds since 1970. Raises Refusal 422."""
     group_by = _groups(request, allowed)
     step_s = 60 if "minute" in group_by else _QUARTER_S
-    until_s = _time(request, "until_time", step_s, (now_s // step_s + 1) * step_s)
-    from_s = _time(request, "from_time", step_s, max(0, until_s - _PERIOD_S))
-    if from_s >= until_s:
-        raise invalid("`from_time` must be before `until_time`.", "from_time")
+    from_s, until_s = period_of(request, now_s, step_s)
     longest_s, what = _LONGEST_S, "a report"
     if "minute" in group_by:
         longest_s, what = _MINUTES_S, "a report by minute"
@@ -213,10 +215,21 @@ def query_of(
         group_by=group_by,
         time_zone=_zone(request),
         organisation_id=organisation_id,
-        queue=choice_asked(request, "queue", _QUEUES),
+        queue=choice_asked(request, "queue", QUEUE_NAMES),
         provider=_name(request, "provider"),
         country=country,
     )
+
+
+def period_of(request: web.Request, now_s: int, step_s: int = _QUARTER_S) -> tuple[int, int]:
+    """The times `from_time` and `until_time` of the query, on whole steps of `step_s`, seconds since 1970.
+
+    Raises Refusal 422."""
+    until_s = _time(request, "until_time", step_s, (now_s // step_s + 1) * step_s)
+    from_s = _time(request, "from_time", step_s, max(0, until_s - _PERIOD_S))
+    if from_s >= until_s:
+        raise invalid("`from_time` must be before `until_time`.", "from_time")
+    return from_s, until_s
 
 
 def _groups(request: web.Request, allowed: Sequence[Group]) -> tuple[Group, ...]:

@@ -30,6 +30,7 @@ from engine.boot.ingest_counts import watch_ingest, watch_requests
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
 from engine.boot.recipients import recipient_services
+from engine.boot.reports import report_services
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend, obstacle_of
@@ -50,7 +51,6 @@ from engine.records import MessageDraft
 from engine.shards import shard_of
 from engine.store_clock import StoreClock
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.reports import ClickHouseReports
 from engine.stores.postgres.closures import PostgresClosures
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
@@ -242,7 +242,7 @@ async def _services(
         transactions=Journal(postgres).transactions,
         history=MessageReads(lookups).message,
         cancels=Cancels(lookups, RedisCancels(link, shards, process.clock.now_us), process.pulse.readable),
-        reports=closed_by(stack, ClickHouseReports(config.clickhouse.url)).summary,
+        reports=report_services(config, stack),
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

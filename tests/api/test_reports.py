@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from engine.activity.reports import Report, ReportQuery, ReportRow
+from engine.api.report_ports import ReportServices
 from engine.organisations import NewOrganisation
+from engine.stores.clickhouse.export import ClickHouseExport
 from engine.stores.postgres.directory import Directory
 from tests.api.world import Api, services_with, serving, until
 
@@ -41,7 +43,12 @@ def source() -> Source:
 
 @pytest.fixture(scope="module")
 async def reporting(directory: Directory, acme: NewOrganisation, source: Source) -> AsyncIterator[Api]:
-    services = await services_with(directory, reports=source, now_us=lambda: (FROM_S + 1000) * 1_000_000)
+    export = ClickHouseExport("http://127.0.0.1:9/none")
+    services = await services_with(
+        directory,
+        reports=ReportServices(source, export.messages),
+        now_us=lambda: (FROM_S + 1000) * 1_000_000,
+    )
     async with serving(services, acme.api_key) as running:
         yield running
 
