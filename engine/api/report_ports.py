@@ -16,7 +16,10 @@ Exporter = Callable[[ExportQuery], AbstractAsyncContextManager[AsyncIterator[byt
 
 
 class ReportServices(NamedTuple):
-    """Where reports and exports come from."""
+    """What is done with the messages that are recorded."""
 
     summary: ReportSource
     export: Exporter
+    # Begins to erase a number in E.164; and how many changes of tables are under way. Both raise Unavailable.
+    erase: Callable[[str], Awaitable[None]]
+    erasures_under_way: Callable[[], Awaitable[int]]

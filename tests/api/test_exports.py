@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -16,8 +17,6 @@ import pytest
 from engine.activity import history
 from engine.activity.blocks import block_of
 from engine.activity.records import ActivityEntry
-from engine.activity.reports import Report, ReportQuery
-from engine.api.report_ports import ReportServices
 from engine.errors import Unavailable
 from engine.organisations import NewOrganisation
 from engine.records import ActivityRow
@@ -43,8 +42,8 @@ def rows_of(organisation_id: int, number: int) -> list[ActivityRow]:
     return [
         make_row(
             0, organisation_id=organisation_id, message_id=f"019aaaaa-0000-7000-8000-{number:012x}",
-            event=event, accepted_at_us=at_us, at_us=at_us + place * 250_000, units=5, segments=1, attempt=place,
-            provider="a" if place else "", reference='quoted, "twice"' if number else "", latency_us=0,
+            event=event, accepted_at_us=at_us, at_us=at_us + place * 250_000, units=5, segments=1,
+            attempt=place, provider="a" if place else "", reference='quoted, "twice"' if number else "", latency_us=0,
         )
         for place, event in enumerate(HISTORIES[number % len(HISTORIES)])
     ]  # fmt: skip
@@ -94,10 +93,8 @@ async def exported(
 async def exporting(
     directory: Directory, acme: NewOrganisation, exported: tuple[Breaking, dict[str, Any]]
 ) -> AsyncIterator[Api]:
-    async def no_report(query: ReportQuery) -> Report:
-        raise Unavailable("There is none.")
-
-    services = await services_with(directory, reports=ReportServices(no_report, exported[0].messages))
+    services = await services_with(directory)
+    services = replace(services, reports=services.reports._replace(export=exported[0].messages))
     async with serving(services, acme.api_key) as running:
         yield running
 
@@ -166,3 +163,11 @@ async def test_what_is_no_export_is_refused(exporting: Api, query: str, field: s
 async def test_the_operator_names_the_organisation(exporting: Api, acme: NewOrganisation) -> None:
     status, problem = await exporting.admin("GET", "/reports/messages")
     assert (status, problem["field"]) == (422, "organisation")
+
+
+async def test_an_erasure_is_begun_of_a_number_that_is_one(exporting: Api) -> None:
+    status, answer = await exporting.admin("POST", "/erasures", {"number": "+4915112345678"})
+    assert (status, answer) == (202, {"under_way": 0})
+    assert await exporting.admin("GET", "/erasures") == (200, {"under_way": 0})
+    status, problem = await exporting.admin("POST", "/erasures", {"number": "12"})
+    assert (status, problem["field"]) == (422, "number")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from engine.activity.reports import Report, ReportQuery, ReportRow
-from engine.api.report_ports import ReportServices
 from engine.organisations import NewOrganisation
-from engine.stores.clickhouse.export import ClickHouseExport
 from engine.stores.postgres.directory import Directory
 from tests.api.world import Api, services_with, serving, until
 
@@ -43,12 +42,10 @@ def source() -> Source:
 
 @pytest.fixture(scope="module")
 async def reporting(directory: Directory, acme: NewOrganisation, source: Source) -> AsyncIterator[Api]:
-    export = ClickHouseExport("http://127.0.0.1:9/none")
-    services = await services_with(
-        directory,
-        reports=ReportServices(source, export.messages),
-        now_us=lambda: (FROM_S + 1000) * 1_000_000,
-    )
+    services = await services_with(directory, now_us=lambda: (FROM_S + 1000) * 1_000_000)
+    services = replace(services, reports=services.reports._replace(summary=source))
+    assert services.admin is not None
+    services = replace(services, admin=replace(services.admin, reports=services.reports))
     async with serving(services, acme.api_key) as running:
         yield running
 

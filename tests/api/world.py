@@ -269,6 +269,12 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def no_report(query: ReportQuery) -> Report:
         return Report(from_time="", until_time="", time_zone=query.time_zone, complete=True, rows=[])
 
+    async def no_erasure(number: str) -> None:
+        assert number.startswith("+")
+
+    async def none_under_way() -> int:
+        return 0
+
     @asynccontextmanager
     async def no_export(query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
         raise Unavailable("There is none.")
@@ -316,7 +322,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "scrape": scrape,
         "backlog": backlog,
         "traffic": traffic,
-        "reports": ReportServices(no_report, no_export),
+        "reports": ReportServices(no_report, no_export, no_erasure, none_under_way),
         "audit": audit,
         "ready": ready,
         "can_spend": lambda: True,
