@@ -41,12 +41,21 @@ def rows_of(organisation_id: int, number: int) -> list[ActivityRow]:
     at_us = START_US + number * 1_000_000
     return [
         make_row(
-            0, organisation_id=organisation_id, message_id=f"019aaaaa-0000-7000-8000-{number:012x}",
-            event=event, accepted_at_us=at_us, at_us=at_us + place * 250_000, units=5, segments=1,
-            attempt=place, provider="a" if place else "", reference='quoted, "twice"' if number else "", latency_us=0,
+            0,
+            organisation_id=organisation_id,
+            message_id=f"019aaaaa-0000-7000-8000-{number:012x}",
+            event=event,
+            accepted_at_us=at_us,
+            at_us=at_us + place * 250_000,
+            units=5,
+            segments=1,
+            attempt=place,
+            provider="a" if place else "",
+            reference='quoted, "twice"' if number else "",
+            latency_us=0,
         )
         for place, event in enumerate(HISTORIES[number % len(HISTORIES)])
-    ]  # fmt: skip
+    ]
 
 
 class Breaking:
