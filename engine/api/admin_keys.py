@@ -11,7 +11,7 @@ from engine.admin_keys import SCOPES, AdminKey, NewAdminKey, Scope
 from engine.api.admin_call import posted
 from engine.api.decoding import Shape, check_scopes, check_time, invalid
 from engine.api.description import ID, TEXT, TIME, Parameter, described
-from engine.api.paging import NUMBER, NUMBER_MAX, asked, limit_asked
+from engine.api.paging import NUMBER, NUMBER_MAX, asked, limit_asked, time_asked
 from engine.api.parameters import ADMIN_KEY, CURSOR, LIMIT
 from engine.api.ports import AdminServices
 from engine.api.problems import not_found
@@ -122,8 +122,8 @@ class AdminKeyCalls:
             key=query.get("key") or None,
             organisation_id=asked(request, "organisation", 0, 1) or None,
             path=query.get("path") or None,
-            since=_time(request, "since"),
-            until=_time(request, "until"),
+            since=time_asked(request, "since"),
+            until=time_asked(request, "until"),
         )
         limit, before_id = limit_asked(request), asked(request, "cursor", NUMBER_MAX, 1)
         for name, text in (("key", wanted.key), ("path", wanted.path)):
@@ -133,17 +133,3 @@ class AdminKeyCalls:
         found = await self._changes.page(wanted, before_id, limit + 1)
         page = found[:limit]
         return answer_of(200, _Page(page, page[-1].id if len(found) > limit else None))
-
-
-def _time(request: web.Request, name: str) -> datetime | None:
-    """The time `name` of the query, None if absent or empty. Raises Refusal 422."""
-    text = request.query.get(name)
-    if not text:
-        return None
-    try:
-        time = msgspec.convert(text, datetime)
-    except msgspec.ValidationError:
-        # Refused below, as one without a time zone.
-        time = datetime.min
-    check_time(name, time)
-    return time

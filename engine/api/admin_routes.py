@@ -8,6 +8,8 @@ from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.admin_keys import AdminKeyCalls
 from engine.api.admin_route import AdminRoute
 from engine.api.dead_letters import DeadLetters
+from engine.api.erasures import Erasures
+from engine.api.exports import AllExports
 from engine.api.inbound import InboundCalls
 from engine.api.limits import OrganisationLimits
 from engine.api.nodes import NodeCalls
@@ -15,6 +17,7 @@ from engine.api.opt_outs import OptOuts
 from engine.api.ports import AdminServices
 from engine.api.prices import PriceTables
 from engine.api.queues import QueuePauses
+from engine.api.reports import REPORT_S, AllReports
 from engine.api.routes import Providers, Routes
 from engine.api.senders import SenderCalls
 from engine.api.traffic import TRAFFIC_S, TrafficReport
@@ -125,4 +128,10 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")
     traffic = TrafficReport(services)
     yield AdminRoute("GET", f"{_ROOT}/traffic", traffic.show, "read", timeout_s=TRAFFIC_S + 10.0)
+    exports, erasures = AllExports(services), Erasures(services)
+    yield AdminRoute("GET", f"{_ROOT}/erasures", erasures.show, "read")
+    yield AdminRoute("POST", f"{_ROOT}/erasures", erasures.begin, "operate", outside=True)
+    yield AdminRoute("GET", f"{_ROOT}/reports/messages", exports.messages, "read")
+    reports = AllReports(services)
+    yield AdminRoute("GET", f"{_ROOT}/reports/summary", reports.summary, "read", timeout_s=REPORT_S)
     yield AdminRoute("GET", f"{_ROOT}/audit", admin.audit, "read", timeout_s=AUDIT_S_MAX + 10.0)

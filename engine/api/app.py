@@ -15,6 +15,7 @@ from engine.api.auth import Keys
 from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
 from engine.api.estimates import Estimates
+from engine.api.exports import OwnExports
 from engine.api.guard import Action, Exchanges
 from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
@@ -27,6 +28,7 @@ from engine.api.pages import Pages
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
+from engine.api.reports import REPORT_S, OwnReports
 from engine.api.response import Response, answer_of
 from engine.api.senders import OwnSenders
 from engine.api.webhooks import own_webhooks
@@ -112,6 +114,8 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         "/v1/batches/{id}/cancel": {"POST": cancels.batch},
         "/v1/balance": {"GET": accounts.balance},
         "/v1/balance/transactions": {"GET": accounts.transactions},
+        "/v1/reports/summary": {"GET": OwnReports(services, keys).summary},
+        "/v1/reports/messages": {"GET": OwnExports(services, keys).messages},
         "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
         "/v1/inbound-messages": {"GET": OwnInbound(services, keys).show},
         "/v1/providers/{name}/inbound/{token}": {"GET": pushes.take, "POST": pushes.take},
@@ -124,7 +128,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
     actions |= pages.actions()
     app, exchanges = web.Application(), Exchanges(services)
-    _route(app.router, actions, exchanges)
+    _route(app.router, actions, exchanges, {"/v1/reports/summary": REPORT_S})
     if services.admin is not None:
         _route_admin(app, services.admin, exchanges)
     else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
-from engine.api.decoding import invalid
+from engine.api.decoding import check_time, invalid
 from engine.api.ports import Transactions
 from engine.organisations import Transaction
 
@@ -37,6 +38,20 @@ def asked(request: web.Request, name: str, default: int, least: int = 0, most: i
     if not NUMBER.fullmatch(value) or not least <= int(value) <= most:
         raise invalid(f"`{name}` must be a whole number from {least} to {most}.", name)
     return int(value)
+
+
+def time_asked(request: web.Request, name: str) -> datetime | None:
+    """The time `name` of the query, None if absent or empty. Raises Refusal 422."""
+    text = request.query.get(name)
+    if not text:
+        return None
+    try:
+        time = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        # Refused below, as one without a time zone.
+        time = datetime.min
+    check_time(name, time)
+    return time
 
 
 def choice_asked(request: web.Request, name: str, choices: Mapping[str, T]) -> T:

@@ -14,6 +14,7 @@ from engine.admin_keys import AdminCredential, AdminKey, NewAdminKey, Scope
 from engine.api.message_ports import Batches, Cancels, Lists
 from engine.api.receipt_ports import ReceiptReader
 from engine.api.recipient_ports import InboundReader, RecipientServices
+from engine.api.report_ports import ReportServices
 from engine.api.request_counts import RequestCounts
 from engine.api.webhook_ports import WebhookServices
 from engine.changes import Change, ChangeFilter, ChangeUnderWay
@@ -331,6 +332,7 @@ class _Common:
     recipients: RecipientServices
     answers: KeptAnswers
     transactions: Transactions
+    reports: ReportServices
     # Each store that is needed to serve, and "ok" or what is wrong with it: `redis`, `postgres`.
     ready: Callable[[], Awaitable[dict[str, str]]]
     # How requests were answered.
@@ -374,11 +376,9 @@ class AdminServices(_Common):
     providers: Sequence[ProviderSettings]
     # What all processes have noted of what providers sent and was not understood.
     provider_problems: ProviderProblems
-    # The two admin reports; anything that msgspec can encode.
+    # The status, who has a backlog in a queue, the busiest minutes of so many days; as msgspec can encode.
     status: Callable[[], Awaitable[object]]
-    # Who has a backlog in a queue; anything that msgspec can encode.
     backlog: Callable[[Queue], Awaitable[object]]
-    # The busiest minutes of so many days; anything that msgspec can encode.
     traffic: Callable[[int], Awaitable[object]]
     audit: AuditCall
     # (header Accept) → what the node counts, as text, and its content type.

@@ -60,6 +60,8 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "invalid_sender": ProblemCode(422, "the sender is none that a network takes"),
     "invalid_text": ProblemCode(422, "the text is empty, too long, or has half of a character"),
     "invalid_receipt": ProblemCode(422, "what a provider pushed cannot be read as receipts"),
+    "report_too_large": ProblemCode(422, "the report reads too much, or has too many groups"),
+    "report_under_way": ProblemCode(429, "another report of the organisation is being made"),
     "rate_limited": ProblemCode(429, "more than the organisation's `rate_max`"),
     "backlog_full": ProblemCode(429, "as many messages wait as the organisation's `backlog_max` allows"),
     "internal": ProblemCode(500, "the engine failed; name the `request_id` when you report it"),

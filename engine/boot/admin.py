@@ -28,6 +28,7 @@ from engine.api.webhook_ports import WebhookServices
 from engine.boot.ingest_counts import watch_requests
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
 from engine.boot.recipients import recipient_services
+from engine.boot.reports import report_services
 from engine.boot.scrape import Scrape
 from engine.config import Config
 from engine.nodes.control import NodeControl
@@ -134,6 +135,7 @@ async def admin_services(
         status=looks.reports.status,
         scrape=looks.scrape.text,
         backlog=looks.reports.backlog,
+        reports=report_services(config, stack),
         traffic=closed_by(stack, ClickHouseTraffic(config.clickhouse.url, now_us)).traffic,
         audit=looks.auditor.audit,
         ready=ready,

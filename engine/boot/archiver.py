@@ -16,6 +16,8 @@ from typing import get_args
 import structlog
 
 from engine.activity.archiver import Archiver
+from engine.activity.ports import ActivityStream
+from engine.activity.report_filling import fill_reports
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.inbox import assemble_inbox
@@ -34,6 +36,7 @@ from engine.receipts.rounds import Rounds
 from engine.shards import shard_of
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
+from engine.stores.clickhouse.report_fill import ClickHouseReportFill
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
@@ -124,6 +127,17 @@ async def archive_and_match(
             group.create_task(archiver.run(life.draining))
             group.create_task(matcher.run(life.draining))
             group.create_task(inbox.run(life.draining))
+            group.create_task(_fill_reports(config, activity, archiver, life, now_us))
+
+
+async def _fill_reports(
+    config: Config, stream: ActivityStream, archiver: Archiver, life: Heartbeat, now_us: Callable[[], int]
+) -> None:
+    fill = ClickHouseReportFill(config.clickhouse.url)
+    try:
+        await fill_reports(fill, stream, life.draining, active=lambda: archiver.active, now_us=now_us)
+    finally:
+        await fill.close()
 
 
 def _show(meter: Meter, rounds: Rounds, config: Config) -> None:

@@ -32,6 +32,7 @@ from engine.boot.ingest_counts import watch_ingest, watch_requests
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import DRAIN_S, Process, closed_by, end, patiently, until
 from engine.boot.recipients import recipient_services
+from engine.boot.reports import report_services
 from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota, can_spend, obstacle_of
@@ -263,6 +264,7 @@ async def _services(
         ),
         lists=MessageLists(listed, progress, shards, process.clock.now_us),
         batches=batches,
+        reports=report_services(config, stack),
         ready=ready,
         can_spend=partial(can_spend, quota),
         counts=counts,

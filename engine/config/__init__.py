@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from engine import text_file
+from engine.config.activity import ActivitySettings
 from engine.config.autoscale import Autoscale
 from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
@@ -291,6 +292,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logs: Logs = Logs()
     notifier: NotifierSettings = NotifierSettings()
     limits: Limits = Limits()
+    activity: ActivitySettings = ActivitySettings()
     inbound: Inbound = Inbound()
     autoscale: Autoscale = Autoscale()
     # A worker that has not settled an entry for this long loses it to another worker, seconds.

@@ -42,6 +42,7 @@ from supervisor.cli import (
     price,
     provider,
     queue,
+    report,
     route,
     send,
     show,
@@ -80,6 +81,7 @@ app.add_typer(webhook.app, name="webhook")
 app.command()(send.send)
 app.command()(plan.plan)
 app.command()(changes.changes)
+app.command()(report.report)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0

@@ -9,6 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -126,7 +127,7 @@ class World:
         )
         assert (rows, distinct) == (self.put_rows, self.put_rows)
         rolled = await self.query(
-            "SELECT organisation_id, event, sum(messages), sum(units) FROM activity_minute GROUP BY ALL"
+            "SELECT organisation_id, event, sum(events), sum(units) FROM report_minutes GROUP BY ALL"
         )
         assert {(org, event): count for org, event, count, _ in rolled} == expected
         assert sum(r[3] for r in rolled) == units
@@ -141,9 +142,10 @@ class World:
 
 
 @asynccontextmanager
-async def new_world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
+async def new_world(redis_url: str, clickhouse_url: str, scripts: Path | None = None) -> AsyncIterator[World]:
+    """`scripts`: the folder of those that are applied to ClickHouse; None: all of this version."""
     own = in_database(clickhouse_url, f"activity_{next(_numbers)}_{uuid.uuid4().hex[:6]}")
-    await migrate_clickhouse(own)
+    await migrate_clickhouse(own, scripts)
     world = World(in_database(redis_url, REDIS_DATABASE), own)
     await world.redis.flushdb()
     try:

@@ -16,21 +16,24 @@ import asyncpg
 import msgspec
 
 from engine import api_keys
+from engine.activity.reports import Report, ReportQuery
 from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
 from engine.api.ports import AdminServices, Draft, Outcome, Render, Services
 from engine.api.recipient_ports import RecipientServices
+from engine.api.report_ports import ReportServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.api.webhook_ports import WebhookServices
 from engine.batches import Batch
-from engine.errors import Refusal
+from engine.errors import Refusal, Unavailable
 from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
 from engine.providers.problems import Problems
 from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted, Replay
+from engine.stores.clickhouse.export import ExportQuery
 from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
@@ -282,6 +285,20 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def traffic(days: int) -> object:
         return {"days": days, "busiest": []}
 
+    async def no_report(query: ReportQuery) -> Report:
+        return Report(from_time="", until_time="", time_zone=query.time_zone, complete=True, rows=[])
+
+    async def no_erasure(number: str) -> None:
+        assert number.startswith("+")
+
+    async def none_under_way() -> int:
+        return 0
+
+    @asynccontextmanager
+    async def no_export(query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
+        raise Unavailable("There is none.")
+        yield
+
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
@@ -327,6 +344,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "scrape": scrape,
         "backlog": backlog,
         "traffic": traffic,
+        "reports": ReportServices(no_report, no_export, no_erasure, none_under_way),
         "audit": audit,
         "ready": ready,
         "can_spend": lambda: True,

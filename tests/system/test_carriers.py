@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,57 @@ def test_receipts_come_back_over_http_too(pair: Carriers, customer: Caller) -> N
     # And as the carrier itself pushes them.
     behave(pair.b.url, receipts={"url": pair.engine.url + place, "id_form": "upper"})
     status_of(pair, send(customer, "pushed"), "delivered")
+
+
+def test_a_report_says_what_became_of_every_message_and_what_the_books_say_it_cost(
+    pair: Carriers, customer: Caller
+) -> None:
+    behave(pair.a.url, receipts={"undelivered": 0.3}, error_rates={"permanent": 0.2})
+    behave(pair.b.url, error_rates={"permanent": 0.5})
+    admin = Caller(pair.engine.admin_url, pair.engine.admin_key)
+    made = admin.call("POST", "/v1/admin/organisations", {"name": "reported"})[1]
+    top_up = {"units": 1000, "reference": "r1"}
+    assert admin.call("POST", f"/v1/admin/organisations/{made['id']}/top-ups", top_up)[0] == 201
+    own = Caller(pair.engine.url, made["api_key"])
+    texts = ("Your code is 1234", "x" * 161, "€" * 81, "کد شما ۱۲۳۴", "Grüße 👋" * 12, "السلام عليكم " * 11)
+    places = (NUMBER, "+4915112345678", "+14165550123", "+12125550123")
+    body = [{"to": places[n % 4], "text": texts[n % 6], "reference": f"r-{n}"} for n in range(48)]
+    results = own.call("POST", "/v1/messages/batch", {"messages": body})[1]["results"]
+
+    def ended() -> list[dict[str, Any]]:
+        found = [own.call("GET", f"/v1/messages/{result['id']}")[1] for result in results]
+        # What `b` took has no receipt.
+        waits = [
+            m for m in found if m["status"] == "accepted" or (m["status"], m["provider"]) == ("sent", "a")
+        ]
+        return [] if waits else found
+
+    messages = eventually(ended)
+
+    def counted(*groups: str) -> list[dict[str, Any]]:
+        status, report = own.call("GET", f"/v1/reports/summary?group_by={','.join(groups)}")
+        assert (status, report["complete"]) == (200, True)
+        return list(report["rows"])
+
+    wanted: dict[str, list[int]] = {}
+    for message in messages:
+        sums = wanted.setdefault(message["status"], [0, 0, 0])
+        for place, more in enumerate((1, message["segments"], message["units"])):
+            sums[place] += more
+    assert len(wanted) > 2
+    eventually(
+        lambda: {r["status"]: [r["messages"], r["segments"], r["units"]] for r in counted("status")} == wanted
+    )
+    [whole] = counted()
+    posted = own.call("GET", "/v1/balance")[1]["posted"]
+    assert (whole["messages"], whole["held"], whole["captured"]) == (48, 0, 1000 - posted)
+    by_country = {r["country"]: r["messages"] for r in counted("country")}
+    assert by_country == {"IR": 12, "DE": 12, "CA": 12, "US": 12}
+    by_provider = {r["provider"]: r["messages"] for r in counted("provider")}
+    assert by_provider == Counter(m["provider"] for m in messages)
+    printed = pair.engine.run("report", "--by", "organisation", "--json").stdout
+    of_all = {r["organisation"]: r["messages"] for r in json.loads(printed)["rows"]}
+    assert of_all[made["id"]] == 48
 
 
 def test_a_paused_provider_gets_nothing_until_it_is_resumed(pair: Carriers, customer: Caller) -> None:

@@ -22,14 +22,14 @@ _AROUND_S = 1800
 _AT_ONCE_MS = 10
 
 _BUSIEST = """
-SELECT toUnixTimestamp(minute) AS at, sum(messages) AS accepted, sum(segments)
-FROM activity_minute
+SELECT toUnixTimestamp(minute) AS at, sum(events) AS accepted, sum(segments)
+FROM report_minutes
 WHERE event = 'accepted' AND queue = {queue:String} AND minute >= fromUnixTimestamp({since:UInt32})
 GROUP BY minute ORDER BY accepted DESC, minute LIMIT 1
 """
 _ORGANISATIONS = """
-SELECT organisation_id, sum(messages) AS accepted
-FROM activity_minute
+SELECT organisation_id, sum(events) AS accepted
+FROM report_minutes
 WHERE event = 'accepted' AND queue = {queue:String} AND minute = fromUnixTimestamp({at:UInt32})
 GROUP BY organisation_id ORDER BY accepted DESC, organisation_id LIMIT {most:UInt32}
 """
@@ -44,8 +44,8 @@ SELECT organisation_id, max(messages) FROM (
 ) GROUP BY organisation_id
 """
 _ANSWERS = """
-SELECT arrayMap(q -> toFloat64(q), quantilesTDigestIfMerge(0.5, 0.95, 0.99)(latency_us))
-FROM activity_minute
+SELECT arrayMap(q -> toFloat64(q), quantilesTDigestIfMerge(0.5, 0.95, 0.99)(answer_us))
+FROM report_minutes
 WHERE queue = {queue:String} AND provider != ''
     AND minute BETWEEN fromUnixTimestamp({at:UInt32} - {around:UInt32})
         AND fromUnixTimestamp({at:UInt32} + {around:UInt32})

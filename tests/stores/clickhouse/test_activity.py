@@ -33,7 +33,7 @@ def block(rows: list[ActivityRow], shard: int = 0, ms: int = 1, seq: int = 0) ->
 
 
 async def rolled_up(world: World) -> list[tuple[Any, ...]]:
-    return await world.query("SELECT sum(messages), sum(segments), sum(units) FROM activity_minute")
+    return await world.query("SELECT sum(events), sum(segments), sum(units) FROM report_quarters")
 
 
 async def test_every_field_of_a_row_comes_back_as_it_was(world: World) -> None:
@@ -93,16 +93,20 @@ async def test_a_block_of_which_one_month_was_stored_is_completed(world: World) 
     assert (await rolled_up(world))[0][0] == 17
 
 
-async def test_a_block_that_never_reached_the_roll_up_reaches_it_when_sent_again(world: World) -> None:
-    """What a server killed between the table and its view leaves behind."""
+@pytest.mark.parametrize("view", ["activity_to_report", "report_to_quarters"])
+async def test_a_block_that_never_reached_a_roll_up_reaches_it_when_sent_again(
+    world: World, view: str
+) -> None:
+    """What a server killed between a table and a view of it leaves behind."""
     rows = [make_row(n) for n in range(10)]
-    await world.query("DETACH TABLE activity_to_minute")
+    await world.query(f"DETACH TABLE {view}")
     await world.store.insert(block(rows), "t")
     assert await rolled_up(world) == [(0, 0, 0)]
-    await world.query("ATTACH TABLE activity_to_minute")
+    await world.query(f"ATTACH TABLE {view}")
     await world.store.insert(block(rows), "t")
     assert await world.rows_stored() == 10
     assert (await rolled_up(world))[0][0] == 10
+    assert await world.query("SELECT sum(events) FROM report_minutes") == [(10,)]
 
 
 async def test_a_block_goes_in_whole_or_not_at_all(world: World) -> None:
@@ -206,16 +210,16 @@ async def test_the_roll_up_has_quantiles_by_minute_provider_and_code(world: Worl
     rows.append(make_row(0, organisation_id=7, event="accepted", provider="", code="", latency_us=0))
     await world.store.insert(block(rows), "t")
     [sent] = await world.query(
-        "SELECT toUnixTimestamp(minute), sum(messages), "
-        "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(latency_us), "
-        "quantilesTDigestMerge(0.5, 0.95, 0.99)(age_us) FROM activity_minute "
-        "WHERE organisation_id = 7 AND event = 'sent' AND provider = 'sim' AND code = '0' GROUP BY minute"
+        "SELECT toUnixTimestamp(minute), sum(events), "
+        "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(answer_us), "
+        "quantilesTDigestIfMerge(0.5, 0.95, 0.99)(age_us) FROM report_minutes "
+        "WHERE organisation_id = 7 AND event = 'sent' AND provider = 'sim' GROUP BY minute"
     )
     assert sent[:2] == (T0 // 60_000_000 * 60, 100)
     assert sent[2] == pytest.approx([50_000, 95_000, 99_000], rel=0.02)
     assert sent[3] == pytest.approx([5_000_000] * 3, rel=0.01)
     [accepted] = await world.query(
-        "SELECT quantilesTDigestIfMerge(0.5, 0.95, 0.99)(latency_us) FROM activity_minute "
+        "SELECT quantilesTDigestIfMerge(0.5, 0.95, 0.99)(answer_us) FROM report_minutes "
         "WHERE event = 'accepted'"
     )
     assert all(quantile != quantile for quantile in accepted[0]), "no attempt, no latency"
@@ -233,9 +237,9 @@ async def test_an_event_of_an_organisation_is_kept_among_those_of_messages(world
         " WHERE event = 'low_balance'"
     ) == [(T0 + 123_456, 3_999_999_999, "", "")]
     assert await world.query(
-        "SELECT event, queue, sum(messages), sum(units) FROM activity_minute"
+        "SELECT event, queue, sum(events), sum(units) FROM report_minutes"
         " GROUP BY event, queue ORDER BY event"
-    ) == [("accepted", rows[0].queue, 1, 2), ("low_balance", "", 1, 3_999_999_999)]
+    ) == [("accepted", rows[0].queue, 1, 2)], "it is no event of a message"
     # It is of no message, and so no units were held for it.
     assert await world.store.units_between(0, (0, 0), (9, 0), 5) == ({7: (2, 0, 0)}, 2)
 

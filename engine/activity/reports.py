@@ -1,0 +1,296 @@
+"""Rule: what reports say, from the counts of events.
+
+All counts of a period are those of the messages that were *accepted* in it, whenever their events came. So
+each message is in one period only, and a report may change until its last messages have ended.
+
+A message counts once, under the status it has now (`engine.lifecycle`). The tables have no statuses, only how
+often each event came, because a message's status changes and a count that has been added up cannot be. The
+numbers of messages by status are differences of those counts:
+
+    delivered         delivered
+    undelivered       undelivered
+    sent              sent - resent - delivered - undelivered
+    failed, expired, canceled, outcome_unknown     themselves
+    accepted          (accepted + scheduled) - (sent - resent) - failed - expired - canceled - outcome_unknown
+
+They add up to accepted + scheduled, which is the number of messages, in every group and at every moment:
+each event takes a message out of one line and adds it to another. `accepted` has everything that has not
+ended: what waits, is scheduled, is to be tried again, or is set aside. `resent` is a message that a
+provider had taken and that is sent again after its receipt: it waits again.
+
+Bound of this. A message with two receipts that contradict each other (undelivered, then delivered; or one
+for each of two attempts) counts in both of their lines, and once less in `sent`; one that was delivered
+although its attempts ended without an answer counts in `delivered` and in its former line, and once less in
+`sent`. The sum is right all the same. The history of the message shows what happened.
+
+By provider: a message is with the provider of the event that it counts by, and what has not ended is with
+none, "". Units: `captured`, `released` and `held` follow the events that moved them, so they agree with the
+books.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from engine.activity.countries import country_of
+from engine.lifecycle import EVENTS, Status, events_that
+
+Group = Literal[
+    "status", "queue", "provider", "country", "reference", "organisation", "minute", "hour", "day"
+]
+Order = Literal["time", "messages", "failure", "latency"]
+# Of which one report has one at most.
+TIMES: tuple[Group, ...] = ("minute", "hour", "day")
+# `retrying` of a message that a provider had taken before.
+RESENT = "resent"
+# The events that the tables count, but for those that are `resent` there.
+COUNTED = tuple(event for event in EVENTS if event not in ("dead", "receipt"))
+
+_BEGINS, _CAPTURES, _RELEASES = (events_that(effect) for effect in ("holds", "captures", "releases"))
+# The statuses in which a message has ended without a receipt, by event.
+_ENDS: dict[str, Status] = {
+    event: meaning.status
+    for event, meaning in EVENTS.items()
+    if meaning.entry == "done" and meaning.status != "sent"
+}
+_LINES: tuple[Status, ...] = (
+    "accepted", "sent", "outcome_unknown", "canceled", "expired", "failed", "undelivered", "delivered",
+)  # fmt: skip
+
+
+class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which messages a report is about, and how they are grouped."""
+
+    # Of the acceptance, seconds since 1970; before `until_s`.
+    from_s: int
+    until_s: int
+    group_by: tuple[Group, ...]
+    # IANA name; of hours and days.
+    time_zone: str = "UTC"
+    # None: of all.
+    organisation_id: int | None = None
+    queue: str = ""
+    provider: str = ""
+    # ISO 3166.
+    country: str = ""
+
+
+class EventSum(msgspec.Struct, frozen=True, kw_only=True):
+    """How often one event came in one group."""
+
+    # The values of the query's `group_by` without `status`, in order, as the tables have them.
+    group: tuple[str | int, ...]
+    event: str
+    events: int
+    segments: int
+    units: int
+    # How long providers took to answer, and from the acceptance to the event: p50, p95, p99, microseconds;
+    # NaN when there are none.
+    answer_us: Sequence[float] = ()
+    age_us: Sequence[float] = ()
+
+
+class Quantiles(msgspec.Struct, frozen=True):
+    """Quantiles of a duration, milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class ReportRow(msgspec.Struct, kw_only=True):
+    """One group of a report. What it is not grouped by is left out, and so are, by status, all but the first
+    three numbers."""
+
+    # When the minute, hour or day begins, RFC 3339 in the time zone of the report.
+    time: str | msgspec.UnsetType = msgspec.UNSET
+    organisation: int | msgspec.UnsetType = msgspec.UNSET
+    status: Status | msgspec.UnsetType = msgspec.UNSET
+    queue: str | msgspec.UnsetType = msgspec.UNSET
+    # "": what has not ended, or ended without a provider.
+    provider: str | msgspec.UnsetType = msgspec.UNSET
+    # ISO 3166; "001": none.
+    country: str | msgspec.UnsetType = msgspec.UNSET
+    # What the references begin with.
+    reference: str | msgspec.UnsetType = msgspec.UNSET
+    messages: int = 0
+    segments: int = 0
+    units: int = 0
+    # Messages by status.
+    accepted: int | msgspec.UnsetType = msgspec.UNSET
+    sent: int | msgspec.UnsetType = msgspec.UNSET
+    outcome_unknown: int | msgspec.UnsetType = msgspec.UNSET
+    canceled: int | msgspec.UnsetType = msgspec.UNSET
+    expired: int | msgspec.UnsetType = msgspec.UNSET
+    failed: int | msgspec.UnsetType = msgspec.UNSET
+    undelivered: int | msgspec.UnsetType = msgspec.UNSET
+    delivered: int | msgspec.UnsetType = msgspec.UNSET
+    # Attempts that failed for now.
+    retries: int | msgspec.UnsetType = msgspec.UNSET
+    # Units by charge.
+    held: int | msgspec.UnsetType = msgspec.UNSET
+    captured: int | msgspec.UnsetType = msgspec.UNSET
+    released: int | msgspec.UnsetType = msgspec.UNSET
+    # Of the messages of which it is known whether they were delivered (delivered, undelivered, failed,
+    # expired) the part that was; null when there are none.
+    delivery_rate: float | msgspec.UnsetType | None = msgspec.UNSET
+    # How long providers took to answer; null without an attempt.
+    answer_ms: Quantiles | msgspec.UnsetType | None = msgspec.UNSET
+    # From the acceptance until a provider took the message, and until it arrived.
+    sent_after_ms: Quantiles | msgspec.UnsetType | None = msgspec.UNSET
+    delivered_after_ms: Quantiles | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The messages that were accepted in a period, in groups."""
+
+    # Times as RFC 3339.
+    from_time: str
+    until_time: str
+    time_zone: str
+    # False: rows that were archived by an earlier version are still being counted.
+    complete: bool
+    rows: list[ReportRow]
+
+
+_Measure = Literal["events", "segments", "units"]
+_MEASURES: tuple[_Measure, ...] = get_args(_Measure)
+
+
+class _Counts:
+    """Of one group: events, segments and units by event, and the quantiles of `sent` and `delivered`."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, EventSum] = {}
+
+    def of(self, measure: _Measure, *events: str) -> int:
+        """How much of the events together."""
+        return sum(getattr(self.sums[event], measure) for event in events if event in self.sums)
+
+    def ended(self, measure: _Measure) -> dict[Status, int]:
+        """By status, but for `accepted`: how much of messages that have it."""
+        of: dict[Status, int] = {status: 0 for status in _LINES if status != "accepted"}
+        for event, status in _ENDS.items():
+            of[status] += self.of(measure, event)
+        of["delivered"], of["undelivered"] = self.of(measure, "delivered"), self.of(measure, "undelivered")
+        # What is sent again holds no units: they stay with the first attempt.
+        again = 0 if measure == "units" else self.of(measure, RESENT)
+        of["sent"] = self.of(measure, "sent") - again - of["delivered"] - of["undelivered"]
+        return of
+
+    def quantiles(self, event: str, of: Literal["answer_us", "age_us"]) -> Quantiles | None:
+        """Those of one event; None when there are none."""
+        values = [v for v in getattr(self.sums[event], of) if v == v] if event in self.sums else []
+        return Quantiles(*(round(v / 1000, 3) for v in values)) if len(values) == 3 else None
+
+
+def rows_of(
+    sums: Iterable[EventSum], group_by: Sequence[Group], zone: tzinfo, *, of_provider: bool = False
+) -> list[ReportRow]:
+    """The rows of a report, in the order of their groups; `zone`: that of its times. `of_provider`: the sums
+    are those of one provider alone, with which nothing is that has not ended."""
+    named = [name for name in group_by if name != "status"]
+    groups: dict[tuple[str | int, ...], _Counts] = defaultdict(_Counts)
+    for found in sums:
+        groups[found.group].sums[found.event] = found
+    place = named.index("provider") if "provider" in named else None
+    # What has not ended is what was accepted less what has ended, with whichever provider.
+    waiting: dict[tuple[str | int, ...], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for group, counts in () if of_provider else list(groups.items()):
+        whole = group if place is None else (*group[:place], "", *group[place + 1 :])
+        groups[whole]
+        for i, measure in enumerate(_MEASURES):
+            begun = counts.of(measure, *_BEGINS)
+            waiting[whole][i] += begun - sum(counts.ended(measure).values())
+        charged = counts.of("units", *_CAPTURES, *_RELEASES)
+        waiting[whole][3] += counts.of("units", *_BEGINS) - charged
+    rows: list[ReportRow] = []
+    for group in sorted(groups, key=_sortable):
+        about = _about(named, group, zone)
+        made = _lines if "status" in group_by else _line
+        rows += made(about, groups[group], waiting.get(group, [0, 0, 0, 0]))
+    return rows
+
+
+def ordered(rows: list[ReportRow], order: Order, limit: int, messages_min: int) -> list[ReportRow]:
+    """At most `limit` rows of groups with at least `messages_min` messages; the worst first by `failure` and
+    `latency` (until a provider took the message, p95), the largest first by `messages`."""
+    rows = [row for row in rows if abs(row.messages) >= messages_min]
+    if order == "messages":
+        rows.sort(key=lambda row: -row.messages)
+    elif order == "failure":
+        rows = [row for row in rows if isinstance(row.delivery_rate, float)]
+        rows.sort(key=lambda row: (row.delivery_rate, -row.messages))
+    elif order == "latency":
+        rows.sort(key=lambda row: -_p95(row))
+        rows = [row for row in rows if _p95(row) >= 0]
+    return rows[:limit]
+
+
+def _p95(row: ReportRow) -> float:
+    return row.sent_after_ms.p95 if isinstance(row.sent_after_ms, Quantiles) else -math.inf
+
+
+def _lines(about: Mapping[str, Any], counts: _Counts, waiting: Sequence[int]) -> list[ReportRow]:
+    """A row for each status that any message of the group has."""
+    parts = [counts.ended(measure) for measure in _MEASURES]
+    lines = {status: [part.get(status, 0) for part in parts] for status in _LINES}
+    lines["accepted"] = list(waiting[:3])
+    return [
+        ReportRow(**about, status=status, messages=messages, segments=segments, units=units)
+        for status, (messages, segments, units) in lines.items()
+        if messages or segments or units
+    ]
+
+
+def _line(about: Mapping[str, Any], counts: _Counts, waiting: Sequence[int]) -> list[ReportRow]:
+    """The row of a group; none when no message is in it."""
+    events, segments, units = (counts.ended(m) for m in _MEASURES)
+    statuses: dict[str, Any] = {str(status): count for status, count in events.items()}
+    messages = waiting[0] + sum(events.values())
+    retries = counts.of("events", "retrying")
+    captured, released = counts.of("units", *_CAPTURES), counts.of("units", *_RELEASES)
+    if not (messages or retries or captured or released or any(events.values())):
+        return []
+    known = events["delivered"] + events["undelivered"] + events["failed"] + events["expired"]
+    return [
+        ReportRow(
+            **about,
+            messages=messages,
+            segments=waiting[1] + sum(segments.values()),
+            units=waiting[2] + sum(units.values()),
+            accepted=waiting[0],
+            **statuses,
+            retries=retries,
+            held=waiting[3],
+            captured=captured,
+            released=released,
+            delivery_rate=round(events["delivered"] / known, 6) if known > 0 else None,
+            answer_ms=counts.quantiles("sent", "answer_us"),
+            sent_after_ms=counts.quantiles("sent", "age_us"),
+            delivered_after_ms=counts.quantiles("delivered", "age_us"),
+        )
+    ]
+
+
+def _about(named: Sequence[Group], group: Sequence[str | int], zone: tzinfo) -> dict[str, str | int]:
+    """The group as the fields of a row that name it."""
+    about: dict[str, str | int] = {}
+    for name, value in zip(named, group, strict=True):
+        if name in TIMES:
+            about["time"] = datetime.fromtimestamp(int(value), UTC).astimezone(zone).isoformat()
+        elif name == "country":
+            about["country"] = country_of(int(value))
+        else:
+            about[name] = value
+    return about
+
+
+def _sortable(group: tuple[str | int, ...]) -> tuple[tuple[int, str | int], ...]:
+    return tuple((0, value) if isinstance(value, int) else (1, value) for value in group)

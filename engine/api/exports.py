@@ -1,0 +1,151 @@
+"""Messages as a file: of an organisation and a period, a row each, sent while ClickHouse writes it.
+
+An answer that begins is 200. When it cannot be finished, its connection is closed before the end of the body,
+which every client of HTTP notices. A reader that takes nothing for a while is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from typing import get_args
+
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+
+from engine.api.auth import Keys
+from engine.api.decoding import invalid
+from engine.api.description import ID, Answer, Parameter, described
+from engine.api.paging import asked, choice_asked
+from engine.api.ports import AdminServices, Services
+from engine.api.report_ports import Exporter
+from engine.api.reports import PERIOD, QUEUE_NAMES, ReportQueue, period_of
+from engine.api.response import Response
+from engine.errors import EngineError
+from engine.stores.clickhouse.export import ExportFormat, ExportQuery
+
+# A reader that takes no octet for so long is given up, seconds.
+_STALL_S = 30.0
+_FORMATS: Mapping[str, ExportFormat] = {name: name for name in get_args(ExportFormat)}
+_TYPES: Mapping[ExportFormat, str] = {
+    "csv": "text/csv; charset=utf-8",
+    "jsonl": "application/jsonl",
+    "parquet": "application/vnd.apache.parquet",
+}
+_PARAMETERS = {
+    **PERIOD,
+    "format": Parameter("The format of the file.", {"enum": list(_FORMATS), "default": "csv"}),
+}
+_MORE = "In the order of acceptance. A body that ends before its last chunk is not whole."
+
+
+class FileResponse(Response):
+    """A 200 whose body comes in parts."""
+
+    def __init__(self, parts: AsyncIterator[bytes], held: AsyncExitStack, content_type: str) -> None:
+        """`held`: what is released when the answer has ended."""
+        super().__init__(200, content_type=content_type)
+        self._parts = parts
+        self._held = held
+        self._type = content_type
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Write the head, and each part as it comes, until the end or until the reader or the store fails."""
+        writer = request.writer
+        async with self._held:
+            chunked = request.version >= HttpVersion11
+            if not request.keep_alive or not chunked:
+                self.force_close()
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: {self._type}\r\nX-Request-Id: {self.request_id}\r\n"
+            head += "" if self.keep_alive else "Connection: close\r\n"
+            head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else "\r\n"
+            await writer.write(head.encode())
+            if request.method != "HEAD":
+                await self._write(request, chunked=chunked)
+            await writer.write_eof()
+        return writer
+
+    async def _write(self, request: web.BaseRequest, *, chunked: bool) -> None:
+        try:
+            async for part in self._parts:
+                octets = b"%x\r\n%b\r\n" % (len(part), part) if chunked else part
+                await asyncio.wait_for(request.writer.write(octets), _STALL_S)
+                # What is in the socket's own buffer is enough to wait for.
+                await asyncio.wait_for(request.writer.drain(), _STALL_S)
+            if chunked:
+                await request.writer.write(b"0\r\n\r\n")
+        except (EngineError, TimeoutError):
+            # The body has begun, so that nothing else can be said.
+            self.force_close()
+            if request.transport is not None:
+                request.transport.abort()
+
+
+class OwnExports:
+    """The action on /v1/reports/messages."""
+
+    def __init__(self, services: Services, keys: Keys) -> None:
+        self._export = services.reports.export
+        self._now_us = services.now_us
+        self._keys = keys
+        self._queue = ReportQueue()
+
+    @described(
+        "export_messages",
+        "Get the messages that were accepted in a period as a file, a row each.",
+        more=_MORE,
+        scope="read",
+        query=_PARAMETERS,
+        answers={200: Answer(str, content_type="text/csv")},
+        codes=("report_under_way",),
+    )
+    async def messages(self, request: web.Request) -> Response:
+        """`GET /v1/reports/messages`: 200 with a file. Raises Refusal 401, 403, 422, 429, Unavailable."""
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
+        return await _file(self._export, query, self._queue)
+
+
+class AllExports:
+    """The action on /v1/admin/reports/messages."""
+
+    def __init__(self, services: AdminServices) -> None:
+        self._export = services.reports.export
+        self._now_us = services.now_us
+        self._queue = ReportQueue()
+
+    @described(
+        "export_messages_of",
+        "Get the messages of an organisation that were accepted in a period as a file, a row each.",
+        more=_MORE,
+        query={**_PARAMETERS, "organisation": Parameter("Those of this organisation; required.", ID)},
+        answers={200: Answer(str, content_type="text/csv")},
+        codes=("report_under_way",),
+    )
+    async def messages(self, request: web.Request) -> Response:
+        """`GET /reports/messages`: 200 with a file. Raises Refusal 401, 403, 422, 429, Unavailable."""
+        organisation_id = asked(request, "organisation", 0, 1)
+        if not organisation_id:
+            raise invalid("`organisation` must be the id of an organisation.", "organisation")
+        query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
+        return await _file(self._export, query, self._queue)
+
+
+def _query_of(request: web.Request, organisation_id: int, now_s: int) -> ExportQuery:
+    from_s, until_s = period_of(request, now_s)
+    return ExportQuery(
+        organisation_id=organisation_id,
+        from_s=from_s,
+        until_s=until_s,
+        format=choice_asked(request, "format", _FORMATS),
+        queue=choice_asked(request, "queue", QUEUE_NAMES),
+    )
+
+
+async def _file(export: Exporter, query: ExportQuery, queue: ReportQueue) -> FileResponse:
+    """Begin the file: what fails by then is a problem. Raises TooMany, Unavailable."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(queue.turn(query.organisation_id))
+        parts = await stack.enter_async_context(export(query))
+        return FileResponse(parts, stack.pop_all(), _TYPES[query.format])

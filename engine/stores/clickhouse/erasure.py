@@ -1,0 +1,70 @@
+"""Erases a number from what is recorded: mutations, which ClickHouse carries out in the background.
+
+A mutation is kept by the server until it is done, also when that is killed meanwhile; the same erasure may be
+begun again at any time. Counts for reports have no numbers, and a row without its number keeps its units, so
+that reports and audits are as before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from engine.stores.clickhouse.client import answering, connect, parse_url
+
+# By table; the number is in E.164, so that it has nothing in it that SQL would read.
+_STATEMENTS = {
+    "activity": "UPDATE to = '' WHERE to = '{number}'",
+    # A JSON array, in which the number is a string of its own.
+    "outstanding": """UPDATE row = replaceAll(row, '"{number}"', '""') """
+    """WHERE position(row, '"{number}"') > 0""",
+    # The whole message with its text, which would be sent once more.
+    "kept_messages": """DELETE WHERE position(message, '"{number}"') > 0""",
+    "receipts_unmatched": "DELETE WHERE to = '{digits}'",
+    "inbound_messages": "DELETE WHERE sender IN ('{number}', '{digits}')",
+}
+
+
+class ClickHouseErasure:
+    """Every call raises Unavailable, and ConfigError when an operator must act."""
+
+    def __init__(self, url: str, timeout_s: float = 20.0) -> None:
+        """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
+        self._url = parse_url(url)
+        self._timeout_s = timeout_s
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connections; the next call connects again."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def erase(self, number: str) -> None:
+        """Begin to erase a number, in E.164 with the plus sign, from every table. Safe to repeat."""
+        digits = number.removeprefix("+")
+        assert digits.isascii()
+        assert digits.isdecimal()
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            for table, change in _STATEMENTS.items():
+                sql = f"ALTER TABLE {table} {change.format(number=f'+{digits}', digits=digits)}"
+                await client.command(sql, settings={"mutations_sync": 0})
+
+    async def under_way(self) -> int:
+        """How many changes of tables, of erasures among others, are not done yet."""
+        client = await self._connected()
+        async with answering(self._url, self._timeout_s):
+            found = await client.query(
+                "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND NOT is_done"
+            )
+        return int(found.result_rows[0][0])
+
+    async def _connected(self) -> Any:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await connect(
+                    self._url, database=self._url.database, timeout_s=self._timeout_s
+                )
+            return self._client

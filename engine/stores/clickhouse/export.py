@@ -1,0 +1,150 @@
+"""The messages of an organisation, a row each, as a file that ClickHouse writes while it is sent on.
+
+The rows come in the order of acceptance, which is that of the table, so that the server needs little memory
+however many there are. Killed, or the reader is gone: the query ends with its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import msgspec
+
+from engine.errors import Unavailable
+from engine.lifecycle import EVENTS, STATUSES, events_that
+from engine.records import Queue
+from engine.stores.clickhouse.client import answering, connect, parse_url
+
+ExportFormat = Literal["csv", "jsonl", "parquet"]
+
+_FORMATS = {"csv": "CSV", "jsonl": "JSONEachRow", "parquet": "Parquet"}
+# How long the server may take to begin, and for all of it, seconds.
+_BEGIN_S = 20.0
+_WHOLE_S = 1800
+_THREADS = 2
+_BYTES_MAX = 1_000_000_000
+# What a server writes at the end of an answer that it could not finish.
+_BROKEN = b"__exception__\r\n"
+
+_RANKS = [STATUSES.index(meaning.status) + 1 for meaning in EVENTS.values()]
+_RANK = f"transform(toString(event), {[*EVENTS]!r}, {_RANKS!r}, 1)"
+_TIME = "formatDateTime({time}, '%Y-%m-%dT%H:%i:%S.%fZ', 'UTC')"
+_FIRST = "if(countIf(event = '{event}') = 0, '', " + _TIME.format(time="minIf(at, event = '{event}')") + ")"
+# Name and expression of each column.
+COLUMNS = {
+    "id": "message_id",
+    "accepted_at": _TIME.format(time="accepted_at"),
+    "status": f"{list(STATUSES)!r}[max({_RANK})]",
+    "charge": f"multiIf(countIf(event IN {events_that('captures')!r}) > 0, 'captured', "
+    f"countIf(event IN {events_that('releases')!r}) > 0, 'released', 'held')",
+    "queue": "any(queue)",
+    "to": "any(to)",
+    "from": "any(sender)",
+    "encoding": "any(encoding)",
+    "segments": "any(segments)",
+    # What is sent again after its receipt holds none.
+    "units": "max(units)",
+    "reference": "any(reference)",
+    "provider": "argMaxIf(provider, (event = 'delivered', event = 'sent', at), provider != '')",
+    "code": f"argMax(code, ({_RANK}, at))",
+    "attempts": "max(attempt)",
+    "sent_at": _FIRST.format(event="sent"),
+    "delivered_at": _FIRST.format(event="delivered"),
+}
+
+
+class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which messages are written, and how."""
+
+    organisation_id: int
+    # Of the acceptance, seconds since 1970.
+    from_s: int
+    until_s: int
+    format: ExportFormat
+    # "": both.
+    queue: Queue | Literal[""] = ""
+
+
+class ClickHouseExport:
+    """Writes exports. Every call raises Unavailable, and ConfigError when an operator must act."""
+
+    def __init__(self, url: str) -> None:
+        """Raises ConfigError for a malformed URL."""
+        self._url = parse_url(url)
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connections; the next call connects again."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    @asynccontextmanager
+    async def messages(self, query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The octets of the file, in parts; the first is there already. Iterating raises Unavailable when
+        the server breaks off: then the file is not whole."""
+        sql, parameters = statement(query)
+        settings = {
+            "max_threads": _THREADS,
+            "max_execution_time": _WHOLE_S,
+            "max_memory_usage": _BYTES_MAX,
+            "optimize_aggregation_in_order": 1,
+            "priority": 10,
+        }
+        async with answering(self._url, _BEGIN_S):
+            client = await self._connected()
+            stream = await client.raw_stream(
+                sql, parameters=parameters, settings=settings, fmt=_FORMATS[query.format]
+            )
+        async with stream as parts:
+            yield self._whole(aiter(parts), query)
+
+    async def _whole(self, parts: AsyncIterator[bytes], query: ExportQuery) -> AsyncIterator[bytes]:
+        if query.format == "csv":
+            yield ",".join(COLUMNS).encode() + b"\r\n"
+        # The end of an answer says whether it is whole, and may be in two parts.
+        held = b""
+        while True:
+            async with answering(self._url, _BEGIN_S):
+                part = await anext(parts, None)
+            if part is None:
+                break
+            if len(held) >= len(_BROKEN):
+                yield held
+                held = b""
+            held += part
+        if held.endswith(_BROKEN):
+            raise Unavailable(f"ClickHouse at {self._url.shown} broke off an export.")
+        if held:
+            yield held
+
+    async def _connected(self) -> Any:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await connect(self._url, database=self._url.database, timeout_s=_WHOLE_S)
+            return self._client
+
+
+def statement(query: ExportQuery) -> tuple[str, dict[str, Any]]:
+    """The SQL of an export, and its parameters."""
+    parameters: dict[str, Any] = {
+        "organisation": query.organisation_id, "from": query.from_s, "until": query.until_s,
+    }  # fmt: skip
+    where = ""
+    if query.queue:
+        where, parameters["queue"] = "AND queue = {queue:String}", query.queue
+    # The columns are named in a query around it: a name like that of a column would be read in its place.
+    inner = ", ".join(f"{expression} AS c{i}" for i, expression in enumerate(COLUMNS.values()))
+    outer = ", ".join(f"c{i} AS `{name}`" for i, name in enumerate(COLUMNS))
+    sql = (
+        f"SELECT {outer} FROM (SELECT {inner} FROM activity "  # noqa: S608 - our own names; values are parameters
+        "WHERE organisation_id = {organisation:Int64} AND message_id != '' "
+        "AND accepted_at >= fromUnixTimestamp({from:UInt32}) "
+        f"AND accepted_at < fromUnixTimestamp({{until:UInt32}}) {where} "
+        "GROUP BY organisation_id, accepted_at, message_id)"
+    )
+    return sql, parameters

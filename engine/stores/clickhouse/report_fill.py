@@ -1,0 +1,113 @@
+"""Counts the rows that were archived before the views of the reports stood.
+
+A month of rows is counted into tables of its own, day by day, and then takes the place of the month's
+partition of filled rows as a whole. So it may be done again, and by two processes at once: the same comes
+out. What a process leaves behind when it is killed is tables that nobody reads; the next filling drops
+them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from engine.stores.clickhouse.client import answering, connect, parse_url
+
+# A day of rows may take so long, seconds.
+_DAY_S = 3600.0
+_DAY = 86_400
+_SETTINGS = {
+    "async_insert": 0,
+    "wait_end_of_query": 1,
+    "max_threads": 2,
+    # Beyond so many bytes ClickHouse groups on its disk.
+    "max_bytes_before_external_group_by": 400_000_000,
+}
+_STAGING = "report_filling_"
+
+
+class ClickHouseReportFill:
+    """The port `ReportFill`. Every call raises Unavailable, and ConfigError when an operator must act."""
+
+    def __init__(self, url: str) -> None:
+        """Raises ConfigError for a malformed URL."""
+        self._url = parse_url(url)
+        self._client: Any = None
+        self._connecting = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connections; the next call connects again."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def due_ms(self) -> int:
+        """Rows of the streams before this time, milliseconds since 1970, are to be counted; 0: none are."""
+        sql = "SELECT (SELECT max(from_ms) FROM report_start), (SELECT max(until_ms) FROM report_filled)"
+        [(from_ms, until_ms)] = await self._query(sql)
+        return int(from_ms) if from_ms > until_ms else 0
+
+    async def fill(self, until_ms: int) -> None:
+        """Count all rows of the streams before `until_ms`, and note that it is done.
+
+        They must all be in the table. Killed or never answered: nothing of a month was counted, or all.
+        """
+        await self._drop_leftovers()
+        suffix = f"{_STAGING}{uuid.uuid4().hex}"
+        for month in await self._query("SELECT DISTINCT toYYYYMM(accepted_at) FROM activity"):
+            await self._fill_month(int(month[0]), f"{suffix}_minutes", f"{suffix}_quarters")
+        await self._run(f"INSERT INTO report_filled VALUES ({until_ms:d})")  # noqa: S608 - a number
+
+    async def _fill_month(self, month: int, minutes: str, quarters: str) -> None:
+        [(first, last)] = await self._query(
+            "SELECT toUnixTimestamp(toStartOfDay(min(accepted_at))), toUnixTimestamp(max(accepted_at)) "  # noqa: S608 - a number
+            f"FROM activity WHERE toYYYYMM(accepted_at) = {month:d}"
+        )
+        counted, summed = await self._select("activity_to_report"), await self._select("report_to_quarters")
+        await self._run(f"CREATE TABLE {minutes} AS report_minutes")
+        await self._run(f"CREATE TABLE {quarters} AS report_quarters")
+        for day in range(first, last + 1, _DAY):
+            await self._run(
+                f"INSERT INTO {minutes} SELECT * FROM ({counted}) WHERE filled = 1 "  # noqa: S608 - the view's own text
+                f"AND minute >= fromUnixTimestamp({day:d}) AND minute < fromUnixTimestamp({day + _DAY:d}) "
+                f"AND toYYYYMM(minute) = {month:d}"
+            )
+        await self._run(f"INSERT INTO {quarters} {summed.replace('report_minutes', minutes)}")
+        for table, counts in (("report_minutes", minutes), ("report_quarters", quarters)):
+            await self._run(f"ALTER TABLE {table} REPLACE PARTITION (1, {month:d}) FROM {counts}")
+            await self._run(f"DROP TABLE {counts}")
+
+    async def _select(self, view: str) -> str:
+        """The statement of a view, so that it is written in one place."""
+        [(text,)] = await self._query(
+            f"SELECT as_select FROM system.tables WHERE database = currentDatabase() AND name = '{view}'"  # noqa: S608 - our own names
+        )
+        return str(text)
+
+    async def _drop_leftovers(self) -> None:
+        found = await self._query(
+            "SELECT name FROM system.tables "  # noqa: S608 - our own name
+            f"WHERE database = currentDatabase() AND startsWith(name, '{_STAGING}')"
+        )
+        for (name,) in found:
+            await self._run(f"DROP TABLE IF EXISTS {name}")
+
+    async def _query(self, sql: str) -> Sequence[Sequence[Any]]:
+        client = await self._connected()
+        async with answering(self._url, _DAY_S):
+            found = await client.query(sql)
+        rows: Sequence[Sequence[Any]] = found.result_rows
+        return rows
+
+    async def _run(self, sql: str) -> None:
+        client = await self._connected()
+        async with answering(self._url, _DAY_S):
+            await client.command(sql, settings=_SETTINGS)
+
+    async def _connected(self) -> Any:
+        async with self._connecting:
+            if self._client is None:
+                self._client = await connect(self._url, database=self._url.database, timeout_s=_DAY_S)
+            return self._client

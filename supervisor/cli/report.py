@@ -1,0 +1,173 @@
+"""`smsengine report`: the messages that were accepted in a period, in groups, over the admin API."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+from urllib.parse import urlencode
+
+import msgspec
+import typer
+from rich.console import Console
+
+from engine.activity.reports import Quantiles, Report, ReportRow
+from supervisor.cli import options, show
+from supervisor.cli.times import time_of
+
+_PATH = "/v1/admin/reports/summary"
+_ANSWER_S = 60.0
+_GROUPS = ("time", "organisation", "status", "queue", "provider", "country", "reference")
+_COUNTS = (
+    "messages", "segments", "units", "accepted", "sent", "outcome_unknown", "canceled", "expired", "failed",
+    "undelivered", "delivered", "retries", "held", "captured", "released",
+)  # fmt: skip
+_TIMES = ("answer_ms", "sent_after_ms", "delivered_after_ms")
+# Of a row that is not by status, what the table has; --json and --csv have all.
+_SHOWN = (
+    "messages",
+    "segments",
+    "captured",
+    "accepted",
+    "sent",
+    "undelivered",
+    "delivered",
+    "failed",
+    "expired",
+)
+_QUARTER_S, _MINUTE_S = 900, 60
+
+
+_By = Annotated[
+    str,
+    typer.Option(
+        metavar="GROUPS",
+        help="Groups with commas between: status, queue, provider, country, organisation, reference, and one "
+        "of minute, hour, day.",
+    ),
+]
+_Since = Annotated[
+    str, typer.Option(metavar="TIME", help="Accepted from then on: a time, or 30d, 12h, 5m ago.")
+]
+_Until = Annotated[str, typer.Option(metavar="TIME", help="And before then; now if absent.")]
+_TimeZone = Annotated[str, typer.Option(metavar="ZONE", help="Of hours and days: Europe/Berlin.")]
+_Organisation = Annotated[int, typer.Option(metavar="ID", min=0, help="Only those of this one.")]
+_Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
+_Provider = Annotated[str, typer.Option(metavar="NAME", help="Only those that ended with this provider.")]
+_Country = Annotated[str, typer.Option(metavar="CODE", help="Only those to this country: DE.")]
+_Order = Annotated[
+    str,
+    typer.Option(
+        metavar="ORDER", help="time; messages: the largest first; failure, latency: the worst first."
+    ),
+]
+_MessagesMin = Annotated[int, typer.Option(metavar="COUNT", min=0, help="Only groups of so many messages.")]
+_Limit = Annotated[int, typer.Option(metavar="COUNT", min=1, help="How many groups at most.")]
+_AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, with all numbers.")]
+
+
+@options.admin_options
+def report(
+    by: _By = "",
+    since: _Since = "24h",
+    until: _Until = "",
+    time_zone: _TimeZone = "UTC",
+    organisation: _Organisation = 0,
+    queue: _Queue = "",
+    provider: _Provider = "",
+    country: _Country = "",
+    order: _Order = "time",
+    messages_min: _MessagesMin = 0,
+    limit: _Limit = 1000,
+    as_csv: _AsCsv = False,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Count the messages that were accepted in a period, in groups: by status, provider, country, hour.
+
+    Each message counts once, in the period of its acceptance and with the
+    status it has now. Periods begin and end at quarters of an hour, and by
+    minute at minutes.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine report --by status[/cyan]
+    [cyan]smsengine report --by day,provider --since 30d --time-zone Europe/Berlin[/cyan]
+    [cyan]smsengine report --by provider --order failure --messages-min 100 --limit 10[/cyan]
+    [cyan]smsengine report --by organisation --since 7d --csv > week.csv[/cyan]
+    """
+    step_s = _MINUTE_S if "minute" in by.split(",") else _QUARTER_S
+    wanted: dict[str, object] = {
+        "from_time": _rounded(time_of(since, "--since", "ago"), step_s, up=False),
+        "until_time": _rounded(time_of(until, "--until", "ago"), step_s, up=True),
+        "group_by": by, "time_zone": time_zone, "organisation": organisation or "", "queue": queue,
+        "provider": provider, "country": country, "order": order, "messages_min": messages_min,
+        "limit": limit,
+    }  # fmt: skip
+    found = engine.admin(_ANSWER_S).get(f"{_PATH}?{urlencode(wanted)}", Report)
+    if as_csv:
+        _write_csv(found.rows)
+    elif not engine.print_json(found):
+        _print(found)
+
+
+def _rounded(time: datetime | None, step_s: int, *, up: bool) -> str:
+    """The time on a whole step, RFC 3339; "" for none."""
+    if time is None:
+        return ""
+    seconds = int(time.timestamp())
+    whole = -(-seconds // step_s) * step_s if up else seconds // step_s * step_s
+    return datetime.fromtimestamp(whole, time.tzinfo).isoformat()
+
+
+def _print(found: Report) -> None:
+    groups = [name for name in _GROUPS if any(_has(row, name) for row in found.rows)]
+    by_status = "status" in groups
+    counts = _COUNTS[:3] if by_status else _SHOWN
+    more = () if by_status else ("delivery", "sent p95", "delivered p95")
+    rows = [
+        [
+            *(str(getattr(row, name)) or "-" for name in groups),
+            *(show.number(getattr(row, name)) for name in counts),
+            *(() if by_status else (_rate(row), _p95(row.sent_after_ms), _p95(row.delivered_after_ms))),
+        ]
+        for row in found.rows
+    ]
+    right = frozenset(range(len(groups), len(groups) + len(counts) + len(more)))
+    Console(width=None if sys.stdout.isatty() else 250).print(
+        show.table((*groups, *counts, *more), rows, right)
+    )
+    print(f"accepted from {found.from_time} until {found.until_time}, {found.time_zone}")
+    if not found.complete:
+        print("incomplete: what was recorded by an earlier version is still being counted")
+
+
+def _rate(row: ReportRow) -> str:
+    return f"{row.delivery_rate:.2%}" if isinstance(row.delivery_rate, float) else "?"
+
+
+def _p95(of: Quantiles | msgspec.UnsetType | None) -> str:
+    return show.span(round(of.p95)) if isinstance(of, Quantiles) else "?"
+
+
+def _has(row: ReportRow, name: str) -> bool:
+    return getattr(row, name) is not msgspec.UNSET
+
+
+def _write_csv(rows: Sequence[ReportRow]) -> None:
+    """All groups and numbers, a row each, with a line of names."""
+    names = [name for name in (*_GROUPS, *_COUNTS, "delivery_rate") if any(_has(row, name) for row in rows)]
+    times = [name for name in _TIMES if any(_has(row, name) for row in rows)]
+    writer = csv.writer(sys.stdout)
+    writer.writerow([*names, *(f"{name[:-3]}_{part}_ms" for name in times for part in ("p50", "p95", "p99"))])
+    for row in rows:
+        quantiles = [getattr(row, name) for name in times]
+        parts = [
+            value
+            for of in quantiles
+            for value in ((of.p50, of.p95, of.p99) if isinstance(of, Quantiles) else ("", "", ""))
+        ]
+        values = [getattr(row, name) for name in names]
+        writer.writerow([*("" if value is None else value for value in values), *parts])

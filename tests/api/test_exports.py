@@ -1,0 +1,182 @@
+"""Messages as a file, from ClickHouse over the API."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from engine.activity import history
+from engine.activity.blocks import block_of
+from engine.activity.records import ActivityEntry
+from engine.errors import Unavailable
+from engine.organisations import NewOrganisation
+from engine.records import ActivityRow
+from engine.stores.clickhouse.export import ClickHouseExport, ExportQuery
+from engine.stores.postgres.directory import Directory
+from engine.stream_id import StreamId
+from tests.activity.world import blob_of, make_row, new_world
+from tests.api.world import Api, services_with, serving
+
+START_US = 1_793_491_200_000_000
+PERIOD = "from_time=2026-11-01T00:00:00Z&until_time=2026-11-02T00:00:00Z"
+COUNT = 300
+HISTORIES = (
+    ("accepted",),
+    ("accepted", "sent", "delivered"),
+    ("scheduled", "failed"),
+    ("accepted", "expired"),
+)
+
+
+def rows_of(organisation_id: int, number: int) -> list[ActivityRow]:
+    at_us = START_US + number * 1_000_000
+    return [
+        make_row(
+            0,
+            organisation_id=organisation_id,
+            message_id=f"019aaaaa-0000-7000-8000-{number:012x}",
+            event=event,
+            accepted_at_us=at_us,
+            at_us=at_us + place * 250_000,
+            units=5,
+            segments=1,
+            attempt=place,
+            provider="a" if place else "",
+            reference='quoted, "twice"' if number else "",
+            latency_us=0,
+        )
+        for place, event in enumerate(HISTORIES[number % len(HISTORIES)])
+    ]
+
+
+class Breaking:
+    """An export that fails when so many parts were given."""
+
+    def __init__(self, url: str) -> None:
+        self.whole = ClickHouseExport(url)
+        self.parts_left: int | None = None
+        self.begun = 0
+        self.ended = asyncio.Event()
+
+    @asynccontextmanager
+    async def messages(self, query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.begun += 1
+        async with self.whole.messages(query) as parts:
+            yield self._some(parts)
+        self.ended.set()
+
+    async def _some(self, parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        given = 0
+        async for part in parts:
+            if given == self.parts_left:
+                raise Unavailable("It broke off.")
+            given += 1
+            yield part
+
+
+@pytest.fixture(scope="module")
+async def exported(
+    redis_url: str, clickhouse_url: str, acme: NewOrganisation
+) -> AsyncIterator[tuple[Breaking, dict[str, Any]]]:
+    """Where exports come from, and by id what is in ClickHouse."""
+    async with new_world(redis_url, clickhouse_url) as world:
+        own = [rows_of(acme.id, number) for number in range(COUNT)]
+        rows = [row for rows in own for row in rows] + rows_of(acme.id + 1000, COUNT)
+        entry = ActivityEntry(shard=0, id=StreamId(1, 0), blob=blob_of(rows))
+        await world.store.insert(block_of([entry])[0], "t")
+        source = Breaking(world.clickhouse_url)
+        yield source, {view.id: view for view in map(history.describe, own)}
+        await source.whole.close()
+
+
+@pytest.fixture(scope="module")
+async def exporting(
+    directory: Directory, acme: NewOrganisation, exported: tuple[Breaking, dict[str, Any]]
+) -> AsyncIterator[Api]:
+    services = await services_with(directory)
+    services = replace(services, reports=services.reports._replace(export=exported[0].messages))
+    async with serving(services, acme.api_key) as running:
+        yield running
+
+
+async def fetched(api: Api, form: str) -> tuple[str, bytes]:
+    url = f"http://127.0.0.1:{api.port}/v1/reports/messages?{PERIOD}&format={form}"
+    async with api.session.get(url, headers={"Authorization": f"Bearer {api.api_key}"}) as answer:
+        assert answer.status == 200
+        return answer.headers["Content-Type"], await answer.read()
+
+
+async def test_the_file_has_each_message_once_as_its_history_says(
+    exporting: Api, exported: tuple[Breaking, dict[str, Any]]
+) -> None:
+    kind, body = await fetched(exporting, "csv")
+    assert kind == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(body.decode())))
+    views = exported[1]
+    assert [row["id"] for row in rows] == list(views), "in the order of acceptance"
+    for row in rows:
+        view = views[row["id"]]
+        wanted = (view.status, view.charge, view.to, view.reference, view.provider, view.accepted_at)
+        told = ("status", "charge", "to", "reference", "provider", "accepted_at")
+        assert tuple(row[name] for name in told) == wanted
+        assert (int(row["units"]), int(row["attempts"])) == (view.units, view.attempts)
+        assert bool(row["delivered_at"]) == (view.status == "delivered")
+    kind, body = await fetched(exporting, "jsonl")
+    lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(body)
+    assert [{name: str(value) for name, value in line.items()} for line in lines] == rows
+    kind, body = await fetched(exporting, "parquet")
+    assert (kind, body[:4], body[-4:]) == ("application/vnd.apache.parquet", b"PAR1", b"PAR1")
+
+
+async def test_a_file_that_breaks_off_is_seen_to_be_not_whole_and_leaves_room_for_the_next(
+    exporting: Api, exported: tuple[Breaking, dict[str, Any]]
+) -> None:
+    exported[0].parts_left = 1
+    exported[0].ended.clear()
+    with pytest.raises((aiohttp.ClientPayloadError, aiohttp.ClientConnectionError)):
+        await fetched(exporting, "csv")
+    await exported[0].ended.wait()
+    exported[0].parts_left = None
+    assert (await fetched(exporting, "csv"))[1].count(b"\n") == COUNT + 1
+
+
+async def test_a_head_has_no_body_and_the_connection_goes_on(exporting: Api) -> None:
+    request = (
+        f"HEAD /v1/reports/messages?{PERIOD} HTTP/1.1\r\nHost: a\r\n"
+        f"Authorization: Bearer {exporting.api_key}\r\n\r\n"
+        "GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    )
+    answer = await exporting.raw(request.encode())
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert answer.endswith(b'{"status":"ok"}')
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [("format=xlsx", "format"), ("from_time=2026-11-01T00:00:01Z", "from_time"), ("queue=slow", "queue")],
+)
+async def test_what_is_no_export_is_refused(exporting: Api, query: str, field: str) -> None:
+    status, _, problem = await exporting.ask("GET", f"/v1/reports/messages?{query}")
+    assert (status, problem["field"]) == (422, field)
+
+
+async def test_the_operator_names_the_organisation(exporting: Api, acme: NewOrganisation) -> None:
+    status, problem = await exporting.admin("GET", "/reports/messages")
+    assert (status, problem["field"]) == (422, "organisation")
+
+
+async def test_an_erasure_is_begun_of_a_number_that_is_one(exporting: Api) -> None:
+    status, answer = await exporting.admin("POST", "/erasures", {"number": "+4915112345678"})
+    assert (status, answer) == (202, {"under_way": 0})
+    assert await exporting.admin("GET", "/erasures") == (200, {"under_way": 0})
+    status, problem = await exporting.admin("POST", "/erasures", {"number": "12"})
+    assert (status, problem["field"]) == (422, "number")

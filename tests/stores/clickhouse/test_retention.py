@@ -1,0 +1,59 @@
+"""How long what is recorded stays, and that a start changes only what is to be changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from engine.activity.blocks import block_of
+from engine.activity.records import ActivityEntry
+from engine.stores.clickhouse.retention import keep_for
+from engine.stream_id import StreamId
+from tests.activity.world import World, blob_of, make_row, new_world, until
+
+DAY_US = 86_400_000_000
+
+
+@pytest.fixture
+async def world(redis_url: str, clickhouse_url: str) -> AsyncIterator[World]:
+    async with new_world(redis_url, clickhouse_url) as world:
+        yield world
+
+
+async def keep(world: World, numbers_days: int, minutes_days: int) -> list[str]:
+    return await keep_for(
+        world.clickhouse_url, numbers_days=numbers_days, minutes_days=minutes_days, timeout_s=30
+    )
+
+
+async def test_numbers_and_minutes_go_after_their_days_and_nothing_else_does(world: World) -> None:
+    [(now_us,)] = await world.query("SELECT toUnixTimestamp64Micro(now64(6))")
+    ages = {1: 5, 2: 20, 3: 50}
+    rows = [
+        make_row(
+            0, organisation_id=organisation, event="accepted", units=7, to="+989120000001",
+            at_us=now_us - days * DAY_US, accepted_at_us=now_us - days * DAY_US,
+        )
+        for organisation, days in ages.items()
+    ]  # fmt: skip
+    await world.store.insert(
+        block_of([ActivityEntry(shard=0, id=StreamId(1, 0), blob=blob_of(rows))])[0], "t"
+    )
+
+    async def numbers() -> list[tuple[int, str]]:
+        return [(o, to) for o, to in await world.query("SELECT organisation_id, to FROM activity ORDER BY 1")]
+
+    assert await keep(world, 0, 400) == ["report_minutes"]
+    assert await keep(world, 10, 40) == ["activity", "report_minutes"]
+    assert await keep(world, 10, 40) == [], "all is as it should be"
+
+    async def gone() -> bool:
+        minutes = await world.query("SELECT organisation_id FROM report_minutes ORDER BY 1")
+        return await numbers() == [(1, "+989120000001"), (2, ""), (3, "")] and minutes == [(1,), (2,)]
+
+    await until(gone, 60)
+    assert await world.query("SELECT sum(units) FROM activity") == [(21,)]
+    assert await world.query("SELECT sum(units), uniqExact(country) FROM report_quarters") == [(21, 1)]
+    assert await keep(world, 0, 400) == ["activity", "report_minutes"]
+    assert await keep(world, 0, 400) == []

@@ -1,0 +1,85 @@
+"""`smsengine report`: what it asks for and prints, from answers of a server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+import pytest
+
+from engine.activity.reports import Quantiles, Report, ReportRow
+from supervisor import cli
+
+
+class Answers(BaseHTTPRequestHandler):
+    """Gives one report to whoever asks, and remembers the last query."""
+
+    report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=[])
+    asked: dict[str, list[str]]
+
+    def do_GET(self) -> None:
+        type(self).asked = parse_qs(urlsplit(self.path).query)
+        body = msgspec.json.encode(self.report)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def run(url: str, *arguments: str) -> int:
+    return cli.run(["report", *arguments, "--url", url, "--admin-key", "k"])
+
+
+ROW = ReportRow(
+    provider="a", messages=1200, segments=1300, units=6500, accepted=0, sent=200, outcome_unknown=0,
+    canceled=0,
+    expired=0, failed=0, undelivered=100, delivered=900, retries=4, held=0, captured=6500, released=0,
+    delivery_rate=0.9, answer_ms=Quantiles(1.0, 2.0, 3.0), sent_after_ms=Quantiles(10.0, 1500.0, 30.0),
+    delivered_after_ms=None,
+)  # fmt: skip
+
+
+def test_a_report_is_a_table_whose_times_are_rounded_to_quarters(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=False, rows=[ROW])
+    times = ("--since", "2026-11-01T10:07:00+01:00", "--until", "2026-11-01T11:00:01Z")
+    assert run(url, "--by", "provider", *times) == 0
+    printed = capsys.readouterr().out
+    for word in ("provider", "1,200", "90.00%", "1 s", "incomplete"):
+        assert word in printed
+    assert Answers.asked["from_time"] == ["2026-11-01T10:00:00+01:00"]
+    assert Answers.asked["until_time"] == ["2026-11-01T11:15:00+00:00"]
+
+
+def test_json_and_csv_have_all_numbers(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Answers.report = Report(from_time="A", until_time="B", time_zone="UTC", complete=True, rows=[ROW])
+    assert run(url, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["delivered"] == 900
+    assert run(url, "--csv") == 0
+    [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (row["provider"], row["captured"], row["sent_after_p95_ms"]) == ("a", "6500", "1500.0")
+    assert row["delivered_after_p50_ms"] == ""
+
+
+def test_a_wrong_time_is_told_in_a_sentence(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(url, "--since", "yesterday") == 2
+    assert capsys.readouterr().err.startswith("smsengine: --since must be a time with its time zone")
