@@ -6,10 +6,11 @@
     sent = api.send_message(to="+4915112345678", text="Your code is 123456", queue="express")
     print(api.get_message(id=sent["id"])["status"])
 
-Every call of the document is a method by its `operationId`; `help(api.send_message)` says what it takes. Parameters of the
-path and of the query, and the fields of the body, are arguments by name (`from_` for `from`). What is refused raises
-`Problem`. A call that may be repeated gets an Idempotency-Key and is repeated as long as the engine asks for it, so that
-nothing is sent twice. Not for several threads at once. Copy it, and change it as you like.
+Every call of the document is a method by its `operationId`; `help(api.send_message)` says what it does.
+Parameters of the path and of the query, and the fields of the body, are arguments by name (`from_` for
+`from`). What is refused raises `Problem`. A call that may be repeated gets an Idempotency-Key and is repeated
+as long as the engine asks for it, so that nothing is sent twice. Not for several threads at once. Copy it, and
+change it as you like.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-# How often a call is repeated that was not answered, or is to be sent again later; and the longest wait, seconds.
+# How often a call is sent that gets no answer, or is to be sent again later; and the longest wait, seconds.
 TRIES = 5
 WAIT_S_MAX = 30.0
 AGAIN = (429, 503)
 
 
 class Problem(Exception):
-    """The engine has refused a call; `code` is for programs, `detail` for people, `field` names what is wrong."""
+    """A call is refused; `code` is for programs, `detail` for people, `field` names what is wrong."""
 
     def __init__(self, status: int, document: dict[str, Any]) -> None:
         super().__init__(document.get("detail", f"HTTP status {status}"))
