@@ -9,7 +9,7 @@
 Every call of the document is a method by its `operationId`; `help(api.send_message)` says what it does.
 Parameters of the path and of the query, and the fields of the body, are arguments by name (`from_` for
 `from`). What is refused raises `Problem`. A call that may be repeated gets an Idempotency-Key and is repeated
-as long as the engine asks for it, so that nothing is sent twice. Not for several threads at once. Copy it, and
+as long as the engine asks for it, so that nothing is sent twice. Not for several threads at once. Copy it and
 change it as you like.
 """
 

@@ -7,8 +7,11 @@ import re
 import msgspec
 from aiohttp import hdrs, web
 
+from engine.activity.cancels import CanceledMessage
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, read_body
+from engine.api.description import described
+from engine.api.parameters import MESSAGE
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
@@ -31,6 +34,16 @@ class CancelCalls:
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
+    @described(
+        "cancel_message",
+        "Cancel a message that no provider has; its units are released.",
+        scope="send",
+        path=MESSAGE,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={200: CanceledMessage},
+        codes=("already_sent", "being_sent", "may_be_sent", "set_aside", "already_ended", "older_version"),
+    )
     async def message(self, request: web.Request) -> Response:
         """`POST /v1/messages/{id}/cancel`: 200; the message is not sent, and its units are released.
 
