@@ -135,6 +135,19 @@ class TopUp(msgspec.Struct, frozen=True, kw_only=True):
     balance: Balance
 
 
+class Adjustment(msgspec.Struct, frozen=True, kw_only=True):
+    """Units that an operator gave or took, and the balance after it."""
+
+    organisation_id: int
+    # The operator's name for it; each counts once for an organisation.
+    reference: str
+    # Below 0: taken.
+    units: int
+    reason: str
+    at: datetime
+    balance: Balance
+
+
 class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     """A movement of an organisation's units, as the organisation sees it.
 
@@ -144,11 +157,14 @@ class Transaction(msgspec.Struct, frozen=True, kw_only=True):
     # Goes up within an organisation in the order of the commits.
     id: int
     at: datetime
-    type: Literal["top-up", "hold", "capture", "release", "reopen"]
+    type: Literal["top-up", "adjustment", "hold", "capture", "release", "reopen"]
+    # Below 0 only for an adjustment that took them.
     units: int
-    # For a top-up the payer's name for it. For a movement that closed books because Redis lost data,
-    # the cause. Otherwise None.
+    # For a top-up or an adjustment the name that it was given. For a movement that closed books because
+    # Redis lost data, the cause. Otherwise None.
     reference: str | None
+    # Of an adjustment.
+    reason: str | None = None
 
 
 class UnbookedSum(msgspec.Struct, frozen=True, kw_only=True):

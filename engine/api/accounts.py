@@ -14,13 +14,21 @@ from engine.organisations import Balance
 
 _PAGE = {
     "transactions": [
-        {"id": 5, "at": "2026-11-22T09:43:36.390841Z", "type": "capture", "units": 2, "reference": None},
+        {
+            "id": 5,
+            "at": "2026-11-22T09:43:36.390841Z",
+            "type": "capture",
+            "units": 2,
+            "reference": None,
+            "reason": None,
+        },
         {
             "id": 2,
             "at": "2026-11-22T09:43:35.898741Z",
             "type": "top-up",
             "units": 1000,
             "reference": "invoice-2041",
+            "reason": None,
         },
     ],
     "next": None,

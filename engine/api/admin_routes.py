@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.api.adjustments import AdjustmentCalls
 from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.admin_keys import AdminKeyCalls
 from engine.api.admin_route import AdminRoute
@@ -75,6 +76,7 @@ def _of_money(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{path}/balance", admin.balance, "read")
     yield AdminRoute("GET", f"{path}/transactions", admin.transactions, "read")
     yield AdminRoute("POST", f"{path}/top-ups", admin.top_up, "money")
+    yield AdminRoute("POST", f"{path}/adjustments", AdjustmentCalls(services).adjust, "money")
     yield AdminRoute("GET", f"{_ROOT}/unbooked", unbooked.sums, "read")
     yield AdminRoute("POST", f"{_ROOT}/unbooked/{{organisation_id}}/book", unbooked.book, "money")
     yield AdminRoute("GET", f"{_ROOT}/losses", unbooked.losses, "read")

@@ -22,7 +22,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from engine.api.decoding import Shape
-from engine.organisations import ApiScope
 
 A = TypeVar("A", bound=Callable[..., Awaitable[Any]])
 Schema = Mapping[str, Any]
@@ -70,8 +69,9 @@ class Description(NamedTuple):
     summary: str
     # More sentences, Markdown.
     more: str
-    # What the API key must be good for; "": it needs no API key. Admin calls say it in their route.
-    scope: ApiScope | str
+    # What the API key must be good for, with blanks between; "": it needs no API key. Admin calls say it in
+    # their route. One that has both is a call of organisations on their own that operators have too.
+    scope: str
     path: Mapping[str, Parameter]
     query: Mapping[str, Parameter]
     # None: the call has no body.
@@ -96,7 +96,7 @@ def described(
     summary: str,
     *,
     more: str = "",
-    scope: ApiScope | str = "",
+    scope: str = "",
     path: Mapping[str, Parameter] | None = None,
     query: Mapping[str, Parameter] | None = None,
     body: Shape[Any] | None = None,
@@ -124,6 +124,12 @@ def described(
         return action
 
     return mark
+
+
+def like(described_one: Callable[..., Awaitable[Any]], action: A) -> A:
+    """`action`, with what is said about one that it calls."""
+    setattr(action, _ATTRIBUTE, getattr(described_one, _ATTRIBUTE, None))
+    return action
 
 
 def description_of(action: Callable[..., Awaitable[Any]]) -> Description | None:

@@ -17,7 +17,9 @@ from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
+from engine.api.description import ID, TEXT, Answer, Parameter, described
 from engine.api.paging import asked, limit_asked
+from engine.api.parameters import LIMIT
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import not_found
 from engine.api.recipient_ports import InboundPage, InboundReader
@@ -88,6 +90,9 @@ _MESSAGE = Shape(
 )
 
 
+_CURSOR_OF = {"cursor": Parameter("The `next` of the page before.", TEXT)}
+
+
 class InboundPushes:
     """The actions on the addresses where providers push messages."""
 
@@ -97,6 +102,17 @@ class InboundPushes:
         self._now_us = services.now_us
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "push_inbound",
+        "Take messages that a provider pushes, in the form that the provider's section describes.",
+        more="The answer is what that section says. The word in the path is the provider's `receipt_token`.",
+        path={
+            "name": Parameter("The name of the provider.", TEXT, "provider"),
+            "token": Parameter("Its `receipt_token`.", TEXT, "receipt_token"),
+        },
+        answers={200: Answer(None, "The messages are kept.", content_type="*/*")},
+        codes=("invalid_receipt", "too_large", "too_many"),
+    )
     async def take(self, request: web.Request) -> Response:
         """Take a request with messages: the answer that the provider expects, once they are in Redis.
 
@@ -138,6 +154,13 @@ class OwnInbound:
         self._page = services.recipients.inbound_page
         self._keys = keys
 
+    @described(
+        "list_inbound_messages",
+        "List what recipients wrote, the newest first.",
+        scope="read",
+        query=LIMIT | _CURSOR_OF,
+        answers={200: _Page},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/inbound-messages`: 200 with a page of them, the newest first.
 
@@ -157,6 +180,14 @@ class InboundCalls:
         self._sink, self._now_us = recipients.inbound, recipients.now_us
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "list_all_inbound_messages",
+        "List what recipients wrote to one organisation, or to nobody.",
+        query={"organisation": Parameter("That of this id; without it what is nobody's.", ID)}
+        | LIMIT
+        | _CURSOR_OF,
+        answers={200: _AdminPage},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /inbound-messages?organisation=`: 200 with a page of those of one, or of nobody.
 
@@ -165,6 +196,14 @@ class InboundCalls:
         found, cursor = await _page_of(request, self._page, asked(request, "organisation", 0))
         return answer_of(200, _AdminPage(found, cursor))
 
+    @described(
+        "write_inbound_message",
+        "Take a message as if a recipient had written it.",
+        body=_MESSAGE,
+        limits={"text": {"maxLength": _TEXT_MAX}, "from": {"minLength": 1}, "to": {"minLength": 1}},
+        examples={"a word": {"from": "+4915112345678", "to": "12345", "text": "hello"}},
+        answers={202: Answer(dict[str, str], example={"status": "kept"})},
+    )
     async def write(self, request: web.Request) -> Response:
         """`POST /inbound-messages`: 202 when a message, as if a recipient had written it, is in Redis.
 
@@ -185,10 +224,18 @@ class InboundCalls:
         describe(None, {"to": given.recipient})
         return answer_of(202, {"status": "kept"})
 
+    @described("list_inbound_routes", "List whose inbound messages are.", answers={200: _Routes})
     async def show_routes(self, request: web.Request) -> Response:
         """`GET /inbound-routes`: 200 with all of them. Raises Refusal 401, Unavailable."""
         return answer_of(200, _Routes(await self._routes.routes()))
 
+    @described(
+        "put_inbound_route",
+        "Say whose the messages to a number are, or those that begin with a word.",
+        body=_ROUTE,
+        examples={"the first": {"number": "12345", "organisation_id": 1}},
+        answers={200: InboundRoute},
+    )
     async def put_route(self, request: web.Request) -> Response:
         """`PUT /inbound-routes`: 200 with the one route as it is kept. Safe to repeat.
 
@@ -200,6 +247,13 @@ class InboundCalls:
         )
         return answer_of(200, await self._routes.put(route))
 
+    @described(
+        "remove_inbound_route",
+        "Let the messages to a number be nobody's.",
+        body=_REMOVAL,
+        examples={"the first": {"number": "12345"}},
+        answers={204: None},
+    )
     async def remove_route(self, request: web.Request) -> Response:
         """`POST /inbound-routes/remove`: 204, also when there is none. Raises as `put_route` does."""
         wanted = _REMOVAL.decode(await read_body(request, self._body_bytes_max))

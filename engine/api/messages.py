@@ -173,7 +173,8 @@ _ACCEPTED = {
 _ONE = {"to": "+4915112345678", "text": "Your code is 123456", "from": "ACME", "queue": "express"}
 _CODES = (
     "insufficient_credit", "organisation_suspended", "invalid_text", "rate_limited", "backlog_full",
-    "outcome_unknown", "queue_drained", "node_drained",
+    "outcome_unknown", "queue_drained", "node_drained", "invalid_number", "invalid_sender", "opted_out",
+    "sender_not_allowed", "destination_not_allowed",
 )  # fmt: skip
 _SEND = described(
     "send_message",
@@ -184,7 +185,7 @@ _SEND = described(
     limits={"validity": {"minimum": 1, "maximum": 604_800}, "reference": {"maxLength": 200}, "send_at": TIME},
     examples={"a code": _ONE},
     answers={202: Answer(Accepted, example=_ACCEPTED)},
-    codes=(*_CODES, "invalid_number", "invalid_sender"),
+    codes=_CODES,
     once=True,
 )
 _SEND_MANY = described(

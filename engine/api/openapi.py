@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import engine
 from engine.admin_keys import Scope
 from engine.api.description import Answer, Description, Parameter
+from engine.api.parameters import ORGANISATION
 from engine.api.problem_codes import PROBLEM_CODES
 from engine.api.problems import Problem
 from engine.api.schemas import Schemas
@@ -58,7 +59,7 @@ class Call(NamedTuple):
 
 def document(calls: Iterable[Call]) -> dict[str, Any]:
     """The document of these calls, to be encoded as JSON."""
-    known = [(call, call.description) for call in calls if call.description is not None]
+    known = [_of_operators(call, call.description) for call in calls if call.description is not None]
     schemas = _schemas([description for _, description in known])
     responses: dict[str, Any] = {}
     paths: dict[str, dict[str, Any]] = {}
@@ -151,10 +152,18 @@ def _operation(
     return operation
 
 
+def _of_operators(call: Call, description: Description) -> tuple[Call, Description]:
+    """A call of organisations on their own that operators have for any of them, as theirs."""
+    if call.admin_scope is None or not description.scope:
+        return call, description
+    path = ORGANISATION | dict(description.path)
+    return call, description._replace(name=f"{description.name}_of_organisation", scope="", path=path)
+
+
 def _security(call: Call, description: Description) -> list[dict[str, list[str]]]:
     if call.admin_scope is not None:
         return [{"adminKey": [call.admin_scope]}]
-    return [{"apiKey": [description.scope]}] if description.scope else []
+    return [{"apiKey": description.scope.split()}] if description.scope else []
 
 
 def _parameter(name: str, of: Parameter, place: str) -> dict[str, Any]:

@@ -14,8 +14,10 @@ from engine.api.admin import organisation_id_of
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
+from engine.api.description import TEXT, Parameter, described, like
 from engine.api.guard import Action
 from engine.api.paging import asked, limit_asked
+from engine.api.parameters import AFTER_NUMBER, LIMIT
 from engine.api.ports import AdminServices, Services
 from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
@@ -70,13 +72,13 @@ class OptOuts:
                     request, await keys.organisation(request.headers.get(hdrs.AUTHORIZATION)), "api"
                 )
 
-            return action
+            return like(answer, action)
 
         def changing(answer: _Answer) -> Action:
             async def action(request: web.Request) -> Response:
                 return await answer(request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION)), "api")
 
-            return self._repeats.of_callers(keys, action)
+            return self._repeats.of_callers(keys, like(answer, action))
 
         return {
             path: {"GET": reading(self._page), "POST": changing(self._add)},
@@ -91,13 +93,20 @@ class OptOuts:
             async def act(request: web.Request) -> Response:
                 return await answer(request, organisation_id_of(request), "admin")
 
-            return act
+            return like(answer, act)
 
         yield AdminRoute("GET", path, action(self._page), "read")
         yield AdminRoute("POST", path, action(self._add), "operate")
         yield AdminRoute("POST", f"{path}/remove", action(self._remove), "operate")
         yield AdminRoute("GET", f"{path}/{{number}}", action(self._show), "read")
 
+    @described(
+        "list_opt_outs",
+        "List the numbers that want no messages, by their digits.",
+        scope="read",
+        query=LIMIT | AFTER_NUMBER,
+        answers={200: _Page},
+    )
     async def _page(self, request: web.Request, organisation_id: int, _: OptOutSource) -> Response:
         """`GET`: 200 with a page of them. Raises Refusal 401, 404, 422, Unavailable."""
         limit = limit_asked(request)
@@ -105,11 +114,28 @@ class OptOuts:
         page = found[:limit]
         return answer_of(200, _Page(page, int(page[-1].number[1:]) if len(found) > limit else None))
 
+    @described(
+        "get_opt_out",
+        "Show one number that wants no messages.",
+        scope="read",
+        path={"number": Parameter("The number in E.164.", TEXT, "opt_out")},
+        answers={200: OptOut},
+    )
     async def _show(self, request: web.Request, organisation_id: int, _: OptOutSource) -> Response:
         """`GET .../{number}`: 200 with that one. Raises Refusal 401, 404, 422, Unavailable."""
         number = e164_in("number", request.match_info["number"])
         return answer_of(200, await self._book.one(organisation_id, number))
 
+    @described(
+        "add_opt_outs",
+        "Send no messages to some numbers any more; all of them or none.",
+        scope="send",
+        body=_NUMBERS,
+        limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
+        examples={"one number": {"numbers": ["+4915112345699"]}},
+        answers={200: _Added},
+        codes=("batch_too_large",),
+    )
     async def _add(self, request: web.Request, organisation_id: int, source: OptOutSource) -> Response:
         """`POST`: 200 with how many were new; all of them or none. Safe to repeat.
 
@@ -118,6 +144,16 @@ class OptOuts:
         numbers = await self._numbers(request)
         return answer_of(200, _Added(await self._book.add(organisation_id, numbers, source)))
 
+    @described(
+        "remove_opt_outs",
+        "Let some numbers get messages again; all of them or none.",
+        scope="send",
+        body=_NUMBERS,
+        limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
+        examples={"one number": {"numbers": ["+4915112345699"]}},
+        answers={200: _Removed},
+        codes=("batch_too_large",),
+    )
     async def _remove(self, request: web.Request, organisation_id: int, source: OptOutSource) -> Response:
         """`POST .../remove`: 200 with how many had opted out; all of them or none. Safe to repeat.
 

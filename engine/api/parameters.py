@@ -34,6 +34,10 @@ LIMIT = {
 }
 # Of lists with the newest first.
 CURSOR = {"cursor": Parameter("The `next` of the page before.", ID)}
+# Of lists by the digits of a number.
+AFTER_NUMBER = {
+    "cursor": Parameter("The `next` of the page before.", {"type": "integer", "minimum": 0, "default": 0})
+}
 # Of lists by id.
 AFTER = {
     "after": Parameter("The `next` of the page before.", {"type": "integer", "minimum": 0, "default": 0})

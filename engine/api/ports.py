@@ -25,6 +25,7 @@ from engine.intake.estimate import Estimate
 from engine.nodes.control import NodeControl
 from engine.organisations import (
     ANY_KEY,
+    Adjustment,
     ApiKey,
     ApiKeyWish,
     Balance,
@@ -52,6 +53,9 @@ from engine.stores.redis.problems import ProblemCounts
 Draft = MessageDraft | Refusal
 Outcome = Accepted | Refusal
 Render = Callable[[Sequence[Outcome]], bytes]
+# (organisation id, units, reference, reason, once) → the adjustment, and whether this call made it. Raises
+# Refusal 404, 409, 422, Unavailable.
+Adjust = Callable[[int, int, str, str, IdempotentCall | None], Awaitable[tuple[Adjustment, bool]]]
 # (organisation id, before id, limit) → its transactions, newest first. Raises Refusal 404, Unavailable.
 Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
 
@@ -363,6 +367,7 @@ class AdminServices(_Common):
     # (ids of admin keys) → notes that they are in use now. Raises Unavailable.
     note_admin_key_uses: Callable[[Sequence[int]], Awaitable[None]]
     changes: Changes
+    adjust: Adjust
     limits: LimitBook
     unbooked: Unbooked
     losses: Losses

@@ -101,7 +101,8 @@ def _who(call: Mapping[str, Any]) -> str:
     for security in call["security"]:
         for scheme, scopes in security.items():
             whose = "an admin key" if scheme == "adminKey" else "an API key"
-            return f"Needs {whose} with the scope <code>{escape(scopes[0])}</code>."
+            needed = " and ".join(f"<code>{escape(scope)}</code>" for scope in scopes)
+            return f"Needs {whose} with the scope {needed}."
     return "Needs no key."
 
 

@@ -14,8 +14,10 @@ from engine.api.admin import organisation_id_of
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
+from engine.api.description import ID, TEXT, TIME, Parameter, described
 from engine.api.guard import Action
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, choice_asked, limit_asked
+from engine.api.parameters import CURSOR, LIMIT
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import not_found
 from engine.api.repeats import Repeats
@@ -87,6 +89,9 @@ _SINCE = Shape(_Since, "a replay", {"since": "an RFC 3339 time with an offset as
 _NOTHING = Shape(_Nothing, "this call", {})
 
 
+_ENDPOINT = {"endpoint_id": Parameter("The id of the endpoint.", TEXT, "webhook_endpoint")}
+
+
 class Webhooks:
     """The actions on webhooks. Each raises Refusal 401, 403 and Unavailable."""
 
@@ -98,10 +103,20 @@ class Webhooks:
         self._now_us = services.now_us
         self._whose = whose
 
+    @described("list_webhook_endpoints", "List the endpoints.", scope="read", answers={200: _Endpoints})
     async def endpoints(self, request: web.Request) -> Response:
         """`GET /v1/webhook-endpoints`: 200 with all of them. Raises Refusal 404."""
         return answer_of(200, _Endpoints(await self._book.endpoints(await self._whose(request, False))))
 
+    @described(
+        "create_webhook_endpoint",
+        "Make an endpoint; its secret is shown this once.",
+        scope="send read",
+        body=_NEW,
+        examples={"one": {"url": "https://127.0.0.1:9/events"}},
+        answers={201: _Made},
+        codes=("endpoint_exists", "too_many_endpoints"),
+    )
     async def create(self, request: web.Request) -> Response:
         """`POST /v1/webhook-endpoints`: 201 with it and its secret. Repeated, it is 409 and makes nothing.
 
@@ -111,12 +126,31 @@ class Webhooks:
         wanted = _NEW.decode(await read_body(request, self._body_bytes_max))
         return _made(201, await self._book.create(organisation_id, wanted.url))
 
+    @described(
+        "remove_webhook_endpoint",
+        "Tell an endpoint nothing more.",
+        scope="send read",
+        path=_ENDPOINT,
+        answers={204: None},
+    )
     async def remove(self, request: web.Request) -> Response:
         """`DELETE /v1/webhook-endpoints/{id}`: 204; it is told nothing more. Raises Refusal 404."""
         organisation_id = await self._whose(request, True)
         await self._book.remove(organisation_id, _endpoint_id(request))
         return Response(204)
 
+    @described(
+        "rotate_webhook_secret",
+        "Make a new secret of an endpoint; the one before signs as well for a while.",
+        more="`callbacks` in place of the id: the secret of what goes to callback URLs.",
+        scope="send read",
+        path=_ENDPOINT,
+        body=_ROTATION,
+        is_body_optional=True,
+        limits={"overlap_s": {"minimum": 0, "maximum": 2_592_000}},
+        examples={"an hour": {"overlap_s": 3600}},
+        answers={200: _Made},
+    )
     async def rotate(self, request: web.Request) -> Response:
         """`POST /v1/webhook-endpoints/{id}/rotate`: 200 with it and a new secret; the one before signs as
         well for `overlap_s`. `callbacks` in place of the id: of what goes to callback URLs.
@@ -129,6 +163,15 @@ class Webhooks:
         wanted = _ROTATION.decode_optional(await read_body(request, self._body_bytes_max))
         return _made(200, await self._book.rotate(organisation_id, endpoint_id, wanted.overlap_s))
 
+    @described(
+        "test_webhook_endpoint",
+        "Send a test event to an endpoint.",
+        scope="send read",
+        path=_ENDPOINT,
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={202: _Test},
+    )
     async def test(self, request: web.Request) -> Response:
         """`POST /v1/webhook-endpoints/{id}/test`: 202 with the id of a test event that is on its way.
 
@@ -150,6 +193,15 @@ class Webhooks:
         describe(None, {"endpoint": endpoint_id, "event": event.id})
         return answer_of(202, _Test(event.id))
 
+    @described(
+        "list_webhook_deliveries",
+        "List the deliveries that wait or have failed, newest first.",
+        scope="read",
+        query={"state": Parameter("Only those that wait, or have failed.", {"enum": list(_STATES)})}
+        | LIMIT
+        | CURSOR,
+        answers={200: _Deliveries},
+    )
     async def deliveries(self, request: web.Request) -> Response:
         """`GET /v1/webhook-deliveries`: 200 with a page of those that wait or have failed. Raises Refusal
         422."""
@@ -161,6 +213,15 @@ class Webhooks:
         page = found[:limit]
         return answer_of(200, _Deliveries(page, page[-1].id if len(found) > limit else None))
 
+    @described(
+        "replay_webhook_delivery",
+        "Make a delivery again, now.",
+        scope="send read",
+        path={"delivery_id": Parameter("The id of the delivery.", ID, "webhook_delivery")},
+        body=_NOTHING,
+        is_body_optional=True,
+        answers={200: ShownDelivery},
+    )
     async def replay(self, request: web.Request) -> Response:
         """`POST /v1/webhook-deliveries/{id}/replay`: 200 with it; it is due now. Safe to repeat. Raises
         Refusal 400, 404, 413, 422."""
@@ -169,6 +230,15 @@ class Webhooks:
         delivery_id = _number(request, "delivery_id", "delivery")
         return answer_of(200, await self._book.replay(organisation_id, delivery_id))
 
+    @described(
+        "replay_webhook_deliveries",
+        "Make all deliveries again that have failed since a time.",
+        scope="send read",
+        body=_SINCE,
+        limits={"since": TIME},
+        examples={"since then": {"since": "2026-11-28T09:00:00Z"}},
+        answers={200: _Replayed},
+    )
     async def replay_since(self, request: web.Request) -> Response:
         """`POST /v1/webhook-deliveries/replay`: 200 with how many that failed since a time are due now. Safe
         to repeat. Raises Refusal 400, 413, 422."""

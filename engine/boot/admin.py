@@ -37,6 +37,7 @@ from engine.stores.audit import AuditReader
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.attempts import ClickHouseAttempts
 from engine.stores.clickhouse.traffic import ClickHouseTraffic
+from engine.stores.postgres.adjustments import Adjustments
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
@@ -120,6 +121,7 @@ async def admin_services(
         admin_keys=AdminKeyBook(postgres),
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,
         changes=Changes(postgres),
+        adjust=Adjustments(postgres).adjust,
         limits=LimitBook(postgres, config.limits.backlog_max),
         recipients=recipient_services(config, stack, postgres, link, now_us),
         unbooked=Unbooked(postgres, shards),

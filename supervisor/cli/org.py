@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 
 from engine.organisations import Balance, NewOrganisation, Organisation
-from supervisor.cli import options, org_keys, org_limits, org_senders, show
+from supervisor.cli import options, org_adjust, org_keys, org_limits, org_senders, show
 from supervisor.cli.answers import Organisations, TopUp
 from supervisor.cli.org_limits import Id
 
 app = typer.Typer(
-    help="Organisations: create, list, top up, keys, balance, senders, limits, pause.",
+    help="Organisations: create, list, top up, adjust, keys, balance, senders, limits, pause.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -99,6 +99,9 @@ def topup(
         return
     available = show.number(done.balance.available)
     print(f"{show.number(done.units)} units as {done.reference!r}; {available} are available now")
+
+
+app.command()(org_adjust.adjust)
 
 
 @app.command()

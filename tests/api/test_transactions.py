@@ -78,7 +78,7 @@ async def test_what_moved_is_told_newest_first_without_internal_movements(api: A
     ids = [t["id"] for t in reply["transactions"]]
     assert ids == sorted(ids, reverse=True)
     for t in reply["transactions"]:
-        assert set(t) == {"id", "at", "type", "units", "reference"}
+        assert set(t) == {"id", "at", "type", "units", "reference", "reason"}
         assert t["at"].endswith("Z")
         assert datetime.fromisoformat(t["at"]).utcoffset() is not None
     path = f"/organisations/{made['id']}/transactions"

@@ -35,6 +35,7 @@ from engine.providers.settings import ProviderSettings, SimulatedSettings
 from engine.records import QUEUE_DEFAULT, Accepted, Replay
 from engine.stores.clickhouse.export import ExportQuery
 from engine.stores.migrate import migrate_postgres
+from engine.stores.postgres.adjustments import Adjustments
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.changes import Changes
@@ -319,6 +320,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "note_admin_key_uses": KeyUses(pool, "admin_keys").note,
         "note_key_uses": KeyUses(pool, "api_keys").note,
         "changes": Changes(pool),
+        "adjust": Adjustments(pool).adjust,
         "limits": LimitBook(pool, 1_000_000),
         "recipients": recipients_of(pool),
         "inbound_readers": {},

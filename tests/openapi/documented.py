@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -57,9 +58,9 @@ class Operation(NamedTuple):
         content = self.of.get("requestBody", {}).get("content", {}).get("application/json", {})
         return {name: example["value"] for name, example in content.get("examples", {}).items()}
 
-    def scope(self) -> str:
-        """What an API key must be good for; "": it takes none."""
-        return next((s["apiKey"][0] for s in self.of["security"] if "apiKey" in s), "")
+    def scopes(self) -> list[str]:
+        """What an API key must be good for; empty: it takes none."""
+        return next((list(s["apiKey"]) for s in self.of["security"] if "apiKey" in s), [])
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ class Documented:
 
     def admin(self, method: str, path: str, body: object = None) -> Any:
         reply = ask(method, f"{self.engine.admin_url}/v1/admin{path}", body, self.engine.admin_key)
-        assert reply.status in (200, 201, 204), (method, path, reply)
+        assert reply.status in (200, 201, 202, 204), (method, path, reply)
         return reply.body
 
     def public(self, method: str, path: str, body: object, key: str) -> Any:
         reply = ask(method, f"{self.engine.url}{path}", body, key)
-        assert reply.status in (200, 202), (method, path, reply)
+        assert reply.status in (200, 201, 202), (method, path, reply)
         return reply.body
 
     def organisation(self) -> Organisation:
@@ -162,12 +163,19 @@ def ask(method: str, url: str, body: object = None, key: str = "", **headers: st
             return Reply(refused.code, refused.headers, refused.read())
 
 
+def in_a_day() -> str:
+    """The time a day from now, RFC 3339."""
+    return (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 # Makes a thing of an organisation, and gives the name by which a path names it.
 Maker = Callable[[Documented, Organisation], object]
 
 
 def _message(documented: Documented, of: Organisation) -> object:
-    return documented.public("POST", "/v1/messages", GIVEN, of.api_key)["id"]
+    # Later, so that it can be canceled.
+    later = GIVEN | {"send_at": in_a_day()}
+    return documented.public("POST", "/v1/messages", later, of.api_key)["id"]
 
 
 def _api_key(documented: Documented, of: Organisation) -> object:
@@ -183,6 +191,29 @@ def _node(documented: Documented, _: Organisation) -> object:
     return eventually(lambda: documented.admin("GET", "/nodes")["nodes"])[0]["name"]
 
 
+def _opt_out(documented: Documented, of: Organisation) -> object:
+    number = f"+4915{next(_NUMBERS):09}"
+    documented.public("POST", "/v1/opt-outs", {"numbers": [number]}, of.api_key)
+    return number
+
+
+def _webhook_endpoint(documented: Documented, of: Organisation) -> object:
+    """The first, after all that are there, because an organisation has few."""
+    found = documented.public("GET", "/v1/webhook-endpoints", None, of.api_key)["webhook_endpoints"]
+    if found := [one for one in found if one["url"]]:
+        return found[0]["id"]
+    wish = {"url": f"http://127.0.0.1:9/{next(_NUMBERS)}"}
+    return documented.public("POST", "/v1/webhook-endpoints", wish, of.api_key)["id"]
+
+
+def _webhook_delivery(documented: Documented, of: Organisation) -> object:
+    """Of a test event to an endpoint that nobody listens at."""
+    endpoint = _webhook_endpoint(documented, of)
+    documented.public("POST", f"/v1/webhook-endpoints/{endpoint}/test", None, of.api_key)
+    path = "/v1/webhook-deliveries"
+    return eventually(lambda: documented.public("GET", path, None, of.api_key)["webhook_deliveries"])[0]["id"]
+
+
 # By kind of thing that a path names. One of an organisation's own kinds that is missing fails the test of
 # tenancy; of the admin's, calls on it are not tried.
 MAKERS: dict[str, Maker] = {
@@ -193,4 +224,7 @@ MAKERS: dict[str, Maker] = {
     "provider": lambda documented, _: documented.admin("GET", "/providers")["providers"][0]["name"],
     "node": _node,
     "queue": lambda *_: "normal",
+    "opt_out": _opt_out,
+    "webhook_endpoint": _webhook_endpoint,
+    "webhook_delivery": _webhook_delivery,
 }

@@ -13,8 +13,16 @@ _FIELDS_MAX = 200
 _FORM = "application/x-www-form-urlencoded"
 
 
+# Twilio's number for a parameter that it does not take here.
+_UNSUPPORTED = 21609
+
+
 class Unsupported(Exception):
-    """The call asks for what is not done here; its text is one sentence."""
+    """The call asks for what is not done here, or lacks what is needed; its text is one sentence."""
+
+    def __init__(self, sentence: str, twilio_code: int = _UNSUPPORTED) -> None:
+        super().__init__(sentence)
+        self.twilio_code = twilio_code
 
 
 async def parameters_of(

@@ -46,7 +46,7 @@ _CODES = {
     "idempotency_key_reused": (20409, 409),
     "idempotency_key_used": (20409, 409),
 }
-_INVALID, _UNSUPPORTED, _UNAVAILABLE = (20001, 400), 21609, 20503
+_INVALID, _UNAVAILABLE, _NO_NUMBER, _NO_TEXT = (20001, 400), 20503, 21604, 21602
 _STATUSES = {
     "accepted": "queued", "scheduled": "scheduled", "sent": "sent", "delivered": "delivered",
     "undelivered": "undelivered", "outcome_unknown": "sent",
@@ -82,7 +82,7 @@ class Twilio:
                 fingerprint=fingerprint_of("POST", "/2010-04-01", body) if token else b"",
             )
         except Unsupported as e:
-            return _problem(_UNSUPPORTED, 400, str(e))
+            return _problem(e.twilio_code, 400, str(e))
         except (Refusal, Unavailable) as e:
             return _refused(e)
         return Response(201, submitted.answer)
@@ -121,7 +121,7 @@ def _authorization(request: web.Request) -> str:
 
 
 def _draft(found: dict[str, bytes]) -> MessageDraft:
-    """Raises Unsupported, Refusal 400."""
+    """Raises Unsupported."""
     for name, value in found.items():
         if value and name not in _READ and name not in _IGNORED:
             raise Unsupported(f"The parameter {name} is not supported here.")
@@ -130,9 +130,9 @@ def _draft(found: dict[str, bytes]) -> MessageDraft:
     except UnicodeDecodeError as e:
         raise Unsupported("The parameters must be in UTF-8.") from e
     if not text.get("To"):
-        raise Refusal("to_missing", 400, "A 'To' phone number is required.")
+        raise Unsupported("A 'To' phone number is required.", _NO_NUMBER)
     if not text.get("Body"):
-        raise Refusal("body_missing", 400, "Message body is required.")
+        raise Unsupported("Message body is required.", _NO_TEXT)
     if text.get("ScheduleType", "fixed") != "fixed":
         raise Unsupported("ScheduleType must be fixed.")
     validity = text.get("ValidityPeriod")
@@ -176,8 +176,7 @@ def _message(
 def _refused(error: Refusal | Unavailable) -> Response:
     if isinstance(error, Unavailable):
         return _problem(_UNAVAILABLE, 503, error.detail)
-    missing = {"to_missing": (21604, 400), "body_missing": (21602, 400)}
-    code, status = missing.get(error.code) or _CODES.get(error.code, _INVALID)
+    code, status = _CODES.get(error.code, _INVALID)
     return _problem(code, status, error.detail)
 
 

@@ -47,7 +47,8 @@ FROM audit_sums WHERE shard = $1"""
 # Sums of rows of the journal; `{of}` is the column that groups them, if any.
 JOURNAL = """
 SELECT {of} max(id) AS journal_id, count(*) AS rows, min(shard) AS least, max(shard) AS most,
-       coalesce(sum(units) FILTER (WHERE debit = 'payments'), 0)::bigint AS topped_up,
+       coalesce(sum(CASE 'payments' WHEN debit THEN units WHEN credit THEN -units END), 0)::bigint
+           AS topped_up,
        {places},
        -- A hold of units that are `available` undoes a release: see `engine.credit.rebuilding`.
        coalesce(sum(units) FILTER (WHERE movement = 'hold' AND debit = 'granted'), 0)::bigint AS holds,

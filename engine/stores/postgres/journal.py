@@ -18,10 +18,15 @@ from engine.stores.postgres.pool import Pool
 # for an organisation that has been idle for years it does not. Only the index
 # `journal_by_organisation` has pairs in this order, so only the rows of the page are read.
 _PAGE = """
-SELECT id, at, movement, units, reference FROM journal
-WHERE (organisation_id, id) < ($1, $2) AND organisation_id >= $1
-    AND movement IN ('top-up', 'hold', 'capture', 'release', 'reopen')
-ORDER BY organisation_id DESC, id DESC LIMIT $3"""
+SELECT j.id, j.at, j.movement, CASE j.credit WHEN 'payments' THEN -j.units ELSE j.units END, j.reference,
+       a.reason
+FROM (SELECT * FROM journal
+      WHERE (organisation_id, id) < ($1, $2) AND organisation_id >= $1
+          AND movement IN ('top-up', 'adjustment', 'hold', 'capture', 'release', 'reopen')
+      ORDER BY organisation_id DESC, id DESC LIMIT $3) j
+LEFT JOIN adjustments a ON j.movement = 'adjustment' AND a.organisation_id = j.organisation_id
+    AND a.reference = j.reference
+ORDER BY j.organisation_id DESC, j.id DESC"""
 _EXISTS = "SELECT EXISTS (SELECT FROM organisations WHERE id = $1)"
 
 
@@ -37,4 +42,7 @@ class Journal:
             rows = await connection.fetch(_PAGE, organisation_id, before, limit)
             if not rows and not await connection.fetchval(_EXISTS, organisation_id):
                 raise Refusal("not_found", 404, "There is no organisation with this id.")
-        return [Transaction(id=i, at=at, type=t, units=u, reference=r) for i, at, t, u, r in rows]
+        return [
+            Transaction(id=i, at=at, type=t, units=u, reference=r, reason=reason)
+            for i, at, t, u, r, reason in rows
+        ]
