@@ -20,8 +20,8 @@ from engine.api.last_uses import LastUses
 from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
 from engine.api.openapi import Call
-from engine.api.pages import Pages
 from engine.api.opt_outs import OWN_OPT_OUTS, OptOuts
+from engine.api.pages import Pages
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts

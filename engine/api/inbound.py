@@ -11,13 +11,16 @@ import asyncio
 import hmac
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 from aiohttp import hdrs, web
 
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
+from engine.api.description import TEXT, Answer, Parameter, described
 from engine.api.paging import asked, limit_asked
+from engine.api.parameters import LIMIT
 from engine.api.ports import AdminServices, Services
 from engine.api.problems import not_found
 from engine.api.recipient_ports import InboundPage, InboundReader
@@ -69,6 +72,11 @@ class _Written(msgspec.Struct, forbid_unknown_fields=True):
     text: str
 
 
+class _KeptMessage(msgspec.Struct):
+    status: Literal["kept"] = "kept"
+
+
+_CURSOR_ASKED = {"cursor": Parameter("The `next` of the page before.", TEXT)}
 _NUMBER = 'a number or short code as a string, such as "12345"'
 _WORD = "a word as a string, or empty"
 _ROUTE = Shape(
@@ -97,6 +105,17 @@ class InboundPushes:
         self._now_us = services.now_us
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "push_inbound",
+        "Take messages that recipients wrote, in the form that the provider's section describes.",
+        more="The answer is what that section says. The word in the path is the provider's `receipt_token`.",
+        path={
+            "name": Parameter("The name of the provider.", TEXT, "provider"),
+            "token": Parameter("Its `receipt_token`.", TEXT, "receipt_token"),
+        },
+        answers={200: Answer(None, "The messages are kept.", content_type="*/*")},
+        codes=("invalid_receipt", "too_large", "too_many"),
+    )
     async def take(self, request: web.Request) -> Response:
         """Take a request with messages: the answer that the provider expects, once they are in Redis.
 
@@ -138,6 +157,13 @@ class OwnInbound:
         self._page = services.recipients.inbound_page
         self._keys = keys
 
+    @described(
+        "list_own_inbound_messages",
+        "List what recipients wrote to the organisation, the newest first.",
+        scope="read",
+        query=LIMIT | _CURSOR_ASKED,
+        answers={200: _Page},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/inbound-messages`: 200 with a page of them, the newest first.
 
@@ -157,6 +183,18 @@ class InboundCalls:
         self._sink, self._now_us = recipients.inbound, recipients.now_us
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "list_inbound_messages",
+        "List what recipients wrote to an organisation, or to numbers that no route has, the newest first.",
+        query=LIMIT
+        | _CURSOR_ASKED
+        | {
+            "organisation": Parameter(
+                "The id of the organisation; 0: nobody's.", {"type": "integer", "default": 0}
+            )
+        },
+        answers={200: _AdminPage},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /inbound-messages?organisation=`: 200 with a page of those of one, or of nobody.
 
@@ -165,6 +203,14 @@ class InboundCalls:
         found, cursor = await _page_of(request, self._page, asked(request, "organisation", 0))
         return answer_of(200, _AdminPage(found, cursor))
 
+    @described(
+        "write_inbound_message",
+        "Keep a message as if a recipient had written it, to try what becomes of it.",
+        body=_MESSAGE,
+        limits={"text": {"maxLength": _TEXT_MAX}},
+        examples={"a stop": {"from": "+4915112345678", "to": "12345", "text": "STOP"}},
+        answers={202: Answer(_KeptMessage, "The message is kept.")},
+    )
     async def write(self, request: web.Request) -> Response:
         """`POST /inbound-messages`: 202 when a message, as if a recipient had written it, is in Redis.
 
@@ -183,12 +229,20 @@ class InboundCalls:
         )
         await keep(self._sink, [part])
         describe(None, {"to": given.recipient})
-        return answer_of(202, {"status": "kept"})
+        return answer_of(202, _KeptMessage())
 
+    @described("list_inbound_routes", "List whose inbound messages are.", answers={200: _Routes})
     async def show_routes(self, request: web.Request) -> Response:
         """`GET /inbound-routes`: 200 with all of them. Raises Refusal 401, Unavailable."""
         return answer_of(200, _Routes(await self._routes.routes()))
 
+    @described(
+        "put_inbound_route",
+        "Give an organisation the messages to a number, or those that begin with a keyword.",
+        body=_ROUTE,
+        examples={"a keyword": {"number": "12345", "keyword": "PIZZA", "organisation_id": 8}},
+        answers={200: InboundRoute},
+    )
     async def put_route(self, request: web.Request) -> Response:
         """`PUT /inbound-routes`: 200 with the one route as it is kept. Safe to repeat.
 
@@ -200,6 +254,13 @@ class InboundCalls:
         )
         return answer_of(200, await self._routes.put(route))
 
+    @described(
+        "remove_inbound_route",
+        "Let the messages to a number, or those of a keyword, be nobody's.",
+        body=_REMOVAL,
+        examples={"a keyword": {"number": "12345", "keyword": "PIZZA"}},
+        answers={204: Answer(None, "There is no such route now.")},
+    )
     async def remove_route(self, request: web.Request) -> Response:
         """`POST /inbound-routes/remove`: 204, also when there is none. Raises as `put_route` does."""
         wanted = _REMOVAL.decode(await read_body(request, self._body_bytes_max))

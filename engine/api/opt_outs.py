@@ -5,7 +5,8 @@ The organisation has the calls under /v1/opt-outs, and operators have the same f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import hdrs, web
@@ -14,13 +15,16 @@ from engine.api.admin import organisation_id_of
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
+from engine.api.description import ID, TEXT, Parameter, described
 from engine.api.guard import Action
 from engine.api.paging import asked, limit_asked
+from engine.api.parameters import LIMIT, ORGANISATION
 from engine.api.ports import AdminServices, Services
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
 from engine.intake.phone_numbers import e164_in
 from engine.intake.records import OptOut, OptOutSource
+from engine.organisations import ApiScope
 
 OWN_OPT_OUTS = "/v1/opt-outs"
 NUMBERS_MAX = 10_000
@@ -76,10 +80,11 @@ class OptOuts:
 
             return action
 
+        of = _described("opt_out", {}, "read", "send")
         return {
-            path: {"GET": reading(self._page), "POST": changing(self._add)},
-            f"{path}/remove": {"POST": changing(self._remove)},
-            f"{path}/{{number}}": {"GET": reading(self._show)},
+            path: {"GET": of.page(reading(self._page)), "POST": of.addition(changing(self._add))},
+            f"{path}/remove": {"POST": of.removal(changing(self._remove))},
+            f"{path}/{{number}}": {"GET": of.one(reading(self._show))},
         }
 
     def of_operators(self, path: str) -> Iterator[AdminRoute]:
@@ -91,10 +96,11 @@ class OptOuts:
 
             return act
 
-        yield AdminRoute("GET", path, action(self._page), "read")
-        yield AdminRoute("POST", path, action(self._add), "operate")
-        yield AdminRoute("POST", f"{path}/remove", action(self._remove), "operate")
-        yield AdminRoute("GET", f"{path}/{{number}}", action(self._show), "read")
+        of = _described("organisation_opt_out", ORGANISATION)
+        yield AdminRoute("GET", path, of.page(action(self._page)), "read")
+        yield AdminRoute("POST", path, of.addition(action(self._add)), "operate")
+        yield AdminRoute("POST", f"{path}/remove", of.removal(action(self._remove)), "operate")
+        yield AdminRoute("GET", f"{path}/{{number}}", of.one(action(self._show)), "read")
 
     async def _page(self, request: web.Request, organisation_id: int, _: OptOutSource) -> Response:
         """`GET`: 200 with a page of them. Raises Refusal 401, 404, 422, Unavailable."""
@@ -136,3 +142,62 @@ class OptOuts:
 
 
 _Answer = Callable[[web.Request, int, OptOutSource], Awaitable[Response]]
+_Mark = Callable[[Action], Action]
+
+
+class _Descriptions(NamedTuple):
+    """What the OpenAPI document says of the four calls."""
+
+    page: _Mark
+    one: _Mark
+    addition: _Mark
+    removal: _Mark
+
+
+def _described(
+    name: str, path: Mapping[str, Parameter], reads: ApiScope | str = "", changes: ApiScope | str = ""
+) -> _Descriptions:
+    """`name`: of one of them. `path`: what the path has in front. `reads`, `changes`: scopes of API keys."""
+    number = {"number": Parameter("A phone number in E.164.", TEXT, "number")}
+    limits = {"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}}
+    examples = {"one number": {"numbers": ["+4915112345678"]}}
+    return _Descriptions(
+        described(
+            f"list_{name}s",
+            "List who wants no messages of the organisation, by the digits of the numbers.",
+            scope=reads,
+            path=path,
+            query=LIMIT | {"cursor": Parameter("The `next` of the page before.", ID)},
+            answers={200: _Page},
+        ),
+        described(
+            f"get_{name}",
+            "Show that a number wants no messages; 404 when it has not opted out.",
+            scope=reads,
+            path={**path, **number},
+            answers={200: OptOut},
+            codes=("invalid_number",),
+        ),
+        described(
+            f"add_{name}s",
+            "Opt numbers out, all of them or none. It may be repeated.",
+            scope=changes,
+            path=path,
+            body=_NUMBERS,
+            limits=limits,
+            examples=examples,
+            answers={200: _Added},
+            codes=("invalid_number", "batch_too_large"),
+        ),
+        described(
+            f"remove_{name}s",
+            "Let numbers have messages again, all of them or none. It may be repeated.",
+            scope=changes,
+            path=path,
+            body=_NUMBERS,
+            limits=limits,
+            examples=examples,
+            answers={200: _Removed},
+            codes=("invalid_number", "batch_too_large"),
+        ),
+    )

@@ -9,9 +9,11 @@ from msgspec import UNSET, UnsetType
 from engine.api.admin import organisation_id_of
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, read_body
+from engine.api.description import described
+from engine.api.parameters import ORGANISATION
 from engine.api.ports import AdminServices, Services
 from engine.api.response import Response, answer_of
-from engine.intake.records import SENDER_KINDS, SenderKind
+from engine.intake.records import SENDER_KINDS, DestinationSheet, SenderKind, SenderRules
 
 
 class _Change(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,6 +54,12 @@ class OwnSenders:
         self._book = services.recipients.senders
         self._keys = keys
 
+    @described(
+        "get_own_senders",
+        "Show which senders the organisation may use.",
+        scope="read",
+        answers={200: SenderRules},
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/senders`: 200 with what the caller may use. Raises Refusal 401, 403, Unavailable."""
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
@@ -65,11 +73,24 @@ class SenderCalls:
         self._book = services.recipients.senders
         self._body_bytes_max = services.body_bytes_max
 
+    @described(
+        "get_senders", "Show what an organisation may use.", path=ORGANISATION, answers={200: SenderRules}
+    )
     async def show(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/senders`: 200 with what it may use. Raises Refusal 401, 404,
         Unavailable."""
         return answer_of(200, await self._book.of(organisation_id_of(request)))
 
+    @described(
+        "change_senders",
+        "Set which senders an organisation may use and where it may send; what is left out stays.",
+        path=ORGANISATION,
+        body=_CHANGE,
+        limits={"senders": {"maxItems": 1_000}, "destinations": {"maxItems": 1_000}},
+        examples={"two senders": {"senders": ["ACME", "12345"], "default": "ACME"}},
+        answers={200: SenderRules},
+        codes=("invalid_sender",),
+    )
     async def change(self, request: web.Request) -> Response:
         """`PATCH /organisations/{id}/senders`: set some of it; 200 with all.
 
@@ -81,10 +102,20 @@ class SenderCalls:
             values["default"] = ""
         return answer_of(200, await self._book.change(organisation_id_of(request), values))
 
+    @described("get_destinations", "Show what destinations take.", answers={200: DestinationSheet})
     async def show_destinations(self, request: web.Request) -> Response:
         """`GET /v1/admin/destinations`: 200 with the rules. Raises Refusal 401, Unavailable."""
         return answer_of(200, await self._book.destinations())
 
+    @described(
+        "replace_destinations",
+        "Replace the rules of all destinations in one step.",
+        body=_RULES,
+        limits={"rules": {"maxProperties": 1_000}},
+        examples={"no names": {"rules": {"+1": ["short", "long"]}}},
+        answers={200: DestinationSheet},
+        codes=("version_conflict",),
+    )
     async def replace_destinations(self, request: web.Request) -> Response:
         """`PUT /v1/admin/destinations`: 200 with the rules that stand now.
 
