@@ -86,6 +86,9 @@ receipts_nameless
 receipts_unknown_state
 segments_unpaid
 mo_dropped
+mo_kept
+mo_refused
+unrouted
 blocks
 matched
 recipient

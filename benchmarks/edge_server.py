@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.edge.edge import Edge
 from engine.api.ports import Services
+from engine.api.recipient_ports import RecipientServices
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.api.webhook_ports import WebhookServices
@@ -57,7 +59,8 @@ def _now_us() -> int:
 def _services(**known: Any) -> Services:
     """Those that sending needs; the others are never asked."""
     nothing: dict[str, Any] = dict.fromkeys(Services.__dataclass_fields__)
-    nothing |= {"receipt_readers": {}, "now_us": _now_us, "counts": RequestCounts()}
+    recipients: Any = SimpleNamespace(**dict.fromkeys(RecipientServices.__dataclass_fields__))
+    nothing |= {"receipt_readers": {}, "now_us": _now_us, "counts": RequestCounts(), "recipients": recipients}
     nothing["webhooks"] = WebhookServices(None, None, 1)  # type: ignore[arg-type]
     return Services(**(nothing | known))
 

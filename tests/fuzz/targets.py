@@ -13,6 +13,7 @@ from tests.fuzz import (
     api_request,
     config_file,
     http_answer,
+    inbound_message,
     kept_answer,
     message_file,
     pushed_receipt,
@@ -26,7 +27,7 @@ TARGETS: dict[str, Target] = {
     module.TARGET.name: module.TARGET
     for module in (
         smpp_pdu, smpp_session, http_answer, pushed_receipt, api_body, api_request, api_octets, message_file,
-        config_file, stream_record, kept_answer,
+        config_file, stream_record, kept_answer, inbound_message,
     )
 }  # fmt: skip
 # Inputs that broke a promise once, by target; they are tried with the seeds.
