@@ -43,6 +43,8 @@ INSERT_BYTES_MAX = 1 << 29
 # Connections that are kept for the next request with the same database and settings.
 IDLE_MAX = 8
 
+# The engine's caches of what it has read from the disk.
+_CACHES = ("mark_cache_size", "primary_index_cache_size", "index_mark_cache_size")
 
 # The database and the settings of a connection.
 _Setting = tuple[str, tuple[tuple[str, str], ...]]
@@ -66,7 +68,10 @@ class Engine:
         from chdb.state.sqlitelike import connect
 
         self._connect = connect
-        self._path = f"{path}?max_server_memory_usage={memory_bytes_max}"
+        # By default its caches may grow to several times this.
+        limits = {"max_server_memory_usage": memory_bytes_max}
+        limits |= dict.fromkeys(_CACHES, memory_bytes_max // 16)
+        self._path = f"{path}?{'&'.join(f'{name}={value}' for name, value in limits.items())}"
         # The engine ends with its last connection; this one keeps it alive.
         self._root = connect(self._path)
         self._lock = threading.Lock()
