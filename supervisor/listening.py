@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from engine.config import UNIX, Config, Role, split_listen
+from engine.config import Config, Role
+from engine.config.addresses import UNIX, split_listen
 from engine.errors import ConfigError
 
 # Connections that wait to be accepted while the processes are busy.

@@ -26,7 +26,8 @@ import structlog
 
 from engine import api_keys
 from engine.boot import fence, run_role
-from engine.config import Config, Role, is_address, load, split_listen
+from engine.config import Config, Role, load
+from engine.config.addresses import is_address, split_listen
 from engine.errors import ConfigError
 from engine.journal import in_journal
 from engine.nodes.records import NodeWish
@@ -45,7 +46,8 @@ from supervisor.prepare import (
     with_urls,
     without_url,
 )
-from supervisor.process.keeper import Keeper, Watched
+from supervisor.process.keeper import Keeper
+from supervisor.process.ports import Watched
 from supervisor.process.resources import confirm_cpus
 from supervisor.process.signals import MEANINGLESS
 from supervisor.process.systemd import Notifier, take_listeners, take_notifier

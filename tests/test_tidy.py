@@ -47,6 +47,7 @@ RATCHET: dict[str, int] = {
 # Modules that only one module outside their room imports, and why they do not live beside it.
 APART: dict[str, str] = {
     "engine.boot": "the supervisor calls it, in the child that it has forked",
+    "engine.stores.clickhouse.retention": "it asks ClickHouse, which only adapters may",
     "engine.providers.presets": "a folder of data, one file for each carrier",
 }
 

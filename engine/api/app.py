@@ -94,13 +94,8 @@ class Probes:
         return answer_of(503, _Readiness("unavailable", parts))
 
 
-def create_app(services: Services, keys: Keys | None = None) -> web.Application:
-    """The public API, to be served by `server.Server`. Call this on the loop that will serve it.
-
-    `keys`: the API keys it knows; None: its own, closed with the application.
-    """
-    keys = keys or Keys(services.directory)
-    uses = LastUses(keys.cache, services.note_key_uses)
+def _actions_of(services: Services, keys: Keys) -> _Actions:
+    """The calls of organisations and providers, and the probes."""
     messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
     pushes = InboundPushes(services)
     cancels, lists = CancelCalls(services, keys), MessageListCalls(services, keys)
@@ -125,6 +120,17 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
         **probes.actions(),
     }
     actions["/v1/messages"]["GET"] = lists.page
+    return actions
+
+
+def create_app(services: Services, keys: Keys | None = None) -> web.Application:
+    """The public API, to be served by `server.Server`. Call this on the loop that will serve it.
+
+    `keys`: the API keys it knows; None: its own, closed with the application.
+    """
+    keys = keys or Keys(services.directory)
+    uses = LastUses(keys.cache, services.note_key_uses)
+    actions = _actions_of(services, keys)
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
     actions |= pages.actions()
     app, exchanges = web.Application(), Exchanges(services)

@@ -11,7 +11,8 @@ from typing import Any
 from engine import api_keys
 from engine.admin_keys import AdminCredential
 from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented
-from engine.api.ports import AdminKeyBook, Directory
+from engine.api.key_ports import AdminKeyBook
+from engine.api.ports import Directory
 from engine.errors import Refusal
 from engine.organisations import ApiScope, Credential
 

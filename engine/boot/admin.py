@@ -106,10 +106,7 @@ async def admin_services(
     ready: Callable[[], Awaitable[dict[str, str]]],
     counts: RequestCounts,
 ) -> AdminServices:
-    """What the admin calls need; `stack` closes its connections.
-
-    Raises ConfigError when a URL is not one of its store.
-    """
+    """What the admin calls need; `stack` closes its connections. Raises ConfigError for a wrong URL."""
     config, shards, now_us = process.config, process.config.shards, process.clock.now_us
     postgres, looks = directory.pool, await _looks(process, stack, link)
     return AdminServices(

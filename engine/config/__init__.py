@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from engine import text_file
 from engine.config.activity import ActivitySettings
+from engine.config.addresses import UNIX, is_address, split_listen
 from engine.config.autoscale import Autoscale
 from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
@@ -44,8 +45,6 @@ DRAIN_ORDER: tuple[Role, ...] = (
     "ingest", "express", "normal", "ledger", "archiver", "notifier", "admin", "node",
 )  # fmt: skip
 
-# How the address of a Unix socket begins, and how long its path may be (unix(7)).
-UNIX, _UNIX_PATH_MAX = "unix:", 107
 # What a process needs to work at all, MiB.
 _MEMORY_MIN_MB = 128
 # How the URL of each store begins.
@@ -399,18 +398,3 @@ def _with_whole_url(name: str, store: Store) -> Store:
     if store.password_file:
         url = url_with_password(name, url, secret("", store.password_file, f"{name}.password"))
     return msgspec.structs.replace(store, url=url, password_file="", **dict.fromkeys(files, ""))
-
-
-def is_address(listen: str) -> bool:
-    """Whether the admin calls can be answered there: HOST:PORT, or unix:/PATH."""
-    if listen.startswith(UNIX):
-        return listen.startswith(f"{UNIX}/") and len(listen) - len(UNIX) <= _UNIX_PATH_MAX
-    return len(split_listen(listen)) == 2
-
-
-def split_listen(listen: str) -> tuple[str, int] | tuple[()]:
-    """("127.0.0.1", 8080) from "127.0.0.1:8080"; () when it is not HOST:PORT."""
-    host, colon, port = listen.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        return ()
-    return host.strip("[]"), int(port)

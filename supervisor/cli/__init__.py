@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine import __version__
 from engine.errors import ConfigError, EngineError, Refusal, Unavailable
@@ -52,6 +49,7 @@ from supervisor.cli.answers import Audit, Status
 from supervisor.cli.client import Client, decode
 from supervisor.cli.output import is_unread, surviving_output
 from supervisor.cli.text import usage_sentence
+from supervisor.cli.waiting import waiting
 
 app = typer.Typer(
     name="smsengine",
@@ -347,7 +345,7 @@ def audit(
     """
     client = engine.admin(timeout + _ANSWER_S)
     path = f"/v1/admin/audit?timeout={timeout}&full={str(full).lower()}"
-    with _waiting(f"Auditing, for {timeout} s at most", shown=not engine.as_json):
+    with waiting(f"Auditing, for {timeout} s at most", shown=not engine.as_json):
         body = client.call("GET", path).body
     found = decode(body, Audit)
     if engine.as_json:
@@ -384,19 +382,6 @@ def _status(engine: options.EngineOptions, client: Client) -> tuple[bytes, Unava
         if own is None:
             raise
         return msgspec.json.encode(own), e
-
-
-@contextmanager
-def _waiting(what: str, *, shown: bool) -> Iterator[None]:
-    """On a terminal, show what the command waits for, and for how long already."""
-    console = Console(stderr=True, highlight=False)
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-        console=console, transient=True, disable=not (shown and console.is_terminal),
-    )  # fmt: skip
-    with progress:
-        progress.add_task(what, total=None)
-        yield
 
 
 def _complain(sentence: str) -> None:

@@ -1,5 +1,5 @@
 """The command `smsengine`: `python -m supervisor.cli`."""
 
-from supervisor.command import main
+from supervisor.__main__ import main
 
 main()

@@ -38,8 +38,8 @@ def span(ms: int) -> str:
     return f"{seconds // 86400} d"
 
 
-def usage_sentence(said: str) -> str:
+def usage_sentence(words: str) -> str:
     """What is wrong with a command line, as the library that reads it said it. Whoever types -5 means a
     number, which the library reads as an option."""
-    below = re.fullmatch(r"No such option: (-[0-9].*)", said)
-    return f"A number here must not be below 0, as {below[1]} is." if below else said
+    below = re.fullmatch(r"No such option: (-[0-9].*)", words)
+    return f"A number here must not be below 0, as {below[1]} is." if below else words

@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -43,6 +43,7 @@ from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
+from supervisor.process.ports import Fencer, RoleRunner, Watched
 from supervisor.process.resources import cpu_of, outgrown, run_on
 from supervisor.process.scaling import Ask
 from supervisor.process.service import Service
@@ -61,37 +62,6 @@ _RESTART_S = 90.0
 _SIGNUMS = {Event.DRAIN: DRAIN_SIGNAL, Event.ABORT: signal.SIGABRT, Event.KILL: signal.SIGKILL}
 
 
-class RoleRunner(Protocol):
-    """What a child runs after the fork. Returns its exit code."""
-
-    def __call__(
-        self, role: Role, config: Config, name: str, pipes: Pipes, listener: socket.socket | None
-    ) -> int: ...
-
-
-class Fencer(Protocol):
-    """Fences these holders, or all of this node when the list is empty. Returns 0 when all are fenced.
-
-    It runs in a child of its own. Fencing a name again changes nothing.
-    """
-
-    def __call__(self, config: Config, names: list[str]) -> int: ...
-
-
-class Watched(Protocol):
-    """An embedded server: its owner starts it, the keeper watches and restarts it."""
-
-    @property
-    def name(self) -> str:
-        """Its name in logs, unique among those watched."""
-
-    def poll(self) -> int | None:
-        """Its exit code once it has ended, None while it runs."""
-
-    def restart(self) -> object:
-        """Start it again and wait until it serves. Raises EngineError or OSError."""
-
-
 class Keeper:
     """Keeps the wanted number of processes of each role alive, until a signal stops it."""
 
@@ -102,7 +72,7 @@ class Keeper:
         runner: RoleRunner,
         fencer: Fencer,
         listeners: Mapping[Role, socket.socket] | None = None,
-        on_ready: Callable[[], None] | None = None,
+        on_ready: Callable[[], None] = lambda: None,
         on_reload: Callable[[Keeper], None] | None = None,
         on_reloaded: Callable[[Config], None] | None = None,
         watchers: Sequence[Watched] = (),
@@ -344,9 +314,8 @@ class Keeper:
     def _spawn(self, role: Role, index: int, now: float) -> None:
         generation = self._seen.rolling.generation
         config = self._configs[generation]
-        slot = self._seen.slots.get((role, index)) or Slot(
-            role=role, index=index, since=now, generation=generation
-        )
+        new = Slot(role=role, index=index, since=now, generation=generation)
+        slot = self._seen.slots.get((role, index)) or new
         self._born += 1
         name = f"{self._config.node_name}.{role}.{self._birth}-{self._born}"
 
@@ -368,11 +337,12 @@ class Keeper:
         def run(pipes: Pipes, listener: socket.socket | None) -> int:
             return self._fencer(self._config, list(names))
 
-        self._seen.fencing.running, self._seen.fencing.since = names, now
+        fencing = self._seen.fencing
+        fencing.running, fencing.since = names, now
         try:
             self._children.fork(FENCE, "fence", run)
         except OSError as e:
-            rule.noted_fence_end(self._seen.fencing, 1, f"Cannot fork: {e.strerror}.", now, self._limits)
+            rule.noted_fence_end(fencing, 1, f"Cannot fork: {e.strerror}.", now, self._limits)
 
     def _restart(self, name: str) -> None:
         """Restart a watched server. Blocks until it serves, or its restart has failed."""
@@ -392,10 +362,8 @@ class Keeper:
         self._seen.announced = True
         self._log.info("supervisor_ready", processes=len(self._seen.slots))
         self._service.ready()
-        if self._on_ready is not None:
-            # It prints. A reader that has gone is no reason to end.
-            with contextlib.suppress(OSError):
-                self._on_ready()
+        with contextlib.suppress(OSError):  # It prints. A reader that has gone is no reason to end.
+            self._on_ready()
 
     def _stop(self, sentence: str) -> None:
         self._seen.stopping = rule.Stopping(sentence=sentence)

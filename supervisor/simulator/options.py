@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_args
 
 import msgspec
 
-from engine.config import split_listen
+from engine.config.addresses import split_listen
 from engine.errors import ConfigError, Refusal
 from supervisor.simulator.behaviour import Behaviour, IdForm, decode, quantiles_from_csv
 

@@ -271,6 +271,44 @@ def recipients_of(pool: Pool, **changes: Any) -> RecipientServices:
     return RecipientServices(**given | changes)
 
 
+async def no_report(query: ReportQuery) -> Report:
+    return Report(from_time="", until_time="", time_zone=query.time_zone, complete=True, rows=[])
+
+
+async def no_erasure(number: str) -> None:
+    assert number.startswith("+")
+
+
+async def none_under_way() -> int:
+    return 0
+
+
+@asynccontextmanager
+async def no_export(query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
+    raise Unavailable("There is none.")
+    yield
+
+
+def books_of(directory: Directory) -> dict[str, Any]:
+    """What the calls need of PostgreSQL."""
+    pool = directory._pool
+    return {
+        "directory": directory,
+        "api_keys": ApiKeyBook(pool),
+        "admin_keys": AdminKeyBook(pool),
+        "note_admin_key_uses": KeyUses(pool, "admin_keys").note,
+        "note_key_uses": KeyUses(pool, "api_keys").note,
+        "changes": Changes(pool),
+        "adjust": Adjustments(pool).adjust,
+        "limits": LimitBook(pool, 1_000_000),
+        "recipients": recipients_of(pool),
+        "unbooked": Unbooked(pool, directory._shards),
+        "prices": Prices(pool),
+        "routing": Routing(pool, [p.name for p in PROVIDERS]),
+        "transactions": Journal(pool).transactions,
+    }
+
+
 async def services_with(directory: Directory, **changes: Any) -> Services:
     async def history(organisation_id: int, message_id: str) -> View | None:
         ingest = given["ingest"]
@@ -286,20 +324,6 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     async def traffic(days: int) -> object:
         return {"days": days, "busiest": []}
 
-    async def no_report(query: ReportQuery) -> Report:
-        return Report(from_time="", until_time="", time_zone=query.time_zone, complete=True, rows=[])
-
-    async def no_erasure(number: str) -> None:
-        assert number.startswith("+")
-
-    async def none_under_way() -> int:
-        return 0
-
-    @asynccontextmanager
-    async def no_export(query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
-        raise Unavailable("There is none.")
-        yield
-
     async def audit(*, full: bool, timeout_s: float) -> object:
         return {"verdict": "clean", "full": full, "timeout_s": timeout_s}
 
@@ -313,30 +337,18 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
     given: dict[str, Any] = {
         "counts": RequestCounts(),
         "ingest": DeskIngest(),
-        "directory": directory,
+        **books_of(directory),
         "webhooks": WebhookServices(EndpointBook(pool), RedisWebhookStreams(nowhere, nowhere), 16),
-        "api_keys": ApiKeyBook(pool),
-        "admin_keys": AdminKeyBook(pool),
-        "note_admin_key_uses": KeyUses(pool, "admin_keys").note,
-        "note_key_uses": KeyUses(pool, "api_keys").note,
-        "changes": Changes(pool),
-        "adjust": Adjustments(pool).adjust,
-        "limits": LimitBook(pool, 1_000_000),
-        "recipients": recipients_of(pool),
         "inbound_readers": {},
-        "unbooked": Unbooked(pool, directory._shards),
-        "prices": Prices(pool),
         "losses": NoLosses(),
         "dead_letters": RedisDeadLetters(nowhere, 16, lambda o: o % 16, lambda: 0),
         "nodes": NodeControl("test", RedisNodeNotes(nowhere), PostgresNodeWishes(pool), lambda: 0),
-        "routing": Routing(pool, [p.name for p in PROVIDERS]),
         "providers": PROVIDERS,
         "receipt_readers": {},
         "receipts": Sink(),
         "problems": Problems(),
         "provider_problems": RedisProblems(nowhere),
         "now_us": lambda: time.time_ns() // 1000,
-        "transactions": Journal(pool).transactions,
         "history": history,
         "cancels": NoCancels(),
         "answers": DeskAnswers(),

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
-from engine.boot.ingest import takes_messages
+from engine.boot.ingest_services import takes_messages
 from engine.config import Config, Redis, decode
 from engine.credit.group_commit import UNKNOWN_S
 from engine.errors import ConfigError, Unavailable, Undecided

@@ -13,7 +13,7 @@ from engine.api.guard import Action, Exchanges
 from engine.api.ports import Services
 from engine.api.problems import not_found
 from engine.api.response import Response
-from engine.config import split_listen
+from engine.config.addresses import split_listen
 from engine.errors import ConfigError
 
 _BACKLOG = 1024

@@ -60,7 +60,7 @@ class Finder:
         if name == "typer":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
-from supervisor.command import main
+from supervisor.__main__ import main
 main()
 """
 
@@ -83,4 +83,4 @@ def test_ctrl_c_that_is_ignored_stays_ignored() -> None:
 
 
 def test_the_program_that_is_installed_begins_there() -> None:
-    assert 'smsengine = "supervisor.command:main"' in (ROOT / "pyproject.toml").read_text()
+    assert 'smsengine = "supervisor.__main__:main"' in (ROOT / "pyproject.toml").read_text()

@@ -20,3 +20,7 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, handler)
     carry_out()
+
+
+if __name__ == "__main__":
+    main()

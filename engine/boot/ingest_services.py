@@ -1,0 +1,138 @@
+"""What the calls of the API need of the rest of the engine, put together for a process of role `ingest`."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import NamedTuple
+
+import structlog
+
+from engine import providers
+from engine.activity.batches import Batches
+from engine.activity.cancels import Cancels
+from engine.activity.lookups import Lookups
+from engine.activity.message_list import MessageLists
+from engine.api.ports import Services
+from engine.api.reads import PART_S, MessageReads
+from engine.api.request_counts import RequestCounts
+from engine.boot.admin import admin_services, readiness, webhook_services
+from engine.boot.counter_log import CounterLog
+from engine.boot.ingest_counts import watch_requests
+from engine.boot.problem_flush import ProblemFlush
+from engine.boot.process import Process, closed_by
+from engine.boot.recipients import recipient_services
+from engine.boot.reports import report_services
+from engine.credit.quota import Quota, can_spend, obstacle_of
+from engine.errors import Unavailable
+from engine.intake.closures import Closures
+from engine.intake.ingest import Ingest
+from engine.providers.problems import Problems
+from engine.stores.clickhouse.activity import ClickHouseActivityStore
+from engine.stores.clickhouse.message_list import ClickHouseMessageList
+from engine.stores.postgres.directory import Directory
+from engine.stores.postgres.journal import Journal
+from engine.stores.postgres.key_uses import KeyUses
+from engine.stores.postgres.pool import Pool
+from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.archive_progress import RedisArchiveProgress
+from engine.stores.redis.cancels import RedisCancels
+from engine.stores.redis.kept_answers import RedisKeptAnswers
+from engine.stores.redis.link import RedisLink
+from engine.stores.redis.problems import RedisProblems
+from engine.stores.redis.receipt_sink import RedisReceiptSink
+
+log = structlog.get_logger("ingest")
+
+
+class _KeptMessages(NamedTuple):
+    """What is known of messages that were accepted, and what can still be done with them."""
+
+    history: MessageReads
+    cancels: Cancels
+    lists: MessageLists
+    batches: Batches
+
+
+def _kept_messages(process: Process, stack: AsyncExitStack, link: RedisLink) -> _KeptMessages:
+    config, shards, now_us = process.config, process.config.shards, process.clock.now_us
+    stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
+    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
+    lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
+    listed, progress = ClickHouseMessageList(activity), RedisArchiveProgress(link, shards)
+    batches = Batches(progress, listed, shards)
+    cancels = Cancels(lookups, batches, RedisCancels(link, shards, now_us), process.pulse.readable)
+    return _KeptMessages(
+        MessageReads(lookups), cancels, MessageLists(listed, progress, shards, now_us), batches
+    )
+
+
+async def ingest_services(
+    process: Process,
+    stack: AsyncExitStack,
+    link: RedisLink,
+    postgres: Pool,
+    directory: Directory,
+    quota: Quota,
+    ingest: Ingest,
+    closures: Closures,
+    answers: RedisKeptAnswers,
+) -> Services:
+    """What the calls of the API need. Raises Unavailable, ConfigError."""
+    config, problems = process.config, Problems(process.clock.now_us)
+    kept = _kept_messages(process, stack, link)
+    ready = (await readiness(process, stack, partial(takes_messages, link, quota))).parts
+    counts = RequestCounts()
+    watch_requests(process.meter, counts)
+    admin = None
+    if config.admin.public:
+        admin = await admin_services(process, stack, link, directory, ready=ready, counts=counts)
+    return Services(
+        ingest=ingest,
+        directory=directory,
+        recipients=recipient_services(config, stack, postgres, link, process.clock.now_us),
+        inbound_readers=providers.inbound_readers(config.providers),
+        answers=answers,
+        note_key_uses=KeyUses(postgres, "api_keys").note,
+        receipt_readers=providers.receipt_readers(config.providers, problems),
+        receipts=await _receipts(process, stack, problems),
+        problems=problems,
+        now_us=process.clock.now_us,
+        webhooks=webhook_services(config, postgres, link),
+        transactions=Journal(postgres).transactions,
+        history=kept.history.message,
+        cancels=kept.cancels,
+        lists=kept.lists,
+        batches=kept.batches,
+        reports=report_services(config, stack),
+        ready=ready,
+        can_spend=partial(can_spend, quota),
+        counts=counts,
+        body_bytes_max=config.http.body_bytes_max,
+        timeout_s=config.http.timeout_s,
+        draining=process.life.draining,
+        admin=admin,
+        drained=lambda: closures.node_drained,
+    )
+
+
+async def takes_messages(link: RedisLink, quota: Quota) -> None:
+    """Raises Unavailable when Redis does not answer, or this holder cannot write messages to it now."""
+    await link.call("PING")
+    if obstacle := obstacle_of(quota):
+        raise Unavailable(obstacle)
+
+
+async def _receipts(process: Process, stack: AsyncExitStack, problems: Problems) -> RedisReceiptSink:
+    """Where the receipts go that providers push to the API; what it counted is logged when it is closed.
+
+    What is not understood in them goes to Redis from `problems`.
+    """
+    link = await stack.enter_async_context(process.link("receipts"))
+    counters = await stack.enter_async_context(CounterLog(log, process.meter))
+    await stack.enter_async_context(
+        ProblemFlush(problems, RedisProblems(link, process.clock.now_us).add, log)
+    )
+    receipts = closed_by(stack, RedisReceiptSink(link, process.config.shards))
+    counters.watch("receipts stored", receipts.counts)
+    return receipts
