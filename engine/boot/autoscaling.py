@@ -24,7 +24,8 @@ import structlog
 
 from engine.boot.process import Process
 from engine.capacity import costs
-from engine.capacity.autoscale import Autoscaler, AutoscaleSettings, Change
+from engine.capacity.autoscale import Autoscaler, Change
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import Costs
 from engine.capacity.readings import Others, Readings
 from engine.capacity.simulation import Shape

@@ -8,8 +8,7 @@
 `simulation.py`     the same system event by event, for the tails that have no formula (`_simulate.pyx`)
 `plan.py`           the smallest plan that meets the targets
 `readings.py`       what one node has measured of a queue lately
-`autoscale.py`      the plan for that, again and again, and when its shape takes the place of the one that is
-there
+`autoscale.py`      the plan for that, again and again, and when its shape takes the place of the present one
 
 docs/capacity.md has the theory and its sources.
 """

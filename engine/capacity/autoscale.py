@@ -22,23 +22,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from msgspec import Meta
 
-from engine.capacity import durations, targets
+from engine.capacity import durations
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import Costs, PartCost
 from engine.capacity.peaks import Peak
 from engine.capacity.plan import Bounds, Planner
 from engine.capacity.response_times import of_quantiles
 from engine.capacity.simulation import Shape, System
-from engine.capacity.targets import Target
 from engine.histogram import ANSWER_S
 from engine.nodes.flow import quantile_ms
 from engine.records import QUEUES, Queue
 
-DEFAULT_TARGETS: dict[Queue, str] = {"express": "p99 <= 2s", "normal": "p95 <= 10min"}
 # What is planned for, in parts of what is measured: the next second may bring more.
 _HEADROOM = 1.25
 # A plan is made for rates and times rounded up to these steps.
@@ -60,32 +58,6 @@ _SLACK, _SLACK_S = 1.25, 0.05
 _MESSAGES, _TIMES = (5_000, 20_000), 1_000
 _PLANS_MAX = 512
 _PARTS = (0.5, 0.9, 0.99)
-
-
-class AutoscaleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[autoscale.express]`, `[autoscale.normal]`: the bounds within which the workers of a queue are
-    scaled."""
-
-    # What is promised, such as "p99 <= 2s"; "": see DEFAULT_TARGETS.
-    target: str = ""
-    processes_min: Annotated[int, Meta(ge=1, le=256)] = 1
-    processes_max: Annotated[int, Meta(ge=1, le=256)] = 4
-    # Sends in flight in one worker.
-    concurrency_min: Annotated[int, Meta(ge=1, le=10_000)] = 50
-    concurrency_max: Annotated[int, Meta(ge=1, le=10_000)] = 2_000
-    # Nothing is taken away before so much time has passed in which it was not needed, seconds.
-    calm_s: Annotated[float, Meta(ge=5, le=86_400)] = 300.0
-
-    def target_of(self, queue: Queue) -> Target:
-        """The target for a queue. Raises ValueError, whose text says what is allowed."""
-        return targets.parse(f"{queue} {self.target or DEFAULT_TARGETS[queue]}")
-
-    def within(self, processes: int, concurrency: int) -> Shape:
-        """The shape that comes nearest."""
-        return Shape(
-            processes=min(max(processes, self.processes_min), self.processes_max),
-            concurrency=min(max(concurrency, self.concurrency_min), self.concurrency_max),
-        )
 
 
 class Measured(NamedTuple):
@@ -161,8 +133,8 @@ class Autoscaler:
     def look(self, seen: Measured) -> Change | None:
         """What changes by what was measured; None: nothing does. Times go up."""
         now = self.shape
-        if self._settings.within(now.processes, now.concurrency) != now:
-            return self._change(seen, self._settings.within(now.processes, now.concurrency), "its bounds")
+        if within(self._settings, now.processes, now.concurrency) != now:
+            return self._change(seen, within(self._settings, now.processes, now.concurrency), "its bounds")
         if seen.answers:
             self._answers = seen.answers
         if seen.hold:
@@ -183,7 +155,7 @@ class Autoscaler:
         return self._fall(seen)
 
     def _rise(self, seen: Measured, processes: int, slots: int) -> Change | None:
-        after = self._settings.within(processes, math.ceil(slots / processes))
+        after = within(self._settings, processes, math.ceil(slots / processes))
         if after == self.shape:
             # The bounds are reached; that is no calm.
             self._since_s = None
@@ -200,7 +172,7 @@ class Autoscaler:
             # It is what is needed: whatever made it flap is over.
             self._calm_s = max(self._settings.calm_s, self._calm_s / 2)
             return None
-        after = self._settings.within(processes, math.ceil(slots / max(processes, 1)))
+        after = within(self._settings, processes, math.ceil(slots / max(processes, 1)))
         if after == now:
             return None
         self._fell_at_s = seen.at_s
@@ -219,13 +191,13 @@ class Autoscaler:
         if seen.throughput is not None:
             rate = min(rate, seen.throughput)
         if rate <= 0:
-            return settings.within(0, 0)
+            return within(settings, 0, 0)
         times_s = tuple(_stepped(_s(self._answers, part), _TIME_STEP) for part in _PARTS)
         if not times_s[0]:
             return None
         window = min(settings.concurrency_max, seen.window or settings.concurrency_max)
         wanted = self._planned(_Inputs(_stepped(rate, _RATE_STEP), times_s, window))
-        return settings.within(wanted.processes, math.ceil(wanted.concurrency / seen.part))
+        return within(settings, wanted.processes, math.ceil(wanted.concurrency / seen.part))
 
     def _planned(self, inputs: _Inputs) -> Shape:
         known = self._plans.get(inputs)
@@ -270,6 +242,14 @@ class Autoscaler:
             return facts
         p50, p99 = (durations.show(_s(self._answers, part)) for part in (0.5, 0.99))
         return f"{facts}, answers take {p50} (p99 {p99})"
+
+
+def within(settings: AutoscaleSettings, processes: int, concurrency: int) -> Shape:
+    """The shape in the bounds of the settings that comes nearest."""
+    return Shape(
+        processes=min(max(processes, settings.processes_min), settings.processes_max),
+        concurrency=min(max(concurrency, settings.concurrency_min), settings.concurrency_max),
+    )
 
 
 def _s(answers: Sequence[int], part: float) -> float:

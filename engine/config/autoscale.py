@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from engine.capacity.autoscale import AutoscaleSettings
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.records import QUEUES, Queue
 
 

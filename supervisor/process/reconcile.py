@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.capacity.autoscale import AutoscaleSettings
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.config import DRAIN_ORDER, ROLES, Role
 from engine.nodes.records import NodeWish, OwnChange, QueueScaled
 from engine.records import Queue

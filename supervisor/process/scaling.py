@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from engine.capacity.autoscale import AutoscaleSettings
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.config import Queues, Role
 from engine.nodes.records import NodeWish, QueueScaled
 from engine.nodes.standing import KEPT

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from engine.capacity.autoscale import AutoscaleSettings
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.config import ROLES, Role
 from engine.nodes.records import NodeWish, OwnChange, QueueScaled
 from engine.records import Queue

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from engine.capacity.autoscale import Autoscaler, AutoscaleSettings, Change, Measured
+from engine.capacity.autoscale import Autoscaler, Change, Measured, within
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import REFERENCE
 from engine.capacity.simulation import Shape
 from engine.histogram import ANSWER_S, Histogram
@@ -86,7 +87,7 @@ class Day:
         self._working = shape.processes
         change = self.scaler.look(self._measured())
         after = self.scaler.shape
-        assert self.settings.within(after.processes, after.concurrency) == after
+        assert within(self.settings, after.processes, after.concurrency) == after
         if change is not None:
             assert change.before == shape != change.after == after
             assert change.reason

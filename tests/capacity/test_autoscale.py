@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from engine.capacity.autoscale import Autoscaler, AutoscaleSettings, Measured
+from engine.capacity.autoscale import Autoscaler, Measured, within
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.capacity.costs import REFERENCE
 from engine.capacity.simulation import Shape
 from engine.histogram import ANSWER_S
@@ -149,7 +150,7 @@ def test_whatever_is_measured_the_bounds_are_never_left(seed: int) -> None:
             )
         )  # fmt: skip
         shape = scaler.shape
-        assert settings.within(shape.processes, shape.concurrency) == shape
+        assert within(settings, shape.processes, shape.concurrency) == shape
         assert change is None or change.after == shape
 
 
