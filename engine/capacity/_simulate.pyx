@@ -13,7 +13,7 @@ What is simulated, for each of two queues:
                 time that is given; with `slot_s`, each segment has a slot of its own on a timeline that both
                 queues share, as in `stores/redis/functions/throughput.lua`, and nothing is read before it has one
     failures    `failed` of the answers are temporary failures, or those whose time is given as negative; such a
-                message waits for `backoff_s`, twice as long each time, with jitter, and then for its turn
+                message waits for `backoff_s`, twice as long each time, with the jitter of `engine/backoff.py`, and then for its turn
 
 One call is deterministic by its seed. `tests/capacity/model.py` is the same in plain Python, and the two are
 held together by a test.
@@ -207,7 +207,7 @@ cdef void answered(World* w, int message, double now) noexcept nogil:
     if w.state[message] == FAILED:
         latency = q.backoff_s * (1 << (w.tries[message] if w.tries[message] < 6 else 6))
         w.tries[message] += 1 if w.tries[message] < 200 else 0
-        push(&w.heap, now + latency * (0.5 + uniform(w)), event(RETRY, message))
+        push(&w.heap, now + latency * (0.5 + uniform(w) / 2), event(RETRY, message))
     elif w.arrived[message] >= w.counted_from:
         latency = now - w.arrived[message] + w.inner[<Py_ssize_t>(uniform(w) * w.inner_size)]
         if latency > FIRST_S:

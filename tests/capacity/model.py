@@ -179,7 +179,7 @@ class Model:
             tries = self.tries.get(message, 0)
             self.tries[message] = tries + 1
             backoff = given["backoff_s"][process.queue] * (1 << min(tries, 6))
-            self.push(now + backoff * (0.5 + self.uniform()), RETRY, message)
+            self.push(now + backoff * (0.5 + self.uniform() / 2), RETRY, message)
         elif self.arrived[message] >= given["counted_from"]:
             inner = given["inner"]
             latency = now - self.arrived[message] + inner[int(self.uniform() * len(inner))]
