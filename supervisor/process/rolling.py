@@ -1,8 +1,8 @@
 """How the processes get another configuration while the engine works. Rules only.
 
 Each process has the generation of the configuration that it was started with. When
-another generation is wanted, the workers, notifiers, ingest and admin are replaced role by role. The ledger and
-the archiver go on, since they use no setting that may change. As in `reconcile` there is no
+another generation is wanted, the workers, notifiers, ingest and admin are replaced role by role. The
+ledger and the archiver go on, since they use no setting that may change. As in `reconcile` there is no
 plan that could be lost, only what is wanted and what is observed:
 
 1. One process more than wanted is started, in the slot behind the last.
@@ -11,7 +11,7 @@ plan that could be lost, only what is wanted and what is observed:
 3. When none of another generation is left and all are ready, the extra one is drained.
 
 A process that drains loses nothing: ingest and admin answer the requests they have begun and the others
-accept from the same socket; a worker settles what is in flight and hands back the rest, and so does a notifier.
+accept from the same socket; a worker and a notifier settle what is in flight and hand back the rest.
 
 A process that has outgrown its memory is replaced in the same way, whatever its role.
 

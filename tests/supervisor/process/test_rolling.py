@@ -63,7 +63,8 @@ def test_workers_then_api_are_replaced_one_after_another_and_the_others_stay() -
     drained = [key for key, event in world.sent if event == Event.DRAIN]
     assert drained == [
         ("express", 1), ("express", 2), ("express", 3), ("normal", 1), ("normal", 2),
-        ("notifier", 1), ("notifier", 2), ("ingest", 1), ("ingest", 2), ("ingest", 3), ("admin", 1), ("admin", 2),
+        ("notifier", 1), ("notifier", 2), ("ingest", 1), ("ingest", 2), ("ingest", 3),
+        ("admin", 1), ("admin", 2),
     ]  # fmt: skip
     assert {s.generation for role in ROLLED for s in world.living(role)} == {1}
     assert {role: [s.name for s in world.living(role)] for role in ("ledger", "archiver")} == stay
