@@ -159,8 +159,13 @@ class Sender:
     def _begin(self, queue: OriginQueue, delivery: Delivery) -> None:
         endpoint = self._table.endpoint(delivery.endpoint_id)
         if endpoint is None:
+            # Or it was made a moment ago, and is not known here yet.
             delivery.reason = "endpoint-removed"
-            self._keeper.fail(delivery)
+            delivery.attempts += 1
+            if delivery.attempts > 1:
+                self._keeper.fail(delivery)
+            else:
+                self._keeper.keep(delivery, pause_s(delivery.attempts, self._rng))
             return
         now_s = self._clock_s()
         queue.breaker.began(now_s)

@@ -10,9 +10,8 @@ plan that could be lost, only what is wanted and what is observed:
    and its slot gets a process of the wanted one. There are never fewer ready than wanted.
 3. When none of another generation is left and all are ready, the extra one is drained.
 
-A process that drains loses nothing: ingest and admin answer the requests they have begun and the
-others accept from the same socket; a worker settles what is in flight and hands back the rest, and so
-does a notifier.
+A process that drains loses nothing: ingest and admin answer the requests they have begun and the others
+accept from the same socket; a worker and a notifier settle what is in flight and hand back the rest.
 
 A process that has outgrown its memory is replaced in the same way, whatever its role.
 

@@ -156,8 +156,9 @@ async def test_an_event_that_others_queue_is_told_to_one_endpoint_or_all(
     event = WebhookEvent(
         id="evt_in_1", organisation_id=organisation, type="message.received", at_us=1, data='{"text":"é"}'
     )
+    # Before the first notifier that there is.
+    await world.streams.put(shard, [event])
     async with world.notifying():
-        await world.streams.put(shard, [event])
         await count(receiver, 2)
         test = WebhookEvent(
             id="evt_t_1", organisation_id=organisation, type="webhook.test", at_us=1, data="{}",

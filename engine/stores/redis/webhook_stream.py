@@ -43,24 +43,23 @@ EVENTS_MAX = 100_000
 
 _pack = msgspec.msgpack.Encoder().encode
 
-# own(lock, positions, activity, events; owner, ttl_ms) -> {settled activity, settled events} when the shard
-# is the owner's now, else nil. A shard that was never read begins at the end of its streams.
+# own(lock, positions, activity; owner, ttl_ms) -> {settled activity, settled events} when the shard is the
+# owner's now, else nil. Of a shard that was never read the activity is read from its end on, and all events:
+# those that are settled are not there any more.
 _OWN = """#!lua flags=allow-oom
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return false end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-local function settled(field, key)
-  local at = redis.call('HGET', KEYS[2], field)
-  if at then return at end
-  at = '0-0'
-  if redis.call('EXISTS', key) == 1 then
-    local info = redis.call('XINFO', 'STREAM', key)
-    for i = 1, #info, 2 do if info[i] == 'last-generated-id' then at = info[i + 1] end end
+local activity = redis.call('HGET', KEYS[2], 'activity')
+if not activity then
+  activity = '0-0'
+  if redis.call('EXISTS', KEYS[3]) == 1 then
+    local info = redis.call('XINFO', 'STREAM', KEYS[3])
+    for i = 1, #info, 2 do if info[i] == 'last-generated-id' then activity = info[i + 1] end end
   end
-  redis.call('HSET', KEYS[2], field, at)
-  return at
+  redis.call('HSET', KEYS[2], 'activity', activity)
 end
-return {settled('activity', KEYS[3]), settled('events', KEYS[4])}
+return {activity, redis.call('HGET', KEYS[2], 'events') or '0-0'}
 """
 
 # settle(lock, positions, events; owner, settled activity or '', settled events or '', first event kept or '')
@@ -114,8 +113,7 @@ class RedisWebhookStreams:
     async def own(self, owner: str, shards: Sequence[int], ttl_ms: int) -> dict[int, Settled]:
         """Become or stay the owner of shards, where no other process is; how far each is settled."""
         commands: list[Command] = [
-            ("EVAL", _OWN, 4, webhook_lock_key(s), webhook_positions_key(s), activity_key(s),
-             webhook_events_key(s), owner, ttl_ms)
+            ("EVAL", _OWN, 3, webhook_lock_key(s), webhook_positions_key(s), activity_key(s), owner, ttl_ms)
             for s in shards
         ]  # fmt: skip
         replies = await self._batch(commands)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import DRAIN_ORDER
+from engine.config import DRAIN_ORDER, ROLES
 from tests.supervisor.process.running import Running, alive, until
 
 Start = Callable[..., Running]
@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         running.kill()
 
 
-ONE_OF_EACH = ["admin 1", "archiver 1", "express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
+ONE_OF_EACH = [f"{role} 1" for role in sorted(ROLES)]
 
 
 def test_it_starts_every_role_says_so_once_and_drains_in_order_with_exit_code_0(start: Start) -> None:
@@ -229,7 +229,7 @@ def test_a_child_has_nothing_of_its_parent_or_siblings(start: Start) -> None:
     running = start(roles={"ingest": 2, "express": 2})
     running.ready()
     born = running.events("born")
-    assert len({e["name"] for e in born}) == len(born) == 9
+    assert len({e["name"] for e in born}) == len(born) == 10
     assert len({e["random"] for e in born}) == len(born)
     assert {e["stdin"] for e in born} == {"/dev/null"}
     for event in born:
