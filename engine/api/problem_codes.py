@@ -41,11 +41,6 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "set_aside": ProblemCode(409, "the message that is to be canceled is a dead letter"),
     "units_missing": ProblemCode(409, "the organisation lacks units for usage that is to be booked"),
     "organisation_missing": ProblemCode(409, "the organisation of the usage that is to be booked is missing"),
-    "already_sent": ProblemCode(409, "a provider has the message that is to be canceled"),
-    "being_sent": ProblemCode(409, "a worker has the message that is to be canceled in hand"),
-    "may_be_sent": ProblemCode(409, "nobody knows whether a provider has the message that is to be canceled"),
-    "set_aside": ProblemCode(409, "the message that is to be canceled is a dead letter"),
-    "already_ended": ProblemCode(409, "the message that is to be canceled has ended"),
     "endpoint_exists": ProblemCode(409, "the organisation has an endpoint with this URL"),
     "too_many_endpoints": ProblemCode(409, "the organisation has as many endpoints as it may have"),
     "name_taken": ProblemCode(409, "another admin key has this name"),
@@ -79,9 +74,6 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "older_version": ProblemCode(503, "a process of an older version runs, which does not know this yet"),
     "queue_drained": ProblemCode(503, "the queue takes no new messages for now"),
     "node_drained": ProblemCode(503, "the node takes nothing new; another one does"),
-    "older_version": ProblemCode(
-        503, "processes of an older version cannot read that a message is canceled"
-    ),
     "unavailable": ProblemCode(503, "a store does not answer; try again after Retry-After seconds"),
     "timeout": ProblemCode(503, "the request was not answered in time"),
 }
