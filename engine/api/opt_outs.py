@@ -120,6 +120,7 @@ class OptOuts:
         scope="read",
         path={"number": Parameter("The number in E.164.", TEXT, "opt_out")},
         answers={200: OptOut},
+        codes=("invalid_number",),
     )
     async def _show(self, request: web.Request, organisation_id: int, _: OptOutSource) -> Response:
         """`GET .../{number}`: 200 with that one. Raises Refusal 401, 404, 422, Unavailable."""
@@ -134,7 +135,7 @@ class OptOuts:
         limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
         examples={"one number": {"numbers": ["+4915112345699"]}},
         answers={200: _Added},
-        codes=("batch_too_large",),
+        codes=("batch_too_large", "invalid_number"),
     )
     async def _add(self, request: web.Request, organisation_id: int, source: OptOutSource) -> Response:
         """`POST`: 200 with how many were new; all of them or none. Safe to repeat.
@@ -152,7 +153,7 @@ class OptOuts:
         limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
         examples={"one number": {"numbers": ["+4915112345699"]}},
         answers={200: _Removed},
-        codes=("batch_too_large",),
+        codes=("batch_too_large", "invalid_number"),
     )
     async def _remove(self, request: web.Request, organisation_id: int, source: OptOutSource) -> Response:
         """`POST .../remove`: 200 with how many had opted out; all of them or none. Safe to repeat.

@@ -94,6 +94,7 @@ class SenderCalls:
             "any": {"senders": None, "default": None},
         },
         answers={200: SenderRules},
+        codes=("invalid_sender",),
     )
     async def change(self, request: web.Request) -> Response:
         """`PATCH /organisations/{id}/senders`: set some of it; 200 with all.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 from clickhouse_connect.datatypes.registry import get_from_name
@@ -80,7 +81,7 @@ class ClickHouseInbound:
         client = await self._connected()
         async with answering(self._url, self._timeout_s):
             found = await client.query(_PAGE, parameters=parameters)
-        return [InboundMessage(**dict(zip(_COLUMNS, row, strict=True))) for row in found.result_rows]
+        return [_message(row) for row in found.result_rows]
 
     async def _connected(self) -> Any:
         async with self._connecting:
@@ -89,3 +90,9 @@ class ClickHouseInbound:
                     self._url, database=self._url.database, timeout_s=self._timeout_s
                 )
             return self._client
+
+
+def _message(row: Sequence[Any]) -> InboundMessage:
+    """The driver gives times in UTC without their zone."""
+    fields = dict(zip(_COLUMNS, row, strict=True))
+    return InboundMessage(**fields | {"at": fields["at"].replace(tzinfo=UTC)})
