@@ -13,6 +13,8 @@ of its own and keeps what it must in a PostgreSQL of its own. The receiver is a 
            receiver's answer, and how much memory the notifier has more than before
 
 Exit code 1 when an event is not delivered.
+
+Takes about two minutes.
 """
 
 from __future__ import annotations

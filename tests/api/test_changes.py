@@ -29,6 +29,11 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "PATCH /v1/admin/organisations/{organisation_id}": ("", {"low_balance": 17}),
     "PATCH /v1/admin/organisations/{organisation_id}/limits": ("", {"weight": 3.0, "rate_max": 5}),
     "POST /v1/admin/organisations/{organisation_id}/pause": ("", {"reason": "spam"}),
+    "POST /v1/admin/organisations/{organisation_id}/adjustments": (
+        "",
+        {"units": 5, "reason": "goodwill", "reference": "case 7"},
+    ),
+    "POST /v1/admin/erasures": ("", {"number": "+4915112345678"}),
     "POST /v1/admin/organisations/{organisation_id}/resume": ("pause", None),
     "PATCH /v1/admin/organisations/{organisation_id}/senders": ("", {"senders": ["ACME"], "default": "ACME"}),
     "POST /v1/admin/inbound-messages": ("", {"from": "+4915112345678", "to": "12345", "text": "hello"}),

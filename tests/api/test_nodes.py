@@ -228,7 +228,7 @@ async def test_the_commands_say_what_they_did_and_what_is_refused(
         0, "The node b has 3 workers of express, each with 800 sends in flight.\n",
     )  # fmt: skip
     code, said = await run("queue", "scale", "express", "as-configured", "--node", "b")
-    assert (code, said) == (0, "The node b has as many as configured workers of express.\n")
+    assert (code, said) == (0, "The node b has workers of express, as many as configured.\n")
     code, said = await run("queue", "scale", "express", "many", "--node", "b")
     assert code == 2
     assert "N must be a whole number" in said

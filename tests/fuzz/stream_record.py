@@ -27,7 +27,7 @@ from engine.receipts.ports import LateEntry
 from engine.receipts.records import LateReceipt, Receipt
 from engine.receipts.rounds import _pending
 from engine.routing.records import Route, RoutingPlan
-from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.activity_stream import unpacked
 from engine.stores.redis.queue_wire import decoded
 from engine.stores.redis.routing_copy import RoutingCopy
 from engine.stores.redis.tail_search import TailSearch
@@ -100,7 +100,6 @@ def opened() -> Iterator[Check]:
     ]
     templates = [describe(one).template for one in settings]
     encoder = SubmitEncoder(SETTINGS)
-    activity = RedisActivityStream("redis://h", 16)
     with bench() as on:
         reads: list[Callable[[bytes], object]] = [
             partial(_queued, encoder, templates),
@@ -109,7 +108,7 @@ def opened() -> Iterator[Check]:
             lambda blob: assert_same([_entry(b"\xdd" + blob), _entry(b"\xdd\0\0\0\1" + blob)]),
             _receipts,
             _late_receipt,
-            partial(_looked_up, activity),
+            _looked_up,
             lambda blob: on.run(RoutingCopy(_Link(blob)).newest()),  # type: ignore[arg-type]
         ]
         yield partial(check, reads)
@@ -150,9 +149,9 @@ def _activity(blob: bytes) -> None:
     assert bool(unreadable) <= (block.rows == 2)
 
 
-def _looked_up(activity: RedisActivityStream, blob: bytes) -> None:
+def _looked_up(blob: bytes) -> None:
     key = MessageKey(organisation_id=message().organisation_id, message_id=message().id, accepted_at_us=0)
-    search = TailSearch([key], activity._unpacked, 10)
+    search = TailSearch([key], unpacked, 10)
     # Two pages: what the first one says decides where the second begins.
     search.take([_entry(_encode([_ROW])), _entry(blob)], last=False)
     search.take([_entry(blob)], last=True)

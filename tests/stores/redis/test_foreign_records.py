@@ -13,7 +13,7 @@ from engine.receipts.ports import LateEntry
 from engine.receipts.records import LateReceipt, Receipt
 from engine.receipts.rounds import _pending
 from engine.records import ActivityRow
-from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.activity_stream import unpacked
 from engine.stores.redis.queue_wire import decoded
 from engine.stores.redis.tail_search import TailSearch
 from engine.stream_id import StreamId
@@ -85,9 +85,8 @@ def misfits() -> list[bytes]:
 
 @pytest.mark.parametrize("row", [*foreign(ROW), encoded(msgspec.to_builtins(ROW)[:5]), *misfits()])
 def test_a_message_is_shown_whatever_stands_beside_its_rows(row: bytes) -> None:
-    stream = RedisActivityStream("redis://127.0.0.1:1", 16)
     key = MessageKey(organisation_id=MESSAGE.organisation_id, message_id=MESSAGE.id, accepted_at_us=0)
-    search = TailSearch([key], stream._unpacked, 10)
+    search = TailSearch([key], unpacked, 10)
     # Two rows in one entry are readable each on its own, unless the entry is none.
     search.take([entry(b"\x92" + row + encoded(ROW)), entry(b"\x91" + encoded(ROW))], last=True)
     assert set(search.found[key].rows) == {ROW}
