@@ -160,13 +160,7 @@ class Sleeper:
 
 
 def reload(keeper: Keeper) -> None:
-    config = load(HERE / "config.toml")
-    keeper.reconfigure(msgspec.structs.replace(config, roles=without_notifier(config.roles)))
-
-
-def without_notifier(roles: Roles) -> Roles:
-    """One role less, because the tests count processes."""
-    return msgspec.structs.replace(roles, notifier=0)
+    keeper.reconfigure(load(HERE / "config.toml"))
 
 
 def main() -> int:
@@ -181,7 +175,7 @@ def main() -> int:
         Config(
             node="node-1",
             data_dir=str(HERE),
-            roles=without_notifier(Roles(**options.get("roles", {}))),
+            roles=Roles(**options.get("roles", {})),
             autoscale=msgspec.convert(options.get("autoscale", {}), Autoscale),
             processes=ProcessSettings(**options.get("processes", {})),
             logs=Logs(format="json"),

@@ -76,7 +76,8 @@ def test_a_wish_is_carried_out_without_a_restart_and_its_end_too(start: Start) -
     (running.here / "wish").write_text("no wish at all")
     wish(running, NodeWish())
     until(lambda: "normal 1" in running.rows())
-    assert sorted(running.ready()) == ["admin 1", "express 1", "ingest 1", "ledger 1", "node 1", "normal 1"]
+    roles = ["admin 1", "express 1", "ingest 1", "ledger 1", "node 1", "normal 1", "notifier 1"]
+    assert sorted(running.ready()) == roles
     running.send(signal.SIGTERM)
     assert running.end() == 0
 
@@ -160,6 +161,6 @@ def test_a_reload_of_a_scaled_node_keeps_the_number_that_was_wished(start: Start
     )
     running.send(signal.SIGHUP)
     until(lambda: running.logged("reloaded"))
-    rows = until(lambda: running.rows() if len(running.rows()) == 5 else None)
+    rows = until(lambda: running.rows() if len(running.rows()) == 6 else None)
     assert {row.generation for name, row in rows.items() if "express" in name} == {1}
-    assert sorted(rows) == ["admin 1", "express 1", "express 2", "ingest 1", "node 1"]
+    assert sorted(rows) == ["admin 1", "express 1", "express 2", "ingest 1", "node 1", "notifier 1"]
