@@ -186,7 +186,9 @@ class _Counts:
 
     def quantiles(self, event: str, of: Literal["answer_us", "age_us"]) -> Quantiles | None:
         """Those of one event; None when there are none."""
-        values = [v for v in getattr(self.sums[event], of) if v == v] if event in self.sums else []
+        if (found := self.sums.get(event)) is None:
+            return None
+        values = [v for v in (found.answer_us if of == "answer_us" else found.age_us) if v == v]
         return Quantiles(*(round(v / 1000, 3) for v in values)) if len(values) == 3 else None
 
 
