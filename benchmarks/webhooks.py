@@ -12,9 +12,7 @@ of its own and keeps what it must in a PostgreSQL of its own. The receiver is a 
            organisation has 50 events a second to the receiver: how long those take from the stream to the
            receiver's answer, and how much memory the notifier has more than before
 
-Exit code 1 when an event is not delivered.
-
-Takes about two minutes.
+Takes about two minutes. Exit code 1 when an event is not delivered.
 """
 
 from __future__ import annotations

@@ -16,6 +16,8 @@ import asyncpg
 import msgspec
 
 from engine import api_keys
+from engine.activity.message_list import MessagePage
+from engine.activity.records import MessageFilter
 from engine.activity.reports import Report, ReportQuery
 from engine.api.app import create_app
 from engine.api.auth import Keys
@@ -95,6 +97,13 @@ class NoCancels:
 
     async def batch(self, organisation_id: int, batch: Batch) -> None:
         return None
+
+
+class NoLists:
+    """Has no messages."""
+
+    async def page(self, organisation_id: int, wanted: MessageFilter, before: str, limit: int) -> MessagePage:
+        return MessagePage(messages=[], next=None, as_of="")
 
 
 class DeskAnswers:
@@ -352,7 +361,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "history": history,
         "cancels": NoCancels(),
         "answers": DeskAnswers(),
-        "lists": None,
+        "lists": NoLists(),
         "batches": None,
         "status": status,
         "scrape": scrape,

@@ -18,6 +18,7 @@ from engine.providers.http.provider import HttpProvider
 from engine.providers.http_client.connection import Connection, HttpOutcome
 from engine.providers.problems import Problems
 from engine.providers.settings import HttpSettings
+from engine.providers.simulated_numbers import SimulatedNumbers
 from engine.records import Verdict
 from tests.fuzz.target import Bench, Check, Target, Transport, bench, pieces
 from tests.providers.carrier import message
@@ -82,8 +83,9 @@ def _provider(preset: str) -> HttpProvider:
         name="acme", preset=preset, url="http://h", username="u", password="p", sender="Demo"
     )
     built = build(settings, Sink(), Problems())
-    assert isinstance(built, HttpProvider)
-    return built
+    assert isinstance(built, SimulatedNumbers)
+    assert isinstance(built.inner, HttpProvider)
+    return built.inner
 
 
 def check(on: Bench, providers: list[HttpProvider], data: bytes) -> None:

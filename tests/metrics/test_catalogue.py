@@ -31,6 +31,9 @@ from engine.metrics.snapshot import Counts, Numbers, Totals, added, folded, join
 from engine.providers.smpp.session import Counts as SmppCounts
 from engine.receipts.rounds import MatchCounts
 from engine.stores.redis.receipt_sink import ReceiptCounts
+from engine.webhooks.keeper import KeeperCounts
+from engine.webhooks.notifier import NotifierCounts
+from engine.webhooks.sender import SenderCounts
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "metrics.md"
@@ -51,6 +54,9 @@ WATCHED = {
     "inbound stored": InboundCounts(),
     "credit found": CreditWaits(),
     "ledger answers": AnswerCounts(),
+    "webhook events": NotifierCounts(),
+    "webhook attempts": SenderCounts(),
+    "webhook deliveries kept": KeeperCounts(),
 }
 
 
