@@ -9,6 +9,7 @@ from engine.api.decoding import Shape, read_body
 from engine.api.description import described
 from engine.api.ports import AdminServices
 from engine.api.response import Response, answer_of
+from engine.changes import describe
 from engine.intake.phone_numbers import e164_in
 
 
@@ -46,6 +47,8 @@ class Erasures:
         Unavailable."""
         wanted = _NUMBER.decode(await read_body(request, self._body_bytes_max))
         await self._erase(e164_in("number", wanted.number))
+        # The record of it must not keep the number.
+        describe(None, {"erased": "a number"})
         return answer_of(202, _UnderWay(await self._under_way()))
 
     @described("get_erasures", "Show whether erasures are under way.", answers={200: _UnderWay})

@@ -36,14 +36,16 @@ from engine.lifecycle import (
 from engine.receipts.ports import Recording
 from engine.records import ActivityRow, Addressed, Entry, Settlement, Submission, Verdict
 from engine.redis_keys import generation_key, usage_key
+from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.receipt_stream import RedisReceiptStream
 from engine.stores.redis.usage import usage_entry
 from engine.stream_id import StreamId
 from tests.activity.world import blob_of, make_row, new_world
 from tests.stores.redis.kit import FAR_FUTURE_US, SHARDS, QueueKit, message, now_us
 
-SHARD = 1
+SHARD = shard_of(7, SHARDS)
 UNITS = 2
 CHARGES: dict[ChargeEffect, Charge] = {
     "holds": "held",
@@ -132,7 +134,14 @@ async def happen(kit: QueueKit, event: MessageEvent) -> list[ActivityRow]:
     """Let `event` happen to a message as it does in the engine; the rows that were recorded."""
     meaning = EVENTS[event]
     await admit(kit, FAR_FUTURE_US if event == "scheduled" else 0)
-    if meaning.charge != "holds" and meaning.entry != "stays":
+    if event == "canceled":
+        [row] = await kit.rows()
+        found = await RedisCancels(kit.link, SHARDS, now_us).cancel(
+            kit.queue, row.organisation_id, row.message_id, row.message_id, 1,
+            near=row.message_id, due_at_us=(), far=False,
+        )  # fmt: skip
+        assert found.canceled == {row.message_id}
+    elif meaning.charge != "holds" and meaning.entry != "stays":
         reader = await kit.reader("worker")
         (entry,) = await reader.read(10, 1000)
         settlement = settlement_with(event, entry)

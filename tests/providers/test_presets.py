@@ -100,7 +100,7 @@ def sequence(*answers: Reply) -> Script:
 def test_every_preset_is_installed_links_its_documentation_and_has_nothing_unknown() -> None:
     assert presets.names() == ["generic", "kannel", "kavenegar", "simulated", "twilio", "vonage"]
     for name in presets.names():
-        assert presets.load(name, "preset").keys() <= {"url", "request", "answer", "receipt"}
+        assert presets.load(name, "preset").keys() <= {"url", "request", "answer", "receipt", "inbound"}
         built = build(
             HttpSettings(name="p", preset=name, url="http://h", username="u", password="p"),
             Sink(),

@@ -69,12 +69,8 @@ class Adjustments:
             if added:
                 await _move(connection, organisation_id, account, units, reference)
                 before = account["available"] + account["granted"]
-                after = {
-                    "available": before + units,
-                    "units": units,
-                    "reference": reference,
-                    "reason": reason,
-                }
+                after = {"available": before + units, "units": units, "reference": reference}
+                after |= {"reason": reason}
                 await note_change(connection, {"available": before}, after)
             else:
                 known_units, known_reason, at = await connection.fetchrow(_KNOWN, organisation_id, reference)
