@@ -28,7 +28,8 @@ from engine.credit.laws import EVENTS_BY_CHARGE, Units
 from engine.errors import Unavailable
 from engine.records import ActivityRow, Message
 from engine.stores.clickhouse import native
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 from engine.stream_id import StreamId
 
 # Column and type on the wire, in the order of ActivityRow without `kept`. The server turns
@@ -124,7 +125,7 @@ _UNITS_THREADS = 2
 _GROUPED_BYTES = 400_000_000
 
 
-class ClickHouseActivityStore:
+class ClickHouseActivityStore(ClickHouseAdapter):
     """The port `ActivityStore`. Connects at the first use, and again after a failure.
 
     Every call raises Unavailable, and ConfigError when an operator must act.
@@ -133,18 +134,9 @@ class ClickHouseActivityStore:
     def __init__(self, url: str, timeout_s: float = 30.0, *, compressed: bool | None = None) -> None:
         """`timeout_s`: the deadline of each call, seconds. `compressed`: whether blocks are compressed on
         their way; None: when the server is on another machine. Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
+        super().__init__(url, timeout_s)
         self._compressed = not self._url.is_here if compressed is None else compressed
-        self._timeout_s = timeout_s
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
         self._message = msgspec.json.Decoder(Message).decode
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
 
     async def insert(self, block: ActivityBlock, token: str) -> None:
         """Store the block as a whole; a second insert with the same `token` stores nothing.
@@ -280,14 +272,6 @@ class ClickHouseActivityStore:
             found = await client.query(query, parameters=dict(parameters), settings=settings)
         rows: Sequence[Sequence[Any]] = found.result_rows
         return rows
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(
-                    self._url, database=self._url.database, timeout_s=self._timeout_s
-                )
-            return self._client
 
 
 def _settings(token: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ every call may be repeated.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -20,7 +19,8 @@ from engine.activity.records import AttemptRecord
 from engine.receipts.match import Reason
 from engine.receipts.records import Receipt
 from engine.records import Message
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 _UNMATCHED_SINCE = """
 SELECT count() FROM receipts_unmatched FINAL WHERE given_up_at >= fromUnixTimestamp({since:UInt32})
@@ -64,7 +64,7 @@ def key_of(provider: str, form: str) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-class ClickHouseAttempts:
+class ClickHouseAttempts(ClickHouseAdapter):
     """The port `AttemptStore`. Connects at the first use, and again after a failure.
 
     Every call raises Unavailable, and ConfigError when an operator must act.
@@ -72,18 +72,9 @@ class ClickHouseAttempts:
 
     def __init__(self, url: str, timeout_s: float = 30.0) -> None:
         """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
-        self._timeout_s = timeout_s
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
+        super().__init__(url, timeout_s)
         # Not strict: a server may write large numbers as JSON strings.
         self._filed = msgspec.json.Decoder(AttemptRecord, strict=False).decode
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
 
     async def filed(self, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], list[AttemptRecord]]:
         """The attempts under each key, (provider, form of the id); keys without any are absent."""
@@ -156,11 +147,3 @@ class ClickHouseAttempts:
             found = await client.query(sql, parameters=parameters, column_formats=formats)
         rows: Sequence[Sequence[Any]] = found.result_rows
         return rows
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(
-                    self._url, database=self._url.database, timeout_s=self._timeout_s
-                )
-            return self._client

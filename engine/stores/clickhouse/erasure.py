@@ -7,10 +7,8 @@ that reports and audits are as before.
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 # By table; the number is in E.164, so that it has nothing in it that SQL would read.
 _STATEMENTS = {
@@ -25,21 +23,12 @@ _STATEMENTS = {
 }
 
 
-class ClickHouseErasure:
+class ClickHouseErasure(ClickHouseAdapter):
     """Every call raises Unavailable, and ConfigError when an operator must act."""
 
     def __init__(self, url: str, timeout_s: float = 20.0) -> None:
         """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
-        self._timeout_s = timeout_s
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        super().__init__(url, timeout_s)
 
     async def erase(self, number: str) -> None:
         """Begin to erase a number, in E.164 with the plus sign, from every table. Safe to repeat."""
@@ -60,11 +49,3 @@ class ClickHouseErasure:
                 "SELECT count() FROM system.mutations WHERE database = currentDatabase() AND NOT is_done"
             )
         return int(found.result_rows[0][0])
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(
-                    self._url, database=self._url.database, timeout_s=self._timeout_s
-                )
-            return self._client

@@ -6,7 +6,6 @@ however many there are. Killed, or the reader is gone: the query ends with its c
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal
@@ -16,7 +15,8 @@ import msgspec
 from engine.errors import Unavailable
 from engine.lifecycle import EVENTS, STATUSES, events_that
 from engine.records import Queue
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 ExportFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -68,20 +68,12 @@ class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
     queue: Queue | Literal[""] = ""
 
 
-class ClickHouseExport:
+class ClickHouseExport(ClickHouseAdapter):
     """Writes exports. Every call raises Unavailable, and ConfigError when an operator must act."""
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        super().__init__(url, _WHOLE_S)
 
     @asynccontextmanager
     async def messages(self, query: ExportQuery) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -121,12 +113,6 @@ class ClickHouseExport:
             raise Unavailable(f"ClickHouse at {self._url.shown} broke off an export.")
         if held:
             yield held
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(self._url, database=self._url.database, timeout_s=_WHOLE_S)
-            return self._client
 
 
 def statement(query: ExportQuery) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ repeated.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 from clickhouse_connect.datatypes.registry import get_from_name
 
 from engine.inbound.records import InboundMessage
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 # Answer after the rows are stored, with the outcome.
 INBOUND_SETTINGS = {"async_insert": 0, "wait_end_of_query": 1}
@@ -38,7 +38,7 @@ WHERE organisation_id = {organisation:Int64}
 ORDER BY at DESC, id DESC LIMIT {limit:UInt32}"""
 
 
-class ClickHouseInbound:
+class ClickHouseInbound(ClickHouseAdapter):
     """The port `InboundStore`. Connects at the first use, and again after a failure.
 
     Every call raises Unavailable, and ConfigError when an operator must act.
@@ -46,16 +46,7 @@ class ClickHouseInbound:
 
     def __init__(self, url: str, timeout_s: float = 10.0) -> None:
         """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
-        self._timeout_s = timeout_s
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        super().__init__(url, timeout_s)
 
     async def add(self, messages: Sequence[InboundMessage]) -> None:
         """Store messages."""
@@ -82,14 +73,6 @@ class ClickHouseInbound:
         async with answering(self._url, self._timeout_s):
             found = await client.query(_PAGE, parameters=parameters)
         return [_message(row) for row in found.result_rows]
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(
-                    self._url, database=self._url.database, timeout_s=self._timeout_s
-                )
-            return self._client
 
 
 def _message(row: Sequence[Any]) -> InboundMessage:

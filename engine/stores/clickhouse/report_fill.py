@@ -8,12 +8,12 @@ them.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 # A day of rows may take so long, seconds.
 _DAY_S = 3600.0
@@ -28,20 +28,12 @@ _SETTINGS = {
 _STAGING = "report_filling_"
 
 
-class ClickHouseReportFill:
+class ClickHouseReportFill(ClickHouseAdapter):
     """The port `ReportFill`. Every call raises Unavailable, and ConfigError when an operator must act."""
 
     def __init__(self, url: str) -> None:
         """Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        super().__init__(url, _DAY_S)
 
     async def due_ms(self) -> int:
         """Rows of the streams before this time, milliseconds since 1970, are to be counted; 0: none are."""
@@ -105,9 +97,3 @@ class ClickHouseReportFill:
         client = await self._connected()
         async with answering(self._url, _DAY_S):
             await client.command(sql, settings=_SETTINGS)
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(self._url, database=self._url.database, timeout_s=_DAY_S)
-            return self._client

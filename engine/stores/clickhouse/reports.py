@@ -6,7 +6,6 @@ and on time, so that the reports of one organisation do not keep inserts and loo
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,7 +14,8 @@ from zoneinfo import ZoneInfo
 from engine.activity.countries import numbers_of
 from engine.activity.reports import COUNTED, EventSum, Group, Report, ReportQuery, ReportRow, rows_of
 from engine.errors import Refusal, Unavailable
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 # More groups than this are not shown.
 GROUPS_MAX = 10_000
@@ -71,21 +71,12 @@ _TIMES: dict[Group, str] = {
 }
 
 
-class ClickHouseReports:
+class ClickHouseReports(ClickHouseAdapter):
     """Reads reports. Every call raises Unavailable, and ConfigError when an operator must act."""
 
     def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
         """`timeout_s`: the deadline of each report, seconds. Raises ConfigError for a malformed URL."""
-        self._url = parse_url(url)
-        self._timeout_s = timeout_s
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        super().__init__(url, timeout_s)
 
     async def summary(self, query: ReportQuery) -> Report:
         """The report that the query asks for. Raises Refusal 422 when it has too many rows, or reads too
@@ -145,14 +136,6 @@ class ClickHouseReports:
             raise
         rows: Sequence[Sequence[Any]] = found.result_rows
         return rows
-
-    async def _connected(self) -> Any:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(
-                    self._url, database=self._url.database, timeout_s=self._timeout_s
-                )
-            return self._client
 
 
 def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:

@@ -6,13 +6,13 @@ come together (an hour of the day, a holiday) are kept together, and those that 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.capacity.traffic import BusyMinute, BusyOrganisation, Traffic
 from engine.records import QUEUES, Queue
-from engine.stores.clickhouse.client import answering, connect, parse_url
+from engine.stores.clickhouse.adapter import ClickHouseAdapter
+from engine.stores.clickhouse.client import answering
 
 # So many organisations are named, the busiest first; the others are one.
 ORGANISATIONS_MAX = 5_000
@@ -52,7 +52,7 @@ WHERE queue = {queue:String} AND provider != ''
 """
 
 
-class ClickHouseTraffic:
+class ClickHouseTraffic(ClickHouseAdapter):
     """Reads the busiest minutes. Every call raises Unavailable, and ConfigError when an operator must act."""
 
     def __init__(self, url: str, now_us: Callable[[], int], timeout_s: float = 20.0) -> None:
@@ -60,17 +60,8 @@ class ClickHouseTraffic:
 
         Raises ConfigError for a malformed URL.
         """
-        self._url = parse_url(url)
+        super().__init__(url, timeout_s)
         self._now_us = now_us
-        self._timeout_s = timeout_s
-        self._client: Any = None
-        self._connecting = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Close the connections; the next call connects again."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
 
     async def traffic(self, days: int) -> Traffic:
         """Of each queue in which anything was accepted in the last `days`, its busiest minute."""
@@ -103,12 +94,8 @@ class ClickHouseTraffic:
         )
 
     async def _query(self, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
-        async with self._connecting:
-            if self._client is None:
-                self._client = await connect(
-                    self._url, database=self._url.database, timeout_s=self._timeout_s
-                )
+        client = await self._connected()
         async with answering(self._url, self._timeout_s):
-            found = await self._client.query(sql, parameters=parameters)
+            found = await client.query(sql, parameters=parameters)
         rows: Sequence[Sequence[Any]] = found.result_rows
         return rows
