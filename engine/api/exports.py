@@ -14,10 +14,11 @@ from typing import get_args
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
+from engine.api.admin import organisation_id_of
 from engine.api.auth import Keys
-from engine.api.decoding import invalid
-from engine.api.description import ID, Answer, Parameter, described
-from engine.api.paging import asked, choice_asked
+from engine.api.description import Answer, Parameter, described
+from engine.api.paging import choice_asked
+from engine.api.parameters import ORGANISATION
 from engine.api.ports import AdminServices, Services
 from engine.api.report_ports import Exporter
 from engine.api.reports import PERIOD, QUEUE_NAMES, ReportQueue, period_of
@@ -108,7 +109,7 @@ class OwnExports:
 
 
 class AllExports:
-    """The action on /v1/admin/reports/messages."""
+    """The action on /v1/admin/organisations/{organisation_id}/reports/messages."""
 
     def __init__(self, services: AdminServices) -> None:
         self._export = services.reports.export
@@ -119,16 +120,15 @@ class AllExports:
         "export_messages_of",
         "Get the messages of an organisation that were accepted in a period as a file, a row each.",
         more=_MORE,
-        query={**_PARAMETERS, "organisation": Parameter("Those of this organisation; required.", ID)},
+        path=ORGANISATION,
+        query=_PARAMETERS,
         answers={200: Answer(str, content_type="text/csv")},
         codes=("report_under_way",),
     )
     async def messages(self, request: web.Request) -> Response:
-        """`GET /reports/messages`: 200 with a file. Raises Refusal 401, 403, 422, 429, Unavailable."""
-        organisation_id = asked(request, "organisation", 0, 1)
-        if not organisation_id:
-            raise invalid("`organisation` must be the id of an organisation.", "organisation")
-        query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
+        """`GET /organisations/{organisation_id}/reports/messages`: 200 with a file. Raises Refusal 401, 403,
+        404, 422, 429, Unavailable."""
+        query = _query_of(request, organisation_id_of(request), self._now_us() // 1_000_000)
         return await _file(self._export, query, self._queue)
 
 

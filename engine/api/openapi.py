@@ -27,13 +27,13 @@ _ABOUT = (
 _HEADERS = {
     "X-Request-Id": "Names the request; that of the request, when it brought one.",
     "Retry-After": "After so many seconds the request may be sent again.",
-    "Idempotency-Replayed": "`true`: this is the first answer to the Idempotency-Key again.",
+    "Idempotent-Replayed": "`true`: this is the first answer to the Idempotency-Key again.",
     "RateLimit": "What is left of a limit, and in how many seconds there is more.",
     "RateLimit-Policy": "The limit, by its name.",
     "WWW-Authenticate": "How to bring a key.",
 }
 _OF_STATUS = {
-    202: ["Idempotency-Replayed"],
+    202: ["Idempotent-Replayed"],
     401: ["WWW-Authenticate"],
     429: ["Retry-After", "RateLimit", "RateLimit-Policy"],
     503: ["Retry-After"],

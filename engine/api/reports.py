@@ -84,8 +84,17 @@ _EXAMPLE = {
     "until_time": "2026-11-23T00:00:00+00:00",
     "time_zone": "UTC",
     "complete": True,
-    "rows": [{"status": "delivered", "messages": 2, "segments": 3, "units": 15}],
-}
+    "rows": [
+        {
+            "messages": 100, "segments": 130, "units": 650, "accepted": 2, "sent": 3, "outcome_unknown": 0,
+            "canceled": 0, "expired": 0, "failed": 1, "undelivered": 4, "delivered": 90, "retries": 5,
+            "held": 10, "captured": 635, "released": 5, "delivery_rate": 0.947,
+            "answer_ms": {"p50": 80.0, "p95": 150.0, "p99": 900.0},
+            "sent_after_ms": {"p50": 95.0, "p95": 170.0, "p99": 950.0},
+            "delivered_after_ms": {"p50": 2100.0, "p95": 5200.0, "p99": 9000.0},
+        }
+    ],
+}  # fmt: skip
 _MORE = (
     "Each message counts once, in the period of its acceptance and with the status it has now. A message is "
     "counted about a second after its acceptance."

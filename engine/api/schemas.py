@@ -138,8 +138,8 @@ def _tell(schema: dict[str, Any], record: type, shape: Shape[Any] | None) -> Non
         if sentence := (shape.allowed.get(name) if shape else "") or comments.get(field.name, ""):
             of["description"] = sentence[:1].upper() + sentence[1:] + "." * (sentence[-1:] not in ".)")
     if not is_input and not omits:
-        # What we write has all fields.
-        schema["required"] = [field.encode_name for field in fields]
+        # What we write has all fields but those that may be unset.
+        schema["required"] = [field.encode_name for field in fields if field.default is not msgspec.UNSET]
     if inspect.getdoc(record) == schema.get("description"):
         schema["description"] = _for_callers(schema.get("description", ""))
 

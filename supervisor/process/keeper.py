@@ -218,13 +218,13 @@ class Keeper:
                 self._on_reload(self)
             except EngineError as e:
                 self._log.error("reload_failed", why=str(e))
+                own_changes.note_reload(self._seen, self._configs, str(e))
                 self._end_reload(str(e))
             self._service.end_reload(self._seen)
 
     def _end_reload(self, sentence: str) -> None:
         self._seen.reloads.ended = self._seen.reloads.begun
         self._seen.reloads.sentence = sentence
-        own_changes.note_reload(self._seen, self._configs, sentence)
         self._service.end_reload(self._seen)
 
     def _note_end(self, key: Key | None, code: int, now: float) -> None:
@@ -296,8 +296,10 @@ class Keeper:
                 self._announce()
             case rule.Settle():
                 self._log.info("reloaded", generation=self._seen.rolling.generation)
-                self._end_reload(self._undone)
+                # It compares with the generation before, which is forgotten then.
+                own_changes.note_reload(self._seen, self._configs, self._undone)
                 rolling.settle(self._seen.rolling)
+                self._end_reload(self._undone)
                 if self._on_reloaded is not None:
                     self._on_reloaded(self._configs[self._seen.rolling.generation])
             case rule.GoBack(sentence):

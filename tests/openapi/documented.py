@@ -143,7 +143,7 @@ class Documented:
         return ""
 
 
-OPTIONAL_HEADERS = {"Idempotency-Replayed", "RateLimit", "RateLimit-Policy"}
+OPTIONAL_HEADERS = {"Idempotent-Replayed", "RateLimit", "RateLimit-Policy"}
 
 
 def ask(method: str, url: str, body: object = None, key: str = "", **headers: str) -> Reply:
@@ -176,6 +176,11 @@ def _message(documented: Documented, of: Organisation) -> object:
     # Later, so that it can be canceled.
     later = GIVEN | {"send_at": in_a_day()}
     return documented.public("POST", "/v1/messages", later, of.api_key)["id"]
+
+
+def _batch(documented: Documented, of: Organisation) -> object:
+    later = {"messages": [GIVEN | {"send_at": in_a_day()}]}
+    return documented.public("POST", "/v1/messages/batch", later, of.api_key)["batch"]
 
 
 def _api_key(documented: Documented, of: Organisation) -> object:
@@ -224,6 +229,7 @@ def _webhook_delivery(documented: Documented, of: Organisation) -> object:
 # tenancy; of the admin's, calls on it are not tried.
 MAKERS: dict[str, Maker] = {
     "message": _message,
+    "batch": _batch,
     "organisation": lambda _, of: of.id,
     "api_key": _api_key,
     "admin_key": _admin_key,

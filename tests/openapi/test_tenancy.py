@@ -173,9 +173,9 @@ def test_an_idempotency_key_of_another_organisation_is_nothing(both: Both) -> No
             mine = ask("POST", url, body, both.first.api_key, **{"Idempotency-Key": key})
             again = ask("POST", url, body, both.first.api_key, **{"Idempotency-Key": key})
             theirs = ask("POST", url, body, both.other.api_key, **{"Idempotency-Key": key})
-            assert "Idempotency-Replayed" not in theirs.headers, operation.path
+            assert "Idempotent-Replayed" not in theirs.headers, operation.path
             assert ids(theirs.body).isdisjoint(ids(mine.body)), operation.path
-            replayed.append("Idempotency-Replayed" in again.headers)
+            replayed.append("Idempotent-Replayed" in again.headers)
     assert any(replayed), "no call was repeated, so the test would not see a difference"
 
 

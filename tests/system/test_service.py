@@ -49,7 +49,7 @@ def test_it_tells_systemd_how_it_is_and_listens_where_systemd_does(tmp_path: Pat
             steps = [text.partition("\n")[0].removeprefix("STATUS=") for text in said]
             assert steps[:2] == ["starting the servers", "bringing the tables to this version"]
             assert steps[-2].startswith("starting, ")
-            systemd.hear("STATUS=7 of 7 processes ready")
+            systemd.hear("STATUS=8 of 8 processes ready")
             assert engine.url == f"http://127.0.0.1:{listener.getsockname()[1]}"
             assert fetch(f"{engine.url}/readyz")
             systemd.hear("WATCHDOG=1")

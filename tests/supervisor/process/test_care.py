@@ -47,13 +47,13 @@ def test_process_after_process_dies_and_the_slot_is_degraded_says_why_and_recove
     row = running.rows()["express 1"]
     assert row.deaths >= 4
     assert row.last_words == "It ended with exit code 1 before it was ready."
-    systemd.hear("STATUS=4 of 5 processes ready; express 1 is degraded: It ended with exit code 1 before")
+    systemd.hear("STATUS=5 of 6 processes ready; express 1 is degraded: It ended with exit code 1 before")
     assert [e["why"] for e in running.logged("child_degraded")] == [row.last_words], "it is logged once"
     deaths = [e for e in running.logged("child_ended") if e["child"] == "express 1"]
     assert len(deaths) >= 4
     (running.here / "crash-express").unlink()
     until(lambda: not running.rows()["express 1"].degraded)
-    systemd.hear("STATUS=5 of 5 processes ready")
+    systemd.hear("STATUS=6 of 6 processes ready")
     systemd.close()
 
 
@@ -109,8 +109,8 @@ def test_processes_are_given_the_cpus_in_turn(start: Start) -> None:
     born = {e["name"].split(".")[1]: e["cpus"] for e in running.events("born")}
     assert [born[role] for role in ("ledger", "normal", "ingest")] == [
         [cpus[0]],
-        [cpus[3 % len(cpus)]],
         [cpus[4 % len(cpus)]],
+        [cpus[5 % len(cpus)]],
     ]
 
 
@@ -133,7 +133,7 @@ def test_who_asks_for_a_reload_hears_how_it_ended(start: Start, tmp_path: Path) 
     reload_engine(running.here, 20)
     after = running.rows()
     changed = {title for title, row in after.items() if row.pid != before[title].pid}
-    assert changed == {"ingest 1", "express 1", "normal 1", "admin 1"}
+    assert changed == {"ingest 1", "express 1", "normal 1", "notifier 1", "admin 1"}
     (tmp_path / "config.toml").write_text("[http\n")
     with pytest.raises(NotReloaded, match="is not TOML"):
         reload_engine(running.here, 20)

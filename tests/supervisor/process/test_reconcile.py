@@ -399,7 +399,7 @@ def test_stopping_drains_role_by_role_and_starts_nothing() -> None:
     assert drained == [role for role in DRAIN_ORDER if role != "normal"]
     world.end_fence()
     assert world.tick() == [rule.Finish(0)]
-    assert len(world.sent) == 7
+    assert len(world.sent) == 8
 
 
 def test_a_process_that_does_not_drain_is_killed_and_the_exit_code_says_so() -> None:

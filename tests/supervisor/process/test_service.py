@@ -46,12 +46,12 @@ def test_ready_is_said_when_every_role_is_and_never_before(
 ) -> None:
     (tmp_path / "mute-normal").touch()
     running = start(environment={"NOTIFY_SOCKET": systemd.address}, limits={"ready_s": 2.0})
-    before = systemd.hear("STATUS=starting, 6 of 7 processes ready")
+    before = systemd.hear("STATUS=starting, 7 of 8 processes ready")
     assert all("\nEXTEND_TIMEOUT_USEC=" in datagram for datagram in before)
     (tmp_path / "mute-normal").unlink()
     before += systemd.hear("READY=1")
     assert sum(datagram == "READY=1" for datagram in before) == 1
-    systemd.hear("STATUS=7 of 7 processes ready")
+    systemd.hear("STATUS=8 of 8 processes ready")
     running.ready()
 
 
@@ -66,7 +66,7 @@ def test_the_stop_is_told_at_its_beginning_and_extended_with_each_step(
     assert "\nEXTEND_TIMEOUT_USEC=" in stopping
     assert running.process.poll() is None
     assert (
-        systemd.hear("STATUS=draining, 7 processes left")[-1].partition("\n")[2].startswith("EXTEND_TIMEOUT")
+        systemd.hear("STATUS=draining, 8 processes left")[-1].partition("\n")[2].startswith("EXTEND_TIMEOUT")
     )
     assert running.events("drained") == []
 
@@ -149,9 +149,9 @@ def test_a_server_that_cannot_be_started_again_is_shown_until_it_is(start: Start
     running.ready()
     (running.here / "refuse-server").touch()
     os.kill(running.events("server")[0]["pid"], signal.SIGKILL)
-    systemd.hear("STATUS=5 of 5 processes ready; sleeper cannot be started: There is no room on its disk.")
+    systemd.hear("STATUS=6 of 6 processes ready; sleeper cannot be started: There is no room on its disk.")
     (running.here / "refuse-server").unlink()
-    systemd.hear("STATUS=5 of 5 processes ready")
+    systemd.hear("STATUS=6 of 6 processes ready")
 
 
 def test_no_child_inherits_what_systemd_told_the_supervisor(start: Start, systemd: Systemd) -> None:
