@@ -347,7 +347,7 @@ def _take_all_apart(self: Line, entry_id: bytes, payload: bytes) -> list[bytes]:
 MUTATIONS = [
     Mutation("lose the bitmap", 0, world=with_line("Forgetful", noted=lambda *_: None)),
     Mutation(
-        "count a bundle twice", 13,
+        "count a bundle twice", 4,
         world={"functions": spoiled("AllAgain", settle_entry=_settle_bundle_again)},
     ),
     Mutation("acknowledge with one message open", 0, world=with_line("Hasty", is_over=_leave_one_behind)),
@@ -358,11 +358,11 @@ MUTATIONS = [
     Mutation("lose what is moved to the ready stream", 0, world=with_line("Losing", serve=_lose_when_listed)),
     Mutation("leave what is moved where it was", 0, world=with_line("Copying", serve=_move_a_copy)),
     Mutation(
-        "skip the fence check in admit", 1,
+        "skip the fence check in admit", 5,
         world={"functions": spoiled("Unfenced", epoch_is_over=lambda *_: False)},
     ),
     Mutation(
-        "fence without ending the epoch", 1,
+        "fence without ending the epoch", 2,
         world={"functions": spoiled("SameEpoch", end_epoch=_spare_epoch)},
     ),
     Mutation("fence without a marker", 0, world={"functions": spoiled("Silent", fence=_fence_silently)}),
@@ -373,7 +373,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 26,
+        "forget the stored outcome of a sequence", 14,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),
@@ -396,14 +396,14 @@ MUTATIONS = [
     Mutation("answer before the commit", 1, [(Ledger, "_apply", _answer_before_commit)]),
     Mutation("refuse without recall", 0, [(posting, "_recall", _no_recall)]),
     Mutation("end a recall without looking at the quotas", 2, [(posting, "_recall", _recall_once)]),
-    Mutation("forget what a recall took from a request", 6, [(posting, "_without", lambda r, _: r)]),
+    Mutation("forget what a recall took from a request", 9, [(posting, "_without", lambda r, _: r)]),
     Mutation("leave quotas open when a lost shard is closed", 4,
              [(posting, "_close_books", _leave_quotas_open)]),
     Mutation("keep the quota after a fence", 0, [(WatchedMap, "drop", lambda self: [])]),
     Mutation("keep quota that was said to be returned", 0,
              [(Holder, "answered", _answer_recalls_with_nothing)]),
     Mutation("take a grant twice", 9, [(Holder, "answered", _take_every_grant)]),
-    Mutation("refuse those who came later too", 2, [(Holder, "answered", _refuse_later_ones_too)]),
+    Mutation("refuse those who came later too", 7, [(Holder, "answered", _refuse_later_ones_too)]),
     Mutation("remember refusals", 0,
              [(Holder, "answered", _remember_refusals), (Holder, "want", _refuse_from_memory)]),
     Mutation("forget what may have been applied when redis is full", 16,

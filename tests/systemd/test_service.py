@@ -14,7 +14,7 @@ from tests.systemd.world import Service, load
 
 def test_it_is_started_when_every_process_is_ready_and_listens_where_systemd_does(service: Service) -> None:
     assert service.machine.show("smsengine.service", "ActiveState", "Result") == ["active", "success"]
-    eventually(lambda: service.status() == "8 of 8 processes ready")
+    eventually(lambda: service.status() == "9 of 9 processes ready")
     assert fetch(f"{service.url}/readyz")
     sockets = service.machine.run("systemctl", "list-sockets", "--no-legend").stdout.splitlines()
     of_units = {unit: address for address, unit, _ in map(str.split, sockets)}
@@ -51,7 +51,7 @@ def test_a_reload_under_load_fails_no_request_and_loses_or_doubles_no_message(se
     assert running.failures == []
     after = service.processes()
     replaced = {name for name, row in after.items() if row["pid"] != before[name]["pid"]}
-    assert replaced == {"ingest 1", "ingest 2", "express 1", "normal 1", "admin 1"}
+    assert replaced == {"ingest 1", "ingest 2", "express 1", "normal 1", "notifier 1", "admin 1"}
     assert service.restarts() == 0
     service.assert_none_lost_or_doubled(running.accepted)
 

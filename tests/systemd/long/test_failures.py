@@ -24,7 +24,7 @@ def test_a_reload_of_a_wrong_file_fails_says_why_and_changes_nothing(service: Se
     assert {n: r["pid"] for n, r in service.processes().items()} == {n: r["pid"] for n, r in before.items()}
     service.machine.write(CONFIGURATION, right)
     service.systemctl("reload")
-    eventually(lambda: service.status() == "8 of 8 processes ready")
+    eventually(lambda: service.status() == "9 of 9 processes ready")
 
 
 def test_a_stop_drains_and_ends_in_success(service: Service) -> None:
@@ -44,7 +44,7 @@ def test_a_frozen_supervisor_is_ended_by_the_watchdog_and_started_again(service:
     with load(service, patient=True) as running:
         os.kill(service.machine.outer_pid(pid), signal.SIGSTOP)
         eventually(lambda: service.restarts() == count + 1, timeout_s=60)
-        eventually(lambda: service.status() == "8 of 8 processes ready", timeout_s=60)
+        eventually(lambda: service.status() == "9 of 9 processes ready", timeout_s=60)
         seen = len(running.accepted)
         eventually(lambda: len(running.accepted) > seen + 100)
     assert "smsengine.service: Watchdog timeout" in service.machine.journal("--output=cat")
@@ -60,7 +60,7 @@ def test_a_killed_supervisor_takes_all_with_it_and_the_next_one_starts_beside_wh
     with load(service, patient=True) as running:
         os.kill(service.machine.outer_pid(pid), signal.SIGKILL)
         eventually(lambda: service.restarts() == count + 1, timeout_s=60)
-        eventually(lambda: service.status() == "8 of 8 processes ready", timeout_s=60)
+        eventually(lambda: service.status() == "9 of 9 processes ready", timeout_s=60)
         seen = len(running.accepted)
         eventually(lambda: len(running.accepted) > seen + 100)
     assert running.failures == []
@@ -75,7 +75,7 @@ def test_a_process_that_hangs_is_replaced_by_the_supervisor_and_not_by_systemd(
     with load(service, patient=True) as running:
         os.kill(service.machine.outer_pid(victim["pid"]), signal.SIGSTOP)
         eventually(lambda: service.processes()["normal 1"]["restarts"] > victim["restarts"], timeout_s=60)
-        eventually(lambda: service.status() == "8 of 8 processes ready", timeout_s=60)
+        eventually(lambda: service.status() == "9 of 9 processes ready", timeout_s=60)
     assert service.processes()["normal 1"]["last_words"] == "It hung and was ended."
     assert (service.main_pid(), service.restarts()) == (pid, count)
     assert running.failures == []
@@ -109,7 +109,7 @@ def test_a_setting_that_is_wrong_at_the_start_is_shown_and_not_tried_again(
     service.machine.run("systemctl", "daemon-reload")
     service.machine.write(CONFIGURATION, service.configuration)
     service.systemctl("start")
-    eventually(lambda: service.status() == "8 of 8 processes ready")
+    eventually(lambda: service.status() == "9 of 9 processes ready")
     assert service.machine.show("smsengine.socket", "ActiveState") == ["active"]
 
 
