@@ -63,6 +63,7 @@ def test_the_table_of_keys_is_what_a_run_leaves_behind(pair: Carriers) -> None:
     organisation = f"/v1/admin/organisations/{pair.engine.organisation}"
     left = admin.call("GET", f"{organisation}/balance")[1]["available"]
     assert admin.call("PATCH", organisation, {"low_balance": left})[0] == 200
+    assert admin.call("POST", "/v1/admin/queues/normal/resume", **{"Idempotency-Key": "resume"})[0] == 200
     pair.engine.run("inbound-route", "add", "12345", pair.engine.organisation)
     pair.engine.run("inbound", "write", "--from", "+989121234567", "--to", "12345", "--text", "hello")
     behave(pair.a.url, receipts={"delay": {"constant_ms": 50}})
