@@ -66,12 +66,21 @@ class Receiver(BaseHTTPRequestHandler):
         """Nothing beside what `do_POST` prints."""
 
 
+class Server(ThreadingHTTPServer):
+    """Serves each connection in a thread."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that broke off is no error: what it was to bring comes again."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def main() -> None:
     """Serve until Ctrl-C."""
     Receiver.secret = next((word for word in sys.argv[1:] if word.startswith("whsec_")), "")
     port = next((int(word) for word in sys.argv[1:] if word.isdecimal()), 9000)
     print(f"waiting for webhooks at http://127.0.0.1:{port}/", flush=True)
-    ThreadingHTTPServer(("127.0.0.1", port), Receiver).serve_forever()
+    Server(("127.0.0.1", port), Receiver).serve_forever()
 
 
 if __name__ == "__main__":

@@ -34,12 +34,12 @@ DRAFT_SHAPE = Shape(MessageDraft, "a message", DRAFT_FIELDS)
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[MessageDraft]
-    atomic: bool = False
+    atomic: bool | None = None
 
 
 class _RawBatch(msgspec.Struct, forbid_unknown_fields=True):
     messages: list[msgspec.Raw]
-    atomic: bool = False
+    atomic: bool | None = None
 
 
 class _Refused(msgspec.Struct):
@@ -71,7 +71,7 @@ def read_batch(body: bytes) -> tuple[Sequence[Draft], Render]:
     drafts: Sequence[Draft]
     try:
         batch = _decode_batch(body)
-        drafts, atomic = batch.messages, batch.atomic
+        drafts, atomic = batch.messages, bool(batch.atomic)
     except NOT_JSON:
         # Decode again, each message on its own. Only batches with a bad message take this longer way.
         drafts, atomic = _each_of(body)
@@ -89,7 +89,7 @@ def _each_of(body: bytes) -> tuple[list[Draft], bool]:
             raise
     else:
         _check_count(len(batch.messages))
-        return [_draft_of(raw, body) for raw in batch.messages], batch.atomic
+        return [_draft_of(raw, body) for raw in batch.messages], bool(batch.atomic)
     # Half a character is in one of the messages: msgspec does not even tell them apart.
     document = with_half_characters(body)
     messages = document.get("messages")

@@ -30,12 +30,13 @@ from engine.credit.quota import Quota
 from engine.errors import Refusal
 from engine.intake.addressing import Permit, any_sender
 from engine.intake.closures import Closures
-from engine.intake.ingest import FirstUse, Ingest
+from engine.intake.ingest import Ingest
 from engine.intake.opt_outs import OptOutTable
 from engine.intake.permissions import Permissions
 from engine.intake.ports import Prices as Pricing
 from engine.intake.price_list import PriceList
 from engine.intake.sender_table import SenderTable
+from engine.intake.under_way import FirstUse
 from engine.limits.gate import Gate
 from engine.limits.table import LimitTable
 from engine.limits.watch import watch
@@ -79,7 +80,7 @@ def assemble_ingest(
     `name` is unique per process incarnation. `timeout_s` bounds a submission. `spenders` have quota
     before they ask. `check` raises Unavailable when a request with these messages is not to be taken in.
     `gate`: the limits of organisations; None: those of all. `permit`: whether a message may be sent, and by
-    which sender. `first`: what a key was first used for, for repetitions while nothing is taken. With an
+    which sender. `first`: what a key was first used for, for repetitions when nothing can be taken. With an
     `rng` that draws as another's does, messages have the same ids: a real process has the system's.
     """
     gate = gate or Gate(clock_s=time.monotonic)

@@ -16,7 +16,7 @@ ledger has said so (see `engine.credit.holder`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from engine.credit.quota import Quota
@@ -30,6 +30,7 @@ from engine.intake.refused_counts import RefusedCounts
 from engine.intake.under_way import (
     CreditWaits,
     Done,
+    FirstUse,
     Rated,
     Render,
     Submitted,
@@ -38,10 +39,7 @@ from engine.intake.under_way import (
 )
 from engine.intake.while_closed import RepeatedWhileClosed
 from engine.limits.gate import Gate
-from engine.records import MessageDraft, Queue, Replay
-
-# (organisation id, key) → what the key was first used for; None: it was not. Raises Unavailable.
-FirstUse = Callable[[int, str], Awaitable[Replay | None]]
+from engine.records import MessageDraft, Queue
 
 
 class Ingest:
@@ -157,6 +155,7 @@ class Ingest:
             fingerprint,
             rated,
             self.refused,
+            self._first,
         )
         self.counts.submissions += 1
         if not units or quota.credit.reserve(organisation_id, units):

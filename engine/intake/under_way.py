@@ -1,17 +1,21 @@
 """Service: one submission, from its addressed messages to its outcome, by callbacks.
 
 A submission has no task of its own. It is one object that Redis's answer, or the end of its time, calls. Only
-one that finds no credit in this process waits for the ledger in a task.
+one that finds no credit in this process waits for the ledger in a task, and so does one of which nothing can
+be accepted now while its Idempotency-Key is looked for: the first time it may have been accepted.
 
     its client gives up     what waits for credit or for its flush is taken back; what was sent to Redis
                             is as Redis says, and nobody is told
     its time is over        the same, and the client is told whether it may be admitted
+    its key cannot be       the client is told that the messages may have been accepted the first time
+    looked for
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import count
 
 import msgspec
@@ -21,13 +25,13 @@ from engine._fastcredits import CreditMap
 from engine.credit.group_commit import NOT_WRITTEN, UNDECIDED, Admission
 from engine.credit.group_commit import Outcome as Admitted
 from engine.credit.quota import Quota
-from engine.errors import Refusal, Unavailable, Undecided
+from engine.errors import EngineError, Refusal, Unavailable, Undecided
 from engine.expiry import Expiry
 from engine.intake import kept_answer
 from engine.intake.kept_answer import Outcome
 from engine.intake.refused_counts import RefusedCounts
 from engine.limits.gate import Gate
-from engine.records import Accepted, Addressed, Submission
+from engine.records import Accepted, Addressed, Replay, Submission
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +59,8 @@ class Submitted(msgspec.Struct, frozen=True):
 Render = Callable[[Sequence[Outcome]], bytes]
 # Is told the answer, or the error that there is in its place: see `Ingest.begin`.
 Done = Callable[[Submitted | Exception], None]
+# (organisation id, key) → what the key was first used for; None: it was not. Raises Unavailable.
+FirstUse = Callable[[int, str], Awaitable[Replay | None]]
 
 
 class Rated:
@@ -91,6 +97,7 @@ class UnderWay:
         "_answer",
         "_done",
         "_fingerprint",
+        "_first",
         "_incarnation",
         "_key",
         "_organisation_id",
@@ -114,9 +121,10 @@ class UnderWay:
         fingerprint: bytes,
         rated: Rated | None,
         refused: RefusedCounts,
+        first: FirstUse | None,
     ) -> None:
         """`running` ends it with `expire`, `rated` is there for one with a `rate_max`, `refused` counts its
-        messages that are refused. The others are as in `Ingest.begin`."""
+        messages that are refused. The others are as in `Ingest` and `Ingest.begin`."""
         self._quota = quota
         self._running = running
         self._organisation_id = organisation_id
@@ -127,10 +135,11 @@ class UnderWay:
         self._fingerprint = fingerprint
         self._rated = rated
         self._refused = refused
+        self._first = first
         self._incarnation = quota.incarnation
         self._answer = b""
         self._admission: Admission | None = None
-        # While it waits for credit.
+        # While it waits for credit, or for what is known of its key.
         self._waiting: asyncio.Task[None] | None = None
 
     def admit(self, held: int, waited_s: float = 0.0) -> None:
@@ -144,11 +153,14 @@ class UnderWay:
             self._refused.add(outcomes)
         try:
             self._answer = self._render(outcomes)
-        except Refusal:
+        except Refusal as refusal:
             self._quota.release(self._organisation_id, held, self._incarnation)
-            raise
+            if not self._looks_for_first(refusal):
+                raise
+            return
         if not messages:
-            asyncio.get_running_loop().call_soon(self._decided, None)
+            if not self._looks_for_first(Submitted(self._answer, False)):
+                asyncio.get_running_loop().call_soon(self._decided, None)
             return
         submission = Submission(
             organisation_id=self._organisation_id,
@@ -203,6 +215,30 @@ class UnderWay:
             else:
                 self._done(Submitted(answer, True))
 
+    def _looks_for_first(self, otherwise: Submitted | Refusal) -> bool:
+        """Whether it has a key, by which its first answer is looked for now; `otherwise` when there is none.
+
+        Credit, prices, opt-outs and senders may have changed since, so that what was accepted would be
+        refused now. Who is told that sends it again under another key.
+        """
+        if not self._key or self._first is None:
+            return False
+        first = partial(self._first, self._organisation_id, self._key)
+        answer = partial(
+            first_answer,
+            count=len(self._addressed),
+            render=self._render,
+            organisation_id=self._organisation_id,
+        )
+
+        async def look() -> None:
+            self._done(
+                await answer_of_first(first, self._fingerprint, answer, otherwise, Undecided(UNDECIDED))
+            )
+
+        self._waiting = asyncio.create_task(look(), name="looks for the first answer")
+        return True
+
     async def _wait(self, counts: CreditWaits) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -247,6 +283,29 @@ class UnderWay:
             if not worth_a_try:
                 refused = enough
         raise AssertionError("counting ended")
+
+
+async def answer_of_first(
+    first: Callable[[], Awaitable[Replay | None]],
+    fingerprint: bytes,
+    answer: Callable[[bytes], bytes],
+    otherwise: Submitted | Exception,
+    unknown: Exception,
+) -> Submitted | Exception:
+    """What a request is told of which nothing is accepted now: its first answer, when it had one.
+
+    `first`: what its key was first used for. `answer`: what was kept of the first answer → the answer; it may
+    raise Refusal. `otherwise` when the key was not used, `unknown` when the store does not say.
+    """
+    try:
+        known = await first()
+        if known is None:
+            return otherwise
+        return Submitted(answer(known.answer), True) if known.fingerprint == fingerprint else reused()
+    except Unavailable:
+        return unknown
+    except EngineError as e:
+        return e
 
 
 def first_answer(kept: bytes, count: int, render: Render, organisation_id: int) -> bytes:

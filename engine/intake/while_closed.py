@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from engine.errors import Closed, EngineError, Unavailable
-from engine.intake.under_way import Done, Submitted, reused
+from engine.errors import Closed
+from engine.intake.under_way import Done, answer_of_first
 from engine.records import Replay
 
 
@@ -45,14 +45,4 @@ async def _decide(
     closed: Closed,
     done: Done,
 ) -> None:
-    outcome: Submitted | Exception = closed
-    try:
-        known = await first()
-        if known is not None:
-            same = known.fingerprint == fingerprint
-            outcome = Submitted(answer(known.answer), True) if same else reused()
-    except Unavailable:
-        outcome = closed
-    except EngineError as e:
-        outcome = e
-    done(outcome)
+    done(await answer_of_first(first, fingerprint, answer, closed, closed))

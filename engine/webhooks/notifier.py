@@ -251,6 +251,9 @@ class Notifier:
     async def _offer(self, own: OwnShard, events: Sequence[WebhookEvent], read: Settled) -> None:
         """Offer the deliveries of events; then the shard is read as far as `read`. Raises Unavailable, and
         then nothing was offered."""
+        if any(event.endpoint_id and self._table.endpoint(event.endpoint_id) is None for event in events):
+            # It was made a moment ago, or is removed.
+            await self._table.refresh()
         callbacks = {
             event.organisation_id: await self._table.callback_endpoint(event.organisation_id)
             for event in events

@@ -160,6 +160,14 @@ async def test_a_queue_of_null_is_as_one_that_is_absent(api: Api) -> None:
     assert (status, reply["queue"]) == (202, "normal")
 
 
+@pytest.mark.parametrize("bad", [[], [{}]])
+async def test_an_atomic_of_null_is_as_one_that_is_absent(api: Api, bad: list[object]) -> None:
+    status, _, reply = await api.ask(
+        "POST", "/v1/messages/batch", {"messages": [DRAFT, *bad], "atomic": None}
+    )
+    assert (status, len(reply["results"])) == (202, 1 + len(bad))
+
+
 async def test_a_batch_of_bad_messages_is_answered_too(api: Api) -> None:
     status, _, reply = await api.ask("POST", "/v1/messages/batch", {"messages": [{}, 1, "x"]})
     assert status == 202

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from engine import redis_keys, shards
-from engine.api.messages import render_batch
+from engine.api.messages import render_atomic, render_batch, render_one
 from engine.boot.ingest import assemble_ingest
 from engine.boot.ledger import assemble_ledger
 from engine.config import Credit, Queues
@@ -24,12 +24,13 @@ from engine.credit.quota import Quota
 from engine.errors import Refusal, Unavailable
 from engine.intake.ingest import Ingest
 from engine.intake.pricing import PriceTable
-from engine.intake.under_way import Submitted
+from engine.intake.under_way import Render, Submitted
 from engine.records import Accepted, MessageDraft
 from engine.stores.audit import AuditReader
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.ledger import PostgresLedger
 from engine.stores.redis.admission import RedisAdmission
+from engine.stores.redis.kept_answers import RedisKeptAnswers
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.usage import RedisUsage
 from engine.stream_id import StreamId
@@ -67,6 +68,8 @@ class World:
         self.postgres_url = postgres_url
         self.stack = AsyncExitStack()
         self.directory: Directory
+        # Whether every recipient has opted out.
+        self.opted_out = False
         self.link: RedisLink
 
     async def open_link(self, url: str = "", timeout_s: float = 5.0) -> RedisLink:
@@ -74,6 +77,11 @@ class World:
         await link.start()
         self.stack.push_async_callback(link.close)
         return link
+
+    def permit(self, organisation_id: int, to: str, sender: str) -> str:
+        if self.opted_out:
+            raise Refusal("opted_out", 422, "The recipient has opted out.", "to")
+        return sender
 
     async def organisation(self, units: int) -> int:
         made = await self.directory.create_organisation("test")
@@ -112,8 +120,9 @@ class World:
         self, name: str, link: RedisLink | None = None, *, accepted_on: int = 1
     ) -> tuple[Ingest, Quota]:
         commands = link or await self.open_link()
+        admission = RedisAdmission(commands, await self.open_link(), SHARDS, accepted_on=accepted_on)
         quota, ingest = assemble_ingest(
-            RedisAdmission(commands, await self.open_link(), SHARDS, accepted_on=accepted_on),
+            admission,
             PriceTable({"": 1}),
             name,
             Credit(quota_s=2.0, quota_min=100, validity_s=30.0),
@@ -122,6 +131,8 @@ class World:
             timeout_s=5.0,
             now_us=now_us,
             rng=random.SystemRandom(),
+            permit=self.permit,
+            first=RedisKeptAnswers(commands, SHARDS, lambda: admission.key_ttl_s).first,
         )
         await quota.start()
         task = asyncio.create_task(quota.run())
@@ -337,6 +348,43 @@ async def test_a_repeated_batch_is_told_its_refusals_again_whatever_has_changed_
         await w.directory.top_up(org, 1000, "second")
         again = await second.submit(org, batch, **wanted)  # type: ignore[arg-type]
         assert (again.answer, again.replayed) == (once.answer, True)
+        await w.clean()
+
+
+@pytest.mark.parametrize("answered", [render_one, render_atomic, render_batch])
+async def test_what_was_accepted_gets_its_answer_again_though_it_would_be_refused_now(
+    answered: Render, streams_url: str, books_url: str
+) -> None:
+    async with world(streams_url, books_url) as w:
+        await w.ledger()
+        first, _ = await w.holder("h1")
+        second, _ = await w.holder("h2")
+        org = await w.organisation(1)
+        wanted = {"render": answered, "idempotency_key": "k", "fingerprint": b"one"}
+        once = await first.submit(org, drafts(1), **wanted)  # type: ignore[arg-type]
+
+        async def refused() -> str:
+            try:
+                new = await second.submit(org, drafts(1), **(wanted | {"idempotency_key": "new"}))  # type: ignore[arg-type]
+            except Refusal as refusal:
+                return refusal.code
+            assert not new.replayed
+            return str(msgspec.json.decode(new.answer)["results"][0]["error"]["code"])
+
+        async def repeated() -> bool:
+            again = await second.submit(org, drafts(1), **wanted)  # type: ignore[arg-type]
+            return (again.answer, again.replayed) == (once.answer, True)
+
+        # The credit is used up.
+        assert await refused() == "insufficient_credit"
+        assert await repeated()
+        # The recipient has opted out.
+        w.opted_out = True
+        assert await refused() == "opted_out"
+        assert await repeated()
+        with pytest.raises(Refusal) as other:
+            await second.submit(org, drafts(1), **(wanted | {"fingerprint": b"two"}))  # type: ignore[arg-type]
+        assert other.value.code == "idempotency_key_reused"
         await w.clean()
 
 

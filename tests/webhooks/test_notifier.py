@@ -177,6 +177,21 @@ async def test_an_event_that_others_queue_is_told_to_one_endpoint_or_all(
     assert receiver.told[2].document["type"] == "webhook.test"
 
 
+async def test_an_event_for_an_endpoint_that_was_just_made_is_told(
+    world: WebhookWorld, receiver: Receiver
+) -> None:
+    organisation = await world.organisation()
+    async with world.notifying():
+        made = await world.book.create(organisation, receiver.url())
+        test = WebhookEvent(
+            id="evt_t_2", organisation_id=organisation, type="webhook.test", at_us=1, data="{}",
+            endpoint_id=made.endpoint.id,
+        )  # fmt: skip
+        await world.streams.put(shard_of(organisation, SHARDS), [test])
+        await count(receiver, 1)
+    assert receiver.ids == ["evt_t_2"]
+
+
 async def test_a_notifier_killed_after_a_delivery_delivers_it_again_with_the_same_id(
     world: WebhookWorld, receiver: Receiver
 ) -> None:
