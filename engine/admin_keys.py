@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from engine.networks import Network
+
 # read     look at everything
 # operate  what is sent, how and when: routes, providers, queues, dead letters, limits and pauses
 # money    organisations, their keys, their credit, prices
@@ -30,6 +32,8 @@ class AdminCredential(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[Scope, ...]
     # The SHA-256 of its secret, 32 bytes.
     secret_sha256: bytes
+    # Those that it may be used from; none: from everywhere.
+    networks: tuple[Network, ...] = ()
 
 
 class AdminKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +50,8 @@ class AdminKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
     # To the minute; None: never.
     last_used_at: datetime | None
+    # The networks that it may be used from; none: from everywhere.
+    networks: tuple[str, ...] = ()
 
 
 class NewAdminKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,3 +63,5 @@ class NewAdminKey(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     # The whole key, as an operator sends it.
     admin_key: str
+    # The networks that it may be used from; none: from everywhere.
+    networks: tuple[str, ...] = ()

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from engine.networks import Network
+
 
 class Balance(msgspec.Struct, frozen=True, kw_only=True):
     """The credit of an organisation as it sees it, units.
@@ -77,6 +79,8 @@ class ApiKeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     scopes: tuple[ApiScope, ...] = API_SCOPES
     # None: it does not expire.
     expires_at: datetime | None = None
+    # The networks that it may be used from; none: from everywhere.
+    networks: tuple[str, ...] = ()
 
 
 ANY_KEY = ApiKeyWish()
@@ -95,6 +99,8 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     revoked_at: datetime | None
     # To the minute; None: never.
     last_used_at: datetime | None = None
+    # The networks that it may be used from; none: from everywhere.
+    networks: tuple[str, ...] = ()
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +112,8 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     scopes: tuple[ApiScope, ...] = API_SCOPES
     # Whether new messages of the organisation are refused.
     suspended: bool = False
+    # Those that it may be used from; none: from everywhere.
+    networks: tuple[Network, ...] = ()
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,7 +52,7 @@ class Accounts:
     )
     async def balance(self, request: web.Request) -> Response:
         """`GET /v1/balance`: 200 with a `organisations.Balance`. Raises Refusal 401, Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         return answer_of(200, await self._directory.balance(organisation_id))
 
     @described(
@@ -65,5 +65,5 @@ class Accounts:
     async def transactions(self, request: web.Request) -> Response:
         """`GET /v1/balance/transactions`: 200 with a `TransactionsPage`. Raises Refusal 401, 422,
         Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         return answer_of(200, await transactions_page(request, self._transactions, organisation_id))

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 
 from engine.api.admin_call import posted
-from engine.api.decoding import Shape, check_scopes, check_time, read_body
+from engine.api.decoding import Shape, check_scopes, check_time, checked_networks, read_body
 from engine.api.description import TIME, YES_OR_NO, Answer, Parameter, described
 from engine.api.paging import NUMBER, TransactionsPage, asked, choice_asked, limit_asked, transactions_page
 from engine.api.parameters import AFTER, API_KEY, CURSOR, LIMIT, ORGANISATION, QUEUE
@@ -15,6 +15,7 @@ from engine.api.problems import not_found
 from engine.api.queues import queue_of
 from engine.api.response import Response, answer_of
 from engine.credit.laws import Audit
+from engine.networks import NETWORKS_MAX
 from engine.organisations import (
     API_SCOPES,
     ApiKey,
@@ -72,6 +73,7 @@ _KEY = Shape(
         "name": "a string of at most 200 characters",
         "scopes": f"an array of some of {', '.join(API_SCOPES)}",
         "expires_at": "a time with its time zone, such as 2027-01-01T00:00:00Z, or null for never",
+        "networks": "an array of networks, such as 203.0.113.0/24; empty for everywhere",
     },
 )
 _ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds, 86400 if absent"})
@@ -148,7 +150,12 @@ class Admin:
         path=ORGANISATION,
         body=_KEY,
         is_body_optional=True,
-        limits={"name": {"maxLength": 200}, "scopes": {"minItems": 1}, "expires_at": TIME},
+        limits={
+            "name": {"maxLength": 200},
+            "scopes": {"minItems": 1},
+            "expires_at": TIME,
+            "networks": {"maxItems": NETWORKS_MAX},
+        },
         examples={"to send only": {"name": "shop", "scopes": ["send"], "expires_at": "2037-01-01T00:00:00Z"}},
         answers={201: Answer(NewKey, example={"id": 3, "api_key": "smse_3_..."})},
         once=True,
@@ -162,6 +169,7 @@ class Admin:
         wish = _KEY.decode_optional(body)
         check_scopes(wish.scopes, API_SCOPES)
         check_time("expires_at", wish.expires_at)
+        wish = msgspec.structs.replace(wish, networks=checked_networks(wish.networks))
         return answer_of(201, await self._keys.create(organisation_id_of(request), once, wish))
 
     @described(

@@ -22,6 +22,7 @@ from aiohttp import hdrs, web
 from engine.admin_keys import AdminCredential, Scope, allows
 from engine.api.admin_route import AdminRoute
 from engine.api.auth import AdminKeys
+from engine.api.client_address import LOOPBACK, TrustedProxies, check_network, is_unix
 from engine.api.decoding import read_body
 from engine.api.guard import REQUEST_ID, Action, fingerprint, idempotency_key
 from engine.api.last_uses import LastUses
@@ -49,6 +50,7 @@ class AdminCalls:
         self._keys = AdminKeys(services.admin_key_sha256, services.admin_keys)
         self._uses = LastUses(self._keys.cache, services.note_admin_key_uses)
         self._changes = services.changes
+        self._proxies = services.trusted_proxies
         self._repeats = Repeats(services.answers, services.body_bytes_max)
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
@@ -71,8 +73,11 @@ class AdminCalls:
         return action
 
     async def caller(self, request: web.Request, scope: Scope) -> AdminCredential:
-        """Whose key the request brings. Raises Refusal 401, 403 when it lacks the scope, Unavailable."""
+        """Whose key the request brings. Raises Refusal 401, 403 when it lacks the scope, or is not good for
+        calls from there, Unavailable."""
         who = await self._keys.caller(request.headers.get(hdrs.AUTHORIZATION))
+        if who.networks:
+            check_network(who.networks, self._proxies.address(request))
         if not allows(who.scopes, scope):
             has = " and ".join(f"`{one}`" for one in who.scopes)
             detail = f"This call needs an admin key with the scope `{scope}`; this key has {has}."
@@ -83,7 +88,7 @@ class AdminCalls:
         carry_out = self._outside if route.outside else self._inside
 
         async def recorded(request: web.Request) -> Response:
-            change = _change(route, request)
+            change = _change(route, request, _address(request, self._proxies))
             token = UNDER_WAY.set(change)
             try:
                 return await carry_out(route.action, request, change)
@@ -119,12 +124,12 @@ class AdminCalls:
 _CALLER = web.RequestKey("caller", AdminCredential)
 
 
-def _change(route: AdminRoute, request: web.Request) -> ChangeUnderWay:
+def _change(route: AdminRoute, request: web.Request, address: str) -> ChangeUnderWay:
     who, organisation = request[_CALLER], request.match_info.get("organisation_id", "")
     return ChangeUnderWay(
         key_id=who.key_id,
         key=who.name,
-        address=_address(request),
+        address=address,
         request_id=request.get(REQUEST_ID, ""),
         action=f"{route.method} {route.path}",
         # As it came, in ASCII: what is decoded may be no text that PostgreSQL can keep.
@@ -133,11 +138,12 @@ def _change(route: AdminRoute, request: web.Request) -> ChangeUnderWay:
     )
 
 
-def _address(request: web.Request) -> str:
-    """The IP address of the other side; of a Unix socket the user there."""
+def _address(request: web.Request, proxies: TrustedProxies) -> str:
+    """The IP address of the client; of one that came over a Unix socket itself the user there."""
+    address = proxies.address(request)
+    if address != LOOPBACK or not is_unix(request):
+        return address
     ours = request.get_extra_info("socket")
-    if ours is None or ours.family != socket.AF_UNIX:
-        return request.remote or ""
     with socket.socket(fileno=os.dup(ours.fileno())) as peer:
         _, uid, _ = _PEER.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     with contextlib.suppress(KeyError):

@@ -9,8 +9,9 @@ from aiohttp import web
 
 from engine.admin_keys import SCOPES, AdminKey, NewAdminKey, Scope
 from engine.api.admin_call import posted
-from engine.api.decoding import Shape, check_scopes, check_time, invalid
+from engine.api.decoding import Shape, check_scopes, check_time, checked_networks, invalid
 from engine.api.description import ID, TEXT, TIME, Parameter, described
+from engine.api.key_networks import NETWORKS, NETWORKS_WORDS
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, limit_asked, time_asked
 from engine.api.parameters import ADMIN_KEY, CURSOR, LIMIT
 from engine.api.ports import AdminServices
@@ -23,6 +24,7 @@ class _NewKey(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     scopes: list[Scope]
     expires_at: datetime | None = None
+    networks: list[str] = []
 
 
 class _Keys(msgspec.Struct):
@@ -42,6 +44,7 @@ _KEY = Shape(
         "name": "a string of 1 to 200 characters",
         "scopes": f"an array of some of {', '.join(SCOPES)}",
         "expires_at": "a time with its time zone, such as 2027-01-01T00:00:00Z, or null for never",
+        "networks": NETWORKS_WORDS,
     },
 )
 
@@ -58,7 +61,12 @@ class AdminKeyCalls:
         "create_admin_key",
         "Make an admin key, which is shown this once.",
         body=_KEY,
-        limits={"name": {"minLength": 1, "maxLength": 200}, "scopes": {"minItems": 1}, "expires_at": TIME},
+        limits={
+            "name": {"minLength": 1, "maxLength": 200},
+            "scopes": {"minItems": 1},
+            "expires_at": TIME,
+            "networks": NETWORKS,
+        },
         examples={"to operate": {"name": "alice", "scopes": ["operate"], "expires_at": None}},
         answers={201: NewAdminKey},
         codes=("name_taken",),
@@ -73,7 +81,9 @@ class AdminKeyCalls:
         wanted = _KEY.decode(body)
         check_scopes(wanted.scopes, SCOPES)
         check_time("expires_at", wanted.expires_at)
-        return answer_of(201, await self._keys.create(wanted.name, wanted.scopes, wanted.expires_at, once))
+        networks = checked_networks(wanted.networks)
+        made = await self._keys.create(wanted.name, wanted.scopes, wanted.expires_at, once, networks)
+        return answer_of(201, made)
 
     @described("list_admin_keys", "List the newest thousand admin keys.", answers={200: _Keys})
     async def show_all(self, request: web.Request) -> Response:

@@ -12,6 +12,7 @@ from engine.api.dead_letters import DeadLetters
 from engine.api.erasures import Erasures
 from engine.api.exports import AllExports
 from engine.api.inbound import InboundCalls
+from engine.api.key_networks import KeyNetworks
 from engine.api.limits import OrganisationLimits
 from engine.api.nodes import NodeCalls
 from engine.api.opt_outs import OptOuts
@@ -66,6 +67,7 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{path}/keys", admin.keys, "read")
     yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money", secret=True)
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")
+    yield AdminRoute("PATCH", f"{path}/keys/{{key_id}}", KeyNetworks(services).change, "money")
     yield AdminRoute("POST", f"{path}/keys/{{key_id}}/rotate", admin.rotate_key, "money", secret=True)
     yield from admin_webhooks(services, path)
 
@@ -126,6 +128,7 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/admin-keys", keys.show_all, "read")
     yield AdminRoute("POST", f"{_ROOT}/admin-keys", keys.create, "all", secret=True)
     yield AdminRoute("DELETE", f"{_ROOT}/admin-keys/{{key_id}}", keys.revoke, "all")
+    yield AdminRoute("PATCH", f"{_ROOT}/admin-keys/{{key_id}}", KeyNetworks(services).change_admin, "all")
     yield AdminRoute("GET", f"{_ROOT}/changes", keys.changes, "read")
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")
     traffic = TrafficReport(services)

@@ -128,7 +128,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
 
     `keys`: the API keys it knows; None: its own, closed with the application.
     """
-    keys = keys or Keys(services.directory)
+    keys = keys or Keys(services.directory, services.trusted_proxies)
     uses = LastUses(keys.cache, services.note_key_uses)
     actions = _actions_of(services, keys)
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import hmac
-from typing import Any
+from typing import Any, Protocol
+
+from aiohttp import web
 
 from engine import api_keys
 from engine.admin_keys import AdminCredential
+from engine.api.client_address import NO_PROXIES, TrustedProxies, check_network
 from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented
 from engine.api.key_ports import AdminKeyBook
 from engine.api.ports import Directory
@@ -20,37 +23,58 @@ from engine.organisations import ApiScope, Credential
 CONFIGURED = AdminCredential(key_id=None, name="configuration", scopes=("all",), secret_sha256=b"")
 
 
+class Source(Protocol):
+    """Where a request comes from."""
+
+    def address(self, proxies: TrustedProxies) -> str:
+        """Its address, as `TrustedProxies.client` finds it; "" when nobody knows it."""
+
+
 class Keys:
     """API keys, and the organisation that each of them speaks for. One per process, on its loop."""
 
-    def __init__(self, directory: Directory, **times: Any) -> None:
-        """`times`: as `KeyCache` takes them."""
+    def __init__(self, directory: Directory, proxies: TrustedProxies = NO_PROXIES, **times: Any) -> None:
+        """`proxies`: those that say who their clients are. `times`: as `KeyCache` takes them."""
+        self._proxies = proxies
         self.cache: KeyCache[Credential] = KeyCache(directory.credentials, API_KEY_WANTED, **times)
 
-    async def organisation(self, authorization: str | None) -> int:
-        """The organisation whose key the header carries, for one that looks. Raises Refusal 401, 403,
-        Unavailable."""
-        return _reader(await self.cache.found(_presented(authorization)))
+    async def organisation(self, authorization: str | None, request: web.Request) -> int:
+        """The organisation whose key `authorization` carries, for one that looks. Of the request only the
+        address counts. Raises Refusal 401, 403, Unavailable."""
+        return _reader(await self._found(authorization, request))
 
-    async def sender(self, authorization: str | None) -> int:
+    async def sender(self, authorization: str | None, request: web.Request) -> int:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
-        return _sender(await self.cache.found(_presented(authorization)))
+        return _sender(await self._found(authorization, request))
 
-    async def owner(self, authorization: str | None) -> int:
+    async def owner(self, authorization: str | None, request: web.Request) -> int:
         """The same for one that takes back what it has sent, or changes a list of the organisation's: also
         while the organisation is suspended. Raises Refusal 401, 403, Unavailable."""
-        return _owner(await self.cache.found(_presented(authorization)))
+        return _owner(await self._found(authorization, request))
 
-    def sender_at_once(self, presented: Presented) -> int | None:
+    def sender_at_once(self, presented: Presented, source: Source) -> int | None:
         """The same for a key that need not be looked up; None for one that must be.
 
         Raises Refusal 401, 403."""
         credential = self.cache.found_at_once(presented)
-        return None if credential is None else _sender(credential)
+        if credential is None:
+            return None
+        if credential.networks:
+            check_network(credential.networks, source.address(self._proxies))
+        return _sender(credential)
 
-    async def looked_up_sender(self, presented: Presented) -> int:
+    async def looked_up_sender(self, presented: Presented, source: Source) -> int:
         """As `sender`, for a key that has been read before."""
-        return _sender(await self.cache.found(presented))
+        credential = await self.cache.found(presented)
+        if credential.networks:
+            check_network(credential.networks, source.address(self._proxies))
+        return _sender(credential)
+
+    async def _found(self, authorization: str | None, request: web.Request) -> Credential:
+        credential = await self.cache.found(_presented(authorization))
+        if credential.networks:
+            check_network(credential.networks, self._proxies.address(request))
+        return credential
 
     def are_known(self) -> bool:
         """Whether any key would be accepted although PostgreSQL is away."""

@@ -65,7 +65,7 @@ class CancelCalls:
 
         Safe to repeat. Raises Refusal 400, 401, 403, 404, 409, 413, 422, Unavailable.
         """
-        organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION), request)
         return await self._repeats.once(request, organisation_id, partial(self._message, organisation_id))
 
     async def _message(self, organisation_id: int, request: web.Request) -> Response:
@@ -102,7 +102,7 @@ class CancelCalls:
 
         Safe to repeat. Raises Refusal 400, 401, 403, 404, 413, 422, Unavailable.
         """
-        organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.owner(request.headers.get(hdrs.AUTHORIZATION), request)
         return await self._repeats.once(request, organisation_id, partial(self._batch, organisation_id))
 
     async def _batch(self, organisation_id: int, request: web.Request) -> Response:

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 
 from engine.errors import Refusal
+from engine.networks import NETWORKS_ALLOWED, networks_of
 from engine.text_file import encoding_of
 
 T = TypeVar("T")
@@ -280,3 +281,11 @@ def check_time(field: str, time: datetime | None) -> None:
         good = False
     if not good:
         raise invalid(f"`{field}` must be a time with its time zone, such as 2027-01-01T00:00:00Z.", field)
+
+
+def checked_networks(networks: Collection[str]) -> tuple[str, ...]:
+    """The networks in their shortest form, each once. Raises Refusal 422."""
+    found = networks_of(networks)
+    if found is None:
+        raise invalid(f"`networks` must be {NETWORKS_ALLOWED}.", "networks")
+    return tuple(str(network) for network in found)

@@ -60,7 +60,7 @@ class Estimates:
 
         Raises Refusal 400, 401, 403, 413, 422 for a body that is no message, Unavailable.
         """
-        organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION), request)
         return await self._repeats.once(request, organisation_id, partial(self._estimate, organisation_id))
 
     async def _estimate(self, organisation_id: int, request: web.Request) -> Response:

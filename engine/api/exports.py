@@ -103,7 +103,7 @@ class OwnExports:
     )
     async def messages(self, request: web.Request) -> Response:
         """`GET /v1/reports/messages`: 200 with a file. Raises Refusal 401, 403, 422, 429, Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
         return await _file(self._export, query, self._queue)
 

@@ -166,7 +166,7 @@ class OwnInbound:
 
         Raises Refusal 401, 403, 422, Unavailable.
         """
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         found, cursor = await _page_of(request, self._page, organisation_id)
         return answer_of(200, _Page([shown(message) for message in found], cursor))
 

@@ -28,8 +28,12 @@ class AdminKeyBook(Protocol):
         scopes: Sequence[Scope],
         expires_at: datetime | None,
         once: IdempotentCall | None = None,
+        networks: Sequence[str] = (),
     ) -> NewAdminKey:
         """One more key. Raises Refusal 409, 422."""
+
+    async def set_networks(self, key_id: int, networks: Sequence[str]) -> AdminKey:
+        """Set those that the key may be used from; none: from everywhere. Raises Refusal 404, 409."""
 
     async def revoke(self, key_id: int) -> None:
         """Make the key good for nothing; again changes nothing. Raises Refusal 404."""
@@ -60,6 +64,9 @@ class ApiKeyBook(Protocol):
 
     async def keys(self, organisation_id: int) -> list[ApiKey]:
         """The organisation's keys, newest first, revoked ones too. Raises Refusal 404."""
+
+    async def set_networks(self, organisation_id: int, key_id: int, networks: Sequence[str]) -> ApiKey:
+        """Set those that the key may be used from; none: from everywhere. Raises Refusal 404, 409."""
 
     async def revoke(self, organisation_id: int, key_id: int) -> None:
         """Make the key good for nothing; again changes nothing. Raises Refusal 404."""

@@ -67,7 +67,7 @@ class MessageListCalls:
 
         Raises Refusal 401, 403, 422, Unavailable.
         """
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         for name in request.query:
             if name not in _NAMES:
                 raise invalid(
@@ -91,7 +91,7 @@ class MessageListCalls:
 
         Raises Refusal 401, 403, 404, Unavailable.
         """
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         batch = batch_of(request.match_info["id"])
         progress = None if batch is None else await self._batches.progress(organisation_id, batch)
         if progress is None:

@@ -269,7 +269,7 @@ class Messages:
         submission = SUBMISSIONS[path]
 
         async def send(request: web.Request) -> Response:
-            organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION))
+            organisation_id = await self._keys.sender(request.headers.get(hdrs.AUTHORIZATION), request)
             body = await read_body(request, self._body_bytes_max)
             key = idempotency_key(request)
             drafts, render = submission.read(body)
@@ -294,7 +294,7 @@ class Messages:
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
         Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         message_id = request.match_info["id"]
         if _UUID.fullmatch(message_id):
             view = await self._history(organisation_id, message_id.lower())

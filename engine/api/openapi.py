@@ -99,7 +99,7 @@ def problem_codes_of(call: Call, description: Description) -> dict[int, list[str
     if description.query:
         codes.append("invalid_field")
     if description.scope or call.admin_scope is not None:
-        codes += ["unauthorised", "scope_missing"]
+        codes += ["unauthorised", "scope_missing", "network_not_allowed"]
     if call.method not in ("GET", "DELETE"):
         codes += ["invalid_json", "invalid_body", "body_timeout", "body_too_large", "expectation_failed"]
         codes += ["invalid_field", "invalid_text"]

@@ -69,14 +69,16 @@ class OptOuts:
         def reading(answer: _Answer) -> Action:
             async def action(request: web.Request) -> Response:
                 return await answer(
-                    request, await keys.organisation(request.headers.get(hdrs.AUTHORIZATION)), "api"
+                    request, await keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request), "api"
                 )
 
             return like(answer, action)
 
         def changing(answer: _Answer) -> Action:
             async def action(request: web.Request) -> Response:
-                return await answer(request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION)), "api")
+                return await answer(
+                    request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION), request), "api"
+                )
 
             return self._repeats.of_callers(keys, like(answer, action))
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import msgspec
 
+from engine.api.client_address import NO_PROXIES, TrustedProxies
 from engine.api.key_ports import AdminKeyBook, ApiKeyBook, Changes
 from engine.api.message_ports import Batches, Cancels, Lists
 from engine.api.receipt_ports import ReceiptReader
@@ -291,6 +292,8 @@ class _Common:
     timeout_s: float
     # Set when this process is about to end.
     draining: asyncio.Event
+    # The proxies that say who their clients are.
+    trusted_proxies: TrustedProxies = NO_PROXIES
     # Whether operators wish that this node takes nothing new.
     drained: Callable[[], bool] = lambda: False
 

@@ -43,7 +43,7 @@ class Repeats:
 
         @functools.wraps(action)
         async def repeated(request: web.Request) -> Response:
-            organisation_id = await keys.owner(request.headers.get(hdrs.AUTHORIZATION))
+            organisation_id = await keys.owner(request.headers.get(hdrs.AUTHORIZATION), request)
             return await self.once(request, organisation_id, action)
 
         return repeated

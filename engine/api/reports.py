@@ -155,7 +155,7 @@ class OwnReports:
     async def summary(self, request: web.Request) -> Response:
         """`GET /v1/reports/summary`: 200 with an `activity.reports.Report`. Raises Refusal 401, 403, 422,
         429, Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         query = query_of(request, _OWN_GROUPS, organisation_id, self._now_us() // 1_000_000)
         async with self._queue.turn(organisation_id):
             return await _answer(request, self._reports, query)

@@ -62,7 +62,7 @@ class OwnSenders:
     )
     async def show(self, request: web.Request) -> Response:
         """`GET /v1/senders`: 200 with what the caller may use. Raises Refusal 401, 403, Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION))
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         return answer_of(200, await self._book.of(organisation_id))
 
 

@@ -265,8 +265,8 @@ def own_webhooks(services: Services, keys: Keys) -> dict[str, dict[str, Action]]
     async def whose(request: web.Request, changes: bool) -> int:
         authorization = request.headers.get(hdrs.AUTHORIZATION)
         if changes:
-            await keys.sender(authorization)
-        return await keys.organisation(authorization)
+            await keys.sender(authorization, request)
+        return await keys.organisation(authorization, request)
 
     calls, found = Webhooks(services, whose), dict[str, dict[str, Action]]()
     repeats = Repeats(services.answers, services.body_bytes_max)

@@ -19,6 +19,7 @@ import structlog
 from engine import api_keys, text_file
 from engine.activity.lookups import Lookups
 from engine.api.app import create_admin_app
+from engine.api.client_address import TrustedProxies
 from engine.api.ports import AdminServices
 from engine.api.readiness import Readiness
 from engine.api.reads import PART_S, MessageReads, Reports
@@ -144,6 +145,7 @@ async def admin_services(
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
+        trusted_proxies=TrustedProxies(config.http.trusted_proxies),
     )
 
 

@@ -199,7 +199,7 @@ def _servers(config: Config, services: Services, listener: socket.socket) -> lis
 
     Raises ConfigError.
     """
-    keys = Keys(services.directory)
+    keys = Keys(services.directory, services.trusted_proxies)
     edge = Edge(services, keys, config.http.connections_max)
     servers = [Server(create_app(services, keys), listener, edge)]
     if config.compatible.listen:

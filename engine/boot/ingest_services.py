@@ -13,6 +13,7 @@ from engine.activity.batches import Batches
 from engine.activity.cancels import Cancels
 from engine.activity.lookups import Lookups
 from engine.activity.message_list import MessageLists
+from engine.api.client_address import TrustedProxies
 from engine.api.ports import Services
 from engine.api.reads import PART_S, MessageReads
 from engine.api.request_counts import RequestCounts
@@ -111,6 +112,7 @@ async def ingest_services(
         body_bytes_max=config.http.body_bytes_max,
         timeout_s=config.http.timeout_s,
         draining=process.life.draining,
+        trusted_proxies=TrustedProxies(config.http.trusted_proxies),
         admin=admin,
         drained=lambda: closures.node_drained,
     )

@@ -21,10 +21,12 @@ from engine.config.autoscale import Autoscale
 from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
+from engine.config.http import Http
 from engine.config.store_urls import url_with_password, url_with_tls
 from engine.errors import ConfigError
 from engine.inbound.settings import Inbound
 from engine.intake.pricing import first_wrong as first_wrong_price
+from engine.networks import NETWORKS_ALLOWED, networks_of
 from engine.providers.masking import printable
 from engine.providers.secret import secret
 from engine.providers.settings import ProviderSettings, wrong_setting
@@ -57,25 +59,6 @@ _SCHEMES = {
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
-
-
-class Http(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[http]`: the API."""
-
-    # HOST:PORT to listen on.
-    listen: str = "127.0.0.1:8080"
-    # Largest request body, bytes.
-    body_bytes_max: Annotated[int, Meta(ge=1024, le=64 * 1024 * 1024)] = 4 * 1024 * 1024
-    # Most connections of one process. When there are more, those that have been idle longest are closed.
-    # Fewer where the process may not have so many descriptors (`ulimit -n`, LimitNOFILE=).
-    connections_max: Annotated[int, Meta(ge=16, le=1_000_000)] = 10_000
-    # A request that is not answered within this time gets 503, seconds.
-    timeout_s: Annotated[float, Meta(ge=0.1, le=600)] = 10.0
-    # After a drain of the node its API says on /readyz that it is not ready, and goes on to take messages for
-    # so long, seconds: a load balancer needs some time to notice. Then it answers them 503.
-    drain_notice_s: Annotated[float, Meta(ge=0, le=600)] = 10.0
-    # File with the key of the admin calls; "" means `secrets/admin_key` in the data directory.
-    admin_key_file: str = ""
 
 
 class Admin(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -355,6 +338,8 @@ def _checked(config: Config, origin: str) -> Config:
     )
     need(len(split_listen(config.http.listen)) == 2, "http.listen", "HOST:PORT")
     need(is_address(config.admin_listen), "admin.listen", "HOST:PORT, or unix: and an absolute path")
+    proxies = networks_of(config.http.trusted_proxies)
+    need(proxies is not None, "http.trusted_proxies", NETWORKS_ALLOWED)
     compatible = config.compatible.listen
     need(not compatible or len(split_listen(compatible)) == 2, "compatible.listen", "HOST:PORT, or empty")
     unix = config.admin_listen.startswith(UNIX)

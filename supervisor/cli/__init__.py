@@ -29,6 +29,7 @@ from supervisor.cli import (
     changes,
     dead,
     destination,
+    erase,
     inbound,
     message,
     node,
@@ -80,6 +81,7 @@ app.command()(send.send)
 app.command()(plan.plan)
 app.command()(changes.changes)
 app.command()(report.report)
+app.command()(erase.erase)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.
 _ANSWER_S = 15.0

@@ -12,23 +12,25 @@ from rich.console import Console
 
 from engine.admin_keys import SCOPES, AdminKey, NewAdminKey
 from engine.errors import ConfigError
-from supervisor.cli import options, show
+from supervisor.cli import key_networks, options, show
 from supervisor.cli.client import Client
 from supervisor.cli.org_keys import state
 from supervisor.cli.times import shown, time_of
 
 app = typer.Typer(
-    help="Keys for operators, with names and scopes: create, list, revoke.",
+    help="Keys for operators, with names and scopes: create, list, change, revoke.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
 _PATH = "/v1/admin/admin-keys"
 
 
-class _New(msgspec.Struct, frozen=True, kw_only=True):
+# What is as it is without an option is left out, for an engine of an older version.
+class _New(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     scopes: list[str]
     expires_at: datetime | None
+    networks: list[str] = []
 
 
 class _Keys(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +51,7 @@ def create(
     expires: Annotated[
         str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
     ] = "",
+    network: key_networks.Networks = [],  # noqa: B006 - typer makes a new one for each call
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -66,17 +69,19 @@ def create(
     [bold]Examples[/bold]
 
     [cyan]smsengine admin-key create alice --scope operate --scope money[/cyan]
-    [cyan]smsengine admin-key create grafana --scope read --expires 365d[/cyan]
+    [cyan]smsengine admin-key create grafana --scope read --expires 365d --network 10.0.0.0/8[/cyan]
     """
     if wrong := [one for one in scope if one not in SCOPES]:
         raise ConfigError(f"--scope must be one of {', '.join(SCOPES)}, not {wrong[0]!r}.")
-    wanted = _New(name=name, scopes=scope, expires_at=time_of(expires, "--expires", "ahead"))
+    networks, expires_at = key_networks.checked(network), time_of(expires, "--expires", "ahead")
+    wanted = _New(name=name, scopes=scope, expires_at=expires_at, networks=networks)
     made = engine.admin().post(_PATH, wanted, NewAdminKey, str(uuid.uuid4()))
     if engine.print_json(made):
         return
     print(f"key id     {made.id}  {made.name}")
     print(f"scopes     {', '.join(made.scopes)}")
     print(f"expires    {shown(made.expires_at, 'never')}")
+    print(f"networks   {key_networks.shown(made.networks) or 'everywhere'}")
     print(f"admin key  {made.admin_key}")
     print("The key is not shown again. Its holder gives it with --admin-key or SMSENGINE_ADMIN_KEY.")
 
@@ -104,11 +109,12 @@ def list_keys(*, engine: options.EngineOptions) -> None:
             ", ".join(k.scopes),
             shown(k.created_at),
             shown(k.last_used_at, "never"),
+            key_networks.shown(k.networks),
             state(k.expires_at, k.revoked_at),
         )
         for k in keys
     )
-    columns = ("id", "name", "scopes", "created", "last used", "")
+    columns = ("id", "name", "scopes", "created", "last used", "networks", "")
     Console(highlight=False).print(show.table(columns, rows, frozenset({0})))
 
 
@@ -126,10 +132,39 @@ def revoke(
     [cyan]smsengine admin-key revoke alice[/cyan]
     """
     client = engine.admin()
-    key_id = int(key) if key.isascii() and key.isdecimal() else _named(client, key)
+    key_id = _id_of(client, key)
     client.call("DELETE", f"{_PATH}/{key_id}")
     if not engine.print_json({"revoked": key_id}):
         print(f"revoked {key_id}")
+
+
+@app.command()
+@options.admin_options
+def networks(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The id of the key, or its name.")],
+    network: key_networks.Networks = [],  # noqa: B006 - typer makes a new one for each call
+    anywhere: key_networks.Anywhere = False,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Set the networks that an admin key may be used from, within about a second.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine admin-key networks alice --network 203.0.113.0/24[/cyan]
+    [cyan]smsengine admin-key networks alice --anywhere[/cyan]
+    """
+    client = engine.admin()
+    path = f"{_PATH}/{_id_of(client, key)}"
+    changed = key_networks.changed(client, path, network, anywhere, AdminKey)
+    if not engine.print_json(changed):
+        print(f"key id    {changed.id}  {changed.name}")
+        print(f"networks  {key_networks.shown(changed.networks) or 'everywhere'}")
+
+
+def _id_of(client: Client, key: str) -> int:
+    """The id of the key with this id or name. Raises ConfigError."""
+    return int(key) if key.isascii() and key.isdecimal() else _named(client, key)
 
 
 def _keys(client: Client) -> list[AdminKey]:

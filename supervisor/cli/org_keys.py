@@ -12,15 +12,17 @@ from rich.console import Console
 
 from engine.errors import ConfigError
 from engine.organisations import API_SCOPES, ApiKey, NewKey
-from supervisor.cli import options, show
+from supervisor.cli import key_networks, options, show
 from supervisor.cli.org_limits import Id
 from supervisor.cli.times import shown, time_of
 
 
-class _Wish(msgspec.Struct, frozen=True, kw_only=True):
+# What is as it is without an option is left out, for an engine of an older version.
+class _Wish(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     scopes: list[str]
     expires_at: datetime | None
+    networks: list[str] = []
 
 
 class _Rotation(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,30 +33,43 @@ class _Keys(msgspec.Struct, frozen=True, kw_only=True):
     keys: list[ApiKey]
 
 
+_Scopes = Annotated[
+    list[str], typer.Option(metavar="SCOPE", help="What it is good for: send, read; without it, for both.")
+]
+_Expires = Annotated[
+    str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
+]
+_Rotate = Annotated[
+    int | None, typer.Option(metavar="KEY_ID", min=1, help="Make one like that key, which ends then.")
+]
+_Overlap = Annotated[
+    str, typer.Option(metavar="TIME", help="With --rotate: how long that key is still good.")
+]
+_Change = Annotated[
+    int | None,
+    typer.Option(metavar="KEY_ID", min=1, help="Set the networks of that key, with --network or --anywhere."),
+]
+_Revoke = Annotated[
+    int | None, typer.Option(metavar="KEY_ID", min=1, help="Revoke that key instead of making one.")
+]
+
+
 @options.admin_options
 def key(
     organisation: Id,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is called.")] = "",
-    scope: Annotated[
-        list[str],
-        typer.Option(metavar="SCOPE", help="What it is good for: send, read; without it, for both."),
-    ] = [],  # noqa: B006 - typer makes a new one for each call
-    expires: Annotated[
-        str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
-    ] = "",
-    rotate: Annotated[
-        int | None, typer.Option(metavar="KEY_ID", min=1, help="Make one like that key, which ends then.")
-    ] = None,
-    overlap: Annotated[
-        str, typer.Option(metavar="TIME", help="With --rotate: how long that key is still good.")
-    ] = "1d",
-    revoke: Annotated[
-        int | None, typer.Option(metavar="KEY_ID", min=1, help="Revoke that key instead of making one.")
-    ] = None,
+    scope: _Scopes = [],  # noqa: B006 - typer makes a new one for each call
+    expires: _Expires = "",
+    network: key_networks.Networks = [],  # noqa: B006 - the same
+    rotate: _Rotate = None,
+    overlap: _Overlap = "1d",
+    change: _Change = None,
+    anywhere: key_networks.Anywhere = False,
+    revoke: _Revoke = None,
     *,
     engine: options.EngineOptions,
 ) -> None:
-    """Make one more API key, replace one, or revoke one.
+    """Make one more API key, replace one, change its networks, or revoke one.
 
     The key is shown this once. Its id is the number in it: smse_ID_SECRET.
 
@@ -62,6 +77,8 @@ def key(
 
     [cyan]smsengine org key 7[/cyan]
     [cyan]smsengine org key 7 --name shop --scope send --expires 365d[/cyan]
+    [cyan]smsengine org key 7 --network 203.0.113.0/24 --network 2001:db8::/32[/cyan]
+    [cyan]smsengine org key 7 --change 12 --network 203.0.113.9[/cyan]
     [cyan]smsengine org key 7 --rotate 12 --overlap 7d[/cyan]
     [cyan]smsengine org key 7 --revoke 12[/cyan]
     """
@@ -71,11 +88,17 @@ def key(
         client.call("DELETE", f"{path}/{revoke}")
         print("{}" if engine.as_json else f"revoked {revoke}")
         return
+    if change is not None:
+        changed = key_networks.changed(client, f"{path}/{change}", network, anywhere, ApiKey)
+        if not engine.print_json(changed):
+            print(f"key id    {changed.id}")
+            print(f"networks  {key_networks.shown(changed.networks) or 'everywhere'}")
+        return
     if rotate is not None:
-        if name or scope or expires:
-            raise ConfigError("--name, --scope and --expires must be left out with --rotate.")
+        if name or scope or expires or network:
+            raise ConfigError("--name, --scope, --expires and --network must be left out with --rotate.")
         path += f"/{rotate}/rotate"
-    body = _wish(name, scope, expires) if rotate is None else _rotation(overlap)
+    body = _wish(name, scope, expires, network) if rotate is None else _rotation(overlap)
     made = client.post(path, body, NewKey, str(uuid.uuid4()))
     if engine.print_json(made):
         return
@@ -83,12 +106,17 @@ def key(
     print(f"API key  {made.api_key}")
 
 
-def _wish(name: str, scopes: list[str], expires: str) -> _Wish:
+def _wish(name: str, scopes: list[str], expires: str, networks: list[str]) -> _Wish:
     """Raises ConfigError."""
     if wrong := [one for one in scopes if one not in API_SCOPES]:
         raise ConfigError(f"--scope must be one of {', '.join(API_SCOPES)}, not {wrong[0]!r}.")
     expires_at = time_of(expires, "--expires", "ahead")
-    return _Wish(name=name, scopes=scopes or list(API_SCOPES), expires_at=expires_at)
+    return _Wish(
+        name=name,
+        scopes=scopes or list(API_SCOPES),
+        expires_at=expires_at,
+        networks=key_networks.checked(networks),
+    )
 
 
 def _rotation(overlap: str) -> _Rotation:
@@ -113,11 +141,12 @@ def keys(organisation: Id, *, engine: options.EngineOptions) -> None:
     rows = (
         (
             *(str(k.id), k.name, ", ".join(k.scopes), shown(k.created_at), shown(k.last_used_at, "never")),
+            key_networks.shown(k.networks),
             state(k.expires_at, k.revoked_at),
         )
         for k in found
     )
-    columns = ("id", "name", "scopes", "created", "last used", "")
+    columns = ("id", "name", "scopes", "created", "last used", "networks", "")
     Console(highlight=False).print(show.table(columns, rows, frozenset({0})))
 
 

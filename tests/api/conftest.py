@@ -31,7 +31,7 @@ async def acme(directory: Directory) -> NewOrganisation:
 
 
 # Their promises hold on both ways to serve a call that submits messages.
-ON_BOTH = ("test_guard", "test_messages", "test_any_values", "test_edge_limits")
+ON_BOTH = ("test_guard", "test_messages", "test_any_values", "test_edge_limits", "test_key_networks")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -57,7 +57,7 @@ async def test_a_key_is_shown_once_listed_without_its_secret_and_scrapes(api: Ap
     _, listed = await api.admin("GET", "/admin-keys")
     [row] = [k for k in listed["keys"] if k["id"] == made["id"]]
     assert row.keys() == {
-        "id", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at",
+        "id", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at", "networks",
     }  # fmt: skip
     answer = await api.raw(
         b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
@@ -73,6 +73,7 @@ BAD: list[tuple[Any, str]] = [
     ({"name": "x", "scopes": ["root"]}, "scopes"),
     ({"name": "x", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
     ({"name": "x", "scopes": ["read"], "expires_at": "2100-01-01T00:00:00"}, "expires_at"),
+    ({"name": "x", "scopes": ["read"], "networks": ["10.0.0.1/8"]}, "networks"),
     ({"name": "x"}, "scopes"),
 ]
 

@@ -90,7 +90,8 @@ async def test_one_key_follows_another_and_both_are_good_for_a_while(api: Api, a
         ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
         ({"expires_at": "2100-01-01T00:00:00"}, "expires_at"),
         ({"expires_at": "9999-12-31T23:59:59-23:59"}, "expires_at"),
-        ({"networks": []}, "networks"),
+        ({"sources": []}, "sources"),
+        ({"networks": ["x"]}, "networks"),
     ],
 )
 async def test_what_no_key_can_be_is_named(api: Api, acme: NewOrganisation, wish: Any, field: str) -> None:

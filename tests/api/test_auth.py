@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from engine import api_keys
 from engine.api import key_cache
@@ -16,6 +17,9 @@ from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import Directory
 from tests.adversity.proxy import Proxy
 from tests.api.world import ADMIN_KEY, Api, services_with, serving, until
+
+# The keys here are good from everywhere, so nothing of a request is looked at.
+HERE = make_mocked_request("GET", "/")
 
 
 class Watched(Directory):
@@ -132,10 +136,10 @@ async def test_one_lookup_serves_all_that_wait_for_the_same_key(
 ) -> None:
     known = Keys(watched)
     watched.gate.clear()
-    asked = [asyncio.create_task(known.organisation(bearer(acme.api_key))) for _ in range(50)]
+    asked = [asyncio.create_task(known.organisation(bearer(acme.api_key), HERE)) for _ in range(50)]
     async with asyncio.timeout(5):
         await watched.entered.wait()
-        late = asyncio.create_task(known.organisation(bearer(acme.api_key)))
+        late = asyncio.create_task(known.organisation(bearer(acme.api_key), HERE))
         # One that gives up takes nothing from the others.
         asked.pop().cancel()
         await asyncio.sleep(0)
@@ -150,10 +154,10 @@ async def test_keys_wanted_during_a_lookup_go_together_with_the_next(watched: Wa
     known = Keys(watched)
     made = [await watched.create_organisation(f"Batch {i}") for i in range(20)]
     watched.gate.clear()
-    first = asyncio.create_task(known.organisation(bearer(made[0].api_key)))
+    first = asyncio.create_task(known.organisation(bearer(made[0].api_key), HERE))
     async with asyncio.timeout(5):
         await watched.entered.wait()
-        others = [asyncio.create_task(known.organisation(bearer(o.api_key))) for o in made[1:]]
+        others = [asyncio.create_task(known.organisation(bearer(o.api_key), HERE)) for o in made[1:]]
         await asyncio.sleep(0)
         watched.gate.set()
         assert await asyncio.gather(first, *others) == [o.id for o in made]
@@ -165,14 +169,14 @@ async def test_a_revoked_key_is_refused_once_its_entry_is_old(watched: Watched) 
     clock = Clock()
     known = Keys(watched, fresh_s=10, unknown_s=1, clock=clock)
     made = await watched.create_organisation("Revoked")
-    assert await known.organisation(bearer(made.api_key)) == made.id
+    assert await known.organisation(bearer(made.api_key), HERE) == made.id
     await ApiKeyBook(watched.pool).revoke(made.id, key_id_of(made.api_key))
     clock.now += 4
-    assert await known.organisation(bearer(made.api_key)) == made.id
+    assert await known.organisation(bearer(made.api_key), HERE) == made.id
     assert len(watched.lookups) == 1
     clock.now += 6
     with pytest.raises(Refusal, match="not revoked"):
-        await known.organisation(bearer(made.api_key))
+        await known.organisation(bearer(made.api_key), HERE)
     await watched.close()
 
 
@@ -181,16 +185,16 @@ async def test_a_busy_key_is_looked_up_again_before_it_is_old(
 ) -> None:
     clock = Clock()
     known = Keys(watched, fresh_s=10, clock=clock)
-    await known.organisation(bearer(acme.api_key))
+    await known.organisation(bearer(acme.api_key), HERE)
     watched.gate.clear()
     clock.now += 6
     # Answered although the lookup that it begins is held up.
-    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
     watched.gate.set()
     await settled(watched, 2)
     clock.now += 6
     watched.gate.clear()
-    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
     watched.gate.set()
     await known.close()
     await watched.close()
@@ -202,7 +206,7 @@ async def test_an_unknown_key_is_asked_for_once_a_second(watched: Watched) -> No
     unknown = api_keys.key_text(10**17, api_keys.new_secret())
     for lookups, step_s in ((1, 0.5), (1, 0.6), (2, 0.0)):
         with pytest.raises(Refusal):
-            await known.organisation(bearer(unknown))
+            await known.organisation(bearer(unknown), HERE)
         assert len(watched.lookups) == lookups
         clock.now += step_s
     await watched.close()
@@ -212,11 +216,11 @@ async def test_a_wrong_secret_does_not_cost_the_right_one_its_entry(
     watched: Watched, acme: NewOrganisation
 ) -> None:
     known = Keys(watched)
-    await known.organisation(bearer(acme.api_key))
+    await known.organisation(bearer(acme.api_key), HERE)
     for _ in range(3):
         with pytest.raises(Refusal):
-            await known.organisation(bearer(wrong_secret(acme.api_key)))
-    assert await known.organisation(bearer(acme.api_key)) == acme.id
+            await known.organisation(bearer(wrong_secret(acme.api_key)), HERE)
+    assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
     assert len(watched.lookups) == 1
     await watched.close()
 
@@ -225,9 +229,9 @@ async def test_the_least_recently_used_key_is_forgotten_first(watched: Watched) 
     known = Keys(watched, entries_max=2)
     first, second, third = [await watched.create_organisation(name) for name in ("A", "B", "C")]
     for organisation in (first, second, first, third, first):
-        await known.organisation(bearer(organisation.api_key))
+        await known.organisation(bearer(organisation.api_key), HERE)
     assert len(watched.lookups) == 3
-    await known.organisation(bearer(second.api_key))
+    await known.organisation(bearer(second.api_key), HERE)
     assert len(watched.lookups) == 4
     await watched.close()
 
@@ -240,24 +244,24 @@ async def test_known_keys_stay_good_while_postgres_is_away(
         clock = Clock()
         known = Keys(watched, fresh_s=10, stale_s=300, clock=clock)
         other = await directory.create_organisation("Never seen")
-        assert await known.organisation(bearer(acme.api_key)) == acme.id
+        assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
         proxy.refuse()
         for step_s in (11, 100, 188):
             clock.now += step_s
-            assert await known.organisation(bearer(acme.api_key)) == acme.id
+            assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
             with pytest.raises(Refusal):
-                await known.organisation(bearer(wrong_secret(acme.api_key)))
+                await known.organisation(bearer(wrong_secret(acme.api_key)), HERE)
             with pytest.raises(Unavailable):
-                await known.organisation(bearer(other.api_key))
+                await known.organisation(bearer(other.api_key), HERE)
         clock.now += 2
         with pytest.raises(Unavailable):
-            await known.organisation(bearer(acme.api_key))
+            await known.organisation(bearer(acme.api_key), HERE)
         # As long as it may take to connect again here.
         monkeypatch.setattr(key_cache, "_LATE_S", 60.0)
         proxy.admit()
         async with asyncio.timeout(10):
-            assert await known.organisation(bearer(acme.api_key)) == acme.id
-            assert await known.organisation(bearer(other.api_key)) == other.id
+            assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
+            assert await known.organisation(bearer(other.api_key), HERE) == other.id
         await known.close()
         await watched.close()
 
@@ -269,15 +273,15 @@ async def test_a_stale_key_does_not_wait_for_a_postgres_that_hangs(
         watched = await Watched.of(proxy.url(directory_url))
         clock = Clock()
         known = Keys(watched, fresh_s=10, stale_s=300, clock=clock)
-        await known.organisation(bearer(acme.api_key))
+        await known.organisation(bearer(acme.api_key), HERE)
         proxy.refuse()
         clock.now += 11
-        await known.organisation(bearer(acme.api_key))
+        await known.organisation(bearer(acme.api_key), HERE)
         await settled(watched, 2)
         watched.gate.clear()
         clock.now += 11
         async with asyncio.timeout(10):
-            assert await known.organisation(bearer(acme.api_key)) == acme.id
+            assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
         watched.gate.set()
         await known.close()
         await watched.close()
@@ -291,11 +295,11 @@ async def test_an_unknown_key_does_not_wait_for_a_postgres_that_hangs_and_is_kno
     watched.gate.clear()
     for _ in range(2):
         with pytest.raises(Unavailable, match="cannot be looked up now"):
-            await known.organisation(bearer(acme.api_key))
+            await known.organisation(bearer(acme.api_key), HERE)
     # The lookup goes on without them.
     monkeypatch.setattr(key_cache, "_PATIENCE_S", 60.0)
     watched.gate.set()
-    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
     assert len(watched.lookups) == 1
     # After one that failed nobody waits as long as the first.
     monkeypatch.setattr(key_cache, "_LATE_S", 0.05)
@@ -303,10 +307,10 @@ async def test_an_unknown_key_does_not_wait_for_a_postgres_that_hangs_and_is_kno
     known.cache._away = True
     watched.gate.clear()
     with pytest.raises(Unavailable, match="cannot be looked up now"):
-        await known.organisation(bearer(other.api_key))
+        await known.organisation(bearer(other.api_key), HERE)
     monkeypatch.setattr(key_cache, "_LATE_S", 60.0)
     watched.gate.set()
-    assert await known.organisation(bearer(other.api_key)) == other.id
+    assert await known.organisation(bearer(other.api_key), HERE) == other.id
     await known.close()
     await watched.close()
 
@@ -323,9 +327,9 @@ async def test_a_failing_lookup_is_not_remembered(directory: Directory, acme: Ne
     failing = Failing(directory._pool, 16)
     known = Keys(failing)
     with pytest.raises(ZeroDivisionError):
-        await known.organisation(bearer(acme.api_key))
+        await known.organisation(bearer(acme.api_key), HERE)
     failing.fails = False
-    assert await known.organisation(bearer(acme.api_key)) == acme.id
+    assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
 
 
 def test_a_key_is_read_as_it_was_written() -> None:
@@ -340,16 +344,16 @@ async def test_a_key_known_a_moment_ago_does_not_wait_for_a_slow_lookup(
 ) -> None:
     clock = Clock()
     known = Keys(watched, fresh_s=1, slow_s=10, clock=clock)
-    await known.organisation(bearer(acme.api_key))
+    await known.organisation(bearer(acme.api_key), HERE)
     watched.gate.clear()
     clock.now += 0.6
-    await known.organisation(bearer(acme.api_key))
+    await known.organisation(bearer(acme.api_key), HERE)
     await until(lambda: len(watched.lookups) == 2)
     for step_s in (1, 7):
         clock.now += step_s
-        assert await known.organisation(bearer(acme.api_key)) == acme.id
+        assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
     clock.now += 3
-    waits = asyncio.create_task(known.organisation(bearer(acme.api_key)))
+    waits = asyncio.create_task(known.organisation(bearer(acme.api_key), HERE))
     await asyncio.sleep(0)
     assert not waits.done()
     watched.gate.set()
@@ -363,10 +367,10 @@ async def test_keys_that_age_are_looked_up_together(watched: Watched) -> None:
     known = Keys(watched, fresh_s=1, clock=clock)
     made = [await watched.create_organisation(f"Ageing {i}") for i in range(5)]
     for organisation in made:
-        await known.organisation(bearer(organisation.api_key))
+        await known.organisation(bearer(organisation.api_key), HERE)
     clock.now += 0.6
     for organisation in made:
-        assert await known.organisation(bearer(organisation.api_key)) == organisation.id
+        assert await known.organisation(bearer(organisation.api_key), HERE) == organisation.id
     await settled(watched, 6)
     assert sorted(watched.lookups[-1]) == sorted(key_id_of(o.api_key) for o in made)
     await known.close()

@@ -47,6 +47,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     ),
     "POST /v1/admin/organisations/{organisation_id}/keys": ("", None),
     "DELETE /v1/admin/organisations/{organisation_id}/keys/{key_id}": ("", None),
+    "PATCH /v1/admin/organisations/{organisation_id}/keys/{key_id}": ("", {"networks": ["127.0.0.0/8"]}),
     "POST /v1/admin/organisations/{organisation_id}/keys/{key_id}/rotate": ("", {"overlap_s": 60}),
     "POST /v1/admin/organisations/{organisation_id}/top-ups": ("", {"units": 5, "reference": "invoice-9"}),
     "POST /v1/admin/unbooked/{organisation_id}/book": ("", {"write_off": "a gift"}),
@@ -78,6 +79,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "POST /v1/admin/organisations/{organisation_id}/webhook-deliveries/{delivery_id}/replay": ("", None),
     "POST /v1/admin/admin-keys": ("", {"name": "changing", "scopes": ["read"]}),
     "DELETE /v1/admin/admin-keys/{key_id}": ("", None),
+    "PATCH /v1/admin/admin-keys/{key_id}": ("", {"networks": ["127.0.0.0/8"]}),
 }
 
 

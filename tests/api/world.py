@@ -395,7 +395,7 @@ async def serving(
 ) -> AsyncIterator[Api]:
     """The API on a free port, while the block runs. `edge`: as `has_edge`, for this one."""
     listener = socket.create_server(("127.0.0.1", 0))
-    keys = known or Keys(services.directory)
+    keys = known or Keys(services.directory, services.trusted_proxies)
     front = Edge(services, keys, connections_max) if (has_edge if edge is None else edge) else None
     server = Server(create_app(services, keys), listener, front)
     await server.start()

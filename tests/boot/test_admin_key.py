@@ -8,7 +8,8 @@ import pytest
 
 from engine import api_keys
 from engine.boot.admin import _admin_key_digest
-from engine.config import Config, Http
+from engine.config import Config
+from engine.config.http import Http
 
 KEY = "smsa_key"
 

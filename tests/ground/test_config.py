@@ -144,7 +144,7 @@ WRONG = [
     (
         "[http]\nport = 1",
         "http.port is no setting; those here are: admin_key_file, body_bytes_max, connections_max, "
-        "drain_notice_s, listen, timeout_s.",
+        "drain_notice_s, listen, timeout_s, trusted_proxies.",
     ),
     ("[queues.slow]\n", "queues.slow is no setting; those here are: express, normal."),
     ('[[providers]]\nname = "a"\ntype = "http"\nhost = "h"', "providers.a.host is no setting; those here "),
@@ -230,6 +230,7 @@ WRONG = [
     ("[autoscale]\nnormal = 5", "autoscale.normal must be a section."),
     ("[prices]\n'+98' = 'x'", "prices.* must be a whole number."),
     ("[http]\nlisten = '8080'", "http.listen must be HOST:PORT."),
+    ("[http]\ntrusted_proxies = ['10.0.0.1/8']", "http.trusted_proxies must be at most 100 networks"),
     ("[queues.normal]\nbackoff_s = 3\nbackoff_max_s = 2", "queues.normal.backoff_s must be at most back"),
     (SMPP + "reconnect_s = 3\nreconnect_max_s = 2", "providers.a.reconnect_s must be at most reconnect_max"),
     (

@@ -55,7 +55,7 @@ class Kannel:
         found = await parameters_of(request, self._body_bytes_max)
         try:
             key = _text(found, "password") or _text(found, "pass")
-            organisation_id = await self._keys.sender(f"Bearer {key}")
+            organisation_id = await self._keys.sender(f"Bearer {key}", request)
             drafts = self._drafts(found)
             submitted = await self._ingest.submit(organisation_id, drafts, render=_render)
         except Unsupported as e:

@@ -35,6 +35,7 @@ _IGNORED = {
 _CODES = {
     "unauthorised": (20003, 401),
     "scope_missing": (20003, 403),
+    "network_not_allowed": (20003, 403),
     "not_found": (20404, 404),
     "invalid_number": (21211, 400),
     "invalid_sender": (21212, 400),
@@ -70,7 +71,7 @@ class Twilio:
         """
         found = await parameters_of(request, self._body_bytes_max)
         try:
-            organisation_id = await self._keys.sender(_authorization(request))
+            organisation_id = await self._keys.sender(_authorization(request), request)
             draft = _draft(found)
             token = request.headers.get(_TOKEN, "")
             body = msgspec.msgpack.encode(draft)
@@ -90,7 +91,7 @@ class Twilio:
     async def show(self, request: web.Request) -> Response:
         """`GET .../Messages/{message}.json`: 200 with the message, but its text, which nobody keeps."""
         try:
-            organisation_id = await self._keys.organisation(_authorization(request))
+            organisation_id = await self._keys.organisation(_authorization(request), request)
             sid = _SID.fullmatch(request.match_info["message"])
             view = await self._history(organisation_id, str(uuid.UUID(sid[1]))) if sid else None
             if not isinstance(view, MessageView):

@@ -21,7 +21,7 @@ from aiohttp.tcp_helpers import tcp_keepalive
 
 from engine.api import server
 from engine.api.edge.exchange import Exchange
-from engine.api.edge.heads import HEAD_MAX, Head, may_be_one
+from engine.api.edge.heads import HEAD_MAX, Head, Origin, may_be_one
 from engine.api.edge.parts import Parts
 from engine.api.edge.waiting import AwaitedBody, IdleClock, Unserved
 from engine.errors import Refusal
@@ -39,12 +39,15 @@ class EdgeConnection(asyncio.Protocol):
         "_transport",
         "_unserved",
         "idle",
+        "peer",
     )
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         # None: the client has gone, or the connection is aiohttp's.
         self._transport: asyncio.Transport | None = None
+        # The `peername` of the transport; None: nobody knows it.
+        self.peer: object = None
         # Whether it has a request, and since when it has none; None: nobody has connected.
         self.idle: IdleClock | None = None
         # Of a head that is not whole, or behind the request under way.
@@ -64,6 +67,7 @@ class EdgeConnection(asyncio.Protocol):
         is_new = first_s is None
         if first_s is None:
             tcp_keepalive(transport)
+            self.peer = transport.get_extra_info("peername")
             first_s = server.FIRST_REQUEST_S
         self._transport = transport
         self.idle = IdleClock(transport, first_s, server.KEEP_ALIVE_S)
@@ -195,7 +199,10 @@ class EdgeConnection(asyncio.Protocol):
     def _await_body(self, transport: asyncio.Transport, head: Head, data: bytes) -> None:
         """Wait for the rest of a body whose sender is sure to be let in; any other is aiohttp's."""
         try:
-            known = head.presented is not None and self._parts.keys.sender_at_once(head.presented) is not None
+            known = (
+                head.presented is not None
+                and self._parts.keys.sender_at_once(head.presented, Origin(head, self)) is not None
+            )
         except Refusal:
             known = False
         if known and self.idle is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from engine.api.client_address import TrustedProxies
 from engine.api.decoding import without_mark
-from engine.api.edge.heads import Head
+from engine.api.edge.heads import Head, Origin
 from engine.api.edge.parts import Parts
 from engine.api.guard import checked_key, fingerprint_of, late, problem
 from engine.api.key_cache import Presented, unauthorised
@@ -21,6 +22,9 @@ class Client(Protocol):
     @property
     def is_gone(self) -> bool:
         """Whether nobody would read an answer."""
+
+    # The `peername` of its connection; None: nobody knows it.
+    peer: object
 
     def answer(self, octets: bytes, *, closes: bool) -> None:
         """Write the answer, and close the connection when it `closes`. The request is over with it."""
@@ -46,7 +50,7 @@ class Exchange:
         try:
             if presented is None:
                 raise unauthorised()
-            organisation_id = parts.keys.sender_at_once(presented)
+            organisation_id = parts.keys.sender_at_once(presented, self)
             if organisation_id is None:
                 self._waiting = asyncio.create_task(
                     self._look_up(presented, body), name="sender of a request"
@@ -60,6 +64,10 @@ class Exchange:
             self._end(e)
         else:
             parts.deadlines.begin(self, waited_s)
+
+    def address(self, proxies: TrustedProxies) -> str:
+        """Where the request comes from: see `auth.Source`."""
+        return Origin(self._head, self._client).address(proxies)
 
     def expire(self) -> None:
         """Its time is over: take back what was not sent to Redis, and say so."""
@@ -85,7 +93,7 @@ class Exchange:
 
     async def _look_up(self, presented: Presented, body: bytes) -> None:
         try:
-            organisation_id = await self._parts.keys.looked_up_sender(presented)
+            organisation_id = await self._parts.keys.looked_up_sender(presented, self)
             self._waiting = None
             self._submit(organisation_id, body)
         except Exception as e:

@@ -14,7 +14,9 @@ long the look-up takes says nothing of a secret.
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
+from engine.api.client_address import TrustedProxies
 from engine.api.key_cache import Presented
 from engine.api.messages import SUBMISSIONS, Submission
 
@@ -42,6 +44,7 @@ class Head:
 
     __slots__ = (
         "closes",
+        "forwarded",
         "idempotency_key",
         "is_remembered",
         "length",
@@ -50,6 +53,7 @@ class Head:
         "presented",
         "request_id",
         "submission",
+        "x_forwarded_for",
     )
 
     def __init__(self, octets: bytes, path: str, fields: dict[bytes, bytes]) -> None:
@@ -64,6 +68,8 @@ class Head:
         # None: there is no such header.
         self.request_id = _text(fields.get(b"x-request-id"))
         self.idempotency_key = _text(fields.get(b"idempotency-key"))
+        self.forwarded = _text(fields.get(b"forwarded"))
+        self.x_forwarded_for = _text(fields.get(b"x-forwarded-for"))
         authorization = _text(fields.get(b"authorization"))
         self.presented = None if authorization is None else Presented.by(authorization)
         self.is_remembered = False
@@ -88,6 +94,29 @@ def head_of(octets: bytes) -> Head | None:
     ):
         return None
     return Head(octets, path, fields)
+
+
+class Peer(Protocol):
+    """A connection, as far as it matters here."""
+
+    # Its `peername`; None: nobody knows it.
+    peer: object
+
+
+class Origin:
+    """Where a request with a plain head comes from: the port `auth.Source`."""
+
+    __slots__ = ("_connection", "_head")
+
+    def __init__(self, head: Head, connection: Peer) -> None:
+        self._head = head
+        self._connection = connection
+
+    def address(self, proxies: TrustedProxies) -> str:
+        """Its address: see `TrustedProxies.client`."""
+        peer, head = self._connection.peer, self._head
+        values = ([] if value is None else [value] for value in (head.forwarded, head.x_forwarded_for))
+        return proxies.client(str(peer[0]) if isinstance(peer, tuple) else "", *values)
 
 
 def may_be_one(octets: bytes) -> bool:

@@ -5,7 +5,7 @@ Under failure: as `engine.stores.postgres.directory`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from engine import api_keys
 from engine.errors import Refusal
 from engine.organisations import ANY_KEY, ApiKey, ApiKeyWish, NewKey
 from engine.records import IdempotentCall
-from engine.stores.postgres.api_keys import OVERLAP_S_MAX, add_key, keys_of, revoke, succeed
+from engine.stores.postgres.api_keys import OVERLAP_S_MAX, add_key, keys_of, revoke, set_networks, succeed
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import (
     check_text,
@@ -27,7 +27,7 @@ from engine.stores.postgres.pool import Pool
 
 
 class ApiKeyBook:
-    """Makes, lists and revokes API keys. Every call raises Unavailable."""
+    """Makes, lists, changes and revokes API keys. Every call raises Unavailable."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -85,6 +85,14 @@ class ApiKeyBook:
             if not found and not await exists_in(connection, organisation_id):
                 raise no_organisation()
         return found
+
+    async def set_networks(self, organisation_id: int, key_id: int, networks: Sequence[str]) -> ApiKey:
+        """Let a key be used from these networks alone; none: from everywhere. Again changes nothing.
+
+        Raises Refusal 404, 409 when the key is good no more.
+        """
+        async with self._pool.transaction() as connection:
+            return await set_networks(connection, organisation_id, key_id, networks)
 
     async def revoke(self, organisation_id: int, key_id: int) -> None:
         """Revoke a key; revoking it again changes nothing. Raises Refusal 404."""
