@@ -58,7 +58,7 @@ async def test_a_key_can_be_added_listed_and_revoked(api: Api) -> None:
     for api_key in (made["api_key"], key["api_key"]):
         assert (await api.ask("GET", "/v1/balance", key=api_key))[0] == 200
     _, listed = await api.admin("GET", path)
-    fields = {"id", "name", "scopes", "created_at", "expires_at", "revoked_at", "last_used_at"}
+    fields = {"id", "name", "scopes", "networks", "created_at", "expires_at", "revoked_at", "last_used_at"}
     assert [set(k) for k in listed["keys"]] == [fields] * 3
     assert all(k["revoked_at"] is None for k in listed["keys"])
     for _ in range(2):

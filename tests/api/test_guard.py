@@ -32,7 +32,7 @@ PATHS = {
     "/readyz": {"GET", "HEAD"},
     "/v1/admin/organisations": {"GET", "HEAD", "POST"},
     "/v1/admin/organisations/1/keys": {"GET", "HEAD", "POST"},
-    "/v1/admin/organisations/1/keys/1": {"DELETE"},
+    "/v1/admin/organisations/1/keys/1": {"DELETE", "PATCH"},
     "/v1/admin/organisations/1/balance": {"GET", "HEAD"},
     "/v1/admin/organisations/1/top-ups": {"POST"},
     "/v1/admin/status": {"GET", "HEAD"},

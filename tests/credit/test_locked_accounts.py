@@ -138,10 +138,10 @@ async def test_of_a_shard_that_is_held_up_what_comes_before_is_applied_and_the_r
     assert len(healed.answers) == 2
 
 
-async def test_a_fence_of_a_hundred_thousand_quotas_comes_to_its_end_and_lets_others_in_between(
+async def test_a_fence_of_forty_thousand_quotas_comes_to_its_end_and_lets_others_in_between(
     books: Books,
 ) -> None:
-    await books.organisations(1, 100_000)
+    await books.organisations(1, 40_000)
     apart = await books.organisation(2, 1000)
     # The session of the store may have been silent for too long meanwhile.
     assert await books.store.lead()
@@ -160,9 +160,9 @@ async def test_a_fence_of_a_hundred_thousand_quotas_comes_to_its_end_and_lets_ot
     left = await books.beside.fetchrow(
         "SELECT count(*) FILTER (WHERE granted > 0), sum(available) FROM accounts WHERE shard = 1"
     )
-    assert tuple(left) == (0, 500_000)
+    assert tuple(left) == (0, 200_000)
     assert await books.beside.fetchval("SELECT count(*) FROM quotas WHERE holder = 'gone'") == 0
-    assert await books.beside.fetchval("SELECT sum(units) FROM journal WHERE movement = 'fence'") == 500_000
+    assert await books.beside.fetchval("SELECT sum(units) FROM journal WHERE movement = 'fence'") == 200_000
 
 
 async def test_a_fence_that_was_begun_goes_on_with_another_ledger(books: Books, books_url: str) -> None:

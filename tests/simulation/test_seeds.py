@@ -1,4 +1,5 @@
-"""A million steps of the whole protocol under faults, and nothing promised is broken.
+"""Hundreds of thousands of steps of the whole protocol under faults, and nothing promised is broken. As many
+more as anybody likes: `make simulate`.
 
 A step is one callback of one process or one event of the world outside (see clock.py): a
 task resumed, a timer fired, a command reaching a server, an answer lost, a fault. The idle
@@ -17,13 +18,13 @@ import pytest
 
 from tests.simulation.runs import run
 
-STEPS = 1_000_000
+STEPS = 300_000
 # Each seed draws its own settings and faults: so many of them at least.
 SEEDS = 16
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_promise_holds_for_a_million_steps_of_many_seeds() -> None:
+def test_every_promise_holds_for_hundreds_of_thousands_of_steps_of_many_seeds() -> None:
     steps, seed = 0, 0
     failed, answered = [], {"202": 0, "402": 0, "503": 0}
     while steps < STEPS or seed < SEEDS:
