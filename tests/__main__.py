@@ -41,7 +41,7 @@ NOT_MEASURED = {"system", "simulation", "systemd"}
 ORDER = ["system", "credit", "stores", "rest", "simulation", "supervisor", "systemd"]
 AT_ONCE = 6
 # More failures than these in a group are no matter of load, and are not tried again.
-TRIED_AGAIN = 5
+TRIED_AGAIN = 12
 # Name of the measured lines: what is combined must have the same name as the whole.
 DATA = ".coverage"
 

@@ -78,6 +78,7 @@ async def empty_books(postgres_url: str) -> str:
     """The name of a PostgreSQL database that is migrated and empty, to be copied."""
     name = "empty_books"
     admin = await asyncpg.connect(postgres_url)
+    await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     await admin.execute(f"CREATE DATABASE {name}")
     await admin.close()
     await migrate_postgres(postgres_url.rpartition("/")[0] + f"/{name}")

@@ -179,7 +179,7 @@ async def test_the_commands_set_show_and_change_the_networks(
 
     made_key = json.loads(await run("org", "key", acme.id, "--network", "192.0.2.0/24", "--json"))
     assert (await sent(api, made_key["api_key"]))[0] == 403
-    assert "192.0.2.0/24" in await run("org", "keys", acme.id)
+    assert "192.0.2.0/24" in await run("org", "keys", acme.id, "--json")
     change = ("org", "key", acme.id, "--change", made_key["id"])
     assert "networks  127.0.0.1\n" in await run(*change, "--network", "127.0.0.1")
     assert "everywhere" in await run(*change, "--anywhere")
