@@ -97,7 +97,7 @@ def test_messages_are_canceled_or_sent_whatever_dies(victim: Engine) -> None:
         hurt(rng, victim, rng.choice(["express", "normal", "normal", "ingest", "ledger", "redis"]))
         pause.wait(rng.uniform(1.0, 4.0))
     customers.stop()
-    eventually(lambda: len({p["role"] for p in fetch_processes(victim) if p["state"] == "ready"}) == 7, 120)
+    eventually(lambda: len({p["role"] for p in fetch_processes(victim) if p["state"] == "ready"}) == 8, 120)
     answer(victim.run("provider", "throughput", "simulated", 5000, "--json"))
     customer = Caller(victim.url, victim.api_key)
 

@@ -76,6 +76,6 @@ def test_chaos_loses_nothing_and_charges_once(victim: Engine) -> None:
         beats.wait(rng.uniform(0.2, 4.0))
     accepted = senders.stop()
     print(f"{len(accepted)} accepted; {dict(done)}")  # noqa: T201 - what a long run did
-    eventually(lambda: len({p["role"] for p in fetch_processes(victim) if p["state"] == "ready"}) == 7, 120)
+    eventually(lambda: len({p["role"] for p in fetch_processes(victim) if p["state"] == "ready"}) == 8, 120)
     hurt_workers = sum(n for (name, _), n in done.items() if name in ("express", "normal", "redis"))
     assert_all_delivered(victim, accepted, duplicates_max=2 * IN_FLIGHT * hurt_workers, timeout_s=180)

@@ -42,7 +42,7 @@ def test_the_walk_prints_what_the_page_says(documented: Documented) -> None:
         cwd=engine.data_dir.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
