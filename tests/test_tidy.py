@@ -105,6 +105,7 @@ def modules() -> dict[str, Module]:
     return found
 
 
+@cache
 def imported_names(module: Module) -> set[str]:
     """Everything it names in an import, dotted: `from a.b import c` gives a.b.c."""
     names: set[str] = set()
@@ -224,8 +225,14 @@ def classes(module: Module) -> Iterator[tuple[str, int]]:
         yield name, len(re.findall(r"^    (?:c?p?def) .*\(.*:$", body, re.M))
 
 
-def sizes() -> Iterator[tuple[str, int, int, str, str]]:
+@cache
+def sizes() -> tuple[tuple[str, int, int, str, str], ...]:
     """(key, size, cap, what, advice) of everything that has a cap."""
+    return tuple(capped())
+
+
+def capped() -> Iterator[tuple[str, int, int, str, str]]:
+    """What `sizes` has, as it is found."""
     for module in modules().values():
         lines = len(module.text.splitlines())
         cap = TEST_MODULE_LINES_MAX if module.path.startswith("tests/") else MODULE_LINES_MAX
