@@ -197,7 +197,7 @@ def test_stopping_in_the_middle_drains_the_extra_process_as_well() -> None:
 RELOADS = st.tuples(st.just("reload"), st.integers(0, 5))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(OPERATIONS, OPERATIONS, RELOADS), max_size=60))
 def test_whatever_happens_meanwhile_it_ends_with_one_configuration(
     operations: list[tuple[object, ...]],
