@@ -179,7 +179,7 @@ class Providers:
         "Set the throughput of a provider.",
         path=PROVIDER,
         body=_CHANGE,
-        limits={"throughput": {"exclusiveMinimum": 0, "maximum": 1_000_000}},
+        limits={"throughput": {"minimum": 0.01, "maximum": 1_000_000}},
         examples={"fifty a second": {"throughput": 50}},
         answers={200: _Provider},
     )

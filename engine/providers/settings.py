@@ -26,7 +26,7 @@ class _Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     # No answer by then makes the outcome unknown, seconds.
     timeout_s: Annotated[float, Meta(gt=0, le=1800)] = 10.0
     # Segments per second, shared by all workers of all nodes; None: unlimited.
-    throughput: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
+    throughput: Annotated[float, Meta(ge=0.01, le=1_000_000)] | None = None
     # Share of the throughput kept for express while express needs it, 0 to 1.
     express_share: Annotated[float, Meta(ge=0, le=1)] = 0.2
     # Opens the circuit: so many failures one after another.

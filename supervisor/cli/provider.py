@@ -150,8 +150,9 @@ def _rate(text: str) -> float | None:
         rate = float(text)
     except ValueError:
         rate = math.nan
-    if not (math.isfinite(rate) and rate > 0):
-        raise ConfigError(f"RATE must be a number greater than 0, or {_CONFIGURED}, not {text!r}.")
+    # The comparison is false for NaN, too.
+    if not 0.01 <= rate <= 1_000_000:
+        raise ConfigError(f"RATE must be a number from 0.01 to 1,000,000, or {_CONFIGURED}, not {text!r}.")
     return rate
 
 

@@ -83,7 +83,7 @@ LIMITS = [
     *((SIMULATED + f"{name} = {{}}", f"providers.a.{name}", low, high, allowed)
       for name, low, high, allowed in (
           ("timeout_s", 0, 1801, "a number greater than 0 and at most 1800"),
-          ("throughput", 0, 1_000_001, "a number greater than 0 and at most 1000000"),
+          ("throughput", 0.009, 1_000_001, "a number from 0.01 to 1000000"),
           ("express_share", -0.1, 1.1, "a number from 0 to 1"),
           ("breaker_failures", 0, 100_001, "a whole number from 1 to 100000"),
           ("breaker_pause_s", 0.04, 61, "a number from 0.05 to 60"),
@@ -170,7 +170,7 @@ WRONG = [
         "[queues.normal]\nunknown_outcome_charge = 'none'",
         "queues.normal.unknown_outcome_charge must be one of: captured, released.",
     ),
-    (SIMULATED + "throughput = 'all'", "providers.a.throughput must be a number greater than 0 and at most"),
+    (SIMULATED + "throughput = 'all'", "providers.a.throughput must be a number from 0.01 to"),
     *(
         (
             SMPP.replace('"h"', f"'{host}'"),

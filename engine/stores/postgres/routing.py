@@ -31,7 +31,7 @@ from engine.stores.postgres.directory import check_text
 from engine.stores.postgres.idempotency import claim
 from engine.stores.postgres.pool import Pool
 
-THROUGHPUT_MAX = 1_000_000
+THROUGHPUT_MIN, THROUGHPUT_MAX = 0.01, 1_000_000
 
 _VERSION = "SELECT version FROM routing_version"
 _LOCK = "SELECT routes_set FROM routing_version FOR UPDATE"
@@ -225,8 +225,8 @@ class Routing:
         """
         self._check_known(provider)
         # The comparison is false for NaN, too.
-        if throughput is not None and not 0 < throughput <= THROUGHPUT_MAX:
-            allowed = f"greater than 0 and at most {THROUGHPUT_MAX} segments a second, or null: as configured"
+        if throughput is not None and not THROUGHPUT_MIN <= throughput <= THROUGHPUT_MAX:
+            allowed = f"from {THROUGHPUT_MIN} to {THROUGHPUT_MAX} segments a second, or null: as configured"
             raise Refusal("invalid_field", 422, f"`throughput` must be {allowed}.", "throughput")
         async with self._pool.transaction() as connection:
             await connection.execute(_LOCK)

@@ -224,9 +224,9 @@ def test_providers_are_listed_paused_resumed_and_slowed_down(
         (["provider", "pause"], "Missing argument 'NAME'"),
         (["provider", "resume", "a"], "nothing listens there"),
         (["provider", "throughput", "a"], "Missing argument 'RATE'"),
-        (["provider", "throughput", "a", "fast"], "RATE must be a number greater than 0, or configured"),
-        (["provider", "throughput", "a", "0"], "RATE must be a number greater than 0, or configured"),
-        (["provider", "throughput", "a", "nan"], "RATE must be a number greater than 0, or configured"),
+        (["provider", "throughput", "a", "fast"], "RATE must be a number from 0.01 to 1,000,000"),
+        (["provider", "throughput", "a", "5e-324"], "RATE must be a number from 0.01 to 1,000,000"),
+        (["provider", "throughput", "a", "nan"], "RATE must be a number from 0.01 to 1,000,000"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_sentence(
