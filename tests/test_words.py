@@ -34,9 +34,7 @@ def unsaid() -> dict[str, str]:
 def no_names() -> frozenset[str]:
     """Words that name nothing, from the section on names."""
     section = VOCABULARY.read_text(encoding="utf-8").partition("## Names")[2]
-    return frozenset(
-        re.findall(r"`(\w+)`", section.partition("these are not names:")[2].partition(".")[0])
-    )
+    return frozenset(re.findall(r"`(\w+)`", section.partition("these are not names:")[2].partition(".")[0]))
 
 
 def texts() -> Iterator[tuple[Path, str]]:
