@@ -213,3 +213,13 @@ INBOUND_SEEN = b"inbound:{all}:seen"
 INBOUND_UNREADABLE = b"inbound:{all}:unreadable"
 # The active inbox's lease.
 INBOUND_LOCK = b"inbound:{all}:lock"
+
+
+def console_session_key(digest: bytes) -> bytes:
+    """A session of the console (`engine.console.records.Session`), by the digest of its id; it expires."""
+    return b"console:session:" + digest
+
+
+def console_sessions_key(owner: str) -> bytes:
+    """List of the digests of the sessions of one key, the newest first; it expires."""
+    return b"console:sessions:%s" % owner.encode()

@@ -53,7 +53,7 @@ APART: dict[str, str] = {
 
 # Who may import a client of a server.
 CLIENTS = {"redis", "hiredis", "asyncpg", "clickhouse_connect", "aiohttp"}
-ADAPTERS = ("engine.stores", "engine.providers", "engine.api", "engine.boot")
+ADAPTERS = ("engine.stores", "engine.providers", "engine.api", "engine.console", "engine.boot")
 # What a domain may know of the providers: what they are asked for, and how they are set up.
 PROVIDER_FACE = {"engine.providers.ports", "engine.providers.settings"}
 IMPURE = CLIENTS | {

@@ -21,7 +21,7 @@ from aiohttp import hdrs, web
 
 from engine.admin_keys import AdminCredential, Scope, allows
 from engine.api.admin_route import AdminRoute
-from engine.api.auth import AdminKeys
+from engine.api.auth import PRESENTED, AdminKeys
 from engine.api.client_address import LOOPBACK, TrustedProxies, check_network, is_unix
 from engine.api.decoding import read_body
 from engine.api.guard import REQUEST_ID, Action, fingerprint, idempotency_key
@@ -47,8 +47,8 @@ class AdminCalls:
     """Stands before the actions of admin calls. One per process, on its loop."""
 
     def __init__(self, services: AdminServices) -> None:
-        self._keys = AdminKeys(services.admin_key_sha256, services.admin_keys)
-        self._uses = LastUses(self._keys.cache, services.note_admin_key_uses)
+        self.keys = AdminKeys(services.admin_key_sha256, services.admin_keys)
+        self._uses = LastUses(self.keys.cache, services.note_admin_key_uses)
         self._changes = services.changes
         self._proxies = services.trusted_proxies
         self._repeats = Repeats(services.answers, services.body_bytes_max)
@@ -59,7 +59,7 @@ class AdminCalls:
         yield
         noting.cancel()
         await self._uses.flush()
-        await self._keys.cache.close()
+        await self.keys.cache.close()
 
     def action(self, route: AdminRoute) -> Action:
         """What answers the route: nothing of a request is read before its key was found good."""
@@ -75,7 +75,8 @@ class AdminCalls:
     async def caller(self, request: web.Request, scope: Scope) -> AdminCredential:
         """Whose key the request brings. Raises Refusal 401, 403 when it lacks the scope, or is not good for
         calls from there, Unavailable."""
-        who = await self._keys.caller(request.headers.get(hdrs.AUTHORIZATION))
+        presented = request.get(PRESENTED) or self.keys.presented(request.headers.get(hdrs.AUTHORIZATION))
+        who = await self.keys.found(presented)
         if who.networks:
             check_network(who.networks, self._proxies.address(request))
         if not allows(who.scopes, scope):

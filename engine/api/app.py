@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import HttpVersion11, hdrs, web
@@ -16,7 +17,7 @@ from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
 from engine.api.estimates import Estimates
 from engine.api.exports import OwnExports
-from engine.api.guard import Action, Exchanges
+from engine.api.guard import Action, Exchanges, Handler
 from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
 from engine.api.message_lists import MessageListCalls
@@ -35,10 +36,21 @@ from engine.api.webhooks import own_webhooks
 from engine.errors import Refusal
 
 # By path and method.
-_Actions = dict[str, dict[str, Action]]
+Actions = dict[str, dict[str, Action]]
 # Also a path with a line end in it (%0A), which `.` would leave to aiohttp.
 _ANY = r"/{tail:[\s\S]*}"
 _NO_TIMES: Mapping[str, float] = {}
+
+
+class AdminCallTable(NamedTuple):
+    """The admin calls of one process, for who answers them in another way too."""
+
+    app: web.Application
+    exchanges: Exchanges
+    calls: AdminCalls
+    # Those under /v1/admin, and the time of those that have one of their own, seconds, by path.
+    actions: Actions
+    times: Mapping[str, float]
 
 
 class _Readiness(msgspec.Struct):
@@ -56,7 +68,7 @@ class Probes:
         self._draining = services.draining
         self._drained = services.drained
 
-    def actions(self) -> _Actions:
+    def actions(self) -> Actions:
         """By path and method."""
         return {"/healthz": {"GET": self.alive}, "/readyz": {"GET": self.ready}}
 
@@ -94,13 +106,13 @@ class Probes:
         return answer_of(503, _Readiness("unavailable", parts))
 
 
-def _actions_of(services: Services, keys: Keys) -> _Actions:
+def _actions_of(services: Services, keys: Keys) -> Actions:
     """The calls of organisations and providers, and the probes."""
     messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
     pushes = InboundPushes(services)
     cancels, lists = CancelCalls(services, keys), MessageListCalls(services, keys)
     probes = Probes(services, lambda: keys.are_known() and services.can_spend())
-    actions: _Actions = {
+    actions: Actions = {
         **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
         "/v1/messages/estimate": {"POST": Estimates(services, keys).estimate},
         "/v1/messages/{id}": {"GET": messages.show},
@@ -134,7 +146,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
     actions |= pages.actions()
     app, exchanges = web.Application(), Exchanges(services)
-    _route(app.router, actions, exchanges, {"/v1/reports/summary": REPORT_S})
+    route_calls(app.router, actions, exchanges, {"/v1/reports/summary": REPORT_S})
     if services.admin is not None:
         _route_admin(app, services.admin, exchanges)
     else:
@@ -153,19 +165,23 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     return app
 
 
-def create_admin_app(services: AdminServices) -> web.Application:
-    """The admin calls, /metrics and the probes alone, to be served as `create_app` is."""
+def create_admin_app(
+    services: AdminServices, attach: Callable[[AdminCallTable], None] = lambda table: None
+) -> web.Application:
+    """The admin calls, /metrics and the probes alone, to be served as `create_app` is.
+
+    `attach` adds what else is answered at this address, such as the console."""
     app, exchanges = web.Application(), Exchanges(services)
     actions = Probes(services, lambda: False).actions()
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services)])
     actions |= pages.actions()
-    _route(app.router, actions, exchanges)
-    _route_admin(app, services, exchanges)
+    route_calls(app.router, actions, exchanges)
+    attach(_route_admin(app, services, exchanges))
     _refuse(app.router, exchanges, _ANY, _refuse_path)
     return app
 
 
-def _calls(actions: _Actions) -> list[Call]:
+def _calls(actions: Actions) -> list[Call]:
     return [
         Call(method, path, description_of(action))
         for path, of in actions.items()
@@ -184,38 +200,58 @@ def _admin_calls(services: AdminServices | None) -> list[Call]:
     ]
 
 
-def _route_admin(app: web.Application, services: AdminServices, exchanges: Exchanges) -> None:
+def _route_admin(app: web.Application, services: AdminServices, exchanges: Exchanges) -> AdminCallTable:
     calls = AdminCalls(services)
-    actions: _Actions = {"/metrics": {"GET": Metrics(services, calls).show}}
+    actions: Actions = {}
     times: dict[str, float] = {}
     for route in admin_routes(services):
         actions.setdefault(route.path, {})[route.method] = calls.action(route)
         if route.timeout_s is not None:
             times[route.path] = route.timeout_s
-    _route(app.router, actions, exchanges, times)
+    metrics: Actions = {"/metrics": {"GET": Metrics(services, calls).show}}
+    route_calls(app.router, metrics | actions, exchanges, times)
     app.cleanup_ctx.append(calls.lifetime)
+    return AdminCallTable(app, exchanges, calls, actions, times)
 
 
-def _route(
-    router: web.UrlDispatcher, paths: _Actions, exchanges: Exchanges, times: Mapping[str, float] = _NO_TIMES
+def route_calls(
+    router: web.UrlDispatcher,
+    paths: Actions,
+    exchanges: Exchanges,
+    times: Mapping[str, float] = _NO_TIMES,
+    dress: Callable[[Handler], Handler] = lambda handler: handler,
 ) -> None:
     """Every method of every path has a handler, so that 405 is a problem too.
 
-    `times`: of the paths with a deadline of their own, seconds."""
+    `times`: of the paths with a deadline of their own, seconds. `dress`: what is done to each handler, for
+    all its answers."""
     expect = _expectation(exchanges)
     for path, actions in paths.items():
         for method, action in actions.items():
-            handler = exchanges.guard(action, times.get(path), ends_with_caller=path in times)
+            handler = dress(exchanges.guard(action, times.get(path), ends_with_caller=path in times))
             router.add_route(method, path, handler, expect_handler=expect)
             if method == "GET":
                 router.add_route("HEAD", path, handler, expect_handler=expect)
         allowed = ", ".join([*actions, *(["HEAD"] if "GET" in actions else [])])
-        _refuse(router, exchanges, path, _refuse_method(allowed))
+        _refuse(router, exchanges, path, _refuse_method(allowed), dress)
 
 
-def _refuse(router: web.UrlDispatcher, exchanges: Exchanges, path: str, refusal: Action) -> None:
+def refuse_paths(
+    router: web.UrlDispatcher, exchanges: Exchanges, path: str, dress: Callable[[Handler], Handler]
+) -> None:
+    """Answer 404 at all paths under `path` that no route before this one takes."""
+    _refuse(router, exchanges, f"{path}{_ANY}", _refuse_path, dress)
+
+
+def _refuse(
+    router: web.UrlDispatcher,
+    exchanges: Exchanges,
+    path: str,
+    refusal: Action,
+    dress: Callable[[Handler], Handler] = lambda handler: handler,
+) -> None:
     """Answer what no route before this one takes."""
-    router.add_route("*", path, exchanges.guard(refusal), expect_handler=_expectation(exchanges))
+    router.add_route("*", path, dress(exchanges.guard(refusal)), expect_handler=_expectation(exchanges))
 
 
 def _expectation(exchanges: Exchanges) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:

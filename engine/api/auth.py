@@ -13,7 +13,7 @@ from aiohttp import web
 from engine import api_keys
 from engine.admin_keys import AdminCredential
 from engine.api.client_address import NO_PROXIES, TrustedProxies, check_network
-from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented
+from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented, PresentedBefore, unauthorised
 from engine.api.key_ports import AdminKeyBook
 from engine.api.ports import Directory
 from engine.errors import Refusal
@@ -21,6 +21,11 @@ from engine.organisations import ApiScope, Credential
 
 # Who has the key of the configuration, as the records of changes name it.
 CONFIGURED = AdminCredential(key_id=None, name="configuration", scopes=("all",), secret_sha256=b"")
+_ADMIN_KEY_WANTED = "an admin key that is not revoked or expired"
+# As the id of a key: that of the configuration.
+CONFIGURED_ID = 0
+# The key of a request that brings it in another way; what its header Authorization says does not count then.
+PRESENTED = web.RequestKey("presented", Presented)
 
 
 class Source(Protocol):
@@ -41,16 +46,16 @@ class Keys:
     async def organisation(self, authorization: str | None, request: web.Request) -> int:
         """The organisation whose key `authorization` carries, for one that looks. Of the request only the
         address counts. Raises Refusal 401, 403, Unavailable."""
-        return _reader(await self._found(authorization, request))
+        return _reader(await self.credential(authorization, request))
 
     async def sender(self, authorization: str | None, request: web.Request) -> int:
         """The same for one that wants to send. Raises Refusal 401, 403, Unavailable."""
-        return _sender(await self._found(authorization, request))
+        return _sender(await self.credential(authorization, request))
 
     async def owner(self, authorization: str | None, request: web.Request) -> int:
         """The same for one that takes back what it has sent, or changes a list of the organisation's: also
         while the organisation is suspended. Raises Refusal 401, 403, Unavailable."""
-        return _owner(await self._found(authorization, request))
+        return _owner(await self.credential(authorization, request))
 
     def sender_at_once(self, presented: Presented, source: Source) -> int | None:
         """The same for a key that need not be looked up; None for one that must be.
@@ -70,8 +75,11 @@ class Keys:
             check_network(credential.networks, source.address(self._proxies))
         return _sender(credential)
 
-    async def _found(self, authorization: str | None, request: web.Request) -> Credential:
-        credential = await self.cache.found(_presented(authorization))
+    async def credential(self, authorization: str | None, request: web.Request) -> Credential:
+        """What the key in `authorization`, or the one `PRESENTED` with the request, is good for.
+
+        Raises Refusal 401, 403 from where it is not good, Unavailable."""
+        credential = await self.cache.found(request.get(PRESENTED) or _presented(authorization))
         if credential.networks:
             check_network(credential.networks, self._proxies.address(request))
         return credential
@@ -94,18 +102,29 @@ class AdminKeys:
     def __init__(self, key_sha256: bytes, book: AdminKeyBook) -> None:
         """`key_sha256`: the digest of the key of the configuration; b"": there is none."""
         self._key_sha256 = key_sha256
-        self.cache: KeyCache[AdminCredential] = KeyCache(
-            book.credentials, "an admin key that is not revoked or expired"
-        )
+        self.cache: KeyCache[AdminCredential] = KeyCache(book.credentials, _ADMIN_KEY_WANTED)
 
-    async def caller(self, authorization: str | None) -> AdminCredential:
-        """Whose key is in the header Authorization, None without one. Raises Refusal 401, Unavailable."""
-        token = api_keys.bearer(authorization or "") or ""
+    def presented(self, authorization: str | None) -> Presented | None:
+        """The key in this value of the header Authorization; None when it has none."""
         # No key at all is never the right one, not even where the key is empty.
-        if token and hmac.compare_digest(api_keys.digest(token), self._key_sha256):
-            return CONFIGURED
+        if not (token := api_keys.bearer(authorization or "")):
+            return None
+        whole = PresentedBefore(CONFIGURED_ID, api_keys.digest(token))
+        if self._is_configured(whole):
+            return whole
         parsed = api_keys.admin_key(token)
-        return await self.cache.found(Presented(*parsed) if parsed else None)
+        return Presented(*parsed) if parsed else None
+
+    async def found(self, presented: Presented | None) -> AdminCredential:
+        """Whose key this is; None: the caller brings none. Raises Refusal 401, Unavailable."""
+        if presented is not None and presented.key_id == CONFIGURED_ID:
+            if not self._is_configured(presented):
+                raise unauthorised(_ADMIN_KEY_WANTED)
+            return CONFIGURED
+        return await self.cache.found(presented)
+
+    def _is_configured(self, presented: Presented) -> bool:
+        return hmac.compare_digest(presented.digest(), self._key_sha256)
 
 
 def _reader(credential: Credential) -> int:

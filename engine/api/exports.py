@@ -60,6 +60,7 @@ class FileResponse(Response):
                 self.force_close()
             head = f"HTTP/1.1 200 OK\r\nContent-Type: {self._type}\r\nX-Request-Id: {self.request_id}\r\n"
             head += "" if self.keep_alive else "Connection: close\r\n"
+            head += self.more_lines()
             head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else "\r\n"
             await writer.write(head.encode())
             if request.method != "HEAD":

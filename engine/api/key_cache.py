@@ -69,11 +69,29 @@ class Presented:
         # and the secret is compared again.
         self.proven: object | None = None
 
+    def digest(self) -> bytes:
+        """The SHA-256 of the secret, 32 bytes."""
+        return api_keys.digest(self.secret)
+
     @classmethod
     def by(cls, authorization: str) -> Presented | None:
         """The key in this value of the header Authorization; None when it has none."""
         presented = api_keys.bearer_key(authorization)
         return cls(*presented) if presented else None
+
+
+class PresentedBefore(Presented):
+    """A key that was presented and found good at another time. Only the digest of its secret was kept."""
+
+    __slots__ = ("_secret_sha256",)
+
+    def __init__(self, key_id: int, secret_sha256: bytes) -> None:
+        super().__init__(key_id, "")
+        self._secret_sha256 = secret_sha256
+
+    def digest(self) -> bytes:
+        """As it was kept."""
+        return self._secret_sha256
 
 
 class _Ageing:
@@ -170,9 +188,7 @@ class KeyCache(Generic[C]):
         return good
 
     def _checked(self, credential: C | None, presented: Presented) -> C:
-        if credential is None or not hmac.compare_digest(
-            api_keys.digest(presented.secret), credential.secret_sha256
-        ):
+        if credential is None or not hmac.compare_digest(presented.digest(), credential.secret_sha256):
             raise unauthorised(self._wanted_words)
         return credential
 

@@ -53,6 +53,14 @@ class Response(web.StreamResponse):
         """The body as it is sent."""
         return self._whole_body
 
+    def add_headers(self, more: Mapping[str, str]) -> None:
+        """Further headers, as `more` of the constructor; what the answer says itself stays."""
+        self._more = {**more, **(self._more or {})}
+
+    def more_lines(self) -> str:
+        """The further headers, a line each."""
+        return "".join(f"{name}: {value}\r\n" for name, value in (self._more or {}).items())
+
     def force_close(self) -> None:
         """Close the connection after this answer."""
         self._keeps_alive = False
@@ -75,8 +83,7 @@ class Response(web.StreamResponse):
         head = _opening(self.status, self._whole_type)
         if self.status not in _WITHOUT_BODY:
             head += f"Content-Length: {len(body)}\r\n"
-        for name, value in (self._more or {}).items():
-            head += f"{name}: {value}\r\n"
+        head += self.more_lines()
         if not self._keeps_alive:
             connection = "close"
         if connection:

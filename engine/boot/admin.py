@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import structlog
 
 from engine import api_keys, text_file
 from engine.activity.lookups import Lookups
-from engine.api.app import create_admin_app
+from engine.api.app import AdminCallTable, create_admin_app
 from engine.api.client_address import TrustedProxies
 from engine.api.ports import AdminServices
 from engine.api.readiness import Readiness
@@ -32,6 +32,8 @@ from engine.boot.recipients import recipient_services
 from engine.boot.reports import report_services
 from engine.boot.scrape import Scrape
 from engine.config import Config
+from engine.console.app import console
+from engine.console.sessions import AGE_S, IDLE_S, PER_KEY_MAX
 from engine.nodes.control import NodeControl
 from engine.shards import shard_of
 from engine.stores.audit import AuditReader
@@ -56,6 +58,7 @@ from engine.stores.postgres.webhook_endpoints import EndpointBook
 from engine.stores.rebuild import Rebuild
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.admit_wire import KEY_TTL_S
+from engine.stores.redis.console_sessions import RedisConsoleSessions
 from engine.stores.redis.dead_letters import RedisDeadLetters
 from engine.stores.redis.kept_answers import RedisKeptAnswers
 from engine.stores.redis.link import RedisLink
@@ -81,7 +84,8 @@ async def serve_admin(process: Process) -> None:
         counts = RequestCounts()
         watch_requests(process.meter, counts)
         services = await admin_services(process, stack, link, directory, ready=ready, counts=counts)
-        server = Server(create_admin_app(services), process.listener)
+        app = create_admin_app(services, *_console(process.config, services, link))
+        server = Server(app, process.listener)
         pulse = asyncio.create_task(process.keep_pulse(link))
         try:
             await server.start()
@@ -90,6 +94,16 @@ async def serve_admin(process: Process) -> None:
             await server.stop(DRAIN_S)
         finally:
             await end(pulse)
+
+
+def _console(
+    config: Config, services: AdminServices, link: RedisLink
+) -> Iterator[Callable[[AdminCallTable], None]]:
+    """What adds the web console, unless the settings want none."""
+    if config.admin.console:
+        yield console(
+            services, RedisConsoleSessions(link, idle_s=IDLE_S, age_s=AGE_S, per_key_max=PER_KEY_MAX)
+        )
 
 
 def webhook_services(config: Config, postgres: Pool, link: RedisLink) -> WebhookServices:

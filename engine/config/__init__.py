@@ -70,6 +70,8 @@ class Admin(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     socket_group: str = ""
     # Answer these calls at http.listen too, as versions did that had no address for them.
     public: bool = False
+    # Serve the pages of the web console at /console of this address.
+    console: bool = True
 
 
 class Compatible(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

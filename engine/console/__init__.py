@@ -1,0 +1,1 @@
+"""The web console: pages for people on the address of the operators (docs/console.md)."""

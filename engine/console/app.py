@@ -1,0 +1,59 @@
+"""The console at /console of the operators' address: which action answers which of its paths."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from engine.api.app import Actions, AdminCallTable, refuse_paths, route_calls
+from engine.api.auth import Keys
+from engine.api.guard import Action
+from engine.api.ports import AdminServices
+from engine.console.access import PATH, Access, dressed
+from engine.console.live import LiveCall
+from engine.console.login import SessionCalls
+from engine.console.pages import FOLDER, Pages
+from engine.console.sessions import Sessions, SessionStore
+
+# In front of the path of a call that comes with a session in place of a key.
+API = f"{PATH}/api"
+
+
+def console(
+    services: AdminServices, store: SessionStore, folder: Path = FOLDER
+) -> Callable[[AdminCallTable], None]:
+    """What adds the console to the admin calls (`create_admin_app`). `store` keeps its sessions; `folder` has
+    its pages."""
+
+    def attach(table: AdminCallTable) -> None:
+        sessions = Sessions(store, services.now_us)
+        keys = Keys(services.directory, services.trusted_proxies)
+        access, proxies = Access(sessions), services.trusted_proxies
+        logins = SessionCalls(sessions, table.calls, keys, services.directory, proxies)
+        router, exchanges = table.app.router, table.exchanges
+        route_calls(router, logins.actions(), exchanges, dress=dressed)
+        admin = _under_api(table.actions, access.entered("admin"))
+        live: Actions = {f"{PATH}/live": {"GET": LiveCall(services, access, table.calls).show}}
+        route_calls(router, live, exchanges, dress=dressed)
+        times = {f"{API}{path}": time_s for path, time_s in table.times.items()}
+        route_calls(router, admin, exchanges, times, dressed)
+        refuse_paths(router, exchanges, API, dressed)
+        route_calls(router, Pages(folder).actions(), exchanges, dress=dressed)
+        refuse_paths(router, exchanges, PATH, dressed)
+
+        async def own_keys(_: web.Application) -> AsyncIterator[None]:
+            yield
+            await keys.close()
+
+        table.app.cleanup_ctx.append(own_keys)
+
+    return attach
+
+
+def _under_api(actions: Actions, entered: Callable[[Action], Action]) -> Actions:
+    return {
+        f"{API}{path}": {method: entered(action) for method, action in of.items()}
+        for path, of in actions.items()
+    }
