@@ -203,7 +203,8 @@ def _keeper(
             # The journal is no place for a key, and nobody pastes commands from it.
             log.info("ready", url=running.url, admin_url=running.admin_url)
             return
-        print(facts.as_json() if asked.as_json else facts.as_text(directory.path), flush=True)  # noqa: T201
+        text = facts.as_text(directory.path, configured.admin.console)
+        print(facts.as_json() if asked.as_json else text, flush=True)  # noqa: T201
 
     def on_reload(keeper: Keeper) -> None:
         if asked.config_file is None:

@@ -33,14 +33,17 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         """One line of JSON with every field, without a newline at its end."""
         return msgspec.json.encode(self).decode()
 
-    def as_text(self, data_dir: Path) -> str:
-        """Several lines for a person, with commands to try.
+    def as_text(self, data_dir: Path, has_console: bool) -> str:
+        """Several lines for a person, with commands to try. `has_console`: there is a web console.
 
         Every command can be pasted into another terminal in the same directory.
         """
         command = _command()
         where = "" if data_dir == DEFAULT.absolute() else f" --data-dir {shlex.quote(_near(data_dir))}"
-        lines = ["", f"smsengine is ready at {self.url}", f"  Admin calls and /metrics  {self.admin_url}", ""]
+        lines = ["", f"smsengine is ready at {self.url}", f"  Admin calls and /metrics  {self.admin_url}"]
+        if has_console and self.admin_url.startswith("http"):
+            lines.append(f"  Web console               {self.admin_url}/console")
+        lines.append("")
         if self.api_key is None:
             lines += [
                 "Make an organisation and give it credit:",
