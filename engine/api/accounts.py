@@ -8,7 +8,7 @@ from engine.api.auth import Keys
 from engine.api.description import Answer, described
 from engine.api.paging import TransactionsPage, transactions_page
 from engine.api.parameters import CURSOR, LIMIT
-from engine.api.ports import Services
+from engine.api.ports import CommonServices
 from engine.api.response import Response, answer_of
 from engine.organisations import Balance
 
@@ -38,7 +38,7 @@ _PAGE = {
 class Accounts:
     """The actions of an organisation on its own credit: /v1/balance and below. Each raises Refusal 401."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._directory = services.directory
         self._transactions = services.transactions
         self._keys = keys

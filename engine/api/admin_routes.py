@@ -14,6 +14,7 @@ from engine.api.exports import AllExports
 from engine.api.inbound import InboundCalls
 from engine.api.key_networks import KeyNetworks
 from engine.api.limits import OrganisationLimits
+from engine.api.message_lists import AllMessages
 from engine.api.nodes import NodeCalls
 from engine.api.opt_outs import OptOuts
 from engine.api.ports import AdminServices
@@ -64,6 +65,9 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/destinations", senders.show_destinations, "read")
     yield AdminRoute("PUT", f"{_ROOT}/destinations", senders.replace_destinations, "operate")
     yield from OptOuts(services).of_operators(f"{path}/opt-outs")
+    messages = AllMessages(services)
+    yield AdminRoute("GET", f"{path}/messages", messages.page, "read")
+    yield AdminRoute("GET", f"{path}/messages/{{id}}", messages.message, "read")
     yield AdminRoute("GET", f"{path}/keys", admin.keys, "read")
     yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money", secret=True)
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")

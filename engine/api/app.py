@@ -26,7 +26,7 @@ from engine.api.metrics import Metrics
 from engine.api.openapi import Call
 from engine.api.opt_outs import OWN_OPT_OUTS, OptOuts
 from engine.api.pages import Pages
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import AdminServices, CommonServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
 from engine.api.receipts import Receipts
 from engine.api.reports import REPORT_S, OwnReports
@@ -39,6 +39,8 @@ from engine.errors import Refusal
 Actions = dict[str, dict[str, Action]]
 # Also a path with a line end in it (%0A), which `.` would leave to aiohttp.
 _ANY = r"/{tail:[\s\S]*}"
+# Of the calls of organisations that have a time of their own: by path, seconds.
+OWN_TIMES = {"/v1/reports/summary": REPORT_S}
 _NO_TIMES: Mapping[str, float] = {}
 
 
@@ -61,7 +63,7 @@ class _Readiness(msgspec.Struct):
 class Probes:
     """The actions that a load balancer calls: /healthz and /readyz. They need no key."""
 
-    def __init__(self, services: Services | AdminServices, accepts: Callable[[], bool]) -> None:
+    def __init__(self, services: CommonServices, accepts: Callable[[], bool]) -> None:
         """`accepts`: whether the process accepts messages although PostgreSQL is away."""
         self._ready = services.ready
         self._accepts = accepts
@@ -106,16 +108,13 @@ class Probes:
         return answer_of(503, _Readiness("unavailable", parts))
 
 
-def _actions_of(services: Services, keys: Keys) -> Actions:
-    """The calls of organisations and providers, and the probes."""
-    messages, accounts, receipts = Messages(services, keys), Accounts(services, keys), Receipts(services)
-    pushes = InboundPushes(services)
-    cancels, lists = CancelCalls(services, keys), MessageListCalls(services, keys)
-    probes = Probes(services, lambda: keys.are_known() and services.can_spend())
-    actions: Actions = {
-        **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
-        "/v1/messages/estimate": {"POST": Estimates(services, keys).estimate},
-        "/v1/messages/{id}": {"GET": messages.show},
+def own_actions(services: CommonServices, keys: Keys) -> Actions:
+    """The calls of organisations on what is theirs; none of them submits a message."""
+    accounts, cancels = Accounts(services, keys), CancelCalls(services, keys)
+    lists = MessageListCalls(services, keys)
+    return {
+        "/v1/messages": {"GET": lists.page},
+        "/v1/messages/{id}": {"GET": lists.message},
         "/v1/messages/{id}/cancel": {"POST": cancels.message},
         "/v1/batches/{id}": {"GET": lists.batch},
         "/v1/batches/{id}/cancel": {"POST": cancels.batch},
@@ -123,16 +122,29 @@ def _actions_of(services: Services, keys: Keys) -> Actions:
         "/v1/balance/transactions": {"GET": accounts.transactions},
         "/v1/reports/summary": {"GET": OwnReports(services, keys).summary},
         "/v1/reports/messages": {"GET": OwnExports(services, keys).messages},
-        "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
         "/v1/inbound-messages": {"GET": OwnInbound(services, keys).show},
-        "/v1/providers/{name}/inbound/{token}": {"GET": pushes.take, "POST": pushes.take},
         "/v1/senders": {"GET": OwnSenders(services, keys).show},
         **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
         **own_webhooks(services, keys),
+    }
+
+
+def _actions_of(services: Services, keys: Keys) -> Actions:
+    """The calls of organisations and providers, and the probes."""
+    messages, receipts, pushes = Messages(services, keys), Receipts(services), InboundPushes(services)
+    probes = Probes(services, lambda: keys.are_known() and services.can_spend())
+    actions: Actions = {
+        **{path: {"POST": messages.submit(path)} for path in SUBMISSIONS},
+        "/v1/messages/estimate": {"POST": Estimates(services, keys).estimate},
+    }
+    for path, of in own_actions(services, keys).items():
+        actions.setdefault(path, {}).update(of)
+    return {
+        **actions,
+        "/v1/providers/{name}/receipts/{token}": {"GET": receipts.take, "POST": receipts.take},
+        "/v1/providers/{name}/inbound/{token}": {"GET": pushes.take, "POST": pushes.take},
         **probes.actions(),
     }
-    actions["/v1/messages"]["GET"] = lists.page
-    return actions
 
 
 def create_app(services: Services, keys: Keys | None = None) -> web.Application:
@@ -146,7 +158,7 @@ def create_app(services: Services, keys: Keys | None = None) -> web.Application:
     pages = Pages(lambda: [*_calls(actions), *_admin_calls(services.admin)])
     actions |= pages.actions()
     app, exchanges = web.Application(), Exchanges(services)
-    route_calls(app.router, actions, exchanges, {"/v1/reports/summary": REPORT_S})
+    route_calls(app.router, actions, exchanges, OWN_TIMES)
     if services.admin is not None:
         _route_admin(app, services.admin, exchanges)
     else:

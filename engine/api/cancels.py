@@ -14,7 +14,7 @@ from engine.api.decoding import Shape, read_body
 from engine.api.description import Answer, described
 from engine.api.message_lists import no_batch
 from engine.api.parameters import BATCH, MESSAGE
-from engine.api.ports import Services
+from engine.api.ports import CommonServices
 from engine.api.problems import not_found
 from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
@@ -34,7 +34,7 @@ _NOTHING = Shape(_Nothing, "a cancelation", {})
 class CancelCalls:
     """The actions that cancel messages."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._cancels = services.cancels
         self._repeats = Repeats(services.answers, services.body_bytes_max)
         self._body_bytes_max = services.body_bytes_max

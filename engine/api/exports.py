@@ -19,7 +19,7 @@ from engine.api.auth import Keys
 from engine.api.description import Answer, Parameter, described
 from engine.api.paging import choice_asked
 from engine.api.parameters import ORGANISATION
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import AdminServices, CommonServices
 from engine.api.report_ports import Exporter
 from engine.api.reports import PERIOD, QUEUE_NAMES, ReportQueue, period_of
 from engine.api.response import Response
@@ -87,7 +87,7 @@ class FileResponse(Response):
 class OwnExports:
     """The action on /v1/reports/messages."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._export = services.reports.export
         self._now_us = services.now_us
         self._keys = keys

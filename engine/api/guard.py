@@ -18,7 +18,7 @@ import structlog
 from aiohttp import web
 from multidict import istr
 
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import CommonServices
 from engine.api.problems import refused, unavailable
 from engine.api.response import Response
 from engine.errors import Broken, Closed, Refusal, Unavailable, Undecided
@@ -128,7 +128,7 @@ class Deadlines:
 class Exchanges:
     """Makes handlers of the actions of one process."""
 
-    def __init__(self, services: Services | AdminServices) -> None:
+    def __init__(self, services: CommonServices) -> None:
         self._deadlines = Deadlines(services.timeout_s)
         self._ready = services.ready
         self._parting = services.parting

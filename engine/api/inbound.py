@@ -20,7 +20,7 @@ from engine.api.decoding import Shape, invalid, read_body
 from engine.api.description import ID, TEXT, Answer, Parameter, described
 from engine.api.paging import asked, limit_asked
 from engine.api.parameters import LIMIT
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import AdminServices, CommonServices, Services
 from engine.api.problems import not_found
 from engine.api.recipient_ports import InboundPage, InboundReader
 from engine.api.response import Response, answer_of
@@ -150,7 +150,7 @@ class InboundPushes:
 class OwnInbound:
     """The action on /v1/inbound-messages."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._page = services.recipients.inbound_page
         self._keys = keys
 

@@ -1,7 +1,8 @@
-"""The messages of an organisation as a list, and what has become of a batch."""
+"""The messages of an organisation, one or as a list, and what has become of a batch; also for operators."""
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TypeVar, get_args
 
@@ -10,14 +11,17 @@ from aiohttp import hdrs, web
 
 from engine import ids
 from engine.activity.batches import BatchProgress
+from engine.activity.history import MessageView
 from engine.activity.message_list import MessagePage
 from engine.activity.records import MessageFilter
+from engine.api.admin import organisation_id_of
 from engine.api.auth import Keys
 from engine.api.decoding import check_time, invalid
-from engine.api.description import TEXT, TIME, Parameter, described
+from engine.api.description import TEXT, TIME, Answer, Parameter, described
+from engine.api.message_ports import Lists
 from engine.api.paging import asked
-from engine.api.parameters import BATCH
-from engine.api.ports import Services
+from engine.api.parameters import BATCH, MESSAGE, ORGANISATION
+from engine.api.ports import AdminServices, CommonServices, History
 from engine.api.problems import not_found
 from engine.api.response import Response, answer_of
 from engine.batches import Batch, batch_of
@@ -31,35 +35,53 @@ _LIMIT, _LIMIT_MAX = 100, 500
 _REFERENCE_MAX = 200
 _NAMES = ("status", "to", "reference", "queue", "batch", "since", "until", "limit", "cursor")
 
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MORE = (
+    "It is made of what is archived, a second or so behind: what happened before `as_of` is in it. A page may "
+    "be short, also empty, while `next` goes on."
+)
+_FILTERS = {
+    "status": Parameter("Only those of this status.", {"enum": list(STATUSES)}),
+    "to": Parameter("Only those to this recipient.", TEXT),
+    "reference": Parameter("Only those with this reference.", {"type": "string", "maxLength": 200}),
+    "queue": Parameter("Only those of this queue.", {"enum": list(QUEUES)}),
+    "batch": Parameter("Only those of the batch with this id.", TEXT),
+    "since": Parameter("Only those that were accepted from then on.", TIME),
+    "until": Parameter("Only those that were accepted before then.", TIME),
+    "limit": Parameter(
+        "How many messages the page may have.",
+        {"type": "integer", "minimum": 1, "maximum": _LIMIT_MAX, "default": _LIMIT},
+    ),
+    "cursor": Parameter("The `next` of the page before.", TEXT),
+}
+_EVENT = {
+    "at": "2026-11-22T09:43:35.953000Z", "event": "accepted", "status": "accepted", "provider": "",
+    "provider_message_id": "", "code": "", "attempt": 0, "segment": 0, "latency_ms": 0.0,
+}  # fmt: skip
+_VIEW = {
+    "id": "01a202a3-c111-7fd3-92d4-9ad3082ddfbb", "status": "accepted", "charge": "held", "queue": "express",
+    "to": "+4915112345678", "from": "ACME", "encoding": "GSM-7", "segments": 1, "price": 1, "units": 1,
+    "reference": "order-1", "accepted_at": "2026-11-22T09:43:35.953000Z",
+    "expires_at": "2026-11-22T09:48:35.953000Z", "provider": "", "attempts": 0, "outcome_unknown": False,
+    "history_complete": True, "events": [_EVENT],
+}  # fmt: skip
+
 
 class MessageListCalls:
-    """The actions `GET /v1/messages` and `GET /v1/batches/{id}`."""
+    """The actions `GET /v1/messages`, `GET /v1/messages/{id}` and `GET /v1/batches/{id}`."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._lists = services.lists
+        self._history = services.history
         self._batches = services.batches
         self._keys = keys
 
     @described(
         "list_messages",
         "List messages, the newest first.",
-        more="It is made of what is archived, a second or so behind: what happened before `as_of` is in it."
-        " A page may be short, also empty, while `next` goes on.",
+        more=_MORE,
         scope="read",
-        query={
-            "status": Parameter("Only those of this status.", {"enum": list(STATUSES)}),
-            "to": Parameter("Only those to this recipient.", TEXT),
-            "reference": Parameter("Only those with this reference.", {"type": "string", "maxLength": 200}),
-            "queue": Parameter("Only those of this queue.", {"enum": list(QUEUES)}),
-            "batch": Parameter("Only those of the batch with this id.", TEXT),
-            "since": Parameter("Only those that were accepted from then on.", TIME),
-            "until": Parameter("Only those that were accepted before then.", TIME),
-            "limit": Parameter(
-                "How many messages the page may have.",
-                {"type": "integer", "minimum": 1, "maximum": _LIMIT_MAX, "default": _LIMIT},
-            ),
-            "cursor": Parameter("The `next` of the page before.", TEXT),
-        },
+        query=_FILTERS,
         answers={200: MessagePage},
     )
     async def page(self, request: web.Request) -> Response:
@@ -68,16 +90,20 @@ class MessageListCalls:
         Raises Refusal 401, 403, 422, Unavailable.
         """
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
-        for name in request.query:
-            if name not in _NAMES:
-                raise invalid(
-                    f"`{name[:40]}` is no filter of messages; there are {', '.join(_NAMES)}.", name[:40]
-                )
-        limit = asked(request, "limit", _LIMIT, 1, _LIMIT_MAX)
-        cursor = request.query.get("cursor") or ""
-        if cursor and ids.accepted_at_us(cursor) is None:
-            raise invalid("`cursor` must be the `next` of a page.", "cursor")
-        return answer_of(200, await self._lists.page(organisation_id, _filter(request), cursor, limit))
+        return await _page(self._lists, request, organisation_id)
+
+    @described(
+        "get_message",
+        "Show one message with its history.",
+        scope="read",
+        path=MESSAGE,
+        answers={200: Answer(MessageView, example=_VIEW)},
+    )
+    async def message(self, request: web.Request) -> Response:
+        """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
+        Unavailable."""
+        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
+        return await _message(self._history, request, organisation_id)
 
     @described(
         "get_batch",
@@ -97,6 +123,66 @@ class MessageListCalls:
         if progress is None:
             raise no_batch()
         return answer_of(200, progress)
+
+
+class AllMessages:
+    """The same of any organisation, for operators: its messages, and one of them."""
+
+    def __init__(self, services: AdminServices) -> None:
+        self._lists = services.lists
+        self._history = services.history
+
+    @described(
+        "list_messages_of",
+        "List messages of an organisation, the newest first.",
+        more=_MORE,
+        path=ORGANISATION,
+        query=_FILTERS,
+        answers={200: MessagePage},
+    )
+    async def page(self, request: web.Request) -> Response:
+        """`GET /organisations/{organisation_id}/messages`: 200 with a page, as `GET /v1/messages`.
+
+        Raises Refusal 401, 403, 404, 422, Unavailable.
+        """
+        return await _page(self._lists, request, organisation_id_of(request))
+
+    @described(
+        "get_message_of",
+        "Show one message of an organisation with its history.",
+        path={**ORGANISATION, **MESSAGE},
+        answers={200: Answer(MessageView, example=_VIEW)},
+    )
+    async def message(self, request: web.Request) -> Response:
+        """`GET /organisations/{organisation_id}/messages/{id}`: 200 with the message and its history.
+
+        Raises Refusal 401, 403, 404, Unavailable.
+        """
+        return await _message(self._history, request, organisation_id_of(request))
+
+
+async def _page(lists: Lists, request: web.Request, organisation_id: int) -> Response:
+    """Raises Refusal 422, Unavailable."""
+    for name in request.query:
+        if name not in _NAMES:
+            raise invalid(
+                f"`{name[:40]}` is no filter of messages; there are {', '.join(_NAMES)}.", name[:40]
+            )
+    limit = asked(request, "limit", _LIMIT, 1, _LIMIT_MAX)
+    cursor = request.query.get("cursor") or ""
+    if cursor and ids.accepted_at_us(cursor) is None:
+        raise invalid("`cursor` must be the `next` of a page.", "cursor")
+    return answer_of(200, await lists.page(organisation_id, _filter(request), cursor, limit))
+
+
+async def _message(history: History, request: web.Request, organisation_id: int) -> Response:
+    """Raises Refusal 404, Unavailable."""
+    message_id = request.match_info["id"]
+    if _UUID.fullmatch(message_id):
+        view = await history(organisation_id, message_id.lower())
+        if view is not None:
+            return answer_of(200, view)
+    raise not_found("The organisation has no message with this id.")
 
 
 def no_batch() -> Exception:

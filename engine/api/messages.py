@@ -13,16 +13,14 @@ from typing import Any, NamedTuple
 import msgspec
 from aiohttp import hdrs, web
 
-from engine.activity.history import MessageView
 from engine.api.auth import Keys
 from engine.api.decoding import NOT_JSON, Shape, invalid, not_json, read_body, with_half_characters
 from engine.api.description import TIME, Answer, described
 from engine.api.guard import Action, fingerprint, idempotency_key
-from engine.api.parameters import MESSAGE
 from engine.api.ports import Draft, Outcome, Render, Services, Submitted
-from engine.api.problems import Problem, not_found, problem_of
+from engine.api.problems import Problem, problem_of
 from engine.api.repeats import REPLAYED
-from engine.api.response import Response, answer_of
+from engine.api.response import Response
 from engine.batches import BATCH_MAX, batch_from
 from engine.errors import Refusal
 from engine.records import DRAFT_FIELDS, Accepted, MessageDraft
@@ -237,25 +235,11 @@ SUBMISSIONS = {
 }
 
 
-_EVENT = {
-    "at": "2026-11-22T09:43:35.953000Z", "event": "accepted", "status": "accepted", "provider": "",
-    "provider_message_id": "", "code": "", "attempt": 0, "segment": 0, "latency_ms": 0.0,
-}  # fmt: skip
-_VIEW = {
-    "id": "01a202a3-c111-7fd3-92d4-9ad3082ddfbb", "status": "accepted", "charge": "held", "queue": "express",
-    "to": "+4915112345678", "from": "ACME", "encoding": "GSM-7", "segments": 1, "price": 1, "units": 1,
-    "reference": "order-1", "accepted_at": "2026-11-22T09:43:35.953000Z",
-    "expires_at": "2026-11-22T09:48:35.953000Z", "provider": "", "attempts": 0, "outcome_unknown": False,
-    "history_complete": True, "events": [_EVENT],
-}  # fmt: skip
-
-
 class Messages:
     """The actions on /v1/messages."""
 
     def __init__(self, services: Services, keys: Keys) -> None:
         self._ingest = services.ingest
-        self._history = services.history
         self._body_bytes_max = services.body_bytes_max
         self._keys = keys
 
@@ -283,24 +267,6 @@ class Messages:
             return accepted(submitted)
 
         return submission.mark(send)
-
-    @described(
-        "get_message",
-        "Show one message with its history.",
-        scope="read",
-        path=MESSAGE,
-        answers={200: Answer(MessageView, example=_VIEW)},
-    )
-    async def show(self, request: web.Request) -> Response:
-        """`GET /v1/messages/{id}`: 200 with the message and its history. Raises Refusal 401, 404,
-        Unavailable."""
-        organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
-        message_id = request.match_info["id"]
-        if _UUID.fullmatch(message_id):
-            view = await self._history(organisation_id, message_id.lower())
-            if view is not None:
-                return answer_of(200, view)
-        raise not_found("The organisation has no message with this id.")
 
 
 def accepted(submitted: Submitted) -> Response:

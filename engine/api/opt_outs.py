@@ -18,7 +18,7 @@ from engine.api.description import TEXT, Parameter, described, like
 from engine.api.guard import Action
 from engine.api.paging import asked, limit_asked
 from engine.api.parameters import AFTER_NUMBER, LIMIT
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import CommonServices
 from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
@@ -58,7 +58,7 @@ _NUMBERS = Shape(
 class OptOuts:
     """The actions on the opt-outs of one organisation."""
 
-    def __init__(self, services: Services | AdminServices) -> None:
+    def __init__(self, services: CommonServices) -> None:
         self._book = services.recipients.opt_outs
         self._body_bytes_max = services.body_bytes_max
         self._repeats = Repeats(services.answers, services.body_bytes_max)

@@ -53,6 +53,9 @@ Adjust = Callable[[int, int, str, str, IdempotentCall | None], Awaitable[tuple[A
 # (organisation id, before id, limit) → its transactions, newest first. Raises Refusal 404, Unavailable.
 Transactions = Callable[[int, int, int], Awaitable[list[Transaction]]]
 
+# (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
+History = Callable[[int, str], Awaitable[msgspec.Struct | None]]
+
 
 class AuditCall(Protocol):
     """Compares the books, the streams and the activity."""
@@ -271,11 +274,17 @@ class ProviderProblems(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Common:
+class CommonServices:
     """What every process with an HTTP API passes to it."""
 
     directory: Directory
+    # (ids of API keys) → notes that they are in use now. Raises Unavailable.
+    note_key_uses: Callable[[Sequence[int]], Awaitable[None]]
     recipients: RecipientServices
+    history: History
+    cancels: Cancels
+    lists: Lists
+    batches: Batches
     answers: KeptAnswers
     transactions: Transactions
     reports: ReportServices
@@ -303,7 +312,7 @@ class _Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdminServices(_Common):
+class AdminServices(CommonServices):
     """Everything that a process passes to the admin calls."""
 
     api_keys: ApiKeyBook
@@ -318,8 +327,6 @@ class AdminServices(_Common):
     prices: Prices
     routing: Routing
     dead_letters: DeadLetters
-    # (organisation id, message id) → as `Services.history`.
-    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
     nodes: NodeControl
     # In the order of the configuration.
     providers: Sequence[ProviderSettings]
@@ -339,11 +346,9 @@ class AdminServices(_Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Services(_Common):
+class Services(CommonServices):
     """Everything that a process passes to the public API."""
 
-    # (ids of API keys) → notes that they are in use now. Raises Unavailable.
-    note_key_uses: Callable[[Sequence[int]], Awaitable[None]]
     ingest: Ingest
     # By name, those of the providers that push their receipts; and where these are put.
     receipt_readers: Mapping[str, ReceiptReader]
@@ -352,11 +357,6 @@ class Services(_Common):
     inbound_readers: Mapping[str, InboundReader]
     # Where is noted what cannot be read in them.
     problems: Problems
-    # (organisation id, message id as a lower-case UUID) → its view, None when it has no such message.
-    history: Callable[[int, str], Awaitable[msgspec.Struct | None]]
-    cancels: Cancels
-    lists: Lists
-    batches: Batches
     # Whether this process has quota to spend, so that it accepts messages also without PostgreSQL.
     can_spend: Callable[[], bool]
     # For the admin calls on the same port; None: they have one of their own.

@@ -21,7 +21,7 @@ from engine.api.auth import Keys
 from engine.api.decoding import invalid
 from engine.api.description import ID, TEXT, TIME, Answer, Parameter, described
 from engine.api.paging import asked, choice_asked, time_asked
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import AdminServices, CommonServices
 from engine.api.report_ports import ReportSource
 from engine.api.response import Response, answer_of
 from engine.errors import TooMany
@@ -137,7 +137,7 @@ class ReportQueue:
 class OwnReports:
     """The action on /v1/reports/summary."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._reports = services.reports.summary
         self._now_us = services.now_us
         self._keys = keys

@@ -11,7 +11,7 @@ from engine.api.auth import Keys
 from engine.api.decoding import Shape, read_body
 from engine.api.description import described
 from engine.api.parameters import ORGANISATION
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import AdminServices, CommonServices
 from engine.api.response import Response, answer_of
 from engine.intake.records import SENDER_KINDS, DestinationSheet, SenderKind, SenderRules
 
@@ -50,7 +50,7 @@ _RULES = Shape(
 class OwnSenders:
     """The action on /v1/senders."""
 
-    def __init__(self, services: Services, keys: Keys) -> None:
+    def __init__(self, services: CommonServices, keys: Keys) -> None:
         self._book = services.recipients.senders
         self._keys = keys
 

@@ -18,7 +18,7 @@ from engine.api.description import ID, TEXT, TIME, Parameter, described
 from engine.api.guard import Action
 from engine.api.paging import NUMBER, NUMBER_MAX, asked, choice_asked, limit_asked
 from engine.api.parameters import CURSOR, LIMIT
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import AdminServices, CommonServices
 from engine.api.problems import not_found
 from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
@@ -95,7 +95,7 @@ _ENDPOINT = {"endpoint_id": Parameter("The id of the endpoint.", TEXT, "webhook_
 class Webhooks:
     """The actions on webhooks. Each raises Refusal 401, 403 and Unavailable."""
 
-    def __init__(self, services: Services | AdminServices, whose: Whose) -> None:
+    def __init__(self, services: CommonServices, whose: Whose) -> None:
         self._book = services.webhooks.book
         self._queue = services.webhooks.queue
         self._shards = services.webhooks.shards
@@ -255,7 +255,7 @@ class Webhooks:
         return answer_of(200, _Replayed(await self._book.replay_since(organisation_id, since)))
 
 
-def own_webhooks(services: Services, keys: Keys) -> dict[str, dict[str, Action]]:
+def own_webhooks(services: CommonServices, keys: Keys) -> dict[str, dict[str, Action]]:
     """The calls of an organisation on its own webhooks, by path and method.
 
     To look takes a key with the scope `read`, to change something one with `read` and `send`: who makes an

@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 import structlog
 
 from engine import api_keys, text_file
-from engine.activity.lookups import Lookups
 from engine.api.app import AdminCallTable, create_admin_app
 from engine.api.client_address import TrustedProxies
 from engine.api.ports import AdminServices
 from engine.api.readiness import Readiness
-from engine.api.reads import PART_S, MessageReads, Reports
+from engine.api.reads import Reports
 from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.api.webhook_ports import WebhookServices
 from engine.boot.ingest_counts import watch_requests
+from engine.boot.kept_messages import kept_messages
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
 from engine.boot.recipients import recipient_services
 from engine.boot.reports import report_services
@@ -124,6 +124,7 @@ async def admin_services(
     """What the admin calls need; `stack` closes its connections. Raises ConfigError for a wrong URL."""
     config, shards, now_us = process.config, process.config.shards, process.clock.now_us
     postgres, looks = directory.pool, await _looks(process, stack, link)
+    kept = kept_messages(process, stack, link)
     return AdminServices(
         directory=directory,
         webhooks=webhook_services(config, postgres, link),
@@ -131,6 +132,7 @@ async def admin_services(
         answers=RedisKeptAnswers(link, shards, lambda: KEY_TTL_S),
         api_keys=ApiKeyBook(postgres),
         admin_keys=AdminKeyBook(postgres),
+        note_key_uses=KeyUses(postgres, "api_keys").note,
         note_admin_key_uses=KeyUses(postgres, "admin_keys").note,
         changes=Changes(postgres),
         adjust=Adjustments(postgres).adjust,
@@ -141,7 +143,10 @@ async def admin_services(
         prices=Prices(postgres),
         provider_problems=RedisProblems(link, now_us),
         dead_letters=RedisDeadLetters(link, shards, partial(shard_of, shards=shards), now_us),
-        history=looks.messages.message,
+        history=kept.history.message,
+        cancels=kept.cancels,
+        lists=kept.lists,
+        batches=kept.batches,
         nodes=looks.nodes,
         routing=Routing(postgres, [p.name for p in config.providers]),
         providers=config.providers,
@@ -170,7 +175,6 @@ class _Looks(NamedTuple):
     scrape: Scrape
     auditor: AuditReader
     losses: Rebuild
-    messages: MessageReads
     nodes: NodeControl
 
 
@@ -185,7 +189,6 @@ async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _L
     # Links of its own, made when first used: an audit may wait long for an answer.
     audit_link = RedisLink(config.redis.url, timeout_s=STORE_TIMEOUT_S, name=f"{process.role}:audit")
     auditor = AuditReader(config.postgres.url, closed_by(stack, audit_link), activity, config.shards)
-    lookups = closed_by(stack, Lookups(stream, activity, config.shards, PART_S))
     nodes = NodeControl(
         config.node_name, RedisNodeNotes(link), PostgresNodeWishes(pool), process.clock.now_us
     )
@@ -194,7 +197,6 @@ async def _looks(process: Process, stack: AsyncExitStack, link: RedisLink) -> _L
         _scrape(process, pool, link, stream),
         auditor,
         Rebuild(auditor, activity, LostUsage(pool)),
-        MessageReads(lookups),
         nodes,
     )
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import NamedTuple
 
 import structlog
 
 from engine import providers
-from engine.activity.batches import Batches
-from engine.activity.cancels import Cancels
-from engine.activity.lookups import Lookups
-from engine.activity.message_list import MessageLists
 from engine.api.client_address import TrustedProxies
 from engine.api.ports import Services
-from engine.api.reads import PART_S, MessageReads
 from engine.api.request_counts import RequestCounts
 from engine.boot.admin import admin_services, readiness, webhook_services
 from engine.boot.counter_log import CounterLog
 from engine.boot.ingest_counts import watch_requests
+from engine.boot.kept_messages import kept_messages
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import Process, closed_by
 from engine.boot.recipients import recipient_services
@@ -29,43 +24,16 @@ from engine.errors import Unavailable
 from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
 from engine.providers.problems import Problems
-from engine.stores.clickhouse.activity import ClickHouseActivityStore
-from engine.stores.clickhouse.message_list import ClickHouseMessageList
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
 from engine.stores.postgres.pool import Pool
-from engine.stores.redis.activity_stream import RedisActivityStream
-from engine.stores.redis.archive_progress import RedisArchiveProgress
-from engine.stores.redis.cancels import RedisCancels
 from engine.stores.redis.kept_answers import RedisKeptAnswers
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.problems import RedisProblems
 from engine.stores.redis.receipt_sink import RedisReceiptSink
 
 log = structlog.get_logger("ingest")
-
-
-class _KeptMessages(NamedTuple):
-    """What is known of messages that were accepted, and what can still be done with them."""
-
-    history: MessageReads
-    cancels: Cancels
-    lists: MessageLists
-    batches: Batches
-
-
-def _kept_messages(process: Process, stack: AsyncExitStack, link: RedisLink) -> _KeptMessages:
-    config, shards, now_us = process.config, process.config.shards, process.clock.now_us
-    stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
-    activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
-    lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
-    listed, progress = ClickHouseMessageList(activity), RedisArchiveProgress(link, shards)
-    batches = Batches(progress, listed, shards)
-    cancels = Cancels(lookups, batches, RedisCancels(link, shards, now_us), process.pulse.readable)
-    return _KeptMessages(
-        MessageReads(lookups), cancels, MessageLists(listed, progress, shards, now_us), batches
-    )
 
 
 async def ingest_services(
@@ -81,7 +49,7 @@ async def ingest_services(
 ) -> Services:
     """What the calls of the API need. Raises Unavailable, ConfigError."""
     config, problems = process.config, Problems(process.clock.now_us)
-    kept = _kept_messages(process, stack, link)
+    kept = kept_messages(process, stack, link)
     ready = (await readiness(process, stack, partial(takes_messages, link, quota))).parts
     counts = RequestCounts()
     watch_requests(process.meter, counts)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import web
 
-from engine.api.app import Actions, AdminCallTable, refuse_paths, route_calls
+from engine.api.app import OWN_TIMES, Actions, AdminCallTable, own_actions, refuse_paths, route_calls
 from engine.api.auth import Keys
 from engine.api.guard import Action
+from engine.api.last_uses import LastUses
 from engine.api.ports import AdminServices
 from engine.console.access import PATH, Access, dressed
 from engine.console.live import LiveCall
@@ -30,6 +32,7 @@ def console(
     def attach(table: AdminCallTable) -> None:
         sessions = Sessions(store, services.now_us)
         keys = Keys(services.directory, services.trusted_proxies)
+        uses = LastUses(keys.cache, services.note_key_uses)
         access, proxies = Access(sessions), services.trusted_proxies
         logins = SessionCalls(sessions, table.calls, keys, services.directory, proxies)
         router, exchanges = table.app.router, table.exchanges
@@ -39,12 +42,18 @@ def console(
         route_calls(router, live, exchanges, dress=dressed)
         times = {f"{API}{path}": time_s for path, time_s in table.times.items()}
         route_calls(router, admin, exchanges, times, dressed)
+        own = _under_api(own_actions(services, keys), access.entered("organisation"))
+        times = {f"{API}{path}": time_s for path, time_s in OWN_TIMES.items()}
+        route_calls(router, own, exchanges, times, dressed)
         refuse_paths(router, exchanges, API, dressed)
         route_calls(router, Pages(folder).actions(), exchanges, dress=dressed)
         refuse_paths(router, exchanges, PATH, dressed)
 
         async def own_keys(_: web.Application) -> AsyncIterator[None]:
+            noting = asyncio.create_task(uses.run(), name="last uses of API keys")
             yield
+            noting.cancel()
+            await uses.flush()
             await keys.close()
 
         table.app.cleanup_ctx.append(own_keys)

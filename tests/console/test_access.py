@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from engine.organisations import NewOrganisation
+from engine.organisations import ApiKeyWish, NewOrganisation
 from engine.stores.postgres.directory import Directory
 from engine.stores.redis.link import RedisLink
 from tests.api.world import ADMIN_KEY
@@ -188,3 +188,48 @@ async def test_no_answer_of_the_console_may_be_kept_or_framed(console: Console) 
         reply: Any = await console.ask("GET", path, headers=logged_in.headers())
         assert reply.headers["Cache-Control"] == "no-store"
         assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
+
+
+async def test_an_organisation_sees_what_its_key_may_see_and_nothing_of_others(
+    console: Console, acme: NewOrganisation, directory: Directory
+) -> None:
+    await directory.top_up(acme.id, 77, "console")
+    own = await console.log_in(acme.api_key)
+    other = await console.log_in((await directory.create_organisation("Other")).api_key)
+    for who, units in ((own, 77), (other, 0)):
+        reply = await console.ask("GET", "/console/api/v1/balance", headers=who.headers())
+        assert (reply.status, reply.body["available"]) == (200, units)
+    reads = [
+        f"/v1/{name}"
+        for name in ("messages", "balance/transactions", "inbound-messages", "senders", "opt-outs",
+                     "webhook-endpoints", "webhook-deliveries", "reports/summary")
+    ]  # fmt: skip
+    for path in reads:
+        assert (await console.ask("GET", f"/console/api{path}", headers=own.headers())).status == 200, path
+    admin = await console.log_in(ADMIN_KEY)
+    for path in (*reads, "/v1/balance"):
+        reply = await console.ask("GET", f"/console/api{path}", headers=admin.headers())
+        assert (reply.status, reply.body["code"]) == (403, "scope_missing"), path
+
+
+async def test_a_session_has_the_scopes_of_its_key(console: Console, acme: NewOrganisation) -> None:
+    reader = await console.services.api_keys.create(acme.id, wish=ApiKeyWish(scopes=("read",)))
+    sender = await console.services.api_keys.create(acme.id, wish=ApiKeyWish(scopes=("send",)))
+    opt_out = ("POST", "/console/api/v1/opt-outs", {"numbers": ["+4915112345678"]})
+    look = ("GET", "/console/api/v1/opt-outs", None)
+    for key, allowed, refused in ((reader, look, opt_out), (sender, opt_out, look)):
+        who = await console.log_in(key.api_key)
+        for (method, path, body), is_allowed in ((allowed, True), (refused, False)):
+            reply = await console.ask(method, path, body, who.headers())
+            assert (reply.status < 300) == is_allowed, reply
+            assert is_allowed or reply.body["code"] == "scope_missing"
+    who = await console.log_in(sender.api_key)
+    reply = await console.ask(*opt_out, who.headers(csrf=""))
+    assert (reply.status, reply.body["code"]) == (403, "csrf_token_wrong")
+
+
+async def test_no_message_is_submitted_by_a_session(console: Console, acme: NewOrganisation) -> None:
+    who = await console.log_in(acme.api_key)
+    for path in ("/v1/messages", "/v1/messages/batch"):
+        reply = await console.ask("POST", f"/console/api{path}", {}, who.headers())
+        assert reply.status in (404, 405), reply
