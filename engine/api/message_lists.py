@@ -37,8 +37,8 @@ _NAMES = ("status", "to", "reference", "queue", "batch", "since", "until", "limi
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MORE = (
-    "It is made of what is archived, a second or so behind: what happened before `as_of` is in it. A page may "
-    "be short, also empty, while `next` goes on."
+    "It is made of what is archived, a second or so behind: what happened before `as_of` is in it. A page "
+    "may be short, also empty, while `next` goes on."
 )
 _FILTERS = {
     "status": Parameter("Only those of this status.", {"enum": list(STATUSES)}),

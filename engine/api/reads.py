@@ -25,7 +25,7 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.node_notes import RedisNodeNotes
 from engine.stores.redis.problems import RedisProblems
-from engine.stores.status import QueueBacklog, Status, StatusReader
+from engine.stores.status import LatencyTarget, QueueBacklog, Status, StatusReader
 
 # When to ask again for a message that may stand in activity that is not archived yet, seconds.
 _BEHIND_S = 10.0
@@ -126,6 +126,7 @@ class Reports:
             node=self._config.node_name,
             clock_ahead_ms=self._clock.ahead_us // 1000,
             processes=_processes(self._config),
+            targets=_targets(self._config),
             missing=missing,
             **known,
         )
@@ -180,6 +181,14 @@ async def _answered(
             # Nobody else looks at how it ends.
             task.add_done_callback(lambda late: late.cancelled() or late.exception())
     return known, missing
+
+
+def _targets(config: Config) -> dict[Queue, LatencyTarget]:
+    wanted = {queue: settings.target_of(queue) for queue, settings in config.autoscale.by_queue().items()}
+    return {
+        queue: LatencyTarget(target.part, round(target.latency_s * 1_000, 3))
+        for queue, target in wanted.items()
+    }
 
 
 def _processes(config: Config) -> object:

@@ -90,6 +90,13 @@ class ReceiptsStatus(msgspec.Struct):
     unmatched: int | None = None
 
 
+class LatencyTarget(msgspec.Struct, frozen=True):
+    """What autoscaling aims at: the part `quantile` of the messages is sent within so many milliseconds."""
+
+    quantile: float
+    at_most_ms: float
+
+
 class Status(msgspec.Struct):
     """The answer to `GET /v1/admin/status`."""
 
@@ -113,6 +120,8 @@ class Status(msgspec.Struct):
     # All nodes, by name, and how fast things move on all of them together.
     nodes: list[SeenNode] | None = None
     flow: Flow | None = None
+    # Of the queues that are scaled by themselves, by name.
+    targets: dict[Queue, LatencyTarget] = {}
     # How far the clock of the node is ahead of that of Redis (below 0: behind), milliseconds.
     clock_ahead_ms: int = 0
     # By what is not known, such as "ledger": a sentence that says why.

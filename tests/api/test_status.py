@@ -12,7 +12,9 @@ from rich.console import Console
 
 from engine.api import reads
 from engine.api.reads import Reports
+from engine.capacity.autoscale_settings import AutoscaleSettings
 from engine.config import Config, Store
+from engine.config.autoscale import Autoscale
 from engine.nodes.control import NodeControl
 from engine.providers.settings import SimulatedSettings
 from engine.store_clock import TIME, StoreClock
@@ -23,13 +25,14 @@ from engine.stores.postgres.pool import Pool
 from engine.stores.redis.activity_stream import RedisActivityStream
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.node_notes import RedisNodeNotes
-from engine.stores.status import Status
+from engine.stores.status import LatencyTarget, Status
 from supervisor.cli import answers, show
 from supervisor.cli.checks import _check_all
 from tests.credit.audit_world import Stores
 
 _CONFIG = Config(
     shards=2,
+    autoscale=Autoscale(normal=AutoscaleSettings(target="p95 <= 1.5s")),
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
 _PAUSED = {"paused_providers", "paused_queues", "drained_queues", "paused_organisations"}
@@ -64,6 +67,11 @@ async def views(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     await attempts.close()
     await stream.close()
     await link.close()
+
+
+def test_the_targets_are_those_of_the_queues_that_are_scaled() -> None:
+    assert reads._targets(_CONFIG) == {"normal": LatencyTarget(0.95, 1500.0)}
+    assert reads._targets(Config()) == {}
 
 
 def known(status: Status) -> set[str]:
