@@ -63,8 +63,11 @@ class AdminCalls:
 
     def action(self, route: AdminRoute) -> Action:
         """What answers the route: nothing of a request is read before its key was found good."""
-        answer = route.action if route.method == "GET" else self._recorded(route)
-        repeats = self._repeats if route.method == "POST" and not route.secret else None
+        if route.method == "GET" or route.is_look:
+            answer, repeats = route.action, None
+        else:
+            answer = self._recorded(route)
+            repeats = self._repeats if route.method == "POST" and not route.secret else None
 
         async def action(request: web.Request) -> Response:
             request[_CALLER] = await self.caller(request, route.scope)

@@ -9,7 +9,7 @@ from engine.api.guard import Action
 
 
 class AdminRoute(NamedTuple):
-    """One admin call. One that is no GET changes something, and each change is recorded."""
+    """One admin call. One that is no GET changes something, unless it says otherwise: it is recorded."""
 
     method: str
     path: str
@@ -23,3 +23,5 @@ class AdminRoute(NamedTuple):
     timeout_s: float | None = None
     # Its answer shows a secret, so it is given once.
     secret: bool = False
+    # It changes nothing, so that it is not recorded, although it is no GET.
+    is_look: bool = False

@@ -17,6 +17,7 @@ from engine.api.limits import OrganisationLimits
 from engine.api.message_lists import AllMessages
 from engine.api.nodes import NodeCalls
 from engine.api.opt_outs import OptOuts
+from engine.api.plans import CALL_S, PlanCalls
 from engine.api.ports import AdminServices
 from engine.api.prices import PriceTables
 from engine.api.queues import QueuePauses
@@ -137,6 +138,8 @@ def _of_the_engine(services: AdminServices) -> Iterator[AdminRoute]:
     yield AdminRoute("GET", f"{_ROOT}/status", admin.status, "read")
     traffic = TrafficReport(services)
     yield AdminRoute("GET", f"{_ROOT}/traffic", traffic.show, "read", timeout_s=TRAFFIC_S + 10.0)
+    plans = PlanCalls(services)
+    yield AdminRoute("POST", f"{_ROOT}/plan", plans.make, "read", timeout_s=CALL_S, is_look=True)
     exports, erasures = AllExports(services), Erasures(services)
     yield AdminRoute("GET", f"{_ROOT}/erasures", erasures.show, "read")
     yield AdminRoute("POST", f"{_ROOT}/erasures", erasures.begin, "operate", outside=True)

@@ -17,6 +17,8 @@ from engine.api.recipient_ports import InboundReader, RecipientServices
 from engine.api.report_ports import ReportServices
 from engine.api.request_counts import RequestCounts
 from engine.api.webhook_ports import WebhookServices
+from engine.capacity.plan_answer import PlanAnswer
+from engine.capacity.wish import PlanWish
 from engine.delivery.dead_letters import DeadLetter, DeadLetterId
 from engine.errors import Refusal
 from engine.intake.estimate import Estimate
@@ -337,6 +339,8 @@ class AdminServices(CommonServices):
     backlog: Callable[[Queue], Awaitable[object]]
     traffic: Callable[[int], Awaitable[object]]
     audit: AuditCall
+    # A plan of capacity. Raises Refusal 422, Unavailable.
+    plan: Callable[[PlanWish], Awaitable[PlanAnswer]]
     # (header Accept) → what the node counts, as text, and its content type.
     scrape: Callable[[str], Awaitable[tuple[bytes, str]]]
     # `keys.digest` of the whole admin key; b"" closes the admin calls.

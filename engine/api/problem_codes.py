@@ -71,6 +71,7 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "report_too_large": ProblemCode(422, "the report reads too much, or has too many groups"),
     "too_many_logins": ProblemCode(429, "too many attempts to log in to the console from this address"),
     "report_under_way": ProblemCode(429, "another report of the organisation is being made"),
+    "plan_under_way": ProblemCode(429, "another plan is being made"),
     "rate_limited": ProblemCode(429, "more than the organisation's `rate_max`"),
     "backlog_full": ProblemCode(429, "as many messages wait as the organisation's `backlog_max` allows"),
     "internal": ProblemCode(500, "the engine failed; name the `request_id` when you report it"),

@@ -27,6 +27,7 @@ from engine.api.server import Server
 from engine.api.webhook_ports import WebhookServices
 from engine.boot.ingest_counts import watch_requests
 from engine.boot.kept_messages import kept_messages
+from engine.boot.plans import PlanProcess
 from engine.boot.process import DRAIN_S, STORE_TIMEOUT_S, Process, closed_by, end, until
 from engine.boot.recipients import recipient_services
 from engine.boot.reports import report_services
@@ -125,6 +126,7 @@ async def admin_services(
     config, shards, now_us = process.config, process.config.shards, process.clock.now_us
     postgres, looks = directory.pool, await _looks(process, stack, link)
     kept = kept_messages(process, stack, link)
+    traffic = closed_by(stack, ClickHouseTraffic(config.clickhouse.url, now_us)).traffic
     return AdminServices(
         directory=directory,
         webhooks=webhook_services(config, postgres, link),
@@ -155,7 +157,8 @@ async def admin_services(
         scrape=looks.scrape.text,
         backlog=looks.reports.backlog,
         reports=report_services(config, stack),
-        traffic=closed_by(stack, ClickHouseTraffic(config.clickhouse.url, now_us)).traffic,
+        traffic=traffic,
+        plan=PlanProcess(config, traffic).plan,
         audit=looks.auditor.audit,
         ready=ready,
         counts=counts,

@@ -8,7 +8,8 @@ from html import escape
 
 from engine.capacity import consequences, durations
 from engine.capacity.plan import Bounds, Plan, QueuePlan
-from supervisor.cli.plan_answer import Answer, QueueAnswer, VariationAnswer
+from engine.capacity.plan_answer import QueueAnswer, VariationAnswer
+from supervisor.cli.plan_answer import Answer
 from supervisor.cli.svg_chart import Axis, Line, Mark, chart, ticks_between
 
 # Of every page with plots.

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 
 from engine.capacity import durations
+from engine.capacity.plan_answer import QueueAnswer
 from supervisor.cli import show
-from supervisor.cli.plan_answer import Answer, QueueAnswer
+from supervisor.cli.plan_answer import Answer
 
 
 def show_plan(facts: Answer, report: Path | None) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from engine.capacity.plan import Plan, Planner
+from engine.capacity.plan_answer import config
 from supervisor.cli import plan_apply, plan_input, plan_report, plan_show
 from supervisor.cli.options import EngineOptions
-from supervisor.cli.plan_answer import Answer, answer, config
+from supervisor.cli.plan_answer import Answer, answer
 
 
 @dataclass(frozen=True, kw_only=True)

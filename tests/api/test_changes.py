@@ -97,7 +97,7 @@ async def as_before(api: Api) -> AsyncIterator[None]:
 
 
 def changing(api: Api) -> list[AdminRoute]:
-    return [route for route in admin_routes(api.behind_admin) if route.method != "GET"]
+    return [route for route in admin_routes(api.behind_admin) if route.method != "GET" and not route.is_look]
 
 
 def kind(route: AdminRoute) -> str:

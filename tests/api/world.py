@@ -29,6 +29,8 @@ from engine.api.request_counts import RequestCounts
 from engine.api.server import Server
 from engine.api.webhook_ports import WebhookServices
 from engine.batches import Batch
+from engine.capacity.plan_answer import PlanAnswer
+from engine.capacity.wish import PlanWish
 from engine.errors import Refusal, Unavailable
 from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
@@ -288,6 +290,10 @@ async def no_erasure(number: str) -> None:
     assert number.startswith("+")
 
 
+async def no_plan(wish: PlanWish) -> PlanAnswer:
+    raise Unavailable("There is none.")
+
+
 async def none_under_way() -> int:
     return 0
 
@@ -369,6 +375,7 @@ async def services_with(directory: Directory, **changes: Any) -> Services:
         "traffic": traffic,
         "reports": ReportServices(no_report, no_export, no_erasure, none_under_way),
         "audit": audit,
+        "plan": no_plan,
         "ready": ready,
         "can_spend": lambda: True,
         "admin_key_sha256": api_keys.digest(ADMIN_KEY),

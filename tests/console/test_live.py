@@ -49,11 +49,8 @@ async def look(console: Console, who: LoggedIn) -> AsyncIterator[aiohttp.ClientR
 
 
 async def next_part(answer: aiohttp.ClientResponse) -> bytes:
-    """The next event or comment; b"" at the end of the answer."""
-    try:
-        return (await answer.content.readuntil(b"\n\n")).strip()
-    except aiohttp.ClientError:
-        return b""
+    """The next event or comment; b"" at the end of an answer that is whole."""
+    return (await answer.content.readuntil(b"\n\n")).strip()
 
 
 async def ends(answer: aiohttp.ClientResponse) -> None:
