@@ -20,6 +20,7 @@ from engine.api.request_counts import RequestCounts
 from engine.boot.admin import admin_services, readiness, webhook_services
 from engine.boot.counter_log import CounterLog
 from engine.boot.ingest_counts import watch_requests
+from engine.boot.numbers import numbers_for
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import Process, closed_by
 from engine.boot.recipients import recipient_services
@@ -60,7 +61,10 @@ def _kept_messages(process: Process, stack: AsyncExitStack, link: RedisLink) -> 
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
-    listed, progress = ClickHouseMessageList(activity), RedisArchiveProgress(link, shards)
+    listed, progress = (
+        ClickHouseMessageList(activity, numbers_for(config)),
+        RedisArchiveProgress(link, shards),
+    )
     batches = Batches(progress, listed, shards)
     cancels = Cancels(lookups, batches, RedisCancels(link, shards, now_us), process.pulse.readable)
     return _KeptMessages(

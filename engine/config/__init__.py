@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from engine import text_file
 from engine.config.activity import ActivitySettings
+from engine.config.activity import wrong as wrong_activity
 from engine.config.addresses import UNIX, is_address, split_listen
 from engine.config.autoscale import Autoscale
 from engine.config.autoscale import wrong as wrong_autoscale
@@ -333,6 +334,7 @@ def _checked(config: Config, origin: str) -> Config:
     config = msgspec.structs.replace(
         config,
         http=with_credentials(config.http),
+        activity=with_credentials(config.activity),
         providers=[with_credentials(p) for p in config.providers],
         **{store: with_credentials(getattr(config, store)) for store in _SCHEMES},
     )
@@ -350,9 +352,12 @@ def _checked(config: Config, origin: str) -> Config:
         need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
     try:
         stores = {name: _with_whole_url(name, getattr(config, name)) for name in _SCHEMES}
+        activity = wrong_activity(config.activity, own_store=not config.clickhouse.url)
     except ConfigError as e:
         raise ConfigError(f"{origin}: {e}") from e
     config = msgspec.structs.replace(config, **stores)
+    if activity:
+        need(False, *activity)
     replicated = config.redis.accepted_on == 1 or bool(config.redis.url)
     need(replicated, "redis.accepted_on", "1 without redis.url, because the embedded Redis has no replicas")
     for queue in ("express", "normal"):
