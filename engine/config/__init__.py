@@ -23,7 +23,7 @@ from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
 from engine.config.http import Http
-from engine.config.store_urls import url_with_password, url_with_tls
+from engine.config.store_urls import url_with_cluster, url_with_password, url_with_tls
 from engine.errors import ConfigError
 from engine.inbound.settings import Inbound
 from engine.intake.pricing import first_wrong as first_wrong_price
@@ -94,6 +94,13 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+
+
+class ClickHouse(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[clickhouse]`: where ClickHouse is, and whether it is a cluster."""
+
+    # The cluster on all of whose servers the tables are (docs/operations.md); "": it is one server.
+    cluster: str = ""
 
 
 class Redis(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -259,7 +266,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     compatible: Compatible = Compatible()
     redis: Redis = Redis()
     postgres: Store = Store()
-    clickhouse: Store = Store()
+    clickhouse: ClickHouse = ClickHouse()
     roles: Roles = Roles()
     queues: Queues = Queues()
     providers: list[ProviderSettings] = []
@@ -385,6 +392,8 @@ def _with_whole_url(name: str, store: Store) -> Store:
         "tls_key_file": store.tls_key_file,
     }
     url = url_with_tls(name, store.url, files)
+    if isinstance(store, ClickHouse):
+        url = url_with_cluster(url, store.cluster)
     if store.password_file:
         url = url_with_password(name, url, secret("", store.password_file, f"{name}.password"))
     return msgspec.structs.replace(store, url=url, password_file="", **dict.fromkeys(files, ""))

@@ -27,6 +27,13 @@ class ActivitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     # stays. All else of the rows stays, so that reports and audits are as before. Receipts look for their
     # messages, by their numbers too, for eight days.
     numbers_days: Annotated[int, Meta(ge=9, le=36_500)] | None = None
+    # Events of messages stay so many days after the end of the month in which their message was accepted, and
+    # then go as a whole: histories, lists and exports no longer have those messages, reports by the quarter
+    # of an hour still do. None: they stay. A message may be scheduled five weeks ahead, and be valid for one
+    # more.
+    events_days: Annotated[int, Meta(ge=62, le=36_500)] | None = None
+    # The same of what recipients wrote.
+    inbound_days: Annotated[int, Meta(ge=1, le=36_500)] | None = None
     # Counts by minute, for reports by minute and for plans from the activity, stay so many days. Counts by
     # the quarter of an hour, for all other reports, stay for good.
     minutes_days: Annotated[int, Meta(ge=31, le=36_500)] = 400
