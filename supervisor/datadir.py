@@ -29,6 +29,7 @@ from supervisor.embedded.server_dir import write_private
 # Names of the secrets in the data directory.
 ADMIN_KEY = "admin_key"
 DEMO_API_KEY = "demo_api_key"
+NUMBERS_KEY = "numbers_key"
 
 FORMAT = 1
 DEFAULT = Path("data")

@@ -19,7 +19,7 @@ from engine.errors import ConfigError
 from engine.nodes.records import NodeWish
 from engine.organisations import NewOrganisation
 from engine.providers.settings import SimulatedSettings
-from engine.stores.clickhouse.retention import keep_for
+from engine.stores.clickhouse.retention import KeptDays, keep_for
 from engine.stores.clickhouse.rights import confirm_rights
 from engine.stores.migrate import migrate_clickhouse, migrate_postgres
 from engine.stores.postgres.api_key_book import ApiKeyBook
@@ -141,12 +141,14 @@ async def _migrate(config: Config) -> object:
     shards = await keep_shards(config.postgres.url, config.shards)
     wish = await _seed(config)
     await migrate_clickhouse(config.clickhouse.url)
-    await keep_for(
-        config.clickhouse.url,
-        numbers_days=config.activity.numbers_days or 0,
-        minutes_days=config.activity.minutes_days,
-        timeout_s=_CLICKHOUSE_S,
+    activity = config.activity
+    kept = KeptDays(
+        numbers=activity.numbers_days or 0,
+        events=activity.events_days or 0,
+        minutes=activity.minutes_days,
+        inbound=activity.inbound_days or 0,
     )
+    await keep_for(config.clickhouse.url, kept, _CLICKHOUSE_S)
     await confirm_rights(config.clickhouse.url, _CLICKHOUSE_S)
     link = RedisLink(config.redis.url, timeout_s=_REDIS_S, name="migrate")
     try:

@@ -27,6 +27,8 @@ _FIXED = (
     "admin.socket_group",
     "http.admin_key_file",
     "credit.overdue_s",
+    "activity.numbers",
+    "activity.numbers_key_file",
 )
 
 
@@ -48,5 +50,8 @@ def carried_on(before: Config, read: Config, running: Config, simulator_url: str
             "started together with it."
         )
     stores = {store: getattr(running, store) for store in STORES}
-    carried = msgspec.structs.replace(read, **stores, shards=running.shards)
+    # The key may be one of the data directory.
+    file = running.activity.numbers_key_file
+    activity = msgspec.structs.replace(read.activity, numbers_key_file=file)
+    carried = msgspec.structs.replace(read, **stores, activity=activity, shards=running.shards)
     return with_simulator(carried, simulator_url)

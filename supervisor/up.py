@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ from engine.nodes.records import NodeWish
 from engine.providers.settings import SimulatedSettings, needs_simulator
 from engine.telemetry import configure_logs
 from supervisor import reload, welcome
-from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, DataDir, read_secret
+from supervisor.datadir import ADMIN_KEY, DEFAULT, DEMO_API_KEY, NUMBERS_KEY, DataDir, read_secret
 from supervisor.embedded.servers import Server, start_all
 from supervisor.listening import listeners, reach
 from supervisor.prepare import (
@@ -149,7 +150,7 @@ def _run(
     admin_key_file, admin_key = _admin_key(config, directory)
     sockets = listeners(config, inherited, stack)
     url, admin_url = reach(sockets["ingest"]), reach(sockets["admin"])
-    configured = config
+    configured, config = config, _with_numbers_key(config, directory)
     notifier.progress("starting the servers", _START_S)
     config, watched = _servers(config, directory, stack)
     log.info("migrating")
@@ -302,6 +303,20 @@ def _admin_key(config: Config, directory: DataDir) -> tuple[Path, str]:
     if not key:
         raise ConfigError(f"http.admin_key_file: {path} must hold the admin key.")
     return path, key
+
+
+def _with_numbers_key(config: Config, directory: DataDir) -> Config:
+    """The configuration with the key that recipients' numbers are hashed with, where there is one; it is made
+    when it is first needed. Raises ConfigError."""
+    activity = config.activity
+    if activity.numbers_key_file:
+        return config
+    if activity.numbers == "hashed":
+        directory.secret(NUMBERS_KEY, lambda: secrets.token_urlsafe(32))
+    elif not directory.known_secret(NUMBERS_KEY):
+        return config
+    file = str(directory.secrets / NUMBERS_KEY)
+    return msgspec.structs.replace(config, activity=msgspec.structs.replace(activity, numbers_key_file=file))
 
 
 def _demo(config: Config, directory: DataDir) -> Prepared:

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 class ColumnBuilder:
     """Appends rows to columns; `take` gives the columns. For one thread at a time."""
 
@@ -5,6 +7,9 @@ class ColumnBuilder:
     rows: int
     # (message id, attempt, `kept`) of each row that has one.
     kept: list[tuple[str, int, str]]
+
+    def __init__(self, stored: Callable[[bytes], bytes] | None = None) -> None:
+        """`stored`: what is stored for a recipient's number, in UTF-8; None: the number."""
 
     def add(self, entry: bytes, shard: int, ms: int, sequence: int) -> int:
         """Append the rows of an entry; how many. -1: it is not plain, and nothing was appended.

@@ -35,6 +35,7 @@ cdef enum:
     FIELDS_MIN = 11
     COLUMNS = 25
     KEPT = 21
+    TO = 6
     MESSAGE_ID = 2
     ATTEMPT = 11
 
@@ -129,8 +130,11 @@ cdef class ColumnBuilder:
     cdef const uint8_t *message_id
     cdef size_t message_id_size
     cdef uint64_t attempt
+    # What is stored for a recipient's number; None: the number.
+    cdef object stored
 
-    def __cinit__(self):
+    def __cinit__(self, stored=None):
+        self.stored = stored
         memset(self.columns, 0, sizeof(self.columns))
         self.rows = 0
         self.kept = []
@@ -225,7 +229,9 @@ cdef class ColumnBuilder:
             PyUnicode_DecodeUTF8(<char *>at, size, NULL)
         if field == MESSAGE_ID:
             self.message_id, self.message_id_size = at, size
-        if field != KEPT:
+        if field == TO and self.stored is not None:
+            self.put_bytes(TO, self.stored(<bytes>at[:size]))
+        elif field != KEPT:
             self.put_text(column_of(field), at, size)
         elif size:
             message_id = self.message_id[:self.message_id_size].decode()
@@ -291,6 +297,10 @@ cdef class ColumnBuilder:
         at[0] = left
         memcpy(at + 1, octets, size)
         return 0
+
+    cdef int put_bytes(self, int column, bytes octets) except -1:
+        """Append a string that Python made, with its length."""
+        return self.put_text(column, <const uint8_t *>PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
 
     cdef int repeat(self, int column, uint64_t value, int width, size_t count) except -1:
         """Append a number `count` times."""

@@ -48,6 +48,7 @@ import msgspec
 import structlog
 
 from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
 from engine.backoff import Backoff
@@ -108,13 +109,16 @@ class Archiver:
         owner: str,
         limits: Limits | None = None,
         now: Callable[[], float] = boot_time_s,
+        numbers: Numbers = PLAIN,
     ) -> None:
-        """`owner` is unique per process incarnation, never reused."""
+        """`owner` is unique per process incarnation, never reused. `numbers`: how recipients' numbers are
+        stored."""
         self._stream = stream
         self._store = store
         self._owner = owner
         self._limits = limits or Limits()
         self._now = now
+        self._numbers = numbers
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
         self._emptied = False
@@ -202,7 +206,7 @@ class Archiver:
 
     async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
         """Insert the block of a plan that stands, and finish the plan."""
-        block, unreadable = await asyncio.to_thread(block_of, entries)
+        block, unreadable = await asyncio.to_thread(block_of, entries, self._numbers)
         await self._insert(block, token_of(plan))
         if not await self._stream.finish(plan, unreadable):
             return

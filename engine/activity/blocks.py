@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from engine.activity._columns import ColumnBuilder
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan, ShardRange
 from engine.records import NO_RECORD, ActivityRow
 from engine.stream_id import StreamId
@@ -102,13 +103,16 @@ def token_of(plan: BlockPlan) -> str:
     return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
 
 
-def block_of(entries: Iterable[ActivityEntry]) -> tuple[ActivityBlock, list[ActivityEntry]]:
+def block_of(
+    entries: Iterable[ActivityEntry], numbers: Numbers = PLAIN
+) -> tuple[ActivityBlock, list[ActivityEntry]]:
     """The block of the entries' rows, and the entries that cannot be read or have a value that fits no
     column.
 
-    Takes about 0.2 µs a row.
+    `numbers`: how recipients' numbers are stored. Takes about 0.2 µs a row, and about 3 µs more for each new
+    number that is hashed.
     """
-    builder = ColumnBuilder()
+    builder = ColumnBuilder(numbers.stored if numbers.hashed else None)
     unreadable = []
     for entry in entries:
         try:

@@ -42,6 +42,18 @@ def country_of(number: int) -> str:
     return _countries().get(number, NO_COUNTRY)
 
 
+def digits_for(number: str) -> str:
+    """Four digits that stand for the country of a number in E.164: behind a sign, the view makes the same
+    number of them as of the number itself, and nobody learns more from them."""
+    three, area = number[1:4], number[2:5]
+    if three < "200":
+        code = f"1{area}" if 1000 + int(area or 0) in _countries() else f"{int(three > '000')}000"
+        return code.ljust(4, "0")
+    if three[0] == "7":
+        return "7700" if three[1] in "67" else "7000"
+    return f"{three[:2]}00" if int(three[:2]) in _countries() else f"{three}0"
+
+
 def numbers_of(country: str) -> list[int]:
     """The numbers of a country in the tables, by its ISO 3166 code; none when there is no such country."""
     return [number for number, found in _countries().items() if found == country]

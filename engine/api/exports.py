@@ -1,4 +1,5 @@
-"""Messages as a file: of an organisation and a period, a row each, sent while ClickHouse writes it.
+"""Messages, or their events, as a file: of an organisation and a period, a row each, sent while ClickHouse
+writes it.
 
 An answer that begins is 200. When it cannot be finished, its connection is closed before the end of the body,
 which every client of HTTP notices. A reader that takes nothing for a while is given up.
@@ -24,11 +25,12 @@ from engine.api.report_ports import Exporter
 from engine.api.reports import PERIOD, QUEUE_NAMES, ReportQueue, period_of
 from engine.api.response import Response
 from engine.errors import EngineError
-from engine.stores.clickhouse.export import ExportFormat, ExportQuery
+from engine.stores.clickhouse.export import ExportFormat, ExportQuery, ExportRows
 
 # A reader that takes no octet for so long is given up, seconds.
 _STALL_S = 30.0
 _FORMATS: Mapping[str, ExportFormat] = {name: name for name in get_args(ExportFormat)}
+_ROWS: Mapping[str, ExportRows] = {name: name for name in get_args(ExportRows)}
 _TYPES: Mapping[ExportFormat, str] = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/jsonl",
@@ -37,6 +39,7 @@ _TYPES: Mapping[ExportFormat, str] = {
 _PARAMETERS = {
     **PERIOD,
     "format": Parameter("The format of the file.", {"enum": list(_FORMATS), "default": "csv"}),
+    "rows": Parameter("What has a row each.", {"enum": list(_ROWS), "default": "messages"}),
 }
 _MORE = "In the order of acceptance. A body that ends before its last chunk is not whole."
 
@@ -95,7 +98,7 @@ class OwnExports:
 
     @described(
         "export_messages",
-        "Get the messages that were accepted in a period as a file, a row each.",
+        "Get the messages that were accepted in a period, or their events, as a file, a row each.",
         more=_MORE,
         scope="read",
         query=_PARAMETERS,
@@ -119,7 +122,7 @@ class AllExports:
 
     @described(
         "export_messages_of",
-        "Get the messages of an organisation that were accepted in a period as a file, a row each.",
+        "Get the messages of an organisation that were accepted in a period, or their events, as a file.",
         more=_MORE,
         path=ORGANISATION,
         query=_PARAMETERS,
@@ -141,6 +144,7 @@ def _query_of(request: web.Request, organisation_id: int, now_s: int) -> ExportQ
         until_s=until_s,
         format=choice_asked(request, "format", _FORMATS),
         queue=choice_asked(request, "queue", QUEUE_NAMES),
+        rows=choice_asked(request, "rows", _ROWS),
     )
 
 

@@ -16,12 +16,14 @@ from typing import get_args
 import structlog
 
 from engine.activity.archiver import Archiver
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStream
 from engine.activity.report_filling import fill_reports
 from engine.boot.counter_log import CounterLog
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.inbox import assemble_inbox
 from engine.boot.meter import Meter
+from engine.boot.numbers import numbers_for
 from engine.boot.problem_flush import ProblemFlush
 from engine.boot.process import closed_by
 from engine.config import Config
@@ -57,12 +59,14 @@ def assemble_matcher(
     receipt_ids: Mapping[str, IdForms],
     per_message: Collection[str] = (),
     now_us: Callable[[], int],
+    numbers: Numbers = PLAIN,
     given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
 ) -> tuple[Matcher, Rounds]:
     """Put together a matcher, and the rounds that it makes. Nothing runs yet.
 
     `name` is unique per process incarnation. `receipt_ids` by provider, "auto" for those not named.
-    `per_message`: the providers whose receipts are each about a whole message.
+    `per_message`: the providers whose receipts are each about a whole message. `numbers`: how recipients'
+    numbers are stored.
     `given_up` is called with each receipt for which no message was found.
     """
     rounds = Rounds(
@@ -73,6 +77,7 @@ def assemble_matcher(
         per_message=per_message,
         now_us=now_us,
         limits=limits,
+        numbers=numbers,
         given_up=given_up,
     )
     return Matcher(stream, rounds, name, limits), rounds
@@ -94,15 +99,14 @@ async def archive_and_match(
     # Blocks are built in threads. With an arena of its own (glibc's malloc) each thread would keep the
     # memory of the largest block that it ever built.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    log, numbers, url = structlog.get_logger("archiver"), numbers_for(config), config.clickhouse.url
     async with AsyncExitStack() as stack:
         activity = closed_by(stack, RedisActivityStream(config.redis.url, config.shards))
-        store = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
-        outstanding = closed_by(stack, ClickHouseAttempts(config.clickhouse.url))
+        outstanding = closed_by(stack, ClickHouseAttempts(url, numbers=numbers))
         commands = await stack.enter_async_context(link("receipts"))
         reading = await stack.enter_async_context(link("receipts read"))
         now_us = pulse.clock.now_us
         problems = Problems(now_us)
-        log = structlog.get_logger("archiver")
         await stack.enter_async_context(ProblemFlush(problems, RedisProblems(commands, now_us).add, log))
         matcher, rounds = assemble_matcher(
             RedisReceiptStream(commands, reading, config.shards, pulse),
@@ -113,9 +117,10 @@ async def archive_and_match(
             receipt_ids={p.name: p.receipt_ids for p in config.providers},
             per_message={p.name for p in config.providers if p.receipts_per == "message"},
             now_us=now_us,
+            numbers=numbers,
             given_up=partial(_note, problems),
         )
-        archiver = Archiver(activity, store, name)
+        archiver = Archiver(activity, closed_by(stack, ClickHouseActivityStore(url)), name, numbers=numbers)
         inbox = await assemble_inbox(config, name, stack, commands, now_us)
         counters = await stack.enter_async_context(CounterLog(log, meter))
         counters.watch("archived", archiver.counts)

@@ -10,6 +10,7 @@ from engine.activity.cancels import Cancels
 from engine.activity.lookups import Lookups
 from engine.activity.message_list import MessageLists
 from engine.api.reads import PART_S, MessageReads
+from engine.boot.numbers import numbers_for
 from engine.boot.process import Process, closed_by
 from engine.stores.clickhouse.activity import ClickHouseActivityStore
 from engine.stores.clickhouse.message_list import ClickHouseMessageList
@@ -34,7 +35,8 @@ def kept_messages(process: Process, stack: AsyncExitStack, link: RedisLink) -> K
     stream = closed_by(stack, RedisActivityStream(config.redis.url, shards))
     activity = closed_by(stack, ClickHouseActivityStore(config.clickhouse.url))
     lookups = closed_by(stack, Lookups(stream, activity, shards, PART_S))
-    listed, progress = ClickHouseMessageList(activity), RedisArchiveProgress(link, shards)
+    listed = ClickHouseMessageList(activity, numbers_for(config))
+    progress = RedisArchiveProgress(link, shards)
     batches = Batches(progress, listed, shards)
     cancels = Cancels(lookups, batches, RedisCancels(link, shards, now_us), process.pulse.readable)
     return KeptMessages(

@@ -16,13 +16,14 @@ from msgspec import Meta
 
 from engine import text_file
 from engine.config.activity import ActivitySettings
+from engine.config.activity import wrong as wrong_activity
 from engine.config.addresses import UNIX, is_address, split_listen
 from engine.config.autoscale import Autoscale
 from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
 from engine.config.http import Http
-from engine.config.store_urls import url_with_password, url_with_tls
+from engine.config.store_urls import url_with_cluster, url_with_password, url_with_tls
 from engine.errors import ConfigError
 from engine.inbound.settings import Inbound
 from engine.intake.pricing import first_wrong as first_wrong_price
@@ -95,6 +96,13 @@ class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tls_ca_file: str = ""
     tls_cert_file: str = ""
     tls_key_file: str = ""
+
+
+class ClickHouse(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[clickhouse]`: where ClickHouse is, and whether it is a cluster."""
+
+    # The cluster on all of whose servers the tables are (docs/operations.md); "": it is one server.
+    cluster: str = ""
 
 
 class Redis(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -260,7 +268,7 @@ class Config(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     compatible: Compatible = Compatible()
     redis: Redis = Redis()
     postgres: Store = Store()
-    clickhouse: Store = Store()
+    clickhouse: ClickHouse = ClickHouse()
     roles: Roles = Roles()
     queues: Queues = Queues()
     providers: list[ProviderSettings] = []
@@ -335,6 +343,7 @@ def _checked(config: Config, origin: str) -> Config:
     config = msgspec.structs.replace(
         config,
         http=with_credentials(config.http),
+        activity=with_credentials(config.activity),
         providers=[with_credentials(p) for p in config.providers],
         **{store: with_credentials(getattr(config, store)) for store in _SCHEMES},
     )
@@ -352,9 +361,12 @@ def _checked(config: Config, origin: str) -> Config:
         need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
     try:
         stores = {name: _with_whole_url(name, getattr(config, name)) for name in _SCHEMES}
+        activity = wrong_activity(config.activity, own_store=not config.clickhouse.url)
     except ConfigError as e:
         raise ConfigError(f"{origin}: {e}") from e
     config = msgspec.structs.replace(config, **stores)
+    if activity:
+        need(False, *activity)
     replicated = config.redis.accepted_on == 1 or bool(config.redis.url)
     need(replicated, "redis.accepted_on", "1 without redis.url, because the embedded Redis has no replicas")
     for queue in ("express", "normal"):
@@ -382,6 +394,8 @@ def _with_whole_url(name: str, store: Store) -> Store:
         "tls_key_file": store.tls_key_file,
     }
     url = url_with_tls(name, store.url, files)
+    if isinstance(store, ClickHouse):
+        url = url_with_cluster(url, store.cluster)
     if store.password_file:
         url = url_with_password(name, url, secret("", store.password_file, f"{name}.password"))
     return msgspec.structs.replace(store, url=url, password_file="", **dict.fromkeys(files, ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from engine.errors import ConfigError
@@ -12,6 +13,7 @@ _TLS_SCHEMES = {
     "clickhouse": ("https",),
     "postgres": ("postgresql", "postgres"),
 }
+_CLUSTER = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 # PostgreSQL's own names of the same.
 _POSTGRES = {"tls_ca_file": "sslrootcert", "tls_cert_file": "sslcert", "tls_key_file": "sslkey"}
 
@@ -35,6 +37,17 @@ def url_with_tls(store: str, url: str, files: dict[str, str]) -> str:
         given = {_POSTGRES[name]: file for name, file in given.items()}
         query.setdefault("sslmode", "verify-full" if "sslrootcert" in given else "require")
     return urlunsplit(parts._replace(query=urlencode(query | given)))
+
+
+def url_with_cluster(url: str, cluster: str) -> str:
+    """`url` of ClickHouse with the cluster, "" for none, as a parameter. Raises ConfigError."""
+    if not cluster:
+        return url
+    if not url or _CLUSTER.fullmatch(cluster) is None:
+        raise ConfigError("clickhouse.cluster must be the name of a cluster of the server in clickhouse.url.")
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    return urlunsplit(parts._replace(query=urlencode(query | {"cluster": cluster})))
 
 
 def url_with_password(store: str, url: str, password: str) -> str:

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import msgspec
+
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import AttemptRecord
 from engine.receipts.ids import IdForms, likeliest, normal, others
 from engine.receipts.match import NOTHING, Known, Match, Reason, known_of, learnt, match, rows_for
@@ -30,12 +33,14 @@ class Search:
         ids: Mapping[str, IdForms],
         settled_us: int,
         per_message: Collection[str] = (),
+        numbers: Numbers = PLAIN,
     ) -> None:
         """`ids`: `receipt_ids` by provider, "auto" for those not named. All that was sent before
         `settled_us` is in the store. `per_message`: the providers whose receipts are each about the whole
-        message, whichever of its segments they name."""
+        message, whichever of its segments they name. `numbers`: how recipients' numbers are stored."""
         self._receipts = receipts
         self._per_message = per_message
+        self._numbers = numbers
         self._how: list[IdForms] = [ids.get(r.provider, "auto") for r in receipts]
         self._settled_us = settled_us
         self._first = [
@@ -77,7 +82,7 @@ class Search:
                 filed += (f for key in self._further(place) for f in under.get(key, ()))
                 filed += of_messages.get(receipt.message_id.lower(), ())
             settled = receipt.at_us < self._settled_us
-            outcome = match(receipt, filed, self._how[place], settled=settled)
+            outcome = match(receipt, filed, self._how[place], settled=settled, numbers=self._numbers)
             if isinstance(outcome, Match) and receipt.provider in self._per_message:
                 outcome = Match(attempt=outcome.attempt, segment=0)
             self.outcomes[place] = outcome
@@ -90,13 +95,18 @@ class Search:
                 name = (outcome.attempt.message_id, outcome.attempt.attempt)
                 if name not in attempts:
                     known = known_of(outcome.attempt, self._filed[place]).joined(unseen.known(*name))
-                    attempts[name] = (outcome.attempt, known, [])
+                    attempts[name] = (self._with_number(outcome.attempt, self._receipts[place]), known, [])
                 attempts[name][2].append((outcome.segment, self._receipts[place]))
         found = (
             rows_for(attempt, known, sorted(receipts, key=lambda pair: pair[1].at_us))
             for attempt, known, receipts in attempts.values()
         )
         return [rows for rows in found if rows]
+
+    def _with_number(self, attempt: AttemptRecord, receipt: Receipt) -> AttemptRecord:
+        """The attempt with its recipient's number, which webhooks tell, where that is known."""
+        number = self._numbers.number_in(receipt.to, attempt.to)
+        return attempt if number == attempt.to else msgspec.structs.replace(attempt, to=number)
 
     def _further(self, place: int) -> list[Key]:
         receipt = self._receipts[place]

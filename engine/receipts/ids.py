@@ -28,9 +28,6 @@ _HEX_DIGITS_MAX = 32
 _DECIMAL_DIGITS_MAX = 39
 _HEX = frozenset("0123456789abcdef")
 _DECIMAL = frozenset("0123456789")
-# How many digits from the end are compared, and how few are no evidence at all.
-_NUMBER_DIGITS = 8
-_NUMBER_DIGITS_MIN = 5
 # A number with what may stand around it: "tel:" before it, "/TYPE=PLMN", "@host" or ";" behind it.
 _NUMBER = re.compile(r"\s*(?:[A-Za-z]+:)?([0-9+\-.()/\s]*[0-9)])\s*(?:[/@;].*)?", re.DOTALL)
 _NO_DIGITS = re.compile(r"[^0-9]+")
@@ -92,19 +89,6 @@ def digits_of(written: str) -> str:
         return written  # as nearly all are
     found = _NUMBER.fullmatch(written[:_NUMBER_CHARACTERS_MAX])
     return _NO_DIGITS.sub("", found[1]) if found else ""
-
-
-def numbers_agree(digits: str, to: str) -> bool | None:
-    """Whether a receipt's number may be `to`, an E.164 number; None: it has too few digits to judge.
-
-    The last eight digits are compared, because providers write numbers with and without the
-    country's code and with prefixes of their own.
-    """
-    theirs = digits.lstrip("0")
-    if len(theirs) < _NUMBER_DIGITS_MIN:
-        return None
-    count = min(_NUMBER_DIGITS, len(theirs))
-    return theirs[-count:] == to[-count:]
 
 
 def _hex_of(form: str) -> str:

@@ -25,9 +25,10 @@ from typing import Literal
 
 import msgspec
 
+from engine.activity.numbers import PLAIN, Numbers, numbers_agree
 from engine.activity.records import AttemptRecord
 from engine.activity.row import row_of
-from engine.receipts.ids import IdForms, digits_of, ids_of, likeliest, normal, numbers_agree, others
+from engine.receipts.ids import IdForms, digits_of, ids_of, likeliest, normal, others
 from engine.receipts.records import Receipt
 from engine.records import ActivityRow, Event, Message
 
@@ -72,12 +73,20 @@ class Known(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 NOTHING = Known()
 
 
-def match(receipt: Receipt, filed: Iterable[AttemptRecord], how: IdForms, *, settled: bool) -> Match | Reason:
+def match(
+    receipt: Receipt,
+    filed: Iterable[AttemptRecord],
+    how: IdForms,
+    *,
+    settled: bool,
+    numbers: Numbers = PLAIN,
+) -> Match | Reason:
     """The one attempt among `filed` that the receipt is about, or why there is none.
 
     `settled`: all that was sent before the receipt came is in the store. Before that, a match
     counts only when the id is the same as written, or when the recipient's number agrees. The
-    reason: an id read in another base is sooner or later the id of another message too.
+    reason: an id read in another base is sooner or later the id of another message too. `numbers`: how
+    recipients' numbers are stored.
     """
     taken = [f for f in filed if f.organisation_id and f.provider == receipt.provider]
     if receipt.message_id:
@@ -86,14 +95,14 @@ def match(receipt: Receipt, filed: Iterable[AttemptRecord], how: IdForms, *, set
         return "unknown"
     matches = _with_form(taken, likeliest(receipt.provider_message_id, how))
     numbered = how == "auto" and numbers_agree(receipt.to, "") is not None
-    agreeing = _agreeing(receipt, matches) or _from_sender(receipt, matches) if numbered else matches
+    agreeing = _agreeing(receipt, matches, numbers) or _from_sender(receipt, matches) if numbered else matches
     if agreeing:
-        return _latest(receipt, agreeing)
+        return _latest(receipt, agreeing, numbers)
     if numbered or settled:
         guessed = [m for form in others(receipt.provider_message_id, how) for m in _with_form(taken, form)]
-        agreeing = _agreeing(receipt, guessed) if numbered else guessed
+        agreeing = _agreeing(receipt, guessed, numbers) if numbered else guessed
         if agreeing:
-            return _latest(receipt, agreeing)
+            return _latest(receipt, agreeing, numbers)
         matches += guessed
     return "recipient" if matches else "unknown"
 
@@ -122,8 +131,8 @@ def _by_our_id(receipt: Receipt, taken: Iterable[AttemptRecord], how: IdForms) -
     return Match(attempt=best, segment=0)
 
 
-def _agreeing(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
-    return [m for m in matches if numbers_agree(receipt.to, m.attempt.to)]
+def _agreeing(receipt: Receipt, matches: Iterable[Match], numbers: Numbers) -> list[Match]:
+    return [m for m in matches if numbers.agree(receipt.to, m.attempt.to)]
 
 
 def _from_sender(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
@@ -132,7 +141,7 @@ def _from_sender(receipt: Receipt, matches: Iterable[Match]) -> list[Match]:
     return [m for m in matches if numbers_agree(receipt.to, digits_of(m.attempt.sender))]
 
 
-def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
+def _latest(receipt: Receipt, rivals: Sequence[Match], numbers: Numbers) -> Match | Reason:
     """The match among several with one id, or why there is none.
 
     A provider that begins to count anew gives one id to several messages. The recipient's number shows
@@ -140,7 +149,7 @@ def _latest(receipt: Receipt, rivals: Sequence[Match]) -> Match | Reason:
     """
     if len(rivals) == 1:
         return rivals[0]
-    agreeing = _agreeing(receipt, rivals)
+    agreeing = _agreeing(receipt, rivals, numbers)
     if not agreeing and len({m.attempt.message_id for m in rivals}) > 1:
         return "ambiguous"
     return max(agreeing or rivals, key=lambda m: (m.attempt.event == "sent", m.attempt.at_us))

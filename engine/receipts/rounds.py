@@ -50,6 +50,7 @@ import msgspec
 import structlog
 
 from engine.activity.blocks import ReadSize, oldest
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import ActivityEntry
 from engine.backoff import pause_after
 from engine.errors import Unavailable
@@ -134,10 +135,12 @@ class Rounds:
         per_message: Collection[str] = (),
         now_us: Callable[[], int],
         limits: MatchLimits,
+        numbers: Numbers = PLAIN,
         given_up: Callable[[Receipt, Reason], None] = lambda receipt, reason: None,
     ) -> None:
         """`shard_of`: the shard of an organisation. `receipt_ids` by provider, "auto" for those not named.
-        `per_message`: see `Search`. `given_up` is called with each receipt for which no message was found."""
+        `per_message`, `numbers`: see `Search`. `given_up` is called with each receipt for which no message
+        was found."""
         self._stream = stream
         self._store = store
         self._shard_of = shard_of
@@ -145,6 +148,7 @@ class Rounds:
         self._per_message = per_message
         self._now_us = now_us
         self._limits = limits
+        self._numbers = numbers
         self._given_up = given_up
         self._token = ""
         # The number of the last step that was recorded under this token.
@@ -194,6 +198,7 @@ class Rounds:
             self._receipt_ids,
             archived_us - round(limits.settled_s * 1_000_000),
             self._per_message,
+            self._numbers,
         )
         await self._look_up(search)
         recordings = await self._recordings(search)

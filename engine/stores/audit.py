@@ -30,8 +30,8 @@ import msgspec
 from engine.credit.law_texts import Law
 from engine.credit.laws import Audit, Laws, Units, units_of_usage
 from engine.credit.uncharged import Uncharged, uncharged_of
-from engine.errors import ConfigError, EngineError, Unavailable
-from engine.stores.audit_findings import ShardFindings, ShardLacks, joined
+from engine.errors import ConfigError, Unavailable
+from engine.stores.audit_findings import EVENTS_GONE, GONE_DO, ShardFindings, ShardLacks, joined, sentence_of
 from engine.stores.clickhouse.lost_time import LostTime
 from engine.stores.postgres.audit_books import AuditBooks, ShardBooks, name_of, under_way
 from engine.stores.redis.audit_cut import Instant, end_of, instant_of, is_settled, since_of
@@ -152,6 +152,8 @@ class _Run:
         self._instants: dict[int, Instant] = {}
         # None: not asked yet.
         self._activity_here: bool | None = None
+        # From which time of the streams on all events are kept; None: not asked yet.
+        self._complete_from_ms: int | None = None
         # Whether PostgreSQL or Redis has answered.
         self._seen = False
         self._journal_rows = self._activity_rows = self._closed = self._uncharged = 0
@@ -216,7 +218,7 @@ class _Run:
                     )
             except (Unavailable, ReplyError, ConfigError) as e:
                 self._instants = {}
-                why = f"Redis cannot be asked: {_sentence(e)}"
+                why = f"Redis cannot be asked: {sentence_of(e)}"
                 do = "See to it that Redis answers (`smsengine check`), then run the audit again."
                 self._laws.not_checked(_REDIS, why, do)
                 return
@@ -367,11 +369,17 @@ class _Run:
                 self._activity_here = True
             if end <= since:
                 return {}
+            if self._complete_from_ms is None:
+                lost = LostTime(self._activity)
+                self._complete_from_ms = await lost.complete_from_ms(min(_AWAY_S, self._left_s()))
+            if since.ms < self._complete_from_ms:
+                self._laws.not_checked(("activity",), EVENTS_GONE, GONE_DO, shard)
+                return None
             units, rows = await self._activity.units_between(shard, since, end, self._left_s() * _SHARE)
         except (Unavailable, ConfigError) as e:
             self._activity_here = False
             do = "See to it that ClickHouse answers (`smsengine check`), then run the audit again."
-            self._laws.not_checked(("activity",), _sentence(e), do)
+            self._laws.not_checked(("activity",), sentence_of(e), do)
             return None
         self._activity_rows += rows
         return units
@@ -390,7 +398,3 @@ class _Run:
                 " and later ones compare what comes after it."
             )
         self._laws.not_checked(("activity",), why, do, shard)
-
-
-def _sentence(e: EngineError) -> str:
-    return str(e).rstrip(".") + "."

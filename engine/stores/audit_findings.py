@@ -8,8 +8,13 @@ import msgspec
 
 from engine.credit.laws import NO_UNITS, Units, gap_of
 from engine.credit.rebuilding import Lacking, OpenLoss
+from engine.errors import EngineError
 from engine.stores.postgres.audit_books import Standing, sums_of
 from engine.stores.redis.audit_cut import add_units
+
+# Why the events of a shard are not summed, and what can be done.
+EVENTS_GONE = "events from before the place it begins at are not kept any more (`[activity] events_days`)."
+GONE_DO = "Run it without --full, and each day: then only what came after the last audit is summed."
 
 
 class ShardLacks(msgspec.Struct, frozen=True):
@@ -22,6 +27,11 @@ class ShardLacks(msgspec.Struct, frozen=True):
     comparable: bool
     # All events before this time of Redis are in ClickHouse, milliseconds since 1970; None: all there are.
     archived_ms: int | None
+
+
+def sentence_of(error: EngineError) -> str:
+    """What it says, with a full stop."""
+    return str(error).rstrip(".") + "."
 
 
 class ShardFindings:

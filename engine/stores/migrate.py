@@ -30,6 +30,7 @@ import msgspec
 
 from engine.errors import ConfigError
 from engine.stores.clickhouse.client import ClickHouseUrl, answering, connect, parse_url
+from engine.stores.clickhouse.cluster import on_cluster
 from engine.stores.postgres.connection import connect as connect_postgres
 from engine.stores.postgres.errors import Remedy, judged, translated
 
@@ -46,17 +47,20 @@ CREATE TABLE IF NOT EXISTS smsengine_migrations (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
-_CREATE_CLICKHOUSE = """
-CREATE TABLE IF NOT EXISTS smsengine_migrations (
+_CREATE_CLICKHOUSE = """CREATE TABLE IF NOT EXISTS smsengine_migrations (
     number     UInt32,
     name       String,
     sha256     String,
     applied_at DateTime('UTC') DEFAULT now()
-) ENGINE = MergeTree ORDER BY number
+)
+ENGINE = MergeTree ORDER BY number
 """
 _HAS_POSTGRES = "SELECT to_regclass('smsengine_migrations') IS NOT NULL"
 _HAS_CLICKHOUSE = """
 SELECT 1 FROM system.tables WHERE database = currentDatabase() AND name = 'smsengine_migrations'"""
+
+_ENGINE_CLICKHOUSE = """
+SELECT engine FROM system.tables WHERE database = currentDatabase() AND name = 'smsengine_migrations'"""
 
 
 class Script(msgspec.Struct, frozen=True, kw_only=True):
@@ -172,7 +176,8 @@ async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: fl
         async with answering(place, timeout_s):
             # A user who may make no tables is enough where nothing is due.
             if not (await client.query(_HAS_CLICKHOUSE)).result_rows:
-                await client.command(_CREATE_CLICKHOUSE)
+                await client.command(on_cluster(_CREATE_CLICKHOUSE, place.cluster))
+            await _confirm_replicated(client, place)
             # When two versions of one script were applied at once, the digest is "", which fits no script.
             found = await client.query(
                 "SELECT number, if(uniqExact(sha256) = 1, any(sha256), '') "
@@ -191,12 +196,25 @@ async def migrate_clickhouse(url: str, folder: Path | None = None, timeout_s: fl
 async def _apply_clickhouse(client: Any, place: ClickHouseUrl, script: Script, timeout_s: float) -> None:
     async with answering(place, timeout_s):
         for statement in statements_of(script.sql):
-            await client.command(statement)
+            await client.command(on_cluster(statement, place.cluster))
         await client.insert(
             "smsengine_migrations",
             [[script.number, script.name, script.sha256]],
             column_names=["number", "name", "sha256"],
             settings={"async_insert": 0, "wait_end_of_query": 1},
+        )
+
+
+async def _confirm_replicated(client: Any, place: ClickHouseUrl) -> None:
+    """Raises ConfigError when the tables were made for one server, and are to be those of a cluster, or the
+    other way."""
+    [(engine,)] = (await client.query(_ENGINE_CLICKHOUSE)).result_rows
+    if engine.startswith("Replicated") and not place.cluster:
+        raise ConfigError("ClickHouse has the tables of a cluster; clickhouse.cluster must name it.")
+    if place.cluster and not engine.startswith("Replicated"):
+        raise ConfigError(
+            "ClickHouse has tables that are not replicated; leave out clickhouse.cluster, or name another "
+            "database in clickhouse.url."
         )
 
 
@@ -211,7 +229,8 @@ async def _make_database(place: ClickHouseUrl, timeout_s: float) -> None:
                 parameters={"name": place.database},
             )
             if not found.result_rows:
-                await client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(place.database)}")
+                made = f"CREATE DATABASE IF NOT EXISTS {_quoted(place.database)}"
+                await client.command(on_cluster(made, place.cluster))
     finally:
         await client.close()
 

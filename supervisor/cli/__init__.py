@@ -30,6 +30,7 @@ from supervisor.cli import (
     dead,
     destination,
     erase,
+    export,
     inbound,
     message,
     node,
@@ -81,6 +82,7 @@ app.command()(send.send)
 app.command()(plan.plan)
 app.command()(changes.changes)
 app.command()(report.report)
+app.command()(export.export)
 app.command()(erase.erase)
 
 # How much longer than its deadline the answer of an audit may take to come, seconds.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ T = TypeVar("T")
 _UNIX = "unix:"
 # Pause after a 429 or 503 that has no Retry-After, seconds.
 RETRY_AFTER_S = 1.0
+# Octets of one part of an answer that is read in parts, at most.
+_PART_BYTES = 1 << 16
 # Longest wait for an answer, seconds; longer than the engine's own limit.
 TIMEOUT_S = 30.0
 
@@ -110,6 +113,25 @@ class Client:
         if answer.status < 400:
             return Reply(status=answer.status, body=content)
         raise _error(answer.status, answer.getheader("Retry-After"), content, self.url)
+
+    def parts(self, path: str) -> Iterator[bytes]:
+        """Send a GET, and read the body of its answer in parts, as they come; none is kept.
+
+        The connection serves no other call meanwhile. Raises as `call` does, and Unavailable when the body
+        breaks off: then it is not whole.
+        """
+        try:
+            self._connection.request("GET", self._prefix + path, headers=self._headers)
+            answer = self._connection.getresponse()
+            if answer.status >= 400:
+                raise _error(answer.status, answer.getheader("Retry-After"), answer.read(), self.url)
+            while part := answer.read1(_PART_BYTES):
+                yield part
+        except (OSError, http.client.HTTPException) as e:
+            raise Unavailable(f"The answer of the engine at {self.url} broke off: {_reason(e)}.") from e
+        finally:
+            # What is left of the answer, when nobody reads on, is not for the next call.
+            self._connection.close()
 
 
 def _connection(url: str, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:

@@ -29,6 +29,14 @@ class Output:
             self._drop()
             return len(text)
 
+    def write_octets(self, octets: bytes) -> bool:
+        """Write octets, or drop them. Returns whether anybody reads. Raises OSError as `write` does."""
+        try:
+            self._stream.buffer.write(octets)
+        except BrokenPipeError:
+            self._drop()
+        return not self.is_unread
+
     def flush(self) -> None:
         """Write what is kept back. Raises as `write` does."""
         try:

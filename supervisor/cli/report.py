@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -15,7 +14,7 @@ from rich.console import Console
 
 from engine.activity.reports import Quantiles, Report, ReportRow
 from supervisor.cli import options, show
-from supervisor.cli.times import time_of
+from supervisor.cli.times import time_of, whole
 
 _PATH = "/v1/admin/reports/summary"
 _ANSWER_S = 60.0
@@ -100,8 +99,8 @@ def report(
     """
     step_s = _MINUTE_S if "minute" in by.split(",") else _QUARTER_S
     wanted: dict[str, object] = {
-        "from_time": _rounded(time_of(since, "--since", "ago"), step_s, up=False),
-        "until_time": _rounded(time_of(until, "--until", "ago"), step_s, up=True),
+        "from_time": whole(time_of(since, "--since", "ago"), step_s, up=False),
+        "until_time": whole(time_of(until, "--until", "ago"), step_s, up=True),
         "group_by": by, "time_zone": time_zone, "organisation": organisation or "", "queue": queue,
         "provider": provider, "country": country, "order": order, "messages_min": messages_min,
         "limit": limit,
@@ -111,15 +110,6 @@ def report(
         _write_csv(found.rows)
     elif not engine.print_json(found):
         _print(found)
-
-
-def _rounded(time: datetime | None, step_s: int, *, up: bool) -> str:
-    """The time on a whole step, RFC 3339; "" for none."""
-    if time is None:
-        return ""
-    seconds = int(time.timestamp())
-    whole = -(-seconds // step_s) * step_s if up else seconds // step_s * step_s
-    return datetime.fromtimestamp(whole, time.tzinfo).isoformat()
 
 
 def _print(found: Report) -> None:

@@ -37,6 +37,16 @@ def time_of(text: str, option: str, way: Literal["ahead", "ago"]) -> datetime | 
     return time
 
 
+def whole(time: datetime | None, step_s: int, *, up: bool) -> str:
+    """The time on a whole step of `step_s` seconds, RFC 3339; "" for none. `up`: the next one, else the
+    last."""
+    if time is None:
+        return ""
+    seconds = int(time.timestamp())
+    rounded = -(-seconds // step_s) * step_s if up else seconds // step_s * step_s
+    return datetime.fromtimestamp(rounded, time.tzinfo).isoformat()
+
+
 def shown(time: datetime | None, without: str = "") -> str:
     """The time to the minute, in UTC; `without`: what stands for none."""
     return without if time is None else f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"

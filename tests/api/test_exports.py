@@ -20,7 +20,7 @@ from engine.activity.records import ActivityEntry
 from engine.errors import Unavailable
 from engine.organisations import NewOrganisation
 from engine.records import ActivityRow
-from engine.stores.clickhouse.export import ClickHouseExport, ExportQuery
+from engine.stores.clickhouse.export import EVENT_COLUMNS, ClickHouseExport, ExportQuery
 from engine.stores.postgres.directory import Directory
 from engine.stream_id import StreamId
 from tests.activity.world import blob_of, make_row, new_world
@@ -135,6 +135,22 @@ async def test_the_file_has_each_message_once_as_its_history_says(
     assert [{name: str(value) for name, value in line.items()} for line in lines] == rows
     kind, body = await fetched(exporting, "parquet")
     assert (kind, body[:4], body[-4:]) == ("application/vnd.apache.parquet", b"PAR1", b"PAR1")
+
+
+async def test_the_file_of_events_has_each_event_once_as_the_histories_say(
+    exporting: Api, exported: tuple[Breaking, dict[str, Any]]
+) -> None:
+    _, body = await fetched(exporting, "jsonl&rows=events")
+    lines = msgspec.json.Decoder(dict[str, Any]).decode_lines(body)
+    names = ("at", "event", "attempt", "provider", "code", "latency_ms")
+    told = [(line["id"], line["to"], line["from"], *(line[name] for name in names)) for line in lines]
+    assert told == [
+        (view.id, view.to, view.sender, *(getattr(event, name) for name in names))
+        for view in exported[1].values()
+        for event in view.events
+    ]
+    _, body = await fetched(exporting, "csv&rows=events")
+    assert body.splitlines()[0].decode().split(",") == list(lines[0]) == list(EVENT_COLUMNS)
 
 
 async def test_a_file_that_breaks_off_is_seen_to_be_not_whole_and_leaves_room_for_the_next(

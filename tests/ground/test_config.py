@@ -229,6 +229,11 @@ WRONG = [
     ("[autoscale.normal]\ncalm_s = 1", "autoscale.normal.calm_s must be a number from 5 to 86400."),
     ("[autoscale]\nnormal = 5", "autoscale.normal must be a section."),
     ("[prices]\n'+98' = 'x'", "prices.* must be a whole number."),
+    ("[activity]\nnumbers = 'none'", "activity.numbers must be one of: hashed, plain."),
+    (
+        "[activity]\nnumbers = 'hashed'\n[clickhouse]\nurl = 'http://h'",
+        "activity.numbers_key_file must be given with clickhouse.url, the same key on all nodes.",
+    ),
     ("[http]\nlisten = '8080'", "http.listen must be HOST:PORT."),
     ("[http]\ntrusted_proxies = ['10.0.0.1/8']", "http.trusted_proxies must be at most 100 networks"),
     ("[queues.normal]\nbackoff_s = 3\nbackoff_max_s = 2", "queues.normal.backoff_s must be at most back"),
@@ -332,6 +337,17 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
             secret("", str(path), "providers.a.password")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         secret("", str(tmp_path), "providers.a.password")
+
+
+def test_the_key_of_hashed_numbers_is_long_and_may_be_needed(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    text = f"[activity]\nnumbers = 'hashed'\nnumbers_key_file = '{key}'\n[clickhouse]\nurl = 'http://h'"
+    for line, end in (("15 characters..", "has at least 16 characters."), ("", "is empty.")):
+        key.write_text(line)
+        assert refused(text).endswith(end)
+    key.write_text("16 characters...\n")
+    assert config.decode(text, "test").activity.numbers == "hashed"
+    assert config.decode("[activity]\nnumbers = 'hashed'", "test").activity.numbers_key_file == ""
 
 
 def test_the_admin_key_may_stand_in_a_file(tmp_path: Path) -> None:

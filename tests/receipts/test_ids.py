@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.receipts.ids import IdForms, digits_of, ids_of, likeliest, normal, numbers_agree, others
+from engine.activity.numbers import numbers_agree
+from engine.receipts.ids import IdForms, digits_of, ids_of, likeliest, normal, others
 
 NUMBERS = st.integers(0, 2**128 - 1)
 HOW: list[IdForms] = ["auto", "same", "hex-to-decimal", "decimal-to-hex"]

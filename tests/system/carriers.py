@@ -72,9 +72,9 @@ class Carriers:
 
 @contextmanager
 def carriers(
-    folder: Path, smpp: str = "", http: str = "", route: str = "", roles: str = ""
+    folder: Path, smpp: str = "", http: str = "", route: str = "", roles: str = "", more: str = ""
 ) -> Iterator[Carriers]:
-    """Further lines for the sections of the configuration."""
+    """Further lines for the sections of the configuration; `more`: further sections."""
     a = start_simulator(smpp_listen="127.0.0.1:0")
     b = start_simulator()
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def carriers(
     settings = CONFIG.format(
         smpp_port=a.smpp_port, http_url=b.url, port=0, smpp=smpp, http=http, route=route, timeout_s=TIMEOUT_S
     )
-    config.write_text(roles + settings)
+    config.write_text(roles + settings + more)
     engine = start_engine(folder / "data", ("--demo", "--config", config))
     try:
         yield Carriers(engine=engine, a=a, b=b)

@@ -228,13 +228,27 @@ def test_express_keeps_its_time_while_the_preferred_carrier_hangs(pair: Carriers
     audited(pair.engine)
 
 
-def test_what_its_processes_counted_is_in_the_log_when_it_drains(tmp_path: Path) -> None:
-    with carriers(tmp_path) as pair:
+def test_what_its_processes_counted_is_in_the_log_when_it_drains_and_hashed_numbers_meet_their_receipts(
+    tmp_path: Path,
+) -> None:
+    with carriers(tmp_path, more="""[activity]\nnumbers = "hashed"\n""") as pair:
         behave(pair.a.url, receipts={"delay": {"constant_ms": 50}})
         caller = Caller(pair.engine.url, pair.engine.api_key)
-        status_of(pair, send(caller, "counted"), "delivered")
+        message_id = send(caller, "counted")
+        status_of(pair, message_id, "delivered")
+        [listed] = eventually(
+            lambda: [
+                m
+                for m in caller.call("GET", f"/v1/messages?to=%2B{NUMBER[1:]}")[1]["messages"]
+                if m["status"] == "delivered"
+            ]
+        )
+        assert (listed["id"], listed["to"][:5]) == (message_id, "#9800")
         assert pair.engine.stop() == 0
         log = pair.engine.log.read_text()
+        key = (tmp_path / "data/secrets/numbers_key").read_text().strip()
+        assert NUMBER[1:] not in log
+        assert key not in log
     counted = {
         event: sum(map(int, re.findall(rf"info    {event} (?:.* )?{name}=(\d+)", log)))
         for event, name in LINES.items()

@@ -15,6 +15,7 @@ import msgspec
 from clickhouse_connect.datatypes.registry import get_from_name
 
 from engine import message_format
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import AttemptRecord
 from engine.receipts.match import Reason
 from engine.receipts.records import Receipt
@@ -70,9 +71,11 @@ class ClickHouseAttempts(ClickHouseAdapter):
     Every call raises Unavailable, and ConfigError when an operator must act.
     """
 
-    def __init__(self, url: str, timeout_s: float = 30.0) -> None:
-        """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
+    def __init__(self, url: str, timeout_s: float = 30.0, numbers: Numbers = PLAIN) -> None:
+        """`timeout_s`: the deadline of each call, seconds. `numbers`: how those of receipts that are given
+        up are stored. Raises ConfigError for a malformed URL."""
         super().__init__(url, timeout_s)
+        self._numbers = numbers
         # Not strict: a server may write large numbers as JSON strings.
         self._filed = msgspec.json.Decoder(AttemptRecord, strict=False).decode
 
@@ -113,7 +116,7 @@ class ClickHouseAttempts(ClickHouseAdapter):
             [r.message_id for r, _ in receipts],
             [r.state for r, _ in receipts],
             [r.code for r, _ in receipts],
-            [r.to for r, _ in receipts],
+            [self._stored(r.to) for r, _ in receipts],
             [reason for _, reason in receipts],
             [now_us // 1_000_000] * len(receipts),
         ]
@@ -127,6 +130,12 @@ class ClickHouseAttempts(ClickHouseAdapter):
                 column_oriented=True,
                 settings=UNMATCHED_SETTINGS,
             )
+
+    def _stored(self, digits: str) -> str:
+        """What is stored for the digits in a receipt that is given up."""
+        if not digits or not self._numbers.hashed:
+            return digits
+        return self._numbers.stored(f"+{digits}".encode()).decode()
 
     async def unmatched(self, since_s: int) -> int:
         """How many receipts were given up since `since_s`, seconds since 1970."""

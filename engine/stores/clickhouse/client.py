@@ -15,6 +15,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingErr
 
 from engine.errors import ConfigError, Unavailable
 from engine.round_trips import CLICKHOUSE, timed
+from engine.stores.clickhouse.cluster import SETTINGS
 from engine.tls import TLS_FILES
 
 # Codes of https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
@@ -23,6 +24,7 @@ _TO_ACT_ON = {
     16: "a column is missing: run `smsengine migrate`",
     60: "a table is missing: run `smsengine migrate`",
     81: "the database is missing: run `smsengine migrate`",
+    170: "it does not know the cluster of clickhouse.cluster",
     192: "the user is not known",
     193: "the password is wrong",
     164: "the user may only read, but the engine inserts and sets how an insert is stored",
@@ -51,6 +53,8 @@ class ClickHouseUrl(msgspec.Struct, frozen=True, kw_only=True):
     database: str
     # By the names of `engine.tls.TLS_FILES`.
     tls_files: dict[str, str]
+    # The cluster on whose servers the tables are; "": it is one server.
+    cluster: str = ""
 
     @property
     def is_here(self) -> bool:
@@ -71,6 +75,7 @@ def parse_url(url: str) -> ClickHouseUrl:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("The ClickHouse URL must look like http://user:password@host:8123/database.")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    cluster = query.pop("cluster", "")
     if query.keys() - {*TLS_FILES} or parts.fragment:
         raise ConfigError("The ClickHouse URL must end with the database; settings are the engine's own.")
     tls = parts.scheme == "https"
@@ -84,6 +89,7 @@ def parse_url(url: str) -> ClickHouseUrl:
         password=unquote(parts.password or ""),
         database=unquote(parts.path.strip("/")) or "default",
         tls_files=query,
+        cluster=cluster,
     )
 
 
@@ -103,6 +109,7 @@ async def connect(url: ClickHouseUrl, *, database: str, timeout_s: float) -> Any
             autogenerate_session_id=False,
             query_retries=0,
             tz_source="server",
+            settings=dict(SETTINGS) if url.cluster else None,
             **_tls(url),
         )
 

@@ -7,18 +7,19 @@ that reports and audits are as before.
 
 from __future__ import annotations
 
+from engine.activity.numbers import PLAIN, Numbers
 from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
 
-# By table; the number is in E.164, so that it has nothing in it that SQL would read.
+# By table; the number is in E.164, so that it has nothing in it that SQL would read, nor have the other
+# forms in which it may be stored.
 _STATEMENTS = {
-    "activity": "UPDATE to = '' WHERE to = '{number}'",
+    "activity": "UPDATE to = '' WHERE to IN ({forms})",
     # A JSON array, in which the number is a string of its own.
-    "outstanding": """UPDATE row = replaceAll(row, '"{number}"', '""') """
-    """WHERE position(row, '"{number}"') > 0""",
+    "outstanding": "UPDATE row = {row} WHERE multiSearchAny(row, [{quoted}])",
     # The whole message with its text, which would be sent once more.
     "kept_messages": """DELETE WHERE position(message, '"{number}"') > 0""",
-    "receipts_unmatched": "DELETE WHERE to = '{digits}'",
+    "receipts_unmatched": "DELETE WHERE to IN ('{digits}', {forms})",
     "inbound_messages": "DELETE WHERE sender IN ('{number}', '{digits}')",
 }
 
@@ -26,19 +27,29 @@ _STATEMENTS = {
 class ClickHouseErasure(ClickHouseAdapter):
     """Every call raises Unavailable, and ConfigError when an operator must act."""
 
-    def __init__(self, url: str, timeout_s: float = 20.0) -> None:
-        """`timeout_s`: the deadline of each call, seconds. Raises ConfigError for a malformed URL."""
+    def __init__(self, url: str, timeout_s: float = 20.0, numbers: Numbers = PLAIN) -> None:
+        """`timeout_s`: the deadline of each call, seconds. `numbers`: how they are stored. Raises
+        ConfigError for a malformed URL."""
         super().__init__(url, timeout_s)
+        self._numbers = numbers
 
     async def erase(self, number: str) -> None:
         """Begin to erase a number, in E.164 with the plus sign, from every table. Safe to repeat."""
         digits = number.removeprefix("+")
         assert digits.isascii()
         assert digits.isdecimal()
+        forms, row = self._numbers.forms(f"+{digits}"), "row"
+        for form in forms:
+            row = f"""replaceAll({row}, '"{form}"', '""')"""
+        named = {
+            "number": f"+{digits}", "digits": digits, "row": row,
+            "forms": ", ".join(f"'{form}'" for form in forms),
+            "quoted": ", ".join(f"""'"{form}"'""" for form in forms),
+        }  # fmt: skip
         client = await self._connected()
         async with answering(self._url, self._timeout_s):
             for table, change in _STATEMENTS.items():
-                sql = f"ALTER TABLE {table} {change.format(number=f'+{digits}', digits=digits)}"
+                sql = f"ALTER TABLE {table} {change.format(**named)}"
                 await client.command(sql, settings={"mutations_sync": 0})
 
     async def under_way(self) -> int:

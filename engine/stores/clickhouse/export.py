@@ -1,4 +1,5 @@
-"""The messages of an organisation, a row each, as a file that ClickHouse writes while it is sent on.
+"""The messages of an organisation, or their events, a row each, as a file that ClickHouse writes while it is
+sent on.
 
 The rows come in the order of acceptance, which is that of the table, so that the server needs little memory
 however many there are. Killed, or the reader is gone: the query ends with its connection.
@@ -19,6 +20,7 @@ from engine.stores.clickhouse.adapter import ClickHouseAdapter
 from engine.stores.clickhouse.client import answering
 
 ExportFormat = Literal["csv", "jsonl", "parquet"]
+ExportRows = Literal["messages", "events"]
 
 _FORMATS = {"csv": "CSV", "jsonl": "JSONEachRow", "parquet": "Parquet"}
 # How long the server may take to begin, and for all of it, seconds.
@@ -33,7 +35,7 @@ _RANKS = [STATUSES.index(meaning.status) + 1 for meaning in EVENTS.values()]
 _RANK = f"transform(toString(event), {[*EVENTS]!r}, {_RANKS!r}, 1)"
 _TIME = "formatDateTime({time}, '%Y-%m-%dT%H:%i:%S.%fZ', 'UTC')"
 _FIRST = "if(countIf(event = '{event}') = 0, '', " + _TIME.format(time="minIf(at, event = '{event}')") + ")"
-# Name and expression of each column.
+# Name and expression of each column, where a row is a message, and where it is an event.
 COLUMNS = {
     "id": "message_id",
     "accepted_at": _TIME.format(time="accepted_at"),
@@ -54,10 +56,33 @@ COLUMNS = {
     "sent_at": _FIRST.format(event="sent"),
     "delivered_at": _FIRST.format(event="delivered"),
 }
+EVENT_COLUMNS = {
+    "id": "message_id",
+    "accepted_at": _TIME.format(time="accepted_at"),
+    "at": _TIME.format(time="at"),
+    "event": "event",
+    "attempt": "attempt",
+    "provider": "provider",
+    "provider_message_id": "provider_message_id",
+    "code": "code",
+    "segment": "segment",
+    "latency_ms": "latency_us / 1000",
+    "outcome_unknown": "outcome_unknown",
+    "queue": "queue",
+    "to": "to",
+    "from": "sender",
+    "segments": "segments",
+    "units": "units",
+    "reference": "reference",
+}
+_BY_ROWS = {
+    "messages": (COLUMNS, "GROUP BY organisation_id, accepted_at, message_id"),
+    "events": (EVENT_COLUMNS, "ORDER BY organisation_id, accepted_at, message_id, at"),
+}
 
 
 class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which messages are written, and how."""
+    """What is written, and how."""
 
     organisation_id: int
     # Of the acceptance, seconds since 1970.
@@ -66,6 +91,7 @@ class ExportQuery(msgspec.Struct, frozen=True, kw_only=True):
     format: ExportFormat
     # "": both.
     queue: Queue | Literal[""] = ""
+    rows: ExportRows = "messages"
 
 
 class ClickHouseExport(ClickHouseAdapter):
@@ -97,7 +123,7 @@ class ClickHouseExport(ClickHouseAdapter):
 
     async def _whole(self, parts: AsyncIterator[bytes], query: ExportQuery) -> AsyncIterator[bytes]:
         if query.format == "csv":
-            yield ",".join(COLUMNS).encode() + b"\r\n"
+            yield ",".join(_BY_ROWS[query.rows][0]).encode() + b"\r\n"
         # The end of an answer says whether it is whole, and may be in two parts.
         held = b""
         while True:
@@ -124,13 +150,14 @@ def statement(query: ExportQuery) -> tuple[str, dict[str, Any]]:
     if query.queue:
         where, parameters["queue"] = "AND queue = {queue:String}", query.queue
     # The columns are named in a query around it: a name like that of a column would be read in its place.
-    inner = ", ".join(f"{expression} AS c{i}" for i, expression in enumerate(COLUMNS.values()))
-    outer = ", ".join(f"c{i} AS `{name}`" for i, name in enumerate(COLUMNS))
+    columns, order = _BY_ROWS[query.rows]
+    inner = ", ".join(f"{expression} AS c{i}" for i, expression in enumerate(columns.values()))
+    outer = ", ".join(f"c{i} AS `{name}`" for i, name in enumerate(columns))
     sql = (
         f"SELECT {outer} FROM (SELECT {inner} FROM activity "  # noqa: S608 - our own names; values are parameters
         "WHERE organisation_id = {organisation:Int64} AND message_id != '' "
         "AND accepted_at >= fromUnixTimestamp({from:UInt32}) "
         f"AND accepted_at < fromUnixTimestamp({{until:UInt32}}) {where} "
-        "GROUP BY organisation_id, accepted_at, message_id)"
+        f"{order})"
     )
     return sql, parameters

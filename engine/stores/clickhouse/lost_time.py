@@ -16,7 +16,7 @@ from engine.credit.uncharged import LostMessages
 from engine.intake.addressing import SEND_AT_MAX_S, VALIDITY_MAX_S
 
 _HOLDS, _CAPTURES, _RELEASES = (repr(tuple(events)) for events in EVENTS_BY_CHARGE)
-# How long before it was sent, or ended, a message may have been accepted, milliseconds; and a day more.
+# How long before an event a message may have been accepted, milliseconds; and a day more.
 _LIFE_MS = (SEND_AT_MAX_S + VALIDITY_MAX_S + 86_400) * 1000
 
 _RECENT = """
@@ -52,6 +52,13 @@ GROUP BY organisation_id"""  # noqa: S608 - built from the constants above
 _ANY = """
 SELECT 1 FROM activity
 WHERE shard = {shard:UInt16} AND stream_ms BETWEEN {from_ms:UInt64} AND {until_ms:UInt64} LIMIT 1"""
+
+# Of the months before that of the oldest row, the end of the last one that has counts: its rows are gone.
+_GONE = """
+WITH (SELECT if(count() = 0, toDate('2100-01-01'), toDate(toStartOfMonth(min(accepted_at)))) FROM activity)
+     AS oldest
+SELECT toUnixTimestamp(toDateTime(addMonths(toStartOfMonth(max(quarter)), 1), 'UTC'))
+FROM report_quarters WHERE quarter < toDateTime(oldest, 'UTC') HAVING count() > 0"""
 
 
 class Asks(Protocol):
@@ -89,6 +96,16 @@ class LostTime:
         accepted_ms = (from_ms if from_ms > 0 else until_ms) - _LIFE_MS
         rows = await self._ask(_LOST, shard, from_ms, until_ms, accepted_ms, timeout_s)
         return {row[0]: LostMessages(*row[1:]) for row in rows}
+
+    async def complete_from_ms(self, timeout_s: float) -> int:
+        """From which time of the streams on all events are there, milliseconds since 1970; 0: from the
+        beginning.
+
+        Months of messages go as a whole (`engine.stores.clickhouse.retention`), the oldest first. Their
+        counts stay, which is how it is known.
+        """
+        rows = await self._store.ask(_GONE, {}, timeout_s)
+        return int(rows[0][0]) * 1000 + _LIFE_MS if rows else 0
 
     async def has_any(self, shard: int, from_ms: int, until_ms: int, timeout_s: float) -> bool:
         """Whether any event of a shard between these times is there."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import ids
+from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.records import MessageFilter, MessageKey
 from engine.batches import Batch
 from engine.errors import Unavailable
@@ -32,8 +33,10 @@ ORDER BY accepted_at DESC, message_id DESC LIMIT 1 BY accepted_at, message_id LI
 class ClickHouseMessageList:
     """The port `ArchivedMessages`, on the store of the activity."""
 
-    def __init__(self, store: ClickHouseActivityStore) -> None:
+    def __init__(self, store: ClickHouseActivityStore, numbers: Numbers = PLAIN) -> None:
+        """`numbers`: how recipients' numbers are stored."""
         self._store = store
+        self._numbers = numbers
 
     async def matching(
         self,
@@ -64,7 +67,9 @@ class ClickHouseMessageList:
                 " AND message_id BETWEEN {first:String} AND {last:String}",
                 batch_us=ids.accepted_at_us(wanted.batch.first), first=wanted.batch.first,
                 last=wanted.batch.last)  # fmt: skip
-        for column in ("to", "reference", "queue"):
+        if wanted.to:
+            add("`to` IN {to:Array(String)}", to=self._numbers.forms(wanted.to))
+        for column in ("reference", "queue"):
             if value := getattr(wanted, column):
                 add(f"`{column}` = {{{column}:String}}", **{column: value})
         rows = await self._ask(_MATCHING + "".join(conditions) + _ORDER, given)

@@ -2,6 +2,10 @@
 
 The tables are changed only where they are not as wanted, because a change of a TTL rewrites what is there, in
 the background. Killed or answered twice: the next start finds what is left to do.
+
+Rows as a whole go by months, which are the partitions: all rows of one are over at the same time, the days
+that they are kept after its end. So ClickHouse drops its parts without reading them, where a TTL by the day
+would have it write the month anew again and again.
 """
 
 from __future__ import annotations
@@ -10,6 +14,16 @@ import re
 from typing import Any, NamedTuple
 
 from engine.stores.clickhouse.client import answering, connect, parse_url
+
+
+class KeptDays(NamedTuple):
+    """How many days each kind stays; 0: for good."""
+
+    # The numbers of recipients in the activity; the activity; counts by minute; what recipients wrote.
+    numbers: int = 0
+    events: int = 0
+    minutes: int = 0
+    inbound: int = 0
 
 
 class _Rule(NamedTuple):
@@ -27,6 +41,23 @@ _NUMBERS = _Rule(
     "ALTER TABLE activity MODIFY COLUMN to TTL toDateTime(accepted_at) + toIntervalDay({days})",
     "ALTER TABLE activity MODIFY COLUMN to REMOVE TTL",
 )
+
+
+def _by_month(table: str, time: str) -> _Rule:
+    """A TTL of whole months of a table, by its column `time`."""
+    month = f"toStartOfMonth({time}) + toIntervalMonth(1)"
+    # Newer servers write it with parentheses.
+    written = re.escape(month)
+    return _Rule(
+        table,
+        rf"\nTTL \(?{written}\)? \+ toIntervalDay\((\d+)\)",
+        f"ALTER TABLE {table} MODIFY TTL {month} + toIntervalDay({{days}})",
+        f"ALTER TABLE {table} REMOVE TTL",
+    )
+
+
+_EVENTS = _by_month("activity", "accepted_at")
+_INBOUND = _by_month("inbound_messages", "at")
 _MINUTES = _Rule(
     "report_minutes",
     r"\nTTL minute \+ toIntervalDay\((\d+)\)",
@@ -35,17 +66,23 @@ _MINUTES = _Rule(
 )
 
 
-async def keep_for(url: str, *, numbers_days: int, minutes_days: int, timeout_s: float) -> list[str]:
-    """Let the numbers in the activity, and the counts by minute, stay for so many days; 0: for good.
+async def keep_for(url: str, kept: KeptDays, timeout_s: float) -> list[str]:
+    """Let what is recorded stay for so many days.
 
     Returns the tables that were changed. Raises Unavailable, ConfigError.
     """
+    wanted = (
+        (_NUMBERS, kept.numbers),
+        (_EVENTS, kept.events),
+        (_MINUTES, kept.minutes),
+        (_INBOUND, kept.inbound),
+    )
     place = parse_url(url)
     client = await connect(place, database=place.database, timeout_s=timeout_s)
     changed = []
     try:
         async with answering(place, timeout_s):
-            for rule, days in ((_NUMBERS, numbers_days), (_MINUTES, minutes_days)):
+            for rule, days in wanted:
                 if await _days(client, rule) != days:
                     # The server goes on with what is there by itself.
                     sql = rule.change.format(days=days) if days else rule.removal

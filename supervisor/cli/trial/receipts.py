@@ -15,8 +15,9 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from engine.activity.numbers import numbers_agree
 from engine.activity.records import AttemptRecord
-from engine.receipts.ids import IdForms, ids_of, likeliest, normal, numbers_agree
+from engine.receipts.ids import IdForms, ids_of, likeliest, normal
 from engine.receipts.match import Match, Reason, match
 from engine.receipts.records import Receipt
 from engine.records import Message, Verdict

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from engine.activity.numbers import numbers_agree
 from engine.providers.masking import as_text, masked_form, printable, without_secrets
 from engine.providers.ports import WireEvent
 from engine.providers.secret import secret_spellings
 from engine.providers.settings import ProviderSettings, SmppSettings
 from engine.providers.smpp.codes import Command
 from engine.providers.smpp.pdu import Pdu, Reader, pack
-from engine.receipts.ids import numbers_agree
 from supervisor.cli.trial.smpp_words import SECRET, command_name, fields_of
 from supervisor.cli.trial.steps import Steps
 

@@ -1,0 +1,158 @@
+"""`smsengine export`: the messages of an organisation, or their events, as a file, over the admin API.
+
+A file has its name only when it is whole: until then it is a draft beside it, `.NAME.xxxxxxxx.partial`. When
+the export fails or is interrupted, the draft is removed; when the command is killed, it stays, and anybody
+may remove it. What goes to standard output and breaks off has an exit code that says so.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, BinaryIO
+from urllib.parse import urlencode
+
+import typer
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from engine.errors import ConfigError
+from supervisor.cli import options
+from supervisor.cli.output import Output
+from supervisor.cli.times import time_of, whole
+
+# The wait for the first part, while others have their turn, and for each further one, seconds.
+_PART_S = 60.0
+_QUARTER_S = 900
+
+
+_Format = StrEnum("_Format", ("CSV", "JSONL", "PARQUET"))
+_Rows = StrEnum("_Rows", ("MESSAGES", "EVENTS"))
+
+
+_Organisation = Annotated[int, typer.Argument(metavar="ORGANISATION", min=1, help="Its id.")]
+_Since = Annotated[
+    str, typer.Option(metavar="TIME", help="Accepted from then on: a time, or 30d, 12h, 5m ago.")
+]
+_Until = Annotated[str, typer.Option(metavar="TIME", help="And before then; now if absent.")]
+_Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
+_RowsOption = Annotated[_Rows, typer.Option(help="What has a row each.")]
+_FormatOption = Annotated[
+    _Format | None, typer.Option("--format", help="By the end of the name of the file if absent, else csv.")
+]
+_OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Standard output if absent.")
+]
+
+
+@options.admin_options
+def export(
+    organisation: _Organisation,
+    since: _Since = "24h",
+    until: _Until = "",
+    queue: _Queue = "",
+    rows: _RowsOption = _Rows.MESSAGES,
+    form: _FormatOption = None,
+    output: _OutputOption = None,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Write the messages of an organisation that were accepted in a period as CSV, JSON lines or Parquet.
+
+    Of any size: it is written as it comes. The file has its name only when it
+    is whole. Periods begin and end at quarters of an hour. An organisation gets
+    its own with GET /v1/reports/messages.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine export 7 --since 30d --output july.parquet[/cyan]
+    [cyan]smsengine export 7 --rows events --format jsonl | zstd > events.jsonl.zst[/cyan]
+    """
+    if engine.as_json and output is None:
+        raise ConfigError("--json says what was written to --output, so that must be given too.")
+    if output is None and sys.stdout is None:
+        raise ConfigError("--output must be given where standard output is closed.")
+    form = form or _form_of(output)
+    if output is None and form is _Format.PARQUET and sys.stdout.isatty():
+        raise ConfigError("--output must be given for parquet, which no terminal can show.")
+    wanted = {
+        "from_time": whole(time_of(since, "--since", "ago"), _QUARTER_S, up=False),
+        "until_time": whole(time_of(until, "--until", "ago"), _QUARTER_S, up=True),
+        "queue": queue, "rows": rows.value, "format": form.value,
+    }  # fmt: skip
+    path = f"/v1/admin/organisations/{organisation}/reports/messages?{urlencode(wanted)}"
+    parts = engine.admin(_PART_S).parts(path)
+    if output is None:
+        # A terminal shows the rows themselves.
+        with _progress(shown=not sys.stdout.isatty()) as note:
+            _write_out(parts, note)
+        return
+    with _progress(shown=not engine.as_json) as note, _whole_file(output) as file:
+        octets = _write(parts, file, note)
+    if not engine.print_json({"file": str(output), "bytes": octets}):
+        print(f"{output}: {octets:,} bytes")
+
+
+def _form_of(output: Path | None) -> _Format:
+    """The format that the name of a file ends with; csv if it ends otherwise."""
+    end = "" if output is None else output.suffix.removeprefix(".").lower()
+    return next((form for form in _Format if form.value == end), _Format.CSV)
+
+
+def _write_out(parts: Iterator[bytes], note: Callable[[int], None]) -> None:
+    """Write to standard output, until nobody reads any more. Raises Refusal, Unavailable, OSError."""
+    assert isinstance(sys.stdout, Output)
+    for part in parts:
+        note(len(part))
+        if not sys.stdout.write_octets(part):
+            return
+
+
+def _write(parts: Iterable[bytes], file: BinaryIO, note: Callable[[int], None]) -> int:
+    """Write to a file; how many octets. Raises Refusal, Unavailable, OSError."""
+    octets = 0
+    for part in parts:
+        file.write(part)
+        octets += len(part)
+        note(len(part))
+    return octets
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name, in place of one that has it, when the block ends without an error.
+
+    Raises ConfigError, OSError."""
+    try:
+        # Only its owner may read it, because there are numbers in it.
+        place, draft = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
+    except OSError as e:
+        raise ConfigError(f"--output {path} cannot be written: {(e.strerror or str(e)).lower()}.") from e
+    try:
+        with open(place, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(draft).replace(path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _progress(*, shown: bool) -> Iterator[Callable[[int], None]]:
+    """On a terminal, show how much has come, and for how long already; what is given is told how much
+    more."""
+    console = Console(stderr=True, highlight=False)
+    progress = Progress(
+        SpinnerColumn(), TextColumn("exporting"), DownloadColumn(), TimeElapsedColumn(),
+        console=console, transient=True, disable=not (shown and console.is_terminal),
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task("", total=None)
+        yield lambda octets: progress.advance(task, octets)
