@@ -23,13 +23,12 @@ from engine.config.autoscale import wrong as wrong_autoscale
 from engine.config.credentials import with_credentials
 from engine.config.errors import sentence_of
 from engine.config.http import Http
-from engine.config.store_urls import url_with_cluster, url_with_password, url_with_tls
+from engine.config.stores import ClickHouse, Redis, Store, with_whole_url
 from engine.errors import ConfigError
 from engine.inbound.settings import Inbound
 from engine.intake.pricing import first_wrong as first_wrong_price
 from engine.networks import NETWORKS_ALLOWED, networks_of
 from engine.providers.masking import printable
-from engine.providers.secret import secret
 from engine.providers.settings import ProviderSettings, wrong_setting
 from engine.records import QUEUES, Queue
 from engine.routing.records import Route
@@ -80,37 +79,6 @@ class Compatible(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     # HOST:PORT. "" means nowhere.
     listen: str = ""
-
-
-class Store(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[redis]`, `[postgres]`, `[clickhouse]`: where a store is."""
-
-    # "" means: start an embedded server under the data directory.
-    url: str = ""
-    # A file whose first line is the password for `url`; "" when it stands there, or none is needed.
-    password_file: str = ""
-    # Files in PEM form, for a store with TLS (`rediss://`, `https://`, any URL of PostgreSQL): the
-    # authorities that its certificate is checked against, "" for those of the system; a certificate to
-    # show to it; and the key of that, "" when it stands in the same file. Reading the file puts them
-    # into `url`.
-    tls_ca_file: str = ""
-    tls_cert_file: str = ""
-    tls_key_file: str = ""
-
-
-class ClickHouse(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[clickhouse]`: where ClickHouse is, and whether it is a cluster."""
-
-    # The cluster on all of whose servers the tables are (docs/operations.md); "": it is one server.
-    cluster: str = ""
-
-
-class Redis(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[redis]`: where Redis is, and when a message counts as accepted."""
-
-    # On how many machines a message must be before it is answered 202: 1, the master alone; 2, the
-    # master and a replica. While fewer have it, messages get 503.
-    accepted_on: Annotated[int, Meta(ge=1, le=5)] = 1
 
 
 Processes = Annotated[int, Meta(ge=0, le=256)]
@@ -360,7 +328,7 @@ def _checked(config: Config, origin: str) -> Config:
         allowed = f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}"
         need(not url or url.partition("://")[0] in schemes, f"{store}.url", allowed)
     try:
-        stores = {name: _with_whole_url(name, getattr(config, name)) for name in _SCHEMES}
+        stores = {name: with_whole_url(name, getattr(config, name)) for name in _SCHEMES}
         activity = wrong_activity(config.activity, own_store=not config.clickhouse.url)
     except ConfigError as e:
         raise ConfigError(f"{origin}: {e}") from e
@@ -385,17 +353,3 @@ def _checked(config: Config, origin: str) -> Config:
     if wrong := first_wrong_price(config.prices) or first_wrong_route(config.routes, names):
         need(False, *wrong)
     return config
-
-
-def _with_whole_url(name: str, store: Store) -> Store:
-    files = {
-        "tls_ca_file": store.tls_ca_file,
-        "tls_cert_file": store.tls_cert_file,
-        "tls_key_file": store.tls_key_file,
-    }
-    url = url_with_tls(name, store.url, files)
-    if isinstance(store, ClickHouse):
-        url = url_with_cluster(url, store.cluster)
-    if store.password_file:
-        url = url_with_password(name, url, secret("", store.password_file, f"{name}.password"))
-    return msgspec.structs.replace(store, url=url, password_file="", **dict.fromkeys(files, ""))
