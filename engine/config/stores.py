@@ -43,7 +43,7 @@ class Redis(Store, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def with_whole_url(name: str, store: Store) -> Store:
-    """`store` with its password, TLS files and cluster in its URL; `name`: its section. Raises ConfigError."""
+    """`store`, all of it in its URL; `name` is its section. Raises ConfigError."""
     files = {
         "tls_ca_file": store.tls_ca_file,
         "tls_cert_file": store.tls_cert_file,
