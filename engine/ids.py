@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 _COUNTER_MASK = (1 << 48) - 1
 
 
@@ -18,6 +20,11 @@ class MessageIds:
         # What the ids of one millisecond begin with.
         self._now_ms = -1
         self._head = ""
+
+    @classmethod
+    def drawn(cls, rng: Random) -> MessageIds:
+        """Those of a process with a salt and a start drawn from `rng`."""
+        return cls(rng.getrandbits(26), rng.getrandbits(48))
 
     def make(self, now_ms: int, count: int) -> list[str]:
         """`count` ids of the millisecond `now_ms`, each one more than the one before."""

@@ -213,6 +213,14 @@ INBOUND_SEEN = b"inbound:{all}:seen"
 INBOUND_UNREADABLE = b"inbound:{all}:unreadable"
 # The active inbox's lease.
 INBOUND_LOCK = b"inbound:{all}:lock"
+# Stream of the replies that no ingest process has sent yet, and the lease of the one that sends them.
+AUTO_REPLIES = b"inbound:{all}:replies"
+AUTO_REPLIES_LOCK = b"inbound:{all}:replies:lock"
+
+
+def replied_key(organisation_id: int, number: str) -> bytes:
+    """Set: the messages of a number that an organisation has answered within the last hour."""
+    return b"inbound:{all}:replied:%d:%b" % (organisation_id, number.encode())
 
 
 def console_session_key(digest: bytes) -> bytes:

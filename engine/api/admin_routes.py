@@ -8,6 +8,7 @@ from engine.api.adjustments import AdjustmentCalls
 from engine.api.admin import AUDIT_S_MAX, Admin
 from engine.api.admin_keys import AdminKeyCalls
 from engine.api.admin_route import AdminRoute
+from engine.api.auto_replies import AutoReplies
 from engine.api.dead_letters import DeadLetters
 from engine.api.erasures import Erasures
 from engine.api.exports import AllExports
@@ -69,6 +70,7 @@ def _of_organisations(services: AdminServices) -> Iterator[AdminRoute]:
     messages = AllMessages(services)
     yield AdminRoute("GET", f"{path}/messages", messages.page, "read")
     yield AdminRoute("GET", f"{path}/messages/{{id}}", messages.message, "read")
+    yield from AutoReplies(services).of_operators(f"{path}/auto-replies")
     yield AdminRoute("GET", f"{path}/keys", admin.keys, "read")
     yield AdminRoute("POST", f"{path}/keys", admin.create_key, "money", secret=True)
     yield AdminRoute("DELETE", f"{path}/keys/{{key_id}}", admin.revoke_key, "money")

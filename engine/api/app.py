@@ -13,6 +13,7 @@ from engine.api.accounts import Accounts
 from engine.api.admin_call import AdminCalls
 from engine.api.admin_routes import admin_routes
 from engine.api.auth import Keys
+from engine.api.auto_replies import OWN_AUTO_REPLIES, AutoReplies
 from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
 from engine.api.estimates import Estimates
@@ -125,6 +126,7 @@ def own_actions(services: CommonServices, keys: Keys) -> Actions:
         "/v1/inbound-messages": {"GET": OwnInbound(services, keys).show},
         "/v1/senders": {"GET": OwnSenders(services, keys).show},
         **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
+        **AutoReplies(services).of_callers(keys, OWN_AUTO_REPLIES),
         **own_webhooks(services, keys),
     }
 

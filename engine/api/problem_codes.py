@@ -46,6 +46,7 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "organisation_missing": ProblemCode(409, "the organisation of the usage that is to be booked is missing"),
     "endpoint_exists": ProblemCode(409, "the organisation has an endpoint with this URL"),
     "too_many_endpoints": ProblemCode(409, "the organisation has as many endpoints as it may have"),
+    "too_many_auto_replies": ProblemCode(409, "the organisation has as many auto-replies as it may have"),
     "name_taken": ProblemCode(409, "another admin key has this name"),
     "key_over": ProblemCode(409, "a key that is revoked or expired cannot be rotated or changed"),
     "reference_reused": ProblemCode(409, "a top-up of this reference was for other units"),

@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 from engine.api.receipt_ports import ReceiptReply
 from engine.errors import Refusal
+from engine.inbound.auto_replies import AutoReply
 from engine.inbound.ports import InboundSink
 from engine.inbound.records import InboundMessage, InboundPart, InboundRoute
+from engine.inbound.words import WordList
 from engine.intake.records import DestinationSheet, OptOut, OptOutSource, SenderKind, SenderRules
 
 
@@ -65,6 +67,19 @@ class InboundRoutes(Protocol):
         """Remove a route. Raises Refusal 422."""
 
 
+class AutoReplyBook(Protocol):
+    """What organisations answer to STOP, START and HELP. Every call raises Unavailable and Refusal 404."""
+
+    async def of(self, organisation_id: int) -> list[AutoReply]:
+        """Those of one, in order."""
+
+    async def put(self, organisation_id: int, wanted: AutoReply) -> AutoReply:
+        """Add a reply or change its text; as it is kept. Raises Refusal 409, 422."""
+
+    async def remove(self, organisation_id: int, action: str, number: str, language: str) -> None:
+        """Remove a reply, if there is one. Raises Refusal 422."""
+
+
 class InboundReader(Protocol):
     """How to read the messages that a provider pushes, and what to answer."""
 
@@ -94,5 +109,8 @@ class RecipientServices:
     inbound: InboundSink
     inbound_page: InboundPage
     inbound_routes: InboundRoutes
+    auto_replies: AutoReplyBook
+    # The words STOP, START and HELP.
+    words: WordList
     # UTC, microseconds since 1970.
     now_us: Callable[[], int]

@@ -12,9 +12,11 @@ from engine.inbound.inbox import Inbox
 from engine.inbound.words import WordList
 from engine.shards import shard_of
 from engine.stores.clickhouse.inbound import ClickHouseInbound
+from engine.stores.postgres.auto_replies import AutoReplyBook
 from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.opt_outs import OptOutBook
 from engine.stores.postgres.pool import Pool
+from engine.stores.redis.auto_replies import RedisReplyQueue
 from engine.stores.redis.inbound_stream import RedisInboundEvents, RedisInboundStream
 from engine.stores.redis.link import RedisLink
 
@@ -32,6 +34,8 @@ async def assemble_inbox(
         closed_by(stack, ClickHouseInbound(config.clickhouse.url)),
         RedisInboundEvents(link, partial(shard_of, shards=config.shards)),
         WordList(config.inbound.all_words()),
+        AutoReplyBook(postgres),
+        RedisReplyQueue(link),
         name,
         part_wait_s=config.inbound.part_wait_s,
         now_us=now_us,

@@ -13,13 +13,13 @@ from random import Random
 
 import structlog
 
-from engine import ids
 from engine.api.app import create_app
 from engine.api.auth import Keys
 from engine.api.compatible.app import compatible_listener, create_compatible_app
 from engine.api.edge.edge import Edge
 from engine.api.ports import Services
 from engine.api.server import Server
+from engine.boot.auto_replies import answering_ingest, auto_replies
 from engine.boot.heartbeat import Heartbeat
 from engine.boot.ingest_counts import watch_ingest
 from engine.boot.ingest_services import ingest_services
@@ -28,6 +28,7 @@ from engine.config import Config, Credit, Queues
 from engine.credit.ports import AdmissionStore
 from engine.credit.quota import Quota
 from engine.errors import Refusal
+from engine.ids import MessageIds
 from engine.intake.addressing import Permit, any_sender
 from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
@@ -98,7 +99,7 @@ def assemble_ingest(
         quota,
         prices,
         queues.validities_s(),
-        ids.MessageIds(rng.getrandbits(26), rng.getrandbits(48)),
+        MessageIds.drawn(rng),
         now_us=now_us,
         timeout_s=timeout_s,
         check=check,
@@ -121,6 +122,7 @@ async def serve(process: Process) -> None:
         directory, prices = Directory(postgres, config.shards), PriceList(Prices(postgres))
         limits, permissions = LimitTable(LimitBook(postgres)), _permissions(postgres)
         gate, closures = _gate(config, limits), _closures(config, postgres)
+        check = partial(_check, process.clock, closures)
         admission = RedisAdmission(
             link, inbox_link, config.shards, process.pulse, accepted_on=config.redis.accepted_on
         )
@@ -136,11 +138,13 @@ async def serve(process: Process) -> None:
             spenders=await directory.spenders(config.credit.prefetch_max),
             now_us=process.clock.now_us,
             rng=random.SystemRandom(),
-            check=partial(_check, process.clock, closures),
+            check=check,
             gate=gate,
             permit=permissions.sender,
             first=answers.first,
         )
+        answering = answering_ingest(process, quota, prices, gate, check, permissions, answers.first)
+        replies = await auto_replies(process, stack, link, answering)
         await watch_ingest(process, stack, ingest, quota)
         await patiently(quota.start)
         for followed in (prices, limits, permissions, closures):
@@ -151,24 +155,30 @@ async def serve(process: Process) -> None:
         servers = _servers(config, services, process.listener)
         runs = (
             quota.run(), prices.run(), limits.run(), permissions.run(), watch(gate, _backlogs(config, link)),
-            closures.run(life.admits, lambda: ingest.under_way),
+            closures.run(life.admits, lambda: ingest.under_way + answering.under_way),
         )  # fmt: skip
-        await _answer(servers, quota, life, [asyncio.create_task(run) for run in runs])
+        replying = asyncio.create_task(replies.run(life.draining))
+        await _answer(servers, quota, life, replying, [asyncio.create_task(run) for run in runs])
 
 
 async def _answer(
-    servers: Sequence[Server], quota: Quota, life: Heartbeat, runs: list[asyncio.Task[None]]
+    servers: Sequence[Server],
+    quota: Quota,
+    life: Heartbeat,
+    replying: asyncio.Task[None],
+    runs: list[asyncio.Task[None]],
 ) -> None:
-    """Serve until drained, or until one of `runs` fails; they have ended then."""
+    """Serve until drained, or until `replying` or one of `runs` fails; they have ended then. `replying`
+    ends by itself when the process is to drain."""
     try:
         for server in servers:
             await server.start()
         life.ready()
-        await until(life.draining.wait(), *runs)
-        await asyncio.gather(*(server.stop(DRAIN_S) for server in servers))
+        await until(life.draining.wait(), replying, *runs)
+        await asyncio.gather(replying, *(server.stop(DRAIN_S) for server in servers))
         await quota.leave()
     finally:
-        await end(*runs)
+        await end(replying, *runs)
 
 
 def _permissions(postgres: Pool) -> Permissions:

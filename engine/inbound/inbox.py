@@ -2,13 +2,14 @@
 
 Providers put what they bring on one stream in Redis, and are answered after that. One inbox is active, the
 one with the lease; it reads the stream, puts parts together, finds the organisation, heeds STOP and START,
-stores the message in ClickHouse, has the organisation told, and removes it from the stream. Every step before
-the removal may be done again: the message has the same id, an opt-out is there once.
+answers them where the organisation wants that, stores the message in ClickHouse, has the organisation told,
+and removes it from the stream. Every step before the removal may be done again: the message has the same id,
+an opt-out is there once, and a reply is known by the message that it answers.
 
     killed, or an answer lost   the next round, or the next inbox, does all of it again
     frozen beyond its lease     two inboxes do the same, once each; what both stored is there once
     PostgreSQL away             nothing is taken from the stream; providers go on being answered
-    ClickHouse away             opt-outs are heeded all the same; the messages stay in Redis until it is back
+    ClickHouse away             opt-outs are heeded and answered all the same; the messages stay in Redis
     no route has the number     stored with the organisation 0: operators see it
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -24,7 +25,16 @@ import structlog
 
 from engine.errors import ConfigError, Refusal, Unavailable
 from engine.inbound.assembly import assemble
-from engine.inbound.ports import InboundEvents, InboundRoutes, InboundStore, InboundStream, OptOuts
+from engine.inbound.auto_replies import LATE_US, WordMessage, reply_to
+from engine.inbound.ports import (
+    InboundEvents,
+    InboundRoutes,
+    InboundStore,
+    InboundStream,
+    OptOuts,
+    ReplyQueue,
+    ReplyTexts,
+)
 from engine.inbound.records import Action, Assembled, InboundMessage
 from engine.inbound.routes import RouteTable
 from engine.inbound.words import WordList
@@ -49,6 +59,8 @@ class InboundCounts(msgspec.Struct):
     # Recipients that were opted out, and in again, as they wrote.
     stopped: int = 0
     started: int = 0
+    # Words that are not answered because their sender was answered too often.
+    replies_held_back: int = 0
 
 
 class Inbox:
@@ -62,6 +74,8 @@ class Inbox:
         store: InboundStore,
         events: InboundEvents,
         words: WordList,
+        texts: ReplyTexts,
+        replies: ReplyQueue,
         owner: str,
         *,
         part_wait_s: float,
@@ -75,6 +89,8 @@ class Inbox:
         self._store = store
         self._events = events
         self._words = words
+        self._texts = texts
+        self._replies = replies
         self._part_wait_us = round(part_wait_s * 1e6)
         self._now_us = now_us
         self._look_s = look_s
@@ -106,24 +122,28 @@ class Inbox:
             return
         routes = RouteTable(await self._routes.routes())
         found: list[InboundMessage] = []
-        wishes: dict[tuple[int, str], Action] = {}
+        written: list[WordMessage] = []
+        # By organisation and number; the last word of each counts.
+        wishes: dict[tuple[int, str], InboundMessage] = {}
         for one in messages:
-            message, meant = self._message(one, routes)
+            message, meant, languages = self._message(one, routes)
             found.append(message)
-            if message.action in ("stop", "start") and (number := _number(message.sender)) is not None:
-                # The last word of each counts.
-                wishes.update(
-                    dict.fromkeys(((organisation, number) for organisation in meant), message.action)
-                )
+            if message.action and (number := _number(message.sender)) is not None:
+                written.append(WordMessage(message, number, languages, meant))
+                if message.action != "help":
+                    wishes.update(dict.fromkeys(((organisation, number) for organisation in meant), message))
         await self._heed(wishes)
+        await self._reply([one for one in written if not routes.has(one.number)], wishes)
         await self._store.add(found)
         await self._events.add([message for message in found if message.organisation_id])
         await self._stream.remove([stream_id for one in messages for stream_id in one.stream_ids])
         self.counts.stored += len(found)
         self.counts.unrouted += sum(not message.organisation_id for message in found)
 
-    def _message(self, one: Assembled, routes: RouteTable) -> tuple[InboundMessage, list[int]]:
-        """The message, and the organisations that its STOP, START or HELP is meant for."""
+    def _message(
+        self, one: Assembled, routes: RouteTable
+    ) -> tuple[InboundMessage, list[int], tuple[str, ...]]:
+        """The message, the organisations that its STOP, START or HELP is meant for, the word's languages."""
         part, wish, meant = one.first, self._words.find(one.text), []
         organisation_id, keyword = routes.find(part.recipient, one.text)
         action: Action = ""
@@ -146,21 +166,53 @@ class Inbox:
             action=action,
             missing_parts=one.missing,
         )
-        return message, meant
+        return message, meant, wish.languages
 
-    async def _heed(self, wishes: Mapping[tuple[int, str], Action]) -> None:
+    async def _heed(self, wishes: Mapping[tuple[int, str], InboundMessage]) -> None:
         """Opt numbers out of organisations, and in again."""
-        grouped: dict[tuple[int, Action], list[str]] = {}
-        for (organisation_id, number), action in wishes.items():
-            grouped.setdefault((organisation_id, action), []).append(number)
-        for (organisation_id, action), numbers in grouped.items():
+        grouped: dict[tuple[int, Action], dict[str, str]] = {}
+        for (organisation_id, number), message in wishes.items():
+            grouped.setdefault((organisation_id, message.action), {})[number] = message.id
+        for (organisation_id, action), ids in grouped.items():
             try:
                 if action == "stop":
-                    self.counts.stopped += await self._opt_outs.add(organisation_id, numbers, "inbound")
+                    self.counts.stopped += await self._opt_outs.add(
+                        organisation_id, list(ids), "inbound", ids
+                    )
                 else:
-                    self.counts.started += await self._opt_outs.remove(organisation_id, numbers, "inbound")
+                    self.counts.started += await self._opt_outs.remove(organisation_id, list(ids), "inbound")
             except Refusal:
                 log.error("a route of inbound messages has no organisation", organisation_id=organisation_id)
+
+    async def _reply(
+        self, written: Sequence[WordMessage], wishes: Mapping[tuple[int, str], InboundMessage]
+    ) -> None:
+        """Have the words answered that were heeded, where an organisation wants that."""
+        last_us = self._now_us() - LATE_US
+        written = [one for one in written if one.message.at.timestamp() * 1e6 > last_us]
+        if not written:
+            return
+        texts = await self._texts.replies(sorted({of for one in written for of in one.meant}))
+        if not texts:
+            return
+        stops = [
+            (of, number, message.id) for (of, number), message in wishes.items() if message.action == "stop"
+        ]
+        stopped = await self._opt_outs.made_by(stops) if stops else set[tuple[int, str]]()
+
+        def answers(one: WordMessage, organisation_id: int) -> bool:
+            place, message = (organisation_id, one.number), one.message
+            if message.action == "help":
+                return True
+            return wishes[place] is message and (message.action == "start" or place in stopped)
+
+        due = [
+            reply
+            for one in written
+            if (reply := reply_to(one._replace(meant=[of for of in one.meant if answers(one, of)]), texts))
+        ]
+        if due:
+            self.counts.replies_held_back += len(due) - await self._replies.put(due)
 
     async def _mention(self, error: Unavailable | ConfigError) -> None:
         if not self._away:

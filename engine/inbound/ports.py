@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from engine.inbound.auto_replies import AutoReply, DueReply
 from engine.inbound.records import InboundMessage, InboundPart, InboundRoute, KeptPart
 from engine.intake.records import OptOutSource
 from engine.stream_id import StreamId
@@ -49,8 +50,19 @@ class InboundRoutes(Protocol):
 class OptOuts(Protocol):
     """Where it is kept who wants no messages; a number is in E.164."""
 
-    async def add(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
-        """Opt numbers out. Raises Refusal 404 for an organisation that is none."""
+    async def add(
+        self,
+        organisation_id: int,
+        numbers: Sequence[str],
+        source: OptOutSource,
+        messages: Mapping[str, str] = ...,
+    ) -> int:
+        """Opt numbers out. `messages`: by number, the id of the message that says so. Raises Refusal 404 for
+        an organisation that is none."""
+
+    async def made_by(self, wanted: Sequence[tuple[int, str, str]]) -> set[tuple[int, str]]:
+        """Which of these (organisation, number, id of a message) are opted out by that message, as
+        (organisation, number)."""
 
     async def remove(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
         """Let numbers have messages again. Raises Refusal 404."""
@@ -68,3 +80,18 @@ class InboundEvents(Protocol):
 
     async def add(self, messages: Sequence[InboundMessage]) -> None:
         """Have the organisations told; a receiver knows a message that comes twice by its id."""
+
+
+class ReplyTexts(Protocol):
+    """Where it stands what organisations answer."""
+
+    async def replies(self, organisation_ids: Sequence[int]) -> list[tuple[int, AutoReply]]:
+        """(organisation, reply) of some organisations."""
+
+
+class ReplyQueue(Protocol):
+    """Where replies wait until they are sent."""
+
+    async def put(self, replies: Sequence[DueReply]) -> int:
+        """Have them sent, each once however often it is put; how many wait now, or waited. The others are
+        more than one number is sent in an hour."""

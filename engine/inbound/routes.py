@@ -27,6 +27,10 @@ class RouteTable:
             return keywords[word], word
         return keywords.get("", 0), ""
 
+    def has(self, number: str) -> bool:
+        """Whether any route has this number, with or without "+" in front: it is one of our own."""
+        return number.removeprefix("+") in self._numbers
+
     def meant(self, number: str, about: str) -> list[int]:
         """The organisations that a STOP to `number` is meant for; `about`: the keyword behind it, or "".
 

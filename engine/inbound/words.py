@@ -19,6 +19,8 @@ class Found(NamedTuple):
     action: Action
     # What stands behind the word: "STOP ACME" is about ACME. "" for nothing.
     about: str
+    # That have the word, in order.
+    languages: tuple[str, ...] = ()
 
 
 _NOTHING = Found("", "")
@@ -43,15 +45,19 @@ class WordList:
             # Where a word is in two lists, the sender who wants no messages is heeded.
             for text in words.stop:
                 self._actions[normal(text)] = "stop"
+        self._languages: dict[str, tuple[str, ...]] = {}
+        for language, words in by_language.items():
+            for word in {normal(text) for text in (*words.stop, *words.start, *words.help)}:
+                self._languages[word] = (*self._languages.get(word, ()), language)
 
     def find(self, text: str) -> Found:
         """What `text` asks for."""
         whole = normal(text)
         if (action := self._actions.get(whole)) is not None:
-            return Found(action, "")
+            return Found(action, "", self._languages[whole])
         word, _, about = whole.rpartition(" ")
         action = self._actions.get(word)
-        return _NOTHING if action is None else Found(action, about)
+        return _NOTHING if action is None else Found(action, about, self._languages[word])
 
 
 def normal(text: str) -> str:

@@ -30,6 +30,14 @@ class Permissions:
             raise Refusal("opted_out", 422, detail, "to")
         return self._senders.sender(organisation_id, to, sender)
 
+    def reply_sender(self, organisation_id: int, to: str, sender: str) -> str:
+        """The same for the answer to a message that `to` wrote to `sender`. Whoever has opted out and writes
+        nevertheless is answered.
+
+        Raises Refusal, Unavailable.
+        """
+        return self._senders.reply_sender(organisation_id, to, sender)
+
     async def refresh(self) -> None:
         """Look once what has changed."""
         await self._opt_outs.refresh()

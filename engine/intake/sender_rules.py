@@ -40,14 +40,18 @@ class OwnRules:
 
     def sender(self, to: str, sender: str) -> str:
         """The sender of a message to `to` that names `sender`, or "". Raises Refusal."""
-        if self._destinations is not None and not self._destinations.longest(to, False):
-            raise _not_there("`to` must be in a destination that this organisation may send to.")
+        self.check_destination(to)
         if not sender:
             return self._default
         if self._senders is not None and sender not in self._senders:
             detail = "`from` must be one of the senders of this organisation: see GET /v1/senders."
             raise Refusal("sender_not_allowed", 422, detail, "from")
         return sender
+
+    def check_destination(self, to: str) -> None:
+        """Raise Refusal when the organisation may not send to `to`."""
+        if self._destinations is not None and not self._destinations.longest(to, False):
+            raise _not_there("`to` must be in a destination that this organisation may send to.")
 
 
 class DestinationRules:

@@ -43,13 +43,27 @@ class SenderTable:
 
         Raises Refusal when it may not be sent so, Unavailable while nothing is known.
         """
-        if self._destinations is None:
-            raise Unavailable("It is not known yet who may use which sender.")
+        destinations = self._known()
         own = self._own.get(organisation_id)
         if own is not None:
             sender = own.sender(to, sender)
-        self._destinations.check(to, sender)
+        destinations.check(to, sender)
         return sender
+
+    def reply_sender(self, organisation_id: int, to: str, sender: str) -> str:
+        """The same for the answer to a message that was written to `sender`: a route has made that number the
+        organisation's, so no list of senders need have it."""
+        destinations = self._known()
+        own = self._own.get(organisation_id)
+        if own is not None:
+            own.check_destination(to)
+        destinations.check(to, sender)
+        return sender
+
+    def _known(self) -> DestinationRules:
+        if self._destinations is None:
+            raise Unavailable("It is not known yet who may use which sender.")
+        return self._destinations
 
     async def refresh(self) -> None:
         """Look once what has changed. What cannot be read stays as it was."""

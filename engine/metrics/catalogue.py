@@ -181,6 +181,11 @@ _INBOUND = (
     _counter("inbound_unrouted", "Of these, messages to a number that no route has"),
     _counter("inbound_stops", "Recipients that were opted out, as they wrote"),
     _counter("inbound_starts", "Recipients that may have messages again, as they wrote"),
+    _counter(
+        "inbound_replies",
+        "Replies to STOP, START and HELP, by outcome: sent, refused, late, held_back",
+        "outcome",
+    ),
 )
 
 _CREDIT = (
@@ -310,6 +315,11 @@ RECORDS: dict[str, dict[str, Place | None]] = {
         "unrouted": Place("smsengine_inbound_unrouted"),
         "stopped": Place("smsengine_inbound_stops"),
         "started": Place("smsengine_inbound_starts"),
+        "replies_held_back": Place("smsengine_inbound_replies", {"outcome": "held_back"}),
+    },
+    "auto-replies": {
+        outcome: Place("smsengine_inbound_replies", {"outcome": outcome})
+        for outcome in ("sent", "refused", "late")
     },
     "receipts stored": {
         "kept": Place("smsengine_receipts_stored"),

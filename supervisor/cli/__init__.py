@@ -25,6 +25,7 @@ from engine.errors import ConfigError, EngineError, Refusal, Unavailable
 from engine.journal import last_sentence
 from supervisor.cli import (
     admin_key,
+    auto_reply,
     books,
     changes,
     dead,
@@ -68,6 +69,7 @@ app.add_typer(books.app, name="books")
 app.add_typer(destination.app, name="destination")
 app.add_typer(inbound.app, name="inbound")
 app.add_typer(inbound.routes, name="inbound-route")
+app.add_typer(auto_reply.app, name="auto-reply")
 app.add_typer(opt_out.app, name="opt-out")
 app.add_typer(price.app, name="price")
 app.add_typer(route.app, name="route")

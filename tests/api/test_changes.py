@@ -45,6 +45,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
         ".",
         {"numbers": ["+4915112345678"]},
     ),
+    "PUT /v1/admin/organisations/{organisation_id}/auto-replies": ("", {"action": "stop", "text": "Goodbye"}),
+    "POST /v1/admin/organisations/{organisation_id}/auto-replies/remove": ("", {"action": "stop"}),
     "POST /v1/admin/organisations/{organisation_id}/keys": ("", None),
     "DELETE /v1/admin/organisations/{organisation_id}/keys/{key_id}": ("", None),
     "PATCH /v1/admin/organisations/{organisation_id}/keys/{key_id}": ("", {"networks": ["127.0.0.0/8"]}),
@@ -151,6 +153,9 @@ async def filled(api: Api, route: AdminRoute, directory_url: str) -> str:
                 made["id"],
             )
             await connection.close()
+        if path.endswith("/auto-replies/remove"):
+            reply = {"action": "stop", "text": "Goodbye"}
+            await api.admin("PUT", path.removeprefix("/v1/admin").removesuffix("/remove"), reply)
         if "{endpoint_id}" in path or "{delivery_id}" in path:
             endpoint = await made_endpoint(api, made["id"], directory_url)
             path = path.replace("{endpoint_id}", str(endpoint[0])).replace("{delivery_id}", str(endpoint[1]))

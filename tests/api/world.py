@@ -32,6 +32,8 @@ from engine.batches import Batch
 from engine.capacity.plan_answer import PlanAnswer
 from engine.capacity.wish import PlanWish
 from engine.errors import Refusal, Unavailable
+from engine.inbound.settings import DEFAULTS
+from engine.inbound.words import WordList
 from engine.nodes.control import NodeControl
 from engine.organisations import LossSum, Rebuilding
 from engine.providers.problems import Problems
@@ -42,6 +44,7 @@ from engine.stores.migrate import migrate_postgres
 from engine.stores.postgres.adjustments import Adjustments
 from engine.stores.postgres.admin_keys import AdminKeyBook
 from engine.stores.postgres.api_key_book import ApiKeyBook
+from engine.stores.postgres.auto_replies import AutoReplyBook
 from engine.stores.postgres.changes import Changes
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.inbound_routes import InboundRouteBook
@@ -277,6 +280,8 @@ def recipients_of(pool: Pool, **changes: Any) -> RecipientServices:
         "inbound": Sink(),
         "inbound_page": _no_inbound,
         "inbound_routes": InboundRouteBook(pool),
+        "auto_replies": AutoReplyBook(pool),
+        "words": WordList(DEFAULTS),
         "now_us": lambda: time.time_ns() // 1000,
     }
     return RecipientServices(**given | changes)

@@ -20,9 +20,11 @@ from engine.inbound.whole import whole_message
 from engine.inbound.words import WordList
 from engine.stores.clickhouse.inbound import ClickHouseInbound
 from engine.stores.migrate import migrate_clickhouse
+from engine.stores.postgres.auto_replies import AutoReplyBook
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.inbound_routes import InboundRouteBook
 from engine.stores.postgres.opt_outs import OptOutBook
+from engine.stores.redis.auto_replies import RedisReplyQueue
 from engine.stores.redis.inbound_sink import RedisInboundSink
 from engine.stores.redis.inbound_stream import RedisInboundEvents, RedisInboundStream
 from engine.stores.redis.link import RedisLink
@@ -74,7 +76,8 @@ async def world(streams_url: str, books_url: str, clickhouse: str) -> AsyncItera
     routes, opt_outs = InboundRouteBook(directory.pool), OptOutBook(directory.pool)
     inbox = Inbox(
         RedisInboundStream(link), routes, opt_outs, store, RedisInboundEvents(link, lambda o: o % 16),
-        WordList(DEFAULTS), "one", part_wait_s=60, now_us=lambda: NOW_US, look_s=0.01,
+        WordList(DEFAULTS), AutoReplyBook(directory.pool), RedisReplyQueue(link), "one",
+        part_wait_s=60, now_us=lambda: NOW_US, look_s=0.01,
     )  # fmt: skip
     yield World(link, RedisInboundSink(link, lambda: NOW_US), routes, opt_outs, store, inbox, directory)
     await store.close()

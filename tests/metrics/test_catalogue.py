@@ -24,6 +24,7 @@ from engine.credit.answer_counts import AnswerCounts
 from engine.delivery.settlement_counts import SettlementCounts
 from engine.delivery.verdict_counts import VerdictCounts
 from engine.inbound.inbox import InboundCounts
+from engine.inbound.reply_sending import AutoReplyCounts
 from engine.intake.under_way import CreditWaits
 from engine.metrics.catalogue import METRICS, RECORDS, Metric
 from engine.metrics.exposition import rendered
@@ -52,6 +53,7 @@ WATCHED = {
     "receipts matched": MatchCounts(),
     "archived": ArchiverCounts(),
     "inbound stored": InboundCounts(),
+    "auto-replies": AutoReplyCounts(),
     "credit found": CreditWaits(),
     "ledger answers": AnswerCounts(),
     "webhook events": NotifierCounts(),

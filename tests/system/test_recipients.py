@@ -83,3 +83,40 @@ def test_test_numbers_have_their_outcomes_and_reach_no_provider(engine: Engine, 
     ]
     _, failed = caller.call("GET", f"/v1/messages/{batch['results'][2]['id']}")
     assert failed["charge"] == "released"
+
+
+def test_a_stop_is_confirmed_by_a_message_of_the_organisation_once(
+    engine: Engine, made: dict[str, Any]
+) -> None:
+    caller, writer, number = Caller(engine.url, made["api_key"]), "+4915112340001", "4915112340000"
+    for route in ("54321", number):
+        answer(engine.run("inbound-route", "add", route, made["id"], "--json"))
+    answer(engine.run("auto-reply", "set", made["id"], "stop", "You get no more messages.", "--json"))
+    status, reply = caller.call(
+        "PUT", "/v1/auto-replies", {"action": "help", "text": "سلام 😀", "language": "fa"}
+    )
+    assert (status, reply["text"]) == (200, "سلام 😀")
+    assert len(answer(engine.run("auto-reply", "list", made["id"], "--json"))["auto_replies"]) == 2
+    # Two of our own numbers that write to each other, one that asks in Persian, one that stops twice.
+    for sender, to, text in (
+        (f"+{number}", "54321", "STOP"), (writer, number, "راهنما"), (writer, "54321", "stop"),
+        (writer, "54321", "STOP"),
+    ):  # fmt: skip
+        answer(engine.run("inbound", "write", "--from", sender, "--to", to, "--text", text, "--json"))
+
+    def inbound() -> list[dict[str, Any]]:
+        found = caller.call("GET", "/v1/inbound-messages")[1]["inbound_messages"]
+        return [one for one in found if one["action"]]
+
+    eventually(lambda: len(inbound()) == 4)
+
+    def sent() -> dict[tuple[str, str], str]:
+        page = caller.call("GET", f"/v1/messages?to=%2B{writer[1:]}")[1]["messages"]
+        return {(one["from"], one["reference"]): one["status"] for one in page}
+
+    eventually(lambda: len(sent()) == 2 and set(sent().values()) <= {"sent", "delivered"})
+    assert {sender for sender, _ in sent()} == {"54321", f"+{number}"}
+    assert {reference for _, reference in sent()} <= {one["id"] for one in inbound()}
+    assert caller.call("GET", f"/v1/messages?to=%2B{number}")[1]["messages"] == []
+    assert code_of(caller, to=writer) == "opted_out"
+    answer(engine.run("auto-reply", "remove", made["id"], "stop", "--json"))

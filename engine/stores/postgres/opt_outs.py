@@ -7,7 +7,8 @@ are made one after the other, and the later one stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from engine.errors import Refusal
@@ -19,6 +20,8 @@ from engine.stores.postgres.pool import Pool
 # So many changes are read at once, and so many numbers of a whole list.
 _CHANGES_MAX = 5_000
 _PAGE = 50_000
+
+_NO_MESSAGES: Mapping[str, str] = MappingProxyType({})
 
 _VERSION = "SELECT version FROM opt_outs_version"
 # One statement, so that the version and the rows belong together.
@@ -40,16 +43,23 @@ SET version = greatest(version, (extract(epoch FROM clock_timestamp()) * 1e6)::b
 RETURNING version"""
 _EXISTS = "SELECT 1 FROM organisations WHERE id = $1"
 _ADD = """
-INSERT INTO opt_outs (organisation_id, number, source, version)
-SELECT $1, number, $3, $4 + place FROM unnest($2::bigint[]) WITH ORDINALITY AS given (number, place)
+INSERT INTO opt_outs (organisation_id, number, source, version, message_id)
+SELECT $1, number, $3, $4 + place, message_id
+FROM unnest($2::bigint[], $5::text[]) WITH ORDINALITY AS given (number, message_id, place)
 ON CONFLICT (organisation_id, number) DO UPDATE
-SET (opted_out, source, changed_at, version) = (true, EXCLUDED.source, now(), EXCLUDED.version)
+SET (opted_out, source, changed_at, version, message_id)
+    = (true, EXCLUDED.source, now(), EXCLUDED.version, EXCLUDED.message_id)
 WHERE NOT opt_outs.opted_out
 RETURNING number"""
 _REMOVE = """
 UPDATE opt_outs o SET opted_out = false, source = $3, changed_at = now(), version = $4 + place
-FROM unnest($2::bigint[]) WITH ORDINALITY AS given (number, place)
+FROM unnest($2::bigint[], $5::text[]) WITH ORDINALITY AS given (number, message_id, place)
 WHERE o.organisation_id = $1 AND o.number = given.number AND o.opted_out RETURNING o.number"""
+_MADE_BY = """
+SELECT o.organisation_id, o.number FROM unnest($1::bigint[], $2::bigint[], $3::text[])
+    AS given (of, number, id)
+JOIN opt_outs o ON o.organisation_id = given.of AND o.number = given.number
+WHERE o.opted_out AND o.message_id = given.id"""
 _LIST = """
 SELECT number, changed_at, source FROM opt_outs
 WHERE organisation_id = $1 AND opted_out AND number > $2 ORDER BY number LIMIT $3"""
@@ -100,22 +110,45 @@ class OptOutBook:
             raise Refusal("not_found", 404, "This number has not opted out.")
         return _opt_out(row)
 
-    async def add(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
-        """Opt these numbers in E.164 out; returns how many had not opted out before. Raises Refusal 404."""
-        return await self._change(_ADD, "added", organisation_id, numbers, source)
+    async def add(
+        self,
+        organisation_id: int,
+        numbers: Sequence[str],
+        source: OptOutSource,
+        messages: Mapping[str, str] = _NO_MESSAGES,
+    ) -> int:
+        """Opt these numbers in E.164 out; returns how many had not opted out before. `messages`: by number,
+        the id of the inbound message that says so. Raises Refusal 404."""
+        return await self._change(_ADD, "added", organisation_id, numbers, source, messages)
+
+    async def made_by(self, wanted: Sequence[tuple[int, str, str]]) -> set[tuple[int, str]]:
+        """Which of these (organisation, number, id of an inbound message) are opted out by that message:
+        (organisation, number) of each."""
+        columns = [of for of, _, _ in wanted], [_digits(n) for _, n, _ in wanted], [i for _, _, i in wanted]
+        async with self._pool.connection() as connection:
+            return {(row[0], f"+{row[1]}") for row in await connection.fetch(_MADE_BY, *columns)}
 
     async def remove(self, organisation_id: int, numbers: Sequence[str], source: OptOutSource) -> int:
         """Let numbers in E.164 have messages again; returns how many had opted out. Raises Refusal 404."""
         return await self._change(_REMOVE, "removed", organisation_id, numbers, source)
 
     async def _change(
-        self, statement: str, what: str, organisation_id: int, numbers: Sequence[str], source: OptOutSource
+        self,
+        statement: str,
+        what: str,
+        organisation_id: int,
+        numbers: Sequence[str],
+        source: OptOutSource,
+        messages: Mapping[str, str] = _NO_MESSAGES,
     ) -> int:
         digits = sorted(set(map(_digits, numbers)))
+        ids = [messages.get(f"+{number}", "") for number in digits]
         async with self._pool.transaction() as connection:
             await _check(connection, organisation_id)
             last = await connection.fetchval(_COUNT_UP, len(digits))
-            changed = await connection.fetch(statement, organisation_id, digits, source, last - len(digits))
+            changed = await connection.fetch(
+                statement, organisation_id, digits, source, last - len(digits), ids
+            )
             if changed:
                 # The numbers are people's, and records of changes are kept for good.
                 await note_change(connection, None, {what: len(changed)})

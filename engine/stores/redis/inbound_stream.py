@@ -39,17 +39,17 @@ class RedisInboundStream:
     async def lease(self, owner: str, ttl_ms: int) -> bool:
         """Become or stay the one active inbox for `ttl_ms`; False while another is."""
         ask: Command = ("FCALL", versioned("receipts_lease"), 1, INBOUND_LOCK, owner, ttl_ms)
-        return bool((await _all(self._link, [ask]))[0])
+        return bool((await answers_of(self._link, [ask]))[0])
 
     async def release(self, owner: str) -> None:
         """Give the lease up at once, if it is `owner`'s."""
-        await _all(self._link, [("FCALL", versioned("receipts_release"), 1, INBOUND_LOCK, owner)])
+        await answers_of(self._link, [("FCALL", versioned("receipts_release"), 1, INBOUND_LOCK, owner)])
 
     async def read(self) -> list[KeptPart]:
         """The oldest parts; what is none is set aside."""
         found, unreadable = [], []
         for stream_id, fields in (
-            await _all(self._link, [("XRANGE", INBOUND, "-", "+", "COUNT", _READ_MAX)])
+            await answers_of(self._link, [("XRANGE", INBOUND, "-", "+", "COUNT", _READ_MAX)])
         )[0]:
             try:
                 found.append(KeptPart(StreamId.parse(stream_id), _decode(fields[1])))
@@ -57,7 +57,7 @@ class RedisInboundStream:
                 unreadable.append(stream_id)
         if unreadable:
             log.error("inbound messages cannot be read, and are set aside", count=len(unreadable))
-            await _all(
+            await answers_of(
                 self._link,
                 [("FCALL", versioned("inbound_set_aside"), 2, INBOUND, INBOUND_UNREADABLE, *unreadable)],
             )
@@ -65,7 +65,7 @@ class RedisInboundStream:
 
     async def remove(self, stream_ids: Sequence[StreamId]) -> None:
         """Remove what is done with."""
-        await _all(self._link, [("XDEL", INBOUND, *map(str, stream_ids))])
+        await answers_of(self._link, [("XDEL", INBOUND, *map(str, stream_ids))])
 
 
 class RedisInboundEvents:
@@ -88,10 +88,11 @@ class RedisInboundEvents:
             )
             by_shard.setdefault(self._shard_of(message.organisation_id), []).append(event)
         if by_shard:
-            await _all(self._link, [add_events(s, events) for s, events in by_shard.items()])
+            await answers_of(self._link, [add_events(s, events) for s, events in by_shard.items()])
 
 
-async def _all(link: RedisLink, commands: Sequence[Command]) -> list[Any]:
+async def answers_of(link: RedisLink, commands: Sequence[Command]) -> list[Any]:
+    """The replies to commands. Raises Unavailable."""
     replies = await link.batch(commands)
     for reply in replies:
         if isinstance(reply, ReplyError):

@@ -103,6 +103,8 @@ def others(message: bytes) -> list[Any]:
          "1-1", -1, "1-2", 1, 5, b"late"),
         ("FCALL", versioned("receipts_finish_late"), 1, later, b"late", 9, b"later"),
         ("FCALL", versioned("inbound_keep"), 2, keys.INBOUND, keys.INBOUND_SEEN, 5, b"digest", 9, b"part"),
+        ("FCALL", versioned("inbound_reply"), 2, keys.AUTO_REPLIES, keys.replied_key(7, "+49151"), "id", 4, 9,
+         b"reply"),
         ("FCALL", versioned("inbound_set_aside"), 2, keys.INBOUND, keys.INBOUND_UNREADABLE, "1-1", "1-3"),
         ("FCALL", versioned("receipts_first"), 1, keys.activity_key(s)),
         ("FCALL", versioned("reserve"), 1, keys.rate_key("p"), "normal", 5, 1, "1000", "0.2", "1050000.0", 3,

@@ -31,5 +31,20 @@ local function set_aside(keys, args)
   return moved
 end
 
+-- reply(stream, replied; id of the inbound message, replies_max, window_s, payload)
+-- -> 1 when the reply is on the stream, or was, 0 when `replied` has `replies_max` already
+-- `replied` has the ids of the messages of one sender that were answered in `window_s` from the first of them on.
+-- A second call after a lost answer adds nothing.
+local function reply(keys, args)
+  if redis.call('SISMEMBER', keys[2], args[1]) == 1 then return 1 end
+  local count = redis.call('SCARD', keys[2])
+  if count >= tonumber(args[2]) then return 0 end
+  redis.call('SADD', keys[2], args[1])
+  if count == 0 then redis.call('EXPIRE', keys[2], args[3]) end
+  redis.call('XADD', keys[1], '*', 'b', args[4])
+  return 1
+end
+
 redis.register_function('inbound_keep' .. VERSION, keep)
+redis.register_function('inbound_reply' .. VERSION, reply)
 redis.register_function('inbound_set_aside' .. VERSION, set_aside)
