@@ -89,6 +89,7 @@ mo_dropped
 mo_kept
 mo_refused
 unrouted
+replies_held_back
 blocks
 matched
 recipient

@@ -29,8 +29,15 @@ class WebhookBook(Protocol):
     async def endpoints(self, organisation_id: int) -> list[ShownEndpoint]:
         """Those of an organisation. Raises Refusal 404."""
 
-    async def create(self, organisation_id: int, url: str) -> NewEndpoint:
-        """One more. Raises Refusal 404, 409, 422."""
+    async def create(
+        self, organisation_id: int, url: str, events: Sequence[str] | None = None
+    ) -> NewEndpoint:
+        """One more, that is told of these types of events; None: of all. Raises Refusal 404, 409, 422."""
+
+    async def set_events(
+        self, organisation_id: int, endpoint_id: int, events: Sequence[str] | None
+    ) -> ShownEndpoint:
+        """Tell it of these types of events alone; None: of all. Raises Refusal 404, 422."""
 
     async def remove(self, organisation_id: int, endpoint_id: int) -> None:
         """Tell it nothing more. Raises Refusal 404."""

@@ -25,6 +25,7 @@ from engine.api.response import Response, answer_of
 from engine.api.webhook_ports import NewEndpoint
 from engine.changes import describe
 from engine.shards import shard_of
+from engine.webhooks.events import EVENT_TYPES
 from engine.webhooks.records import TEST_EVENT, DeliveryState, ShownDelivery, ShownEndpoint, WebhookEvent
 from engine.webhooks.urls import ALLOWED
 
@@ -40,6 +41,11 @@ Whose = Callable[[web.Request, bool], Awaitable[int]]
 
 class _NewEndpoint(msgspec.Struct, forbid_unknown_fields=True):
     url: str
+    events: list[str] | None = None
+
+
+class _Change(msgspec.Struct, forbid_unknown_fields=True):
+    events: list[str] | None
 
 
 class _Rotation(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,6 +67,7 @@ class _Made(msgspec.Struct):
     url: str | None
     created_at: datetime
     previous_secret_until: datetime | None
+    events: tuple[str, ...] | None
     secret: str
 
 
@@ -83,7 +90,10 @@ class _Replayed(msgspec.Struct):
     replayed: int
 
 
-_NEW = Shape(_NewEndpoint, "an endpoint", {"url": ALLOWED})
+_TYPES = "an array of types of events as strings, or null: all"
+_NEW = Shape(_NewEndpoint, "an endpoint", {"url": ALLOWED, "events": _TYPES})
+_CHANGE = Shape(_Change, "a change of an endpoint", {"events": _TYPES})
+_EVENT_SCHEMA = {"minItems": 1, "items": {"enum": list(EVENT_TYPES)}}
 _ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds"})
 _SINCE = Shape(_Since, "a replay", {"since": "an RFC 3339 time with an offset as a string"})
 _NOTHING = Shape(_Nothing, "this call", {})
@@ -113,7 +123,14 @@ class Webhooks:
         "Make an endpoint; its secret is shown this once.",
         scope="send read",
         body=_NEW,
-        examples={"one": {"url": "https://127.0.0.1:9/events"}},
+        limits={"events": _EVENT_SCHEMA},
+        examples={
+            "of all": {"url": "https://127.0.0.1:9/events"},
+            "of two types": {
+                "url": "https://127.0.0.1:9/some",
+                "events": ["message.delivered", "message.received"],
+            },
+        },
         answers={201: _Made},
         codes=("endpoint_exists", "too_many_endpoints"),
     )
@@ -124,7 +141,25 @@ class Webhooks:
         """
         organisation_id = await self._whose(request, True)
         wanted = _NEW.decode(await read_body(request, self._body_bytes_max))
-        return _made(201, await self._book.create(organisation_id, wanted.url))
+        return _made(201, await self._book.create(organisation_id, wanted.url, wanted.events))
+
+    @described(
+        "change_webhook_endpoint",
+        "Set the types of the events that an endpoint is told of.",
+        scope="send read",
+        path=_ENDPOINT,
+        body=_CHANGE,
+        limits={"events": _EVENT_SCHEMA},
+        examples={"one type": {"events": ["message.delivered"]}, "all": {"events": None}},
+        answers={200: ShownEndpoint},
+    )
+    async def change(self, request: web.Request) -> Response:
+        """`PATCH /v1/webhook-endpoints/{id}`: 200 with it. Safe to repeat. Raises Refusal 400, 404, 413,
+        422."""
+        organisation_id = await self._whose(request, True)
+        endpoint_id = _endpoint_id(request)
+        wanted = _CHANGE.decode(await read_body(request, self._body_bytes_max))
+        return answer_of(200, await self._book.set_events(organisation_id, endpoint_id, wanted.events))
 
     @described(
         "remove_webhook_endpoint",
@@ -298,6 +333,7 @@ def _calls(calls: Webhooks) -> Iterator[tuple[str, str, Action, bool]]:
     one = f"{endpoints}/{{endpoint_id}}"
     yield "GET", endpoints, calls.endpoints, False
     yield "POST", endpoints, calls.create, False
+    yield "PATCH", one, calls.change, False
     yield "DELETE", one, calls.remove, False
     yield "POST", f"{one}/rotate", calls.rotate, False
     yield "POST", f"{one}/test", calls.test, True

@@ -33,6 +33,8 @@ TYPES = {
     "undelivered": "message.undelivered",
     "low_balance": "balance.low",
 }
+# The types that an endpoint may be told of; a test is told to the endpoint that it is for.
+EVENT_TYPES = tuple(sorted({*TYPES.values(), "message.received"}))
 # The places of fields in a row.
 FIELDS = {name: place for place, name in enumerate(ActivityRow.__struct_fields__)}
 _AT, _ORGANISATION, _MESSAGE, _EVENT = (

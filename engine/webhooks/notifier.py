@@ -40,7 +40,7 @@ from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
 from engine.webhooks.ports import ActivityLog, DeliveryBook, FoundEntry, Settled, WebhookStreams
 from engine.webhooks.reading import deliveries_of, events_in, events_of_rows, may_concern, rows_in, rows_of
-from engine.webhooks.records import ReadPart, WebhookEvent
+from engine.webhooks.records import Delivery, ReadPart, WebhookEvent
 from engine.webhooks.retries import RETRY_S, Retries
 from engine.webhooks.sender import Sender
 from engine.webhooks.shares import OwnShard, Shares
@@ -259,18 +259,17 @@ class Notifier:
             for event in events
             if event.callback_url
         }
-        self.counts.events += len(events)
         part = ReadPart(own.shard, *_changed(own.read, read))
-        deliveries = [
-            delivery
-            for event in events
-            for delivery in deliveries_of(
+        deliveries = list[Delivery]()
+        for event in events:
+            of_event = deliveries_of(
                 event,
                 own.shard,
                 self._table.of(event.organisation_id),
                 callbacks.get(event.organisation_id) if event.callback_url else None,
             )
-        ]
+            self.counts.events += bool(of_event)
+            deliveries += of_event
         part.open = len(deliveries)
         own.read = read
         own.parts.append(part)

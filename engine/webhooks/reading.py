@@ -70,11 +70,11 @@ def deliveries_of(
     event: WebhookEvent, shard: int, endpoints: Sequence[Endpoint], callback: Endpoint | None
 ) -> list[Delivery]:
     """One delivery to each endpoint, and one to the callback URL with the secrets of `callback`."""
-    body = body_of(event)
-    wanted = [(endpoint.url, endpoint) for endpoint in endpoints if event.endpoint_id in (0, endpoint.id)]
+    wanted = [(endpoint.url, endpoint) for endpoint in endpoints if endpoint.is_told_of(event)]
     # An endpoint that is the callback URL, too, is told once.
     if callback is not None and event.callback_url not in {url for url, _ in wanted}:
         wanted.append((event.callback_url, callback))
+    body = body_of(event) if wanted else b""
     found = []
     for url, endpoint in wanted:
         target = target_of(url)

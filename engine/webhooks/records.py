@@ -67,6 +67,14 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     # The secret before it, which signs as well until then, UTC, seconds since 1970.
     previous: bytes | None = None
     previous_until_s: float = 0.0
+    # The types of the events that it is told of; None: all.
+    events: frozenset[str] | None = None
+
+    def is_told_of(self, event: WebhookEvent) -> bool:
+        """Whether it is told of an event of its organisation. One that is for it alone, it always is."""
+        if event.endpoint_id:
+            return event.endpoint_id == self.id
+        return self.events is None or event.type in self.events
 
     def secrets(self, now_s: float) -> tuple[bytes, ...]:
         """Those that sign at `now_s`, the newest first."""
@@ -124,6 +132,8 @@ class ShownEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     # Until when a replaced secret signs beside the present one; null: there is one secret.
     previous_secret_until: datetime | None
+    # The types of the events that it is told of; null: all.
+    events: tuple[str, ...] | None = None
 
 
 class ShownDelivery(msgspec.Struct, frozen=True, kw_only=True):

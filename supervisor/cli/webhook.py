@@ -12,7 +12,7 @@ from rich.console import Console
 
 from engine.errors import ConfigError, Refusal
 from supervisor.cli import options, show
-from supervisor.cli.client import Client
+from supervisor.cli.client import Client, decode, json_bytes
 
 app = typer.Typer(
     help="Webhooks: endpoints, failed deliveries, replay.", no_args_is_help=True, rich_markup_mode="rich"
@@ -26,12 +26,19 @@ _EndpointId = Annotated[
     int, typer.Argument(metavar="ENDPOINT", min=1, help="Its id: see `smsengine webhook list`.")
 ]
 
+_Events = Annotated[
+    list[str] | None,
+    typer.Option("--event", metavar="TYPE", help="Only events of this type; may be given several times."),
+]
+
 
 class _Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     url: str | None
     created_at: str
     previous_secret_until: str | None = None
+    # None: all.
+    events: list[str] | None = None
 
 
 class _Made(_Endpoint, frozen=True, kw_only=True):
@@ -93,10 +100,12 @@ def list_endpoints(organisation: _Organisation, *, engine: options.EngineOptions
             e.url or "callback URLs of messages",
             _moment(e.created_at),
             _moment(e.previous_secret_until),
+            ", ".join(e.events) if e.events else "all",
         )
         for e in found
     ]
-    console.print(show.table(("id", "url", "since", "two secrets until"), rows, frozenset({0})))
+    columns = ("id", "url", "since", "two secrets until", "events")
+    console.print(show.table(columns, rows, frozenset({0})))
 
 
 @app.command()
@@ -104,19 +113,47 @@ def list_endpoints(organisation: _Organisation, *, engine: options.EngineOptions
 def add(
     organisation: _Organisation,
     url: Annotated[str, typer.Argument(metavar="URL", help="https:// or http://.")],
+    events: _Events = None,
     *,
     engine: options.EngineOptions,
 ) -> None:
     """Tell a URL what becomes of an organisation's messages; prints the secret, once.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     [cyan]smsengine webhook add 7 https://example.com/hook[/cyan]
+    [cyan]smsengine webhook add 7 https://example.com/in --event message.received[/cyan]
     """
-    made = engine.admin().post(f"{_of(organisation)}/webhook-endpoints", {"url": url}, _Made)
+    wanted = {"url": url, "events": events or None}
+    made = engine.admin().post(f"{_of(organisation)}/webhook-endpoints", wanted, _Made)
     if not engine.print_json(made):
         print(f"endpoint  {made.id}")
         print(f"secret    {made.secret}")
+
+
+@app.command("events")
+@options.admin_options
+def set_events(
+    organisation: _Organisation,
+    endpoint: _EndpointId,
+    events: _Events = None,
+    every: Annotated[bool, typer.Option("--all", help="All types.")] = False,
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """Set the types of the events that an endpoint is told of.
+
+    [bold]Examples[/bold]
+
+    [cyan]smsengine webhook events 7 12 --event message.delivered --event message.failed[/cyan]
+    [cyan]smsengine webhook events 7 12 --all[/cyan]
+    """
+    if bool(events) == every:
+        raise ConfigError("Name types of events with --event, or give --all.")
+    path, body = f"{_of(organisation)}/webhook-endpoints/{endpoint}", {"events": events or None}
+    changed = decode(engine.admin().call("PATCH", path, json_bytes(body)).body, _Endpoint)
+    if not engine.print_json(changed):
+        print(f"endpoint {endpoint} is told of {', '.join(changed.events or ['all events'])}")
 
 
 @app.command()

@@ -70,6 +70,10 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "POST /v1/admin/dead-letters/{letter_id}/replay": ("", None),
     "POST /v1/admin/dead-letters/{letter_id}/drop": ("", None),
     "POST /v1/admin/organisations/{organisation_id}/webhook-endpoints": ("", {"url": "https://example.com/"}),
+    "PATCH /v1/admin/organisations/{organisation_id}/webhook-endpoints/{endpoint_id}": (
+        "",
+        {"events": ["message.sent"]},
+    ),
     "DELETE /v1/admin/organisations/{organisation_id}/webhook-endpoints/{endpoint_id}": ("", None),
     "POST /v1/admin/organisations/{organisation_id}/webhook-endpoints/{endpoint_id}/rotate": ("", None),
     # Redis is away here, as with dead letters.

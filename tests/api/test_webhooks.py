@@ -36,7 +36,7 @@ async def test_a_secret_is_shown_when_it_is_made_and_never_again(api: Api) -> No
     shown = next(e for e in listed["webhook_endpoints"] if e["id"] == endpoint["id"])
     assert shown == {
         "id": endpoint["id"], "url": endpoint["url"], "created_at": endpoint["created_at"],
-        "previous_secret_until": None,
+        "previous_secret_until": None, "events": None,
     }  # fmt: skip
     status, _, rotated = await api.ask("POST", f"{ENDPOINTS}/{endpoint['id']}/rotate")
     assert status == 200
@@ -46,6 +46,23 @@ async def test_a_secret_is_shown_when_it_is_made_and_never_again(api: Api) -> No
     assert (status, callbacks["url"], callbacks["previous_secret_until"]) == (200, None, None)
     assert (await api.ask("DELETE", f"{ENDPOINTS}/{endpoint['id']}"))[0] == 204
     assert (await api.ask("DELETE", f"{ENDPOINTS}/{endpoint['id']}"))[0] == 404
+
+
+async def test_an_endpoint_names_the_types_of_its_events(api: Api) -> None:
+    types = ["message.sent", "balance.low", "message.sent"]
+    _, _, some = await api.ask("POST", ENDPOINTS, {"url": url(), "events": types})
+    assert some["events"] == ["balance.low", "message.sent"]
+    of_it = f"{ENDPOINTS}/{some['id']}"
+    for events in (["message.received"], None):
+        status, _, changed = await api.ask("PATCH", of_it, {"events": events})
+        assert (status, changed["events"]) == (200, events)
+        assert "secret" not in changed
+    for wrong in ([], ["message.unknown"], ["webhook.test"], "message.sent", [5], {}):
+        for method, path, body in (("POST", ENDPOINTS, {"url": url()}), ("PATCH", of_it, {})):
+            status, _, problem = await api.ask(method, path, body | {"events": wrong})
+            assert (status, problem["field"][:6]) == (422, "events")
+    assert (await api.ask("PATCH", of_it, {}))[2]["field"] == "events"
+    assert (await api.ask("PATCH", f"{ENDPOINTS}/callbacks", {"events": None}))[0] == 404
 
 
 async def test_the_same_url_twice_is_one_endpoint(api: Api) -> None:

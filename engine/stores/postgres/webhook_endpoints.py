@@ -7,6 +7,7 @@ other; when that answer was lost, the secret is rotated.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.errors import Refusal
 from engine.stores.postgres.changes import note_change
 from engine.stores.postgres.directory import exists_in, no_organisation
 from engine.stores.postgres.pool import Pool
+from engine.webhooks.events import EVENT_TYPES
 from engine.webhooks.ports import EndpointChanges
 from engine.webhooks.records import DeliveryState, Endpoint, ShownDelivery, ShownEndpoint
 from engine.webhooks.signing import SECRET_OCTETS, shown
@@ -34,17 +36,17 @@ SET version = greatest(version + 1, (extract(epoch FROM clock_timestamp()) * 1e6
 RETURNING version"""
 _CHANGES = """
 SELECT v.version, e.id, e.organisation_id, e.url, e.secret, e.removed_at IS NOT NULL,
-    e.previous_secret, coalesce(extract(epoch FROM e.previous_until), 0)::float8
+    e.previous_secret, coalesce(extract(epoch FROM e.previous_until), 0)::float8, e.events
 FROM webhooks_version v LEFT JOIN webhook_endpoints e ON e.version > $1 AND ($1 > 0 OR e.removed_at IS
 NULL)"""
 _CALLBACK = """
 SELECT id, organisation_id, url, secret, previous_secret, coalesce(extract(epoch FROM previous_until),
 0)::float8 FROM webhook_endpoints WHERE organisation_id = $1 AND url = '' AND removed_at IS NULL"""
 _ADD = """
-INSERT INTO webhook_endpoints (organisation_id, url, secret, version) VALUES ($1, $2, $3, $4)
-RETURNING id, url, created_at, NULL::timestamptz"""
+INSERT INTO webhook_endpoints (organisation_id, url, secret, version, events) VALUES ($1, $2, $3, $4, $5)
+RETURNING id, url, created_at, NULL::timestamptz, events"""
 _OF = """
-SELECT id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END
+SELECT id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END, events
 FROM webhook_endpoints WHERE organisation_id = $1 AND removed_at IS NULL ORDER BY id"""
 _ONE = """
 SELECT url FROM webhook_endpoints WHERE organisation_id = $1 AND id = $2 AND removed_at IS NULL"""
@@ -61,7 +63,12 @@ UPDATE webhook_endpoints SET
         THEN greatest(previous_until, now() + make_interval(secs => $3::float8))
         ELSE now() + make_interval(secs => $3::float8) END,
     secret = $2, version = $4
-WHERE id = $1 RETURNING id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END"""
+WHERE id = $1
+RETURNING id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END, events"""
+_EVENTS = "SELECT events FROM webhook_endpoints WHERE id = $1"
+_SET_EVENTS = """
+UPDATE webhook_endpoints SET events = $2, version = $3 WHERE id = $1
+RETURNING id, url, created_at, CASE WHEN previous_until > now() THEN previous_until END, events"""
 _PAGE = """
 SELECT id, failed_at IS NULL AS waits, event_id, type, url, event_at, attempts, due_at, failed_at,
 last_status,
@@ -122,7 +129,7 @@ class EndpointBook:
             if row is not None:
                 return _endpoint(*row)
             secret = secrets.token_bytes(SECRET_OCTETS)
-            made = await connection.fetchrow(_ADD, organisation_id, "", secret, version)
+            made = await connection.fetchrow(_ADD, organisation_id, "", secret, version, None)
             return _endpoint(made[0], organisation_id, "", secret)
 
     # -- for organisations
@@ -135,9 +142,12 @@ class EndpointBook:
                 raise no_organisation()
         return found
 
-    async def create(self, organisation_id: int, url: str) -> NewEndpoint:
-        """One more endpoint. Raises Refusal 404, 409 when there is one with this URL or there are too many,
-        422."""
+    async def create(
+        self, organisation_id: int, url: str, events: Sequence[str] | None = None
+    ) -> NewEndpoint:
+        """One more endpoint, that is told of these types of events; None: of all. Raises Refusal 404, 409
+        when there is one with this URL or there are too many, 422."""
+        types = _types(events)
         target = target_of(url)
         if target is None:
             raise _invalid("url", ALLOWED)
@@ -154,12 +164,27 @@ class EndpointBook:
                     "too_many_endpoints", 409, f"An organisation has at most {ENDPOINTS_MAX} endpoints."
                 )
             try:
-                row = await connection.fetchrow(_ADD, organisation_id, url, secret, version)
+                row = await connection.fetchrow(_ADD, organisation_id, url, secret, version, types)
             except asyncpg.UniqueViolationError as e:
                 detail = "There is an endpoint with this `url` already."
                 raise Refusal("endpoint_exists", 409, detail, "url") from e
-            await note_change(connection, None, {"url": url})
+            await note_change(connection, None, {"url": url, "events": types})
         return NewEndpoint(_shown(row), shown(secret))
+
+    async def set_events(
+        self, organisation_id: int, endpoint_id: int, events: Sequence[str] | None
+    ) -> ShownEndpoint:
+        """Tell this endpoint of these types of events alone; None: of all. Raises Refusal 404, 422."""
+        types = _types(events)
+        async with self._pool.transaction() as connection:
+            version = await _locked(connection)
+            if not await _url(connection, organisation_id, endpoint_id):
+                raise _no_endpoint()
+            before = await connection.fetchval(_EVENTS, endpoint_id)
+            row = await connection.fetchrow(_SET_EVENTS, endpoint_id, types, version)
+            if before != types:
+                await note_change(connection, {"events": before}, {"events": types})
+        return _shown(row)
 
     async def remove(self, organisation_id: int, endpoint_id: int) -> None:
         """Tell this endpoint nothing more; what waits for it has failed. Raises Refusal 404."""
@@ -237,11 +262,22 @@ def _endpoint(
     secret: bytes,
     previous: bytes | None = None,
     until_s: float = 0.0,
+    events: Sequence[str] | None = None,
 ) -> Endpoint:
     return Endpoint(
         id=endpoint_id, organisation_id=organisation_id, url=url, secret=secret, previous=previous,
-        previous_until_s=until_s,
+        previous_until_s=until_s, events=None if events is None else frozenset(events),
     )  # fmt: skip
+
+
+def _types(events: Sequence[str] | None) -> list[str] | None:
+    """The types as they are kept. Raises Refusal 422."""
+    if events is None:
+        return None
+    if not events or not set(events) <= set(EVENT_TYPES):
+        known = ", ".join(EVENT_TYPES)
+        raise _invalid("events", f"one or more of {known}; or null, for all")
+    return sorted(set(events))
 
 
 async def _locked(connection: Any) -> int:
@@ -267,8 +303,14 @@ def _invalid(field: str, allowed: str) -> Refusal:
 
 
 def _shown(row: Any) -> ShownEndpoint:
-    endpoint_id, url, at, until = row
-    return ShownEndpoint(id=endpoint_id, url=url or None, created_at=at, previous_secret_until=until)
+    endpoint_id, url, at, until, events = row
+    return ShownEndpoint(
+        id=endpoint_id,
+        url=url or None,
+        created_at=at,
+        previous_secret_until=until,
+        events=None if events is None else tuple(events),
+    )
 
 
 def _delivery(row: Any) -> ShownDelivery:
