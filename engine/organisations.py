@@ -65,10 +65,13 @@ class Organisation(msgspec.Struct, frozen=True, kw_only=True):
     paused: Pause | None = None
 
 
-# send  submit messages
-# read  look at messages, the balance and transactions
-ApiScope = Literal["send", "read"]
+# send   submit messages, cancel them, change lists
+# read   look at messages, the balance and transactions
+# admin  look after the organisation: its keys, endpoints and lists; it includes `read`, and sends nothing
+ApiScope = Literal["send", "read", "admin"]
 API_SCOPES: tuple[ApiScope, ...] = get_args(ApiScope)
+# Of a key for which nobody names any.
+USUAL_SCOPES: tuple[ApiScope, ...] = ("send", "read")
 
 
 class ApiKeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,7 +79,7 @@ class ApiKeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     # For people to read; "" for none.
     name: str = ""
-    scopes: tuple[ApiScope, ...] = API_SCOPES
+    scopes: tuple[ApiScope, ...] = USUAL_SCOPES
     # None: it does not expire.
     expires_at: datetime | None = None
     # The networks that it may be used from; none: from everywhere.
@@ -91,7 +94,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     name: str = ""
-    scopes: tuple[ApiScope, ...] = API_SCOPES
+    scopes: tuple[ApiScope, ...] = USUAL_SCOPES
     created_at: datetime
     # None: it does not expire.
     expires_at: datetime | None = None
@@ -109,7 +112,7 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
     key_id: int
     organisation_id: int
     secret_sha256: bytes
-    scopes: tuple[ApiScope, ...] = API_SCOPES
+    scopes: tuple[ApiScope, ...] = USUAL_SCOPES
     # Whether new messages of the organisation are refused.
     suspended: bool = False
     # Those that it may be used from; none: from everywhere.

@@ -57,7 +57,9 @@ class _Organisations(msgspec.Struct):
     next: int | None
 
 
-class _Keys(msgspec.Struct):
+class KeyList(msgspec.Struct):
+    """The API keys of an organisation, the newest first."""
+
     keys: list[ApiKey]
 
 
@@ -66,7 +68,7 @@ _ORGANISATION = Shape(_NewOrganisation, "an organisation", {"name": "a string of
 _CHANGE = Shape(
     _Change, "a change of an organisation", {"low_balance": "a whole number of units, or null for never"}
 )
-_KEY = Shape(
+KEY_WISH = Shape(
     ApiKeyWish,
     "a key",
     {
@@ -76,7 +78,13 @@ _KEY = Shape(
         "networks": "an array of networks, such as 203.0.113.0/24; empty for everywhere",
     },
 )
-_ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds, 86400 if absent"})
+KEY_LIMITS = {
+    "name": {"maxLength": 200},
+    "scopes": {"minItems": 1},
+    "expires_at": TIME,
+    "networks": {"maxItems": NETWORKS_MAX},
+}
+ROTATION = Shape(_Rotation, "a rotation", {"overlap_s": "a number of seconds, 86400 if absent"})
 _TOP_UP = Shape(
     _NewTopUp,
     "a top-up",
@@ -148,14 +156,9 @@ class Admin:
         "create_api_key",
         "Make one more API key of an organisation, which is shown this once.",
         path=ORGANISATION,
-        body=_KEY,
+        body=KEY_WISH,
         is_body_optional=True,
-        limits={
-            "name": {"maxLength": 200},
-            "scopes": {"minItems": 1},
-            "expires_at": TIME,
-            "networks": {"maxItems": NETWORKS_MAX},
-        },
+        limits=KEY_LIMITS,
         examples={"to send only": {"name": "shop", "scopes": ["send"], "expires_at": "2037-01-01T00:00:00Z"}},
         answers={201: Answer(NewKey, example={"id": 3, "api_key": "smse_3_..."})},
         once=True,
@@ -166,17 +169,13 @@ class Admin:
         Raises Refusal 400, 404, 409, 413, 422, Unavailable.
         """
         body, once = await self._posted(request)
-        wish = _KEY.decode_optional(body)
-        check_scopes(wish.scopes, API_SCOPES)
-        check_time("expires_at", wish.expires_at)
-        wish = msgspec.structs.replace(wish, networks=checked_networks(wish.networks))
-        return answer_of(201, await self._keys.create(organisation_id_of(request), once, wish))
+        return answer_of(201, await self._keys.create(organisation_id_of(request), once, key_wish(body)))
 
     @described(
         "rotate_api_key",
         "Make an API key like another one, which ends after a while.",
         path=API_KEY,
-        body=_ROTATION,
+        body=ROTATION,
         is_body_optional=True,
         limits={"overlap_s": {"minimum": 0, "maximum": 31_536_000}},
         examples={"an hour": {"overlap_s": 3600}},
@@ -191,7 +190,7 @@ class Admin:
         Raises Refusal 400, 404, 409, 413, 422, Unavailable.
         """
         body, once = await self._posted(request)
-        wanted = _ROTATION.decode_optional(body)
+        wanted = ROTATION.decode_optional(body)
         organisation_id, key_id = organisation_id_of(request), _number(request, "key_id", "key")
         return answer_of(201, await self._keys.rotate(organisation_id, key_id, wanted.overlap_s, once))
 
@@ -199,12 +198,12 @@ class Admin:
         "list_api_keys",
         "List the newest thousand API keys of an organisation.",
         path=ORGANISATION,
-        answers={200: _Keys},
+        answers={200: KeyList},
     )
     async def keys(self, request: web.Request) -> Response:
         """`GET /organisations/{id}/keys`: 200 with the newest thousand. Raises Refusal 401, 404,
         Unavailable."""
-        return answer_of(200, _Keys(await self._keys.keys(organisation_id_of(request))))
+        return answer_of(200, KeyList(await self._keys.keys(organisation_id_of(request))))
 
     @described(
         "revoke_api_key",
@@ -315,6 +314,14 @@ class Admin:
 
     async def _posted(self, request: web.Request) -> tuple[bytes, IdempotentCall | None]:
         return await posted(request, self._services.body_bytes_max)
+
+
+def key_wish(body: bytes) -> ApiKeyWish:
+    """What a new API key is to be like. Raises Refusal 400, 422."""
+    wish = KEY_WISH.decode_optional(body)
+    check_scopes(wish.scopes, API_SCOPES)
+    check_time("expires_at", wish.expires_at)
+    return msgspec.structs.replace(wish, networks=checked_networks(wish.networks))
 
 
 def organisation_id_of(request: web.Request) -> int:

@@ -26,6 +26,7 @@ from engine.api.messages import SUBMISSIONS, Messages
 from engine.api.metrics import Metrics
 from engine.api.openapi import Call
 from engine.api.opt_outs import OWN_OPT_OUTS, OptOuts
+from engine.api.own_keys import OwnKeys
 from engine.api.pages import Pages
 from engine.api.ports import AdminServices, CommonServices, Services
 from engine.api.problems import MethodNotAllowed, not_found
@@ -112,7 +113,7 @@ class Probes:
 def own_actions(services: CommonServices, keys: Keys) -> Actions:
     """The calls of organisations on what is theirs; none of them submits a message."""
     accounts, cancels = Accounts(services, keys), CancelCalls(services, keys)
-    lists = MessageListCalls(services, keys)
+    lists, own_keys = MessageListCalls(services, keys), OwnKeys(services, keys)
     return {
         "/v1/messages": {"GET": lists.page},
         "/v1/messages/{id}": {"GET": lists.message},
@@ -124,10 +125,11 @@ def own_actions(services: CommonServices, keys: Keys) -> Actions:
         "/v1/reports/summary": {"GET": OwnReports(services, keys).summary},
         "/v1/reports/messages": {"GET": OwnExports(services, keys).messages},
         "/v1/inbound-messages": {"GET": OwnInbound(services, keys).show},
-        "/v1/senders": {"GET": OwnSenders(services, keys).show},
+        "/v1/senders": {"GET": OwnSenders(services, keys).show, "PATCH": own_keys.change_sender},
         **OptOuts(services).of_callers(keys, OWN_OPT_OUTS),
         **AutoReplies(services).of_callers(keys, OWN_AUTO_REPLIES),
         **own_webhooks(services, keys),
+        **own_keys.actions(),
     }
 
 

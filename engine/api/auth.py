@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -53,9 +54,14 @@ class Keys:
         return _sender(await self.credential(authorization, request))
 
     async def owner(self, authorization: str | None, request: web.Request) -> int:
-        """The same for one that takes back what it has sent, or changes a list of the organisation's: also
-        while the organisation is suspended. Raises Refusal 401, 403, Unavailable."""
+        """The same for one that takes back what it has sent: also while the organisation is suspended. Raises
+        Refusal 401, 403, Unavailable."""
         return _owner(await self.credential(authorization, request))
+
+    async def manager(self, authorization: str | None, request: web.Request, *scopes: ApiScope) -> int:
+        """The same for one that looks after the organisation, also while that is suspended: its key has the
+        scope `admin`, or all of `scopes` where there are any. Raises Refusal 401, 403, Unavailable."""
+        return _manager(await self.credential(authorization, request), scopes)
 
     def sender_at_once(self, presented: Presented, source: Source) -> int | None:
         """The same for a key that need not be looked up; None for one that must be.
@@ -129,7 +135,7 @@ class AdminKeys:
 
 def _reader(credential: Credential) -> int:
     """The organisation of one that wants to look. Raises Refusal 403."""
-    if "read" not in credential.scopes:
+    if "read" not in credential.scopes and "admin" not in credential.scopes:
         raise _scope_missing("read", credential)
     return credential.organisation_id
 
@@ -150,6 +156,16 @@ def _owner(credential: Credential) -> int:
     """The organisation of a key that is good for sending. Raises Refusal 403."""
     if "send" not in credential.scopes:
         raise _scope_missing("send", credential)
+    return credential.organisation_id
+
+
+def _manager(credential: Credential, scopes: Sequence[ApiScope]) -> int:
+    """The organisation of a key that is good for changing what is the organisation's. Raises Refusal 403."""
+    if "admin" in credential.scopes:
+        return credential.organisation_id
+    for scope in scopes or ("admin",):
+        if scope not in credential.scopes:
+            raise _scope_missing(scope, credential)
     return credential.organisation_id
 
 

@@ -74,7 +74,7 @@ class AutoReplies:
         def changing(answer: _Answer) -> Action:
             async def action(request: web.Request) -> Response:
                 return await answer(
-                    request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION), request)
+                    request, await keys.manager(request.headers.get(hdrs.AUTHORIZATION), request, "send")
                 )
 
             return like(answer, action)
@@ -113,7 +113,7 @@ class AutoReplies:
         more="The reply is a message of the organisation, from the number that was written to, and charged."
         " Without `number` it counts for every number that has no reply of its own; so it is with `language`,"
         " which is that of the word. An empty `text` answers nothing there.",
-        scope="send",
+        scope="send|admin",
         body=_NEW,
         limits={
             "text": {"maxLength": _CHARACTERS_MAX},
@@ -142,7 +142,7 @@ class AutoReplies:
     @described(
         "remove_auto_reply",
         "Take a reply back; without it, nothing is answered there.",
-        scope="send",
+        scope="send|admin",
         body=_OLD,
         limits={
             "number": {"pattern": r"^(\+?[0-9]{2,15})?$"},

@@ -69,8 +69,9 @@ class Description(NamedTuple):
     summary: str
     # More sentences, Markdown.
     more: str
-    # What the API key must be good for, with blanks between; "": it needs no API key. Admin calls say it in
-    # their route. One that has both is a call of organisations on their own that operators have too.
+    # What the API key must be good for, with blanks between, and "|" before another way; "": it needs no API
+    # key. `admin` includes `read`, which is not said here. Admin calls say it in their route. One that has
+    # both is a call of organisations on their own that operators have too.
     scope: str
     path: Mapping[str, Parameter]
     query: Mapping[str, Parameter]

@@ -26,8 +26,8 @@ class _Change(msgspec.Struct, forbid_unknown_fields=True):
     networks: list[str]
 
 
-_CHANGE = Shape(_Change, "a change of a key", {"networks": NETWORKS_WORDS})
-_EXAMPLES = {"an office": {"networks": ["203.0.113.0/24", "2001:db8::/32"]}, "everywhere": {"networks": []}}
+NETWORKS_CHANGE = Shape(_Change, "a change of a key", {"networks": NETWORKS_WORDS})
+EXAMPLES = {"an office": {"networks": ["203.0.113.0/24", "2001:db8::/32"]}, "everywhere": {"networks": []}}
 
 
 class KeyNetworks:
@@ -42,9 +42,9 @@ class KeyNetworks:
         "change_api_key",
         "Set the networks that an API key may be used from.",
         path=API_KEY,
-        body=_CHANGE,
+        body=NETWORKS_CHANGE,
         limits={"networks": NETWORKS},
-        examples=_EXAMPLES,
+        examples=EXAMPLES,
         answers={200: ApiKey},
         codes=("key_over",),
     )
@@ -53,31 +53,33 @@ class KeyNetworks:
 
         Raises Refusal 400, 404, 409, 413, 422, Unavailable.
         """
-        networks = await self._networks(request)
-        organisation_id, key_id = organisation_id_of(request), _key_id(request)
+        networks = await networks_of(request, self._body_bytes_max)
+        organisation_id, key_id = organisation_id_of(request), key_id_of(request)
         return answer_of(200, await self._keys.set_networks(organisation_id, key_id, networks))
 
     @described(
         "change_admin_key",
         "Set the networks that an admin key may be used from.",
         path=ADMIN_KEY,
-        body=_CHANGE,
+        body=NETWORKS_CHANGE,
         limits={"networks": NETWORKS},
-        examples=_EXAMPLES,
+        examples=EXAMPLES,
         answers={200: AdminKey},
         codes=("key_over",),
     )
     async def change_admin(self, request: web.Request) -> Response:
         """`PATCH /admin-keys/{key_id}`: as `change`."""
-        networks = await self._networks(request)
-        return answer_of(200, await self._admin_keys.set_networks(_key_id(request), networks))
-
-    async def _networks(self, request: web.Request) -> tuple[str, ...]:
-        wanted = _CHANGE.decode(await read_body(request, self._body_bytes_max))
-        return checked_networks(wanted.networks)
+        networks = await networks_of(request, self._body_bytes_max)
+        return answer_of(200, await self._admin_keys.set_networks(key_id_of(request), networks))
 
 
-def _key_id(request: web.Request) -> int:
+async def networks_of(request: web.Request, body_bytes_max: int) -> tuple[str, ...]:
+    """The networks in the body. Raises Refusal 400, 413, 422."""
+    return checked_networks(NETWORKS_CHANGE.decode(await read_body(request, body_bytes_max)).networks)
+
+
+def key_id_of(request: web.Request) -> int:
+    """The id of a key in the path. Raises Refusal 404."""
     digits = request.match_info["key_id"]
     if not NUMBER.fullmatch(digits):
         raise not_found("There is no key with this id.")

@@ -163,7 +163,10 @@ def _of_operators(call: Call, description: Description) -> tuple[Call, Descripti
 def _security(call: Call, description: Description) -> list[dict[str, list[str]]]:
     if call.admin_scope is not None:
         return [{"adminKey": [call.admin_scope]}]
-    return [{"apiKey": description.scope.split()}] if description.scope else []
+    ways = description.scope.split("|") if description.scope else []
+    if ways == ["read"]:
+        ways.append("admin")
+    return [{"apiKey": way.split()} for way in ways]
 
 
 def _parameter(name: str, of: Parameter, place: str) -> dict[str, Any]:

@@ -77,7 +77,9 @@ class OptOuts:
         def changing(answer: _Answer) -> Action:
             async def action(request: web.Request) -> Response:
                 return await answer(
-                    request, await keys.owner(request.headers.get(hdrs.AUTHORIZATION), request), "api"
+                    request,
+                    await keys.manager(request.headers.get(hdrs.AUTHORIZATION), request, "send"),
+                    "api",
                 )
 
             return self._repeats.of_callers(keys, like(answer, action))
@@ -132,7 +134,7 @@ class OptOuts:
     @described(
         "add_opt_outs",
         "Send no messages to some numbers any more; all of them or none.",
-        scope="send",
+        scope="send|admin",
         body=_NUMBERS,
         limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
         examples={"one number": {"numbers": ["+4915112345699"]}},
@@ -150,7 +152,7 @@ class OptOuts:
     @described(
         "remove_opt_outs",
         "Let some numbers get messages again; all of them or none.",
-        scope="send",
+        scope="send|admin",
         body=_NUMBERS,
         limits={"numbers": {"minItems": 1, "maxItems": NUMBERS_MAX}},
         examples={"one number": {"numbers": ["+4915112345699"]}},

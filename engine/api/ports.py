@@ -282,6 +282,7 @@ class CommonServices:
     directory: Directory
     # (ids of API keys) → notes that they are in use now. Raises Unavailable.
     note_key_uses: Callable[[Sequence[int]], Awaitable[None]]
+    api_keys: ApiKeyBook
     recipients: RecipientServices
     history: History
     cancels: Cancels
@@ -317,7 +318,6 @@ class CommonServices:
 class AdminServices(CommonServices):
     """Everything that a process passes to the admin calls."""
 
-    api_keys: ApiKeyBook
     admin_keys: AdminKeyBook
     # (ids of admin keys) → notes that they are in use now. Raises Unavailable.
     note_admin_key_uses: Callable[[Sequence[int]], Awaitable[None]]

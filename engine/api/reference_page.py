@@ -98,12 +98,12 @@ def _call(document: Mapping[str, Any], method: str, path: str, call: Mapping[str
 
 
 def _who(call: Mapping[str, Any]) -> str:
+    whose, ways = "", []
     for security in call["security"]:
         for scheme, scopes in security.items():
             whose = "an admin key" if scheme == "adminKey" else "an API key"
-            needed = " and ".join(f"<code>{escape(scope)}</code>" for scope in scopes)
-            return f"Needs {whose} with the scope {needed}."
-    return "Needs no key."
+            ways.append(" and ".join(f"<code>{escape(scope)}</code>" for scope in scopes))
+    return f"Needs {whose} with the scope {', or '.join(ways)}." if ways else "Needs no key."
 
 
 def _curl(method: str, path: str, body: object) -> str:

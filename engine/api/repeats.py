@@ -39,11 +39,11 @@ class Repeats:
         self._body_bytes_max = body_bytes_max
 
     def of_callers(self, keys: Keys, action: Action) -> Action:
-        """The action of a call of organisations, which change something with keys that may send."""
+        """The action of a call of organisations, which change something with keys that may send or manage."""
 
         @functools.wraps(action)
         async def repeated(request: web.Request) -> Response:
-            organisation_id = await keys.owner(request.headers.get(hdrs.AUTHORIZATION), request)
+            organisation_id = await keys.manager(request.headers.get(hdrs.AUTHORIZATION), request, "send")
             return await self.once(request, organisation_id, action)
 
         return repeated

@@ -121,13 +121,12 @@ class Webhooks:
     @described(
         "create_webhook_endpoint",
         "Make an endpoint; its secret is shown this once.",
-        scope="send read",
+        scope="send read|admin",
         body=_NEW,
         limits={"events": _EVENT_SCHEMA},
         examples={
-            "of all": {"url": "https://127.0.0.1:9/events"},
             "of two types": {
-                "url": "https://127.0.0.1:9/some",
+                "url": "https://127.0.0.1:9/events",
                 "events": ["message.delivered", "message.received"],
             },
         },
@@ -146,7 +145,7 @@ class Webhooks:
     @described(
         "change_webhook_endpoint",
         "Set the types of the events that an endpoint is told of.",
-        scope="send read",
+        scope="send read|admin",
         path=_ENDPOINT,
         body=_CHANGE,
         limits={"events": _EVENT_SCHEMA},
@@ -164,7 +163,7 @@ class Webhooks:
     @described(
         "remove_webhook_endpoint",
         "Tell an endpoint nothing more.",
-        scope="send read",
+        scope="send read|admin",
         path=_ENDPOINT,
         answers={204: None},
     )
@@ -178,7 +177,7 @@ class Webhooks:
         "rotate_webhook_secret",
         "Make a new secret of an endpoint; the one before signs as well for a while.",
         more="`callbacks` in place of the id: the secret of what goes to callback URLs.",
-        scope="send read",
+        scope="send read|admin",
         path=_ENDPOINT,
         body=_ROTATION,
         is_body_optional=True,
@@ -201,7 +200,7 @@ class Webhooks:
     @described(
         "test_webhook_endpoint",
         "Send a test event to an endpoint.",
-        scope="send read",
+        scope="send read|admin",
         path=_ENDPOINT,
         body=_NOTHING,
         is_body_optional=True,
@@ -251,7 +250,7 @@ class Webhooks:
     @described(
         "replay_webhook_delivery",
         "Make a delivery again, now.",
-        scope="send read",
+        scope="send read|admin",
         path={"delivery_id": Parameter("The id of the delivery.", ID, "webhook_delivery")},
         body=_NOTHING,
         is_body_optional=True,
@@ -268,7 +267,7 @@ class Webhooks:
     @described(
         "replay_webhook_deliveries",
         "Make all deliveries again that have failed since a time.",
-        scope="send read",
+        scope="send read|admin",
         body=_SINCE,
         limits={"since": TIME},
         examples={"since then": {"since": "2026-11-28T09:00:00Z"}},
@@ -293,14 +292,14 @@ class Webhooks:
 def own_webhooks(services: CommonServices, keys: Keys) -> dict[str, dict[str, Action]]:
     """The calls of an organisation on its own webhooks, by path and method.
 
-    To look takes a key with the scope `read`, to change something one with `read` and `send`: who makes an
-    endpoint is told what becomes of messages.
+    To look takes a key with the scope `read`, to change something one with `read` and `send`, or `admin`: who
+    makes an endpoint is told what becomes of messages.
     """
 
     async def whose(request: web.Request, changes: bool) -> int:
         authorization = request.headers.get(hdrs.AUTHORIZATION)
         if changes:
-            await keys.sender(authorization, request)
+            return await keys.manager(authorization, request, "send", "read")
         return await keys.organisation(authorization, request)
 
     calls, found = Webhooks(services, whose), dict[str, dict[str, Action]]()

@@ -24,6 +24,7 @@ from engine.errors import Unavailable
 from engine.intake.closures import Closures
 from engine.intake.ingest import Ingest
 from engine.providers.problems import Problems
+from engine.stores.postgres.api_key_book import ApiKeyBook
 from engine.stores.postgres.directory import Directory
 from engine.stores.postgres.journal import Journal
 from engine.stores.postgres.key_uses import KeyUses
@@ -62,6 +63,7 @@ async def ingest_services(
         recipients=recipient_services(config, stack, postgres, link, process.clock.now_us),
         inbound_readers=providers.inbound_readers(config.providers),
         answers=answers,
+        api_keys=ApiKeyBook(postgres),
         note_key_uses=KeyUses(postgres, "api_keys").note,
         receipt_readers=providers.receipt_readers(config.providers, problems),
         receipts=await _receipts(process, stack, problems),

@@ -32,6 +32,10 @@ _CREDIT = {
     "grants": ("smsengine_ledger_answers", ("grant",)),
     "refusals": ("smsengine_messages_refused", ("insufficient_credit",)),
 }
+_WEBHOOKS = {
+    "events": ("smsengine_webhook_events", ()),
+    **{outcome: ("smsengine_webhook_attempts", (outcome,)) for outcome in ("delivered", "again", "failed")},
+}
 _IN, _OUT, _SENT = (
     "smsengine_messages_accepted",
     "smsengine_messages_sent",
@@ -43,7 +47,10 @@ _SENDS, _ANSWERS, _RECEIPTS = (
     "smsengine_receipts_matched",
 )
 _TIMES = (_SENT, _ANSWERS)
-_COUNTERS = (_IN, _OUT, _SENDS, _RECEIPTS, *(metric for metric, _ in _CREDIT.values()))
+_COUNTERS = (
+    *(_IN, _OUT, _SENDS, _RECEIPTS),
+    *(metric for metric, _ in (*_CREDIT.values(), *_WEBHOOKS.values())),
+)
 
 
 class QueueFlow(msgspec.Struct, kw_only=True):
@@ -84,8 +91,9 @@ class NodeFlow(msgspec.Struct, kw_only=True):
     step: int = 0
     queues: dict[str, QueueFlow] = {}
     providers: dict[str, ProviderFlow] = {}
-    # By what is counted (`_CREDIT`), how often a second.
+    # By what is counted (`_CREDIT`, `_WEBHOOKS`), how often a second.
     credit: dict[str, float] = {}
+    webhooks: dict[str, float] = {}
 
 
 class QueueRates(msgspec.Struct, kw_only=True):
@@ -123,6 +131,7 @@ class Flow(msgspec.Struct, kw_only=True):
     queues: dict[str, QueueRates] = {}
     providers: dict[str, ProviderRates] = {}
     credit: dict[str, float] = {}
+    webhooks: dict[str, float] = {}
 
 
 class _Sample(msgspec.Struct):
@@ -172,6 +181,7 @@ class FlowWindow:
         for name in names[:PROVIDERS_MAX]:
             flow.providers[name] = _provider(name, rates, minute, gauges)
         flow.credit = {what: _rate(rates, metric, labels) for what, (metric, labels) in _CREDIT.items()}
+        flow.webhooks = {what: _rate(rates, metric, labels) for what, (metric, labels) in _WEBHOOKS.items()}
         return flow
 
     def _since(self, seconds: float) -> tuple[_Sample, _Sample] | None:
@@ -277,6 +287,8 @@ def added_up(flows: Mapping[str, NodeFlow]) -> Flow:
         )
     for what in _CREDIT:
         total.credit[what] = _sum(flow.credit.get(what, 0.0) for flow in flows.values())
+    for what in _WEBHOOKS:
+        total.webhooks[what] = _sum(flow.webhooks.get(what, 0.0) for flow in flows.values())
     return total
 
 

@@ -20,6 +20,7 @@ from engine.stores.postgres.losses import losses_in_all
 from engine.stores.postgres.pool import Pool
 from engine.stores.postgres.routing import Routing
 from engine.stores.postgres.unbooked import unbooked_in_all
+from engine.stores.postgres.webhook_status import WebhookStatus, webhook_status
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
@@ -107,6 +108,7 @@ class Status(msgspec.Struct):
     ledger: LedgerStatus | None = None
     activity: ActivityStatus | None = None
     receipts: ReceiptsStatus | None = None
+    webhooks: WebhookStatus | None = None
     # Providers of the configuration that are paused, by name.
     paused_providers: list[str] | None = None
     # Queues that are paused, by name.
@@ -238,6 +240,11 @@ class StatusReader:
             set_aside=sum(replies[1::3]),
             oldest_ms=max(0, now_ms - min(oldest)) if oldest else 0,
         )
+
+    async def webhooks(self) -> WebhookStatus:
+        """What waits to be told to organisations, and who does not take it."""
+        async with self._pool.connection() as connection:
+            return await webhook_status(connection, len(self._shards))
 
     async def backlog(self, queue: Queue, now_ms: int) -> QueueBacklog:
         """Who has a backlog in `queue`, in one round trip; `now_ms` is milliseconds since 1970."""

@@ -70,7 +70,7 @@ def deliveries_of(
     event: WebhookEvent, shard: int, endpoints: Sequence[Endpoint], callback: Endpoint | None
 ) -> list[Delivery]:
     """One delivery to each endpoint, and one to the callback URL with the secrets of `callback`."""
-    wanted = [(endpoint.url, endpoint) for endpoint in endpoints if endpoint.is_told_of(event)]
+    wanted = [(endpoint.url, endpoint) for endpoint in endpoints if endpoint.gets(event)]
     # An endpoint that is the callback URL, too, is told once.
     if callback is not None and event.callback_url not in {url for url, _ in wanted}:
         wanted.append((event.callback_url, callback))

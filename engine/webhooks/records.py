@@ -70,7 +70,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     # The types of the events that it is told of; None: all.
     events: frozenset[str] | None = None
 
-    def is_told_of(self, event: WebhookEvent) -> bool:
+    def gets(self, event: WebhookEvent) -> bool:
         """Whether it is told of an event of its organisation. One that is for it alone, it always is."""
         if event.endpoint_id:
             return event.endpoint_id == self.id

@@ -86,6 +86,30 @@ class ReceiptsState(msgspec.Struct, frozen=True, kw_only=True):
     unmatched: int | None = None
 
 
+class FailingEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """An origin of an organisation that does not take its webhooks."""
+
+    organisation_id: int
+    origin: str
+    attempts: int = 0
+    waits_ms: int = 0
+    last_status: int | None = None
+    last_reason: str = ""
+
+
+class WebhooksState(msgspec.Struct, frozen=True, kw_only=True):
+    """Deliveries of webhooks that could not be made at once."""
+
+    # How many wait, and since when the oldest does.
+    waiting: int = 0
+    oldest_ms: int = 0
+    # Failed for good in the last 24 hours.
+    failed: int = 0
+    # How many origins fail, and the first of them.
+    failing_endpoints: int = 0
+    failing: list[FailingEndpoint] = []
+
+
 class Process(msgspec.Struct, frozen=True, kw_only=True):
     """One process of the engine; `pid` 0: it is not running now. `since_us` is UTC microseconds."""
 
@@ -200,6 +224,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     providers: dict[str, ProviderRates] = {}
     # A second: submissions, waits, grants, refusals.
     credit: dict[str, float] = {}
+    # A second: events, delivered, again, failed.
+    webhooks: dict[str, float] = {}
 
 
 class PausedOrganisation(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,6 +246,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerState | None = None
     activity: ActivityState | None = None
     receipts: ReceiptsState | None = None
+    webhooks: WebhooksState | None = None
     # Providers that are paused, by name; None: not known.
     paused_providers: list[str] | None = None
     # Queues that are paused, by name; None: not known.

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from engine.errors import ConfigError
-from engine.organisations import API_SCOPES, ApiKey, NewKey
+from engine.organisations import API_SCOPES, USUAL_SCOPES, ApiKey, NewKey
 from supervisor.cli import key_networks, options, show
 from supervisor.cli.org_limits import Id
 from supervisor.cli.times import shown, time_of
@@ -34,7 +34,8 @@ class _Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _Scopes = Annotated[
-    list[str], typer.Option(metavar="SCOPE", help="What it is good for: send, read; without it, for both.")
+    list[str],
+    typer.Option(metavar="SCOPE", help="What it is good for: send, read, admin; without it, send and read."),
 ]
 _Expires = Annotated[
     str, typer.Option(metavar="TIME", help="Until when it is good: a time, or 30d, 12h, 5m from now.")
@@ -76,6 +77,7 @@ def key(
     [bold]Examples[/bold]
 
     [cyan]smsengine org key 7[/cyan]
+    [cyan]smsengine org key 7 --name owner --scope admin[/cyan]
     [cyan]smsengine org key 7 --name shop --scope send --expires 365d[/cyan]
     [cyan]smsengine org key 7 --network 203.0.113.0/24 --network 2001:db8::/32[/cyan]
     [cyan]smsengine org key 7 --change 12 --network 203.0.113.9[/cyan]
@@ -113,7 +115,7 @@ def _wish(name: str, scopes: list[str], expires: str, networks: list[str]) -> _W
     expires_at = time_of(expires, "--expires", "ahead")
     return _Wish(
         name=name,
-        scopes=scopes or list(API_SCOPES),
+        scopes=scopes or list(USUAL_SCOPES),
         expires_at=expires_at,
         networks=key_networks.checked(networks),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from engine.clock_estimate import NOTABLE_US, difference
 from engine.organisations import Drain, Pause
-from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, QueueState, Status
+from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, QueueState, Status, WebhooksState
 from supervisor.cli.sending import Totals
 from supervisor.cli.show_nodes import nodes_of
 
@@ -15,6 +17,9 @@ from supervisor.cli.show_nodes import nodes_of
 from supervisor.cli.text import number as number
 from supervisor.cli.text import span as span
 from supervisor.cli.text import table as table
+
+# So many endpoints that fail are named.
+_FAILING_NAMED = 3
 
 
 def status(seen: Status, now_us: int) -> RenderableType:
@@ -49,9 +54,12 @@ def _behind(seen: Status) -> list[RenderableType]:
     ):
         if behind is not None:
             rows += [(what, number(behind.waiting_entries), span(behind.oldest_ms))]
+    if seen.webhooks is not None:
+        kept = seen.webhooks
+        rows += [("told to organisations (webhooks)", number(kept.waiting), span(kept.oldest_ms))]
     parts: list[RenderableType] = []
     if rows:
-        parts += [table(("not yet", "batches", "oldest"), rows, frozenset({1, 2})), Text()]
+        parts += [table(("not yet", "waiting", "oldest"), rows, frozenset({1, 2})), Text()]
     return parts + [part for sentence in sentences(seen) for part in (Text(sentence), Text())]
 
 
@@ -69,6 +77,8 @@ def sentences(seen: Status) -> list[str]:
         given_up = "an unknown number" if receipts.unmatched is None else number(receipts.unmatched)
         lost = f"{number(receipts.set_aside)} looked for, {given_up} given up in 24 h"
         found.append(f"receipts without a message: {lost}")
+    if seen.webhooks is not None:
+        found += _webhooks(seen.webhooks, {} if seen.flow is None else seen.flow.webhooks)
     if seen.problems_last_hour:
         count = number(seen.problems_last_hour)
         found.append(f"not understood in the last hour: {count} (see smsengine provider problems)")
@@ -81,6 +91,27 @@ def sentences(seen: Status) -> list[str]:
         held = sum(queue.paused for queue in (seen.queues or {}).values())
         names = ", ".join(_named(organisation) for organisation in seen.paused_organisations)
         found.append(f"organisations paused, with {number(held)} messages waiting: {names}")
+    return found
+
+
+def _webhooks(seen: WebhooksState, rates: Mapping[str, float]) -> list[str]:
+    """How fast organisations are told of events, when they are, and which of them do not take it."""
+    found, rate = [], rates.get("delivered", 0.0)
+    if rate or rates.get("again", 0.0):
+        again = rates.get("again", 0.0)
+        found.append(f"webhooks: {rate:.1f} delivered a second, {again:.1f} to be tried again")
+    if seen.failed:
+        failed = f"{number(seen.failed)} (see smsengine webhook failed)"
+        found.append(f"webhooks that failed for good in 24 h: {failed}")
+    if seen.failing_endpoints:
+        named = "; ".join(
+            f"organisation {one.organisation_id} {one.origin} since {span(one.waits_ms)}, last answer"
+            f" {one.last_status or one.last_reason or 'none'}"
+            for one in seen.failing[:_FAILING_NAMED]
+        )
+        many = "1 endpoint" if seen.failing_endpoints == 1 else f"{number(seen.failing_endpoints)} endpoints"
+        more = "; ..." if seen.failing_endpoints > _FAILING_NAMED else ""
+        found.append(f"webhooks fail at {many}: {named}{more}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
@@ -329,7 +330,11 @@ async def test_a_failing_lookup_is_not_remembered(directory: Directory, acme: Ne
     with pytest.raises(ZeroDivisionError):
         await known.organisation(bearer(acme.api_key), HERE)
     failing.fails = False
-    assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
+    while True:
+        # A look-up that is not waited for to its end goes on, for the next request.
+        with contextlib.suppress(Unavailable):
+            assert await known.organisation(bearer(acme.api_key), HERE) == acme.id
+            break
 
 
 def test_a_key_is_read_as_it_was_written() -> None:

@@ -36,7 +36,8 @@ _CONFIG = Config(
     providers=tuple(SimulatedSettings(name=name, url="http://127.0.0.1:1") for name in ("one", "two")),
 )
 _PAUSED = {"paused_providers", "paused_queues", "drained_queues", "paused_organisations"}
-_ALL = {"queues", "nodes", "flow", "ledger", "activity", "receipts", "problems_last_hour", *_PAUSED}
+_OF_POSTGRES = {*_PAUSED, "webhooks"}
+_ALL = {"queues", "nodes", "flow", "ledger", "activity", "receipts", "problems_last_hour", *_OF_POSTGRES}
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +88,10 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reports, s
         ("clickhouse", _ALL, {"receipts.unmatched": "ClickHouse"}),
         (
             "postgres",
-            _ALL - _PAUSED - {"ledger"},
-            dict.fromkeys(_PAUSED | {"ledger"}, "PostgreSQL"),
+            _ALL - _OF_POSTGRES - {"ledger"},
+            dict.fromkeys(_OF_POSTGRES | {"ledger"}, "PostgreSQL"),
         ),
-        ("redis", _PAUSED, dict.fromkeys(_ALL - _PAUSED, "Redis")),
+        ("redis", _OF_POSTGRES, dict.fromkeys(_ALL - _OF_POSTGRES, "Redis")),
     ):
         stores.freeze(store)
         try:
@@ -102,6 +103,42 @@ async def test_a_frozen_store_costs_its_own_part_of_the_status(views: Reports, s
                 assert all(missing[part] in why for part, why in status.missing.items()), status.missing
         finally:
             stores.thaw(store)
+
+
+async def test_what_waits_to_be_told_and_who_does_not_take_it_is_shown(
+    views: Reports, stores: Stores
+) -> None:
+    books = await asyncpg.connect(stores.url("postgres"))
+    # One that fails, one that only waits for its turn, and one that has failed; all long ago.
+    rows = [(0, "https://a.test:443", 3, 503, None), (1, "https://b.test:443", 0, 0, None),
+            (1, "https://a.test:443", 16, 0, "now()")]  # fmt: skip
+    try:
+        await books.execute("INSERT INTO organisations (id, name) OVERRIDING SYSTEM VALUE VALUES (77, 'A')")
+        endpoint = await books.fetchval(
+            "INSERT INTO webhook_endpoints (organisation_id, url, secret, version)"
+            " VALUES (77, 'https://a.test/', '', 1) RETURNING id"
+        )
+        for number, (shard, origin, attempts, status, failed_at) in enumerate(rows):
+            await books.execute(
+                "INSERT INTO webhook_deliveries (shard, organisation_id, endpoint_id, origin, url, event_id,"
+                " type, event_at, body, attempts, kept_at, due_at, failed_at, last_status, last_reason)"
+                f" VALUES ($1, 77, $2, $3, $3, $4, '', now(), '', $5, now() - interval '90 s', now(),"
+                f" {failed_at or 'NULL'}, $6, 'http')",
+                shard, endpoint, origin, f"evt_{number}", attempts, status,
+            )  # fmt: skip
+        seen = await views.status()
+    finally:
+        await books.execute("DELETE FROM webhook_deliveries")
+        await books.close()
+    found = seen.webhooks
+    assert found is not None
+    assert (found.waiting, found.failed, found.failing_endpoints) == (2, 1, 1)
+    assert 90_000 <= found.oldest_ms < 600_000
+    [one] = found.failing
+    assert (one.organisation_id, one.origin, one.attempts, one.last_status) == (77, rows[0][1], 3, 503)
+    sentences = show.sentences(msgspec.convert(msgspec.to_builtins(seen), answers.Status))
+    assert any("webhooks fail at 1 endpoint: organisation 77 https://a.test:443" in s for s in sentences)
+    assert (await views.status()).webhooks.waiting == 0  # type: ignore[union-attr]
 
 
 async def test_suspended_organisations_and_paused_providers_are_told(views: Reports, stores: Stores) -> None:

@@ -118,7 +118,8 @@ class Documented:
         made = self.admin("POST", "/organisations", {"name": f"organisation {next(_NUMBERS)}"})
         top_up = {"units": 1_000_000, "reference": f"first-{next(_NUMBERS)}"}
         self.admin("POST", f"/organisations/{made['id']}/top-ups", top_up)
-        return Organisation(made["id"], made["api_key"])
+        key = self.admin("POST", f"/organisations/{made['id']}/keys", {"scopes": ["send", "read", "admin"]})
+        return Organisation(made["id"], key["api_key"])
 
     def fault(self, operation: Operation, reply: Reply) -> str:
         """What of a reply is not as the document says; "" when all is."""
