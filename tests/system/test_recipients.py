@@ -89,8 +89,10 @@ def test_a_stop_is_confirmed_by_a_message_of_the_organisation_once(
     engine: Engine, made: dict[str, Any]
 ) -> None:
     caller, writer, number = Caller(engine.url, made["api_key"]), "+4915112340001", "4915112340000"
+    admin = Caller(engine.admin_url, engine.admin_key)
     for route in ("54321", number):
-        answer(engine.run("inbound-route", "add", route, made["id"], "--json"))
+        body = {"number": route, "organisation_id": made["id"]}
+        assert admin.call("PUT", "/v1/admin/inbound-routes", body)[0] == 200
     answer(engine.run("auto-reply", "set", made["id"], "stop", "You get no more messages.", "--json"))
     status, reply = caller.call(
         "PUT", "/v1/auto-replies", {"action": "help", "text": "سلام 😀", "language": "fa"}
@@ -102,7 +104,8 @@ def test_a_stop_is_confirmed_by_a_message_of_the_organisation_once(
         (f"+{number}", "54321", "STOP"), (writer, number, "راهنما"), (writer, "54321", "stop"),
         (writer, "54321", "STOP"),
     ):  # fmt: skip
-        answer(engine.run("inbound", "write", "--from", sender, "--to", to, "--text", text, "--json"))
+        written = {"from": sender, "to": to, "text": text}
+        assert admin.call("POST", "/v1/admin/inbound-messages", written)[0] == 202
 
     def inbound() -> list[dict[str, Any]]:
         found = caller.call("GET", "/v1/inbound-messages")[1]["inbound_messages"]
@@ -119,4 +122,3 @@ def test_a_stop_is_confirmed_by_a_message_of_the_organisation_once(
     assert {reference for _, reference in sent()} <= {one["id"] for one in inbound()}
     assert caller.call("GET", f"/v1/messages?to=%2B{number}")[1]["messages"] == []
     assert code_of(caller, to=writer) == "opted_out"
-    answer(engine.run("auto-reply", "remove", made["id"], "stop", "--json"))
