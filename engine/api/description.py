@@ -55,6 +55,7 @@ class Answer(NamedTuple):
     means: str = ""
     # A body as a caller would get it; None: it is not shown.
     example: Any = None
+    # Several with ", " between.
     content_type: str = "application/json"
     # By field that is an array, the records of which one is each item; for what a type cannot say.
     items: Mapping[str, tuple[type, ...]] = {}

@@ -102,7 +102,7 @@ class OwnExports:
         more=_MORE,
         scope="read",
         query=_PARAMETERS,
-        answers={200: Answer(str, content_type="text/csv")},
+        answers={200: Answer(str, content_type=", ".join(_TYPES.values()))},
         codes=("report_under_way",),
     )
     async def messages(self, request: web.Request) -> Response:
@@ -126,7 +126,7 @@ class AllExports:
         more=_MORE,
         path=ORGANISATION,
         query=_PARAMETERS,
-        answers={200: Answer(str, content_type="text/csv")},
+        answers={200: Answer(str, content_type=", ".join(_TYPES.values()))},
         codes=("report_under_way",),
     )
     async def messages(self, request: web.Request) -> Response:

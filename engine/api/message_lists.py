@@ -83,6 +83,7 @@ class MessageListCalls:
         scope="read",
         query=_FILTERS,
         answers={200: MessagePage},
+        codes=("invalid_number",),
     )
     async def page(self, request: web.Request) -> Response:
         """`GET /v1/messages`: 200 with the page that the query asks for, the newest first.

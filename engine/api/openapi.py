@@ -202,7 +202,7 @@ def _answer(status: int, answer: Answer, schemas: Schemas) -> dict[str, Any]:
         content: dict[str, Any] = {"schema": schemas.answer(answer.record, answer.items)}
         if answer.example is not None:
             content["example"] = answer.example
-        shown["content"] = {answer.content_type: content}
+        shown["content"] = dict.fromkeys(answer.content_type.split(", "), content)
     elif answer.content_type != Answer(None).content_type:
         shown["content"] = {answer.content_type: {}}
     return shown
