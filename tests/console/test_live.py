@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,14 @@ from engine.errors import Unavailable
 from engine.organisations import NewOrganisation
 from engine.stores.postgres.directory import Directory
 from engine.stores.redis.link import RedisLink
-from tests.api.world import ADMIN_KEY, until
+from tests.api.world import ADMIN_KEY
+from tests.api.world import until as until_in
 from tests.console.world import Console, LoggedIn, open_console
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for a state, however slow the machine is."""
+    await until_in(holds, timeout_s=60)
 
 
 class Source:

@@ -125,7 +125,7 @@ async def open_console(
     server = Server(app, listener)
     await server.start()
     jar = aiohttp.DummyCookieJar()
-    async with aiohttp.ClientSession(cookie_jar=jar, timeout=aiohttp.ClientTimeout(total=15)) as client:
+    async with aiohttp.ClientSession(cookie_jar=jar, timeout=aiohttp.ClientTimeout(total=120)) as client:
         try:
             yield Console(listener.getsockname()[1], client, services, server)
         finally:
