@@ -91,6 +91,7 @@ async def test_no_call_that_changes_something_is_made_without_the_token(
     "headers",
     [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"},
      {"Origin": "https://attacker.example"}, {"Origin": "null"}, {"Origin": "http://127.0.0.1:1"},
+     {"Origin": "http://["}, {"Origin": ""},
      {"Sec-Fetch-Site": "cross-site", "Origin": "http://HOST"}],
 )  # fmt: skip
 async def test_a_page_of_another_origin_can_do_nothing(console: Console, headers: dict[str, str]) -> None:
