@@ -1,0 +1,71 @@
+// What an operator has to know of the state of the engine, the worst first.
+
+import { count, number, span, words } from "./format.js";
+
+const TONES = ["bad", "warn"];
+
+/** [{text, tone, href}] */
+export function attention(status) {
+  const found = [];
+  const note = (tone, text, href = null) => found.push({ tone, text, href });
+  for (const [what, why] of Object.entries(status.missing ?? {})) note("bad", `Not known: ${words(what)}. ${why}`);
+  ofNodes(status, note);
+  ofQueues(status, note);
+  ofProviders(status, note);
+  ofCredit(status, note);
+  for (const one of status.paused_organisations ?? []) {
+    note("warn", `Organisation ${one.name} is paused${because(one.reason)}.`, `/console/organisation?id=${one.id}`);
+  }
+  return found.sort((a, b) => TONES.indexOf(a.tone) - TONES.indexOf(b.tone));
+}
+
+function because(reason) {
+  return reason ? `: ${reason}` : "";
+}
+
+function ofNodes(status, note) {
+  for (const node of status.nodes ?? []) {
+    if (node.seen === "gone") note("bad", `Node ${node.name} is gone.`, "/console/nodes");
+    else if (node.seen !== "running") note("warn", `Node ${node.name} is ${node.seen}${because(node.reason)}.`, "/console/nodes");
+    if (node.seen !== "running") continue;
+    for (const one of node.processes) {
+      if (one.degraded) note("bad", `${one.role} ${one.index} on ${node.name} is degraded: ${one.last_words}`, "/console/nodes");
+      else if (!one.pid) note("bad", `${one.role} ${one.index} on ${node.name} has no process.`, "/console/nodes");
+    }
+  }
+}
+
+function ofQueues(status, note) {
+  for (const [queue, pause] of Object.entries(status.paused_queues ?? {})) {
+    note("warn", `The ${queue} queue is paused${because(pause.reason)}.`, "/console/queues");
+  }
+  for (const [queue, drain] of Object.entries(status.drained_queues ?? {})) {
+    note("warn", `The ${queue} queue is drained${because(drain.reason)}.`, "/console/queues");
+  }
+  for (const [queue, one] of Object.entries(status.queues ?? {})) {
+    if (one.dead) note("bad", `${count(one.dead, "dead letter")} of the ${queue} queue.`, `/console/dead-letters?queue=${queue}`);
+  }
+}
+
+function ofProviders(status, note) {
+  for (const name of status.paused_providers ?? []) note("warn", `Provider ${name} is paused.`, "/console/providers");
+  for (const [name, one] of Object.entries(status.flow?.providers ?? {})) {
+    const open = one.circuits.open ?? 0;
+    if (open) note("bad", `The breaker of provider ${name} is open in ${count(open, "worker")}.`, "/console/providers");
+  }
+  if (status.problems_last_hour) {
+    note("warn", `Providers sent ${count(status.problems_last_hour, "thing")} in the last hour that was not understood.`, "/console/providers");
+  }
+}
+
+function ofCredit(status, note) {
+  const ledger = status.ledger;
+  if (!ledger) return;
+  if (ledger.held_up_by) note("bad", `The books are held up by ${ledger.held_up_by}.`);
+  if (ledger.lag_ms > 10_000) note("warn", `The books are ${span(ledger.lag_ms)} behind.`);
+  if (ledger.unbooked_organisations) {
+    note("bad", `${count(ledger.unbooked_organisations, "organisation")} suspended: ${number(ledger.unbooked_units)} units of usage are unbooked.`);
+  }
+  if (ledger.shards_to_rebuild) note("bad", `Usage of ${count(ledger.shards_to_rebuild, "shard")} waits to be rebuilt.`);
+  if (ledger.uncharged_units) note("warn", `${number(ledger.uncharged_units)} units were sent and not charged in the last seven days.`);
+}

@@ -1,0 +1,84 @@
+// How numbers, lengths of time and times are written: as the command line writes them.
+
+export const UNKNOWN = "–";
+const whole = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 0 });
+
+/** A whole number with commas. */
+export function number(value) {
+  return value === null || value === undefined ? UNKNOWN : whole.format(value);
+}
+
+/** A whole number in at most six characters: 12,345, 1.2 M. */
+export function short(value) {
+  if (value === null || value === undefined) return UNKNOWN;
+  if (Math.abs(value) < 100_000) return whole.format(value);
+  for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+    if (Math.abs(value) >= size) {
+      const part = value / size;
+      return `${Math.abs(part) < 100 ? part.toFixed(1) : Math.trunc(part)} ${unit}`;
+    }
+  }
+  return whole.format(value);
+}
+
+/** How often a second, in a few digits. */
+export function rate(perSecond) {
+  if (perSecond === null || perSecond === undefined) return UNKNOWN;
+  return perSecond > 0 && perSecond < 10 ? perSecond.toFixed(1) : short(Math.round(perSecond));
+}
+
+/** A length of time, milliseconds, in a few characters. */
+export function span(ms) {
+  if (ms === null || ms === undefined) return UNKNOWN;
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const seconds = ms / 1000;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 120) return `${Math.round(seconds)} s`;
+  if (seconds < 7_200) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172_800) return `${Math.round(seconds / 3_600)} h`;
+  return `${Math.round(seconds / 86_400)} days`;
+}
+
+/** A part of 1 as a percentage. */
+export function percent(part) {
+  if (part === null || part === undefined) return UNKNOWN;
+  const points = part * 100;
+  return `${points.toFixed(points > 99.9 && points < 100 ? 2 : points < 10 || points > 90 ? 1 : 0)} %`;
+}
+
+const two = (value) => String(value).padStart(2, "0");
+
+/** A time of day of this browser's time zone, 24 hours. */
+export function clock(date) {
+  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+
+/** A day and a time of this browser's time zone; `text` is RFC 3339. */
+export function time(text) {
+  if (!text) return UNKNOWN;
+  const date = new Date(text);
+  if (Number.isNaN(date.getTime())) return text;
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day} ${clock(date)}`;
+}
+
+/** As `time`, with milliseconds. */
+export function exactTime(text) {
+  const date = new Date(text);
+  return `${time(text)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+}
+
+/** How long ago something was; `text` is RFC 3339. */
+export function ago(text) {
+  return text ? `${span(Math.max(0, Date.now() - new Date(text).getTime()))} ago` : UNKNOWN;
+}
+
+/** "1 message", "2 messages". */
+export function count(value, one, many = `${one}s`) {
+  return `${number(value)} ${value === 1 ? one : many}`;
+}
+
+/** A word of the API as words: `outcome_unknown` → "outcome unknown". */
+export function words(name) {
+  return String(name).replaceAll("_", " ");
+}
