@@ -7,17 +7,16 @@ import { colour, onThemeChange } from "./theme.js";
 const HEIGHT = 150;
 const FONT = '11px system-ui, "Segoe UI", sans-serif';
 
-/** A chart. `series`: [{label, tone}], of which `tone` is the name of a colour of the style sheet. */
+/** A chart. `series`: [{label, tone, bars}], of which `tone` is the name of a colour of the style sheet. */
 export class TimeChart {
   /** `format(value)`: a value as text, for the axis and the legend; `times(s)`: a time, seconds since 1970.
    * `target`: a line across, null for none.
    * `incrs`: how far times of the axis may be apart, seconds. */
-  constructor({ title, series, format, signal, target = null, times = (s) => clock(new Date(s * 1000)), height = HEIGHT, dots = false, incrs = undefined }) {
+  constructor({ title, series, format, signal, target = null, times = (s) => clock(new Date(s * 1000)), height = HEIGHT, incrs = undefined }) {
     this._series = series;
     this._format = format;
     this._times = times;
     this._height = height;
-    this._dots = dots;
     this._incrs = incrs;
     this._place = h("div", { class: "plot", role: "img" });
     this._values = series.map(() => h("b", {}, "–"));
@@ -80,10 +79,7 @@ export class TimeChart {
         x: { time: false, range: (_, least, most) => this._span ?? [least, most] },
         y: { range: (_, least, most) => [0, Math.max(most ?? 0, this.target ?? 0, 1) * 1.1] },
       },
-      series: [{}, ...this._series.map((one) => ({
-        label: one.label, stroke: () => colour(`--${one.tone}`), width: 1.5, spanGaps: false,
-        points: { show: this._dots, size: 5 }, dash: one.dash ? [5, 4] : undefined,
-      }))],
+      series: [{}, ...this._series.map((one) => lineOf(one))],
       axes: [
         { ...axis, size: 24, space: 80, incrs: this._incrs, values: (_, ticks) => ticks.map(this._times) },
         { ...axis, size: 58, space: 34, values: (_, ticks) => ticks.map(this._format) },
@@ -116,4 +112,11 @@ export class TimeChart {
     say(this._when, plot.cursor.idx === null || plot.cursor.idx === undefined ? "" : this._times(plot.data[0][at]));
     this._values.forEach((value, number) => say(value, this._format(plot.data[number + 1][at] ?? null)));
   }
+}
+
+/** How one series is drawn: as a line, or as bars. */
+function lineOf(one) {
+  const drawn = { label: one.label, stroke: () => colour(`--${one.tone}`), width: 1.5, spanGaps: false, points: { show: Boolean(one.dots), size: 5 } };
+  if (!one.bars) return drawn;
+  return { ...drawn, width: 0, fill: () => colour(`--${one.tone}`), points: { show: false }, paths: uPlot.paths.bars({ size: [0.7, 48] }) };
 }

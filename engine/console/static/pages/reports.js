@@ -10,6 +10,9 @@ import { Table } from "../tables.js";
 
 const GROUPS = ["hour", "day", "minute", "status", "queue", "provider", "country", "organisation", "reference"];
 const TIMES = ["minute", "hour", "day"];
+const SECONDS = { minute: 60, hour: 3_600, day: 86_400 };
+// So many of a group may lie between two times of the axis.
+const STEPS = { minute: [5, 15, 60, 180], hour: [1, 3, 6, 12, 24, 72], day: [1, 2, 7, 14, 30, 90, 365] };
 const QUARTER_S = 900;
 const ZONE = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
@@ -74,7 +77,7 @@ function draw(report, groups, signal) {
   return [
     report.complete === false && notice("Messages of an earlier version are still being counted: the numbers may rise."),
     totals(report.rows),
-    places.length === 1 && timeChart(report.rows, places[0], signal),
+    places.length === 1 && timeChart(report, places[0], signal),
     table.update(report.rows.map((row, place) => ({ ...row, place }))).element,
   ];
 }
@@ -90,7 +93,8 @@ function totals(rows) {
 }
 
 /** Messages by time; what else the report is grouped by is added up. */
-function timeChart(rows, group, signal) {
+function timeChart(report, group, signal) {
+  const rows = report.rows;
   const byTime = new Map();
   for (const row of rows) {
     const at = new Date(row.time).getTime() / 1000;
@@ -101,34 +105,41 @@ function timeChart(rows, group, signal) {
   }
   const times = [...byTime.keys()].sort((a, b) => a - b);
   const withDelivered = rows[0].delivered !== undefined;
-  const series = [{ label: "messages", tone: "series-1" }];
-  if (withDelivered) series.push({ label: "delivered", tone: "series-2" });
+  const series = [{ label: "messages", tone: "series-1", bars: true }];
+  if (withDelivered) series.push({ label: "delivered", tone: "series-2", dots: true });
   const chart = new TimeChart({
-    title: `Messages by ${group}`, series, format: short, signal, height: 180, dots: true,
+    title: `Messages by ${group}`, series, format: short, signal, height: 180, incrs: STEPS[group].map((step) => step * SECONDS[group]),
     times: (s) => time(new Date(s * 1000).toISOString()).slice(group === "day" ? 0 : 5, group === "day" ? 10 : 16),
   });
   const lines = [times.map((at) => byTime.get(at).messages)];
   if (withDelivered) lines.push(times.map((at) => byTime.get(at).delivered));
-  // One point alone would be at the edge.
-  chart.update(times, lines, times.length === 1 ? [times[0] - 1800, times[0] + 1800] : null);
+  const half = SECONDS[group] / 2;
+  const begin = new Date(report.from_time).getTime() / 1000;
+  const end = new Date(report.until_time).getTime() / 1000;
+  chart.update(times, lines, [Math.min(begin, times[0] - half), Math.max(end, times.at(-1) + half)]);
   return chart.element;
 }
 
 function reportTable(groups, rows) {
   const has = (name) => rows[0][name] !== undefined;
-  const columns = groups.map((name) => ({ title: words(name), dir: "auto", cell: (row) => {
+  const columns = groups.map((name) => ({ title: titled(name), dir: "auto", cell: (row) => {
     if (TIMES.includes(name)) return time(row.time).slice(0, name === "day" ? 10 : 16);
     return words(row[name] === "" ? "none" : row[name]);
   } }));
   if (!columns.length) columns.push({ title: "Group", cell: () => "all" });
   for (const name of ["messages", "segments", "units", "accepted", "sent", "delivered", "undelivered", "failed", "expired", "canceled", "outcome_unknown", "retries", "captured", "released", "held"]) {
-    if (has(name)) columns.push({ title: words(name), number: true, cell: (row) => number(row[name]) });
+    if (has(name)) columns.push({ title: titled(name), number: true, cell: (row) => number(row[name]) });
   }
-  if (has("delivery_rate")) columns.push({ title: "delivery rate", number: true, cell: (row) => percent(row.delivery_rate) });
-  for (const [name, title] of [["sent_after_ms", "sent after, p95"], ["answer_ms", "answer, p95"], ["delivered_after_ms", "delivered after, p95"]]) {
+  if (has("delivery_rate")) columns.push({ title: "Delivery rate", number: true, cell: (row) => percent(row.delivery_rate) });
+  for (const [name, title] of [["sent_after_ms", "Sent after, p95"], ["answer_ms", "Answer, p95"], ["delivered_after_ms", "Delivered after, p95"]]) {
     if (has(name)) columns.push({ title, number: true, cell: (row) => span(row[name]?.p95) });
   }
   return new Table({ caption: "Report", columns, key: (row) => String(row.place) });
+}
+
+function titled(name) {
+  const text = words(name);
+  return text[0].toUpperCase() + text.slice(1);
 }
 
 function filesOf(values, { session }) {
