@@ -17,7 +17,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos failover operations soak systemd fuzz lint check bench calibrate verify-plan format clean
+.PHONY: help install run install-service uninstall-service test coverage simulate schemathesis chaos failover operations soak systemd fuzz console lint check bench calibrate verify-plan format clean
 
 help: ## List these targets
 	sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -90,6 +90,14 @@ fuzz: .venv/fuzz ## Give any octets to whatever reads from outside, for MINUTES 
 # It fuzzes without coverage, too, where there is no atheris for this Python.
 .venv/fuzz: $(STAMP)
 	$(PIP) install --editable '.[fuzz]' || echo "make: atheris cannot be installed; inputs are made by chance alone." >&2
+	touch $@
+
+# PICTURES=1 writes those of docs/console.md anew.
+console: .venv/console ## Use the web console in a real browser, each page and control; needs chromium
+	exec $(BIN)/python -m pytest --override-ini addopts=-ra tests/console/browser $(ARGS)
+
+.venv/console: $(STAMP)
+	$(PIP) install --editable '.[console]'
 	touch $@
 
 failover: $(STAMP) ## Kill, freeze and cut off stores and nodes that have a second, with real servers

@@ -33,7 +33,7 @@ GROUPS = {
 }
 REST = "rest"
 # Run by targets of their own.
-LONG = ["chaos", "operations", "failover/long", "systemd/long"]
+LONG = ["chaos", "operations", "failover/long", "systemd/long", "console/browser"]
 # The tracer would slow these down to no purpose: the one measures an engine under load, and the
 # other runs lines that the tests of the domains run too.
 NOT_MEASURED = {"system", "simulation", "systemd"}

@@ -75,16 +75,16 @@ async function showLogin(why = "") {
 function showShell() {
   const pages = PAGES[session.kind].filter((page) => !page[3]);
   const links = pages.map(([path, title]) => h("li", {}, h("a", { href: path ? `${ROOT}/${path}` : `${ROOT}/` }, title)));
-  const menu = h("nav", { id: "menu", "aria-label": "Pages" }, h("ul", {}, links));
+  const menu = h("nav", { id: "menu", "aria-label": "Pages" }, h("div", { class: "pinned" }, h("ul", {}, links),
+    h("div", { class: "account" }, h("p", { class: "who", title: `Scopes: ${session.scopes.join(", ")}` },
+      session.kind === "admin" ? `Admin key ${session.name}` : session.name), themeSwitch(),
+    button("Log out", leave))));
   const opener = h("button", { type: "button", class: "opener", "aria-expanded": "false", "aria-controls": "menu",
     on: { click: () => toggleMenu(opener.getAttribute("aria-expanded") !== "true") } }, "Menu");
   const connection = h("p", { class: "connection" });
-  const end = button("Log out", leave, { quiet: true });
   fill(app,
     h("a", { class: "skip", href: "#main", on: { click: skip } }, "Skip to the content"),
-    h("header", {}, opener, h("p", { class: "brand" }, "smsengine"), connection,
-      h("p", { class: "who", title: `Scopes: ${session.scopes.join(", ")}` },
-        session.kind === "admin" ? `Admin key ${session.name}` : session.name), themeSwitch(), end),
+    h("header", {}, opener, h("p", { class: "brand" }, "smsengine"), connection),
     h("div", { class: "body" }, menu,
       h("main", { id: "main", tabindex: "-1" }, h("div", { id: "lost" }), h("div", { id: "page" }))));
   if (session.kind === "admin") {
