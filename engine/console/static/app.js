@@ -23,6 +23,7 @@ const PAGES = {
     ["dead-letters", "Dead letters", "dead_letters"],
     ["webhooks", "Webhooks", "webhooks"],
     ["reports", "Reports", "reports"],
+    ["plan", "Capacity", "plan"],
     ["changes", "Changes", "changes"],
   ],
   organisation: [
@@ -38,6 +39,8 @@ const app = document.getElementById("app");
 let session = null;
 let live = null;
 let leaving = null;
+// The state of the connection that the page says.
+let shown = "";
 
 startTheme();
 whenSessionEnds(() => showLogin("The session has ended. Log in again."));
@@ -53,7 +56,7 @@ async function begin() {
     fill(app, h("main", { class: "alone" }, problemNotice(problem, begin)));
     return;
   }
-  if (session) showShell();
+  if (session) showShell(false);
   else showLogin();
 }
 
@@ -72,7 +75,8 @@ async function showLogin(why = "") {
   app.querySelector("input").focus();
 }
 
-function showShell() {
+/** `moved`: whether the person has come from another page, and is to be told of this one. */
+function showShell(moved = true) {
   const pages = PAGES[session.kind].filter((page) => !page[3]);
   const links = pages.map(([path, title]) => h("li", {}, h("a", { href: path ? `${ROOT}/${path}` : `${ROOT}/` }, title)));
   const menu = h("nav", { id: "menu", "aria-label": "Pages" }, h("div", { class: "pinned" }, h("ul", {}, links),
@@ -87,15 +91,18 @@ function showShell() {
     h("header", {}, opener, h("p", { class: "brand" }, "smsengine"), connection),
     h("div", { class: "body" }, menu,
       h("main", { id: "main", tabindex: "-1" }, h("div", { id: "lost" }), h("div", { id: "page" }))));
+  shown = "";
   if (session.kind === "admin") {
     live = new Live(async () => {
-      session = await currentSession() ?? session;
-      return true;
+      const facts = await currentSession();
+      if (facts) session = facts;
+      else showLogin("The session has ended. Log in again.");
+      return Boolean(facts);
     });
     live.start();
     live.follow(() => showConnection(connection), new AbortController().signal);
   }
-  showPage();
+  showPage(moved);
 }
 
 function toggleMenu(open) {
@@ -109,7 +116,6 @@ function skip(event) {
   document.getElementById("main").focus();
 }
 
-let shown = "";
 function showConnection(place) {
   const text = { connecting: "connecting", connected: "live", lost: "disconnected" }[live.connection];
   place.className = `connection ${live.connection}`;

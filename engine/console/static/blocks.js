@@ -23,9 +23,11 @@ export function problemNotice(problem, again = null) {
   return notice(problem.message, "bad", id, again && button("Try again", again));
 }
 
+let sectionNumber = 0;
+
 /** A titled part of a page. */
 export function section(title, ...children) {
-  const id = `s-${title.toLowerCase().replaceAll(/[^a-z]+/g, "-")}`;
+  const id = `section-${++sectionNumber}`;
   return h("section", { "aria-labelledby": id }, h("h2", { id }, title), children);
 }
 
@@ -53,7 +55,7 @@ export class Block {
       const data = await this._load();
       if (turn !== this._turn || this._signal.aborted) return;
       fill(this._problem);
-      fill(this._content, await this._draw(data));
+      this._show([await this._draw(data)].flat(Infinity).filter(Boolean));
       this._drawn = true;
     } catch (problem) {
       if (turn !== this._turn || this._signal.aborted) return;
@@ -63,6 +65,13 @@ export class Block {
     } finally {
       if (turn === this._turn) this.element.removeAttribute("aria-busy");
     }
+  }
+
+  /** What is there already is left where it is: moved, it would lose the focus. */
+  _show(nodes) {
+    const shown = [...this._content.childNodes];
+    if (shown.length === nodes.length && shown.every((node, place) => node === nodes[place])) return;
+    fill(this._content, nodes);
   }
 }
 

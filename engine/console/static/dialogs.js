@@ -11,6 +11,7 @@ import { newOnce } from "./api.js";
  */
 export function ask({ title, text, fields = [], act, label, danger = false }) {
   const once = newOnce();
+  const opener = document.activeElement;
   const answer = h("div", { class: "answer" });
   const go = h("button", { type: "submit", class: danger ? "danger solid" : "primary" }, label);
   const back = h("button", { type: "button", on: { click: () => dialog.close() } }, "Cancel");
@@ -23,6 +24,7 @@ export function ask({ title, text, fields = [], act, label, danger = false }) {
       const done = await act(valuesOf(form), once);
       dialog.close();
       tell(done);
+      if (!opener?.isConnected) document.getElementById("main")?.focus();
     } catch (problem) {
       fill(answer, problemNotice(problem));
       announce(problem.message);

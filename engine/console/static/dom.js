@@ -28,10 +28,13 @@ export function add(element, children) {
   }
 }
 
-/** Replace everything in an element. */
+/** Replace everything in an element. A focus in it goes to the first control that is there then. */
 export function fill(element, ...children) {
+  const focused = document.activeElement;
+  const had = focused !== element && element.contains(focused);
   element.replaceChildren();
   add(element, children);
+  if (had && !element.contains(document.activeElement)) element.querySelector("button, a[href], input, select")?.focus();
 }
 
 /** Set the text of an element, only when it is another one. */

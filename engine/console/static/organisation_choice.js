@@ -8,6 +8,11 @@ const KEY = "smsengine-organisation";
 export async function organisationField({ session, query, signal }) {
   if (session.kind === "organisation") return [];
   const found = await get("/admin/organisations", { limit: 1000 }, { signal });
+  // More than can be chosen from.
+  if (found.next !== null) {
+    const id = query.get("organisation") || sessionStorage.getItem(KEY) || "1";
+    return [{ name: "organisation", label: "Organisation id", type: "number", min: 1, required: true, value: id }];
+  }
   const value = query.get("organisation") || sessionStorage.getItem(KEY) || String(found.organisations[0]?.id ?? "");
   const options = found.organisations.map((one) => [String(one.id), `${one.name} (${one.id})`]);
   if (value && !options.some(([id]) => id === value)) options.push([value, `organisation ${value}`]);

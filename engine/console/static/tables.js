@@ -39,6 +39,7 @@ export class Table {
       if (next !== kept.element) this._body.insertBefore(kept.element, next);
       before = kept.element;
     }
+    const focused = this._body.contains(document.activeElement);
     for (const [key, kept] of this._rows) {
       if (!seen.has(key)) {
         kept.element.remove();
@@ -47,6 +48,8 @@ export class Table {
     }
     this._region.hidden = rows.length === 0;
     this._empty.hidden = rows.length > 0;
+    // The row with the focus has gone.
+    if (focused && !this._body.contains(document.activeElement)) this._region.focus();
     return this;
   }
 

@@ -1,4 +1,4 @@
-"""Each page opens in both themes, at the width of a desk and of a phone, without an error, and is accessible."""
+"""Each page opens in both themes, at the widths of a desk and of a phone, without an error or a barrier."""
 
 from __future__ import annotations
 

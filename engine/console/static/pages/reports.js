@@ -31,7 +31,7 @@ export async function open(view, context) {
   };
   const groups = GROUPS.filter((name) => isAdmin || name !== "organisation").map((name) => [name, name]);
   const form = filters([
-    ...(isAdmin ? [{ ...own, value: values.organisation, options: [["", "all"], ...own.options] }] : []),
+    ...(isAdmin ? [{ ...own, required: false, value: values.organisation, ...(own.options && { options: [["", "all"], ...own.options] }) }] : []),
     { name: "from", label: "From", type: "datetime-local", step: QUARTER_S, value: values.from, required: true },
     { name: "until", label: "Until", type: "datetime-local", step: QUARTER_S, value: values.until, required: true },
     { name: "first", label: "Group by", options: [["", "nothing"], ...groups], value: values.first },
