@@ -10,7 +10,9 @@ import { newOnce } from "./api.js";
  * it, and answers with a sentence on what happened. `label`: the word of the control that does it.
  */
 export function ask({ title, text, fields = [], act, label, danger = false }) {
-  const once = newOnce();
+  // One name for one wish: kept when no answer came, so that the same again counts once.
+  let once = newOnce();
+  let asked = "";
   const opener = document.activeElement;
   const answer = h("div", { class: "answer" });
   const go = h("button", { type: "submit", class: danger ? "danger solid" : "primary" }, label);
@@ -20,12 +22,16 @@ export function ask({ title, text, fields = [], act, label, danger = false }) {
     go.disabled = true;
     form.setAttribute("aria-busy", "true");
     fill(answer);
+    const values = valuesOf(form);
+    if (asked && asked !== JSON.stringify(values)) once = newOnce();
+    asked = JSON.stringify(values);
     try {
-      const done = await act(valuesOf(form), once);
+      const done = await act(values, once);
       dialog.close();
       tell(done);
       if (!opener?.isConnected) document.getElementById("main")?.focus();
     } catch (problem) {
+      if (problem.status >= 400 && problem.status < 500) once = newOnce();
       fill(answer, problemNotice(problem));
       announce(problem.message);
       go.disabled = false;
