@@ -1,4 +1,4 @@
-"""Dead letters in a running engine: a worker of the test sets messages aside, as one does that is their last."""
+"""Dead letters in a running engine: a worker of the test sets messages aside, as the last of several does."""
 
 from __future__ import annotations
 
