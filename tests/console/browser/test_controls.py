@@ -55,16 +55,16 @@ def test_a_queue_is_paused_resumed_and_drained(visitor: Visitor, engine: Engine)
 
 def test_a_queue_is_scaled(visitor: Visitor, engine: Engine) -> None:
     visitor.open("queues")
-    express = queue_of(visitor, "Express queue")
-    expect(express).to_contain_text("1 of 1 ready")
-    visitor.press("Scale the express queue")
+    normal = queue_of(visitor, "Normal queue")
+    expect(normal).to_contain_text("1 of 1 ready")
+    visitor.press("Scale the normal queue")
     visitor.agree("Scale", processes="2")
-    visitor.expect_told("has 2 workers of the express queue")
-    expect(express).to_contain_text("2 of 2 ready")
-    visitor.press("Scale the express queue")
+    visitor.expect_told("has 2 workers of the normal queue")
+    expect(normal).to_contain_text("2 of 2 ready")
+    visitor.press("Scale the normal queue")
     visitor.agree("Scale", processes="", concurrency="")
     visitor.expect_told("as many workers as configured")
-    expect(express).to_contain_text("1 of 1 ready")
+    expect(normal).to_contain_text("1 of 1 ready")
 
 
 def test_what_is_refused_says_why_and_force_does_it(visitor: Visitor, engine: Engine) -> None:
