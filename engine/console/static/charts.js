@@ -82,7 +82,7 @@ export class TimeChart {
       series: [{}, ...this._series.map((one) => lineOf(one))],
       axes: [
         { ...axis, size: 24, space: 80, incrs: this._incrs, values: (_, ticks) => ticks.map(this._times) },
-        { ...axis, size: 58, space: 34, values: (_, ticks) => ticks.map(this._format) },
+        { ...axis, size: 58, space: 24, values: (_, ticks) => ticks.map(this._format) },
       ],
       hooks: {
         draw: [(plot) => this._drawTarget(plot)],

@@ -38,8 +38,8 @@ export function colour(name) {
 
 /** The control by which the theme is chosen. */
 export function themeSwitch() {
-  const options = [["", "System theme"], ["light", "Light theme"], ["dark", "Dark theme"]];
-  const select = h("select", { "aria-label": "Theme", id: "theme", on: { change: () => {
+  const options = [["", "System"], ["light", "Light"], ["dark", "Dark"]];
+  const select = h("select", { on: { change: () => {
     try {
       localStorage.setItem(KEY, select.value);
     } catch {
@@ -48,5 +48,5 @@ export function themeSwitch() {
     apply(select.value);
   } } }, options.map(([value, text]) => h("option", { value }, text)));
   select.value = chosen();
-  return select;
+  return h("label", { class: "theme" }, "Theme", select);
 }

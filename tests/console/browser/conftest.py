@@ -34,7 +34,11 @@ def browser() -> Iterator[playwright.Browser]:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine with a demo organisation and messages that have ended."""
-    engine = start_engine(tmp_path_factory.mktemp("console") / "data")
+    folder = tmp_path_factory.mktemp("console")
+    config = folder / "engine.toml"
+    # A target for the live page; the workers stay as many as they are.
+    config.write_text('[autoscale.express]\ntarget = "p99 <= 2s"\nprocesses_max = 1\n')
+    engine = start_engine(folder / "data", ("--demo", "--config", config))
     send_known_messages(engine)
     yield engine
     assert engine.stop() == 0, engine.log.read_text()[-3000:]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
+from tests.console.browser.dead_letters import make_dead_letters
 from tests.console.browser.traffic import send
 from tests.console.browser.visitor import Visitor
 from tests.system.client import Caller
@@ -58,16 +55,16 @@ def test_a_queue_is_paused_resumed_and_drained(visitor: Visitor, engine: Engine)
 
 def test_a_queue_is_scaled(visitor: Visitor, engine: Engine) -> None:
     visitor.open("queues")
-    express = queue_of(visitor, "Express queue")
-    expect(express).to_contain_text("1 of 1 ready")
-    visitor.press("Scale the express queue")
+    normal = queue_of(visitor, "Normal queue")
+    expect(normal).to_contain_text("1 of 1 ready")
+    visitor.press("Scale the normal queue")
     visitor.agree("Scale", processes="2")
-    visitor.expect_told("has 2 workers of the express queue")
-    expect(express).to_contain_text("2 of 2 ready")
-    visitor.press("Scale the express queue")
+    visitor.expect_told("has 2 workers of the normal queue")
+    expect(normal).to_contain_text("2 of 2 ready")
+    visitor.press("Scale the normal queue")
     visitor.agree("Scale", processes="", concurrency="")
     visitor.expect_told("as many workers as configured")
-    expect(express).to_contain_text("1 of 1 ready")
+    expect(normal).to_contain_text("1 of 1 ready")
 
 
 def test_what_is_refused_says_why_and_force_does_it(visitor: Visitor, engine: Engine) -> None:
@@ -160,49 +157,8 @@ def test_a_delivery_that_failed_is_replayed(visitor: Visitor, engine: Engine) ->
     caller.call("DELETE", f"/v1/webhook-endpoints/{made['id']}")
 
 
-def process_of(engine: Engine, name: str) -> int:
-    """The process id of a child of the engine whose command has this in it."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                line = (folder / "cmdline").read_bytes().decode()
-                parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            except OSError:
-                continue
-            if name in line and parent == str(engine.pid):
-                return int(folder.name)
-    raise AssertionError(f"no process {name}")
-
-
-def worker(engine: Engine) -> int:
-    """The process id of the normal worker that is ready; 0: none is."""
-    (node,) = status_of(engine)["nodes"]
-    found = [one["pid"] for one in node["processes"] if one["role"] == "normal" and one["state"] == "ready"]
-    return found[0] if found else 0
-
-
-def make_dead_letters(engine: Engine, count: int) -> None:
-    """Messages that outlive their workers: the provider answers nothing, and the workers are killed."""
-    simulator = process_of(engine, "supervisor.simulator")
-    os.kill(simulator, signal.SIGSTOP)
-    killed = 0
-    deadline = time.monotonic() + 120
-    try:
-        send(engine, [{"to": f"+9891299900{n:02}", "text": "Hello", "queue": "normal"} for n in range(count)])
-        while status_of(engine)["queues"]["normal"]["dead"] < count:
-            assert time.monotonic() < deadline, "no dead letters in time"
-            status = status_of(engine)["queues"]["normal"]
-            pid = worker(engine)
-            if pid and pid != killed and status["in_hand"] >= count:
-                killed = pid
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(0.3)
-    finally:
-        os.kill(simulator, signal.SIGCONT)
-
-
 def test_dead_letters_are_replayed_and_dropped(visitor: Visitor, engine: Engine) -> None:
-    make_dead_letters(engine, 2)
+    make_dead_letters(engine, ["+989129990001", "+989129990002"])
     visitor.open("")
     link = visitor.page.get_by_role("link", name="2 dead letters of the normal queue.")
     link.click()

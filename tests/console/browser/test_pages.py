@@ -15,7 +15,7 @@ from tests.system.conftest import Engine
 
 ADMIN_PAGES = (
     "", "queues", "nodes", "providers", "organisations", "organisation?id=1", "messages?organisation=1",
-    "dead-letters", "webhooks?organisation=1", "reports", "changes",
+    "dead-letters", "webhooks?organisation=1", "reports", "plan", "changes",
 )  # fmt: skip
 OWN_PAGES = ("", "balance", "reports", "webhooks")
 
@@ -63,6 +63,7 @@ def test_the_live_page_has_the_rates_of_the_traffic(
     express = visitor.page.locator("section.queue", has_text="Express queue")
     expect(express.locator("dd").nth(1)).not_to_have_text("0/s")
     expect(express.locator("dd").nth(7)).to_contain_text("s")
+    expect(express.locator("dd").last).to_have_text("p99 ≤ 2.0 s")
     expect(express.get_by_role("img", name="Throughput")).to_be_visible()
     expect(express.locator("canvas")).to_have_count(2)
     expect(visitor.page.locator(".connection")).to_have_text("live")
@@ -115,6 +116,20 @@ def async_search(visitor: Visitor, row: Any) -> Any:
             break
         visitor.page.wait_for_timeout(500)
     return row
+
+
+def test_a_plan_is_made_of_peaks_and_answers_what_if(visitor: Visitor) -> None:
+    visitor.open("plan")
+    visitor.page.get_by_label("Peaks").fill("bank,express,180,5")
+    visitor.page.get_by_label("Response times").fill("p50=80ms,p90=150ms,p99=900ms")
+    visitor.page.get_by_label("Targets").fill("express p99 <= 2s")
+    visitor.page.get_by_label("What if").fill("provider p50=2s")
+    visitor.press("Make a plan")
+    expect(visitor.page.locator(".notice.good")).to_have_text("This plan meets the targets.")
+    expect(visitor.page.get_by_role("row", name="provider p50=2s")).to_be_visible()
+    expect(visitor.page.locator("pre")).to_contain_text("[queues.express]")
+    visitor.settle()
+    visitor.expect_accessible()
 
 
 def test_a_report_has_a_chart_a_table_and_files(visitor: Visitor) -> None:

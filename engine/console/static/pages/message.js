@@ -3,7 +3,7 @@
 import { get } from "../api.js";
 import { Block, empty, facts, notice, section } from "../blocks.js";
 import { add, button, h, state } from "../dom.js";
-import { exactTime, number, span, time, words } from "../format.js";
+import { count, exactTime, number, span, time, words } from "../format.js";
 import { pathOf } from "../organisation_choice.js";
 import { eventSentence, eventTone, messageTone } from "../statuses.js";
 
@@ -27,8 +27,8 @@ function draw(one, organisation) {
       ["To", one.to],
       ["From", h("span", { dir: "auto" }, one.from || "–")],
       ["Queue", one.queue],
-      ["Charge", `${one.charge}, ${number(one.units)} units`],
-      ["Segments", `${number(one.segments)} at ${number(one.price)} units, ${one.encoding}`],
+      ["Charge", `${one.charge}, ${count(one.units, "unit")}`],
+      ["Segments", `${number(one.segments)} at ${count(one.price, "unit")}, ${one.encoding}`],
       ["Provider", one.provider || "–"],
       ["Attempts", number(one.attempts)],
       ["Outcome", one.outcome_unknown ? state("an attempt had no answer", "warn") : "known"],
