@@ -41,7 +41,10 @@ _PARAMETERS = {
     "format": Parameter("The format of the file.", {"enum": list(_FORMATS), "default": "csv"}),
     "rows": Parameter("What has a row each.", {"enum": list(_ROWS), "default": "messages"}),
 }
-_MORE = "In the order of acceptance. A body that ends before its last chunk is not whole."
+_MORE = (
+    "Events come in the order of acceptance of their messages, and messages nearly so. A body that ends "
+    "before its last chunk is not whole."
+)
 
 
 class FileResponse(Response):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.system.agreement import Kinds
 from tests.system.carriers import (
     TIMEOUT_S,
     Carriers,
@@ -125,55 +126,33 @@ def test_receipts_come_back_over_http_too(pair: Carriers, customer: Caller) -> N
     status_of(pair, send(customer, "pushed"), "delivered")
 
 
-def test_a_report_says_what_became_of_every_message_and_what_the_books_say_it_cost(
+def test_reports_balance_exports_and_histories_agree_to_the_unit_on_messages_of_every_kind(
     pair: Carriers, customer: Caller
 ) -> None:
-    behave(pair.a.url, receipts={"undelivered": 0.3}, error_rates={"permanent": 0.2})
-    behave(pair.b.url, error_rates={"permanent": 0.5})
-    admin = Caller(pair.engine.admin_url, pair.engine.admin_key)
-    made = admin.call("POST", "/v1/admin/organisations", {"name": "reported"})[1]
-    top_up = {"units": 1000, "reference": "r1"}
-    assert admin.call("POST", f"/v1/admin/organisations/{made['id']}/top-ups", top_up)[0] == 201
-    own = Caller(pair.engine.url, made["api_key"])
-    texts = ("Your code is 1234", "x" * 161, "€" * 81, "کد شما ۱۲۳۴", "Grüße 👋" * 12, "السلام عليكم " * 11)
-    places = (NUMBER, "+4915112345678", "+14165550123", "+12125550123")
-    body = [{"to": places[n % 4], "text": texts[n % 6], "reference": f"r-{n}"} for n in range(48)]
-    results = own.call("POST", "/v1/messages/batch", {"messages": body})[1]["results"]
-
-    def ended() -> list[dict[str, Any]]:
-        found = [own.call("GET", f"/v1/messages/{result['id']}")[1] for result in results]
-        # What `b` took has no receipt.
-        waits = [
-            m for m in found if m["status"] == "accepted" or (m["status"], m["provider"]) == ("sent", "a")
-        ]
-        return [] if waits else found
-
-    messages = eventually(ended)
-
-    def counted(*groups: str) -> list[dict[str, Any]]:
-        status, report = own.call("GET", f"/v1/reports/summary?group_by={','.join(groups)}")
-        assert (status, report["complete"]) == (200, True)
-        return list(report["rows"])
-
-    wanted: dict[str, list[int]] = {}
-    for message in messages:
-        sums = wanted.setdefault(message["status"], [0, 0, 0])
-        for place, more in enumerate((1, message["segments"], message["units"])):
-            sums[place] += more
-    assert len(wanted) > 2
-    eventually(
-        lambda: {r["status"]: [r["messages"], r["segments"], r["units"]] for r in counted("status")} == wanted
-    )
-    [whole] = counted()
-    posted = own.call("GET", "/v1/balance")[1]["posted"]
-    assert (whole["messages"], whole["held"], whole["captured"]) == (48, 0, 1000 - posted)
-    by_country = {r["country"]: r["messages"] for r in counted("country")}
-    assert by_country == {"IR": 12, "DE": 12, "CA": 12, "US": 12}
-    by_provider = {r["provider"]: r["messages"] for r in counted("provider")}
-    assert by_provider == Counter(m["provider"] for m in messages)
+    kinds = Kinds(pair.engine)
+    for carrier in (pair.a, pair.b):
+        behave(carrier.url, error_rates={"temporary": 1})
+    kinds.send(6, validity=1)
+    kinds.wait(lambda m: m["status"] == "expired")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    for canceled in kinds.send(8, send_at=tomorrow)[:4]:
+        kinds.cancel(canceled)
+    rates = {"permanent": 0.25, "temporary": 0.25}
+    behave(pair.a.url, receipts={"undelivered": 0.3}, error_rates=rates)
+    behave(pair.b.url, error_rates={"permanent": 0.5, "temporary": 0})
+    kinds.send(96)
+    scheduled = {"scheduled", "canceled", "expired", "failed", "delivered", "undelivered"}
+    # What `b` took has no receipt.
+    kinds.wait(lambda m: m["status"] in scheduled or (m["status"], m["provider"]) == ("sent", "b"))
+    assert {m["status"] for m in kinds.messages} == {*scheduled, "sent"}
+    assert kinds.refused == {"opted_out": 3, "invalid_number": 3}
+    assert {m["segments"] for m in kinds.messages} >= {1, 2, 10}
+    assert max(m["attempts"] for m in kinds.messages) > 1
+    kinds.agree()
     printed = pair.engine.run("report", "--by", "organisation", "--json").stdout
     of_all = {r["organisation"]: r["messages"] for r in json.loads(printed)["rows"]}
-    assert of_all[made["id"]] == 48
+    assert of_all[kinds.id] == len(kinds.messages) == 110
+    audited(pair.engine)
 
 
 def test_a_paused_provider_gets_nothing_until_it_is_resumed(pair: Carriers, customer: Caller) -> None:

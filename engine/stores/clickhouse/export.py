@@ -1,8 +1,10 @@
 """The messages of an organisation, or their events, a row each, as a file that ClickHouse writes while it is
 sent on.
 
-The rows come in the order of acceptance, which is that of the table, so that the server needs little memory
-however many there are. Killed, or the reader is gone: the query ends with its connection.
+The rows are read in the order of acceptance, which is that of the table, so that the server needs little
+memory and begins at once however many there are. Messages are put together in blocks, whose rows come in no
+order; sorting them all first would let a large export begin too late. Killed, or the reader is gone: the
+query ends with its connection.
 """
 
 from __future__ import annotations
