@@ -169,6 +169,11 @@ def rate_key(provider: str) -> bytes:
     return b"rate:{%s}" % provider.encode()
 
 
+def rate_wide_key(provider: str) -> bytes:
+    """By which span slots of a provider are given while a worker does not know the clock of Redis well."""
+    return b"rate:{%s}:wide" % provider.encode()
+
+
 def problems_key(provider: str) -> bytes:
     """Hash: how often a provider sent something of each kind that was not understood, and when last."""
     return b"problems:{%s}" % provider.encode()

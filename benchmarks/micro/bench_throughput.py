@@ -26,7 +26,8 @@ from benchmarks.micro.cores import cpu_s, spread
 from benchmarks.micro.rounds import fastest_ns
 from engine.redis_keys import rate_key
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import Allowance, timing
+from engine.routing.throughput import Allowance
+from engine.routing.timing import timing
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.throughput import RedisSlots
 from supervisor.embedded.servers import Server, start_redis

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from engine.capacity.costs import PARTS
 from engine.capacity.simulation import Shape, System
 from engine.records import Queue
-from engine.routing.throughput import timing
+from engine.routing.timing import timing
 
 # What binds a queue. "concurrency": all slots of all workers. "cpu": the loops of the workers. "provider":
 # its throughput. "redis", "ledger": one process each, however many nodes there are.

@@ -20,7 +20,8 @@ from engine.capacity.response_times import ResponseTimes
 from engine.delivery.read_ahead import ahead_at, worth_reading
 from engine.delivery.supply import Supply
 from engine.records import QUEUES, Queue
-from engine.routing.throughput import HORIZON_S, timing
+from engine.routing.slot_clock import HORIZON_S
+from engine.routing.timing import timing
 
 # Arrivals of the first part of a run are not counted: it begins empty.
 _WARM_UP = 0.1

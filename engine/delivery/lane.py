@@ -25,11 +25,8 @@ from engine.delivery.in_flight import InFlight
 from engine.delivery.put_off import PutOffTurns
 from engine.delivery.verdict_counts import VerdictCounts
 from engine.records import Entry, Message, VerdictKind
-from engine.routing.throughput import HORIZON_S, LOOK_AHEAD, Allowance
+from engine.routing.throughput import Allowance
 
-# Slots nearly always come no further ahead than this, seconds. So they are asked for as many messages
-# as can be begun by then.
-_AHEAD_S = HORIZON_S / 2
 # A limited lane is crowded when the messages that wait are so much of its time, seconds, but not with
 # fewer than the second, segments.
 _WAITING_S = 1.0
@@ -112,10 +109,12 @@ class Lane:
         able = 1
         if self.breaker.state == "closed":
             room = max(0, min(free, self.in_flight_max - self.awaited.expected))
-            able = min(len(self.waiting), room + self.awaited.answers_within(_AHEAD_S, now_s))
+            ahead_s = self.allowance.clock.horizon_s / 2
+            able = min(len(self.waiting), room + self.awaited.answers_within(ahead_s, now_s))
         if not able:
             return _NONE
-        sizes = [entry.message.segments for entry, _ in islice(self.waiting, min(able, LOOK_AHEAD))]
+        look = min(able, self.allowance.clock.look_ahead(self.allowance.rate))
+        sizes = [entry.message.segments for entry, _ in islice(self.waiting, look)]
         segments = self.waiting_segments
         if able < len(self.waiting):
             segments = sum(entry.message.segments for entry, _ in islice(self.waiting, able))

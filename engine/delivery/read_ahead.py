@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from engine.delivery.lane import Lane
 from engine.delivery.supply import Supply
-from engine.routing.throughput import HORIZON_S
 
-# So much of a limited lane's time waits in it, seconds, but no fewer segments than the second. That is as far
-# ahead as slots come.
-_WAITING_S = HORIZON_S
+# As much waits in a limited lane as it sends until the horizon, which is as far ahead as slots come, but no
+# fewer segments than this.
 _WAITING_MIN = 4
 # What an unlimited lane has in hand beside what is being sent is no more than the second, in parts of the
 # sends that may be in flight. It is no less than the first, or than so much of a slow lane's time, seconds,
@@ -63,5 +61,5 @@ def room(lane: Lane, now_s: float) -> int | None:
     as many as the worker takes in hand."""
     if lane.allowance is None:
         return None
-    most = max(_WAITING_MIN, int(rate(lane, now_s) * _WAITING_S))
+    most = max(_WAITING_MIN, int(rate(lane, now_s) * lane.allowance.clock.horizon_s))
     return most - lane.waiting_segments if lane.waiting_segments <= most / 2 else 0

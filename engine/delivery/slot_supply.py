@@ -20,7 +20,7 @@ from engine.delivery.lanes import Lanes
 from engine.errors import Unavailable
 from engine.records import Queue
 from engine.routing.ports import SlotRequest, SlotStore
-from engine.routing.throughput import Allowance
+from engine.routing.throughput import Allowance, request
 
 # Longest pause after Redis could not be asked, seconds.
 _PAUSE_MAX_S = 0.1
@@ -94,9 +94,7 @@ class SlotSupply:
             wish = lane.wish(free, now_s)
             if wish.segments:
                 share = self._express_shares[lane.name]
-                ask = SlotRequest(
-                    lane.name, self._queue, wish.segments, allowance.rate, share, allowance.together
-                )
+                ask = request(allowance, lane.name, self._queue, wish.segments, share)
                 wishes.append((allowance, ask))
             again_at_s = min(again_at_s, wish.again_at_s)
             free = max(0, free - wish.messages)

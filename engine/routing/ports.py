@@ -45,6 +45,9 @@ class SlotRequest(NamedTuple):
     express_share: float
     # The slots are to come in bundles of so many segments: those of one message, which goes as a whole.
     together: int = 1
+    # How much is unknown of the clock of Redis, and how far ahead it may give slots, seconds; 0: as usual.
+    uncertain_s: float = 0.0
+    horizon_s: float = 0.0
 
 
 class Slots(NamedTuple):
@@ -59,6 +62,8 @@ class Slots(NamedTuple):
     interval_us: float
     # The slots come in bundles of so many segments, as asked for.
     together: int = 1
+    # When Redis looked at the request, microseconds of its own clock; 0: it does not say.
+    now_us: int = 0
 
 
 class SlotStore(Protocol):

@@ -27,11 +27,14 @@ class Run:
     """Slots (or bundles of slots) at equal distances: `left` of them, the first at `first_s`, each
     `step_s` after the one before."""
 
-    __slots__ = ("bundle", "first_s", "left", "step_s", "usable_s")
+    __slots__ = ("bundle", "clock_s", "first_s", "left", "step_s", "usable_s")
 
-    def __init__(self, first_s: float, step_s: float, left: int, usable_s: float, bundle: int) -> None:
+    def __init__(
+        self, first_s: float, step_s: float, left: int, usable_s: float, bundle: int, clock_s: float
+    ) -> None:
         """`usable_s`: how long after its time each may be used. `bundle`: the segments of each; 1 for
-        single slots."""
+        single slots. `clock_s`: what our clock was taken to show when that of Redis was at 0."""
+        self.clock_s = clock_s
         self.first_s = first_s
         self.step_s = step_s
         self.left = left
@@ -82,10 +85,19 @@ class Reserved:
 class FlowingSlots(Reserved):
     """The slots of a fast timeline: single ones, which any message may take."""
 
-    def add(self, first_s: float, interval_s: float, segments: int, bundle: int, usable_s: float) -> None:
+    def add(
+        self,
+        first_s: float,
+        interval_s: float,
+        segments: int,
+        bundle: int,
+        usable_s: float,
+        clock_s: float = 0.0,
+    ) -> None:
         """Take in slots for `segments` segments, the first at `first_s`, each `interval_s` after the one
-        before, each usable for `usable_s`. `bundle` means nothing on a fast timeline."""
-        self._append(Run(first_s, interval_s, segments, usable_s, 1))
+        before, each usable for `usable_s`. `bundle` means nothing on a fast timeline. `clock_s`: as of a
+        `Run`."""
+        self._append(Run(first_s, interval_s, segments, usable_s, 1, clock_s))
 
     def take(self, segments: int, now_s: float) -> bool:
         """Use the slots of a message of so many segments; False: it cannot go at `now_s`, and no slot
@@ -126,6 +138,11 @@ class FlowingSlots(Reserved):
                 break
         return at_s
 
+    def first_s(self, segments: int, now_s: float) -> float:
+        """The time of the first slot that a message of so many segments would take, by the clock of Redis:
+        there all slots of one timeline keep their distances. So many are held."""
+        return self._runs[0].first_s - self._runs[0].clock_s
+
     def missing(self, waiting_segments: int, sizes: Sequence[int], at_once: int) -> tuple[int, int]:
         """What to ask Redis for, as (segments, segments of a bundle); (0, 1): nothing.
 
@@ -157,10 +174,19 @@ class FlowingSlots(Reserved):
 class BundledSlots(Reserved):
     """The slots of a slow timeline: bundles, each for one message."""
 
-    def add(self, first_s: float, interval_s: float, segments: int, bundle: int, usable_s: float) -> None:
+    def add(
+        self,
+        first_s: float,
+        interval_s: float,
+        segments: int,
+        bundle: int,
+        usable_s: float,
+        clock_s: float = 0.0,
+    ) -> None:
         """Take in bundles of `bundle` segments, `segments` segments together, the first at `first_s`;
-        from slot to slot it is `interval_s`, and each bundle is usable for `usable_s`."""
-        self._append(Run(first_s, bundle * interval_s, segments // bundle, usable_s, bundle))
+        from slot to slot it is `interval_s`, and each bundle is usable for `usable_s`. `clock_s`: as of
+        a `Run`."""
+        self._append(Run(first_s, bundle * interval_s, segments // bundle, usable_s, bundle, clock_s))
 
     def take(self, segments: int, now_s: float) -> bool:
         """Use a bundle for a message of so many segments; False: it cannot go at `now_s`, and no bundle
@@ -178,6 +204,13 @@ class BundledSlots(Reserved):
     def goes_at_s(self, segments: int) -> float | None:
         """When a message of so many segments can go; None: no bundle that is held is large enough."""
         return min((run.first_s for run in self._runs if segments <= run.bundle), default=None)
+
+    def first_s(self, segments: int, now_s: float) -> float:
+        """The time of the bundle that a message of so many segments would take, by the clock of Redis. One
+        that is large enough is held."""
+        fitting = [run for run in self._runs if segments <= run.bundle]
+        run = next((run for run in fitting if run.first_s <= now_s), fitting[0])
+        return run.first_s - run.clock_s
 
     def missing(self, waiting_segments: int, sizes: Sequence[int], at_once: int) -> tuple[int, int]:
         """What to ask Redis for, as (segments, segments of a bundle); (0, 1): nothing.

@@ -22,7 +22,6 @@ from engine.providers.settings import SimulatedSettings
 from engine.records import ActivityRow, Entry, Message, Queue, Settlement, Verdict
 from engine.routing.ports import SlotRequest, Slots, SlotStore
 from engine.routing.records import RoutingPlan
-from engine.routing.throughput import timing
 from tests.delivery.carrier import Carrier
 from tests.delivery.turns import Away, VirtualTime
 from tests.routing.throughput_model import Timeline
@@ -107,8 +106,8 @@ class PaceInMemory:
             timeline = self._timelines.setdefault(ask.provider, Timeline())
             segments, delay_us = timeline.reserve(ask, self._virtual.clock.now * 1e6)
             self.slots[ask.provider] = self.slots.get(ask.provider, 0) + segments
-            interval_us = timing(ask.rate).interval_s * 1e6
-            given.append(Slots(segments, delay_us, interval_us, ask.together))
+            now_us = int(self._virtual.clock.now * 1e6) + 1
+            given.append(Slots(segments, delay_us, timeline.interval_us, ask.together, now_us))
         await asyncio.sleep(TRIP_S / 2)
         return given
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from engine.records import Queue
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import COUNTED_RATE_MAX, Allowance, timing
+from engine.routing.throughput import UNANSWERED_S, Allowance
+from engine.routing.timing import COUNTED_RATE_MAX, timing
 from tests.routing.throughput_model import (
     HORIZON_US,
     Sender,
@@ -77,14 +78,14 @@ def given_slots(
 
 @given(st.floats(0.01, 1e6))
 def test_the_timeline_uses_the_rate_and_tolerates_some_lateness(rate: float) -> None:
-    interval_s, tolerance_s, _ = timing(rate)
+    interval_s, tolerance_s, *_ = timing(rate)
     assert 0.95 * rate <= 1 / interval_s <= rate
     assert 0.02 <= tolerance_s <= 0.05
 
 
 @given(st.floats(0.01, 1e6))
 def test_single_segments_at_their_latest_and_earliest_keep_to_the_limit(rate: float) -> None:
-    interval_s, tolerance_s, most = timing(rate)
+    interval_s, tolerance_s, most, *_ = timing(rate)
     within = math.ceil((1 + tolerance_s) / interval_s - 1e-9)
     assert within <= allowed(rate, 1)
     assert most in (0, allowed(rate, 1))
@@ -99,7 +100,8 @@ def test_single_segments_at_their_latest_and_earliest_keep_to_the_limit(rate: fl
     queues=st.lists(st.sampled_from(("express", "normal")), min_size=1, max_size=6),
     sizes=st.lists(st.integers(1, 10), min_size=1, max_size=4),
     late_s=st.floats(0, 0.06),
-    round_trip_s=st.floats(0, 0.08),
+    round_trip_s=st.sampled_from((0.002, 0.01, 0.08, 0.4)),
+    answer_s=st.sampled_from((0.0, 0.0, 0.05, 0.2)),
     freeze_chance=st.floats(0, 0.1),
     seed=st.integers(0, 2**32),
 )
@@ -109,10 +111,18 @@ def test_no_second_holds_more_than_the_limit_allows(
     sizes: list[int],
     late_s: float,
     round_trip_s: float,
+    answer_s: float,
     freeze_chance: float,
     seed: int,
 ) -> None:
-    weather = Weather(late_s=late_s, round_trip_s=round_trip_s, freeze_s=0.5, freeze_chance=freeze_chance)
+    weather = Weather(
+        late_s=late_s,
+        round_trip_s=round_trip_s,
+        answer_s=answer_s,
+        freeze_s=0.5,
+        freeze_chance=freeze_chance,
+        drift=0.0005,
+    )
     until_s = 3.0 if rate >= 100 else 8.0
     sent = simulate(senders(queues, rate, sizes, seed=seed), until_s, Random(seed), weather, Timeline())
     assert most_in(sent, 1.0) <= allowed(rate, max(sizes))
@@ -127,6 +137,26 @@ def test_under_load_the_limit_is_used(rate: float, workers: int) -> None:
     first, last = min(s.at_s for s in sent), max(s.at_s for s in sent)
     assert (len(sent) - 1) / (last - first) >= 0.96 * rate
     assert most_in(sent, 1.0) <= allowed(rate, 1)
+
+
+@pytest.mark.parametrize(("rate", "workers"), [(50.0, 1), (500.0, 2), (1000.0, 1)])
+@pytest.mark.parametrize(("answer_s", "part"), [(0.001, 0.98), (0.01, 0.98), (0.05, 0.95), (0.2, 0.82)])
+def test_a_redis_that_answers_late_costs_no_more_than_what_is_unknown_of_its_clock(
+    rate: float, workers: int, answer_s: float, part: float
+) -> None:
+    weather = Weather(answer_s=answer_s)
+    sent = simulate(senders(["normal"] * workers, rate), 5.0, Random(1), weather, Timeline())
+    assert rate_between(sent, 2.0, 5.0) >= part * rate
+    assert most_in(sent, 1.0) <= rate
+
+
+@pytest.mark.parametrize("rate", [10.0, 50.0, 500.0])
+def test_a_worker_that_uses_its_slots_late_sends_no_more_than_the_limit_in_any_second(rate: float) -> None:
+    weather = Weather(late_s=0.002, freeze_s=0.045, freeze_chance=0.01)
+    [worker] = senders(["normal"], rate)
+    sent = simulate([worker], 8.0, Random(1), weather, Timeline())
+    assert most_in(sent, 1.0) <= rate
+    assert rate_between(sent, 1.0, 8.0) >= 0.95 * rate
 
 
 @pytest.mark.parametrize(
@@ -383,18 +413,19 @@ def test_it_asks_again_only_when_the_answer_is_overdue() -> None:
     allowance = Allowance(FAST)
     assert allowance.wanted(9, 100.0) == 9
     assert allowance.wanted(9, 100.02) == 0
-    assert next_at(allowance, 100.02) == pytest.approx(100.05)
-    assert allowance.wanted(9, 100.051) == 9
+    assert next_at(allowance, 100.02) == pytest.approx(100.0 + UNANSWERED_S)
+    assert allowance.wanted(9, 100.001 + UNANSWERED_S) == 9
 
 
 def test_an_answer_that_comes_after_the_next_ask_is_not_taken_for_its_answer() -> None:
     allowance, interval_us = Allowance(SLOW), timing(SLOW).interval_s * 1e6
     assert allowance.wanted(3, 100.0, (1, 2)) == 1
-    assert allowance.wanted(2, 100.06, (2,)) == 2
-    allowance.granted(Slots(1, 100_000, interval_us, together=1), 100.05, 100.061)
-    assert not allowance.take(2, 100.162)
-    assert allowance.take(1, 100.162)
-    assert not allowance.take(1, 100.162)
+    asked_s = 100.01 + UNANSWERED_S
+    assert allowance.wanted(2, asked_s, (2,)) == 2
+    allowance.granted(Slots(1, 100_000, interval_us, together=1), asked_s - 0.01, asked_s + 0.001)
+    assert not allowance.take(2, asked_s + 0.102)
+    assert allowance.take(1, asked_s + 0.102)
+    assert not allowance.take(1, asked_s + 0.102)
 
 
 def test_told_to_come_later_it_comes_later() -> None:

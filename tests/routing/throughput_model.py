@@ -17,9 +17,11 @@ from typing import NamedTuple
 
 from engine.records import Queue
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import LOOK_AHEAD, Allowance, timing
+from engine.routing.throughput import Allowance, request
+from engine.routing.timing import timing
 
 HORIZON_US = 60_000
+WIDE_US = 2_500_000
 
 
 class State(NamedTuple):
@@ -37,19 +39,25 @@ class Timeline:
 
     def __init__(self) -> None:
         self.state: State | None = None
+        # From slot to slot in the last answer, microseconds.
+        self.interval_us = 0.0
+        # The number of the present time of WIDE_US, and the widest span in it and in the one before.
+        self.wide: tuple[float, float, float] = (0, 0.0, 0.0)
 
     def reserve(self, ask: SlotRequest, now: float) -> tuple[int, int]:
         """(segments, delay_us) at `now`, microseconds."""
-        interval_s, tolerance_s, most = timing(ask.rate)
-        interval, span = interval_s * 1e6, (1 + tolerance_s) * 1e6
+        interval_s, tolerance_s, most, within, _ = timing(ask.rate, ask.uncertain_s)
+        horizon = ask.horizon_s * 1e6 or HORIZON_US
+        span = self._widest((1 + tolerance_s) * 1e6, ask.uncertain_s > 0, now)
+        interval = self.interval_us = max(interval_s * 1e6, span / within)
         bundle, share = ask.together, ask.express_share
-        reach, step = HORIZON_US / 2, bundle * interval
-        begun = self._state_at(now)
+        reach, step = horizon / 2, bundle * interval
+        begun = self._state_at(now, horizon)
         tail, kept, log = begun.tail, begun.kept, list(begun.log)
         express = ask.queue == "express" and share > 0
-        private = express and kept <= now + HORIZON_US
+        private = express and kept <= now + horizon
         first, ahead = tail, tail - now
-        if most > 0 and ahead <= (HORIZON_US if private else reach):
+        if most > 0 and ahead <= (horizon if private else reach):
             if log and log[0][0] < now - span - span / 4:
                 log = [entry for entry in log if entry[0] > now - span]
             if log:
@@ -59,11 +67,11 @@ class Timeline:
         opened = max(0, math.floor((reach - ahead) / step) + 1)
         again, room = ahead - reach, opened
         if private:
-            reserve_open = math.floor((HORIZON_US - (kept - now)) * share / step) + 1
-            further = max(0, math.floor((HORIZON_US - ahead) / step) + 1) - opened
+            reserve_open = math.floor((horizon - (kept - now)) * share / step) + 1
+            further = max(0, math.floor((horizon - ahead) / step) + 1) - opened
             room += min(reserve_open, further)
         if express:
-            again = min(again, max(ahead, kept - now) - HORIZON_US)
+            again = min(again, max(ahead, kept - now) - horizon)
         if not room:
             self.state = self.state or begun
             return 0, max(1, math.ceil(again))
@@ -75,9 +83,17 @@ class Timeline:
         self.state = State(now, tail + granted * step, kept, tuple(log) if most > 0 else ())
         return granted * bundle, max(0, math.ceil(first - now))
 
-    def _state_at(self, now: float) -> State:
+    def _widest(self, span: float, wide: bool, now: float) -> float:
+        period, (at, present, before) = int(now // WIDE_US), self.wide
+        if period > at:
+            before, present = (present if period == at + 1 else 0.0), 0.0
+        if wide:
+            self.wide = (max(period, at), max(present, span), before)
+        return max(span, present, before)
+
+    def _state_at(self, now: float, horizon: float) -> State:
         if self.state is None:
-            return State(now, now + HORIZON_US, now)
+            return State(now, now + horizon, now)
         seen, tail, kept, log = self.state
         back = max(0.0, seen - now)
         moved = tuple((moment - back, segments) for moment, segments in log)
@@ -140,7 +156,8 @@ class Sender:
         self.asks = 0
 
     def refill(self, now_s: float) -> None:
-        count = 600 - len(self.waiting) if self.arrivals is None else self.arrivals(now_s) - self.come
+        most = max(600, int(self.allowance.rate))
+        count = most - len(self.waiting) if self.arrivals is None else self.arrivals(now_s) - self.come
         self.come += max(0, count)
         self.waiting.extend(itertools.islice(self.sizes, max(0, count)))
 
@@ -151,13 +168,12 @@ class Sender:
         return sent
 
     def ask(self, now_s: float) -> SlotRequest | None:
-        sizes = tuple(itertools.islice(self.waiting, LOOK_AHEAD))
+        sizes = tuple(itertools.islice(self.waiting, self.allowance.clock.look_ahead(self.allowance.rate)))
         wanted = self.allowance.wanted(sum(self.waiting), now_s, sizes)
         if not wanted:
             return None
         self.asks += 1
-        allowance = self.allowance
-        return SlotRequest("p", self.queue, wanted, allowance.rate, self.share, allowance.together)
+        return request(self.allowance, "p", self.queue, wanted, self.share)
 
 
 def next_at(allowance: Allowance, now_s: float) -> float | None:
@@ -174,8 +190,12 @@ class Weather(NamedTuple):
     round_trip_s: float = 0.002
     freeze_s: float = 0.0
     freeze_chance: float = 0.0
-    # Clocks of workers differ by up to so much from each other and from that of Redis.
+    # Clocks of workers differ by up to so much from each other and from that of Redis, and run faster or
+    # slower by up to so much, seconds a second.
     clocks_s: float = 1000.0
+    drift: float = 0.0
+    # What an answer always takes, seconds, beside the round trip by chance.
+    answer_s: float = 0.0
 
 
 def simulate(
@@ -188,12 +208,17 @@ def simulate(
 ) -> list[Sent]:
     """What was sent when, in true time."""
     offsets = [rng.uniform(-weather.clocks_s, weather.clocks_s) for _ in senders]
+    drifts = [rng.uniform(-weather.drift, weather.drift) if weather.drift else 0.0 for _ in senders]
     numbers = itertools.count()
     # (time, order, sender, what comes, when it was asked)
     events: list[tuple[float, int, int, SlotRequest | Slots | None, float]] = []
     # When each wakes next; an answer may come before and change that.
     awake = [from_s + rng.uniform(0, 0.01) for _ in senders]
     sent: list[Sent] = []
+
+    def shown(index: int, at_s: float) -> float:
+        """What the clock of a worker shows."""
+        return at_s * (1 + drifts[index]) + offsets[index]
 
     def late() -> float:
         if rng.random() < weather.freeze_chance:
@@ -207,24 +232,27 @@ def simulate(
         put(wake_s, index, None)
     while events and events[0][0] < until_s:
         now_s, _, index, what, asked_s = heapq.heappop(events)
-        sender, offset = senders[index], offsets[index]
+        sender, local_s = senders[index], shown(index, now_s)
         if isinstance(what, SlotRequest):
             segments, delay_us = timeline.reserve(what, now_s * 1e6)
-            back_s = now_s + rng.uniform(0, weather.round_trip_s / 2) + late()
-            interval_us = timing(what.rate).interval_s * 1e6
-            put(back_s, index, Slots(segments, delay_us, interval_us, what.together), asked_s)
+            back_s = now_s + weather.answer_s + rng.uniform(0, weather.round_trip_s / 2) + late()
+            # Redis's clock is not at 0, which would mean that it does not say.
+            redis_us = int(now_s * 1e6) + 1
+            slots = Slots(segments, delay_us, timeline.interval_us, what.together, redis_us)
+            put(back_s, index, slots, asked_s)
             continue
         if isinstance(what, Slots):
-            sender.allowance.granted(what, asked_s + offset, now_s + offset)
+            sender.allowance.granted(what, shown(index, asked_s), local_s)
         elif now_s != awake[index]:
             continue
         sender.refill(now_s)
-        sent += [s._replace(at_s=now_s) for s in sender.send(now_s + offset)]
-        ask = sender.ask(now_s + offset)
+        sent += [s._replace(at_s=now_s) for s in sender.send(local_s)]
+        ask = sender.ask(local_s)
         if ask is not None:
             put(now_s + rng.uniform(0, weather.round_trip_s / 2), index, ask, now_s)
-        at_s = next_at(sender.allowance, now_s + offset)
-        awake[index] = (now_s + 0.01 if at_s is None else max(now_s, at_s - offset)) + late() + 1e-6
+        at_s = next_at(sender.allowance, local_s)
+        wakes_s = now_s + 0.01 if at_s is None else max(now_s, (at_s - offsets[index]) / (1 + drifts[index]))
+        awake[index] = wakes_s + late() + 1e-6
         put(awake[index], index, None)
     return sent
 

@@ -26,7 +26,7 @@ from engine.providers.settings import SimulatedSettings
 from engine.records import Entry, Message, Verdict
 from engine.redis_keys import due_key
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import UNANSWERED_S, timing
+from engine.routing.throughput import UNANSWERED_S
 from engine.shards import shard_of
 from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.cancels import RedisCancels
@@ -126,9 +126,9 @@ class Pacing:
         granted = []
         for ask in asks:
             timeline = world.timelines.setdefault(ask.provider, Timeline())
-            segments, delay_us = timeline.reserve(ask, world.clock.now_us())
-            interval_us = timing(ask.rate).interval_s * 1e6
-            granted.append(Slots(segments, delay_us, interval_us, ask.together))
+            now_us = world.clock.now_us()
+            segments, delay_us = timeline.reserve(ask, now_us)
+            granted.append(Slots(segments, delay_us, timeline.interval_us, ask.together, now_us))
         if not world.calm and rng.random() < 0.05:
             await asyncio.sleep(UNANSWERED_S)
             raise Unavailable("No answer.")

@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.errors import Unavailable
-from engine.redis_keys import rate_key
+from engine.redis_keys import rate_key, rate_wide_key
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import HORIZON_S, UNANSWERED_S, timing
+from engine.routing.slot_clock import HORIZON_S
+from engine.routing.throughput import UNANSWERED_S
+from engine.routing.timing import timing
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.wire import ReplyError
@@ -49,7 +51,9 @@ class RedisSlots:
         for ask, reply in zip(asks, replies, strict=True):
             if isinstance(reply, ReplyError):
                 raise Unavailable(f"Redis gives no slots: {reply}.", retry_after=0.05)
-            slots.append(Slots(reply[0], reply[1], timing(ask.rate).interval_s * 1e6, ask.together))
+            segments, delay_us, now_us, interval_ns = reply
+            interval_us = interval_ns / 1e3 or timing(ask.rate, ask.uncertain_s).interval_s * 1e6
+            slots.append(Slots(segments, delay_us, interval_us, ask.together, now_us))
         return slots
 
     async def _answered(self, commands: Sequence[Command]) -> list[Any]:
@@ -62,9 +66,11 @@ class RedisSlots:
 
 
 def _command(ask: SlotRequest) -> Command:
-    interval_s, tolerance_s, most = timing(ask.rate)
+    interval_s, tolerance_s, most, within, _ = timing(ask.rate, ask.uncertain_s)
+    horizon_us = int(ask.horizon_s * 1e6) or HORIZON_US
     return (
-        "FCALL", _RESERVE, 1, rate_key(ask.provider),
+        "FCALL", _RESERVE, 2, rate_key(ask.provider), rate_wide_key(ask.provider),
         ask.queue, ask.segments, ask.together, repr(interval_s * 1e6), repr(ask.express_share),
-        repr((1 + tolerance_s) * 1e6), most, HORIZON_US,
+        repr((1 + tolerance_s) * 1e6), most, horizon_us,
+        repr(within), int(ask.uncertain_s > 0),
     )  # fmt: skip

@@ -107,8 +107,8 @@ def others(message: bytes) -> list[Any]:
          b"reply"),
         ("FCALL", versioned("inbound_set_aside"), 2, keys.INBOUND, keys.INBOUND_UNREADABLE, "1-1", "1-3"),
         ("FCALL", versioned("receipts_first"), 1, keys.activity_key(s)),
-        ("FCALL", versioned("reserve"), 1, keys.rate_key("p"), "normal", 5, 1, "1000", "0.2", "1050000.0", 3,
-         100_000),
+        ("FCALL", versioned("reserve"), 2, keys.rate_key("p"), keys.rate_wide_key("p"), "normal", 5, 1,
+         "1000", "0.2", "1050000.0", 3, 100_000, "3.0", 1),
     ]  # fmt: skip
 
 

@@ -27,9 +27,9 @@ import pytest
 
 from engine.errors import Unavailable
 from engine.records import Queue
-from engine.redis_keys import rate_key
+from engine.redis_keys import rate_key, rate_wide_key
 from engine.routing.ports import SlotRequest, Slots
-from engine.routing.throughput import timing
+from engine.routing.timing import timing
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.throughput import HORIZON_US, RedisSlots
 from supervisor.embedded.servers import start_redis
@@ -86,7 +86,7 @@ async def test_an_answer_that_is_late_is_not_waited_for_and_the_connection_goes_
         proxy.stall()
         # By its own time-out the link would wait a hundred times as long.
         async with asyncio.timeout(2.5):
-            with pytest.raises(Unavailable, match=r"within 50 ms"):
+            with pytest.raises(Unavailable, match=r"within 500 ms"):
                 await pace.reserve([ask(1)])
         proxy.flow()
         assert await RedisSlots(slow, answer_s=5.0).reserve([ask(3)])
@@ -159,7 +159,10 @@ async def test_the_model_in_python_decides_as_redis_does(link: RedisLink, rate: 
     for _ in range(120):
         queue: Queue = rng.choice(("express", "normal"))
         wish = ask(rng.randint(1, 40), rate, queue, rng.choice((1, 1, 1, 2, 5)))
+        wish = wish._replace(uncertain_s=rng.choice((0.0, 0.1)), horizon_s=rng.choice((0.0, 0.2)))
         model.state = await state(link)
+        wide = await link.call("GET", rate_wide_key("p"))
+        model.wide = struct.unpack(">ddd", wide) if wide else (0, 0.0, 0.0)
         earliest, slots, latest = await timed(link, pace, wish)
         if model.state is None:
             continue

@@ -26,7 +26,7 @@ import uvloop
 
 from engine.records import Queue
 from engine.routing.ports import SlotRequest
-from engine.routing.throughput import LOOK_AHEAD, Allowance
+from engine.routing.throughput import Allowance, request
 from engine.stores.redis.link import RedisLink
 from engine.stores.redis.throughput import RedisSlots
 from tests.routing.throughput_model import next_at
@@ -105,9 +105,9 @@ class Pacer:
 
     def _ask(self, now_s: float) -> SlotRequest | None:
         wish, allowance = self._wish, self._allowance
-        sizes = tuple(itertools.islice(self._waiting, LOOK_AHEAD))
+        sizes = tuple(itertools.islice(self._waiting, allowance.clock.look_ahead(wish.rate)))
         if wanted := allowance.wanted(sum(self._waiting), now_s, sizes):
-            return SlotRequest(wish.provider, wish.queue, wanted, wish.rate, 0.2, allowance.together)
+            return request(allowance, wish.provider, wish.queue, wanted, 0.2)
         return None
 
     async def _reserve(self, ask: SlotRequest) -> None:

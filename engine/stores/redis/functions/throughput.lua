@@ -29,6 +29,9 @@
 
 -- The state of a provider that nobody asks for is deleted after so long, milliseconds.
 local FORGET_MS = 604800000
+-- What was asked for by workers that do not know the clock of Redis well is remembered for so long at least,
+-- microseconds: so far from each other two slots may be handed out that are used within one second.
+local WIDE_US = 2500000
 local HEADER = '>ddd'
 local HEADER_SIZE = 24
 
@@ -89,18 +92,39 @@ local function write_down(runs, first, step, bundle, bundles, most, span)
   return bundles
 end
 
--- reserve(rate; queue, segments, bundle, interval_us, express share, span_us, most, horizon_us)
--- -> {segments, delay_us}: so many slots, the first `delay_us` after now, each `interval_us` after the
---    one before. When `segments` is 0, `delay_us` says how long after now to ask again.
+-- The span to go by: the widest that was asked for in the last moments. A slot of a worker that does not know
+-- this clock well (`wide`) may be used so much later, among those of workers that do.
+-- State: {number of the present time of WIDE_US, the widest span in it, and in the one before} as doubles.
+local function widest(key, span, wide, now)
+  local blob, period = redis.call('GET', key), math.floor(now / WIDE_US)
+  if not blob and not wide then return span end
+  local at, present, before = period, 0, 0
+  if blob then at, present, before = struct.unpack(HEADER, blob) end
+  if period > at then before, present = period == at + 1 and present or 0, 0 end
+  local known = math.max(present, before)
+  if wide and (span > present or period ~= at) then
+    blob = struct.pack(HEADER, period, math.max(present, span), before)
+    redis.call('SET', key, blob, 'PX', math.ceil(2 * WIDE_US / 1000))
+  end
+  return math.max(span, known)
+end
+
+-- reserve(rate, wide; queue, segments, bundle, interval_us, express share, span_us, most, horizon_us,
+--         within, is wide)
+-- -> {segments, delay_us, now_us, interval_ns}: so many slots, the first `delay_us` after now, each `interval_ns`
+--    after the one before (0: as asked for). When `segments` is 0, `delay_us` says how long after now to ask
+--    again. `within`: as many segments may have their slots within a span.
 -- One call gets at most half of what is free, or one bundle, so that every worker gets some.
 local function reserve(keys, args)
   local express, bundle = args[1] == 'express', tonumber(args[3])
   local bundles = math.max(1, math.floor(tonumber(args[2]) / bundle))
   local interval, share = tonumber(args[4]), tonumber(args[5])
   local span, most, horizon = tonumber(args[6]), tonumber(args[7]), tonumber(args[8])
-  local reach, step = horizon / 2, bundle * interval
-  local time = redis.call('TIME')
+  local time, asked = redis.call('TIME'), interval
   local now = time[1] * 1000000 + time[2]
+  span = widest(keys[2], span, args[10] == '1', now)
+  interval = math.max(interval, span / tonumber(args[9]))
+  local reach, step = horizon / 2, bundle * interval
   local blob = redis.call('GET', keys[1])
   local tail, kept, back = state_at(blob, now, horizon)
   local private = express and share > 0 and kept <= now + horizon
@@ -128,7 +152,7 @@ local function reserve(keys, args)
   if express and share > 0 then again = math.min(again, math.max(ahead, kept - now) - horizon) end
   if room == 0 then
     if not blob then redis.call('SET', keys[1], struct.pack(HEADER, now, tail, kept), 'PX', FORGET_MS) end
-    return {0, math.max(1, math.ceil(again))}
+    return {0, math.max(1, math.ceil(again)), now, 0}
   end
 
   local granted = math.min(bundles, math.ceil(room / 2))
@@ -137,7 +161,8 @@ local function reserve(keys, args)
   blob = struct.pack(HEADER, now, tail + granted * step, kept)
   if most > 0 then blob = blob .. cmsgpack.pack(runs) end
   redis.call('SET', keys[1], blob, 'PX', FORGET_MS)
-  return {granted * bundle, math.max(0, math.ceil(first - now))}
+  local other = interval > asked and math.ceil(interval * 1000) or 0
+  return {granted * bundle, math.max(0, math.ceil(first - now)), now, other}
 end
 
 -- `allow-oom`: it rewrites one small value for each provider, and without it nothing would be sent.

@@ -1,0 +1,59 @@
+"""Rule: the timeline of a rate, on which Redis hands out slots; the same in every worker.
+
+`engine.routing.throughput` says why that keeps to the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+# By this part the timeline is slower than the rate, or by more where a slot could not be used for as long as
+# the second after its time without that, seconds.
+_SLACK = 0.015
+_TOLERANCE_MIN_S = 0.025
+# A slot may be used for no longer than this after its time, seconds, or than the second beyond what is
+# unknown of the clock of Redis.
+_TOLERANCE_MAX_S = 0.05
+LATE_S = 0.015
+# Within any second no more than this times the rate is sent.
+_EXCESS = 1.05
+# Up to this rate, segments a second, Redis counts every segment, and slots come in bundles.
+COUNTED_RATE_MAX = 200.0
+# Largest message that a faster timeline makes allowance for, segments.
+_WIDEST = 10
+
+
+class Timing(NamedTuple):
+    """The timeline of a rate; the same in every worker."""
+
+    # From slot to slot.
+    interval_s: float
+    # How long after its time a slot may be used.
+    tolerance_s: float
+    # Most segments within a second and the tolerance; 0: Redis does not count them, because the
+    # interval alone keeps to the limit.
+    most: int
+    # As many segments may have their slots within a second and the tolerance.
+    within: float
+    # What is sent within any second by one worker has its slots within less than this.
+    spread_s: float
+
+
+@lru_cache(maxsize=1024)
+def timing(rate: float, uncertain_s: float = 0.0) -> Timing:
+    """The timeline for `rate` segments a second, greater than 0, as a worker asks for its slots that does not
+    know the clock of Redis better than to `uncertain_s`."""
+    if rate <= COUNTED_RATE_MAX:
+        # The addend: 1.05 * 20 is a little less than 21 in binary.
+        most = max(math.floor(_EXCESS * rate + 1e-9), math.ceil(rate))
+        within = float(most)
+    else:
+        # A span of n intervals holds n + 1 slots at most, and the last message in it may reach beyond it.
+        most, within = 0, _EXCESS * rate - (_WIDEST - 1) - 1
+    tolerance_min_s = max(_TOLERANCE_MIN_S, uncertain_s + LATE_S)
+    interval_s = max(1 / (rate * (1 - _SLACK)), (1 + tolerance_min_s) / within)
+    tolerance_max_s = max(_TOLERANCE_MAX_S, tolerance_min_s)
+    spread_s = (math.ceil(rate) - 0.5) * interval_s
+    return Timing(interval_s, min(tolerance_max_s, within * interval_s - 1), most, within, spread_s)
