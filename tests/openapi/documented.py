@@ -133,7 +133,7 @@ class Documented:
             if name not in reply.headers and name not in OPTIONAL_HEADERS:
                 return f"{reply.status} lacks the header {name}"
         kind = reply.headers.get("Content-Type", "").partition(";")[0]
-        content = answer.get("content", {})
+        content = {name.partition(";")[0]: of for name, of in answer.get("content", {}).items()}
         if kind not in content and "*/*" not in content and (kind or content):
             return f"{reply.status} has the content type {kind!r}"
         schema = content.get(kind, {}).get("schema")
