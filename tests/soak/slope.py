@@ -16,6 +16,8 @@ from dataclasses import dataclass
 _SAMPLES_MIN = 6
 # How many standard errors a slope must be beyond what is allowed before the growth counts as seen.
 _SURE = 3.0
+# A line with a step in it leaves less than this of what a line without leaves.
+_STEPS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,21 +57,11 @@ def fitted(samples: Iterable[Sample], warm_s: float) -> Fit | None:
     for of_one in by_source.values():
         warm = [s for s in of_one if s.at_s - of_one[0].at_s >= warm_s]
         if len(warm) >= _SAMPLES_MIN:
-            used.append(warm)
+            used += _parts(warm)
     if not used:
         return None
     count = sum(map(len, used))
-    square = product = 0.0
-    centred: list[tuple[float, float]] = []
-    for of_one in used:
-        at = sum(s.at_s for s in of_one) / len(of_one)
-        level = sum(s.value for s in of_one) / len(of_one)
-        centred += [(s.at_s - at, s.value - level) for s in of_one]
-    for x, y in centred:
-        square += x * x
-        product += x * y
-    slope = product / square
-    rest = sum((y - slope * x) ** 2 for x, y in centred)
+    slope, rest, square = _line(used)
     free = max(1, count - len(used) - 1)
     error = math.sqrt(rest / free / square)
     every = sorted((s for of_one in used for s in of_one), key=lambda s: s.at_s)
@@ -81,6 +73,29 @@ def fitted(samples: Iterable[Sample], warm_s: float) -> Fit | None:
         per_hour=slope * 3600,
         error_per_hour=error * 3600,
     )
+
+
+def _line(parts: list[list[Sample]]) -> tuple[float, float, float]:
+    """(slope that the parts share, squares of what is left of the values, squares of the times)."""
+    square = product = 0.0
+    centred: list[tuple[float, float]] = []
+    for part in parts:
+        at = sum(s.at_s for s in part) / len(part)
+        level = sum(s.value for s in part) / len(part)
+        centred += [(s.at_s - at, s.value - level) for s in part]
+    for x, y in centred:
+        square += x * x
+        product += x * y
+    slope = product / square
+    return slope, sum((y - slope * x) ** 2 for x, y in centred), square
+
+
+def _parts(samples: list[Sample]) -> list[list[Sample]]:
+    """The samples of a process, parted where it steps; in one when no step explains them much better."""
+    places = range(_SAMPLES_MIN, len(samples) - _SAMPLES_MIN + 1)
+    parted = [[samples[:place], samples[place:]] for place in places]
+    best = min(parted, key=lambda parts: _line(parts)[1], default=[samples])
+    return best if _line(best)[1] < _STEPS * _line([samples])[1] else [samples]
 
 
 def drawn(values: list[float], width: int = 40) -> str:

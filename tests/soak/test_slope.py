@@ -38,6 +38,27 @@ def test_a_leak_is_seen_although_the_process_is_replaced_again_and_again() -> No
     assert not level.grows(4)
 
 
+def test_one_step_is_no_leak_and_hides_none() -> None:
+    def stepping(per_hour: float) -> list[Sample]:
+        return [
+            Sample(at_s=s.at_s, value=s.value + 10 * (s.at_s > 1800), source=s.source)
+            for s in series(per_hour)
+        ]
+
+    level, leak = fitted(stepping(0), 300), fitted(stepping(12), 300)
+    assert level is not None
+    assert leak is not None
+    assert not level.grows(4)
+    assert leak.grows(4)
+
+
+def test_steps_again_and_again_are_a_leak() -> None:
+    stairs = [Sample(at_s=s.at_s, value=s.value + s.at_s // 600 * 4) for s in series(0)]
+    found = fitted(stairs, 300)
+    assert found is not None
+    assert found.grows(4)
+
+
 def test_too_few_samples_say_nothing() -> None:
     assert fitted(series(12)[:5], 0) is None
     assert fitted(series(12), 3600) is None
