@@ -20,7 +20,7 @@ from tests.fuzz.intake import CreditDesk, ingest, units_of
 from tests.fuzz.target import Bench, Check, Target, bench
 
 _OPERATORS = (
-    admin._ORGANISATION, admin._CHANGE, admin._KEY, admin._TOP_UP, prices._PRICES, routes._ROUTES,
+    admin._ORGANISATION, admin._CHANGE, admin.KEY_WISH, admin._TOP_UP, prices._PRICES, routes._ROUTES,
     routes._ROUTE,
     routes._NOTHING, routes._CHANGE,
 )  # fmt: skip
