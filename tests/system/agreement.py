@@ -80,6 +80,7 @@ class Kinds:
                 message = found[message_id] = self.own.call("GET", f"/v1/messages/{message_id}")[1]
                 if ended(message):
                     left.discard(message_id)
+            time.sleep(0.2 if left else 0)
         self.messages = [found[message_id] for message_id in self._ids]
 
     def sums(self, by: str) -> dict[str, list[int]]:
