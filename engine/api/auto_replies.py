@@ -16,7 +16,7 @@ from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
 from engine.api.description import described, like
 from engine.api.guard import Action
-from engine.api.ports import AdminServices, Services
+from engine.api.ports import CommonServices
 from engine.api.repeats import Repeats
 from engine.api.response import Response, answer_of
 from engine.errors import Refusal
@@ -58,7 +58,7 @@ _OLD = Shape(_OldReply, "a reply to remove", _FIELDS)
 class AutoReplies:
     """The actions on the auto-replies of one organisation."""
 
-    def __init__(self, services: Services | AdminServices) -> None:
+    def __init__(self, services: CommonServices) -> None:
         self._book = services.recipients.auto_replies
         self._words = services.recipients.words
         self._body_bytes_max = services.body_bytes_max

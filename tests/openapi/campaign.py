@@ -14,8 +14,8 @@ from tests.openapi.documented import Documented
 from tests.system.conftest import start_engine
 
 CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
-# With the first two an engine takes no messages any more, and says so with 503. With the others a key makes an
-# end of itself; the same calls of operators are tried.
+# With the first two an engine takes no messages any more, and says so with 503. With the others a key ends
+# itself; the same calls of operators are tried.
 LEFT_OUT = ("drain_node", "drain_queue", "revoke_own_key", "rotate_own_key", "change_own_key")
 
 
