@@ -36,6 +36,8 @@ _TYPES: Mapping[ExportFormat, str] = {
     "jsonl": "application/jsonl",
     "parquet": "application/vnd.apache.parquet",
 }
+# The same without their parameters, as the document has them.
+_KINDS = ", ".join(one.partition(";")[0] for one in _TYPES.values())
 _PARAMETERS = {
     **PERIOD,
     "format": Parameter("The format of the file.", {"enum": list(_FORMATS), "default": "csv"}),
@@ -105,7 +107,7 @@ class OwnExports:
         more=_MORE,
         scope="read",
         query=_PARAMETERS,
-        answers={200: Answer(str, content_type=", ".join(_TYPES.values()))},
+        answers={200: Answer(str, content_type=_KINDS)},
         codes=("report_under_way",),
     )
     async def messages(self, request: web.Request) -> Response:
@@ -129,7 +131,7 @@ class AllExports:
         more=_MORE,
         path=ORGANISATION,
         query=_PARAMETERS,
-        answers={200: Answer(str, content_type=", ".join(_TYPES.values()))},
+        answers={200: Answer(str, content_type=_KINDS)},
         codes=("report_under_way",),
     )
     async def messages(self, request: web.Request) -> Response:
