@@ -230,7 +230,7 @@ def replied_key(organisation_id: int, number: str) -> bytes:
 
 def console_session_key(digest: bytes) -> bytes:
     """A session of the console (`engine.console.records.Session`), by the digest of its id; it expires."""
-    return b"console:session:" + digest
+    return b"console:session:%s" % digest.hex().encode()
 
 
 def console_sessions_key(owner: str) -> bytes:

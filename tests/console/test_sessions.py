@@ -13,6 +13,7 @@ from engine.console.records import digest_of
 from engine.console.sessions import AGE_S, FRESH_S, STALE_S, Sessions
 from engine.errors import Refusal, TooMany, Unavailable
 from engine.organisations import NewOrganisation
+from engine.redis_keys import console_session_key
 from engine.stores.postgres.directory import Directory
 from engine.stores.redis.link import RedisLink
 from tests.api.world import ADMIN_KEY
@@ -134,7 +135,7 @@ async def test_redis_has_neither_the_key_nor_the_id_of_a_session(console: Consol
     everything = b"".join([*names, *kept])
     assert ADMIN_KEY.encode() not in everything
     assert logged_in.cookie.encode() not in everything
-    assert 0 < await link.call("TTL", b"console:session:" + digest_of(logged_in.cookie)) <= 3_600
+    assert 0 < await link.call("TTL", console_session_key(digest_of(logged_in.cookie))) <= 3_600
 
 
 async def test_a_key_has_so_many_sessions_and_its_oldest_ends(link: RedisLink) -> None:
@@ -153,7 +154,7 @@ async def test_a_session_ends_unused_and_at_its_age(link: RedisLink) -> None:
     now_us, clock_s = [10**15], [0.0]
     sessions = Sessions(redis_sessions(link, idle_s=100), lambda: now_us[0], lambda: clock_s[0])
     session_id, _ = await sessions.open("admin", 79, b"k" * 32)
-    name = b"console:session:" + digest_of(session_id)
+    name = console_session_key(digest_of(session_id))
     await link.call("EXPIRE", name, 5)
     await sessions.found(session_id)
     assert await link.call("TTL", name) > 5, "a use does not prolong it"

@@ -64,6 +64,9 @@ def test_the_table_of_keys_is_what_a_run_leaves_behind(pair: Carriers) -> None:
     left = admin.call("GET", f"{organisation}/balance")[1]["available"]
     assert admin.call("PATCH", organisation, {"low_balance": left})[0] == 200
     assert admin.call("POST", "/v1/admin/queues/normal/resume", **{"Idempotency-Key": "resume"})[0] == 200
+    log_in = {"key": pair.engine.admin_key}
+    is_json = {"Content-Type": "application/json"}
+    assert admin.call("POST", "/console/session", log_in, **is_json)[0] == 201
     pair.engine.run("inbound-route", "add", "12345", pair.engine.organisation)
     pair.engine.run("inbound", "write", "--from", "+989121234567", "--to", "12345", "--text", "hello")
     behave(pair.a.url, receipts={"delay": {"constant_ms": 50}})

@@ -7,6 +7,7 @@ import signal
 import socket
 import stat
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,11 @@ def test_without_json_it_prints_commands_that_work_when_pasted(tmp_path: Path) -
         commands = [
             line.strip() for line in text.splitlines() if line.startswith("  ") and "API key" not in line
         ]
-        send, file, watch = (c for c in commands if not c.startswith(("Messages", "Admin calls")))
+        places = ("Messages", "Admin calls", "Web console")
+        (console,) = (line.split()[-1] for line in commands if line.startswith("Web console"))
+        with urllib.request.urlopen(console, timeout=60) as page:
+            assert page.headers["Content-Type"].startswith("text/html")
+        send, file, watch = (c for c in commands if not c.startswith(places))
         assert '"accepted"' in _pasted(send) or _pasted(send).startswith("accepted")
         assert _pasted(file).startswith("100 accepted, 0 refused")
         assert watch.endswith("--data-dir " + str(data_dir))
