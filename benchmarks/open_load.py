@@ -11,12 +11,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 from urllib.parse import urlsplit
 
 import msgspec
 
 from benchmarks.workload import message
 from engine.capacity.simulation import Arrivals
+from engine.intake.segments import measure
 from engine.providers.http_client.connection import HttpOutcome
 from engine.providers.http_client.pool import HttpPool
 from engine.records import Queue
@@ -24,6 +26,19 @@ from engine.records import Queue
 # Most messages of one request.
 _REQUEST = 1000
 _TEXTS = 200
+
+
+def segments_of(queues: Sequence[Queue], rates: Sequence[float]) -> float:
+    """Segments a message in the mean, of a load in which organisation n sends `rates[n]` messages a second to
+    the nth of `queues`."""
+    means = [fmean(measure(str(m["text"])).segments for m in messages) for messages in _messages(queues)]
+    return sum(mean * rate for mean, rate in zip(means, rates, strict=True)) / sum(rates)
+
+
+def _messages(queues: Sequence[Queue]) -> list[list[dict[str, object]]]:
+    """The messages that each organisation sends in turn."""
+    rng = random.Random(5)
+    return [[message(rng, queue) for _ in range(_TEXTS)] for queue in queues]
 
 
 class OpenLoad:
@@ -37,8 +52,7 @@ class OpenLoad:
         self._headers = [
             f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n".encode() for key in api_keys
         ]
-        rng = random.Random(5)
-        self._messages = [[message(rng, queue) for _ in range(_TEXTS)] for queue in queues]
+        self._messages = _messages(queues)
         # Requests that were not answered 202, by what came instead, and how late the load itself was at most.
         self.trouble: Counter[str] = Counter()
         self.late_s = 0.0

@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from benchmarks.open_load import OpenLoad
+from benchmarks.open_load import OpenLoad, segments_of
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
 from benchmarks.results import note
 from benchmarks.running import engine, settled
@@ -66,6 +66,9 @@ def verify(scenario: Scenario, costs: Costs, seconds: float, *, notch: bool) -> 
         costs=costs,
         throughput=scenario.throughput,
         express_share=0.2,
+        segments=segments_of(
+            [p.queue for p in scenario.peaks], [p.messages_per_second for p in scenario.peaks]
+        ),
         failed=scenario.failures,
         backoff_s={queue: Queues().of(queue).backoff_s for queue in QUEUES},
     )

@@ -21,6 +21,7 @@ def simulate(
     round_s: tuple[float, float],
     event_s: tuple[float, float],
     backoff_s: tuple[float, float],
+    usual_s: tuple[float, float],
     express_answers: array[float],
     normal_answers: array[float],
     given: array[float],

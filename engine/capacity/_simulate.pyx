@@ -10,8 +10,11 @@ What is simulated, for each of two queues:
     in hand     a worker reads ahead: beside its sends it has up to `ahead` messages in hand, which are no longer
                 in their turn and which no other worker sends. It reads when `worth` of them are missing
     provider    answers each send after a time that is drawn from a table, or the nth send of all after the nth
-                time that is given; with `slot_s`, each segment has a slot of its own on a timeline that both
-                queues share, as in `stores/redis/functions/throughput.lua`, and nothing is read before it has one
+                time that is given
+    limit       with `slot_s`, each segment has a slot of its own on a timeline that both queues share, as in
+                `stores/redis/functions/throughput.lua`, and nothing is read before it has one. What has one is in
+                hand until its time and until a send may begin. So many slots are asked for as sends may begin,
+                and as are likely to have been answered half a horizon later (`Lane.wish` in `delivery/lane.py`)
     failures    `failed` of the answers are temporary failures, or those whose time is given as negative; such a
                 message waits for `backoff_s`, twice as long each time, with the jitter of `engine/backoff.py`, and then for its turn
 
@@ -29,12 +32,13 @@ from engine.capacity._events cimport Event, draw, pop, push
 from engine.capacity._world cimport Process, Queue, World, allocate, release
 
 # Kinds of events: a round of a process ends, a message is answered, a slot of the provider comes near for a
-# queue, a message is to be tried again. Then the number of bins.
+# queue, a message is to be tried again, the slot of a message of a process is there. Then the number of bins.
 cdef enum:
     ROUND = 0
     ANSWER = 1
     SLOT = 2
     RETRY = 3
+    SEND = 4
     BIN_COUNT = 2600
 
 # States of a message: it is to be sent, or was sent and answered.
@@ -50,7 +54,7 @@ BINS = BIN_COUNT
 
 
 cdef inline int64_t event(int kind, int index) noexcept nogil:
-    return (<int64_t>index << 2) | kind
+    return (<int64_t>index << 3) | kind
 
 
 cdef inline double uniform(World* w) noexcept nogil:
@@ -92,8 +96,6 @@ cdef double slot(World* w, int queue, double now, double* again) noexcept nogil:
     """When the next message of a queue may be sent; -1: not yet, ask at `again`."""
     cdef double ahead, reach, at
     cdef bint reserve
-    if w.slot_s == 0:
-        return now
     at = w.tail if w.tail > now else now
     ahead = at - now
     reach = w.horizon_s / 2
@@ -120,6 +122,16 @@ cdef void add(World* w, Process* process, int message) noexcept nogil:
     process.count += 1
 
 
+cdef void take_in_hand(World* w, Process* process, int message) noexcept nogil:
+    w.next[message] = -1
+    if process.hand == 0:
+        process.hand_first = message
+    else:
+        w.next[process.hand_last] = message
+    process.hand_last = message
+    process.hand += 1
+
+
 cdef void begin_round(World* w, int index, double now) noexcept nogil:
     cdef Process* process = &w.processes[index]
     cdef Queue* q = &w.of_queue[process.queue]
@@ -132,9 +144,9 @@ cdef void begin_round(World* w, int index, double now) noexcept nogil:
 
 
 cdef inline bint reads(World* w, Process* process, Queue* q) noexcept nogil:
-    """Whether a process has room enough for a read; with a timeline, whether it has a slot."""
+    """Whether a process has room enough for a read; with a timeline, whether it asks for a slot."""
     if w.slot_s:
-        return process.taken < q.concurrency
+        return process.taken + process.hand < q.concurrency + <int>(process.taken * (w.horizon_s / 2) / q.usual_s)
     return q.concurrency + q.ahead - process.taken - process.hand >= q.worth
 
 
@@ -142,44 +154,59 @@ cdef void read(World* w, Process* process, Queue* q) noexcept nogil:
     """A process takes messages in hand, in their turns, as far as it has room."""
     cdef int message, room = q.concurrency + q.ahead - process.taken - process.hand
     while q.ring >= 0 and room > 0:
-        message = leave(w, q)
-        w.next[message] = -1
-        if process.hand == 0:
-            process.hand_first = message
-        else:
-            w.next[process.hand_last] = message
-        process.hand_last = message
-        process.hand += 1
+        take_in_hand(w, process, leave(w, q))
         room -= 1
 
 
-cdef void feed(World* w, int index, double now) noexcept nogil:
-    """A process reads, sends what it has slots for, and begins a round when there is anything to do."""
+cdef void begin(World* w, int index, double now) noexcept nogil:
+    """The message that is the first in hand is to be sent in the next round."""
+    cdef Process* process = &w.processes[index]
+    cdef int message = process.hand_first
+    process.hand_first = w.next[message]
+    process.hand -= 1
+    w.taken_at[message] = now
+    w.process[message] = index
+    w.state[message] = TO_SEND
+    process.taken += 1
+    add(w, process, message)
+
+
+cdef void feed_limited(World* w, int index, double now) noexcept nogil:
+    """A process sends what has a slot whose time has come, and asks for more slots."""
     cdef Process* process = &w.processes[index]
     cdef Queue* q = &w.of_queue[process.queue]
     cdef double at, again = 0
     cdef int message
-    if w.slot_s == 0 and reads(w, process, q):
-        read(w, process, q)
-    while process.taken < q.concurrency and (process.hand or (w.slot_s and q.ring >= 0)):
+    while process.hand and process.taken < q.concurrency and w.send_at[process.hand_first] <= now:
+        begin(w, index, now)
+    while q.ring >= 0 and reads(w, process, q):
         at = slot(w, process.queue, now, &again)
         if at < 0:
             if not q.wakes:
                 q.wakes = True
                 push(&w.heap, again, event(SLOT, process.queue))
             break
-        if process.hand:
-            message = process.hand_first
-            process.hand_first = w.next[message]
-            process.hand -= 1
-        else:
-            message = leave(w, q)
+        message = leave(w, q)
         w.send_at[message] = at
-        w.taken_at[message] = now
-        w.process[message] = index
-        w.state[message] = TO_SEND
-        process.taken += 1
-        add(w, process, message)
+        take_in_hand(w, process, message)
+        if process.hand == 1 and at <= now and process.taken < q.concurrency:
+            begin(w, index, now)
+        else:
+            push(&w.heap, at, event(SEND, index))
+
+
+cdef void feed(World* w, int index, double now) noexcept nogil:
+    """A process reads, sends what it may, and begins a round when there is anything to do."""
+    cdef Process* process = &w.processes[index]
+    cdef Queue* q = &w.of_queue[process.queue]
+    if w.slot_s:
+        feed_limited(w, index, now)
+    else:
+        if reads(w, process, q):
+            read(w, process, q)
+        while process.hand and process.taken < q.concurrency:
+            w.send_at[process.hand_first] = now
+            begin(w, index, now)
     if process.count and not process.running:
         begin_round(w, index, now)
 
@@ -257,6 +284,9 @@ cdef void happen(World* w, int kind, int index, double now) noexcept nogil:
     elif kind == SLOT:
         w.of_queue[index].wakes = False
         feed_idle(w, index, now)
+    elif kind == SEND:
+        if not w.processes[index].running:
+            feed(w, index, now)
     else:
         enter(w, &w.of_queue[w.queues[w.organisation[index]]], index)
         feed_idle(w, w.queues[w.organisation[index]], now)
@@ -315,7 +345,7 @@ cdef void run(World* w, Py_ssize_t bursts, const double* times, const int* organ
         elif w.heap.size:
             next = pop(&w.heap)
             end[0] = next.at
-            happen(w, next.what & 3, <int>(next.what >> 2), next.at)
+            happen(w, next.what & 7, <int>(next.what >> 3), next.at)
         else:
             break
 
@@ -323,7 +353,7 @@ cdef void run(World* w, Py_ssize_t bursts, const double* times, const int* organ
 def simulate(
     const double[::1] burst_times, const int[::1] burst_organisations, const int[::1] burst_sizes,
     const int[::1] queues, tuple processes, tuple concurrency, tuple ahead, tuple worth, tuple round_s,
-    tuple event_s, tuple backoff_s,
+    tuple event_s, tuple backoff_s, tuple usual_s,
     const double[::1] express_answers, const double[::1] normal_answers, const double[::1] given,
     const double[::1] inner,
     double slot_s, double share, double horizon_s, double segments, double failed, double counted_from,
@@ -354,6 +384,7 @@ def simulate(
             q.concurrency, q.wakes, q.busy_s, q.held_s = concurrency[queue], False, 0, 0
             q.begin, q.end, q.turn, q.ring = n, n + processes[queue], n, -1
             q.round_s, q.event_s, q.backoff_s = round_s[queue], event_s[queue], backoff_s[queue]
+            q.usual_s = usual_s[queue]
             for index in range(q.begin, q.end):
                 w.processes[index].queue = queue
             n = q.end

@@ -8,7 +8,8 @@ from engine.capacity._events cimport Event, Heap
 
 cdef struct Process:
     int queue
-    # Sends in flight, and messages that are in hand and not sent: first, last and count.
+    # Sends in flight, and messages that are in hand and not sent, with a timeline those that have a slot: first,
+    # last and count.
     int taken
     int hand_first
     int hand_last
@@ -36,6 +37,8 @@ cdef struct Queue:
     double round_s
     double event_s
     double backoff_s
+    # How long an answer takes in the mean.
+    double usual_s
     double busy_s
     double held_s
 

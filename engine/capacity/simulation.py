@@ -146,6 +146,7 @@ def simulate(
         # A message is in two rounds: it is sent in one, and its answer is acted upon in another.
         (costs.message_us * 1e-6 / 2,) * 2,
         (system.backoff_s["express"], system.backoff_s["normal"]),
+        (system.answers["express"].mean_s, system.answers["normal"].mean_s),
         answers[0],
         answers[1],
         array("d", given_s),

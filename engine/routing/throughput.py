@@ -18,7 +18,7 @@ That is when slots are used as late as they may be. A worker by itself never sen
 second, also when it uses slots late (`engine/routing/pace.py`).
 
 The timeline runs at 98.5 % of the rate. For whole rates below 20, where not even one segment more is within
-5 %, and for those from 200 to about 300, it is 97.5 %: that makes room for a tolerance of 25 ms.
+5 %, it is 97.5 %, and from 200 to about 350 between the two: that makes room for the tolerance.
 
 A worker whose Redis is far does not know S better than to the time of its quickest round trip. It asks
 with so much more of a tolerance, and its slots are so much further apart. So are those of all others

@@ -9,10 +9,10 @@ import math
 from functools import lru_cache
 from typing import NamedTuple
 
-# By this part the timeline is slower than the rate, or by more where a slot could not be used for as long as
-# the second after its time without that, seconds.
-_SLACK = 0.015
-_TOLERANCE_MIN_S = 0.025
+# By this part the timeline is slower than the rate; by up to the second where a slot could not be used for as
+# long as the third after its time without that, seconds.
+_SLACK, _SLACK_MAX = 0.015, 0.025
+_TOLERANCE_MIN_S = 0.04
 # A slot may be used for no longer than this after its time, seconds, or than the second beyond what is
 # unknown of the clock of Redis.
 _TOLERANCE_MAX_S = 0.05
@@ -52,8 +52,11 @@ def timing(rate: float, uncertain_s: float = 0.0) -> Timing:
     else:
         # A span of n intervals holds n + 1 slots at most, and the last message in it may reach beyond it.
         most, within = 0, _EXCESS * rate - (_WIDEST - 1) - 1
-    tolerance_min_s = max(_TOLERANCE_MIN_S, uncertain_s + LATE_S)
-    interval_s = max(1 / (rate * (1 - _SLACK)), (1 + tolerance_min_s) / within)
-    tolerance_max_s = max(_TOLERANCE_MAX_S, tolerance_min_s)
+    least_s, most_s = 1 / (rate * (1 - _SLACK)), 1 / (rate * (1 - _SLACK_MAX))
+    interval_s = max(least_s, min(most_s, (1 + _TOLERANCE_MIN_S) / within))
+    tolerance_max_s = _TOLERANCE_MAX_S
+    if uncertain_s:
+        tolerance_max_s = max(tolerance_max_s, uncertain_s + LATE_S)
+        interval_s = max(interval_s, (1 + uncertain_s + LATE_S) / within)
     spread_s = (math.ceil(rate) - 0.5) * interval_s
     return Timing(interval_s, min(tolerance_max_s, within * interval_s - 1), most, within, spread_s)

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-ROUND, ANSWER, SLOT, RETRY = range(4)
+ROUND, ANSWER, SLOT, RETRY, SEND = range(5)
 MASK = (1 << 64) - 1
 
 
@@ -85,8 +85,6 @@ class Model:
 
     def slot(self, queue: int, now: float) -> tuple[float, float]:
         given = self.given
-        if not given["slot_s"]:
-            return now, 0.0
         at = max(self.tail, now)
         ahead, reach = at - now, given["horizon_s"] / 2
         reserve = queue == 0 and given["share"] > 0 and self.kept <= now + given["horizon_s"]
@@ -112,27 +110,50 @@ class Model:
     def reads(self, process: Process) -> bool:
         side = self.sides[process.queue]
         if self.given["slot_s"]:
-            return process.taken < side.concurrency
+            soon = int(process.taken * (self.given["horizon_s"] / 2) / self.given["usual_s"][process.queue])
+            return process.taken + len(process.hand) < side.concurrency + soon
         return self.room(process) >= side.worth
 
-    def feed(self, index: int, now: float) -> None:
+    def begin(self, index: int, now: float) -> None:
         process = self.processes[index]
-        side, limited = self.sides[process.queue], self.given["slot_s"] > 0
-        if not limited and self.reads(process):
-            while side.ring and self.room(process) > 0:
-                process.hand.append(self.leave(side))
-        while process.taken < side.concurrency and (process.hand or (limited and side.ring)):
+        message = process.hand.popleft()
+        self.taken_at[message], self.process[message] = now, index
+        self.sent.discard(message)
+        process.taken += 1
+        process.waiting.append(message)
+
+    def feed_limited(self, index: int, now: float) -> None:
+        process = self.processes[index]
+        side = self.sides[process.queue]
+        while process.hand and process.taken < side.concurrency and self.send_at[process.hand[0]] <= now:
+            self.begin(index, now)
+        while side.ring and self.reads(process):
             at, again = self.slot(process.queue, now)
             if at < 0:
                 if not side.wakes:
                     side.wakes = True
                     self.push(again, SLOT, process.queue)
                 break
-            message = process.hand.popleft() if process.hand else self.leave(side)
-            self.send_at[message], self.taken_at[message], self.process[message] = at, now, index
-            self.sent.discard(message)
-            process.taken += 1
-            process.waiting.append(message)
+            message = self.leave(side)
+            self.send_at[message] = at
+            process.hand.append(message)
+            if len(process.hand) == 1 and at <= now and process.taken < side.concurrency:
+                self.begin(index, now)
+            else:
+                self.push(at, SEND, index)
+
+    def feed(self, index: int, now: float) -> None:
+        process = self.processes[index]
+        side = self.sides[process.queue]
+        if self.given["slot_s"]:
+            self.feed_limited(index, now)
+        else:
+            if self.reads(process):
+                while side.ring and self.room(process) > 0:
+                    process.hand.append(self.leave(side))
+            while process.hand and process.taken < side.concurrency:
+                self.send_at[process.hand[0]] = now
+                self.begin(index, now)
         if process.waiting and not process.running:
             self.begin_round(index, now)
 
@@ -212,6 +233,9 @@ class Model:
             elif kind == SLOT:
                 self.sides[index].wakes = False
                 self.feed_idle(index, now)
+            elif kind == SEND:
+                if not self.processes[index].running:
+                    self.feed(index, now)
             else:
                 self.enter(index)
                 self.feed_idle(given["queues"][self.organisation[index]], now)
