@@ -348,7 +348,7 @@ def _take_all_apart(self: Line, entry_id: bytes, payload: bytes) -> list[bytes]:
 MUTATIONS = [
     Mutation("lose the bitmap", 0, world=with_line("Forgetful", noted=lambda *_: None)),
     Mutation(
-        "count a bundle twice", 4,
+        "count a bundle twice", 27,
         world={"functions": spoiled("AllAgain", settle_entry=_settle_bundle_again)},
     ),
     Mutation("acknowledge with one message open", 0, world=with_line("Hasty", is_over=_leave_one_behind)),
@@ -374,7 +374,7 @@ MUTATIONS = [
         },
     ),
     Mutation(
-        "forget the stored outcome of a sequence", 14,
+        "forget the stored outcome of a sequence", 18,
         world={"functions": spoiled("NoOutcome", stored_outcome=_forget_hits)},
     ),
     Mutation("forget idempotency keys", 0, world={"functions": spoiled("NoKeys", used_before=_first_use)}),

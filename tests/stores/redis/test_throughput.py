@@ -403,4 +403,5 @@ async def test_normal_has_what_express_does_not_want(pacers: Pacers, wanted: flo
     await well_run(pacers, rate, start)
     assert best_rate(pacers.sent("normal")) >= 0.95 * (1 - wanted) * rate
     if wanted:
-        assert best_rate(pacers.sent("express")) == pytest.approx(wanted * rate, rel=0.1)
+        # More than it wants in a stretch, where it was starved of CPU before.
+        assert best_rate(pacers.sent("express")) >= 0.9 * wanted * rate
