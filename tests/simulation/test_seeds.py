@@ -20,7 +20,7 @@ from tests.simulation.runs import run
 
 STEPS = 300_000
 # Each seed draws its own settings and faults: so many of them at least.
-SEEDS = 8
+SEEDS = 6
 _ROOT = Path(__file__).resolve().parents[2]
 
 
