@@ -30,7 +30,7 @@ concurrency = 1
 _MESSAGES = 400
 _BATCH = 100
 # The messages of an organisation that a worker with one send in flight may have read, at most.
-_HANDED_BACK = 20
+_HANDED_BACK = 32
 _ORGANISATIONS = 3
 
 
