@@ -153,5 +153,6 @@ def test_all_clocks_an_hour_forward_and_back_lose_nothing_and_stop_nothing(
     assert [role for role in ("ingest", "normal") if before[role] != after[role]] == []
     last = accepted(caller)
     eventually(lambda: message_of(victim, last)["status"] == "sent")
-    # The audit compares the record too: the archiver has gone on.
-    assert_none_lost(victim, running.stop(), duplicates_max=2 * IN_FLIGHT)
+    # The audit compares the record too: the archiver has gone on. The hour ahead was longer than the validity
+    # of the codes that waited then.
+    assert_none_lost(victim, running.stop(), duplicates_max=2 * IN_FLIGHT, may_expire=True)
