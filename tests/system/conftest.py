@@ -142,7 +142,11 @@ def first_line(process: subprocess.Popen[bytes], timeout_s: float) -> bytes:
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine with a demo organisation, a simulated provider and a data directory of its own."""
-    engine = start_engine(tmp_path_factory.mktemp("engine") / "data")
+    folder = tmp_path_factory.mktemp("engine")
+    config = folder / "engine.toml"
+    # A node that is drained takes messages for longer than a slow machine needs to end its workers.
+    config.write_text("[http]\ndrain_notice_s = 600\n")
+    engine = start_engine(folder / "data", ("--demo", "--config", config))
     yield engine
     code = engine.stop()
     assert code == 0, f"The engine ended with {code}; its log ends:\n{engine.log.read_text()[-3000:]}"
