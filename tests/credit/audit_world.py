@@ -36,6 +36,8 @@ class Stores:
             "redis": start_redis(folder),
             "clickhouse": start_clickhouse(folder),
         }
+        # Whether the databases were made.
+        self.made = False
 
     def url(self, name: str) -> str:
         return self._servers[name].url
@@ -171,24 +173,46 @@ class Audited:
             client.close()
 
 
+async def _empty_books(stores: Stores) -> str:
+    """The address of the books, a copy of a database that is migrated once for all tests."""
+    admin = await asyncpg.connect(stores.url("postgres"))
+    begin = stores.url("postgres").rpartition("/")[0]
+    if not stores.made:
+        await admin.execute("CREATE DATABASE empty_books")
+        await migrate_postgres(f"{begin}/empty_books")
+    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
+    await admin.execute("CREATE DATABASE books TEMPLATE empty_books")
+    await admin.close()
+    return f"{begin}/books"
+
+
+async def _empty_activity(stores: Stores) -> None:
+    """All tables of the activity without a row but those that say what is applied."""
+    url = in_database(stores.url("clickhouse"), "audited")
+    if not stores.made:
+        await migrate_clickhouse(url)
+        return
+    client = clickhouse_connect.get_client(dsn=url)
+    tables = client.query(
+        "SELECT name FROM system.tables WHERE database = 'audited' AND engine LIKE '%MergeTree'"
+        " AND total_rows > 0 AND name != 'smsengine_migrations'"
+    ).result_rows
+    for (table,) in tables:
+        client.command(f"TRUNCATE TABLE `{table}`")
+    client.close()
+
+
 @asynccontextmanager
 async def audited(stores: Stores) -> AsyncIterator[Audited]:
     """Emptied stores, and everybody at work on them."""
-    admin = await asyncpg.connect(stores.url("postgres"))
-    await admin.execute("DROP DATABASE IF EXISTS books WITH (FORCE)")
-    await admin.execute("CREATE DATABASE books")
-    await admin.close()
-    books_url = stores.url("postgres").rpartition("/")[0] + "/books"
-    await migrate_postgres(books_url)
+    books_url = await _empty_books(stores)
     link = RedisLink(stores.url("redis"), timeout_s=5, name="test")
     await link.start()
     await link.call("FLUSHALL")
     await load_functions(link)
     await link.close()
-    client = clickhouse_connect.get_client(dsn=in_database(stores.url("clickhouse"), "default"))
-    client.command("DROP DATABASE IF EXISTS audited")
-    client.close()
-    await migrate_clickhouse(in_database(stores.url("clickhouse"), "audited"))
+    await _empty_activity(stores)
+    stores.made = True
     async with world(stores.url("redis"), books_url) as w:
         found = Audited(stores, w)
         await found.begin()
