@@ -21,7 +21,7 @@ from engine.stores.redis.webhook_stream import RedisWebhookStreams
 from tests.activity.world import in_database
 from tests.conftest import own_database
 
-DATABASE = 9
+DATABASE = 14
 HOUR_MS = 3_600_000
 # Long, so that nothing ends by itself while a machine stands still.
 TTL_MS = 600_000
