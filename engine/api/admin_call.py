@@ -24,7 +24,7 @@ from engine.api.admin_route import AdminRoute
 from engine.api.auth import PRESENTED, AdminKeys
 from engine.api.client_address import LOOPBACK, TrustedProxies, check_network, is_unix
 from engine.api.decoding import read_body
-from engine.api.guard import REQUEST_ID, Action, fingerprint, idempotency_key
+from engine.api.guard import LET_IN, REQUEST_ID, Action, fingerprint, idempotency_key
 from engine.api.last_uses import LastUses
 from engine.api.paging import NUMBER
 from engine.api.ports import AdminServices
@@ -86,6 +86,7 @@ class AdminCalls:
             has = " and ".join(f"`{one}`" for one in who.scopes)
             detail = f"This call needs an admin key with the scope `{scope}`; this key has {has}."
             raise Refusal("scope_missing", 403, detail, "Authorization")
+        request[LET_IN] = True
         return who
 
     def _recorded(self, route: AdminRoute) -> Action:

@@ -14,6 +14,7 @@ from aiohttp import web
 from engine import api_keys
 from engine.admin_keys import AdminCredential
 from engine.api.client_address import NO_PROXIES, TrustedProxies, check_network
+from engine.api.guard import LET_IN
 from engine.api.key_cache import API_KEY_WANTED, KeyCache, Presented, PresentedBefore, unauthorised
 from engine.api.key_ports import AdminKeyBook
 from engine.api.ports import Directory
@@ -88,6 +89,7 @@ class Keys:
         credential = await self.cache.found(request.get(PRESENTED) or _presented(authorization))
         if credential.networks:
             check_network(credential.networks, self._proxies.address(request))
+        request[LET_IN] = True
         return credential
 
     def are_known(self) -> bool:

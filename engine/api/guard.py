@@ -31,6 +31,8 @@ Handler = Callable[[web.Request], Awaitable[Response]]
 ENDS_WITH_CALLER = web.RequestKey("ends_with_caller", asyncio.Task[object])
 # How long a request had waited already for its body when it came here, seconds; absent: not at all.
 WAITED_S = web.RequestKey("waited_s", float)
+# Whether the key of a request was found good; absent: it was not, or none was wanted.
+LET_IN = web.RequestKey("let_in", bool)
 # The id that the answer of a request will have.
 REQUEST_ID = web.RequestKey("request_id", str)
 _X_REQUEST_ID = istr("X-Request-Id")

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import (
 )
 from yarl import URL
 
-from engine.api.guard import ENDS_WITH_CALLER, WAITED_S
+from engine.api.guard import ENDS_WITH_CALLER, LET_IN, WAITED_S
 from engine.api.problems import refused
 from engine.errors import Refusal
 
@@ -56,6 +56,19 @@ _log = structlog.get_logger(__name__)
 TakeBack = Callable[[asyncio.Transport, bytes], None]
 
 
+class Seat(Protocol):
+    """The place of a connection among all of its process: see `engine.api.edge.room`."""
+
+    # Whoever serves it; it must have `end_if_idle`.
+    holder: Any
+
+    def answered(self, *, with_key: bool) -> None:
+        """A request has its answer; `with_key`: it came with a good key."""
+
+    def leave(self) -> None:
+        """The connection is closed."""
+
+
 class Front(Protocol):
     """Has each connection first, and hands over to aiohttp those that it does not serve itself."""
 
@@ -81,8 +94,8 @@ class Connection(web.RequestHandler):
     """
 
     _first: asyncio.TimerHandle | None = None
-    # When it sent something last, on the loop's clock.
-    _active_at_s = 0.0
+    # Its place among all connections; None: the server has no `Front`.
+    _seat: Seat | None = None
     # How long the first request had waited for its body before the connection came here, seconds.
     _waited_s = 0.0
     # Where the connection came from, while it is sure that the next octets begin a request.
@@ -95,6 +108,7 @@ class Connection(web.RequestHandler):
         *,
         waited_s: float,
         writing_paused: bool,
+        seat: Seat,
         take_back: TakeBack,
     ) -> None:
         """Serve a connection that had another protocol before, from its octets `data` on.
@@ -108,6 +122,7 @@ class Connection(web.RequestHandler):
             self.pause_writing()
         self._waited_s = waited_s
         self._take_back = take_back
+        seat.holder, self._seat = self, seat
         self.data_received(data)
 
     def waited_s(self) -> float:
@@ -126,11 +141,12 @@ class Connection(web.RequestHandler):
             self._first.cancel()
         if self._current_request is not None and (task := self._current_request.get(ENDS_WITH_CALLER)):
             task.cancel()
+        if self._seat is not None:
+            self._seat.leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Take in what has come. What ends the HTTP of the connection ends the body that is being read."""
-        self._active_at_s = asyncio.get_running_loop().time()
         if self._take_back is not None:
             if data.startswith(HOT) and self._is_between_requests():
                 self._go_back(self._take_back, data)
@@ -144,14 +160,21 @@ class Connection(web.RequestHandler):
         if not isinstance(self._messages[-1][0], RawRequestMessage):
             request.content.set_exception(web.RequestPayloadError("The body is not as its headers say."))
 
-    def idle_since_s(self) -> float | None:
-        """Since when it has no request, on the loop's clock; None: it has one."""
-        return self._active_at_s if self._is_between_requests() else None
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the rest of the answer. From then on the connection idles."""
+        finished = await super().finish_response(request, resp, start_time)
+        if self._seat is not None:
+            self._seat.answered(with_key=request.get(LET_IN, False))
+        return finished
 
-    def end_if_idle(self) -> None:
-        """Close it when it has no request, because others need its room."""
-        if self._is_between_requests():
+    def end_if_idle(self) -> bool:
+        """Close it when it has no request, because others need its room; whether it had none."""
+        is_idle = self._is_between_requests()
+        if is_idle:
             self.force_close()
+        return is_idle
 
     def _is_between_requests(self) -> bool:
         waits = self._waiter is not None and not self._waiter.done()
@@ -160,6 +183,8 @@ class Connection(web.RequestHandler):
     def _go_back(self, take_back: TakeBack, data: bytes) -> None:
         transport, self.transport = self.transport, None
         assert transport is not None
+        # The connection goes on.
+        self._seat = None
         self.connection_lost(None)
         take_back(transport, data)
 
@@ -227,10 +252,6 @@ class Connections(web.Server):
         self.open -= 1
         if not self.open:
             self.none_open.set()
-
-    def members(self) -> list[Connection]:
-        """All there are now."""
-        return [c for c in self.connections if isinstance(c, Connection)]
 
     def __call__(self) -> Connection:
         """A connection; nobody has connected yet."""

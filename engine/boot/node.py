@@ -20,6 +20,7 @@ import structlog
 
 from engine import __version__
 from engine.boot.autoscaling import Autoscaling
+from engine.boot.disk_space import scarcest
 from engine.boot.metric_files import Counted, process_of
 from engine.boot.own_changes import Recorder
 from engine.boot.own_node import own_node
@@ -166,6 +167,7 @@ class Speaker:
             processes=[_noted(one, living.get(one.name), cpu.get(one.name, 0.0)) for one in shown],
             more_processes=len(own.processes) - len(shown),
             providers=own.providers,
+            disk=scarcest(config.data_dir),
         )
 
     def _cpu_percent(self, now_us: int, living: dict[str, Snapshot]) -> dict[str, float]:

@@ -59,7 +59,7 @@ def assemble_notifier(
     sender = Sender(
         poster, table, keeper, connections=connections, now_us=now_us, clock_s=time.monotonic, rng=rng
     )
-    shares = Shares(stores.streams, name, shards, lambda: now_us() // 1000, lease_s=lease_s)
+    shares = Shares(stores.streams, name, shards, lease_s=lease_s)
     notifier = Notifier(
         stores, table, sender, keeper, shares, name=name, shards=shards, now_us=now_us, retry_s=retry_s
     )

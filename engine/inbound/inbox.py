@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import structlog
 
-from engine.errors import ConfigError, Refusal, Unavailable
+from engine.errors import Refusal
 from engine.inbound.assembly import assemble
 from engine.inbound.auto_replies import LATE_US, WordMessage, reply_to
 from engine.inbound.ports import (
@@ -39,14 +39,12 @@ from engine.inbound.records import Action, Assembled, InboundMessage
 from engine.inbound.routes import RouteTable
 from engine.inbound.words import WordList
 from engine.intake.phone_numbers import e164
-from engine.lease import Lease
+from engine.leased_rounds import LeasedRounds
 from engine.stream_id import StreamId
-from engine.waits import happens, until_tick_s
 
 log = structlog.get_logger("inbound")
 
 _LOOK_S = 0.5
-_LEASE_S = 10.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -93,24 +91,20 @@ class Inbox:
         self._replies = replies
         self._part_wait_us = round(part_wait_s * 1e6)
         self._now_us = now_us
-        self._look_s = look_s
-        self._lease = Lease(stream, owner, _LEASE_S, of="inbox", mention=self._mention)
-        self._away = False
+        self._rounds = LeasedRounds(
+            stream,
+            owner,
+            self.round,
+            of="inbox",
+            log=log,
+            trouble="inbound messages wait in Redis",
+            look_s=look_s,
+        )
         self.counts = InboundCounts()
 
     async def run(self, draining: asyncio.Event) -> None:
         """Work until `draining` is set; what is on the stream then is left to the next inbox."""
-        async with self._lease.held():
-            while not draining.is_set():
-                if not self._lease.active:
-                    await self._lease.stand_by(self._look_s)
-                    continue
-                try:
-                    await self.round()
-                    self._away = False
-                except (Unavailable, ConfigError) as e:
-                    await self._mention(e)
-                await happens(draining, until_tick_s(self._look_s))
+        await self._rounds.run(draining)
 
     async def round(self) -> None:
         """Do with all that is complete what is to be done. Raises Unavailable, ConfigError."""
@@ -213,11 +207,6 @@ class Inbox:
         ]
         if due:
             self.counts.replies_held_back += len(due) - await self._replies.put(due)
-
-    async def _mention(self, error: Unavailable | ConfigError) -> None:
-        if not self._away:
-            log.warning("inbound messages wait in Redis", reason=str(error))
-        self._away = True
 
 
 def _number(sender: str) -> str | None:

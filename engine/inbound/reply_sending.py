@@ -23,19 +23,17 @@ from typing import NamedTuple, Protocol
 import msgspec
 import structlog
 
-from engine.errors import ConfigError, Refusal, TooMany, Unavailable
+from engine.errors import Refusal, TooMany, Unavailable
 from engine.inbound.auto_replies import LATE_US, DueReply
 from engine.intake.kept_answer import Outcome
 from engine.intake.under_way import Submitted
-from engine.lease import Lease
+from engine.leased_rounds import LeasedRounds
 from engine.records import MessageDraft
 from engine.stream_id import StreamId
-from engine.waits import happens, until_tick_s
 
 log = structlog.get_logger("auto-replies")
 
 _LOOK_S = 0.5
-_LEASE_S = 10.0
 # Every submission of one reply is the same request.
 _FINGERPRINT = bytes(16)
 
@@ -105,25 +103,21 @@ class AutoReplies:
         self._store = store
         self._submit = submit
         self._now_us = now_us
-        self._look_s = look_s
-        self._lease = Lease(store, owner, _LEASE_S, of="auto-replies", mention=self._mention)
-        self._away = False
+        self._rounds = LeasedRounds(
+            store,
+            owner,
+            self.round,
+            of="auto-replies",
+            log=log,
+            trouble="replies wait in Redis",
+            look_s=look_s,
+        )
         self._after: StreamId | None = None
         self.counts = AutoReplyCounts()
 
     async def run(self, draining: asyncio.Event) -> None:
         """Send until `draining` is set; what waits then is left to another process."""
-        async with self._lease.held():
-            while not draining.is_set():
-                if not self._lease.active:
-                    await self._lease.stand_by(self._look_s)
-                    continue
-                try:
-                    await self.round()
-                    self._away = False
-                except (Unavailable, ConfigError) as e:
-                    await self._mention(e)
-                await happens(draining, until_tick_s(self._look_s))
+        await self._rounds.run(draining)
 
     async def round(self) -> None:
         """Submit some of those that wait, in turn. Raises Unavailable."""
@@ -155,11 +149,6 @@ class AutoReplies:
             return True
         self.counts.sent += not submitted.replayed
         return True
-
-    async def _mention(self, error: Unavailable | ConfigError) -> None:
-        if not self._away:
-            log.warning("replies wait in Redis", reason=str(error))
-        self._away = True
 
 
 def submission_of(reply: DueReply) -> Submission:

@@ -127,6 +127,22 @@ class ProcessNote(msgspec.Struct, frozen=True, kw_only=True):
     last_words: str = ""
 
 
+class DiskSpace(msgspec.Struct, frozen=True, kw_only=True):
+    """The room on the disk of the data directory that is nearest to full, MiB."""
+
+    # A directory on that disk.
+    place: str
+    free_mb: int
+    total_mb: int
+    # With less than this, room is scarce.
+    low_below_mb: int
+
+    @property
+    def is_low(self) -> bool:
+        """Whether room is scarce."""
+        return self.free_mb < self.low_below_mb
+
+
 class NodeNote(msgspec.Struct, frozen=True, kw_only=True):
     """What a node notes of itself."""
 
@@ -155,6 +171,8 @@ class NodeNote(msgspec.Struct, frozen=True, kw_only=True):
     more_processes: int = 0
     # How many providers its configuration has; None: its version does not say.
     providers: int | None = None
+    # None: it has no data directory, or its version does not say.
+    disk: DiskSpace | None = None
 
 
 class SeenNode(NodeNote, frozen=True, kw_only=True):

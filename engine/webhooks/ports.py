@@ -56,7 +56,7 @@ class DueTarget(NamedTuple):
 class WebhookStreams(Protocol):
     """The streams in Redis, and which notifier has which shard."""
 
-    async def living(self, name: str, now_ms: int, ttl_ms: int) -> list[str]:
+    async def living(self, name: str, ttl_ms: int) -> list[str]:
         """Note that this notifier lives for `ttl_ms` more; the names of all that do, in their order."""
 
     async def own(self, owner: str, shards: Sequence[int], ttl_ms: int) -> dict[int, Settled]:

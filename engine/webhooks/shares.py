@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 
 import structlog
 
@@ -65,15 +64,13 @@ class Shares:
         streams: WebhookStreams,
         name: str,
         shards: int,
-        now_ms: Callable[[], int],
         *,
         lease_s: float = LEASE_S,
     ) -> None:
-        """`name` is unique per process incarnation. `now_ms`: the stores' time, milliseconds since 1970."""
+        """`name` is unique per process incarnation."""
         self._streams = streams
         self._name = name
         self._all = shards
-        self._now_ms = now_ms
         self._lease_s = lease_s
         self._until_s = 0.0
         self.shards: dict[int, OwnShard] = {}
@@ -109,7 +106,7 @@ class Shares:
         """Look once who lives, and own this notifier's share. Raises Unavailable."""
         asked_s = boot_time_s()
         ttl_ms = round(self._lease_s * 1000)
-        names = await self._streams.living(self._name, self._now_ms(), ttl_ms)
+        names = await self._streams.living(self._name, ttl_ms)
         place, count = names.index(self._name) if self._name in names else 0, max(1, len(names))
         share = {shard for shard in range(self._all) if shard % count == place}
         for shard, own in self.shards.items():

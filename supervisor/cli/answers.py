@@ -160,6 +160,15 @@ class NodeProcess(msgspec.Struct, frozen=True, kw_only=True):
     last_words: str = ""
 
 
+class Disk(msgspec.Struct, frozen=True, kw_only=True):
+    """The room on the disk of a node's data directory that is nearest to full, MiB."""
+
+    place: str
+    free_mb: int
+    total_mb: int
+    low_below_mb: int
+
+
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One node of the engine."""
 
@@ -185,6 +194,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     scaled: dict[str, Scaled] = {}
     processes: list[NodeProcess] = []
     more_processes: int = 0
+    disk: Disk | None = None
 
 
 class QueueRates(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from engine.clock_estimate import NOTABLE_US, difference
 from engine.organisations import Drain, Pause
 from supervisor.cli.answers import Audit, LedgerState, PausedOrganisation, QueueState, Status, WebhooksState
 from supervisor.cli.sending import Totals
-from supervisor.cli.show_nodes import nodes_of
+from supervisor.cli.show_nodes import nodes_of, scarce_disks
 
 # All commands find these here.
 from supervisor.cli.text import number as number
@@ -65,7 +65,7 @@ def _behind(seen: Status) -> list[RenderableType]:
 
 def sentences(seen: Status) -> list[str]:
     """What an operator has to know beside the numbers, a sentence each: what is wrong, paused or drained."""
-    found: list[str] = []
+    found = scarce_disks(seen.nodes or ())
     ledger, receipts = seen.ledger, seen.receipts
     if ledger is not None and ledger.held_up_by:
         found.append(f"the books are locked in PostgreSQL by {ledger.held_up_by}")

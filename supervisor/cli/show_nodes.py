@@ -61,6 +61,16 @@ def scaled(node: Node | None, now_us: int) -> list[Text]:
     ]
 
 
+def scarce_disks(seen: Iterable[Node]) -> list[str]:
+    """A sentence for each node whose data directory is on a disk that is nearly full."""
+    return [
+        f"the disk of the data directory {disk.place} of node {node.name} has {number(disk.free_mb)} MB free,"
+        f" of {number(disk.total_mb)} MB: make room"
+        for node in seen
+        if (disk := node.disk) is not None and disk.free_mb < disk.low_below_mb
+    ]
+
+
 def _title(node: Node) -> str:
     scaled = [
         f"{role} {count} (configured {node.configured[role]})"

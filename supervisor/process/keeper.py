@@ -43,6 +43,7 @@ from supervisor.process import reconcile as rule
 from supervisor.process.child import set_title
 from supervisor.process.child_state import ChildState, Event, Key, Limits, Slot
 from supervisor.process.children import FENCE, Children
+from supervisor.process.disk_watch import DiskWatch
 from supervisor.process.ports import Fencer, RoleRunner, Watched
 from supervisor.process.resources import cpu_of, outgrown, run_on
 from supervisor.process.scaling import Ask
@@ -112,6 +113,7 @@ class Keeper:
         self._exit_code: int | None = None
         # Why the processes have an earlier configuration again, "" when they have the one that is wanted.
         self._undone = ""
+        self._disk = DiskWatch(config.data_dir, self._log)
         self._woke_at = self._watched_at = self._weighed_at = now
         path = snapshot.path_in(Path(config.data_dir)) if config.data_dir else None
         self._publisher = snapshot.Publisher(config.node_name, path, self._limits, url)
@@ -256,6 +258,7 @@ class Keeper:
             self._log.error("child_degraded", child=after.title, deaths=after.deaths, why=after.last_words)
 
     def _watch(self, now: float) -> None:
+        self._seen.disk = self._disk.look(now)
         for name, watched in self._watchers.items():
             server = self._seen.servers[name]
             if not server.down and (code := watched.poll()) is not None:

@@ -109,6 +109,8 @@ class Observed(msgspec.Struct, kw_only=True):
     rolling: rolls.Rolling = msgspec.field(default_factory=rolls.Rolling)
     reloads: Reloads = msgspec.field(default_factory=Reloads)
     changes: list[OwnChange] = []
+    # Why the data directory is short of room; "" when it is not.
+    disk: str = ""
     stopping: Stopping | None = None
     # Everything wanted has been ready at the same time, at least once.
     announced: bool = False

@@ -89,6 +89,8 @@ class Service:
         words += [
             f"{s.name} cannot be started: {s.sentence}" for s in observed.servers.values() if s.sentence
         ]
+        if observed.disk:
+            words.append(observed.disk)
         if observed.reloads.sentence:
             words.append(f"the last reload changed nothing: {observed.reloads.sentence}")
         return "".join(f"; {sentence}" for sentence in words)

@@ -375,30 +375,44 @@ async def test_a_silent_client_is_given_up(
         assert (await api.raw(request + request[:30])).startswith(b"HTTP/1.1 202")
 
 
-async def test_idle_connections_make_room_for_new_ones_and_those_at_work_stay(
+async def test_connections_make_room_for_new_ones_and_those_at_work_and_those_with_a_key_stay(
     directory: Directory, acme: NewOrganisation
 ) -> None:
     ingest = DeskIngest()
-    ingest.gate.clear()
     services = await services_with(directory, ingest=ingest)
     async with serving(services, acme.api_key, connections_max=16) as api, AsyncExitStack() as stack:
+
+        async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await stack.enter_async_context(connected(api))
+
         request = post().replace(KEY, api.api_key.encode())
-        at_work = [await stack.enter_async_context(connected(api)) for _ in range(8)]
+        balance = b"GET /v1/balance HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer <key>\r\n\r\n"
+        balance = balance.replace(KEY, api.api_key.encode())
+        nowhere = balance.replace(b"balance", b"nothing")
+        # Those that idle: the last request with a key at the edge, at aiohttp, without one at both.
+        idle = [await connect() for _ in range(5)]
+        no_key = (post(key=False), b"401")
+        calls = [((request, b"202"),), ((balance, b"200"),), ((request, b"202"), (GET, b"200"))]
+        calls += [((nowhere, b"404"), (GET, b"200"), no_key), (no_key, (balance, b"200"), (request, b"202"))]
+        for (reader, writer), sent in zip(idle, calls, strict=True):
+            for octets, status in sent:
+                writer.write(octets)
+                assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 " + status)
+        ingest.gate.clear()
+        ingest.entered.clear()
+        at_work = [await connect() for _ in range(9)]
         for _, writer in at_work:
             writer.write(request)
         await ingest.entered.wait()
-        with_aiohttp, writer = await stack.enter_async_context(connected(api))
-        writer.write(GET)
-        assert (await answer_of(with_aiohttp))[0].startswith(b"HTTP/1.1 200")
-        silent = [await stack.enter_async_context(connected(api)) for _ in range(40)]
-        # The one that aiohttp has was idle first, then the first of the silent ones.
-        async with asyncio.timeout(5):
-            for reader, _ in [(with_aiohttp, writer), *silent[:32]]:
+        silent = [await connect() for _ in range(40)]
+        # The silent ones while they are more than a quarter, then those without a key.
+        async with asyncio.timeout(10):
+            for reader, _ in [idle[2], idle[3], *silent[:36]]:
                 assert await reader.read() == b""
-        writer = silent[-1][1]
         ingest.gate.set()
-        writer.write(request)
-        for reader, _ in [*at_work, silent[-1]]:
+        for _, writer in [idle[0], idle[1], idle[4], silent[-1]]:
+            writer.write(request)
+        for reader, _ in [*at_work, idle[0], idle[1], idle[4], silent[-1]]:
             assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 202")
 
 

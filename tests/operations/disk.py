@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,12 @@ class Disk:
     def __init__(self, place: Path) -> None:
         self.place = place
         self._ballast = place / "ballast"
+
+    def fill_up_to(self, free_mb: int) -> None:
+        """Leave so much room, MiB."""
+        with self._ballast.open("ab", buffering=0) as file:
+            while shutil.disk_usage(self.place).free > free_mb << 20:
+                file.write(b"x" * (1 << 20))
 
     def fill(self) -> None:
         """Leave no byte of room."""

@@ -135,7 +135,7 @@ def test_all_clocks_an_hour_forward_and_back_lose_nothing_and_stop_nothing(
         eventually(lambda: message_of(victim, scheduled)["status"] == "sent", 30)
         running.go_on(120)
         assert accepted(caller, key) == first, "the answer is kept under its key"
-        later = (datetime.now(UTC) + timedelta(hours=1, seconds=20)).isoformat()
+        later = (datetime.now(UTC) + timedelta(hours=1, minutes=10)).isoformat()
         ahead = accepted(caller, send_at=later)
         clock.set(0)
         began = time.monotonic()
@@ -145,8 +145,10 @@ def test_all_clocks_an_hour_forward_and_back_lose_nothing_and_stop_nothing(
         for role in ("archiver", "ledger", "express"):
             os.kill(row_of(victim, role)["pid"], signal.SIGKILL)
         running.go_on(60)
-        status = message_of(victim, ahead)["status"]
-        print(f"{time.monotonic() - began:.0f} s after the clock went back, scheduled: {status}")  # noqa: T201
+        print(f"replaced within {time.monotonic() - began:.0f} s")  # noqa: T201 - what a run saw
+    # What was planned for a time waits for it; it can be taken back, and is paid for no longer.
+    assert message_of(victim, ahead)["status"] == "scheduled"
+    assert caller.call("POST", f"/v1/messages/{ahead}/cancel")[0] == 200
     assert running.refusals.keys() <= {"503"}
     eventually(lambda: len([r for r in fetch_processes(victim) if r["state"] == "ready"]) == len(ROLES))
     after = {r["role"]: r["pid"] for r in fetch_processes(victim)}

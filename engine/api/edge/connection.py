@@ -23,6 +23,7 @@ from engine.api import server
 from engine.api.edge.exchange import Exchange
 from engine.api.edge.heads import HEAD_MAX, Head, Origin, may_be_one
 from engine.api.edge.parts import Parts
+from engine.api.edge.room import Seat
 from engine.api.edge.waiting import AwaitedBody, IdleClock, Unserved
 from engine.errors import Refusal
 
@@ -36,6 +37,7 @@ class EdgeConnection(asyncio.Protocol):
         "_is_serving",
         "_is_writing_paused",
         "_parts",
+        "_seat",
         "_transport",
         "_unserved",
         "idle",
@@ -58,23 +60,33 @@ class EdgeConnection(asyncio.Protocol):
         # `_serve` goes on by itself behind a request that has its answer at once.
         self._is_serving = False
         self._is_writing_paused = False
+        # Its place among all connections; None: nobody has connected.
+        self._seat: Seat | None = None
 
     # -- what the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport, first_s: float | None = None) -> None:
         """A client has connected, or is back; `first_s`: how long its first request may stay out, seconds."""
         transport = cast(asyncio.Transport, transport)
-        is_new = first_s is None
+        if self._seat is None:
+            self._seat = self._parts.room.enter(self)
+        self._seat.holder = self
         if first_s is None:
             tcp_keepalive(transport)
             self.peer = transport.get_extra_info("peername")
             first_s = server.FIRST_REQUEST_S
         self._transport = transport
         self.idle = IdleClock(transport, first_s, server.KEEP_ALIVE_S)
-        self._parts.joined(self, is_new)
+        self._parts.joined(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has gone, or is aiohttp's now. A request under way goes on."""
+        """The client has gone. A request under way goes on."""
+        if self._seat is not None:
+            self._seat.leave()
+        self._part()
+
+    def _part(self) -> None:
+        """The client has gone, or is aiohttp's now."""
         self._transport = self._awaited = None
         if self.idle is not None:
             self.idle.stop()
@@ -119,8 +131,10 @@ class EdgeConnection(asyncio.Protocol):
         """Whether nobody would read an answer."""
         return self._transport is None
 
-    def answer(self, octets: bytes, *, closes: bool) -> None:
-        """Write the answer to the request under way, and close the connection when it `closes`."""
+    def answer(self, octets: bytes, *, closes: bool, with_key: bool) -> None:
+        """Write the answer to the request under way, and close the connection when it `closes`.
+
+        `with_key`: the request came with a good key."""
         self._exchange = None
         transport, idle = self._transport, self.idle
         if transport is None or idle is None:
@@ -132,13 +146,18 @@ class EdgeConnection(asyncio.Protocol):
             return
         idle.busy = False
         idle.since_s = self._parts.loop.time()
+        assert self._seat is not None
+        self._seat.answered(with_key=with_key)
         if self._unserved.octets and not self._is_serving:
             self._serve(transport, self._unserved.take())
 
-    def end_if_idle(self) -> None:
-        """Close it when it has no request, because the server ends or others need its room."""
-        if self._exchange is None and self._awaited is None and self._transport is not None:
-            self._transport.close()
+    def end_if_idle(self) -> bool:
+        """Close it when it has no request, because the server ends or others need its room; whether it
+        had none."""
+        if self._exchange is not None or self._awaited is not None or self._transport is None:
+            return False
+        self._transport.close()
+        return True
 
     def give_up(self) -> None:
         """Give up the request under way without an answer, and the connection."""
@@ -215,7 +234,8 @@ class EdgeConnection(asyncio.Protocol):
     def _hand_over(self, transport: asyncio.Transport, data: bytes, waited_s: float = 0.0) -> None:
         """Let aiohttp serve the connection, from its octets `data` on."""
         self._unserved.read_on(transport)
-        self.connection_lost(None)
+        self._part()
+        assert self._seat is not None
 
         def take_back(transport: asyncio.Transport, data: bytes) -> None:
             transport.set_protocol(self)
@@ -223,4 +243,4 @@ class EdgeConnection(asyncio.Protocol):
             self.connection_made(transport, server.KEEP_ALIVE_S)
             self.data_received(data)
 
-        self._parts.hand_over(transport, data, waited_s, self._is_writing_paused, take_back)
+        self._parts.hand_over(transport, data, waited_s, self._is_writing_paused, self._seat, take_back)

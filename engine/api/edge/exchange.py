@@ -26,14 +26,16 @@ class Client(Protocol):
     # The `peername` of its connection; None: nobody knows it.
     peer: object
 
-    def answer(self, octets: bytes, *, closes: bool) -> None:
-        """Write the answer, and close the connection when it `closes`. The request is over with it."""
+    def answer(self, octets: bytes, *, closes: bool, with_key: bool) -> None:
+        """Write the answer, and close the connection when it `closes`. The request is over with it.
+
+        `with_key`: it came with a good key."""
 
 
 class Exchange:
     """A request under way. It ends with the one call of `Client.answer`, whatever happens."""
 
-    __slots__ = ("_client", "_head", "_parts", "_request_id", "_under_way", "_waiting")
+    __slots__ = ("_client", "_head", "_is_let_in", "_parts", "_request_id", "_under_way", "_waiting")
 
     def __init__(self, parts: Parts, client: Client, head: Head) -> None:
         self._parts = parts
@@ -41,6 +43,8 @@ class Exchange:
         self._head = head
         self._request_id = parts.ids.of(head.request_id)
         self._under_way: UnderWay | None = None
+        # Whether its key was found good.
+        self._is_let_in = False
         # A look-up of its key, or of what to say about its delay.
         self._waiting: asyncio.Task[None] | None = None
 
@@ -73,7 +77,7 @@ class Exchange:
         """Its time is over: take back what was not sent to Redis, and say so."""
         self._drop()
         if self._client.is_gone:
-            self._client.answer(b"", closes=True)
+            self._client.answer(b"", closes=True, with_key=self._is_let_in)
         else:
             self._waiting = asyncio.create_task(self._tell_delay(), name="answer to a late request")
 
@@ -81,7 +85,7 @@ class Exchange:
         """Take back what was not sent to Redis, and answer nobody."""
         self._parts.deadlines.stop(self)
         self._drop()
-        self._client.answer(b"", closes=True)
+        self._client.answer(b"", closes=True, with_key=self._is_let_in)
 
     def _drop(self) -> None:
         under_way, self._under_way = self._under_way, None
@@ -113,6 +117,7 @@ class Exchange:
 
     def _submit(self, organisation_id: int, body: bytes) -> None:
         head = self._head
+        self._is_let_in = True
         body = without_mark(body)
         key, fingerprint = "", b""
         if head.idempotency_key is not None:
@@ -139,7 +144,9 @@ class Exchange:
             self._respond(accepted(outcome))
         else:
             parts.counts.add_accepted()
-            self._client.answer(accepted_octets(outcome.answer, self._request_id), closes=False)
+            self._client.answer(
+                accepted_octets(outcome.answer, self._request_id), closes=False, with_key=True
+            )
 
     def _respond(self, response: Response) -> None:
         self._waiting = None
@@ -148,4 +155,4 @@ class Exchange:
         closes = self._head.closes or self._parts.closes()
         if closes:
             response.force_close()
-        self._client.answer(response.octets(), closes=closes)
+        self._client.answer(response.octets(), closes=closes, with_key=self._is_let_in)

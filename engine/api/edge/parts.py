@@ -7,8 +7,7 @@ from typing import Protocol
 
 from engine.api.auth import Keys
 from engine.api.edge.heads import Heads
-from engine.api.edge.room import Idle, Room, bound
-from engine.api.edge.waiting import IdleClock
+from engine.api.edge.room import Room, Seat, bound
 from engine.api.guard import RequestIds
 from engine.api.ports import Services
 from engine.api.server import Connections, TakeBack
@@ -31,11 +30,9 @@ class Member(Protocol):
     def pass_on(self) -> None:
         """Let aiohttp wait for the body that has not come whole yet."""
 
-    # Whether it has a request, and since when it has none; None: nobody has connected.
-    idle: IdleClock | None
-
-    def end_if_idle(self) -> None:
-        """Close it when it has no request, because the server ends or others need its room."""
+    def end_if_idle(self) -> bool:
+        """Close it when it has no request, because the server ends or others need its room; whether it
+        had none."""
 
     def give_up(self) -> None:
         """Give up the request under way without an answer, and the connection."""
@@ -66,7 +63,8 @@ class Parts:
         # The server ends: every connection closes after its answer.
         self.is_ending = False
         self._parting = services.parting
-        self._room = Room(bound(connections_max))
+        # Of all connections, those of aiohttp too.
+        self.room = Room(bound(connections_max))
         # Set while there is no connection.
         self.none_open = asyncio.Event()
         self.none_open.set()
@@ -82,29 +80,19 @@ class Parts:
         data: bytes,
         waited_s: float,
         writing_paused: bool,
+        seat: Seat,
         take_back: TakeBack,
     ) -> None:
         """Let aiohttp serve a connection: see `server.Connection.adopt`."""
         assert self.aiohttp is not None
         self.aiohttp().adopt(
-            transport, data, waited_s=waited_s, writing_paused=writing_paused, take_back=take_back
+            transport, data, waited_s=waited_s, writing_paused=writing_paused, seat=seat, take_back=take_back
         )
 
-    def joined(self, connection: Member, is_new: bool) -> None:
-        """A connection is served here. When it is new, others that are idle may have to make room for it."""
+    def joined(self, connection: Member) -> None:
+        """A connection is served here."""
         self.connections.add(connection)
         self.none_open.clear()
-        if is_new:
-            handed_over = self.aiohttp.open if self.aiohttp is not None else 0
-            self._room.keep(len(self.connections) + handed_over, self._idle_ones)
-
-    def _idle_ones(self) -> list[tuple[float, Idle]]:
-        """All connections without a request, each with the loop's time since when."""
-        found: list[tuple[float, Idle]] = [
-            (c.idle.since_s, c) for c in self.connections if c.idle is not None and not c.idle.busy
-        ]
-        others = self.aiohttp.members() if self.aiohttp is not None else []
-        return found + [(since, c) for c in others if (since := c.idle_since_s()) is not None]
 
     def left(self, connection: Member) -> None:
         """A connection is lost and has no request, or is aiohttp's now."""

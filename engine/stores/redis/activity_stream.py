@@ -50,10 +50,15 @@ _rows = msgspec.msgpack.Decoder(list[list[Any]])
 # `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
 
 # lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
+# When the clock of Redis was set back, the lease of one that has died would last for as long as that: it ends
+# as one of now does.
 _LEASE = """#!lua flags=allow-oom
 local owner = redis.call('GET', KEYS[1])
 if owner == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
-if owner then return 0 end
+if owner then
+  if redis.call('PTTL', KEYS[1]) > 2 * ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  return 0
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """

@@ -203,7 +203,8 @@ def _answer_in(payload: bytes) -> LedgerAnswer | None:
 
 def _stands(waits: bytes | None, leads: bytes | None, books: bytes | None, now_ms: int) -> bool:
     """Whether the books of a shard cannot be written, by what ledgers have noted there."""
-    if int(waits or 0) > now_ms - NOTED_MS:
+    # A note that is still to come was made before the clock was set back, and says nothing of now.
+    if abs(now_ms - int(waits or 0)) < NOTED_MS:
         return True
     if not leads or not books:
         return False
@@ -215,7 +216,7 @@ def _stands(waits: bytes | None, leads: bytes | None, books: bytes | None, now_m
 def _unclosed(noted: bytes | None, now_ms: int) -> list[int]:
     """The organisations of a shard whose accounts are locked, by what a ledger has noted there."""
     noted_ms, *organisations = map(int, (noted or b"0").split())
-    return organisations if noted_ms > now_ms - NOTED_MS else []
+    return organisations if abs(now_ms - noted_ms) < NOTED_MS else []
 
 
 def _outcome(name: str, reply: Any) -> Admitted | Fenced | Full:

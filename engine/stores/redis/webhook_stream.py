@@ -48,7 +48,10 @@ _pack = msgspec.msgpack.Encoder().encode
 # those that are settled are not there any more.
 _OWN = """#!lua flags=allow-oom
 local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return false end
+if owner and owner ~= ARGV[1] then
+  if redis.call('PTTL', KEYS[1]) > 2 * ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+  return false
+end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 local activity = redis.call('HGET', KEYS[2], 'activity')
 if not activity then
@@ -60,6 +63,22 @@ if not activity then
   redis.call('HSET', KEYS[2], 'activity', activity)
 end
 return {activity, redis.call('HGET', KEYS[2], 'events') or '0-0'}
+"""
+
+# living(notifiers; name, ttl_ms) -> the names of all that live
+# By the clock of Redis, whatever the notifiers think of it. When that clock was set back, an earlier note
+# would count for as long; it ends as one of now does.
+_LIVING = """#!lua flags=allow-oom
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ends = string.format('%.0f', now + ARGV[2])
+redis.call('ZADD', KEYS[1], ends, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+local beyond = string.format('(%.0f', now + 2 * ARGV[2])
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], beyond, '+inf')) do
+  redis.call('ZADD', KEYS[1], ends, name)
+end
+return redis.call('ZRANGE', KEYS[1], 0, -1)
 """
 
 # settle(lock, positions, events; owner, settled activity or '', settled events or '', first event kept or '')
@@ -99,16 +118,10 @@ class RedisWebhookStreams:
         self._reading = reading
         self._timeout_s = timeout_s
 
-    async def living(self, name: str, now_ms: int, ttl_ms: int) -> list[str]:
+    async def living(self, name: str, ttl_ms: int) -> list[str]:
         """Note that this notifier lives for `ttl_ms` more; the names of all that do, in their order."""
-        replies = await self._batch(
-            [
-                ("ZADD", NOTIFIERS, now_ms + ttl_ms, name),
-                ("ZREMRANGEBYSCORE", NOTIFIERS, "-inf", now_ms),
-                ("ZRANGE", NOTIFIERS, 0, -1),
-            ]
-        )
-        return sorted(found.decode() for found in replies[2])
+        replies = await self._batch([("EVAL", _LIVING, 1, NOTIFIERS, name, ttl_ms)])
+        return sorted(found.decode() for found in replies[0])
 
     async def own(self, owner: str, shards: Sequence[int], ttl_ms: int) -> dict[int, Settled]:
         """Become or stay the owner of shards, where no other process is; how far each is settled."""

@@ -159,11 +159,14 @@ local function beat(keys, args)
 end
 
 -- overdue(holders; age_ms) -> names of holders whose last beat is more than `age_ms` ago
+-- A beat that is still to come is one of now: the clock was set back.
 local function overdue(keys, args)
-  local before, found = now_ms() - tonumber(args[1]), {}
+  local now, found = now_ms(), {}
   local beats = redis.call('HGETALL', keys[1])
   for i = 1, #beats, 2 do
-    if tonumber(beats[i + 1]) < before then found[#found + 1] = beats[i] end
+    local at = tonumber(beats[i + 1])
+    if at > now then redis.call('HSET', keys[1], beats[i], now) end
+    if at < now - args[1] then found[#found + 1] = beats[i] end
   end
   return found
 end
@@ -2259,13 +2262,14 @@ end
 
 -- Reads only.
 offer('cut', cut, 'no-writes')
-offer('overdue', overdue, 'no-writes')
 offer('unread', unread, 'no-writes')
 offer('due_in', due_in, 'no-writes')
 offer('unread_in', unread_in, 'no-writes')
 offer('pending_in', pending_in, 'no-writes')
 offer('backlog', backlog, 'no-writes')
 offer('backlogs', backlogs, 'no-writes')
+-- Writes over times only, and holders that have died are found by it.
+offer('overdue', overdue, 'allow-oom')
 -- Takes in messages: the one function without a flag. `report` is the same function for a flush
 -- without messages. Its requests and returns move units between holders, a few hundred bytes each.
 redis.register_function('admit' .. VERSION, admit)

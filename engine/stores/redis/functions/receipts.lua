@@ -6,9 +6,14 @@
 -- streams of receipts when Redis is full.
 
 -- lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
+-- When the clock of Redis was set back, the lease of one that has died would last for as long as that: it ends
+-- as one of now does.
 local function lease(keys, args)
   local owner = redis.call('GET', keys[1])
-  if owner and owner ~= args[1] then return 0 end
+  if owner and owner ~= args[1] then
+    if redis.call('PTTL', keys[1]) > 2 * args[2] then redis.call('PEXPIRE', keys[1], args[2]) end
+    return 0
+  end
   redis.call('SET', keys[1], args[1], 'PX', args[2])
   return 1
 end

@@ -101,6 +101,8 @@ local function widest(key, span, wide, now)
   local at, present, before = period, 0, 0
   if blob then at, present, before = struct.unpack(HEADER, blob) end
   if period > at then before, present = period == at + 1 and present or 0, 0 end
+  -- The clock was set back: what was asked for then counts no more.
+  if at > period + 1 then present, before = 0, 0 end
   local known = math.max(present, before)
   if wide and (span > present or period ~= at) then
     blob = struct.pack(HEADER, period, math.max(present, span), before)
