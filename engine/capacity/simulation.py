@@ -19,6 +19,7 @@ from engine.capacity.peaks import Peak
 from engine.capacity.response_times import ResponseTimes
 from engine.delivery.read_ahead import ahead_at, worth_reading
 from engine.delivery.supply import Supply
+from engine.delivery.sweeper import TAKE_OVER_S, TICK_S
 from engine.records import QUEUES, Queue
 from engine.routing.slot_clock import HORIZON_S
 from engine.routing.timing import timing
@@ -36,6 +37,16 @@ class Shape:
     processes: int
     # Sends in flight in one process.
     concurrency: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """One process is killed."""
+
+    # Seconds after the first arrivals may come; the process of the queue, from 0.
+    at_s: float
+    queue: Queue
+    process: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +96,15 @@ class Latencies:
         self.used_cpu = used_cpu
         self.used_slots = used_slots
 
+    def __add__(self, other: Latencies) -> Latencies:
+        """The messages of two runs together."""
+        weight = self.count / max(self.count + other.count, 1)
+        return Latencies(
+            [one + another for one, another in zip(self.bins, other.bins, strict=True)],
+            weight * self.used_cpu + (1 - weight) * other.used_cpu,
+            weight * self.used_slots + (1 - weight) * other.used_slots,
+        )
+
     def quantile_s(self, part: float) -> float:
         """The latency that `part` (0 to 1) of the messages do not exceed, to 1 %, seconds."""
         wanted, seen = part * self.count, 0
@@ -125,9 +145,11 @@ def simulate(
     arrivals: Arrivals,
     seed: int = 1,
     given_s: Sequence[float] = (),
+    deaths: Sequence[Death] = (),
 ) -> dict[Queue, Latencies]:
     """By queue in `shapes`, the latencies of all of `arrivals`. `given_s`: how long the provider takes for
-    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while."""
+    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while.
+    `deaths`: of processes, of which the first is 0."""
     costs, none = system.costs, Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
@@ -160,6 +182,8 @@ def simulate(
         seed,
         bins[0],
         bins[1],
+        tuple((death.at_s, _place(death, chosen)) for death in deaths),
+        (costs.replaced_s, costs.fenced_s, TAKE_OVER_S, TICK_S),
     )
     found: dict[Queue, Latencies] = {}
     for place, queue in enumerate(QUEUES):
@@ -168,6 +192,14 @@ def simulate(
             slots_s = whole_s * chosen[place].concurrency
             found[queue] = Latencies(bins[place], busy_s[place] / whole_s, held_s[place] / slots_s)
     return found
+
+
+def _place(death: Death, chosen: Sequence[Shape]) -> int:
+    """Of a process that dies, among those of both queues."""
+    of = QUEUES.index(death.queue)
+    if not 0 <= death.process < chosen[of].processes:
+        raise ValueError(f"{death.queue} has {chosen[of].processes} processes, and not one {death.process}")
+    return death.process + sum(shape.processes for shape in chosen[:of])
 
 
 def _length_s(peaks: Sequence[Peak], messages: int) -> float:
