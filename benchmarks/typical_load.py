@@ -43,8 +43,8 @@ class TypicalLoad(NamedTuple):
     deaths: Sequence[Death] = ()
 
     def predict(self, plan: Plan, draws: int = 1) -> dict[Queue, Latencies]:
-        """What is predicted of this load in the shapes of `plan`. When a worker dies, others look at random times
-        for what it had; so many `draws` of these are taken together."""
+        """What is predicted of this load in the shapes of `plan`. When a worker dies, others look for what it
+        had at random times; so many `draws` of these are taken together."""
         found: dict[Queue, Latencies] = {}
         for n in range(draws if self.deaths else 1):
             one = simulate(
