@@ -28,6 +28,9 @@ from engine.routing.timing import timing
 _WARM_UP = 0.1
 # So many bursts at least are needed for the quantiles of a latency, as far as the number of messages allows.
 _BURSTS_MIN = 400
+# Bins of latencies: each 1 % higher than the one before, from so much on, seconds.
+_FIRST_S, _PER_BIN = 1e-6, 1 / math.log(1.01)
+BINS = _simulate.BINS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +88,18 @@ class System:
         return [queue for queue in QUEUES if any(p.queue == queue for p in self.peaks)]
 
 
+def bin_of(latency_s: float) -> int:
+    """The place of a latency, seconds, in the bins of `Latencies`."""
+    place = int(math.log(latency_s / _FIRST_S) * _PER_BIN) + 1 if latency_s > _FIRST_S else 0
+    return min(place, BINS - 1)
+
+
 class Latencies:
-    """How many messages had which latency, and what it took."""
+    """How many messages had which latency, and what it took.
+
+    The same as an HDR histogram: bounded memory for any number of observations, two may be added up, and a
+    quantile is right to one percent from a microsecond to days.
+    """
 
     def __init__(self, bins: Sequence[int], used_cpu: float, used_slots: float) -> None:
         """`bins`: counts, each bin 1 % higher than the one before, from a microsecond. The parts that were
@@ -111,7 +124,7 @@ class Latencies:
         for place, count in enumerate(self.bins):
             seen += count
             if count and seen >= wanted:
-                return 1e-6 * 1.01 ** (place - 0.5) if place else 0.0
+                return _FIRST_S * 1.01 ** (place - 0.5) if place else 0.0
         return 0.0
 
 
