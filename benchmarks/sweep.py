@@ -55,6 +55,7 @@ from engine.capacity.simulation import Arrivals, Shape, System
 from engine.config import Queues
 from engine.records import QUEUES, Queue
 from supervisor.datadir import DEFAULT
+from supervisor.simulator.behaviour import Behaviour
 
 _ORGANISATIONS, _UNITS = 20, 100_000_000
 # The backlog is what is sent in so long by the formula, seconds, from the first number of messages to the
@@ -207,7 +208,7 @@ def _drained_per_s(target: Engine, key: str, queue: Queue, backlog: int) -> floa
 
 def _emptied(target: Engine, received: int) -> None:
     """Let the provider answer at once until nothing waits."""
-    behave(target, behaviour_of(response_times.parse("constant(1ms)"), 0.0))
+    behave(target, Behaviour())
     settled(target, received, timeout_s=_BACKLOG_WAIT_S)
 
 
