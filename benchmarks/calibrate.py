@@ -5,8 +5,9 @@
 Takes two minutes. It starts an engine of its own with one worker for each queue and a provider that answers
 at once, and measures the CPU of each process: while nothing happens; with one message at a time, which is a
 round of a loop by itself; with single messages from 64 clients; and with requests of 100. The waiting
-inside the engine is the time from a submission to its event `sent`, one message at a time. The result is
-`calibration.json` in the data directory.
+inside the engine is the time from a submission to its event `sent`, one message at a time. At the end a
+worker is killed twice, which shows how soon it is replaced, and fenced. The result is `calibration.json` in
+the data directory.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import datetime
 import http.client
 import platform
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from benchmarks.deaths import measure_recovery
 from benchmarks.load import Load
 from benchmarks.running import Engine, engine, settled
 from engine.capacity.costs import CALIBRATION, PARTS, Costs, PartCost
@@ -38,7 +41,10 @@ _WORKERS = ("express", "normal")
 
 def calibrate() -> Costs:
     """Measure this machine."""
-    with engine("") as target:
+    with (
+        tempfile.TemporaryDirectory(prefix="smsengine-calibrate-") as place,
+        engine("", place=Path(place)) as target,
+    ):
         keys = target.organisations(_ORGANISATIONS, _UNITS)
         _loaded(target, keys, size=100, clients=8, seconds=3.0)
         _say("idle")
@@ -56,6 +62,8 @@ def calibrate() -> Costs:
         batches = _us(used, accepted)
         message_us = _workers(used, accepted)
         inner = _inner_ms(target, keys[0], sent)
+        _say("workers that are killed")
+        recovery = measure_recovery(target, Path(place, "log"), "express")
     return Costs(
         machine=f"{platform.node()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         # One message alone is in two rounds: it is sent in one, and its answer is acted upon in another.
@@ -68,6 +76,8 @@ def calibrate() -> Costs:
             for part in PARTS
         },
         inner_ms=inner,
+        replaced_s=recovery.replaced_s,
+        fenced_s=recovery.fenced_s,
     )
 
 
@@ -155,6 +165,7 @@ def main() -> None:
             f"{part}: {cost.single_us} us a message that comes alone, {cost.batch_us} us in a request of 100"
         )
     print("inside the engine: " + ", ".join(f"p{part * 100:g} {ms} ms" for part, ms in found.inner_ms))
+    print(f"a worker that is killed: replaced after {found.replaced_s} s, fenced after {found.fenced_s} s")
     print(f"written to {file}")
 
 

@@ -32,7 +32,7 @@ async def offer(
         nonlocal busy
         now = time.perf_counter()
         if outcome is not None:
-            found.latencies_ms.append((now - asked) * 1000)
+            found.took(now - asked)
             found.accepted += found.answered(outcome, status)
         if now - start < seconds:
             pool.request(*next(requests), partial(send, now))

@@ -71,7 +71,7 @@ _SLOTS = 1000
 _SHARDS = 16
 # So many organisations are made, of which so many send in the shard of the backlog, and in others, at most.
 _MADE, _LIGHT = 160, 20
-_BATCH = 1000
+BATCH = 1000
 _FILLERS = 4
 # Numbers of messages whose time is noted: of express, and of organisations that send little.
 _EXPRESS, _NORMAL = "4915", "4916"
@@ -160,8 +160,8 @@ def light_keys(keys: Sequence[str], heavy: str) -> list[str]:
 
 async def fill(url: str, key: str, messages: int, queue: str = "normal") -> None:
     """Have a backlog accepted."""
-    some = [{"to": f"+98912{n:07d}", "text": "campaign", "queue": queue} for n in range(_BATCH)]
-    body, left = msgspec.json.encode({"messages": some}), [None] * (messages // _BATCH)
+    some = [{"to": f"+98912{n:07d}", "text": "campaign", "queue": queue} for n in range(BATCH)]
+    body, left = msgspec.json.encode({"messages": some}), [None] * (messages // BATCH)
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     async with aiohttp.ClientSession() as session:
 

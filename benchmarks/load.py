@@ -148,7 +148,7 @@ class Load:
         self._pool.request(b"POST", self._path, headers, body, done)  # type: ignore[arg-type]
 
     def _note(self, outcome: HttpOutcome, seconds: float) -> None:
-        self.tally.latencies_ms.append(seconds * 1000)
+        self.tally.took(seconds)
         if not self.tally.answered(outcome, 202):
             return
         results = msgspec.json.decode(outcome.body).get("results", []) if b'"error"' in outcome.body else []

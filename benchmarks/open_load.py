@@ -11,6 +11,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from statistics import fmean
 from urllib.parse import urlsplit
 
@@ -56,6 +57,8 @@ class OpenLoad:
         # Requests that were not answered 202, by what came instead, and how late the load itself was at most.
         self.trouble: Counter[str] = Counter()
         self.late_s = 0.0
+        # Messages that were not accepted.
+        self.refused = 0
         self._open = 0
         self._all_answered = asyncio.Event()
 
@@ -88,10 +91,20 @@ class OpenLoad:
         made = [{**texts[(first + n) % _TEXTS], "reference": str(due_us)} for n in range(size)]
         path, body = (b"/v1/messages", made[0]) if size == 1 else (b"/v1/messages/batch", {"messages": made})
         self._open += 1
-        pool.request(b"POST", path, self._headers[organisation], msgspec.json.encode(body), self._answered)
+        pool.request(
+            b"POST",
+            path,
+            self._headers[organisation],
+            msgspec.json.encode(body),
+            partial(self._answered, size),
+        )
 
-    def _answered(self, outcome: HttpOutcome) -> None:
+    def _answered(self, size: int, outcome: HttpOutcome) -> None:
         self._open -= 1
+        if outcome.kind != "answered" or outcome.status != 202:
+            self.refused += size
+        else:
+            self.refused += outcome.body.count(b'"error"')
         if outcome.kind != "answered":
             self.trouble[f"{outcome.kind}: {outcome.reason}"] += 1
         elif outcome.status != 202 or b'"error"' in outcome.body:

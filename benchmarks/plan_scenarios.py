@@ -26,6 +26,8 @@ class Scenario(NamedTuple):
     # The most concurrency of one process, and how many of the planned processes are lost when it is measured.
     concurrency_max: int = 10_000
     lost: int = 0
+    # The queue of which a worker is killed in the middle of the load, by SIGKILL.
+    killed: Queue | None = None
     # Its load lasts so many times as long as others, because its bursts are large and few.
     stretch: float = 1.0
 
@@ -72,6 +74,14 @@ SCENARIOS = (
         ["express p99 <= 480ms"],
         concurrency_max=4,
         lost=1,
+    ),
+    Scenario(
+        "one worker of two killed",
+        zipf("express", 80, 10),
+        "lognormal(median=800ms, sigma=0.3)",
+        ["express p99 <= 3s"],
+        concurrency_max=50,
+        killed="express",
     ),
     Scenario("failures", zipf("express", 80, 10), _LOGNORMAL, ["express p95 <= 1500ms"], failures=0.03),
 )

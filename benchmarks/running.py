@@ -75,7 +75,7 @@ class Engine:
     def memory_mib(self) -> dict[str, float]:
         """Anonymous memory of each process of the engine, MiB, by a short name of the process."""
         found: dict[str, float] = {}
-        for pid in _descendants(self.pid):
+        for pid in descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -87,7 +87,7 @@ class Engine:
     def cpu_s(self) -> dict[str, float]:
         """CPU time used so far by each process of the engine, seconds, by the same names."""
         found: dict[str, float] = {}
-        for pid in _descendants(self.pid):
+        for pid in descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 found[_short(title)] = found.get(_short(title), 0.0) + cpu_s_of(pid)
@@ -97,7 +97,7 @@ class Engine:
         """How often the threads of each process of the engine have given up the processor so far, by the same
         names."""
         found: dict[str, int] = {}
-        for pid in _descendants(self.pid):
+        for pid in descendants(self.pid):
             with contextlib.suppress(OSError, ValueError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
                 for status in Path(f"/proc/{pid}/task").glob("*/status"):
@@ -165,7 +165,8 @@ def cpu_s_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / 100
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """The process and all that it and its children have started, those that run."""
     found = [pid]
     for at in found:
         with contextlib.suppress(OSError):

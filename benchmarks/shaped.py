@@ -67,6 +67,22 @@ def warm(target: Engine, load: OpenLoad, system: System) -> None:
     settled(target, before + count, timeout_s=60)
 
 
+def reshape(target: Engine, queue: Queue, shape: Shape) -> None:
+    """Give the engine another shape of one queue, and wait until it is in force."""
+    wanted = {"processes": shape.processes, "concurrency": shape.concurrency, "force": True}
+    target.call("POST", f"/v1/admin/queues/{queue}/scale", wanted)
+    deadline = time.monotonic() + 60
+    # Within two seconds it is in force.
+    time.sleep(2.5)
+    while time.monotonic() < deadline:
+        processes = target.call("GET", "/v1/admin/status")["processes"]
+        states = [process["state"] for process in processes if process["role"] == queue]
+        if states == ["ready"] * shape.processes:
+            return
+        time.sleep(0.2)
+    raise SystemExit(f"{queue} did not come to {shape.processes} processes within a minute.")
+
+
 def archived(target: Engine) -> None:
     """Wait until all activity is in ClickHouse."""
     deadline = time.monotonic() + 60

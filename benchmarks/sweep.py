@@ -3,11 +3,12 @@
     python -m benchmarks.sweep [--processes 1,2,3] [--concurrency 8,32,128] [--queue normal] [--rate 500]
         [--response-times "p50=80ms,p90=150ms,p99=900ms"] [--target "normal p99 <= 2s"] [--name sweep]
 
-Takes 40 seconds for each shape, six minutes as it stands. Each shape has an engine of its own, and the
-simulated provider answers as slowly as `--response-times` says. It is measured twice: an open load at
-`--rate` for `--seconds`, with the latency from the instant a message was due to the provider's acceptance;
-and a backlog that is accepted while the provider is paused, and then sent as fast as the shape can.
-Predicted is the same by the model of `smsengine plan`.
+Takes half a minute for each shape, five minutes as it stands. One engine has one shape after another, by
+`smsengine queue scale`, and the simulated provider answers as slowly as `--response-times` says. Each is
+measured twice: an open load at `--rate` for `--seconds`, with the latency from the instant a message was due
+to the provider's acceptance, which is cut short when the shape cannot carry the load; and a backlog that is
+accepted while the provider is paused, and then sent as fast as the shape can. Predicted is the
+same by the model of `smsengine plan`.
 
 A line for each shape goes to benchmarks/results/NAME.jsonl, as soon as it is measured: a sweep that was
 interrupted goes on where it was, when it is run again with the same arguments. At the end,
@@ -17,18 +18,19 @@ docs/reports/NAME.md and .svg show heat maps; `--report` says where else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import uvloop
 
 from benchmarks.heat_map import HeatMap, svg
-from benchmarks.isolation import fill
+from benchmarks.isolation import BATCH, fill
 from benchmarks.open_load import OpenLoad
 from benchmarks.plan_scenarios import zipf
 from benchmarks.results import REPORTS, Machine, machine, note, read
@@ -42,6 +44,7 @@ from benchmarks.shaped import (
     latencies_ms,
     milliseconds,
     quantile_name,
+    reshape,
     warm,
 )
 from benchmarks.typical_load import PARTS
@@ -52,6 +55,7 @@ from engine.capacity.simulation import Arrivals, Shape, System
 from engine.config import Queues
 from engine.records import QUEUES, Queue
 from supervisor.datadir import DEFAULT
+from supervisor.simulator.behaviour import Behaviour
 
 _ORGANISATIONS, _UNITS = 20, 100_000_000
 # The backlog is what is sent in so long by the formula, seconds, from the first number of messages to the
@@ -88,6 +92,14 @@ class _Line(Swept, frozen=True, kw_only=True):
     machine: Machine
 
 
+class _Running(NamedTuple):
+    """The engine under measurement, where it runs, and the keys of its organisations."""
+
+    target: Engine | None = None
+    place: Path = Path()
+    keys: Sequence[str] = ()
+
+
 def sweep(name: str, settings: Settings, shapes: Sequence[Shape], costs_file: Path) -> list[Swept]:
     """Measure all shapes that are not in the results of `name` yet, and give those of all."""
     known = {(line.processes, line.concurrency): line for line in _known(name, settings)}
@@ -98,16 +110,19 @@ def sweep(name: str, settings: Settings, shapes: Sequence[Shape], costs_file: Pa
         costs=costs,
         backoff_s={queue: Queues().of(queue).backoff_s for queue in QUEUES},
     )
-    began_s, left = time.monotonic(), [s for s in shapes if (s.processes, s.concurrency) not in known]
-    for done, shape in enumerate(left):
-        spent_s = time.monotonic() - began_s
-        rest = f", {spent_s / done * (len(left) - done):.0f} s left" if done else ""
-        number = len(shapes) - len(left) + done + 1
-        print(f"{number} of {len(shapes)}: {shape.processes} × {shape.concurrency}{rest}", file=sys.stderr)
-        found = _measure(system, settings, shape)
-        note(name, found)
-        known[shape.processes, shape.concurrency] = found
-        print(f"  p99 {found.measured_ms['p99']:.0f} ms, {found.throughput_per_s:.0f} messages/s", flush=True)
+    left = [shape for shape in shapes if (shape.processes, shape.concurrency) not in known]
+    with _started(system, settings, left) as running:
+        began_s = time.monotonic()
+        for done, shape in enumerate(left):
+            spent_s = time.monotonic() - began_s
+            rest = f", {spent_s / done * (len(left) - done):.0f} s left" if done else ""
+            number = len(shapes) - len(left) + done + 1
+            print(f"{number} of {len(shapes)}: {shape.processes} × {shape.concurrency}{rest}", flush=True)
+            found = _measure(running, system, settings, shape)
+            note(name, found)
+            known[shape.processes, shape.concurrency] = found
+            p99_ms, per_s = found.measured_ms["p99"], found.throughput_per_s
+            print(f"  p99 {p99_ms:.0f} ms, {per_s:.0f} messages/s {found.trouble or ''}", flush=True)
     return [known[shape.processes, shape.concurrency] for shape in shapes]
 
 
@@ -117,28 +132,44 @@ def _known(name: str, settings: Settings) -> list[Swept]:
     return [line for line in found if line.settings == settings and line.machine == machine()]
 
 
-def _measure(system: System, settings: Settings, shape: Shape) -> Swept:
-    queue, shapes = settings.queue, {settings.queue: shape}
-    plan = Planner(system, (), Bounds()).evaluate(shapes)
-    times = system.answers[queue]
+@contextlib.contextmanager
+def _started(system: System, settings: Settings, shapes: Sequence[Shape]) -> Iterator[_Running]:
+    """An engine with the first of `shapes`, warm."""
+    if not shapes:
+        yield _Running()
+        return
     with (
         tempfile.TemporaryDirectory(prefix="smsengine-sweep-") as place,
-        engine(configuration(shapes), place=Path(place)) as target,
+        engine(configuration({settings.queue: shapes[0]}), place=Path(place)) as target,
     ):
-        behave(target, behaviour_of(times, 0.0))
         keys = target.organisations(_ORGANISATIONS, _UNITS)
-        load = OpenLoad(target.url, keys, [queue] * len(keys))
+        load = OpenLoad(target.url, keys, [settings.queue] * len(keys))
         warm(target, load, system)
-        arrivals = Arrivals(system, [queue], (1, 10**9), 1, settings.seconds)
-        since_us, before = time.time_ns() // 1000, target.simulator_stats()["received"]
-        count = uvloop.run(load.run(arrivals))
-        # A shape that cannot carry the load is given up: what is known then is that it misses.
-        settled(target, before + count, timeout_s=4 * settings.seconds)
-        archived(target)
-        messages, seen = latencies_ms(Path(place), queue, since_us + int(settings.seconds * 1e5))
-        slots = shape.processes * shape.concurrency
-        backlog = int(min(max(slots / times.mean_s * _BACKLOG_S, _BACKLOG_MIN), _BACKLOG_MAX))
-        per_s = _drained_per_s(target, keys[0], queue, backlog)
+        yield _Running(target, Path(place), keys)
+
+
+def _measure(running: _Running, system: System, settings: Settings, shape: Shape) -> Swept:
+    target, place, keys = running
+    assert target is not None
+    queue = settings.queue
+    plan = Planner(system, (), Bounds()).evaluate({queue: shape})
+    times = system.answers[queue]
+    reshape(target, queue, shape)
+    behave(target, behaviour_of(times, 0.0))
+    load = OpenLoad(target.url, keys, [queue] * len(keys))
+    arrivals = Arrivals(system, [queue], (1, 10**9), 1, settings.seconds)
+    since_us, before = time.time_ns() // 1000, target.simulator_stats()["received"]
+    count = uvloop.run(load.run(arrivals)) - load.refused
+    # A shape that cannot carry the load is given up: what is known then is that it misses.
+    settled(target, before + count, timeout_s=settings.seconds)
+    _emptied(target, before + count)
+    archived(target)
+    messages, seen = latencies_ms(place, queue, since_us + int(settings.seconds * 1e5))
+    slots = shape.processes * shape.concurrency
+    backlog = int(min(max(slots / times.mean_s * _BACKLOG_S, _BACKLOG_MIN), _BACKLOG_MAX))
+    behave(target, behaviour_of(times, 0.0))
+    per_s = _drained_per_s(target, keys[0], queue, backlog)
+    _emptied(target, before + count + backlog // BATCH * BATCH)
     wanted = targets.parse(settings.target)
     return Swept(
         settings=settings,
@@ -175,6 +206,12 @@ def _drained_per_s(target: Engine, key: str, queue: Queue, backlog: int) -> floa
     return (last - first) / (ended_s - began_s)
 
 
+def _emptied(target: Engine, received: int) -> None:
+    """Let the provider answer at once until nothing waits."""
+    behave(target, Behaviour())
+    settled(target, received, timeout_s=_BACKLOG_WAIT_S)
+
+
 def write_report(name: str, swept: Sequence[Swept], folder: Path) -> None:
     """Write NAME.md with a table and NAME.svg with heat maps."""
     settings = swept[0].settings
@@ -208,8 +245,13 @@ def write_report(name: str, swept: Sequence[Swept], folder: Path) -> None:
     lines = [
         f"# Sweep: {settings.queue}",
         "",
-        f"`python -m benchmarks.sweep`; {machine()}. Provider: {settings.response_times}. The load is open, "
-        f"{settings.rate:g} messages/s for {settings.seconds:g} s.",
+        f"{machine()}; the load and the provider on the same machine.",
+        f"Provider: {settings.response_times}. The load is open, {settings.rate:g} messages/s for "
+        f"{settings.seconds:g} s, and given up as long after its end. Again:",
+        "",
+        "```sh",
+        *_command(name, settings, rows, columns),
+        "```",
         "",
         f"![heat maps]({name}.svg)",
         "",
@@ -224,6 +266,18 @@ def write_report(name: str, swept: Sequence[Swept], folder: Path) -> None:
             f"| {'met' if found.meets else 'missed'} | {found.throughput_per_s:,.0f} |"
         )
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _command(
+    name: str, settings: Settings, processes: Sequence[int], concurrencies: Sequence[int]
+) -> list[str]:
+    """The lines that measure the same again."""
+    return [
+        f".venv/bin/python -m benchmarks.sweep --processes {','.join(map(str, processes))} \\",
+        f"    --concurrency {','.join(map(str, concurrencies))} --queue {settings.queue} \\",
+        f'    --rate {settings.rate:g} --response-times "{settings.response_times}" \\',
+        f'    --target "{settings.target}" --seconds {settings.seconds:g} --name {name}',
+    ]
 
 
 def main() -> None:

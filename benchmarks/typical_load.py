@@ -14,11 +14,12 @@ little too small. That is decided before anything is measured, and by the model 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
 from engine.capacity.plan import Plan
-from engine.capacity.simulation import Arrivals, Latencies, System, simulate
+from engine.capacity.simulation import Arrivals, Death, Latencies, System, simulate
 from engine.records import Queue
 from supervisor.simulator.behaviour import Behaviour
 from supervisor.simulator.draws import Sampler
@@ -38,23 +39,48 @@ class TypicalLoad(NamedTuple):
     arrivals: Arrivals
     answers_s: Sequence[float]
     chance_s: Mapping[Queue, Sequence[tuple[float, float]]]
+    # Of workers, while it lasts.
+    deaths: Sequence[Death] = ()
 
-    def predict(self, plan: Plan) -> dict[Queue, Latencies]:
-        """What is predicted of this load in the shapes of `plan`."""
-        return simulate(plan.system, plan.shapes, self.arrivals, self.seed, self.answers_s)
+    def predict(self, plan: Plan, draws: int = 1) -> dict[Queue, Latencies]:
+        """What is predicted of this load in the shapes of `plan`. When a worker dies, others look for what it
+        had at random times; so many `draws` of these are taken together."""
+        found: dict[Queue, Latencies] = {}
+        for n in range(draws if self.deaths else 1):
+            one = simulate(
+                plan.system, plan.shapes, self.arrivals, self.seed + n, self.answers_s, self.deaths
+            )
+            found = {queue: found[queue] + latencies for queue, latencies in one.items()} if found else one
+        return found
+
+
+def with_deaths(plan: Plan, deaths: Sequence[Death], seconds: float) -> Plan:
+    """The plan with what is predicted for many loads of `seconds` in each of which these workers die."""
+    found: dict[Queue, Latencies] = {}
+    for seed in range(1, _LOADS + 1):
+        arrivals = Arrivals(plan.system, plan.system.queues, (1, 10**9), seed, seconds)
+        one = simulate(plan.system, plan.shapes, arrivals, seed, deaths=deaths)
+        found = {queue: found[queue] + latencies for queue, latencies in one.items()} if found else one
+    return replace(plan, queues=[replace(q, latencies=found[q.queue]) for q in plan.queues])
 
 
 def typical_load(
-    plan: Plan, smaller: Plan, behaviour: Behaviour, seconds: float, loads: int = _LOADS
+    plan: Plan,
+    smaller: Plan,
+    behaviour: Behaviour,
+    seconds: float,
+    loads: int = _LOADS,
+    deaths: Sequence[Death] = (),
 ) -> TypicalLoad:
     """The load of `seconds` that is the most like the long run, where a provider behaves like this.
 
-    `smaller`: a plan with a little less. `loads`: how many are tried.
+    `smaller`: a plan with a little less. `loads`: how many are tried. `deaths`: of
+    workers, while it lasts.
     """
     seen, system = [], plan.system
     for seed in range(1, loads + 1):
         arrivals = Arrivals(system, system.queues, (1, 10**9), seed, seconds)
-        load = TypicalLoad(seed, arrivals, _answers_s(system, behaviour, seed, seconds), {})
+        load = TypicalLoad(seed, arrivals, _answers_s(system, behaviour, seed, seconds), {}, deaths)
         predicted = load.predict(plan)
         seen.append((_off(plan, predicted), load, predicted))
     outside, chance_s = round(loads * _OUTSIDE), {}

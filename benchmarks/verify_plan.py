@@ -6,8 +6,9 @@ Takes 20 minutes. For each scenario (benchmarks/plan_scenarios.py) a plan is mad
 planned shape, and the simulated provider answers as slowly as the distribution says. The load does not wait
 for answers (an open model), and the latency of a message counts from the instant at which it was due, to the
 provider's acceptance; every latency is kept, so the quantiles are exact. Then the same with a little less
-concurrency, for which the planner predicts that the target is missed. How a load of half a minute stands for
-the long run is said in benchmarks/typical_load.py.
+concurrency, for which the planner predicts that the target is missed. Where a worker is killed in the middle
+of the load, others make its sends again; how fast the engine recovers from that is measured before the load.
+How a load of half a minute stands for the long run is said in benchmarks/typical_load.py.
 
 The figures go to docs/reports/verify-plan.md, with a plot in verify-plan.svg, and to
 benchmarks/results/verify-plan.jsonl, each scenario as soon as it is measured, so that `--go-on` goes on after
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +28,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from benchmarks.deaths import Recovery, kill_worker, measure_recovery
 from benchmarks.open_load import OpenLoad, segments_of
 from benchmarks.plan_scenarios import SCENARIOS, Scenario
 from benchmarks.results import note
@@ -41,13 +44,13 @@ from benchmarks.shaped import (
     quantile_name,
     warm,
 )
-from benchmarks.typical_load import PARTS, TypicalLoad, typical_load
+from benchmarks.typical_load import PARTS, TypicalLoad, typical_load, with_deaths
 from benchmarks.verify_records import Measured
 from benchmarks.verify_report import noted_here, write_reports
 from engine.capacity import response_times, targets
 from engine.capacity.costs import CALIBRATION, Costs
 from engine.capacity.plan import Bounds, Plan, Planner
-from engine.capacity.simulation import Shape, System
+from engine.capacity.simulation import Death, Shape, System
 from engine.config import Queues
 from engine.records import QUEUES, Queue
 from supervisor.datadir import DEFAULT
@@ -55,6 +58,8 @@ from supervisor.simulator.behaviour import Behaviour
 
 _UNITS = 100_000_000
 _TOLERANCE = 0.15
+# So often the load is simulated in which workers die.
+_DRAWS = 20
 
 
 def verify(scenario: Scenario, costs: Costs, seconds: float, *, notch: bool) -> list[Measured]:
@@ -75,14 +80,18 @@ def verify(scenario: Scenario, costs: Costs, seconds: float, *, notch: bool) -> 
     wanted = [targets.parse(text) for text in scenario.targets]
     planner = Planner(system, wanted, Bounds(concurrency_max=scenario.concurrency_max))
     plan = planner.find()
+    seconds *= scenario.stretch
+    deaths = [Death(at_s=seconds / 2, queue=scenario.killed, process=1)] if scenario.killed else []
     if scenario.lost:
         fewer = {q: replace(s, processes=s.processes - scenario.lost) for q, s in plan.shapes.items()}
         plan = planner.evaluate(fewer, thorough=True)
     behaviour = behaviour_of(times, scenario.failures)
     smaller = planner.evaluate(_smaller(plan), thorough=True)
-    load = typical_load(plan, smaller, behaviour, seconds * scenario.stretch)
+    if deaths:
+        plan, smaller = (with_deaths(one, deaths, seconds) for one in (plan, smaller))
+    load = typical_load(plan, smaller, behaviour, seconds, deaths=deaths)
     found = _run(scenario, plan, behaviour, load, planned=True)
-    if notch and not plan.reason and not scenario.lost:
+    if notch and not plan.reason and not scenario.lost and not deaths:
         found += _run(scenario, smaller, behaviour, load, planned=False)
     return found
 
@@ -98,7 +107,6 @@ def _smaller(plan: Plan) -> dict[Queue, Shape]:
 def _run(
     scenario: Scenario, plan: Plan, behaviour: Behaviour, typical: TypicalLoad, *, planned: bool
 ) -> list[Measured]:
-    predicted = typical.predict(plan)
     seconds = typical.arrivals.seconds
     toml = configuration(plan.shapes, scenario.throughput)
     with (
@@ -109,11 +117,23 @@ def _run(
         keys = target.organisations(len(scenario.peaks), _UNITS)
         load = OpenLoad(target.url, keys, [peak.queue for peak in scenario.peaks])
         warm(target, load, plan.system)
+        if typical.deaths:
+            recovery = measure_recovery(target, Path(place, "log"), typical.deaths[0].queue)
+            print(f"  killed workers are replaced and fenced: {recovery}", flush=True)
+            plan = _recovering(plan, typical, recovery)
+        predicted = typical.predict(plan, draws=_DRAWS)
+        load.refused = 0
         # The provider draws its answers anew.
         behave(target, msgspec.structs.replace(behaviour, seed=typical.seed))
         since_us, before = time.time_ns() // 1000, target.simulator_stats()["received"]
+        timers = [
+            threading.Timer(death.at_s, kill_worker, (target, death.queue, death.process + 1))
+            for death in typical.deaths
+        ]
+        for timer in timers:
+            timer.start()
         count = uvloop.run(load.run(typical.arrivals))
-        settled(target, before + count, timeout_s=120)
+        settled(target, before + count - load.refused, timeout_s=120)
         archived(target)
         seen = {
             q.queue: latencies_ms(Path(place), q.queue, since_us + int(seconds * 1e5)) for q in plan.queues
@@ -143,6 +163,14 @@ def _run(
     ]
 
 
+def _recovering(plan: Plan, typical: TypicalLoad, recovery: Recovery) -> Plan:
+    """The plan with what is predicted where a worker that is killed is replaced and fenced as fast as was
+    measured."""
+    costs = msgspec.structs.replace(plan.system.costs, **recovery._asdict())
+    plan = replace(plan, system=replace(plan.system, costs=costs))
+    return with_deaths(plan, typical.deaths, typical.arrivals.seconds)
+
+
 def main() -> None:
     """Run the scenarios, write the reports, and say what was found."""
     parser = argparse.ArgumentParser(description="Hold the planner's predictions to what happens.")
@@ -157,12 +185,17 @@ def main() -> None:
     parser.add_argument(
         "--go-on", action="store_true", help="keep what was measured at this commit, and measure the rest"
     )
+    parser.add_argument(
+        "--beside", action="store_true", help="keep what was measured of other scenarios at any commit"
+    )
     parser.add_argument("--costs", type=Path, default=DEFAULT / CALIBRATION, help="what make calibrate wrote")
     chosen = parser.parse_args()
     costs = costs_from(chosen.costs)
-    found = noted_here() if chosen.go_on else []
-    known = {run.scenario for run in found}
-    for scenario in (s for s in SCENARIOS if chosen.only in s.name and s.name not in known):
+    found = noted_here(any_commit=chosen.beside) if chosen.go_on or chosen.beside else []
+    known = {run.scenario for run in noted_here()} if chosen.go_on else set()
+    wanted = [s for s in SCENARIOS if chosen.only in s.name and s.name not in known]
+    found = [run for run in found if run.scenario not in {scenario.name for scenario in wanted}]
+    for scenario in wanted:
         print(f"{scenario.name} ...", file=sys.stderr)
         for run in verify(scenario, costs, chosen.seconds, notch=not chosen.no_notch):
             found.append(run)

@@ -7,7 +7,7 @@ from html import escape
 
 import msgspec
 
-from benchmarks.results import REPORTS, machine, read
+from benchmarks.results import REPORTS, Machine, machine, read
 from benchmarks.verify_records import Measured
 from engine.capacity import durations
 from engine.capacity.costs import Costs
@@ -25,11 +25,14 @@ def write_reports(runs: Sequence[Measured], costs: Costs, tolerance: float) -> N
     (REPORTS / "verify-plan.svg").write_text(_plot(runs), encoding="utf-8")
 
 
-def noted_here() -> list[Measured]:
-    """What was measured on this machine at this commit, the newest of each."""
+def noted_here(*, any_commit: bool = False) -> list[Measured]:
+    """What was measured on this machine at this commit, or at any, the newest of each."""
     newest: dict[tuple[str, str, bool], Measured] = {}
     for line in read("verify-plan"):
-        if line["machine"] == msgspec.to_builtins(machine()):
+        was, now = (
+            msgspec.convert(one, Machine) for one in (line["machine"], msgspec.to_builtins(machine()))
+        )
+        if was == now or (any_commit and msgspec.structs.replace(was, commit=now.commit) == now):
             run = msgspec.convert(line, Measured)
             newest[run.scenario, run.queue, run.planned] = run
     return list(newest.values())

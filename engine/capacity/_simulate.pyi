@@ -35,9 +35,14 @@ def simulate(
     seed: int,
     express_bins: array[int],
     normal_bins: array[int],
+    deaths: tuple[tuple[float, int], ...],
+    recovery_s: tuple[float, float, float, float],
 ) -> tuple[float, tuple[float, float], tuple[float, float]]:
     """Run all arrivals to their end. Returns the time of the end, and by queue the CPU and the slots that
     were used, process-seconds and slot-seconds; `engine.capacity.simulation` says what the arguments are.
+    `deaths`: (time, process), seconds and the place among all processes, those of express first.
+    `recovery_s`: from a death to the replacement and to the fence, and between two looks at what is left,
+    without and with something found.
 
     Raises ValueError for more than 2**29 messages, MemoryError.
     """

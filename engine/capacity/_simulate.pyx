@@ -17,6 +17,11 @@ What is simulated, for each of two queues:
                 and as are likely to have been answered half a horizon later (`Lane.wish` in `delivery/lane.py`)
     failures    `failed` of the answers are temporary failures, or those whose time is given as negative; such a
                 message waits for `backoff_s`, twice as long each time, with the jitter of `engine/backoff.py`, and then for its turn
+    deaths      at times that are given a worker is killed. What it had in hand, sends in flight among it, waits until
+                the worker is fenced, `fenced_s` later, and then until a worker looks (`delivery/sweeper.py`): each
+                does so every `look_s`, takes as much as it has room for, and looks again after `again_s` when there
+                is more. It is sent after what that worker has in hand, or, with `slot_s`, in its turn. A worker
+                that is new takes the place of the dead one after `replaced_s`
 
 One call is deterministic by its seed. `tests/capacity/model.py` is the same in plain Python, and the two are
 held together by a test.
@@ -25,27 +30,35 @@ held together by a test.
 from array import array
 
 from cpython cimport array as c_array
-from libc.math cimport log
+from libc.math cimport floor, log
 from libc.stdint cimport int64_t, uint64_t
 
 from engine.capacity._events cimport Event, draw, pop, push
 from engine.capacity._world cimport Process, Queue, World, allocate, release
 
 # Kinds of events: a round of a process ends, a message is answered, a slot of the provider comes near for a
-# queue, a message is to be tried again, the slot of a message of a process is there. Then the number of bins.
+# queue, a message is to be tried again, the slot of a message of a process is there; a process is killed, is
+# replaced, is fenced, looks for what others left; and one that does not happen. Then the number of bins.
 cdef enum:
     ROUND = 0
     ANSWER = 1
     SLOT = 2
     RETRY = 3
     SEND = 4
+    DEATH = 5
+    BIRTH = 6
+    FENCE = 7
+    LOOK = 8
+    NOTHING = 9
     BIN_COUNT = 2600
 
-# States of a message: it is to be sent, or was sent and answered.
+# States of a message: it waits, is to be sent, was sent and will be answered so, or is done.
 cdef enum:
-    TO_SEND = 0
-    ACCEPTED = 1
-    FAILED = 2
+    WAITS = 0
+    TO_SEND = 1
+    ACCEPTED = 2
+    FAILED = 3
+    DONE = 4
 
 # Bounds of the bins of latencies grow by 1 % from a microsecond.
 cdef double FIRST_S = 1e-6
@@ -54,7 +67,7 @@ BINS = BIN_COUNT
 
 
 cdef inline int64_t event(int kind, int index) noexcept nogil:
-    return (<int64_t>index << 3) | kind
+    return (<int64_t>index << 4) | kind
 
 
 cdef inline double uniform(World* w) noexcept nogil:
@@ -145,6 +158,8 @@ cdef void begin_round(World* w, int index, double now) noexcept nogil:
 
 cdef inline bint reads(World* w, Process* process, Queue* q) noexcept nogil:
     """Whether a process has room enough for a read; with a timeline, whether it asks for a slot."""
+    if process.dead:
+        return False
     if w.slot_s:
         return process.taken + process.hand < q.concurrency + <int>(process.taken * (w.horizon_s / 2) / q.usual_s)
     return q.concurrency + q.ahead - process.taken - process.hand >= q.worth
@@ -232,10 +247,13 @@ cdef void answered(World* w, int message, double now) noexcept nogil:
     process.taken -= 1
     q.held_s += now - w.taken_at[message]
     if w.state[message] == FAILED:
+        w.state[message] = WAITS
         latency = q.backoff_s * (1 << (w.tries[message] if w.tries[message] < 6 else 6))
         w.tries[message] += 1 if w.tries[message] < 200 else 0
         push(&w.heap, now + latency * (0.5 + uniform(w) / 2), event(RETRY, message))
-    elif w.arrived[message] >= w.counted_from:
+        return
+    w.state[message] = DONE
+    if w.arrived[message] >= w.counted_from:
         latency = now - w.arrived[message] + w.inner[<Py_ssize_t>(uniform(w) * w.inner_size)]
         if latency > FIRST_S:
             bin = <Py_ssize_t>(log(latency / FIRST_S) * PER_BIN) + 1
@@ -272,6 +290,90 @@ cdef void end_round(World* w, int index, double now) noexcept nogil:
     feed(w, index, now)
 
 
+cdef void die(World* w, int index, double now) noexcept nogil:
+    """A process is killed: what it had in hand is left, in the order in which it arrived."""
+    cdef Process* process = &w.processes[index]
+    cdef Queue* q = &w.of_queue[process.queue]
+    cdef int message, last = -1
+    cdef size_t place
+    if process.dead:
+        return
+    while process.hand:
+        message = process.hand_first
+        process.hand_first = w.next[message]
+        process.hand -= 1
+        w.process[message], w.state[message], w.taken_at[message] = index, TO_SEND, now
+    # Nothing that was to happen in it happens.
+    for place in range(w.heap.size):
+        message = <int>(w.heap.events[place].what >> 4)
+        if w.heap.events[place].what & 15 == ANSWER and w.process[message] == index:
+            w.heap.events[place].what = NOTHING
+        elif w.heap.events[place].what == event(ROUND, index):
+            w.heap.events[place].what = NOTHING
+    process.left_first, process.left = -1, 0
+    for message in range(w.messages):
+        if w.process[message] == index and TO_SEND <= w.state[message] <= FAILED:
+            q.held_s += now - w.taken_at[message]
+            w.state[message], w.next[message] = WAITS, -1
+            if last < 0:
+                process.left_first = message
+            else:
+                w.next[last] = message
+            last = message
+            process.left += 1
+    process.taken, process.count, process.running, process.dead = 0, 0, False, True
+    push(&w.heap, now + w.replaced_s, event(BIRTH, index))
+    push(&w.heap, now + w.fenced_s, event(FENCE, index))
+
+
+cdef void fence(World* w, int index, double now) noexcept nogil:
+    """What a dead process left can be taken over from now on: each one that lives looks within `look_s`."""
+    cdef Process* process = &w.processes[index]
+    cdef Queue* q = &w.of_queue[process.queue]
+    cdef int n
+    cdef double at
+    if not process.left:
+        return
+    if q.left:
+        w.next[q.left_last] = process.left_first
+    else:
+        q.left_first = process.left_first
+    q.left += process.left
+    q.left_last = process.left_first
+    while w.next[q.left_last] >= 0:
+        q.left_last = w.next[q.left_last]
+    process.left = 0
+    for n in range(q.begin, q.end):
+        if not w.processes[n].dead:
+            # One that was born lately has looked then, and does so at even distances.
+            at = w.processes[n].born
+            at = now + w.look_s * uniform(w) if at < 0 else at + w.look_s * (floor((now - at) / w.look_s) + 1)
+            push(&w.heap, at, event(LOOK, n))
+
+
+cdef void look(World* w, int index, double now) noexcept nogil:
+    """A process takes over what it has room for, and looks again while there is more."""
+    cdef Process* process = &w.processes[index]
+    cdef Queue* q = &w.of_queue[process.queue]
+    cdef int message, room
+    if process.dead or not q.left:
+        return
+    room = q.left if w.slot_s else 2 * q.concurrency + q.ahead - process.taken - process.hand
+    while q.left and room > 0:
+        message = q.left_first
+        q.left_first = w.next[message]
+        q.left -= 1
+        room -= 1
+        if w.slot_s:
+            enter(w, q, message)
+        else:
+            take_in_hand(w, process, message)
+    if q.left:
+        push(&w.heap, now + w.again_s, event(LOOK, index))
+    if not process.running:
+        feed(w, index, now)
+
+
 cdef void happen(World* w, int kind, int index, double now) noexcept nogil:
     cdef int process
     if kind == ANSWER:
@@ -287,7 +389,17 @@ cdef void happen(World* w, int kind, int index, double now) noexcept nogil:
     elif kind == SEND:
         if not w.processes[index].running:
             feed(w, index, now)
-    else:
+    elif kind == DEATH:
+        die(w, index, now)
+    elif kind == BIRTH:
+        w.processes[index].dead, w.processes[index].born = False, now
+        look(w, index, now)
+        feed_idle(w, w.processes[index].queue, now)
+    elif kind == FENCE:
+        fence(w, index, now)
+    elif kind == LOOK:
+        look(w, index, now)
+    elif kind == RETRY:
         enter(w, &w.of_queue[w.queues[w.organisation[index]]], index)
         feed_idle(w, w.queues[w.organisation[index]], now)
 
@@ -345,7 +457,7 @@ cdef void run(World* w, Py_ssize_t bursts, const double* times, const int* organ
         elif w.heap.size:
             next = pop(&w.heap)
             end[0] = next.at
-            happen(w, next.what & 7, <int>(next.what >> 3), next.at)
+            happen(w, next.what & 15, <int>(next.what >> 4), next.at)
         else:
             break
 
@@ -358,6 +470,7 @@ def simulate(
     const double[::1] inner,
     double slot_s, double share, double horizon_s, double segments, double failed, double counted_from,
     uint64_t seed, int64_t[::1] express_bins, int64_t[::1] normal_bins,
+    tuple deaths, tuple recovery_s,
 ):
     """See `engine.capacity._simulate.pyi`."""
     cdef World w
@@ -375,6 +488,8 @@ def simulate(
     w.given_size, w.sent = given.shape[0], 0
     w.given = &given[0] if w.given_size else NULL
     w.bins[0], w.bins[1] = &express_bins[0], &normal_bins[0]
+    w.messages = <int>total
+    w.replaced_s, w.fenced_s, w.look_s, w.again_s = recovery_s
     try:
         if not allocate(&w, total, queues.shape[0], processes[0] + processes[1]):
             raise MemoryError
@@ -384,12 +499,14 @@ def simulate(
             q.concurrency, q.wakes, q.busy_s, q.held_s = concurrency[queue], False, 0, 0
             q.begin, q.end, q.turn, q.ring = n, n + processes[queue], n, -1
             q.round_s, q.event_s, q.backoff_s = round_s[queue], event_s[queue], backoff_s[queue]
-            q.usual_s = usual_s[queue]
+            q.usual_s, q.left = usual_s[queue], 0
             for index in range(q.begin, q.end):
-                w.processes[index].queue = queue
+                w.processes[index].queue, w.processes[index].born = queue, -1
             n = q.end
         for index in range(<int>queues.shape[0]):
             w.first[index] = w.last[index] = -1
+        for at, index in deaths:
+            push(&w.heap, at, event(DEATH, index))
         with nogil:
             run(&w, bursts, &burst_times[0], &burst_organisations[0], &burst_sizes[0], &end)
         if w.heap.broken:

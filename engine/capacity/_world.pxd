@@ -15,6 +15,13 @@ cdef struct Process:
     int hand_last
     int hand
     bint running
+    # Since when it has lived, when it took the place of one that was killed; -1: from the beginning. And whether
+    # it is dead now.
+    double born
+    bint dead
+    # What it had in hand when it was killed: first and count.
+    int left_first
+    int left
     # Messages for the next round, and of this one: first, last and count.
     int first
     int last
@@ -34,6 +41,10 @@ cdef struct Queue:
     # The ring of organisations that wait: the last one, whose next is the first; -1: nobody waits.
     int ring
     bint wakes
+    # What fenced workers had in hand, and nobody has taken over: first, last and count.
+    int left_first
+    int left_last
+    int left
     double round_s
     double event_s
     double backoff_s
@@ -60,8 +71,15 @@ cdef struct World:
     int* process
     unsigned char* state
     unsigned char* tries
+    int messages
     uint64_t random
     double failed
+    # How long after its death a worker is replaced, and fenced; how often a worker looks for what others left, and
+    # how soon again when there was more, seconds.
+    double replaced_s
+    double fenced_s
+    double look_s
+    double again_s
     # The provider's timeline; slot_s 0: it has no throughput.
     double slot_s
     double share
@@ -95,7 +113,7 @@ cdef inline bint allocate(World* w, Py_ssize_t messages, Py_ssize_t organisation
     w.taken_at = <double*>malloc((messages + 1) * sizeof(double))
     w.next = <int*>malloc((messages + 1) * sizeof(int))
     w.organisation = <int*>malloc((messages + 1) * sizeof(int))
-    w.process = <int*>malloc((messages + 1) * sizeof(int))
+    w.process = <int*>calloc(messages + 1, sizeof(int))
     w.state = <unsigned char*>calloc(messages + 1, 1)
     w.tries = <unsigned char*>calloc(messages + 1, 1)
     return (

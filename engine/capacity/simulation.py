@@ -19,6 +19,7 @@ from engine.capacity.peaks import Peak
 from engine.capacity.response_times import ResponseTimes
 from engine.delivery.read_ahead import ahead_at, worth_reading
 from engine.delivery.supply import Supply
+from engine.delivery.sweeper import TAKE_OVER_S, TICK_S
 from engine.records import QUEUES, Queue
 from engine.routing.slot_clock import HORIZON_S
 from engine.routing.timing import timing
@@ -27,6 +28,9 @@ from engine.routing.timing import timing
 _WARM_UP = 0.1
 # So many bursts at least are needed for the quantiles of a latency, as far as the number of messages allows.
 _BURSTS_MIN = 400
+# Bins of latencies: each 1 % higher than the one before, from so much on, seconds.
+_FIRST_S, _PER_BIN = 1e-6, 1 / math.log(1.01)
+BINS = _simulate.BINS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,16 @@ class Shape:
     processes: int
     # Sends in flight in one process.
     concurrency: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """One process is killed."""
+
+    # Seconds after the first arrivals may come; the process of the queue, from 0.
+    at_s: float
+    queue: Queue
+    process: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +88,18 @@ class System:
         return [queue for queue in QUEUES if any(p.queue == queue for p in self.peaks)]
 
 
+def bin_of(latency_s: float) -> int:
+    """The place of a latency, seconds, in the bins of `Latencies`."""
+    place = int(math.log(latency_s / _FIRST_S) * _PER_BIN) + 1 if latency_s > _FIRST_S else 0
+    return min(place, BINS - 1)
+
+
 class Latencies:
-    """How many messages had which latency, and what it took."""
+    """How many messages had which latency, and what it took.
+
+    The same as an HDR histogram: bounded memory for any number of observations, two may be added up, and a
+    quantile is right to one percent from a microsecond to days.
+    """
 
     def __init__(self, bins: Sequence[int], used_cpu: float, used_slots: float) -> None:
         """`bins`: counts, each bin 1 % higher than the one before, from a microsecond. The parts that were
@@ -85,13 +109,22 @@ class Latencies:
         self.used_cpu = used_cpu
         self.used_slots = used_slots
 
+    def __add__(self, other: Latencies) -> Latencies:
+        """The messages of two runs together."""
+        weight = self.count / max(self.count + other.count, 1)
+        return Latencies(
+            [one + another for one, another in zip(self.bins, other.bins, strict=True)],
+            weight * self.used_cpu + (1 - weight) * other.used_cpu,
+            weight * self.used_slots + (1 - weight) * other.used_slots,
+        )
+
     def quantile_s(self, part: float) -> float:
         """The latency that `part` (0 to 1) of the messages do not exceed, to 1 %, seconds."""
         wanted, seen = part * self.count, 0
         for place, count in enumerate(self.bins):
             seen += count
             if count and seen >= wanted:
-                return 1e-6 * 1.01 ** (place - 0.5) if place else 0.0
+                return _FIRST_S * 1.01 ** (place - 0.5) if place else 0.0
         return 0.0
 
 
@@ -125,9 +158,11 @@ def simulate(
     arrivals: Arrivals,
     seed: int = 1,
     given_s: Sequence[float] = (),
+    deaths: Sequence[Death] = (),
 ) -> dict[Queue, Latencies]:
     """By queue in `shapes`, the latencies of all of `arrivals`. `given_s`: how long the provider takes for
-    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while."""
+    each send, in the order of the sends of both queues, seconds; negative: it fails then, for a while.
+    `deaths`: of processes, of which the first is 0."""
     costs, none = system.costs, Shape(processes=0, concurrency=0)
     chosen = [shapes.get(queue, none) for queue in QUEUES]
     answers = [array("d", system.answers[queue].times_s) for queue in QUEUES]
@@ -160,6 +195,8 @@ def simulate(
         seed,
         bins[0],
         bins[1],
+        tuple((death.at_s, _place(death, chosen)) for death in deaths),
+        (costs.replaced_s, costs.fenced_s, TAKE_OVER_S, TICK_S),
     )
     found: dict[Queue, Latencies] = {}
     for place, queue in enumerate(QUEUES):
@@ -168,6 +205,14 @@ def simulate(
             slots_s = whole_s * chosen[place].concurrency
             found[queue] = Latencies(bins[place], busy_s[place] / whole_s, held_s[place] / slots_s)
     return found
+
+
+def _place(death: Death, chosen: Sequence[Shape]) -> int:
+    """Of a process that dies, among those of both queues."""
+    of = QUEUES.index(death.queue)
+    if not 0 <= death.process < chosen[of].processes:
+        raise ValueError(f"{death.queue} has {chosen[of].processes} processes, and not one {death.process}")
+    return death.process + sum(shape.processes for shape in chosen[:of])
 
 
 def _length_s(peaks: Sequence[Peak], messages: int) -> float:

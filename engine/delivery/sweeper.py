@@ -11,7 +11,7 @@ of it. What a look costs does not depend on the backlog.
 
 Every worker sweeps. The steps are atomic in Redis, so workers may sweep at the same time.
 
-A worker that has something in hand, or had a moment ago, looks every `_TICK_S`, because it may put messages
+A worker that has something in hand, or had a moment ago, looks every `TICK_S`, because it may put messages
 on the due set at any time. One at rest looks when the next message is due, and every `_REST_S`. When all
 workers rest, a message is late by that at most that somebody else has put on the due set: one that is
 scheduled for an instant nearer than `_REST_S`, or a retry whose worker has died since.
@@ -38,12 +38,12 @@ from engine.waits import happens, until_tick_s
 
 # Pause between looks at the due sets, seconds: a retry or a scheduled message is late by this at most.
 # The same of a worker at rest, and how long after its last entry it comes to rest.
-_TICK_S = 0.1
+TICK_S = 0.1
 _REST_S = 0.5
 _STIRRED_S = 1.0
 # How often the worker beats, and how often it looks for entries to take over, seconds.
 _BEAT_S = 1.0
-_TAKE_OVER_S = 1.0
+TAKE_OVER_S = 1.0
 # How often the sweeper looks at messages that nobody has been given, seconds, and how many at a time.
 _LOOK_S = 1.0
 _LOOK_MAX = 2000
@@ -103,7 +103,7 @@ class Sweeper:
         fenced, and the messages would be sent twice. So the owner cancels this after the worker has
         ended.
         """
-        backoff = Backoff(_TICK_S, _PAUSE_MAX_S)
+        backoff = Backoff(TICK_S, _PAUSE_MAX_S)
         while True:
             try:
                 more = await self.sweep(draining.is_set())
@@ -126,17 +126,17 @@ class Sweeper:
             self._stirred.clear()
             self._rests_at = now + _STIRRED_S
         if more or now < self._rests_at:
-            await asyncio.sleep(0 if more else _TICK_S)
+            await asyncio.sleep(0 if more else TICK_S)
             return
         due_us = self._reader.next_due_us
         due_s = _REST_S if due_us is None else (due_us - self._now_us()) / 1e6
-        await happens(self._stirred, min(max(due_s, _TICK_S), until_tick_s(_REST_S)))
+        await happens(self._stirred, min(max(due_s, TICK_S), until_tick_s(_REST_S)))
 
     async def sweep(self, draining: bool) -> bool:
         """Do once what is due now; returns whether there is more to do at once. Raises Unavailable."""
         now = asyncio.get_running_loop().time()
         # What is due before the next sweep is done now, so that none is late.
-        by = now + _TICK_S
+        by = now + TICK_S
         if by >= self._beat_at:
             await self._reader.beat()
             self._beat_at = now + _BEAT_S
@@ -147,7 +147,7 @@ class Sweeper:
         if by >= self._take_over_at and room > 0:
             entries = await self._reader.take_over(self._min_idle_ms, room)
             # When something was there, there may be more: look again with the next tick.
-            self._take_over_at = now + (_TICK_S if entries else _TAKE_OVER_S)
+            self._take_over_at = now + (TICK_S if entries else TAKE_OVER_S)
             if entries:
                 self._take(entries)
         if by >= self._look_at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from benchmarks import results
 from benchmarks.load import Outcome, offer
 from benchmarks.micro.http_answerer import answerer
+from benchmarks.tally import Tally
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,6 +32,20 @@ def test_an_open_load_sends_what_was_due_and_knows_its_own_ceiling():
     assert (found.accepted, found.trouble, found.model) == (100, {}, "open")
     assert found.ceiling_per_s > 200
     assert found.latency_ms["p50"] <= found.latency_ms["p99"]
+
+
+def test_a_tally_of_any_length_takes_the_same_memory_and_is_right_to_one_percent():
+    rng, tally, all_s = Random(1), Tally(), []
+    room = len(tally.bins)
+    for _ in range(20_000):
+        all_s.append(rng.lognormvariate(-3, 1.5))
+        tally.took(all_s[-1])
+    all_s.sort()
+    for part in (0.01, 0.5, 0.99, 0.999, 1.0):
+        exact_ms = all_s[min(len(all_s) - 1, int(part * len(all_s)))] * 1000
+        assert tally.quantile_ms(part) == pytest.approx(exact_ms, rel=0.011)
+    assert (len(tally.bins), tally.requests) == (room, 20_000)
+    assert Tally().quantile_ms(0.99) == 0.0
 
 
 def test_what_is_not_answered_with_202_is_trouble():

@@ -34,13 +34,14 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "read", results.read)
     measured = []
 
-    def measure(system, settings, shape):
+    def measure(running, system, settings, shape):
         measured.append((shape.processes, shape.concurrency))
         if len(measured) == 2:
             raise KeyboardInterrupt
         return swept(shape.processes, shape.concurrency, 100.0)
 
     monkeypatch.setattr(sweep, "_measure", measure)
+    monkeypatch.setattr(sweep, "_started", lambda *_: contextlib.nullcontext())
     shapes = [sweep.Shape(processes=p, concurrency=8) for p in (1, 2, 3)]
     with contextlib.suppress(KeyboardInterrupt):
         sweep.sweep("try", SETTINGS, shapes, tmp_path / "none.json")
@@ -62,4 +63,6 @@ def test_the_report_has_a_heat_map_of_each_and_frames_what_meets(tmp_path):
     # Three meet the target, and two the rate.
     assert sum(e.get("stroke") == "#222222" for e in cells) == 5
     table = (tmp_path / "sweep.md").read_text()
+    assert "--processes 1,2 " in table
+    assert '--target "normal p99 <= 2s" --seconds 1 --name sweep' in table
     assert "| 1 × 8 | 51 | 61 | 9000 | 70 | missed | 160 |" in table

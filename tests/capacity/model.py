@@ -10,7 +10,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-ROUND, ANSWER, SLOT, RETRY, SEND = range(5)
+ROUND, ANSWER, SLOT, RETRY, SEND, DEATH, BIRTH, FENCE, LOOK, NOTHING = range(10)
 MASK = (1 << 64) - 1
 
 
@@ -22,6 +22,9 @@ class Process:
     running: bool = False
     waiting: list[int] = field(default_factory=list)
     now: list[int] = field(default_factory=list)
+    born: float = -1.0
+    dead: bool = False
+    left: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Side:
     # Organisations in their turn, the next one first.
     ring: deque[int] = field(default_factory=deque)
     wakes: bool = False
+    # What fenced workers had in hand.
+    left: deque[int] = field(default_factory=deque)
     busy_s: float = 0.0
     held_s: float = 0.0
 
@@ -53,6 +58,8 @@ class Model:
         self.arrived, self.organisation, self.send_at, self.taken_at = [], [], {}, {}
         self.process, self.failed, self.tries = {}, {}, {}
         self.sent: set[int] = set()
+        # Messages that are to be sent, or were sent, and have no answer.
+        self.under_way: set[int] = set()
         self.sends = 0
         self.tail = self.kept = 0.0
 
@@ -109,6 +116,8 @@ class Model:
 
     def reads(self, process: Process) -> bool:
         side = self.sides[process.queue]
+        if process.dead:
+            return False
         if self.given["slot_s"]:
             soon = int(process.taken * (self.given["horizon_s"] / 2) / self.given["usual_s"][process.queue])
             return process.taken + len(process.hand) < side.concurrency + soon
@@ -119,6 +128,7 @@ class Model:
         message = process.hand.popleft()
         self.taken_at[message], self.process[message] = now, index
         self.sent.discard(message)
+        self.under_way.add(message)
         process.taken += 1
         process.waiting.append(message)
 
@@ -195,6 +205,7 @@ class Model:
     def answered(self, message: int, now: float) -> None:
         process, given = self.processes[self.process[message]], self.given
         process.taken -= 1
+        self.under_way.discard(message)
         self.sides[process.queue].held_s += now - self.taken_at[message]
         if self.failed[message]:
             tries = self.tries.get(message, 0)
@@ -208,8 +219,60 @@ class Model:
             place = int(math.log(latency / 1e-6) * (1 / math.log(1.01))) + 1 if latency > 1e-6 else 0
             bins[min(place, len(bins) - 1)] += 1
 
+    def die(self, index: int, now: float) -> None:
+        process = self.processes[index]
+        if process.dead:
+            return
+        mine = {message for message in self.under_way if self.process[message] == index}
+        for message in mine:
+            self.sides[process.queue].held_s += now - self.taken_at[message]
+        self.under_way -= mine
+        process.left = sorted(mine | set(process.hand))
+        gone = {(ANSWER, message) for message in mine} | {(ROUND, index)}
+        self.heap = [
+            (at, number, NOTHING if (kind, what) in gone else kind, what)
+            for at, number, kind, what in self.heap
+        ]
+        process.hand.clear()
+        process.waiting, process.taken, process.running, process.dead = [], 0, False, True
+        replaced_s, fenced_s, _, _ = self.given["recovery_s"]
+        self.push(now + replaced_s, BIRTH, index)
+        self.push(now + fenced_s, FENCE, index)
+
+    def fence(self, index: int, now: float) -> None:
+        process = self.processes[index]
+        side, look_s = self.sides[process.queue], self.given["recovery_s"][2]
+        if not process.left:
+            return
+        side.left.extend(process.left)
+        process.left = []
+        for other in side.processes:
+            born = self.processes[other].born
+            if not self.processes[other].dead:
+                known = born + look_s * (math.floor((now - born) / look_s) + 1)
+                self.push(now + look_s * self.uniform() if born < 0 else known, LOOK, other)
+
+    def look(self, index: int, now: float) -> None:
+        process = self.processes[index]
+        side, limited = self.sides[process.queue], bool(self.given["slot_s"])
+        if process.dead or not side.left:
+            return
+        room = len(side.left) if limited else self.room(process) + side.concurrency
+        for _ in range(min(room, len(side.left))):
+            message = side.left.popleft()
+            if limited:
+                self.enter(message)
+            else:
+                process.hand.append(message)
+        if side.left:
+            self.push(now + self.given["recovery_s"][3], LOOK, index)
+        if not process.running:
+            self.feed(index, now)
+
     def run(self) -> tuple[float, tuple[float, float], tuple[float, float]]:
         given, now = self.given, 0.0
+        for at, index in given["deaths"]:
+            self.push(at, DEATH, index)
         bursts = deque(
             zip(given["burst_times"], given["burst_organisations"], given["burst_sizes"], strict=True)
         )
@@ -236,7 +299,17 @@ class Model:
             elif kind == SEND:
                 if not self.processes[index].running:
                     self.feed(index, now)
-            else:
+            elif kind == DEATH:
+                self.die(index, now)
+            elif kind == BIRTH:
+                self.processes[index].dead, self.processes[index].born = False, now
+                self.look(index, now)
+                self.feed_idle(self.processes[index].queue, now)
+            elif kind == FENCE:
+                self.fence(index, now)
+            elif kind == LOOK:
+                self.look(index, now)
+            elif kind == RETRY:
                 self.enter(index)
                 self.feed_idle(given["queues"][self.organisation[index]], now)
         busy, held = ([getattr(s, name) for s in self.sides] for name in ("busy_s", "held_s"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.capacity import _simulate, costs, queueing, response_times
 from engine.capacity.peaks import Peak
-from engine.capacity.simulation import Arrivals, Latencies, Shape, System, simulate
+from engine.capacity.simulation import Arrivals, Death, Latencies, Shape, System, simulate
 from engine.delivery.settlement import RetryPauses
 from tests.capacity.model import Model
 
@@ -137,6 +137,50 @@ def test_sends_that_fail_are_tried_again_after_a_pause():
     assert 1.5 < seen.quantile_s(0.995) < 3.1
 
 
+def test_what_a_killed_worker_had_in_hand_is_sent_again_once_another_has_looked():
+    made = system("constant(400ms)", [Peak("a", "normal", 100.0)])
+    arrivals = Arrivals(made, made.queues, (1, 10**9), 7, seconds=30.0)
+    shapes = {"normal": Shape(processes=2, concurrency=60)}
+    death = Death(at_s=15.0, queue="normal")
+    calm, seen = (simulate(made, shapes, arrivals, deaths=deaths)["normal"] for deaths in ((), (death,)))
+    # Nothing is lost, and nothing counts twice.
+    assert seen.count == calm.count
+    late = [n for n, count in enumerate(seen.bins) for _ in range(count) if n > _bin(0.5)]
+    # Half of the 40 sends in flight were its own. Each takes 400 ms again, after the fence, and after one
+    # of the two has looked: within a second.
+    assert 10 <= len(late) <= 30
+    assert _bin(0.4 + made.costs.fenced_s) <= late[0]
+    assert late[-1] <= _bin(0.8 + made.costs.fenced_s + 1.0) + 1
+
+
+def test_a_queue_with_one_worker_stands_still_until_that_is_replaced():
+    made = system("constant(10ms)", [Peak("a", "normal", 100.0)])
+    arrivals = Arrivals(made, made.queues, (1, 10**9), 7, seconds=30.0)
+    death = Death(at_s=15.0, queue="normal")
+    seen = simulate(made, {"normal": Shape(processes=1, concurrency=60)}, arrivals, deaths=[death])["normal"]
+    # About 35 messages arrive meanwhile.
+    late = [n for n, count in enumerate(seen.bins) for _ in range(count) if n > _bin(0.02)]
+    assert 15 <= len(late) <= 60
+    assert seen.quantile_s(0.999) < made.costs.replaced_s + 0.05
+    assert seen.quantile_s(0.999) > made.costs.replaced_s - 0.1
+
+
+def test_a_death_of_a_process_that_there_is_not_is_refused():
+    made = system("constant(10ms)", [Peak("a", "normal", 100.0)])
+    arrivals = Arrivals(made, made.queues, (1, 10**9), 7, seconds=1.0)
+    with pytest.raises(ValueError, match="normal has 2 processes"):
+        simulate(
+            made,
+            {"normal": Shape(processes=2, concurrency=1)},
+            arrivals,
+            deaths=[Death(at_s=0.5, queue="normal", process=2)],
+        )
+
+
+def _bin(latency_s: float) -> int:
+    return int(math.log(latency_s / 1e-6) / math.log(1.01)) + 1
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     bursts=st.lists(
@@ -150,9 +194,10 @@ def test_sends_that_fail_are_tried_again_after_a_pause():
     share=st.sampled_from([0.0, 0.2, 1.0]),
     failed=st.sampled_from([0.0, 0.3]),
     seed=st.integers(1, 1000),
+    deaths=st.lists(st.tuples(st.floats(0, 2.5), st.integers(0, 1)), max_size=4),
 )
 def test_the_compiled_simulation_is_that_in_plain_python(
-    bursts, processes, concurrency, ahead, given_s, slot_s, share, failed, seed
+    bursts, processes, concurrency, ahead, given_s, slot_s, share, failed, seed, deaths
 ):
     def arguments() -> dict:
         ordered = sorted(bursts)
@@ -182,6 +227,9 @@ def test_the_compiled_simulation_is_that_in_plain_python(
             "seed": seed,
             "express_bins": array("q", bytes(8 * _simulate.BINS)),
             "normal_bins": array("q", bytes(8 * _simulate.BINS)),
+            # The first process, or the last of all.
+            "deaths": tuple((at, last * (sum(processes) - 1)) for at, last in deaths),
+            "recovery_s": (0.21, 0.33, 0.45, 0.05),
         }
 
     compiled, plain = arguments(), arguments()
