@@ -4,8 +4,8 @@ A campaign is made of the references that a caller gives its messages: those tha
 it and one of `- _ / : .` or a blank. So it may have any number of requests. Nothing is kept of it anywhere.
 
 What waits is gone through in steps that take some thousandths of a second of Redis each, with the work of
-others in between; what the archive knows is not asked for. One call makes so many steps, and says where the
-next one goes on.
+others in between; what the archive knows is not asked for. One call makes some steps, and says where the next
+one goes on.
 
     killed, or an answer is lost    some are canceled, and the others not; from the same place, or from the
                                     beginning, the rest is, and nothing is released twice
@@ -15,6 +15,7 @@ next one goes on.
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import msgspec
@@ -23,8 +24,9 @@ from engine.activity.ports import CancelStore
 from engine.activity.records import CampaignPlace, Cancellation
 from engine.records import QUEUES
 
-# One call ends after so many steps, or when it has canceled so many messages.
-_STEPS_MAX, _CANCELED_MAX = 400, 10_000
+# One call ends when it has canceled so many messages, or after so long, seconds: where Redis is slow, its
+# caller gets an answer all the same, and goes on from there.
+_CANCELED_MAX, _CALL_S = 10_000, 2.0
 # The places of `CampaignPlace`, as `next` has them.
 _PLACE = re.compile(
     rf"({'|'.join(QUEUES)}):(?:(list)(?::([0-9]{{1,15}}))?|(ready)|due"
@@ -69,14 +71,16 @@ async def cancel_campaign(
     """Cancel from `place` on, as far as one call goes. Raises Unavailable: some may be canceled by then."""
     found, units = Cancellation(), 0
     following: CampaignPlace | None = place
-    for _ in range(_STEPS_MAX):
-        if following is None or len(found.canceled) >= _CANCELED_MAX:
-            break
+    clock_s = asyncio.get_running_loop().time
+    until_s = clock_s() + _CALL_S
+    while following is not None:
         step = await store.cancel_campaign(organisation_id, campaign, following)
         found.canceled |= step.found.canceled
         found.in_hand |= step.found.in_hand
         found.given_before |= step.found.given_before
         units, following = units + step.units, step.next
+        if len(found.canceled) >= _CANCELED_MAX or clock_s() >= until_s:
+            break
     left = {"being_sent": len(found.in_hand), "may_be_sent": len(found.given_before)}
     return CanceledCampaign(
         campaign=campaign,

@@ -284,10 +284,11 @@ async def test_a_campaign_that_is_due_at_one_instant_is_found_beside_others_that
     assert found == len(some)
 
 
-async def test_a_call_cancels_so_many_and_the_next_goes_on(
-    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "bound"), [("_CANCELED_MAX", 100), ("_CALL_S", 0.0)])
+async def test_a_call_cancels_so_many_or_takes_so_long_and_the_next_goes_on(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch, name: str, bound: float
 ) -> None:
-    monkeypatch.setattr("engine.activity.campaigns._CANCELED_MAX", 100)
+    monkeypatch.setattr(f"engine.activity.campaigns.{name}", bound)
     for _ in range(8):
         await waiting.admit(400, reference="spring:x")
     await waiting.admit(900, due_at_us=now_us() + 3_600_000_000, reference="spring")
