@@ -117,10 +117,10 @@ systemd: $(STAMP) ## Run the engine as a service of a systemd of its own, with f
 simulate: $(STAMP) ## Run the credit protocol under faults on virtual time: make simulate SEEDS=1000, or SEEDS=500:900
 	exec $(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
-# Requests for each call and phase.
+# Requests for each call and phase; ARGS='--only operators' or organisations for the calls of one side.
 EXAMPLES ?= 200
 schemathesis: $(STAMP) ## Make requests of the OpenAPI document by the thousand, and hold every answer to it
-	exec $(BIN)/python -m tests.openapi.campaign --examples $(EXAMPLES) --seed $(SEED)
+	exec $(BIN)/python -m tests.openapi.campaign --examples $(EXAMPLES) --seed $(SEED) $(ARGS)
 
 lint: $(STAMP) ## Check format, style and types, and that nothing is written that nothing calls
 	$(BIN)/ruff format --check .

@@ -164,6 +164,11 @@ def webhook_lock_key(shard: int) -> bytes:
     return b"webhooks:{%d}:lock" % shard
 
 
+def webhook_made_key(shard: int, endpoint_id: int) -> bytes:
+    """List of the last deliveries that an endpoint took, the newest first: a `MadeDelivery` each."""
+    return b"webhooks:{%d}:made:%d" % (shard, endpoint_id)
+
+
 def rate_key(provider: str) -> bytes:
     """Slots of a provider with a throughput (throughput.lua). It belongs to no shard."""
     return b"rate:{%s}" % provider.encode()

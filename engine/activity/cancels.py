@@ -18,9 +18,10 @@ import msgspec
 
 from engine import ids
 from engine.activity.batches import Batches
+from engine.activity.campaigns import CanceledCampaign, cancel_campaign
 from engine.activity.lookups import Lookups
 from engine.activity.ports import CancelStore
-from engine.activity.records import Cancellation, MessageKey
+from engine.activity.records import CampaignPlace, Cancellation, MessageKey
 from engine.batches import Batch
 from engine.errors import Closed, Refusal, Unavailable
 from engine.lifecycle import EVENTS, Charge, Status
@@ -137,6 +138,11 @@ class Cancels:
         if not units:
             return None
         return CanceledBatch(id=batch.id, canceled=canceled, units=released, not_canceled=dict(counts))
+
+    async def campaign(self, organisation_id: int, campaign: str, place: CampaignPlace) -> CanceledCampaign:
+        """Cancel messages of a campaign from a place on, as many as one call does. Raises Unavailable."""
+        self._check_versions()
+        return await cancel_campaign(self._store, organisation_id, campaign, place)
 
     async def _step_of(
         self,

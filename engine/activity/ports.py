@@ -14,6 +14,8 @@ from engine.activity.records import (
     ActivityEntry,
     Backlog,
     BlockPlan,
+    CampaignPlace,
+    CampaignStep,
     Cancellation,
     MessageFilter,
     MessageKey,
@@ -149,4 +151,13 @@ class CancelStore(Protocol):
         it is left alone. `due_at_us`: when they may be due, microseconds. `near`: where in the organisation's
         list they are likely: where one that was accepted with this id would be. `far`: look everywhere, as
         long as fewer than `count` were found; else only where they are likely. Raises Unavailable.
+        """
+
+    async def cancel_campaign(
+        self, organisation_id: int, campaign: str, place: CampaignPlace
+    ) -> CampaignStep:
+        """Cancel the messages of a campaign in a part of what waits, from a place on, in one step.
+
+        Who begins at `CampaignPlace(queue=QUEUES[0])` and goes on until the end comes upon each message of
+        the campaign that waited before. Raises Unavailable.
         """

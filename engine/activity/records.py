@@ -98,6 +98,26 @@ class Cancellation(msgspec.Struct):
         return len(self.canceled) + len(self.in_hand) + len(self.given_before)
 
 
+class CampaignPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a walk is that cancels a campaign; see `CancelStore.cancel_campaign`."""
+
+    queue: Queue
+    where: Literal["due", "list", "ready"] = "due"
+    # In `due`: (when due, microseconds; the kind of the payload; the id of the message); in `list`: (chunk,);
+    # () at the end, from which such a walk begins.
+    at: tuple[str, ...] = ()
+
+
+class CampaignStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of such a walk has done."""
+
+    found: Cancellation
+    # Released.
+    units: int
+    # Where to go on; None at the end.
+    next: CampaignPlace | None
+
+
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     """How much of one shard's activity stream is not archived."""
 

@@ -79,6 +79,8 @@ class ReportQuery(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     # ISO 3166.
     country: str = ""
+    # Only messages of this campaign (`engine.activity.campaigns`).
+    campaign: str = ""
 
 
 class EventSum(msgspec.Struct, frozen=True, kw_only=True):

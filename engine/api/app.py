@@ -116,6 +116,7 @@ def own_actions(services: CommonServices, keys: Keys) -> Actions:
     lists, own_keys = MessageListCalls(services, keys), OwnKeys(services, keys)
     return {
         "/v1/messages": {"GET": lists.page},
+        "/v1/messages/cancel": {"POST": cancels.campaign},
         "/v1/messages/{id}": {"GET": lists.message},
         "/v1/messages/{id}/cancel": {"POST": cancels.message},
         "/v1/batches/{id}": {"GET": lists.batch},

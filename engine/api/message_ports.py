@@ -6,7 +6,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.activity.records import MessageFilter
+from engine.activity.records import CampaignPlace, MessageFilter
 from engine.batches import Batch
 
 
@@ -20,6 +20,9 @@ class Cancels(Protocol):
 
     async def batch(self, organisation_id: int, batch: Batch) -> msgspec.Struct | None:
         """Cancel those of a batch that can be canceled; None when the organisation has no such batch."""
+
+    async def campaign(self, organisation_id: int, campaign: str, place: CampaignPlace) -> msgspec.Struct:
+        """Cancel those of a campaign that can be, from a place on, as many as one call does."""
 
 
 class Lists(Protocol):

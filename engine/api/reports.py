@@ -66,6 +66,11 @@ _PARAMETERS = {
     ),
     "provider": Parameter("Only those that ended with this provider.", TEXT),
     "country": Parameter("Only those to this country, ISO 3166.", TEXT),
+    "campaign": Parameter(
+        "Only those whose reference is this, or begins with this and one of `- _ / : .` or a blank. Without "
+        "`from_time` it is a report of the last 31 days.",
+        {"type": "string", "maxLength": 200},
+    ),
     "order": Parameter(
         "By group; or the largest first, those with the lowest delivery rate, or those that take longest "
         "until a provider takes them (p95).",
@@ -203,21 +208,25 @@ def query_of(
     """What the query of the URL asks for; `now_s`: seconds since 1970. Raises Refusal 422."""
     group_by = _groups(request, allowed)
     step_s = 60 if "minute" in group_by else _QUARTER_S
-    from_s, until_s = period_of(request, now_s, step_s)
+    campaign = _name(request, "campaign")
+    from_s, until_s = period_of(
+        request, now_s, step_s, _REFERENCES_S if campaign and step_s > 60 else _PERIOD_S
+    )
     longest_s, what = _LONGEST_S, "a report"
     if "minute" in group_by:
         longest_s, what = _MINUTES_S, "a report by minute"
-    if "reference" in group_by:
-        longest_s, what = min(longest_s, _REFERENCES_S), "a report by reference"
+    if "reference" in group_by or campaign:
+        by = "by reference" if "reference" in group_by else "of a campaign"
+        longest_s, what = min(longest_s, _REFERENCES_S), f"a report {by}"
         if organisation_id is None:
-            raise invalid("A report by reference must be one of an `organisation`.", "organisation")
+            raise invalid(f"A report {by} must be one of an `organisation`.", "organisation")
+        if (request.query.get("country") or "") or "country" in group_by:
+            raise invalid(f"A report {by} must not be by country too.", "country")
     if until_s - from_s > longest_s:
         days = longest_s // 86_400
         longest = "a day" if days == 1 else f"{days:,} days"
         raise invalid(f"The period of {what} must not be longer than {longest}.", "from_time")
     country = (request.query.get("country") or "").upper()
-    if "reference" in group_by and (country or "country" in group_by):
-        raise invalid("A report by reference must not be by country too.", "country")
     return ReportQuery(
         from_s=from_s,
         until_s=until_s,
@@ -227,15 +236,19 @@ def query_of(
         queue=choice_asked(request, "queue", QUEUE_NAMES),
         provider=_name(request, "provider"),
         country=country,
+        campaign=campaign,
     )
 
 
-def period_of(request: web.Request, now_s: int, step_s: int = _QUARTER_S) -> tuple[int, int]:
+def period_of(
+    request: web.Request, now_s: int, step_s: int = _QUARTER_S, period_s: int = _PERIOD_S
+) -> tuple[int, int]:
     """The times `from_time` and `until_time` of the query, on whole steps of `step_s`, seconds since 1970.
+    `period_s`: how long it is when the query does not say.
 
     Raises Refusal 422."""
     until_s = _time(request, "until_time", step_s, (now_s // step_s + 1) * step_s)
-    from_s = _time(request, "from_time", step_s, max(0, until_s - _PERIOD_S))
+    from_s = _time(request, "from_time", step_s, max(0, until_s - period_s))
     if from_s >= until_s:
         raise invalid("`from_time` must be before `until_time`.", "from_time")
     return from_s, until_s

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from engine.webhooks.records import DeliveryState, ShownDelivery, ShownEndpoint, WebhookEvent
+from engine.webhooks.records import DeliveryState, MadeDelivery, ShownDelivery, ShownEndpoint, WebhookEvent
 
 
 class NewEndpoint(Protocol):
@@ -65,6 +65,9 @@ class WebhookQueue(Protocol):
 
     async def put(self, shard: int, events: Sequence[WebhookEvent]) -> None:
         """Put events on the stream of their shard, all or none."""
+
+    async def made(self, shard: int, endpoint_id: int) -> list[MadeDelivery]:
+        """The last deliveries that an endpoint took, the newest first."""
 
 
 class WebhookServices(msgspec.Struct, frozen=True):

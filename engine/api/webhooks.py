@@ -26,7 +26,15 @@ from engine.api.webhook_ports import NewEndpoint
 from engine.changes import describe
 from engine.shards import shard_of
 from engine.webhooks.events import EVENT_TYPES
-from engine.webhooks.records import TEST_EVENT, DeliveryState, ShownDelivery, ShownEndpoint, WebhookEvent
+from engine.webhooks.made import shown
+from engine.webhooks.records import (
+    TEST_EVENT,
+    DeliveryState,
+    ShownDelivery,
+    ShownEndpoint,
+    ShownMadeDelivery,
+    WebhookEvent,
+)
 from engine.webhooks.urls import ALLOWED
 
 # What stands for the callback URLs of messages, in place of the id of an endpoint.
@@ -80,6 +88,11 @@ class _Deliveries(msgspec.Struct):
     webhook_deliveries: list[ShownDelivery]
     # The `cursor` of the next page; null on the last.
     next: int | None
+
+
+class _MadeDeliveries(msgspec.Struct):
+    # Newest first.
+    webhook_deliveries: list[ShownMadeDelivery]
 
 
 class _Test(msgspec.Struct):
@@ -248,6 +261,26 @@ class Webhooks:
         return answer_of(200, _Deliveries(page, page[-1].id if len(found) > limit else None))
 
     @described(
+        "list_made_webhook_deliveries",
+        "List the last deliveries that an endpoint took, newest first.",
+        more="The last 100, as far as there were any in seven days before the last; a second or so behind. "
+        "`callbacks` in place of the id: what went to callback URLs.",
+        scope="read",
+        path=_ENDPOINT,
+        answers={200: _MadeDeliveries},
+    )
+    async def made(self, request: web.Request) -> Response:
+        """`GET /v1/webhook-endpoints/{id}/deliveries`: 200 with those that it took. Raises Refusal 404."""
+        organisation_id = await self._whose(request, False)
+        callbacks = request.match_info["endpoint_id"] == CALLBACKS
+        number = 0 if callbacks else _endpoint_id(request)
+        for endpoint in await self._book.endpoints(organisation_id):
+            if endpoint.id == number or (callbacks and endpoint.url is None):
+                found = await self._queue.made(shard_of(organisation_id, self._shards), endpoint.id)
+                return answer_of(200, _MadeDeliveries(list(map(shown, found))))
+        raise not_found("There is no endpoint with this id.")
+
+    @described(
         "replay_webhook_delivery",
         "Make a delivery again, now.",
         scope="send read|admin",
@@ -336,6 +369,7 @@ def _calls(calls: Webhooks) -> Iterator[tuple[str, str, Action, bool]]:
     yield "DELETE", one, calls.remove, False
     yield "POST", f"{one}/rotate", calls.rotate, False
     yield "POST", f"{one}/test", calls.test, True
+    yield "GET", f"{one}/deliveries", calls.made, False
     yield "GET", deliveries, calls.deliveries, False
     yield "POST", f"{deliveries}/replay", calls.replay_since, False
     yield "POST", f"{deliveries}/{{delivery_id}}/replay", calls.replay, False

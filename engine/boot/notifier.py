@@ -25,6 +25,7 @@ from engine.tls import trusting
 from engine.waits import next_tick
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
+from engine.webhooks.made import MadeDeliveries
 from engine.webhooks.notifier import Notifier, NotifierStores
 from engine.webhooks.ports import EndpointStore, Poster
 from engine.webhooks.retries import RETRY_S
@@ -56,12 +57,13 @@ def assemble_notifier(
     kept is looked at, seconds.
     """
     table, keeper = EndpointTable(endpoints), Keeper(stores.book)
+    made = MadeDeliveries(stores.streams, now_us)
     sender = Sender(
-        poster, table, keeper, connections=connections, now_us=now_us, clock_s=time.monotonic, rng=rng
+        poster, table, keeper, made, connections=connections, now_us=now_us, clock_s=time.monotonic, rng=rng
     )
     shares = Shares(stores.streams, name, shards, lease_s=lease_s)
     notifier = Notifier(
-        stores, table, sender, keeper, shares, name=name, shards=shards, now_us=now_us, retry_s=retry_s
+        stores, table, sender, keeper, made, shares, name=name, shards=shards, now_us=now_us, retry_s=retry_s
     )
     return notifier, table, sender, keeper
 

@@ -38,6 +38,7 @@ from engine.stream_id import StreamId
 from engine.waits import happens, next_tick
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper
+from engine.webhooks.made import MadeDeliveries
 from engine.webhooks.ports import ActivityLog, DeliveryBook, FoundEntry, Settled, WebhookStreams
 from engine.webhooks.reading import deliveries_of, events_in, events_of_rows, may_concern, rows_in, rows_of
 from engine.webhooks.records import Delivery, ReadPart, WebhookEvent
@@ -88,6 +89,7 @@ class Notifier:
         table: EndpointTable,
         sender: Sender,
         keeper: Keeper,
+        made: MadeDeliveries,
         shares: Shares,
         *,
         name: str,
@@ -103,6 +105,7 @@ class Notifier:
         self._table = table
         self._sender = sender
         self._keeper = keeper
+        self._made = made
         self._shares = shares
         self._name = name
         self._shards = shards
@@ -141,7 +144,7 @@ class Notifier:
         self._draining = draining
         loops = [
             self._keeper.run(), self._shares.run(), self._table.run(), self._read_on(), self._settle_on(),
-            self.retries.run(), self._sweep_on(), self.retries.tidy(),
+            self.retries.run(), self._sweep_on(), self.retries.tidy(), self._made.run(),
         ]  # fmt: skip
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(loop) for loop in loops]
@@ -161,6 +164,7 @@ class Notifier:
                 await asyncio.sleep(0.02)
             await self._keeper.written()
             await self._settle()
+            await self._made.flush()
         await self._shares.leave()
 
     # -- reading

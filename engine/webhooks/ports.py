@@ -5,13 +5,13 @@ Every coroutine here ends within the time of its adapter, or raises Unavailable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from engine.stream_id import StreamId
-from engine.webhooks.records import Delivery, Endpoint, Target
+from engine.webhooks.records import Delivery, Endpoint, MadeDelivery, Target
 
 # Called once for each request: the HTTP status, 0 when no whole answer came, and a word for why not.
 Posted = Callable[[int, str], None]
@@ -71,6 +71,9 @@ class WebhookStreams(Protocol):
     async def settle(self, owner: str, settled: Mapping[int, tuple[str, str]]) -> list[int]:
         """Note by shard how far activity and events are settled, "" for no change; the shards that are not
         `owner`'s any more."""
+
+    async def note_made(self, made: Mapping[tuple[int, int], Iterable[MadeDelivery]]) -> None:
+        """Note by shard and endpoint what was delivered, the newest last. The last `MADE_MAX` are kept."""
 
     async def read(
         self, read: Mapping[int, Settled], count: int, block_ms: int

@@ -15,6 +15,9 @@ import msgspec
 TEST_EVENT = "webhook.test"
 # What became of a delivery that is kept: it is tried again, or it has failed for good.
 DeliveryState = Literal["waiting", "failed"]
+# So many deliveries that were made are listed of each endpoint, and for so long after the last one, seconds.
+MADE_MAX = 100
+MADE_KEPT_S = 7 * 86_400
 
 
 class WebhookEvent(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
@@ -110,6 +113,22 @@ class Delivery(msgspec.Struct, kw_only=True, eq=False):
     part: ReadPart | None = None
 
 
+class MadeDelivery(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=False):
+    """A delivery that an endpoint took, as it lies in Redis (`webhooks:{s}:made:ENDPOINT`)."""
+
+    event_id: str
+    type: str
+    url: str
+    # When the event happened, and when the endpoint answered, microseconds since 1970.
+    event_at_us: int
+    at_us: int
+    # The HTTP status of the answer, and how long it took.
+    status: int
+    duration_ms: float
+    # Together with the one that succeeded.
+    attempts: int
+
+
 class ReadPart:
     """What one read brought of one shard: the position behind it, and how much of it is not settled yet."""
 
@@ -134,6 +153,22 @@ class ShownEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     previous_secret_until: datetime | None
     # The types of the events that it is told of; null: all.
     events: tuple[str, ...] | None = None
+
+
+class ShownMadeDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery that was made, as its organisation sees it."""
+
+    event_id: str
+    type: str
+    url: str
+    # When the event happened, and when the endpoint answered.
+    event_at: datetime
+    delivered_at: datetime
+    # The HTTP status of the answer, and how long it took.
+    status: int
+    duration_ms: float
+    # Together with the one that succeeded.
+    attempts: int
 
 
 class ShownDelivery(msgspec.Struct, frozen=True, kw_only=True):

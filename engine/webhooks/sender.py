@@ -34,6 +34,7 @@ from engine.records import VerdictKind
 from engine.webhooks import signing
 from engine.webhooks.endpoint_table import EndpointTable
 from engine.webhooks.keeper import Keeper, settle
+from engine.webhooks.made import MadeDeliveries
 from engine.webhooks.ports import Poster
 from engine.webhooks.records import Delivery
 from engine.webhooks.schedule import Verdict, has_failed, pause_s, verdict_of
@@ -66,6 +67,7 @@ class Sender:
         poster: Poster,
         table: EndpointTable,
         keeper: Keeper,
+        made: MadeDeliveries,
         *,
         connections: int,
         now_us: Callable[[], int],
@@ -77,6 +79,7 @@ class Sender:
         self._poster = poster
         self._table = table
         self._keeper = keeper
+        self._made = made
         self._now_us = now_us
         self._clock_s = clock_s
         self._rng = rng
@@ -192,6 +195,7 @@ class Sender:
         delivery.status, delivery.reason = status, reason
         if verdict == "delivered":
             self.counts.delivered += 1
+            self._made.note(delivery, now_s - began_s)
             if delivery.row_id:
                 self._keeper.forget(delivery.row_id)
             settle(delivery)

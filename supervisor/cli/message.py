@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -82,6 +83,10 @@ class _CanceledBatch(msgspec.Struct, frozen=True, kw_only=True):
     canceled: int
     units: int
     not_canceled: dict[str, int]
+
+
+class _CanceledCampaign(_CanceledBatch, frozen=True, kw_only=True):
+    next: str | None
 
 
 @app.command("show")
@@ -258,10 +263,7 @@ def batch(
     if engine.print_json(found):
         return
     if cancel_all:
-        canceled = msgspec.convert(found, _CanceledBatch)
-        print(f"{canceled.canceled} canceled, {canceled.units} units released")
-        for code, count in canceled.not_canceled.items():
-            print(f"{count} not canceled: {code}")
+        _print_canceled(msgspec.convert(found, _CanceledBatch))
         return
     print(f"{found['messages']} messages" + (", none is going to be sent any more" if found["over"] else ""))
     for status, count in found["statuses"].items():
@@ -271,7 +273,16 @@ def batch(
 @app.command("cancel")
 @options.customer_options
 def cancel(
-    message_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of messages.")],
+    message_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID...]", help="Ids of messages.")
+    ] = None,
+    campaign: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="All messages whose reference is this, or begins with it and one of - _ / : . or a blank.",
+        ),
+    ] = "",
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -279,18 +290,48 @@ def cancel(
 
     Exit code 1 if any could not be canceled.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
     [cyan]smsengine message cancel 01a202a3-c111-7fd3-92d4-9ad3082ddfbb[/cyan]
+    [cyan]smsengine message cancel --campaign spring[/cyan]
     """
+    if bool(message_ids) == bool(campaign):
+        raise typer.BadParameter("Give ids of messages, or a --campaign.")
     client, failed = engine.whereabouts.customer(), False
     try:
-        for message_id in message_ids:
+        if campaign:
+            failed = not _cancel_campaign(client, campaign, engine)
+        for message_id in message_ids or ():
             failed = not _cancel(client, message_id, engine) or failed
     finally:
         client.close()
     if failed:
         raise typer.Exit(1)
+
+
+def _cancel_campaign(client: Client, campaign: str, engine: options.EngineOptions) -> bool:
+    """Cancel all messages of a campaign; whether no worker had any of them. Raises Unavailable, Refusal."""
+    total, cursor = _CanceledBatch(canceled=0, units=0, not_canceled={}), None
+    while True:
+        found = client.post(f"{_PATH}/cancel", {"campaign": campaign, "cursor": cursor}, _CanceledCampaign)
+        counts = Counter(total.not_canceled) + Counter(found.not_canceled)
+        total = _CanceledBatch(
+            canceled=total.canceled + found.canceled,
+            units=total.units + found.units,
+            not_canceled=dict(counts),
+        )
+        cursor = found.next
+        if cursor is None:
+            break
+    if not engine.print_json({"campaign": campaign, **msgspec.to_builtins(total)}):
+        _print_canceled(total)
+    return not total.not_canceled
+
+
+def _print_canceled(of: _CanceledBatch) -> None:
+    print(f"{of.canceled} canceled, {of.units} units released")
+    for code, count in of.not_canceled.items():
+        print(f"{count} not canceled: {code}")
 
 
 def _cancel(client: Client, message_id: str, engine: options.EngineOptions) -> bool:

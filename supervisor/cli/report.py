@@ -56,6 +56,10 @@ _Organisation = Annotated[int, typer.Option(metavar="ID", min=0, help="Only thos
 _Queue = Annotated[str, typer.Option(metavar="QUEUE", help="Only those of this queue.")]
 _Provider = Annotated[str, typer.Option(metavar="NAME", help="Only those that ended with this provider.")]
 _Country = Annotated[str, typer.Option(metavar="CODE", help="Only those to this country: DE.")]
+_Campaign = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Only those whose reference is this, or begins with it and a mark."),
+]
 _Order = Annotated[
     str,
     typer.Option(
@@ -77,6 +81,7 @@ def report(
     queue: _Queue = "",
     provider: _Provider = "",
     country: _Country = "",
+    campaign: _Campaign = "",
     order: _Order = "time",
     messages_min: _MessagesMin = 0,
     limit: _Limit = 1000,
@@ -96,14 +101,15 @@ def report(
     [cyan]smsengine report --by day,provider --since 30d --time-zone Europe/Berlin[/cyan]
     [cyan]smsengine report --by provider --order failure --messages-min 100 --limit 10[/cyan]
     [cyan]smsengine report --by organisation --since 7d --csv > week.csv[/cyan]
+    [cyan]smsengine report --by status --organisation 7 --campaign spring --since 31d[/cyan]
     """
     step_s = _MINUTE_S if "minute" in by.split(",") else _QUARTER_S
     wanted: dict[str, object] = {
         "from_time": whole(time_of(since, "--since", "ago"), step_s, up=False),
         "until_time": whole(time_of(until, "--until", "ago"), step_s, up=True),
         "group_by": by, "time_zone": time_zone, "organisation": organisation or "", "queue": queue,
-        "provider": provider, "country": country, "order": order, "messages_min": messages_min,
-        "limit": limit,
+        "provider": provider, "country": country, "campaign": campaign, "order": order,
+        "messages_min": messages_min, "limit": limit,
     }  # fmt: skip
     found = engine.admin(_ANSWER_S).get(f"{_PATH}?{urlencode(wanted)}", Report)
     if as_csv:

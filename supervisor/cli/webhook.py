@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 import typer
@@ -66,6 +67,21 @@ class _Delivery(msgspec.Struct, frozen=True, kw_only=True):
 class _Deliveries(msgspec.Struct, frozen=True, kw_only=True):
     webhook_deliveries: list[_Delivery]
     next: int | None = None
+
+
+class _Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    event_id: str
+    type: str
+    url: str
+    event_at: str
+    delivered_at: str
+    status: int
+    duration_ms: float
+    attempts: int
+
+
+class _AllDelivered(msgspec.Struct, frozen=True, kw_only=True):
+    webhook_deliveries: list[_Delivered]
 
 
 class _Test(msgspec.Struct, frozen=True, kw_only=True):
@@ -215,6 +231,47 @@ def failed(
         return
     columns = ("id", "type", "url", "event at", "attempts", "last answer", "next" if waiting else "failed at")
     console.print(show.table(columns, map(_row, found), frozenset({0, 4})))
+
+
+@app.command()
+@options.admin_options
+def delivered(
+    organisation: _Organisation,
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="Its id, or `callbacks` for what went to callback URLs.")
+    ],
+    *,
+    engine: options.EngineOptions,
+) -> None:
+    """List the last 100 deliveries that an endpoint took, newest first; with --json one object a line.
+
+    [bold]Example[/bold]
+
+    [cyan]smsengine webhook delivered 7 12[/cyan]
+    """
+    path = f"{_of(organisation)}/webhook-endpoints/{quote(endpoint, safe='')}/deliveries"
+    found = engine.admin().get(path, _AllDelivered).webhook_deliveries
+    for delivery in found:
+        engine.print_json(delivery)
+    if engine.as_json:
+        return
+    console = Console(highlight=False)
+    if not found:
+        console.print("The endpoint has taken no delivery lately.")
+        return
+    rows = [
+        (
+            _moment(d.delivered_at),
+            d.event_id,
+            d.type,
+            str(d.status),
+            f"{d.duration_ms:.1f} ms",
+            str(d.attempts),
+        )
+        for d in found
+    ]
+    columns = ("delivered at", "event", "type", "answer", "after", "attempts")
+    console.print(show.table(columns, rows, frozenset({4, 5})))
 
 
 @app.command()

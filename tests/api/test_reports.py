@@ -102,6 +102,9 @@ async def test_the_operator_sees_all_and_the_worst_first(reporting: Api, source:
         ("from_time=2026-10-30T00:00:00Z&group_by=minute", "by minute must not be longer than a day."),
         ("from_time=2026-09-30T00:00:00Z&group_by=reference", "must not be longer than 31 days."),
         ("group_by=reference,country", "A report by reference must not be by country too."),
+        ("campaign=spring&country=DE", "A report of a campaign must not be by country too."),
+        ("campaign=spring&from_time=2026-09-30T00:00:00Z", "a campaign must not be longer than 31 days."),
+        ("campaign=%00", "`campaign` must not contain U+0000."),
         ("queue=slow", "`queue` must be"),
         ("provider=%00", "`provider` must not contain U+0000."),
         ("order=worst", "`order` must be time or messages or failure or latency."),
@@ -118,6 +121,14 @@ async def test_what_is_no_report_is_refused_in_a_sentence(reporting: Api, query:
 async def test_a_report_by_reference_of_all_organisations_is_refused(reporting: Api) -> None:
     status, problem = await reporting.admin("GET", "/reports/summary?group_by=reference")
     assert (status, problem["field"]) == (422, "organisation")
+
+
+async def test_a_report_of_a_campaign_is_of_the_last_31_days_if_it_does_not_say(
+    reporting: Api, source: Source
+) -> None:
+    assert (await reporting.ask("GET", "/v1/reports/summary?campaign=spring"))[0] == 200
+    asked = source.asked[-1]
+    assert (asked.campaign, asked.until_s - asked.from_s) == ("spring", 31 * DAY_S)
 
 
 async def test_one_report_of_an_organisation_at_a_time_and_others_are_not_kept_waiting_by_it(

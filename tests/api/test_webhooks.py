@@ -11,7 +11,7 @@ import pytest
 from engine.api.webhook_ports import WebhookServices
 from engine.organisations import NewOrganisation
 from engine.stores.postgres.directory import Directory
-from engine.webhooks.records import WebhookEvent
+from engine.webhooks.records import MadeDelivery, WebhookEvent
 from tests.api.world import Api, services_with, serving
 
 _numbers = itertools.count(1)
@@ -109,6 +109,14 @@ class Queue:
     async def put(self, shard: int, events: Any) -> None:
         self.events += events
 
+    async def made(self, shard: int, endpoint_id: int) -> list[MadeDelivery]:
+        return [
+            MadeDelivery(
+                event_id="evt_1", type="message.sent", url="https://a.example/", event_at_us=10**15,
+                at_us=10**15 + 10**6, status=204, duration_ms=2.5, attempts=endpoint_id,
+            )
+        ]  # fmt: skip
+
 
 async def test_a_test_event_goes_to_the_endpoint_that_is_named(
     directory: Directory, acme: NewOrganisation
@@ -122,5 +130,16 @@ async def test_a_test_event_goes_to_the_endpoint_that_is_named(
         status, _, answer = await api.ask("POST", f"{ENDPOINTS}/{endpoint['id']}/test")
         assert status == 202
         assert (await api.ask("POST", f"{ENDPOINTS}/999999/test"))[0] == 404
+        # What an endpoint took is listed, and nobody else's.
+        status, _, listed = await api.ask("GET", f"{ENDPOINTS}/{endpoint['id']}/deliveries")
+        assert (status, listed) == (200, {"webhook_deliveries": [
+            {"event_id": "evt_1", "type": "message.sent", "url": "https://a.example/",
+             "event_at": "2001-09-09T01:46:40Z", "delivered_at": "2001-09-09T01:46:41Z", "status": 204,
+             "duration_ms": 2.5, "attempts": endpoint["id"]}]})  # fmt: skip
+        await api.ask("POST", f"{ENDPOINTS}/callbacks/rotate", {})
+        status, _, listed = await api.ask("GET", f"{ENDPOINTS}/callbacks/deliveries")
+        assert (status, listed["webhook_deliveries"][0]["attempts"] != endpoint["id"]) == (200, True)
+        for nobody in ("999999", "x", "0"):
+            assert (await api.ask("GET", f"{ENDPOINTS}/{nobody}/deliveries"))[0] == 404
     [event] = queue.events
     assert (event.id, event.type, event.endpoint_id) == (answer["event_id"], "webhook.test", endpoint["id"])

@@ -4,6 +4,8 @@ every answer held to them. `make schemathesis` runs it with hundreds of requests
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,7 +15,7 @@ from pathlib import Path
 from tests.openapi.documented import Documented
 from tests.system.conftest import start_engine
 
-CONFIGURATION = Path(__file__).with_name("schemathesis.toml")
+CONFIGURATION, CHECKS = (Path(__file__).with_name(name) for name in ("schemathesis.toml", "checks.py"))
 # With the first two an engine takes no messages any more, and says so with 503. With the others a key makes
 # an end of itself; the same calls of operators are tried.
 LEFT_OUT = ("drain_node", "drain_queue", "revoke_own_key", "rotate_own_key", "change_own_key")
@@ -32,23 +34,30 @@ def run(
     ]
     done = subprocess.run(
         [str(word) for word in argv], capture_output=True, text=True, check=False,
-        cwd=documented.engine.data_dir,
+        cwd=documented.engine.data_dir, env=os.environ | {"SCHEMATHESIS_HOOKS": str(CHECKS)},
     )  # fmt: skip
     return done.returncode, done.stdout + done.stderr
 
 
 def main() -> int:
-    """Try both addresses of an engine of its own."""
+    """Try both addresses of an engine of its own, or one."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=200, help="requests for each call and phase")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=("organisations", "operators"), help="whose calls")
     asked = parser.parse_args()
+    # Who ends it ends its engine too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory() as folder:
         engine = start_engine(Path(folder) / "data")
         try:
             documented = Documented.of(engine)
             codes, of = [], documented.organisation()
-            for url, key in ((engine.url, of.api_key), (engine.admin_url, engine.admin_key)):
+            sides = {
+                "organisations": (engine.url, of.api_key),
+                "operators": (engine.admin_url, engine.admin_key),
+            }
+            for url, key in [sides[asked.only]] if asked.only else sides.values():
                 phases = ("examples", "coverage", "fuzzing", "stateful")
                 code, text = run(documented, url, key, asked.examples, phases, asked.seed)
                 sys.stdout.write(text)

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import msgspec
 
+from engine.activity.records import CampaignPlace
 from engine.bundle_format import payloads_of, records_of
 from engine.redis_keys import GROUP
-from engine.stores.redis.cancels import IdRange, cancel
+from engine.stores.redis.cancels import IdRange, cancel, cancel_campaign
 from tests.simulation.line import Line, LineFunctions
 from tests.simulation.redis_store import format_id
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder().decode
+# References of messages, and campaigns: some are one another's beginning.
+CAMPAIGNS = ("spring", "spring-1", "sp")
 
 
 class Wanted:
     """What a call is to cancel, and what it has."""
 
-    def __init__(self, organisation: int, first: str, last: str) -> None:
+    def __init__(self, organisation: int, first: str, last: str, campaign: str | None = None) -> None:
+        """`campaign`: None for the messages with ids from `first` to `last`."""
         self.organisation = organisation
-        self.first, self.last = first, last
+        self.first, self.last, self.campaign = first, last, campaign
         self.canceled: list[Any] = []
         self.before: list[bytes] = []
 
     def read(self, payload: bytes) -> Any:
         message = _unpack(payload)
+        if self.campaign is not None:
+            name, mark = message[11][: len(self.campaign)], message[11][len(self.campaign) :][:1]
+            is_of = name == self.campaign and mark in "-_/:. " and message[1] == self.organisation
+            return message if is_of else None
         if self.first <= message[0] <= self.last and message[1] == self.organisation:
             return message
         return None
@@ -56,12 +65,42 @@ class Canceling(LineFunctions):
         self.cancel_due(keys[4], [p for p in self.store.zrange(keys[4]) if due[p] in times], wanted)
         self.cancel_due(keys[4], self.store.zrange(keys[4])[place : place + places], wanted)
         in_hand = self.cancel_ready(line, wanted)
-        name = b"%d" % organisation
-        waits = name in self.store.lists(line.wait)
-        for item in list(self.store.lists(line.wait).get(name, [])):
-            if wanted.take(item[1]):
-                self.store.list_take(line.wait, name, item)
-                self.taken(line, name)
+        waits = self.cancel_listed(line, organisation, wanted)
+        ids, rows = self.recorded(queue, now_us, wanted)
+        return line, wanted, [ids, in_hand, wanted.before, *([1, 1, 1, 1] if waits else [0, 0, 0, 0])], rows
+
+    def canceled_of_campaign(self, keys: Any, args: Any) -> tuple[Line, Wanted, list[Any], list[bytes]]:
+        """The same for what of a campaign waits in one place. Of a list it looks at all chunks, as one."""
+        queue, organisation, campaign, now_us, bundle_max, where, count, *place = args
+        line = self.line(self.store, keys[:4], bundle_max)
+        wanted, in_hand, following = Wanted(organisation, "", "", campaign), [], []
+        if where == "due":
+            before = self.before(keys[4], *place)
+            page = before[-count:]
+            if len(before) > count:
+                score = self.store.db[keys[4]][page[0]]
+                following = [b"%d" % score, *_place_of(page[0])]
+            self.cancel_due(keys[4], page, wanted)
+        elif where == "list":
+            self.cancel_listed(line, organisation, wanted)
+        else:
+            in_hand = self.cancel_ready(line, wanted)
+        ids, rows = self.recorded(queue, now_us, wanted)
+        units = sum(message[7] for message in wanted.canceled)
+        return line, wanted, [ids, units, in_hand, wanted.before, following], rows
+
+    def before(self, key: bytes, at_us: Any, number: Any, message_id: str) -> list[bytes]:
+        """The members of the due set before a place."""
+        due, at, place = self.store.db.get(key, {}), float(at_us), (int(number), message_id)
+        return [
+            p
+            for p in self.store.zrange(key)
+            if due[p] < at
+            or (due[p] == at and message_id and (int(_place_of(p)[0]), _place_of(p)[1].decode()) < place)
+        ]
+
+    def recorded(self, queue: str, now_us: int, wanted: Wanted) -> tuple[list[bytes], list[bytes]]:
+        """The ids of what was canceled, and the rows of the activity."""
         ids = [message[0].encode() for message in wanted.canceled]
         rows = [
             _pack(
@@ -70,7 +109,17 @@ class Canceling(LineFunctions):
             )
             for m in wanted.canceled
         ]  # fmt: skip
-        return line, wanted, [ids, in_hand, wanted.before, *([1, 1, 1, 1] if waits else [0, 0, 0, 0])], rows
+        return ids, rows
+
+    def cancel_listed(self, line: Line, organisation: int, wanted: Wanted) -> bool:
+        """Cancel messages of an organisation's list; whether there is one."""
+        name = b"%d" % organisation
+        waits = name in self.store.lists(line.wait)
+        for item in list(self.store.lists(line.wait).get(name, [])):
+            if wanted.take(item[1]):
+                self.store.list_take(line.wait, name, item)
+                self.taken(line, name)
+        return waits
 
     def cancel_due(self, key: bytes, payloads: list[bytes], wanted: Wanted) -> None:
         for payload in payloads:
@@ -135,6 +184,14 @@ class Canceling(LineFunctions):
         return {m: of for of, m in records_of(payload, 12)}.get(message, segments)
 
 
+def _place_of(payload: bytes) -> tuple[bytes, bytes]:
+    """(number, id) of a payload, as `id_in` of queue.lua has them."""
+    message_id = _unpack(payload)[0].encode()
+    begin = payload.index(message_id)
+    head = payload[:begin] + bytes(5 - begin)
+    return b"%d" % int.from_bytes(head, "big"), message_id
+
+
 def drawn(rng: Random, messages: int) -> tuple[Any, ...]:
     """(organisation, first and last number of a message, places of the due set) of one call."""
     first = max(1, messages - rng.randrange(80))
@@ -150,3 +207,28 @@ def command(shard: int, organisation_id: int, first: int, last: int, places: int
 def found(reply: Any) -> list[str]:
     """What a call has come upon."""
     return [what for what, ids in zip(("canceled", "in hand", "given before"), reply, strict=False) if ids]
+
+
+def drawn_campaign(rng: Random, messages: int) -> tuple[Any, ...]:
+    """(organisation, campaign, where, which place of the due set) of one call."""
+    where, head = rng.choice(("due", "due", "list", "ready")), str(int.from_bytes(b"\x9f\xa8\0\0\0", "big"))
+    before = f"m{max(1, messages - rng.randrange(80)):07}"
+    at = rng.choice((("+inf", "0", ""), ("150", "0", ""), ("100", head, before), ("200", head, before)))
+    return rng.choice((1, 2, 300, 70_000)), rng.choice(CAMPAIGNS), where, at
+
+
+def campaign_command(
+    shard: int, organisation_id: int, campaign: str, where: Any, at: tuple[str, str, str]
+) -> Any:
+    """The call as the engine's own adapter writes it, with all chunks of the list at once, and a few messages
+    of the due set."""
+    place = {"due": at, "list": (str(10**15),), "ready": ()}[where]
+    command = cancel_campaign(
+        shard, organisation_id, campaign, CampaignPlace(queue="normal", where=where, at=place), 150
+    )
+    count = {"due": 4, "list": 1 << 20, "ready": 0}[where]
+    return *command[: len(command) - len(place) - 1], count, *place
+
+
+# By what the call is.
+COMMANDS: dict[str, Callable[..., Any]] = {"cancel": command, "cancel_campaign": campaign_command}

@@ -15,7 +15,7 @@ from engine.bundle_format import payloads_of
 from engine.redis_keys import GROUP
 from engine.stores.redis.queue import MARK
 from engine.stores.redis.wire import ReplyError
-from tests.simulation.canceling import Canceling
+from tests.simulation.canceling import Canceling, Wanted
 from tests.simulation.line import Line, LineFunctions
 from tests.simulation.ready import note_of
 from tests.simulation.redis_notes import Notes
@@ -392,7 +392,14 @@ class Cancels(Closing, Canceling):
     """What is taken back."""
 
     def cancel(self, keys: Any, args: Any) -> list[Any]:
-        line, wanted, reply, rows = self.canceled(keys, args)
+        return self._record_canceled(keys, *self.canceled(keys, args))
+
+    def cancel_campaign(self, keys: Any, args: Any) -> list[Any]:
+        return self._record_canceled(keys, *self.canceled_of_campaign(keys, args))
+
+    def _record_canceled(
+        self, keys: Any, line: Line, wanted: Wanted, reply: list[Any], rows: list[bytes]
+    ) -> list[Any]:
         if wanted.canceled:
             units = sum(message[7] for message in wanted.canceled)
             self.store.xadd(keys[5], [b"b", _array_of(rows, len(rows))])

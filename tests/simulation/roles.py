@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from engine.activity.records import CampaignPlace
 from engine.boot.ingest import assemble_ingest
 from engine.boot.ledger import assemble_ledger
 from engine.boot.worker import assemble_worker
@@ -23,7 +24,7 @@ from engine.delivery.settlement import DELIVERIES_MAX
 from engine.errors import Refusal, Unavailable
 from engine.intake.pricing import PriceTable
 from engine.providers.settings import SimulatedSettings
-from engine.records import Entry, Message, Verdict
+from engine.records import QUEUES, Entry, Message, Verdict
 from engine.redis_keys import due_key
 from engine.routing.ports import SlotRequest, Slots
 from engine.routing.throughput import UNANSWERED_S
@@ -262,6 +263,9 @@ async def canceler(world: World, role: Role) -> None:
         if not known or world.calm:
             continue
         first = rng.choice(known)
+        if rng.random() < 0.3:
+            await _cancel_campaign(world, cancels, first)
+            continue
         last = f"{first[:24]}{int(first[24:], 16) + rng.choice((0, 0, 3, 20)):012x}"
         organisation_id = truth.messages[first].organisation_id
         due = store.db.get(due_key(shard_of(organisation_id, world.settings.shards), "normal"), {})
@@ -276,6 +280,21 @@ async def canceler(world: World, role: Role) -> None:
         for kind in ("canceled", "in_hand", "given_before"):
             world.cancels[kind] += len(getattr(found, kind))
         world.cancels["none"] += not len(found)
+
+
+async def _cancel_campaign(world: World, cancels: RedisCancels, message_id: str) -> None:
+    """Cancel what waits of the campaign of a message: all messages of one attempt to send."""
+    known = world.truth.messages[message_id]
+    place: CampaignPlace | None = CampaignPlace(queue=QUEUES[0])
+    while place is not None:
+        try:
+            step = await cancels.cancel_campaign(known.organisation_id, known.attempt, place)
+        except Unavailable:
+            await asyncio.sleep(0.2)
+            return
+        for kind in ("canceled", "in_hand", "given_before"):
+            world.cancels[kind] += len(getattr(step.found, kind))
+        place = step.next
 
 
 ROLES: dict[str, Callable[[World, Role], Coroutine[Any, Any, None]]] = {

@@ -73,6 +73,7 @@ class Sequence:
         self.letters = Random(7)  # for what is done about dead letters
         self.questions = Random(8)  # for what is asked about all shards at once
         self.cancels = Random(9)  # for what is taken back
+        self.campaigns = Random(10)  # for the campaigns of messages, and what is taken back of them
         self.sequences = dict.fromkeys(_HOLDERS, 0)
         self.messages = 0
         self.announced = 0
@@ -89,6 +90,8 @@ class Sequence:
             return sweeping.drawn(self.questions)
         if self.cancels.random() < 0.1:
             return "cancel", *canceling.drawn(self.cancels, self.messages)
+        if self.campaigns.random() < 0.06:
+            return "cancel_campaign", *canceling.drawn_campaign(self.campaigns, self.messages)
         name = rng.choice(_HOLDERS)
         what = rng.choices(
             ("register", "fence", "beat", "overdue", "admit", "read", "settle", "promote", "take_over",
@@ -175,6 +178,7 @@ class Sequence:
             encoding="GSM-7", segments=self.rng.choice((1, 1, 2, 7)),
             units=self.rng.randrange(1, 9), accepted_at_us=1,
             expires_at_us=self.rng.choice((2, 1 << 60, 1 << 60)),
+            reference=self.campaigns.choice(canceling.CAMPAIGNS),
         )  # fmt: skip
         queue = self.rng.choice(("express", "normal", "normal"))
         return Addressed(queue=queue, message=message, due_at_us=self.rng.choice((0, 0, 100, 200)))
@@ -231,8 +235,8 @@ class Side:
             return wire.promote("normal", _SHARD, *given)
         if what in sweeping.QUESTIONS:
             return sweeping.command(_SHARD, what, *given)
-        if what == "cancel":
-            return canceling.command(_SHARD, *given)
+        if what in canceling.COMMANDS:
+            return canceling.COMMANDS[what](_SHARD, *given)
         if what in ("dead", "replay", "drop"):
             return letters.command(_SHARD, what, self.dead, *given)
         if what == "settle_unread":
@@ -446,6 +450,7 @@ async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, 
         simulated.remember(what, given, ours)
         behind.update([what] if what in ("replay", "drop") and theirs else [])
         behind.update(canceling.found(theirs) if what == "cancel" else [])
+        behind.update([given[2]] if what == "cancel_campaign" and theirs[0] else [])
         if what == "register" and given[0] in _HOLDERS:
             sequence.sequences[given[0]] = 0
         if what == "admit" and theirs[0] == b"applied":
@@ -464,7 +469,7 @@ async def test_the_simulated_redis_answers_as_the_real_one(database: RedisLink, 
     assert max(entry.bundle for entry in real.entries) > 1
     assert behind >= {"lists", "ahead", "open", "parked", "parts"}
     assert behind & {"replay", "drop"}
-    assert behind & {"canceled", "in hand"}
+    assert behind & {"canceled", "in hand", "due", "list", "ready"}
 
 
 class Books:

@@ -210,6 +210,35 @@ def test_a_batch_is_all_or_nothing_tells_how_far_it_is_and_is_canceled(
     assert len(shown.stdout.splitlines()) == 20
 
 
+def test_a_campaign_of_several_requests_is_canceled_as_a_whole_and_shown_at_one_address(
+    engine: Engine, customer: Caller
+) -> None:
+    later = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).isoformat()
+    for queue in ("normal", "express"):
+        some = [sms(queue=queue, send_at=later, reference=f"spring/{n}") for n in range(20)]
+        assert customer.call("POST", "/v1/messages/batch", {"messages": some})[0] == 202
+    _, other = customer.call("POST", "/v1/messages", sms(send_at=later, reference="springtime"))
+    report = "/v1/reports/summary?campaign=spring&group_by=status"
+
+    def statuses() -> dict[str, int]:
+        return {row["status"]: row["messages"] for row in customer.call("GET", report)[1]["rows"]}
+
+    status, canceled = customer.call("POST", "/v1/messages/cancel", {"campaign": "spring/1"})
+    assert (status, canceled["canceled"], canceled["next"]) == (200, 2, None)
+    shown = engine.run("message", "cancel", "--campaign", "spring", "--api-key", customer.key)
+    assert shown.stdout == "38 canceled, 38 units released\n"
+    eventually(lambda: statuses() == {"canceled": 40})
+    assert view(customer, other["id"])["status"] == "scheduled"
+    # It is nobody else's.
+    status, canceled = Caller(engine.url, engine.api_key).call(
+        "POST", "/v1/messages/cancel", {"campaign": "springtime"}
+    )
+    assert (status, canceled["canceled"]) == (200, 0)
+    for body, field in (({}, "campaign"), ({"campaign": "a", "cursor": "b"}, "cursor")):
+        status, problem = customer.call("POST", "/v1/messages/cancel", body)
+        assert (status, problem["field"]) == (422, field)
+
+
 def test_what_was_sent_cannot_be_canceled(engine: Engine, customer: Caller) -> None:
     _, accepted = customer.call("POST", "/v1/messages", sms())
     eventually(lambda: view(customer, accepted["id"])["status"] == "sent")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from standardwebhooks.webhooks import Webhook
 
 from engine.shards import shard_of
@@ -106,7 +107,7 @@ async def test_what_fails_is_tried_again_with_its_id_and_kept_meanwhile(
     world: WebhookWorld, receiver: Receiver
 ) -> None:
     organisation = await world.organisation()
-    await world.book.create(organisation, receiver.url())
+    endpoint = (await world.book.create(organisation, receiver.url())).endpoint
     answers = [answer(500), answer(429), answer(302, b"Location: http://127.0.0.1/\r\n"), OK]
 
     async def in_turn(told: Told, writer: asyncio.StreamWriter) -> bytes:
@@ -133,6 +134,8 @@ async def test_what_fails_is_tried_again_with_its_id_and_kept_meanwhile(
         await nothing_kept(world, organisation)
     assert len(set(receiver.ids)) == 1
     assert len({told.body for told in receiver.told}) == 1
+    [taken] = await world.streams.made(shard_of(organisation, SHARDS), endpoint.id)
+    assert (taken.event_id, taken.attempts) == (receiver.ids[0], 4)
 
 
 async def test_a_refusal_ends_a_delivery_until_it_is_replayed(
@@ -158,6 +161,27 @@ async def test_a_refusal_ends_a_delivery_until_it_is_replayed(
         await count(receiver, 6)
         await nothing_kept(world, organisation)
     assert len(set(receiver.ids)) == 3
+
+
+async def test_what_an_endpoint_took_is_listed_the_last_of_it(
+    world: WebhookWorld, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.stores.redis.webhook_stream.MADE_MAX", 3)
+    organisation = await world.organisation()
+    endpoint = (await world.book.create(organisation, receiver.url())).endpoint
+    shard = shard_of(organisation, SHARDS)
+    for number in (1, 2):
+        async with world.notifying():
+            await world.happen(*(world.row(organisation, "sent") for _ in range(2)))
+            await count(receiver, 2 * number)
+            await until(world.settled)
+        # One that ends has written what it noted.
+        made = await world.streams.made(shard, endpoint.id)
+        assert {m.event_id for m in made[:2]} == set(receiver.ids[-2:])
+    assert (len(made), len({m.event_id for m in made})) == (3, 3)
+    assert {(m.type, m.url, m.status, m.attempts) for m in made} == {("message.sent", receiver.url(), 200, 1)}
+    assert all(m.duration_ms > 0 and m.at_us >= m.event_at_us for m in made)
+    assert await world.streams.made(shard, endpoint.id + 1) == []
 
 
 async def test_rows_that_were_archived_unread_are_read_in_the_archive(

@@ -1,4 +1,5 @@
-"""Reports from the tables that the views of ClickHouse count into; by reference from the activity itself.
+"""Reports from the tables that the views of ClickHouse count into; by reference, and of a campaign, from the
+activity itself.
 
 Reads alone: every call may be repeated. A report has few threads, a bound on memory, on rows that it reads
 and on time, so that the reports of one organisation do not keep inserts and look-ups from the processors.
@@ -56,6 +57,11 @@ _EVENTS = _Source(
     "kind IN ('sent', 'delivered'))",
 )  # fmt: skip
 _AGAIN = "if(kind = 'retrying' AND provider_message_id != '', 'resent', toString(kind))"
+# As `wanted_in` in queue.lua has it.
+_IN_CAMPAIGN = (
+    "startsWith(reference, {campaign:String}) "
+    "AND match(substring(reference, length({campaign:String}) + 1, 1), '^([-_/:. ]|$)')"
+)
 _COLUMNS: dict[Group, str] = {
     "queue": "queue",
     "provider": "provider",
@@ -140,9 +146,9 @@ class ClickHouseReports(ClickHouseAdapter):
 
 def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:
     """The SQL of a report, and its parameters: a row for each group and event."""
-    source = _EVENTS if "reference" in query.group_by else _QUARTERS
-    if "minute" in query.group_by:
-        source = _MINUTES
+    source = _MINUTES if "minute" in query.group_by else _QUARTERS
+    if "reference" in query.group_by or query.campaign:
+        source = _EVENTS
     named = [name for name in query.group_by if name != "status"]
     groups = [
         f"toUnixTimestamp({_TIMES[name].format(time=source.time)})" if name in _TIMES else _COLUMNS[name]
@@ -163,6 +169,9 @@ def statement(query: ReportQuery) -> tuple[str, dict[str, Any]]:
         if value:
             where.append(f"{name} = {{{name}:String}}")
             parameters[name] = value
+    if query.campaign:
+        where.append(_IN_CAMPAIGN)
+        parameters["campaign"] = query.campaign
     if query.country:
         where.append("country IN {countries:Array(UInt16)}")
         parameters["countries"] = numbers_of(query.country)

@@ -15,15 +15,15 @@ sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from engine import bundle_format
 from engine import redis_keys as keys
-from engine.activity.records import Cancellation
+from engine.activity.records import CampaignPlace, CampaignStep, Cancellation
 from engine.errors import Unavailable
-from engine.records import Queue
+from engine.records import QUEUES, Queue
 from engine.shards import shard_of
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.lua_libraries import versioned
@@ -37,6 +37,12 @@ _TOGETHER, _TIMES = 4, 50
 # due: those that were put off, which come back within the time, microseconds.
 _PLACES, _PLACES_MAX = 500, 100_000
 _PUT_OFF_US = 601_000_000
+# Of a campaign: members of a due set and chunks of a list that one step looks at. A chunk has 4,000 octets
+# and one message more.
+_CAMPAIGN_COUNTS = {"due": 500, "list": 20, "ready": 0}
+# Behind all that is due, and the last chunk of a list.
+_BEGIN = {"due": ("+inf", "0", ""), "list": ("1000000000000000",), "ready": ()}
+_NEXT: dict[str, Literal["list", "ready"]] = {"due": "list", "list": "ready"}
 
 
 class IdRange(msgspec.Struct, frozen=True):
@@ -95,6 +101,18 @@ class RedisCancels:
             await self._step(found, range_, place=place, places=_PLACES)
         return found
 
+    async def cancel_campaign(
+        self, organisation_id: int, campaign: str, place: CampaignPlace
+    ) -> CampaignStep:
+        """See `CancelStore.cancel_campaign`."""
+        shard = shard_of(organisation_id, self._shards)
+        (reply,) = await self._all([cancel_campaign(shard, organisation_id, campaign, place, self._now_us())])
+        canceled, units, in_hand, before, at = reply
+        found = Cancellation(
+            {i.decode() for i in canceled}, {i.decode() for i in in_hand}, {i.decode() for i in before}
+        )
+        return CampaignStep(found=found, units=units, next=_following(place, tuple(a.decode() for a in at)))
+
     async def _step(
         self,
         found: Cancellation,
@@ -127,6 +145,36 @@ class RedisCancels:
         return replies
 
 
+def cancel_campaign(
+    shard: int, organisation_id: int, campaign: str, place: CampaignPlace, now_us: int
+) -> Command:
+    """Cancel what of a campaign waits at a place; reply: see `cancel_campaign` in queue.lua."""
+    touched = _touched(shard, place.queue)
+    return (
+        "FCALL", versioned("cancel_campaign"), len(touched), *touched,
+        place.queue, organisation_id, campaign, now_us, bundle_format.MESSAGES_MAX,
+        place.where, _CAMPAIGN_COUNTS[place.where], *(place.at or _BEGIN[place.where]),
+    )  # fmt: skip
+
+
+def _following(place: CampaignPlace, at: tuple[str, ...]) -> CampaignPlace | None:
+    """Where a walk goes on when a step at `place` answered `at`."""
+    if at:
+        return CampaignPlace(queue=place.queue, where=place.where, at=at)
+    if place.where in _NEXT:
+        return CampaignPlace(queue=place.queue, where=_NEXT[place.where])
+    later = QUEUES[QUEUES.index(place.queue) + 1 :]
+    return CampaignPlace(queue=later[0]) if later else None
+
+
+def _touched(shard: int, queue: Queue) -> tuple[bytes, ...]:
+    """The keys of `cancel` in queue.lua."""
+    return (
+        *keys.line_keys(shard, queue), keys.due_key(shard, queue), keys.activity_key(shard),
+        keys.usage_key(shard), keys.usage_head_key(shard), keys.held_key(shard), keys.held_by_key(shard),
+    )  # fmt: skip
+
+
 def cancel(
     shard: int,
     range_: IdRange,
@@ -141,10 +189,7 @@ def cancel(
     """Cancel what is found in one step; reply: see `cancel` in queue.lua. `chunk`: None for the likely
     one."""
     queue = range_.queue
-    touched = (
-        *keys.line_keys(shard, queue), keys.due_key(shard, queue), keys.activity_key(shard),
-        keys.usage_key(shard), keys.usage_head_key(shard), keys.held_key(shard), keys.held_by_key(shard),
-    )  # fmt: skip
+    touched = _touched(shard, queue)
     return (
         "FCALL", versioned("cancel"), len(touched), *touched,
         queue, range_.organisation_id, range_.first, range_.last, now_us, bundle_format.MESSAGES_MAX,

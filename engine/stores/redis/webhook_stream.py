@@ -8,11 +8,13 @@ webhooks:{s}          events that are no rows (`engine.webhooks.records.WebhookE
                       one field `b`, a MessagePack array of them
 webhooks:{s}:settled  how far both are settled: delivered, or kept in PostgreSQL
 webhooks:{s}:lock     the notifier that has the shard
+webhooks:{s}:made:E   the last deliveries that the endpoint E took
 webhooks:notifiers    the notifiers that live
 archiver:trimmed      from where on the archiver has left the activity streams
 
 Under failure: every call raises Unavailable and may be repeated. `settle` with the same positions changes
-nothing the second time; one by a process that has lost the shard changes nothing at all.
+nothing the second time; one by a process that has lost the shard changes nothing at all. `note_made` done
+twice lists the same deliveries twice.
 """
 
 from __future__ import annotations
@@ -29,19 +31,21 @@ from engine.redis_keys import (
     activity_key,
     webhook_events_key,
     webhook_lock_key,
+    webhook_made_key,
     webhook_positions_key,
 )
 from engine.stores.redis.link import Command, RedisLink
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 from engine.webhooks.ports import FoundEntry, Settled
-from engine.webhooks.records import WebhookEvent
+from engine.webhooks.records import MADE_KEPT_S, MADE_MAX, MadeDelivery, WebhookEvent
 
 # About so many entries wait in `webhooks:{s}` at most; with more, the oldest are dropped. They are few when a
 # notifier runs.
 EVENTS_MAX = 100_000
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack_made = msgspec.msgpack.Decoder(MadeDelivery).decode
 
 # own(lock, positions, activity; owner, ttl_ms) -> {settled activity, settled events} when the shard is the
 # owner's now, else nil. Of a shard that was never read the activity is read from its end on, and all events:
@@ -181,6 +185,23 @@ class RedisWebhookStreams:
     async def put(self, shard: int, events: Sequence[WebhookEvent]) -> None:
         """Put events on the stream of their shard, all or none."""
         await self._batch([add_events(shard, events)])
+
+    async def note_made(self, made: Mapping[tuple[int, int], Iterable[MadeDelivery]]) -> None:
+        """Note by shard and endpoint what was delivered, the newest last. The last `MADE_MAX` are kept."""
+        commands: list[Command] = []
+        for (shard, endpoint_id), deliveries in made.items():
+            key = webhook_made_key(shard, endpoint_id)
+            commands += [
+                ("LPUSH", key, *map(_pack, deliveries)),
+                ("LTRIM", key, 0, MADE_MAX - 1),
+                ("EXPIRE", key, MADE_KEPT_S),
+            ]
+        await self._batch(commands)
+
+    async def made(self, shard: int, endpoint_id: int) -> list[MadeDelivery]:
+        """The last deliveries that an endpoint took, the newest first."""
+        replies = await self._batch([("LRANGE", webhook_made_key(shard, endpoint_id), 0, MADE_MAX - 1)])
+        return [_unpack_made(found) for found in replies[0]]
 
     async def _trimmed(self, shards: Iterable[int]) -> dict[int, StreamId]:
         shards = list(shards)

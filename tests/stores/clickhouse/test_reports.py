@@ -217,6 +217,25 @@ async def test_each_kind_of_group_has_the_messages_it_should(reader: ClickHouseR
     assert Counter({(r.reference, r.status): r.messages for r in by_reference}) == expected(
         lambda view, row: (row.reference.split("-")[0].split(":")[0], status_of(view)), first
     )
+    by_minute = await report(reader, "minute", "reference", organisation_id=1)
+    assert sum(row.messages for row in by_minute) == len(first)
+
+
+@pytest.mark.parametrize("campaign", ["spring", "spring-1", "bill", "bil"])
+async def test_a_campaign_has_the_messages_whose_reference_is_its_name_or_begins_with_it_and_a_mark(
+    reader: ClickHouseReports, campaign: str
+) -> None:
+    own = [
+        rows
+        for rows in SENT
+        if rows[0].organisation_id == 1
+        and (rows[0].reference + "-").replace(":", "-").startswith(campaign + "-")
+    ]
+    rows = await report(reader, "status", organisation_id=1, campaign=campaign)
+    assert Counter({(r.status,): r.messages for r in rows}) == expected(
+        lambda view, _: (status_of(view),), own
+    )
+    assert bool(own) == (campaign != "bil")
 
 
 async def test_a_day_is_that_of_the_time_zone_also_when_its_clocks_change(reader: ClickHouseReports) -> None:

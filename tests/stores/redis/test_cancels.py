@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from engine import redis_keys as keys
+from engine.activity.campaigns import CanceledCampaign, cancel_campaign, place_of
 from engine.activity.row import row_of
 from engine.credit.flush import Flush
 from engine.ids import MessageIds
@@ -44,11 +45,13 @@ class Waiting:
         self._epoch = (await self.link.batch([wire.register("holder", SHARD)]))[0]
         await self.link.batch([wire.make_group("normal", SHARD)])
 
-    async def admit(self, count: int, *, due_at_us: int = 0, at_us: int | None = None) -> list[Message]:
+    async def admit(
+        self, count: int, *, due_at_us: int = 0, at_us: int | None = None, reference: str = ""
+    ) -> list[Message]:
         """Messages of two units each, accepted together."""
         at_us = (now_us() if at_us is None else at_us) // 1000 * 1000
         some = [
-            message(name, accepted_at_us=at_us, organisation_id=ORGANISATION)
+            message(name, accepted_at_us=at_us, organisation_id=ORGANISATION, reference=reference)
             for name in self.ids.make(at_us // 1000, count)
         ]
         await self.put(some, due_at_us)
@@ -72,6 +75,17 @@ class Waiting:
         return await self.cancels.cancel(
             "normal", ORGANISATION, first, last, len(some), near=first, due_at_us=due_at_us, far=far
         )
+
+    async def cancel_campaign(self, campaign: str, cursor: str = "") -> list[CanceledCampaign]:
+        """Each call of a walk until its end."""
+        calls = []
+        while True:
+            place = place_of(cursor)
+            assert place is not None
+            calls.append(await cancel_campaign(self.cancels, ORGANISATION, campaign, place))
+            if calls[-1].next is None:
+                return calls
+            cursor = calls[-1].next
 
     async def read(self, count: int = 1000) -> list[str]:
         """The ids of the messages that a worker is given."""
@@ -228,3 +242,66 @@ async def test_what_is_recorded_is_the_row_that_every_other_end_has(waiting: Wai
     assert row == expected
     assert row.at_us >= at_us
     assert len(msgspec.msgpack.decode(entries[-1][1][1])[0]) == len(ActivityRow.__struct_fields__)
+
+
+async def test_a_campaign_is_canceled_wherever_it_waits_and_nothing_else_is(
+    waiting: Waiting,
+) -> None:
+    at_us = now_us()
+    some, others = [], []
+    for due_at_us in (0, at_us + 3_600_000_000, at_us + 7_200_000_000):
+        for n in range(3):
+            some += await waiting.admit(40, due_at_us=due_at_us, reference=("spring", f"spring-{n}")[n % 2])
+            others += await waiting.admit(30, due_at_us=due_at_us, reference=("springs", "", "sprin")[n])
+    given = set(await waiting.read(1))
+    (call,) = await waiting.cancel_campaign("spring")
+    in_hand = given & {m.id for m in some}
+    assert call.canceled == len(some) - len(in_hand) > 300
+    assert call.units == 2 * call.canceled
+    assert call.not_canceled == ({"being_sent": len(in_hand)} if in_hand else {})
+    assert {i for _, i in await waiting.events()} == {m.id for m in some} - in_hand
+    assert await waiting.held() == 2 * (len(others) + len(in_hand))
+    assert set(await waiting.read_all()) | given == in_hand | {m.id for m in others[:90]}
+    assert await waiting.link.call("ZCARD", keys.due_key(SHARD, "normal")) == 180
+    # Again there is none.
+    (call,) = await waiting.cancel_campaign("spring")
+    assert (call.canceled, call.units) == (0, 0)
+
+
+async def test_a_campaign_that_is_due_at_one_instant_is_found_beside_others_that_come(
+    waiting: Waiting,
+) -> None:
+    due_at_us = now_us() + 3_600_000_000
+    some = [m for _ in range(3) for m in await waiting.admit(700, due_at_us=due_at_us, reference="spring")]
+    found, place = 0, place_of("")
+    while place is not None:
+        step = await waiting.cancels.cancel_campaign(ORGANISATION, "spring", place)
+        found, place = found + len(step.found.canceled), step.next
+        # In front of what is still to be looked at, and behind it.
+        await waiting.admit(9, due_at_us=due_at_us - 1)
+        await waiting.admit(9, due_at_us=due_at_us + 1)
+        await waiting.admit(9, due_at_us=due_at_us)
+    assert found == len(some)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("_CANCELED_MAX", 100), ("_CALL_S", 0.0)])
+async def test_a_call_cancels_so_many_or_takes_so_long_and_the_next_goes_on(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch, name: str, bound: float
+) -> None:
+    monkeypatch.setattr(f"engine.activity.campaigns.{name}", bound)
+    for _ in range(8):
+        await waiting.admit(400, reference="spring:x")
+    await waiting.admit(900, due_at_us=now_us() + 3_600_000_000, reference="spring")
+    calls = await waiting.cancel_campaign("spring")
+    assert len(calls) > 3
+    assert max(call.canceled for call in calls) < 1500
+    assert sum(call.canceled for call in calls) == 4100
+    assert await waiting.held() == 0
+    assert await waiting.read_all() == []
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "normal", "normal:due:1", "normal:due:+inf:0:", "slow:ready", "normal:list:-1"]
+)
+def test_a_cursor_that_is_no_next_is_none(cursor: str) -> None:
+    assert place_of(cursor) is None

@@ -1493,20 +1493,16 @@ local function id_in(payload)
   return id, number
 end
 
--- What is to be canceled: the messages of `organisation` whose ids are from `first` to `last`. `needle` is in
--- the payload of each of them.
-local function wanted_of(organisation, first, last)
-  local shared = 0
-  while shared < #first and string.byte(first, shared + 1) == string.byte(last, shared + 1) do
-    shared = shared + 1
-  end
-  local wanted = {needle = string.sub(first, 1, shared), first = first, last = last, canceled = {}, before = {}}
+-- What is to be canceled: the messages of `organisation` of which `is_wanted(payload)` is true, and then
+-- `is_meant(message)`. `needle` is in the payload of each of them.
+local function wanted_by(organisation, needle, is_wanted, is_meant)
+  local wanted = {needle = needle, canceled = {}, before = {}}
   -- The message in a payload, when it is wanted.
   function wanted.read(payload)
-    local id = id_in(payload)
-    if id < first or id > last then return end
+    if not is_wanted(payload) then return end
     local readable, message = pcall(cmsgpack.unpack, payload)
-    if readable and type(message) == 'table' and message[2] == organisation and tonumber(message[8]) then
+    if readable and type(message) == 'table' and message[2] == organisation and tonumber(message[8])
+        and is_meant(message) then
       return message
     end
   end
@@ -1521,6 +1517,32 @@ local function wanted_of(organisation, first, last)
     return is_new
   end
   return wanted
+end
+
+-- The messages of `organisation` whose ids are from `first` to `last`.
+local function wanted_of(organisation, first, last)
+  local shared = 0
+  while shared < #first and string.byte(first, shared + 1) == string.byte(last, shared + 1) do
+    shared = shared + 1
+  end
+  local function is_between(payload)
+    local id = id_in(payload)
+    return id >= first and id <= last
+  end
+  local wanted = wanted_by(organisation, string.sub(first, 1, shared), is_between, function() return true end)
+  wanted.first, wanted.last = first, last
+  return wanted
+end
+
+-- The messages of a campaign of `organisation`: their reference is its name, or begins with it and a mark between words.
+local function wanted_in(organisation, campaign)
+  return wanted_by(organisation, campaign, function(payload)
+    return string.find(payload, campaign, 1, true)
+  end, function(message)
+    local reference = type(message[12]) == 'string' and message[12] or ''
+    return reference == campaign
+      or string.sub(reference, 1, #campaign) == campaign and string.find(reference, '^[-_/:. ]', #campaign + 1) ~= nil
+  end)
 end
 
 -- The place of the first member from `low` on and before `high` that is not before this id.
@@ -1564,6 +1586,33 @@ local function cancel_due_at(due, place, places, wanted)
     if wanted.take(payload) then gone[#gone + 1] = payload end
   end
   call_with('ZREM', due, gone)
+end
+
+-- Cancel messages among the last `count` of the due set that are before a place in it: that of (`at_us`, `number`, `id`),
+-- as `id_in` gives the last two; id '': before all that is due at `at_us`. Returns the place of the first that was looked
+-- at, before which to go on; empty when there is nothing before that.
+local function cancel_due_before(due, at_us, number, id, count, wanted)
+  local high = redis.call('ZCOUNT', due, '-inf', '(' .. at_us)
+  if id ~= '' then
+    high = due_place(due, high, high + redis.call('ZCOUNT', due, at_us, at_us), tonumber(number), id)
+  end
+  if high == 0 then return {} end
+  local from, gone = math.max(0, high - count), {}
+  local page, place = redis.call('ZRANGE', due, from, high - 1), {}
+  for i = 1, from > 0 and #page or 0 do
+    -- What is no message may have anything there.
+    local first, first_number = id_in(page[i])
+    if #first <= 36 and string.find(first, '^[%w-]+$') then
+      place = {redis.call('ZSCORE', due, page[i]), string.format('%.0f', first_number), first}
+      break
+    end
+  end
+  if from > 0 and #place == 0 then place = {redis.call('ZSCORE', due, page[1]), '0', ''} end
+  for _, payload in ipairs(page) do
+    if wanted.take(payload) then gone[#gone + 1] = payload end
+  end
+  call_with('ZREM', due, gone)
+  return place
 end
 
 -- Cancel messages of an entry that no worker has been given. What is left of a bundle is written anew, because
@@ -1680,6 +1729,27 @@ local function cancel_waiting(line, organisation, wanted, near, chunk, count)
   return list.first, list.last, from, to
 end
 
+-- Give the units of what was canceled back, and record it: `keys` are those of `cancel`. Returns the ids, and the units.
+local function record_canceled(keys, queue, organisation, now_us, wanted)
+  local ids, rows, units = {}, {}, 0
+  for i, m in ipairs(wanted.canceled) do
+    ids[i], units = m[1], units + m[8]
+    rows[i] = cmsgpack.pack({
+      math.max(tonumber(now_us), m[9]), m[2], m[1], m[9], 'canceled', queue, m[3], m[5], m[6], m[7], m[8],
+      m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '', m[15] or '',
+    })
+  end
+  if #ids > 0 then
+    redis.call('XADD', keys[6], '*', 'b', array_of(rows))
+    hold(keys[10], {organisation}, {[organisation] = -units})
+    local chain = chain_of(keys[7], keys[8])
+    append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(organisation), 0, units}))
+    keep(chain)
+    redis.call('DECRBY', keys[9], units)
+  end
+  return ids, units
+end
+
 -- cancel(line, due, activity, usage, head, held, held by organisation; queue, organisation, first id, last id,
 --        now_us, bundle_max, near, chunk, chunks, place, places, due_at_us ...)
 -- -> {ids that were canceled, ids that a worker has in hand, ids that a provider may have been given before, then
@@ -1696,24 +1766,41 @@ local function cancel(keys, args)
   if tonumber(args[11]) > 0 then cancel_due_at(keys[5], tonumber(args[10]), tonumber(args[11]), wanted) end
   local in_hand = cancel_ready(line, wanted)
   local first, last, from, to = cancel_waiting(line, organisation, wanted, args[7], args[8], tonumber(args[9]))
-  local ids, rows, units = {}, {}, 0
-  for i, m in ipairs(wanted.canceled) do
-    ids[i], units = m[1], units + m[8]
-    rows[i] = cmsgpack.pack({
-      math.max(tonumber(args[5]), m[9]), m[2], m[1], m[9], 'canceled', args[1], m[3], m[5], m[6], m[7], m[8],
-      m[11] or 0, '', '', '', 0, m[12] or '', 0, 0, false, 0, '', m[15] or '',
-    })
-  end
-  if #ids > 0 then
-    redis.call('XADD', keys[6], '*', 'b', array_of(rows))
-    hold(keys[10], {organisation}, {[organisation] = -units})
-    local chain = chain_of(keys[7], keys[8])
-    append(chain, 'settle', '', '0', cmsgpack.pack({tonumber(organisation), 0, units}))
-    keep(chain)
-    redis.call('DECRBY', keys[9], units)
-  end
+  local ids = record_canceled(keys, args[1], organisation, args[5], wanted)
   finish(line)
   return {ids, in_hand, wanted.before, first, last, from, to}
+end
+
+-- cancel_campaign(the keys of `cancel`; queue, organisation, campaign, now_us, bundle_max, where, count, place ...)
+-- -> {ids that were canceled, their units, ids that a worker has in hand, ids that a provider may have been given
+--     before, the place to go on from}
+-- The same for the messages of a campaign, in one of the places where messages wait: `where` is
+--   due     and `place` is (at_us, number, id): see `cancel_due_before`
+--   list    and `place` is the last of `count` chunks of the organisation's list
+--   ready   all of the ready stream
+-- The place to go on from is empty at the end of `where`. Who goes through these in this order, and each from behind,
+-- comes upon every message that waited before: what moves on meanwhile goes from `due` to the end of the list, from its
+-- front to the ready stream, and from there to a worker.
+local function cancel_campaign(keys, args)
+  local organisation, line = args[2], line_of(keys, 1, args[5])
+  local wanted, count = wanted_in(tonumber(organisation), args[3]), tonumber(args[7])
+  local in_hand, place = {}, {}
+  if args[6] == 'due' then
+    place = cancel_due_before(keys[5], args[8], args[9], args[10], count, wanted)
+  elseif args[6] == 'list' then
+    local list = list_of(line, organisation)
+    local chunk = math.min(tonumber(args[8]), list.last)
+    local from = math.max(list.first, chunk - count + 1)
+    if list.messages > 0 and chunk >= from then
+      cancel_waiting(line, organisation, wanted, '', from, chunk - from + 1)
+      if from > list.first then place = {string.format('%.0f', from - 1)} end
+    end
+  else
+    in_hand = cancel_ready(line, wanted)
+  end
+  local ids, units = record_canceled(keys, args[1], organisation, args[4], wanted)
+  finish(line)
+  return {ids, units, in_hand, wanted.before, place}
 end
 
 -- make_group(sms) -> 1 when this call made the consumer group, 0 when it was there
@@ -2281,6 +2368,7 @@ offer('settle_unread', settle_unread, 'allow-oom')
 -- Frees memory, but for one activity row and one usage entry a call.
 offer('drop', drop, 'allow-oom')
 offer('cancel', cancel, 'allow-oom')
+offer('cancel_campaign', cancel_campaign, 'allow-oom')
 -- Move messages from one place to another.
 offer('replay', replay, 'allow-oom')
 offer('promote', promote, 'allow-oom')
