@@ -24,6 +24,7 @@ from engine.api.admin_route import AdminRoute
 from engine.api.auth import PRESENTED, AdminKeys
 from engine.api.client_address import LOOPBACK, TrustedProxies, check_network, is_unix
 from engine.api.decoding import read_body
+from engine.api.description import like
 from engine.api.guard import LET_IN, REQUEST_ID, Action, fingerprint, idempotency_key
 from engine.api.last_uses import LastUses
 from engine.api.paging import NUMBER
@@ -73,7 +74,7 @@ class AdminCalls:
             request[_CALLER] = await self.caller(request, route.scope)
             return await (answer(request) if repeats is None else repeats.once(request, None, answer))
 
-        return action
+        return like(route.action, action)
 
     async def caller(self, request: web.Request, scope: Scope) -> AdminCredential:
         """Whose key the request brings. Raises Refusal 401, 403 when it lacks the scope, or is not good for

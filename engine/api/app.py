@@ -18,7 +18,7 @@ from engine.api.cancels import CancelCalls
 from engine.api.description import Answer, described, description_of
 from engine.api.estimates import Estimates
 from engine.api.exports import OwnExports
-from engine.api.guard import Action, Exchanges, Handler
+from engine.api.guard import Action, Exchanges, Handler, asked_once
 from engine.api.inbound import InboundPushes, OwnInbound
 from engine.api.last_uses import LastUses
 from engine.api.message_lists import MessageListCalls
@@ -245,6 +245,9 @@ def route_calls(
     expect = _expectation(exchanges)
     for path, actions in paths.items():
         for method, action in actions.items():
+            description = description_of(action)
+            if description is not None and description.query:
+                action = asked_once(action)
             handler = dress(exchanges.guard(action, times.get(path), ends_with_caller=path in times))
             router.add_route(method, path, handler, expect_handler=expect)
             if method == "GET":

@@ -37,6 +37,7 @@ LET_IN = web.RequestKey("let_in", bool)
 REQUEST_ID = web.RequestKey("request_id", str)
 _X_REQUEST_ID = istr("X-Request-Id")
 _IDEMPOTENCY_KEY = istr("Idempotency-Key")
+_AUTHORIZATION = istr("Authorization")
 # The stores as a caller reads them, by the names of `Services.ready`.
 _STORES = {"redis": "Redis", "postgres": "PostgreSQL"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -64,6 +65,21 @@ def checked_key(key: str, *, is_one: bool = True) -> str:
             "Idempotency-Key",
         )
     return key
+
+
+def asked_once(action: Action) -> Action:
+    """The action, for requests whose query gives each parameter once.
+
+    Others are refused with 422: to take one of two values would be a guess."""
+
+    async def answer(request: web.Request) -> Response:
+        query = request.query
+        if len(query) != len(set(query)):
+            name = next(name for name in query if len(query.getall(name)) > 1)[:40]
+            raise Refusal("invalid_field", 422, f"`{name}` must be given once.", name)
+        return await action(request)
+
+    return answer
 
 
 def fingerprint(request: web.Request, body: bytes) -> bytes:
@@ -153,6 +169,7 @@ class Exchanges:
             if ends_with_caller:
                 request[ENDS_WITH_CALLER] = task
             try:
+                _check_credentials(request)
                 response = await action(request)
             except asyncio.CancelledError:
                 if not deadlines.is_over(task):
@@ -226,6 +243,12 @@ def _advice(method: str, has_key: bool) -> str:
             return " and may have taken effect; it had no Idempotency-Key, so a second one may count too."
         case _:
             return " and may have taken effect; the same request may be repeated."
+
+
+def _check_credentials(request: web.Request) -> None:
+    """Raises Refusal 400 for two headers Authorization: a proxy may have read the other one."""
+    if len(request.headers.getall(_AUTHORIZATION, ())) > 1:
+        raise Refusal("invalid_request", 400, "`Authorization` must be there once.", "Authorization")
 
 
 def _route(request: web.Request) -> str | None:

@@ -66,6 +66,8 @@ class Addressing:
             reference = draft.reference or ""
             if len(reference) > _REFERENCE_MAX:
                 raise _invalid("reference", f"at most {_REFERENCE_MAX} characters")
+            if "\0" in reference:
+                raise _nul("reference")
             sender = self._permit(organisation_id, to, sender)
             callback_url = draft.callback_url or ""
             if callback_url and target_of(callback_url) is None:
@@ -100,7 +102,11 @@ def _no_text(text: str) -> Refusal:
     if not text:
         return _invalid("text", "at least one character")
     # It ends the text for many a provider; whoever sends it has padded a buffer.
-    return Refusal("invalid_text", 422, "`text` must be without the character U+0000.", "text")
+    return _nul("text")
+
+
+def _nul(field: str) -> Refusal:
+    return Refusal("invalid_text", 422, f"`{field}` must be without the character U+0000.", field)
 
 
 def _due_at_us(send_at: str, now_us: int) -> int:

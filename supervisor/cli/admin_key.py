@@ -18,7 +18,7 @@ from supervisor.cli.org_keys import state
 from supervisor.cli.times import shown, time_of
 
 app = typer.Typer(
-    help="Keys for operators, with names and scopes: create, list, change, revoke.",
+    help="Keys for operators, with names and scopes: create, list, networks, revoke.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -115,7 +115,11 @@ def list_keys(*, engine: options.EngineOptions) -> None:
         for k in keys
     )
     columns = ("id", "name", "scopes", "created", "last used", "networks", "")
-    Console(highlight=False).print(show.table(columns, rows, frozenset({0})))
+    Console(highlight=False).print(
+        show.listing(
+            columns, rows, frozenset({0}), none="There are no admin keys but the one of the configuration."
+        )
+    )
 
 
 @app.command()

@@ -52,17 +52,20 @@ def changes(
     for name, text in (("since", since), ("until", until)):
         time = time_of(text, f"--{name}", "ago")
         wanted[name] = "" if time is None else time.astimezone(UTC).isoformat()
-    client, cursor, left = engine.admin(), "", limit
+    client, cursor, left, found = engine.admin(), "", limit, False
     while left > 0:
         query = urlencode({**wanted, "limit": min(left, _PAGE), "cursor": cursor})
         page = client.get(f"/v1/admin/changes?{query}", _Page)
         for change in page.changes:
+            found = True
             if not engine.print_json(change):
                 print(_line(change))
         left -= len(page.changes)
         if page.next is None:
             break
         cursor = str(page.next)
+    if not found and not engine.as_json:
+        print("There are no such changes.")
 
 
 def _line(change: Change) -> str:

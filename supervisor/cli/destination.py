@@ -89,4 +89,8 @@ def _print(sheet: DestinationSheet, engine: options.EngineOptions) -> None:
     rows = (
         (prefix or "all others", ", ".join(k) or "nothing is sent there") for prefix, k in sheet.rules.items()
     )
-    Console(highlight=False).print(show.table(("prefix", "senders"), rows))
+    Console(highlight=False).print(
+        show.listing(
+            ("prefix", "senders"), rows, none="There are no rules: every destination takes any sender."
+        )
+    )

@@ -84,7 +84,9 @@ def list_messages(
         rows = (
             (f"{m.at:%Y-%m-%d %H:%M:%S}", m.sender, m.recipient, m.keyword, m.action, m.text) for m in found
         )
-        Console(highlight=False).print(show.table(("at", "from", "to", "keyword", "action", "text"), rows))
+        Console(highlight=False).print(
+            show.listing(("at", "from", "to", "keyword", "action", "text"), rows, none="Nothing was written.")
+        )
 
 
 @app.command()
@@ -121,7 +123,13 @@ def list_routes(*, engine: options.EngineOptions) -> None:
     if engine.print_json(found):
         return
     rows = ((r.number, r.keyword or "all others", str(r.organisation_id)) for r in found.inbound_routes)
-    Console(highlight=False).print(show.table(("number", "keyword", "organisation"), rows))
+    Console(highlight=False).print(
+        show.listing(
+            ("number", "keyword", "organisation"),
+            rows,
+            none="There are no routes: what recipients write is nobody's.",
+        )
+    )
 
 
 @routes.command("add")

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from engine.errors import Refusal
-from engine.records import MessageDraft
-from supervisor.cli import options, send, show
+from engine.records import MessageDraft, Queue
+from supervisor.cli import options, show
 from supervisor.cli.client import Client, Problem
 
 app = typer.Typer(
@@ -130,11 +130,16 @@ def show_message(message_id: _Id, *, engine: options.EngineOptions) -> None:
 @app.command("estimate")
 @options.customer_options
 def estimate(
-    to: send.To,
-    text: send.Text,
-    sender: send.From = "",
-    queue: send.QueueName = None,
-    smart_encoding: send.Smart = False,
+    to: Annotated[str, typer.Option(metavar="NUMBER", help="Recipient in E.164, e.g. +989121234567.")],
+    text: Annotated[str, typer.Option(metavar="TEXT", help="Text of the message.")],
+    sender: Annotated[
+        str, typer.Option("--from", metavar="SENDER", help="Sender shown to the recipient.")
+    ] = "",
+    queue: Annotated[Queue | None, typer.Option(help="Queue; normal without it.")] = None,
+    smart_encoding: Annotated[
+        bool,
+        typer.Option("--smart-encoding", help="Typographic quotes, dashes, spaces become those of GSM-7."),
+    ] = False,
     *,
     engine: options.EngineOptions,
 ) -> None:
@@ -180,7 +185,7 @@ def list_messages(
     ] = "",
     to: Annotated[str, typer.Option(metavar="NUMBER", help="Only those to this recipient.")] = "",
     reference: Annotated[str, typer.Option(metavar="TEXT", help="Only those with this reference.")] = "",
-    queue: send.QueueName = None,
+    queue: Annotated[Queue | None, typer.Option(help="Only those of this queue.")] = None,
     batch: Annotated[str, typer.Option(metavar="ID", help="Only those of this batch.")] = "",
     since: Annotated[str, typer.Option(metavar="TIME", help="Accepted from then on.")] = "",
     until: Annotated[str, typer.Option(metavar="TIME", help="Accepted before then.")] = "",
@@ -202,25 +207,27 @@ def list_messages(
         "since": since, "until": until,
     }  # fmt: skip
     client, found, as_of = engine.whereabouts.customer(), 0, ""
-    rows: list[tuple[str, ...]] = []
+    console = Console(highlight=False, soft_wrap=True)
     try:
         given = {name: value for name, value in filters.items() if value}
         for message, of_page in _listed(client, given, limit):
             found, as_of = found + 1, of_page
             if not engine.print_json(message):
-                m = msgspec.convert(message, _Message)
-                rows.append((m.id, m.accepted_at[:19], m.status, m.charge, m.to, m.reference, str(m.units)))
+                console.print(_lines(msgspec.convert(message, _Message)))
     finally:
         client.close()
     if engine.as_json:
         return
-    console = Console(highlight=False)
-    if not found:
-        console.print("There are no such messages.")
-        return
-    columns = ("id", "accepted", "status", "charge", "to", "reference", "units")
-    console.print(show.table(columns, rows, frozenset({6})))
-    console.print(f"as of {as_of[:19]}")
+    console.print(f"as of {as_of[:19]}" if found else "There are no such messages.")
+
+
+def _lines(message: _Message) -> Text:
+    """Two lines; the first begins with the id, which a table would break on a narrow terminal."""
+    reference = f"  {message.reference}" if message.reference else ""
+    return Text(
+        f"{message.id}  {message.status}, {message.charge} {message.units}\n"
+        f"    {message.accepted_at[:19]}  to {message.to}{reference}"
+    )
 
 
 def _listed(client: Client, filters: dict[str, str], limit: int) -> Iterator[tuple[dict[str, Any], str]]:

@@ -17,7 +17,7 @@ from supervisor.cli.answers import Node
 from supervisor.cli.client import Client
 
 app = typer.Typer(
-    help="Nodes: show, drain, resume.",
+    help="Nodes: list, drain, resume.",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )

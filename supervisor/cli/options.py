@@ -14,6 +14,7 @@ import typer
 
 from supervisor.cli.client import Client
 from supervisor.cli.locate import Whereabouts
+from supervisor.cli.text import flowing
 from supervisor.datadir import DEFAULT
 
 _ENGINE = "Which engine"
@@ -141,6 +142,7 @@ def engine_options(*names: str) -> Callable[[Callable[..., None]], Callable[...,
             engine = EngineOptions(**{name: given.pop(name) for name in names})
             command(**given, engine=engine)
 
+        with_engine.__doc__ = flowing(inspect.cleandoc(command.__doc__ or ""))
         # Typer reads the options of a command from its signature.
         with_engine.__signature__ = signature.replace(parameters=[*own, *shared])  # type: ignore[attr-defined]
         return with_engine

@@ -70,7 +70,14 @@ def list_organisations(
             break
     if not engine.as_json:
         rows = ((str(o.id), o.name, f"{o.created_at:%Y-%m-%d %H:%M}", org_limits.state(o)) for o in found)
-        Console(highlight=False).print(show.table(("id", "name", "created", ""), rows, frozenset({0})))
+        Console(highlight=False).print(
+            show.listing(
+                ("id", "name", "created", ""),
+                rows,
+                frozenset({0}),
+                none="There are no organisations; smsengine org create makes one.",
+            )
+        )
 
 
 @app.command()

@@ -149,7 +149,9 @@ def keys(organisation: Id, *, engine: options.EngineOptions) -> None:
         for k in found
     )
     columns = ("id", "name", "scopes", "created", "last used", "networks", "")
-    Console(highlight=False).print(show.table(columns, rows, frozenset({0})))
+    Console(highlight=False).print(
+        show.listing(columns, rows, frozenset({0}), none="The organisation has no API keys.")
+    )
 
 
 def state(expires_at: datetime | None, revoked_at: datetime | None) -> str:

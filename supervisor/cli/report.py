@@ -133,7 +133,7 @@ def _print(found: Report) -> None:
     ]
     right = frozenset(range(len(groups), len(groups) + len(counts) + len(more)))
     Console(width=None if sys.stdout.isatty() else 250).print(
-        show.table((*groups, *counts, *more), rows, right)
+        show.listing((*groups, *counts, *more), rows, right, none="There are no such messages.")
     )
     print(f"accepted from {found.from_time} until {found.until_time}, {found.time_zone}")
     if not found.complete:

@@ -14,6 +14,7 @@ from supervisor.cli.sending import Totals
 from supervisor.cli.show_nodes import nodes_of, scarce_disks
 
 # All commands find these here.
+from supervisor.cli.text import listing as listing
 from supervisor.cli.text import number as number
 from supervisor.cli.text import span as span
 from supervisor.cli.text import table as table

@@ -9,6 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+# A line of an explanation that is longer was broken because it was full.
+_FULL = 60
+
 
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset()
@@ -20,6 +23,33 @@ def table(
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
+
+
+def listing(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], right: frozenset[int] = frozenset(), *, none: str
+) -> Table | Text:
+    """As `table`; without rows the sentence `none`, for a head alone looks as if something failed."""
+    made = table(columns, rows, right)
+    return made if made.row_count else Text(none)
+
+
+def flowing(words: str) -> str:
+    """An explanation whose lines end where the page does, not where the source does.
+
+    What the author broke because the line was full is one line again; short lines, such as those of a list,
+    and examples stay as they are."""
+    lines: list[str] = []
+    for line in words.split("\n"):
+        before = lines[-1] if lines else ""
+        if (
+            len(before.rpartition("\n")[2]) > _FULL
+            and line.strip()
+            and not line.startswith(("[cyan]smsengine", " "))
+        ):
+            lines[-1] = f"{before} {line}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def number(count: int) -> str:

@@ -211,12 +211,13 @@ async def test_half_a_character_refuses_only_its_message(real: Real, field: str)
     assert (status, reply["code"], reply["field"]) == (422, "invalid_text", field)
 
 
-async def test_a_text_with_the_character_nul_is_refused(real: Real) -> None:
-    body = {"messages": [GOOD, GOOD | {"text": "a\0b"}, GOOD]}
+@pytest.mark.parametrize("field", ["text", "reference"])
+async def test_a_field_with_the_character_nul_is_refused(real: Real, field: str) -> None:
+    body = {"messages": [GOOD, GOOD | {field: "a\0b"}, GOOD]}
     status, _, reply = await real.api.ask("POST", "/v1/messages/batch", body)
     assert status == 202, reply
     problem = reply["results"][1]["error"]
-    assert (problem["code"], problem["field"]) == ("invalid_text", "messages[1].text")
+    assert (problem["code"], problem["field"]) == ("invalid_text", f"messages[1].{field}")
     assert "U+0000" in problem["detail"]
 
 

@@ -347,7 +347,8 @@ async def test_a_client_that_does_not_read_is_not_read_either(
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port, limit=2**12)
         request = post().replace(KEY, api.api_key.encode())
         count = 60_000
-        async with asyncio.timeout(30):
+        # As long as it takes on a machine with much else to do: a hang is all that it is against.
+        async with asyncio.timeout(300):
             writer.write(request * count)
             drained = asyncio.create_task(writer.drain())
             seen = -1
@@ -357,8 +358,12 @@ async def test_a_client_that_does_not_read_is_not_read_either(
                 await asyncio.sleep(0.2)
             assert seen < count
             assert not drained.done()
-            for _ in range(count):
-                assert (await answer_of(reader))[0].startswith(b"HTTP/1.1 202")
+            accepted, end = 0, b""
+            while accepted < count:
+                octets = await reader.read(2**16)
+                assert octets, "the connection ends before the last answer"
+                accepted += (end + octets).count(b"HTTP/1.1 202 ")
+                end = octets[-12:]
             await drained
         writer.close()
         assert len(ingest.accepted) == count
