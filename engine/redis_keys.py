@@ -13,11 +13,15 @@ from engine.records import Queue
 # The consumer group in which the workers of a queue share its stream.
 GROUP = b"workers"
 
-# Owners of the leases of the active archiver and the active matcher.
-ARCHIVER_LOCK = b"archiver:lock"
+# The owner of the lease of the active matcher.
 MATCHER_LOCK = b"receipts:lock"
-# The block of activity that is being stored, and entries that no archiver could read.
+# `archiver_steps` says what they are: whether archivers share the shards, those that live, and the plans of
+# blocks that are being stored; the plan of a version that had one archiver.
+ARCHIVER_LOCK = b"archiver:lock"
+ARCHIVERS = b"archivers"
+ARCHIVER_PLANS = b"archiver:plans"
 ARCHIVER_PLAN = b"archiver:plan"
+# Entries of activity that no archiver could read.
 ARCHIVER_UNREADABLE = b"archiver:unreadable"
 # Hash: from which id on the activity streams are kept, by their keys: what is before is archived.
 ARCHIVER_TRIMMED = b"archiver:trimmed"
@@ -53,6 +57,12 @@ def line_keys(shard: int, queue: Queue) -> tuple[bytes, bytes, bytes, bytes]:
     virtual start time of their next message; and one of those that have none and were served ahead."""
     tail = b"{%d}:%s" % (shard, queue.encode())
     return queue_key(shard, queue), wait_key(shard, queue), b"turns:" + tail, b"ahead:" + tail
+
+
+@cache
+def archiver_lock_key(shard: int) -> bytes:
+    """The archiver that has the shard."""
+    return b"archiver:{%d}:lock" % shard
 
 
 @cache

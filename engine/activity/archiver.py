@@ -1,24 +1,26 @@
-"""Service: the activity streams of all shards to the store, in large blocks, each row once.
+"""Service: the activity streams to the store, in large blocks, each row once.
 
-One archiver is active, the one that holds the lease; others stand by. Its round:
+Archivers share the shards of the streams (`engine.activity.shard_leases`). Each takes all of its shards
+together, so that there are few inserts. Its round:
 
-  1 gather   read entries of all shards until a block is full or its first row has waited
-             long enough
-  2 propose  write the plan down: which ids of which streams make the block
+  1 gather   read entries of its shards until a block is full or its first row has waited long enough
+  2 propose  write the plan down, under each of its shards: which ids of which streams make the block
   3 insert   the block, under a token that is a digest of the plan
   4 finish   in one step: remove those entries from the streams, and the plan
 
-A plan that is found when the lease is won is executed first, from exactly its ranges.
-What happens when the archiver is stopped in a step, and another takes over:
+Of a shard that is won the plan that is found is executed first, from exactly its ranges. It may have other
+shards too, and whoever wins those does the same. What happens when an archiver is stopped in a step, and
+others take over:
 
   step       killed                       frozen, wakes after the take-over
-  1 gather   nothing was changed          `propose` is refused: the lease is not its own
-  2 propose  the plan stands or it does   the answer comes late: the lease is looked at
-             not; if it does, it is       again before the insert, and is over
-             executed
-  3 insert   the plan stands: the block   both send the same block with the same token, the
-             is sent again, the token     store keeps one; the first to finish removes the
-             keeps it single              plan, the other finds it gone
+  1 gather   nothing was changed          `propose` is refused: a shard is not its own; or it is again,
+                                          and the stream does not begin any more with what was read
+  2 propose  the plan stands under all    the answer comes late: the leases are looked at again before
+             its shards or under none;    the insert, and are over
+             if it does, it is executed
+  3 insert   the plan stands: the block   all send the same block with the same token, the store keeps
+             is sent again, the token     one; the first to finish removes the plan, the others find
+             keeps it single              it gone
   4 finish   it is done as a whole, or    as for 3: the plan is compared in the same step
              not at all
 
@@ -27,6 +29,7 @@ What happens when the archiver is stopped in a step, and another takes over:
   `propose` never answered   the same, on the next round
   `insert` never answered    it is sent again with the same token
   `finish` never answered    the next round finds the plan, or finds it gone
+  a shard goes to another    it is given back between two blocks, without a plan
   Redis away                 the round begins anew when Redis is back
   the store away             the same block is tried for as long as it takes; activity waits in Redis
 
@@ -51,10 +54,11 @@ from engine.activity.blocks import ReadSize, block_of, oldest, plan_of, token_of
 from engine.activity.numbers import PLAIN, Numbers
 from engine.activity.ports import ActivityStore, ActivityStream
 from engine.activity.records import ActivityBlock, ActivityEntry, BlockPlan
+from engine.activity.shard_leases import ShardLeases
 from engine.backoff import Backoff
 from engine.errors import ConfigError, Unavailable
-from engine.lease import Lease, boot_time_s
-from engine.stream_id import StreamId
+from engine.lease import boot_time_s
+from engine.stream_id import STREAM_START
 
 log = structlog.get_logger()
 
@@ -75,7 +79,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     poll_s: float = 0.1
     # A read of empty streams returns after this long, seconds.
     idle_s: float = 1.0
-    lease_s: float = 10.0
+    # With the third of it after which others ask, the shards of one that died are taken over in 10 seconds.
+    lease_s: float = 7.5
     # First pause after a failure; doubles up to the second, seconds.
     backoff_s: float = 0.2
     backoff_max_s: float = 10.0
@@ -96,7 +101,7 @@ class ArchiverCounts(msgspec.Struct):
 
 
 class _Superseded(Exception):
-    """The lease is over, or a plan stands that is not the one in hand."""
+    """A lease is over, or a plan stands that is not the one in hand."""
 
 
 class Archiver:
@@ -122,9 +127,9 @@ class Archiver:
         self._draining = asyncio.Event()
         self._drain_until: float | None = None
         self._emptied = False
-        self._lease = Lease(
-            stream, owner, self._limits.lease_s, of="archiver", mention=self._mention, clock_s=now
-        )
+        self._leases = ShardLeases(stream, owner, self._limits.lease_s, mention=self._mention, clock_s=now)
+        # The shards in which no plan stands but the one in hand; Redis is asked of others first.
+        self._known: frozenset[int] = frozenset()
         # When the trouble that lasts was last mentioned; None while all is well.
         self._mentioned: float | None = None
         self._pace = ReadSize()
@@ -133,39 +138,42 @@ class Archiver:
         self.counts = ArchiverCounts()
 
     @property
-    def active(self) -> bool:
-        """Whether the lease is ours at this instant."""
-        return self._lease.active
+    def shards(self) -> frozenset[int]:
+        """The shards that are this archiver's at this instant."""
+        return self._leases.shards
 
     async def run(self, draining: asyncio.Event) -> None:
-        """Archive until `draining` is set, then what is left, and then give up the lease."""
+        """Archive until `draining` is set, then what is left, and then give up the leases."""
         self._draining = draining
-        async with self._lease.held():
+        async with self._leases.held():
             await self._work()
 
     async def _work(self) -> None:
         backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while not self._ended():
             try:
-                if not self.active:
-                    await self._lease.stand_by(self._limits.idle_s)
+                if not self.shards:
+                    await self._leases.stand_by(self._limits.idle_s)
                     continue
                 await self._recover()
-                while self.active and not self._ended():
-                    await self._round()
-                    backoff.reset()
+                await self._leases.give_back()
+                await self._round()
+                backoff.reset()
             except _Superseded:
+                self._known = frozenset()
                 await self._pause(self._limits.poll_s)
             except (Unavailable, ConfigError) as e:
+                self._known = frozenset()
                 await self._mention(e)
                 await self._pause(backoff.next())
 
     async def _recover(self) -> None:
-        """Execute the plan that is found, if there is one."""
-        plan = await self._stream.plan()
-        if plan is not None:
+        """Execute the plans that stand in shards that were won."""
+        shards = self.shards
+        for plan in await self._stream.plans(shards - self._known):
             log.info("archiver executes the plan it found", token=token_of(plan))
             await self._execute(plan, await self._stream.entries_of(plan))
+        self._known = shards
 
     async def _round(self) -> None:
         entries = await self._gather()
@@ -181,8 +189,9 @@ class Archiver:
     async def _gather(self) -> list[ActivityEntry]:
         """Read the oldest entries, for one block; none when nothing came within `idle_s`."""
         limits, found = self._limits, list[ActivityEntry]()
-        rows, after, begun_at, first_at = 0, dict[int, StreamId](), self._now(), 0.0
-        while rows < limits.rows_max:
+        rows, begun_at, first_at = 0, self._now(), 0.0
+        after = dict.fromkeys(sorted(self._known & self.shards), STREAM_START)
+        while after and rows < limits.rows_max:
             count = self._pace.entries_wanted(min(limits.read_rows, limits.rows_max - rows))
             count = min(count, limits.read_entries)
             idle_s = 0.0 if found or self._draining.is_set() else limits.idle_s
@@ -207,7 +216,7 @@ class Archiver:
     async def _execute(self, plan: BlockPlan, entries: Sequence[ActivityEntry]) -> None:
         """Insert the block of a plan that stands, and finish the plan."""
         block, unreadable = await asyncio.to_thread(block_of, entries, self._numbers)
-        await self._insert(block, token_of(plan))
+        await self._insert(block, plan)
         if not await self._stream.finish(plan, unreadable):
             return
         self.counts.rows += block.rows
@@ -216,12 +225,13 @@ class Archiver:
         for entry in unreadable:
             log.error("activity entry cannot be read, set aside", shard=entry.shard, id=entry.id)
 
-    async def _insert(self, block: ActivityBlock, token: str) -> None:
-        """Try until the store has the block. Raises _Superseded when the lease ends first, and Unavailable
-        when the time to drain does."""
+    async def _insert(self, block: ActivityBlock, plan: BlockPlan) -> None:
+        """Try until the store has the block. Raises _Superseded when no shard of it is ours any more, and
+        Unavailable when the time to drain ends first."""
+        shards, token = {part.shard for part in plan.ranges}, token_of(plan)
         backoff = Backoff(self._limits.backoff_s, self._limits.backoff_max_s)
         while True:
-            if not self.active:
+            if not shards & self.shards:
                 raise _Superseded
             try:
                 await self._store.insert(block, token)
@@ -261,9 +271,9 @@ class Archiver:
             await asyncio.wait_for(self._draining.wait(), seconds)
 
     def _ended(self) -> bool:
-        """Whether to stop: all is archived, the time to drain is over, or another has the lease."""
+        """Whether to stop: all is archived, the time to drain is over, or others have all shards."""
         if not self._draining.is_set():
             return False
         if self._drain_until is None:
             self._drain_until = self._now() + self._limits.drain_s
-        return self._emptied or not self.active or self._now() >= self._drain_until
+        return self._emptied or not self.shards or self._now() >= self._drain_until

@@ -6,7 +6,7 @@ raises `Unavailable`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from engine.activity.records import (
@@ -17,6 +17,7 @@ from engine.activity.records import (
     CampaignPlace,
     CampaignStep,
     Cancellation,
+    HeldShards,
     MessageFilter,
     MessageKey,
     RecentRows,
@@ -30,25 +31,29 @@ from engine.stream_id import StreamId
 
 
 class ActivityStream(Protocol):
-    """The archiver's side of the activity streams, all shards, and the plan beside them."""
+    """The archiver's side of the activity streams, and the plans beside them."""
 
-    async def lease(self, owner: str, ttl_ms: int) -> bool:
-        """Become or stay the one active archiver for `ttl_ms`; False while another is."""
+    async def lease(self, owner: str, ttl_ms: int) -> HeldShards:
+        """Note that `owner` lives, keep its shards and win what is free of its share, all for `ttl_ms`."""
+
+    async def give_back(self, owner: str, shards: Collection[int]) -> None:
+        """Let others have these shards at once, those that are `owner`'s."""
 
     async def release(self, owner: str) -> None:
-        """Give the lease up at once, if it is `owner`'s."""
+        """Give back all shards that are `owner`'s; it does not live any more."""
 
-    async def plan(self) -> BlockPlan | None:
-        """The plan that stands: written and not finished, by whatever process; None: there is none."""
+    async def plans(self, shards: Collection[int]) -> list[BlockPlan]:
+        """The plans that stand in these shards, written and not finished, by whatever process."""
 
     async def propose(self, owner: str, plan: BlockPlan) -> bool:
-        """Write `plan` to Redis; False when the lease is not `owner`'s, or a plan stands already."""
+        """Write `plan` to Redis; False when one of its shards is not `owner`'s, has a plan, or does not begin
+        with the plan's range any more."""
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
         """Read up to `count` entries a shard, by shard and id.
 
-        `after`: for each shard the id behind which to read; a shard that is missing is read from the
-        start. Waits up to `block_ms` for the first entry; 0 does not wait.
+        `after`: for each shard to be read the id behind which to read. Waits up to `block_ms` for the first
+        entry; 0 does not wait.
         """
 
     async def entries_of(self, plan: BlockPlan) -> list[ActivityEntry]:
@@ -58,7 +63,7 @@ class ActivityStream(Protocol):
         """Finish `plan` in one step; False when it does not stand any more.
 
         The step keeps `unreadable` apart, and removes the plan's entries from the streams and the plan
-        itself.
+        itself from all its shards.
         """
 
     async def backlog(self) -> list[Backlog]:

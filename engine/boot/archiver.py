@@ -1,7 +1,7 @@
 """The role `archiver`: activity to ClickHouse, and receipts to the messages they are about.
 
-Both are in one process, because of each only one is active, and both mostly wait. Each has a lease of its
-own, so with two archiver processes on two nodes each of them may have one lease, or one of them both.
+Both are in one process, because both mostly wait. All archivers share the shards of the activity. Of the
+matchers one is active, with a lease of its own.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ async def _fill_reports(
 ) -> None:
     fill = ClickHouseReportFill(config.clickhouse.url)
     try:
-        await fill_reports(fill, stream, life.draining, active=lambda: archiver.active, now_us=now_us)
+        await fill_reports(fill, stream, life.draining, active=lambda: 0 in archiver.shards, now_us=now_us)
     finally:
         await fill.close()
 

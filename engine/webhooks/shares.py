@@ -19,6 +19,7 @@ import structlog
 
 from engine.errors import Unavailable
 from engine.lease import boot_time_s
+from engine.shards import share_of
 from engine.webhooks.ports import Settled, WebhookStreams
 from engine.webhooks.records import ReadPart
 
@@ -107,8 +108,7 @@ class Shares:
         asked_s = boot_time_s()
         ttl_ms = round(self._lease_s * 1000)
         names = await self._streams.living(self._name, ttl_ms)
-        place, count = names.index(self._name) if self._name in names else 0, max(1, len(names))
-        share = {shard for shard in range(self._all) if shard % count == place}
+        share = share_of(self._name, names, self._all)
         for shard, own in self.shards.items():
             own.leaving = shard not in share
         done = [s for s, own in self.shards.items() if own.leaving and not own.parts and not any(own.to_note)]

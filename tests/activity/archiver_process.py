@@ -2,7 +2,7 @@
 
 `python -m tests.activity.archiver_process REDIS_URL CLICKHOUSE_URL OWNER POINT`
 POINT is METHOD:before, METHOD:after, or `none`. It prints `at POINT` there and goes on
-when a line comes on stdin; it prints `active` when it has the lease first.
+when a line comes on stdin; it prints `active` when it has a shard first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def say(line: str) -> None:
 
 async def tell(archiver: Archiver) -> None:
     async def active() -> bool:
-        return archiver.active
+        return bool(archiver.shards)
 
     await until(active, 60.0)
     say("active")

@@ -59,7 +59,7 @@ async def drain(
 
 
 async def _nothing_waits(world: World) -> bool:
-    return await world.waiting() == 0 and await world.stream.plan() is None
+    return await world.waiting() == 0 and not await world.stream.plans(range(SHARDS))
 
 
 def process(world: World, owner: str, point: str) -> AbstractAsyncContextManager[Process]:
@@ -132,11 +132,11 @@ async def test_rows_that_came_during_an_insert_do_not_wait_as_long_again(world: 
 async def test_a_drain_archives_what_is_there_and_gives_the_lease_up(world: World) -> None:
     archiver = Archiver(world.stream, world.store, "a", _with(linger_s=60.0))
     async with running(archiver):
-        await until(lambda: _is(archiver.active))
+        await until(lambda: _is(bool(archiver.shards)))
         await world.put(12)
     await world.assert_each_row_once()
-    assert not archiver.active
-    assert await world.stream.lease("b", 1000), "the lease is free at once"
+    assert not archiver.shards
+    assert (await world.stream.lease("b", 1000)).shards == set(range(SHARDS)), "free at once"
 
 
 async def test_a_drain_ends_in_time_though_the_store_is_away(world: World) -> None:
@@ -174,7 +174,7 @@ async def test_an_archiver_frozen_at_any_step_and_woken_after_the_take_over_does
         await drain(world, "second")
         second = Archiver(world.stream, world.store, "third", QUICK)
         async with running(second):
-            await until(lambda: _is(second.active))
+            await until(lambda: _is(bool(second.shards)))
             first.go_on()
             first.signal(signal.SIGCONT)
             await world.put(8)
@@ -206,26 +206,42 @@ async def test_an_archiver_asleep_beyond_its_lease_looks_at_it_before_it_sends_i
     await world.assert_each_row_once()
 
 
-async def test_two_archivers_at_once_share_nothing_and_double_nothing(world: World) -> None:
+async def test_two_archivers_share_the_shards_and_double_nothing(world: World) -> None:
     both = [Archiver(world.stream, world.store, name, QUICK) for name in ("a", "b")]
     async with running(both[0]), running(both[1]):
-        for _ in range(20):
+        while not all(archiver.counts.rows for archiver in both):
             await world.put(8)
             await asyncio.sleep(0.02)
+        await until(lambda: _is([len(a.shards) for a in both] == [SHARDS // 2, SHARDS // 2]))
         await until(lambda: _nothing_waits(world))
-        assert [a.active for a in both].count(True) == 1
-    assert 0 in [a.counts.rows for a in both]
+    assert sum(archiver.counts.rows for archiver in both) == world.put_rows
     await world.assert_each_row_once()
 
 
-async def test_the_standby_takes_over_when_the_active_one_is_drained(world: World) -> None:
+async def test_a_new_archiver_takes_its_part_and_one_that_goes_leaves_it(world: World) -> None:
+    first, second = (Archiver(world.stream, world.store, name, QUICK) for name in ("a", "b"))
+    async with running(first):
+        await until(lambda: _is(len(first.shards) == SHARDS))
+        await world.put(8)
+        async with running(second):
+            await until(lambda: _is((len(first.shards), len(second.shards)) == (SHARDS // 2, SHARDS // 2)))
+            await world.put(8)
+            await until(lambda: _nothing_waits(world))
+        await until(lambda: _is(len(first.shards) == SHARDS))
+        await world.put(8)
+        await until(lambda: _nothing_waits(world))
+    assert first.counts.rows > second.counts.rows > 0
+    await world.assert_each_row_once()
+
+
+async def test_another_takes_over_when_one_is_drained(world: World) -> None:
     first, second = (Archiver(world.stream, world.store, name, QUICK) for name in ("a", "b"))
     async with running(second) as second_draining:
-        await until(lambda: _is(second.active))
+        await until(lambda: _is(bool(second.shards)))
         async with running(first):
             await world.put(8)
             second_draining.set()
-            await until(lambda: _is(first.active))
+            await until(lambda: _is(bool(first.shards)))
             await world.put(8)
             await until(lambda: _nothing_waits(world))
     assert first.counts.rows > 0
@@ -256,7 +272,7 @@ async def test_archivers_killed_again_and_again_under_load_lose_and_double_nothi
 
 async def test_answers_that_are_lost_are_made_good(world: World) -> None:
     """Each call takes effect, but its first answers never come."""
-    lost = {f"{name}:after": 2 for name in ("propose", "insert", "finish", "lease", "plan", "read")}
+    lost = {f"{name}:after": 2 for name in ("propose", "insert", "finish", "lease", "plans", "read")}
 
     async def lose(here: str) -> None:
         if lost.get(here, 0):
@@ -367,4 +383,4 @@ async def _is(value: bool) -> bool:
 
 
 async def _plan_stands(world: World) -> bool:
-    return await world.stream.plan() is not None
+    return bool(await world.stream.plans(range(SHARDS)))

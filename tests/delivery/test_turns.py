@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from engine.activity.archiver import Archiver
+from engine.activity.records import HeldShards
 from engine.credit.ledger import Ledger
 from engine.credit.ledger_records import Applied, Recovered, ShardLife, Standing, StreamMark, UsageEntry
 from engine.credit.quota import Quota
@@ -211,7 +212,8 @@ def test_a_ledger_that_has_read_as_much_as_it_may_applies_it() -> None:
 @pytest.mark.parametrize("drains", [True, False])
 def test_an_archiver_with_nothing_to_do_hardly_turns(leased: Any, drains: bool) -> None:
     with VirtualTime() as virtual:
-        stream = Away() if isinstance(leased, Unavailable) else Store(lease=leased, read=[])
+        held = HeldShards(frozenset(range(16))) if leased else HeldShards()
+        stream = Away() if isinstance(leased, Unavailable) else Store(lease=held, plans=[], read=[])
         archiver = Archiver(stream, Store(), "owner", now=virtual.clock_s)  # type: ignore[arg-type]
         draining = asyncio.Event()
         virtual.start(archiver.run(draining))

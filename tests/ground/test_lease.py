@@ -9,7 +9,8 @@ import pytest
 
 from engine.errors import ConfigError, Unavailable
 from engine.lease import Lease, boot_time_s
-from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stores.redis.inbound_stream import RedisInboundStream
+from engine.stores.redis.link import RedisLink, load_functions
 from tests.adversity.proxy import Proxy
 
 LEASE_S = 0.6
@@ -20,8 +21,9 @@ class Scene:
 
     def __init__(self, proxy: Proxy, url: str) -> None:
         self.proxy = proxy
-        self.direct = RedisActivityStream(url, 1)
-        self.far = RedisActivityStream(proxy.url(url), 1, timeout_s=0.3)
+        near = RedisLink(url, timeout_s=5.0, name="near")
+        self.links = near, RedisLink(proxy.url(url), timeout_s=0.3, name="far")
+        self.direct, self.far = map(RedisInboundStream, self.links)
         self.troubles: list[Unavailable | ConfigError] = []
         self.troubled = asyncio.Event()
 
@@ -38,9 +40,10 @@ class Scene:
 async def scene(streams_url: str) -> AsyncIterator[Scene]:
     async with Proxy.to(streams_url) as proxy:
         scene = Scene(proxy, streams_url)
+        await load_functions(scene.links[0])
         yield scene
-        await scene.direct.close()
-        await scene.far.close()
+        for link in scene.links:
+            await link.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -109,7 +112,7 @@ async def test_who_sleeps_past_the_lease_is_not_active_on_waking(scene: Scene) -
 async def test_the_time_of_a_lease_runs_from_the_question_not_from_the_answer(scene: Scene) -> None:
     now_s = 100.0
     lease = scene.lease("first", far=True, clock_s=lambda: now_s)
-    await scene.far.backlog()
+    await scene.far.read()
     scene.proxy.stall()
     async with lease.held():
         await asyncio.sleep(0)

@@ -121,7 +121,7 @@ class ReceiptWorld:
             await until(self._archived)
 
     async def _archived(self) -> bool:
-        return await self.activity.waiting() == 0 and await self.activity.stream.plan() is None
+        return await self.activity.waiting() == 0 and not await self.activity.stream.plans(range(SHARDS))
 
     @asynccontextmanager
     async def archiving(self) -> AsyncIterator[None]:

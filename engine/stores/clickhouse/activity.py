@@ -6,11 +6,12 @@ the columns are given here, so that no insert has to ask the server for them.
 Under failure. Every insert carries the token of its block, so it may be sent any number
 of times, by any number of archivers at once. The table, and each view that it feeds, remember
 the last 1,000 tokens (`non_replicated_deduplication_window`; a block that spans two
-months counts twice). Is that enough? There is one plan at a time. So other blocks can come
-between two inserts of the same block only while the first sender is frozen between its last
-look at its lease and the last byte of its request. It would have to sleep there for 1,000
-blocks, which take minutes at full load and a quarter of an hour otherwise; and a server drops a
-request whose body stalls (`http_receive_timeout`, 30 s by default).
+months counts twice). Is that enough? A shard has one plan at a time. So other blocks can come
+between two inserts of the same block only from other archivers, while it is tried again, or while
+its first sender is frozen between its last look at its leases and the last byte of its request. That
+would have to last for 1,000 blocks. An archiver makes two a second at most, and goes on trying while
+the others do; they make none either while the store does not take any; and a server drops a request
+whose body stalls (`http_receive_timeout`, 30 s by default).
 """
 
 from __future__ import annotations

@@ -1,24 +1,19 @@
-"""The activity streams in Redis: reading, the plan, the lease, the trimming.
+"""The activity streams in Redis: reading, the leases of shards, the plans, the trimming.
 
-Keys:
+Keys, beside those of `archiver_steps`:
 
 activity:{s}         stream of one shard; each entry has one field `b`, see
                      `engine.activity.records.ActivityEntry`
-archiver:lock        the owner of the lease
-archiver:plan        the BlockPlan that is being executed, MessagePack
 archiver:trimmed     hash: from which id on each stream is kept, by its key; for readers that must know
                      whether something was removed before they had read it
 archiver:unreadable  stream to which entries are moved that no archiver could read
-
-One step changes the plan and all streams, so they must be on one Redis. In a
-Redis Cluster each shard would need a lease and a plan of its own beside its stream.
 """
 
 from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from operator import attrgetter
@@ -26,82 +21,31 @@ from typing import Any
 
 import msgspec
 
-from engine.activity.records import ActivityEntry, Backlog, BlockPlan, MessageKey, RecentRows
+from engine.activity.records import ActivityEntry, Backlog, BlockPlan, HeldShards, MessageKey, RecentRows
 from engine.errors import ConfigError, Unavailable
 from engine.records import NO_RECORD
-from engine.redis_keys import (
-    ARCHIVER_LOCK,
-    ARCHIVER_PLAN,
-    ARCHIVER_TRIMMED,
-    ARCHIVER_UNREADABLE,
-    activity_key,
-)
+from engine.redis_keys import ARCHIVER_PLAN, ARCHIVER_PLANS, ARCHIVERS, activity_key
+from engine.shards import share_of
+from engine.stores.redis import archiver_steps as steps
 from engine.stores.redis.kept_tail import KeptTail
-from engine.stores.redis.link import Argument, Command, RedisLink
+from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.living import living
 from engine.stores.redis.tail_search import TailSearch
 from engine.stores.redis.wire import ReplyError
-from engine.stream_id import STREAM_START, StreamId
+from engine.stream_id import StreamId
 
 # Entries fetched by one command: while searching the tail, and while executing a plan.
 SEARCH_PAGE = 200
 _PLAN_PAGE = 1000
 _rows = msgspec.msgpack.Decoder(list[list[Any]])
 
-# `allow-oom`: when Redis is full because ClickHouse was away, these scripts make room again.
-
-# lease(lock; owner, ttl_ms) -> 1 when the lease is the owner's now
-# When the clock of Redis was set back, the lease of one that has died would last for as long as that: it ends
-# as one of now does.
-_LEASE = """#!lua flags=allow-oom
-local owner = redis.call('GET', KEYS[1])
-if owner == ARGV[1] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) return 1 end
-if owner then
-  if redis.call('PTTL', KEYS[1]) > 2 * ARGV[2] then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-  return 0
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-
-# release(lock; owner)
-_RELEASE = """#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-return 1
-"""
-
-# propose(lock, plan; owner, plan) -> 1 when the plan was kept, 0 when the lease is another's or a plan
-# is there
-_PROPOSE = """#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('SETNX', KEYS[2], ARGV[2])
-"""
-
-# finish(plan, unreadable, trimmed, streams ...; plan, first id kept of each stream ...,
-#        then per unreadable entry: index of its stream from 1, id)
-# -> 1 when the plan was there and is finished now, 0 when another or none is there
-_FINISH = """#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-local streams = #KEYS - 3
-for i = streams + 2, #ARGV, 2 do
-  local key, id = KEYS[3 + tonumber(ARGV[i])], ARGV[i + 1]
-  local found = redis.call('XRANGE', key, id, id)
-  if found[1] then redis.call('XADD', KEYS[2], '*', 'k', key, 'i', id, 'b', found[1][2][2]) end
-end
-for i = 1, streams do
-  redis.call('HSET', KEYS[3], KEYS[3 + i], ARGV[1 + i])
-  redis.call('XTRIM', KEYS[3 + i], 'MINID', '=', ARGV[1 + i])
-end
-redis.call('DEL', KEYS[1])
-return 1
-"""
-
 
 class RedisActivityStream:
     """The port `ActivityStream` on one Redis.
 
     Every call raises Unavailable, and ConfigError when Redis refuses the password. Under failure:
-    every call may be repeated after `Unavailable`. `lease`, `release` and the reads change nothing
-    the second time. When the answer of a `propose` that took effect was lost, `plan` gives that plan.
+    every call may be repeated after `Unavailable`. The leases and the reads change nothing the second
+    time. When the answer of a `propose` that took effect was lost, `plans` gives that plan.
     When the answer of a `finish` was lost, the second one answers False, because the plan is gone.
     """
 
@@ -113,8 +57,10 @@ class RedisActivityStream:
         self._link = RedisLink(url, timeout_s=timeout_s, name="activity")
         self._reading = RedisLink(url, timeout_s=timeout_s, name="activity reading")
         self._plan = msgspec.msgpack.Decoder(BlockPlan)
-        # The plan last read, and its bytes in Redis, which another version may have written.
-        self._written: tuple[BlockPlan | None, bytes] = (None, b"")
+        # The plans last read, and their bytes in Redis, which another version may have written.
+        self._written: list[tuple[BlockPlan, bytes]] = []
+        # How long a lease lasts, milliseconds, as it was last asked for.
+        self._ttl_ms = 10_000
         # By shard, for look-ups.
         self._tails = [KeptTail(partial(first_and_page, self._link, s), SEARCH_PAGE) for s in range(shards)]
 
@@ -123,41 +69,55 @@ class RedisActivityStream:
         await self._link.close()
         await self._reading.close()
 
-    async def lease(self, owner: str, ttl_ms: int) -> bool:
-        """Become or stay the one archiver for `ttl_ms` milliseconds; False while another is."""
+    async def lease(self, owner: str, ttl_ms: int) -> HeldShards:
+        """Live for `ttl_ms` milliseconds more; keep the shards that `owner` has, and win those of its share
+        that nobody has, for as long."""
+        self._ttl_ms = ttl_ms
         async with self._answering():
-            return bool(await self._link.call(*_script(_LEASE, [ARCHIVER_LOCK], [owner, ttl_ms])))
+            names = await self._link.call(*living(ARCHIVERS, owner, ttl_ms))
+            share = share_of(owner, [name.decode() for name in names], self._shards)
+            shares = [shard in share for shard in range(self._shards)]
+            ours = await self._link.call(*steps.own(owner, ttl_ms, shares))
+        held = {shard for shard, is_ours in enumerate(ours) if is_ours}
+        return HeldShards(frozenset(held & share), frozenset(held - share))
+
+    async def give_back(self, owner: str, shards: Collection[int]) -> None:
+        """Let others have these shards at once, those that are `owner`'s."""
+        async with self._answering():
+            await self._link.call(*steps.give_back(owner, shards))
 
     async def release(self, owner: str) -> None:
-        """Give the lease up, if it is `owner`'s."""
+        """Give back all that `owner` has; it lives no longer."""
+        await self.give_back(owner, range(self._shards))
         async with self._answering():
-            await self._link.call(*_script(_RELEASE, [ARCHIVER_LOCK], [owner]))
+            await self._link.call(*steps.leave(owner))
 
-    async def plan(self) -> BlockPlan | None:
-        """The plan that is being executed; None when there is none."""
+    async def plans(self, shards: Collection[int]) -> list[BlockPlan]:
+        """The plans that stand in these shards, each once; they may have other shards too."""
+        if not shards:
+            return []
         async with self._answering():
-            encoded = await self._link.call("GET", ARCHIVER_PLAN)
-        if encoded is None:
-            return None
-        plan = self._plan.decode(encoded)
-        self._written = (plan, encoded)
-        return plan
+            # One of a version that had one archiver; from here on it stands as the others do.
+            if old := await self._link.call("GET", ARCHIVER_PLAN):
+                await self._link.call(*steps.adopt(self._plan.decode(old), old))
+            found = await self._link.call("HMGET", ARCHIVER_PLANS, *shards)
+        encoded = dict.fromkeys(plan for plan in found if plan is not None)
+        self._written = [(self._plan.decode(plan), plan) for plan in encoded]
+        return [plan for plan, _ in self._written]
 
     async def propose(self, owner: str, plan: BlockPlan) -> bool:
-        """Keep `plan` for execution; False when the lease is another's, or a plan is there."""
-        encoded = msgspec.msgpack.encode(plan)
+        """Keep `plan` for execution; False when one of its shards is another's, or was meanwhile, or has a
+        plan."""
         async with self._answering():
-            return bool(
-                await self._link.call(*_script(_PROPOSE, [ARCHIVER_LOCK, ARCHIVER_PLAN], [owner, encoded]))
-            )
+            return bool(await self._link.call(*steps.propose(owner, plan, msgspec.msgpack.encode(plan))))
 
     async def read(self, after: Mapping[int, StreamId], count: int, block_ms: int) -> list[ActivityEntry]:
-        """Up to `count` entries of each shard behind `after`; a shard not in it is read from its start.
+        """Up to `count` entries of each shard that `after` has, behind the id there.
 
         Waits up to `block_ms` milliseconds for the first one; [] when none came.
         """
-        keys = {activity_key(shard): shard for shard in range(self._shards)}
-        positions = [str(after.get(shard, STREAM_START)) for shard in keys.values()]
+        keys = {activity_key(shard): shard for shard in after}
+        positions = [str(position) for position in after.values()]
         block = ("BLOCK", block_ms) if block_ms else ()
         wait_s = self._timeout_s + block_ms / 1000
         async with self._answering(block_ms / 1000):
@@ -180,16 +140,11 @@ class RedisActivityStream:
 
         False when this plan is not there: it was finished before.
         """
-        index = {part.shard: i for i, part in enumerate(plan.ranges, 1)}
-        seen, written = self._written
-        args: list[bytes | str | int] = [written if seen == plan else msgspec.msgpack.encode(plan)]
-        args += [str(part.last.next) for part in plan.ranges]
-        for entry in unreadable:
-            args += [index[entry.shard], str(entry.id)]
-        fixed = [ARCHIVER_PLAN, ARCHIVER_UNREADABLE, ARCHIVER_TRIMMED]
-        keys = [*fixed, *(activity_key(part.shard) for part in plan.ranges)]
+        found = next((written for known, written in self._written if known == plan), None)
+        encoded = found or msgspec.msgpack.encode(plan)
+        aside = [(entry.shard, entry.id) for entry in unreadable]
         async with self._answering():
-            return bool(await self._link.call(*_script(_FINISH, keys, args)))
+            return bool(await self._link.call(*steps.finish(plan, encoded, self._ttl_ms, aside)))
 
     async def backlog(self) -> list[Backlog]:
         """How many entries wait in each shard, and the first of them; in one round trip."""
@@ -270,10 +225,6 @@ class RedisActivityStream:
             raise Unavailable(f"Redis refuses a step of the archive: {e}.") from e
         except TimeoutError as e:
             raise Unavailable(f"Redis does not answer: no answer within {self._timeout_s:g} s.") from e
-
-
-def _script(script: str, keys: Sequence[Argument], arguments: Sequence[Argument]) -> Command:
-    return ("EVAL", script, len(keys), *keys, *arguments)
 
 
 async def first_and_page(

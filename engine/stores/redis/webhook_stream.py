@@ -35,6 +35,7 @@ from engine.redis_keys import (
     webhook_positions_key,
 )
 from engine.stores.redis.link import Command, RedisLink
+from engine.stores.redis.living import living
 from engine.stores.redis.wire import ReplyError
 from engine.stream_id import STREAM_START, StreamId
 from engine.webhooks.ports import FoundEntry, Settled
@@ -67,22 +68,6 @@ if not activity then
   redis.call('HSET', KEYS[2], 'activity', activity)
 end
 return {activity, redis.call('HGET', KEYS[2], 'events') or '0-0'}
-"""
-
-# living(notifiers; name, ttl_ms) -> the names of all that live
-# By the clock of Redis, whatever the notifiers think of it. When that clock was set back, an earlier note
-# would count for as long; it ends as one of now does.
-_LIVING = """#!lua flags=allow-oom
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local ends = string.format('%.0f', now + ARGV[2])
-redis.call('ZADD', KEYS[1], ends, ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
-local beyond = string.format('(%.0f', now + 2 * ARGV[2])
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], beyond, '+inf')) do
-  redis.call('ZADD', KEYS[1], ends, name)
-end
-return redis.call('ZRANGE', KEYS[1], 0, -1)
 """
 
 # settle(lock, positions, events; owner, settled activity or '', settled events or '', first event kept or '')
@@ -124,7 +109,7 @@ class RedisWebhookStreams:
 
     async def living(self, name: str, ttl_ms: int) -> list[str]:
         """Note that this notifier lives for `ttl_ms` more; the names of all that do, in their order."""
-        replies = await self._batch([("EVAL", _LIVING, 1, NOTIFIERS, name, ttl_ms)])
+        replies = await self._batch([living(NOTIFIERS, name, ttl_ms)])
         return sorted(found.decode() for found in replies[0])
 
     async def own(self, owner: str, shards: Sequence[int], ttl_ms: int) -> dict[int, Settled]:

@@ -1,18 +1,20 @@
-"""The Redis side of the activity: reading, lease, plan, trimming, search."""
+"""The Redis side of the activity: reading, leases of shards, plans, trimming, search."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 import pytest
 
 from engine.activity.blocks import plan_of
-from engine.activity.records import ActivityEntry, MessageKey
+from engine.activity.records import ActivityEntry, HeldShards, MessageKey
 from engine.errors import ConfigError, Unavailable
 from engine.redis_keys import activity_key
 from engine.stores.redis.activity_stream import RedisActivityStream
+from engine.stream_id import STREAM_START
 from tests.activity.world import REDIS_DATABASE, SHARDS, T0, World, blob_of, in_database, make_row, until
 
 
@@ -24,13 +26,17 @@ async def world(redis_url: str) -> AsyncIterator[World]:
     await world.close()
 
 
+START = dict.fromkeys(range(SHARDS), STREAM_START)
+ALL = frozenset(range(SHARDS))
+
+
 async def all_entries(world: World) -> list[ActivityEntry]:
-    return await world.stream.read({}, 10_000, 0)
+    return await world.stream.read(START, 10_000, 0)
 
 
 async def test_reading_goes_on_behind_what_was_read_in_every_shard(world: World) -> None:
     await world.put(10)
-    first = await world.stream.read({}, 2, 0)
+    first = await world.stream.read(START, 2, 0)
     assert [sum(e.shard == s for e in first) for s in range(SHARDS)] == [2, 2, 2, 2]
     after = {entry.shard: entry.id for entry in first}
     second = await world.stream.read(after, 100, 0)
@@ -39,7 +45,7 @@ async def test_reading_goes_on_behind_what_was_read_in_every_shard(world: World)
 
 
 async def test_a_read_that_waits_returns_with_the_first_entry(world: World) -> None:
-    reading = asyncio.create_task(world.stream.read({}, 10, 10_000))
+    reading = asyncio.create_task(world.stream.read(START, 10, 10_000))
     await asyncio.sleep(0)
     await world.put(1)
     async with asyncio.timeout(5):
@@ -47,26 +53,85 @@ async def test_a_read_that_waits_returns_with_the_first_entry(world: World) -> N
 
 
 async def test_empty_streams_are_read_as_nothing(world: World) -> None:
-    assert await world.stream.read({}, 10, 0) == []
-    assert await world.stream.read({}, 10, 20) == []
+    assert await world.stream.read(START, 10, 0) == []
+    assert await world.stream.read(START, 10, 20) == []
 
 
-async def test_only_one_owner_has_the_lease_until_it_is_given_up(world: World) -> None:
-    assert await world.stream.lease("a", 10_000)
-    assert await world.stream.lease("a", 10_000)
-    assert not await world.stream.lease("b", 10_000)
-    await world.stream.release("b")
-    assert not await world.stream.lease("b", 10_000)
+async def test_archivers_divide_the_shards_and_each_shard_has_one_owner(world: World) -> None:
+    lease = partial(world.stream.lease, ttl_ms=10_000)
+    assert await lease("a") == HeldShards(ALL, frozenset())
+    assert await lease("b") == HeldShards(), "nothing is free"
+    assert await lease("a") == HeldShards(frozenset({0, 2}), frozenset({1, 3}))
+    assert await lease("b") == HeldShards(), "they are not given back yet"
+    await world.stream.give_back("b", ALL)
+    assert await lease("b") == HeldShards(), "they are not its own to give back"
+    await world.stream.give_back("a", [1, 3])
+    assert await lease("b") == HeldShards(frozenset({1, 3}), frozenset())
     await world.stream.release("a")
-    assert await world.stream.lease("b", 10_000)
+    assert await lease("b") == HeldShards(ALL, frozenset())
 
 
-async def test_a_lease_that_is_not_renewed_ends(world: World) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+async def test_no_archiver_has_more_than_its_part(world: World, count: int) -> None:
+    names = [f"a{n}" for n in range(count)]
+    held: dict[str, HeldShards] = {}
+    for _ in range(3):
+        for name in names:
+            held[name] = await world.stream.lease(name, 60_000)
+            await world.stream.give_back(name, held[name].leaving)
+    assert sorted(shard for has in held.values() for shard in has.shards) == sorted(ALL)
+    assert max(len(has.shards) for has in held.values()) == -(-SHARDS // count)
+
+
+async def test_leases_that_are_not_renewed_end(world: World) -> None:
     assert await world.stream.lease("a", 30)
-    await until(lambda: world.stream.lease("b", 30))
+
+    async def all_are_its_own() -> bool:
+        return (await world.stream.lease("b", 60_000)).shards == ALL
+
+    await until(all_are_its_own)
 
 
-async def test_a_plan_needs_the_lease_and_no_other_plan(world: World) -> None:
+async def test_what_was_archived_by_another_meanwhile_is_not_planned_again(world: World) -> None:
+    """An archiver reads, and sleeps; another archives that and ends; the first has its shards again."""
+    await world.put(8)
+    await world.stream.lease("a", 10_000)
+    entries = await all_entries(world)
+    await world.stream.give_back("a", ALL)
+    await world.stream.release("a")
+    await world.stream.lease("b", 10_000)
+    plan = plan_of(entries[:5])
+    assert await world.stream.propose("b", plan)
+    assert await world.stream.finish(plan, [])
+    await world.stream.release("b")
+    await world.stream.lease("a", 10_000)
+    assert not await world.stream.propose("a", plan_of(entries))
+    assert await world.stream.propose("a", plan_of(await all_entries(world)))
+
+
+async def test_an_archiver_of_a_version_that_had_one_is_not_beside_these(world: World) -> None:
+    await world.put(8)
+    plan = plan_of(await all_entries(world))
+    await world.redis.set("archiver:lock", "old")
+    assert await world.stream.lease("a", 10_000) == HeldShards()
+    # It has written its plan, and is gone.
+    await world.redis.set("archiver:plan", msgspec.msgpack.encode(plan))
+    await world.redis.delete("archiver:lock")
+    assert (await world.stream.lease("a", 10_000)).shards == ALL
+    assert await world.redis.get("archiver:lock") == b"shards", "the old one does not get it"
+    assert not await world.stream.propose("a", plan_of((await all_entries(world))[:1]))
+    assert await world.stream.plans([3]) == [plan]
+    assert await world.redis.get("archiver:plan") is None
+    assert await world.redis.pttl("archiver:lock") == -1, "it stays shut while a plan stands"
+    await world.stream.lease("a", 10_000)
+    assert await world.redis.pttl("archiver:lock") == -1
+    assert await world.stream.finish(plan, [])
+    assert await world.redis.pttl("archiver:lock") > 0
+    await world.stream.release("a")
+    assert await world.redis.get("archiver:lock") is None
+
+
+async def test_a_plan_needs_the_leases_of_its_shards_and_no_other_plan(world: World) -> None:
     await world.put(4)
     entries = await all_entries(world)
     plan, other = plan_of(entries), plan_of(entries[:1])
@@ -75,7 +140,8 @@ async def test_a_plan_needs_the_lease_and_no_other_plan(world: World) -> None:
     assert not await world.stream.propose("b", plan)
     assert await world.stream.propose("a", plan)
     assert not await world.stream.propose("a", other)
-    assert await world.stream.plan() == plan
+    for shard in ALL:
+        assert await world.stream.plans([shard]) == [plan]
 
 
 async def test_the_entries_of_a_plan_are_exactly_its_ranges(world: World) -> None:
@@ -95,7 +161,7 @@ async def test_finishing_removes_the_plans_entries_and_the_plan_once(world: Worl
     await world.stream.propose("a", plan)
     assert await world.stream.finish(plan, [])
     assert {e.shard: e.id for e in await all_entries(world)} == later
-    assert await world.stream.plan() is None
+    assert not await world.stream.plans(ALL)
     assert not await world.stream.finish(plan, [])
     assert await world.waiting() == SHARDS
 
@@ -107,18 +173,19 @@ async def test_finishing_another_plan_than_the_one_that_stands_changes_nothing(w
     await world.stream.propose("a", plan_of(entries))
     assert not await world.stream.finish(plan_of(entries[:3]), [])
     assert await world.waiting() == 8
-    assert await world.stream.plan() == plan_of(entries)
+    assert await world.stream.plans(ALL) == [plan_of(entries)]
 
 
 async def test_a_plan_that_a_newer_version_wrote_is_understood_and_finished(world: World) -> None:
     await world.put(8)
     plan = plan_of(await all_entries(world))
     parts = [[part.shard, part.first, part.last, "new"] for part in plan.ranges]
-    await world.redis.set("archiver:plan", msgspec.msgpack.encode([parts, "new"]))
-    assert await world.stream.plan() == plan
+    written = msgspec.msgpack.encode([parts, "new"])
+    await world.redis.hset("archiver:plans", mapping=dict.fromkeys(range(SHARDS), written))
+    assert await world.stream.plans(ALL) == [plan]
     assert await world.stream.finish(plan, [])
     assert await world.waiting() == 0
-    assert await world.stream.plan() is None
+    assert not await world.stream.plans(ALL)
 
 
 async def test_an_unreadable_entry_is_set_aside_and_not_lost(world: World) -> None:
@@ -144,7 +211,7 @@ async def test_a_full_redis_can_still_be_emptied(world: World) -> None:
     try:
         with pytest.raises(Exception, match="maxmemory"):
             await world.put(1)
-        assert await world.stream.lease("a", 10_000)
+        assert (await world.stream.lease("a", 10_000)).shards == ALL
         assert await world.stream.propose("a", plan)
         assert await world.stream.finish(plan, entries[:1])
     finally:
@@ -211,7 +278,7 @@ async def test_the_search_stops_at_its_bound_and_says_so(world: World) -> None:
 async def test_a_redis_that_is_away_is_unavailable() -> None:
     stream = RedisActivityStream("redis://127.0.0.1:1/0", SHARDS, timeout_s=1.0)
     with pytest.raises(Unavailable, match=r"Redis at .* cannot be reached"):
-        await stream.plan()
+        await stream.plans(ALL)
     await stream.close()
 
 
@@ -221,7 +288,7 @@ async def test_a_redis_that_never_answers_is_unavailable_within_the_deadline() -
     port = silent.sockets[0].getsockname()[1]
     stream = RedisActivityStream(f"redis://127.0.0.1:{port}/0", SHARDS, timeout_s=0.2)
     with pytest.raises(Unavailable, match=r"within 0\.2 s"):
-        await stream.plan()
+        await stream.plans(ALL)
     await stream.close()
     silent.close()
     for writer in held:
@@ -232,7 +299,7 @@ async def test_a_wrong_password_is_the_operators_to_mend(redis_url: str) -> None
     host = redis_url.rpartition("@")[2]
     stream = RedisActivityStream(f"redis://:wrong@{host}", SHARDS)
     with pytest.raises(ConfigError, match="password"):
-        await stream.plan()
+        await stream.plans(ALL)
     await stream.close()
 
 

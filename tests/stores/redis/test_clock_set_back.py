@@ -15,6 +15,7 @@ from engine.stores.redis.admission import RedisAdmission
 from engine.stores.redis.auto_replies import RedisReplyQueue
 from engine.stores.redis.inbound_stream import RedisInboundStream
 from engine.stores.redis.link import RedisLink
+from engine.stores.redis.living import living
 from engine.stores.redis.lua_libraries import versioned
 from engine.stores.redis.throughput import RedisSlots
 from engine.stores.redis.webhook_stream import RedisWebhookStreams
@@ -39,7 +40,7 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-@pytest.mark.parametrize("of", ["archiver", "inbox", "replies", "shard of webhooks"])
+@pytest.mark.parametrize("of", ["shard of activity", "inbox", "replies", "shard of webhooks"])
 async def test_a_lease_of_one_that_has_died_ends_in_its_time(
     link: RedisLink, redis_url: str, of: str
 ) -> None:
@@ -49,8 +50,11 @@ async def test_a_lease_of_one_that_has_died_ends_in_its_time(
     async def own(owner: str) -> bool:
         return bool(await streams.own(owner, [0], TTL_MS))
 
+    async def archived_by(owner: str) -> bool:
+        return bool((await archive.lease(owner, TTL_MS)).shards)
+
     asks: dict[str, tuple[bytes, Ask]] = {
-        "archiver": (keys.ARCHIVER_LOCK, lambda owner: archive.lease(owner, TTL_MS)),
+        "shard of activity": (keys.archiver_lock_key(0), archived_by),
         "inbox": (keys.INBOUND_LOCK, lambda owner: RedisInboundStream(link).lease(owner, TTL_MS)),
         "replies": (keys.AUTO_REPLIES_LOCK, lambda owner: RedisReplyQueue(link).lease(owner, TTL_MS)),
         "shard of webhooks": (keys.webhook_lock_key(0), own),
@@ -68,11 +72,11 @@ async def test_a_lease_of_one_that_has_died_ends_in_its_time(
         await archive.close()
 
 
-async def test_a_notifier_that_has_died_lives_no_longer_than_its_note(link: RedisLink) -> None:
-    streams = RedisWebhookStreams(link, link)
-    await link.call("ZADD", keys.NOTIFIERS, now_ms() + HOUR_MS, "dead", now_ms() - 1, "long dead")
-    assert await streams.living("living", TTL_MS) == ["dead", "living"]
-    ends_ms = float(await link.call("ZSCORE", keys.NOTIFIERS, "dead"))
+@pytest.mark.parametrize("key", [keys.NOTIFIERS, keys.ARCHIVERS])
+async def test_a_process_that_has_died_lives_no_longer_than_its_note(link: RedisLink, key: bytes) -> None:
+    await link.call("ZADD", key, now_ms() + HOUR_MS, "dead", now_ms() - 1, "long dead")
+    assert await link.call(*living(key, "living", TTL_MS)) == [b"dead", b"living"]
+    ends_ms = float(await link.call("ZSCORE", key, "dead"))
     assert ends_ms <= now_ms() + TTL_MS
 
 
