@@ -20,12 +20,12 @@ import structlog
 
 from engine import __version__
 from engine.boot.autoscaling import Autoscaling
-from engine.boot.disk_space import scarcest
 from engine.boot.metric_files import Counted, process_of
 from engine.boot.own_changes import Recorder
 from engine.boot.own_node import own_node
 from engine.boot.process import Process, end, until
 from engine.config import ROLES
+from engine.disk_space import scarcest
 from engine.errors import Unavailable
 from engine.formats import FORMATS
 from engine.metrics.snapshot import Snapshot, Totals, added, joined

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from engine.disk_space import DiskSpace
 from engine.records import Queue
 
 # How many workers of a queue a node may have, and how many sends in flight each of them.
@@ -125,22 +126,6 @@ class ProcessNote(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 0
     degraded: bool = False
     last_words: str = ""
-
-
-class DiskSpace(msgspec.Struct, frozen=True, kw_only=True):
-    """The room on the disk of the data directory that is nearest to full, MiB."""
-
-    # A directory on that disk.
-    place: str
-    free_mb: int
-    total_mb: int
-    # With less than this, room is scarce.
-    low_below_mb: int
-
-    @property
-    def is_low(self) -> bool:
-        """Whether room is scarce."""
-        return self.free_mb < self.low_below_mb
 
 
 class NodeNote(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,15 +1,14 @@
 """Tells that the disk of the data directory is nearly full, in time, and afterwards that it was.
 
 The log may be on that disk: what is said while it is full is lost, so it is said before, when room is scarce,
-and again when there is room. See `engine.boot.disk_space` for what is scarce, and what is full.
+and again when there is room. See `engine.disk_space` for what is scarce, and what is full.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from engine.boot.disk_space import FULL, scarcest
-from engine.nodes.records import DiskSpace
+from engine.disk_space import FULL, DiskSpace, scarcest
 
 # Room is scarce until there is so many times more than what was too little: else a line a second might
 # follow a store that writes and removes the same file.

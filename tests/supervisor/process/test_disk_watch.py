@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from engine.boot.disk_space import scarcest
-from engine.nodes.records import DiskSpace
+from engine.disk_space import DiskSpace, scarcest
 from supervisor.process import disk_watch
 
 

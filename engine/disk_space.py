@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from engine.nodes.records import DiskSpace
+import msgspec
 
 # The embedded servers, by the names of their directories.
 _STORES = ("redis", "postgres", "clickhouse")
@@ -14,6 +14,22 @@ _MIB = 1 << 20
 # Room is scarce below a twentieth of the disk, but never below more than the first, nor less than the second;
 # with less than the third a store does not start again. MiB.
 _LOW_MAX, _LOW_MIN, FULL = 512, 200, 20
+
+
+class DiskSpace(msgspec.Struct, frozen=True, kw_only=True):
+    """The room on the disk of the data directory that is nearest to full, MiB."""
+
+    # A directory on that disk.
+    place: str
+    free_mb: int
+    total_mb: int
+    # With less than this, room is scarce.
+    low_below_mb: int
+
+    @property
+    def is_low(self) -> bool:
+        """Whether room is scarce."""
+        return self.free_mb < self.low_below_mb
 
 
 def scarcest(data_dir: str) -> DiskSpace | None:
