@@ -234,6 +234,7 @@ def test_a_campaign_of_several_requests_is_canceled_as_a_whole_and_shown_at_one_
         "POST", "/v1/messages/cancel", {"campaign": "springtime"}
     )
     assert (status, canceled["canceled"]) == (200, 0)
+    assert customer.call("POST", "/v1/messages/cancel", {"campaign": "springtime"})[1]["canceled"] == 1
     for body, field in (({}, "campaign"), ({"campaign": "a", "cursor": "b"}, "cursor")):
         status, problem = customer.call("POST", "/v1/messages/cancel", body)
         assert (status, problem["field"]) == (422, field)
