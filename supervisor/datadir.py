@@ -83,6 +83,10 @@ class DataDir:
         """Give the lock back, so that another process can claim it. Does nothing when it is not claimed."""
         filelock.give_back(self._lock)
 
+    def exists(self) -> bool:
+        """Whether a data directory was made here."""
+        return (self.path / "format").exists()
+
     def holder(self) -> int | None:
         """Process id of the `smsengine up` that holds the directory now; None: none does."""
         return filelock.holder(self._lock)
