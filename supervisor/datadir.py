@@ -48,6 +48,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 A = TypeVar("A", bound=Address)
 
 
+def is_made(path: Path) -> bool:
+    """Whether there is a data directory here."""
+    return (path / "format").exists()
+
+
 class DataDir:
     """One data directory. Nothing is created before `claim`."""
 
@@ -82,10 +87,6 @@ class DataDir:
     def leave(self) -> None:
         """Give the lock back, so that another process can claim it. Does nothing when it is not claimed."""
         filelock.give_back(self._lock)
-
-    def exists(self) -> bool:
-        """Whether a data directory was made here."""
-        return (self.path / "format").exists()
 
     def holder(self) -> int | None:
         """Process id of the `smsengine up` that holds the directory now; None: none does."""

@@ -35,7 +35,7 @@ from engine.stores.postgres.routing import Routing
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
-from supervisor.datadir import DEFAULT, DataDir
+from supervisor.datadir import DEFAULT, DataDir, is_made
 from supervisor.embedded.servers import start_all
 from supervisor.process.child import run_once
 from supervisor.running import Running
@@ -108,7 +108,7 @@ def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
     if not wanted:
         migrate(config)
         return
-    if not directory.exists():
+    if not is_made(directory.path):
         raise ConfigError(
             f"There is nothing to migrate: there is no data directory {directory.path}, and no url of"
             f" {' and '.join(sorted(wanted))} in the configuration; name one of the two with --data-dir or"
