@@ -48,6 +48,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 A = TypeVar("A", bound=Address)
 
 
+def is_made(path: Path) -> bool:
+    """Whether there is a data directory here."""
+    return (path / "format").exists()
+
+
 class DataDir:
     """One data directory. Nothing is created before `claim`."""
 

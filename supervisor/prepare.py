@@ -35,7 +35,7 @@ from engine.stores.postgres.routing import Routing
 from engine.stores.redis.fitness import fitness_of
 from engine.stores.redis.link import RedisLink, load_functions
 from engine.stores.redis.wire import ReplyError
-from supervisor.datadir import DEFAULT, DataDir
+from supervisor.datadir import DEFAULT, DataDir, is_made
 from supervisor.embedded.servers import start_all
 from supervisor.process.child import run_once
 from supervisor.running import Running
@@ -95,7 +95,8 @@ def migrate(config: Config) -> tuple[Config, NodeWish]:
 def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
     """Do what `smsengine migrate` does. Raises ConfigError, ChildFailed, as `migrate` does.
 
-    Embedded servers that do not run are started, and stopped afterwards.
+    Embedded servers that do not run are started, and stopped afterwards. Where there is no data directory
+    yet, none is made: there is nothing to migrate.
     """
     config = load(config_file) if config_file else Config()
     directory = DataDir(data_dir or Path(config.data_dir or DEFAULT))
@@ -107,6 +108,12 @@ def migrate_only(config_file: Path | None, data_dir: Path | None) -> None:
     if not wanted:
         migrate(config)
         return
+    if not is_made(directory.path):
+        raise ConfigError(
+            f"There is nothing to migrate: there is no data directory {directory.path}, and no url of"
+            f" {' and '.join(sorted(wanted))} in the configuration; name one of the two with --data-dir or"
+            " --config."
+        )
     directory.claim()
     try:
         servers = start_all(directory.path, wanted)

@@ -122,6 +122,7 @@ class AllExports:
 
     def __init__(self, services: AdminServices) -> None:
         self._export = services.reports.export
+        self._directory = services.directory
         self._now_us = services.now_us
         self._queue = ReportQueue()
 
@@ -137,7 +138,9 @@ class AllExports:
     async def messages(self, request: web.Request) -> Response:
         """`GET /organisations/{organisation_id}/reports/messages`: 200 with a file. Raises Refusal 401, 403,
         404, 422, 429, Unavailable."""
-        query = _query_of(request, organisation_id_of(request), self._now_us() // 1_000_000)
+        organisation_id = organisation_id_of(request)
+        query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
+        await self._directory.organisation(organisation_id)
         return await _file(self._export, query, self._queue)
 
 

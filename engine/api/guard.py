@@ -33,6 +33,8 @@ ENDS_WITH_CALLER = web.RequestKey("ends_with_caller", asyncio.Task[object])
 WAITED_S = web.RequestKey("waited_s", float)
 # Whether the key of a request was found good; absent: it was not, or none was wanted.
 LET_IN = web.RequestKey("let_in", bool)
+# The path of the API that a request is for, where the console has it under another; absent: its own.
+CALLED_PATH = web.RequestKey("called_path", str)
 # The id that the answer of a request will have.
 REQUEST_ID = web.RequestKey("request_id", str)
 _X_REQUEST_ID = istr("X-Request-Id")
@@ -83,8 +85,9 @@ def asked_once(action: Action) -> Action:
 
 
 def fingerprint(request: web.Request, body: bytes) -> bytes:
-    """Digest of method, path and body, 16 bytes. Requests with the same digest are the same request."""
-    return fingerprint_of(request.method, request.path, body)
+    """Digest of method, path and body, 16 bytes. Requests with the same digest are the same request, whether
+    they come by the console or not."""
+    return fingerprint_of(request.method, request.get(CALLED_PATH, request.path), body)
 
 
 def fingerprint_of(method: str, path: str, body: bytes) -> bytes:

@@ -10,9 +10,10 @@ from aiohttp import web
 
 from engine.api.app import OWN_TIMES, Actions, AdminCallTable, own_actions, refuse_paths, route_calls
 from engine.api.auth import Keys
-from engine.api.guard import Action
+from engine.api.guard import CALLED_PATH, Action
 from engine.api.last_uses import LastUses
 from engine.api.ports import AdminServices
+from engine.api.response import Response
 from engine.console.access import PATH, Access, dressed
 from engine.console.live import LiveCall
 from engine.console.login import SessionCalls
@@ -63,6 +64,17 @@ def console(
 
 def _under_api(actions: Actions, entered: Callable[[Action], Action]) -> Actions:
     return {
-        f"{API}{path}": {method: entered(action) for method, action in of.items()}
+        f"{API}{path}": {method: entered(_as_called(action)) for method, action in of.items()}
         for path, of in actions.items()
     }
+
+
+def _as_called(action: Action) -> Action:
+    """The action of a call under its own path: what makes a repetition is the same by the console as by a
+    key."""
+
+    async def called(request: web.Request) -> Response:
+        request[CALLED_PATH] = request.path.removeprefix(API)
+        return await action(request)
+
+    return called

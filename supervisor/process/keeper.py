@@ -91,9 +91,8 @@ class Keeper:
         `wish`: what operators wish of this node at the start; None: nothing. `url`: of its API.
         """
         now = time.monotonic()
-        self._config = config
-        # By generation; see `rolling`.
-        self._configs = {0: config}
+        # The second by generation; see `rolling`.
+        self._config, self._configs = config, {0: config}
         self._runner, self._fencer = runner, fencer
         self._on_ready, self._on_reload, self._on_reloaded = on_ready, on_reload, on_reloaded
         self._watchers = {watched.name: watched for watched in watchers}

@@ -98,6 +98,8 @@ async def test_what_cannot_be_exported_is_told_in_a_sentence_and_leaves_no_file(
         ([str(acme.id), "--since", "yesterday"], "--since must be a time"),
         ([str(acme.id), "-o", str(tmp_path / "none" / "a.csv")], "cannot be written: no such file"),
         ([str(acme.id), "--json"], "--output"),
+        (["999999"], "There is no organisation with this id."),
+        (["999999", "-o", file], "There is no organisation with this id."),
     ):
         assert await export(api, *words) == 2
         assert part in capsys.readouterr().err

@@ -188,8 +188,9 @@ async def test_what_is_no_export_is_refused(exporting: Api, query: str, field: s
 async def test_the_operator_names_the_organisation(exporting: Api, acme: NewOrganisation) -> None:
     status, problem = await exporting.admin("GET", f"/organisations/{acme.id}/reports/messages?format=xlsx")
     assert (status, problem["field"]) == (422, "format")
-    status, problem = await exporting.admin("GET", "/organisations/none/reports/messages")
-    assert (status, problem["code"]) == (404, "not_found")
+    for nobody in ("none", "999999"):
+        status, problem = await exporting.admin("GET", f"/organisations/{nobody}/reports/messages")
+        assert (status, problem["code"]) == (404, "not_found")
 
 
 async def test_an_erasure_is_begun_of_a_number_that_is_one(exporting: Api) -> None:

@@ -74,6 +74,33 @@ async def test_a_change_is_recorded_with_the_name_of_the_key(console: Console) -
     assert {change["action"].rpartition("/")[2] for change in reply.body["changes"]} == {"pause", "resume"}
 
 
+@pytest.mark.parametrize("first", ["key", "session"])
+async def test_a_call_that_is_repeated_the_other_way_is_a_repetition(console: Console, first: str) -> None:
+    operator = await console.log_in(ADMIN_KEY)
+    made = await console.ask(
+        "POST",
+        "/v1/admin/organisations",
+        {"name": f"Repeated by {first}"},
+        {"Authorization": f"Bearer {ADMIN_KEY}"},
+    )
+    of = f"/v1/admin/organisations/{made.body['id']}"
+    calls: list[tuple[str, object]] = [
+        (PAUSE.removeprefix("/console/api"), {"reason": "by hand"}),
+        (f"{of}/top-ups", {"units": 5, "reference": f"by {first}"}),
+    ]
+    for path, body in calls:
+        once = {"Idempotency-Key": f"{first} {path}"}
+        ways = [(path, {"Authorization": f"Bearer {ADMIN_KEY}"}), (f"/console/api{path}", operator.headers())]
+        if first == "session":
+            ways.reverse()
+        replies = [await console.ask("POST", way, body, headers | once) for way, headers in ways]
+        assert [reply.status // 100 for reply in replies] == [2, 2], (path, replies)
+        assert replies[0].body == replies[1].body
+        # Another call with this key is refused, whichever way it comes.
+        for way, headers in ways:
+            assert (await console.ask("POST", way, {"other": 1}, headers | once)).status in (409, 422)
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize("token", ["", "0" * 64, "é", "another"])
 async def test_no_call_that_changes_something_is_made_without_the_token(

@@ -79,14 +79,10 @@ class EdgeConnection(asyncio.Protocol):
         self.idle = IdleClock(transport, first_s, server.KEEP_ALIVE_S)
         self._parts.joined(self)
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """The client has gone. A request under way goes on."""
-        if self._seat is not None:
+    def connection_lost(self, exc: BaseException | None, *, is_handed_over: bool = False) -> None:
+        """The client has gone, or is aiohttp's now. A request under way goes on."""
+        if self._seat is not None and not is_handed_over:
             self._seat.leave()
-        self._part()
-
-    def _part(self) -> None:
-        """The client has gone, or is aiohttp's now."""
         self._transport = self._awaited = None
         if self.idle is not None:
             self.idle.stop()
@@ -234,7 +230,7 @@ class EdgeConnection(asyncio.Protocol):
     def _hand_over(self, transport: asyncio.Transport, data: bytes, waited_s: float = 0.0) -> None:
         """Let aiohttp serve the connection, from its octets `data` on."""
         self._unserved.read_on(transport)
-        self._part()
+        self.connection_lost(None, is_handed_over=True)
         assert self._seat is not None
 
         def take_back(transport: asyncio.Transport, data: bytes) -> None:

@@ -100,6 +100,7 @@ ADMIN = ["--url", "http://127.0.0.1:9", "--admin-key", "k"]
         (["org", "list", *ADMIN], "cannot be reached: nothing listens there."),
         (["check", "--config", "none.toml"], "The configuration none.toml cannot be read"),
         (["migrate", "--config", "no.toml"], "no.toml is not TOML"),
+        (["migrate"], "There is nothing to migrate: there is no data directory /"),
         (["up", "--config", "none.toml"], "none.toml cannot be read: No such file or directory."),
         (
             ["up", "--config", "unknown.toml"],

@@ -74,6 +74,21 @@ def test_what_a_store_does_not_answer_is_named_beside_what_is_known(
     assert "set aside" not in shown
 
 
+def test_a_disk_that_is_nearly_full_is_told_and_no_other(
+    tmp_path: Path, answering: Callable[[int, object], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = {"place": "/data", "free_mb": 511, "total_mb": 20000, "low_below_mb": 512}
+    nodes = [
+        {"name": "full", "seen": "running", "disk": disk},
+        {"name": "ample", "seen": "running", "disk": disk | {"free_mb": 512}},
+        {"name": "old", "seen": "running"},
+    ]
+    assert cli.run(["status", *running(tmp_path, answering(200, {"node": "ample", "nodes": nodes}))]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "/data of node full has 511 MB free, of 20,000 MB: make room" in shown
+    assert shown.count("make room") == 1
+
+
 @pytest.mark.parametrize("away", ["nobody listens", "no answer"])
 def test_without_an_answer_the_processes_are_shown_as_the_supervisor_wrote_them(
     tmp_path: Path, answering: Callable[[int, object], str], away: str, capsys: pytest.CaptureFixture[str]
