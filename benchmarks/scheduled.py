@@ -39,7 +39,9 @@ _ACCEPTED_PER_S, _AHEAD_S = 1500, 20.0
 _HEADING = """# Scheduled messages: how late, and what they cost while they wait
 
 By `python -m benchmarks.scheduled {arguments} --report`, on {machine}. Its docstring says what is
-measured.
+measured. A load of the machine above the number of its cores is other work beside the engine: then the
+lateness is an upper bound, and no figure of the engine alone. What waits costs Redis the same for each
+message, so a million take a million times `redis octets a message`.
 
 | | |
 |---|---|
