@@ -89,3 +89,11 @@ def test_no_event_is_lost_when_the_notifier_is_killed_while_it_tells_them(
     eventually(lambda: {i for ids in receiver.told.values() for i in ids} == accepted, timeout_s=120)
     assert all(len(ids) == 1 for ids in receiver.told.values()), "an event has one id"
     assert len(receiver.told) == len(accepted)
+    # The last of them are listed, with what the receiver answered.
+    path = f"/v1/webhook-endpoints/{added['id']}/deliveries"
+    eventually(lambda: caller.call("GET", path)[1]["webhook_deliveries"])
+    shown = engine.run("webhook", "delivered", made["id"], added["id"], "--json").stdout.splitlines()
+    assert {(d["type"], d["url"]) for d in map(json.loads, shown)} <= {
+        ("message.sent", url), ("webhook.test", url)
+    }  # fmt: skip
+    assert shown
