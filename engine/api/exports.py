@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 from engine.api.admin import organisation_id_of
 from engine.api.auth import Keys
 from engine.api.description import Answer, Parameter, described
+from engine.api.known_organisations import check_exists
 from engine.api.paging import choice_asked
 from engine.api.parameters import ORGANISATION
 from engine.api.ports import AdminServices, CommonServices
@@ -122,6 +123,7 @@ class AllExports:
 
     def __init__(self, services: AdminServices) -> None:
         self._export = services.reports.export
+        self._directory = services.directory
         self._now_us = services.now_us
         self._queue = ReportQueue()
 
@@ -138,6 +140,7 @@ class AllExports:
         """`GET /organisations/{organisation_id}/reports/messages`: 200 with a file. Raises Refusal 401, 403,
         404, 422, 429, Unavailable."""
         query = _query_of(request, organisation_id_of(request), self._now_us() // 1_000_000)
+        await check_exists(self._directory, query.organisation_id)
         return await _file(self._export, query, self._queue)
 
 
