@@ -18,6 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 from engine.api.admin import organisation_id_of
 from engine.api.auth import Keys
 from engine.api.description import Answer, Parameter, described
+from engine.api.known_organisations import check_exists
 from engine.api.paging import choice_asked
 from engine.api.parameters import ORGANISATION
 from engine.api.ports import AdminServices, CommonServices
@@ -138,9 +139,8 @@ class AllExports:
     async def messages(self, request: web.Request) -> Response:
         """`GET /organisations/{organisation_id}/reports/messages`: 200 with a file. Raises Refusal 401, 403,
         404, 422, 429, Unavailable."""
-        organisation_id = organisation_id_of(request)
-        query = _query_of(request, organisation_id, self._now_us() // 1_000_000)
-        await self._directory.organisation(organisation_id)
+        query = _query_of(request, organisation_id_of(request), self._now_us() // 1_000_000)
+        await check_exists(self._directory, query.organisation_id)
         return await _file(self._export, query, self._queue)
 
 

@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 from engine.api.auth import Keys
 from engine.api.decoding import Shape, invalid, read_body
 from engine.api.description import ID, TEXT, Answer, Parameter, described
+from engine.api.known_organisations import check_exists
 from engine.api.paging import asked, limit_asked
 from engine.api.parameters import LIMIT
 from engine.api.ports import AdminServices, CommonServices, Services
@@ -179,6 +180,7 @@ class InboundCalls:
         self._page, self._routes = recipients.inbound_page, recipients.inbound_routes
         self._sink, self._now_us = recipients.inbound, recipients.now_us
         self._body_bytes_max = services.body_bytes_max
+        self._directory = services.directory
 
     @described(
         "list_all_inbound_messages",
@@ -191,9 +193,12 @@ class InboundCalls:
     async def show(self, request: web.Request) -> Response:
         """`GET /inbound-messages?organisation=`: 200 with a page of those of one, or of nobody.
 
-        Raises Refusal 401, 422, Unavailable.
+        Raises Refusal 401, 404, 422, Unavailable.
         """
-        found, cursor = await _page_of(request, self._page, asked(request, "organisation", 0))
+        organisation_id = asked(request, "organisation", 0)
+        found, cursor = await _page_of(request, self._page, organisation_id)
+        if organisation_id and not found:
+            await check_exists(self._directory, organisation_id)
         return answer_of(200, _AdminPage(found, cursor))
 
     @described(

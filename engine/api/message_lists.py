@@ -18,6 +18,7 @@ from engine.api.admin import organisation_id_of
 from engine.api.auth import Keys
 from engine.api.decoding import check_time, invalid
 from engine.api.description import TEXT, TIME, Answer, Parameter, described
+from engine.api.known_organisations import check_exists
 from engine.api.message_ports import Lists
 from engine.api.paging import asked
 from engine.api.parameters import BATCH, MESSAGE, ORGANISATION
@@ -91,7 +92,7 @@ class MessageListCalls:
         Raises Refusal 401, 403, 422, Unavailable.
         """
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
-        return await _page(self._lists, request, organisation_id)
+        return answer_of(200, await _page(self._lists, request, organisation_id))
 
     @described(
         "get_message",
@@ -132,6 +133,7 @@ class AllMessages:
     def __init__(self, services: AdminServices) -> None:
         self._lists = services.lists
         self._history = services.history
+        self._directory = services.directory
 
     @described(
         "list_messages_of",
@@ -146,7 +148,11 @@ class AllMessages:
 
         Raises Refusal 401, 403, 404, 422, Unavailable.
         """
-        return await _page(self._lists, request, organisation_id_of(request))
+        organisation_id = organisation_id_of(request)
+        page = await _page(self._lists, request, organisation_id)
+        if not page.messages:
+            await check_exists(self._directory, organisation_id)
+        return answer_of(200, page)
 
     @described(
         "get_message_of",
@@ -162,7 +168,7 @@ class AllMessages:
         return await _message(self._history, request, organisation_id_of(request))
 
 
-async def _page(lists: Lists, request: web.Request, organisation_id: int) -> Response:
+async def _page(lists: Lists, request: web.Request, organisation_id: int) -> MessagePage:
     """Raises Refusal 422, Unavailable."""
     for name in request.query:
         if name not in _NAMES:
@@ -173,7 +179,7 @@ async def _page(lists: Lists, request: web.Request, organisation_id: int) -> Res
     cursor = request.query.get("cursor") or ""
     if cursor and ids.accepted_at_us(cursor) is None:
         raise invalid("`cursor` must be the `next` of a page.", "cursor")
-    return answer_of(200, await lists.page(organisation_id, _filter(request), cursor, limit))
+    return await lists.page(organisation_id, _filter(request), cursor, limit)
 
 
 async def _message(history: History, request: web.Request, organisation_id: int) -> Response:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from engine.activity.message_list import MessagePage
 from engine.activity.records import CampaignPlace, MessageFilter
 from engine.batches import Batch
 
@@ -28,9 +29,7 @@ class Cancels(Protocol):
 class Lists(Protocol):
     """The messages of organisations. Every call raises Unavailable."""
 
-    async def page(
-        self, organisation_id: int, wanted: MessageFilter, before: str, limit: int
-    ) -> msgspec.Struct:
+    async def page(self, organisation_id: int, wanted: MessageFilter, before: str, limit: int) -> MessagePage:
         """At most `limit` messages that are older than the message `before` ("": all are), the newest
         first."""
 

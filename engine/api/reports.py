@@ -20,6 +20,7 @@ from engine.activity.reports import TIMES, Group, Order, Report, ReportQuery, or
 from engine.api.auth import Keys
 from engine.api.decoding import invalid
 from engine.api.description import ID, TEXT, TIME, Answer, Parameter, described
+from engine.api.known_organisations import check_exists
 from engine.api.paging import asked, choice_asked, time_asked
 from engine.api.ports import AdminServices, CommonServices
 from engine.api.report_ports import ReportSource
@@ -163,7 +164,7 @@ class OwnReports:
         organisation_id = await self._keys.organisation(request.headers.get(hdrs.AUTHORIZATION), request)
         query = query_of(request, _OWN_GROUPS, organisation_id, self._now_us() // 1_000_000)
         async with self._queue.turn(organisation_id):
-            return await _answer(request, self._reports, query)
+            return answer_of(200, await _made(request, self._reports, query))
 
 
 class AllReports:
@@ -173,6 +174,7 @@ class AllReports:
         self._reports = services.reports.summary
         self._now_us = services.now_us
         self._queue = ReportQueue()
+        self._directory = services.directory
 
     @described(
         "get_report_of_all",
@@ -183,15 +185,18 @@ class AllReports:
         codes=("report_too_large",),
     )
     async def summary(self, request: web.Request) -> Response:
-        """`GET /reports/summary`: 200 with an `activity.reports.Report`. Raises Refusal 401, 403, 422,
+        """`GET /reports/summary`: 200 with an `activity.reports.Report`. Raises Refusal 401, 403, 404, 422,
         Unavailable."""
         organisation_id = asked(request, "organisation", 0, 1) or None
         query = query_of(request, _GROUPS, organisation_id, self._now_us() // 1_000_000)
         async with self._queue.turn(None):
-            return await _answer(request, self._reports, query)
+            report = await _made(request, self._reports, query)
+        if organisation_id is not None and not report.rows:
+            await check_exists(self._directory, organisation_id)
+        return answer_of(200, report)
 
 
-async def _answer(request: web.Request, source: ReportSource, query: ReportQuery) -> Response:
+async def _made(request: web.Request, source: ReportSource, query: ReportQuery) -> Report:
     """Make the report. Raises Refusal 422, Unavailable."""
     order, limit = choice_asked(request, "order", _ORDERS), asked(request, "limit", _ROWS_MAX, 1, _ROWS_MAX)
     messages_min = asked(request, "messages_min", 0)
@@ -199,7 +204,7 @@ async def _answer(request: web.Request, source: ReportSource, query: ReportQuery
         raise invalid(f"`order` must not be {order} in a report by status.", "order")
     report = await source(query)
     report.rows = ordered(report.rows, order, limit, messages_min)
-    return answer_of(200, report)
+    return report
 
 
 def query_of(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from engine.capacity.plan import Plan, Planner
+from engine.capacity.plan import Planner
 from engine.capacity.plan_answer import config
+from engine.capacity.simulation import Shape
+from engine.records import Queue
 from supervisor.cli import plan_apply, plan_input, plan_report, plan_show
 from supervisor.cli.options import EngineOptions
 from supervisor.cli.plan_answer import Answer, answer
@@ -70,26 +72,33 @@ def make_plan(given: Given, engine: EngineOptions) -> bool:
     if given.report is not None:
         plan_input.write(given.report, plan_report.page(found, facts, bounds))
     if given.apply:
-        return _apply(found, facts, given, engine)
+        promised = {target.queue for target in wanted}
+        shapes = {queue: shape for queue, shape in found.shapes.items() if queue in promised}
+        return _apply(shapes, facts, given, engine)
     if not engine.print_json(facts):
         plan_show.show_plan(facts, given.report)
     return facts.meets
 
 
-def _apply(found: Plan, facts: Answer, given: Given, engine: EngineOptions) -> bool:
+def _apply(shapes: Mapping[Queue, Shape], facts: Answer, given: Given, engine: EngineOptions) -> bool:
+    """Apply the shapes of the queues that have a target.
+
+    The others keep what they have: nobody asked for the smallest shape that sends what arrives."""
     if not engine.as_json:
         plan_show.show_plan(facts, given.report)
     if not facts.meets:
         raise plan_apply.NotApplied(
             f"The plan is not applied, because none meets the targets: {facts.reason}"
         )
+    if not shapes:
+        raise plan_apply.NotApplied("The plan is not applied: nothing arrives in a queue that has a target.")
     client = engine.admin()
-    changes = plan_apply.changes_of(found.shapes, client)
+    changes = plan_apply.changes_of(shapes, client)
     plan_apply.confirm(changes, yes=given.yes, as_json=engine.as_json)
     for change in plan_apply.carry_out(changes, client):
         if not engine.as_json:
             print(f"The node {change.node} has it for {change.queue}.")
-    nodes = max(sum(change.queue == queue for change in changes) for queue in found.shapes)
+    nodes = max(sum(change.queue == queue for change in changes) for queue in shapes)
     if not engine.print_json(msgspec.structs.replace(facts, applied=changes)):
-        plan_apply.show_kept(changes, config(found.shapes, nodes))
+        plan_apply.show_kept(changes, config(shapes, nodes))
     return True

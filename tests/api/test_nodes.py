@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.capacity import plan as plan_of
 from engine.nodes.control import NodeControl
 from engine.nodes.flow import NodeFlow
 from engine.nodes.records import NodeNote, NodeWish, ProcessNote
@@ -29,8 +30,12 @@ from tests.conftest import own_database
 _ROLES = ("ledger", "archiver", "express", "normal", "ingest")
 
 
+_AT_US = time.time_ns() // 1000
+
+
 def now_us() -> int:
-    return time.time_ns() // 1000
+    """A clock that stands still: no node here goes because a test waits for its machine."""
+    return _AT_US
 
 
 def note(name: str, *roles: str, **changes: Any) -> NodeNote:
@@ -237,11 +242,20 @@ async def test_the_commands_say_what_they_did_and_what_is_refused(
 
 
 async def test_a_plan_is_applied_to_the_nodes_that_run_and_is_refused_when_it_misses(
-    nodes: Api, link: RedisLink, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nodes: Api,
+    link: RedisLink,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Shorter simulations: the figures do not matter here.
+    monkeypatch.setattr(plan_of, "_FINAL", (100_000, 400_000))
+    monkeypatch.setattr(plan_of, "_COMPARED", (50_000, 200_000))
     url = f"http://127.0.0.1:{nodes.port}"
     file = tmp_path / "peaks.csv"
-    file.write_text("organisation,queue,messages_per_second,burst\nbank,express,100,1\n")
+    head = "organisation,queue,messages_per_second,burst\n"
+    # Of normal nothing is promised, so it keeps what it has.
+    file.write_text(f"{head}bank,express,100,1\nbank,normal,10,1\n")
 
     async def plan(*words: str) -> tuple[int, str, str]:
         given = ["plan", "--peaks", str(file), "--response-times", "constant(50ms)", *words]
@@ -270,3 +284,7 @@ async def test_a_plan_is_applied_to_the_nodes_that_run_and_is_refused_when_it_mi
     assert await wished() == {"a": shape, "b": shape}, "the drained one gets nothing"
     code, out, _ = await plan(*met, "--apply", "--yes", "--json")
     assert [change["node"] for change in msgspec.json.decode(out)["applied"]] == ["a", "b"]
+
+    file.write_text(f"{head}bank,normal,10,1\n")
+    code, _, err = await plan(*met, "--apply", "--yes")
+    assert (code, "nothing arrives in a queue that has a target" in err) == (1, True)

@@ -3,6 +3,7 @@ library is the caller."""
 
 from __future__ import annotations
 
+import base64
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -86,8 +87,10 @@ def test_an_account_sees_no_message_of_another(documented: Documented, of: Organ
         assert (refused.value.code, refused.value.status) == (20404, 404)
 
 
-def kannel(documented: Documented, post: bool = False, **parameters: str | bytes) -> tuple[int, str]:
-    query = urllib.parse.urlencode({"username": "acme", **parameters})
+def kannel(
+    documented: Documented, post: bool = False, **parameters: str | bytes | list[str]
+) -> tuple[int, str]:
+    query = urllib.parse.urlencode({"username": "acme", **parameters}, doseq=True)
     url = f"{documented.compatible_url}/cgi-bin/sendsms"
     request = (
         urllib.request.Request(url, query.encode()) if post else urllib.request.Request(f"{url}?{query}")
@@ -131,6 +134,22 @@ def test_kannels_refusals_are_understood(documented: Documented, of: Organisatio
         status, text = kannel(documented, password=key, to=NUMBER, text="x", **{name: value})
         assert status == 400, (name, text)
     assert kannel(documented, password=key, to=NUMBER, text=b"\xff")[0] == 400
+
+
+@pytest.mark.parametrize("post", [False, True])
+def test_a_parameter_that_stands_twice_is_refused(
+    documented: Documented, of: Organisation, post: bool
+) -> None:
+    sent = kannel(documented, post, password=of.api_key, to=[NUMBER, "4915112345679"], text="x")
+    assert sent == (400, "Parameter to must be given once.")
+    url = f"{documented.compatible_url}/2010-04-01/Accounts/AC1/Messages.json"
+    form = urllib.parse.urlencode({"To": ["+4915112345678", "+4915112345679"], "Body": "x"}, doseq=True)
+    key = base64.b64encode(f"AC1:{of.api_key}".encode()).decode()
+    request = urllib.request.Request(url, form.encode(), {"Authorization": f"Basic {key}"})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    with refused.value:
+        assert refused.value.code == 400
 
 
 def test_nothing_else_is_at_that_address(documented: Documented) -> None:

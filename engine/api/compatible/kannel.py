@@ -52,7 +52,10 @@ class Kannel:
 
         What is refused, or cannot be taken now, is answered as Kannel does. Raises Refusal 400, 413.
         """
-        found = await parameters_of(request, self._body_bytes_max)
+        try:
+            found = await parameters_of(request, self._body_bytes_max)
+        except Unsupported as e:
+            return _answer(400, str(e))
         try:
             key = _text(found, "password") or _text(found, "pass")
             organisation_id = await self._keys.sender(f"Bearer {key}", request)

@@ -28,10 +28,11 @@ class Unsupported(Exception):
 async def parameters_of(
     request: web.Request, body_bytes_max: int, charset: str = "utf-8"
 ) -> dict[str, bytes]:
-    """By name the value, as octets: what they mean depends on other parameters. Of one that stands twice the
-    last counts, and that of the form before that of the query.
+    """By name the value, as octets: what they mean depends on other parameters. That of the form counts
+    before that of the query.
 
-    Raises Refusal 400, also for a body that is no form, and 413.
+    Raises Unsupported for one that stands twice: with one of two numbers, the other would get nothing. Raises
+    Refusal 400, also for a body that is no form, and 413.
     """
     # Latin-1 gives each octet back as it came.
     found = _pairs(request.raw_path.partition("?")[2])
@@ -48,11 +49,16 @@ def _pairs(text: str) -> dict[str, bytes]:
         pairs = parse_qsl(
             text, keep_blank_values=True, max_num_fields=_FIELDS_MAX, encoding="latin-1", errors="strict"
         )
-        return {name: value.encode("latin-1") for name, value in pairs}
+        found = {name: value.encode("latin-1") for name, value in pairs}
     except ValueError as e:
         raise Refusal(
             "invalid_body", 400, f"There may be {_FIELDS_MAX} parameters, as a form writes them."
         ) from e
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Unsupported(f"Parameter {ascii(twice[:40])[1:-1]} must be given once.")
+    return found
 
 
 def whole(name: str, text: str, least: int, most: int) -> int:

@@ -69,7 +69,10 @@ class Twilio:
 
         What is refused, or cannot be taken now, is answered as Twilio does. Raises Refusal 413.
         """
-        found = await parameters_of(request, self._body_bytes_max)
+        try:
+            found = await parameters_of(request, self._body_bytes_max)
+        except Unsupported as e:
+            return _problem(e.twilio_code, 400, str(e))
         try:
             organisation_id = await self._keys.sender(_authorization(request), request)
             draft = _draft(found)
