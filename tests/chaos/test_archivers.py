@@ -30,7 +30,7 @@ async def test_each_row_is_there_once_after_fifty_kills(redis_url: str, tmp_path
                     await _one_of_two_ends(world, f"{kill}", rng)
                     if kill % 10 == 9:
                         os.kill(server.pid, signal.SIGKILL)
-                        server.restart()
+                        server.restart(120)
                 stopping.set()
             await drain(world, deadline_s=300.0)
             await world.assert_each_row_once()
