@@ -57,11 +57,11 @@ def _events(messages: int, begun_us: int, rng: random.Random) -> Iterator[tuple[
             accepted, at_us=at_us + 1_000 + latency_us, event="sent", attempt=1, provider="one", code="0",
             provider_message_id=f"{rng.getrandbits(64):016x}", latency_us=latency_us, expires_at_us=0,
         )  # fmt: skip
-        told = msgspec.structs.replace(
+        delivered = msgspec.structs.replace(
             sent, at_us=sent.at_us + rng.randrange(1_000_000, 9_000_000), event="delivered",
             code="DELIVRD err:000", latency_us=0,
         )  # fmt: skip
-        for row in (accepted, sent, told):
+        for row in (accepted, sent, delivered):
             yield row.at_us, organisation % _SHARDS, row
 
 
